@@ -1,0 +1,1 @@
+"""What starts containers: one contract (`contract.py`), a sibling per engine. No Ray in here."""

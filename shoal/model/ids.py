@@ -1,0 +1,37 @@
+"""Identifiers: a prefix that tells the kind, and 80 random bits in base 32 (lower case, sortable by nothing, guessable by nobody)."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+
+SANDBOX = re.compile(r"sb-[0-9a-z]{1,32}")
+PROCESS = re.compile(r"p-[0-9a-z]{1,32}")
+CONTAINER = re.compile(r"c-[0-9a-z]{1,32}")
+NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
+"""Names of sandboxes and environments: 1 to 64 letters, digits, dots, dashes and underscores."""
+
+MAIN_PROCESS = "p-main"
+"""The sandbox's own command."""
+
+
+def _random() -> str:
+    return base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+
+
+def new_sandbox_id() -> str:
+    return f"sb-{_random()}"
+
+
+def new_process_id() -> str:
+    return f"p-{_random()}"
+
+
+def new_container_key() -> str:
+    """A container's key is Shoal's own name for it, known before the engine gives one of its own."""
+    return f"c-{_random()}"
+
+
+def new_slot_id() -> str:
+    return f"slot-{_random()}"

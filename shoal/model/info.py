@@ -1,0 +1,74 @@
+"""What the cluster tells about its sandboxes and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shoal.model.spec import SandboxSpec
+from shoal.model.states import TERMINAL, Reason, State
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxInfo:
+    """One sandbox as the controller knows it. Times in unix seconds; `returncode` once its command ended.
+
+    `message` says more about the end than `reason` can; both are None while it lives.
+    """
+
+    id: str
+    state: State
+    spec: SandboxSpec
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    reason: Reason | None = None
+    returncode: int | None = None
+    message: str | None = None
+    node_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        data = asdict(self)
+        data["state"] = self.state.value
+        data["reason"] = None if self.reason is None else self.reason.value
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """One node: what it has, what runs on it. Memory in MiB, CPU in cores."""
+
+    id: str
+    address: str  # host:port of its relay
+    hostname: str
+    region: str | None
+    engine: str
+    runtimes: tuple[str, ...]
+    alive: bool
+    sandboxes: int
+    warm: int
+    cpu_total: float
+    cpu_free: float
+    memory_total: int
+    memory_free: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live)."""
+
+    environment: str = "main"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    states: tuple[State, ...] = ()
+    include_ended: bool = False
+    limit: int = 1000

@@ -1,0 +1,90 @@
+"""The transport contract: how the face reaches a cluster.
+
+Terms
+    control   create, look up, list, tag, terminate, wait: answered by the cluster's controller.
+    data      run, exec, files: spoken with the sandbox's agent over one connection per sandbox and event loop, which the transport
+              opens, keeps and renews (`agent`).
+
+Rules for every transport
+    - All methods are async and may be called from any event loop; what is bound to a loop (connections) is kept per loop.
+    - Errors are of `shoal.model.errors`. `Unavailable` means that nothing happened and the same call may be made again; a transport has
+      by then retried for as long as that is sensible. `create` carries an idempotency key, so retrying it is safe.
+    - Of a sandbox that ended: control calls answer with its end, `agent` raises `SandboxEnded` with reason and exit code.
+
+Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memory, for tests of the face).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.spec import SandboxSpec
+from shoal.model.settings import SandboxDefaults
+from shoal.wire.agent import Agent
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Saved output of a sandbox's own command, for after its end. `offset` is that of the first byte of `data`."""
+
+    offset: int
+    data: bytes
+    end: bool
+
+
+class Transport(ABC):
+    """A way to a cluster. See the module for the rules."""
+
+    @abstractmethod
+    async def defaults(self) -> SandboxDefaults:
+        """What the cluster gives a sandbox whose creator does not say."""
+
+    @abstractmethod
+    async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
+        """Creates a sandbox and returns it running, within `deadline` seconds (`DeadlineExceeded`, and nothing is left).
+
+        Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`.
+        """
+
+    @abstractmethod
+    async def get(self, sandbox_id: str) -> SandboxInfo:
+        """Its newest state, its end included; `SandboxNotFound` only if it never existed."""
+
+    @abstractmethod
+    async def find(self, name: str, environment: str) -> SandboxInfo:
+        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+
+    @abstractmethod
+    async def list(self, listing: Listing) -> list[SandboxInfo]:
+        """Sandboxes, newest first."""
+
+    @abstractmethod
+    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
+        """Replaces its tags."""
+
+    @abstractmethod
+    async def terminate(self, sandbox_id: str) -> SandboxInfo:
+        """Ends it and returns once its processes are gone. Of one that has ended: its end."""
+
+    @abstractmethod
+    async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
+        """Its state once it has ended, or after `timeout` seconds, whichever is first."""
+
+    @abstractmethod
+    async def agent(self, sandbox_id: str) -> Agent:
+        """Its agent over this loop's connection; `SandboxEnded`, `SandboxNotFound`, `Unavailable`."""
+
+    @abstractmethod
+    async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
+        """Output of its own command as kept after its end (`fd` 1 or 2); `FailedPrecondition` while it lives: read from the agent."""
+
+    @abstractmethod
+    async def nodes(self) -> list[NodeInfo]:
+        """The nodes of the cluster."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Closes this loop's connections; sandboxes live on. Idempotent."""
