@@ -1,0 +1,106 @@
+"""`cluster.json`: what `shoal up` writes into the state directory, so that everything else on the machine finds the cluster.
+
+    <state_dir>/cluster.json     this file, 0600: addresses and processes, no secret
+    <state_dir>/auth_token       Ray's token (`auth_token_path`), 0600
+    <state_dir>/secret           the cluster's own secret, 32 bytes (`secret_path`), 0600
+
+Standard library only: the face reads it before it knows whether it needs anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from shoal.model.errors import FailedPrecondition
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """A process that Shoal started. `started` is the kernel's start time in clock ticks: with it a pid used again is told apart."""
+
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFile:
+    """A one-machine cluster. `engine` is the engine's own process where `shoal up` started it, None where it was there before.
+
+    `temp_dir` is the directory that Ray keeps its sessions in; `started_at` in unix seconds.
+    """
+
+    cluster: str
+    ray_address: str
+    engine_address: str
+    auth_token_path: str
+    secret_path: str
+    run_dir: str
+    temp_dir: str
+    started_at: float
+    namespace: str = "shoal"
+    engine: ProcessRef | None = None
+    ray: tuple[ProcessRef, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def path_in(state_dir: Path) -> Path:
+    return state_dir / "cluster.json"
+
+
+def read(state_dir: Path) -> ClusterFile | None:
+    """The cluster of that state directory; None where none was started, `FailedPrecondition` where the file makes no sense."""
+    path = path_in(state_dir)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise FailedPrecondition(f"{path} cannot be read ({error}); run `shoal down`, then `shoal up`") from None
+    try:
+        return _decode(data)
+    except (TypeError, ValueError, KeyError) as error:
+        raise FailedPrecondition(
+            f"{path} was written by another version of Shoal ({error}); run `shoal down`, then `shoal up`"
+        ) from None
+
+
+def write(state_dir: Path, cluster: ClusterFile) -> None:
+    """Writes it so that a reader sees the old file or the new one, never half of one."""
+    write_private(path_in(state_dir), json.dumps(asdict(cluster), indent=2).encode() + b"\n")
+
+
+def remove(state_dir: Path) -> None:
+    path_in(state_dir).unlink(missing_ok=True)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes `data` atomically and durably to `path`, readable by its owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _decode(data: Any) -> ClusterFile:
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise ValueError("unknown version")
+    known = {f.name for f in fields(ClusterFile)}
+    values = {name: value for name, value in data.items() if name in known}
+    values["engine"] = None if values.get("engine") is None else ProcessRef(**values["engine"])
+    values["ray"] = tuple(ProcessRef(**ref) for ref in values.get("ray", ()))
+    return ClusterFile(**values)
