@@ -1,0 +1,84 @@
+# `make help` lists what there is. Everything that is made lies in .venv and build/; the machine's own state is `shoal up`'s.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+N ?= 16
+PEERS ?=
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+AGENT := shoal/images/agent
+AGENT_SOURCES := $(shell find $(AGENT) -name '*.go' -o -name 'go.*' 2>/dev/null)
+PYTEST := $(BIN)/python -m pytest
+# The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
+GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
+
+.PHONY: help venv lint format test-go test-fast test demo bench soak chaos clean
+
+help: ## This list
+	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Start with `make demo`. It sets everything up (as root on Debian or Ubuntu it installs what is missing),'
+	@echo 'and leaves nothing running. `$(BIN)/shoal doctor` tells what a machine lacks.'
+
+venv: $(STAMP) ## Make .venv with Shoal in it (editable) and the tools of development
+
+$(STAMP): pyproject.toml hatch_build.py $(AGENT_SOURCES)
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is missing: apt-get install python3 (or set PYTHON=…)' >&2; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo 'Installing python3-venv …'; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get -qq update && apt-get -qq install -y --no-install-recommends python3-venv; } >/dev/null \
+			|| { echo 'python3-venv is missing: apt-get install python3-venv (as root)' >&2; exit 1; }; \
+	fi
+	@echo 'Making $(VENV) (about a minute the first time) …'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable \
+		".[dev$(shell command -v go >/dev/null || echo ,go)]"
+	@touch $@
+
+lint: venv ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv ## Put the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-go: venv
+	cd $(AGENT) && $(GO) vet ./... && $(GO) test -timeout 5m ./...
+
+test-fast: venv ## Unit tests only: no engine, no cluster, under two minutes
+	@$(MAKE) test-go
+	$(PYTEST) tests/unit -m 'not engine and not slow'
+
+test: venv ## Everything, on a real engine and cluster of its own; what the two need is installed first
+	@$(MAKE) lint
+	@$(MAKE) test-go
+	$(PYTEST)
+
+demo: venv ## Roll out N candidates on a real package, each in a sandbox of its own: make demo N=64
+	@trap '$(BIN)/shoal down' EXIT; \
+	$(BIN)/shoal up && $(BIN)/python -m examples.rollouts --candidates $(N)
+
+bench: venv ## Measure against docker-py on the same engine → build/bench.json (PEERS=1: and other sandboxes)
+	@mkdir -p build
+	PEERS=$(PEERS) $(BIN)/python -m tests.bench.run --output build/bench.json
+
+soak: venv ## The long tests: 50,000 execs in one sandbox, and their like
+	$(PYTEST) -m slow
+
+chaos: venv ## Kill the parts at any moment and look for what was lost or leaked
+	$(PYTEST) tests/chaos
+
+clean: ## Take away all that was made here (a running cluster: `shoal down`)
+	rm -rf $(VENV) build dist shoal/images/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
