@@ -1,0 +1,56 @@
+"""The agent's calls, typed: what a caller of a sandbox's inside needs to know.
+
+All that is sent is checked before a byte goes out (`InvalidRequest`); all that comes back is bounded and checked
+(`Internal` where it is malformed). A connection that breaks fails what is open with `Unavailable`: open another one and
+make the same call again. `run`, `exec`, `output` and `stdin` are made so that this repeats and loses nothing.
+
+Flows (`output`, `read`, `pack`, `watch`) may be awaited, entered with `async with`, or iterated over at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.wire import checks, records
+from shoal.wire.connection import Connection
+from shoal.wire.files import FileCalls
+from shoal.wire.flows import Chunks, OutputStream, StdinStream, WatchStream
+from shoal.wire.processes import REPLY_S, ProcessCalls
+from shoal.wire.records import Entry, Exit, RunResult, Start, WatchEvent
+
+__all__ = [
+    "Agent",
+    "Chunks",
+    "Connection",
+    "Entry",
+    "Exit",
+    "OutputStream",
+    "RunResult",
+    "Start",
+    "StdinStream",
+    "WatchEvent",
+    "WatchStream",
+]
+
+
+class Agent(ProcessCalls, FileCalls):
+    """All calls to one sandbox's agent, over one connection; any number at the same time."""
+
+    async def ping(self) -> dict[str, Any]:
+        """`version`, `uptime_ms` and `processes` (how many it remembers)."""
+        reply = await self.connection.request({"op": "ping"}, timeout_s=REPLY_S)
+        return {
+            "version": reply.get("version") if type(reply.get("version")) is int else records.text(reply, "version"),
+            "uptime_ms": records.whole(reply, "uptime_ms", 0, checks.MAX_OFFSET),
+            "processes": records.whole(reply, "processes", 0, checks.MAX_OFFSET),
+        }
+
+    async def idle(self, after_s: float) -> float:
+        """Waits until the sandbox has had nothing to do for `after_s`, however long that takes; returns for how long."""
+        request = {"op": "idle", "after_ms": checks.milliseconds(after_s, "after_s")}
+        return records.whole(await self.connection.request(request), "idle_ms", 0, checks.MAX_OFFSET) / 1000
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Ends all processes (SIGTERM, and SIGKILL after `grace_s`) and then the agent."""
+        request = {"op": "shutdown", "grace_ms": checks.milliseconds(grace_s, "grace_s")}
+        await self.connection.request(request, timeout_s=grace_s + REPLY_S)

@@ -1,0 +1,210 @@
+"""What is sent is checked at once, before a byte goes out: each refusal names the field and the remedy."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal.model import errors, ids
+
+MAX_ARGS = 4096
+MAX_ARG = (128 << 10) - 1
+"""Bytes of one argument or environment entry: the kernel's 128 KiB less the NUL at its end."""
+
+MAX_ARGV = 3 << 19
+MAX_PATH = 4095
+MAX_OUTPUT = 256 << 20
+MAX_SECONDS = 365 * 86400
+MAX_OFFSET = (1 << 63) - 1
+LIMITS = ("nofile", "nproc", "fsize", "core", "cpu", "stack")
+
+PathLike = str | os.PathLike[str]
+JsonPath = str | dict[str, str]
+
+
+def text_size(value: object, field: str) -> int:
+    """The size of `value` in UTF-8; `InvalidRequest` where it is no string, holds a NUL, or is not valid Unicode."""
+    if not isinstance(value, str):
+        raise errors.InvalidRequest(f"{field} must be a string, not {type(value).__name__}", field=_root(field))
+    if "\0" in value:
+        raise errors.InvalidRequest(f"{field} holds a NUL character: take it out", field=_root(field))
+    if value.isascii():
+        return len(value)
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError:
+        raise errors.InvalidRequest(
+            f"{field} is not valid UTF-8 (it holds a lone surrogate): decode bytes as UTF-8, or pass them through a file",
+            field=_root(field),
+        ) from None
+
+
+def argv(value: Sequence[str]) -> list[str]:
+    """A command line of 1 to 4,096 arguments, 128 KiB each and 1.5 MiB in all at most."""
+    if isinstance(value, str | bytes):
+        raise errors.InvalidRequest(
+            "argv must be a list of strings, not one: for a shell's line use ['sh', '-c', line]", field="argv"
+        )
+    args = list(value)
+    if not args or not args[0]:
+        raise errors.InvalidRequest("argv is empty: name the program to run", field="argv")
+    if len(args) > MAX_ARGS:
+        raise errors.InvalidRequest(
+            f"argv has {len(args)} arguments, at most {MAX_ARGS} are possible: pass the rest through a file",
+            field="argv",
+        )
+    total = 0
+    for index, arg in enumerate(args):
+        size = text_size(arg, f"argv[{index}]")
+        if size > MAX_ARG:
+            raise errors.InvalidRequest(
+                f"argv[{index}] is {size} bytes long, at most {MAX_ARG} are possible: pass it through a file or standard input",
+                field="argv",
+            )
+        total += size + 1
+    if total > MAX_ARGV:
+        raise errors.InvalidRequest(
+            f"argv is {total} bytes long, at most {MAX_ARGV} are possible: pass the rest through a file or standard input",
+            field="argv",
+        )
+    return args
+
+
+def env(value: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Environment variables; None removes one."""
+    if not isinstance(value, Mapping):
+        raise errors.InvalidRequest(f"env must map names to strings, not be a {type(value).__name__}", field="env")
+    checked: dict[str, str | None] = {}
+    total = 0
+    for name, content in value.items():
+        size = text_size(name, f"env name {name!r:.80}")
+        if not name or "=" in name:
+            raise errors.InvalidRequest(
+                f"env name {name!r:.80} is not possible: it must not be empty nor hold '='", field="env"
+            )
+        if content is not None:
+            size += text_size(content, f"env[{name!r:.80}]")
+        if size >= MAX_ARG:
+            raise errors.InvalidRequest(
+                f"env[{name!r:.80}] is {size} bytes long with its name, at most {MAX_ARG - 1} are possible: pass it through a file",
+                field="env",
+            )
+        total += size + 2
+        checked[name] = content
+    if total > MAX_ARGV:
+        raise errors.InvalidRequest(
+            f"env is {total} bytes long, at most {MAX_ARGV} are possible: pass large values through a file", field="env"
+        )
+    return checked
+
+
+def path(value: PathLike, field: str = "path") -> JsonPath:
+    """An absolute path as it travels: a string, or base64 where it is not UTF-8 (`os.fsdecode` marks such bytes)."""
+    name = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(name, str):
+        raise errors.InvalidRequest(
+            f"{field} must be a string, not {type(name).__name__}: os.fsdecode makes one of bytes", field=field
+        )
+    if not name:
+        raise errors.InvalidRequest(f"{field} is empty: give an absolute path", field=field)
+    if "\0" in name:
+        raise errors.InvalidRequest(f"{field} holds a NUL character: no path can", field=field)
+    if not name.startswith("/"):
+        raise errors.InvalidRequest(f"{field} must be absolute, starting with '/', not {name!r:.200}", field=field)
+    try:
+        raw = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise errors.InvalidRequest(
+            f"{field} is not valid Unicode: os.fsdecode makes a path of bytes", field=field
+        ) from None
+    if len(raw) > MAX_PATH:
+        raise errors.InvalidRequest(f"{field} is {len(raw)} bytes long, at most {MAX_PATH} are possible", field=field)
+    if len(raw) == len(name) or _is_utf8(raw):
+        return name
+    return {"b64": base64.b64encode(raw).decode("ascii")}
+
+
+def directory(value: PathLike) -> JsonPath:
+    """A working directory."""
+    return path(value, "cwd")
+
+
+def user(value: str) -> str:
+    """`""`, `name`, `uid`, `uid:gid` or `name:group`; the sandbox knows which exist."""
+    if text_size(value, "user") > 256:
+        raise errors.InvalidRequest("user is too long: give a name, uid, uid:gid or name:group", field="user")
+    return value
+
+
+def process_id(value: str) -> str:
+    """A process's id: `p-` and up to 32 lower-case letters and digits."""
+    if not isinstance(value, str) or not ids.PROCESS.fullmatch(value):
+        raise errors.InvalidRequest(
+            f"process id {value!r:.80} is malformed: p- and 1 to 32 lower-case letters and digits", field="id"
+        )
+    return value
+
+
+def whole(value: int, field: str, low: int, high: int) -> int:
+    """A whole number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise errors.InvalidRequest(f"{field} must be a whole number, not {type(value).__name__}", field=field)
+    if not low <= value <= high:
+        raise errors.InvalidRequest(f"{field} must be {low} to {high}, not {value}", field=field)
+    return value
+
+
+def milliseconds(value: float, field: str) -> int:
+    """Seconds (0 up to a year) as milliseconds, rounded up so that a little is never none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise errors.InvalidRequest(f"{field} must be a number of seconds, not {type(value).__name__}", field=field)
+    if not 0 <= value <= MAX_SECONDS:  # NaN too fails this
+        raise errors.InvalidRequest(f"{field} must be 0 to {MAX_SECONDS} seconds, not {value}", field=field)
+    return math.ceil(value * 1000)
+
+
+def limits(value: Mapping[str, int]) -> dict[str, int]:
+    """Resource limits by name."""
+    for name, amount in value.items():
+        if name not in LIMITS:
+            raise errors.InvalidRequest(f"limits has no {name!r:.80}; possible: {', '.join(LIMITS)}", field="limits")
+        whole(amount, f"limits[{name}]", 0, MAX_OFFSET)
+    return dict(value)
+
+
+def flag(value: bool, field: str) -> bool:
+    """True or False and nothing like them."""
+    if value is not True and value is not False:
+        raise errors.InvalidRequest(f"{field} must be True or False, not {value!r:.80}", field=field)
+    return value
+
+
+def mode(value: int | None) -> int | None:
+    """A file's mode, or None for what it would get."""
+    return None if value is None else whole(value, "mode", 0, 0o7777)
+
+
+def content(value: Any, field: str) -> memoryview:
+    """Anything that holds bytes."""
+    try:
+        return memoryview(value).cast("B")
+    except TypeError:
+        raise errors.InvalidRequest(
+            f"{field} must be bytes, not {type(value).__name__}: encode text first", field=field
+        ) from None
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _root(field: str) -> str:
+    """`argv[3]` and the like are shown in the message; `field` names the argument itself."""
+    return field.partition("[")[0].partition(" ")[0]

@@ -1,0 +1,262 @@
+"""One admitted connection to a sandbox's agent, through its node's relay."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Self, cast
+
+from shoal.model import errors
+from shoal.wire.frames import MAX_STREAM, Decoder, Kind, encode
+from shoal.wire.messages import check_hello, decode_reply, encode_hello, encode_request
+from shoal.wire.streams import Exchange, Request, Stream
+
+MAX_WAIT_S = 60.0
+"""How long the relay may be asked to wait for an agent."""
+
+_CLOSE_S = 2.0
+"""How long what is still to be sent may take when a connection is closed."""
+
+_INLINE = 64 << 10
+"""Input up to this travels in the write of its request."""
+
+_FROM_AGENT = frozenset({Kind.REPLY, Kind.EVENT, Kind.DATA, Kind.ERRDATA, Kind.CREDIT})
+_WRITE_HIGH = 1 << 20
+_KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 30_000))
+"""A machine that vanished without a word is noticed within 35 s, so that no wait on it is for ever."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Many streams over one connection; belongs to the event loop that opened it.
+
+    When it breaks, or the other side breaks the protocol, every open stream fails at once: `Unavailable` for the first,
+    `Internal` for the second. It never reconnects by itself: open another one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.congested = False
+        self._transport: asyncio.Transport | None = None
+        self._decoder = Decoder()
+        self._exchanges: dict[int, Exchange] = {}
+        self._last_id = 0
+        self._error: errors.ShoalError | None = None
+        self._admitted: asyncio.Future[None] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
+
+    # Opening and closing
+
+    @classmethod
+    async def open(cls, address: str, token: str, *, wait_s: float = 0, timeout_s: float = 10) -> Self:
+        """Dials the relay at `address` (`host:port`) and waits until it admits.
+
+        `wait_s`: how long the relay may wait for the container's agent (at most 60); `timeout_s`: for all the rest.
+        Raises `Unauthenticated`, `NotFound` (no such container on that node), `Unavailable` (no relay, no agent: try
+        again), `DeadlineExceeded`.
+        """
+        host, port = _split(address)
+        if not 0 <= wait_s <= MAX_WAIT_S:
+            raise errors.InvalidRequest(f"wait_s must be 0 to {MAX_WAIT_S:g} seconds, not {wait_s}", field="wait_s")
+        if not token or not token.isascii() or len(token) > 4096:
+            raise errors.Unauthenticated("the token is empty or malformed: ask for a new one")
+        loop = asyncio.get_running_loop()
+        connection = cls(loop)
+        try:
+            async with asyncio.timeout(timeout_s + wait_s):
+                await loop.create_connection(lambda: connection, host, port)
+                connection.write(encode(Kind.HELLO, 0, encode_hello(token, wait_s)))
+                await connection._admitted
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                f"the relay at {address} did not answer within {timeout_s + wait_s:g} s"
+            ) from None
+        except OSError as error:
+            raise errors.Unavailable(f"the relay at {address} cannot be reached: {error.strerror or error}") from None
+        finally:
+            if not connection._admitted.done() or connection._admitted.cancelled() or connection._admitted.exception():
+                connection.abort()
+        return connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use: closed, broken or lost."""
+        return self._error is not None
+
+    def close(self) -> None:
+        """Sends what is left to send, for at most 2 s, and closes. Open streams fail with `Unavailable`. Again is harmless."""
+        if self._error is None:
+            self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
+            if self._transport is not None:
+                self._transport.close()
+                self.loop.call_later(_CLOSE_S, self._transport.abort)
+
+    def abort(self) -> None:
+        """Closes at once, whatever is left to send."""
+        self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Returns once the socket is gone."""
+        if self._transport is not None:
+            await asyncio.shield(self._gone)
+
+    # Streams
+
+    async def request(
+        self,
+        op: dict[str, Any],
+        *,
+        data: memoryview | None = None,
+        timeout_s: float | None = None,
+        idle_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Sends a request, with all its input where it has some, and returns its reply's `ok`.
+
+        A cancelled call cancels the stream. `timeout_s`: for the reply; `idle_s`: without one, for which nothing may
+        move (`DeadlineExceeded`).
+        """
+        exchange = Request(self)
+        self.start(exchange, op, data)
+        if idle_s is not None:
+            return await exchange.reply_while_moving(idle_s)
+        return await exchange.reply(timeout_s)
+
+    def stream(self, op: dict[str, Any], *, lossy: bool = False) -> Stream:
+        """Opens a stream: its items are taken from it, and data sent on it. `lossy`: see `Stream`."""
+        stream = Stream(self, lossy=lossy)
+        self.start(stream, op)
+        return stream
+
+    def start(
+        self, exchange: Exchange, op: dict[str, Any], data: memoryview | None = None, window: int | None = None
+    ) -> None:
+        """Opens `exchange`. `data`: all its input, sent in the same write where it is short; `window`: bytes that may come."""
+        request = encode_request(op)
+        if self._error is not None:
+            raise _copy(self._error)
+        self._last_id = number = self._last_id + 1
+        if number > MAX_STREAM:
+            self._fail(errors.Unavailable("connection to the sandbox was lost: it is used up, open another"))
+            raise _copy(cast(errors.ShoalError, self._error))
+        exchange.id = number
+        self._exchanges[number] = exchange
+        frames = encode(Kind.OPEN, number, request)
+        if data is not None and len(data) <= _INLINE:
+            exchange.credit -= len(data)
+            exchange.sent += len(data)
+            frames += (encode(Kind.DATA, number, data) if data else b"") + encode(Kind.END, number)
+            data = None
+        self.write(frames)
+        if window is not None and window > exchange.window:
+            exchange.owed = window - exchange.window
+            exchange.flush_credit()
+        if data is not None and isinstance(exchange, Request):
+            exchange.feed(data)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Tells the other side that nobody waits any more; what still comes is dropped."""
+        if self._exchanges.pop(exchange.id, None) is not None:
+            self.write(encode(Kind.CANCEL, exchange.id))
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Hands bytes to the transport, unless the connection is over."""
+        if self._error is None and self._transport is not None:
+            self._transport.write(data)
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._error is not None:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH)
+        _tune(transport.get_extra_info("socket"))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            for kind, stream, payload in self._decoder.advance(nbytes):
+                self._dispatch(kind, stream, payload)
+        except errors.ShoalError as error:
+            self._fail(error)
+
+    def eof_received(self) -> bool:
+        self._fail(errors.Unavailable("connection to the sandbox was lost: closed by the other side"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(errors.Unavailable(f"connection to the sandbox was lost: {exc or 'closed by the other side'}"))
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        for exchange in tuple(self._exchanges.values()):
+            exchange.on_writable()
+
+    # Inside
+
+    def _dispatch(self, kind: Kind, stream: int, payload: bytes) -> None:
+        if self._error is not None:
+            return
+        if not self._admitted.done():
+            if kind is not Kind.HELLO or stream != 0:
+                raise errors.Internal("malformed hello from the relay: another frame came first")
+            check_hello(payload)
+            self._admitted.set_result(None)
+            return
+        if kind not in _FROM_AGENT:
+            raise errors.Internal(f"malformed frame from the sandbox: {kind.name} is not for an agent to send")
+        exchange = self._exchanges.get(stream)
+        if exchange is None:
+            return  # it crossed our CANCEL
+        if kind is Kind.REPLY:
+            reply = decode_reply(payload)
+            del self._exchanges[stream]
+            exchange.on_reply(reply)
+        else:
+            exchange.on_frame(kind, payload)
+
+    def _fail(self, error: errors.ShoalError) -> None:
+        """Ends the connection for a reason that lies with the other side; nothing that waits to be sent matters."""
+        self._end(error)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end(self, error: errors.ShoalError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            exchange.on_lost(_copy(error))
+        if not self._admitted.done():
+            self._admitted.set_exception(_copy(error))
+
+
+def _copy(error: errors.ShoalError) -> errors.ShoalError:
+    """One instance raised in many tasks would gather all their tracebacks."""
+    return errors.error_from_dict(error.to_dict())
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise errors.InvalidRequest(f"address must be host:port, not {address!r}", field="address")
+    return host, int(port)
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):  # not every system has all of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,179 @@
+"""The calls that have to do with files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable
+from typing import Any
+
+from shoal.model import errors
+from shoal.wire import checks, records
+from shoal.wire.connection import Connection
+from shoal.wire.flows import Chunks, WatchStream
+from shoal.wire.processes import REPLY_S
+from shoal.wire.records import Entry
+from shoal.wire.streams import Gather
+
+IDLE_S = 60.0
+"""How long a transfer may stand still because of the sandbox."""
+
+_LONG_S = 3600.0
+"""How long work may take that tells nothing until it is done (removing a large tree, moving it to another disk)."""
+
+MAX_READ = 1 << 30
+"""Bytes that `read_bytes` takes into memory."""
+
+MAX_ENTRIES = 1_000_000
+_READ_WINDOW = 8 << 20
+"""A file read as a whole lies in memory in the end: so much of it may be under way at once."""
+
+Content = bytes | bytearray | memoryview
+
+
+class FileCalls:
+    """Read, write and arrange files. Every path is absolute, inside the sandbox."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def read(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> Chunks:
+        """A file's bytes from `offset` on, chunk by chunk. `length` -1: to the size that it had when opened."""
+        return Chunks(self.connection, _read(path, offset, length), idle_s=IDLE_S)
+
+    async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> bytes:
+        """A file's bytes in one piece; more than 1 GiB is `QuotaExceeded`: use `read`."""
+        request = _read(path, offset, length)
+        if length > MAX_READ:
+            raise _too_large(f"length is {length}")
+        # Without a length the agent is asked for one byte more than is taken, which tells a file that is too large.
+        if length < 0:
+            request["length"] = length = MAX_READ + 1
+        gather = Gather(self.connection, length)
+        self.connection.start(gather, request, window=min(length, _READ_WINDOW))
+        reply = await gather.reply_while_moving(IDLE_S)
+        data = gather.output
+        if len(data) > MAX_READ:
+            raise _too_large("the file is larger")
+        if records.whole(reply, "size", 0, checks.MAX_OFFSET) != len(data):
+            raise errors.Internal(f"the sandbox sent {len(data)} bytes and told another size")
+        return data
+
+    async def write(
+        self,
+        path: checks.PathLike,
+        data: Content | AsyncIterable[bytes],
+        *,
+        mode: int | None = None,
+        append: bool = False,
+        parents: bool = False,
+        user: str = "",
+    ) -> int:
+        """Writes a file and returns how many bytes. A reader sees the old file or the new, nothing between (not `append`).
+
+        `mode`: None for what it had, else 0o644. `parents`: makes missing directories. `user`: who shall own it.
+        """
+        request: dict[str, Any] = {
+            "op": "write",
+            "path": checks.path(path),
+            "append": checks.flag(append, "append"),
+            "parents": checks.flag(parents, "parents"),
+            "user": checks.user(user),
+        }
+        if mode is not None:
+            request["mode"] = checks.mode(mode)
+        reply = await self._send(request, data, "data")
+        return records.whole(reply, "size", 0, checks.MAX_OFFSET)
+
+    async def list(self, path: checks.PathLike) -> list[Entry]:
+        """What a directory holds, sorted by name as bytes; `QuotaExceeded` beyond a million."""
+        stream = self.connection.stream({"op": "list", "path": checks.path(path)})
+        found: list[Entry] = []
+        try:
+            while (item := await stream.receive(IDLE_S)) is not None:
+                if not isinstance(item, dict):
+                    raise errors.Internal("the sandbox sent data where none has a place")
+                found += records.entries(item)
+                if len(found) > MAX_ENTRIES:
+                    raise errors.QuotaExceeded(
+                        f"path holds more than {MAX_ENTRIES} entries: list it inside the sandbox"
+                    )
+        finally:
+            stream.cancel()
+        return found
+
+    async def stat(self, path: checks.PathLike, follow: bool = True) -> Entry:
+        """What is at a path. `follow`: through links."""
+        request = {"op": "stat", "path": checks.path(path), "follow": checks.flag(follow, "follow")}
+        return records.entry(await self.connection.request(request, timeout_s=REPLY_S))
+
+    async def mkdir(self, path: checks.PathLike, parents: bool = False, mode: int = 0o755, user: str = "") -> None:
+        """Makes a directory. `parents`: makes missing ones above too, and an existing directory is no error."""
+        request = {
+            "op": "mkdir",
+            "path": checks.path(path),
+            "parents": checks.flag(parents, "parents"),
+            "mode": checks.mode(mode),
+            "user": checks.user(user),
+        }
+        await self.connection.request(request, timeout_s=REPLY_S)
+
+    async def remove(self, path: checks.PathLike, recursive: bool = False) -> None:
+        """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
+        request = {"op": "remove", "path": checks.path(path), "recursive": checks.flag(recursive, "recursive")}
+        await self.connection.request(request, timeout_s=_LONG_S)
+
+    async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False) -> None:
+        """Moves a file or tree, across file systems too. `overwrite`: in the place of an existing file."""
+        request = {
+            "op": "move",
+            "path": checks.path(path),
+            "to": checks.path(to, "to"),
+            "overwrite": checks.flag(overwrite, "overwrite"),
+        }
+        await self.connection.request(request, timeout_s=_LONG_S)
+
+    def pack(self, path: checks.PathLike) -> Chunks:
+        """A tree (or one file) as a tar archive, chunk by chunk."""
+        return Chunks(self.connection, {"op": "pack", "path": checks.path(path)}, idle_s=IDLE_S)
+
+    async def unpack(
+        self, path: checks.PathLike, chunks: Content | AsyncIterable[bytes], user: str = ""
+    ) -> dict[str, int]:
+        """Unpacks a tar archive below a directory, made if missing; returns `files` and `bytes`."""
+        request = {"op": "unpack", "path": checks.path(path), "user": checks.user(user)}
+        reply = await self._send(request, chunks, "chunks")
+        return {name: records.whole(reply, name, 0, checks.MAX_OFFSET) for name in ("files", "bytes")}
+
+    def watch(self, path: checks.PathLike, recursive: bool = False) -> WatchStream:
+        """Changes at and below a path. Await it (or enter it) before making the changes that must not be missed."""
+        request = {"op": "watch", "path": checks.path(path), "recursive": checks.flag(recursive, "recursive")}
+        return WatchStream(self.connection, request, os.fspath(path), REPLY_S)
+
+    async def _send(self, request: dict[str, Any], data: Content | AsyncIterable[bytes], field: str) -> dict[str, Any]:
+        if not isinstance(data, AsyncIterable):
+            return await self.connection.request(request, data=checks.content(data, field), idle_s=IDLE_S)
+        stream = self.connection.stream(request)
+        try:
+            async for chunk in data:
+                await stream.send(checks.content(chunk, field), IDLE_S)
+                if stream.finished:
+                    break
+            stream.end()
+            return await stream.reply(IDLE_S)
+        finally:
+            stream.cancel()  # a source that failed must not leave half a file
+
+
+def _read(path: checks.PathLike, offset: int, length: int) -> dict[str, Any]:
+    return {
+        "op": "read",
+        "path": checks.path(path),
+        "offset": checks.whole(offset, "offset", 0, checks.MAX_OFFSET),
+        "length": checks.whole(length, "length", -1, checks.MAX_OFFSET),
+    }
+
+
+def _too_large(what: str) -> errors.QuotaExceeded:
+    return errors.QuotaExceeded(
+        f"{what}, at most {MAX_READ} bytes are taken into memory: read it in chunks", field="length"
+    )

@@ -1,0 +1,178 @@
+"""What flows for as long as its reader or writer likes: output, standard input, files, archives, changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from shoal.model import errors
+from shoal.wire import checks, records
+from shoal.wire.connection import Connection
+from shoal.wire.streams import WINDOW, Stream
+
+Item = TypeVar("Item")
+
+
+class Flow(Generic[Item]):
+    """An async iterator that opens its stream when it is awaited, entered, or first asked for an item.
+
+    Leave it by reading to its end, by `aclose()`, or by `async with`. `idle_s`: silence after which it is given up.
+    """
+
+    def __init__(
+        self, connection: Connection, op: dict[str, Any], *, idle_s: float | None = None, lossy: bool = False
+    ) -> None:
+        self._connection = connection
+        self._op = op
+        self._idle_s = idle_s
+        self._lossy = lossy
+        self._stream: Stream | None = None
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._opened().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._opened()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        return self
+
+    async def __anext__(self) -> Item:
+        stream = self._stream or await self._open()
+        while True:
+            item = await stream.receive(self._idle_s)
+            if item is None:
+                self._ended(await stream.reply())
+                raise StopAsyncIteration
+            taken = self._take(item)
+            if taken is not None:
+                return taken
+
+    async def aclose(self) -> None:
+        """Done with it: the other side stops, what waits is dropped. Again is harmless."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    async def _opened(self) -> Self:
+        if self._stream is None:
+            await self._open()
+        return self
+
+    async def _open(self) -> Stream:
+        self._stream = self._connection.stream(self._op, lossy=self._lossy)
+        return self._stream
+
+    def _take(self, item: bytes | dict[str, Any]) -> Item | None:
+        """What the reader gets for an item, None where it gets nothing."""
+        raise NotImplementedError
+
+    def _ended(self, reply: dict[str, Any]) -> None:
+        """The reply came, after all items were taken."""
+
+
+class Chunks(Flow[bytes]):
+    """A file or an archive, chunk by chunk."""
+
+    def _take(self, item: bytes | dict[str, Any]) -> bytes:
+        if isinstance(item, dict):
+            raise errors.Internal("the sandbox sent an event where none has a place")
+        return item
+
+
+class OutputStream(Flow[bytes]):
+    """A process's output from an offset on, chunk by chunk.
+
+    `offset`: where the next chunk begins; a reader that comes back with it misses nothing and gets nothing twice.
+    `gaps`: the (from, to) that the sandbox dropped because nobody read them (only where that was asked for).
+    """
+
+    def __init__(self, connection: Connection, op: dict[str, Any], offset: int) -> None:
+        super().__init__(connection, op)
+        self.offset = offset
+        self.gaps: list[tuple[int, int]] = []
+
+    def _take(self, item: bytes | dict[str, Any]) -> bytes | None:
+        if isinstance(item, bytes):
+            self.offset += len(item)
+            return item
+        gap = item.get("gap")
+        if type(gap) is not list or len(gap) != 2 or type(gap[0]) is not int or type(gap[1]) is not int:
+            raise errors.Internal("malformed event from the sandbox: not a gap")
+        if not self.offset <= gap[0] < gap[1] <= checks.MAX_OFFSET:
+            raise errors.Internal(f"malformed event from the sandbox: a gap that does not lie ahead of {self.offset}")
+        self.gaps.append((gap[0], gap[1]))
+        self.offset = gap[1]
+        return None
+
+    def _ended(self, reply: dict[str, Any]) -> None:
+        end = records.whole(reply, "offset", 0, checks.MAX_OFFSET)
+        if end != self.offset:
+            raise errors.Internal(f"the sandbox lost output: it ends at {end}, and {self.offset} is what came")
+
+
+class WatchStream(Flow[records.WatchEvent]):
+    """Changes below a path. Once it is awaited, every change that follows is told."""
+
+    def __init__(self, connection: Connection, op: dict[str, Any], path: str, reply_s: float) -> None:
+        super().__init__(connection, op, lossy=True)
+        self._path = path
+        self._reply_s = reply_s
+
+    async def _open(self) -> Stream:
+        stream = await super()._open()
+        try:
+            first = await stream.receive(self._reply_s)
+        except BaseException:
+            stream.cancel()
+            raise
+        if not isinstance(first, dict) or first.get("watching") is not True:
+            stream.cancel()
+            raise errors.Internal("malformed event from the sandbox: it does not watch")
+        return stream
+
+    def _take(self, item: bytes | dict[str, Any]) -> records.WatchEvent:
+        if not isinstance(item, dict):
+            raise errors.Internal("the sandbox sent data where none has a place")
+        return records.watch_event(item, self._path)
+
+
+class StdinStream:
+    """A way into a process's standard input.
+
+    The first byte written stands at the offset that was asked for; what the process's side already has is skipped there.
+    `offset`: how much it has, as far as it has told; what lies before needs never be sent again.
+    """
+
+    def __init__(self, stream: Stream, asked: int, offset: int) -> None:
+        self._stream = stream
+        self._asked = asked
+        self._told = offset
+
+    @property
+    def offset(self) -> int:
+        # Credit comes back for what was taken, so it tells how far the other side is.
+        taken = self._stream.sent + self._stream.credit - WINDOW
+        return max(self._told, self._asked + taken)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends `data`; waits while the process does not read. `FailedPrecondition` where its stdin is closed."""
+        await self._stream.send(checks.content(data, "data"))
+        if self._stream.finished:
+            await self._stream.reply()
+            raise errors.FailedPrecondition("the process's standard input is closed", state="closed")
+
+    async def close(self) -> None:
+        """Ends the input (a terminal gets end-of-transmission) and waits until that is done."""
+        self._stream.end()
+        reply = await self._stream.reply()
+        self._told = records.whole(reply, "offset", 0, checks.MAX_OFFSET)
+
+    def detach(self) -> None:
+        """Leaves, and leaves the input open for who comes next."""
+        self._stream.cancel()

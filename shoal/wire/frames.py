@@ -1,0 +1,195 @@
+"""The frame codec, sans I/O: bytes in, frames out, every length bounded.
+
+u32 length (big-endian, of all that follows) | u8 kind | u32 stream | payload
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from enum import IntEnum
+from typing import NamedTuple, NoReturn
+
+from shoal.model import errors
+
+MAX_PAYLOAD = 1 << 20
+"""Bytes of payload that one frame may carry."""
+
+MAX_STREAM = (1 << 32) - 1
+
+_HEADER = struct.Struct(">IBI")
+_CREDIT = struct.Struct(">I")
+_HEADER_SIZE = _HEADER.size
+_BUFFER_SIZE = 32 << 10
+"""What a connection keeps to receive into. A frame that does not fit gets memory of its own, for as long as it lives."""
+
+
+class Kind(IntEnum):
+    """What a frame is. `PROTOCOL.md` says who may send which."""
+
+    HELLO = 0
+    OPEN = 1
+    REPLY = 2
+    EVENT = 3
+    DATA = 4
+    END = 5
+    ERRDATA = 6
+    CREDIT = 7
+    CANCEL = 8
+
+
+_KINDS = tuple(Kind)
+
+
+class Frame(NamedTuple):
+    """One frame: its kind, its stream's id (0 for the connection itself) and its payload."""
+
+    kind: Kind
+    stream: int
+    payload: bytes
+
+
+def encode(kind: Kind, stream: int, payload: bytes | memoryview = b"") -> bytes:
+    """The frame as bytes. `payload`: at most 1 MiB; a longer one is the caller's defect (`ValueError`)."""
+    return encode_header(kind, stream, len(payload)) + payload
+
+
+def encode_header(kind: Kind, stream: int, size: int) -> bytes:
+    """What stands before a payload of `size` bytes, for a sender that would not copy a large payload."""
+    if size > MAX_PAYLOAD:
+        raise ValueError(f"a frame carries at most {MAX_PAYLOAD} bytes, not {size}")
+    return _HEADER.pack(size + 5, kind, stream)
+
+
+def encode_credit(stream: int, count: int) -> bytes:
+    """A CREDIT frame: `count` more bytes may be sent on `stream`."""
+    return encode(Kind.CREDIT, stream, _CREDIT.pack(count))
+
+
+def decode_credit(payload: bytes) -> int:
+    """The count in a CREDIT frame's payload; raises `Internal` where it is none."""
+    if len(payload) != _CREDIT.size:
+        raise errors.Internal(f"malformed frame from the sandbox: a credit of {len(payload)} bytes, not {_CREDIT.size}")
+    count: int = _CREDIT.unpack(payload)[0]
+    return count
+
+
+class Decoder:
+    """Cuts a byte stream into frames.
+
+    Receive into `get_buffer()` and tell `advance` how much came; or hand bytes to `feed`. A payload too long for the
+    buffer is received straight into the memory that becomes the frame's payload, without a copy. A malformed frame
+    raises `Internal`, once and for every call after: there is no finding the next frame behind it.
+    """
+
+    __slots__ = ("_broken", "_buffer", "_end", "_large", "_lent", "_view")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(_BUFFER_SIZE)
+        self._view = memoryview(self._buffer)
+        self._end = 0  # what is received and undecoded lies in _buffer[:_end], and starts with a header
+        self._large: _LargeFrame | None = None
+        self._lent: memoryview | None = None
+        self._broken = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has begun that has not ended."""
+        return self._end > 0 or self._large is not None
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """The frames that `data` completes, in order."""
+        frames: list[Frame] = []
+        view = memoryview(data)
+        while view:
+            room = self.get_buffer()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            frames += self.advance(count)
+            view = view[count:]
+        return frames
+
+    def get_buffer(self) -> memoryview:
+        """Where to receive next; never empty, and dead after the next `advance`."""
+        if self._large is not None:
+            self._lent = self._large.room()
+        else:
+            self._lent = self._view[self._end :]
+        return self._lent
+
+    def advance(self, count: int) -> list[Frame]:
+        """Takes note of `count` bytes received into `get_buffer()`; the frames that they complete, in order."""
+        if self._broken:
+            self._malformed("nothing is read after a malformed frame")
+        if self._lent is not None:
+            # The transport may still hold it; while it does, the memory behind cannot become a payload uncopied.
+            self._lent.release()
+            self._lent = None
+        if self._large is not None:
+            return self._advance_large(count)
+        return self._advance_buffer(self._end + count)
+
+    def _advance_buffer(self, end: int) -> list[Frame]:
+        frames: list[Frame] = []
+        start = 0
+        view = self._view
+        while end - start >= _HEADER_SIZE:
+            length, kind, stream = _HEADER.unpack_from(view, start)
+            if not 5 <= length <= MAX_PAYLOAD + 5:
+                self._malformed(f"its length is {length}, not 5 to {MAX_PAYLOAD + 5}")
+            if kind >= len(_KINDS):
+                self._malformed(f"its kind is {kind}, not 0 to {len(_KINDS) - 1}")
+            stop = start + 4 + length
+            if stop > end:
+                if stop - start > _BUFFER_SIZE:
+                    self._large = _LargeFrame(_KINDS[kind], stream, length - 5, view[start + _HEADER_SIZE : end])
+                    start = end
+                break
+            frames.append(Frame(_KINDS[kind], stream, bytes(view[start + _HEADER_SIZE : stop])))
+            start = stop
+        if start and start < end:
+            view[: end - start] = view[start:end]
+        self._end = end - start
+        return frames
+
+    def _advance_large(self, count: int) -> list[Frame]:
+        large = self._large
+        assert large is not None
+        if not large.advance(count):
+            return []
+        self._large = None
+        return [large.frame()]
+
+    def _malformed(self, why: str) -> NoReturn:
+        self._broken = True
+        raise errors.Internal(f"malformed frame from the sandbox: {why}")
+
+
+class _LargeFrame:
+    """A frame whose payload is received into memory of its own.
+
+    `BytesIO` is the one place where Python lends out the memory of a `bytes` before it is one: `getvalue` returns
+    that very memory when nobody else holds it.
+    """
+
+    __slots__ = ("_filled", "_kind", "_memory", "_size", "_store", "_stream")
+
+    def __init__(self, kind: Kind, stream: int, size: int, begun: memoryview) -> None:
+        self._kind = kind
+        self._stream = stream
+        self._size = size
+        self._store = io.BytesIO(bytes(size))
+        self._memory = self._store.getbuffer()
+        self._filled = len(begun)
+        self._memory[: self._filled] = begun
+
+    def room(self) -> memoryview:
+        return self._memory[self._filled :]
+
+    def advance(self, count: int) -> bool:
+        self._filled += count
+        return self._filled == self._size
+
+    def frame(self) -> Frame:
+        self._memory.release()
+        return Frame(self._kind, self._stream, self._store.getvalue())

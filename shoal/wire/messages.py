@@ -1,0 +1,117 @@
+"""JSON that travels in frames: requests out, and hostile replies, events and errors in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from shoal.model import errors
+from shoal.wire.frames import MAX_PAYLOAD
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_decode = json.JSONDecoder().decode
+
+_MAX_MESSAGE = 8192
+"""Characters of an error's message that are believed and shown."""
+
+_AGENT_ERRORS: dict[str, type[errors.ShoalError]] = {
+    cls.code: cls
+    for cls in (
+        errors.InvalidRequest,
+        errors.PathNotFound,
+        errors.ProcessNotFound,
+        errors.UserNotFound,
+        errors.AlreadyExists,
+        errors.FailedPrecondition,
+        errors.QuotaExceeded,
+        errors.PermissionDenied,
+        errors.CommandNotFound,
+        errors.CommandNotExecutable,
+        errors.Unavailable,
+        errors.Internal,
+    )
+}
+"""What an agent may say. That a sandbox ended, or that a token is bad, is not for code inside one to tell."""
+
+_RELAY_ERRORS: dict[str, type[errors.ShoalError]] = {
+    cls.code: cls for cls in (errors.Unauthenticated, errors.NotFound, errors.InvalidRequest, errors.Unavailable)
+}
+
+
+def encode_request(request: Mapping[str, Any]) -> bytes:
+    """A request as an OPEN's payload; `InvalidRequest` where it is too large for a frame or not UTF-8."""
+    try:
+        payload = _encode(request).encode()
+    except UnicodeEncodeError:
+        raise errors.InvalidRequest(
+            "the request holds text that is not valid Unicode (a lone surrogate): decode it as UTF-8 first"
+        ) from None
+    if len(payload) > MAX_PAYLOAD:
+        raise errors.InvalidRequest(
+            f"the request is {len(payload)} bytes long and at most {MAX_PAYLOAD} travel: "
+            "pass large argv or env values through a file or standard input",
+            field="argv" if "argv" in request else None,
+        )
+    return payload
+
+
+def decode_object(payload: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `payload`; `Internal` where it is anything else."""
+    try:
+        # A deep nest of brackets is a RecursionError, not a ValueError.
+        value = _decode(str(payload, "utf-8"))
+    except (ValueError, RecursionError):
+        raise errors.Internal(f"malformed {what} from the sandbox: not JSON") from None
+    if type(value) is not dict:
+        raise errors.Internal(f"malformed {what} from the sandbox: not a JSON object")
+    return value
+
+
+def decode_reply(payload: bytes) -> dict[str, Any] | errors.ShoalError:
+    """What a REPLY says: its `ok` object, or the error that it tells; `Internal` is raised where it is malformed."""
+    reply = decode_object(payload, "reply")
+    ok = reply.get("ok")
+    if type(ok) is dict:
+        return ok
+    error = reply.get("error")
+    if type(error) is dict:
+        return _error(error, _AGENT_ERRORS)
+    raise errors.Internal("malformed reply from the sandbox: neither an ok nor an error object")
+
+
+def encode_hello(token: str, wait_s: float) -> bytes:
+    """The client's HELLO."""
+    return _encode({"v": 1, "token": token, "wait_ms": round(wait_s * 1000)}).encode()
+
+
+def check_hello(payload: bytes) -> None:
+    """Raises what the relay's HELLO refuses with; returns where it admits."""
+    if len(payload) > _MAX_MESSAGE:
+        raise errors.Internal(f"malformed hello from the relay: {len(payload)} bytes, at most {_MAX_MESSAGE}")
+    hello = decode_object(payload, "hello")
+    error = hello.get("error")
+    if type(error) is dict:
+        raise _error(error, _RELAY_ERRORS)
+    if hello.get("ok") is not True or hello.get("v") != 1:
+        raise errors.Internal("malformed hello from the relay: it speaks another version of the protocol")
+
+
+def _error(data: dict[str, Any], known: Mapping[str, type[errors.ShoalError]]) -> errors.ShoalError:
+    code, message = data.get("code"), data.get("message")
+    if type(code) is not str or type(message) is not str:
+        return errors.Internal("malformed error from the sandbox: code and message must be strings")
+    # Lone surrogates would break whoever prints or logs the message.
+    message = message[:_MAX_MESSAGE].encode(errors="replace").decode()
+    cls = known.get(code)
+    if cls is None:
+        return errors.Internal(f"{code[:64].encode(errors='replace').decode()}: {message}")
+    fields: dict[str, Any] = {}
+    for name in ("field", "state"):
+        value = data.get(name)
+        if type(value) is str and len(value) <= 256:
+            fields[name] = value.encode(errors="replace").decode()
+    exit_code = data.get("exit_code")
+    if type(exit_code) is int and 0 <= exit_code <= 255:
+        fields["exit_code"] = exit_code
+    return cls(message, **fields)

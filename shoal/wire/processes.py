@@ -1,0 +1,125 @@
+"""The calls that have to do with processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.model import errors
+from shoal.wire import checks, records
+from shoal.wire.connection import Connection
+from shoal.wire.flows import OutputStream, StdinStream
+from shoal.wire.records import Exit, RunResult, Start
+from shoal.wire.streams import Gather
+
+DEFAULT_MAX_OUTPUT = 8 << 20
+REPLY_S = 30.0
+"""How long a call that should be answered at once may take."""
+
+_KILL_S = 30.0
+"""How long after a process's own timeout its end may be told."""
+
+_MAX_PROCESSES = 100_000
+
+
+class ProcessCalls:
+    """Start, follow, feed and end processes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def run(self, start: Start, *, input: bytes | None = None, max_output: int = DEFAULT_MAX_OUTPUT) -> RunResult:
+        """Runs a command to its end and returns all of it: one round trip.
+
+        `input`: its standard input, None for none. `max_output`: bytes of stdout and of stderr that are kept (0 to
+        256 MiB each). The same start sent again, after the connection broke, joins or repeats the answer; it never runs twice.
+        """
+        request = start.request("run")
+        request["max_output"] = checks.whole(max_output, "max_output", 0, checks.MAX_OUTPUT)
+        data = None
+        if input is not None:
+            data = checks.content(input, "input")
+            request["stdin"] = True
+        gather = Gather(self.connection, max_output)
+        self.connection.start(gather, request, data)
+        reply = await gather.reply(start.timeout_s + _KILL_S if start.timeout_s else None)
+        return records.run_result(reply, start.id, gather.output, gather.errdata)
+
+    async def exec(
+        self,
+        start: Start,
+        *,
+        pty: tuple[int, int] | None = None,
+        merge_stderr: bool = False,
+        stdin: bool = True,
+        tail: bool = False,
+    ) -> int:
+        """Starts a process and returns its pid in the sandbox. The same start sent again starts nothing.
+
+        `pty`: rows and columns of a terminal. `merge_stderr`: into stdout. `stdin`: whether it has one, or none.
+        `tail`: where nobody reads its output, the oldest is dropped rather than the process held up.
+        """
+        request = start.request("exec")
+        if pty is not None:
+            request["pty"] = _size(*pty)
+        request["merge_stderr"] = checks.flag(merge_stderr, "merge_stderr")
+        request["stdin"] = checks.flag(stdin, "stdin")
+        request["tail"] = checks.flag(tail, "tail")
+        reply = await self.connection.request(request, timeout_s=REPLY_S)
+        if reply.get("id") != start.id:
+            raise errors.Internal("malformed answer from the sandbox: id is another process's")
+        return records.whole(reply, "pid", 0, 1 << 31)
+
+    def output(self, process_id: str, fd: int, offset: int = 0) -> OutputStream:
+        """A process's stdout (`fd` 1) or stderr (2) from `offset` on, live, to its end."""
+        request = {
+            "op": "output",
+            "id": checks.process_id(process_id),
+            "fd": checks.whole(fd, "fd", 1, 2),
+            "offset": checks.whole(offset, "offset", 0, checks.MAX_OFFSET),
+        }
+        return OutputStream(self.connection, request, offset)
+
+    async def stdin(self, process_id: str, offset: int = 0) -> StdinStream:
+        """A way into a process's standard input. `offset`: where in the input the first byte that is written stands."""
+        checks.whole(offset, "offset", 0, checks.MAX_OFFSET)
+        stream = self.connection.stream({"op": "stdin", "id": checks.process_id(process_id), "offset": offset})
+        try:
+            first = await stream.receive(REPLY_S)
+            if first is None:
+                raise errors.FailedPrecondition("the process's standard input is closed", state="closed")
+            if not isinstance(first, dict):
+                raise errors.Internal("the sandbox sent data where none has a place")
+            return StdinStream(stream, offset, records.whole(first, "offset", 0, checks.MAX_OFFSET))
+        except BaseException:
+            stream.cancel()
+            raise
+
+    async def wait(self, process_id: str) -> Exit:
+        """Waits for a process's end, however long it takes."""
+        return records.exit_of(await self.connection.request({"op": "wait", "id": checks.process_id(process_id)}))
+
+    async def signal(self, process_id: str, signal: int, tree: bool = False) -> None:
+        """Sends a signal (its number) to a process's group, or with `tree` to all its descendants. An ended one: nothing."""
+        request = {
+            "op": "signal",
+            "id": checks.process_id(process_id),
+            "signal": checks.whole(signal, "signal", 0, 64),
+            "tree": checks.flag(tree, "tree"),
+        }
+        await self.connection.request(request, timeout_s=REPLY_S)
+
+    async def resize(self, process_id: str, rows: int, cols: int) -> None:
+        """Resizes a process's terminal."""
+        request = {"op": "resize", "id": checks.process_id(process_id), **_size(rows, cols)}
+        await self.connection.request(request, timeout_s=REPLY_S)
+
+    async def ps(self) -> list[dict[str, Any]]:
+        """The processes that clients started and the agent remembers: `id`, `pid`, `argv`, `started_ms`, `running`, `exit`."""
+        found = (await self.connection.request({"op": "ps"}, timeout_s=REPLY_S)).get("processes")
+        if type(found) is not list or len(found) > _MAX_PROCESSES:
+            raise errors.Internal("malformed answer from the sandbox: processes is not a list")
+        return [records.process(row) for row in found]
+
+
+def _size(rows: int, cols: int) -> dict[str, int]:
+    return {"rows": checks.whole(rows, "rows", 1, 65535), "cols": checks.whole(cols, "cols", 1, 65535)}
