@@ -9,6 +9,7 @@ Flows (`output`, `read`, `pack`, `watch`) may be awaited, entered with `async wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from shoal.wire import checks, records
@@ -44,6 +45,18 @@ class Agent(ProcessCalls, FileCalls):
             "uptime_ms": records.whole(reply, "uptime_ms", 0, checks.MAX_OFFSET),
             "processes": records.whole(reply, "processes", 0, checks.MAX_OFFSET),
         }
+
+    async def configure(
+        self, env: Mapping[str, str | None] | None = None, cwd: checks.PathLike | None = None, user: str = ""
+    ) -> None:
+        """Sets what every later start has by default: environment (over the container's), directory (made if missing), user.
+
+        Needs the scope `admin`.
+        """
+        request: dict[str, Any] = {"op": "configure", "env": checks.env(env or {}), "user": checks.user(user)}
+        if cwd is not None:
+            request["cwd"] = checks.directory(cwd)
+        await self.connection.request(request, timeout_s=REPLY_S)
 
     async def idle(self, after_s: float) -> float:
         """Waits until the sandbox has had nothing to do for `after_s`, however long that takes; returns for how long."""

@@ -139,7 +139,7 @@ def user(value: str) -> str:
     return value
 
 
-def process_id(value: str) -> str:
+def process_id(value: object) -> str:
     """A process's id: `p-` and up to 32 lower-case letters and digits."""
     if not isinstance(value, str) or not ids.PROCESS.fullmatch(value):
         raise errors.InvalidRequest(
@@ -175,7 +175,7 @@ def limits(value: Mapping[str, int]) -> dict[str, int]:
     return dict(value)
 
 
-def flag(value: bool, field: str) -> bool:
+def flag(value: object, field: str) -> bool:
     """True or False and nothing like them."""
     if value is not True and value is not False:
         raise errors.InvalidRequest(f"{field} must be True or False, not {value!r:.80}", field=field)
