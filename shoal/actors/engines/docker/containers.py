@@ -1,0 +1,278 @@
+"""Containers of the daemon, by key. Blocking: called in the engine's threads, several at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from docker import APIClient
+from docker.errors import APIError
+
+from shoal.actors.engines.cgroups import Cgroup, cgroup_of
+from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage
+from shoal.actors.engines.docker.failures import docker_errors, explanation
+from shoal.actors.engines.docker.images import Images
+from shoal.actors.engines.docker.request import KEY_LABEL, check, container_name, create_request
+from shoal.actors.engines.tree_size import tree_size
+from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, NotFound, ShoalError
+
+_log = logging.getLogger(__name__)
+
+_REMOVE_DEADLINE = 60.0
+_STATES = {"running": ContainerState.RUNNING, "paused": ContainerState.PAUSED}
+
+
+@dataclass(slots=True)
+class _Known:
+    """What never changes about a container that runs: seen once, not asked for again."""
+
+    id: str
+    container: Container
+    trees: tuple[Path, ...]
+    cgroup: Cgroup | None
+
+
+class Containers:
+    def __init__(self, client: APIClient, images: Images, *, runtimes: tuple[str, ...], gives_quota: bool) -> None:
+        self._client = client
+        self._images = images
+        self._runtimes = runtimes
+        self._gives_quota = gives_quota
+        self._known: dict[str, _Known] = {}
+        self._starting: set[str] = set()
+
+    def start(self, spec: ContainerSpec, abandoned: threading.Event) -> Container:
+        """All or nothing. `abandoned`: nobody waits any more, so undo."""
+        check(spec, runtimes=self._runtimes)
+        if spec.key in self._starting:
+            raise FailedPrecondition(f"container {spec.key} is being started already", state="starting")
+        self._starting.add(spec.key)
+        try:
+            self._create(spec)
+            try:
+                return self._run(spec, abandoned)
+            except BaseException:
+                self._undo(spec.key)
+                raise
+        finally:
+            self._starting.discard(spec.key)
+
+    def _create(self, spec: ContainerSpec) -> None:
+        name = container_name(spec.key)
+        for fresh in (False, True):
+            request = create_request(spec, self._images.need(spec.image), gives_quota=self._gives_quota)
+            try:
+                with docker_errors(f"create container {spec.key}"):
+                    self._client.create_container_from_config(request, name)
+                return
+            except ImageNotFound:
+                # What we remember of the image may be out of date: it was removed, or replaced.
+                self._images.forget(spec.image)
+                if fresh:
+                    raise
+            except FailedPrecondition:
+                # The name is taken, and by no doing of ours: what is there is not undone.
+                raise
+            except ShoalError:
+                # Refused, or no answer: then it may be there all the same.
+                self._undo(spec.key)
+                raise
+
+    def _run(self, spec: ContainerSpec, abandoned: threading.Event) -> Container:
+        if abandoned.is_set():
+            raise FailedPrecondition(f"the start of container {spec.key} was given up", state="starting")
+        with docker_errors(f"start container {spec.key}"):
+            self._client.start(container_name(spec.key))
+            found = self._client.inspect_container(container_name(spec.key))
+        container = to_container(found)
+        if container.state is ContainerState.EXITED:
+            raise Internal(
+                f"container {spec.key} ended as soon as it started, with exit code {container.exit_code}; "
+                f"check that the agent {spec.agent} is a static executable for this machine"
+            )
+        self._remember(found, container)
+        return container
+
+    def _undo(self, key: str) -> None:
+        try:
+            self.remove(key)
+        except ShoalError:
+            # The error that made us undo says more; the node's sweep finds what is left by its labels.
+            _log.warning("could not undo the start of container %s", key, exc_info=True)
+
+    def remove(self, key: str) -> None:
+        name, deadline, pause = container_name(key), time.monotonic() + _REMOVE_DEADLINE, 0.02
+        self._known.pop(key, None)
+        with docker_errors(f"remove container {key}"):
+            while True:
+                try:
+                    # `v`: with the anonymous volumes that its image declares.
+                    self._client.remove_container(name, v=True, force=True)
+                    return
+                except APIError as error:
+                    if error.status_code == 404:
+                        return
+                    # Somebody else is at it, or the kernel still holds its mounts: both pass.
+                    passing = error.status_code == 409 or "busy" in explanation(error).lower()
+                    if not passing or time.monotonic() > deadline:
+                        raise
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def get(self, key: str) -> Container:
+        found = self._inspect(key)
+        container = to_container(found)
+        if found["State"]["Status"] == "created" and key in self._starting:
+            raise NotFound(f"container {key} is still being started")
+        self._remember(found, container)
+        return container
+
+    def list(self, labels: Mapping[str, str]) -> list[Container]:
+        wanted = [KEY_LABEL, *(f"{name}={value}" for name, value in labels.items())]
+        with docker_errors("list containers"):
+            summaries = self._client.containers(all=True, filters={"label": wanted})
+        return [container for summary in summaries if (container := self._of_summary(summary)) is not None]
+
+    def _of_summary(self, summary: dict[str, Any]) -> Container | None:
+        key, state = summary["Labels"][KEY_LABEL], _STATES.get(summary["State"])
+        if key in self._starting:
+            return None
+        known = self._known.get(key)
+        # Of one that runs nothing has changed since it was seen: that spares a question each.
+        if known is not None and known.id == summary["Id"] and known.container.state is state:
+            return known.container
+        try:
+            return self.get(key)
+        except NotFound:
+            return None
+
+    def usage(self, key: str) -> Usage:
+        known = self._running(key)
+        if known.cgroup is not None:
+            try:
+                return known.cgroup.usage()
+            except (OSError, ValueError, KeyError):
+                # It ended just now, or these files are not what we take them for: the daemon knows.
+                self._known.pop(key, None)
+                self._running(key)
+        with docker_errors(f"read the usage of container {key}"):
+            stats = self._client.stats(container_name(key), stream=False, one_shot=True)
+        memory, cpu = stats.get("memory_stats") or {}, (stats.get("cpu_stats") or {}).get("cpu_usage") or {}
+        detail = memory.get("stats") or {}
+        droppable = detail.get("total_inactive_file", detail.get("inactive_file", 0))
+        return Usage(
+            cpu_s=cpu.get("total_usage", 0) / 1e9,
+            memory=max(0, memory.get("usage", 0) - droppable),
+            pids=(stats.get("pids_stats") or {}).get("current", 0),
+        )
+
+    def disk_usage(self, key: str, *, limit: int) -> int:
+        known = self._known.get(key)
+        trees = known.trees if known is not None else _trees(self._inspect(key))
+        try:
+            total = 0
+            for tree in trees:
+                total += tree_size(tree, limit=limit - total)
+                if total > limit:
+                    break
+        except OSError:
+            # Gone, or not to be read from here: `_inspect` tells the one from the other.
+            trees = ()
+            self._known.pop(key, None)
+            self._inspect(key)
+        if trees:
+            return total
+        with docker_errors(f"measure the disk of container {key}"):
+            sizes = self._client.containers(all=True, size=True, filters={"label": [f"{KEY_LABEL}={key}"]})
+        if not sizes:
+            raise _missing(key)
+        return int(sizes[0].get("SizeRw") or 0)
+
+    def pause(self, key: str) -> None:
+        self._switch(key, "pause", ContainerState.PAUSED)
+
+    def resume(self, key: str) -> None:
+        self._switch(key, "unpause", ContainerState.RUNNING)
+
+    def _switch(self, key: str, verb: str, wanted: ContainerState) -> None:
+        try:
+            with docker_errors(f"{verb} container {key}"):
+                getattr(self._client, verb)(container_name(key))
+        except (FailedPrecondition, Internal) as error:
+            # Docker says "conflict" and, in some versions, "server error" of what is already so.
+            state = to_container(self._inspect(key)).state
+            if state is wanted:
+                return
+            raise FailedPrecondition(f"could not {verb} container {key}: it is {state}", state=str(state)) from error
+        finally:
+            self._known.pop(key, None)
+
+    def _running(self, key: str) -> _Known:
+        known = self._known.get(key)
+        if known is None:
+            container = self.get(key)
+            if container.state is ContainerState.EXITED:
+                raise FailedPrecondition(f"container {key} has exited", state=str(container.state))
+            known = self._known[key]
+        return known
+
+    def _remember(self, found: dict[str, Any], container: Container) -> None:
+        if container.state is ContainerState.EXITED:
+            self._known.pop(container.key, None)
+            return
+        self._known[container.key] = _Known(
+            found["Id"], container, _trees(found), cgroup_of(container.pid, name=found["Id"])
+        )
+
+    def _inspect(self, key: str) -> dict[str, Any]:
+        with docker_errors(f"look at container {key}"):
+            try:
+                found: dict[str, Any] = self._client.inspect_container(container_name(key))
+                return found
+            except APIError as error:
+                if error.status_code == 404:
+                    raise _missing(key) from error
+                raise
+
+
+def to_container(found: dict[str, Any]) -> Container:
+    """What the daemon says of a container, in the contract's terms. One that was created but never ran counts as exited, without a code."""
+    said, labels = found["State"], dict(found["Config"].get("Labels") or {})
+    state = _STATES.get(said["Status"], ContainerState.EXITED)
+    ended = state is ContainerState.EXITED
+    ran = said["Status"] != "created"
+    return Container(
+        key=labels.get(KEY_LABEL) or found["Name"].removeprefix("/shoal-"),
+        state=state,
+        pid=0 if ended else int(said.get("Pid") or 0),
+        exit_code=int(said.get("ExitCode") or 0) if ended and ran else None,
+        out_of_memory=bool(said.get("OOMKilled")),
+        created_at=_seconds(found.get("Created", "")),
+        labels=labels,
+    )
+
+
+def _trees(found: dict[str, Any]) -> tuple[Path, ...]:
+    """The directories that hold what it writes: its layer, and the volumes that its image declares."""
+    upper = ((found.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+    if not upper:
+        return ()
+    volumes = (Path(m["Source"]) for m in found.get("Mounts") or () if m.get("Type") == "volume" and m.get("Source"))
+    return (Path(upper), *volumes)
+
+
+def _seconds(timestamp: str) -> float:
+    try:
+        return datetime.fromisoformat(timestamp).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _missing(key: str) -> NotFound:
+    return NotFound(f"there is no container {key} on this node")

@@ -1,0 +1,209 @@
+"""The engine itself: the contract's methods over the `docker` SDK's low-level client.
+
+The SDK blocks, so every method has a body that runs in one of the engine's bounded thread pools. Starts, looks, walks and pulls have pools of
+their own: a look never waits in line behind a pull.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from docker import APIClient
+from docker.utils import kwargs_from_env
+
+from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, ImageInfo, Usage
+from shoal.actors.engines.docker.containers import Containers
+from shoal.actors.engines.docker.events import EventStream
+from shoal.actors.engines.docker.failures import docker_errors
+from shoal.actors.engines.docker.images import Images
+from shoal.actors.engines.docker.quota import gives_quota
+from shoal.model.errors import FailedPrecondition
+
+T = TypeVar("T")
+
+_USUAL = "unix:///var/run/docker.sock"
+_LOOKS, _WALKS, _PULLS = 4, 2, 4
+
+
+class DockerEngine(Engine):
+    """Containers of the Docker daemon at `address` (None: `DOCKER_HOST`, else its usual socket). At most `start_limit` are started or removed
+    at once; `timeout` is how many seconds the daemon may take for one answer."""
+
+    name = "docker"
+
+    def __init__(self, address: str | None = None, start_limit: int = 4, *, timeout: float = 60.0) -> None:
+        self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
+        self.runtimes: tuple[str, ...] = ()
+        self._address = address
+        self._timeout = timeout
+        self._pools = {
+            name: ThreadPoolExecutor(size, thread_name_prefix=f"shoal-docker-{name}")
+            for name, size in (("start", start_limit), ("look", _LOOKS), ("walk", _WALKS), ("pull", _PULLS))
+        }
+        self._connections = start_limit + _LOOKS + _WALKS + _PULLS
+        self._client: APIClient | None = None
+        self._images: Images | None = None
+        self._containers: Containers | None = None
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._closed = False
+
+    async def open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("the engine is closed; make another one", state="closed")
+        if self._client is None:
+            await self._in("look", self._open)
+
+    def _open(self) -> None:
+        with docker_errors("reach the Docker engine"):
+            client = self._connect()
+            try:
+                info = client.info()
+            except BaseException:
+                client.close()
+                raise
+        default = info.get("DefaultRuntime") or "runc"
+        # What begins with `io.containerd.` are the shims that the others stand for.
+        others = sorted(
+            name for name in info.get("Runtimes") or {} if not name.startswith("io.containerd.") and name != default
+        )
+        self.runtimes = (default, *others)
+        quota = gives_quota(
+            info.get("Driver", ""),
+            str(dict(info.get("DriverStatus") or ()).get("Backing Filesystem", "")),
+            info.get("DockerRootDir", "/"),
+            Path("/proc/self/mountinfo").read_text(),
+        )
+        if quota:
+            self.abilities |= {Ability.DISK_QUOTA}
+        images = Images(client)
+        self._containers = Containers(client, images, runtimes=self.runtimes, gives_quota=quota)
+        self._images = images
+        self._client = client
+
+    def _connect(self) -> APIClient:
+        """A client of its own; asks the daemon once, for the API's version."""
+        place: dict[str, Any] = {"base_url": self._address} if self._address else kwargs_from_env(os.environ)
+        _knock(place.get("base_url") or _USUAL)
+        return APIClient(version="auto", timeout=self._timeout, max_pool_size=self._connections, **place)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for stream in list(self._streams):
+            stream.close()
+        client, self._client = self._client, None
+
+        def let_go() -> None:
+            for pool in self._pools.values():
+                pool.shutdown(wait=True, cancel_futures=True)
+            if client is not None:
+                client.close()
+
+        await asyncio.to_thread(let_go)
+
+    async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
+        images = self._open_images()
+        found = await self._in("look", lambda: images.get(reference))
+        if found is not None:
+            return found
+        return await self._in(
+            "pull" if pull else "look", lambda: images.pull(reference) if pull else images.need(reference)
+        )
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        containers, abandoned = self._open_containers(), threading.Event()
+        work = asyncio.ensure_future(self._in("start", lambda: containers.start(spec, abandoned)))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            abandoned.set()
+            await _finish(self._undo(work, spec.key))
+            raise
+
+    async def _undo(self, work: asyncio.Future[Container], key: str) -> None:
+        """Waits for a start that nobody wants any more. One that failed has undone itself."""
+        await asyncio.wait([work])
+        if not work.cancelled() and work.exception() is None:
+            await self.remove(key)
+
+    async def remove(self, key: str) -> None:
+        containers = self._open_containers()
+        await self._in("start", lambda: containers.remove(key))
+
+    async def get(self, key: str) -> Container:
+        containers = self._open_containers()
+        return await self._in("look", lambda: containers.get(key))
+
+    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+        containers = self._open_containers()
+        return await self._in("look", lambda: containers.list(labels))
+
+    async def usage(self, key: str) -> Usage:
+        containers = self._open_containers()
+        return await self._in("look", lambda: containers.usage(key))
+
+    async def disk_usage(self, key: str, *, limit: int) -> int:
+        containers = self._open_containers()
+        return await self._in("walk", lambda: containers.disk_usage(key, limit=limit))
+
+    async def pause(self, key: str) -> None:
+        containers = self._open_containers()
+        await self._in("look", lambda: containers.pause(key))
+
+    async def resume(self, key: str) -> None:
+        containers = self._open_containers()
+        await self._in("look", lambda: containers.resume(key))
+
+    def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
+        self._open_containers()
+        stream = EventStream(self._connect, labels)
+        self._streams.add(stream)
+        return aiter(stream)
+
+    async def _in(self, pool: str, body: Callable[[], T]) -> T:
+        if self._closed:
+            raise _not_open()
+        return await asyncio.get_running_loop().run_in_executor(self._pools[pool], body)
+
+    def _open_containers(self) -> Containers:
+        if self._containers is None or self._client is None:
+            raise _not_open()
+        return self._containers
+
+    def _open_images(self) -> Images:
+        if self._images is None or self._client is None:
+            raise _not_open()
+        return self._images
+
+
+def _knock(address: str) -> None:
+    """Raises the `OSError` that says why nobody answers. The SDK would bury it in its own errors, and lose the socket that it made."""
+    path = address.removeprefix("unix://")
+    if path == address:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(path)
+
+
+def _not_open() -> FailedPrecondition:
+    return FailedPrecondition("the engine is not open; call `open` first", state="closed")
+
+
+async def _finish(work: Any) -> None:
+    """Awaits `work` to its end, however often the waiting task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                return

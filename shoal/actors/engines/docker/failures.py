@@ -1,0 +1,150 @@
+"""The one map from Docker's errors to Shoal's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+from docker.errors import APIError, DockerException
+
+from shoal.model.errors import (
+    FailedPrecondition,
+    ImageNotFound,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ShoalError,
+    Unavailable,
+)
+
+MESSAGE_LIMIT = 500
+"""A daemon's message can quote a whole log: more than this of it is cut off."""
+
+# Part of the daemon's message (lower case) → the spec's field at fault, and the remedy. The first that matches counts.
+_BAD_FIELDS: tuple[tuple[str, str, str], ...] = (
+    ("invalid reference format", "image", "write it as [registry/]name[:tag]"),
+    ("invalid repository name", "image", "write it as [registry/]name[:tag]"),
+    ("minimum memory limit", "memory", "ask for at least 16 MiB"),
+    ("memory limit too low", "memory", "ask for more memory"),
+    ("oom-killed", "memory", "ask for more memory"),
+    ("range of cpus", "cpu", "ask for between 0.01 and the machine's cores"),
+    ("could not select device driver", "gpu", "use a node with GPUs and their container toolkit"),
+    ("unknown runtime", "runtime", "use one that this node has"),
+    ("invalid hostname", "hostname", "use letters, digits and dashes"),
+    ("storage-opt", "disk", "ask for none: this storage driver has no quotas"),
+)
+
+_UNREACHABLE = (
+    "dial tcp",
+    "no such host",
+    "i/o timeout",
+    "connection refused",
+    "tls handshake timeout",
+    "timeout exceeded",
+    "eof",
+    "deadline",
+)
+_ABSENT = (
+    "pull access denied",
+    "manifest unknown",
+    "not found",
+    "no such image",
+    "repository does not exist",
+    "no matching manifest",
+    "unauthorized",
+    "denied",
+)
+
+
+@contextmanager
+def docker_errors(doing: str) -> Iterator[None]:
+    """Raises what Docker's SDK raises inside as Shoal's errors. `doing` ends the sentence "could not …"."""
+    try:
+        yield
+    except APIError as error:
+        raise from_api(error, doing) from error
+    except (requests.exceptions.RequestException, DockerException, OSError) as error:
+        raise from_connection(error, doing) from error
+
+
+def from_api(error: APIError, doing: str) -> ShoalError:
+    """What the daemon answered, as one of Shoal's errors."""
+    status, said = error.status_code or 0, explanation(error)
+    lowered = said.lower()
+    if status == 404:
+        if "no such image" in lowered:
+            return ImageNotFound(f"could not {doing}: {said}")
+        return NotFound(f"could not {doing}: {said}")
+    # A start that fails comes as 400 or 500 alike, so only the words tell.
+    if status in (400, 409, 500):
+        for words, field, remedy in _BAD_FIELDS:
+            if words in lowered:
+                return InvalidRequest(f"{field}: could not {doing}: {said}; {remedy}", field=field)
+    if status == 409:
+        return FailedPrecondition(f"could not {doing}: {said}")
+    if status == 503:
+        return Unavailable(f"could not {doing}: the engine is busy: {said}")
+    return Internal(f"could not {doing}: {said}")
+
+
+def from_connection(error: Exception, doing: str) -> Unavailable:
+    """There was no answer: why not, as far as the chain of causes tells, and what to do."""
+    if _caused_by(error, PermissionError):
+        why = "this user may not open the engine's socket"
+    elif _caused_by(error, FileNotFoundError):
+        why = "the engine's socket is not there"
+    elif _caused_by(error, ConnectionRefusedError):
+        why = "nothing listens at the engine's address"
+    elif isinstance(error, requests.exceptions.Timeout) or _caused_by(error, TimeoutError):
+        why = "the engine took too long to answer"
+    else:
+        why = _cut(str(error))
+    return Unavailable(f"could not {doing}: {why}; run `shoal doctor` to see what is missing on this machine")
+
+
+def from_pull(said: str, reference: str) -> ShoalError:
+    """Why a pull failed. Called only after the image was looked for on this node."""
+    lowered = said.lower()
+    here = f"image {reference} is not on this node"
+    if "invalid reference" in lowered or "invalid repository name" in lowered:
+        return InvalidRequest(
+            f"image: {reference!r} is no image reference; write it as [registry/]name[:tag]", field="image"
+        )
+    if any(words in lowered for words in _UNREACHABLE):
+        return Unavailable(
+            f"{here}, and its registry does not answer: {_cut(said)}; "
+            "check the name and this machine's network, or load the image on the node beforehand"
+        )
+    if any(words in lowered for words in _ABSENT):
+        return ImageNotFound(
+            f"{here}, and its registry does not give it: {_cut(said)}; check the name, or log this machine in there"
+        )
+    if "no space left" in lowered:
+        return FailedPrecondition(f"{here}, and there is no room for it: {_cut(said)}; free some of the engine's disk")
+    return Internal(f"{here}, and pulling it failed: {_cut(said)}")
+
+
+def explanation(error: APIError) -> str:
+    """The daemon's own words, cut to a length that a message can carry."""
+    said = error.explanation or str(error)
+    return _cut(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_LIMIT else text[:MESSAGE_LIMIT] + "…"
+
+
+def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether `kind` is among the causes. `requests` and `urllib3` keep the cause as an argument of theirs as often as in the chain."""
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending and len(seen) < 64:
+        current = pending.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, kind):
+            return True
+        pending += [current.__cause__, current.__context__, *current.args]
+    return False

@@ -1,0 +1,129 @@
+"""From a `ContainerSpec` to what the daemon is asked for. Pure, so that the whole safety of a container is one readable table."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from shoal.actors.engines.contract import AGENT_PATH, RUN_MOUNT, ContainerSpec, ImageInfo
+from shoal.model import ids
+from shoal.model.errors import InvalidRequest
+
+KEY_LABEL: Final = "shoal.key"
+MiB: Final = 1 << 20
+
+# What programs that expect to be root in a container can't live without. Of Docker's own default set these stay out: MKNOD,
+# NET_RAW (forged packets, ARP), SYS_CHROOT, SETPCAP, SETFCAP and AUDIT_WRITE.
+CAPABILITIES: Final = (
+    "CHOWN",  # package managers give files their owners
+    "DAC_OVERRIDE",  # root writes into what a user owns (`pip install` into a user's tree, apt's caches)
+    "FOWNER",  # … and sets modes and times there (tar, dpkg)
+    "FSETID",  # … keeping set-id bits
+    "KILL",  # root ends processes of other users; the agent ends whole trees
+    "SETUID",  # the agent starts processes as the sandbox's user; apt drops to `_apt`
+    "SETGID",  # the same, for groups
+    "NET_BIND_SERVICE",  # servers on port 80; it is their own network namespace
+)
+
+# The kernel kills a sandbox before the node's own processes when the machine as a whole runs out of memory.
+_OOM_SCORE = 500
+_PIDS = 16
+_SHM = 64 * MiB
+
+
+def container_name(key: str) -> str:
+    """The daemon's name for the container `key`. `InvalidRequest` for what is no key: it becomes part of a URL."""
+    if not ids.CONTAINER.fullmatch(key):
+        raise InvalidRequest(f"key: {key[:64]!r} is no container key", field="key")
+    return f"shoal-{key}"
+
+
+def create_request(spec: ContainerSpec, image: ImageInfo, *, gives_quota: bool) -> dict[str, Any]:
+    """The body of the daemon's "create container" for `spec`."""
+    return {
+        # By digest: the name may be moved to another image between looking it up and now.
+        "Image": image.digest,
+        "Entrypoint": [AGENT_PATH, "init"],
+        "Cmd": [],
+        # The agent is root in there, so that it can start processes as anyone; what the image says goes to it below.
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Env": [f"{name}={value}" for name, value in {**spec.env, **_image_defaults(image)}.items()],
+        "Labels": {**spec.labels, KEY_LABEL: spec.key},
+        "Hostname": spec.hostname,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {**_isolation(spec), **_limits(spec, gives_quota=gives_quota), "Mounts": _mounts(spec)},
+    }
+
+
+def check(spec: ContainerSpec, *, runtimes: tuple[str, ...]) -> None:
+    """`InvalidRequest` for what the daemon would refuse late, or would take for "no limit"."""
+    container_name(spec.key)
+    if spec.cpu < 0.01:
+        raise InvalidRequest("cpu: a container can't be limited to less than 0.01 cores; ask for more", field="cpu")
+    if spec.pids < _PIDS:
+        raise InvalidRequest(f"pids: ask for at least {_PIDS}: the agent itself needs some", field="pids")
+    for name in ("memory", "disk", "gpu"):
+        if getattr(spec, name) < 0:
+            raise InvalidRequest(f"{name}: must not be negative", field=name)
+    if spec.runtime not in runtimes:
+        raise InvalidRequest(f"runtime: this node has no {spec.runtime!r}, only {', '.join(runtimes)}", field="runtime")
+    if len(spec.hostname) > 63 or not re.fullmatch(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", spec.hostname):
+        raise InvalidRequest("hostname: use at most 63 letters, digits and dashes", field="hostname")
+
+
+def _image_defaults(image: ImageInfo) -> dict[str, str]:
+    return {"SHOAL_USER": image.user, "SHOAL_WORKDIR": image.workdir}
+
+
+def _isolation(spec: ContainerSpec) -> dict[str, Any]:
+    return {
+        "NetworkMode": "none",
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "CapDrop": ["ALL"],
+        "CapAdd": list(CAPABILITIES),
+        # Without a `seccomp=` here the daemon applies its default profile.
+        "SecurityOpt": ["no-new-privileges"],
+        "Runtime": spec.runtime,
+        "Init": False,
+        "RestartPolicy": {"Name": "no"},
+        # All output goes through the agent: a log beside it would only grow.
+        "LogConfig": {"Type": "none"},
+        # Its own name resolves even without a network.
+        "ExtraHosts": [f"{spec.hostname}:127.0.0.1"],
+    }
+
+
+def _limits(spec: ContainerSpec, *, gives_quota: bool) -> dict[str, Any]:
+    limits: dict[str, Any] = {
+        "NanoCpus": round(spec.cpu * 1e9),
+        "PidsLimit": spec.pids,
+        "OomScoreAdj": _OOM_SCORE,
+        # Shared memory counts as memory; the half is what the kernel itself gives a tmpfs.
+        "ShmSize": max(_SHM, spec.memory // 2),
+    }
+    if spec.memory:
+        # The same figure for both means: no swap.
+        limits |= {"Memory": spec.memory, "MemorySwap": spec.memory}
+    if spec.disk and gives_quota:
+        limits["StorageOpt"] = {"size": str(spec.disk)}
+    if spec.gpu:
+        limits["DeviceRequests"] = [{"Driver": "", "Count": spec.gpu, "Capabilities": [["gpu"]]}]
+    return limits
+
+
+def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
+    """Mounts, not "binds": those would make a missing source as an empty directory."""
+    mounts = [(str(spec.agent), AGENT_PATH, True), (str(spec.run_dir), RUN_MOUNT, True)]
+    mounts += [(str(mount.source), mount.target, mount.read_only) for mount in spec.mounts]
+    return [
+        {
+            "Type": "bind",
+            "Source": source,
+            "Target": target,
+            "ReadOnly": read_only,
+            "BindOptions": {"Propagation": "rprivate"},
+        }
+        for source, target, read_only in mounts
+    ]

@@ -1,0 +1,301 @@
+"""An engine that starts nothing: containers in memory. It remembers its calls, and injects one failure.
+
+It holds to the contract as every engine does, so what passes with it passes with a real one: tests of what stands on engines need neither root nor
+a daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shoal.actors.engines.contract import (
+    Ability,
+    Container,
+    ContainerSpec,
+    ContainerState,
+    Engine,
+    EngineEvent,
+    EventKind,
+    ImageInfo,
+    Usage,
+)
+from shoal.model import ids
+from shoal.model.errors import (
+    FailedPrecondition,
+    ImageNotFound,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ShoalError,
+    Unavailable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the engine's, in the order they came."""
+
+    method: str
+    args: tuple[Any, ...]
+    at: float
+
+
+class Failure:
+    """What goes wrong at the next call of `method`, once. Subclasses say what."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    async def happen(self) -> None:
+        raise NotImplementedError
+
+
+class EngineDown(Failure):
+    """The engine does not answer; nothing happened."""
+
+    async def happen(self) -> None:
+        raise Unavailable("the engine does not answer; run `shoal doctor`")
+
+
+class EngineBroken(Failure):
+    """The engine fails in a way that nobody foresaw."""
+
+    async def happen(self) -> None:
+        raise Internal("the engine failed")
+
+
+class EngineStuck(Failure):
+    """The call hangs until `let_go` is set, or its caller is cancelled."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.reached = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def happen(self) -> None:
+        self.reached.set()
+        await self.let_go.wait()
+
+
+class EngineRefuses(Failure):
+    """The call fails with `error`."""
+
+    def __init__(self, method: str, error: ShoalError) -> None:
+        super().__init__(method)
+        self._error = error
+
+    async def happen(self) -> None:
+        raise self._error
+
+
+@dataclass(slots=True)
+class FakeContainer:
+    """What a test may set about a container."""
+
+    spec: ContainerSpec
+    container: Container
+    usage: Usage
+    written: int = 0
+
+
+class FakeEngine(Engine):
+    """Containers in memory. `images` are the ones on the node, `registry` what can be pulled; `clock` gives times in seconds; `delay` is how long
+    each call takes, in seconds."""
+
+    name = "fake"
+
+    def __init__(
+        self,
+        *,
+        images: Mapping[str, ImageInfo] | None = None,
+        registry: Mapping[str, ImageInfo] | None = None,
+        clock: Callable[[], float] = time.time,
+        delay: float = 0.0,
+    ) -> None:
+        self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
+        self.runtimes: tuple[str, ...] = ("runc",)
+        self.images = dict(images) if images is not None else {"shoal/base": fake_image("shoal/base")}
+        self.registry = dict(registry or {})
+        self.containers: dict[str, FakeContainer] = {}
+        self.calls: list[Call] = []
+        self.failure: Failure | None = None
+        self._clock = clock
+        self._delay = delay
+        self._next_pid = 100_000
+        self._open = False
+        self._listeners: list[tuple[dict[str, str], asyncio.Queue[EngineEvent | None]]] = []
+
+    def inject(self, failure: Failure) -> None:
+        """`failure` happens at the next call of its method, and then no more."""
+        self.failure = failure
+
+    def called(self, method: str) -> list[Call]:
+        return [call for call in self.calls if call.method == method]
+
+    def push(self, event: EngineEvent, labels: Mapping[str, str] | None = None) -> None:
+        """Tells all who listen for `labels` (default: those of the container)."""
+        known = self.containers.get(event.key)
+        carried = labels if labels is not None else (known.spec.labels if known else {})
+        for wanted, queue in self._listeners:
+            if wanted.items() <= dict(carried).items():
+                queue.put_nowait(event)
+
+    def end(self, key: str, exit_code: int = 137, *, out_of_memory: bool = False) -> None:
+        """The container ends by itself."""
+        known = self._find(key)
+        known.container = replace(
+            known.container, state=ContainerState.EXITED, pid=0, exit_code=exit_code, out_of_memory=out_of_memory
+        )
+        if out_of_memory:
+            self.push(EngineEvent(EventKind.OUT_OF_MEMORY, key))
+        self.push(EngineEvent(EventKind.EXITED, key, exit_code))
+
+    async def open(self) -> None:
+        async with self._call("open", needs_open=False):
+            self._open = True
+
+    async def close(self) -> None:
+        async with self._call("close", needs_open=False):
+            self._open = False
+            for _, queue in self._listeners:
+                queue.put_nowait(None)
+
+    async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
+        async with self._call("image", reference, pull):
+            if not reference or reference != reference.lower() or not reference.isprintable():
+                raise InvalidRequest(f"image: {reference!r} is no image reference", field="image")
+            if reference not in self.images:
+                if not pull or reference not in self.registry:
+                    raise ImageNotFound(f"image {reference} is not on this node")
+                self.images[reference] = self.registry[reference]
+            return self.images[reference]
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        async with self._call("start", spec):
+            _check(spec, self.runtimes)
+            if spec.image not in self.images:
+                raise ImageNotFound(f"image {spec.image} is not on this node")
+            if spec.key in self.containers:
+                raise FailedPrecondition(f"there is a container {spec.key} already", state="running")
+            self._next_pid += 1
+            container = Container(
+                key=spec.key,
+                state=ContainerState.RUNNING,
+                pid=self._next_pid,
+                created_at=self._clock(),
+                labels=dict(spec.labels),
+            )
+            self.containers[spec.key] = FakeContainer(spec, container, Usage(cpu_s=0.01, memory=1 << 20, pids=1))
+            return container
+
+    async def remove(self, key: str) -> None:
+        async with self._call("remove", key):
+            known = self.containers.get(key)
+            if known is None:
+                return
+            if known.container.state is not ContainerState.EXITED:
+                self.end(key)
+            del self.containers[key]
+
+    async def get(self, key: str) -> Container:
+        async with self._call("get", key):
+            return self._find(key).container
+
+    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+        async with self._call("list", dict(labels)):
+            return [
+                known.container
+                for known in self.containers.values()
+                if labels.items() <= dict(known.spec.labels).items()
+            ]
+
+    async def usage(self, key: str) -> Usage:
+        async with self._call("usage", key):
+            return self._alive(key).usage
+
+    async def disk_usage(self, key: str, *, limit: int) -> int:
+        async with self._call("disk_usage", key, limit):
+            return self._find(key).written
+
+    async def pause(self, key: str) -> None:
+        async with self._call("pause", key):
+            known = self._alive(key)
+            known.container = replace(known.container, state=ContainerState.PAUSED)
+
+    async def resume(self, key: str) -> None:
+        async with self._call("resume", key):
+            known = self._alive(key)
+            known.container = replace(known.container, state=ContainerState.RUNNING)
+
+    def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
+        if not self._open:
+            raise _not_open()
+        self.calls.append(Call("events", (dict(labels),), self._clock()))
+        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        listener = (dict(labels), queue)
+        self._listeners.append(listener)
+
+        async def stream() -> AsyncIterator[EngineEvent]:
+            try:
+                while (event := await queue.get()) is not None:
+                    yield event
+            finally:
+                self._listeners.remove(listener)
+
+        return stream()
+
+    @asynccontextmanager
+    async def _call(self, method: str, *args: Any, needs_open: bool = True) -> AsyncIterator[None]:
+        self.calls.append(Call(method, args, self._clock()))
+        if needs_open and not self._open:
+            raise _not_open()
+        # Also without a delay other tasks get their turn, as with an engine that works elsewhere.
+        await asyncio.sleep(self._delay)
+        failure = self.failure
+        if failure is not None and failure.method == method:
+            self.failure = None
+            await failure.happen()
+        yield
+
+    def _find(self, key: str) -> FakeContainer:
+        if not ids.CONTAINER.fullmatch(key):
+            raise InvalidRequest(f"key: {key[:64]!r} is no container key", field="key")
+        known = self.containers.get(key)
+        if known is None:
+            raise NotFound(f"there is no container {key} on this node")
+        return known
+
+    def _alive(self, key: str) -> FakeContainer:
+        known = self._find(key)
+        if known.container.state is ContainerState.EXITED:
+            raise FailedPrecondition(f"container {key} has exited", state=str(ContainerState.EXITED))
+        return known
+
+
+def fake_image(reference: str) -> ImageInfo:
+    """An image as a node would know it."""
+    return ImageInfo(reference=reference, digest=f"sha256:{hash(reference) & (1 << 256) - 1:064x}", size=1 << 20)
+
+
+def _check(spec: ContainerSpec, runtimes: tuple[str, ...]) -> None:
+    if not ids.CONTAINER.fullmatch(spec.key):
+        raise InvalidRequest(f"key: {spec.key[:64]!r} is no container key", field="key")
+    if spec.cpu < 0.01:
+        raise InvalidRequest("cpu: ask for more", field="cpu")
+    if 0 < spec.memory < 6 << 20 or spec.memory < 0:
+        raise InvalidRequest("memory: ask for at least 16 MiB", field="memory")
+    if spec.pids < 16:
+        raise InvalidRequest("pids: ask for at least 16", field="pids")
+    if spec.gpu:
+        raise InvalidRequest("gpu: this node has none", field="gpu")
+    if spec.runtime not in runtimes:
+        raise InvalidRequest(f"runtime: this node has no {spec.runtime!r}, only {', '.join(runtimes)}", field="runtime")
+
+
+def _not_open() -> FailedPrecondition:
+    return FailedPrecondition("the engine is not open; call `open` first", state="closed")

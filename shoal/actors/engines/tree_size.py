@@ -1,0 +1,138 @@
+"""How much space a hostile directory tree takes.
+
+Code in a container shapes the tree while it is counted: links that lead out, names that are no names, trees deeper than any path can
+say or than a process may hold descriptors open, files that vanish. So nothing is ever opened by path nor through a link: the walk holds one
+directory open, steps down by name without following links, and steps up by `..`, where it makes sure that it is where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without it, reading would change access times all over the tree.
+_QUIET = os.O_NOATIME
+
+BLOCK = 512
+ENTRY = 1024
+"""Every entry counts at least so many bytes: countless empty files fill a disk, too."""
+LINKS_REMEMBERED = 1_000_000
+"""Files with several names that are told apart. Beyond it each name counts: memory here is bounded, whatever is done in there."""
+WAITING = 1_000_000
+"""Directories that may wait to be seen. A tree with more counts as beyond its limit, for the same reason."""
+
+
+def tree_size(root: Path, *, limit: int) -> int:
+    """Bytes that the tree below `root` takes on its file system; stops once beyond `limit`. A file with several names counts once. What
+    vanishes or moves while it is counted counts or not. Raises `OSError` only where `root` itself can't be read."""
+    walk = _Walk(limit)
+    fd = os.open(root, _DIRECTORY)
+    try:
+        walk.run(fd)
+    finally:
+        walk.close()
+    return walk.total
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on the way down, and which of its directories are still to be seen."""
+
+    identity: tuple[int, int]
+    pending: list[str]
+
+
+@dataclass(slots=True)
+class _Walk:
+    limit: int
+    total: int = 0
+    fd: int = -1
+    waiting: int = 0
+    levels: list[_Level] = field(default_factory=list)
+    linked: set[int] = field(default_factory=set)
+
+    def run(self, root: int) -> None:
+        self.fd = root
+        status = os.fstat(root)
+        device = status.st_dev
+        self.levels.append(_Level((device, status.st_ino), self._count(device)))
+        while self.levels and self.total <= self.limit:
+            level = self.levels[-1]
+            if level.pending:
+                self.waiting -= 1
+                self._down(level.pending.pop(), device)
+            else:
+                self.levels.pop()
+                if self.levels and not self._up(self.levels[-1].identity):
+                    # Somebody moved the directory away beneath us: the rest of this walk can't be trusted to be inside.
+                    return
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _down(self, name: str, device: int) -> None:
+        child = _open_directory(name, self.fd)
+        if child < 0:
+            return
+        status = os.fstat(child)
+        if status.st_dev != device:
+            os.close(child)
+            return
+        os.close(self.fd)
+        self.fd = child
+        self.levels.append(_Level((device, status.st_ino), self._count(device)))
+
+    def _up(self, expected: tuple[int, int]) -> bool:
+        try:
+            parent = os.open("..", _DIRECTORY, dir_fd=self.fd)
+        except OSError:
+            return False
+        os.close(self.fd)
+        self.fd = parent
+        status = os.fstat(parent)
+        return (status.st_dev, status.st_ino) == expected
+
+    def _count(self, device: int) -> list[str]:
+        """Adds up the entries of the directory that is open; the names of the directories among them."""
+        directories: list[str] = []
+        try:
+            with os.scandir(self.fd) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.name)
+                        self.waiting += 1
+                        if self.waiting > WAITING:
+                            self.total = self.limit + 1
+                    elif status.st_nlink > 1 and status.st_dev == device:
+                        if status.st_ino in self.linked:
+                            continue
+                        if len(self.linked) < LINKS_REMEMBERED:
+                            self.linked.add(status.st_ino)
+                    self.total += max(status.st_blocks * BLOCK, ENTRY)
+                    if self.total > self.limit:
+                        return []
+        except OSError:
+            # It was removed while it was read.
+            return directories
+        return directories
+
+
+def _open_directory(name: str, parent: int) -> int:
+    """A descriptor, or -1 where it is gone, has become something else or may not be read."""
+    for flags in (_DIRECTORY | _QUIET, _DIRECTORY):
+        try:
+            return os.open(name, flags, dir_fd=parent)
+        except PermissionError:
+            # Only its owner and root may ask for a quiet look.
+            continue
+        except OSError:
+            return -1
+    return -1
