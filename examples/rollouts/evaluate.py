@@ -1,0 +1,92 @@
+"""The rollout: one candidate, one sandbox, one reward. This is the part to read: the rest only feeds it and shows what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from examples.rollouts.mutate import Candidate
+from examples.rollouts.package import Package
+from shoal import Result, Sandbox, SandboxEnded
+
+SUITE_TIMEOUT = 60.0  # seconds; a patch that loops for ever earns nothing
+WORKDIR = "/work"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a candidate earned. Times in seconds: `create` until the sandbox is ready, `execs` for each call of `run`, `seconds` for it all.
+
+    `passed` is the part of the suite's tests that passed, None where the suite did not get so far.
+    """
+
+    candidate: Candidate
+    reward: int
+    verdict: str
+    passed: float | None
+    create: float
+    execs: tuple[float, ...]
+    seconds: float
+
+
+async def evaluate(candidate: Candidate, package: Package, tags: dict[str, str]) -> Outcome:
+    """Runs the package's own tests on the patched module, in a sandbox that lives only for this."""
+    start = time.perf_counter()
+    async with await Sandbox.create.aio(
+        memory=(128, 512), network="none", timeout=2 * SUITE_TIMEOUT, tags=tags
+    ) as sandbox:
+        created = time.perf_counter()
+        await sandbox.files.upload.aio(package.root, WORKDIR)
+        await sandbox.files.write_text.aio(f"{WORKDIR}/{package.module}", candidate.source)
+        ready = time.perf_counter()
+        try:
+            result = await sandbox.run.aio(package.tests, workdir=WORKDIR, timeout=SUITE_TIMEOUT)
+            reward, verdict, passed = judge(result)
+        except SandboxEnded as end:  # the patch ate more memory, disk or time than it was given
+            reward, verdict, passed = 0, end.reason.replace("_", " "), None
+        done = time.perf_counter()
+    return Outcome(candidate, reward, verdict, passed, created - start, (done - ready,), time.perf_counter() - start)
+
+
+async def roll_out(
+    candidates: list[Candidate],
+    package: Package,
+    *,
+    parallel: int,
+    tags: dict[str, str],
+    on_outcome: Callable[[Outcome], None],
+) -> list[Outcome]:
+    """Evaluates all candidates, `parallel` of them at a time. The first error ends the others, and their sandboxes with them."""
+    room = asyncio.Semaphore(parallel)
+
+    async def rollout(candidate: Candidate) -> Outcome:
+        async with room:
+            outcome = await evaluate(candidate, package, tags)
+        on_outcome(outcome)
+        return outcome
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            rollouts = [group.create_task(rollout(candidate)) for candidate in candidates]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [rollout.result() for rollout in rollouts]
+
+
+def judge(result: Result) -> tuple[int, str, float | None]:
+    """Reward, verdict and the part that passed, from what `python -m unittest` said."""
+    if result.timed_out:
+        return 0, "timed out", None
+    if result.returncode < 0:
+        return 0, f"killed by signal {-result.returncode}", None
+    ran = re.search(r"^Ran (\d+) tests? in", result.stderr, re.MULTILINE)
+    if ran is None or int(ran[1]) == 0:
+        return 0, "no test ran", None
+    total = int(ran[1])
+    failed = sum(int(n) for n in re.findall(r"\b(?:failures|errors)=(\d+)", result.stderr[ran.end() :]))
+    if result.returncode == 0:
+        return 1, f"{total} passed", 1.0
+    return 0, f"{failed} of {total} failed", max(0.0, 1 - failed / total)

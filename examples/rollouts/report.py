@@ -1,0 +1,95 @@
+"""Progress while it runs; table and figures when it is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from examples.rollouts.evaluate import Outcome
+
+
+class Live:
+    """A bar on a terminal; on anything else one line per outcome, so that a log tells as much."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._done = 0
+        self._passed = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task("Rolling out", total=total)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        if not self._console.is_terminal:
+            yield
+            return
+        with self._bar:
+            yield
+
+    def show(self, outcome: Outcome) -> None:
+        self._done += 1
+        self._passed += outcome.reward
+        if self._console.is_terminal:
+            description = f"Rolling out, {self._passed} of {self._done} passed"
+            self._bar.update(self._task, advance=1, description=description)
+        else:
+            line = f"[{self._done}/{self._total}] candidate {outcome.candidate.number}: reward {outcome.reward} ({outcome.verdict})"
+            self._console.print(line, highlight=False, markup=False)
+
+
+def print_report(console: Console, outcomes: Sequence[Outcome], wall: float) -> None:
+    """The table of candidates, and beneath it how fast it went. `wall` is the time of all rollouts together, in seconds."""
+    console.print(candidates_table(outcomes))
+    console.print(figures_table(outcomes, wall))
+    earned = sum(outcome.reward for outcome in outcomes)
+    console.print(f"{len(outcomes)} rollouts in {wall:.1f} s; {earned} earned reward 1.", highlight=False)
+
+
+def candidates_table(outcomes: Sequence[Outcome]) -> Table:
+    table = Table(title="Rollouts", title_justify="left")
+    table.add_column("candidate", justify="right")
+    table.add_column("patch", overflow="ellipsis", no_wrap=True, max_width=44)
+    table.add_column("reward", justify="right")
+    table.add_column("passed", justify="right")
+    table.add_column("verdict", overflow="ellipsis", no_wrap=True)
+    table.add_column("time", justify="right")
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.candidate.number):
+        patch = outcome.candidate.patch
+        table.add_row(
+            str(outcome.candidate.number),
+            "(none: as published)" if patch is None else str(patch).replace("[", r"\["),
+            f"[green]{outcome.reward}[/]" if outcome.reward else f"[red]{outcome.reward}[/]",
+            "–" if outcome.passed is None else f"{outcome.passed:.1%}",
+            outcome.verdict,
+            f"{outcome.seconds:.2f} s",
+        )
+    return table
+
+
+def figures_table(outcomes: Sequence[Outcome], wall: float) -> Table:
+    """Rates over the whole run, in which the tests themselves take nearly all of the machine; `exec` is a run of the suite."""
+    table = Table()
+    for name in ("", "number", "per second", "p50", "p95"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, samples in (
+        ("create", [outcome.create for outcome in outcomes]),
+        ("exec", [seconds for outcome in outcomes for seconds in outcome.execs]),
+    ):
+        figures = (f"{percentile(samples, q) * 1000:.1f} ms" for q in (50, 95))
+        table.add_row(name, str(len(samples)), f"{len(samples) / wall:.1f}", *figures)
+    return table
+
+
+def percentile(samples: Sequence[float], q: float) -> float:
+    """The smallest sample that at least `q` per cent of them do not exceed; 0 of no samples."""
+    if not samples:
+        return 0.0
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(q / 100 * len(ordered)) - 1)]
