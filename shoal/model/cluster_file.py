@@ -51,6 +51,22 @@ class ClusterFile:
     version: int = VERSION
 
 
+def ray_environment(cluster: ClusterFile) -> dict[str, str]:
+    """The variables that a driver needs to reach the cluster. They must be set before `ray` is imported: it reads them then."""
+    return {
+        "RAY_ADDRESS": cluster.ray_address,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": cluster.auth_token_path,
+        **loopback_environment(cluster.ray_address.rpartition(":")[0]),
+    }
+
+
+def loopback_environment(host: str) -> dict[str, str]:
+    """Ray takes a loopback address for a mistake and puts the machine's own in its place, unless it thinks that this is no
+    machine for clusters. Told so, it also binds every one of its ports to the loopback only."""
+    return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if host == "127.0.0.1" else {}
+
+
 def path_in(state_dir: Path) -> Path:
     return state_dir / "cluster.json"
 

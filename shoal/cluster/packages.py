@@ -1,0 +1,94 @@
+"""Programs that a node needs, and getting them from Debian's or Ubuntu's packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from shoal.cluster.report import Report
+from shoal.model.errors import FailedPrecondition
+
+NODE_PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "mount": "mount"}
+"""Program → the package it comes in. What sandboxes' networks are made with."""
+
+ENGINE_PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "iptables": "iptables"}
+
+BASE_IMAGE_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
+
+_LOCK_TRIES = 30  # another apt may be at work: on a new machine that is usual
+_TIMEOUT_S = 900.0
+
+
+def find(program: str) -> str | None:
+    """Where it is. Looks into the directories of system programs too, which a user's PATH may lack."""
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+
+
+def missing(programs: dict[str, str]) -> list[str]:
+    """The packages of those programs that are not here, each once."""
+    return sorted({package for program, package in programs.items() if find(program) is None})
+
+
+def distribution() -> dict[str, str]:
+    """What `/etc/os-release` says: `ID`, `ID_LIKE`, `VERSION_CODENAME`, …"""
+    try:
+        lines = Path("/etc/os-release").read_text("utf-8").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {name: value.strip("\"'") for name, _, value in pairs}
+
+
+def can_install() -> bool:
+    return os.geteuid() == 0 and find("apt-get") is not None
+
+
+def install_command(packages: Iterable[str]) -> str:
+    """For a person to type."""
+    return f"apt-get update && apt-get install -y {' '.join(packages)}"
+
+
+def ensure(programs: dict[str, str], report: Report) -> None:
+    """Installs what is missing, never asking anything; `FailedPrecondition` with the command where that is not possible."""
+    packages = missing(programs)
+    if not packages:
+        return
+    remedy = f"run, as root: {install_command(packages)}"
+    if not can_install():
+        raise FailedPrecondition(f"{', '.join(packages)}: missing on this machine; {remedy}")
+    with report(f"Installing {', '.join(packages)}"):
+        _apt(["update", "-q"], remedy)
+        _apt(["install", "-q", "-y", "--no-install-recommends", *packages], remedy)
+    still = missing(programs)
+    if still:
+        raise FailedPrecondition(f"{', '.join(still)}: installed, but its programs are not on the PATH")
+
+
+def _apt(arguments: list[str], remedy: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "a", "LC_ALL": "C.UTF-8"}
+    options = ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
+    for attempt in range(_LOCK_TRIES):
+        try:
+            done = subprocess.run(
+                ["apt-get", *options, *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise FailedPrecondition(f"apt-get {arguments[0]} took longer than {_TIMEOUT_S:g} s; {remedy}") from None
+        if done.returncode == 0:
+            return
+        if "lock" not in done.stderr or attempt == _LOCK_TRIES - 1:
+            break
+        time.sleep(2.0)
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W:"))] or done.stderr.splitlines()
+    raise FailedPrecondition(f"apt-get {arguments[0]} failed ({' '.join(lines[-3:])[:400]}); {remedy}")
