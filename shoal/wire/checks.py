@@ -122,9 +122,10 @@ def path(value: PathLike, field: str = "path") -> JsonPath:
         ) from None
     if len(raw) > MAX_PATH:
         raise errors.InvalidRequest(f"{field} is {len(raw)} bytes long, at most {MAX_PATH} are possible", field=field)
-    if len(raw) == len(name) or _is_utf8(raw):
-        return name
-    return {"b64": base64.b64encode(raw).decode("ascii")}
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(raw).decode("ascii")}
 
 
 def directory(value: PathLike) -> JsonPath:
@@ -195,14 +196,6 @@ def content(value: Any, field: str) -> memoryview:
         raise errors.InvalidRequest(
             f"{field} must be bytes, not {type(value).__name__}: encode text first", field=field
         ) from None
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _root(field: str) -> str:

@@ -82,6 +82,11 @@ class Connection(asyncio.BufferedProtocol):
         """Whether it is of no more use: closed, broken or lost."""
         return self._error is not None
 
+    @property
+    def open_streams(self) -> int:
+        """How many requests wait for their reply."""
+        return len(self._exchanges)
+
     def close(self) -> None:
         """Sends what is left to send, for at most 2 s, and closes. Open streams fail with `Unavailable`. Again is harmless."""
         if self._error is None:
@@ -239,6 +244,7 @@ class Connection(asyncio.BufferedProtocol):
             exchange.on_lost(_copy(error))
         if not self._admitted.done():
             self._admitted.set_exception(_copy(error))
+            self._admitted.exception()  # whoever dialled may have given up, and then nobody looks
 
 
 def _copy(error: errors.ShoalError) -> errors.ShoalError:
