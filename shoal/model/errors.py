@@ -14,6 +14,7 @@
     │   └── UserNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
+    │   └── CommandFailed             it ran and did not exit with 0 (where the caller asked to be told so)
     ├── QuotaExceeded             ask less, or later (a full disk is one)
     ├── SandboxEnded              carries reason and exit code
     ├── DeadlineExceeded          it took longer than you allowed
@@ -139,6 +140,24 @@ class FailedPrecondition(ShoalError):
     def state(self) -> str | None:
         value = self.fields.get("state")
         return None if value is None else str(value)
+
+
+class CommandFailed(FailedPrecondition):
+    """A command that was to succeed exited with another code than 0. `stdout`, `stderr`: the ends of its output, as text."""
+
+    code = "command_failed"
+
+    @property
+    def returncode(self) -> int:
+        return int(self.fields.get("returncode", 1))
+
+    @property
+    def stdout(self) -> str:
+        return str(self.fields.get("stdout", ""))
+
+    @property
+    def stderr(self) -> str:
+        return str(self.fields.get("stderr", ""))
 
 
 class QuotaExceeded(ShoalError):

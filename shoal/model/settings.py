@@ -79,6 +79,8 @@ class NodeSettings(_Section):
     """Seconds between sweeps for what no sandbox owns"""
     disk_interval: Annotated[float, Field(gt=0)] = 1.0
     """Seconds between looks at a sandbox's disk, where the file system has no quotas (longer for trees that take long to count)"""
+    stop_grace: Annotated[float, Field(ge=0)] = 2.0
+    """Seconds between SIGTERM and SIGKILL for a sandbox's own command"""
     orphan_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds after which an agent that finds no relay gives up"""
     relay_port: Annotated[int, Field(ge=0, le=65535)] = 0

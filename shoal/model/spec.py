@@ -64,7 +64,9 @@ class SandboxSpec:
     def container_shape(self) -> ContainerShape:
         """What must be equal for a warm container to serve this spec: all that is fixed when a container starts."""
         r = self.resources
-        return ContainerShape(self.image, r.cpu_limit, r.memory_limit, r.disk, r.pids, r.gpu, self.network, self.runtime)
+        return ContainerShape(
+            self.image, r.cpu_limit, r.memory_limit, r.disk, r.pids, r.gpu, self.network, self.runtime
+        )
 
 
 @dataclass(frozen=True, slots=True)

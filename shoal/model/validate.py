@@ -66,10 +66,13 @@ def check_resources(spec: SandboxSpec, limits: Limits) -> None:
     if r.gpu != 0:
         check_number("gpu", r.gpu, 0, 64, "devices", whole=True)
     if r.cpu_request > r.cpu_limit:
-        raise InvalidRequest(f"cpu: the request {r.cpu_request} is above the limit {r.cpu_limit}; lower it", field="cpu")
+        raise InvalidRequest(
+            f"cpu: the request {r.cpu_request} is above the limit {r.cpu_limit}; lower it", field="cpu"
+        )
     if r.memory_request > r.memory_limit:
         raise InvalidRequest(
-            f"memory: the request {r.memory_request} MiB is above the limit {r.memory_limit} MiB; lower it", field="memory"
+            f"memory: the request {r.memory_request} MiB is above the limit {r.memory_limit} MiB; lower it",
+            field="memory",
         )
 
 
@@ -79,7 +82,9 @@ def check_number(field: str, value: Any, above: float, most: float, unit: str, *
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise InvalidRequest(f"{field}: {value!r} is not {kind} of {unit}", field=field)
     if not math.isfinite(value) or not above < value <= most:
-        raise InvalidRequest(f"{field}: {value} is out of range; give {kind} of {unit} above {above:g}, at most {most:g}", field=field)
+        raise InvalidRequest(
+            f"{field}: {value} is out of range; give {kind} of {unit} above {above:g}, at most {most:g}", field=field
+        )
 
 
 def check_text(field: str, value: Any, remedy: str) -> None:
@@ -91,14 +96,17 @@ def check_text(field: str, value: Any, remedy: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{field}: it is not valid UTF-8; encode what is binary, or write it to a file", field=field) from None
+        raise InvalidRequest(
+            f"{field}: it is not valid UTF-8; encode what is binary, or write it to a file", field=field
+        ) from None
 
 
 def check_command(field: str, argv: tuple[str, ...]) -> None:
     """An argument vector, which may be empty here."""
     if len(argv) > MAX_ARGV_ITEMS:
         raise InvalidRequest(
-            f"{field}: {len(argv)} arguments are too many; pass at most {MAX_ARGV_ITEMS}, or write them to a file", field=field
+            f"{field}: {len(argv)} arguments are too many; pass at most {MAX_ARGV_ITEMS}, or write them to a file",
+            field=field,
         )
     total = 0
     for position, item in enumerate(argv):
@@ -110,10 +118,13 @@ def check_command(field: str, argv: tuple[str, ...]) -> None:
         total += size
         if size > MAX_ARGV_ITEM:
             raise InvalidRequest(
-                f"{field}: argument {position} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file or to stdin", field=field
+                f"{field}: argument {position} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file or to stdin",
+                field=field,
             )
     if total > MAX_ARGV_BYTES:
-        raise InvalidRequest(f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file or to stdin", field=field)
+        raise InvalidRequest(
+            f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file or to stdin", field=field
+        )
 
 
 def check_environment_variables(field: str, env: Mapping[str, str]) -> None:
@@ -130,9 +141,13 @@ def check_environment_variables(field: str, env: Mapping[str, str]) -> None:
         size = len(name.encode()) + len(value.encode()) + 2
         total += size
         if size > MAX_ARGV_ITEM:
-            raise InvalidRequest(f"{field}: {name} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file", field=field)
+            raise InvalidRequest(
+                f"{field}: {name} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file", field=field
+            )
     if total > MAX_ARGV_BYTES:
-        raise InvalidRequest(f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file", field=field)
+        raise InvalidRequest(
+            f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file", field=field
+        )
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
@@ -146,4 +161,6 @@ def check_tags(tags: Mapping[str, str]) -> None:
         if value:
             check_text("tags", value, "text")
         if len(key) > 256 or len(value) > 256:
-            raise InvalidRequest(f"tags: {key[:32]!r} or its value is longer than 256 characters; shorten it", field="tags")
+            raise InvalidRequest(
+                f"tags: {key[:32]!r} or its value is longer than 256 characters; shorten it", field="tags"
+            )

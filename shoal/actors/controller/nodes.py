@@ -1,0 +1,136 @@
+"""The machines of the cluster: finds them, gives each its node actor, notices when one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+
+from shoal.actors.controller.placement import Machine
+from shoal.actors.handles import call
+from shoal.actors.names import REGION_LABEL, node_options
+from shoal.actors.node.actor import NodeActor
+from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.info import NodeInfo
+from shoal.model.settings import Settings
+from shoal.model.spec import MIB
+
+log = logging.getLogger("shoal.nodes")
+
+_ANSWER_S = 30.0
+_LOST_AFTER = 3
+"""Looks in a row in which Ray calls a node dead before its sandboxes are given up."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One machine: its node actor and what it said last. `missed`: looks in a row without it."""
+
+    id: str
+    handle: Any
+    resources: dict[str, float]
+    labels: dict[str, str]
+    info: NodeInfo | None = None
+    missed: int = 0
+
+
+@dataclass(slots=True)
+class Nodes:
+    """The machines that Ray knows, by its node ids."""
+
+    settings: Settings
+    cluster: str
+    secret: bytes
+    _nodes: dict[str, Node] = field(default_factory=dict)
+    _class: Any = None
+
+    async def refresh(self) -> list[str]:
+        """Looks at the cluster once: new machines get a node actor, all are asked how they are. Returns ids of machines that were lost."""
+        if self._class is None:
+            self._class = ray.remote(NodeActor)
+        seen = {n["NodeID"]: n for n in await asyncio.to_thread(ray.nodes) if n["Alive"]}
+        for node_id, facts in seen.items():
+            if node_id not in self._nodes:
+                handle = self._class.options(**node_options(node_id)).remote(
+                    self.settings.to_dict(), self.cluster, self.secret
+                )
+                self._nodes[node_id] = Node(node_id, handle, facts["Resources"], facts.get("Labels", {}))
+        lost = []
+        for node in list(self._nodes.values()):
+            node.missed = 0 if node.id in seen else node.missed + 1
+            if node.missed >= _LOST_AFTER:
+                lost.append(node.id)
+                del self._nodes[node.id]
+        await asyncio.gather(*(self._ask(node) for node in self._nodes.values() if node.missed == 0))
+        return lost
+
+    async def _ask(self, node: Node) -> None:
+        try:
+            node.info = await call(node.handle, "info", timeout_s=_ANSWER_S)
+        except ShoalError as error:
+            log.warning("node %s: %s", node.id[:8], error)
+
+    def handle(self, node_id: str) -> Any:
+        """The node actor of a machine; `Unavailable` for one that is not there (any more)."""
+        node = self._nodes.get(node_id)
+        if node is None:
+            raise Unavailable(f"node {node_id[:8]} is not part of the cluster (any more)")
+        return node.handle
+
+    def alive(self, node_id: str) -> bool:
+        """Whether Ray counted the machine among the living at the last look."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.missed == 0
+
+    def relay(self, node_id: str, otherwise: str) -> str:
+        """Where a machine's relay listens now."""
+        node = self._nodes.get(node_id)
+        return otherwise if node is None or node.info is None else node.info.address
+
+    def machines(self) -> list[Machine]:
+        """What the machines can give, for those whose node actor has answered."""
+        return [
+            Machine(
+                cores=node.info.cpu_total,
+                memory=node.info.memory_total,
+                cpu_shares=node.resources.get("CPU", 0.0),
+                memory_shares=int(node.resources.get("memory", 0) / MIB),
+                gpus=int(node.resources.get("GPU", 0)),
+                region=node.labels.get(REGION_LABEL),
+                runtimes=node.info.runtimes,
+            )
+            for node in self._nodes.values()
+            if node.info is not None
+        ]
+
+    async def infos(self) -> list[NodeInfo]:
+        """The nodes as a caller sees them, with what Ray has free to hand out."""
+        per_node = await asyncio.to_thread(_free_resources)
+        result = []
+        for node in self._nodes.values():
+            if node.info is not None:
+                free = per_node.get(node.id, {})
+                result.append(
+                    replace(
+                        node.info,
+                        alive=node.missed == 0,
+                        cpu_total=node.resources.get("CPU", 0.0),
+                        cpu_free=free.get("CPU", 0.0),
+                        memory_total=int(node.resources.get("memory", 0) / MIB),
+                        memory_free=int(free.get("memory", 0) / MIB),
+                    )
+                )
+        return result
+
+    def handles(self) -> list[Any]:
+        return [node.handle for node in self._nodes.values()]
+
+
+def _free_resources() -> dict[str, dict[str, float]]:
+    from ray._private.state import available_resources_per_node
+
+    result: dict[str, dict[str, float]] = available_resources_per_node()
+    return result

@@ -1,0 +1,66 @@
+"""Whether a request fits any machine of the cluster at all. Pure.
+
+Waiting for room is Ray's; waiting for a machine that does not exist is refused here, by name of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.model.errors import InvalidRequest
+from shoal.model.spec import SandboxSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one node can give: `cpu_shares` and `memory_shares` (MiB) are what Ray may hand out in requests, `cores` and `memory` what it has."""
+
+    cores: float
+    memory: int
+    cpu_shares: float
+    memory_shares: int
+    gpus: int
+    region: str | None
+    runtimes: tuple[str, ...]
+
+
+def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
+    """Raises `InvalidRequest` naming the first field that no machine (left by those before) can meet."""
+    r = spec.resources
+    left = list(machines)
+    for field, fits, remedy in (
+        (
+            "region",
+            lambda m: spec.region is None or m.region == spec.region,
+            lambda ms: f"regions: {_names(m.region for m in ms)}",
+        ),
+        (
+            "runtime",
+            lambda m: spec.runtime in m.runtimes,
+            lambda ms: f"there are: {_names(n for m in ms for n in m.runtimes)}",
+        ),
+        ("gpu", lambda m: m.gpus >= r.gpu, lambda ms: f"the most a node has is {max(m.gpus for m in ms)}"),
+        (
+            "cpu",
+            lambda m: r.cpu_limit <= m.cores and r.cpu_request <= m.cpu_shares,
+            lambda ms: (
+                f"the largest node has {max(m.cores for m in ms):g} cores and gives {max(m.cpu_shares for m in ms):g} in requests"
+            ),
+        ),
+        (
+            "memory",
+            lambda m: r.memory_limit <= m.memory and r.memory_request <= m.memory_shares,
+            lambda ms: (
+                f"the largest node has {max(m.memory for m in ms)} MiB and gives {max(m.memory_shares for m in ms)} in requests"
+            ),
+        ),
+    ):
+        remaining = [m for m in left if fits(m)]
+        if not remaining:
+            raise InvalidRequest(f"{field}: no node can meet it; {remedy(left)}", field=field)
+        left = remaining
+
+
+def _names(values: object) -> str:
+    return ", ".join(sorted({str(v) for v in values if v is not None})) or "none"  # type: ignore[attr-defined]

@@ -1,0 +1,80 @@
+"""Slots as Ray actors."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import ray
+from ray.exceptions import RayError
+
+from shoal.actors.controller.slots import Slot
+from shoal.actors.handles import call, find_actor
+from shoal.actors.messages import SlotFacts
+from shoal.actors.names import NAMESPACE, SLOT_PREFIX, slot_options
+from shoal.actors.sandbox.actor import SandboxActor
+from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.ids import new_slot_id
+from shoal.model.spec import MIB, SlotShape
+
+_PLACE_ATTEMPTS = 50
+
+
+class RaySlotMaker:
+    """Makes sandbox actors. `grace_s`: between SIGTERM and SIGKILL for a sandbox's command."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._class = ray.remote(SandboxActor)
+
+    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
+        """Asks Ray for a new one, on `node_id` if given, and returns at once."""
+        slot_id = new_slot_id()
+        handle = self._class.options(**slot_options(slot_id, shape, node_id)).remote(slot_id, shape, self._grace_s)
+        return Slot(slot_id, shape, handle)
+
+    async def placed(self, slot: Slot) -> None:
+        """Waits until it runs and its machine's node actor answers, and sets `node_id`."""
+        for attempt in range(_PLACE_ATTEMPTS):
+            try:
+                facts: SlotFacts = await call(slot.handle, "describe")
+            except Unavailable as error:
+                if error.fields.get("actor") == "gone" or attempt == _PLACE_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(0.1)  # a new machine's node actor is on its way
+            else:
+                slot.node_id = facts.node_id
+                return
+
+    def kill(self, slot: Slot) -> None:
+        """Ends its worker. Idempotent."""
+        with suppress(RayError, ValueError):
+            ray.kill(slot.handle, no_restart=True)
+
+    async def has_room(self, shape: SlotShape) -> bool:
+        """Whether one more would start at once."""
+        free = await asyncio.to_thread(ray.available_resources)
+        return (
+            free.get("CPU", 0) >= shape.cpu
+            and free.get("memory", 0) >= shape.memory * MIB
+            and free.get("GPU", 0) >= shape.gpu
+        )
+
+    async def existing(self) -> list[tuple[Slot, str | None]]:
+        """The slots that live, each with the sandbox it holds: what an earlier controller made."""
+        names = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        wanted = [n["name"] for n in names if n["namespace"] == NAMESPACE and n["name"].startswith(SLOT_PREFIX)]
+        found = await asyncio.gather(*(self._describe(name) for name in wanted))
+        return [pair for pair in found if pair is not None]
+
+    async def _describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
+        handle = await asyncio.to_thread(find_actor, slot_id)
+        if handle is None:
+            return None
+        try:
+            facts: SlotFacts = await call(handle, "describe", timeout_s=10)
+        except ShoalError:
+            with suppress(RayError, ValueError):
+                ray.kill(handle, no_restart=True)
+            return None
+        return Slot(facts.slot_id, facts.shape, handle, facts.node_id), facts.sandbox_id

@@ -1,0 +1,104 @@
+"""One sandbox as the registry holds it, and its form on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shoal.actors.messages import Began, End
+from shoal.model.info import SandboxInfo
+from shoal.model.spec import Resources, SandboxSpec
+from shoal.model.states import Event, Lifecycle, Reason, State
+
+
+@dataclass(slots=True)
+class SandboxRecord:
+    """A sandbox from its acceptance on. `settled` is set once it has ended."""
+
+    id: str
+    spec: SandboxSpec
+    created_at: float
+    tags: dict[str, str]
+    life: Lifecycle = field(default_factory=Lifecycle)
+    slot_id: str | None = None
+    began: Began | None = None
+    end: End | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ended(self) -> bool:
+        return self.life.ended
+
+    @property
+    def info(self) -> SandboxInfo:
+        end, began = self.end, self.began
+        return SandboxInfo(
+            id=self.id,
+            state=self.life.state,
+            spec=self.spec,
+            created_at=self.created_at,
+            started_at=began.started_at if began else None,
+            ended_at=end.ended_at if end else None,
+            reason=end.reason if end else None,
+            returncode=end.returncode if end else None,
+            message=end.message if end else None,
+            node_id=began.node_id if began else None,
+            tags=dict(self.tags),
+        )
+
+    def finish(self, end: End, now: float) -> None:
+        """Records the end; of one that has ended already: nothing."""
+        if self.ended:
+            return
+        if end.reason in FAILURES:
+            steps = {State.STOPPING: [Event.REMOVE]}.get(self.life.state, [Event.FAIL])
+        else:
+            steps = {State.RUNNING: [Event.STOP, Event.REMOVE], State.PAUSED: [Event.STOP, Event.REMOVE]}.get(
+                self.life.state, [Event.REMOVE]
+            )
+        for step in steps:
+            self.life.apply(step, now)
+        self.end = end
+        self.settled.set()
+
+
+FAILURES = frozenset({Reason.NODE_LOST, Reason.IMAGE_ERROR, Reason.START_FAILED, Reason.EVICTED})
+"""Ends that are Shoal's or the machine's doing: the sandbox failed. All others: it was terminated."""
+
+
+def to_row(record: SandboxRecord) -> dict[str, Any]:
+    """JSON-ready; `from_row` is its inverse."""
+    return {
+        "id": record.id,
+        "spec": asdict(record.spec),
+        "created_at": record.created_at,
+        "tags": record.tags,
+        "state": record.life.state.value,
+        "history": [(at, event.value, state.value) for at, event, state in record.life.history],
+        "slot_id": record.slot_id,
+        "began": None if record.began is None else asdict(record.began),
+        "end": None if record.end is None else asdict(record.end),
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> SandboxRecord:
+    spec = dict(row["spec"])
+    spec["resources"] = Resources(**spec["resources"])
+    spec["command"] = tuple(spec["command"])
+    history = [(float(at), Event(event), State(state)) for at, event, state in row["history"]]
+    end = row["end"]
+    record = SandboxRecord(
+        id=row["id"],
+        spec=SandboxSpec(**spec),
+        created_at=row["created_at"],
+        tags=dict(row["tags"]),
+        life=Lifecycle(State(row["state"]), history),
+        slot_id=row["slot_id"],
+        began=None if row["began"] is None else Began(**row["began"]),
+        end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
+    )
+    if record.ended:
+        record.settled.set()
+    return record

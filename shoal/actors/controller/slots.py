@@ -1,0 +1,187 @@
+"""The sandbox actors: idle ones reused, new ones made where none is idle, surplus ones let go.
+
+A Ray worker costs half a second and 45 MB, so a slot that has become free waits a while for the next sandbox of its shape. A slot that is
+being made holds a place in Ray's queue: that is the demand which Ray's autoscaler sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shoal.model.errors import DeadlineExceeded, ShoalError, Unavailable
+from shoal.model.settings import NodeSettings
+from shoal.model.spec import SlotShape
+
+log = logging.getLogger("shoal.slots")
+
+_PRESSURE_S = 0.5
+
+
+@dataclass(slots=True)
+class Slot:
+    """A sandbox actor. `node_id` is None until Ray has placed it."""
+
+    id: str
+    shape: SlotShape
+    handle: Any
+    node_id: str | None = None
+    idle_since: float = 0.0
+
+
+class SlotMaker(Protocol):
+    """How slots come and go: Ray in a cluster, something simpler in tests."""
+
+    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
+        """Asks Ray for a new one and returns at once."""
+
+    async def placed(self, slot: Slot) -> None:
+        """Waits until it runs, and sets `node_id`; `Unavailable` where it died."""
+
+    def kill(self, slot: Slot) -> None:
+        """Ends its worker. Idempotent."""
+
+    async def has_room(self, shape: SlotShape) -> bool:
+        """Whether one more would start at once."""
+
+
+@dataclass(slots=True)
+class SlotPool:
+    """All slots that hold no sandbox, and those who wait for one."""
+
+    maker: SlotMaker
+    settings: NodeSettings
+    default_shape: SlotShape
+    _idle: dict[SlotShape, deque[Slot]] = field(default_factory=dict)
+    _waiting: dict[SlotShape, deque[asyncio.Future[Slot]]] = field(default_factory=dict)
+    _making: dict[str, tuple[Slot, asyncio.Task[None]]] = field(default_factory=dict)
+
+    async def take(self, shape: SlotShape, deadline_s: float) -> Slot:
+        """An idle slot of `shape`, or the next that becomes free or is made; `DeadlineExceeded` where that takes too long."""
+        idle = self._idle.get(shape)
+        if idle:
+            return idle.pop()  # the one used last: its memory is the likeliest to be in the caches
+        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        queue = self._waiting.setdefault(shape, deque())
+        queue.append(waiter)
+        if self._being_made(shape) < len(queue):
+            self._make(shape)
+        pressure = asyncio.create_task(self._press(shape))
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.put(waiter.result())  # it came in the very moment of giving up
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(
+                    f"no room came free within {deadline_s:g} s; ask for less, end other sandboxes, or add nodes",
+                    field="deadline",
+                ) from None
+            raise
+        finally:
+            pressure.cancel()
+            if waiter in queue:
+                queue.remove(waiter)
+            self._drop_surplus_demand(shape)
+
+    def put(self, slot: Slot) -> None:
+        """A slot became free: it goes to whoever waits longest for its shape, else it idles."""
+        queue = self._waiting.get(slot.shape)
+        while queue:
+            waiter = queue.popleft()
+            if not waiter.done():
+                waiter.set_result(slot)
+                return
+        slot.idle_since = time.monotonic()
+        self._idle.setdefault(slot.shape, deque()).append(slot)
+
+    def discard(self, slot: Slot) -> None:
+        """A slot that is not to be used again."""
+        self.maker.kill(slot)
+
+    async def tend(self) -> None:
+        """One turn of the pool's loop: lets go of what idled too long, makes the few that are to be ready."""
+        now = time.monotonic()
+        for shape, idle in list(self._idle.items()):
+            keep = self.settings.idle_slots if shape == self.default_shape else 0
+            while len(idle) > keep and now - idle[0].idle_since > self.settings.slot_linger:
+                self.maker.kill(idle.popleft())
+            if not idle:
+                del self._idle[shape]
+        ready = len(self._idle.get(self.default_shape, ())) + self._being_made(self.default_shape)
+        if (
+            ready < self.settings.idle_slots
+            and not self._pending_demand()
+            and await self.maker.has_room(self.default_shape)
+        ):
+            self._make(self.default_shape)
+
+    def close(self) -> None:
+        """Ends every slot that holds no sandbox."""
+        for slot, task in list(self._making.values()):
+            task.cancel()
+            self.maker.kill(slot)
+        self._making.clear()
+        for idle in self._idle.values():
+            for slot in idle:
+                self.maker.kill(slot)
+        self._idle.clear()
+
+    @property
+    def idle_count(self) -> int:
+        return sum(len(idle) for idle in self._idle.values())
+
+    def _make(self, shape: SlotShape) -> None:
+        slot = self.maker.create(shape)
+        self._making[slot.id] = (slot, asyncio.create_task(self._settle(slot)))
+
+    async def _settle(self, slot: Slot) -> None:
+        try:
+            await self.maker.placed(slot)
+        except ShoalError as error:
+            self.maker.kill(slot)
+            queue = self._waiting.get(slot.shape)
+            if queue:
+                waiter = queue.popleft()
+                if not waiter.done():
+                    waiter.set_exception(Unavailable(f"a sandbox actor did not start: {error}; try again"))
+        else:
+            self.put(slot)
+        finally:
+            self._making.pop(slot.id, None)
+
+    async def _press(self, shape: SlotShape) -> None:
+        """While somebody waits, idle slots of other shapes make room, oldest first."""
+        while True:
+            await asyncio.sleep(_PRESSURE_S)
+            others = [idle[0] for other, idle in self._idle.items() if other != shape and idle]
+            if others:
+                oldest = min(others, key=lambda s: s.idle_since)
+                idle = self._idle[oldest.shape]
+                idle.popleft()
+                if not idle:
+                    del self._idle[oldest.shape]
+                self.maker.kill(oldest)
+
+    def _drop_surplus_demand(self, shape: SlotShape) -> None:
+        """Nobody waits for them any more: slots that Ray has not placed leave its queue."""
+        wanted = len(self._waiting.get(shape, ()))
+        if shape == self.default_shape:
+            wanted = max(wanted, self.settings.idle_slots - len(self._idle.get(shape, ())))
+        unplaced = [(s, t) for s, t in self._making.values() if s.shape == shape and s.node_id is None]
+        while len(unplaced) > wanted:
+            slot, task = unplaced.pop()
+            task.cancel()
+            self._making.pop(slot.id, None)
+            self.maker.kill(slot)
+
+    def _being_made(self, shape: SlotShape) -> int:
+        return sum(1 for slot, _ in self._making.values() if slot.shape == shape)
+
+    def _pending_demand(self) -> bool:
+        return any(self._waiting.values())

@@ -1,0 +1,53 @@
+"""Creates the cluster's actors in a running Ray, and takes them away: the one place that wires the real parts together.
+
+The caller has connected to Ray (`ray.init`). Both calls block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from shoal.actors.controller.actor import ControllerActor
+from shoal.actors.handles import find_actor, translate
+from shoal.actors.names import CONTROLLER, NAMESPACE, NODE_PREFIX, SLOT_PREFIX, controller_options
+from shoal.model.errors import Unavailable
+
+
+def deploy(settings: dict[str, Any], cluster: str, secret: bytes, *, timeout_s: float = 60.0) -> int:
+    """Makes sure of the controller and, through it, of a node actor per machine; returns how many nodes answer. Idempotent.
+
+    `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens.
+    Raises `Unavailable` where they do not answer within `timeout_s` seconds, and whatever kept them from starting.
+    """
+    controller = ray.remote(ControllerActor).options(**controller_options()).remote(settings, cluster, secret)
+    try:
+        answer: int = ray.get(controller.ready.remote(), timeout=timeout_s)
+    except GetTimeoutError:
+        raise Unavailable(f"the controller did not answer within {timeout_s:g} s; see Ray's logs") from None
+    except RayError as error:
+        raise translate(error, "ready") from None
+    return answer
+
+
+def drain(*, timeout_s: float = 60.0) -> int:
+    """Ends all sandboxes and all of Shoal's actors, and has every node undo what it did to its machine. Returns how many sandboxes were ended.
+
+    Where an actor does not answer in time it is killed all the same: what its node left is for the caller to sweep.
+    """
+    ended = 0
+    controller = find_actor(CONTROLLER)
+    try:
+        if controller is not None:
+            ended = ray.get(controller.drain.remote(), timeout=timeout_s)
+    except RayError as error:
+        raise translate(error, "drain") from None
+    finally:
+        for entry in ray.util.list_named_actors(all_namespaces=True):
+            ours = entry["name"] == CONTROLLER or entry["name"].startswith((NODE_PREFIX, SLOT_PREFIX))
+            actor = find_actor(entry["name"]) if entry["namespace"] == NAMESPACE and ours else None
+            if actor is not None:
+                ray.kill(actor, no_restart=True)
+    return ended

@@ -1,0 +1,78 @@
+"""The thin wrapper around calls to actors: arguments go as they are, Ray's errors come back as Shoal's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
+
+from shoal.actors.names import NAMESPACE
+from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
+
+
+def is_gone(error: Unavailable) -> bool:
+    """The actor has died for good, so that another must take over (rather than: it is being restarted)."""
+    return error.fields.get("actor") == "gone"
+
+
+def is_restarting(error: Unavailable) -> bool:
+    """It was the actor that did not answer, and Ray is bringing it back."""
+    return error.fields.get("actor") == "restarting"
+
+
+async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: float | None = None) -> Any:
+    """Calls `method` on an actor and returns its result.
+
+    Raises the `ShoalError` that the method raised; `Unavailable` for an actor that died for good (`is_gone`) or is
+    being restarted; `DeadlineExceeded` after `timeout_s` seconds, `Internal` for whatever else went wrong in it.
+    """
+    try:
+        reference = getattr(handle, method).remote(*args)
+        if timeout_s is None:
+            return await reference
+        return await asyncio.wait_for(_settle(reference), timeout_s)
+    except TimeoutError:
+        raise DeadlineExceeded(f"{method} took longer than {timeout_s} s") from None
+    except RayError as error:
+        raise translate(error, method) from None
+
+
+async def _settle(reference: Any) -> Any:
+    return await reference
+
+
+def translate(error: RayError, method: str) -> ShoalError:
+    """Shoal's error for one of Ray's."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, ShoalError):
+            return cause
+        if isinstance(cause, RayError):
+            return translate(cause, method)
+        return Internal(f"{method} failed: {cause!r}")
+    if isinstance(error, ActorUnavailableError):
+        return Unavailable(f"{method}: the actor is being restarted; try again", actor="restarting")
+    if isinstance(error, ActorDiedError | RayActorError):
+        return Unavailable(f"{method}: the actor has died", actor="gone")
+    if isinstance(error, GetTimeoutError | TaskCancelledError):
+        return Unavailable(f"{method}: no answer ({type(error).__name__}); try again")
+    return Unavailable(f"{method}: {type(error).__name__}: {error}")
+
+
+def find_actor(name: str) -> ActorHandle[Any] | None:
+    """The living actor of that name in Shoal's namespace. Asks the GCS: blocks for about a millisecond."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None

@@ -1,0 +1,59 @@
+"""What the actors say to each other. Plain values; nothing here imports more than the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.model.spec import SlotShape
+from shoal.model.states import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Node to slot: a sandbox's container. `relay` is host:port, `token` admits to its agent; `warm`: it had been kept ready."""
+
+    key: str
+    node_id: str
+    relay: str
+    token: str
+    warm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Node to slot: why a container was lost by itself, and so why its sandbox ends."""
+
+    reason: Reason
+    exit_code: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Slot to controller: a sandbox runs; where, since when (unix seconds)."""
+
+    key: str
+    node_id: str
+    relay: str
+    started_at: float
+    warm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Slot to controller: how a sandbox ended. `returncode`: of its command, negative for a signal; 137 when it ran out of memory."""
+
+    reason: Reason
+    returncode: int | None
+    message: str
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFacts:
+    """Slot to controller: what it is and what it holds."""
+
+    slot_id: str
+    shape: SlotShape
+    node_id: str
+    sandbox_id: str | None

@@ -1,0 +1,71 @@
+"""What the actors are called in Ray, and the Ray options each kind is created with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.model.spec import MIB, SlotShape
+
+NAMESPACE = "shoal"
+CONTROLLER = "controller"
+SLOT_PREFIX = "slot-"
+NODE_PREFIX = "node-"
+REGION_LABEL = "ray.io/availability-region"
+
+
+def node_actor_name(node_id: str) -> str:
+    return f"{NODE_PREFIX}{node_id}"
+
+
+def controller_options() -> dict[str, Any]:
+    """Restarted for ever, on the head, and in nobody's way."""
+    return {
+        "name": CONTROLLER,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "resources": {"node:__internal_head__": 0.001},
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": 20_000,  # waits and watches are long, cheap calls
+        "get_if_exists": True,
+    }
+
+
+def node_options(node_id: str) -> dict[str, Any]:
+    """Restarted for ever on its own machine, and on no other."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {
+        "name": node_actor_name(node_id),
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": 10_000,  # each sandbox watches its container through one call
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+        "get_if_exists": True,
+    }
+
+
+def slot_options(slot_id: str, shape: SlotShape, node_id: str | None) -> dict[str, Any]:
+    """Placed by Ray where its resources are free, or on `node_id`. Never restarted by Ray, which might choose another machine:
+    the controller makes a new slot where the container is."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {
+        "name": slot_id,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",  # outlives the controller that made it
+        "num_cpus": shape.cpu,
+        "memory": shape.memory * MIB,
+        "num_gpus": shape.gpu,
+        "max_restarts": 0,
+        "max_concurrency": 64,
+    }
+    if node_id is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    elif shape.region is not None:
+        options["label_selector"] = {REGION_LABEL: shape.region}
+    return options

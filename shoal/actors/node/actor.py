@@ -1,0 +1,254 @@
+"""The node actor: what the controller and the slots call on one machine, and the loops that keep it in order.
+
+It may die at any moment. What it must know again is on disk (`records.py`), in the engine, and in the relay, which outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+
+from shoal.actors.handles import call, find_actor
+from shoal.actors.messages import Loss, Started
+from shoal.actors.names import CONTROLLER, REGION_LABEL
+from shoal.actors.node import wiring
+from shoal.actors.node.records import ContainerRecord
+from shoal.model import grants
+from shoal.model.errors import NotFound, ShoalError
+from shoal.model.info import NodeInfo
+from shoal.model.settings import Settings
+from shoal.model.spec import MIB, SandboxSpec
+from shoal.model.states import Reason
+
+log = logging.getLogger("shoal.node")
+
+_HEARTBEAT_S = 2.0
+_WATCH_S = 60.0
+
+
+class NodeActor:
+    """One machine's part of the cluster. Made by the controller with `names.node_options`; all methods are idempotent."""
+
+    def __init__(self, settings: dict[str, Any], cluster: str, secret: bytes) -> None:
+        self._settings = Settings.from_dict(settings)
+        self._cluster = cluster
+        self._secret = secret
+        context = ray.get_runtime_context()
+        self._node_id = context.get_node_id()
+        self._region = context.get_node_labels().get(REGION_LABEL)
+        self._parts: wiring.NodeParts | None = None
+        self._opening: asyncio.Task[wiring.NodeParts] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._starting: dict[str, asyncio.Task[tuple[ContainerRecord, bool]]] = {}
+        self._refill = asyncio.Event()
+
+    # -- what the controller calls ------------------------------------------------------------------
+
+    async def info(self) -> NodeInfo:
+        """What this node has and holds."""
+        parts = await self._open()
+        records = parts.containers.records.values()
+        total_cpu, total_memory = wiring.machine_size()
+        return NodeInfo(
+            id=self._node_id,
+            address=parts.relay.address,
+            hostname=wiring.hostname(),
+            region=self._region,
+            engine=parts.engine.name,
+            runtimes=parts.engine.runtimes,
+            alive=True,
+            sandboxes=sum(1 for r in records if r.sandbox_id is not None),
+            warm=len(parts.warm.keys),
+            cpu_total=total_cpu,
+            cpu_free=total_cpu,
+            memory_total=total_memory,
+            memory_free=total_memory,
+        )
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        """Whatever container the sandbox has here, or is about to have, is removed."""
+        parts = await self._open()
+        starting = self._starting.get(sandbox_id)
+        if starting is not None:
+            with contextlib.suppress(ShoalError):
+                await asyncio.shield(starting)
+        record = parts.containers.of_sandbox(sandbox_id)
+        if record is not None:
+            await self._remove(parts, record.key)
+
+    async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
+        """Output kept after the sandbox's end: (offset, bytes, whether they are the last)."""
+        parts = await self._open()
+        return await asyncio.to_thread(parts.logs.read, sandbox_id, fd, offset)
+
+    async def close(self) -> None:
+        """Removes every container, the network, the relay: the machine is as it was before."""
+        parts = await self._open()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops.clear()
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        await asyncio.gather(*(parts.containers.remove(key) for key in list(parts.containers.records)))
+        await parts.containers.reconcile()
+        await parts.close()
+        self._parts = None
+
+    # -- what a slot calls --------------------------------------------------------------------------
+
+    async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> Started:
+        """A container for the sandbox: the one it has, a warm one, or a new one."""
+        parts = await self._open()
+        task = self._starting.get(sandbox_id)
+        if task is None:
+            task = self._starting[sandbox_id] = asyncio.create_task(self._start(parts, sandbox_id, spec))
+            task.add_done_callback(lambda _: self._starting.pop(sandbox_id, None))
+        record, warm = await asyncio.shield(task)
+        return self._started(parts, record, warm)
+
+    async def container_of(self, sandbox_id: str) -> Started:
+        """The container that the sandbox has here; `NotFound` where it has none."""
+        parts = await self._open()
+        record = parts.containers.of_sandbox(sandbox_id)
+        if record is None or not record.ready:
+            raise NotFound(f"sandbox {sandbox_id} has no container on this node")
+        return self._started(parts, record, warm=False)
+
+    async def watch_container(self, key: str) -> Loss | None:
+        """Waits until the container is lost by itself, and says how; None after a minute in which it was not."""
+        parts = await self._open()
+        try:
+            return await asyncio.wait_for(parts.containers.watch(key), _WATCH_S)
+        except TimeoutError:
+            return None
+
+    async def remove_container(self, key: str) -> None:
+        """Kills and removes; returns once nothing of it is left."""
+        await self._remove(await self._open(), key)
+
+    async def save_log(self, sandbox_id: str, fd: int, offset: int, data: bytes) -> None:
+        """Keeps output of a sandbox's command for after its end."""
+        parts = await self._open()
+        await asyncio.to_thread(parts.logs.save, sandbox_id, fd, offset, data)
+
+    # -- inside -------------------------------------------------------------------------------------
+
+    async def _open(self) -> wiring.NodeParts:
+        """The parts, opened by the first call after each start of the actor (whose constructor can't wait)."""
+        if self._parts is not None:
+            return self._parts
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._do_open())
+        try:
+            return await asyncio.shield(self._opening)
+        except ShoalError:
+            self._opening = None
+            raise
+
+    async def _do_open(self) -> wiring.NodeParts:
+        address = ray.util.get_node_ip_address()
+        parts = await wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
+        parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
+        for record in parts.containers.records.values():
+            if record.sandbox_id is None:
+                parts.warm.put(record.shape, record.key)
+            self._watch_disk(parts, record)
+        self._parts = parts
+        every = self._settings.node.sweep_interval
+        self._loops = [
+            asyncio.create_task(_forever("events", parts.containers.follow_events)),
+            asyncio.create_task(_forever("disk", parts.disk_watch.run)),
+            asyncio.create_task(_forever("warm", lambda: self._keep_warm(parts))),
+            asyncio.create_task(_forever("sweep", lambda: self._sweep(parts), every)),
+        ]
+        return parts
+
+    async def _start(self, parts: wiring.NodeParts, sandbox_id: str, spec: SandboxSpec) -> tuple[ContainerRecord, bool]:
+        existing = parts.containers.of_sandbox(sandbox_id)
+        if existing is not None and existing.ready:
+            return existing, False
+        shape = spec.container_shape
+        await parts.engine.image(spec.image)
+        parts.warm.note_create(shape, time.monotonic())
+        self._refill.set()
+        while (key := parts.warm.take(shape)) is not None:
+            if parts.containers.loss_of(key) is None:
+                return await parts.containers.assign(key, sandbox_id), True
+            await parts.containers.remove(key)
+        record = await parts.containers.start(shape, sandbox_id)
+        self._watch_disk(parts, record)
+        return record, False
+
+    def _started(self, parts: wiring.NodeParts, record: ContainerRecord, warm: bool) -> Started:
+        token = grants.sign(
+            self._secret,
+            record.sandbox_id or "",
+            record.key,
+            (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN),
+            time.time() + grants.TTL_S,
+        )
+        return Started(record.key, self._node_id, parts.relay.address, token, warm)
+
+    async def _remove(self, parts: wiring.NodeParts, key: str) -> None:
+        parts.warm.discard(key)
+        parts.disk_watch.remove(key)
+        await parts.containers.remove(key)
+
+    def _watch_disk(self, parts: wiring.NodeParts, record: ContainerRecord) -> None:
+        if record.ready and wiring.needs_disk_watch(parts.engine):
+            parts.disk_watch.add(record.key, record.shape.disk * MIB)
+
+    async def _keep_warm(self, parts: wiring.NodeParts) -> None:
+        """Starts what the pool lacks, one at a time and only while nobody waits for a start; removes what it has too much."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._refill.wait(), 5.0)
+            self._refill.clear()
+            while (shape := parts.warm.missing(time.monotonic())) is not None:
+                if self._starting or parts.containers.busy:
+                    await asyncio.sleep(0.02)
+                    continue
+                record = await parts.containers.start(shape, None)
+                self._watch_disk(parts, record)
+                parts.warm.put(shape, record.key)
+            for key in parts.warm.surplus(time.monotonic()):
+                await self._remove(parts, key)
+
+    async def _sweep(self, parts: wiring.NodeParts) -> None:
+        """Removes what no living sandbox owns, finds losses that no event told of, re-asserts the network's rules."""
+        await parts.containers.reconcile()
+        await parts.network.verify()
+        for key in [k for k in parts.warm.keys if parts.containers.loss_of(k) is not None]:
+            await self._remove(parts, key)
+        await asyncio.to_thread(parts.logs.sweep, self._settings.limits.history_age)
+        owned = {r.sandbox_id: r.key for r in parts.containers.records.values() if r.sandbox_id and r.ready}
+        controller = await asyncio.to_thread(find_actor, CONTROLLER)
+        if controller is None or not owned:
+            return
+        for sandbox_id in await call(controller, "strangers", list(owned), self._node_id, timeout_s=_HEARTBEAT_S * 5):
+            log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
+            await self._remove(parts, owned[sandbox_id])
+
+
+def _disk_full(parts: wiring.NodeParts, key: str, used: int) -> Loss:
+    record = parts.containers.records.get(key)
+    limit = "" if record is None else f", limit {record.shape.disk} MiB"
+    return Loss(Reason.OUT_OF_DISK, None, f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk=")
+
+
+async def _forever(name: str, body: Callable[[], Awaitable[None]], every: float = 1.0) -> None:
+    """Runs a loop's body again and again; an error is logged and ends only that turn."""
+    while True:
+        try:
+            await body()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # a loop of the node's must outlive any single failure
+            log.warning("%s: %s", name, error)
+        await asyncio.sleep(every)

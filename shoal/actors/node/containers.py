@@ -1,0 +1,225 @@
+"""Starts and removes the containers of a node: a bound on how many at once, the intent on disk first, and nothing left where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Engine, EventKind, Mount
+from shoal.actors.messages import Loss
+from shoal.actors.node.records import ContainerRecord, RecordFiles
+from shoal.model.errors import NotFound, ShoalError
+from shoal.model.ids import new_container_key
+from shoal.model.spec import MIB, ContainerShape
+from shoal.model.states import Reason
+
+
+class Network(Protocol):
+    """What a container needs of the sandbox network."""
+
+    async def attach(self, key: str, pid: int, address: str | None = None) -> str: ...
+
+    async def detach(self, key: str) -> None: ...
+
+
+class Doorway(Protocol):
+    """What a container needs of the relay."""
+
+    async def add(self, key: str) -> None: ...
+
+    async def remove(self, key: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is the same for every container of a node."""
+
+    agent: Path
+    run_root: Path
+    labels: Mapping[str, str]
+    env: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    resolv_conf: Path
+    empty_resolv_conf: Path
+
+
+@dataclass(slots=True)
+class Containers:
+    """The containers of one node. `records` are those that exist or are being made, by key."""
+
+    engine: Engine
+    network: Network
+    relay: Doorway
+    files: RecordFiles
+    surroundings: Surroundings
+    start_limit: int
+    records: dict[str, ContainerRecord] = field(default_factory=dict)
+    _turns: asyncio.Semaphore = field(init=False)
+    _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _losses: dict[str, asyncio.Future[Loss]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._turns = asyncio.Semaphore(self.start_limit)
+
+    @property
+    def busy(self) -> bool:
+        """Every place for starts and removals is taken."""
+        return self._turns.locked()
+
+    def of_sandbox(self, sandbox_id: str) -> ContainerRecord | None:
+        return next((r for r in self.records.values() if r.sandbox_id == sandbox_id), None)
+
+    async def start(self, shape: ContainerShape, sandbox_id: str | None) -> ContainerRecord:
+        """A new container of `shape`, its agent started and its network standing. When it raises, nothing is left."""
+        record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id)
+        self.records[record.key] = record
+        try:
+            await self.files.put(record)
+            run_dir = self.surroundings.run_root / record.key
+            await asyncio.to_thread(run_dir.mkdir, 0o755, True, True)
+            await self.relay.add(record.key)
+            async with self._turns:
+                container = await self.engine.start(self._spec(record, run_dir))
+                ip = await self.network.attach(record.key, container.pid) if shape.network == "default" else None
+            record = record.but(ready=True, pid=container.pid, ip=ip, sandbox_id=self.records[record.key].sandbox_id)
+            self.records[record.key] = record
+            await self.files.put(record)
+        except BaseException:
+            await asyncio.shield(self.remove(record.key))
+            raise
+        return record
+
+    async def assign(self, key: str, sandbox_id: str) -> ContainerRecord:
+        """Gives a warm container to a sandbox, for good."""
+        record = self.records[key].but(sandbox_id=sandbox_id)
+        self.records[key] = record
+        await self.files.put(record)
+        return record
+
+    async def remove(self, key: str) -> None:
+        """Removes the container and all that belongs to it. Idempotent; two callers share one removal."""
+        task = self._removals.get(key)
+        if task is None:
+            task = self._removals[key] = asyncio.create_task(self._remove(key))
+            task.add_done_callback(lambda _: self._removals.pop(key, None))
+        await asyncio.shield(task)
+
+    async def _remove(self, key: str) -> None:
+        async with self._turns:
+            await self.engine.remove(key)
+            await self.network.detach(key)
+        await self.relay.remove(key)
+        await asyncio.to_thread(shutil.rmtree, self.surroundings.run_root / key, True)
+        await self.files.drop(key)
+        self.records.pop(key, None)
+        loss = self._losses.pop(key, None)
+        if loss is not None and not loss.done():
+            loss.set_result(Loss(Reason.TERMINATED, None, "its container was removed"))
+
+    async def watch(self, key: str) -> Loss:
+        """Waits until the container is lost by itself (or removed), and says how."""
+        if key not in self.records:
+            return Loss(Reason.EVICTED, None, "its container is not on the node")
+        future = self._losses.get(key)
+        if future is None:
+            future = self._losses[key] = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(future)
+
+    def loss_of(self, key: str) -> Loss | None:
+        """How the container was lost, if it was."""
+        future = self._losses.get(key)
+        return future.result() if future is not None and future.done() else None
+
+    def lose(self, key: str, loss: Loss) -> None:
+        """Something happened to a container by itself; the first report counts."""
+        if key not in self.records:
+            return
+        future = self._losses.get(key)
+        if future is None:
+            future = self._losses[key] = asyncio.get_running_loop().create_future()
+        if not future.done():
+            future.set_result(loss)
+
+    async def follow_events(self) -> None:
+        """Turns the engine's events into losses; runs for ever."""
+        async for event in self.engine.events(self.surroundings.labels):
+            if event.kind is EventKind.OUT_OF_MEMORY:
+                self.lose(event.key, out_of_memory(self.records.get(event.key)))
+            else:
+                # The engine tells of the exit and of its cause in two events, in either order.
+                with contextlib.suppress(ShoalError):
+                    self.settle_exited(await self.engine.get(event.key))
+
+    def settle_exited(self, container: Container) -> None:
+        """A container whose agent has ended is lost: out of memory, or taken away from outside."""
+        if container.state is not ContainerState.EXITED:
+            return
+        if container.out_of_memory:
+            self.lose(container.key, out_of_memory(self.records.get(container.key)))
+        else:
+            self.lose(
+                container.key,
+                Loss(Reason.EVICTED, None, f"its agent was ended from outside (exit code {container.exit_code})"),
+            )
+
+    async def reconcile(self) -> None:
+        """Makes disk, engine and memory agree: half-made containers and those without a record go, exited ones are lost."""
+        ready = [
+            key for key, record in self.records.items() if record.ready
+        ]  # before the look: what starts meanwhile is not missed
+        found = {c.key: c for c in await self.engine.list(self.surroundings.labels)}
+        removals = [key for key in found if key not in self.records]
+        for key in ready:
+            if key in found:
+                self.settle_exited(found[key])
+            else:
+                self.lose(key, Loss(Reason.EVICTED, None, "its container is gone from the node"))
+        for key in removals:
+            with contextlib.suppress(ShoalError):
+                await self.remove(key)
+
+    async def forget_unfinished(self) -> None:
+        """After a restart: what was being made then is removed, for nobody waits for it any more."""
+        for record in [r for r in self.records.values() if not r.ready]:
+            await self.remove(record.key)
+
+    async def process_id(self, key: str) -> int:
+        """The agent's pid, asked of the engine; `NotFound` once it is gone."""
+        container = await self.engine.get(key)
+        if container.state is ContainerState.EXITED:
+            raise NotFound(f"container {key} has exited")
+        return container.pid
+
+    def _spec(self, record: ContainerRecord, run_dir: Path) -> ContainerSpec:
+        shape = record.shape
+        around = self.surroundings
+        resolv_conf = around.resolv_conf if shape.network == "default" else around.empty_resolv_conf
+        return ContainerSpec(
+            key=record.key,
+            image=shape.image,
+            agent=around.agent,
+            run_dir=run_dir,
+            cpu=shape.cpu,
+            memory=shape.memory * MIB,
+            pids=shape.pids,
+            disk=shape.disk * MIB,
+            gpu=shape.gpu,
+            runtime=shape.runtime,
+            env=around.env,
+            labels=around.labels,
+            mounts=(*around.mounts, Mount(resolv_conf, "/etc/resolv.conf")),
+        )
+
+
+def out_of_memory(record: ContainerRecord | None) -> Loss:
+    """The kernel killed something in the container for its memory limit."""
+    limit = "" if record is None else f" of {record.shape.memory} MiB"
+    return Loss(
+        Reason.OUT_OF_MEMORY, 137, f"it needed more memory than its limit{limit}; raise memory=(request, limit)"
+    )

@@ -1,0 +1,59 @@
+"""Output of sandboxes' own commands, kept on the node after their end: at most `KEEP` bytes a stream."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from shoal.model.ids import SANDBOX
+
+KEEP = 1024 * 1024
+CHUNK = 256 * 1024
+
+
+class LogFiles:
+    """`<directory>/<sandbox>.<fd>`: eight bytes, the stream's offset of the first byte kept, then the bytes. Blocking: call in a thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, sandbox_id: str, fd: int, offset: int, data: bytes) -> None:
+        """Keeps the last `KEEP` bytes of `data`, which begins at `offset` of the stream. Atomic."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        dropped = max(0, len(data) - KEEP)
+        file = self._file(sandbox_id, fd)
+        temporary = file.with_name(file.name + ".tmp")
+        with temporary.open("wb") as out:
+            out.write((offset + dropped).to_bytes(8, "big"))
+            out.write(data[dropped:])
+        os.replace(temporary, file)
+
+    def read(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
+        """(offset of the first byte, up to `CHUNK` bytes, whether they are the last); nothing kept reads as an empty end."""
+        try:
+            with self._file(sandbox_id, fd).open("rb") as source:
+                base = int.from_bytes(source.read(8), "big")
+                start = max(offset, base)
+                source.seek(8 + start - base)
+                data = source.read(CHUNK)
+                return start, data, not source.read(1)
+        except FileNotFoundError:
+            return offset, b"", True
+
+    def sweep(self, max_age: float, now: float | None = None) -> None:
+        """Removes what is older than `max_age` seconds."""
+        moment = time.time() if now is None else now
+        if not self._directory.exists():
+            return
+        for file in self._directory.iterdir():
+            try:
+                if moment - file.stat().st_mtime > max_age:
+                    file.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _file(self, sandbox_id: str, fd: int) -> Path:
+        if not SANDBOX.fullmatch(sandbox_id) or fd not in (1, 2):
+            raise ValueError(f"no log of {sandbox_id!r}, {fd!r}")
+        return self._directory / f"{sandbox_id}.{fd}"

@@ -1,0 +1,132 @@
+"""Opens the parts of a node and puts them together; the one place where they are real."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import platform
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.actors import host
+from shoal.actors.disk import DiskWatch
+from shoal.actors.engines.catalogue import engine_named
+from shoal.actors.engines.contract import Ability, Engine
+from shoal.actors.network import SandboxNetwork
+from shoal.actors.node.containers import Containers, Surroundings
+from shoal.actors.node.logs import LogFiles
+from shoal.actors.node.records import RecordFiles
+from shoal.actors.node.relay import Relay
+from shoal.actors.node.warm import WarmPool
+from shoal.images.binaries import agent_binary
+from shoal.model.settings import Settings
+from shoal.model.spec import MIB
+
+CLUSTER_LABEL = "shoal.cluster"
+NODE_LABEL = "shoal.node"
+
+_DEADLINE_MARGIN_S = 3600
+"""A container outlives the longest sandbox by so much, should nobody be left to end it."""
+
+
+@dataclass(slots=True)
+class NodeParts:
+    """What a node actor works with."""
+
+    engine: Engine
+    network: SandboxNetwork
+    relay: Relay
+    containers: Containers
+    warm: WarmPool
+    logs: LogFiles
+    disk_watch: DiskWatch
+
+    async def close(self) -> None:
+        """Undoes what opening did to the machine; the containers are gone by now."""
+        await self.relay.close()
+        await self.network.close()
+        await self.engine.close()
+        await asyncio.to_thread(shutil.rmtree, self.containers.surroundings.run_root.parent, True)
+
+
+async def open_node(settings: Settings, cluster: str, node_id: str, secret: bytes, address: str) -> NodeParts:
+    """Opens engine, network and relay and takes up the containers that an earlier node actor left. `address`: this machine's in the cluster."""
+    state = Path(settings.state_dir) / "node"
+    run_root = Path(settings.run_dir) / cluster / "c"
+    binary = await asyncio.to_thread(_install_agent, settings.agent or agent_binary(), state / "bin")
+    engine = engine_named(settings.engine, settings)
+    await engine.open()
+    network = SandboxNetwork(settings.network, cluster)
+    relay = Relay(
+        binary, run_root, address, state / "relay.port", state / "relay.log", secret, port=settings.node.relay_port
+    )
+    files = RecordFiles(state / "containers")
+    await asyncio.gather(network.open(), relay.open())
+    surroundings = await asyncio.to_thread(_surroundings, settings, cluster, node_id, binary, run_root, state, network)
+    containers = Containers(
+        engine, network, relay, files, surroundings, settings.node.start_limit, records=await files.load()
+    )
+    await containers.forget_unfinished()
+    await containers.reconcile()
+    return NodeParts(
+        engine,
+        network,
+        relay,
+        containers,
+        WarmPool(settings.node),
+        LogFiles(state / "logs"),
+        DiskWatch(engine, settings.node.disk_interval),
+    )
+
+
+def needs_disk_watch(engine: Engine) -> bool:
+    return Ability.DISK_QUOTA not in engine.abilities
+
+
+def machine_size() -> tuple[float, int]:
+    """(cores, MiB) of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return float(os.cpu_count() or 1), memory // MIB
+
+
+def hostname() -> str:
+    return socket.gethostname()
+
+
+def _install_agent(source: Path, directory: Path) -> Path:
+    """A copy of the agent named by its content: containers that run keep theirs when Shoal is upgraded."""
+    content = source.read_bytes()
+    target = directory / f"agent-{hashlib.sha256(content).hexdigest()[:16]}"
+    if not target.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(content)
+        temporary.chmod(0o755)
+        os.replace(temporary, target)
+    return target
+
+
+def _surroundings(
+    settings: Settings, cluster: str, node_id: str, binary: Path, run_root: Path, state: Path, network: SandboxNetwork
+) -> Surroundings:
+    taken = host.takeover(settings.host, os.environ, host.pip_config() if settings.host.package_index else {})
+    resolv, empty = state / "resolv.conf", state / "resolv.conf.none"
+    resolv.write_text(network.resolv_conf())
+    empty.write_text("")
+    env = {
+        **taken.env,
+        "SHOAL_ORPHAN_S": f"{settings.node.orphan_timeout:.0f}",
+        "SHOAL_DEADLINE_S": f"{settings.limits.timeout + _DEADLINE_MARGIN_S:.0f}",
+    }
+    return Surroundings(
+        agent=binary,
+        run_root=run_root,
+        labels={CLUSTER_LABEL: cluster, NODE_LABEL: platform.node()},
+        env=env,
+        mounts=taken.mounts,
+        resolv_conf=resolv,
+        empty_resolv_conf=empty,
+    )

@@ -1,0 +1,95 @@
+"""The sandbox actor: what the controller calls. It is a slot: when its sandbox has ended it takes the next of the same shape.
+
+It holds the sandbox's Ray resources for as long as it lives. Every call names the sandbox; a slot refuses one that it does not hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import ray
+
+from shoal.actors.handles import find_actor
+from shoal.actors.messages import Began, End, SlotFacts
+from shoal.actors.names import node_actor_name
+from shoal.actors.sandbox.life import Life
+from shoal.model.errors import FailedPrecondition, SandboxNotFound, Unavailable
+from shoal.model.spec import SandboxSpec, SlotShape
+from shoal.model.states import Reason
+
+
+class SandboxActor:
+    """One slot. Made by the controller with `names.slot_options`; `grace_s`: between SIGTERM and SIGKILL for a command."""
+
+    def __init__(self, slot_id: str, shape: SlotShape, grace_s: float) -> None:
+        self._slot_id = slot_id
+        self._shape = shape
+        self._grace_s = grace_s
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._node: Any = None
+        self._life: Life | None = None
+        self._beginning: asyncio.Task[Began] | None = None
+
+    async def describe(self) -> SlotFacts:
+        """What this slot is and which sandbox it holds."""
+        await self._find_node()
+        return SlotFacts(
+            self._slot_id, self._shape, self._node_id, None if self._life is None else self._life.sandbox_id
+        )
+
+    async def start(self, sandbox_id: str, spec: SandboxSpec) -> Began:
+        """Starts the sandbox; asked again for the same one it joins the start, or tells how it went. When it raises, nothing is left."""
+        return await self._take(sandbox_id, spec, adopted_start=None)
+
+    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> Began:
+        """Takes over a sandbox that runs on this node and whose slot was lost; `NotFound` where its container is not here."""
+        return await self._take(sandbox_id, spec, adopted_start=started_at)
+
+    async def ended(self, sandbox_id: str) -> End:
+        """Waits for the sandbox's end; its container is gone by then."""
+        return await self._held(sandbox_id).ended()
+
+    async def terminate(self, sandbox_id: str, message: str) -> End:
+        """Ends the sandbox and waits for it."""
+        life = self._held(sandbox_id)
+        life.give_up(Reason.TERMINATED, None, message)
+        return await life.ended()
+
+    async def wipe(self, sandbox_id: str) -> None:
+        """The controller knows the sandbox's end: the slot is free for the next. Idempotent."""
+        if self._life is not None and self._life.sandbox_id == sandbox_id:
+            if self._life.end is None:
+                raise FailedPrecondition(f"{sandbox_id} has not ended yet", state="running")
+            self._life = self._beginning = None
+
+    async def pid(self) -> int:
+        """This worker's process id, for those who count what a sandbox costs, or kill it in a test."""
+        return os.getpid()
+
+    async def _take(self, sandbox_id: str, spec: SandboxSpec, adopted_start: float | None) -> Began:
+        await self._find_node()
+        if self._life is not None and self._life.sandbox_id != sandbox_id:
+            raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state="running")
+        if self._beginning is None:
+            self._life = life = Life(sandbox_id, spec, self._node, self._grace_s)
+            self._beginning = asyncio.create_task(life.start() if adopted_start is None else life.adopt(adopted_start))
+        try:
+            return await asyncio.shield(self._beginning)
+        except BaseException:
+            if self._beginning is not None and self._beginning.done():
+                self._life = self._beginning = None
+            raise
+
+    def _held(self, sandbox_id: str) -> Life:
+        if self._life is None or self._life.sandbox_id != sandbox_id:
+            held = "no sandbox" if self._life is None else self._life.sandbox_id
+            raise SandboxNotFound(f"this slot holds {held}, not {sandbox_id}")
+        return self._life
+
+    async def _find_node(self) -> None:
+        if self._node is None:
+            self._node = await asyncio.to_thread(find_actor, node_actor_name(self._node_id))
+        if self._node is None:
+            raise Unavailable("this machine has no node actor yet; it is being started")

@@ -1,0 +1,198 @@
+"""One sandbox's life in its slot: start or take over its container, watch for whatever ends it, end it.
+
+What may end it: its command, its lifetime, its idleness, the loss of its container, and whoever asks. The first counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+
+from shoal.actors.handles import call, is_restarting
+from shoal.actors.messages import Began, End, Loss, Started
+from shoal.actors.sandbox.stopping import end_command, save_output
+from shoal.model.errors import ProcessNotFound, ShoalError, Unavailable
+from shoal.model.ids import MAIN_PROCESS
+from shoal.model.spec import SandboxSpec
+from shoal.model.states import Reason
+from shoal.wire.agent import Agent, Start
+from shoal.wire.connection import Connection
+
+_AGENT_WAIT_S = 30.0
+_OOM_REPORT_S = 0.25
+_RETRY_S = 0.2
+_RECONNECT_S = 1.0
+_NODE_ATTEMPTS = 200  # forty seconds: Ray restarts an actor in one or two
+
+
+class Life:
+    """One sandbox in one slot."""
+
+    def __init__(self, sandbox_id: str, spec: SandboxSpec, node: Any, grace_s: float) -> None:
+        self.sandbox_id = sandbox_id
+        self._spec = spec
+        self._node = node
+        self._grace_s = grace_s
+        self._started: Started | None = None
+        self._agent: Agent | None = None
+        self._began: Began | None = None
+        self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._cause: asyncio.Future[tuple[Reason, int | None, str]] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._main_exit: int | None = None
+
+    # -- beginning ----------------------------------------------------------------------------------
+
+    async def start(self) -> Began:
+        """A container, its agent, the sandbox's defaults, its command. When it raises, nothing is left."""
+        try:
+            self._started = await self._insist("start_container", self.sandbox_id, self._spec)
+            agent = self._agent = await self._connect(_AGENT_WAIT_S)
+            spec = self._spec
+            await agent.configure(env=spec.env, cwd=spec.workdir, user=spec.user)
+            if spec.command:
+                start = Start(id=MAIN_PROCESS, argv=spec.command)
+                await agent.exec(start, pty=(24, 80) if spec.pty else None, stdin=True, tail=True)
+        except BaseException:
+            await asyncio.shield(self._insist("remove_sandbox", self.sandbox_id))
+            self._close_connection()
+            raise
+        return self._begin(time.time(), self._started.warm)
+
+    async def adopt(self, started_at: float) -> Began:
+        """Takes over a container that another slot started; `NotFound` where it is not on this node."""
+        self._started = await self._insist("container_of", self.sandbox_id)
+        return self._begin(started_at, warm=False)
+
+    def _begin(self, started_at: float, warm: bool) -> Began:
+        assert self._started is not None
+        self._began = Began(self._started.key, self._started.node_id, self._started.relay, started_at, warm)
+        self._tasks = [
+            asyncio.create_task(self._watch_container()),
+            asyncio.create_task(self._watch_deadline(started_at + self._spec.timeout)),
+            asyncio.create_task(self._watch_agent()),
+            asyncio.create_task(self._finish()),
+        ]
+        return self._began
+
+    # -- what may end it ----------------------------------------------------------------------------
+
+    def give_up(self, reason: Reason, returncode: int | None, message: str) -> None:
+        """Ends the sandbox for `reason`, unless something else has already."""
+        if not self._cause.done():
+            self._cause.set_result((reason, returncode, message))
+
+    async def ended(self) -> End:
+        """Waits for its end: its container is gone by then."""
+        return await asyncio.shield(self._end)
+
+    @property
+    def end(self) -> End | None:
+        return self._end.result() if self._end.done() else None
+
+    @property
+    def began(self) -> Began | None:
+        return self._began
+
+    async def _watch_container(self) -> None:
+        assert self._started is not None
+        while True:
+            try:
+                loss: Loss | None = await call(self._node, "watch_container", self._started.key)
+            except Unavailable:
+                await asyncio.sleep(
+                    _RETRY_S
+                )  # the node actor is coming back; what happened meanwhile it finds by itself
+                continue
+            if loss is not None:
+                self.give_up(loss.reason, loss.exit_code, loss.message)
+                return
+
+    async def _watch_deadline(self, deadline: float) -> None:
+        await asyncio.sleep(max(0.0, deadline - time.time()))
+        self.give_up(Reason.TIMEOUT, None, f"its lifetime of {self._spec.timeout:g} s was over; raise timeout=")
+
+    async def _watch_agent(self) -> None:
+        """Its command's end and its idleness are the agent's to tell, over a connection that is renewed when the relay restarts."""
+        spec = self._spec
+        if not spec.command and spec.idle_timeout is None:
+            self._close_connection()  # nothing to be told: one connection less for each idle sandbox
+            return
+        while True:
+            try:
+                agent = self._agent = self._agent or await self._reconnect()
+                async with asyncio.TaskGroup() as group:
+                    if spec.command:
+                        group.create_task(self._watch_command(agent))
+                    if spec.idle_timeout is not None:
+                        group.create_task(self._watch_idleness(agent, spec.idle_timeout))
+                return
+            except* (ShoalError, OSError):
+                self._close_connection()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _watch_command(self, agent: Agent) -> None:
+        try:
+            exit_ = await agent.wait(MAIN_PROCESS)
+        except ProcessNotFound:
+            self.give_up(Reason.COMPLETED, None, "its command ended; how is not known")
+            return
+        self._main_exit = exit_.exit
+        if exit_.exit == -9:
+            # Perhaps the kernel's answer to too much memory, which the node is about to report: that says more.
+            await asyncio.sleep(_OOM_REPORT_S)
+        self.give_up(Reason.COMPLETED, exit_.exit, f"its command ended with {exit_.exit}")
+
+    async def _watch_idleness(self, agent: Agent, after_s: float) -> None:
+        await agent.idle(after_s)
+        self.give_up(Reason.IDLE_TIMEOUT, None, f"nobody used it for {after_s:g} s; raise idle_timeout=")
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        reason, returncode, message = await asyncio.shield(self._cause)
+        assert self._started is not None
+        with suppress(ShoalError, OSError):
+            if self._spec.command and reason is not Reason.EVICTED:  # then there is no agent any more
+                agent = self._agent or await self._reconnect()
+                if self._main_exit is None:
+                    self._main_exit = await end_command(agent, self._grace_s)
+                await save_output(agent, self._node, self.sandbox_id)
+        if returncode is None:
+            returncode = self._main_exit
+        self._close_connection()
+        await self._insist("remove_container", self._started.key)
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._end.set_result(End(reason, returncode, message, time.time()))
+
+    # -- the way to node and agent --------------------------------------------------------------------
+
+    async def _connect(self, wait_s: float) -> Agent:
+        assert self._started is not None
+        return Agent(
+            await Connection.open(self._started.relay, self._started.token, wait_s=wait_s, timeout_s=wait_s + 5)
+        )
+
+    async def _reconnect(self) -> Agent:
+        self._started = await self._insist("container_of", self.sandbox_id)
+        return await self._connect(_RECONNECT_S)
+
+    def _close_connection(self) -> None:
+        if self._agent is not None:
+            self._agent.connection.close()
+            self._agent = None
+
+    async def _insist(self, method: str, *args: Any) -> Any:
+        """Calls the node, again while its actor is being restarted: its methods are idempotent."""
+        for attempt in range(_NODE_ATTEMPTS):
+            try:
+                return await call(self._node, method, *args)
+            except Unavailable as error:
+                if not is_restarting(error) or attempt == _NODE_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+        raise AssertionError("unreachable")
