@@ -7,10 +7,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
-from shoal.cluster.report import Report
 from shoal.model.errors import FailedPrecondition
+from shoal.model.report import Report
 
 NODE_PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "mount": "mount"}
 """Program → the package it comes in. What sandboxes' networks are made with."""
@@ -31,16 +30,6 @@ def find(program: str) -> str | None:
 def missing(programs: dict[str, str]) -> list[str]:
     """The packages of those programs that are not here, each once."""
     return sorted({package for program, package in programs.items() if find(program) is None})
-
-
-def distribution() -> dict[str, str]:
-    """What `/etc/os-release` says: `ID`, `ID_LIKE`, `VERSION_CODENAME`, …"""
-    try:
-        lines = Path("/etc/os-release").read_text("utf-8").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    return {name: value.strip("\"'") for name, _, value in pairs}
 
 
 def can_install() -> bool:

@@ -1,0 +1,161 @@
+"""The base image, `shoal/base`: Debian or Ubuntu as this machine has it, with Python 3, pip, git and CA certificates.
+
+Built from the machine's own package sources with mmdebstrap, so that it works wherever `apt-get install` does, without any image registry. The
+archive is kept in `cache`, named by its recipe: importing it into another engine takes a few seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.model.errors import FailedPrecondition
+from shoal.model.report import Report
+
+REFERENCE = "shoal/base"
+
+INCLUDE = ("ca-certificates", "git", "python3", "python3-pip", "python3-venv", "python-is-python3")
+
+IMAGE_CHANGES = (
+    "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "ENV LANG=C.UTF-8",
+    "ENV PIP_ROOT_USER_ACTION=ignore",
+    "ENV PIP_DISABLE_PIP_VERSION_CHECK=1",
+    "ENV PIP_NO_CACHE_DIR=1",
+    "WORKDIR /",
+)
+
+_NOT_NEEDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+    "/usr/share/lintian/*",
+)
+_BUILD_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides what is in the image. `sources`: apt's one-line form, one per line."""
+
+    suite: str
+    sources: str
+    include: tuple[str, ...] = INCLUDE
+    changes: tuple[str, ...] = IMAGE_CHANGES
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps([self.suite, self.sources, self.include, self.changes]).encode()).hexdigest()[
+            :16
+        ]
+
+
+def recipe() -> Recipe:
+    """The recipe for this machine; `FailedPrecondition` on one that is neither Debian nor Ubuntu."""
+    about = distribution()
+    family, suite = about.get("ID", ""), about.get("VERSION_CODENAME", "")
+    if family not in ("debian", "ubuntu") or not suite:
+        raise FailedPrecondition(
+            f"{REFERENCE} can only be built on Debian or Ubuntu, and this is {about.get('PRETTY_NAME', 'neither')}; "
+            "name another image, such as SHOAL_SANDBOX__IMAGE=python:3.12"
+        )
+    sources = _sources(family, suite)
+    if not sources:
+        raise FailedPrecondition(
+            f"apt has no package lists of {family} {suite} on this machine; run `apt-get update` as root"
+        )
+    return Recipe(suite, sources)
+
+
+def build(recipe: Recipe, cache: Path, report: Report) -> Path:
+    """The image's archive, out of the cache or built into it. Needs `mmdebstrap`, and root or user namespaces."""
+    archive = cache / f"base-{recipe.suite}-{recipe.digest}.tar"
+    if archive.is_file():
+        return archive
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        report(f"Building {REFERENCE} from the packages of {recipe.suite}"),
+        tempfile.TemporaryDirectory(dir=cache) as scratch,
+    ):
+        unfinished = Path(scratch) / "base.tar"
+        sources = Path(scratch) / "sources.list"
+        sources.write_text(recipe.sources)
+        _run(_mmdebstrap(recipe, unfinished, sources))
+        unfinished.replace(archive)
+    return archive
+
+
+def distribution() -> dict[str, str]:
+    """What `/etc/os-release` says: `ID`, `VERSION_CODENAME`, `PRETTY_NAME`, …"""
+    try:
+        lines = Path("/etc/os-release").read_text("utf-8").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {name: value.strip("\"'") for name, _, value in pairs}
+
+
+def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path) -> list[str]:
+    return [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        f"--include={','.join(recipe.include)}",
+        "--dpkgopt=force-unsafe-io",  # the archive is what must be durable
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_NEEDED),
+        *(f"--aptopt={line}" for line in _network_options()),
+        # Nobody else manages the sandbox's Python: pip may install into it.
+        '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
+        '--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/* "$1"/var/log/*',
+        recipe.suite,
+        str(archive),
+        str(sources),
+    ]
+
+
+def _sources(family: str, suite: str) -> str:
+    """The distribution's own sources as apt knows them, security updates included; third parties' are left out."""
+    form = "$(ORIGIN)|$(CODENAME)|$(SIGNED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+    listed = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    lines = set()
+    for row in listed.splitlines():
+        origin, codename, signed_by, uri, release, component = (row.split("|") + [""] * 6)[:6]
+        if origin.lower() == family and codename.split("-")[0] == suite:
+            # A key given inline, rather than as a file, is one of the distribution's own keyring.
+            option = f"[signed-by={signed_by}] " if signed_by.startswith("/") else ""
+            lines.add(f"deb {option}{uri} {release} {component}\n")
+    return "".join(sorted(lines))
+
+
+def _network_options() -> list[str]:
+    """How the machine's apt reaches its sources: proxies and CA bundles, which mmdebstrap would not look at."""
+    dumped = _run(["apt-config", "dump", "--no-empty", "Acquire::http", "Acquire::https"])
+    wanted = ("Proxy", "CAInfo", "CAPath", "Verify")
+    return [line for line in dumped.splitlines() if line.split(" ")[0].rpartition("::")[2].startswith(wanted)]
+
+
+def _run(command: list[str]) -> str:
+    """What the command printed; `FailedPrecondition` with the end of its errors where it failed."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_BUILD_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise FailedPrecondition(f"{command[0]} is missing on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise FailedPrecondition(f"{command[0]} took longer than {_BUILD_S:g} s") from None
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()
+        raise FailedPrecondition(f"{command[0]} failed: {' | '.join(errors[-3:])[:600]}")
+    return done.stdout
