@@ -5,7 +5,7 @@ The caller has connected to Ray (`ray.init`). Both calls block.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -22,9 +22,10 @@ def deploy(settings: dict[str, Any], cluster: str, secret: bytes, *, timeout_s: 
     `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens.
     Raises `Unavailable` where they do not answer within `timeout_s` seconds, and whatever kept them from starting.
     """
-    controller = ray.remote(ControllerActor).options(**controller_options()).remote(settings, cluster, secret)
+    actor_class: Any = ray.remote(ControllerActor)
+    controller = actor_class.options(**controller_options()).remote(settings, cluster, secret)
     try:
-        answer: int = ray.get(controller.ready.remote(), timeout=timeout_s)
+        answer = cast("int", ray.get(controller.ready.remote(), timeout=timeout_s))
     except GetTimeoutError:
         raise Unavailable(f"the controller did not answer within {timeout_s:g} s; see Ray's logs") from None
     except RayError as error:
@@ -41,7 +42,7 @@ def drain(*, timeout_s: float = 60.0) -> int:
     controller = find_actor(CONTROLLER)
     try:
         if controller is not None:
-            ended = ray.get(controller.drain.remote(), timeout=timeout_s)
+            ended = cast("int", ray.get(controller.drain.remote(), timeout=timeout_s))
     except RayError as error:
         raise translate(error, "drain") from None
     finally:

@@ -58,10 +58,6 @@ class Transport(ABC):
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
 
     @abstractmethod
-    async def list(self, listing: Listing) -> list[SandboxInfo]:
-        """Sandboxes, newest first."""
-
-    @abstractmethod
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
         """Replaces its tags."""
 
@@ -88,3 +84,7 @@ class Transport(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Closes this loop's connections; sandboxes live on. Idempotent."""
+
+    @abstractmethod
+    async def list(self, listing: Listing) -> list[SandboxInfo]:
+        """Sandboxes, newest first."""

@@ -82,10 +82,10 @@ class ControllerActor:
         await self._open()
         return self._registry.find(name, environment).info
 
-    async def list(self, listing: Listing) -> list[SandboxInfo]:
+    async def list_sandboxes(self, listing: Listing) -> list[SandboxInfo]:
         """Sandboxes, newest first."""
         await self._open()
-        return [record.info for record in self._registry.list(listing)]
+        return [record.info for record in self._registry.select(listing)]
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
         """Replaces its tags; `SandboxEnded` once it ended."""

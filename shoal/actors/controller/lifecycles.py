@@ -1,6 +1,7 @@
 """Brings sandboxes up, watches them to their end, and recovers those whose slot was lost.
 
-The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds in its journal what it was about to do.
+The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds in its journal
+what it was about to do.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from shoal.model.errors import (
     ShoalError,
     Unavailable,
 )
-from shoal.model.states import Event, Reason
+from shoal.model.states import Event, Reason, State
 
 log = logging.getLogger("shoal.lifecycles")
 
 _RETRY_S = 0.2
 _ADOPT_ATTEMPTS = 5
+_START_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Lifecycles:
     _slots: dict[str, Slot] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _creating: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _removals: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def create(self, record: SandboxRecord, deadline: float) -> None:
         """Brings an accepted sandbox up by the moment `deadline` (unix seconds). When it raises, it has ended and nothing is left.
@@ -69,11 +72,15 @@ class Lifecycles:
     async def _create(self, record: SandboxRecord, deadline: float) -> None:
         try:
             await self.journal.put(record)
-            slot = await self.pool.take(record.spec.slot_shape, max(0.0, deadline - time.time()))
-            if record.ended:  # terminated while it waited
-                self.pool.put(slot)
-                return
-            await self._start(record, slot, deadline)
+            for attempt in range(_START_ATTEMPTS):
+                slot = await self.pool.take(record.spec.slot_shape, max(0.0, deadline - time.time()))
+                try:
+                    await self._start(record, slot, deadline)
+                    return
+                except Unavailable as error:
+                    # An idle slot may have died unnoticed. What it began is removed by now: another one can take over.
+                    if not is_gone(error) or attempt == _START_ATTEMPTS - 1:
+                        raise
         except ShoalError as error:
             await self._finish(record, _failed_start(error))
             self.registry.release_key(record)
@@ -81,7 +88,8 @@ class Lifecycles:
 
     async def _start(self, record: SandboxRecord, slot: Slot, deadline: float) -> None:
         record.slot_id = slot.id
-        record.life.apply(Event.PLACE, time.time())
+        if record.life.state is State.PENDING:
+            record.life.apply(Event.PLACE, time.time())
         self._slots[record.id] = slot
         await self.journal.put(record)
         try:
@@ -97,16 +105,12 @@ class Lifecycles:
             if is_gone(error):
                 self._slots.pop(record.id, None)
                 await self._remove_from_nodes(record.id, slot.node_id)
-                raise Unavailable(
-                    "the sandbox's actor died while it started; nothing of it is left, try again"
-                ) from None
-            self._free(record, slot)
+            else:
+                self._free(record, slot)
             raise
         except ShoalError:
             self._free(record, slot)
             raise
-        if record.ended:
-            return
         record.began = began
         record.life.apply(Event.READY, time.time())
         self._tasks[record.id] = asyncio.create_task(self._watch(record, slot))
@@ -116,7 +120,9 @@ class Lifecycles:
         """A start that took too long: its slot is not trusted any more, and what it made is removed."""
         self._slots.pop(record.id, None)
         self.pool.discard(slot)
-        asyncio.create_task(self._remove_from_nodes(record.id, slot.node_id))
+        removal = asyncio.create_task(self._remove_from_nodes(record.id, slot.node_id))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
 
     def _free(self, record: SandboxRecord, slot: Slot) -> None:
         """A start that failed cleanly: the slot has undone it and takes the next."""
@@ -135,9 +141,7 @@ class Lifecycles:
             return
         if creating is not None:
             await asyncio.wait([creating])
-            if record.ended:
-                return
-        while not record.ended:
+        while not record.settled.is_set():
             slot = self._slots.get(record.id)
             if slot is None:
                 await asyncio.wait_for(record.settled.wait(), 60)

@@ -132,5 +132,5 @@ class Nodes:
 def _free_resources() -> dict[str, dict[str, float]]:
     from ray._private.state import available_resources_per_node
 
-    result: dict[str, dict[str, float]] = available_resources_per_node()
+    result: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
     return result

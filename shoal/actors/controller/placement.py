@@ -5,10 +5,10 @@ Waiting for room is Ray's; waiting for a machine that does not exist is refused 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.spec import SandboxSpec
 
 
@@ -25,11 +25,14 @@ class Machine:
     runtimes: tuple[str, ...]
 
 
+_Fits = Callable[[Machine], bool]
+_Remedy = Callable[[Sequence[Machine]], str]
+
+
 def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
     """Raises `InvalidRequest` naming the first field that no machine (left by those before) can meet."""
     r = spec.resources
-    left = list(machines)
-    for field, fits, remedy in (
+    checks: tuple[tuple[str, _Fits, _Remedy], ...] = (
         (
             "region",
             lambda m: spec.region is None or m.region == spec.region,
@@ -45,22 +48,28 @@ def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
             "cpu",
             lambda m: r.cpu_limit <= m.cores and r.cpu_request <= m.cpu_shares,
             lambda ms: (
-                f"the largest node has {max(m.cores for m in ms):g} cores and gives {max(m.cpu_shares for m in ms):g} in requests"
+                f"the largest node has {max(m.cores for m in ms):g} cores "
+                f"and gives {max(m.cpu_shares for m in ms):g} in requests"
             ),
         ),
         (
             "memory",
             lambda m: r.memory_limit <= m.memory and r.memory_request <= m.memory_shares,
             lambda ms: (
-                f"the largest node has {max(m.memory for m in ms)} MiB and gives {max(m.memory_shares for m in ms)} in requests"
+                f"the largest node has {max(m.memory for m in ms)} MiB "
+                f"and gives {max(m.memory_shares for m in ms)} in requests"
             ),
         ),
-    ):
+    )
+    left = list(machines)
+    if not left:
+        raise Unavailable("the cluster has no node that answers yet; try again")
+    for field, fits, remedy in checks:
         remaining = [m for m in left if fits(m)]
         if not remaining:
             raise InvalidRequest(f"{field}: no node can meet it; {remedy(left)}", field=field)
         left = remaining
 
 
-def _names(values: object) -> str:
-    return ", ".join(sorted({str(v) for v in values if v is not None})) or "none"  # type: ignore[attr-defined]
+def _names(values: Iterable[str | None]) -> str:
+    return ", ".join(sorted({v for v in values if v is not None})) or "none"

@@ -54,7 +54,7 @@ class RaySlotMaker:
     async def has_room(self, shape: SlotShape) -> bool:
         """Whether one more would start at once."""
         free = await asyncio.to_thread(ray.available_resources)
-        return (
+        return bool(
             free.get("CPU", 0) >= shape.cpu
             and free.get("memory", 0) >= shape.memory * MIB
             and free.get("GPU", 0) >= shape.gpu

@@ -90,7 +90,7 @@ class Registry:
             )
         return record
 
-    def list(self, listing: Listing) -> list[SandboxRecord]:
+    def select(self, listing: Listing) -> list[SandboxRecord]:
         """Newest first."""
         records: list[SandboxRecord] = list(self._live.values())
         if listing.include_ended or any(s.value in ("terminated", "failed") for s in listing.states):

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -41,7 +41,7 @@ class NodeActor:
         self._secret = secret
         context = ray.get_runtime_context()
         self._node_id = context.get_node_id()
-        self._region = context.get_node_labels().get(REGION_LABEL)
+        self._region = cast("dict[str, str]", context.get_node_labels()).get(REGION_LABEL)
         self._parts: wiring.NodeParts | None = None
         self._opening: asyncio.Task[wiring.NodeParts] | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -152,7 +152,7 @@ class NodeActor:
             raise
 
     async def _do_open(self) -> wiring.NodeParts:
-        address = ray.util.get_node_ip_address()
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         parts = await wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
         for record in parts.containers.records.values():
@@ -249,6 +249,6 @@ async def _forever(name: str, body: Callable[[], Awaitable[None]], every: float 
             await body()
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # a loop of the node's must outlive any single failure
+        except Exception as error:  # noqa: BLE001 - a loop of the node's must outlive any single failure
             log.warning("%s: %s", name, error)
         await asyncio.sleep(every)

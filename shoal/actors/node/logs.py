@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class LogFiles:
         with temporary.open("wb") as out:
             out.write((offset + dropped).to_bytes(8, "big"))
             out.write(data[dropped:])
-        os.replace(temporary, file)
+        temporary.replace(file)
 
     def read(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
         """(offset of the first byte, up to `CHUNK` bytes, whether they are the last); nothing kept reads as an empty end."""

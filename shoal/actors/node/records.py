@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -65,7 +64,7 @@ class RecordFiles:
         file = self._directory / f"{record.key}.json"
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(record)))
-        os.replace(temporary, file)
+        temporary.replace(file)
 
 
 def _read(file: Path) -> ContainerRecord | None:

@@ -131,7 +131,8 @@ class Relay:
                 )
             finally:
                 os.close(log)
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write(json.dumps(config).encode() + b"\n")
             line = b""
             with suppress(TimeoutError):

@@ -11,11 +11,12 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.actors import host
 from shoal.actors.disk import DiskWatch
+from shoal.actors.network import SandboxNetwork
+
+from shoal.actors import host
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
-from shoal.actors.network import SandboxNetwork
 from shoal.actors.node.containers import Containers, Surroundings
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.records import RecordFiles
@@ -105,7 +106,7 @@ def _install_agent(source: Path, directory: Path) -> Path:
         temporary = target.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(content)
         temporary.chmod(0o755)
-        os.replace(temporary, target)
+        temporary.replace(target)
     return target
 
 

@@ -78,7 +78,7 @@ class SandboxActor:
         try:
             return await asyncio.shield(self._beginning)
         except BaseException:
-            if self._beginning is not None and self._beginning.done():
+            if self._beginning.done():
                 self._life = self._beginning = None
             raise
 
