@@ -7,6 +7,7 @@ the credit that it was given; more than that, or a frame that has no place, rais
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -205,37 +206,61 @@ class Request(Exchange):
 class Gather(Request):
     """A request whose DATA and ERRDATA are gathered in memory, each up to `limit` bytes; more is a breach."""
 
-    __slots__ = ("_errdata", "_limit", "_output", "_sizes")
+    __slots__ = ("_errdata", "_limit", "_output")
 
     def __init__(self, connection: Connection, limit: int, window: int = WINDOW) -> None:
         super().__init__(connection, window)
         self._limit = limit
-        self._output: list[bytes] = []
-        self._errdata: list[bytes] = []
-        self._sizes = [0, 0]
+        self._output = _Pile()
+        self._errdata = _Pile()
 
     @property
     def output(self) -> bytes:
         """All of DATA."""
-        return _join(self._output)
+        return self._output.value()
 
     @property
     def errdata(self) -> bytes:
         """All of ERRDATA."""
-        return _join(self._errdata)
+        return self._errdata.value()
 
     def on_data(self, kind: Kind, payload: bytes) -> None:
-        which = 0 if kind is Kind.DATA else 1
-        self._sizes[which] += len(payload)
-        if self._sizes[which] > self._limit:
+        pile = self._output if kind is Kind.DATA else self._errdata
+        if pile.size + len(payload) > self._limit:
             raise errors.Internal(f"the sandbox sent more than the {self._limit} bytes that were asked for")
-        chunks = self._errdata if which else self._output
-        if chunks and len(chunks[-1]) + len(payload) <= _MERGE_BELOW:
-            chunks[-1] += payload
-        else:
-            chunks.append(payload)
+        pile.add(payload)
         self._moved += 1
         self.give_back(len(payload))
+
+
+class _Pile:
+    """Bytes that grow.
+
+    One chunk stays what it is. More go into a `BytesIO`, which grows without being copied and gives its memory away as the
+    result: half the fresh memory, and so half the page faults, of a list that is joined in the end.
+    """
+
+    __slots__ = ("_first", "_store", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._first = b""
+        self._store: io.BytesIO | None = None
+
+    def add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self._store is not None:
+            self._store.write(chunk)
+        elif not self._first:
+            self._first = chunk
+        else:
+            self._store = io.BytesIO()
+            self._store.write(self._first)
+            self._store.write(chunk)
+            self._first = b""
+
+    def value(self) -> bytes:
+        return self._first if self._store is None else self._store.getvalue()
 
 
 class Stream(Exchange):
@@ -403,7 +428,3 @@ class Stream(Exchange):
 
 
 _OVERFLOW = b'{"overflow":true}'
-
-
-def _join(chunks: list[bytes]) -> bytes:
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

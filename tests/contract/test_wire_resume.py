@@ -1,0 +1,175 @@
+"""The relay is killed in the middle, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+
+from shoal.model import errors, ids
+from shoal.wire.agent import Agent, Connection, Start
+from tests.contract.relay_fixture import Bed, bed
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+R = TypeVar("R")
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Bed]:
+    async with bed() as made:
+        yield made
+
+
+class Redialling:
+    """What a caller makes of `Unavailable`: dial again, make the same call again."""
+
+    def __init__(self, sandbox: Bed) -> None:
+        self._sandbox = sandbox
+        self._agent: Agent | None = None
+        self.dials = 0
+
+    async def agent(self) -> Agent:
+        while self._agent is None or self._agent.connection.closed:
+            try:
+                self._agent = await self._sandbox.connect()
+                self.dials += 1
+            except errors.Unavailable:
+                await asyncio.sleep(0.02)
+        return self._agent
+
+    async def call(self, make: Callable[[Agent], Awaitable[R]]) -> R:
+        while True:
+            try:
+                return await make(await self.agent())
+            except errors.Unavailable:
+                continue
+
+    async def close(self) -> None:
+        if self._agent is not None:
+            self._agent.connection.close()
+            await self._agent.connection.wait_closed()
+
+
+@pytest.fixture
+async def redialling(sandbox: Bed) -> AsyncIterator[Redialling]:
+    made = Redialling(sandbox)
+    yield made
+    await made.close()
+
+
+async def restarts(sandbox: Bed, count: int, pause_s: float) -> None:
+    for _ in range(count):
+        await asyncio.sleep(pause_s)
+        await sandbox.relay.kill()
+        await asyncio.sleep(0.05)
+        await sandbox.relay.start()
+
+
+async def test_output_goes_on_where_it_was(sandbox: Bed, redialling: Redialling) -> None:
+    start = Start(
+        ids.new_process_id(),
+        [
+            "/bin/sh",
+            "-c",
+            "i=0; while [ $i -lt 60 ]; do seq $((i*10000)) $((i*10000+9999)); i=$((i+1)); sleep 0.03; done",
+        ],
+    )
+    await redialling.call(lambda agent: agent.exec(start))
+    killer = asyncio.create_task(restarts(sandbox, 4, 0.3))
+    data = bytearray()
+    ended = False
+    while not ended:
+        agent = await redialling.agent()
+        output = agent.output(start.id, 1, len(data))
+        try:
+            async for chunk in output:
+                data += chunk
+            ended = True
+        except errors.Unavailable:
+            assert output.offset == len(data)
+        assert output.gaps == []
+    await killer
+    assert redialling.dials >= 4
+    assert bytes(data) == b"".join(b"%d\n" % number for number in range(600_000))
+    assert (await redialling.call(lambda agent: agent.wait(start.id))).exit == 0
+
+
+async def test_input_goes_on_where_it_was(sandbox: Bed, redialling: Redialling) -> None:
+    target = sandbox.directory / "copy"
+    start = Start(ids.new_process_id(), ["/bin/sh", "-c", f"cat > {target}"])
+    await redialling.call(lambda agent: agent.exec(start))
+    killer = asyncio.create_task(restarts(sandbox, 3, 0.3))
+    data = b"".join(b"%d\n" % number for number in range(500_000))
+    known = 0  # all before this the other side has
+    ended = False
+    while not ended:
+        try:
+            stdin = await (await redialling.agent()).stdin(start.id, known)
+            try:
+                known = stdin.offset
+                position = known
+                # The stream began at the old offset, so what follows the new one needs a stream that begins there.
+                stdin.detach()
+                stdin = await (await redialling.agent()).stdin(start.id, known)
+                while position < len(data):
+                    await stdin.write(data[position : position + 50_000])
+                    position += 50_000
+                    await asyncio.sleep(0.02)
+                await stdin.close()
+                ended = True
+            finally:
+                known = max(known, stdin.offset)
+        except errors.Unavailable:
+            continue
+    await killer
+    assert redialling.dials >= 3
+    assert (await redialling.call(lambda agent: agent.wait(start.id))).exit == 0
+    assert target.read_bytes() == data
+
+
+async def test_a_run_sent_again_runs_once(sandbox: Bed, redialling: Redialling) -> None:
+    log = sandbox.directory / "log"
+    starts = [
+        Start(
+            ids.new_process_id(), ["/bin/sh", "-c", f"echo {number} >> {log}; sleep 0.{number % 9 + 1}; echo {number}"]
+        )
+        for number in range(30)
+    ]
+    killer = asyncio.create_task(restarts(sandbox, 3, 0.15))
+    results = await asyncio.gather(*[redialling.call(lambda agent, start=start: agent.run(start)) for start in starts])
+    await killer
+    assert redialling.dials >= 3
+    assert [result.stdout for result in results] == [b"%d\n" % number for number in range(30)]
+    assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(30)]
+
+
+async def test_what_waits_is_told_at_once(sandbox: Bed) -> None:
+    agent = await sandbox.connect()
+    start = Start(ids.new_process_id(), ["sleep", "60"])
+    await agent.exec(start)
+    waiting = asyncio.create_task(agent.wait(start.id))
+    await asyncio.sleep(0.1)
+    await sandbox.relay.kill()
+    with pytest.raises(errors.Unavailable, match="connection to the sandbox was lost"):
+        await asyncio.wait_for(waiting, 2)
+    with pytest.raises(errors.Unavailable, match="cannot be reached"):
+        await Connection.open(sandbox.relay.address, sandbox.token())
+    await agent.connection.wait_closed()
+
+
+async def test_a_killed_agent_is_told_at_once(sandbox: Bed) -> None:
+    agent = await sandbox.connect()
+    start = Start(ids.new_process_id(), ["sleep", "60"])
+    waiting = asyncio.create_task(agent.run(start))
+    await asyncio.sleep(0.2)
+    os.kill(sandbox.pid, signal.SIGKILL)
+    with pytest.raises(errors.Unavailable):
+        await asyncio.wait_for(waiting, 5)
+    await agent.connection.wait_closed()
+    with pytest.raises((errors.Unavailable, errors.NotFound)):
+        await Connection.open(sandbox.relay.address, sandbox.token(), wait_s=0.2)
