@@ -76,7 +76,7 @@ async def roll_out(
     return [rollout.result() for rollout in rollouts]
 
 
-def judge(result: Result) -> tuple[int, str, float | None]:
+def judge(result: Result[str]) -> tuple[int, str, float | None]:
     """Reward, verdict and the part that passed, from what `python -m unittest` said."""
     if result.timed_out:
         return 0, "timed out", None

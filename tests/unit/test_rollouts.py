@@ -29,7 +29,7 @@ def clip(value, low=0, strict=False):
 '''
 
 
-def result(returncode: int, stderr: str, *, timed_out: bool = False) -> Result:
+def result(returncode: int, stderr: str, *, timed_out: bool = False) -> Result[str]:
     return Result(returncode=returncode, stdout="", stderr=stderr, duration=1.0, timed_out=timed_out, truncated=False)
 
 
@@ -101,7 +101,7 @@ def test_too_many_or_no_candidates_are_refused(count: int) -> None:
         (result(1, "Ran 1 test in 1s\n\nFAILED (failures=5)\n"), (0, "5 of 1 failed", 0.0)),
     ],
 )
-def test_judge(given: Result, expected: tuple[int, str, float | None]) -> None:
+def test_judge(given: Result[str], expected: tuple[int, str, float | None]) -> None:
     assert judge(given) == expected
 
 

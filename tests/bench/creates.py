@@ -1,0 +1,81 @@
+"""From the call that creates a sandbox to the end of its first exec; and how many of these go through in a second."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.bench.stats import Samples, samples
+from tests.bench.subject import MEMORY_LIMIT, Box, Subject
+
+COLD = 10  # creates
+WARM = 15
+RATE_CREATES = 24
+RATE_CALLERS = 8
+RATE_ROUNDS = 3
+
+_unlike = itertools.count(MEMORY_LIMIT + 1)
+
+
+def cold(subjects: Sequence[Subject], quiet: Callable[[], None]) -> dict[str, Samples]:
+    """The image is there and nothing else: every create asks for another memory limit, so no container made ahead fits."""
+    times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for turn in range(COLD + 1):
+        memory = next(_unlike)
+        for subject in subjects:
+            quiet()
+            seconds, box = to_first_exec(subject, memory)
+            box.close()
+            if turn > 0:  # the first is the warm-up
+                times[subject.name].append(seconds)
+    return {name: samples("s", values) for name, values in times.items()}
+
+
+def warm(subject: Subject, ready: Callable[[], None]) -> Samples:
+    """The same shape again and again. `ready` returns once an idle slot and a warm container are there."""
+    for _ in range(3):  # makes the shape known as one that is in use
+        to_first_exec(subject, MEMORY_LIMIT)[1].close()
+    times = []
+    for _ in range(WARM):
+        ready()
+        seconds, box = to_first_exec(subject, MEMORY_LIMIT)
+        box.close()
+        times.append(seconds)
+    return samples("s", times)
+
+
+def rate(subjects: Sequence[Subject], quiet: Callable[[], None]) -> dict[str, Samples]:
+    """`RATE_CREATES` sandboxes by `RATE_CALLERS` threads, each created, used once and taken away: per second, one sample per round."""
+    rates: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for subject in subjects:  # the steady state: as many were there a moment ago
+        one_round(subject, RATE_CALLERS * 2)
+    for _ in range(RATE_ROUNDS):
+        for subject in subjects:
+            quiet()
+            rates[subject.name].append(one_round(subject, RATE_CREATES))
+    return {name: samples("/s", values) for name, values in rates.items()}
+
+
+def one_round(subject: Subject, creates: int) -> float:
+    def life(_: int) -> None:
+        to_first_exec(subject, MEMORY_LIMIT)[1].close()
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(RATE_CALLERS) as pool:
+        for _ in pool.map(life, range(creates)):
+            pass
+    return creates / (time.perf_counter() - start)
+
+
+def to_first_exec(subject: Subject, memory: int) -> tuple[float, Box]:
+    """Seconds from the call of create to the end of the first exec, and the box, which is the caller's to close."""
+    start = time.perf_counter()
+    box = subject.create(memory)
+    try:
+        box.execute()
+    except BaseException:
+        box.close()
+        raise
+    return time.perf_counter() - start, box

@@ -1,0 +1,77 @@
+"""How long an exec takes, and how many go through in a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.bench.stats import Samples, samples
+from tests.bench.subject import Box, Subject
+
+CALLERS = 16
+ROUNDS = 4
+LATENCY_WINDOW = 1.0  # seconds that each subject gets per round
+RATE_WINDOW = 1.5
+
+
+def latency(subjects: Sequence[Subject]) -> dict[str, Samples]:
+    """One caller, one box, one exec after the other: the time of each."""
+    boxes = {subject.name: subject.create() for subject in subjects}
+    times: dict[str, list[float]] = {name: [] for name in boxes}
+    try:
+        for box in boxes.values():
+            for _ in range(5):
+                box.execute()
+        for _ in range(ROUNDS):  # taking turns, so that a noisy second harms all alike
+            for name, box in boxes.items():
+                times[name] += timed_until(box.execute, LATENCY_WINDOW)
+    finally:
+        for box in boxes.values():
+            box.close()
+    return {name: samples("s", values) for name, values in times.items()}
+
+
+def rate(subjects: Sequence[Subject], boxes_each: int) -> dict[str, Samples]:
+    """`CALLERS` threads over `boxes_each` boxes: execs per second, one sample per round."""
+    rates: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for _ in range(ROUNDS - 1):
+        for subject in subjects:
+            with subject.boxes(boxes_each) as boxes:
+                throughput(boxes, seconds=0.3)  # every caller has its connection
+                rates[subject.name].append(throughput(boxes, RATE_WINDOW))
+    return {name: samples("/s", values) for name, values in rates.items()}
+
+
+def throughput(boxes: Sequence[Box], seconds: float) -> float:
+    """Execs per second of `CALLERS` threads that call for so long, counted to the end of the last one."""
+    ready = threading.Barrier(CALLERS + 1)
+    deadline = float("inf")
+
+    def caller(number: int) -> int:
+        box, count = boxes[number % len(boxes)], 0
+        ready.wait()
+        while time.perf_counter() < deadline:
+            box.execute()
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        counts = [pool.submit(caller, number) for number in range(CALLERS)]
+        start = time.perf_counter()
+        deadline = start + seconds
+        ready.wait()
+        total = sum(count.result() for count in counts)
+        return total / (time.perf_counter() - start)
+
+
+def timed_until(call: Callable[[], None], seconds: float) -> list[float]:
+    """Calls it again and again for so long, at least once; the time of each call."""
+    times = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times

@@ -1,0 +1,1 @@
+"""What Shoal is compared with."""

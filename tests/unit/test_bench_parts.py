@@ -1,0 +1,257 @@
+"""The bench's own parts: its arithmetic, its loops over real processes, its table and file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.bench import creates, execs, files, memory, quiet, table
+from tests.bench.measures import AT_LEAST, Measured, Measurements
+from tests.bench.memory import Cost, Usage
+from tests.bench.stats import Samples, samples, times_better
+from tests.bench.subject import WORKLOAD, Box, Subject
+
+
+class Here(Subject):
+    """Boxes that are no boxes: processes and files of this machine. Counts what is made and what is closed."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.made = 0
+        self.open = 0
+        self.most_open = 0
+        self._lock = threading.Lock()
+
+    def create(self, memory: int = 0) -> HereBox:
+        with self._lock:
+            self.made += 1
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+        return HereBox(self)
+
+    def closed(self) -> None:
+        with self._lock:
+            self.open -= 1
+
+    def close(self) -> None:
+        assert self.open == 0
+
+
+class HereBox(Box):
+    def __init__(self, subject: Here) -> None:
+        self._subject = subject
+
+    def execute(self) -> None:
+        subprocess.run(WORKLOAD, check=True)
+
+    def write(self, path: str, data: bytes) -> None:
+        (self._subject.directory / Path(path).name).write_bytes(data)
+
+    def read(self, path: str) -> bytes:
+        return (self._subject.directory / Path(path).name).read_bytes()
+
+    def close(self) -> None:
+        self._subject.closed()
+
+
+class ForgetfulBox(HereBox):
+    def read(self, path: str) -> bytes:
+        return super().read(path)[:-1]
+
+
+class BrokenBox(HereBox):
+    def execute(self) -> None:
+        raise RuntimeError("it does not run")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    return Here("here", tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execs, "LATENCY_WINDOW", 0.05)
+    monkeypatch.setattr(execs, "RATE_WINDOW", 0.1)
+    monkeypatch.setattr(files, "SIZE", 100_000)
+
+
+def test_samples_tell_median_and_tail() -> None:
+    found = samples("s", [3.0, 1.0, 2.0, 10.0])
+    assert found.to_dict() == {"unit": "s", "n": 4, "min": 1.0, "median": 2.5, "p95": 10.0, "max": 10.0}
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_samples_refuse_what_is_no_measurement(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        samples("s", values)
+
+
+def test_larger_is_better_for_times_and_rates_alike() -> None:
+    assert times_better(samples("s", [0.001]), samples("s", [0.050])) == pytest.approx(50)
+    assert times_better(samples("/s", [1000]), samples("/s", [25])) == pytest.approx(40)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        times_better(samples("s", [1]), samples("/s", [1]))
+
+
+def test_exec_loops_time_every_call_and_close_every_box(here: Here) -> None:
+    latency = execs.latency([here])["here"]
+    assert len(latency.values) >= execs.ROUNDS
+    assert all(value > 0.0001 for value in latency.values)
+    rate = execs.rate([here], 3)["here"]
+    assert rate.unit == "/s"
+    assert rate.median > 10
+    assert here.most_open == 3
+    here.close()
+
+
+def test_throughput_uses_every_box(here: Here) -> None:
+    used: Counter[int] = Counter()
+
+    class Counted(HereBox):
+        def execute(self) -> None:
+            super().execute()
+            used[id(self)] += 1  # its own key: no two threads of one box matter here
+
+    boxes = [Counted(here) for _ in range(4)]
+    execs.throughput(boxes, 0.1)
+    assert len(used) == 4
+
+
+def test_an_exec_that_fails_fails_the_measure_and_leaves_no_box(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = here.create
+
+    def create(memory: int = 0) -> HereBox:
+        made()
+        return BrokenBox(here)
+
+    monkeypatch.setattr(here, "create", create)
+    for measure in (
+        lambda: execs.latency([here]),
+        lambda: execs.rate([here], 2),
+        lambda: creates.to_first_exec(here, 64),
+    ):
+        with pytest.raises(RuntimeError, match="it does not run"):
+            measure()
+        here.close()
+
+
+def test_create_loops_close_what_they_make(here: Here) -> None:
+    cold = creates.cold([here], lambda: None)["here"]
+    assert len(cold.values) == creates.COLD
+    asked = []
+    warm = creates.warm(here, lambda: asked.append(here.open))
+    assert len(warm.values) == creates.WARM
+    assert asked == [0] * creates.WARM  # nothing of the one before is left when the next is asked for
+    before = here.made
+    rate = creates.rate([here], lambda: None)["here"]
+    assert len(rate.values) == creates.RATE_ROUNDS
+    assert here.made - before == creates.RATE_ROUNDS * creates.RATE_CREATES + 2 * creates.RATE_CALLERS
+    here.close()
+
+
+def test_every_cold_create_has_a_shape_of_its_own(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[int] = []
+
+    def create(memory: int = 0) -> HereBox:
+        shapes.append(memory)
+        here.open += 1
+        return HereBox(here)
+
+    monkeypatch.setattr(here, "create", create)
+    creates.cold([here], lambda: None)
+    creates.cold([here], lambda: None)
+    assert len(set(shapes)) == len(shapes) == 2 * (creates.COLD + 1)
+
+
+def test_files_are_compared_with_what_was_written(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes, reads = files.write_and_read([here])
+    assert len(writes["here"].values) == len(reads["here"].values) == files.ROUNDS
+    made = here.create
+
+    def create(memory: int = 0) -> HereBox:
+        made()
+        return ForgetfulBox(here)
+
+    monkeypatch.setattr(here, "create", create)
+    with pytest.raises(RuntimeError, match="here read something else than it wrote"):
+        files.write_and_read([here])
+    here.close()
+
+
+def test_usage_counts_this_process() -> None:
+    name = Path("/proc/self/comm").read_text("utf-8").strip()
+    found = memory.usage()
+    assert found.processes[name] >= 1
+    assert found.pss[name] > 1_000_000
+    assert found.descriptors[name] >= len(os.listdir("/proc/self/fd")) - 1
+
+
+def test_cost_is_the_difference_shared_out() -> None:
+    before = Usage(Counter(a=5_000_000, gone=1_000_000), Counter(a=1, gone=1), Counter(a=10, gone=4))
+    after = Usage(Counter(a=7_000_000, b=8_000_000), Counter(a=1, b=4), Counter(a=12, b=16))
+    assert memory.cost(before, after, 4) == Cost(2.25, 0.75, 3.5, {"a": 0.5, "b": 2.0, "gone": -0.25})
+
+
+def test_settled_returns_early_and_at_the_latest() -> None:
+    memory.wait_settled(still_for=0.0, at_most=5.0)
+    memory.wait_settled(still_for=99.0, at_most=0.3)
+
+
+def test_cpu_ticks(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  10 1 5 100 4 0 2 0 0 0\ncpu0 1 1 1 1\n", "ascii")
+    assert quiet.cpu_ticks(stat) == (18, 122)
+    busy, total = quiet.cpu_ticks()
+    assert 0 < busy < total
+
+
+def found(factor: float) -> Measurements:
+    """Everything exactly at its target, times `factor`."""
+
+    def by(key: str) -> dict[str, Samples]:
+        if key.startswith(("exec_rate", "create_rate")):
+            return {"docker-py": samples("/s", [10]), "shoal": samples("/s", [10 * AT_LEAST[key] * factor])}
+        return {"docker-py": samples("s", [0.1]), "shoal": samples("s", [0.1 / AT_LEAST[key] / factor])}
+
+    idle = {"shoal": Cost(60 / factor, 3, 20, {}), "docker-py": Cost(3, 2, 12, {})}
+    return Measurements(tuple(Measured(key, f"measure {key}", by(key)) for key in AT_LEAST), idle)
+
+
+@pytest.mark.parametrize(("factor", "reached"), [(1.0, True), (1.5, True), (0.9, False)])
+def test_targets_are_met_or_missed(factor: float, reached: bool) -> None:
+    result = table.met(table.ratios(found(factor)))
+    assert set(result) == {*AT_LEAST, "pss_mb"}
+    assert set(result.values()) == {reached}
+
+
+def test_file_holds_ratios_and_what_they_are_made_of() -> None:
+    result = json.loads(json.dumps(table.to_dict(found(2.0), {"cores": 2}, 12.34)))
+    for key, least in AT_LEAST.items():
+        assert result[key] == pytest.approx(least * 2)
+        assert set(result["medians"][key]) == {"docker-py", "shoal"}
+        assert set(result["samples"][key]["shoal"]) == {"unit", "n", "min", "median", "p95", "max"}
+    assert result["pss_mb"] == 30.0
+    assert result["idle_sandbox"]["shoal"]["processes"] == 3
+    assert result["machine"] == {"cores": 2}
+    assert result["seconds"] == 12.3
+
+
+def test_table_tells_measure_target_and_whether_met() -> None:
+    written = io.StringIO()
+    table.show(Console(file=written, width=160), found(0.5))
+    rows = {line.split("│")[1].strip(): line for line in written.getvalue().splitlines() if line.startswith("│")}
+    assert set(rows) == {*AT_LEAST, "pss_mb"}
+    assert all("missed" in row for row in rows.values())
+    assert "× 12.5" in rows["exec_p50"]
+    assert "× 25" in rows["exec_p50"]
+    assert "120.0 MB" in rows["pss_mb"]
