@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
-from shoal.model.spec import SandboxSpec
 from shoal.model.settings import SandboxDefaults
+from shoal.model.spec import SandboxSpec
 from shoal.wire.agent import Agent
 
 

@@ -1,0 +1,112 @@
+"""Shoal: an elastic cluster of sandboxes for untrusted code, on machines of your own.
+
+    import shoal
+
+    with shoal.Sandbox.create(image="shoal/base") as sandbox:
+        result = sandbox.run("python3 -c 'print(6 * 7)'")
+        print(result.stdout)
+
+Every call blocks, and has an `.aio` twin: `await shoal.Sandbox.create.aio(...)`. Names load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.client import Client, connect
+    from shoal.files import FileSystem, SandboxFile, Transfer
+    from shoal.model.errors import (
+        AlreadyExists,
+        CommandFailed,
+        CommandNotExecutable,
+        CommandNotFound,
+        DeadlineExceeded,
+        FailedPrecondition,
+        ImageNotFound,
+        Internal,
+        InvalidRequest,
+        NotFound,
+        PathNotFound,
+        PermissionDenied,
+        ProcessNotFound,
+        QuotaExceeded,
+        SandboxEnded,
+        SandboxNotFound,
+        ShoalError,
+        Unauthenticated,
+        Unavailable,
+        UserNotFound,
+    )
+    from shoal.model.info import NodeInfo, SandboxInfo
+    from shoal.model.states import Reason, State
+    from shoal.process import Process, ProcessInfo, Result
+    from shoal.sandbox import Sandbox
+    from shoal.wire.records import Entry, WatchEvent
+
+_HOMES = {
+    "shoal.client": "Client connect",
+    "shoal.files": "FileSystem SandboxFile Transfer",
+    "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
+    "FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound PermissionDenied ProcessNotFound "
+    "QuotaExceeded SandboxEnded SandboxNotFound ShoalError Unauthenticated Unavailable UserNotFound",
+    "shoal.model.info": "NodeInfo SandboxInfo",
+    "shoal.model.states": "Reason State",
+    "shoal.process": "Process ProcessInfo Result",
+    "shoal.sandbox": "Sandbox",
+    "shoal.wire.records": "Entry WatchEvent",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__version__ = "0.1.0"
+__all__ = [
+    "AlreadyExists",
+    "Client",
+    "CommandFailed",
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "DeadlineExceeded",
+    "Entry",
+    "FailedPrecondition",
+    "FileSystem",
+    "ImageNotFound",
+    "Internal",
+    "InvalidRequest",
+    "NodeInfo",
+    "NotFound",
+    "PathNotFound",
+    "PermissionDenied",
+    "Process",
+    "ProcessInfo",
+    "ProcessNotFound",
+    "QuotaExceeded",
+    "Reason",
+    "Result",
+    "Sandbox",
+    "SandboxEnded",
+    "SandboxFile",
+    "SandboxInfo",
+    "SandboxNotFound",
+    "ShoalError",
+    "State",
+    "Transfer",
+    "Unauthenticated",
+    "Unavailable",
+    "UserNotFound",
+    "WatchEvent",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

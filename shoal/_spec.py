@@ -1,0 +1,92 @@
+"""From the arguments of `Sandbox.create` to a spec: defaults filled in, shapes checked. What the values mean is checked by the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shoal.model.errors import InvalidRequest
+from shoal.model.spec import NetworkMode, Resources, Runtime, SandboxSpec
+
+if TYPE_CHECKING:
+    from shoal.model.settings import SandboxDefaults
+
+Cpu = float | tuple[float, float] | None
+Memory = int | tuple[int, int] | None
+
+
+def build_spec(
+    command: tuple[str, ...],
+    defaults: SandboxDefaults,
+    *,
+    image: str | None,
+    name: str | None,
+    tags: Mapping[str, str] | None,
+    env: Mapping[str, str] | None,
+    workdir: str | None,
+    user: str | None,
+    cpu: Cpu,
+    memory: Memory,
+    disk: int | None,
+    gpu: int,
+    pids: int | None,
+    timeout: float | None,
+    idle_timeout: float | None,
+    pty: bool,
+    network: NetworkMode,
+    region: str | None,
+    runtime: Runtime,
+    environment: str,
+    idempotency_key: str,
+) -> SandboxSpec:
+    """The spec. Raises `InvalidRequest` for what is not of the shape it should be."""
+    cpu_request, cpu_limit = _pair("cpu", cpu, defaults.cpu_request, defaults.cpu_limit)
+    memory_request, memory_limit = _pair("memory", memory, defaults.memory_request, defaults.memory_limit)
+    return SandboxSpec(
+        image=defaults.image if image is None else image,
+        resources=Resources(
+            cpu_request=cpu_request,
+            cpu_limit=cpu_limit,
+            memory_request=memory_request,
+            memory_limit=memory_limit,
+            disk=defaults.disk if disk is None else disk,
+            pids=defaults.pids if pids is None else pids,
+            gpu=gpu,
+        ),
+        command=command,
+        name=name,
+        tags=mapping("tags", tags),
+        env=mapping("env", env),
+        workdir=workdir,
+        user=user or "",
+        timeout=defaults.timeout if timeout is None else timeout,
+        idle_timeout=idle_timeout,
+        pty=pty,
+        network=network,
+        region=region,
+        runtime=runtime,
+        environment=environment,
+        idempotency_key=idempotency_key,
+    )
+
+
+def mapping(field: str, value: Mapping[str, str] | None) -> dict[str, str]:
+    """A plain dict of what the caller gave."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{field}: {type(value).__name__} is no mapping; give a dict of strings", field=field)
+    return dict(value)
+
+
+def _pair(field: str, value: Any, default_request: Any, default_limit: Any) -> tuple[Any, Any]:
+    """Request and limit. One number is the request, and the limit is then the default one, or as high as the request."""
+    if value is None:
+        return default_request, default_limit
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise InvalidRequest(f"{field}: {len(value)} values; give one number, or (request, limit)", field=field)
+        return value[0], value[1]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{field}: {value!r} is no number; give one, or (request, limit)", field=field)
+    return value, max(value, default_limit)

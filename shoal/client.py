@@ -1,0 +1,118 @@
+"""Connecting to a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from shoal._twin import at_exit, function_twin, method_twin
+from shoal.model import cluster_file
+from shoal.model.info import NodeInfo
+
+if TYPE_CHECKING:
+    from shoal.model.settings import SandboxDefaults
+    from shoal.transport.contract import Transport
+
+
+class Client:
+    """A connection to a cluster, for any number of threads and event loops. `shoal.connect` makes one.
+
+    As a context manager it is closed at the end; sandboxes live on.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._defaults: SandboxDefaults | None = None
+
+    @method_twin
+    async def nodes(self) -> Sequence[NodeInfo]:
+        """The nodes of the cluster: what each has, and what runs on it."""
+        return await self.transport.nodes()
+
+    @method_twin
+    async def close(self) -> None:
+        """Closes the connections to sandboxes; the sandboxes live on. Again is harmless; a later call opens them again."""
+        await self.transport.close()
+        if _default.client is self:
+            _default.client = None
+
+    async def defaults(self) -> SandboxDefaults:
+        """What the cluster gives a sandbox whose creator does not say; asked for once."""
+        if self._defaults is None:
+            self._defaults = await self.transport.defaults()
+        return self._defaults
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close.aio()
+
+
+@function_twin
+async def connect(address: str | None = None) -> Client:
+    """Connects to a cluster; `Sandbox.create` and its like use the last one connected to.
+
+    `address`: Ray's (`host:port`). Without: the cluster that this process is in already, else the one in `RAY_ADDRESS`, else
+    the one that `shoal up` started on this machine. Raises `FailedPrecondition` where there is none, `Unavailable` where it does not answer,
+    `Unauthenticated`.
+    """
+    from shoal.transport.ray import RayTransport
+
+    cluster = cluster_file.read(_state_dir())
+    token = None
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or None
+    if cluster is not None and address in (None, cluster.ray_address):
+        address, token = cluster.ray_address, cluster.auth_token_path
+    client = Client(await RayTransport.open(address, token_path=token))
+    _default.client = client
+    return client
+
+
+async def current() -> Client:
+    """The client that calls without one use: the last that was connected, else a new one."""
+    return _default.client or await connect.aio()
+
+
+def use(client: Client | None) -> None:
+    """Makes `client` the one that calls without one use."""
+    _default.client = client
+
+
+class _Default:
+    client: Client | None = None
+
+
+_default = _Default()
+
+
+async def _close_default() -> None:
+    if _default.client is not None:
+        await _default.client.close.aio()
+
+
+at_exit(_close_default)
+
+
+def _state_dir() -> Path:
+    # As the settings have it, without the validation library that they need.
+    named = os.environ.get("SHOAL_STATE_DIR")
+    if named:
+        return Path(named)
+    from shoal.model.settings import default_state_dir
+
+    return default_state_dir()

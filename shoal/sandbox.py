@@ -1,0 +1,362 @@
+"""Sandboxes: isolated containers in which untrusted code runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from shoal._calls import exec_call, run_call
+from shoal._input import Input
+from shoal._output import Output
+from shoal._reach import Reach
+from shoal._spec import Cpu, Memory, build_spec, mapping
+from shoal._twin import function_twin, method_twin
+from shoal.client import Client, current
+from shoal.files import FileSystem
+from shoal.model.errors import (
+    CommandFailed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    ShoalError,
+)
+from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
+from shoal.model.info import Listing, SandboxInfo
+from shoal.model.spec import NetworkMode, Runtime
+from shoal.process import Process, ProcessInfo, Result, start_of
+
+if TYPE_CHECKING:
+    from shoal.wire.agent import RunResult
+
+MAX_OUTPUT = 8 << 20
+"""Bytes of stdout, and of stderr, that `run` keeps by default."""
+
+CREATE_DEADLINE_S = 300.0
+_TERMINAL_SIZE = (24, 80)
+_TAIL = 2000
+
+
+class Sandbox:
+    """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
+
+    Every method blocks, and has an `.aio` twin to be awaited. As a context manager the sandbox is terminated at the end.
+    """
+
+    def __init__(self, client: Client, info: SandboxInfo) -> None:
+        # For `create`, `from_id` and their like.
+        self._client = client
+        self._info = info
+        self._reach = Reach(client.transport, info.id)
+        self._main: Process[str] | None = None
+        self.files = FileSystem(self._reach)
+        """Its files."""
+
+    # Making and finding
+
+    @function_twin
+    @staticmethod
+    async def create(
+        *command: str,
+        image: str | None = None,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str | None = None,
+        cpu: Cpu = None,
+        memory: Memory = None,
+        disk: int | None = None,
+        gpu: int = 0,
+        pids: int | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        pty: bool = False,
+        network: NetworkMode = "default",
+        region: str | None = None,
+        runtime: Runtime = "runc",
+        environment: str = "main",
+        idempotency_key: str | None = None,
+        deadline: float = CREATE_DEADLINE_S,
+        client: Client | None = None,
+    ) -> Sandbox:
+        """Creates a sandbox and returns it running.
+
+        `command`: its own command, at whose end it ends; without one it lives until its `timeout` or `terminate`.
+        `image`: a reference. `name`: unique among the living of its `environment`. `env`, `workdir` (absolute), `user` (name,
+        uid or uid:gid) are the defaults of all its processes. `cpu` in cores, `memory` in MiB: what it is sure of, or (request,
+        limit). `disk` in MiB, `gpu` in whole devices, `pids` a count. `timeout` (from its start), `idle_timeout` and `deadline`
+        (of the create itself) in seconds. `network`: `"none"` for none at all. What is not given is the cluster's default.
+        The same `idempotency_key` again gives the same sandbox again.
+
+        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
+        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then.
+        """
+        client = client or await current()
+        spec = build_spec(
+            command,
+            await client.defaults(),
+            image=image,
+            name=name,
+            tags=tags,
+            env=env,
+            workdir=workdir,
+            user=user,
+            cpu=cpu,
+            memory=memory,
+            disk=disk,
+            gpu=gpu,
+            pids=pids,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            pty=pty,
+            network=network,
+            region=region,
+            runtime=runtime,
+            environment=environment,
+            # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
+            idempotency_key=secrets.token_hex(16) if idempotency_key is None else idempotency_key,
+        )
+        return Sandbox(client, await client.transport.create(spec, deadline=deadline))
+
+    @function_twin
+    @staticmethod
+    async def from_id(sandbox_id: str, *, client: Client | None = None) -> Sandbox:
+        """The sandbox of that id, living or ended; `SandboxNotFound` if there never was one."""
+        if not SANDBOX.fullmatch(sandbox_id):
+            raise InvalidRequest(f"sandbox_id: {sandbox_id!r} is none; they look like 'sb-…'", field="sandbox_id")
+        client = client or await current()
+        return Sandbox(client, await client.transport.get(sandbox_id))
+
+    @function_twin
+    @staticmethod
+    async def from_name(name: str, *, environment: str = "main", client: Client | None = None) -> Sandbox:
+        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        client = client or await current()
+        return Sandbox(client, await client.transport.find(name, environment))
+
+    @function_twin
+    @staticmethod
+    async def list(
+        *,
+        tags: Mapping[str, str] | None = None,
+        environment: str = "main",
+        include_ended: bool = False,
+        limit: int = 1000,
+        client: Client | None = None,
+    ) -> Sequence[Sandbox]:
+        """The sandboxes that carry all of `tags`, newest first; `include_ended`: those that ended too."""
+        client = client or await current()
+        listing = Listing(environment, mapping("tags", tags), include_ended=include_ended, limit=limit)
+        return [Sandbox(client, info) for info in await client.transport.list(listing)]
+
+    # What it is
+
+    @property
+    def id(self) -> str:
+        """`sb-…`"""
+        return self._info.id
+
+    @property
+    def name(self) -> str | None:
+        """The name that it was given."""
+        return self._info.spec.name
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Its tags as last seen."""
+        return dict(self._info.tags)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of its own command as last seen by `wait`, `poll` or `info`; None: has none, or was not seen to end."""
+        return self._info.returncode
+
+    @method_twin
+    async def info(self) -> SandboxInfo:
+        """Its newest state; once it has ended, the reason and the exit code."""
+        if not self._info.ended:
+            self._info = await self._reach.transport.get(self.id)
+        return self._info
+
+    @method_twin
+    async def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Replaces its tags."""
+        self._info = await self._reach.transport.set_tags(self.id, mapping("tags", tags))
+
+    # Its end
+
+    @method_twin
+    async def wait(self, timeout: float | None = None) -> int | None:
+        """Waits for its end and returns the exit code of its own command (None where it had none).
+
+        Raises `DeadlineExceeded` after `timeout` seconds; it lives on.
+        """
+        if not self._info.ended:
+            self._info = await self._reach.transport.wait(self.id, timeout)
+            if not self._info.ended:
+                raise DeadlineExceeded(f"sandbox {self.id} still runs after {timeout:g} s")
+        return self._info.returncode
+
+    @method_twin
+    async def poll(self) -> int | None:
+        """The exit code of its own command where that has ended; None where it runs, or where there is none."""
+        return (await self.info.aio()).returncode
+
+    @method_twin
+    async def terminate(self) -> None:
+        """Ends it, and returns once its processes are gone. Of one that has ended: nothing happens."""
+        if not self._info.ended:
+            self._info = await self._reach.transport.terminate(self.id)
+
+    # Its processes
+
+    @run_call
+    @method_twin
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        input: str | bytes | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        max_output: int = MAX_OUTPUT,
+        env: Mapping[str, str | None] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        user: str | None = None,
+        text: bool = True,
+    ) -> Result[Any]:
+        """Runs a command to its end and returns its `Result`: one round trip.
+
+        `command`: an argument list, or a line for `/bin/sh -c`. `input`: its standard input (none: empty). `timeout` in
+        seconds: then its whole tree is killed, `timed_out` is True and `returncode` -9. `max_output`: bytes of stdout and of
+        stderr that are kept (up to 256 MiB); what is beyond is dropped and `truncated` is True. `env`: over the sandbox's own,
+        None removes. `text`: False for bytes. `check`: raises `CommandFailed` for a `returncode` other than 0, `DeadlineExceeded` for a timeout.
+
+        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`, `Unavailable`.
+        """
+        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
+        data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
+        start = start_of(new_process_id(), argv, env, workdir, user, timeout)
+        ran = await self._reach.call(lambda agent: agent.run(start, input=data, max_output=max_output))
+        if check and (ran.timed_out or ran.exit != 0):
+            raise _failure(argv, ran, timeout)
+        return _result(ran, text)
+
+    @exec_call
+    @method_twin
+    async def exec(
+        self,
+        *argv: str,
+        env: Mapping[str, str | None] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        pty: bool | tuple[int, int] = False,
+        text: bool = True,
+        merge_stderr: bool = False,
+    ) -> Process[Any]:
+        """Starts a process and returns it, running.
+
+        `env`, `workdir`, `user`, `timeout` (seconds; then its whole tree is killed) as in `run`. `pty`: gives it a terminal, True
+        or (rows, columns); all its output is `stdout` then. `text`: False for bytes. `merge_stderr`: into `stdout`.
+
+        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`, `Unavailable`.
+        """
+        size = (_TERMINAL_SIZE if pty else None) if isinstance(pty, bool) else _terminal_size(pty)
+        start = start_of(new_process_id(), argv, env, workdir, user, timeout)
+        pid = await self._reach.call(lambda agent: agent.exec(start, pty=size, merge_stderr=merge_stderr))
+        return Process(self._reach, start.id, text=text, new=True, pid=pid)
+
+    def process(self, process_id: str, *, text: bool = True) -> Process[Any]:
+        """The process of that id, with its output from the first byte. `ProcessNotFound` comes with its first use."""
+        return Process(self._reach, process_id, text=text, new=False)
+
+    @method_twin
+    async def processes(self) -> Sequence[ProcessInfo]:
+        """The processes that run, and the last that ended."""
+        rows = await self._reach.call(lambda agent: agent.ps())
+        return [
+            ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
+            for r in rows
+        ]
+
+    # Its own command
+
+    @property
+    def stdout(self) -> Output[str]:
+        """What its own command writes to stdout, from the first byte; after its end, what was kept of it."""
+        return self._own_command().stdout
+
+    @property
+    def stderr(self) -> Output[str]:
+        """As `stdout`, for stderr."""
+        return self._own_command().stderr
+
+    @property
+    def stdin(self) -> Input:
+        """The standard input of its own command."""
+        return self._own_command().stdin
+
+    def _own_command(self) -> Process[str]:
+        if not self._info.spec.command:
+            raise FailedPrecondition(
+                "this sandbox was created without a command of its own; `exec` and `run` start processes in it",
+                state=self._info.state.value,
+            )
+        if self._main is None:
+            self._main = Process(self._reach, MAIN_PROCESS, text=True, new=False)
+        return self._main
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.terminate()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.terminate.aio()
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
+
+
+def _result(ran: RunResult, text: bool) -> Result[Any]:
+    stdout: str | bytes = ran.stdout
+    stderr: str | bytes = ran.stderr
+    if text:
+        stdout, stderr = ran.stdout.decode("utf-8", "replace"), ran.stderr.decode("utf-8", "replace")
+    return Result(ran.exit, stdout, stderr, ran.duration_s, ran.timed_out, ran.truncated)
+
+
+def _failure(argv: Sequence[str], ran: RunResult, timeout: float | None) -> ShoalError:
+    stdout, stderr = (data[-_TAIL:].decode("utf-8", "replace") for data in (ran.stdout, ran.stderr))
+    command = " ".join(argv)
+    command = command if len(command) <= 80 else command[:77] + "..."
+    if ran.timed_out:
+        return DeadlineExceeded(f"{command!r} was killed after {timeout:g} s", stdout=stdout, stderr=stderr)
+    last = stderr.strip().rpartition("\n")[2][:200]
+    return CommandFailed(
+        f"{command!r} exited with {ran.exit}{': ' + last if last else ''}",
+        returncode=ran.exit,
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def _terminal_size(pty: tuple[int, int]) -> tuple[int, int]:
+    try:
+        rows, columns = pty
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"pty: {pty!r} is neither True nor (rows, columns)", field="pty") from None
+    return rows, columns

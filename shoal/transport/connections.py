@@ -1,0 +1,128 @@
+"""Keeps one connection per sandbox and event loop, and renews it.
+
+A connection belongs to the loop that opened it, so each loop has its own. Concurrent callers share one attempt to open one. The
+table of a loop is bounded: beyond `MAX_CONNECTIONS` the one that was asked for least recently is closed, whose users come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from shoal.model.errors import NotFound, Unauthenticated, Unavailable
+from shoal.model.grants import Grant
+from shoal.wire.agent import Agent
+from shoal.wire.connection import Connection
+
+MAX_CONNECTIONS = 2048
+AGENT_WAIT_S = 5.0
+"""How long the relay may wait for a sandbox's agent, which is about to dial again when many clients come at once."""
+
+OPEN_S = 10.0
+_GRANT_MARGIN_S = 30.0
+"""A grant that ends sooner is not used any more: clocks differ."""
+
+
+class Connections:
+    """The agents of a cluster's sandboxes, each over a connection of the running loop. `grant` asks the cluster for access."""
+
+    def __init__(self, grant: Callable[[str], Awaitable[Grant]], limit: int = MAX_CONNECTIONS) -> None:
+        self._grant = grant
+        self._limit = limit
+        self._grants: OrderedDict[str, Grant] = OrderedDict()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopTable] = weakref.WeakKeyDictionary()
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        """The agent of a sandbox, over the connection that is open or else a new one."""
+        table = self._table()
+        agent = table.agents.get(sandbox_id)
+        if agent is not None and not agent.connection.closed:
+            table.agents.move_to_end(sandbox_id)
+            return agent
+        opening = table.opening.get(sandbox_id)
+        if opening is None:
+            opening = asyncio.get_running_loop().create_task(self._open(table, sandbox_id))
+            table.opening[sandbox_id] = opening
+            opening.add_done_callback(lambda task: _settle(table, sandbox_id, task))
+        # Shielded: one caller that gives up does not take the attempt from the others.
+        return await asyncio.shield(opening)
+
+    def forget(self, sandbox_id: str) -> None:
+        """The sandbox has ended: closes this loop's connection to it, and drops its grant."""
+        self._grants.pop(sandbox_id, None)
+        agent = self._table().agents.pop(sandbox_id, None)
+        if agent is not None:
+            agent.connection.close()
+
+    async def close(self) -> None:
+        """Closes this loop's connections."""
+        table = self._loops.pop(asyncio.get_running_loop(), None)
+        if table is None:
+            return
+        for task in table.opening.values():
+            task.cancel()
+        for agent in table.agents.values():
+            agent.connection.close()
+        for agent in table.agents.values():
+            await agent.connection.wait_closed()
+
+    def _table(self) -> _LoopTable:
+        loop = asyncio.get_running_loop()
+        table = self._loops.get(loop)
+        if table is None:
+            table = self._loops[loop] = _LoopTable()
+        return table
+
+    async def _open(self, table: _LoopTable, sandbox_id: str) -> Agent:
+        kept = self._grants.get(sandbox_id)
+        if kept is not None and kept.expires - _GRANT_MARGIN_S > time.time():
+            try:
+                return self._admit(table, sandbox_id, await _dial(kept))
+            except (Unauthenticated, NotFound, Unavailable):
+                self._grants.pop(
+                    sandbox_id, None
+                )  # the relay may have moved, and the sandbox may have ended: ask again
+        grant = await self._grant(sandbox_id)
+        try:
+            connection = await _dial(grant)
+        except NotFound as error:
+            # The cluster said that it lives there: the relay has only just been started, or the sandbox is just ending.
+            raise Unavailable(error.message) from None
+        self._grants[sandbox_id] = grant
+        if len(self._grants) > 2 * self._limit:
+            self._grants.popitem(last=False)
+        return self._admit(table, sandbox_id, connection)
+
+    def _admit(self, table: _LoopTable, sandbox_id: str, connection: Connection) -> Agent:
+        agent = table.agents[sandbox_id] = Agent(connection)
+        table.agents.move_to_end(sandbox_id)
+        while len(table.agents) > self._limit:
+            _, oldest = table.agents.popitem(last=False)
+            oldest.connection.close()
+        if len(table.agents) >= table.sweep_at:
+            for key in [key for key, agent in table.agents.items() if agent.connection.closed]:
+                del table.agents[key]
+            table.sweep_at = max(64, 2 * len(table.agents))
+        return agent
+
+
+class _LoopTable:
+    """What one loop has open. Sandboxes that ended have closed their connections by themselves: a sweep drops what is left."""
+
+    def __init__(self) -> None:
+        self.agents: OrderedDict[str, Agent] = OrderedDict()
+        self.opening: dict[str, asyncio.Task[Agent]] = {}
+        self.sweep_at = 64
+
+
+async def _dial(grant: Grant) -> Connection:
+    return await Connection.open(grant.address, grant.token, wait_s=AGENT_WAIT_S, timeout_s=OPEN_S)
+
+
+def _settle(table: _LoopTable, sandbox_id: str, task: asyncio.Task[Agent]) -> None:
+    table.opening.pop(sandbox_id, None)
+    if not task.cancelled():
+        task.exception()  # seen, also where every caller has given up

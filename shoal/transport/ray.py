@@ -1,0 +1,219 @@
+"""The transport inside a Ray cluster: control by calls to the controller, data through the relays.
+
+Calls to the controller go through one thin wrapper (`_call`), which turns Ray's errors into Shoal's and, while the controller is
+being restarted, makes the call again: each of them may be sent twice (a create carries its idempotency key).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import ray
+from ray import exceptions as ray_errors
+from ray.actor import ActorHandle
+
+from shoal.model.errors import FailedPrecondition, Internal, SandboxEnded, ShoalError, Unauthenticated, Unavailable
+from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.settings import SandboxDefaults
+from shoal.model.spec import SandboxSpec
+from shoal.transport.connections import Connections
+from shoal.transport.contract import LogChunk, Transport
+from shoal.wire.agent import Agent
+
+CONTROLLER = "controller"
+NAMESPACE = "shoal"
+
+RESTART_S = 20.0
+"""How long a call waits for a controller that is being restarted."""
+
+_POLL_S = 30.0
+"""How long one call of a `wait` may take; longer waits are made of several."""
+
+_UNDO_S = 30.0
+_attaching = threading.Lock()
+
+
+class RayTransport(Transport):
+    """A way to the cluster that this process is connected to, or gets connected to by `open`."""
+
+    def __init__(self, controller: ActorHandle[Any]) -> None:
+        self._controller = controller
+        self._connections = Connections(self._grant)
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def open(cls, address: str | None = None, *, token_path: str | None = None) -> RayTransport:
+        """Connects this process to Ray, where it is not, and finds the controller.
+
+        `address`: Ray's; None: only what this process is connected to already. `token_path`: the file of Ray's token, where
+        the environment does not name one. Raises `FailedPrecondition`, `Unavailable`, `Unauthenticated`.
+        """
+        return cls(await asyncio.to_thread(_attach, address, token_path))
+
+    # Control
+
+    async def defaults(self) -> SandboxDefaults:
+        return SandboxDefaults(**await self._call("defaults"))
+
+    async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
+        creating = asyncio.ensure_future(self._call("create", spec, deadline))
+        try:
+            return cast(SandboxInfo, await asyncio.shield(creating))
+        except asyncio.CancelledError:
+            # Nobody will ever hold it, so it must not stay. The controller may be past the point where it could stop.
+            self._spawn(self._undo(creating))
+            raise
+
+    async def get(self, sandbox_id: str) -> SandboxInfo:
+        return cast(SandboxInfo, await self._call("get", sandbox_id))
+
+    async def find(self, name: str, environment: str) -> SandboxInfo:
+        return cast(SandboxInfo, await self._call("find", name, environment))
+
+    async def list(self, listing: Listing) -> list[SandboxInfo]:
+        return cast("list[SandboxInfo]", await self._call("list", listing))
+
+    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
+        return cast(SandboxInfo, await self._call("set_tags", sandbox_id, dict(tags)))
+
+    async def terminate(self, sandbox_id: str) -> SandboxInfo:
+        info = cast(SandboxInfo, await self._call("terminate", sandbox_id))
+        self._connections.forget(sandbox_id)
+        return info
+
+    async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _POLL_S if end is None else min(_POLL_S, max(0.0, end - time.monotonic()))
+            info = cast(SandboxInfo, await self._call("wait", sandbox_id, left))
+            if info.ended:
+                self._connections.forget(sandbox_id)
+                return info
+            if end is not None and time.monotonic() >= end:
+                return info
+
+    async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
+        return LogChunk(*await self._call("logs", sandbox_id, fd, offset))
+
+    async def nodes(self) -> builtins.list[NodeInfo]:
+        return cast("list[NodeInfo]", await self._call("nodes"))
+
+    # Data
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        try:
+            return await self._connections.agent(sandbox_id)
+        except SandboxEnded:
+            self._connections.forget(sandbox_id)
+            raise
+
+    async def close(self) -> None:
+        if self._undoing:
+            await asyncio.wait(self._undoing, timeout=_UNDO_S)
+        await self._connections.close()
+
+    async def _grant(self, sandbox_id: str) -> Any:
+        return await self._call("grant", sandbox_id)
+
+    # Calls to the controller
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        """The method's result, or the error it raised. A controller that is away is waited for, for `RESTART_S`."""
+        end = time.monotonic() + RESTART_S
+        delay = 0.05
+        while True:
+            try:
+                return await getattr(self._controller, method).remote(*args)
+            except ray_errors.RayError as error:
+                cause = error_cause(error)
+                if isinstance(cause, ShoalError) or time.monotonic() + delay > end:
+                    raise translate(error, method) from None
+                translated = translate(error, method)
+                if not isinstance(translated, Unavailable):
+                    raise translated from None
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 1.0)
+            if isinstance(cause, ray_errors.ActorDiedError):
+                # Gone for good, unless somebody has deployed another one.
+                self._controller = await asyncio.to_thread(_find, self._controller)
+
+    async def _undo(self, creating: asyncio.Future[Any]) -> None:
+        try:
+            info = await creating
+            await self._call("terminate", info.id)
+        except ShoalError:
+            pass  # it was not created, or it has ended, or its own timeout will end it
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+
+def error_cause(error: ray_errors.RayError) -> BaseException:
+    """What a method raised, where it was the method; else `error` itself."""
+    cause = error.cause if isinstance(error, ray_errors.RayTaskError) else None
+    return cause if isinstance(cause, BaseException) else error
+
+
+def translate(error: ray_errors.RayError, method: str) -> ShoalError:
+    """Shoal's error for one of Ray's."""
+    cause = error_cause(error)
+    if isinstance(cause, ShoalError):
+        return cause
+    if isinstance(cause, ray_errors.AuthenticationError):
+        return Unauthenticated(f"Ray refuses this process's token: {cause}")
+    if isinstance(cause, ray_errors.RayActorError):
+        return Unavailable(
+            "the controller does not answer: it is being restarted, or the cluster is down; `shoal status` tells"
+        )
+    if isinstance(cause, ray_errors.RayError):
+        return Unavailable(f"{method}: Ray could not carry out the call ({type(cause).__name__}: {cause})")
+    return Internal(f"{method} failed in the controller: {cause!r}")
+
+
+def _find(old: ActorHandle[Any]) -> ActorHandle[Any]:
+    try:
+        return ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+    except ValueError:
+        return old
+
+
+def _attach(address: str | None, token_path: str | None) -> ActorHandle[Any]:
+    """Connects to Ray (blocking: seconds) and looks the controller up."""
+    with _attaching:
+        if not ray.is_initialized():
+            _init(address, token_path)
+        try:
+            return ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+        except ValueError:
+            raise FailedPrecondition(
+                "this Ray cluster has no controller of Shoal's; start one with `shoal up`", state="no_cluster"
+            ) from None
+        except ray_errors.RayError as error:
+            raise translate(error, "connect") from None
+
+
+def _init(address: str | None, token_path: str | None) -> None:
+    if address is None:
+        raise FailedPrecondition(
+            "there is no cluster: RAY_ADDRESS is not set and none was started on this machine; run `shoal up`, or pass "
+            "the address of one",
+            state="no_cluster",
+        )
+    if token_path is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if "RAY_AUTH_TOKEN" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN_PATH", token_path)
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except ray_errors.AuthenticationError as error:
+        raise Unauthenticated(f"Ray at {address} refuses this process: {error}") from None
+    except (ConnectionError, TimeoutError, ray_errors.RayError) as error:
+        raise Unavailable(f"no Ray cluster answers at {address} ({error}); `shoal status` tells what runs") from None
