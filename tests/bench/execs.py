@@ -68,7 +68,7 @@ def throughput(boxes: Sequence[Box], seconds: float) -> float:
 
 def timed_until(call: Callable[[], None], seconds: float) -> list[float]:
     """Calls it again and again for so long, at least once; the time of each call."""
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
