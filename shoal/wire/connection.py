@@ -7,9 +7,10 @@ import socket
 from typing import Any, Self, cast
 
 from shoal.model import errors
+from shoal.wire.exchanges import Exchange, Request
 from shoal.wire.frames import MAX_STREAM, Decoder, Kind, encode
 from shoal.wire.messages import check_hello, decode_reply, encode_hello, encode_request
-from shoal.wire.streams import Exchange, Request, Stream
+from shoal.wire.streams import Stream
 
 MAX_WAIT_S = 60.0
 """How long the relay may be asked to wait for an agent."""
@@ -72,6 +73,8 @@ class Connection(asyncio.BufferedProtocol):
             ) from None
         except OSError as error:
             raise errors.Unavailable(f"the relay at {address} cannot be reached: {error.strerror or error}") from None
+        except UnicodeError:
+            raise errors.InvalidRequest(f"address has no possible host name: {address!r}", field="address") from None
         finally:
             if not connection._admitted.done() or connection._admitted.cancelled() or connection._admitted.exception():
                 connection.abort()

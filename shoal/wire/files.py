@@ -9,10 +9,10 @@ from typing import Any
 from shoal.model import errors
 from shoal.wire import checks, records
 from shoal.wire.connection import Connection
+from shoal.wire.exchanges import Gather
 from shoal.wire.flows import Chunks, WatchStream
 from shoal.wire.processes import REPLY_S
 from shoal.wire.records import Entry
-from shoal.wire.streams import Gather
 
 IDLE_S = 60.0
 """How long a transfer may stand still because of the sandbox."""
@@ -24,6 +24,9 @@ MAX_READ = 1 << 30
 """Bytes that `read_bytes` takes into memory."""
 
 MAX_ENTRIES = 1_000_000
+MAX_LISTING = 256 << 20
+"""Characters of paths and targets that `list` takes into memory."""
+
 _READ_WINDOW = 8 << 20
 """A file read as a whole lies in memory in the end: so much of it may be under way at once."""
 
@@ -88,14 +91,17 @@ class FileCalls:
         """What a directory holds, sorted by name as bytes; `QuotaExceeded` beyond a million."""
         stream = self.connection.stream({"op": "list", "path": checks.path(path)})
         found: list[Entry] = []
+        weight = 0
         try:
             while (item := await stream.receive(IDLE_S)) is not None:
                 if not isinstance(item, dict):
                     raise errors.Internal("the sandbox sent data where none has a place")
-                found += records.entries(item)
-                if len(found) > MAX_ENTRIES:
+                batch = records.entries(item)
+                found += batch
+                weight += sum(len(entry.path) + len(entry.target or "") for entry in batch)
+                if len(found) > MAX_ENTRIES or weight > MAX_LISTING:
                     raise errors.QuotaExceeded(
-                        f"path holds more than {MAX_ENTRIES} entries: list it inside the sandbox"
+                        f"path holds more than {MAX_ENTRIES} entries: list it inside the sandbox", field="path"
                     )
         finally:
             stream.cancel()

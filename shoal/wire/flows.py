@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -9,7 +11,8 @@ from typing import Any, Generic, Self, TypeVar
 from shoal.model import errors
 from shoal.wire import checks, records
 from shoal.wire.connection import Connection
-from shoal.wire.streams import WINDOW, Stream
+from shoal.wire.exchanges import WINDOW
+from shoal.wire.streams import Stream
 
 Item = TypeVar("Item")
 
@@ -17,7 +20,8 @@ Item = TypeVar("Item")
 class Flow(Generic[Item]):
     """An async iterator that opens its stream when it is awaited, entered, or first asked for an item.
 
-    Leave it by reading to its end, by `aclose()`, or by `async with`. `idle_s`: silence after which it is given up.
+    Leave it by reading to its end, by `aclose()`, or by `async with`; one that is merely forgotten is closed when it is
+    collected. `idle_s`: silence after which it is given up.
     """
 
     def __init__(
@@ -65,8 +69,9 @@ class Flow(Generic[Item]):
         return self
 
     async def _open(self) -> Stream:
-        self._stream = self._connection.stream(self._op, lossy=self._lossy)
-        return self._stream
+        self._stream = stream = self._connection.stream(self._op, lossy=self._lossy)
+        weakref.finalize(self, _cancel_in, self._connection.loop, stream).atexit = False
+        return stream
 
     def _take(self, item: bytes | dict[str, Any]) -> Item | None:
         """What the reader gets for an item, None where it gets nothing."""
@@ -74,6 +79,15 @@ class Flow(Generic[Item]):
 
     def _ended(self, reply: dict[str, Any]) -> None:
         """The reply came, after all items were taken."""
+
+
+def _cancel_in(loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
+    # The collector may run in any thread, and after the loop's end.
+    if not stream.finished:
+        try:
+            loop.call_soon_threadsafe(stream.cancel)
+        except RuntimeError:
+            pass  # the loop is closed, and its connections with it
 
 
 class Chunks(Flow[bytes]):

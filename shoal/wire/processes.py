@@ -7,9 +7,9 @@ from typing import Any
 from shoal.model import errors
 from shoal.wire import checks, records
 from shoal.wire.connection import Connection
+from shoal.wire.exchanges import Gather
 from shoal.wire.flows import OutputStream, StdinStream
 from shoal.wire.records import Exit, RunResult, Start
-from shoal.wire.streams import Gather
 
 DEFAULT_MAX_OUTPUT = 8 << 20
 REPLY_S = 30.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import struct
@@ -109,7 +110,7 @@ async def test_open_where_nobody_listens() -> None:
         await Connection.open(f"127.0.0.1:{port}", "token")
 
 
-@pytest.mark.parametrize("address", ["", "host", ":80", "host:", "host:0", "host:70000", "host:x", "host:²"])
+@pytest.mark.parametrize("address", ["", "host", ":80", "host:", "host:0", "host:70000", "host:x", "host:²", "a..b:80"])
 async def test_open_of_a_malformed_address(address: str) -> None:
     with pytest.raises(errors.InvalidRequest) as caught:
         await Connection.open(address, "token")
@@ -535,6 +536,16 @@ async def test_a_cancelled_call_cancels_its_stream() -> None:
             pass
         await asyncio.sleep(0.05)
         assert [stream for kind, stream in seen if kind is Kind.CANCEL] == [1, 2, 3, 4, 5]
+        assert not connection.open_streams
+
+
+async def test_a_forgotten_flow_cancels_its_stream() -> None:
+    async with connected(_answers((Kind.DATA, b"some"))) as connection:
+        async for chunk in Agent(connection).output("p-1", 1):
+            assert chunk == b"some"
+            break
+        gc.collect()
+        await asyncio.sleep(0.01)
         assert not connection.open_streams
 
 
