@@ -1,0 +1,80 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTheRelayNeverListensOnAllAddresses(t *testing.T) {
+	for _, listen := range []string{"0.0.0.0:0", "[::]:0", ":0", "localhost:0", "nonsense"} {
+		line, _ := json.Marshal(map[string]any{
+			"root": "/r", "listen": listen, "secret": strings.Repeat("ab", 32), "control": "/c", "idle_exit_s": 1,
+		})
+		if _, err := ReadConfig(bytes.NewReader(append(line, '\n'))); err == nil {
+			t.Errorf("%s was accepted", listen)
+		}
+	}
+}
+
+func TestOnlyTheFirstProcessOfAContainerMayPark(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "c-a"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c, err := openContainer(root, "c-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	// This test is not pid 1 of any namespace, as little as code inside a container is.
+	conn, err := net.Dial("unix", filepath.Join(root, "c-a", socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
+		t.Fatalf("an impostor was let in: %d, %v", n, err)
+	}
+	if _, err := c.take(50 * time.Millisecond); err == nil {
+		t.Fatal("an impostor was parked")
+	}
+}
+
+func TestARelayThatNobodyControlsEnds(t *testing.T) {
+	dir := t.TempDir()
+	config := Config{
+		Root: filepath.Join(dir, "c"), Listen: "127.0.0.1:0", Secret: strings.Repeat("ab", 32),
+		Control: filepath.Join(dir, "control"), IdleExitS: 0.5,
+	}
+	if err := config.check(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- Run(context.Background(), config, "test", &bytes.Buffer{}) }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it still runs")
+	}
+}
+
+func FuzzHello(f *testing.F) {
+	f.Add([]byte(`{"v":1,"token":"a.b","wait_ms":5}`))
+	f.Add([]byte(`{}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		if h, err := parseHello(payload); err == nil && (h.WaitMs < 0 || h.Version != version) {
+			t.Fatalf("accepted %q", payload)
+		}
+	})
+}

@@ -1,0 +1,75 @@
+// Package token checks the relay's tokens: who may talk to which container, for how long.
+//
+//	base64url(payload) "." base64url(HMAC-SHA256(secret, payload)), no padding
+//
+// The controller signs them (shoal.model.grants); the relay asks nobody.
+package token
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"shoal/agent/internal/fault"
+)
+
+// MaxSize bounds a token's length.
+const MaxSize = 4 << 10
+
+// Claims is what a token says.
+type Claims struct {
+	Sandbox string   `json:"sandbox"`
+	Key     string   `json:"key"`
+	Scopes  []string `json:"scopes"`
+	Expires int64    `json:"exp"`
+}
+
+// Check returns the claims of a token that was signed with secret and has not expired; a fault `unauthenticated` otherwise.
+// Nothing of the payload is looked at before its signature is known to be right.
+func Check(secret []byte, text string, now time.Time) (Claims, error) {
+	var c Claims
+	head, tail, found := strings.Cut(text, ".")
+	if !found || len(text) > MaxSize {
+		return c, refuse("it is malformed")
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(head)
+	if err != nil {
+		return c, refuse("it is malformed")
+	}
+	given, err := base64.RawURLEncoding.DecodeString(tail)
+	if err != nil {
+		return c, refuse("it is malformed")
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write(payload)
+	if !hmac.Equal(given, mac.Sum(nil)) { // in constant time
+		return c, refuse("its signature is wrong")
+	}
+	if err := json.Unmarshal(payload, &c); err != nil || !ValidKey(c.Key) {
+		return c, refuse("it is malformed")
+	}
+	if now.Unix() >= c.Expires {
+		return c, refuse("it has expired: look the sandbox up again")
+	}
+	return c, nil
+}
+
+// ValidKey tells whether key may be a container's: it becomes a path.
+func ValidKey(key string) bool {
+	if len(key) < 3 || len(key) > 34 || !strings.HasPrefix(key, "c-") {
+		return false
+	}
+	for _, r := range key[2:] {
+		if (r < '0' || r > '9') && (r < 'a' || r > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
+func refuse(why string) error {
+	return &fault.Fault{Code: fault.Unauthenticated, Field: "token", Message: "token: " + why}
+}
