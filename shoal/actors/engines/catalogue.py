@@ -19,13 +19,13 @@ def engine_named(name: str, settings: Settings) -> Engine:
 
 def _docker(settings: Settings) -> Engine:
     # Importing the SDK takes a tenth of a second, and only who uses it should need it.
-    from shoal.actors.engines.docker import DockerEngine  # noqa: PLC0415
+    from shoal.actors.engines.docker import DockerEngine
 
     return DockerEngine(settings.engine_address, settings.node.start_limit)
 
 
 def _fake(_settings: Settings) -> Engine:
-    from shoal.actors.engines.fake import FakeEngine  # noqa: PLC0415
+    from shoal.actors.engines.fake import FakeEngine
 
     return FakeEngine()
 

@@ -1,13 +1,15 @@
 """An engine that starts nothing: containers in memory. It remembers its calls, and injects one failure.
 
-It holds to the contract as every engine does, so what passes with it passes with a real one: tests of what stands on engines need neither root nor
-a daemon.
+It holds to the contract as every engine does, so what passes with it passes with a real one: tests of what stands on engines
+need neither root nor a daemon.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -45,14 +47,15 @@ class Call:
     at: float
 
 
-class Failure:
+class Failure(ABC):
     """What goes wrong at the next call of `method`, once. Subclasses say what."""
 
     def __init__(self, method: str) -> None:
         self.method = method
 
+    @abstractmethod
     async def happen(self) -> None:
-        raise NotImplementedError
+        """Raises, or waits."""
 
 
 class EngineDown(Failure):
@@ -104,8 +107,8 @@ class FakeContainer:
 
 
 class FakeEngine(Engine):
-    """Containers in memory. `images` are the ones on the node, `registry` what can be pulled; `clock` gives times in seconds; `delay` is how long
-    each call takes, in seconds."""
+    """Containers in memory. `images` are the ones on the node, `registry` what can be pulled; `clock` gives times in seconds;
+    `delay` is how long each call takes, in seconds."""
 
     name = "fake"
 
@@ -279,7 +282,9 @@ class FakeEngine(Engine):
 
 def fake_image(reference: str) -> ImageInfo:
     """An image as a node would know it."""
-    return ImageInfo(reference=reference, digest=f"sha256:{hash(reference) & (1 << 256) - 1:064x}", size=1 << 20)
+    return ImageInfo(
+        reference=reference, digest=f"sha256:{hashlib.sha256(reference.encode()).hexdigest()}", size=1 << 20
+    )
 
 
 def _check(spec: ContainerSpec, runtimes: tuple[str, ...]) -> None:

@@ -1,0 +1,50 @@
+"""Destinations that the settings open: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`, `10.0.0.0/8:443`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from shoal.model.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Addresses, and the one port that is meant, or all."""
+
+    network: IPv4Network
+    port: int | None = None
+
+
+def parse_destination(entry: str) -> Destination:
+    """`InvalidRequest` (field `network.allow`) for what is none."""
+    place, colon, port = entry.strip().partition(":")
+    if colon and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise _invalid(entry)
+    try:
+        network = IPv4Network(place)
+    except ValueError as error:
+        raise _invalid(entry) from error
+    return Destination(network, int(port) if colon else None)
+
+
+def parse_subnet(subnet: str) -> IPv4Network:
+    """The sandboxes' own network. `InvalidRequest` (field `network.subnet`) for what is none, or too small for a bridge and a sandbox."""
+    try:
+        network = IPv4Network(subnet)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"network.subnet: {subnet!r} is no IPv4 network ({error}); write it as 10.213.0.0/16",
+            field="network.subnet",
+        ) from error
+    if network.prefixlen > 29:
+        raise InvalidRequest(f"network.subnet: {subnet} is too small; use a /29 or larger", field="network.subnet")
+    return network
+
+
+def _invalid(entry: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"network.allow: {entry!r} is no destination; write an IPv4 address or network, with a port or without: "
+        "10.1.2.3, 10.0.0.0/8, 10.1.2.3:8080",
+        field="network.allow",
+    )

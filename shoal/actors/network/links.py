@@ -1,0 +1,215 @@
+"""The bridge and the sandboxes' interfaces, through `ip`. The kernel is the only record: what is there is read back from it after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from shoal.actors.network.commands import must, run
+from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound
+
+_SYSCTL = Path("/proc/sys/net")
+_DEFAULT_MTU = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A sandbox's interface on the node's side: its name, and what its alias says about it."""
+
+    name: str
+    key: str
+    address: str
+
+
+def port_name(key: str) -> str:
+    """The interface's name on the node's side: at most 15 characters, the kernel's limit, and the same for a key always."""
+    return "sh" + base64.b32encode(hashlib.sha256(key.encode()).digest()[:8]).decode("ascii").lower().rstrip("=")
+
+
+def exists(name: str) -> bool:
+    return Path("/sys/class/net", name).exists()
+
+
+async def ensure_bridge(bridge: str, gateway: IPv4Address, subnet: IPv4Network, owner: str) -> bool:
+    """The bridge with its address, up, without IPv6, and forwarding on; whether anything of it was missing. `FailedPrecondition` where the name
+    belongs to somebody else, `InvalidRequest` (field `network.subnet`) where the node has a route into the subnet already."""
+    repaired = await asyncio.to_thread(_set_sysctl, "ipv4/ip_forward", "1")
+    links = await _json("ip", "-d", "-4", "addr", "show", "dev", bridge) if exists(bridge) else []
+    mine = f"shoal {owner}"
+    steps: list[str] = []
+    if not links:
+        await _check_subnet(subnet, bridge)
+        # With an address of its own: else it takes the lowest of its ports', and changes it as they come and go.
+        steps += [f"link add {bridge} address {_mac(gateway)} type bridge mcast_snooping 0"]
+    else:
+        await _check_owner(bridge, links[0], mine)
+    link = links[0] if links else {}
+    if link.get("ifalias") != mine:
+        steps.append(f'link set {bridge} alias "{mine}"')
+    wanted = (str(gateway), subnet.prefixlen)
+    addresses = [(a.get("local"), a.get("prefixlen")) for a in link.get("addr_info", ())]
+    steps += [f"addr del {local}/{prefix} dev {bridge}" for local, prefix in addresses if (local, prefix) != wanted]
+    if wanted not in addresses:
+        steps.append(f"addr add {gateway}/{subnet.prefixlen} dev {bridge}")
+    mtu = await uplink_mtu()
+    if "UP" not in link.get("flags", ()) or link.get("mtu") != mtu:
+        steps.append(f"link set {bridge} mtu {mtu} addrgenmode none up")
+    if steps:
+        await _batch(steps)
+    repaired |= await asyncio.to_thread(_set_sysctl, f"ipv6/conf/{bridge}/disable_ipv6", "1")
+    return bool(steps) or repaired
+
+
+async def remove_bridge(bridge: str) -> None:
+    """The bridge and all interfaces on it. One that is not there: nothing."""
+    if not exists(bridge):
+        return
+    names = [port["ifname"] for port in await _json("ip", "link", "show", "master", bridge)]
+    await remove_links([*names, bridge])
+
+
+async def remove_links(names: Iterable[str]) -> None:
+    steps = [f"link del {name}" for name in names if exists(name)]
+    if steps:
+        # `-force` goes on where one went by itself meanwhile, as an interface does with its container.
+        await run("ip", "-force", "-batch", "-", given="\n".join(steps) + "\n")
+
+
+async def ports(bridge: str) -> list[Port]:
+    """The sandboxes' interfaces on the bridge, by their aliases."""
+    found = []
+    for link in await _json("ip", "link", "show", "master", bridge):
+        key, _, address = str(link.get("ifalias", "")).partition(" ")
+        if key and address and link["ifname"] == port_name(key):
+            found.append(Port(link["ifname"], key, address))
+    return found
+
+
+async def connect(port: Port, pid: int, bridge: str, pool: tuple[IPv4Address, IPv4Network]) -> None:
+    """A pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of `pid`, with address and default route. `NotFound`
+    where the process is gone."""
+    gateway, subnet = pool
+    mtu = await asyncio.to_thread(_mtu, bridge)
+    space = await asyncio.to_thread(_open_namespace, pid)
+    try:
+        # Everything refers to the descriptor: whatever becomes of the pid, this is the namespace that was looked at.
+        path = f"/proc/self/fd/{space}"
+        await _batch(
+            [
+                f"link add {port.name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {path}",
+                f'link set {port.name} alias "{port.key} {port.address}"',
+                f"link set {port.name} master {bridge}",
+                # Before it is up: there is no moment in which sandboxes reach each other.
+                f"link set {port.name} type bridge_slave isolated on",
+                f"link set {port.name} addrgenmode none up",
+            ],
+            inherit=(space,),
+        )
+        await _batch(
+            [
+                # No address is made for IPv6, so there is none.
+                "link set eth0 addrgenmode none up",
+                f"addr add {port.address}/{subnet.prefixlen} dev eth0",
+                f"route add default via {gateway}",
+            ],
+            prefix=("nsenter", f"--net={path}"),
+            inherit=(space,),
+        )
+    finally:
+        os.close(space)
+
+
+async def own_addresses() -> set[str]:
+    """Every IPv4 address of this node."""
+    return {
+        info["local"]
+        for link in await _json("ip", "-4", "addr", "show")
+        for info in link.get("addr_info", ())
+        if "local" in info
+    }
+
+
+async def uplink_mtu() -> int:
+    """The largest packet of the interface that leads to the internet: larger ones would vanish on the way."""
+    for route in await _json("ip", "-4", "route", "show", "default"):
+        device = route.get("dev")
+        if device and exists(device):
+            return min(_DEFAULT_MTU, await asyncio.to_thread(_mtu, device))
+    return _DEFAULT_MTU
+
+
+async def _check_subnet(subnet: IPv4Network, bridge: str) -> None:
+    for route in await _json("ip", "-4", "route", "show"):
+        there = route.get("dst", "default")
+        if there == "default" or route.get("dev") == bridge:
+            continue
+        if IPv4Network(there, strict=False).overlaps(subnet):
+            raise InvalidRequest(
+                f"network.subnet: {subnet} overlaps {there}, which this node reaches through {route.get('dev')}; "
+                "set network.subnet to a free private network",
+                field="network.subnet",
+            )
+
+
+async def _check_owner(bridge: str, link: dict[str, Any], mine: str) -> None:
+    if link.get("linkinfo", {}).get("info_kind") != "bridge":
+        raise FailedPrecondition(
+            f"network.bridge: there is an interface {bridge} that is no bridge; set another name", state="taken"
+        )
+    theirs = link.get("ifalias")
+    # Without sandboxes on it, it is what a cluster left behind that never came to clean up.
+    if theirs != mine and await _json("ip", "link", "show", "master", bridge):
+        raise FailedPrecondition(
+            f"network.bridge: {bridge} is in use by {theirs or 'somebody else'}; set network.bridge and network.subnet to others, "
+            f"or remove it with `ip link del {bridge}`",
+            state="taken",
+        )
+
+
+async def _batch(steps: Iterable[str], *, prefix: tuple[str, ...] = (), inherit: tuple[int, ...] = ()) -> None:
+    await must(*prefix, "ip", "-batch", "-", given="\n".join(steps) + "\n", inherit=inherit)
+
+
+async def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
+    output = await must(program, "-j", *arguments)
+    parsed = json.loads(output) if output.strip() else []
+    return [entry for entry in parsed if entry]
+
+
+def _open_namespace(pid: int) -> int:
+    """A descriptor of the network namespace of `pid`."""
+    try:
+        space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise NotFound(f"process {pid} is gone, and its network with it") from error
+    # A container has a namespace of its own. If this is the node's, the pid went to another process, and we would tear at the node itself.
+    if pid <= 0 or os.fstat(space).st_ino == Path("/proc/self/ns/net").stat().st_ino:
+        os.close(space)
+        raise NotFound(f"process {pid} is none of a container: it shares the node's network")
+    return space
+
+
+def _set_sysctl(name: str, value: str) -> bool:
+    """Whether it had to be changed. What this kernel does not have needs no setting."""
+    file = _SYSCTL / name
+    if not file.exists() or file.read_text().strip() == value:
+        return False
+    file.write_text(value)
+    return True
+
+
+def _mtu(device: str) -> int:
+    return int(Path("/sys/class/net", device, "mtu").read_text())
+
+
+def _mac(gateway: IPv4Address) -> str:
+    """A locally administered address made of the bridge's IPv4 address: the same after every restart."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x53, *gateway.packed))

@@ -1,0 +1,167 @@
+"""Sandbox networking on one node. See the package for its parts.
+
+A sandbox with `network="default"` gets an interface on a bridge that leads out through the node's address translation; `rules.py` says where
+to. One with `network="none"` is never attached, and has only its own loopback.
+
+State is the kernel's own: interfaces carry their sandbox's key and address as an alias, so a node that starts again finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from shoal.actors.network import forwarding, links
+from shoal.actors.network.addresses import AddressPool
+from shoal.actors.network.commands import must, run
+from shoal.actors.network.destinations import parse_destination, parse_subnet
+from shoal.actors.network.links import Port, port_name
+from shoal.actors.network.resolvers import RESOLV_FILES, choose_servers, resolv_conf
+from shoal.actors.network.rules import ruleset, table_name
+from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.settings import NetworkSettings
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+"""Attaches and detaches that run side by side: the kernel does them one by one anyway."""
+
+
+class SandboxNetwork:
+    """The network of one node's sandboxes. `cluster` marks the bridge, so that two clusters on one machine don't share it by mistake.
+    `InvalidRequest` names a setting that makes no sense."""
+
+    def __init__(self, settings: NetworkSettings, cluster: str) -> None:
+        self._bridge = settings.bridge
+        self._cluster = cluster
+        self._subnet = parse_subnet(settings.subnet)
+        self._allow = tuple(parse_destination(entry) for entry in settings.allow)
+        self._configured = settings.dns
+        self._pool = AddressPool(self._subnet)
+        self._dns: tuple[str, ...] = ()
+        self._closed_off: tuple[str, ...] = ()
+        self._loaded = ""
+        self._opened = False
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._keys: dict[str, asyncio.Lock] = {}
+        self._setup = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Bridge and rules, whatever of them is missing; finds the sandboxes that are attached already. Idempotent. `FailedPrecondition` without
+        the rights or programs for it, or where the bridge's name is taken; `InvalidRequest` for a subnet that the node uses otherwise."""
+        async with self._setup:
+            self._dns = await self._choose_servers()
+            # Rules first: an interface on a bridge without rules would be open to everything.
+            await self._load()
+            await links.ensure_bridge(self._bridge, self._pool.gateway, self._subnet, self._cluster)
+            await forwarding.let_pass(self._bridge)
+            for port in await links.ports(self._bridge):
+                self._pool.claim(port.key, port.address)
+            self._opened = True
+
+    async def attach(self, key: str, pid: int, address: str | None = None) -> str:
+        """Gives the container `key`, whose first process is `pid`, an interface; its IPv4 address. `address`: this one and no other. One that is
+        attached keeps what it has. All or nothing. `NotFound` if the process is gone, `Unavailable` if all addresses are taken."""
+        if not self._opened:
+            raise FailedPrecondition("the sandbox network is not open; call `open` first", state="closed")
+        async with self._lock(key):
+            had = self._pool.holders().get(key)
+            if had is not None and links.exists(port_name(key)):
+                return had
+            if address is not None:
+                self._pool.claim(key, address)
+            port = Port(port_name(key), key, self._pool.take(key))
+            try:
+                async with self._at_once:
+                    await links.connect(port, pid, self._bridge, (self._pool.gateway, self._subnet))
+            except BaseException:
+                await asyncio.shield(asyncio.ensure_future(self._disconnect(key)))
+                raise
+            return port.address
+
+    async def detach(self, key: str) -> None:
+        """Takes the interface and frees the address. Of one that is not attached: nothing."""
+        async with self._lock(key):
+            await self._disconnect(key)
+        self._keys.pop(key, None)
+
+    def attached(self) -> dict[str, str]:
+        """Key → address of all that are attached, those of an earlier run too."""
+        return self._pool.holders()
+
+    async def close_off(self, addresses: Iterable[str]) -> None:
+        """Closes further addresses to all sandboxes, in place of those named before: the cluster's other nodes, where they are public."""
+        wanted = tuple(sorted({str(IPv4Address(address)) for address in addresses}))
+        async with self._setup:
+            if wanted != self._closed_off:
+                self._closed_off = wanted
+                await self._load()
+
+    async def verify(self) -> bool:
+        """Puts right what somebody took away: rules, bridge, forwarding. Whether anything had to be."""
+        async with self._setup:
+            listed = await self._listing()
+            wrong = listed != self._loaded
+            if wrong:
+                await self._load()
+            wrong |= await links.ensure_bridge(self._bridge, self._pool.gateway, self._subnet, self._cluster)
+            wrong |= await forwarding.let_pass(self._bridge)
+            if wrong:
+                _log.warning("the sandbox network %s was not as it should be; it is again", self._bridge)
+            return wrong
+
+    async def close(self) -> None:
+        """Takes all of it away, every sandbox's interface included: for the end of the cluster, not of this process. Forwarding stays on, for
+        others may have come to need it. Idempotent."""
+        async with self._setup:
+            self._opened = False
+            await links.remove_bridge(self._bridge)
+            await forwarding.take_back(self._bridge)
+            await run("nft", "delete", "table", "inet", table_name(self._bridge))
+            self._pool = AddressPool(self._subnet)
+
+    def resolv_conf(self) -> str:
+        """`/etc/resolv.conf` for sandboxes with this network (once open); those without a network get an empty one."""
+        return resolv_conf(self._dns)
+
+    async def _disconnect(self, key: str) -> None:
+        async with self._at_once:
+            await links.remove_links([port_name(key)])
+        self._pool.free(key)
+
+    async def _load(self) -> None:
+        text = ruleset(self._bridge, self._subnet, self._dns, self._allow, self._closed_off)
+        await must("nft", "-f", "-", given=text)
+        self._loaded = await self._listing()
+
+    async def _listing(self) -> str:
+        done = await run("nft", "list", "table", "inet", table_name(self._bridge))
+        return done.output if done.status == 0 else ""
+
+    async def _choose_servers(self) -> tuple[str, ...]:
+        own = await links.own_addresses()
+        texts = await asyncio.to_thread(_resolv_texts)
+        servers = choose_servers(self._configured, texts, own)
+        if not servers:
+            if self._configured:
+                raise InvalidRequest(
+                    "network.dns: all of them are this node itself, which sandboxes never reach", field="network.dns"
+                )
+            _log.warning("no name server that sandboxes can ask was found on this machine; set network.dns")
+        return servers
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        return self._keys.setdefault(key, asyncio.Lock())
+
+
+def _resolv_texts() -> list[str]:
+    texts = []
+    for file in RESOLV_FILES:
+        try:
+            texts.append(file.read_text(errors="replace"))
+        except OSError:
+            # Not this machine's way of keeping it.
+            continue
+    return texts

@@ -1,0 +1,126 @@
+"""The packet rules, as text for nft. Pure: the whole of what a sandbox may reach can be read here.
+
+A table of its own, in which nothing names an address of the node: `fib daddr type local` asks the kernel, so an address that the node gets
+tomorrow is closed, too. Destinations are judged twice, before and behind anybody's address translation: else a port that is published on
+the node, or a service address of a cluster, would lead to where a packet may not go.
+
+Others' tables see the packets as well, and each may drop them: `forwarding.py` is about that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network
+
+from shoal.actors.network.destinations import Destination
+
+# Where clouds keep credentials and configuration for their machines. Closed whatever the settings open.
+METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192")
+
+# Not on the public internet: private, shared, link-local, test and benchmark networks, multicast, reserved.
+CLOSED = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+
+
+def table_name(bridge: str) -> str:
+    return f"shoal_{bridge}"
+
+
+def ruleset(
+    bridge: str, subnet: IPv4Network, dns: Sequence[str], allow: Sequence[Destination], closed_off: Sequence[str] = ()
+) -> str:
+    """`closed_off` are further addresses to close, whatever `allow` opens. Replaces the table as one transaction: there is no moment
+    without rules."""
+    table = f"inet {table_name(bridge)}"
+    closed = (*METADATA, *closed_off)
+    before = _judgement(subnet, dns, allow, closed, original="ip daddr", port="th dport", closes_local=True)
+    behind = _judgement(
+        subnet, dns, allow, closed, original="ct original ip daddr", port="ct original proto-dst", closes_local=False
+    )
+    return f"""\
+add table {table}
+delete table {table}
+table {table} {{
+	chain before {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname != "{bridge}" accept
+		meta nfproto != ipv4 drop
+		ip saddr != {subnet} drop
+		{_lines(before)}
+	}}
+	chain input {{
+		type filter hook input priority filter - 10; policy accept;
+		iifname "{bridge}" drop
+	}}
+	chain forward {{
+		type filter hook forward priority filter - 10; policy accept;
+		iifname "{bridge}" oifname "{bridge}" drop
+		oifname "{bridge}" meta nfproto != ipv4 drop
+		oifname "{bridge}" ct state established accept
+		oifname "{bridge}" meta l4proto icmp ct state related accept
+		oifname "{bridge}" drop
+		iifname "{bridge}" jump out
+	}}
+	chain out {{
+		meta nfproto != ipv4 drop
+		ct state established accept
+		ct state invalid drop
+		{_lines(behind)}
+	}}
+	chain behind {{
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr {subnet} oifname != "{bridge}" masquerade
+	}}
+}}
+"""
+
+
+def _judgement(
+    subnet: IPv4Network,
+    dns: Sequence[str],
+    allow: Iterable[Destination],
+    closed: Sequence[str],
+    *,
+    original: str,
+    port: str,
+    closes_local: bool,
+) -> list[str]:
+    """The rules about destinations, first match wins. `original` and `port` are where the sender meant to go."""
+    rules = []
+    if closes_local:
+        rules.append("fib daddr type != unicast drop")
+    rules.append(f"ip daddr {subnet} drop")
+    if dns:
+        # Before the metadata addresses: some clouds answer DNS there.
+        rules.append(f"meta l4proto {{ tcp, udp }} {original} {_set(dns)} {port} 53 accept")
+    rules.append(f"ip daddr {_set(closed)} drop")
+    rules.append(f"{original} {_set(closed)} drop")
+    rules += [_opened(destination, original, port) for destination in allow]
+    rules.append(f"ip daddr {_set(CLOSED)} drop")
+    return rules
+
+
+def _opened(destination: Destination, original: str, port: str) -> str:
+    rule = f"{original} {destination.network}"
+    if destination.port is not None:
+        rule = f"meta l4proto {{ tcp, udp }} {rule} {port} {destination.port}"
+    return f"{rule} accept"
+
+
+def _set(elements: Sequence[str]) -> str:
+    return "{ " + ", ".join(dict.fromkeys(elements)) + " }"
+
+
+def _lines(rules: Iterable[str]) -> str:
+    return "\n\t\t".join(rules)
