@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -92,7 +93,7 @@ def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Repor
     if _service_came_up():  # installing it may have started it
         return LocalEngine(USUAL_ADDRESS)
     with report("Starting a Docker engine"):
-        return _start(state_dir, run_dir)
+        return start(state_dir, run_dir)
 
 
 def stop(engine: ProcessRef) -> None:
@@ -100,6 +101,13 @@ def stop(engine: ProcessRef) -> None:
     family = [engine, *_descendants(engine.pid)] if processes.alive(engine) else []
     processes.stop([engine], grace_s=_STOP_S)
     processes.stop(family[1:], grace_s=2.0)
+
+
+def forget(run_dir: Path) -> None:
+    """What an engine that has stopped leaves below `run_dir`."""
+    for name in ("engine.sock", "engine.pid", "engine.json"):
+        (run_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "engine", ignore_errors=True)
 
 
 def own_address(run_dir: Path) -> str:
@@ -127,7 +135,8 @@ def _service_came_up() -> bool:
     return False
 
 
-def _start(state_dir: Path, run_dir: Path) -> LocalEngine:
+def start(state_dir: Path, run_dir: Path) -> LocalEngine:
+    """Our own engine: the one that runs, or else a new one, which takes up the containers of the last."""
     adopted = leftover(run_dir)
     address = own_address(run_dir)
     if adopted is not None and answers(address):

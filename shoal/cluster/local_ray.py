@@ -7,7 +7,6 @@ ways to a token (`~/.ray`) is looked at.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -96,9 +95,9 @@ def stop(cluster: str, temp_dir: Path) -> list[ProcessRef]:
     return stopped
 
 
-def remove_sessions(temp_dir: Path) -> None:
-    """Ray's sockets and logs, of heads that have stopped."""
-    shutil.rmtree(temp_dir, ignore_errors=True)
+def daemons(cluster: str, temp_dir: Path) -> list[ProcessRef]:
+    """GCS and raylet: without either the cluster is dead."""
+    return [p for p in processes.of_cluster(cluster, temp_dir) if _is_gcs(p) or _is_raylet(p)]
 
 
 def answers(address: str, timeout_s: float = 2.0) -> bool:
@@ -112,10 +111,18 @@ def answers(address: str, timeout_s: float = 2.0) -> bool:
 
 
 def _is_gcs(process: ProcessRef) -> bool:
+    return _program(process) == "gcs_server"
+
+
+def _is_raylet(process: ProcessRef) -> bool:
+    return _program(process) == "raylet"
+
+
+def _program(process: ProcessRef) -> str:
     try:
-        return b"gcs_server" in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0]
+        return os.fsdecode(Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0]).rpartition("/")[2]
     except OSError:
-        return False
+        return ""
 
 
 def _command(options: HeadOptions, port: int) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shoal.model.cluster_file import ProcessRef
@@ -44,6 +44,18 @@ def of_cluster(cluster: str, temp_dir: Path) -> list[ProcessRef]:
         process = ref(int(entry.name))
         if process is not None and (_marked(process.pid, mark) or _writes_raylet_log(process.pid, logs)):
             found.append(process)
+    return found
+
+
+def holding(inodes: set[str]) -> list[ProcessRef]:
+    """The processes that hold one of these sockets open."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and any(target in wanted for _, target in _descriptors(int(entry.name))):
+            process = ref(int(entry.name))
+            if process is not None:
+                found.append(process)
     return found
 
 
@@ -94,20 +106,29 @@ def _marked(pid: int, mark: bytes) -> bool:
 
 def _writes_raylet_log(pid: int, prefix: str) -> bool:
     """Whether it holds `<temp_dir>/session_…/logs/raylet.*` open for writing. A driver does not, nor does somebody reading it."""
+    for link, target in _descriptors(pid):
+        if target.startswith(prefix) and "/logs/raylet." in target:
+            try:
+                if os.lstat(link).st_mode & stat.S_IWUSR:
+                    return True
+            except OSError:
+                continue  # just closed
+    return False
+
+
+def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
+    """(link, what it points at) of each open descriptor."""
     directory = f"/proc/{pid}/fd"
     try:
         numbers = os.listdir(directory)
-    except OSError:
-        return False
+    except OSError:  # gone, or another user's
+        return
     for number in numbers:
         link = f"{directory}/{number}"
         try:
-            target = os.readlink(link)
-            if target.startswith(prefix) and "/logs/raylet." in target and os.lstat(link).st_mode & stat.S_IWUSR:
-                return True
+            yield link, os.readlink(link)
         except OSError:
             continue
-    return False
 
 
 def _ancestors() -> set[int]:

@@ -1,0 +1,327 @@
+"""`shoal up` and `shoal down`: a cluster on one machine, brought up, mended and taken away.
+
+    up      engine → base image → Ray → actors → cluster.json. Again on a cluster that runs: nothing. On one of which a part has
+            died: what is left of it is taken away and started anew.
+    down    the same backwards, whatever of it still lives.
+
+    local_engine.py  the engine             local_ray.py     Ray's head
+    local_image.py   the base image         local_actors.py  controller and nodes
+    local_sweep.py   what a crash leaves    processes.py     which processes are ours
+
+In the state directory stay, until `purge`: the engine's images, the base image's archive, logs, settings.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.cluster import local_actors, local_engine, local_image, local_ray, local_sweep, packages, processes
+from shoal.cluster.local_engine import LocalEngine
+from shoal.model import cluster_file
+from shoal.model.cluster_file import ClusterFile
+from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
+from shoal.model.report import Report, silent
+from shoal.model.settings import Settings
+
+_LOCK_S = 900.0
+_ID_FILE = "cluster-id"
+_KEPT_SESSIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """How to start Ray. `address`: what it listens on; `port` None: 6379 where it is free."""
+
+    address: str = "127.0.0.1"
+    port: int | None = None
+    region: str | None = None
+    dashboard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """What `up` did: `started` False where the cluster ran already."""
+
+    cluster: ClusterFile
+    nodes: int
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Which parts of a cluster answer."""
+
+    engine: bool
+    ray: bool
+
+    @property
+    def good(self) -> bool:
+        return self.engine and self.ray
+
+
+def up(settings: Settings, options: UpOptions | None = None, report: Report = silent) -> Up:
+    """Makes sure that a cluster runs on this machine. What it had started is taken back when it fails or is interrupted.
+
+    Raises `FailedPrecondition` with the remedy where the machine lacks something, `InvalidRequest` for settings that make no sense.
+    """
+    options = options or UpOptions()
+    with _lock(settings.state_dir, report):
+        cluster = cluster_file.read(settings.state_dir)
+        if cluster is not None and health(cluster).good:
+            try:
+                with report("Looking at the cluster that runs"):
+                    return Up(cluster, local_actors.deploy(cluster, _secret(cluster)), started=False)
+            except Unavailable:
+                pass  # it listens, but does not answer: as good as dead
+        if cluster is not None:
+            with report("Taking away what is left of a cluster that died"):
+                _take_down(settings.state_dir, cluster, drain=False, keep_engine=True)
+        return _start(settings, options, report)
+
+
+def down(settings: Settings, *, purge: bool = False, report: Report = silent) -> bool:
+    """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own. Whether there was anything to take away.
+
+    `purge`: also the images, caches and logs in the state directory. Raises the first thing that could not be undone, after trying all.
+    """
+    with _lock(settings.state_dir, report):
+        try:
+            cluster = cluster_file.read(settings.state_dir)
+        except FailedPrecondition:
+            cluster = None  # nothing that it says is needed
+        found = cluster is not None or _leftovers(settings)
+        if cluster is None:
+            cluster = _presumed(settings)
+        with report("Ending sandboxes and stopping the cluster"):
+            errors = _take_down(settings.state_dir, cluster, drain=True, keep_engine=False)
+        if errors:
+            raise errors[0]
+        if purge:
+            with report("Removing images, caches and logs"):
+                _purge(settings)
+        return found
+
+
+def health(cluster: ClusterFile) -> Health:
+    """Which parts answer, without connecting to Ray. Takes milliseconds."""
+    engine = local_engine.answers(cluster.engine_address)
+    ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address)
+    return Health(engine, ray)
+
+
+def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
+    state, run_dir = settings.state_dir, settings.run_dir
+    identity = _identity(state)
+    temp_dir = local_ray.choose_temp_dir(state, run_dir)
+    packages.ensure(packages.NODE_PROGRAMS, report)
+    engine: LocalEngine | None = None
+    try:
+        engine = local_engine.ensure(settings.engine_address, state, run_dir, report)
+        local_image.ensure(engine.address, settings.sandbox.image, state / "cache", report)
+        # Of an earlier cluster of this state directory whose `cluster.json` is lost.
+        _raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
+        local_ray.stop(identity, temp_dir)
+        _forget_sessions(temp_dir)
+        cluster_file.write_private(state / "auth_token", secrets.token_hex(32).encode())
+        cluster_file.write_private(state / "secret", secrets.token_bytes(32))
+        with report("Starting Ray"):
+            address = local_ray.start(_head_options(settings, options, identity, temp_dir))
+        cluster = ClusterFile(
+            cluster=identity,
+            ray_address=address,
+            engine_address=engine.address,
+            auth_token_path=str(state / "auth_token"),
+            secret_path=str(state / "secret"),
+            run_dir=str(run_dir),
+            temp_dir=str(temp_dir),
+            started_at=time.time(),
+            engine=engine.process,
+            ray=tuple(local_ray.daemons(identity, temp_dir)),
+            settings=settings.model_copy(update={"engine_address": engine.address}).to_dict(),
+        )
+        with report("Starting controller and node"):
+            nodes = local_actors.deploy(cluster, _secret(cluster))
+        cluster_file.write(state, cluster)
+    except BaseException:
+        _take_down(state, _presumed(settings, engine), drain=False, keep_engine=False)
+        raise
+    return Up(cluster, nodes, started=True)
+
+
+def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool) -> list[ShoalError]:
+    """Every step, whatever became of those before; what went wrong and is still there."""
+    settings = Settings.from_dict(cluster.settings)
+    run_dir, temp_dir = Path(cluster.run_dir), Path(cluster.temp_dir)
+    if drain and cluster.ray_address and health(cluster).ray:
+        try:
+            local_actors.drain(cluster)
+        except ShoalError:
+            pass  # what actors would not take away, the sweep does
+    local_ray.stop(cluster.cluster, temp_dir)
+    engine = _reach_engine(cluster, state)
+    errors = local_sweep.everything(engine.address if engine else None, cluster.cluster, run_dir, settings.network)
+    own = engine.process if engine else None
+    if own is not None and not keep_engine and not errors:
+        assert engine is not None
+        local_sweep.containers(engine.address, None)
+        local_engine.stop(own)
+        local_sweep.mounts(run_dir)
+        local_sweep.mounts(state / "engine")
+        local_engine.forget(run_dir)
+    if not errors:
+        cluster_file.remove(state)
+        for name in ("auth_token", "secret"):
+            (state / name).unlink(missing_ok=True)
+    _forget_sessions(temp_dir)
+    for directory in (temp_dir, run_dir):
+        try:
+            directory.rmdir()
+        except OSError:
+            pass  # not there, or somebody else's things are in it
+    return errors
+
+
+def _reach_engine(cluster: ClusterFile, state: Path) -> LocalEngine | None:
+    """The engine that holds the cluster's containers. One of our own that died is started again: only it can remove them properly."""
+    run_dir = Path(cluster.run_dir)
+    own = local_engine.own_address(run_dir)
+    address = cluster.engine_address
+    if address and address != own:
+        return LocalEngine(address) if local_engine.answers(address) else None
+    process = local_engine.leftover(run_dir)
+    if process is not None or cluster.engine is not None:
+        try:
+            return local_engine.start(state, run_dir)
+        except ShoalError:
+            return None
+    return None
+
+
+def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterFile:
+    """A cluster as its file would have described it, for taking away one that has none."""
+    address = engine.address if engine else settings.engine_address or ""
+    if not address:
+        own = local_engine.leftover(settings.run_dir) is not None
+        address = local_engine.own_address(settings.run_dir) if own else _engine_there(settings)
+    return ClusterFile(
+        cluster=_identity(settings.state_dir),
+        ray_address="",
+        engine_address=address,
+        auth_token_path="",
+        secret_path="",
+        run_dir=str(settings.run_dir),
+        temp_dir=str(local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)),
+        started_at=0.0,
+        engine=engine.process if engine else local_engine.leftover(settings.run_dir),
+        settings=settings.to_dict(),
+    )
+
+
+def _engine_there(settings: Settings) -> str:
+    try:
+        return local_engine.running(settings.engine_address, os.environ) or ""
+    except Unavailable:
+        return ""
+
+
+def _leftovers(settings: Settings) -> bool:
+    """Whether anything of a cluster without a file is there."""
+    identity = _identity(settings.state_dir)
+    temp_dir = local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
+    return (
+        bool(processes.of_cluster(identity, temp_dir))
+        or (settings.run_dir / identity).exists()
+        or local_engine.leftover(settings.run_dir) is not None
+    )
+
+
+def _head_options(settings: Settings, options: UpOptions, identity: str, temp_dir: Path) -> local_ray.HeadOptions:
+    return local_ray.HeadOptions(
+        cluster=identity,
+        temp_dir=temp_dir,
+        token_path=settings.state_dir / "auth_token",
+        address=options.address,
+        port=options.port,
+        cpus=max(1, round((os.cpu_count() or 1) * settings.node.cpu_overcommit)),
+        region=options.region,
+        dashboard=options.dashboard,
+    )
+
+
+def _identity(state: Path) -> str:
+    """The id of this state directory's clusters, one after the other: what a crash leaves is found by it."""
+    file = state / _ID_FILE
+    try:
+        return file.read_text("ascii").strip()
+    except FileNotFoundError:
+        identity = secrets.token_hex(4)
+        cluster_file.write_private(file, identity.encode())
+        return identity
+
+
+def _secret(cluster: ClusterFile) -> bytes:
+    try:
+        return Path(cluster.secret_path).read_bytes()
+    except OSError as error:
+        raise Unavailable(f"the cluster's secret cannot be read: {error}") from None
+
+
+def _forget_sessions(temp_dir: Path) -> None:
+    """Of the heads that have stopped, the sockets go and the logs of the last few stay."""
+    sessions = sorted(path for path in temp_dir.glob("session_*") if not path.is_symlink())
+    for session in sessions[:-_KEPT_SESSIONS]:
+        shutil.rmtree(session, ignore_errors=True)
+    for session in sessions[-_KEPT_SESSIONS:]:
+        for path in session.iterdir():
+            if path.name != "logs":
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _purge(settings: Settings) -> None:
+    """All but the operator's own `settings.toml`, and the lock that we hold."""
+    shutil.rmtree(local_ray.choose_temp_dir(settings.state_dir, settings.run_dir), ignore_errors=True)
+    for path in settings.state_dir.iterdir():
+        if path.name not in ("settings.toml", "lock"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _raise_first(errors: list[ShoalError]) -> None:
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def _lock(state: Path, report: Report) -> Iterator[None]:
+    """One `up` or `down` at a time for a state directory; a second one waits."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        file = (state / "lock").open("w")
+    except OSError as error:
+        raise FailedPrecondition(
+            f"state_dir: {state} cannot be written ({error.strerror}); run as root, or set SHOAL_STATE_DIR"
+        ) from None
+    with file:
+        if not _try_lock(file.fileno()):
+            with report("Waiting for another `shoal up` or `shoal down` to finish"):
+                deadline = time.monotonic() + _LOCK_S
+                while not _try_lock(file.fileno()):
+                    if time.monotonic() > deadline:
+                        raise Unavailable(f"another `shoal up` or `shoal down` has held {state}/lock for {_LOCK_S:g} s")
+                    time.sleep(0.1)
+        yield
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

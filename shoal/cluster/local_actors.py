@@ -1,0 +1,88 @@
+"""Deploying and draining the actors, in a process of its own: a driver's connection to Ray marks a process for good.
+
+`python -m shoal.cluster.local_actors` reads one JSON request from its input and prints one JSON answer as the last line of its output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from shoal.model.cluster_file import ClusterFile, ray_environment
+from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
+
+_MARGIN_S = 30.0
+"""For starting Python, importing Ray and connecting."""
+
+
+def deploy(cluster: ClusterFile, secret: bytes, *, timeout_s: float = 90.0) -> int:
+    """Makes sure that the actors are there and answer; returns the number of nodes. Idempotent."""
+    request = {"settings": cluster.settings, "cluster": cluster.cluster, "secret": secret.hex()}
+    return int(_ask(cluster, {"call": "deploy", **request}, timeout_s))
+
+
+def drain(cluster: ClusterFile, *, timeout_s: float = 90.0) -> int:
+    """Ends all sandboxes and actors; returns how many sandboxes were ended."""
+    return int(_ask(cluster, {"call": "drain"}, timeout_s))
+
+
+def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "shoal.cluster.local_actors"],
+            env={**environment, **ray_environment(cluster)},
+            cwd="/",
+            input=json.dumps({**request, "address": cluster.ray_address, "timeout_s": timeout_s}),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s + _MARGIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"{request['call']}: Ray at {cluster.ray_address} did not answer within {timeout_s:g} s"
+        ) from None
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        error = answer.get("error")
+    except (IndexError, ValueError, AttributeError):
+        raise Internal(f"{request['call']} of the actors failed: {done.stderr.strip()[-1000:]}") from None
+    if error is not None:
+        raise error_from_dict(error)
+    return answer["ok"]
+
+
+def _main() -> None:
+    request = json.loads(sys.stdin.read())
+    try:
+        answer: dict[str, Any] = {"ok": _carry_out(request)}
+    except ShoalError as error:
+        answer = {"error": error.to_dict()}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _carry_out(request: dict[str, Any]) -> int:
+    import ray
+
+    from shoal.actors import deploy as actors
+
+    try:
+        ray.init(address=request["address"], namespace="shoal", log_to_driver=False, configure_logging=False)
+    except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
+        raise Unavailable(f"Ray does not answer at {request['address']}: {error}") from None
+    try:
+        if request["call"] == "drain":
+            return actors.drain(timeout_s=request["timeout_s"])
+        secret = bytes.fromhex(request["secret"])
+        return actors.deploy(request["settings"], request["cluster"], secret, timeout_s=request["timeout_s"])
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    _main()
