@@ -1,0 +1,219 @@
+"""The node's containers over the in-memory engine: what fails leaves nothing, what was lost is told, what a crash left is swept."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shoal.actors.engines.contract import ContainerSpec
+from shoal.actors.engines.fake import EngineBroken, EngineRefuses, FakeEngine
+from shoal.actors.node.containers import Containers, Surroundings
+from shoal.actors.node.logs import KEEP, LogFiles
+from shoal.actors.node.records import RecordFiles
+from shoal.model.errors import Internal, QuotaExceeded, Unavailable
+from shoal.model.spec import ContainerShape
+from shoal.model.states import Reason
+from tests.unit.builders import spec
+
+pytestmark = pytest.mark.anyio
+
+SHAPE = spec().container_shape
+LABELS = {"shoal.cluster": "test"}
+
+
+class Net:
+    """A sandbox network that remembers who is attached."""
+
+    def __init__(self) -> None:
+        self.attached: dict[str, int] = {}
+        self.broken = False
+
+    async def attach(self, key: str, pid: int, address: str | None = None) -> str:
+        if self.broken:
+            raise Unavailable("no more addresses")
+        self.attached[key] = pid
+        return f"10.0.0.{len(self.attached)}"
+
+    async def detach(self, key: str) -> None:
+        self.attached.pop(key, None)
+
+
+class Door:
+    """A relay that remembers whom it listens for."""
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+
+    async def add(self, key: str) -> None:
+        self.open.add(key)
+
+    async def remove(self, key: str) -> None:
+        self.open.discard(key)
+
+
+class Node:
+    """Containers with all their surroundings below one directory."""
+
+    def __init__(self, root: Path, engine: FakeEngine | None = None) -> None:
+        self.root = root
+        self.engine = engine or FakeEngine()
+        self.net = Net()
+        self.door = Door()
+        self.files = RecordFiles(root / "records")
+        around = Surroundings(
+            agent=root / "agent",
+            run_root=root / "run",
+            labels=LABELS,
+            env={},
+            mounts=(),
+            resolv_conf=root / "resolv",
+            empty_resolv_conf=root / "empty",
+        )
+        self.containers = Containers(self.engine, self.net, self.door, self.files, around, start_limit=2)
+
+    async def open(self) -> Node:
+        await self.engine.open()
+        self.containers.records = await self.files.load()
+        return self
+
+    def assert_empty(self) -> None:
+        assert self.engine.containers == {}
+        assert self.net.attached == {}
+        assert self.door.open == set()
+        assert self.containers.records == {}
+        assert list((self.root / "records").iterdir()) == []
+        run = self.root / "run"
+        assert not run.exists() or list(run.iterdir()) == []
+
+
+async def test_starts_and_removes_without_a_trace(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    record = await node.containers.start(SHAPE, "sb-1")
+    assert record.ready
+    assert record.pid == node.net.attached[record.key]
+    assert (await node.files.load())[record.key] == record
+    assert node.containers.of_sandbox("sb-1") == record
+    await asyncio.gather(node.containers.remove(record.key), node.containers.remove(record.key))
+    node.assert_empty()
+    assert len(node.engine.called("remove")) == 1, "two callers share one removal"
+
+
+async def test_a_network_of_none_is_not_attached(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    await node.containers.start(spec(network="none").container_shape, "sb-1")
+    assert node.net.attached == {}
+
+
+@pytest.mark.parametrize("failure", [EngineBroken("start"), EngineRefuses("start", QuotaExceeded("full"))])
+async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, failure: EngineBroken | EngineRefuses) -> None:
+    node = await Node(tmp_path).open()
+    node.engine.inject(failure)
+    with pytest.raises((Internal, QuotaExceeded)):
+        await node.containers.start(SHAPE, "sb-1")
+    node.assert_empty()
+
+
+async def test_a_network_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.net.broken = True
+    with pytest.raises(Unavailable):
+        await node.containers.start(SHAPE, "sb-1")
+    node.assert_empty()
+
+
+async def test_starts_at_once_are_bounded(tmp_path: Path) -> None:
+    most = now = 0
+
+    class Slow(FakeEngine):
+        async def start(self, spec: ContainerSpec):  # type: ignore[no-untyped-def]
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.01)
+            now -= 1
+            return await super().start(spec)
+
+    node = await Node(tmp_path, Slow()).open()
+    await asyncio.gather(*(node.containers.start(SHAPE, f"sb-{n}") for n in range(8)))
+    assert most == 2
+
+
+async def test_losses_are_told_with_their_reason(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    follower = asyncio.create_task(node.containers.follow_events())
+    await asyncio.sleep(0.01)
+    killed = await node.containers.start(SHAPE, "sb-1")
+    hungry = await node.containers.start(SHAPE, "sb-2")
+    watches = [asyncio.create_task(node.containers.watch(r.key)) for r in (killed, hungry)]
+    await asyncio.sleep(0.01)
+    node.engine.end(killed.key)
+    node.engine.end(hungry.key, out_of_memory=True)
+    losses = await asyncio.wait_for(asyncio.gather(*watches), 5)
+    assert [loss.reason for loss in losses] == [Reason.EVICTED, Reason.OUT_OF_MEMORY]
+    assert losses[1].exit_code == 137
+    assert "1024 MiB" in losses[1].message
+    follower.cancel()
+
+
+async def test_a_restart_finds_what_ran_and_sweeps_what_was_half_made(tmp_path: Path) -> None:
+    before = await Node(tmp_path).open()
+    kept = await before.containers.start(SHAPE, "sb-1")
+    half = await before.containers.start(SHAPE, "sb-2")
+    await before.files.put(half.but(ready=False))
+    unknown = await before.containers.start(SHAPE, "sb-3")
+    await before.files.drop(unknown.key)
+    gone = await before.containers.start(SHAPE, "sb-4")
+    del before.engine.containers[gone.key]
+
+    after = await Node(tmp_path, before.engine).open()
+    await after.containers.forget_unfinished()
+    await after.containers.reconcile()
+    assert set(after.engine.containers) == {kept.key}
+    assert (await asyncio.wait_for(after.containers.watch(gone.key), 5)).reason is Reason.EVICTED
+    assert after.containers.of_sandbox("sb-1") == kept
+
+
+async def test_a_sweep_leaves_alone_what_is_being_made(tmp_path: Path) -> None:
+    node = await Node(tmp_path, FakeEngine(delay=0.005)).open()
+    starts = [asyncio.create_task(node.containers.start(SHAPE, f"sb-{n}")) for n in range(6)]
+    while not all(s.done() for s in starts):
+        await node.containers.reconcile()
+    for start in starts:
+        key = start.result().key
+        assert key in node.engine.containers
+        assert node.containers.loss_of(key) is None
+
+
+async def test_rubbish_among_the_records_is_removed(tmp_path: Path) -> None:
+    files = RecordFiles(tmp_path)
+    await files.load()
+    for name, text in (("c-1.json", "{"), ("../x.json", "{}"), ("c-2.tmp", "{}"), ("c-3.json", '{"key": 1}')):
+        (tmp_path / Path(name).name).write_text(text)
+    assert await files.load() == {}
+    assert sorted(p.name for p in tmp_path.iterdir()) == []  # noqa: ASYNC240 - a test's own directory
+
+
+def test_a_log_keeps_the_end_and_its_offset(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path / "logs")
+    data = bytes(range(256)) * (KEEP // 256) + b"the end"
+    logs.save("sb-1", 1, 100, data)
+    read, offset, end = bytearray(), 0, False
+    first: int | None = None
+    while not end:
+        at, chunk, end = logs.read("sb-1", 1, offset)
+        first = at if first is None else first
+        read += chunk
+        offset = at + len(chunk)
+    assert first == 100 + len(data) - KEEP
+    assert bytes(read) == data[-KEEP:]
+    assert logs.read("sb-1", 2, 7) == (7, b"", True)
+    with pytest.raises(ValueError, match="no log"):
+        logs.read("../etc/passwd", 1, 0)
+    logs.sweep(max_age=0, now=4e9)
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_shapes_differ_by_all_that_is_fixed_at_a_start() -> None:
+    assert set(ContainerShape.__slots__) == {"image", "cpu", "memory", "disk", "pids", "gpu", "network", "runtime"}
