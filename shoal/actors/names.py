@@ -12,6 +12,10 @@ SLOT_PREFIX = "slot-"
 NODE_PREFIX = "node-"
 REGION_LABEL = "ray.io/availability-region"
 
+CLUSTER_LABEL = "shoal.cluster"
+NODE_LABEL = "shoal.node"
+"""Labels of every container: whose it is, and where."""
+
 
 def node_actor_name(node_id: str) -> str:
     return f"{NODE_PREFIX}{node_id}"

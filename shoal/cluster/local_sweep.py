@@ -15,8 +15,8 @@ from typing import Any
 import docker
 import requests
 
+from shoal.actors.names import CLUSTER_LABEL
 from shoal.actors.network import SandboxNetwork
-from shoal.actors.node.wiring import CLUSTER_LABEL
 from shoal.cluster import packages, processes
 from shoal.model.errors import FailedPrecondition, ShoalError
 from shoal.model.settings import NetworkSettings

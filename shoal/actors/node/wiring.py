@@ -17,6 +17,7 @@ from shoal.actors.network import SandboxNetwork
 from shoal.actors import host
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
+from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.node.containers import Containers, Surroundings
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.records import RecordFiles
@@ -25,9 +26,6 @@ from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
-
-CLUSTER_LABEL = "shoal.cluster"
-NODE_LABEL = "shoal.node"
 
 _DEADLINE_MARGIN_S = 3600
 """A container outlives the longest sandbox by so much, should nobody be left to end it."""
