@@ -29,15 +29,19 @@ class SandboxDefaults(_Section):
     """What a sandbox gets when its creator does not say."""
 
     image: str = "shoal/base"
+    """Built where it is missing; any other reference is pulled"""
     cpu_request: Annotated[float, Field(gt=0)] = 0.125
+    """Cores that it is sure of"""
     cpu_limit: Annotated[float, Field(gt=0)] = 1.0
+    """Cores that it may use"""
     memory_request: Annotated[int, Field(gt=0)] = 128
-    """MiB"""
+    """MiB that it is sure of"""
     memory_limit: Annotated[int, Field(gt=0)] = 1024
-    """MiB"""
+    """MiB that it may use"""
     disk: Annotated[int, Field(gt=0)] = 8192
     """MiB written to the root filesystem"""
     pids: Annotated[int, Field(gt=0)] = 512
+    """Processes and threads at once"""
     timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds from its start"""
 
@@ -46,8 +50,9 @@ class Limits(_Section):
     """The most that anybody may ask for."""
 
     timeout: float = 7 * 86400.0
-    """Seconds"""
+    """Seconds that a sandbox may ask to live"""
     pids: int = 65536
+    """Processes and threads of one sandbox"""
     create_deadline: float = 300.0
     """Seconds that a create may wait for room and start"""
     history: int = 10_000
@@ -91,7 +96,9 @@ class NetworkSettings(_Section):
     """What sandboxes may reach. Whatever stands here, never the node itself nor another sandbox."""
 
     bridge: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,11}$")] = "shoal0"
+    """The bridge that sandboxes are on; made and taken away by Shoal"""
     subnet: str = "10.213.0.0/16"
+    """Their addresses"""
     allow: tuple[str, ...] = ()
     """Private destinations that are opened all the same: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`"""
     dns: tuple[str, ...] = ()
@@ -121,6 +128,7 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Field(default_factory=default_state_dir)
+    """What must outlive processes: `/var/lib/shoal` for root, else `~/.local/share/shoal`"""
     run_dir: Path = Path("/run/shoal")
     """Sockets; a short path, for a socket's name has 107 bytes"""
     engine: str = "docker"
