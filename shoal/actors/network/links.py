@@ -38,22 +38,24 @@ def exists(name: str) -> bool:
     return Path("/sys/class/net", name).exists()
 
 
+async def check_bridge(bridge: str, subnet: IPv4Network, owner: str) -> None:
+    """Whether the bridge may be made, or is ours. Changes nothing. `FailedPrecondition` where the name belongs to somebody else,
+    `InvalidRequest` (field `network.subnet`) where the node has a route into the subnet already."""
+    link = await _bridge(bridge)
+    if link:
+        await _check_owner(bridge, link, _mark(owner))
+    await _check_subnet(subnet, bridge)
+
+
 async def ensure_bridge(bridge: str, gateway: IPv4Address, subnet: IPv4Network, owner: str) -> bool:
-    """The bridge with its address, up, without IPv6, and forwarding on; whether anything of it was missing. `FailedPrecondition` where the name
-    belongs to somebody else, `InvalidRequest` (field `network.subnet`) where the node has a route into the subnet already."""
+    """The bridge with its address, up, without IPv6, and forwarding on; whether anything of it was missing."""
     repaired = await asyncio.to_thread(_set_sysctl, "ipv4/ip_forward", "1")
-    links = await _json("ip", "-d", "-4", "addr", "show", "dev", bridge) if exists(bridge) else []
-    mine = f"shoal {owner}"
-    steps: list[str] = []
-    if not links:
-        await _check_subnet(subnet, bridge)
+    link, steps = await _bridge(bridge), []
+    if not link:
         # With an address of its own: else it takes the lowest of its ports', and changes it as they come and go.
-        steps += [f"link add {bridge} address {_mac(gateway)} type bridge mcast_snooping 0"]
-    else:
-        await _check_owner(bridge, links[0], mine)
-    link = links[0] if links else {}
-    if link.get("ifalias") != mine:
-        steps.append(f'link set {bridge} alias "{mine}"')
+        steps.append(f"link add {bridge} address {_mac(gateway)} type bridge mcast_snooping 0")
+    if link.get("ifalias") != _mark(owner):
+        steps.append(f'link set {bridge} alias "{_mark(owner)}"')
     wanted = (str(gateway), subnet.prefixlen)
     addresses = [(a.get("local"), a.get("prefixlen")) for a in link.get("addr_info", ())]
     steps += [f"addr del {local}/{prefix} dev {bridge}" for local, prefix in addresses if (local, prefix) != wanted]
@@ -144,6 +146,18 @@ async def uplink_mtu() -> int:
         if device and exists(device):
             return min(_DEFAULT_MTU, await asyncio.to_thread(_mtu, device))
     return _DEFAULT_MTU
+
+
+def _mark(owner: str) -> str:
+    return f"shoal {owner}"
+
+
+async def _bridge(bridge: str) -> dict[str, Any]:
+    """What the kernel says of it; empty where there is none."""
+    if not exists(bridge):
+        return {}
+    found = await _json("ip", "-d", "-4", "addr", "show", "dev", bridge)
+    return found[0] if found else {}
 
 
 async def _check_subnet(subnet: IPv4Network, bridge: str) -> None:

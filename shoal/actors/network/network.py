@@ -52,6 +52,8 @@ class SandboxNetwork:
         """Bridge and rules, whatever of them is missing; finds the sandboxes that are attached already. Idempotent. `FailedPrecondition` without
         the rights or programs for it, or where the bridge's name is taken; `InvalidRequest` for a subnet that the node uses otherwise."""
         async with self._setup:
+            # Before anything is touched: what is there may be another cluster's.
+            await links.check_bridge(self._bridge, self._subnet, self._cluster)
             self._dns = await self._choose_servers()
             # Rules first: an interface on a bridge without rules would be open to everything.
             await self._load()
