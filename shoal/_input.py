@@ -61,12 +61,13 @@ class Input:
         if self._busy:
             raise FailedPrecondition("somebody else is writing to this input: one writer at a time", state="writing")
         self._busy = True
-        patience: Patience | None = None
+        patience = Patience()
         fresh = piece
         try:
             while True:
                 try:
                     stream = await self._attached()
+                    patience.working()
                     if fresh is not None:
                         # From here on it is one of those that are sent again.
                         self._unconfirmed.append(fresh)
@@ -80,7 +81,6 @@ class Input:
                     return
                 except Unavailable as error:
                     self._let_go()
-                    patience = patience or Patience()
                     await patience.after(error)
                 except FailedPrecondition:
                     self._let_go()

@@ -64,17 +64,17 @@ class FlowBytes(ByteSource):
         raise ended
 
     async def next(self) -> bytes:
-        patience: Patience | None = None
+        patience = Patience()
         while not self._ended:
             try:
                 flow = await self._attached()
+                patience.working()
                 data = await anext(flow, b"")
             except SandboxEnded as ended:
                 self._let_go()
                 return await self._after_sandbox(ended)
             except Unavailable as error:
                 self._let_go()
-                patience = patience or Patience()
                 await patience.after(error)
             else:
                 self.offset = self._reached(flow, len(data))

@@ -30,31 +30,36 @@ _LONGEST_DELAY_S = 1.0
 
 
 class Patience:
-    """Decides after each failure whether to go on, and waits a little longer each time."""
+    """Decides after each failure of one call whether to go on, and waits a little longer each time.
+
+    The budget runs from when the trouble began: from the start, or from the moment when a connection that had worked broke.
+    """
 
     def __init__(self, budget_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._budget_s = budget_s
         self._clock = clock
-        self._since: float | None = None
-        self._last = 0.0
+        self._since = clock()
+        self._working_since: float | None = None
+        self._failed = False
         self._delay = _FIRST_DELAY_S
+
+    def working(self) -> None:
+        """There is a connection, and the call is on its way."""
+        self._working_since = self._clock()
 
     async def after(self, error: Unavailable) -> None:
         """Returns when it is time for the next attempt; raises `error` where patience is at its end."""
         now = self._clock()
-        if self._since is None or now - self._last > self._budget_s:
-            # The first failure, or the first after a long time in which all went well (an hour's `wait`, say).
+        # One that had worked for long, as for a wait of an hour, is another trouble; one that breaks at once is the same.
+        if self._working_since is not None and (not self._failed or now - self._working_since > self._budget_s):
             self._since = now
             self._delay = _FIRST_DELAY_S
-        self._last = now
+        self._failed = True
+        self._working_since = None
         if not error.retryable or now - self._since + self._delay > self._budget_s:
             raise error
         await asyncio.sleep(self._delay)
         self._delay = min(2 * self._delay, _LONGEST_DELAY_S)
-
-    def restore(self) -> None:
-        """All is well again."""
-        self._since = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,13 @@ class Reach:
 
     async def call(self, ask: Callable[[Agent], Awaitable[R]]) -> R:
         """`ask` of the agent, again where the connection broke: for what does no harm when it is asked twice."""
-        patience: Patience | None = None
+        patience = Patience()
         while True:
             try:
-                return await ask(await self.transport.agent(self.sandbox_id))
+                agent = await self.transport.agent(self.sandbox_id)
+                patience.working()
+                return await ask(agent)
             except Unavailable as error:
-                patience = patience or Patience()
                 await patience.after(error)
 
     async def once(self, ask: Callable[[Agent], Awaitable[R]], what: str) -> R:

@@ -35,6 +35,9 @@ _EXIT_S = 5.0
 """How long the process's end may wait for connections to close."""
 
 
+_ENDING = "the process is ending"
+
+
 class Twin(Generic[P, R_co]):
     # A call in both forms; `aio` gives the coroutine. This is no docstring: each object carries that of its body.
 
@@ -138,9 +141,10 @@ class _Call(Generic[R]):
         try:
             self.value = await self.coroutine
         except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to the caller
+            if error.args == (_ENDING,):
+                return  # a daemon thread that waits here ends with the process, without a word
             self.error = error
-        finally:
-            self.ended.release()
+        self.ended.release()
 
 
 class _Background:
@@ -171,7 +175,7 @@ class _Background:
         await asyncio.gather(*(close() for close in closers), return_exceptions=True)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
-            task.cancel()
+            task.cancel(_ENDING)
         await asyncio.gather(*others, return_exceptions=True)
 
 

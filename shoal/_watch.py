@@ -52,6 +52,7 @@ class Watch:
                     self._missed = False
                     return WatchEvent("overflow", os.fspath(self._path), None)
                 assert self._stream is not None
+                patience.working()
                 return await anext(self._stream)
             except Unavailable as error:
                 self._stream = None

@@ -39,6 +39,7 @@ class Client:
         if _default.client is self:
             _default.client = None
 
+    @method_twin
     async def defaults(self) -> SandboxDefaults:
         """What the cluster gives a sandbox whose creator does not say; asked for once."""
         if self._defaults is None:

@@ -97,7 +97,7 @@ class Sandbox:
         client = client or await current()
         spec = build_spec(
             command,
-            await client.defaults(),
+            await client.defaults.aio(),
             image=image,
             name=name,
             tags=tags,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import NAME
-from shoal.model.settings import Limits
 from shoal.model.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from shoal.model.settings import Limits
 
 MAX_ARGV_ITEMS = 4096
 MAX_ARGV_ITEM = 128 * 1024  # the kernel's MAX_ARG_STRLEN

@@ -77,7 +77,7 @@ class RayTransport(Transport):
         return cast(SandboxInfo, await self._call("find", name, environment))
 
     async def list(self, listing: Listing) -> list[SandboxInfo]:
-        return cast("list[SandboxInfo]", await self._call("list", listing))
+        return cast("list[SandboxInfo]", await self._call("list_sandboxes", listing))
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
         return cast(SandboxInfo, await self._call("set_tags", sandbox_id, dict(tags)))
@@ -132,10 +132,10 @@ class RayTransport(Transport):
                 return await getattr(self._controller, method).remote(*args)
             except ray_errors.RayError as error:
                 cause = error_cause(error)
-                if isinstance(cause, ShoalError) or time.monotonic() + delay > end:
-                    raise translate(error, method) from None
                 translated = translate(error, method)
-                if not isinstance(translated, Unavailable):
+                # A create that the controller itself refuses has been waited for there; all else may soon be possible.
+                refused = isinstance(cause, ShoalError) and method in ("create", "grant")
+                if not translated.retryable or refused or time.monotonic() + delay > end:
                     raise translated from None
             await asyncio.sleep(delay)
             delay = min(2 * delay, 1.0)
