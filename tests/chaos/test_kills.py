@@ -1,0 +1,182 @@
+"""Every process of Shoal's is killed with SIGKILL while it works: no sandbox is lost, no container leaks, calls fail typed or succeed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+import shoal
+from tests.processes import actor_names, actor_pid, eventually, kill
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+@dataclass
+class Load:
+    """Callers that create, run and terminate until they are told to stop, and what became of each turn."""
+
+    done: int = 0
+    failed: list[BaseException] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def turn(self, number: int) -> None:
+        while not self._stop.is_set():
+            try:
+                with shoal.Sandbox.create(tags={"load": "1"}) as sandbox:
+                    assert sandbox.run(f"echo {number}").stdout == f"{number}\n"
+                self.done += 1
+            except BaseException as error:  # noqa: BLE001 - looked at by the test
+                self.failed.append(error)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+@contextmanager
+def load(callers: int) -> Iterator[Load]:
+    """A load in the background; at its end no sandbox of it may live."""
+    running = Load()
+    threads = [threading.Thread(target=running.turn, args=(n,)) for n in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+        for thread in threads:
+            thread.join(90)
+        assert not any(t.is_alive() for t in threads), "a caller hangs"
+
+
+def assert_typed(failed: list[BaseException]) -> None:
+    for error in failed:
+        assert isinstance(error, shoal.ShoalError), repr(error)
+        assert error.retryable or isinstance(error, shoal.SandboxEnded), repr(error)
+
+
+@pytest.fixture
+def kept(cluster: object) -> Iterator[list[shoal.Sandbox]]:
+    """Sandboxes that must survive whatever is killed, each with a process at work."""
+    kept = [shoal.Sandbox.create("sh", "-c", "while :; do sleep 0.2; done", timeout=600) for _ in range(3)]
+    for number, sandbox in enumerate(kept):
+        sandbox.files.write_text("/mark", str(number))
+    yield kept
+    for sandbox in kept:
+        sandbox.terminate()
+
+
+def assert_alive(kept: list[shoal.Sandbox]) -> None:
+    for number, sandbox in enumerate(kept):
+        assert sandbox.files.read_text("/mark") == str(number)
+        assert sandbox.run("echo on").stdout == "on\n"
+        assert shoal.Sandbox.from_id(sandbox.id).info().state == "running"
+
+
+def slots_of(sandboxes: list[shoal.Sandbox]) -> list[str]:
+    import ray
+
+    held = []
+    for name in actor_names("slot-"):
+        actor = ray.get_actor(name, namespace="shoal")
+        if ray.get(actor.describe.remote()).sandbox_id in {s.id for s in sandboxes}:
+            held.append(name)
+    return held
+
+
+def test_the_controller(kept: list[shoal.Sandbox]) -> None:
+    with load(2) as running:
+        for _ in range(2):
+            time.sleep(1.0)
+            before = actor_pid("controller")
+            kill(before)
+            eventually(lambda old=before: actor_pid_or_none("controller") not in (None, old), what="a new controller")
+        time.sleep(1.0)
+    assert running.done > 0
+    assert_typed(running.failed)
+    assert_alive(kept)
+    assert shoal.Sandbox.list(tags={"load": "1"}) == []
+
+
+def test_the_node_actor(kept: list[shoal.Sandbox]) -> None:
+    (node,) = actor_names("node-")
+    follower = kept[0].exec("sh", "-c", "for i in $(seq 60); do echo $i; sleep 0.05; done")
+    with load(2) as running:
+        time.sleep(0.7)
+        kill(actor_pid(node))
+        time.sleep(4)
+    assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 61)), "the data plane does not care"
+    assert running.done > 0
+    assert_typed(running.failed)
+    assert_alive(kept)
+
+
+def test_sandbox_actors(kept: list[shoal.Sandbox]) -> None:
+    held = slots_of(kept)
+    assert len(held) == len(kept)
+    for name in held:
+        kill(actor_pid(name))
+    assert_alive(kept)
+    eventually(lambda: len(slots_of(kept)) == len(kept), what="an actor for each again")
+    kept[0].terminate()
+    assert kept[0].info().reason == "terminated"
+
+
+def test_a_timeout_counts_through_the_loss_of_its_actor(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create(timeout=6)
+    (slot,) = slots_of([sandbox])
+    kill(actor_pid(slot))
+    began = time.monotonic()
+    sandbox.wait(timeout=20)
+    assert sandbox.info().reason == "timeout"
+    assert time.monotonic() - began < 12
+
+
+def test_idle_slots_that_died_cost_a_caller_nothing(cluster: object) -> None:
+    with shoal.Sandbox.create():
+        pass
+    for name in actor_names("slot-"):
+        kill(actor_pid(name))
+    with shoal.Sandbox.create() as sandbox:
+        assert sandbox.run("echo ok").stdout == "ok\n"
+
+
+def test_the_relay(kept: list[shoal.Sandbox]) -> None:
+    from tests.processes import relay_pid
+
+    follower = kept[0].exec("sh", "-c", "for i in $(seq 100); do echo $i; sleep 0.03; done")
+    for _ in range(3):
+        time.sleep(0.5)
+        kill(relay_pid())
+    assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 101)), "not a byte is lost"
+    assert follower.wait() == 0
+    assert_alive(kept)
+
+
+def test_the_driver(cluster: object) -> None:
+    """A caller that dies leaves sandboxes that end by their own limits."""
+    script = (
+        "import shoal, os, signal\n"
+        "s = shoal.Sandbox.create('sleep', '600', timeout=4, tags={'of': 'driver'})\n"
+        "print(s.id, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert died.returncode == -9, died.stderr
+    sandbox = shoal.Sandbox.from_id(died.stdout.strip())
+    assert sandbox.info().state == "running"
+    sandbox.wait(timeout=20)
+    assert sandbox.info().reason == "timeout"
+
+
+def actor_pid_or_none(name: str) -> int | None:
+    try:
+        return actor_pid(name)
+    except AssertionError:
+        return None

@@ -1,0 +1,194 @@
+"""A sandbox's life on a real cluster: how it begins, what ends it, and what is said of it then."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import shoal
+
+pytestmark = pytest.mark.engine
+
+
+def ended(sandbox: shoal.Sandbox, within: float = 20.0) -> tuple[str, int | None]:
+    """(reason, return code) once it has ended."""
+    sandbox.wait(timeout=within)
+    info = sandbox.info()
+    assert info.reason is not None
+    return info.reason.value, info.returncode
+
+
+def test_the_first_example(cluster: object) -> None:
+    with shoal.Sandbox.create() as sandbox:
+        assert sandbox.run("echo hello").stdout == "hello\n"
+        assert sandbox.info().state == "running"
+    assert ended(sandbox) == ("terminated", None)
+
+
+def test_its_own_command_ends_it_and_its_output_is_kept(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert ended(sandbox) == ("completed", 3)
+    assert sandbox.returncode == 3
+    assert sandbox.poll() == 3
+    assert sandbox.stdout.read() == "out\n"
+    assert sandbox.stderr.read() == "err\n"
+    again = shoal.Sandbox.from_id(sandbox.id)
+    assert again.stdout.read() == "out\n"
+
+
+def test_its_command_reads_its_stdin(cluster: object) -> None:
+    with shoal.Sandbox.create("sh", "-c", "read line; echo got $line") as sandbox:
+        sandbox.stdin.write("it\n")
+        assert sandbox.stdout.read() == "got it\n"
+        assert ended(sandbox) == ("completed", 0)
+
+
+def test_a_command_that_dies_by_a_signal(cluster: object) -> None:
+    assert ended(shoal.Sandbox.create("sh", "-c", "kill -TERM $$")) == ("completed", -15)
+
+
+def test_lifetime(cluster: object) -> None:
+    began = time.monotonic()
+    sandbox = shoal.Sandbox.create("sleep", "60", timeout=1.5)
+    assert ended(sandbox) == ("timeout", -15)
+    assert time.monotonic() - began < 15
+    with pytest.raises(shoal.SandboxEnded) as caught:
+        sandbox.run("true")
+    assert caught.value.reason == "timeout"
+
+
+def test_a_command_that_ignores_sigterm_gets_sigkill(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    assert sandbox.stdout.read(6) == "ready\n"
+    sandbox.terminate()
+    assert ended(sandbox) == ("terminated", -9)
+
+
+def test_a_command_may_end_in_its_own_way_when_asked(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create("sh", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
+    assert sandbox.stdout.read(6) == "ready\n"
+    sandbox.terminate()
+    assert ended(sandbox) == ("terminated", 7)
+    assert shoal.Sandbox.from_id(sandbox.id).stdout.read() == "ready\nbye\n"
+
+
+def test_idleness_ends_it_and_use_keeps_it(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create(idle_timeout=1.5)
+    for _ in range(4):
+        time.sleep(0.7)
+        sandbox.run("true")
+    assert sandbox.info().state == "running"
+    assert ended(sandbox) == ("idle_timeout", None)
+
+
+def test_a_running_process_is_use(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create(idle_timeout=1.0)
+    process = sandbox.exec("sleep", "3")
+    assert process.wait() == 0
+    assert ended(sandbox) == ("idle_timeout", None)
+
+
+def test_too_much_memory_is_reported_as_such(cluster: object) -> None:
+    hungry = "b = bytearray(400 << 20)\nfor i in range(0, len(b), 4096): b[i] = 1\nimport time; time.sleep(60)"
+    own = shoal.Sandbox.create("python3", "-c", hungry, memory=(64, 128))
+    assert ended(own) == ("out_of_memory", 137)
+    assert "128 MiB" in (own.info().message or "")
+    by_exec = shoal.Sandbox.create(memory=(64, 128))
+    process = by_exec.exec("python3", "-c", hungry)
+    assert ended(by_exec) == ("out_of_memory", 137)
+    with pytest.raises(shoal.SandboxEnded) as caught:
+        process.wait()
+        by_exec.run("true")
+    assert caught.value.reason == "out_of_memory"
+
+
+def test_too_much_disk_is_reported_as_such(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create("sh", "-c", "dd if=/dev/zero of=/big bs=1M count=200; sleep 60", disk=64)
+    assert ended(sandbox, 30) == ("out_of_disk", -15)
+    assert "64 MiB" in (sandbox.info().message or "")
+
+
+def test_waiting_has_a_limit(cluster: object) -> None:
+    with shoal.Sandbox.create() as sandbox, pytest.raises(shoal.DeadlineExceeded):
+        sandbox.wait(timeout=0.3)
+
+
+def test_names_are_unique_and_found(cluster: object) -> None:
+    with shoal.Sandbox.create(name="web", tags={"role": "front"}) as sandbox:
+        assert shoal.Sandbox.from_name("web").id == sandbox.id
+        with pytest.raises(shoal.AlreadyExists) as caught:
+            shoal.Sandbox.create(name="web")
+        assert "web" in str(caught.value)
+        with shoal.Sandbox.create(name="web", environment="dev") as other:
+            assert shoal.Sandbox.from_name("web", environment="dev").id == other.id
+    with shoal.Sandbox.create(name="web") as successor:
+        assert shoal.Sandbox.from_name("web").id == successor.id
+
+
+def test_tags_find_sandboxes(cluster: object) -> None:
+    with (
+        shoal.Sandbox.create(tags={"run": "7", "n": "1"}) as one,
+        shoal.Sandbox.create(tags={"run": "7", "n": "2"}) as two,
+    ):
+        assert {s.id for s in shoal.Sandbox.list(tags={"run": "7"})} == {one.id, two.id}
+        assert [s.id for s in shoal.Sandbox.list(tags={"run": "7", "n": "2"})] == [two.id]
+        one.set_tags({"run": "8"})
+        assert [s.id for s in shoal.Sandbox.list(tags={"run": "8"})] == [one.id]
+    assert shoal.Sandbox.list(tags={"run": "7"}) == []
+    assert two.id in {s.id for s in shoal.Sandbox.list(tags={"run": "7"}, include_ended=True)}
+
+
+def test_the_same_key_gives_the_same_sandbox(cluster: object) -> None:
+    with shoal.Sandbox.create(idempotency_key="once") as first:
+        assert shoal.Sandbox.create(idempotency_key="once").id == first.id
+        with pytest.raises(shoal.InvalidRequest, match="idempotency_key"):
+            shoal.Sandbox.create(idempotency_key="once", user="root")
+
+
+def test_env_workdir_and_user_hold_for_every_process(cluster: object) -> None:
+    with shoal.Sandbox.create(env={"A": "1", "B": "2"}, workdir="/made/for/it", user="1000:1000") as sandbox:
+        result = sandbox.run('echo "$A $B $PWD $(id -u):$(id -g)"', env={"B": "3"})
+        assert result.stdout == "1 3 /made/for/it 1000:1000\n"
+        assert sandbox.run("pwd; id -u", workdir="/", user="0").stdout == "/\n0\n"
+
+
+def test_a_slot_serves_one_sandbox_after_another_and_carries_nothing_over(cluster: object) -> None:
+    seen = set()
+    for number in range(3):
+        with shoal.Sandbox.create(env={"N": str(number)}, memory=(128, 300 + number)) as sandbox:
+            assert sandbox.run("cat /tmp/left 2>/dev/null; env | grep ^N=").stdout == f"N={number}\n"
+            sandbox.run("echo secret > /tmp/left")
+            seen.add(sandbox.id)
+    assert len(seen) == 3
+
+
+def test_a_warm_container_is_as_fresh_as_any(cluster: object) -> None:
+    wanted = {"memory": (128, 333), "env": {"X": "y"}, "workdir": "/w"}
+    for _ in range(4):
+        with shoal.Sandbox.create(**wanted) as sandbox:  # type: ignore[arg-type]
+            assert sandbox.run("echo $X $PWD; ls -A /tmp /w; touch /tmp/mark /w/mark").stdout == "y /w\n/tmp:\n\n/w:\n"
+        time.sleep(0.5)
+
+
+def test_limits_are_the_kernels(cluster: object) -> None:
+    script = (
+        "import os, pathlib\n"
+        "def first(*names):\n"
+        "    return next(pathlib.Path(n).read_text().split() for n in names if os.path.exists(n))\n"
+        "print(first('/sys/fs/cgroup/memory/memory.limit_in_bytes', '/sys/fs/cgroup/memory.max')[0])\n"
+        "print(first('/sys/fs/cgroup/pids/pids.max', '/sys/fs/cgroup/pids.max')[0])\n"
+        "c = first('/sys/fs/cgroup/cpu/cpu.cfs_quota_us', '/sys/fs/cgroup/cpu.max')[0]\n"
+        "print(int(c) / 100000)\n"
+    )
+    with shoal.Sandbox.create(memory=(128, 256), cpu=(0.1, 0.5), pids=77) as sandbox:
+        assert sandbox.run(["python3", "-c", script]).stdout.split() == [str(256 << 20), "77", "0.5"]
+
+
+@pytest.mark.anyio
+async def test_everything_awaited(cluster: object) -> None:
+    async with await shoal.Sandbox.create.aio() as sandbox:
+        assert (await sandbox.run.aio("echo hi")).stdout == "hi\n"
+        process = await sandbox.exec.aio("sh", "-c", "echo a; echo b")
+        assert [line async for line in process.stdout] == ["a\n", "b\n"]
+        assert await process.wait.aio() == 0

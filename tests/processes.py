@@ -1,0 +1,86 @@
+"""Finds the processes behind what the tests see, so that they can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import shoal
+
+
+def agent_of(sandbox: shoal.Sandbox) -> int:
+    """The pid, on this machine, of a sandbox's agent: the sandbox tells a word that nobody else knows."""
+    word = f"SHOAL_TEST_{sandbox.id}"
+    process = sandbox.exec("sleep", "97", env={word: "1"})
+    try:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and _has(entry / "environ", word.encode()):
+                    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            time.sleep(0.05)
+        raise AssertionError(f"no process of {sandbox.id} on this machine")
+    finally:
+        process.kill()
+
+
+def actor_pid(name: str) -> int:
+    """The pid of a living named actor of Shoal's."""
+    import ray._private.state as state
+
+    for actor in state.actors().values():
+        if actor["Name"] == name and actor["State"] == "ALIVE":
+            return int(actor["Pid"])
+    raise AssertionError(f"no living actor named {name}")
+
+
+def actor_names(prefix: str) -> list[str]:
+    """The living actors of Shoal's whose name begins so."""
+    import ray._private.state as state
+
+    return [a["Name"] for a in state.actors().values() if a["State"] == "ALIVE" and a["Name"].startswith(prefix)]
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def eventually(check: Callable[[], bool], within: float = 20.0, what: str = "it") -> None:
+    """Waits until `check` is true."""
+    deadline = time.monotonic() + within
+    while not check():
+        assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
+        time.sleep(0.05)
+
+
+def _has(file: Path, word: bytes) -> bool:
+    try:
+        return word in file.read_bytes()
+    except OSError:
+        return False
+
+
+def relay_pid() -> int:
+    """The pid of the relay of this machine's cluster under test: the one whose control socket is in its run directory."""
+    run_dir = os.environ["SHOAL_RUN_DIR"]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _has(entry / "cmdline", b"\0relay\0") and _holds(entry, run_dir):
+            return int(entry.name)
+    raise AssertionError(f"no relay below {run_dir}")
+
+
+def _holds(process: Path, run_dir: str) -> bool:
+    """Whether a process listens at a socket below `run_dir`."""
+    inodes = set()
+    try:
+        for fd in (process / "fd").iterdir():
+            target = os.readlink(fd)
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    except OSError:
+        return False
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return any(run_dir in line and line.split()[6] in inodes for line in lines)
