@@ -1,0 +1,54 @@
+"""What the README, the guide and the notebook show is what happens: their code runs here, against a real cluster."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shoal
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_code_of_page_runs(name: str, client: shoal.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / name
+    text = page.read_text("utf-8")
+    namespace: dict[str, Any] = {"__name__": "page"}
+    blocks = list(BLOCK.finditer(text))
+    assert len(blocks) == text.count("```python")
+    for block in blocks:
+        lines_above = text.count("\n", 0, block.start(1))
+        # The page's own line numbers, so that a traceback leads to the line that is wrong.
+        exec(compile("\n" * lines_above + block[1], page, "exec"), namespace)
+    if name == "README.md":
+        assert capsys.readouterr().out == "42\n\n"
+    assert shoal.Sandbox.list() == []
+
+
+def test_notebook_runs(client: shoal.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((ROOT / "notebooks" / "rollouts.ipynb").read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear the outputs"
+    asyncio.run(_run_cells(["".join(cell["source"]) for cell in cells]))
+    assert " 1.00  sorts\n" in capsys.readouterr().out
+
+
+async def _run_cells(sources: list[str]) -> None:
+    """As a notebook does: one namespace, one running event loop, `await` at the top level."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, source in enumerate(sources):
+        code = compile(source, f"<cell {number}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = eval(code, namespace)
+        if inspect.iscoroutine(result):
+            await result

@@ -1,0 +1,238 @@
+"""What hostile code inside a sandbox can't do: each tried from inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import shoal
+
+pytestmark = pytest.mark.engine
+
+REACH = """
+import socket, sys, json
+found = {}
+for target in json.loads(sys.argv[1]):
+    host, port = target
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    s.settimeout(1.0)
+    try:
+        s.connect((host, port))
+        found[f"{host}:{port}"] = "reached"
+    except OSError as e:
+        found[f"{host}:{port}"] = type(e).__name__
+    finally:
+        s.close()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox(cluster: object) -> Iterator[shoal.Sandbox]:
+    with shoal.Sandbox.create() as made:
+        yield made
+
+
+def own_addresses() -> list[str]:
+    """Every IPv4 address of this machine but the loopback's."""
+    lines = os.popen("ip -4 -o addr").read().splitlines()
+    found = [m.group(1) for line in lines if (m := re.search(r"inet ([0-9.]+)/", line))]
+    return [a for a in found if not a.startswith("127.")]
+
+
+@contextmanager
+def listener() -> Iterator[int]:
+    """A service of the node's on all its addresses; proves by itself that it can be reached from the node."""
+    server = socket.create_server(("0.0.0.0", 0))
+    stop = threading.Event()
+
+    def serve() -> None:
+        server.settimeout(0.1)
+        while not stop.is_set():
+            try:
+                server.accept()[0].close()
+            except TimeoutError:
+                continue
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        port = server.getsockname()[1]
+        socket.create_connection((own_addresses()[0], port), 1).close()
+        yield port
+    finally:
+        stop.set()
+        thread.join()
+        server.close()
+
+
+def reached(sandbox: shoal.Sandbox, targets: list[tuple[str, int]]) -> dict[str, str]:
+    result = sandbox.run(["python3", "-c", REACH, json.dumps(targets)], timeout=60, check=True)
+    found: dict[str, str] = json.loads(result.stdout)
+    assert len(found) == len(targets)
+    return found
+
+
+def test_no_address_of_the_node_answers(sandbox: shoal.Sandbox) -> None:
+    with listener() as port:
+        found = reached(sandbox, [(a, port) for a in own_addresses()])
+    assert len(found) >= 2, "the machine's own and the bridge's at least"
+    assert "reached" not in found.values(), found
+
+
+def test_rays_ports_do_not_answer(sandbox: shoal.Sandbox) -> None:
+    listening = set()
+    for line in os.popen("ss -H -tln").read().splitlines():
+        listening.add(int(line.split()[3].rpartition(":")[2]))
+    assert listening
+    for address in own_addresses()[:2]:
+        found = reached(sandbox, [(address, port) for port in sorted(listening)[:20]])
+        assert "reached" not in found.values(), found
+
+
+def test_private_ranges_and_the_metadata_address_do_not_answer(sandbox: shoal.Sandbox) -> None:
+    targets = [("169.254.169.254", 80), ("10.0.0.1", 80), ("172.16.0.1", 80), ("192.168.1.1", 80), ("100.64.0.1", 80)]
+    assert "reached" not in reached(sandbox, targets).values()
+
+
+def test_sandboxes_do_not_reach_each_other(sandbox: shoal.Sandbox) -> None:
+    with shoal.Sandbox.create() as other:
+        server = other.exec("python3", "-m", "http.server", "8765")
+        address = other.run("hostname -I").stdout.split()[0]
+        other.run(
+            "for i in $(seq 50); do python3 -c \"import socket; socket.create_connection(('127.0.0.1', 8765))\" 2>/dev/null && break;"
+            " sleep 0.1; done",
+            check=True,
+        )
+        assert "reached" not in reached(sandbox, [(address, 8765)]).values()
+        assert "reached" in reached(other, [(address, 8765)]).values(), "it does listen"
+        server.kill()
+
+
+def test_the_internet_stays_reachable(sandbox: shoal.Sandbox) -> None:
+    """By what this machine's own package client is set to use."""
+    result = sandbox.run(["pip", "download", "--no-deps", "--dest", "/tmp/got", "six==1.17.0"], timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert "six" in sandbox.run("ls /tmp/got").stdout
+
+
+def test_a_network_of_none_has_only_itself(cluster: object) -> None:
+    with shoal.Sandbox.create(network="none") as sandbox:
+        assert sandbox.run("ls /sys/class/net").stdout.split() == ["lo"]
+        with listener() as port:
+            found = reached(sandbox, [("8.8.8.8", 53), (own_addresses()[0], port)])
+        assert "reached" not in found.values()
+        assert sandbox.run("cat /etc/resolv.conf").stdout == ""
+
+
+def test_there_is_no_ipv6(sandbox: shoal.Sandbox) -> None:
+    assert sandbox.run("cat /proc/net/if_inet6").stdout == ""
+
+
+def test_capabilities_are_few_and_none_can_be_gained(sandbox: shoal.Sandbox) -> None:
+    status = dict(
+        line.split(":\t", 1) for line in sandbox.run("cat /proc/self/status").stdout.splitlines() if ":\t" in line
+    )
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    allowed = int(status["CapBnd"], 16)
+    for name, bit in {
+        "DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_MODULE": 16, "SYS_RAWIO": 17, "SYS_PTRACE": 19,
+        "SYS_ADMIN": 21, "SYS_BOOT": 22, "SYS_TIME": 25, "MKNOD": 27, "BPF": 39,
+    }.items():  # fmt: skip
+        assert not allowed >> bit & 1, name
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "mount -t tmpfs none /mnt",
+        "mknod /tmp/disk b 254 0",
+        "unshare --user true",
+        "unshare --mount true",
+        "echo 1 > /proc/sys/kernel/panic",
+        "echo b > /proc/sysrq-trigger",
+        "touch /.shoal/run/x",
+        "rm /.shoal/run/relay.sock",
+        "touch /.shoal/agent",
+        "cat /proc/1/environ",
+        "ls /proc/1/fd/",
+        "dd if=/proc/1/mem of=/dev/null bs=1 count=1",
+        "cat /dev/kmsg",
+        "python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)'",
+        "python3 -c 'import ctypes,os; l=ctypes.CDLL(None,use_errno=True); os._exit(0 if l.ptrace(16,1,0,0)==0 else 1)'",
+    ],
+)
+def test_is_refused(sandbox: shoal.Sandbox, attempt: str) -> None:
+    result = sandbox.run(attempt, timeout=10)
+    assert result.returncode != 0, result.stdout
+    assert not result.timed_out
+
+
+def test_root_inside_does_not_end_the_agent(cluster: object) -> None:
+    with shoal.Sandbox.create() as sandbox:
+        for signal in ("KILL", "STOP"):
+            sandbox.run(f"kill -{signal} 1")
+            assert sandbox.run("echo up").stdout == "up\n"
+
+
+def test_nobody_poses_as_the_agent(cluster: object) -> None:
+    """Code inside may dial the relay's socket; it is turned away, and what it says reaches nobody."""
+    dial = (
+        "import socket, time\n"
+        "held = []\n"
+        "for _ in range(50):\n"
+        "    s = socket.socket(socket.AF_UNIX); s.settimeout(2)\n"
+        "    s.connect('/.shoal/run/relay.sock')\n"
+        "    try:\n"
+        "        print(repr(s.recv(100)))\n"
+        "    except OSError as e:\n"
+        "        print(type(e).__name__)\n"
+    )
+    with shoal.Sandbox.create() as sandbox:
+        said = set(sandbox.run(["python3", "-c", dial], timeout=60).stdout.split("\n")) - {""}
+        assert said <= {"b''", "ConnectionResetError", "BrokenPipeError"}, said
+        assert sandbox.run("echo mine").stdout == "mine\n"
+
+
+def test_the_engine_is_out_of_sight(sandbox: shoal.Sandbox) -> None:
+    assert sandbox.run("ls /var/run/docker.sock /run/shoal 2>/dev/null").stdout == ""
+    mounts = sandbox.run("cat /proc/mounts").stdout
+    for line in mounts.splitlines():
+        if " /.shoal/" in line:
+            assert " ro," in line, line
+
+
+def test_the_environment_tells_nothing_of_the_machine(sandbox: shoal.Sandbox) -> None:
+    seen = sandbox.run("env").stdout
+    assert not [
+        line for line in seen.splitlines() if line.startswith("SHOAL_") and not line.startswith("SHOAL_PROCESS=")
+    ]
+    for word in (str(Path.home() / ".ssh"), "RAY_", os.environ.get("SHOAL_STATE_DIR", "/var/lib/shoal")):
+        assert word not in seen
+
+
+def test_hostile_names_and_trees_harm_nobody(sandbox: shoal.Sandbox) -> None:
+    make = """
+import os
+os.makedirs(b'/tmp/evil/sub', exist_ok=True)
+for name in (b'a\\nb', b'\\xff\\xfe', b'-rf', b' '):
+    open(b'/tmp/evil/' + name, 'w').write('x')
+os.symlink('/etc/passwd', '/tmp/evil/link')
+os.symlink('../../../../../../../../tmp/out', '/tmp/evil/up')
+"""
+    sandbox.run(["python3", "-c", make], check=True)
+    entries = {e.name: e for e in sandbox.files.list("/tmp/evil")}
+    assert set(entries) == {"a\nb", os.fsdecode(b"\xff\xfe"), "-rf", " ", "link", "up", "sub"}
+    assert sandbox.files.read_text("/tmp/evil/" + os.fsdecode(b"\xff\xfe")) == "x"
+    assert entries["link"].kind == "link"
+    sandbox.files.remove("/tmp/evil", recursive=True)
+    assert sandbox.run("test -s /etc/passwd").returncode == 0
