@@ -159,7 +159,8 @@ class Connection(asyncio.BufferedProtocol):
         if window is not None and window > exchange.window:
             exchange.owed = window - exchange.window
             exchange.flush_credit()
-        if data is not None and isinstance(exchange, Request):
+        if data is not None:
+            assert isinstance(exchange, Request)
             exchange.feed(data)
 
     def cancel(self, exchange: Exchange) -> None:

@@ -23,6 +23,7 @@ _CREDIT_STEP = WINDOW // 4
 """Credit is given back in steps of so many bytes: few frames, and the sender never stands still."""
 
 _SEND_SIZE = 256 << 10
+_SEND_AT_LEAST = 64 << 10
 _COPY_BELOW = 16 << 10
 """Payloads up to this are copied behind their header, longer ones are handed to the transport as they are."""
 
@@ -66,6 +67,10 @@ class Exchange:
             self.connection.write(encode_credit(self.id, self.owed))
             self.window += self.owed
             self.owed = 0
+
+    def may_send(self, view: memoryview) -> bool:
+        """Whether it is worth sending some of `view`: drops of credit would make ever smaller frames."""
+        return self.credit >= min(len(view), _SEND_AT_LEAST) and not self.connection.congested
 
     def send_some(self, view: memoryview) -> memoryview:
         """Sends as much of `view` as goes into a frame and into the credit, of which there is some; returns the rest."""
@@ -173,7 +178,7 @@ class Request(Exchange):
         view = self._input
         assert view is not None
         while view:
-            if not self.credit or self.connection.congested or self._future.done():
+            if self._future.done() or not self.may_send(view):
                 self._input = view
                 return
             view = self.send_some(view)

@@ -92,11 +92,6 @@ class Decoder:
         self._lent: memoryview | None = None
         self._broken = False
 
-    @property
-    def pending(self) -> bool:
-        """Whether a frame has begun that has not ended."""
-        return self._end > 0 or self._large is not None
-
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """The frames that `data` completes, in order."""
         frames: list[Frame] = []

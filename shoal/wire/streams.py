@@ -97,7 +97,7 @@ class Stream(Exchange):
                 raise errors.error_from_dict(self._error.to_dict())
             if self._reply is not None:
                 return
-            if not self.credit or self.connection.congested:
+            if not self.may_send(view):
                 await self._changed(idle_s)
                 continue
             view = self.send_some(view)

@@ -38,7 +38,6 @@ def test_frames_survive_any_cut(seed: int) -> None:
     for piece in _cut(rng, b"".join(encode(*frame) for frame in sent)):
         received += decoder.feed(piece)
     assert received == sent
-    assert not decoder.pending
 
 
 def test_frames_survive_byte_by_byte() -> None:
@@ -79,18 +78,6 @@ def test_large_payload_is_not_copied() -> None:
         tracemalloc.stop()
     assert frames[0].payload == data[9:]
     assert peak < 1.2 * MAX_PAYLOAD
-
-
-def test_pending_tells_a_cut_frame() -> None:
-    decoder = Decoder()
-    data = encode(Kind.DATA, 1, b"x" * 100_000)
-    assert not decoder.pending
-    decoder.feed(data[:4])
-    assert decoder.pending
-    decoder.feed(data[4:50_000])
-    assert decoder.pending
-    assert len(decoder.feed(data[50_000:])) == 1
-    assert not decoder.pending
 
 
 @pytest.mark.parametrize(
