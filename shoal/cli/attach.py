@@ -1,0 +1,150 @@
+"""Joining a process in a sandbox to this terminal, or to the pipes in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError
+
+if TYPE_CHECKING:
+    from shoal._output import Output
+    from shoal.process import Process
+
+_CHUNK = 64 * 1024
+
+
+def terminal_size() -> tuple[int, int]:
+    """(rows, columns)"""
+    columns, rows = shutil.get_terminal_size()
+    return rows, columns
+
+
+def is_terminal(fd: int) -> bool:
+    return os.isatty(fd)
+
+
+async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
+    """Copies input and output until the process has ended; returns its exit code. Cancelled, it kills the process and what that started.
+
+    With `pty` this terminal is made raw meanwhile, and its changes of size are passed on.
+    """
+    async with process:
+        with _raw_terminal(pty and stdin and is_terminal(0)), _resizing(process, pty):
+            feeding = _Feeder(process) if stdin else None
+            if feeding is None:
+                await process.stdin.close.aio()
+            else:
+                feeding.start()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(copy(process.stdout, 1))
+                    if not pty:
+                        group.create_task(copy(process.stderr, 2))
+                    waiting = group.create_task(process.wait.aio())
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None  # the others say the same
+            return waiting.result()
+
+
+async def copy(output: Output[Any], fd: int) -> None:
+    """Writes all of an output to a descriptor as it comes. A reader of ours that went away is an end, not an error."""
+    async for chunk in output:
+        data = chunk.encode("utf-8", "surrogateescape") if isinstance(chunk, str) else chunk
+        try:
+            await asyncio.to_thread(_write_all, fd, data)
+        except BrokenPipeError:
+            return
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class _Feeder:
+    """Our standard input into the process's. A thread, for there is no other way to read every kind of input; it ends with us."""
+
+    def __init__(self, process: Process[bytes]) -> None:
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="stdin", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            while data := self._read():
+                self._await(self._process.stdin.write.aio(data))
+            self._await(self._process.stdin.close.aio())
+        except (FailedPrecondition, SandboxEnded, CancelledError):
+            pass  # it does not read any more, or is over
+        except ShoalError as error:
+            sys.stderr.write(f"shoal: the input could not be passed on: {error}\n")
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(0, _CHUNK)
+        except OSError:
+            return b""  # there is none, or the terminal went away
+
+    def _await(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop has closed
+            coroutine.close()
+            raise CancelledError from None
+        future.result()
+
+
+@contextmanager
+def _raw_terminal(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _resizing(process: Process[bytes], wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Task[None]] = set()
+
+    def changed() -> None:
+        task = loop.create_task(_resize(process))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    loop.add_signal_handler(signal.SIGWINCH, changed)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGWINCH)
+        for task in running:
+            task.cancel()
+
+
+async def _resize(process: Process[bytes]) -> None:
+    try:
+        await process.resize.aio(*terminal_size())
+    except ShoalError:
+        pass  # it has just ended; if it has not, the next change tells it

@@ -1,0 +1,189 @@
+"""`shoal up`, `down`, `status` and `doctor`: the cluster on this machine."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli import console, settings
+from shoal.cli.exits import EXIT_CODES
+from shoal.cli.options import Json
+from shoal.cli.session import with_cluster
+from shoal.model import cluster_file
+from shoal.model.errors import ShoalError, Unavailable
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+    from shoal.model.cluster_file import ClusterFile
+
+_NODE_COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "CPU FREE", "MEMORY FREE")
+
+
+def up(
+    address_ip: Annotated[
+        str, typer.Option(metavar="IP", help="What Ray listens on; another than the loopback lets other machines join.")
+    ] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Ray's port; 6379, or any free one where that is taken.")] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Where this machine is, for sandboxes that ask for a region.")
+    ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard, too.")] = False,
+    json: Json = False,
+) -> None:
+    """Start a cluster on this machine, or mend the one that is there.
+
+    Uses the Docker engine that runs, or else starts one of its own, and builds the base image where it is missing. As root on Debian or Ubuntu it
+    installs what is not there. On a cluster that runs it changes nothing.
+
+    \b
+    Examples:
+      sudo shoal up
+      SHOAL_NODE__WARM_CONTAINERS=8 shoal up
+      shoal up --address-ip 10.0.0.5 --region eu
+    """
+    from shoal.cluster import local
+
+    options = local.UpOptions(address_ip, port, region, dashboard)
+    done = local.up(settings.load(), options, console.steps)
+    if json:
+        console.print_json({**_describe(done.cluster), "nodes": done.nodes, "started": done.started})
+        return
+    state = "is up" if done.started else "was up already"
+    console.err().print(f"The cluster {state}: Ray at {done.cluster.ray_address}, nodes: {done.nodes}.")
+    console.err().print("Try: shoal run shoal/base python3 -c 'print(6 * 7)'")
+
+
+def down(
+    purge: Annotated[bool, typer.Option("--purge", help="Remove images, caches and logs, too.")] = False,
+) -> None:
+    """Stop the cluster on this machine and take away all that it made.
+
+    Works whatever of it has died before. Images, caches and logs stay in the state directory, so that the next start is fast.
+
+    \b
+    Examples:
+      shoal down
+      shoal down --purge
+    """
+    from shoal.cluster import local
+
+    found = local.down(settings.load(), purge=purge, report=console.steps)
+    console.err().print("The cluster is down." if found else "There was no cluster.")
+
+
+def status(
+    json: Json = False,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the variables that a Ray program needs to join the cluster.")
+    ] = False,
+) -> None:
+    """Tell whether the cluster runs and what it has. Exit code 69 where it does not.
+
+    \b
+    Examples:
+      shoal status
+      shoal status --json | jq .nodes
+      eval "$(shoal status --env)"; python my_ray_program.py
+    """
+    from shoal.cluster import local
+
+    loaded = settings.load()
+    cluster = cluster_file.read(loaded.state_dir)
+    if cluster is None:
+        if json:
+            console.print_json({"running": False, "state_dir": str(loaded.state_dir)})
+        raise _not_running(json, f"no cluster was started from {loaded.state_dir}; run `shoal up`")
+    if env:
+        for name, value in cluster_file.ray_environment(cluster).items():
+            typer.echo(f"export {name}={shlex.quote(value)}")
+        return
+    health = local.health(cluster)
+    report: dict[str, Any] = {
+        **_describe(cluster),
+        "engine": health.engine,
+        "ray": health.ray,
+        "running": False,
+        "nodes": [],
+    }
+    problem = None
+    if health.good:
+        try:
+            report["nodes"] = with_cluster(_nodes)
+            report["running"] = True
+        except ShoalError as error:
+            problem = error.message
+    if json:
+        console.print_json(report)
+    elif report["running"]:
+        _print_status(report)
+    if not report["running"]:
+        dead = [part for part, well in (("the engine", health.engine), ("Ray", health.ray)) if not well]
+        reason = problem or f"{' and '.join(dead)} does not answer"
+        raise _not_running(json, f"the cluster is broken: {reason}; run `shoal up` to mend it")
+
+
+def doctor(json: Json = False) -> None:
+    """Look at what this machine lacks, and name the command that mends it. Exit code 1 where something is missing.
+
+    \b
+    Examples:
+      shoal doctor
+      shoal doctor --json | jq '.[] | select(.ok | not)'
+    """
+    from shoal.cluster.doctor import examine
+
+    checks = list(examine(settings.load()))
+    if json:
+        console.print_json([check.to_dict() for check in checks])
+    else:
+        out = console.out()
+        for check in checks:
+            mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
+            out.print(f"{mark} {check.name}:", end=" ")
+            out.print(check.detail, markup=False)
+            if not check.ok:
+                out.print(f"    → {check.remedy}", markup=False)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+async def _nodes(client: Client) -> list[dict[str, Any]]:
+    return [node.to_dict() for node in await client.nodes.aio()]
+
+
+def _describe(cluster: ClusterFile) -> dict[str, Any]:
+    return {
+        "cluster": cluster.cluster,
+        "ray_address": cluster.ray_address,
+        "engine_address": cluster.engine_address,
+        "own_engine": cluster.engine is not None,
+        "auth_token_path": cluster.auth_token_path,
+        "started_at": cluster.started_at,
+    }
+
+
+def _print_status(report: dict[str, Any]) -> None:
+    whose = "Shoal's own" if report["own_engine"] else "the machine's"
+    typer.echo(
+        f"Cluster {report['cluster']}: Ray at {report['ray_address']}, engine at {report['engine_address']} ({whose})"
+    )
+    rows = [
+        (
+            node["hostname"],
+            node["address"],
+            node["region"] or "",
+            str(node["sandboxes"]),
+            str(node["warm"]),
+            f"{node['cpu_free']:g} of {node['cpu_total']:g}",
+            f"{node['memory_free']} of {node['memory_total']} MiB",
+        )
+        for node in report["nodes"]
+    ]
+    console.print_table(_NODE_COLUMNS, rows)
+
+
+def _not_running(json: bool, message: str) -> Exception:
+    """For scripts the JSON has said it already."""
+    return typer.Exit(EXIT_CODES[Unavailable]) if json else Unavailable(message)

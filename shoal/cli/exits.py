@@ -1,0 +1,63 @@
+"""What the command's exit code says: that of the process that ran, or which kind of error it was. The one map from the error tree."""
+
+from __future__ import annotations
+
+from shoal.model.errors import (
+    AlreadyExists,
+    CommandFailed,
+    CommandNotExecutable,
+    CommandNotFound,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    SandboxEnded,
+    ShoalError,
+    Unauthenticated,
+    Unavailable,
+)
+from shoal.model.states import Reason
+
+INTERRUPTED = 130
+
+EXIT_CODES: dict[type[ShoalError], int] = {
+    InvalidRequest: 2,
+    CommandFailed: 1,
+    NotFound: 66,
+    Unavailable: 69,
+    Internal: 70,
+    AlreadyExists: 73,
+    QuotaExceeded: 75,
+    Unauthenticated: 77,
+    PermissionDenied: 77,
+    FailedPrecondition: 78,
+    DeadlineExceeded: 124,
+    CommandNotExecutable: 126,
+    CommandNotFound: 127,
+    SandboxEnded: 137,
+}
+"""By class; a class that is not here has its parent's. From 64 on as in `sysexits.h`, from 124 on as shells and `timeout` have it."""
+
+HELP = """\
+Exit codes: that of the process, 128+n where signal n ended it. Of Shoal's own errors: 2 the call is wrong, 66 no such thing, 69
+nothing answers (try again), 70 a defect of Shoal's, 73 the name is taken, 75 a limit was hit, 77 not allowed, 78 not possible as things are,
+124 it took too long, 126 and 127 the command cannot be run or is not there, 130 interrupted, 137 the sandbox ended meanwhile.
+"""
+
+
+def exit_code_of(error: ShoalError) -> int:
+    """The exit code for an error."""
+    if isinstance(error, SandboxEnded) and error.reason in (Reason.TIMEOUT, Reason.IDLE_TIMEOUT):
+        return EXIT_CODES[DeadlineExceeded]
+    for cls in type(error).__mro__:
+        if cls in EXIT_CODES:
+            return EXIT_CODES[cls]
+    return EXIT_CODES[Internal]
+
+
+def exit_code_of_process(returncode: int) -> int:
+    """As a shell would report it: a process that signal n ended has 128+n."""
+    return 128 - returncode if returncode < 0 else returncode

@@ -1,0 +1,78 @@
+"""Options that several commands share, and what their text means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from shoal.model.errors import InvalidRequest
+
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Environment variable; without a value, the one here."),
+]
+Workdir = Annotated[str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Absolute path to start in.")]
+User = Annotated[str | None, typer.Option("--user", "-u", metavar="USER", help="Name, uid or uid:gid.")]
+Interactive = Annotated[
+    bool,
+    typer.Option("--interactive", "-i", help="Pass on this terminal's input. What is piped in is passed on anyway."),
+]
+Tty = Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+SandboxName = Annotated[str, typer.Argument(metavar="SANDBOX", help="Its id (sb-…) or its name.", show_default=False)]
+
+ENDS_OPTIONS = {"allow_interspersed_args": False}
+"""Context settings of commands that take another command: its options are its own."""
+
+
+def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
+    """`NAME=VALUE`, and `NAME` for what this process has in its environment."""
+    found: dict[str, str] = {}
+    for value in values or ():
+        name, equals, text = value.partition("=")
+        if not equals:
+            if option != "env" or name not in os.environ:
+                raise InvalidRequest(f"--{option}: {value!r} is not NAME=VALUE", field=option)
+            text = os.environ[name]
+        found[name] = text
+    return found
+
+
+def amount(option: str, text: str | None) -> float | tuple[float, float] | None:
+    """`2`, or `0.5:2` for request and limit."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2:
+        return numbers[0], numbers[1]
+    raise InvalidRequest(f"--{option}: {text!r} is neither a number nor REQUEST:LIMIT, such as 0.5:2", field=option)
+
+
+def mebibytes(option: str, text: str | None) -> int | tuple[int, int] | None:
+    """As `amount`, in whole MiB; `2g` is 2048."""
+    if text is None:
+        return None
+    sizes = [_mebibytes(option, part) for part in text.split(":")]
+    if len(sizes) == 1:
+        return sizes[0]
+    if len(sizes) == 2:
+        return sizes[0], sizes[1]
+    raise InvalidRequest(
+        f"--{option}: {text!r} has more than two parts; write REQUEST:LIMIT, such as 256:1024", field=option
+    )
+
+
+def _mebibytes(option: str, text: str) -> int:
+    unit = {"m": 1, "g": 1024, "t": 1024 * 1024}.get(text[-1:].lower())
+    digits = text[:-1] if unit else text
+    if not (digits.isascii() and digits.isdigit()):
+        raise InvalidRequest(f"--{option}: {text!r} is no size in MiB; write 512, 512m or 2g", field=option)
+    return int(digits) * (unit or 1)

@@ -1,0 +1,179 @@
+"""`shoal run`, `exec` and `shell`: commands in sandboxes, joined to this terminal."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from shoal.cli import attach, console
+from shoal.cli.exits import exit_code_of_process
+from shoal.cli.options import Env, Interactive, SandboxName, Tty, User, Workdir, amount, mebibytes, pairs
+from shoal.cli.session import find, with_cluster
+from shoal.model.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+    from shoal.sandbox import Sandbox
+
+_SHELL = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"
+
+Command = Annotated[
+    list[str] | None, typer.Argument(metavar="COMMAND...", help="The program and its arguments.", show_default=False)
+]
+
+
+def run(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image's reference.", show_default=False)],
+    command: Command = None,
+    interactive: Interactive = False,
+    tty: Tty = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print the sandbox's id and leave it running.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="A name, unique among the living.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="To find it by.")] = None,
+    env: Env = None,
+    workdir: Workdir = None,
+    user: User = None,
+    cpu: Annotated[str | None, typer.Option(metavar="CORES", help="Cores it is sure of, or REQUEST:LIMIT.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="MIB", help="Memory it is sure of (512, 2g), or REQUEST:LIMIT.")
+    ] = None,
+    disk: Annotated[str | None, typer.Option(metavar="MIB", help="What it may write.")] = None,
+    gpu: Annotated[int, typer.Option(help="Whole devices.")] = 0,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="When it is ended.")] = None,
+    idle_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="When it is ended if nothing runs.")
+    ] = None,
+    network: Annotated[str, typer.Option(metavar="default|none", help="The public internet, or nothing.")] = "default",
+    region: Annotated[str | None, typer.Option(help="Where it is to run.")] = None,
+) -> None:
+    """Run a command in a new sandbox, and remove the sandbox when it ends.
+
+    Its output comes as it is written, what is piped in goes to it, and its exit code becomes that of `shoal run`. Ctrl-C ends the sandbox.
+
+    \b
+    Examples:
+      shoal run shoal/base python3 -c 'print(6 * 7)'
+      shoal run -it shoal/base bash
+      cat data.csv | shoal run shoal/base wc -l
+      shoal run --cpu 0.5:2 --memory 256:1g --timeout 600 shoal/base make test
+      shoal run -d --name web shoal/base python3 -m http.server
+    """
+    if network not in ("default", "none"):
+        raise InvalidRequest(f"--network: {network!r} is neither default nor none", field="network")
+    chosen: Literal["default", "none"] = "none" if network == "none" else "default"
+    size = mebibytes("disk", disk)
+    if isinstance(size, tuple):
+        raise InvalidRequest(f"--disk: {disk!r} is no one size", field="disk")
+    options: dict[str, Any] = {
+        "image": image,
+        "name": name,
+        "tags": pairs("tag", tag),
+        "env": pairs("env", env),
+        "workdir": workdir,
+        "user": user,
+        "cpu": amount("cpu", cpu),
+        "memory": mebibytes("memory", memory),
+        "disk": size,
+        "gpu": gpu,
+        "timeout": timeout,
+        "idle_timeout": idle_timeout,
+        "network": chosen,
+        "region": region,
+    }
+    if detach:
+        _start(options, tuple(command or ()))
+        return
+    if not command:
+        raise InvalidRequest(
+            "COMMAND: there is none; name a program, or pass --detach for a sandbox that waits", field="command"
+        )
+    _check_terminal(tty, interactive)
+    raise typer.Exit(with_cluster(lambda client: _run(client, options, tuple(command), interactive, tty)))
+
+
+def exec_(
+    sandbox: SandboxName,
+    command: Command = None,
+    interactive: Interactive = False,
+    tty: Tty = False,
+    env: Env = None,
+    workdir: Workdir = None,
+    user: User = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="When the command is killed, with all it started.")
+    ] = None,
+) -> None:
+    """Run a command in a sandbox that runs.
+
+    As in `shoal run`: output as it comes, input that is piped in, the command's own exit code. Ctrl-C kills the command; the sandbox lives on.
+
+    \b
+    Examples:
+      shoal exec web ls -l /
+      shoal exec -it web bash
+      shoal exec -e DEBUG=1 -w /srv -u nobody web python3 -m app
+      tar c src | shoal exec web tar x -C /srv
+    """
+    if not command:
+        raise InvalidRequest("COMMAND: there is none; name a program to run", field="command")
+    _check_terminal(tty, interactive)
+    settings = {"env": pairs("env", env), "workdir": workdir, "user": user, "timeout": timeout}
+    raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, tuple(command), settings, interactive, tty)))
+
+
+def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> None:
+    """Open a shell in a sandbox: bash where it has one, else sh.
+
+    \b
+    Examples:
+      shoal shell web
+      shoal shell --user nobody sb-4fd2mzq7c3wnk5xe
+    """
+    _check_terminal(True, True)
+    settings = {"env": {}, "workdir": workdir, "user": user, "timeout": None}
+    argv = ("/bin/sh", "-c", _SHELL)
+    raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, argv, settings, True, True)))
+
+
+def _start(options: dict[str, Any], command: tuple[str, ...]) -> None:
+    async def body(client: Client) -> str:
+        from shoal.sandbox import Sandbox
+
+        return (await Sandbox.create.aio(*command, **options, client=client)).id
+
+    console.out().print(with_cluster(body))
+
+
+async def _run(client: Client, options: dict[str, Any], command: tuple[str, ...], interactive: bool, tty: bool) -> int:
+    from shoal.sandbox import Sandbox
+
+    async with await Sandbox.create.aio(**options, client=client) as sandbox:
+        return await _attached(sandbox, command, {}, interactive, tty)
+
+
+async def _exec(
+    client: Client, name: str, command: tuple[str, ...], settings: dict[str, Any], interactive: bool, tty: bool
+) -> int:
+    return await _attached(await find(client, name), command, settings, interactive, tty)
+
+
+async def _attached(
+    sandbox: Sandbox, command: tuple[str, ...], settings: dict[str, Any], interactive: bool, tty: bool
+) -> int:
+    if tty:
+        terminal = os.environ.get("TERM", "xterm")
+        settings = {**settings, "env": {"TERM": terminal, **settings.get("env", {})}}
+    process = await sandbox.exec.aio(*command, **settings, pty=attach.terminal_size() if tty else False, text=False)
+    stdin = interactive or not attach.is_terminal(0)
+    return exit_code_of_process(await attach.attach(process, stdin=stdin, pty=tty))
+
+
+def _check_terminal(tty: bool, interactive: bool) -> None:
+    if tty and interactive and not attach.is_terminal(0):
+        raise InvalidRequest(
+            "--tty: this input is no terminal; leave out -t, or use `shoal exec` without it", field="tty"
+        )

@@ -1,0 +1,135 @@
+"""`shoal ls`, `logs` and `rm`: sandboxes as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli import attach, console
+from shoal.cli.exits import exit_code_of
+from shoal.cli.options import Json, SandboxName, pairs
+from shoal.cli.session import find, with_cluster
+from shoal.model.errors import ShoalError
+from shoal.model.info import Listing, SandboxInfo
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+    from shoal.sandbox import Sandbox
+
+_QUIET_S = 0.5
+"""Without `--follow`, `logs` of a sandbox that runs ends when nothing has come for so long."""
+
+_COLUMNS = ("ID", "NAME", "IMAGE", "STATE", "AGE", "COMMAND")
+
+
+def ls(
+    all: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended, too.")] = False,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only those that carry it.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only their ids.")] = False,
+    json: Json = False,
+) -> None:
+    """List sandboxes, newest first.
+
+    \b
+    Examples:
+      shoal ls
+      shoal ls --all --tag team=search
+      shoal rm $(shoal ls -q)
+      shoal ls --json | jq -r '.[].id'
+    """
+    infos = with_cluster(lambda client: _list(client, pairs("tag", tag), all))
+    if json:
+        console.print_json([info.to_dict() for info in infos])
+    elif quiet:
+        for info in infos:
+            typer.echo(info.id)
+    else:
+        console.print_table(_COLUMNS, [_row(info) for info in infos])
+
+
+def logs(
+    sandbox: SandboxName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until its command ends.")] = False,
+) -> None:
+    """Print the output of a sandbox's own command, from its beginning; also after its end.
+
+    \b
+    Examples:
+      shoal logs web
+      shoal logs -f web
+    """
+    with_cluster(lambda client: _logs(client, sandbox, follow))
+
+
+def rm(
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX...", help="Ids or names.", show_default=False)],
+) -> None:
+    """End sandboxes and remove all that they hold.
+
+    \b
+    Examples:
+      shoal rm web
+      shoal rm sb-4fd2mzq7c3wnk5xe sb-c6r7yq2m4kdlt3wz
+    """
+    errors = with_cluster(lambda client: _remove(client, sandboxes))
+    for error in errors:
+        console.print_error(error.message)
+    if errors:
+        raise typer.Exit(exit_code_of(errors[0]))
+
+
+async def _list(client: Client, tags: dict[str, str], all: bool) -> list[SandboxInfo]:
+    return await client.transport.list(Listing(tags=tags, include_ended=all))
+
+
+async def _logs(client: Client, name: str, follow: bool) -> None:
+    sandbox = await find(client, name)
+    info = await sandbox.info.aio()
+    copies = (attach.copy(sandbox.stdout, 1), attach.copy(sandbox.stderr, 2))
+    if follow or info.ended:
+        await asyncio.gather(*copies)
+        return
+    await asyncio.gather(
+        *(_copy_what_is_there(output, fd) for output, fd in ((sandbox.stdout, 1), (sandbox.stderr, 2)))
+    )
+
+
+async def _copy_what_is_there(output: Any, fd: int) -> None:
+    copying = asyncio.ensure_future(attach.copy(output, fd))
+    await asyncio.wait([copying], timeout=_QUIET_S)
+    copying.cancel()
+
+
+async def _remove(client: Client, names: Sequence[str]) -> list[ShoalError]:
+    results = await asyncio.gather(*(_end(client, name) for name in names), return_exceptions=True)
+    errors = []
+    for result in results:
+        if isinstance(result, ShoalError):
+            errors.append(result)
+        elif isinstance(result, BaseException):
+            raise result
+    return errors
+
+
+async def _end(client: Client, name: str) -> None:
+    sandbox: Sandbox = await find(client, name)
+    await sandbox.terminate.aio()
+
+
+def _row(info: SandboxInfo) -> tuple[str, ...]:
+    state = info.state.value if info.reason is None else f"{info.state.value} ({info.reason.value})"
+    command = " ".join(info.spec.command)
+    return (
+        info.id,
+        info.spec.name or "",
+        info.spec.image,
+        state,
+        console.age(time.time() - info.created_at),
+        command if len(command) <= 40 else command[:39] + "…",
+    )

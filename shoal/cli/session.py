@@ -1,0 +1,70 @@
+"""A command's time with the cluster: one event loop, signals that cancel it, connections closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from shoal.model.ids import SANDBOX
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+    from shoal.sandbox import Sandbox
+
+R = TypeVar("R")
+
+
+class Ended(Exception):
+    """A signal asked the command to end; `code` is its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def with_cluster(body: Callable[[Client], Awaitable[R]]) -> R:
+    """Connects, runs `body` and closes. SIGINT, SIGTERM and SIGHUP cancel it, so that it undoes what it began; then `Ended` is raised."""
+    # Ray's C++ part writes its warnings to stderr; what matters of them comes back as an error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    return asyncio.run(_cancellable(body))
+
+
+async def _cancellable(body: Callable[[Client], Awaitable[R]]) -> R:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(_connected(body))
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if received:
+            raise Ended(128 + received[0]) from None
+        raise
+
+
+async def _connected(body: Callable[[Client], Awaitable[R]]) -> R:
+    from shoal.client import connect
+
+    client = await connect.aio()
+    try:
+        return await body(client)
+    finally:
+        await client.close.aio()
+
+
+async def find(client: Client, name: str) -> Sandbox:
+    """A sandbox by its id or its name."""
+    from shoal.sandbox import Sandbox
+
+    if SANDBOX.fullmatch(name):
+        return await Sandbox.from_id.aio(name, client=client)
+    return await Sandbox.from_name.aio(name, client=client)
