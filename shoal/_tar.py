@@ -138,34 +138,41 @@ class _Source:
 
     def __init__(self, pull: Callable[[], bytes]) -> None:
         self._pull = pull
-        self._ready = b""
+        self._piece = b""
+        self._at = 0
 
     def read(self, size: int) -> bytes:
         """`size` bytes, which the caller has bounded; none at the end."""
-        while len(self._ready) < size:
-            piece = self._pull()
-            if not piece:
-                if self._ready:
+        taken = self._take(size)
+        while len(taken) < size:
+            if not self._more():
+                if taken:
                     raise _malformed("it ends in the middle")
                 return b""
-            self._ready += piece
-        taken, self._ready = self._ready[:size], self._ready[size:]
+            taken += self._take(size - len(taken))
         return taken
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """`size` bytes, as they come."""
         while size > 0:
-            piece = self._ready or self._pull()
-            if not piece:
+            if self._at == len(self._piece) and not self._more():
                 raise _malformed("it ends in the middle")
-            self._ready = piece[size:]
-            piece = piece[:size]
-            size -= len(piece)
-            yield piece
+            taken = self._take(size)
+            size -= len(taken)
+            yield taken
 
     def skip(self, size: int) -> None:
         for _ in self.pieces(size):
             pass
+
+    def _take(self, size: int) -> bytes:
+        taken = self._piece[self._at : self._at + size]
+        self._at += len(taken)
+        return taken
+
+    def _more(self) -> bool:
+        self._piece, self._at = self._pull(), 0
+        return bool(self._piece)
 
 
 def _headers(source: _Source) -> Iterator[tarfile.TarInfo]:

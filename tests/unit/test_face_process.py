@@ -63,7 +63,7 @@ def test_a_run_that_takes_too_long_is_killed(face: Face) -> None:
     with face.sandbox() as sandbox:
         result = sandbox.run(["sleep", "60"], timeout=0.05)
         assert (result.returncode, result.timed_out) == (-9, True)
-        with pytest.raises(shoal.DeadlineExceeded, match="killed after 0.05 s"):
+        with pytest.raises(shoal.DeadlineExceeded, match=r"killed after 0\.05 s"):
             sandbox.run(["sleep", "60"], timeout=0.05, check=True)
 
 
@@ -114,7 +114,10 @@ def test_a_process_is_fed_and_read_line_by_line(face: Face) -> None:
 
 def test_awaited_too(face: Face) -> None:
     async def use() -> list[str]:
-        async with await shoal.Sandbox.create.aio(client=face.client) as sandbox, await sandbox.exec.aio("cat") as process:
+        async with (
+            await shoal.Sandbox.create.aio(client=face.client) as sandbox,
+            await sandbox.exec.aio("cat") as process,
+        ):
             await process.stdin.write.aio("a\nb\n")
             await process.stdin.close.aio()
             return [line async for line in process.stdout]
@@ -171,7 +174,7 @@ def test_waiting_has_a_limit_and_a_timeout_ends_it(face: Face) -> None:
     with face.sandbox() as sandbox:
         with (
             sandbox.exec("sleep", "60") as process,
-            pytest.raises(shoal.DeadlineExceeded, match="still runs after 0.05 s"),
+            pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"),
         ):
             process.wait(timeout=0.05)
         limited = sandbox.exec("sleep", "60", timeout=0.05)

@@ -207,7 +207,7 @@ def test_its_own_commands_output_goes_on_across_the_end(face: Face) -> None:
 def test_waiting_has_a_limit(face: Face) -> None:
     sandbox = face.sandbox("sleep", "60")
     began = time.monotonic()
-    with pytest.raises(shoal.DeadlineExceeded, match="still runs after 0.05 s"):
+    with pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"):
         sandbox.wait(timeout=0.05)
     assert time.monotonic() - began < 5
     assert sandbox.returncode is None

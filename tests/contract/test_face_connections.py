@@ -1,0 +1,167 @@
+"""One connection per sandbox and loop: shared, renewed, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+
+import pytest
+
+from shoal.model.errors import SandboxEnded, Unavailable
+from shoal.model.grants import Grant
+from shoal.transport.connections import Connections
+from shoal.wire.frames import Kind
+from tests.contract.wire_peer import Peer, serving
+
+pytestmark = [pytest.mark.timeout(30)]
+
+
+class Cluster:
+    """Gives access to the peer at `address`; counts how often it was asked."""
+
+    def __init__(self, address: str = "", ttl_s: float = 600) -> None:
+        self.address = address
+        self.ttl_s = ttl_s
+        self.asked: list[str] = []
+        self.ended = False
+
+    async def grant(self, sandbox_id: str) -> Grant:
+        self.asked.append(sandbox_id)
+        await asyncio.sleep(0.01)
+        if self.ended:
+            raise SandboxEnded("it has ended", reason="timeout")
+        return Grant(sandbox_id, self.address, "token", time.time() + self.ttl_s)
+
+
+class Answering:
+    """A peer that answers pings, and remembers the connections it has had."""
+
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        self.peers.append(peer)
+        while True:
+            stream, _ = await peer.opened()
+            await peer.send(Kind.REPLY, stream, {"ok": {"version": 1, "uptime_ms": 1, "processes": 0}})
+
+
+@pytest.mark.anyio
+async def test_callers_share_one_attempt_and_one_connection() -> None:
+    answering = Answering()
+    async with serving(answering) as address:
+        cluster = Cluster(address)
+        connections = Connections(cluster.grant)
+        agents = await asyncio.gather(*[connections.agent("sb-1") for _ in range(50)])
+        assert len({id(agent) for agent in agents}) == 1
+        assert await connections.agent("sb-1") is agents[0]
+        assert await connections.agent("sb-2") is not agents[0]
+        assert cluster.asked == ["sb-1", "sb-2"]
+        await agents[0].ping()
+        assert len(answering.peers) == 2
+        await connections.close()
+        assert agents[0].connection.closed
+
+
+@pytest.mark.anyio
+async def test_one_caller_that_gives_up_does_not_take_it_from_the_others() -> None:
+    async with serving(Answering()) as address:
+        connections = Connections(Cluster(address).grant)
+        first = asyncio.create_task(connections.agent("sb-1"))
+        second = asyncio.create_task(connections.agent("sb-1"))
+        await asyncio.sleep(0)
+        first.cancel()
+        await (await second).ping()
+        await connections.close()
+
+
+@pytest.mark.anyio
+async def test_a_broken_connection_is_replaced_with_the_grant_that_is_still_good() -> None:
+    answering = Answering()
+    async with serving(answering) as address:
+        cluster = Cluster(address)
+        connections = Connections(cluster.grant)
+        first = await connections.agent("sb-1")
+        await first.ping()
+        answering.peers[0].writer.close()
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(first.wait("p-1"), 5)
+        second = await connections.agent("sb-1")
+        assert second is not first
+        await second.ping()
+        assert cluster.asked == ["sb-1"]
+        await connections.close()
+
+
+@pytest.mark.anyio
+async def test_a_grant_is_renewed_when_it_is_old_and_when_the_relay_has_moved() -> None:
+    async with serving(Answering()) as first, serving(Answering()) as second:
+        cluster = Cluster(first, ttl_s=10)  # less than the margin
+        connections = Connections(cluster.grant)
+        (await connections.agent("sb-1")).connection.close()
+        (await connections.agent("sb-1")).connection.close()
+        assert len(cluster.asked) == 2
+        cluster.ttl_s = 600
+        (await connections.agent("sb-1")).connection.close()
+        (await connections.agent("sb-1")).connection.close()
+        assert len(cluster.asked) == 3
+        connections._grants["sb-1"] = Grant(
+            "sb-1", "127.0.0.1:1", "token", time.time() + 600
+        )  # nobody is there any more
+        cluster.address = second
+        await (await connections.agent("sb-1")).ping()
+        assert len(cluster.asked) == 4
+        await connections.close()
+
+
+@pytest.mark.anyio
+async def test_the_end_of_a_sandbox_is_told_and_nothing_of_it_is_kept() -> None:
+    async with serving(Answering()) as address:
+        cluster = Cluster(address)
+        connections = Connections(cluster.grant)
+        agent = await connections.agent("sb-1")
+        connections.forget("sb-1")
+        assert agent.connection.closed
+        cluster.ended = True
+        with pytest.raises(SandboxEnded):
+            await connections.agent("sb-1")
+        with pytest.raises(SandboxEnded):
+            await connections.agent("sb-1")
+        assert cluster.asked == ["sb-1"] * 3
+        await connections.close()
+
+
+@pytest.mark.anyio
+async def test_the_table_is_bounded_and_what_is_closed_is_dropped() -> None:
+    async with serving(Answering()) as address:
+        connections = Connections(Cluster(address).grant, limit=3)
+        agents = [await connections.agent(f"sb-{n}") for n in range(5)]
+        assert [agent.connection.closed for agent in agents] == [True, True, False, False, False]
+        assert await connections.agent("sb-2") is agents[2]
+        assert len(connections._grants) <= 6
+        await connections.close()
+        wide = Connections(Cluster(address).grant)
+        for number in range(200):
+            (await wide.agent(f"sb-{number}")).connection.close()
+        assert len(wide._table().agents) <= 66
+        await wide.close()
+
+
+def test_each_loop_has_its_own() -> None:
+    connections = Connections(Cluster().grant)
+
+    async def use() -> int:
+        async with serving(Answering()) as address:
+            connections._grants.clear()
+            cluster = Cluster(address)
+            connections._grant = cluster.grant
+            agent = await connections.agent("sb-1")
+            await agent.ping()
+            await connections.close()
+            return id(agent)
+
+    asyncio.run(use())
+    asyncio.run(use())
+    gc.collect()
+    assert len(connections._loops) == 0

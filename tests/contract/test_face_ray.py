@@ -1,0 +1,172 @@
+"""The transport inside a cluster, with a real Ray and a controller that does what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal, Unavailable
+from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.spec import Resources, SandboxSpec
+from shoal.model.states import State
+from shoal.transport.ray import RayTransport
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+SPEC = SandboxSpec("image", Resources(0.1, 1.0, 64, 128, 100, 10), idempotency_key="k")
+
+
+class Controller:
+    """Answers as the real one does, and remembers what it was asked across restarts (in a directory)."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def defaults(self) -> dict[str, Any]:
+        return {"image": "the/default"}
+
+    async def create(self, spec: SandboxSpec, deadline: float) -> SandboxInfo:
+        self._note("create")
+        if spec.image == "taken":
+            raise AlreadyExists("name: it is taken", field="name")
+        if spec.image == "slow":
+            await asyncio.sleep(1.0)
+        if spec.image == "busy":
+            raise Unavailable("the cluster is being shut down")
+        return _info("sb-new", spec)
+
+    async def get(self, sandbox_id: str) -> SandboxInfo:
+        if sandbox_id == "sb-bug":
+            raise ZeroDivisionError("a defect")
+        return _info(sandbox_id, SPEC)
+
+    async def list_sandboxes(self, listing: Listing) -> list[SandboxInfo]:
+        return [_info("sb-1", SPEC)][: listing.limit]
+
+    async def terminate(self, sandbox_id: str) -> SandboxInfo:
+        self._note(f"terminate {sandbox_id}")
+        return _info(sandbox_id, SPEC, State.TERMINATED)
+
+    async def wait(self, sandbox_id: str, timeout: float) -> SandboxInfo:
+        await asyncio.sleep(min(timeout, 0.2))
+        self._note("wait")
+        return _info(sandbox_id, SPEC, State.TERMINATED if self.notes().count("wait") >= 3 else State.RUNNING)
+
+    async def logs(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
+        return offset, b"x" * fd, True
+
+    async def nodes(self) -> list[NodeInfo]:
+        return []
+
+    async def flaky(self) -> int:
+        self._note("flaky")
+        if self.notes().count("flaky") < 3:
+            raise Unavailable("not just now")
+        return self.notes().count("flaky")
+
+    def notes(self) -> list[str]:
+        with open(os.path.join(self.directory, "notes")) as file:
+            return file.read().splitlines()
+
+    def _note(self, what: str) -> None:
+        with open(os.path.join(self.directory, "notes"), "a") as file:
+            file.write(what + "\n")
+
+
+def _info(sandbox_id: str, spec: SandboxSpec, state: State = State.RUNNING) -> SandboxInfo:
+    return SandboxInfo(sandbox_id, state, spec, 1.0)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture
+def controller(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    directory = str(tmp_path_factory.mktemp("controller"))
+    options = {"name": "controller", "namespace": "shoal", "lifetime": "detached", "num_cpus": 0, "max_restarts": -1}
+    actor = ray.remote(Controller).options(max_concurrency=100, **options).remote(directory)
+    ray.get(actor.pid.remote())
+    yield actor
+    ray.kill(actor)
+
+
+def notes(controller: Any) -> list[str]:
+    found: list[str] = ray.get(controller.notes.remote())
+    return found
+
+
+async def test_without_a_controller_the_next_step_is_told(cluster: None) -> None:
+    with pytest.raises(FailedPrecondition, match="run `shoal up`|with `shoal up`"):
+        await RayTransport.open()
+
+
+async def test_values_and_errors_travel(controller: Any) -> None:
+    transport = await RayTransport.open()
+    assert (await transport.defaults()).image == "the/default"
+    assert (await transport.create(SPEC, deadline=5)).spec == SPEC
+    assert [info.id for info in await transport.list(Listing())] == ["sb-1"]
+    assert (await transport.logs("sb-1", 2, 7)).data == b"xx"
+    assert await transport.nodes() == []
+    with pytest.raises(AlreadyExists, match="it is taken") as caught:
+        await transport.create(SandboxSpec("taken", SPEC.resources), deadline=5)
+    assert type(caught.value) is AlreadyExists
+    assert caught.value.fields == {"field": "name"}
+    with pytest.raises(Internal, match="ZeroDivisionError"):
+        await transport.get("sb-bug")
+    await transport.close()
+
+
+async def test_a_wait_is_made_of_short_ones(controller: Any) -> None:
+    transport = await RayTransport.open()
+    assert not (await transport.wait("sb-1", 0.1)).ended
+    assert (await transport.wait("sb-1", None)).ended
+    assert notes(controller).count("wait") == 3
+    await transport.close()
+
+
+async def test_a_killed_controller_is_waited_for(controller: Any) -> None:
+    transport = await RayTransport.open()
+    os.kill(ray.get(controller.pid.remote()), 9)
+    began = time.monotonic()
+    assert (await transport.create(SPEC, deadline=5)).id == "sb-new"
+    assert (await transport.get("sb-1")).id == "sb-1"
+    assert time.monotonic() - began < 20
+    await transport.close()
+
+
+async def test_what_the_controller_cannot_do_just_now_is_asked_again_but_for_creates(controller: Any) -> None:
+    transport = await RayTransport.open()
+    assert await transport._call("flaky") == 3
+    with pytest.raises(Unavailable, match="shut down"):
+        await transport.create(SandboxSpec("busy", SPEC.resources), deadline=5)
+    assert notes(controller).count("create") == 1
+    await transport.close()
+
+
+async def test_a_create_that_was_given_up_is_undone(controller: Any) -> None:
+    transport = await RayTransport.open()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(transport.create(SandboxSpec("slow", SPEC.resources), deadline=5), 0.3)
+    await transport.close()  # waits for what is being undone
+    assert notes(controller) == ["create", "terminate sb-new"]
+
+
+async def test_a_connection_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(FailedPrecondition, match="run `shoal up`"):
+        await RayTransport.open()
