@@ -71,7 +71,7 @@ demo: venv ## Roll out N candidates on a real package, each in a sandbox of its 
 
 bench: venv ## Measure against docker-py on the same engine → build/bench.json (PEERS=1: and other sandboxes)
 	@mkdir -p build
-	PEERS=$(PEERS) $(BIN)/python -m tests.bench.run --output build/bench.json
+	PEERS=$(PEERS) $(BIN)/python -m tests.bench --output build/bench.json
 
 soak: venv ## The long tests: 50,000 execs in one sandbox, and their like
 	$(PYTEST) -m slow

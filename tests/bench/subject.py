@@ -36,6 +36,8 @@ class Subject(ABC):
     """Something that makes boxes."""
 
     name: str
+    exact = True
+    """Whether a file comes back byte for byte as it was written."""
 
     @abstractmethod
     def create(self, memory: int = MEMORY_LIMIT) -> Box:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import tarfile
+from collections.abc import Sequence
 from typing import Any
 
 import docker
@@ -28,9 +29,13 @@ class DockerPy(Subject):
         )
 
     def create(self, memory: int = MEMORY_LIMIT) -> DockerBox:
-        container = self._client.containers.run(
+        return DockerBox(self._client.api, self.start(IDLE, memory))
+
+    def start(self, command: Sequence[str], memory: int) -> Any:
+        """A container that runs `command`, with the limits that all subjects have."""
+        return self._client.containers.run(
             self._image,
-            list(IDLE),
+            list(command),
             detach=True,
             labels={LABEL: "1"},
             network=self._network.name,
@@ -39,7 +44,6 @@ class DockerPy(Subject):
             pids_limit=PIDS_LIMIT,
             security_opt=["no-new-privileges"],
         )
-        return DockerBox(self._client.api, container)
 
     def close(self) -> None:
         for container in self._client.containers.list(all=True, filters={"label": LABEL}):

@@ -1,0 +1,95 @@
+"""Takes all measures and writes them down: `python -m tests.bench --output build/bench.json`, or `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+import shoal
+from tests.bench import machine, table
+from tests.bench.cluster import cluster
+from tests.bench.measures import measure_all
+from tests.bench.peers.dockerpy import DockerPy
+from tests.bench.peers.notinstallable import NotInstallable
+from tests.bench.peers.rayexp import RayExperimental
+from tests.bench.peers.swerex import SweRex
+from tests.bench.shoalpy import Shoal
+from tests.bench.subject import Subject
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Shoal beside docker-py, on one engine.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/bench.json"), help="where the figures go (%(default)s)"
+    )
+    parser.add_argument("--peers", action="store_true", default=os.environ.get("PEERS", "") not in ("", "0"))
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    arguments = parser.parse_args(argv)
+    console = Console()
+    try:
+        met = _bench(console, arguments.output, with_peers=arguments.peers)
+    except shoal.ShoalError as error:
+        console.print(str(error), style="red", highlight=False, markup=False)
+        return 1
+    return 1 if arguments.check and not met else 0
+
+
+def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
+    """Whether every target was met."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    def say(step: str) -> None:
+        console.print(f"[dim]{step} …[/]", highlight=False)
+
+    @contextmanager
+    def report(step: str) -> Iterator[None]:
+        say(step)
+        yield
+
+    with ExitStack() as stack:
+        where = stack.enter_context(cluster(report))
+        facts = machine.facts(where.engine_address)
+        image = where.settings["sandbox"]["image"]
+        ours = Shoal(shoal.connect(), image)
+        stack.callback(ours.close)
+        plain = DockerPy(where.engine_address, image)
+        stack.callback(plain.close)
+        others: list[Subject] = []
+        if with_peers:
+            for peer in _peers(where.engine_address, image, output.parent, say):
+                stack.callback(peer.close)
+                others.append(peer)
+        start = time.monotonic()
+        found = measure_all(ours, plain, others, say)
+        seconds = time.monotonic() - start
+    result = table.to_dict(found, facts, seconds)
+    output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    table.show(console, found)
+    console.print(f"Measured in {seconds:.0f} s; the figures are in {output}.", highlight=False)
+    return all(result["met"].values())
+
+
+def _peers(engine: str, image: str, directory: Path, say: Callable[[str], None]) -> Iterator[Subject]:
+    """The peers that can be had on this machine, and a word on each that can't."""
+    makers: dict[str, Callable[[], Subject]] = {
+        SweRex.name: lambda: SweRex(engine, image, directory / "peers"),
+        RayExperimental.name: lambda: RayExperimental(engine, image, directory),
+    }
+    for name, make in makers.items():
+        say(f"Making ready {name}")
+        try:
+            yield make()
+        except NotInstallable as error:
+            say(f"{name} is left out: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""A cluster for the bench: as `shoal up` makes one, with room for all the sandboxes that are measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shoal.cluster import local
+from shoal.model import cluster_file
+from shoal.model.cluster_file import ClusterFile
+from shoal.model.errors import FailedPrecondition
+from shoal.model.report import Report
+from shoal.model.settings import Settings
+from tests.bench.creates import RATE_CREATES
+from tests.bench.shoalpy import REQUEST
+
+
+@contextmanager
+def cluster(report: Report) -> Iterator[ClusterFile]:
+    """Up within the block. It has the state directory of `shoal up`, so the base image is there if it was ever made."""
+    # Fewer idle processes of Ray's than an over-commit by far would bring, and still twice the sandboxes of any measure.
+    cores = max(2 * RATE_CREATES * REQUEST[0], os.cpu_count() or 1)
+    overrides: dict[str, Any] = {"node": {"cpu_overcommit": cores / (os.cpu_count() or 1)}}
+    settings = Settings(**overrides)
+    if cluster_file.read(settings.state_dir) is not None:
+        raise FailedPrecondition(
+            "a cluster is up on this machine, and what runs there would disturb the figures; run `shoal down` first"
+        )
+    try:
+        yield local.up(settings, report=report).cluster
+    finally:
+        local.down(settings, report=report)
