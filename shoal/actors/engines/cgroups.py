@@ -32,6 +32,11 @@ class Cgroup:
             droppable = _table(self.memory / "memory.stat").get("total_inactive_file", 0)
         return Usage(cpu_s=cpu_s, memory=max(0, memory - droppable), pids=_number(self.pids / "pids.current"))
 
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ever killed something in the group for its memory limit; `OSError` once it is gone."""
+        file = "memory.events" if self.unified else "memory.oom_control"
+        return _table(self.memory / file).get("oom_kill", 0) > 0
+
 
 def cgroup_of(pid: int, *, name: str, proc: Path = Path("/proc")) -> Cgroup | None:
     """The group of `pid`, whose path must have `name` (the engine's own id of the container) in it: a pid that was given to another

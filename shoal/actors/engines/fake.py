@@ -26,6 +26,7 @@ from shoal.actors.engines.contract import (
     ImageInfo,
     Usage,
 )
+from shoal.actors.engines.references import check_reference
 from shoal.model import ids
 from shoal.model.errors import (
     FailedPrecondition,
@@ -170,8 +171,7 @@ class FakeEngine(Engine):
 
     async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
         async with self._call("image", reference, pull):
-            if not reference or reference != reference.lower() or not reference.isprintable():
-                raise InvalidRequest(f"image: {reference!r} is no image reference", field="image")
+            check_reference(reference)
             if reference not in self.images:
                 if not pull or reference not in self.registry:
                     raise ImageNotFound(f"image {reference} is not on this node")
@@ -198,6 +198,7 @@ class FakeEngine(Engine):
 
     async def remove(self, key: str) -> None:
         async with self._call("remove", key):
+            _check_key(key)
             known = self.containers.get(key)
             if known is None:
                 return
@@ -266,8 +267,7 @@ class FakeEngine(Engine):
         yield
 
     def _find(self, key: str) -> FakeContainer:
-        if not ids.CONTAINER.fullmatch(key):
-            raise InvalidRequest(f"key: {key[:64]!r} is no container key", field="key")
+        _check_key(key)
         known = self.containers.get(key)
         if known is None:
             raise NotFound(f"there is no container {key} on this node")
@@ -287,9 +287,13 @@ def fake_image(reference: str) -> ImageInfo:
     )
 
 
+def _check_key(key: str) -> None:
+    if not ids.CONTAINER.fullmatch(key):
+        raise InvalidRequest(f"key: {key[:64]!r} is no container key", field="key")
+
+
 def _check(spec: ContainerSpec, runtimes: tuple[str, ...]) -> None:
-    if not ids.CONTAINER.fullmatch(spec.key):
-        raise InvalidRequest(f"key: {spec.key[:64]!r} is no container key", field="key")
+    _check_key(spec.key)
     if spec.cpu < 0.01:
         raise InvalidRequest("cpu: ask for more", field="cpu")
     if 0 < spec.memory < 6 << 20 or spec.memory < 0:

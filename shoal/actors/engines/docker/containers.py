@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Containers:
         self._gives_quota = gives_quota
         self._known: dict[str, _Known] = {}
         self._starting: set[str] = set()
+        # Keys of those in which something was killed for memory. The daemon tells it once, as an event, and not in every version afterwards.
+        self._out_of_memory: set[str] = set()
 
     def start(self, spec: ContainerSpec, abandoned: threading.Event) -> Container:
         """All or nothing. `abandoned`: nobody waits any more, so undo."""
@@ -96,8 +98,7 @@ class Containers:
                 f"container {spec.key} ended as soon as it started, with exit code {container.exit_code}; "
                 f"check that the agent {spec.agent} is a static executable for this machine"
             )
-        self._remember(found, container)
-        return container
+        return self._remember(found, container)
 
     def _undo(self, key: str) -> None:
         try:
@@ -109,6 +110,7 @@ class Containers:
     def remove(self, key: str) -> None:
         name, deadline, pause = container_name(key), time.monotonic() + _REMOVE_DEADLINE, 0.02
         self._known.pop(key, None)
+        self._out_of_memory.discard(key)
         with docker_errors(f"remove container {key}"):
             while True:
                 try:
@@ -130,8 +132,7 @@ class Containers:
         container = to_container(found)
         if found["State"]["Status"] == "created" and key in self._starting:
             raise NotFound(f"container {key} is still being started")
-        self._remember(found, container)
-        return container
+        return self._remember(found, container)
 
     def list(self, labels: Mapping[str, str]) -> list[Container]:
         wanted = [KEY_LABEL, *(f"{name}={value}" for name, value in labels.items())]
@@ -222,13 +223,23 @@ class Containers:
             known = self._known[key]
         return known
 
-    def _remember(self, found: dict[str, Any], container: Container) -> None:
+    def note_out_of_memory(self, key: str) -> None:
+        """The daemon told that something in it was killed for memory."""
+        self._out_of_memory.add(key)
+        self._known.pop(key, None)
+
+    def _remember(self, found: dict[str, Any], container: Container) -> Container:
+        """Keeps what spares questions later; the container with what is known beyond the daemon's word."""
+        cgroup = cgroup_of(container.pid, name=found["Id"]) if container.pid else None
+        if cgroup is not None and _killed_for_memory(cgroup):
+            self._out_of_memory.add(container.key)
+        if container.key in self._out_of_memory:
+            container = replace(container, out_of_memory=True)
         if container.state is ContainerState.EXITED:
             self._known.pop(container.key, None)
-            return
-        self._known[container.key] = _Known(
-            found["Id"], container, _trees(found), cgroup_of(container.pid, name=found["Id"])
-        )
+        else:
+            self._known[container.key] = _Known(found["Id"], container, _trees(found), cgroup)
+        return container
 
     def _inspect(self, key: str) -> dict[str, Any]:
         with docker_errors(f"look at container {key}"):
@@ -272,6 +283,14 @@ def _seconds(timestamp: str) -> float:
         return datetime.fromisoformat(timestamp).timestamp()
     except ValueError:
         return 0.0
+
+
+def _killed_for_memory(cgroup: Cgroup) -> bool:
+    try:
+        return cgroup.out_of_memory()
+    except (OSError, ValueError):
+        # It ended in this moment: then the daemon's word is all there is.
+        return False
 
 
 def _missing(key: str) -> NotFound:

@@ -164,8 +164,7 @@ class DockerEngine(Engine):
         await self._in("look", lambda: containers.resume(key))
 
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
-        self._open_containers()
-        stream = EventStream(self._connect, labels)
+        stream = EventStream(self._connect, labels, self._open_containers().note_out_of_memory)
         self._streams.add(stream)
         return aiter(stream)
 

@@ -29,10 +29,14 @@ _QUEUE = 10_000
 
 
 class EventStream:
-    """Events of containers that carry `labels`, from its making on. Iterate it in the loop that made it."""
+    """Events of containers that carry `labels`, from its making on; iterate it in the loop that made it. `on_out_of_memory(key)` is called
+    in the stream's thread, before the event is handed on."""
 
-    def __init__(self, connect: Callable[[], APIClient], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, connect: Callable[[], APIClient], labels: Mapping[str, str], on_out_of_memory: Callable[[str], None]
+    ) -> None:
         self._connect = connect
+        self._on_out_of_memory = on_out_of_memory
         self._filters = {"type": "container", "event": ["die", "oom"], "label": [f"{k}={v}" for k, v in labels.items()]}
         # Nanoseconds from which on a new connection asks. A little is asked for twice, for events may come out of order, and what was seen
         # is left out: so nothing is lost in between and nothing comes twice.
@@ -97,6 +101,8 @@ class EventStream:
             self._since = max(self._since, at - _OVERLAP_NS)
             event = to_event(message)
             if event is not None:
+                if event.kind is EventKind.OUT_OF_MEMORY:
+                    self._on_out_of_memory(event.key)
                 self._tell(event)
         return True
 

@@ -37,7 +37,6 @@ _BAD_FIELDS: tuple[tuple[str, str, str], ...] = (
 
 _UNREACHABLE = (
     "dial tcp",
-    "no such host",
     "i/o timeout",
     "connection refused",
     "tls handshake timeout",
@@ -110,6 +109,12 @@ def from_pull(said: str, reference: str) -> ShoalError:
     if "invalid reference" in lowered or "invalid repository name" in lowered:
         return InvalidRequest(
             f"image: {reference!r} is no image reference; write it as [registry/]name[:tag]", field="image"
+        )
+    if "no such host" in lowered:
+        # The name service has answered: trying again would not help, as it may where a registry is silent.
+        return ImageNotFound(
+            f"{here}, and its registry is not known to this machine's name service: {_cut(said)}; "
+            "check the name, or load the image on the node beforehand"
         )
     if any(words in lowered for words in _UNREACHABLE):
         return Unavailable(

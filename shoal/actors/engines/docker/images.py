@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -12,26 +11,8 @@ from docker.utils import parse_repository_tag
 
 from shoal.actors.engines.contract import ImageInfo
 from shoal.actors.engines.docker.failures import docker_errors, explanation, from_pull
-from shoal.model.errors import ImageNotFound, InvalidRequest
-
-# The grammar of references, as loose as is safe: the daemon has the last word, but nothing odd gets into a URL.
-_REFERENCE = re.compile(
-    r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/)?"  # registry
-    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"  # name
-    r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?"  # tag
-    r"(?:@sha256:[0-9a-f]{64})?"
-    r"|sha256:[0-9a-f]{64}"
-)
-_LENGTH = 512
-
-
-def check_reference(reference: str) -> None:
-    """`InvalidRequest` for what can't name an image."""
-    if len(reference) > _LENGTH or not _REFERENCE.fullmatch(reference):
-        raise InvalidRequest(
-            f"image: {reference[:_LENGTH]!r} is no image reference; write it as [registry/]name[:tag], in lower case",
-            field="image",
-        )
+from shoal.actors.engines.references import check_reference
+from shoal.model.errors import ImageNotFound
 
 
 class Images:

@@ -1,0 +1,26 @@
+"""What can name an image."""
+
+from __future__ import annotations
+
+import re
+
+from shoal.model.errors import InvalidRequest
+
+# The grammar of references, as loose as is safe: an engine has the last word, but nothing odd gets into a URL.
+_REFERENCE = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/)?"  # registry
+    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"  # name
+    r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?"  # tag
+    r"(?:@sha256:[0-9a-f]{64})?"
+    r"|sha256:[0-9a-f]{64}"
+)
+_LENGTH, _SHOWN = 512, 80
+
+
+def check_reference(reference: str) -> None:
+    """`InvalidRequest` for what can't name an image."""
+    if len(reference) > _LENGTH or not _REFERENCE.fullmatch(reference):
+        raise InvalidRequest(
+            f"image: {reference[:_SHOWN]!r} is no image reference; write it as [registry/]name[:tag], in lower case",
+            field="image",
+        )

@@ -1,0 +1,24 @@
+"""Fixtures: one lab per engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.engines.labs import LABS, DockerLab, Lab, opened
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.engine)])
+async def lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Lab]:
+    """Each engine in turn."""
+    async with opened(LABS[request.param](tmp_path)) as lab:
+        yield lab
+
+
+@pytest.fixture
+async def docker_lab(tmp_path: Path, anyio_backend: str) -> AsyncIterator[DockerLab]:
+    lab = DockerLab(tmp_path)
+    async with opened(lab):
+        yield lab

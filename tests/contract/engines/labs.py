@@ -1,0 +1,174 @@
+"""What the conformance suite needs beside an engine: containers to start, and a hand that does in them what code inside would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from docker import APIClient
+
+from shoal.actors.engines.contract import Container, ContainerSpec, Engine, EngineEvent, EventKind, Usage
+from shoal.actors.engines.docker import DockerEngine
+from shoal.actors.engines.fake import FakeEngine, fake_image
+from shoal.images.binaries import agent_binary
+from shoal.model import ids
+
+MiB = 1 << 20
+LABEL = "shoal.test"
+
+
+def engine_address() -> str | None:
+    """Where the tests' engine listens: `SHOAL_TEST_ENGINE`; None: `DOCKER_HOST`, else the usual socket."""
+    return os.environ.get("SHOAL_TEST_ENGINE")
+
+
+def test_image() -> str:
+    return os.environ.get("SHOAL_TEST_IMAGE", "shoal/base")
+
+
+test_image.__test__ = False  # type: ignore[attr-defined]
+
+
+def agent() -> Path:
+    """What containers start: the agent, or `SHOAL_TEST_AGENT` in its place."""
+    named = os.environ.get("SHOAL_TEST_AGENT")
+    return Path(named) if named else agent_binary()
+
+
+class Lab(ABC):
+    """One engine under test. Every container of a lab carries a label of its own, so labs don't see each other's."""
+
+    engine: Engine
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.labels = {LABEL: ids.new_container_key()}
+        self.image = "shoal/base"
+
+    def spec(self, **overrides: Any) -> ContainerSpec:
+        """A small container."""
+        plain = ContainerSpec(
+            key=ids.new_container_key(),
+            image=self.image,
+            agent=Path("/nowhere"),
+            run_dir=self.run_dir,
+            cpu=1.0,
+            memory=256 * MiB,
+            pids=64,
+            labels=self.labels,
+        )
+        return replace(plain, **overrides)
+
+    async def start(self, **overrides: Any) -> Container:
+        return await self.engine.start(self.spec(**overrides))
+
+    @abstractmethod
+    async def kill(self, container: Container) -> None:
+        """Its first process dies by SIGKILL."""
+
+    @abstractmethod
+    async def exhaust_memory(self, container: Container) -> None:
+        """A process in it (not its first) wants more memory than the limit."""
+
+    @abstractmethod
+    async def write(self, container: Container, size: int) -> None:
+        """A file of so many bytes is written to its root filesystem."""
+
+    @abstractmethod
+    async def burn(self, container: Container) -> None:
+        """It uses at least 0.2 s of CPU."""
+
+    @abstractmethod
+    async def remains(self) -> list[str]:
+        """The key of every container of this lab's that is left, as somebody else than the engine sees it."""
+
+
+class DockerLab(Lab):
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir)
+        self.engine = DockerEngine(engine_address(), start_limit=3)
+        self.image = test_image()
+        self.client = APIClient(base_url=engine_address() or os.environ.get("DOCKER_HOST"), version="auto")
+
+    def spec(self, **overrides: Any) -> ContainerSpec:
+        return super().spec(**{"agent": agent(), **overrides})
+
+    async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
+        """Runs a program in the container, by the daemon's own means; (exit code, output)."""
+
+        def body() -> tuple[int, str]:
+            started = self.client.exec_create(f"shoal-{container.key}", list(argv), user=user)
+            output = self.client.exec_start(started["Id"])
+            return self.client.exec_inspect(started["Id"])["ExitCode"], output.decode("utf-8", "replace")
+
+        return await asyncio.to_thread(body)
+
+    async def kill(self, container: Container) -> None:
+        os.kill(container.pid, 9)
+
+    async def exhaust_memory(self, container: Container) -> None:
+        await self.run(container, "python3", "-c", "x = bytearray(1 << 30)")
+
+    async def write(self, container: Container, size: int) -> None:
+        code, said = await self.run(container, "sh", "-c", f"head -c {size} /dev/zero > /written-$$ && sync")
+        assert code == 0, said
+
+    async def burn(self, container: Container) -> None:
+        program = "import time\nwhile time.process_time() < 0.3: pass"
+        assert (await self.run(container, "python3", "-c", program))[0] == 0
+
+    async def remains(self) -> list[str]:
+        label = next(f"{name}={value}" for name, value in self.labels.items())
+        found = await asyncio.to_thread(self.client.containers, all=True, filters={"label": label})
+        return [container["Labels"]["shoal.key"] for container in found]
+
+
+class FakeLab(Lab):
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir)
+        self.fake = FakeEngine(images={self.image: fake_image(self.image)}, delay=0.005)
+        self.engine = self.fake
+
+    async def kill(self, container: Container) -> None:
+        self.fake.end(container.key, 137)
+
+    async def exhaust_memory(self, container: Container) -> None:
+        known = self.fake.containers[container.key]
+        known.container = replace(known.container, out_of_memory=True)
+        self.fake.push(EngineEvent(EventKind.OUT_OF_MEMORY, container.key))
+
+    async def write(self, container: Container, size: int) -> None:
+        self.fake.containers[container.key].written += size
+
+    async def burn(self, container: Container) -> None:
+        known = self.fake.containers[container.key]
+        known.usage = Usage(known.usage.cpu_s + 0.3, known.usage.memory, known.usage.pids)
+
+    async def remains(self) -> list[str]:
+        return list(self.fake.containers)
+
+
+LABS: Mapping[str, type[Lab]] = {"fake": FakeLab, "docker": DockerLab}
+
+
+@asynccontextmanager
+async def opened(lab: Lab) -> AsyncIterator[Lab]:
+    """The lab with its engine open. Removes what the test left, and fails the test if that was not all."""
+    await lab.engine.open()
+    try:
+        yield lab
+        for key in await lab.remains():
+            await lab.engine.remove(key)
+        assert await lab.remains() == []
+    finally:
+        await lab.engine.close()
+        if isinstance(lab, DockerLab):
+            for key in await lab.remains():
+                await asyncio.to_thread(lab.client.remove_container, f"shoal-{key}", force=True, v=True)
+            lab.client.close()
