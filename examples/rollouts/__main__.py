@@ -28,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     console = Console()
     try:
+        client = shoal.connect()
         with tempfile.TemporaryDirectory(prefix="rollouts-") as directory:
             console.print("Fetching the package …")
             package = fetch(Path(directory))
             candidates = propose(package.source, arguments.candidates, arguments.seed)
             console.print(f"{package.name}: {len(candidates)} candidates for {package.module}", highlight=False)
-            outcomes = asyncio.run(_run(console, candidates, package, arguments.parallel))
+            outcomes = asyncio.run(_run(console, client, candidates, package, arguments.parallel))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Interrupted; the sandboxes are gone.")
         return INTERRUPTED
@@ -43,16 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if _sensible(outcomes) else 1
 
 
-async def _run(console: Console, candidates: list[Candidate], package: Package, parallel: int) -> list[Outcome]:
+async def _run(
+    console: Console, client: shoal.Client, candidates: list[Candidate], package: Package, parallel: int
+) -> list[Outcome]:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # ends as Ctrl-C does
-    await shoal.connect.aio()
     tags = {"job": f"rollouts-{secrets.token_hex(4)}"}
     live = Live(console, len(candidates))
     start = time.perf_counter()
-    with live.running():
-        outcomes = await roll_out(candidates, package, parallel=parallel, tags=tags, on_outcome=live.show)
+    async with client:
+        with live.running():
+            outcomes = await roll_out(candidates, package, parallel=parallel, tags=tags, on_outcome=live.show)
     print_report(console, outcomes, time.perf_counter() - start)
     return outcomes
 

@@ -21,10 +21,11 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
-def test_code_of_page_runs(name: str, client: shoal.Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_of_page_runs(name: str, cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
     page = ROOT / name
     text = page.read_text("utf-8")
     namespace: dict[str, Any] = {"__name__": "page"}
+    before = {sandbox.id for sandbox in shoal.Sandbox.list()}
     blocks = list(BLOCK.finditer(text))
     assert len(blocks) == text.count("```python")
     for block in blocks:
@@ -33,10 +34,10 @@ def test_code_of_page_runs(name: str, client: shoal.Client, capsys: pytest.Captu
         exec(compile("\n" * lines_above + block[1], page, "exec"), namespace)
     if name == "README.md":
         assert capsys.readouterr().out == "42\n\n"
-    assert shoal.Sandbox.list() == []
+    assert {sandbox.id for sandbox in shoal.Sandbox.list()} == before
 
 
-def test_notebook_runs(client: shoal.Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notebook_runs(cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
     notebook = json.loads((ROOT / "notebooks" / "rollouts.ipynb").read_text("utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear the outputs"
