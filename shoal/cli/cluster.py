@@ -34,8 +34,8 @@ def up(
 ) -> None:
     """Start a cluster on this machine, or mend the one that is there.
 
-    Uses the Docker engine that runs, or else starts one of its own, and builds the base image where it is missing. As root on Debian or Ubuntu it
-    installs what is not there. On a cluster that runs it changes nothing.
+    Uses the Docker engine that runs, or else starts one of its own, and builds the base image where it is missing. As root on Debian or Ubuntu
+    it installs what is not there. On a cluster that runs it changes nothing.
 
     \b
     Examples:

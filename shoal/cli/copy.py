@@ -86,7 +86,8 @@ async def _download(client: Client, name: str, source: str, target: Path) -> Tra
     files = (await find(client, name)).files
     entry = await files.stat.aio(source)
     own_name = PurePosixPath(source).name
-    if own_name and await asyncio.to_thread(target.is_dir):
+    into = await asyncio.to_thread(target.is_dir)
+    if into and own_name:
         target /= own_name
     with console.byte_bar(own_name or "/", entry.size if entry.kind == "file" else None) as moved:
         return await files.download.aio(source, target, progress=moved)

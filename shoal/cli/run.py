@@ -134,7 +134,7 @@ def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> N
       shoal shell --user nobody sb-4fd2mzq7c3wnk5xe
     """
     _check_terminal(True, True)
-    settings = {"env": {}, "workdir": workdir, "user": user, "timeout": None}
+    settings: dict[str, Any] = {"workdir": workdir, "user": user}
     argv = ("/bin/sh", "-c", _SHELL)
     raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, argv, settings, True, True)))
 

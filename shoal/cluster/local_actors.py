@@ -13,6 +13,7 @@ from typing import Any
 
 from shoal.model.cluster_file import ClusterFile, ray_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
+from shoal.model.info import NodeInfo
 
 _MARGIN_S = 30.0
 """For starting Python, importing Ray and connecting."""
@@ -27,6 +28,11 @@ def deploy(cluster: ClusterFile, secret: bytes, *, timeout_s: float = 90.0) -> i
 def drain(cluster: ClusterFile, *, timeout_s: float = 90.0) -> int:
     """Ends all sandboxes and actors; returns how many sandboxes were ended."""
     return int(_ask(cluster, {"call": "drain"}, timeout_s))
+
+
+def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
+    """`host:port` of each node's relay."""
+    return [str(address) for address in _ask(cluster, {"call": "relays"}, timeout_s)]
 
 
 def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any:
@@ -66,7 +72,7 @@ def _main() -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _carry_out(request: dict[str, Any]) -> int:
+def _carry_out(request: dict[str, Any]) -> Any:
     import ray
 
     from shoal.actors import deploy as actors
@@ -78,10 +84,28 @@ def _carry_out(request: dict[str, Any]) -> int:
     try:
         if request["call"] == "drain":
             return actors.drain(timeout_s=request["timeout_s"])
+        if request["call"] == "relays":
+            return _relays(request["timeout_s"])
         secret = bytes.fromhex(request["secret"])
         return actors.deploy(request["settings"], request["cluster"], secret, timeout_s=request["timeout_s"])
     finally:
         ray.shutdown()
+
+
+def _relays(timeout_s: float) -> list[str]:
+    import ray
+
+    from shoal.actors.handles import find_actor, translate
+    from shoal.actors.names import CONTROLLER
+
+    controller = find_actor(CONTROLLER)
+    if controller is None:
+        raise Unavailable("Ray runs, but there is no controller")
+    try:
+        nodes: list[NodeInfo] = ray.get(controller.nodes.remote(), timeout=timeout_s)
+    except ray.exceptions.RayError as error:
+        raise translate(error, "nodes") from None
+    return [node.address for node in nodes]
 
 
 if __name__ == "__main__":
