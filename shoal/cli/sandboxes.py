@@ -43,7 +43,8 @@ def ls(
       shoal rm $(shoal ls -q)
       shoal ls --json | jq -r '.[].id'
     """
-    infos = with_cluster(lambda client: _list(client, pairs("tag", tag), all))
+    tags = pairs("tag", tag)
+    infos = with_cluster(lambda client: _list(client, tags, all))
     if json:
         console.print_json([info.to_dict() for info in infos])
     elif quiet:

@@ -27,7 +27,7 @@ from shoal.cluster import local_actors, local_engine, local_image, local_ray, lo
 from shoal.cluster.local_engine import LocalEngine
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
-from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError, Unavailable
 from shoal.model.report import Report, silent
 from shoal.model.settings import Settings
 
@@ -218,7 +218,7 @@ def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterF
         auth_token_path="",
         secret_path="",
         run_dir=str(settings.run_dir),
-        temp_dir=str(local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)),
+        temp_dir=str(_temp_dir(settings)),
         started_at=0.0,
         engine=engine.process if engine else local_engine.leftover(settings.run_dir),
         settings=settings.to_dict(),
@@ -235,9 +235,8 @@ def _engine_there(settings: Settings) -> str:
 def _leftovers(settings: Settings) -> bool:
     """Whether anything of a cluster without a file is there."""
     identity = _identity(settings.state_dir)
-    temp_dir = local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
     return (
-        bool(processes.of_cluster(identity, temp_dir))
+        bool(processes.of_cluster(identity, _temp_dir(settings)))
         or (settings.run_dir / identity).exists()
         or local_engine.leftover(settings.run_dir) is not None
     )
@@ -267,6 +266,14 @@ def _identity(state: Path) -> str:
         return identity
 
 
+def _temp_dir(settings: Settings) -> Path:
+    """Where Ray would have kept its sessions; where no path was short enough for them, there were none."""
+    try:
+        return local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
+    except InvalidRequest:
+        return settings.state_dir / "ray"
+
+
 def _secret(cluster: ClusterFile) -> bytes:
     try:
         return Path(cluster.secret_path).read_bytes()
@@ -287,7 +294,7 @@ def _forget_sessions(temp_dir: Path) -> None:
 
 def _purge(settings: Settings) -> None:
     """All but the operator's own `settings.toml`, and the lock that we hold."""
-    shutil.rmtree(local_ray.choose_temp_dir(settings.state_dir, settings.run_dir), ignore_errors=True)
+    shutil.rmtree(_temp_dir(settings), ignore_errors=True)
     for path in settings.state_dir.iterdir():
         if path.name not in ("settings.toml", "lock"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

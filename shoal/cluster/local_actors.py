@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 from shoal.model.cluster_file import ClusterFile, ray_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
@@ -102,7 +102,7 @@ def _relays(timeout_s: float) -> list[str]:
     if controller is None:
         raise Unavailable("Ray runs, but there is no controller")
     try:
-        nodes: list[NodeInfo] = ray.get(controller.nodes.remote(), timeout=timeout_s)
+        nodes = cast("list[NodeInfo]", ray.get(controller.nodes.remote(), timeout=timeout_s))
     except ray.exceptions.RayError as error:
         raise translate(error, "nodes") from None
     return [node.address for node in nodes]

@@ -1,0 +1,139 @@
+"""The `shoal` command as a shell calls it, where there is no cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm")
+
+
+def shoal(*arguments: str, state: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHOAL_", "RAY_", "DOCKER_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "shoal.cli.main", *arguments],
+        env={**kept, "SHOAL_STATE_DIR": str(state), "SHOAL_RUN_DIR": str(state / "run"), **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_examples(command: str, tmp_path: Path) -> None:
+    shown = shoal(command, "--help", state=tmp_path)
+    assert shown.returncode == 0
+    assert "Examples:" in shown.stdout
+    assert f"shoal {command}" in shown.stdout
+
+
+def test_help_lists_every_command_and_is_quick(tmp_path: Path) -> None:
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        shown = shoal("--help", state=tmp_path)
+        took.append(time.monotonic() - started)
+    assert all(f"\n  {command} " in shown.stdout for command in COMMANDS)
+    assert min(took) < 0.5, took
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.argv = ['shoal', '--help']\nfrom shoal.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', [m for m in ('ray', 'docker', 'pydantic', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_without_a_cluster_the_next_step_is_named_in_one_line(tmp_path: Path) -> None:
+    failed = shoal("ls", state=tmp_path)
+    assert failed.returncode == 78
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("shoal: ")
+    assert failed.stderr.count("\n") == 1
+    assert "shoal up" in failed.stderr
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    assert "Traceback" in shoal("ls", state=tmp_path, SHOAL_DEBUG="1").stderr
+
+
+def test_status_without_a_cluster(tmp_path: Path) -> None:
+    assert shoal("status", state=tmp_path).returncode == 69
+    told = shoal("status", "--json", state=tmp_path)
+    assert told.returncode == 69
+    assert json.loads(told.stdout)["running"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run",),
+        ("run", "shoal/base"),
+        ("run", "--memory", "much", "shoal/base", "true"),
+        ("run", "--network", "host", "shoal/base", "true"),
+        ("run", "-it", "shoal/base", "bash"),
+        ("exec", "web"),
+        ("cp", "a", "b"),
+        ("cp", "a:/x", "b:/y"),
+        ("shell", "web"),
+        ("dance",),
+        ("ls", "--tag", "x"),
+    ],
+)
+def test_a_call_that_is_wrong_exits_with_2_and_says_why(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    failed = shoal(*arguments, state=tmp_path)
+    assert failed.returncode == 2, failed
+    assert failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
+    failed = shoal("doctor", state=tmp_path, SHOAL_NODE__IDLE_SLOTS="-3")
+    assert failed.returncode == 2
+    assert "SHOAL_NODE__IDLE_SLOTS" in failed.stderr
+
+
+def test_an_unknown_setting_in_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("[node]\nidle_slotz = 3\n")
+    failed = shoal("up", state=tmp_path)
+    assert failed.returncode == 2
+    assert "idle_slotz" in failed.stderr
+
+
+def test_doctor_names_what_is_missing_and_what_mends_it(tmp_path: Path) -> None:
+    examined = shoal("doctor", "--json", state=tmp_path)
+    checks = {check["name"]: check for check in json.loads(examined.stdout)}
+    assert examined.returncode == 1
+    assert checks["cluster"]["ok"] is False
+    assert all(check["remedy"] for check in checks.values() if not check["ok"])
+
+
+def test_doctor_without_programs_names_their_packages(tmp_path: Path) -> None:
+    """On a machine where nothing is on the PATH and the system's directories hold nothing, as far as it can see."""
+    from shoal.cluster import packages
+
+    assert packages.missing({"no-such-program": "its-package", "sh": "dash"}) == ["its-package"]
+    assert packages.install_command(["its-package"]) == "apt-get update && apt-get install -y its-package"
+
+
+def test_down_without_a_cluster_is_no_error(tmp_path: Path) -> None:
+    done = shoal("down", state=tmp_path, SHOAL_NETWORK__BRIDGE="shoalt9")
+    assert done.returncode == 0, done.stderr
+    assert "no cluster" in done.stderr
+
+
+def test_version(tmp_path: Path) -> None:
+    shown = shoal("--version", state=tmp_path)
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("shoal ")
