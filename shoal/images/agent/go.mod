@@ -1,0 +1,3 @@
+module shoal/agent
+
+go 1.25

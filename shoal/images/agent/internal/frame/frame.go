@@ -1,0 +1,214 @@
+// Package frame is the codec of the agent's protocol: bytes in, frames out, every length bounded.
+//
+//	u32 length (of all that follows) | u8 kind | u32 stream | payload
+//
+// PROTOCOL.md is the manual.
+package frame
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+)
+
+// Kind tells what a frame carries.
+type Kind uint8
+
+// The kinds of the protocol, in the order of its table.
+const (
+	Hello Kind = iota
+	Open
+	Reply
+	Event
+	Data
+	End
+	ErrData
+	Credit
+	Cancel
+	kinds
+)
+
+const (
+	// HeaderSize is what stands before the payload.
+	HeaderSize = 9
+	// MaxPayload bounds the payload of one frame.
+	MaxPayload = 1 << 20
+	// MaxHello bounds the payload of a HELLO.
+	MaxHello = 8 << 10
+	// InitialCredit is how many payload bytes each direction of a stream may carry before any CREDIT.
+	InitialCredit = 1 << 20
+
+	bufferSize = 8 << 10
+	afterLen   = HeaderSize - 4
+)
+
+// ErrMalformed is a frame out of the grammar: the connection that carried it must end.
+var ErrMalformed = errors.New("malformed frame")
+
+// Frame is one frame as decoded. Payload is valid until the next call of Decoder.Next unless Owned.
+type Frame struct {
+	Kind    Kind
+	Stream  uint32
+	Payload []byte
+	// Owned: the payload is the caller's, who may give it back with Recycle.
+	Owned bool
+}
+
+// Append appends a whole frame to b. The payload must not exceed MaxPayload.
+func Append(b []byte, kind Kind, stream uint32, payload []byte) []byte {
+	return append(AppendHeader(b, kind, stream, len(payload)), payload...)
+}
+
+// AppendHeader appends the header of a frame whose payload of n bytes follows.
+func AppendHeader(b []byte, kind Kind, stream uint32, n int) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(n+afterLen))
+	b = append(b, byte(kind))
+	return binary.BigEndian.AppendUint32(b, stream)
+}
+
+// PutHeader writes the header of a frame with a payload of n bytes into the first HeaderSize bytes of b.
+func PutHeader(b []byte, kind Kind, stream uint32, n int) {
+	binary.BigEndian.PutUint32(b, uint32(n+afterLen))
+	b[4] = byte(kind)
+	binary.BigEndian.PutUint32(b[5:], stream)
+}
+
+// AppendCredit appends a CREDIT frame of n bytes.
+func AppendCredit(b []byte, stream uint32, n uint32) []byte {
+	return binary.BigEndian.AppendUint32(AppendHeader(b, Credit, stream, 4), n)
+}
+
+// ParseCredit reads the payload of a CREDIT frame.
+func ParseCredit(payload []byte) (uint32, error) {
+	if len(payload) != 4 {
+		return 0, ErrMalformed
+	}
+	return binary.BigEndian.Uint32(payload), nil
+}
+
+// large holds payload buffers of the biggest size for frames that do not fit into a decoder's own.
+var large = sync.Pool{New: func() any { b := make([]byte, MaxPayload); return &b }}
+
+// medium serves the usual size of bulk frames, so that a queue of them costs what it holds.
+var medium = sync.Pool{New: func() any { b := make([]byte, mediumSize); return &b }}
+
+const mediumSize = 256 << 10
+
+func takeBuffer(n int) []byte {
+	if n <= mediumSize {
+		return (*medium.Get().(*[]byte))[:n]
+	}
+	return (*large.Get().(*[]byte))[:n]
+}
+
+// Recycle gives the payload of an Owned frame back. The caller must not touch it again.
+func Recycle(payload []byte) {
+	payload = payload[:cap(payload)]
+	switch cap(payload) {
+	case mediumSize:
+		medium.Put(&payload)
+	case MaxPayload:
+		large.Put(&payload)
+	}
+}
+
+// Decoder reads frames. It reads ahead, so nobody else may read from the same source.
+type Decoder struct {
+	r          io.Reader
+	buf        [bufferSize]byte
+	start, end int
+}
+
+// NewDecoder reads from r.
+func NewDecoder(r io.Reader) *Decoder { return &Decoder{r: r} }
+
+// Next returns the next frame: io.EOF between frames, io.ErrUnexpectedEOF inside one, ErrMalformed out of the grammar.
+func (d *Decoder) Next() (Frame, error) {
+	if err := d.fill(HeaderSize); err != nil {
+		return Frame{}, err
+	}
+	head := d.buf[d.start:]
+	length := binary.BigEndian.Uint32(head)
+	f := Frame{Kind: Kind(head[4]), Stream: binary.BigEndian.Uint32(head[5:])}
+	if length < afterLen || length > MaxPayload+afterLen || f.Kind >= kinds {
+		return Frame{}, ErrMalformed
+	}
+	n := int(length) - afterLen
+	if !plausible(f.Kind, f.Stream, n) {
+		return Frame{}, ErrMalformed
+	}
+	if n > bufferSize-HeaderSize {
+		return d.readLarge(f, n)
+	}
+	if err := d.fill(HeaderSize + n); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return Frame{}, err
+	}
+	f.Payload = d.buf[d.start+HeaderSize : d.start+HeaderSize+n]
+	d.start += HeaderSize + n
+	return f, nil
+}
+
+// plausible holds what a header alone can prove wrong, before a byte of payload is waited for.
+func plausible(kind Kind, stream uint32, n int) bool {
+	switch kind {
+	case Hello:
+		return stream == 0 && n <= MaxHello
+	case End, Cancel:
+		return n == 0 && stream != 0
+	case Credit:
+		return n == 4 && stream != 0
+	default:
+		return stream != 0
+	}
+}
+
+func (d *Decoder) readLarge(f Frame, n int) (Frame, error) {
+	payload := takeBuffer(n)
+	d.start += HeaderSize
+	have := copy(payload, d.buf[d.start:d.end])
+	d.start += have
+	if _, err := io.ReadFull(d.r, payload[have:]); err != nil {
+		Recycle(payload)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return Frame{}, err
+	}
+	f.Payload, f.Owned = payload, true
+	return f, nil
+}
+
+// fill makes sure that n bytes (at most bufferSize) are buffered from start on.
+func (d *Decoder) fill(n int) error {
+	if d.start == d.end {
+		d.start, d.end = 0, 0
+	} else if d.start+n > bufferSize {
+		d.end = copy(d.buf[:], d.buf[d.start:d.end])
+		d.start = 0
+	}
+	for stalls := 0; d.end-d.start < n; {
+		m, err := d.r.Read(d.buf[d.end:])
+		d.end += m
+		if m > 0 {
+			continue
+		}
+		if err == nil {
+			if stalls++; stalls > 100 {
+				return io.ErrNoProgress
+			}
+			continue
+		}
+		if err == io.EOF && d.end > d.start {
+			return io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	return nil
+}
+
+// Buffered returns what was read ahead and not yet decoded. It is valid until the next call of Next.
+func (d *Decoder) Buffered() []byte { return d.buf[d.start:d.end] }

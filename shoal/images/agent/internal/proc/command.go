@@ -1,0 +1,154 @@
+package proc
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+
+	"shoal/agent/internal/fault"
+)
+
+// What a shell reports for a command that is not there, and for one that cannot be run.
+const (
+	exitNotFound      = 127
+	exitNotExecutable = 126
+	defaultPath       = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// findCommand returns the file that argv[0] names: looked up in the PATH of env unless it has a slash.
+func findCommand(name string, env []string, cwd string) (string, error) {
+	if strings.IndexByte(name, '/') >= 0 {
+		return name, nil // the kernel says best what is wrong with it
+	}
+	list, set := lookupEnv(env, "PATH")
+	if !set {
+		list = defaultPath
+	}
+	found := ""
+	for dir := range strings.SplitSeq(list, ":") {
+		candidate := path.Join(dir, name)
+		if dir == "" || dir[0] != '/' {
+			candidate = path.Join(cwd, dir, name)
+		}
+		var st syscall.Stat_t
+		if syscall.Stat(candidate, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+			continue
+		}
+		if st.Mode&0o111 != 0 {
+			return candidate, nil
+		}
+		if found == "" {
+			found = candidate
+		}
+	}
+	if found != "" {
+		return "", notExecutable("%s: it is not marked as executable: chmod +x it, or run it by its interpreter", found)
+	}
+	return "", notFound("%s: no such program in the PATH searched (%s): install it in the image, or give its path", name, shorten(list, 1024))
+}
+
+func checkDirectory(dir string) error {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return fault.Invalid("cwd", "%s: %v in the sandbox: make it first", dir, err)
+	}
+	if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+		return fault.Invalid("cwd", "%s is not a directory in the sandbox", dir)
+	}
+	return nil
+}
+
+// explain turns what the kernel said to fork or exec into a fault that tells what to do.
+func (p *plan) explain(err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return err
+	}
+	file := p.path
+	if file[0] != '/' {
+		file = path.Join(p.cwd, file)
+	}
+	info, missing := os.Stat(file)
+	switch errno {
+	case syscall.ENOENT, syscall.ENOTDIR:
+		if missing != nil {
+			return notFound("%s: no such program in the sandbox", p.path)
+		}
+		if interpreter := interpreterOf(file); interpreter != "" {
+			return notFound("%s: its interpreter %s is not in the sandbox: install it in the image", p.path, interpreter)
+		}
+		return fault.Invalid("cwd", "%s is not there any more", p.cwd)
+	case syscall.ENOEXEC:
+		return notExecutable("%s: it is neither a program of this machine's kind nor a script that begins with #!", p.path)
+	case syscall.EACCES, syscall.EPERM, syscall.EISDIR, syscall.ELIBBAD:
+		switch {
+		case missing == nil && info.IsDir():
+			return notExecutable("%s: it is a directory", p.path)
+		case missing == nil && info.Mode()&0o111 == 0:
+			return notExecutable("%s: it is not marked as executable: chmod +x it, or run it by its interpreter", p.path)
+		case p.user != nil && p.userID != 0:
+			return notExecutable("%s: %v for the user with uid %d (or the directory %s is closed to it)", p.path, errno, p.userID, p.cwd)
+		}
+		return notExecutable("%s: %v", p.path, errno)
+	case syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ETXTBSY:
+		return notExecutable("%s: %v", p.path, errno)
+	case syscall.E2BIG:
+		return fault.Invalid("argv", "arguments and environment together are more than the kernel takes: pass them by a file or by stdin")
+	case syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE:
+		return fault.New(fault.QuotaExceeded, "no process can be started (%v): the sandbox is at its limit of processes, memory or descriptors", errno)
+	}
+	return fault.New(fault.Internal, "%s cannot be started: %v", p.path, errno)
+}
+
+// interpreterOf names what a script's first line or a program's header says must run it.
+func interpreterOf(file string) string {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	if rest, ok := bytes.CutPrefix(head[:n], []byte("#!")); ok {
+		line, _, _ := bytes.Cut(rest, []byte("\n"))
+		if words := bytes.Fields(line); len(words) > 0 {
+			return strings.ToValidUTF8(string(words[0]), "�")
+		}
+		return ""
+	}
+	program, err := elf.NewFile(f)
+	if err != nil {
+		return ""
+	}
+	for _, segment := range program.Progs {
+		if segment.Type == elf.PT_INTERP {
+			name, _ := io.ReadAll(io.LimitReader(segment.Open(), 4096))
+			return strings.ToValidUTF8(strings.TrimRight(string(name), "\x00"), "�")
+		}
+	}
+	return ""
+}
+
+func notFound(format string, args ...any) error {
+	f := fault.New(fault.CommandNotFound, format, args...)
+	f.Field, f.ExitCode = "argv", exitNotFound
+	return f
+}
+
+func notExecutable(format string, args ...any) error {
+	f := fault.New(fault.CommandNotExecutable, format, args...)
+	f.Field, f.ExitCode = "argv", exitNotExecutable
+	return f
+}
+
+func shorten(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,100 @@
+package proc
+
+import (
+	"os"
+	"sync"
+	"syscall"
+)
+
+const chunkSize = 64 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// pipe is the reading end of one output stream: a pipe's or a terminal's descriptor, and the ring it goes to. Until
+// pump starts it is a bare descriptor, which costs a short-lived process nothing in the poller.
+type pipe struct {
+	fd   int
+	file *os.File // where the descriptor already belongs to one: a terminal's
+	ring *Ring
+	eof  bool
+	done chan struct{} // closed by pump at the end
+}
+
+func newPipe(fd int, ring *Ring) *pipe { return &pipe{fd: fd, ring: ring} }
+
+// drain moves what is there now into the ring, without waiting, and reports whether that was the end.
+// Not to be called once pump has started.
+func (p *pipe) drain() bool {
+	chunk := chunks.Get().(*[chunkSize]byte)
+	defer chunks.Put(chunk)
+	for !p.eof {
+		if _, _, unread := p.ring.Span(); unread > RingSize-chunkSize {
+			return false // it would not fit: a pump can wait for room
+		}
+		n, err := syscall.Read(p.fd, chunk[:])
+		switch {
+		case n > 0:
+			p.ring.Append(chunk[:n])
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return false
+		default: // the end; for a terminal that is EIO
+			p.close()
+		}
+	}
+	return true
+}
+
+func (p *pipe) close() {
+	p.eof = true
+	syscall.Close(p.fd)
+	p.ring.Close()
+}
+
+// start begins to move output into the ring as it comes, in a goroutine of its own.
+func (p *pipe) start() {
+	p.done = make(chan struct{})
+	if p.eof {
+		close(p.done)
+		return
+	}
+	if p.file == nil {
+		p.file = os.NewFile(uintptr(p.fd), "output")
+	}
+	go p.pump(p.file)
+}
+
+func (p *pipe) pump(file *os.File) {
+	defer close(p.done)
+	defer p.ring.Close()
+	defer file.Close()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		// The chunk is taken only when there is something to read, so a quiet process holds none.
+		var chunk *[chunkSize]byte
+		var n int
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			chunk = chunks.Get().(*[chunkSize]byte)
+			n, failed = syscall.Read(int(fd), chunk[:])
+			if failed == syscall.EAGAIN {
+				chunks.Put(chunk)
+				chunk = nil
+				return false
+			}
+			return true
+		})
+		if chunk != nil {
+			if n > 0 {
+				p.ring.Append(chunk[:n])
+			}
+			chunks.Put(chunk)
+		}
+		if err != nil || n <= 0 && failed != syscall.EINTR {
+			return
+		}
+	}
+}

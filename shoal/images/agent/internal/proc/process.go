@@ -1,0 +1,108 @@
+// Package proc starts processes, keeps their output, and ends them.
+package proc
+
+import (
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Process is one command that a client started. It is kept for a while after its end.
+type Process struct {
+	ID      string
+	Started time.Time
+	// Out and Err are its output; Err stays empty with a terminal or merged output.
+	Out, Err *Ring
+	// Stdin is nil where it was started without.
+	Stdin *Stdin
+
+	table    *Table
+	run      bool
+	argv     []string // as shown by ps, shortened
+	pid      int
+	ready    chan struct{} // closed when it was started, or could not be
+	failure  error
+	exited   chan struct{} // closed when the leader ended
+	exit     int
+	took     time.Duration
+	endedAt  time.Time
+	timedOut atomic.Bool
+	timer    *time.Timer
+	pipes    []*pipe
+	pty      *terminal
+	finished chan struct{} // of a run: closed when its answer is complete
+	once     sync.Once
+	attached atomic.Int32 // of a run: how many wait for its answer
+	gone     bool         // of a run: its answer is no longer whole; guarded by the table
+}
+
+// Pid is its number in the sandbox.
+func (p *Process) Pid() int { return p.pid }
+
+// Exited is closed when the leader has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Exit tells how it ended: its exit code or the negated signal, whether its time was up, and how long it ran.
+// Only to be asked once Exited is closed.
+func (p *Process) Exit() (code int, timedOut bool, took time.Duration) {
+	return p.exit, p.timedOut.Load(), p.took
+}
+
+// Running tells whether the leader lives.
+func (p *Process) Running() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// ended is called by the reaper, once. It must not block.
+func (p *Process) ended(status syscall.WaitStatus) {
+	p.took = time.Since(p.Started)
+	if status.Signaled() {
+		p.exit = -int(status.Signal())
+	} else {
+		p.exit = status.ExitStatus()
+	}
+	close(p.exited)
+}
+
+// watchTimeout kills the whole tree when its time is up.
+func (p *Process) watchTimeout(timeout time.Duration) {
+	if timeout <= 0 {
+		return
+	}
+	p.timer = time.AfterFunc(timeout, func() {
+		if !p.Running() {
+			return
+		}
+		p.timedOut.Store(true)
+		p.table.killTree(p)
+	})
+}
+
+// Signal signals the process group, or with tree every descendant. One that has ended: nothing.
+func (p *Process) Signal(sig syscall.Signal, tree bool) error {
+	if !p.Running() {
+		return nil
+	}
+	if tree && sig == syscall.SIGKILL {
+		p.table.killTree(p)
+		return nil
+	}
+	if tree {
+		return p.table.signalTree(p, sig)
+	}
+	return p.table.reaper.kill(p, sig)
+}
+
+// Resize sets the size of its terminal and reports whether it has one.
+func (p *Process) Resize(rows, cols uint16) (bool, error) {
+	if p.pty == nil {
+		return false, nil
+	}
+	return true, p.pty.resize(rows, cols)
+}

@@ -1,0 +1,97 @@
+package proc
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"shoal/agent/internal/fault"
+)
+
+// Size is that of a terminal.
+type Size struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+const (
+	tiocgptpeer = 0x5441
+	ttyMode     = 0o620
+)
+
+// terminal is the master side of a pseudo-terminal.
+type terminal struct{ file *os.File }
+
+// openTerminal makes a pseudo-terminal and returns its master and, for the child, its other side.
+func openTerminal(size Size, user *syscall.Credential) (master int, peer int, err error) {
+	const flags = syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC | syscall.O_NONBLOCK
+	for _, path := range []string{"/dev/pts/ptmx", "/dev/ptmx"} {
+		if master, err = syscall.Open(path, flags, 0); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return -1, -1, fault.New(fault.FailedPrecondition, "pty: the sandbox has no /dev/ptmx that can be opened: %v", err)
+	}
+	defer func() {
+		if err != nil {
+			syscall.Close(master)
+		}
+	}()
+	var unlock int32
+	if err = ioctl(master, syscall.TIOCSPTLCK, uintptr(unsafe.Pointer(&unlock))); err != nil {
+		return -1, -1, err
+	}
+	if err = setSize(master, size); err != nil {
+		return -1, -1, err
+	}
+	peer, err = openPeer(master)
+	if err != nil {
+		return -1, -1, err
+	}
+	if user != nil {
+		// Programs open their terminal again by its name. The group is left alone: no image's number for it is known.
+		syscall.Fchown(peer, int(user.Uid), -1)
+		syscall.Fchmod(peer, ttyMode)
+	}
+	return master, peer, nil
+}
+
+func openPeer(master int) (int, error) {
+	flags := syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC
+	// By the descriptor where the kernel can (4.13): no path in the sandbox needs to be trusted then.
+	fd, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(master), tiocgptpeer, uintptr(flags))
+	if errno == 0 {
+		return int(fd), nil
+	}
+	var number uint32
+	if err := ioctl(master, syscall.TIOCGPTN, uintptr(unsafe.Pointer(&number))); err != nil {
+		return -1, err
+	}
+	return syscall.Open("/dev/pts/"+strconv.Itoa(int(number)), flags, 0)
+}
+
+func (t *terminal) resize(rows, cols uint16) error {
+	raw, err := t.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = setSize(int(fd), Size{rows, cols}) }); err != nil {
+		return nil // closed: the process has ended
+	}
+	return failed
+}
+
+func setSize(fd int, size Size) error {
+	winsize := [4]uint16{size.Rows, size.Cols, 0, 0}
+	return ioctl(fd, syscall.TIOCSWINSZ, uintptr(unsafe.Pointer(&winsize)))
+}
+
+func ioctl(fd int, request, argument uintptr) error {
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, argument); errno != 0 {
+		return errno
+	}
+	return nil
+}

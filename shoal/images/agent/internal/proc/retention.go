@@ -1,0 +1,171 @@
+package proc
+
+import (
+	"hash/maphash"
+	"runtime/debug"
+	"slices"
+	"time"
+)
+
+const (
+	maxEnded      = 256
+	maxAnswers    = 256
+	answerSize    = 64 << 10
+	answerAge     = 30 * time.Second
+	unreadAge     = 60 * time.Second
+	maxUnread     = 8 << 20
+	tombstones    = 8192
+	janitorPeriod = 15 * time.Second
+	maxShownArgv  = 1024
+)
+
+// retention is what is kept of the ended; guarded by its table.
+type retention struct {
+	ended   []*Process // by exec, oldest first
+	answers []*Process // by run
+	janitor *time.Timer
+	armed   bool
+
+	graves map[uint64]struct{} // hashes of ids that were forgotten, so that they never start again
+	order  []uint64
+	next   int
+}
+
+func (k *retention) seen(hash uint64) bool {
+	_, dead := k.graves[hash]
+	return dead
+}
+
+func (k *retention) bury(hash uint64) {
+	if k.graves == nil {
+		k.graves = make(map[uint64]struct{})
+	}
+	if len(k.order) < tombstones {
+		k.order = append(k.order, hash)
+	} else {
+		delete(k.graves, k.order[k.next])
+		k.order[k.next] = hash
+		k.next = (k.next + 1) % tombstones
+	}
+	k.graves[hash] = struct{}{}
+}
+
+// retire puts an ended process among those that are kept, and forgets the oldest.
+func (t *Table) retire(p *Process) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.endedAt = time.Now()
+	if !p.run {
+		t.kept.ended = append(t.kept.ended, p)
+		if len(t.kept.ended) > maxEnded {
+			t.forget(t.kept.ended[0])
+			t.kept.ended = t.kept.ended[1:]
+		}
+		return
+	}
+	p.argv = nil
+	if _, out, _ := p.Out.Span(); !p.gone {
+		_, failed, _ := p.Err.Span()
+		p.gone = out+failed > answerSize
+	}
+	if p.gone {
+		p.Out.Drop()
+		p.Err.Drop()
+	}
+	t.kept.answers = append(t.kept.answers, p)
+	if len(t.kept.answers) > maxAnswers {
+		t.forget(t.kept.answers[0])
+		t.kept.answers = t.kept.answers[1:]
+	}
+	t.kept.armLocked(t)
+}
+
+func (t *Table) forget(p *Process) {
+	delete(t.procs, p.ID)
+	t.kept.bury(maphash.String(t.seed, p.ID))
+	p.Out.Drop()
+	p.Err.Drop()
+}
+
+func (k *retention) arm(t *Table) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k.armLocked(t)
+}
+
+func (k *retention) armLocked(t *Table) {
+	if k.armed {
+		return
+	}
+	k.armed = true
+	if k.janitor == nil {
+		k.janitor = time.AfterFunc(janitorPeriod, t.sweep)
+		return
+	}
+	k.janitor.Reset(janitorPeriod)
+}
+
+// sweep forgets what is too old. It comes again as long as there is something that will be.
+func (t *Table) sweep() {
+	if again := t.sweepAt(time.Now()); !again {
+		debug.FreeOSMemory() // a burst is over: give back what it took
+	}
+}
+
+func (t *Table) sweepAt(now time.Time) (again bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := &t.kept
+	k.armed = false
+	fresh := 0
+	for fresh < len(k.answers) && now.Sub(k.answers[fresh].endedAt) > answerAge {
+		t.forget(k.answers[fresh])
+		fresh++
+	}
+	k.answers = slices.Clone(k.answers[fresh:])
+	var unread int64
+	young := false
+	for _, p := range slices.Backward(k.ended) {
+		if now.Sub(p.endedAt) <= unreadAge {
+			young = true
+			continue
+		}
+		_, _, out := p.Out.Span()
+		_, _, failed := p.Err.Span()
+		if unread += out + failed; unread > maxUnread {
+			p.Out.Drop()
+			p.Err.Drop()
+			unread -= out + failed
+		}
+	}
+	if young || len(k.answers) > 0 {
+		k.armLocked(t)
+		return true
+	}
+	return false
+}
+
+// shownArgs shortens argv to what ps shows of it.
+func shownArgs(argv []string) []string {
+	room := maxShownArgv
+	var shown []string
+	for _, arg := range argv {
+		if room <= 0 {
+			break
+		}
+		shown = append(shown, shorten(arg, room))
+		room -= len(arg) + 1
+	}
+	return shown
+}
+
+// Argv is its command line, shortened; nil for the answer of a run.
+func (p *Process) Argv() []string {
+	p.table.mu.Lock()
+	defer p.table.mu.Unlock()
+	return p.argv
+}
+
+func sortByStart(all []*Process) {
+	slices.SortFunc(all, func(a, b *Process) int { return a.Started.Compare(b.Started) })
+}

@@ -1,0 +1,216 @@
+package proc
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/users"
+)
+
+const (
+	maxArgs     = 4096
+	maxArg      = 128 << 10
+	maxArgBytes = 3 << 19
+	// MaxTimeout keeps a time-out within what a clock can add: about 31 years.
+	MaxTimeout = 1e12
+)
+
+// Spec is what to start. A nil value in Env removes the name from what the container has.
+type Spec struct {
+	ID      string
+	Argv    []string
+	Env     map[string]*string
+	Cwd     string
+	User    string
+	Timeout time.Duration
+	Limits  map[string]uint64
+
+	Pty         *Size
+	MergeStderr bool
+	Stdin       bool
+	Tail        bool
+	// MaxOutput bounds what is kept of each stream; -1: no bound.
+	MaxOutput int64
+}
+
+// Defaults are the sandbox's own: what a Spec is laid over.
+type Defaults struct {
+	Env  []string
+	Cwd  string
+	User string // "": whoever the agent is
+}
+
+// ValidID tells whether id matches p-[0-9a-z]{1,32}.
+func ValidID(id string) bool {
+	if len(id) < 3 || len(id) > 34 || id[:2] != "p-" {
+		return false
+	}
+	for i := 2; i < len(id); i++ {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Spec) check() error {
+	if !ValidID(s.ID) {
+		return fault.Invalid("id", "it must match p-[0-9a-z]{1,32}")
+	}
+	if len(s.Argv) == 0 || s.Argv[0] == "" {
+		return fault.Invalid("argv", "name a program to run")
+	}
+	if len(s.Argv) > maxArgs {
+		return fault.Invalid("argv", "%d arguments are more than %d: pass them by a file or by stdin", len(s.Argv), maxArgs)
+	}
+	total := 0
+	for i, arg := range s.Argv {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return fault.Invalid("argv", "argument %d holds a NUL byte", i)
+		}
+		if len(arg) >= maxArg {
+			return fault.Invalid("argv", "argument %d is longer than %d bytes: pass it by a file or by stdin", i, maxArg)
+		}
+		total += len(arg)
+	}
+	if total > maxArgBytes {
+		return fault.Invalid("argv", "%d bytes are more than %d: pass them by a file or by stdin", total, maxArgBytes)
+	}
+	if err := CheckEnv(s.Env); err != nil {
+		return err
+	}
+	return CheckCwd(s.Cwd)
+}
+
+// CheckEnv refuses names and values that no environment can hold.
+func CheckEnv(env map[string]*string) error {
+	for name, value := range env {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			return fault.Invalid("env", "%q cannot be the name of a variable", name)
+		}
+		if value != nil && (strings.IndexByte(*value, 0) >= 0 || len(name)+len(*value)+2 > maxArg) {
+			return fault.Invalid("env", "the value of %s holds a NUL byte or is longer than %d bytes", name, maxArg)
+		}
+	}
+	return nil
+}
+
+// CheckCwd wants "" or an absolute path.
+func CheckCwd(cwd string) error {
+	if cwd != "" && (cwd[0] != '/' || strings.IndexByte(cwd, 0) >= 0) {
+		return fault.Invalid("cwd", "%q is not an absolute path", cwd)
+	}
+	return nil
+}
+
+// Overlay lays changes over an environment.
+func Overlay(base []string, changes map[string]*string) []string {
+	env := make([]string, 0, len(base)+len(changes)+4)
+	for _, entry := range base {
+		name, _, _ := strings.Cut(entry, "=")
+		if _, changed := changes[name]; !changed {
+			env = append(env, entry)
+		}
+	}
+	for name, value := range changes {
+		if value != nil {
+			env = append(env, name+"="+*value)
+		}
+	}
+	return env
+}
+
+func lookupEnv(env []string, name string) (string, bool) {
+	for _, entry := range env {
+		if len(entry) > len(name) && entry[len(name)] == '=' && entry[:len(name)] == name {
+			return entry[len(name)+1:], true
+		}
+	}
+	return "", false
+}
+
+// plan is a Spec resolved against the sandbox: what the kernel needs.
+type plan struct {
+	path   string
+	argv   []string
+	env    []string
+	cwd    string
+	user   *syscall.Credential
+	userID uint32
+}
+
+func (t *Table) resolve(s *Spec) (*plan, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	defaults := t.defaults.Load()
+	p := &plan{argv: s.Argv, cwd: s.Cwd}
+	name := s.User
+	if name == "" {
+		name = defaults.User
+	}
+	var who *users.User
+	if name != "" {
+		user, err := t.users.Lookup(name)
+		if err != nil {
+			return nil, err
+		}
+		who = user
+		p.user = &syscall.Credential{Uid: user.UID, Gid: user.GID, Groups: user.Groups}
+		p.userID = user.UID
+	}
+	p.env = t.environment(s, defaults, who)
+	if p.cwd == "" {
+		p.cwd = defaults.Cwd
+	}
+	if err := checkDirectory(p.cwd); err != nil {
+		return nil, err
+	}
+	path, err := findCommand(s.Argv[0], p.env, p.cwd)
+	if err != nil {
+		return nil, err
+	}
+	p.path = path
+	return p, nil
+}
+
+// environment is the sandbox's own, the spec's changes, the mark, and HOME and USER where nobody has set them.
+func (t *Table) environment(s *Spec, defaults *Defaults, who *users.User) []string {
+	env := Overlay(defaults.Env, s.Env)
+	if who == nil {
+		who = t.self
+	}
+	home, set := lookupEnv(env, "HOME")
+	_, asked := s.Env["HOME"]
+	// The engine sets HOME for the agent's user: for another one that is no choice of anybody's.
+	if stale := set && !asked && who.UID != t.self.UID && home == t.self.Home; !asked && (!set || stale) {
+		if stale {
+			env = Overlay(env, map[string]*string{"HOME": nil})
+		}
+		env = append(env, "HOME="+homeOf(who))
+	}
+	if _, set := lookupEnv(env, "USER"); !set && who.Name != "" {
+		if _, asked := s.Env["USER"]; !asked {
+			env = append(env, "USER="+who.Name)
+		}
+	}
+	if _, set := lookupEnv(env, "TERM"); !set && s.Pty != nil {
+		env = append(env, "TERM=xterm")
+	}
+	return append(env, "SHOAL_PROCESS="+s.ID)
+}
+
+func homeOf(user *users.User) string {
+	if user.Home != "" {
+		return user.Home
+	}
+	if user.UID == 0 {
+		if st, err := os.Stat("/root"); err == nil && st.IsDir() {
+			return "/root"
+		}
+	}
+	return "/"
+}

@@ -1,0 +1,144 @@
+package proc
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"shoal/agent/internal/fault"
+)
+
+const endOfTransmission = 4
+
+// Stdin is a process's standard input, addressed by offset, so that a client that lost its connection goes on where the
+// process is. One writer at a time: a new one puts the old one out.
+type Stdin struct {
+	turn  sync.Mutex // held by the writer
+	mu    sync.Mutex // guards what follows
+	file  *os.File
+	pty   bool
+	has   int64
+	last  byte
+	ended bool // END was carried out
+	shut  bool // the process ended or closed it
+	owner int
+}
+
+// ErrSuperseded: another writer took over, or this one's client went away.
+var ErrSuperseded = errors.New("another writer took over this standard input")
+
+func closedStdin() error {
+	return fault.New(fault.FailedPrecondition, "the process has closed its standard input, or has ended: nothing more can be written")
+}
+
+// Writer is one client's turn at a Stdin.
+type Writer struct {
+	s      *Stdin
+	number int
+	offset int64 // of the next byte that the client sends
+}
+
+// Open begins a turn: offset is that of the first byte the client will send. has: how much arrived before.
+// End it with Close.
+func (s *Stdin) Open(offset int64) (w *Writer, has int64, err error) {
+	s.mu.Lock()
+	s.owner++
+	number := s.owner
+	s.file.SetWriteDeadline(time.Unix(1, 0)) // puts out a writer that waits for the process to read
+	s.mu.Unlock()
+	s.turn.Lock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner != number {
+		s.turn.Unlock()
+		return nil, 0, ErrSuperseded
+	}
+	if offset > s.has {
+		s.turn.Unlock()
+		return nil, 0, fault.Invalid("offset", "%d lies behind the %d bytes that arrived: send from there", offset, s.has)
+	}
+	if s.shut && !s.ended {
+		s.turn.Unlock()
+		return nil, 0, closedStdin()
+	}
+	s.file.SetWriteDeadline(time.Time{})
+	return &Writer{s, number, offset}, s.has, nil
+}
+
+// Write takes the next bytes of the client, skipping what the process already has.
+func (w *Writer) Write(p []byte) error {
+	s := w.s
+	s.mu.Lock()
+	skip := min(max(0, s.has-w.offset), int64(len(p)))
+	w.offset += int64(len(p))
+	p = p[skip:]
+	closed := s.ended || s.shut
+	s.mu.Unlock()
+	if len(p) == 0 {
+		return nil
+	}
+	if closed {
+		return closedStdin()
+	}
+	n, err := s.file.Write(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.has += int64(n)
+	if n > 0 {
+		s.last = p[n-1]
+	}
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrSuperseded
+	}
+	s.shut = true
+	return closedStdin()
+}
+
+// End closes the process's standard input (to a terminal it sends EOT) and returns how many bytes it had.
+func (w *Writer) End() (int64, error) {
+	s := w.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.shut {
+		return s.has, nil
+	}
+	s.ended = true
+	if !s.pty {
+		s.file.Close()
+		return s.has, nil
+	}
+	end := []byte{endOfTransmission}
+	if s.has > 0 && s.last != '\n' {
+		end = append(end, endOfTransmission) // the first only ends the line that was begun
+	}
+	s.file.Write(end)
+	return s.has, nil
+}
+
+// Interrupt makes a Write that waits for the process return.
+func (w *Writer) Interrupt() {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	if w.s.owner == w.number {
+		w.s.file.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
+// Close ends the turn; the input stays open for who comes next.
+func (w *Writer) Close() { w.s.turn.Unlock() }
+
+// stop closes it for good: the process has ended.
+func (s *Stdin) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shut = true
+	if s.pty { // it is closed by the one that reads it
+		s.file.SetWriteDeadline(time.Unix(1, 0))
+		return
+	}
+	s.file.Close()
+}

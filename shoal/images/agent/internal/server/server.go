@@ -1,0 +1,115 @@
+// Package server answers what clients ask of the agent.
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/frame"
+	"shoal/agent/internal/mux"
+	"shoal/agent/internal/proc"
+)
+
+// Version is the agent's own, told by ping and by the relay.
+const Version = "1"
+
+// Server is the agent's state: its processes, and how busy it is.
+type Server struct {
+	table    *proc.Table
+	activity *Activity
+	base     proc.Defaults // the container's own, before any configure
+	started  time.Time
+	stop     func(grace time.Duration)
+}
+
+// New makes a server over a table. stop ends everything, and then the agent.
+func New(table *proc.Table, activity *Activity, stop func(grace time.Duration)) *Server {
+	return &Server{table: table, activity: activity, base: table.Defaults(), started: time.Now(), stop: stop}
+}
+
+type hello struct {
+	V      int      `json:"v"`
+	Scopes []string `json:"scopes"`
+}
+
+// firstByte calls began once, when the first bytes of a connection arrive.
+type firstByte struct {
+	io.ReadWriteCloser
+	began func()
+}
+
+func (f *firstByte) Read(p []byte) (int, error) {
+	n, err := f.ReadWriteCloser.Read(p)
+	if n > 0 && f.began != nil {
+		f.began()
+		f.began = nil
+	}
+	return n, err
+}
+
+// Serve answers one connection that the relay hands over, until it ends. began is called when the relay uses it.
+func (s *Server) Serve(rw io.ReadWriteCloser, began func()) error {
+	defer rw.Close()
+	source := &firstByte{rw, began}
+	decoder := frame.NewDecoder(source)
+	first, err := decoder.Next()
+	if err != nil {
+		return err
+	}
+	var greeting hello
+	if first.Kind != frame.Hello || json.Unmarshal(first.Payload, &greeting) != nil || greeting.V != 1 {
+		return frame.ErrMalformed
+	}
+	connection := mux.New(rw, decoder)
+	return connection.Serve(func(st *mux.Stream, request []byte) { s.answer(st, request, greeting.Scopes) })
+}
+
+// operation is one row of the protocol's table of requests.
+type operation struct {
+	scope string // "": for everybody
+	quiet bool   // does not count as activity
+	do    func(s *Server, st *mux.Stream, request []byte) error
+}
+
+func (s *Server) answer(st *mux.Stream, request []byte, scopes []string) {
+	op, err := opOf(request)
+	if err == nil {
+		err = s.perform(op, st, request, scopes)
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errGrammar):
+		st.Break()
+	default:
+		st.Fail(err)
+	}
+}
+
+func (s *Server) perform(op string, st *mux.Stream, request []byte, scopes []string) error {
+	what, known := operations[op]
+	if !known {
+		return fault.Invalid("op", "there is no such request")
+	}
+	if what.scope != "" && !slices.Contains(scopes, what.scope) {
+		return fault.New(fault.PermissionDenied, "%s needs the scope %s, which the token does not give", op, what.scope)
+	}
+	if !what.quiet {
+		s.activity.Change(+1)
+		defer s.activity.Change(-1)
+	}
+	return what.do(s, st, request)
+}
+
+// reply ends the stream with value unless there was an error.
+func reply(st *mux.Stream, value any, err error) error {
+	if err == nil {
+		st.Reply(value)
+	}
+	return err
+}
+
+type empty struct{}

@@ -1,0 +1,60 @@
+// The agent is the first process of every container (`init`), and on each node the relay to those (`relay`).
+//
+//	agent init       in a container
+//	agent relay      on a node; its configuration is one line of JSON on stdin
+//	agent shim …     used by init where a start asks for limits
+//	agent version
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"shoal/agent/internal/boot"
+	"shoal/agent/internal/proc"
+	"shoal/agent/internal/relay"
+	"shoal/agent/internal/server"
+)
+
+func main() {
+	log.SetFlags(0)
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	switch args[0] {
+	case "init":
+		return boot.Init()
+	case "relay":
+		return runRelay()
+	case "shim":
+		return proc.Shim(args[1:])
+	case "version":
+		fmt.Println(server.Version)
+		return 0
+	}
+	log.Print("usage: agent init | relay | version")
+	return 2
+}
+
+func runRelay() int {
+	config, err := relay.ReadConfig(os.Stdin)
+	if err != nil {
+		log.Printf("relay: %v", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := relay.Run(ctx, config, server.Version, os.Stdout); err != nil {
+		log.Printf("relay: %v", err)
+		return 1
+	}
+	return 0
+}
