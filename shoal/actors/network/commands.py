@@ -29,7 +29,8 @@ async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.PIPE,
+            # Ray's workers run on uvloop, which refuses to write, be it nothing, to a command that has ended already.
+            stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=inherit,
@@ -42,7 +43,7 @@ async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
         ) from error
     try:
         async with asyncio.timeout(_DEADLINE):
-            output, errors = await process.communicate(given.encode())
+            output, errors = await process.communicate(given.encode() or None)
     except TimeoutError as error:
         raise Internal(f"`{' '.join(argv)}` did not end within {_DEADLINE:.0f} seconds") from error
     finally:
