@@ -204,6 +204,11 @@ def _open_namespace(pid: int) -> int:
         space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NotFound(f"process {pid} is gone, and its network with it") from error
+    except PermissionError as error:
+        raise FailedPrecondition(
+            f'the network of process {pid} may not be opened; run the node as root, or create sandboxes with network="none"',
+            state="not root",
+        ) from error
     # A container has a namespace of its own. If this is the node's, the pid went to another process, and we would tear at the node itself.
     if pid <= 0 or os.fstat(space).st_ino == Path("/proc/self/ns/net").stat().st_ino:
         os.close(space)
