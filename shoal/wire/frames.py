@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
 
@@ -118,7 +119,10 @@ class Decoder:
             self._malformed("nothing is read after a malformed frame")
         if self._lent is not None:
             # The transport may still hold it; while it does, the memory behind cannot become a payload uncopied.
-            self._lent.release()
+            try:
+                self._lent.release()
+            except BufferError:
+                pass  # uvloop (Ray's workers) lets go only when we return: a large payload is copied then
             self._lent = None
         if self._large is not None:
             return self._advance_large(count)
@@ -186,5 +190,11 @@ class _LargeFrame:
         return self._filled == self._size
 
     def frame(self) -> Frame:
-        self._memory.release()
+        _let_go(self._memory)
         return Frame(self._kind, self._stream, self._store.getvalue())
+
+
+def _let_go(view: memoryview) -> None:
+    """Ends a view. uvloop holds the one that it receives into until the protocol has returned, and writes to it no more."""
+    with suppress(BufferError):
+        view.release()
