@@ -14,6 +14,10 @@ from shoal.wire import checks
 EntryKind = Literal["file", "dir", "link", "other"]
 _ENTRY_KINDS = ("file", "dir", "link", "other")
 _WATCH_KINDS = ("created", "modified", "removed", "moved")
+_MAX_NAME = 255
+_MAX_TEXT = 32 << 10
+"""Characters of a path out of a reply: code inside can make deeper trees than one system call can name."""
+
 _MAX_TIME_US = 10 * checks.MAX_SECONDS * 1_000_000
 
 
@@ -194,7 +198,7 @@ def boolean(data: dict[str, Any], field: str) -> bool:
 def text(data: dict[str, Any], field: str) -> str:
     """A string out of a reply: short, valid Unicode, without NUL."""
     value = data.get(field)
-    if type(value) is not str or len(value) > checks.MAX_PATH or "\0" in value or not _is_unicode(value):
+    if type(value) is not str or len(value) > _MAX_TEXT or "\0" in value or not _is_unicode(value):
         raise _malformed(field, "is not a short string")
     return value
 
@@ -205,7 +209,7 @@ def path_text(data: dict[str, Any], field: str) -> str:
     if type(value) is not dict:
         return text(data, field)
     coded = value.get("b64")
-    if type(coded) is not str or len(coded) > 2 * checks.MAX_PATH:
+    if type(coded) is not str or len(coded) > 2 * _MAX_TEXT:
         raise _malformed(field, "is neither a string nor base64")
     try:
         raw = base64.b64decode(coded, validate=True)
@@ -229,7 +233,7 @@ def _name(data: dict[str, Any], path: str) -> str:
     name = path_text(data, "name")
     if name == path == "/":
         return name
-    if not name or name in (".", "..") or "/" in name:
+    if not name or name in (".", "..") or "/" in name or len(name) > _MAX_NAME:
         raise _malformed("name", "is not a plain file name")
     return name
 

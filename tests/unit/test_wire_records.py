@@ -32,6 +32,11 @@ def test_entry() -> None:
     assert records.entry({**ENTRY, "name": "/", "path": "/", "kind": "dir"}).name == "/"
 
 
+def test_entry_deeper_than_one_system_call_can_name() -> None:
+    path = "/d" * 4000
+    assert records.entry({**ENTRY, "name": "d", "path": path}).path == path
+
+
 def test_entry_with_a_name_that_is_not_utf8() -> None:
     coded = {"b64": base64.b64encode(b"\xff").decode()}
     path = {"b64": base64.b64encode(b"/d/\xff").decode()}
@@ -52,7 +57,8 @@ def test_entry_with_a_name_that_is_not_utf8() -> None:
         {"name": "\ud800"},
         {"name": 3},
         {"name": None},
-        {"name": "x" * 5000},
+        {"name": "x" * 256},
+        {"path": "/" + "x" * 40_000},
         {"name": {"b64": "Li4="}},
         {"name": {"b64": base64.b64encode(b"a/b").decode()}},
         {"name": {"b64": base64.b64encode(b"a\0").decode()}},
