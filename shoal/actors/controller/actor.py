@@ -200,8 +200,9 @@ class ControllerActor:
             self._opening = asyncio.create_task(self._do_open())
         try:
             await asyncio.shield(self._opening)
-        except ShoalError:
-            self._opening = None  # the next call tries again
+        except BaseException:
+            if self._opening is not None and self._opening.done():
+                self._opening = None  # the next call tries again
             raise
 
     async def _do_open(self) -> None:

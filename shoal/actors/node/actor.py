@@ -147,9 +147,9 @@ class NodeActor:
             self._opening = asyncio.create_task(self._do_open())
         try:
             return await asyncio.shield(self._opening)
-        except ShoalError:
-            self._opening = None
-            raise
+        finally:
+            if self._opening is not None and self._opening.done():
+                self._opening = None  # where it failed, the next call tries again
 
     async def _do_open(self) -> wiring.NodeParts:
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

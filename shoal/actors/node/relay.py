@@ -80,7 +80,7 @@ class Relay:
             try:
                 self._writer.write(json.dumps(request).encode() + b"\n")
                 line = await asyncio.wait_for(self._reader.readline(), _ANSWER_S)
-            except (OSError, TimeoutError, ValueError) as error:
+            except (OSError, TimeoutError, ValueError, RuntimeError) as error:  # RuntimeError: uvloop's word for a closed transport
                 self._drop()
                 raise Unavailable(f"the node's relay did not answer: {error!r}") from error
             if not line:
