@@ -71,15 +71,18 @@ async def connect(address: str | None = None) -> Client:
     the one that `shoal up` started on this machine. Raises `FailedPrecondition` where there is none, `Unavailable` where it does not answer,
     `Unauthenticated`.
     """
-    from shoal.transport.ray import RayTransport
-
     cluster = cluster_file.read(_state_dir())
-    token = None
     if address is None:
         address = os.environ.get("RAY_ADDRESS") or None
     if cluster is not None and address in (None, cluster.ray_address):
-        address, token = cluster.ray_address, cluster.auth_token_path
-    client = Client(await RayTransport.open(address, token_path=token))
+        address = cluster.ray_address
+        for name, value in cluster_file.ray_environment(cluster).items():
+            if name != "RAY_ADDRESS":  # which would decide for whatever else this process starts
+                os.environ.setdefault(name, value)
+    # Only now: Ray reads its environment when it is imported.
+    from shoal.transport.ray import RayTransport
+
+    client = Client(await RayTransport.open(address))
     _default.client = client
     return client
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import os
+import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any, cast
 
 import ray
 from ray import exceptions as ray_errors
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # made by Cython, without stubs
 from ray.actor import ActorHandle
 
 from shoal.model.errors import FailedPrecondition, Internal, SandboxEnded, ShoalError, Unauthenticated, Unavailable
@@ -36,6 +39,7 @@ _POLL_S = 30.0
 """How long one call of a `wait` may take; longer waits are made of several."""
 
 _UNDO_S = 30.0
+_KNOCK_S = 5.0
 _attaching = threading.Lock()
 
 
@@ -48,13 +52,13 @@ class RayTransport(Transport):
         self._undoing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def open(cls, address: str | None = None, *, token_path: str | None = None) -> RayTransport:
+    async def open(cls, address: str | None = None) -> RayTransport:
         """Connects this process to Ray, where it is not, and finds the controller.
 
-        `address`: Ray's; None: only what this process is connected to already. `token_path`: the file of Ray's token, where
-        the environment does not name one. Raises `FailedPrecondition`, `Unavailable`, `Unauthenticated`.
+        `address`: Ray's; None: only what this process is connected to already. Ray's token is where Ray looks for it (its
+        environment variables). Raises `FailedPrecondition`, `Unavailable`, `Unauthenticated`.
         """
-        return cls(await asyncio.to_thread(_attach, address, token_path))
+        return cls(await asyncio.to_thread(_attach, address))
 
     # Control
 
@@ -185,11 +189,11 @@ def _find(old: ActorHandle[Any]) -> ActorHandle[Any]:
         return old
 
 
-def _attach(address: str | None, token_path: str | None) -> ActorHandle[Any]:
+def _attach(address: str | None) -> ActorHandle[Any]:
     """Connects to Ray (blocking: seconds) and looks the controller up."""
     with _attaching:
         if not ray.is_initialized():
-            _init(address, token_path)
+            _init(address)
         try:
             return ray.get_actor(CONTROLLER, namespace=NAMESPACE)
         except ValueError:
@@ -200,20 +204,45 @@ def _attach(address: str | None, token_path: str | None) -> ActorHandle[Any]:
             raise translate(error, "connect") from None
 
 
-def _init(address: str | None, token_path: str | None) -> None:
+def _init(address: str | None) -> None:
     if address is None:
         raise FailedPrecondition(
             "there is no cluster: RAY_ADDRESS is not set and none was started on this machine; run `shoal up`, or pass "
             "the address of one",
             state="no_cluster",
         )
-    if token_path is not None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if "RAY_AUTH_TOKEN" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN_PATH", token_path)
+    _knock(address)
+    _read_environment_again(address)
+    log = logging.getLogger("ray._private.worker")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that it takes no signals over in this thread, which is as it should be
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except ray_errors.AuthenticationError as error:
         raise Unauthenticated(f"Ray at {address} refuses this process: {error}") from None
-    except (ConnectionError, TimeoutError, ray_errors.RayError) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ray_errors.RayError) as error:
+        raise Unavailable(
+            f"Ray at {address} does not let this process in ({error}): it has only just been started, or its token is "
+            "not the one that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names"
+        ) from None
+    finally:
+        log.setLevel(level)
+
+
+def _knock(address: str) -> None:
+    """`Unavailable` at once where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        return  # one of Ray's words, such as `auto`
+    try:
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
+    except (OSError, OverflowError) as error:
         raise Unavailable(f"no Ray cluster answers at {address} ({error}); `shoal status` tells what runs") from None
+
+
+def _read_environment_again(address: str) -> None:
+    """Ray reads its environment when it is imported, which the program may have done before the cluster was known."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    if address.startswith("127.0.0.1:"):
+        ray_constants.ENABLE_RAY_CLUSTER = False  # it would put the machine's own address in the place of the loopback
