@@ -1,0 +1,104 @@
+package files
+
+import (
+	"strconv"
+
+	"shoal/agent/internal/frame"
+	"shoal/agent/internal/mux"
+)
+
+// appendSize appends the REPLY that tells a size to the frames in b.
+func appendSize(b []byte, stream uint32, size int64) []byte {
+	var payload [64]byte
+	p := append(payload[:0], `{"ok":{"size":`...)
+	p = strconv.AppendInt(p, size, 10)
+	return frame.Append(b, frame.Reply, stream, append(p, "}}"...))
+}
+
+// sender is an io.Writer whose bytes go out as DATA in large frames.
+type sender struct {
+	st   *mux.Stream
+	buf  []byte // room for a header, and then what waits to be sent
+	held *[]byte
+	n    int
+}
+
+func newSender(st *mux.Stream) *sender {
+	held := buffers.Get().(*[]byte)
+	return &sender{st: st, held: held, buf: *held}
+}
+
+func (s *sender) close() { buffers.Put(s.held) }
+
+func (s *sender) Write(p []byte) (int, error) {
+	written := 0
+	for len(p) > 0 {
+		if s.n == chunk {
+			if err := s.flush(); err != nil {
+				return written, err
+			}
+		}
+		n := copy(s.buf[frame.HeaderSize+s.n:frame.HeaderSize+chunk], p)
+		s.n += n
+		written += n
+		p = p[n:]
+	}
+	return written, nil
+}
+
+// flush sends all that waits. Where the credit allows only a part, the next header is written over bytes that are gone.
+func (s *sender) flush() error {
+	for sent := 0; sent < s.n; {
+		room, err := s.st.Reserve(s.n - sent)
+		if err != nil {
+			return err
+		}
+		frame.PutHeader(s.buf[sent:], frame.Data, s.st.ID(), room)
+		if err := s.st.SendFrames(s.buf[sent : sent+frame.HeaderSize+room]); err != nil {
+			return mux.ErrLost
+		}
+		sent += room
+	}
+	s.n = 0
+	return nil
+}
+
+// receiver is an io.Reader of the stream's DATA: io.EOF after END, mux.ErrLost after CANCEL.
+type receiver struct {
+	st   *mux.Stream
+	held frame.Frame
+	rest []byte
+}
+
+func (r *receiver) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		r.release()
+		f, err := r.st.Recv()
+		if err != nil {
+			return 0, err
+		}
+		r.held, r.rest = f, f.Payload
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// drain drops what is left up to END, so that the client may send it all.
+func (r *receiver) drain() error {
+	r.release()
+	for {
+		f, err := r.st.Recv()
+		if err != nil {
+			return err
+		}
+		r.st.Took(f)
+	}
+}
+
+func (r *receiver) release() {
+	if r.held.Payload != nil {
+		r.st.Took(r.held)
+	}
+	r.held, r.rest = frame.Frame{}, nil
+}

@@ -1,0 +1,207 @@
+package files
+
+import (
+	"encoding/json"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/frame"
+	"shoal/agent/internal/mux"
+)
+
+const (
+	maxEntries = 256
+	// batchBytes is where an event of `list` is full: one more entry never takes it beyond a frame.
+	batchBytes = 512 << 10
+)
+
+// entry is what there is at a path. Name, Path and Target are as text makes them.
+type entry struct {
+	Name    any    `json:"name"`
+	Path    any    `json:"path"`
+	Kind    string `json:"kind"`
+	Size    int64  `json:"size"`
+	Mode    uint32 `json:"mode"`
+	UID     uint32 `json:"uid"`
+	GID     uint32 `json:"gid"`
+	MtimeNS int64  `json:"mtime_ns"`
+	Target  any    `json:"target,omitempty"`
+}
+
+func newEntry(name, path string, st *syscall.Stat_t) entry {
+	return entry{
+		Name: text(name), Path: text(path), Kind: kindOf(st), Size: max(st.Size, 0), Mode: st.Mode & modes,
+		UID: st.Uid, GID: st.Gid, MtimeNS: nanoseconds(st.Mtim),
+	}
+}
+
+func kindOf(st *syscall.Stat_t) string {
+	switch st.Mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+		return "file"
+	case syscall.S_IFDIR:
+		return "dir"
+	case syscall.S_IFLNK:
+		return "link"
+	}
+	return "other"
+}
+
+// nanoseconds keeps a time that code inside chose freely within 64 bits.
+func nanoseconds(t syscall.Timespec) int64 {
+	const limit = math.MaxInt64/1_000_000_000 - 1
+	return min(max(t.Sec, -limit), limit)*1_000_000_000 + t.Nsec
+}
+
+type statRequest struct {
+	Op     string  `json:"op"`
+	Path   pathArg `json:"path"`
+	Follow bool    `json:"follow"`
+}
+
+func stat(st *mux.Stream, r *statRequest) error {
+	path, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	look := syscall.Lstat
+	if r.Follow {
+		look = syscall.Stat
+	}
+	var found syscall.Stat_t
+	if err := again(func() error { return look(path, &found) }); err != nil {
+		return failed("path", "stat", path, err)
+	}
+	shown := strings.TrimRight(path, "/")
+	dir, name := split(path)
+	if shown == "" {
+		shown, name = "/", "/"
+	} else if !plain(name) {
+		// "." and ".." are no names: tell the real ones.
+		if shown, err = filepath.EvalSymlinks(path); err != nil {
+			return failed("path", "stat", path, err)
+		}
+		if dir, name = split(shown); shown == "/" {
+			name = "/"
+		}
+	}
+	e := newEntry(name, shown, &found)
+	if e.Kind == "link" {
+		target, err := readlinkAt(atCWD, join(dir, name))
+		if err != nil {
+			return failed("path", "readlink", path, err)
+		}
+		e.Target = text(target)
+	}
+	st.Reply(e)
+	return nil
+}
+
+type listRequest struct {
+	Op   string  `json:"op"`
+	Path pathArg `json:"path"`
+}
+
+func list(st *mux.Stream, r *listRequest) error {
+	path, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	dir, err := openAt(atCWD, path, oDirectory, 0)
+	if err == syscall.ENOTDIR {
+		return fault.Invalid("path", "%s is not a directory: name one, or use stat", path)
+	}
+	if err != nil {
+		return failed("path", "open", path, err)
+	}
+	defer syscall.Close(dir)
+	names, err := namesIn(dir)
+	if err != nil {
+		return failed("path", "list", path, err)
+	}
+	slices.Sort(names)
+	b := &batch{st: st}
+	for _, name := range names {
+		e, err := entryIn(dir, name, join(path, name))
+		if err == syscall.ENOENT {
+			continue // removed meanwhile
+		}
+		if err == nil {
+			err = b.add(e)
+		}
+		if err != nil {
+			return failed("path", "list", path, err)
+		}
+	}
+	if err := b.send(); err != nil {
+		return err
+	}
+	st.Reply(empty{})
+	return nil
+}
+
+func entryIn(dir int, name, path string) (entry, error) {
+	at, err := lstatAt(dir, name)
+	if err != nil {
+		return entry{}, err
+	}
+	e := newEntry(name, path, &at)
+	if e.Kind == "link" {
+		target, err := readlinkAt(dir, name)
+		if err == syscall.EINVAL {
+			err = syscall.ENOENT // no link any more
+		}
+		if err != nil {
+			return entry{}, err
+		}
+		e.Target = text(target)
+	}
+	return e, nil
+}
+
+// batch gathers entries for one event.
+type batch struct {
+	st    *mux.Stream
+	buf   []byte
+	count int
+}
+
+func (b *batch) add(e entry) error {
+	encoded, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if b.count == maxEntries || len(b.buf)+len(encoded) > batchBytes {
+		if err := b.send(); err != nil {
+			return err
+		}
+	}
+	if b.count == 0 {
+		b.buf = append(append(b.buf[:0], make([]byte, frame.HeaderSize)...), `{"entries":[`...)
+	} else {
+		b.buf = append(b.buf, ',')
+	}
+	b.buf = append(b.buf, encoded...)
+	b.count++
+	return nil
+}
+
+func (b *batch) send() error {
+	if b.count == 0 {
+		return nil
+	}
+	if lost(b.st) {
+		return mux.ErrLost
+	}
+	b.buf = append(b.buf, "]}"...)
+	frame.PutHeader(b.buf, frame.Event, b.st.ID(), len(b.buf)-frame.HeaderSize)
+	b.count = 0
+	if err := b.st.SendFrames(b.buf); err != nil {
+		return mux.ErrLost
+	}
+	return nil
+}

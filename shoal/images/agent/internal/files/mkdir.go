@@ -1,0 +1,90 @@
+package files
+
+import (
+	"os"
+	"syscall"
+
+	"shoal/agent/internal/mux"
+)
+
+type mkdirRequest struct {
+	Op      string  `json:"op"`
+	Path    pathArg `json:"path"`
+	Parents bool    `json:"parents"`
+	Mode    *uint32 `json:"mode"`
+	User    string  `json:"user"`
+}
+
+func (s *service) mkdir(st *mux.Stream, r *mkdirRequest) error {
+	path, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	if err := checkMode(r.Mode); err != nil {
+		return err
+	}
+	mode := uint32(0o755)
+	if r.Mode != nil {
+		mode = *r.Mode
+	}
+	owner, err := s.ownerOf(r.User)
+	if err != nil {
+		return err
+	}
+	if err := Mkdir(path, r.Parents, mode, owner); err != nil {
+		return failed("path", "mkdir", path, err)
+	}
+	st.Reply(empty{})
+	return nil
+}
+
+// Mkdir makes a directory. With parents it makes missing ones above it too (0o755), and one that exists is left as it is.
+func Mkdir(path string, parents bool, mode uint32, owner Owner) error {
+	dir, base := split(path)
+	parent, err := openParent(dir, parents, owner)
+	if err != nil {
+		return failed("path", "mkdir", path, err)
+	}
+	defer syscall.Close(parent)
+	err = makeDirectory(parent, base, mode, owner)
+	if err == syscall.EEXIST && parents {
+		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+			return nil
+		}
+	}
+	return failed("path", "mkdir", path, err)
+}
+
+// openParent opens a directory to do something in it; with make, missing ones are made.
+func openParent(path string, make bool, owner Owner) (int, error) {
+	fd, err := openAt(atCWD, path, oPath|syscall.O_DIRECTORY, 0)
+	if err != syscall.ENOENT || !make || path == "/" {
+		return fd, err
+	}
+	dir, base := split(path)
+	above, err := openParent(dir, true, owner)
+	if err != nil {
+		return -1, err
+	}
+	defer syscall.Close(above)
+	if err := makeDirectory(above, base, 0o755, owner); err != nil && err != syscall.EEXIST {
+		return -1, err
+	}
+	return openAt(above, base, oPath|syscall.O_DIRECTORY, 0)
+}
+
+// makeDirectory makes one and gives it its owner and mode, whatever the umask. Nobody gets it half made.
+func makeDirectory(dir int, name string, mode uint32, owner Owner) error {
+	if err := again(func() error { return syscall.Mkdirat(dir, name, 0o700) }); err != nil {
+		return err
+	}
+	fd, err := openAt(dir, name, oDirNoFollow, 0)
+	if err == nil {
+		err = setAttributes(fd, owner, mode)
+		syscall.Close(fd)
+	}
+	if err != nil {
+		unlinkAt(dir, name, atRemoveDir)
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+package files
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/mux"
+)
+
+type moveRequest struct {
+	Op        string  `json:"op"`
+	Path      pathArg `json:"path"`
+	To        pathArg `json:"to"`
+	Overwrite bool    `json:"overwrite"`
+}
+
+func move(st *mux.Stream, r *moveRequest) error {
+	from, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	to, err := r.To.valid("to")
+	if err != nil {
+		return err
+	}
+	// Which of the two an error is about is not told by the kernel.
+	if _, err := lstatAt(atCWD, from); err != nil {
+		return failed("path", "move", from, err)
+	}
+	err = renameAt(atCWD, from, atCWD, to, r.Overwrite)
+	if err == syscall.EXDEV {
+		err = moveAcross(st, from, to, r.Overwrite)
+	}
+	switch err {
+	case nil:
+		st.Reply(empty{})
+		return nil
+	case syscall.EEXIST, syscall.ENOTEMPTY:
+		why := "there is something: set overwrite to replace a file"
+		if r.Overwrite {
+			why = "a directory that is not empty is there: remove it first"
+		}
+		return &fault.Fault{Code: fault.AlreadyExists, Field: "to", Message: "to: " + strings.ToValidUTF8(to, "�") + ": " + why}
+	}
+	return failed("to", "move", to, err)
+}
+
+// moveAcross moves between file systems: a copy beside the new place, a rename into it, and only then the old is removed.
+// (A directory of an image's lower layers counts as another file system, too.) Extended attributes do not come along, and
+// what was linked together comes apart.
+func moveAcross(st *mux.Stream, from, to string, overwrite bool) error {
+	fromDir, fromName := split(from)
+	toDir, toName := split(to)
+	if !plain(fromName) || !plain(toName) {
+		return fault.Invalid("path", "neither %s nor %s may end in a dot", from, to)
+	}
+	if err := checkNotInside(from, toDir); err != nil {
+		return err
+	}
+	source, err := openAt(atCWD, fromDir, oPath|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(source)
+	target, err := openAt(atCWD, toDir, oPath|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(target)
+	// The rename would refuse, but only after the whole copy.
+	if _, err := lstatAt(target, toName); err == nil && !overwrite {
+		return syscall.EEXIST
+	}
+	temporary := temporaryName(false)
+	c := copier{st: st}
+	if err = c.copy(source, fromName, target, temporary, 0); err == nil {
+		err = renameAt(target, temporary, target, toName, overwrite)
+	}
+	if err != nil {
+		removeTree(nil, target, temporary, true)
+		return err
+	}
+	if err := removeTree(nil, source, fromName, true); err != nil {
+		return failed("path", "it was copied, but not removed:", from, err)
+	}
+	return nil
+}
+
+// checkNotInside refuses to copy a directory into itself, which would have no end.
+func checkNotInside(from, toDir string) error {
+	source, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return nil // a link that leads nowhere holds nothing
+	}
+	target, err := filepath.EvalSymlinks(toDir)
+	if err != nil {
+		return err
+	}
+	if target == source || strings.HasPrefix(target, join(source, "")) {
+		return fault.Invalid("to", "it lies inside of path, which cannot be moved into itself")
+	}
+	return nil
+}

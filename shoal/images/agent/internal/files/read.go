@@ -1,0 +1,141 @@
+package files
+
+import (
+	"math"
+	"sync"
+	"syscall"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/frame"
+	"shoal/agent/internal/mux"
+)
+
+// chunk is the payload of a bulk frame: large enough that system calls do not count, small enough for a cache.
+const chunk = 256 << 10
+
+// buffers hold a header, a chunk, and room for the REPLY behind the last one.
+var buffers = sync.Pool{New: func() any { b := make([]byte, frame.HeaderSize+chunk+256); return &b }}
+
+// The file systems whose files tell no size.
+const (
+	procFS    = 0x9fa0
+	sysFS     = 0x62656572
+	cgroupFS  = 0x27e0eb
+	cgroup2FS = 0x63677270
+)
+
+type readRequest struct {
+	Op     string  `json:"op"`
+	Path   pathArg `json:"path"`
+	Offset int64   `json:"offset"`
+	Length *int64  `json:"length"`
+}
+
+type sizeReply struct {
+	Size int64 `json:"size"`
+}
+
+func read(st *mux.Stream, r *readRequest) error {
+	path, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	length := int64(-1)
+	if r.Length != nil {
+		length = *r.Length
+	}
+	if r.Offset < 0 {
+		return fault.Invalid("offset", "%d is negative", r.Offset)
+	}
+	if length < -1 {
+		return fault.Invalid("length", "%d is neither a size nor -1, which means to the end", length)
+	}
+	fd, size, err := openToRead(atCWD, path, 0)
+	if err != nil {
+		return failed("path", "open", path, err)
+	}
+	defer syscall.Close(fd)
+	end := size
+	if length >= 0 && length < size-r.Offset {
+		end = r.Offset + length
+	}
+	return failed("path", "read", path, sendFile(st, fd, r.Offset, end))
+}
+
+// openToRead opens a regular file and tells its size; one without a size has the largest there is.
+// Opening a FIFO or device waits for nothing, and is refused.
+func openToRead(dir int, name string, flags int) (fd int, size int64, err error) {
+	if fd, err = openAt(dir, name, syscall.O_RDONLY|oSafe|flags, 0); err != nil {
+		return -1, 0, err
+	}
+	var st syscall.Stat_t
+	if err = syscall.Fstat(fd, &st); err == nil && !isKind(&st, syscall.S_IFREG) {
+		err = notRegular(&st, name)
+	}
+	if err != nil {
+		syscall.Close(fd)
+		return -1, 0, err
+	}
+	if st.Size == 0 && sizeless(fd) {
+		return fd, math.MaxInt64, nil
+	}
+	return fd, st.Size, nil
+}
+
+func notRegular(st *syscall.Stat_t, path string) error {
+	if isKind(st, syscall.S_IFDIR) {
+		return fault.Invalid("path", "%s is a directory: name a file", path)
+	}
+	return fault.Invalid("path", "%s is no regular file: use it by a command run in the sandbox", path)
+}
+
+func sizeless(fd int) bool {
+	var fs syscall.Statfs_t
+	if err := again(func() error { return syscall.Fstatfs(fd, &fs) }); err != nil {
+		return false
+	}
+	return fs.Type == procFS || fs.Type == sysFS || fs.Type == cgroupFS || fs.Type == cgroup2FS
+}
+
+// sendFile sends what lies between two offsets, or up to the file's end, and the reply.
+func sendFile(st *mux.Stream, fd int, at, end int64) error {
+	held := buffers.Get().(*[]byte)
+	defer buffers.Put(held)
+	buf := *held
+	begin := at
+	for at < end {
+		room, err := st.Reserve(int(min(chunk, end-at)))
+		if err != nil {
+			return err
+		}
+		n, err := readAt(fd, buf[frame.HeaderSize:frame.HeaderSize+room], at)
+		st.Unreserve(room - n)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		at += int64(n)
+		frame.PutHeader(buf, frame.Data, st.ID(), n)
+		out := buf[:frame.HeaderSize+n]
+		if at == end {
+			// The usual small file is answered by one write.
+			st.ReplyFrames(appendSize(out, st.ID(), at-begin))
+			return nil
+		}
+		if err := st.SendFrames(out); err != nil {
+			return mux.ErrLost
+		}
+	}
+	st.Reply(sizeReply{at - begin})
+	return nil
+}
+
+func readAt(fd int, p []byte, at int64) (n int, err error) {
+	err = again(func() error { n, err = syscall.Pread(fd, p, at); return err })
+	if err == syscall.EAGAIN {
+		return 0, fault.New(fault.FailedPrecondition, "there is nothing to be read from it now: it would have to be waited for")
+	}
+	return max(n, 0), err
+}

@@ -1,0 +1,170 @@
+package files
+
+import (
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// The calls and numbers that package syscall does not give.
+const (
+	atCWD        = -100
+	atNoFollow   = 0x100
+	atRemoveDir  = 0x200
+	oPath        = 0x200000
+	noReplace    = 1
+	omitTime     = 1<<30 - 2
+	oSafe        = syscall.O_CLOEXEC | syscall.O_NONBLOCK | syscall.O_NOCTTY
+	oDirectory   = syscall.O_RDONLY | syscall.O_DIRECTORY | syscall.O_CLOEXEC
+	oDirNoFollow = oDirectory | syscall.O_NOFOLLOW
+)
+
+// again repeats a call that a signal broke off.
+func again(call func() error) error {
+	for {
+		if err := call(); err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+func openAt(dir int, name string, flags int, mode uint32) (fd int, err error) {
+	err = again(func() error { fd, err = syscall.Openat(dir, name, flags|syscall.O_CLOEXEC, mode); return err })
+	return fd, err
+}
+
+// call makes a system call. The directive keeps what its arguments point at alive, and in its place.
+//
+//go:uintptrescapes
+func call(number uintptr, args ...uintptr) (uintptr, error) {
+	var six [6]uintptr
+	copy(six[:], args)
+	for {
+		n, _, errno := syscall.Syscall6(number, six[0], six[1], six[2], six[3], six[4], six[5])
+		if errno == 0 {
+			return n, nil
+		}
+		if errno != syscall.EINTR {
+			return n, errno
+		}
+	}
+}
+
+// lstatAt never follows a link at name.
+func lstatAt(dir int, name string) (st syscall.Stat_t, err error) {
+	p, err := syscall.BytePtrFromString(name)
+	if err == nil {
+		_, err = call(sysFstatat, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&st)), atNoFollow)
+	}
+	return st, err
+}
+
+func readlinkAt(dir int, name string) (string, error) {
+	p, err := syscall.BytePtrFromString(name)
+	if err != nil {
+		return "", err
+	}
+	var buf [maxPath]byte
+	n, err := call(syscall.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&buf[0])), maxPath)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+func symlinkAt(target string, dir int, name string) error {
+	t, err := syscall.BytePtrFromString(target)
+	if err != nil {
+		return err
+	}
+	p, err := syscall.BytePtrFromString(name)
+	if err == nil {
+		_, err = call(syscall.SYS_SYMLINKAT, uintptr(unsafe.Pointer(t)), uintptr(dir), uintptr(unsafe.Pointer(p)))
+	}
+	return err
+}
+
+func unlinkAt(dir int, name string, flags int) error {
+	p, err := syscall.BytePtrFromString(name)
+	if err == nil {
+		_, err = call(syscall.SYS_UNLINKAT, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(flags))
+	}
+	return err
+}
+
+// renameAt moves a name; without overwrite it is EEXIST where there is something at the new one.
+func renameAt(fromDir int, from string, toDir int, to string, overwrite bool) error {
+	if overwrite {
+		return again(func() error { return syscall.Renameat(fromDir, from, toDir, to) })
+	}
+	f, err := syscall.BytePtrFromString(from)
+	if err != nil {
+		return err
+	}
+	t, err := syscall.BytePtrFromString(to)
+	if err != nil {
+		return err
+	}
+	_, err = call(sysRenameat2, uintptr(fromDir), uintptr(unsafe.Pointer(f)), uintptr(toDir), uintptr(unsafe.Pointer(t)), noReplace)
+	if err != syscall.EINVAL && err != syscall.ENOSYS {
+		return err
+	}
+	// A file system (or kernel) that cannot refuse by itself: look first.
+	if _, err := lstatAt(toDir, to); err == nil {
+		return syscall.EEXIST
+	}
+	return again(func() error { return syscall.Renameat(fromDir, from, toDir, to) })
+}
+
+// setModified gives an open file its time of modification.
+func setModified(fd int, t time.Time) error {
+	times := [2]syscall.Timespec{{Nsec: omitTime}, {Sec: t.Unix(), Nsec: int64(t.Nanosecond())}}
+	_, err := call(syscall.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&times)), 0)
+	return err
+}
+
+// setAttributes gives an open file its owner and mode, in this order: a change of owner clears set-uid.
+func setAttributes(fd int, owner Owner, mode uint32) error {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != owner.UID || int(st.Gid) != owner.GID {
+		if err := syscall.Fchown(fd, owner.UID, owner.GID); err != nil {
+			return err
+		}
+	} else if st.Mode&modes == mode {
+		return nil
+	}
+	return syscall.Fchmod(fd, mode)
+}
+
+func writeAll(fd int, p []byte) error {
+	for len(p) > 0 {
+		n, err := syscall.Write(fd, p)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// namesIn are the names in an open directory, in the kernel's order.
+func namesIn(dir int) ([]string, error) {
+	var names []string
+	buf := make([]byte, 32<<10)
+	for {
+		var n int
+		err := again(func() (err error) { n, err = syscall.ReadDirent(dir, buf); return err })
+		if err != nil || n <= 0 {
+			return names, err
+		}
+		_, _, names = syscall.ParseDirent(buf[:n], -1, names)
+	}
+}
+
+func isKind(st *syscall.Stat_t, kind uint32) bool { return st.Mode&syscall.S_IFMT == kind }

@@ -1,0 +1,105 @@
+package files
+
+import (
+	"errors"
+	"os"
+	"path"
+	"syscall"
+
+	"shoal/agent/internal/fault"
+)
+
+// tree makes things below a directory, and never outside: links in it are followed only as far as they stay below it.
+// What is made belongs to the owner. Directories that are missing on the way are made.
+type tree struct {
+	root  *os.Root
+	owner Owner
+}
+
+// put runs make, which makes something at name that must not exist before: what is there is removed, never written through.
+func (t tree) put(name string, make func() error) error {
+	err := make()
+	if errors.Is(err, syscall.ENOENT) {
+		if err := t.parents(name); err != nil {
+			return err
+		}
+		err = make()
+	}
+	if !errors.Is(err, syscall.EEXIST) {
+		return err
+	}
+	if info, err := t.root.Lstat(name); err == nil && info.IsDir() {
+		return fault.New(fault.AlreadyExists, "a directory is in its place: remove it first")
+	}
+	if err := t.root.Remove(name); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	return make()
+}
+
+func (t tree) parents(name string) error {
+	_, err := t.directory(path.Dir(name), 0o755)
+	return err
+}
+
+// create makes a new file to write to, which nobody else can open yet.
+func (t tree) create(name string) (file *os.File, err error) {
+	err = t.put(name, func() error {
+		file, err = t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+		return err
+	})
+	return file, err
+}
+
+// directory makes one, and tells so. One that exists (or a link to one below the root) is left as it is.
+func (t tree) directory(name string, mode uint32) (made bool, err error) {
+	if name == "." {
+		return false, nil
+	}
+	err = t.root.Mkdir(name, 0o700)
+	if errors.Is(err, syscall.ENOENT) {
+		if err := t.parents(name); err != nil {
+			return false, err
+		}
+		err = t.root.Mkdir(name, 0o700)
+	}
+	if errors.Is(err, syscall.EEXIST) {
+		info, err := t.root.Stat(name)
+		if err == nil && !info.IsDir() {
+			err = fault.New(fault.AlreadyExists, "something that is no directory is in its place: remove it first")
+		}
+		return false, err
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, t.withDirectory(name, func(fd int) error { return setAttributes(fd, t.owner, mode) })
+}
+
+// setMode changes the mode of a directory.
+func (t tree) setMode(name string, mode uint32) error {
+	return t.withDirectory(name, func(fd int) error {
+		return again(func() error { return syscall.Fchmod(fd, mode) })
+	})
+}
+
+func (t tree) withDirectory(name string, do func(fd int) error) error {
+	dir, err := t.root.OpenFile(name, oDirectory, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(int(dir.Fd()))
+}
+
+func (t tree) fifo(name string, mode uint32) error {
+	dir, base := path.Split(name)
+	return t.put(name, func() error {
+		return t.withDirectory(path.Clean(dir), func(fd int) error {
+			if err := syscall.Mknodat(fd, base, syscall.S_IFIFO|mode&0o777, 0); err != nil {
+				return err
+			}
+			return syscall.Fchownat(fd, base, t.owner.UID, t.owner.GID, atNoFollow)
+		})
+	})
+}

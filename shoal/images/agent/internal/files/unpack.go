@@ -1,0 +1,262 @@
+package files
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/mux"
+)
+
+type unpackRequest struct {
+	Op   string  `json:"op"`
+	Path pathArg `json:"path"`
+	User string  `json:"user"`
+}
+
+type unpackReply struct {
+	Files int64 `json:"files"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (s *service) unpack(st *mux.Stream, r *unpackRequest) error {
+	path, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	owner, err := s.ownerOf(r.User)
+	if err != nil {
+		return err
+	}
+	if err := Mkdir(path, true, 0o755, owner); err != nil {
+		return failed("path", "mkdir", path, err)
+	}
+	root, err := openRoot(path)
+	if err != nil {
+		return failed("path", "open", path, err)
+	}
+	defer root.Close()
+	in := &receiver{st: st}
+	defer in.release()
+	u := &unpacker{st: st, tree: tree{root, owner}, tar: tar.NewReader(in)}
+	err = u.all()
+	if restored := u.restoreModes(); err == nil {
+		err = restored
+	}
+	if err != nil {
+		return failed("path", "unpack", path, err)
+	}
+	if err := in.drain(); err != io.EOF {
+		return err
+	}
+	st.Reply(unpackReply{u.files, u.bytes})
+	return nil
+}
+
+// openRoot opens a directory that nothing leads out of. It goes by a descriptor, for os.OpenRoot waits where the path has become a FIFO.
+func openRoot(path string) (*os.Root, error) {
+	fd, err := openAt(atCWD, path, oDirectory, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer syscall.Close(fd)
+	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
+type unpacker struct {
+	st   *mux.Stream
+	tree tree
+	tar  *tar.Reader
+
+	files, bytes int64
+	// closed are directories that are to get a mode in which their owner cannot put things into them.
+	closed []closedDirectory
+}
+
+type closedDirectory struct {
+	name string
+	mode uint32
+}
+
+const maxClosed = 1 << 16
+
+func (u *unpacker) all() error {
+	for {
+		h, err := u.tar.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return archiveError(err)
+		}
+		if lost(u.st) {
+			return mux.ErrLost
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		name, err := memberName(h.Name)
+		if err == nil {
+			err = u.member(h, name)
+		}
+		if err != nil {
+			return memberError(h.Name, err)
+		}
+	}
+}
+
+func (u *unpacker) member(h *tar.Header, name string) error {
+	mode := uint32(h.Mode) & modes
+	if name == "." {
+		if h.Typeflag == tar.TypeDir {
+			return nil // the destination is the client's own, and stays what it is
+		}
+		return fault.Invalid("archive", "a member that is no directory has no name")
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return u.directory(name, mode)
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		if err := u.file(h, name, mode); err != nil {
+			return err
+		}
+	case tar.TypeSymlink:
+		// Where it leads is its own business: nothing is ever unpacked through one that leads out.
+		if err := u.tree.put(name, func() error { return u.tree.root.Symlink(h.Linkname, name) }); err != nil {
+			return err
+		}
+		if err := u.tree.root.Lchown(name, u.tree.owner.UID, u.tree.owner.GID); err != nil {
+			return err
+		}
+	case tar.TypeLink:
+		target, err := memberName(h.Linkname)
+		if err != nil {
+			return err
+		}
+		if target == name {
+			return nil
+		}
+		if err := u.tree.put(name, func() error { return u.tree.root.Link(target, name) }); err != nil {
+			return err
+		}
+	case tar.TypeFifo:
+		if err := u.tree.fifo(name, mode); err != nil {
+			return err
+		}
+	default:
+		return fault.Invalid("archive", "it is a device or something else that cannot be unpacked: leave it out")
+	}
+	u.files++
+	return nil
+}
+
+// directory makes one that is open to its owner until all is unpacked, for not every agent may pass over modes.
+func (u *unpacker) directory(name string, mode uint32) error {
+	made, err := u.tree.directory(name, mode|0o700)
+	if err != nil || !made || mode&0o700 == 0o700 {
+		return err
+	}
+	if len(u.closed) == maxClosed {
+		return fault.New(fault.QuotaExceeded, "more than %d directories are closed to their owner: give permissions to them", maxClosed)
+	}
+	u.closed = append(u.closed, closedDirectory{name, mode})
+	return nil
+}
+
+func (u *unpacker) file(h *tar.Header, name string, mode uint32) error {
+	file, err := u.tree.create(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	n, err := u.content(int(file.Fd()))
+	u.bytes += n
+	if err == nil {
+		err = setAttributes(int(file.Fd()), u.tree.owner, mode)
+	}
+	if err == nil {
+		err = setModified(int(file.Fd()), h.ModTime)
+	}
+	if err != nil {
+		u.tree.root.Remove(name) // better none than a half
+	}
+	return err
+}
+
+// content writes the member's bytes. A hole may be as long as its header says, so it is not only data that ends this.
+func (u *unpacker) content(fd int) (int64, error) {
+	held := buffers.Get().(*[]byte)
+	defer buffers.Put(held)
+	var size int64
+	for {
+		n, err := u.tar.Read(*held)
+		if writeErr := writeAll(fd, (*held)[:n]); writeErr != nil {
+			return size, writeErr
+		}
+		size += int64(n)
+		if err == io.EOF {
+			return size, nil
+		}
+		if err != nil {
+			return size, archiveError(err)
+		}
+		if lost(u.st) {
+			return size, mux.ErrLost
+		}
+	}
+}
+
+func (u *unpacker) restoreModes() error {
+	var first error
+	for i := len(u.closed) - 1; i >= 0; i-- {
+		if err := u.tree.setMode(u.closed[i].name, u.closed[i].mode); err != nil && first == nil && !errors.Is(err, os.ErrNotExist) {
+			first = memberError(u.closed[i].name, err)
+		}
+	}
+	return first
+}
+
+// memberName is a member's name below the destination: "." for the destination itself.
+func memberName(name string) (string, error) {
+	var parts []string
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return "", fault.Invalid("archive", "its name leads out by way of ..")
+		}
+		if part != "" && part != "." {
+			parts = append(parts, part)
+		}
+	}
+	if strings.HasPrefix(name, "/") || strings.IndexByte(name, 0) >= 0 || len(name) >= maxPath {
+		return "", fault.Invalid("archive", "its name is absolute, too long or holds a NUL byte")
+	}
+	if len(parts) == 0 {
+		return ".", nil
+	}
+	return strings.Join(parts, "/"), nil
+}
+
+func archiveError(err error) error {
+	switch {
+	case errors.Is(err, mux.ErrLost):
+		return mux.ErrLost
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fault.Invalid("archive", "it ends in the middle of a member")
+	}
+	return fault.Invalid("archive", "it is no tar archive (a compressed one must be sent uncompressed): %v", err)
+}
+
+// memberError names the member that an error is about.
+func memberError(name string, err error) error {
+	if errors.Is(err, mux.ErrLost) {
+		return err
+	}
+	f := *fault.From(err)
+	f.Message = fmt.Sprintf("%.300q: %s", name, f.Message)
+	return &f
+}

@@ -1,0 +1,306 @@
+package files
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"shoal/agent/internal/fault"
+	"shoal/agent/internal/frame"
+	"shoal/agent/internal/mux"
+)
+
+const (
+	maxWatches = 8192
+	// pairWait is how long the second half of a move may come behind the first.
+	pairWait = 20 * time.Millisecond
+	// flushAt bounds what is gathered for one write.
+	flushAt = 256 << 10
+)
+
+type watchRequest struct {
+	Op        string  `json:"op"`
+	Path      pathArg `json:"path"`
+	Recursive bool    `json:"recursive"`
+}
+
+type watching struct {
+	Watching bool `json:"watching"`
+}
+
+type change struct {
+	Kind string `json:"kind"`
+	Path any    `json:"path"`
+	To   any    `json:"to,omitempty"`
+}
+
+type overflow struct {
+	Overflow bool `json:"overflow"`
+}
+
+func watch(st *mux.Stream, r *watchRequest) error {
+	path, err := r.Path.valid("path")
+	if err != nil {
+		return err
+	}
+	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
+	if err != nil {
+		return failed("path", "watch", path, err)
+	}
+	source := os.NewFile(uintptr(fd), "inotify")
+	defer source.Close()
+	w := &watcher{tell: teller{st: st}, dirs: directories{fd: fd, recursive: r.Recursive}}
+	if err := w.begin(path); err != nil {
+		return failed("path", "watch", path, err)
+	}
+	if err := st.Event(watching{true}); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-st.Done():
+			source.Close() // ends the reading
+		case <-ended:
+		}
+	}()
+	if err := w.follow(source); !lost(st) {
+		return failed("path", "watch", path, err)
+	}
+	return mux.ErrLost
+}
+
+// watcher turns the kernel's events into changes.
+type watcher struct {
+	tell teller
+	dirs directories
+	// A move comes in two halves; left is the first while the second may follow.
+	left *leaving
+}
+
+type leaving struct {
+	cookie uint32
+	path   string
+	name   string
+	isDir  bool
+}
+
+// begin watches a directory, or a file by the directory that holds it: then it does not matter if the file is replaced.
+func (w *watcher) begin(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Lstat(real)
+	if err != nil {
+		return err
+	}
+	shown := strings.TrimRight(path, "/")
+	if !info.IsDir() {
+		dir, base := split(shown)
+		realDir, realBase := split(real)
+		if base != realBase {
+			dir = realDir // the path is a link: what changes is the file that it leads to
+		}
+		w.tell.only = join(dir, realBase)
+		w.dirs.recursive = false
+		real, shown = realDir, dir
+	}
+	w.dirs.real, w.dirs.shown = strings.TrimRight(real, "/"), strings.TrimRight(shown, "/")
+	return w.dirs.rebuild()
+}
+
+// follow reads events until the source is closed.
+func (w *watcher) follow(source *os.File) error {
+	buf := make([]byte, 64<<10)
+	waiting := false
+	for {
+		if pending := w.left != nil; pending || waiting {
+			deadline := time.Time{}
+			if pending {
+				deadline = time.Now().Add(pairWait)
+			}
+			if err := source.SetReadDeadline(deadline); err != nil {
+				return err
+			}
+			waiting = pending
+		}
+		n, err := source.Read(buf)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			w.leftForGood()
+		case err != nil:
+			return err
+		default:
+			eachEvent(buf[:n], w.take)
+		}
+		if err := w.tell.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *watcher) take(e event) {
+	if e.mask&syscall.IN_Q_OVERFLOW != 0 {
+		w.left = nil
+		w.tell.overflow()
+		if w.dirs.recursive && w.dirs.rebuild() != nil {
+			w.tell.overflow() // the tree is not watched as a whole any more
+		}
+		return
+	}
+	if e.mask&syscall.IN_IGNORED != 0 {
+		w.dirs.forget(e.wd)
+		return
+	}
+	dir := w.dirs.byWatch[e.wd]
+	if dir == nil {
+		return
+	}
+	arrives := e.mask&syscall.IN_MOVED_TO != 0
+	if w.left != nil && !(arrives && e.cookie == w.left.cookie) {
+		w.leftForGood()
+	}
+	if e.name == "" {
+		if e.mask&(syscall.IN_DELETE_SELF|syscall.IN_MOVE_SELF) != 0 && dir.path == "" {
+			w.tell.change("removed", w.dirs.show(""), "")
+		}
+		return
+	}
+	path := dir.path + "/" + e.name
+	isDir := e.mask&syscall.IN_ISDIR != 0
+	if e.mask&syscall.IN_MOVED_FROM != 0 {
+		w.dirs.wasTold(dir, e.name)
+		w.left = &leaving{e.cookie, path, e.name, isDir}
+		return
+	}
+	if temporary, _ := isTemporary(e.name); temporary {
+		return
+	}
+	switch {
+	case arrives:
+		w.arrived(dir, e.name, path, isDir)
+	case e.mask&syscall.IN_CREATE != 0:
+		w.appeared(dir, e.name, path, isDir)
+	case e.mask&syscall.IN_DELETE != 0:
+		w.dirs.wasTold(dir, e.name)
+		w.tell.change("removed", w.dirs.show(path), "")
+	case e.mask&(syscall.IN_MODIFY|syscall.IN_ATTRIB) != 0:
+		w.tell.change("modified", w.dirs.show(path), "")
+	}
+}
+
+// arrived: something was moved to path, from where w.left tells or from outside.
+func (w *watcher) arrived(dir *directory, name, path string, isDir bool) {
+	left := w.left
+	w.left = nil
+	if left == nil {
+		w.appeared(dir, name, path, isDir)
+		return
+	}
+	if temporary, replaces := isTemporary(left.name); temporary {
+		// What the agent writes becomes visible by a rename.
+		if replaces {
+			w.tell.change("modified", w.dirs.show(path), "")
+		} else {
+			w.appeared(dir, name, path, isDir)
+		}
+		return
+	}
+	w.dirs.wasTold(dir, name)
+	w.tell.change("moved", w.dirs.show(left.path), w.dirs.show(path))
+	if isDir {
+		w.dirs.moved(left.path, path)
+	}
+}
+
+// appeared: there is something new at path; a directory is watched from now on, and what it holds already is told.
+func (w *watcher) appeared(dir *directory, name, path string, isDir bool) {
+	if w.dirs.wasTold(dir, name) {
+		return
+	}
+	w.tell.change("created", w.dirs.show(path), "")
+	if !isDir || !w.dirs.recursive {
+		return
+	}
+	found := func(below string) { w.tell.change("created", w.dirs.show(below), "") }
+	if err := w.dirs.add(path, found); err != nil {
+		w.tell.overflow()
+	}
+}
+
+func (w *watcher) leftForGood() {
+	left := w.left
+	w.left = nil
+	if temporary, _ := isTemporary(left.name); temporary {
+		return
+	}
+	w.tell.change("removed", w.dirs.show(left.path), "")
+	if left.isDir {
+		w.dirs.drop(left.path)
+	}
+}
+
+// teller gathers events and sends them in few writes.
+type teller struct {
+	st   *mux.Stream
+	only string // where a file is watched: its path
+	buf  []byte
+	last string // the path of the last change where that was a modification
+	err  error
+}
+
+func (t *teller) change(kind, path, to string) {
+	if t.only != "" && path != t.only && to != t.only {
+		return
+	}
+	c := change{Kind: kind, Path: text(path)}
+	if to != "" {
+		c.To = text(to)
+	}
+	again := kind == "modified" && path == t.last
+	t.last = ""
+	if kind == "modified" {
+		t.last = path
+	}
+	if !again {
+		t.add(c)
+	}
+}
+
+func (t *teller) overflow() {
+	t.last = ""
+	t.add(overflow{true})
+}
+
+func (t *teller) add(v any) {
+	payload, err := json.Marshal(v)
+	if err != nil || t.err != nil {
+		return // only strings go in: there is no such error
+	}
+	t.buf = frame.Append(t.buf, frame.Event, t.st.ID(), payload)
+	if len(t.buf) >= flushAt {
+		t.err = t.flush()
+	}
+}
+
+// flush sends what was gathered. After it a further modification of the same file is news again.
+func (t *teller) flush() error {
+	t.last = ""
+	if t.err != nil || len(t.buf) == 0 {
+		return t.err
+	}
+	if lost(t.st) {
+		return mux.ErrLost
+	}
+	err := t.st.SendFrames(t.buf)
+	t.buf = t.buf[:0]
+	return err
+}
+
+var errTooMany = fault.New(fault.QuotaExceeded, "path: the tree has more than %d directories: watch a part of it", maxWatches)
