@@ -46,7 +46,8 @@ class Transport(ABC):
     async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
         """Creates a sandbox and returns it running, within `deadline` seconds (`DeadlineExceeded`, and nothing is left).
 
-        Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`.
+        Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`. One that
+        is cancelled ends what it was making, for which it may take some seconds.
         """
 
     @abstractmethod

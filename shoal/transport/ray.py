@@ -38,7 +38,7 @@ RESTART_S = 20.0
 _POLL_S = 30.0
 """How long one call of a `wait` may take; longer waits are made of several."""
 
-_UNDO_S = 30.0
+_UNDO_S = 8.0
 _KNOCK_S = 5.0
 _attaching = threading.Lock()
 
@@ -66,12 +66,14 @@ class RayTransport(Transport):
         return SandboxDefaults(**await self._call("defaults"))
 
     async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
-        creating = asyncio.ensure_future(self._call("create", spec, deadline))
         try:
-            return cast(SandboxInfo, await asyncio.shield(creating))
+            return cast(SandboxInfo, await self._call("create", spec, deadline))
         except asyncio.CancelledError:
-            # Nobody will ever hold it, so it must not stay. The controller may be past the point where it could stop.
-            self._spawn(self._undo(creating))
+            # Nobody will ever hold it, so it must not stay; the controller does not notice that its caller has gone.
+            undoing = asyncio.get_running_loop().create_task(self._undo(spec))
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            await asyncio.wait([undoing], timeout=_UNDO_S)
             raise
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
@@ -147,17 +149,17 @@ class RayTransport(Transport):
                 # Gone for good, unless somebody has deployed another one.
                 self._controller = await asyncio.to_thread(_find, self._controller)
 
-    async def _undo(self, creating: asyncio.Future[Any]) -> None:
+    async def _undo(self, spec: SandboxSpec) -> None:
+        """Ends what a create has made or is making. Its idempotency key tells which that is; the call may just be under way."""
         try:
-            info = await creating
-            await self._call("terminate", info.id)
+            for delay in (0.0, 0.05, 0.2):
+                await asyncio.sleep(delay)
+                for info in await self.list(Listing(spec.environment)):
+                    if info.spec.idempotency_key == spec.idempotency_key is not None:
+                        await self._call("terminate", info.id)
+                        return
         except ShoalError:
-            pass  # it was not created, or it has ended, or its own timeout will end it
-
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._undoing.add(task)
-        task.add_done_callback(self._undoing.discard)
+            pass  # the controller is away: the sandbox's own timeout will end it
 
 
 def error_cause(error: ray_errors.RayError) -> BaseException:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ class Controller:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self.making: SandboxSpec | None = None
 
     async def pid(self) -> int:
         return os.getpid()
@@ -39,7 +41,8 @@ class Controller:
         if spec.image == "taken":
             raise AlreadyExists("name: it is taken", field="name")
         if spec.image == "slow":
-            await asyncio.sleep(1.0)
+            self.making = spec
+            await asyncio.sleep(30.0)
         if spec.image == "busy":
             raise Unavailable("the cluster is being shut down")
         return _info("sb-new", spec)
@@ -50,7 +53,8 @@ class Controller:
         return _info(sandbox_id, SPEC)
 
     async def list_sandboxes(self, listing: Listing) -> list[SandboxInfo]:
-        return [_info("sb-1", SPEC)][: listing.limit]
+        made = [] if self.making is None else [_info("sb-new", self.making, State.STARTING)]
+        return [*made, _info("sb-1", replace(SPEC, idempotency_key="other"))][: listing.limit]
 
     async def terminate(self, sandbox_id: str) -> SandboxInfo:
         self._note(f"terminate {sandbox_id}")
@@ -164,12 +168,14 @@ async def test_what_the_controller_cannot_do_just_now_is_asked_again_but_for_cre
     await transport.close()
 
 
-async def test_a_create_that_was_given_up_is_undone(controller: Any) -> None:
+async def test_a_create_that_was_given_up_is_undone_before_its_caller_goes_on(controller: Any) -> None:
     transport = await RayTransport.open()
+    began = time.monotonic()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(transport.create(SandboxSpec("slow", SPEC.resources), deadline=5), 0.3)
-    await transport.close()  # waits for what is being undone
+        await asyncio.wait_for(transport.create(replace(SPEC, image="slow"), deadline=60), 0.3)
     assert notes(controller) == ["create", "terminate sb-new"]
+    assert time.monotonic() - began < 10
+    await transport.close()
 
 
 async def test_a_connection_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
