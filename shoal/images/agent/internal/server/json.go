@@ -76,7 +76,7 @@ func decode[T any](raw []byte) (*T, error) {
 	case errors.As(err, &syntax), errors.Is(err, errGrammar), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return nil, errGrammar
 	case errors.As(err, &wrongType):
-		field := wrongType.Field
+		field := strings.TrimPrefix(wrongType.Field, "start.") // some releases of Go name the embedded struct as well
 		if field == "" {
 			field = "request"
 		}

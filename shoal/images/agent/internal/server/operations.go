@@ -1,24 +1,47 @@
 package server
 
+import (
+	"shoal/agent/internal/files"
+	"shoal/agent/internal/mux"
+)
+
+// operation is one row of the protocol's table of requests.
+type operation struct {
+	scope string // "": for everybody
+	quiet bool   // does not count as activity
+	do    func(st *mux.Stream, request []byte) error
+}
+
 // operations is every request there is.
-var operations map[string]operation
-
-func init() {
+func (s *Server) allOperations() map[string]operation {
 	const exec, admin = "exec", "admin"
-	operations = map[string]operation{
-		"ping": {"", true, (*Server).ping},
+	all := map[string]operation{
+		"ping": {"", true, s.ping},
 
-		"run":    {exec, false, (*Server).run},
-		"exec":   {exec, false, (*Server).exec},
-		"output": {exec, false, (*Server).output},
-		"stdin":  {exec, false, (*Server).stdin},
-		"wait":   {exec, true, (*Server).wait}, // of p-main it is quiet; of any other, the process itself is activity
-		"signal": {exec, false, (*Server).signal},
-		"resize": {exec, false, (*Server).resize},
-		"ps":     {exec, false, (*Server).ps},
+		"run":    {exec, false, s.run},
+		"exec":   {exec, false, s.exec},
+		"output": {exec, false, s.output},
+		"stdin":  {exec, false, s.stdin},
+		"wait":   {exec, true, s.wait}, // of p-main it is quiet; of any other, the process itself is activity
+		"signal": {exec, false, s.signal},
+		"resize": {exec, false, s.resize},
+		"ps":     {exec, false, s.ps},
 
-		"configure": {admin, false, (*Server).configure},
-		"idle":      {admin, true, (*Server).idle},
-		"shutdown":  {admin, true, (*Server).shutdown},
+		"configure": {admin, false, s.configure},
+		"idle":      {admin, true, s.idle},
+		"shutdown":  {admin, true, s.shutdown},
 	}
+	for op, do := range files.Handlers(s.ownerOf) {
+		all[op] = operation{"files", false, do}
+	}
+	return all
+}
+
+// ownerOf finds who shall own what a request of the files makes.
+func (s *Server) ownerOf(user string) (files.Owner, error) {
+	who, err := s.table.User(user)
+	if err != nil {
+		return files.Owner{}, err
+	}
+	return files.Owner{UID: int(who.UID), GID: int(who.GID)}, nil
 }

@@ -19,16 +19,19 @@ const Version = "1"
 
 // Server is the agent's state: its processes, and how busy it is.
 type Server struct {
-	table    *proc.Table
-	activity *Activity
-	base     proc.Defaults // the container's own, before any configure
-	started  time.Time
-	stop     func(grace time.Duration)
+	table      *proc.Table
+	activity   *Activity
+	operations map[string]operation
+	base       proc.Defaults // the container's own, before any configure
+	started    time.Time
+	stop       func(grace time.Duration)
 }
 
 // New makes a server over a table. stop ends everything, and then the agent.
 func New(table *proc.Table, activity *Activity, stop func(grace time.Duration)) *Server {
-	return &Server{table: table, activity: activity, base: table.Defaults(), started: time.Now(), stop: stop}
+	s := &Server{table: table, activity: activity, base: table.Defaults(), started: time.Now(), stop: stop}
+	s.operations = s.allOperations()
+	return s
 }
 
 type hello struct {
@@ -68,13 +71,6 @@ func (s *Server) Serve(rw io.ReadWriteCloser, began func()) error {
 	return connection.Serve(func(st *mux.Stream, request []byte) { s.answer(st, request, greeting.Scopes) })
 }
 
-// operation is one row of the protocol's table of requests.
-type operation struct {
-	scope string // "": for everybody
-	quiet bool   // does not count as activity
-	do    func(s *Server, st *mux.Stream, request []byte) error
-}
-
 func (s *Server) answer(st *mux.Stream, request []byte, scopes []string) {
 	op, err := opOf(request)
 	if err == nil {
@@ -82,7 +78,7 @@ func (s *Server) answer(st *mux.Stream, request []byte, scopes []string) {
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, errGrammar):
+	case errors.Is(err, errGrammar), errors.Is(err, frame.ErrMalformed):
 		st.Break()
 	default:
 		st.Fail(err)
@@ -90,7 +86,7 @@ func (s *Server) answer(st *mux.Stream, request []byte, scopes []string) {
 }
 
 func (s *Server) perform(op string, st *mux.Stream, request []byte, scopes []string) error {
-	what, known := operations[op]
+	what, known := s.operations[op]
 	if !known {
 		return fault.Invalid("op", "there is no such request")
 	}
@@ -101,7 +97,7 @@ func (s *Server) perform(op string, st *mux.Stream, request []byte, scopes []str
 		s.activity.Change(+1)
 		defer s.activity.Change(-1)
 	}
-	return what.do(s, st, request)
+	return what.do(st, request)
 }
 
 // reply ends the stream with value unless there was an error.

@@ -1,0 +1,240 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"shoal/agent/internal/frame"
+)
+
+func TestARelayThatWasKilledLosesNothing(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	id := c.exec(nil, sh("for i in $(seq 1 300); do echo line $i; sleep 0.005; done")...)
+	out := c.open(object{"op": "output", "id": id, "fd": 1, "offset": 0}, nil)
+	first, _ := out.next()
+	offset := len(first.Payload)
+	text := string(first.Payload)
+	n.killRelay()
+	r := out.result()
+	if !r.lost {
+		t.Fatal("the connection outlived its relay")
+	}
+	text += string(r.out)
+	offset += len(r.out)
+	n.startRelay(n.address)
+	again := n.dial()
+	rest := again.must(object{"op": "output", "id": id, "fd": 1, "offset": offset})
+	text += string(rest.out)
+	var want strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&want, "line %d\n", i+1)
+	}
+	if text != want.String() || len(rest.events) != 0 {
+		t.Errorf("output was lost: %d bytes of %d, %v", len(text), want.Len(), rest.events)
+	}
+	again.must(object{"op": "wait", "id": id}).ended(t, 0)
+}
+
+func TestAnImpostorInsideIsRefused(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	socket := filepath.Join(n.root, key, "relay.sock")
+	script := `
+import socket, sys
+s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])
+try: print(len(s.recv(100)))
+except ConnectionError: print(0)
+`
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Fatal("python3 is needed to dial the socket from inside")
+	}
+	for range 3 {
+		if r := c.run(nil, "python3", "-c", script, socket).ended(t, 0); string(r.out) != "0\n" {
+			t.Errorf("it was let in: %q, %q", r.out, r.err)
+		}
+		n.dial().run(nil, "true").ended(t, 0) // and the real one is still the one that is reached
+	}
+	// Neither is the first process of a namespace that code inside makes for itself.
+	r := c.run(nil, "unshare", "--pid", "--fork", "python3", "-c", script, socket).ended(t, 0)
+	if string(r.out) != "0\n" {
+		t.Errorf("it was let in: %q", r.out)
+	}
+}
+
+func TestTheAgentIsOutOfReachInside(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	// Without the capabilities that look into others, which no sandbox has.
+	drop := []string{"setpriv", "--bounding-set=-sys_ptrace,-perfmon,-sys_admin", "--inh-caps=-all", "sh", "-c"}
+	for _, script := range []string{"readlink /proc/1/fd/0", "cat < /proc/1/fd/0", "cat /proc/1/environ", "head -c1 /proc/1/mem"} {
+		if r := c.run(nil, append(drop, script)...); r.ok == nil || r.ok["exit"] == float64(0) {
+			t.Errorf("%s: %v %v %q", script, r.ok, r.fault, r.out)
+		}
+	}
+	// And no signal from inside ends it.
+	c.run(nil, sh("for s in HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM STOP TSTP TTIN XCPU IO SYS; do kill -$s 1; done")...).ended(t, 0)
+	c.run(nil, "true").ended(t, 0)
+	if r := c.run(nil, sh("grep SigIgn /proc/self/status")...).ended(t, 0); !strings.Contains(string(r.out), "0000000000000000") {
+		t.Errorf("children inherit %s", r.out)
+	}
+}
+
+func TestChildrenAreTheKernelsFirstChoice(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	if r := c.run(nil, sh("sleep 0.05; cat /proc/self/oom_score_adj")...).ended(t, 0); string(r.out) != "500\n" {
+		t.Errorf("got %q", r.out)
+	}
+	if own, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", n.agentPid())); string(own) == "500\n" {
+		t.Error("the agent's own changed")
+	}
+}
+
+func TestShutdownIsOrderly(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	file := t.TempDir() + "/ended"
+	c.exec(nil, sh("trap 'echo term > "+file+"; exit' TERM; while :; do sleep 0.01; done")...)
+	stubborn := c.exec(nil, sh("trap '' TERM; while :; do sleep 0.01; done")...)
+	time.Sleep(50 * time.Millisecond)
+	if stubborn == "" {
+		t.Fatal()
+	}
+	n.dial("exec", "files").do(object{"op": "shutdown", "grace_ms": 1}).want(t, "permission_denied", "")
+	began := time.Now()
+	c.must(object{"op": "shutdown", "grace_ms": 300})
+	if took := time.Since(began); took < 250*time.Millisecond || took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if err := n.agent.Wait(); err != nil {
+		t.Errorf("the agent ended with %v", err)
+	}
+	if content, _ := os.ReadFile(file); string(content) != "term\n" {
+		t.Errorf("no SIGTERM: %q", content)
+	}
+}
+
+func TestSigtermAndDeadlineEndTheAgent(t *testing.T) {
+	n := start(t)
+	n.dial().exec(nil, "sleep", "100")
+	syscall.Kill(n.agentPid(), syscall.SIGTERM)
+	if err := n.agent.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	late := startNode(t)
+	late.startAgent("SHOAL_DEADLINE_S=0.3")
+	if err := late.agent.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	orphan := startNode(t)
+	orphan.killRelay()
+	orphan.startAgent("SHOAL_ORPHAN_S=0.3")
+	if err := orphan.agent.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func TestIdleWaitsForQuiet(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	c.must(startOf("exec", "p-main", object{"tail": true}, "sleep", "60"))
+	c.open(object{"op": "wait", "id": "p-main"}, nil)
+	c.exec(nil, "sleep", "0.5")
+	began := time.Now()
+	r := c.must(object{"op": "idle", "after_ms": 300})
+	if took := time.Since(began); took < 750*time.Millisecond || took > 5*time.Second || r.ok["idle_ms"].(float64) < 300 {
+		t.Errorf("after %v: %v", took, r.ok)
+	}
+}
+
+func TestWhatIsOutOfTheGrammarEndsTheConnection(t *testing.T) {
+	n := start(t)
+	for name, breach := range map[string]func(c *client){
+		"bad JSON":           func(c *client) { c.openRaw([]byte("{"), nil, false) },
+		"invalid UTF-8":      func(c *client) { c.openRaw([]byte("{\"op\":\"\xff\"}"), nil, false) },
+		"a length too large": func(c *client) { c.write([]byte{0xff, 0, 0, 0, 4, 0, 0, 0, 1}) },
+		"an unknown kind":    func(c *client) { c.write(frame.Append(nil, 77, 1, nil)) },
+		"a second HELLO":     func(c *client) { c.write(frame.Append(nil, frame.Hello, 0, []byte("{}"))) },
+		"a REPLY":            func(c *client) { c.write(frame.Append(nil, frame.Reply, 1, []byte("{}"))) },
+		"an open stream": func(c *client) {
+			c.exec(nil, "sleep", "1")
+			c.write(frame.Append(nil, frame.Open, 900, []byte(`{"op":"idle","after_ms":9999}`)))
+			c.write(frame.Append(nil, frame.Open, 900, []byte(`{"op":"ping"}`)))
+		},
+		"data beyond the credit": func(c *client) {
+			id := c.exec(object{"stdin": true}, "sleep", "9")
+			in := c.open(object{"op": "stdin", "id": id, "offset": 0}, nil)
+			in.event()
+			for range 3 {
+				in.data(make([]byte, 1<<20))
+			}
+		},
+	} {
+		c := n.dial()
+		breach(c)
+		eventually(t, name+" ends it", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.err != nil })
+	}
+	c := n.dial()
+	c.write(frame.Append(nil, frame.Data, 500, []byte("for nobody"))) // may have crossed a REPLY
+	c.write(frame.Append(nil, frame.Cancel, 501, nil))
+	c.run(nil, "true").ended(t, 0)
+}
+
+func TestTooManyStreams(t *testing.T) {
+	c := start(t).dial()
+	var last *call
+	for range 4097 {
+		last = c.open(object{"op": "idle", "after_ms": 100_000}, nil)
+	}
+	last.result().want(t, "quota_exceeded", "")
+}
+
+func TestTheRelayRefuses(t *testing.T) {
+	n := start(t)
+	for hello, code := range map[string]string{
+		`{"v":1,"token":"a.b","wait_ms":0}`: "unauthenticated",
+		`{"v":1,"token":"","wait_ms":0}`:    "unauthenticated",
+		`{"v":1,"token":"` + strings.Replace(tokenFor("exec"), ".", "A.", 1) + `","wait_ms":0}`: "unauthenticated",
+		`{"v":7,"token":"a.b","wait_ms":0}`:                                                     "invalid_request",
+		`{"v":1,"token":"` + tokenFor("exec") + `","wait_ms":999999}`:                           "invalid_request",
+	} {
+		_, f, err := n.raw(hello)
+		if err != nil || !strings.Contains(string(f.Payload), `"`+code+`"`) {
+			t.Errorf("%.40s: %v %s", hello, err, f.Payload)
+		}
+	}
+	n.dial().run(nil, "true").ended(t, 0)
+	eventually(t, "the agent is parked", func() bool { return len(n.control(`{"op":"info"}`)["connected"].([]any)) == 1 })
+	c := n.dial()
+	n.control(`{"op":"remove","key":"` + key + `"}`)
+	n.control(`{"op":"remove","key":"` + key + `"}`)
+	eventually(t, "remove ends connections", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.err != nil })
+	if _, f, err := n.raw(`{"v":1,"token":"` + tokenFor("exec") + `","wait_ms":0}`); err != nil || !strings.Contains(string(f.Payload), "not_found") {
+		t.Errorf("%v %s", err, f.Payload)
+	}
+	n.control(`{"op":"add","key":"` + key + `"}`)
+	n.dial().run(nil, "true").ended(t, 0)
+}
+
+func TestManyClientsAtOnce(t *testing.T) {
+	n := start(t)
+	done := make(chan bool, 50)
+	for range 50 {
+		go func() {
+			c := n.dial()
+			done <- c.run(nil, "true").ok != nil
+		}()
+	}
+	for range 50 {
+		if !<-done {
+			t.Error("one was not served")
+		}
+	}
+}
