@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.client import Client, connect
-    from shoal.files import FileSystem, SandboxFile, Transfer
+    from shoal.files import FileSystem, SandboxFile, Transfer, Watch
     from shoal.model.errors import (
         AlreadyExists,
         CommandFailed,
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     )
     from shoal.model.info import NodeInfo, SandboxInfo
     from shoal.model.states import Reason, State
-    from shoal.process import Process, ProcessInfo, Result
+    from shoal.process import Input, Output, Process, ProcessInfo, Result
     from shoal.sandbox import Sandbox
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
     "shoal.client": "Client connect",
-    "shoal.files": "FileSystem SandboxFile Transfer",
+    "shoal.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
     "FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound PermissionDenied ProcessNotFound "
     "QuotaExceeded SandboxEnded SandboxNotFound ShoalError Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
-    "shoal.process": "Process ProcessInfo Result",
+    "shoal.process": "Input Output Process ProcessInfo Result",
     "shoal.sandbox": "Sandbox",
     "shoal.wire.records": "Entry WatchEvent",
 }
@@ -71,10 +71,12 @@ __all__ = [
     "FailedPrecondition",
     "FileSystem",
     "ImageNotFound",
+    "Input",
     "Internal",
     "InvalidRequest",
     "NodeInfo",
     "NotFound",
+    "Output",
     "PathNotFound",
     "PermissionDenied",
     "Process",
@@ -94,6 +96,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UserNotFound",
+    "Watch",
     "WatchEvent",
     "connect",
 ]

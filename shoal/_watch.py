@@ -31,6 +31,7 @@ class Watch:
         self._missed = False
         self._closed = False
 
+    @method_twin
     async def start(self) -> None:
         """Begins to watch, in the running loop; returns once nothing is missed any more."""
         self._loop = asyncio.get_running_loop()
@@ -46,7 +47,7 @@ class Watch:
             try:
                 if self._stream is None or self._loop is not asyncio.get_running_loop():
                     self._let_go()
-                    await self.start()
+                    await self.start.aio()
                     self._missed = True
                 if self._missed:
                     self._missed = False

@@ -216,7 +216,7 @@ class FileSystem:
     async def watch(self, path: PathLike, *, recursive: bool = False) -> Watch:
         """Changes at and below a path, from now on, to be iterated over; close it, or use it in `with`."""
         watch = Watch(self._reach, path, recursive)
-        await watch.start()
+        await watch.start.aio()
         return watch
 
     # Inside

@@ -21,7 +21,9 @@ from shoal.model.validate import check_number
 if TYPE_CHECKING:
     from shoal.wire.agent import Start
 
-_MAX_TIMEOUT = 365 * 86400.0
+__all__ = ["Input", "Output", "Process", "ProcessInfo", "Result"]
+
+MAX_TIMEOUT = 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Process(Generic[AnyStr]):
         if self._returncode is not None:
             return self._returncode
         if timeout is not None:
-            check_number("timeout", timeout, -1, _MAX_TIMEOUT, "seconds")
+            check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
         try:
             async with asyncio.timeout(timeout):
                 return await self._wait()
@@ -206,5 +208,5 @@ def start_of(
     if workdir is not None and not os.fspath(workdir).startswith("/"):
         raise InvalidRequest(f"workdir: {workdir!r} is relative; give an absolute path", field="workdir")
     if timeout is not None:
-        check_number("timeout", timeout, 0, _MAX_TIMEOUT, "seconds")
+        check_number("timeout", timeout, 0, MAX_TIMEOUT, "seconds")
     return Start(process_id, argv, env or {}, workdir, user or "", timeout or 0)

@@ -26,7 +26,8 @@ from shoal.model.errors import (
 from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import NetworkMode, Runtime
-from shoal.process import Process, ProcessInfo, Result, start_of
+from shoal.model.validate import check_number
+from shoal.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
 
 if TYPE_CHECKING:
     from shoal.wire.agent import RunResult
@@ -194,6 +195,8 @@ class Sandbox:
 
         Raises `DeadlineExceeded` after `timeout` seconds; it lives on.
         """
+        if timeout is not None:
+            check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
         if not self._info.ended:
             self._info = await self._reach.transport.wait(self.id, timeout)
             if not self._info.ended:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from shoal.model.errors import NotFound, Unauthenticated, Unavailable
 from shoal.model.grants import Grant
@@ -33,11 +32,11 @@ class Connections:
         self._grant = grant
         self._limit = limit
         self._grants: OrderedDict[str, Grant] = OrderedDict()
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopTable] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopTable] = {}
 
     async def agent(self, sandbox_id: str) -> Agent:
         """The agent of a sandbox, over the connection that is open or else a new one."""
-        table = self._table()
+        table = self._loops.get(asyncio.get_running_loop()) or await self._begin()
         agent = table.agents.get(sandbox_id)
         if agent is not None and not agent.connection.closed:
             table.agents.move_to_end(sandbox_id)
@@ -53,28 +52,36 @@ class Connections:
     def forget(self, sandbox_id: str) -> None:
         """The sandbox has ended: closes this loop's connection to it, and drops its grant."""
         self._grants.pop(sandbox_id, None)
-        agent = self._table().agents.pop(sandbox_id, None)
+        table = self._loops.get(asyncio.get_running_loop())
+        agent = None if table is None else table.agents.pop(sandbox_id, None)
         if agent is not None:
             agent.connection.close()
 
     async def close(self) -> None:
         """Closes this loop's connections."""
         table = self._loops.pop(asyncio.get_running_loop(), None)
-        if table is None:
-            return
-        for task in table.opening.values():
-            task.cancel()
-        for agent in table.agents.values():
-            agent.connection.close()
-        for agent in table.agents.values():
-            await agent.connection.wait_closed()
+        if table is not None and table.guard is not None:
+            await table.guard.aclose()
 
-    def _table(self) -> _LoopTable:
+    async def _begin(self) -> _LoopTable:
+        """This loop's table, which goes with the loop."""
         loop = asyncio.get_running_loop()
-        table = self._loops.get(loop)
-        if table is None:
-            table = self._loops[loop] = _LoopTable()
+        for other in list(self._loops):
+            if other.is_closed():
+                self._loops.pop(other, None)  # it was closed without a word to its generators
+        table = self._loops[loop] = _LoopTable()
+        # A loop tells nobody that it ends, except the generators that it has seen: `asyncio.run` closes them.
+        table.guard = self._guard(loop, table)
+        await anext(table.guard)
         return table
+
+    async def _guard(self, loop: asyncio.AbstractEventLoop, table: _LoopTable) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self._loops.get(loop) is table:
+                del self._loops[loop]
+            await table.close()
 
     async def _open(self, table: _LoopTable, sandbox_id: str) -> Agent:
         kept = self._grants.get(sandbox_id)
@@ -116,6 +123,17 @@ class _LoopTable:
         self.agents: OrderedDict[str, Agent] = OrderedDict()
         self.opening: dict[str, asyncio.Task[Agent]] = {}
         self.sweep_at = 64
+        self.guard: AsyncGenerator[None, None] | None = None
+
+    async def close(self) -> None:
+        for task in self.opening.values():
+            task.cancel()
+        agents = [*self.agents.values()]
+        self.agents.clear()
+        for agent in agents:
+            agent.connection.close()
+        for agent in agents:
+            await agent.connection.wait_closed()
 
 
 async def _dial(grant: Grant) -> Connection:

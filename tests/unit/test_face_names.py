@@ -36,7 +36,13 @@ def test_an_unknown_name_is_told() -> None:
         shoal.Sandcastle  # noqa: B018
 
 
-@pytest.mark.parametrize("cls", [shoal.Sandbox, shoal.Process, shoal.FileSystem, shoal.SandboxFile, shoal.Client])
+CLASSES = [
+    *(shoal.Sandbox, shoal.Process, shoal.Output, shoal.Input),
+    *(shoal.FileSystem, shoal.SandboxFile, shoal.Watch, shoal.Client),
+]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_public_calls_are_twins_and_documented(cls: type) -> None:
     assert cls.__doc__
     for name, member in vars(cls).items():
