@@ -1,8 +1,27 @@
-"""Fixtures of every test."""
+"""Fixtures of every test, and the order in which tests run."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from tests.cluster import cluster, engine, machine, no_leaks
+
+__all__ = ["anyio_backend", "cluster", "engine", "machine", "no_leaks"]
+
+ROOT = Path(__file__).parent
+ORDER = ("unit", "contract", "integration", "chaos")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is quick comes first, and what starts a Ray of its own before this process joins the session's cluster."""
+    items.sort(key=lambda item: _rank(item.path))
+
+
+def _rank(path: Path) -> int:
+    part = path.relative_to(ROOT).parts[0]
+    return ORDER.index(part) if part in ORDER else len(ORDER)
 
 
 @pytest.fixture

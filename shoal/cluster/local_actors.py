@@ -98,7 +98,7 @@ def _relays(timeout_s: float) -> list[str]:
     from shoal.actors.handles import find_actor, translate
     from shoal.actors.names import CONTROLLER
 
-    controller = find_actor(CONTROLLER)
+    controller: Any = find_actor(CONTROLLER)
     if controller is None:
         raise Unavailable("Ray runs, but there is no controller")
     try:

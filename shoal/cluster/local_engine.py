@@ -81,8 +81,12 @@ def running(configured: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Report) -> LocalEngine:
-    """The engine that runs, or one of our own, installed and started as need be."""
-    address = running(configured, os.environ)
+    """The engine that runs, or one of our own, installed and started as need be.
+
+    `configured`: an address to use and no other. Named so, our own's (`own_address`) means that it shall be our own.
+    """
+    wants_own = configured == own_address(run_dir)
+    address = None if wants_own else running(configured, os.environ)
     if address is not None:
         return LocalEngine(address)
     packages.ensure(packages.ENGINE_PROGRAMS, report)
@@ -90,7 +94,7 @@ def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Repor
         raise FailedPrecondition(
             "no Docker engine answers, and only root can start one; start Docker, or run `shoal up` as root"
         )
-    if _service_came_up():  # installing it may have started it
+    if not wants_own and _service_came_up():  # installing it may have started it
         return LocalEngine(USUAL_ADDRESS)
     with report("Starting a Docker engine"):
         return start(state_dir, run_dir)

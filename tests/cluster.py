@@ -1,0 +1,167 @@
+"""Fixtures: an engine, and a cluster of one machine on it, for the whole session.
+
+Both are brought up by the code of `shoal up`, in a state directory, with a bridge and a subnet of their own, so that they can stand beside a
+cluster that is in use. `SHOAL_TEST_ENGINE` names an engine to use in place of an own one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import leaks
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+    from shoal.model.cluster_file import ClusterFile
+    from shoal.model.settings import Settings
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a session's engine and cluster live. `environ`: what a child process needs to find them."""
+
+    state_dir: Path
+    settings: Settings
+    environ: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that runs, and a client of this process's connected to it, which calls without one use."""
+
+    file: ClusterFile
+    machine: Machine
+    client: Client
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """Directories, names and settings of this session's own; the environment of this process says so."""
+    from shoal.model.settings import Settings
+
+    state_dir = Path(tempfile.mkdtemp(prefix="shoal-", dir="/tmp"))  # short: sockets lie below it
+    run_dir = state_dir / "run"
+    suffix = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=5))
+    environ = {
+        "SHOAL_STATE_DIR": str(state_dir),
+        "SHOAL_RUN_DIR": str(run_dir),
+        "SHOAL_ENGINE_ADDRESS": os.environ.get("SHOAL_TEST_ENGINE") or f"unix://{run_dir}/engine.sock",
+        "SHOAL_NETWORK__BRIDGE": f"shoal-{suffix}",
+        "SHOAL_NETWORK__SUBNET": str(free_subnet()),
+        "SHOAL_NODE__CPU_OVERCOMMIT": "4",
+        "SHOAL_HOST__CA_BUNDLE": "true",
+        "SHOAL_HOST__PROXY": "true",
+        "SHOAL_HOST__PACKAGE_INDEX": "true",
+    }
+    (state_dir / "cache").symlink_to(_cache())
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_")) and "TEST" not in name]:
+            patch.delenv(name)
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        try:
+            yield Machine(state_dir, Settings(), environ)
+        finally:
+            shutil.rmtree(state_dir)
+
+
+@pytest.fixture(scope="session")
+def engine(machine: Machine) -> Iterator[str]:
+    """The address of an engine that has the base image."""
+    from shoal.cluster import local_engine, local_image, packages
+
+    settings, report = machine.settings, _printing
+    packages.ensure(packages.NODE_PROGRAMS, report)
+    found = local_engine.ensure(settings.engine_address, settings.state_dir, settings.run_dir, report)
+    try:
+        local_image.ensure(found.address, settings.sandbox.image, settings.state_dir / "cache", report)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHOAL_TEST_ENGINE", found.address)
+            yield found.address
+    finally:
+        if found.process is not None:
+            local_engine.stop(found.process)
+            local_engine.forget(settings.run_dir)
+
+
+@pytest.fixture(scope="session")
+def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
+    """A cluster that runs. At the end nothing of it may be left."""
+    from shoal.client import connect
+    from shoal.cluster import local
+
+    up = local.up(machine.settings, report=_printing)
+    try:
+        client = connect()
+        try:
+            yield Cluster(up.cluster, machine, client)
+        finally:
+            _disconnect(client)
+    finally:
+        local.down(machine.settings, report=_printing)
+    leaks.assert_nothing_left(up.cluster)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is marked `engine` has one, and leaves nothing behind on its cluster, if it uses one."""
+    if request.node.get_closest_marker("engine") is None:
+        yield
+        return
+    request.getfixturevalue("engine")
+    if "cluster" not in request.fixturenames:
+        yield
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    before = leaks.look(cluster.file)
+    yield
+    leaks.assert_none(cluster.file, before)
+
+
+def _disconnect(client: Client) -> None:
+    import ray
+
+    client.close()
+    ray.shutdown()
+
+
+def _cache() -> Path:
+    """Outside of the tree, and kept from one session to the next: building the base image takes half a minute."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = root / "shoal-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def free_subnet(*others: str) -> IPv4Network:
+    """One that this machine has no route into, and that is none of `others`."""
+    taken = [IPv4Network(network) for network in (*_routes(), *others)]
+    free = [IPv4Network(f"10.{number}.0.0/16") for number in range(214, 255)]
+    return random.choice([subnet for subnet in free if not any(subnet.overlaps(network) for network in taken)])
+
+
+def _routes() -> list[str]:
+    rows = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+    return [f"{_address(row[1])}/{_address(row[7])}" for row in rows if row[7] != "00000000"]
+
+
+def _address(little_endian: str) -> str:
+    return ".".join(str(byte) for byte in reversed(bytes.fromhex(little_endian)))
+
+
+@contextmanager
+def _printing(text: str) -> Iterator[Any]:
+    """To the real stderr, past the capture of tests: the first time this takes a while."""
+    os.write(2, f"[{text} …]\n".encode())
+    yield

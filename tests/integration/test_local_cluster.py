@@ -1,0 +1,272 @@
+"""`shoal up` and `shoal down` on a real machine: again, at once, interrupted, and with half of it dead.
+
+Each test's cluster stands beside the session's, on the same engine but for the first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shoal.cluster import processes
+from shoal.model import cluster_file
+from shoal.model.cluster_file import ClusterFile, ProcessRef
+from tests import leaks
+from tests.cluster import Cluster, Machine, free_subnet
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for a cluster of its own."""
+
+    state_dir: Path
+    environ: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "shoal.cli.main", *arguments],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def shoal(self, *arguments: str, code: int = 0) -> str:
+        """Runs the command, which must exit with `code`; what it printed."""
+        with self.start(*arguments) as command:
+            output, errors = command.communicate(timeout=200)
+        assert command.returncode == code, (arguments, command.returncode, output, errors)
+        return output
+
+    def up(self) -> ClusterFile:
+        self.shoal("up")
+        return self.file()
+
+    def file(self) -> ClusterFile:
+        found = cluster_file.read(self.state_dir)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def site(machine: Machine, engine: str) -> Iterator[Site]:
+    yield from make_site(machine, engine)
+
+
+@pytest.fixture
+def own_site(machine: Machine) -> Iterator[Site]:
+    """With an engine of its own, which does not run yet."""
+    yield from make_site(machine, None)
+
+
+def make_site(machine: Machine, engine: str | None) -> Iterator[Site]:
+    state_dir = Path(tempfile.mkdtemp(prefix="shoal-", dir="/tmp"))
+    (state_dir / "cache").symlink_to((machine.state_dir / "cache").resolve())
+    run_dir = state_dir / "run"
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SHOAL_"))},
+        **machine.environ,
+        "SHOAL_STATE_DIR": str(state_dir),
+        "SHOAL_RUN_DIR": str(run_dir),
+        "SHOAL_ENGINE_ADDRESS": engine or f"unix://{run_dir}/engine.sock",
+        "SHOAL_NETWORK__BRIDGE": f"shoalx{random.randrange(10_000)}",
+        "SHOAL_NETWORK__SUBNET": str(free_subnet(machine.environ["SHOAL_NETWORK__SUBNET"])),
+    }
+    site = Site(state_dir, environ)
+    try:
+        yield site
+    finally:
+        site.shoal("down")
+        shutil.rmtree(state_dir)
+
+
+def kill_all(found: list[ProcessRef]) -> None:
+    for process in found:
+        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(map(processes.alive, found)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ray_of(cluster: ClusterFile) -> list[ProcessRef]:
+    return processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
+
+
+def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
+    first = own_site.up()
+    assert first.engine is not None
+    assert own_site.shoal("run", "shoal/base", "echo", "hello") == "hello\n"
+    assert json.loads(own_site.shoal("up", "--json"))["started"] is False
+    assert own_site.file() == first, "a second `up` changes nothing"
+
+    left = own_site.shoal("run", "-d", "shoal/base").strip()
+    kill_all([first.engine])
+    assert json.loads(own_site.shoal("status", "--json", code=69))["engine"] is False
+    own_site.shoal("up")
+    mended = own_site.file()
+    assert mended.engine != first.engine
+    assert left not in own_site.shoal("ls", "-q")
+    assert own_site.shoal("run", "shoal/base", "echo", "again") == "again\n"
+
+    own_site.shoal("down")
+    leaks.assert_nothing_left(mended)
+    assert cluster_file.read(own_site.state_dir) is None
+    own_site.shoal("down", "--purge")
+    assert {path.name for path in own_site.state_dir.iterdir()} == {"lock"}
+
+
+def test_up_mends_a_cluster_whose_ray_was_killed(site: Site) -> None:
+    first = site.up()
+    site.shoal("run", "-d", "--name", "web", "shoal/base")
+    kill_all(ray_of(first))
+    site.shoal("status", code=69)
+    site.shoal("ls", code=69)
+    mended = site.up()
+    assert mended.cluster == first.cluster
+    assert mended.ray != first.ray
+    assert leaks.problems(leaks.look(mended)) == []
+    assert site.shoal("ls", "-q") == ""
+    assert site.shoal("run", "--name", "web", "shoal/base", "echo", "again") == "again\n"
+
+
+def test_down_takes_away_what_is_left_of_a_dead_cluster(site: Site) -> None:
+    cluster = site.up()
+    site.shoal("run", "-d", "shoal/base")
+    kill_all(ray_of(cluster))
+    site.shoal("down")
+    leaks.assert_nothing_left(cluster)
+
+
+def test_down_finds_a_cluster_whose_file_is_lost(site: Site) -> None:
+    cluster = site.up()
+    site.shoal("run", "-d", "shoal/base")
+    cluster_file.path_in(site.state_dir).unlink()
+    site.shoal("down")
+    leaks.assert_nothing_left(cluster)
+
+
+def test_up_after_a_file_that_makes_no_sense_names_the_remedy_which_works(site: Site) -> None:
+    cluster = site.up()
+    cluster_file.path_in(site.state_dir).write_text("{")
+    with site.start("up") as failed:
+        _, errors = failed.communicate(timeout=60)
+    assert failed.returncode == 78
+    assert "shoal down" in errors
+    site.shoal("down")
+    leaks.assert_nothing_left(cluster)
+
+
+def test_of_two_ups_at_once_one_starts_and_the_other_finds(site: Site) -> None:
+    commands = [site.start("up", "--json") for _ in range(2)]
+    answers = [json.loads(command.communicate(timeout=200)[0]) for command in commands]
+    assert sorted(answer["started"] for answer in answers) == [False, True]
+    assert answers[0]["cluster"] == answers[1]["cluster"]
+    assert all(answer["nodes"] == 1 for answer in answers)
+
+
+def test_an_up_that_fails_leaves_nothing(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        site.shoal("up", "--port", str(taken.getsockname()[1]), code=2)
+    site.shoal("up", "--address-ip", "203.0.113.1", code=2)
+    assert_clean(site)
+
+
+@pytest.mark.parametrize("step", ["Starting Ray", "Starting controller and node"])
+def test_an_up_that_is_interrupted_leaves_nothing(site: Site, step: str) -> None:
+    previous = {"Starting Ray": None, "Starting controller and node": "✓ Starting Ray"}[step]
+    with site.start("up") as command:
+        assert command.stderr is not None
+        deadline = time.monotonic() + 60
+        while previous is not None and previous not in (line := command.stderr.readline()):
+            assert line, "it ended before"
+        while not ray_processes(site):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert_clean(site)
+
+
+def ray_processes(site: Site) -> list[ProcessRef]:
+    identity = site.state_dir / "cluster-id"
+    return processes.of_cluster(identity.read_text(), site.state_dir / "ray") if identity.exists() else []
+
+
+def assert_clean(site: Site) -> None:
+    assert cluster_file.read(site.state_dir) is None
+    assert ray_processes(site) == []
+    assert not (site.state_dir / "run").exists()
+    assert not Path("/sys/class/net", site.environ["SHOAL_NETWORK__BRIDGE"]).exists()
+    assert not (site.state_dir / "auth_token").exists()
+    assert not (site.state_dir / "secret").exists()
+
+
+def test_ray_listens_on_the_loopback_only(cluster: Cluster) -> None:
+    ours = {process.pid for process in ray_of(cluster.file)}
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
+    addresses = [line.split()[3] for line in listening if any(f"pid={pid}," in line for pid in ours)]
+    assert len(addresses) >= 3
+    assert all(address.startswith(("127.0.0.1:", "[::ffff:127.0.0.1]:")) for address in addresses), addresses
+
+
+def test_ray_lets_nobody_in_without_the_token(cluster: Cluster, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    code = f"import ray; ray.init(address={cluster.file.ray_address!r}, log_to_driver=False); print('IN')"
+    for token, inside in ((cluster.file.auth_token_path, True), (str(wrong), False)):
+        environ = {**os.environ, **cluster_file.ray_environment(cluster.file), "RAY_AUTH_TOKEN_PATH": token}
+        tried = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)
+        assert ("IN" in tried.stdout) is inside, tried.stderr
+        assert inside or "oken" in tried.stderr
+
+
+def test_secrets_are_for_their_owner_only(cluster: Cluster) -> None:
+    for path in (
+        cluster.file.auth_token_path,
+        cluster.file.secret_path,
+        cluster_file.path_in(cluster.machine.state_dir),
+    ):
+        assert Path(path).stat().st_mode & 0o077 == 0, path
+
+
+def test_secrets_are_on_no_command_line_and_in_no_log(cluster: Cluster) -> None:
+    secrets = [Path(cluster.file.auth_token_path).read_text(), Path(cluster.file.secret_path).read_bytes().hex()]
+    for process in ray_of(cluster.file):
+        line = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace")
+        assert not any(secret in line for secret in secrets)
+    for path in cluster.machine.state_dir.rglob("*"):
+        if path.is_file() and path.name not in ("auth_token", "secret") and "engine" not in path.parts:
+            text = path.read_bytes()
+            assert not any(secret.encode() in text for secret in secrets), path
+
+
+def test_doctor_finds_nothing_missing(cluster: Cluster) -> None:
+    examined = subprocess.run(
+        [sys.executable, "-m", "shoal.cli.main", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    checks = json.loads(examined.stdout)
+    assert [check for check in checks if not check["ok"]] == []
+    assert examined.returncode == 0
+    assert {"relay", "controller", "ray", "base image", "token"} <= {check["name"] for check in checks}

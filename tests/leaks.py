@@ -1,0 +1,173 @@
+"""What a cluster under test has on this machine, and whether anything is there that nothing owns.
+
+Warm containers and idle slots are no leaks: every container has a record, a directory, and (but for those without a network) an interface;
+each of these without the others is one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from shoal.actors.engines.docker.request import KEY_LABEL
+from shoal.actors.names import CLUSTER_LABEL
+from shoal.cluster import processes
+from shoal.model.cluster_file import ClusterFile, ProcessRef
+
+SETTLING_S = 20.0
+"""How long what was ended may take to be gone: a sweep and a little more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Keys of containers, by what says that they are there; and what else a cluster has."""
+
+    containers: frozenset[str]
+    records: frozenset[str]
+    directories: frozenset[str]
+    interfaces: frozenset[str]
+    holders: frozenset[str]
+    """Sandboxes that hold a container."""
+    relays: int
+    unfinished: frozenset[str]
+    """Files that were being written."""
+
+
+def look(cluster: ClusterFile) -> Found:
+    """What there is now."""
+    state, run_dir = Path(cluster.secret_path).parent, Path(cluster.run_dir) / cluster.cluster
+    records = _records(state / "node" / "containers")
+    return Found(
+        containers=frozenset(_containers(cluster)),
+        records=frozenset(records),
+        directories=frozenset(path.name for path in _children(run_dir / "c")),
+        interfaces=frozenset(_interfaces(cluster.settings["network"]["bridge"])),
+        holders=frozenset(holder for holder in records.values() if holder is not None),
+        relays=len(_relays(run_dir)),
+        unfinished=frozenset(str(path) for path in state.rglob("*.tmp") if "ray" not in path.parts),
+    )
+
+
+def problems(found: Found, before: Found | None = None) -> list[str]:
+    """What is not as it should be; with `before`, also sandboxes that have come to stay."""
+    wrong = []
+    for one, other in (("containers", "records"), ("directories", "records"), ("interfaces", "containers")):
+        extra = getattr(found, one) - getattr(found, other)
+        if extra:
+            wrong.append(f"{one} without {other}: {', '.join(sorted(extra))}")
+    missing = found.records - found.containers
+    if missing:
+        wrong.append(f"records without containers: {', '.join(sorted(missing))}")
+    if found.relays != 1:
+        wrong.append(f"{found.relays} relays")
+    if found.unfinished:
+        wrong.append(f"unfinished files: {', '.join(sorted(found.unfinished))}")
+    if before is not None and found.holders - before.holders:
+        wrong.append(f"sandboxes that live on: {', '.join(sorted(found.holders - before.holders))}")
+    return wrong
+
+
+def assert_none(cluster: ClusterFile, before: Found, within: float = SETTLING_S) -> None:
+    """That nothing has leaked since `before`, once all has settled."""
+    deadline = time.monotonic() + within
+    while wrong := problems(look(cluster), before):
+        assert time.monotonic() < deadline, f"leaked: {'; '.join(wrong)}"
+        time.sleep(0.2)
+
+
+def assert_nothing_left(cluster: ClusterFile) -> None:
+    """That a cluster which was taken down has left nothing on this machine but what it keeps in its state directory."""
+    run_dir = Path(cluster.run_dir)
+    left = {
+        "processes": processes.of_cluster(cluster.cluster, Path(cluster.temp_dir)) + _relays(run_dir / cluster.cluster),
+        "engine": [cluster.engine] if cluster.engine is not None and processes.alive(cluster.engine) else [],
+        "containers": _containers(cluster) if cluster.engine is None else [],
+        "shims": shims(cluster) if cluster.engine is not None else [],
+        "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run_dir) in line],
+        "files": list((run_dir / cluster.cluster).rglob("*"))
+        + list(run_dir.glob("engine*")) * (cluster.engine is not None),
+        "bridge": [p for p in (Path("/sys/class/net", cluster.settings["network"]["bridge"]),) if p.exists()],
+        "rules": _tables(cluster.settings["network"]["bridge"]),
+        "secrets": [p for p in (Path(cluster.secret_path), Path(cluster.auth_token_path)) if p.exists()],
+    }
+    assert not any(left.values()), {name: found for name, found in left.items() if found}
+
+
+def shims(cluster: ClusterFile) -> list[str]:
+    """Processes of an engine's that name the cluster's run directory."""
+    return _commands(cluster.run_dir)
+
+
+def _records(directory: Path) -> dict[str, str | None]:
+    """Key → the sandbox that holds it, None for a warm one."""
+    records: dict[str, str | None] = {}
+    for path in _children(directory):
+        if path.suffix == ".json":
+            try:
+                records[path.stem] = json.loads(path.read_text())["sandbox_id"]
+            except OSError:
+                continue  # removed meanwhile
+    return records
+
+
+def _containers(cluster: ClusterFile) -> list[str]:
+    client = docker.APIClient(base_url=cluster.engine_address, version="auto", timeout=30)
+    try:
+        found = client.containers(all=True, filters={"label": f"{CLUSTER_LABEL}={cluster.cluster}"})
+    finally:
+        client.close()
+    return [container["Labels"][KEY_LABEL] for container in found]
+
+
+def _interfaces(bridge: str) -> list[str]:
+    """The keys that the aliases of a bridge's interfaces tell."""
+    keys = []
+    for port in _children(Path("/sys/class/net", bridge, "brif")):
+        try:
+            alias = Path("/sys/class/net", port.name, "ifalias").read_text().split()
+        except OSError:
+            continue
+        keys.append(alias[0] if alias else port.name)
+    return keys
+
+
+def _relays(run_dir: Path) -> list[ProcessRef]:
+    """The processes that listen below `run_dir`, whatever they are called."""
+    inodes = set()
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        parts = line.split(maxsplit=7)
+        if len(parts) == 8 and parts[7].startswith(f"{run_dir}/"):
+            inodes.add(parts[6])
+    return list(processes.holding(inodes)) if inodes else []
+
+
+def _commands(text: str) -> list[str]:
+    """Command lines that name `text`, but for this process's and its parents'."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) not in (os.getpid(), os.getppid()):
+            try:
+                line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if f"{text}/" in line:
+                found.append(f"{entry.name}: {line[:200]}")
+    return found
+
+
+def _tables(bridge: str) -> list[str]:
+    done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False, timeout=30)
+    return [line for line in done.stdout.splitlines() if line.split()[-1] == f"shoal_{bridge}"]
+
+
+def _children(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
