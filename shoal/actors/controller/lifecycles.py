@@ -72,14 +72,16 @@ class Lifecycles:
     async def _create(self, record: SandboxRecord, deadline: float) -> None:
         try:
             await self.journal.put(record)
-            for attempt in range(_START_ATTEMPTS):
+            attempts = 0
+            while True:
                 slot = await self.pool.take(record.spec.slot_shape, max(0.0, deadline - time.time()))
                 try:
                     await self._start(record, slot, deadline)
                     return
                 except Unavailable as error:
-                    # An idle slot may have died unnoticed. What it began is removed by now: another one can take over.
-                    if not is_gone(error) or attempt == _START_ATTEMPTS - 1:
+                    # An idle slot may have died unnoticed, any number of them. What it began is removed by now: another takes over.
+                    attempts += slot.idle_since == 0.0
+                    if not is_gone(error) or attempts == _START_ATTEMPTS:
                         raise
         except ShoalError as error:
             await self._finish(record, _failed_start(error))
