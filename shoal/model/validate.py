@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shoal.model.settings import Limits
 
 MAX_ARGV_ITEMS = 4096
-MAX_ARGV_ITEM = 128 * 1024  # the kernel's MAX_ARG_STRLEN
+MAX_ARGV_ITEM = 128 * 1024 - 1  # the kernel's MAX_ARG_STRLEN counts the NUL at its end
 MAX_ARGV_BYTES = 1536 * 1024
 MAX_TAGS = 64
 MAX_CORES = 1024.0
