@@ -1,0 +1,352 @@
+"""What only a real daemon can show: that the limits bite, that images of all kinds start, that a broken connection mends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import shutil
+import tarfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shoal.actors.engines.contract import Ability, ContainerState, EngineEvent, EventKind, Mount
+from shoal.actors.engines.docker import DockerEngine
+from shoal.model.errors import Internal, InvalidRequest, Unavailable
+from tests.contract.engines.labs import DockerLab, MiB, agent, engine_address
+
+pytestmark = [pytest.mark.anyio, pytest.mark.engine]
+
+ALLOWED = {
+    "give files away": "import os; open('/f', 'w').close(); os.chown('/f', 1234, 1234)",
+    "write where another may": (
+        "import os; os.makedirs('/d', 0o700); os.chown('/d', 1234, 1234); open('/d/f', 'w').close(); os.chmod('/d', 0o711)"
+    ),
+    "become another": "import os; os.setgroups([]); os.setgid(1234); os.setuid(1234); assert os.getuid() == 1234",
+    "end another's process": (
+        "import subprocess as s; p = s.Popen(['sleep', '60'], user=1234, group=1234); p.kill(); assert p.wait() == -9"
+    ),
+    "serve on port 80": "import socket; socket.create_server(('127.0.0.1', 80))",
+    "find its own name": "import socket; assert socket.gethostbyname(socket.gethostname()).startswith('127.')",
+}
+DENIED = {
+    "make devices": "import os, stat; os.mknod('/dev/x', stat.S_IFBLK | 0o600, os.makedev(8, 0))",
+    "forge packets": "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+    "change its root": "import os; os.chroot('/tmp')",
+    "mount": "import ctypes; assert ctypes.CDLL(None).mount(b'x', b'/mnt', b'tmpfs', 0, None) == 0",
+    "rename the machine": "import socket; socket.sethostname('x')",
+    "write its agent": "open('/.shoal/agent', 'r+b')",
+    "write its link": "open('/.shoal/run/x', 'w')",
+    "write the kernel's settings": "open('/proc/sys/kernel/core_pattern', 'w').write('|x')",
+    "read the kernel's memory": "assert open('/proc/kcore', 'rb').read(1)",
+    "lower its priority to be killed": "import os; os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')",
+    "make a user namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
+}
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+async def test_what_root_may_inside(docker_lab: DockerLab, what: str) -> None:
+    code, said = await docker_lab.run(await docker_lab.start(), "python3", "-c", ALLOWED[what])
+    assert code == 0, said
+
+
+async def test_what_nobody_may_inside(docker_lab: DockerLab) -> None:
+    container = await docker_lab.start()
+    for what, program in DENIED.items():
+        code, said = await docker_lab.run(container, "python3", "-c", program)
+        assert code == 1, what
+        assert "Error" in said, what
+
+
+async def test_seccomp_and_no_new_privileges_hold_for_its_first_process(docker_lab: DockerLab) -> None:
+    container = await docker_lab.start()
+    lines = (await asyncio.to_thread(Path(f"/proc/{container.pid}/status").read_text)).splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+    kept = int(status["CapBnd"], 16)
+    # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, NET_BIND_SERVICE
+    assert kept == sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 10))
+
+
+async def test_a_fork_bomb_stays_within_its_limit(docker_lab: DockerLab) -> None:
+    container = await docker_lab.start(pids=32)
+    bomb = "import os, time\ntry:\n    while os.fork() or True: pass\nexcept BlockingIOError: print('enough')\n"
+    _, said = await docker_lab.run(container, "timeout", "-s", "KILL", "2", "python3", "-c", bomb)
+    assert "enough" in said
+    assert (await docker_lab.engine.usage(container.key)).pids <= 32
+    await asyncio.wait_for(docker_lab.engine.remove(container.key), 15)
+
+
+async def test_cpu_is_limited(docker_lab: DockerLab) -> None:
+    container = await docker_lab.start(cpu=0.2)
+    burn = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+    code, said = await docker_lab.run(container, "python3", "-c", burn)
+    assert code == 0, said
+    assert float(said) < 0.5
+
+
+async def test_memory_has_no_swap_behind_it(docker_lab: DockerLab) -> None:
+    container = await docker_lab.start(memory=64 * MiB)
+    code, _ = await docker_lab.run(container, "python3", "-c", "x = b'x' * (100 << 20)")
+    assert code == 137
+    assert (await docker_lab.engine.get(container.key)).state is ContainerState.RUNNING
+
+
+async def test_mounts_are_seen_and_read_only(docker_lab: DockerLab, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("hello")
+    (tmp_path / "out").mkdir()
+    mounts = (Mount(tmp_path / "in", "/in"), Mount(tmp_path / "out", "/out", read_only=False))
+    container = await docker_lab.start(mounts=mounts, env={"GREETING": "a b=c"}, hostname="castle")
+    code, said = await docker_lab.run(
+        container, "sh", "-c", 'cat /in/file; hostname; echo "$GREETING"; echo x > /out/file'
+    )
+    assert (code, said.split("\n")) == (0, ["hellocastle", "a b=c", ""])
+    assert (tmp_path / "out" / "file").read_text() == "x\n"
+    code, said = await docker_lab.run(container, "sh", "-c", "echo x > /in/file")
+    assert code != 0
+    assert "Read-only" in said
+
+
+def layer(*files: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name in files:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return made.getvalue()
+
+
+@asynccontextmanager
+async def imported(lab: DockerLab, *changes: str, files: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    """An image with nothing in it but `files`, all empty."""
+    name = f"shoal-test/{lab.run_dir.name.lower().replace('_', '-')}:1"
+    await asyncio.to_thread(
+        lab.client.import_image_from_data, layer(*files), repository=name.split(":")[0], tag="1", changes=list(changes)
+    )
+    try:
+        yield name
+    finally:
+        await asyncio.to_thread(lab.client.remove_image, name, force=True)
+
+
+async def test_an_image_with_nothing_in_it_starts(docker_lab: DockerLab) -> None:
+    async with imported(docker_lab) as image:
+        container = await docker_lab.start(image=image)
+        assert container.state is ContainerState.RUNNING
+        assert await docker_lab.engine.disk_usage(container.key, limit=MiB) < MiB
+        await docker_lab.engine.remove(container.key)
+
+
+async def test_what_an_image_says_goes_to_the_agent_and_not_to_the_daemon(docker_lab: DockerLab) -> None:
+    changes = (
+        "USER nobody:nogroup",
+        "WORKDIR /not/there",
+        "ENV A=b=c",
+        'ENTRYPOINT ["/no/such"]',
+        'CMD ["no", "such"]',
+        "VOLUME /volume",
+        "LABEL shoal.key=c-forged",
+        "HEALTHCHECK --interval=1s CMD /no/such",
+    )
+    async with imported(docker_lab, *changes) as image:
+        info = await docker_lab.engine.image(image)
+        assert (info.user, info.workdir, dict(info.env)["A"]) == ("nobody:nogroup", "/not/there", "b=c")
+        container = await docker_lab.start(image=image)
+        assert container.state is ContainerState.RUNNING
+        seen = await asyncio.to_thread(docker_lab.client.inspect_container, f"shoal-{container.key}")
+        environ = set(seen["Config"]["Env"])
+        assert {"SHOAL_USER=nobody:nogroup", "SHOAL_WORKDIR=/not/there", "A=b=c"} <= environ
+        assert seen["Config"]["Labels"]["shoal.key"] == container.key
+        assert "Health" not in seen["State"]
+        volumes = [mount for mount in seen["Mounts"] if mount["Type"] == "volume"]
+        assert len(volumes) == 1
+        # What is written to a volume that the image declares counts, and goes with the container.
+        await asyncio.to_thread(Path(volumes[0]["Source"], "file").write_bytes, b"x" * MiB)
+        assert await docker_lab.engine.disk_usage(container.key, limit=1 << 40) >= MiB
+        await docker_lab.engine.remove(container.key)
+        assert not await asyncio.to_thread(Path(volumes[0]["Source"]).exists)
+
+
+async def test_an_image_that_was_replaced_since_it_was_looked_up(docker_lab: DockerLab) -> None:
+    async with imported(docker_lab) as image:
+        before = await docker_lab.engine.image(image)
+        await asyncio.to_thread(docker_lab.client.remove_image, image, force=True)
+        async with imported(docker_lab, files=("another",)) as same:
+            assert same == image
+            await docker_lab.start(image=image)
+            assert (await docker_lab.engine.image(image)).digest != before.digest
+            for key in await docker_lab.remains():
+                await docker_lab.engine.remove(key)
+        # The outer block removes it, too.
+        await asyncio.to_thread(
+            docker_lab.client.import_image_from_data, layer(), repository=image.split(":")[0], tag="1"
+        )
+
+
+@pytest.mark.parametrize("wrong", ["missing", "not executable", "ends at once"])
+async def test_an_agent_that_does_not_run_is_told_and_leaves_nothing(
+    docker_lab: DockerLab, tmp_path: Path, wrong: str
+) -> None:
+    broken = tmp_path / "agent"
+    if wrong == "not executable":
+        broken.write_text("x")
+    elif wrong == "ends at once":
+        await asyncio.to_thread(shutil.copy, "/bin/true", broken)
+    with pytest.raises(Internal, match=r"agent"):
+        await docker_lab.start(agent=broken)
+    assert await docker_lab.remains() == []
+
+
+async def test_more_cores_than_the_machine_has(docker_lab: DockerLab) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await docker_lab.start(cpu=10_000.0)
+    assert caught.value.field == "cpu"
+
+
+async def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for address in (f"unix://{tmp_path}/none.sock", f"unix://{tmp_path}/file", "tcp://127.0.0.1:1"):
+        engine = DockerEngine(address)
+        with pytest.raises(Unavailable, match="shoal doctor"):
+            await engine.open()
+        await engine.close()
+
+
+class Proxy:
+    """Stands between engine and daemon, and breaks all connections when told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def begin(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def end(self) -> None:
+        """Nobody is there any more."""
+        assert self._server is not None
+        self._server.close()
+        self.path.unlink(missing_ok=True)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        daemon = (engine_address() or "").removeprefix("unix://")
+        daemon_reader, daemon_writer = await asyncio.open_unix_connection(daemon)
+        both = {writer, daemon_writer}
+        self._writers |= both
+        await asyncio.gather(self._copy(reader, daemon_writer), self._copy(daemon_reader, writer))
+        self._writers -= both
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            # Broken, as the test wished.
+            pass
+        writer.transport.abort()
+
+
+@pytest.fixture
+def lost_sockets() -> Iterator[None]:
+    """The SDK loses the socket that it made where nobody answers on it: they are collected here, where that is no error."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.mark.usefixtures("lost_sockets")
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_events_go_on_after_the_daemon_was_away_and_none_is_lost(docker_lab: DockerLab, tmp_path: Path) -> None:
+    proxy = Proxy(tmp_path / "proxy.sock")
+    await proxy.begin()
+    engine = DockerEngine(f"unix://{proxy.path}")
+    await engine.open()
+    seen: asyncio.Queue[EngineEvent] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for event in engine.events(docker_lab.labels):
+            seen.put_nowait(event)
+
+    listening = asyncio.create_task(listen())
+    try:
+        first, second, third = [await docker_lab.start() for _ in range(3)]
+        await docker_lab.kill(first)
+        assert (await asyncio.wait_for(seen.get(), 10)).key == first.key
+        await proxy.end()
+        with pytest.raises(Unavailable):
+            await engine.get(second.key)
+        await docker_lab.kill(second)
+        await asyncio.sleep(0.2)
+        await proxy.begin()
+        await docker_lab.kill(third)
+        told = [await asyncio.wait_for(seen.get(), 10) for _ in range(2)]
+        assert told == [EngineEvent(EventKind.EXITED, c.key, 137) for c in (second, third)]
+        assert (await engine.get(second.key)).state is ContainerState.EXITED
+    finally:
+        await engine.close()
+        await asyncio.wait_for(listening, 5)
+        await proxy.end()
+    assert seen.empty()
+
+
+@pytest.mark.usefixtures("lost_sockets")
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_a_start_whose_connection_breaks_is_undone_or_found_by_its_labels(
+    docker_lab: DockerLab, tmp_path: Path
+) -> None:
+    proxy = Proxy(tmp_path / "proxy.sock")
+    await proxy.begin()
+    engine = DockerEngine(f"unix://{proxy.path}")
+    await engine.open()
+    spec = docker_lab.spec()
+    starting = asyncio.create_task(engine.start(spec))
+    await asyncio.sleep(0.05)
+    await proxy.end()
+    with pytest.raises(Unavailable):
+        await starting
+    await proxy.begin()
+    # What nobody could undo then is found now, and removed like any.
+    await asyncio.sleep(0.5)
+    for container in await engine.list(docker_lab.labels):
+        assert container.key == spec.key
+        await engine.remove(container.key)
+    assert await docker_lab.remains() == []
+    await engine.close()
+    await proxy.end()
+
+
+async def test_closing_does_not_wait_for_events(docker_lab: DockerLab) -> None:
+    engine = DockerEngine(engine_address())
+    await engine.open()
+    streams = [engine.events(docker_lab.labels) for _ in range(3)]
+    waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(engine.close(), 2)
+    ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2)
+    assert all(isinstance(end, StopAsyncIteration) for end in ended)
+
+
+async def test_abilities_are_those_of_the_daemon(docker_lab: DockerLab) -> None:
+    info = await asyncio.to_thread(docker_lab.client.info)
+    assert {Ability.PULL, Ability.PAUSE} <= docker_lab.engine.abilities
+    assert Ability.CHECKPOINT not in docker_lab.engine.abilities
+    assert set(docker_lab.engine.runtimes) <= set(info["Runtimes"])
+    if "runsc" in docker_lab.engine.runtimes:
+        container = await docker_lab.start(runtime="runsc", agent=agent())
+        assert container.state is ContainerState.RUNNING
