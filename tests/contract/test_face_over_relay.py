@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def place() -> Iterator[Ground]:
     with ground() as made:
         yield made
@@ -288,7 +288,8 @@ def test_changes_are_watched_across_a_broken_connection(place: Ground) -> None:
         event = next(watch)
         assert (event.kind, event.path) == ("created", str(top / "one"))
         place.restart_relay()
-        assert "overflow" in {next(watch).kind for _ in range(3)} or next(watch).kind == "overflow"
+        while event.kind != "overflow":  # what happened meanwhile is not known
+            event = next(watch)
         (top / "two").touch()
         while event.path != str(top / "two"):
             event = next(watch)
