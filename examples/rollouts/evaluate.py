@@ -13,42 +13,45 @@ from examples.rollouts.package import Package
 from shoal import Result, Sandbox, SandboxEnded
 
 SUITE_TIMEOUT = 60.0  # seconds; a patch that loops for ever earns nothing
+LIFETIME = 2 * SUITE_TIMEOUT
 WORKDIR = "/work"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a candidate earned. Times in seconds: `create` until the sandbox is ready, `execs` for each call of `run`, `seconds` for it all.
+    """What a candidate earned. Times in seconds.
 
-    `passed` is the part of the suite's tests that passed, None where the suite did not get so far.
+    `create`: until the sandbox was ready. `exec`: the run of the suite; `inside`: that part of it which the suite itself took, as
+    measured in the sandbox. `seconds`: everything, from the create to the sandbox's end.
     """
 
     candidate: Candidate
     reward: int
     verdict: str
-    passed: float | None
     create: float
-    execs: tuple[float, ...]
+    exec: float
+    inside: float | None
     seconds: float
 
 
 async def evaluate(candidate: Candidate, package: Package, tags: dict[str, str]) -> Outcome:
     """Runs the package's own tests on the patched module, in a sandbox that lives only for this."""
     start = time.perf_counter()
-    async with await Sandbox.create.aio(
-        memory=(128, 512), network="none", timeout=2 * SUITE_TIMEOUT, tags=tags
-    ) as sandbox:
+    async with await Sandbox.create.aio(memory=(128, 512), network="none", timeout=LIFETIME, tags=tags) as sandbox:
         created = time.perf_counter()
         await sandbox.files.upload.aio(package.root, WORKDIR)
         await sandbox.files.write_text.aio(f"{WORKDIR}/{package.module}", candidate.source)
         ready = time.perf_counter()
         try:
             result = await sandbox.run.aio(package.tests, workdir=WORKDIR, timeout=SUITE_TIMEOUT)
-            reward, verdict, passed = judge(result)
+            reward, verdict = judge(result)
+            inside = result.duration
         except SandboxEnded as end:  # the patch ate more memory, disk or time than it was given
-            reward, verdict, passed = 0, end.reason.replace("_", " "), None
+            reward, verdict = 0, end.reason.replace("_", " ")
+            inside = None
         done = time.perf_counter()
-    return Outcome(candidate, reward, verdict, passed, created - start, (done - ready,), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Outcome(candidate, reward, verdict, created - start, done - ready, inside, seconds)
 
 
 async def roll_out(
@@ -76,17 +79,16 @@ async def roll_out(
     return [rollout.result() for rollout in rollouts]
 
 
-def judge(result: Result[str]) -> tuple[int, str, float | None]:
-    """Reward, verdict and the part that passed, from what `python -m unittest` said."""
+def judge(result: Result[str]) -> tuple[int, str]:
+    """Reward and verdict, from what `python -m unittest` said."""
     if result.timed_out:
-        return 0, "timed out", None
+        return 0, "timed out"
     if result.returncode < 0:
-        return 0, f"killed by signal {-result.returncode}", None
+        return 0, f"killed by signal {-result.returncode}"
     ran = re.search(r"^Ran (\d+) tests? in", result.stderr, re.MULTILINE)
     if ran is None or int(ran[1]) == 0:
-        return 0, "no test ran", None
-    total = int(ran[1])
-    failed = sum(int(n) for n in re.findall(r"\b(?:failures|errors)=(\d+)", result.stderr[ran.end() :]))
+        return 0, "no test ran"
     if result.returncode == 0:
-        return 1, f"{total} passed", 1.0
-    return 0, f"{failed} of {total} failed", max(0.0, 1 - failed / total)
+        return 1, f"{ran[1]} passed"
+    failed = sum(int(number) for number in re.findall(r"\b(?:failures|errors)=(\d+)", result.stderr[ran.end() :]))
+    return 0, f"{failed} of {ran[1]} failed"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -54,19 +55,17 @@ def print_report(console: Console, outcomes: Sequence[Outcome], wall: float) -> 
 
 def candidates_table(outcomes: Sequence[Outcome]) -> Table:
     table = Table(title="Rollouts", title_justify="left")
-    table.add_column("candidate", justify="right")
-    table.add_column("patch", overflow="ellipsis", no_wrap=True, max_width=44)
-    table.add_column("reward", justify="right")
-    table.add_column("passed", justify="right")
-    table.add_column("verdict", overflow="ellipsis", no_wrap=True)
-    table.add_column("time", justify="right")
+    table.add_column("candidate", justify="right", no_wrap=True)
+    table.add_column("patch")  # the one that gives way on a narrow terminal
+    table.add_column("reward", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
     for outcome in sorted(outcomes, key=lambda outcome: outcome.candidate.number):
         patch = outcome.candidate.patch
         table.add_row(
             str(outcome.candidate.number),
-            "(none: as published)" if patch is None else str(patch).replace("[", r"\["),
+            "(none: as published)" if patch is None else escape(str(patch)),
             f"[green]{outcome.reward}[/]" if outcome.reward else f"[red]{outcome.reward}[/]",
-            "–" if outcome.passed is None else f"{outcome.passed:.1%}",
             outcome.verdict,
             f"{outcome.seconds:.2f} s",
         )
@@ -74,13 +73,14 @@ def candidates_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def figures_table(outcomes: Sequence[Outcome], wall: float) -> Table:
-    """Rates over the whole run, in which the tests themselves take nearly all of the machine; `exec` is a run of the suite."""
+    """Rates over the whole run, which the tests themselves fill nearly to the brim. `exec` is a run of the suite."""
     table = Table()
     for name in ("", "number", "per second", "p50", "p95"):
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for name, samples in (
         ("create", [outcome.create for outcome in outcomes]),
-        ("exec", [seconds for outcome in outcomes for seconds in outcome.execs]),
+        ("exec", [outcome.exec for outcome in outcomes]),
+        ("exec less the tests", [outcome.exec - outcome.inside for outcome in outcomes if outcome.inside is not None]),
     ):
         figures = (f"{percentile(samples, q) * 1000:.1f} ms" for q in (50, 95))
         table.add_row(name, str(len(samples)), f"{len(samples) / wall:.1f}", *figures)
