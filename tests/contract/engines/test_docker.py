@@ -188,18 +188,32 @@ async def test_an_image_that_was_replaced_since_it_was_looked_up(docker_lab: Doc
         )
 
 
-@pytest.mark.parametrize("wrong", ["missing", "not executable", "ends at once"])
+@pytest.mark.parametrize("wrong", ["missing", "not executable"])
 async def test_an_agent_that_does_not_run_is_told_and_leaves_nothing(
     docker_lab: DockerLab, tmp_path: Path, wrong: str
 ) -> None:
     broken = tmp_path / "agent"
     if wrong == "not executable":
         broken.write_text("x")
-    elif wrong == "ends at once":
-        await asyncio.to_thread(shutil.copy, "/bin/true", broken)
     with pytest.raises(Internal, match=r"agent"):
         await docker_lab.start(agent=broken)
     assert await docker_lab.remains() == []
+
+
+async def test_an_agent_that_ends_at_once_is_never_taken_for_a_running_one(
+    docker_lab: DockerLab, tmp_path: Path
+) -> None:
+    short = tmp_path / "agent"
+    await asyncio.to_thread(shutil.copy, "/bin/true", short)
+    try:
+        container = await docker_lab.start(agent=short)
+    except Internal:
+        # It ended before the start had looked at it.
+        assert await docker_lab.remains() == []
+        return
+    async with asyncio.timeout(10):
+        while (await docker_lab.engine.get(container.key)).state is not ContainerState.EXITED:
+            await asyncio.sleep(0.05)
 
 
 async def test_more_cores_than_the_machine_has(docker_lab: DockerLab) -> None:
