@@ -177,7 +177,8 @@ func mustMode(t *testing.T, path string, mode os.FileMode) {
 func TestWriteGoesThroughLinks(t *testing.T) {
 	c, dir := connect(t), t.TempDir()
 	writeFile(t, dir+"/sub/file", "old", 0o600)
-	for link, target := range map[string]string{"rel": "sub/file", "abs": dir + "/sub/file", "twice": "rel", "dangling": "sub/fresh"} {
+	for _, pair := range [][2]string{{"rel", "sub/file"}, {"abs", dir + "/sub/file"}, {"twice", "rel"}, {"dangling", "sub/fresh"}} {
+		link, target := pair[0], pair[1]
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
 		}
@@ -229,6 +230,29 @@ func TestAppend(t *testing.T) {
 	os.Chmod(path, 0o600)
 	c.put(object{"op": "write", "path": path, "append": true}, []byte("!")).mustSucceed(t)
 	mustMode(t, path, 0o600)
+}
+
+func TestOwnerAndModeOfWhatIsWritten(t *testing.T) {
+	executable := uint32(0o755)
+	mine, theirs := Owner{1000, 1000}, Owner{2000, 50}
+	was := place{exists: true}
+	was.now.Uid, was.now.Gid, was.now.Mode = 2000, 50, syscall.S_IFREG|0o6750
+	for name, one := range map[string]struct {
+		at    place
+		asked writeRequest
+		owner Owner
+		mode  uint32
+	}{
+		"new, by default":            {place{}, writeRequest{}, mine, 0o644},
+		"new, with a mode":           {place{}, writeRequest{Mode: &executable}, mine, 0o755},
+		"replaced, by default":       {was, writeRequest{}, theirs, 0o6750},
+		"replaced, with a mode":      {was, writeRequest{Mode: &executable}, theirs, 0o755},
+		"replaced, for someone else": {was, writeRequest{User: "me"}, mine, 0o750},
+	} {
+		if owner, mode := one.at.attributes(&one.asked, mine); owner != one.owner || mode != one.mode {
+			t.Errorf("%s: %v %#o, want %v %#o", name, owner, mode, one.owner, one.mode)
+		}
+	}
 }
 
 // BenchmarkRead and BenchmarkWrite move 10 MiB through a socket.

@@ -2,7 +2,6 @@ package files
 
 import (
 	"encoding/json"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,6 +19,8 @@ type client struct {
 	conn net.Conn
 	dec  *frame.Decoder
 	next uint32
+	// credit is for the stream that put uses.
+	credit int
 }
 
 func connect(t *testing.T) *client {
@@ -123,6 +124,11 @@ func (c *client) receive(a *answer, done func() bool) {
 				a.code, a.field, a.message = e.Code, e.Field, e.Message
 			}
 		case frame.Credit:
+			n, err := frame.ParseCredit(f.Payload)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			c.credit += int(n)
 		default:
 			c.t.Fatalf("kind %d", f.Kind)
 		}
@@ -142,33 +148,25 @@ func (c *client) call(request object) *answer {
 	return a
 }
 
-// put sends data (at most the initial credit at a time: the agent's grants are awaited by size) and END.
+// put sends data as credit allows, and END, unless the answer comes before.
 func (c *client) put(request object, data []byte) *answer {
 	c.t.Helper()
 	id := c.open(request)
 	a := &answer{}
-	failed := make(chan error, 1)
-	go func() { failed <- c.stream(id, data) }()
-	c.receive(a, a.ended)
-	if err := <-failed; err != nil {
-		c.t.Fatal(err)
-	}
-	return a
-}
-
-// stream relies on the agent reading on: tests send less than the credit, or data that is known to be consumed.
-func (c *client) stream(id uint32, data []byte) error {
-	if len(data) > frame.InitialCredit {
-		return errors.New("more data than the initial credit")
-	}
-	var b []byte
+	c.credit = frame.InitialCredit
 	for len(data) > 0 {
 		n := min(len(data), 100_000)
-		b = frame.Append(b, frame.Data, id, data[:n])
+		c.receive(a, func() bool { return c.credit >= n || a.ended() })
+		if a.ended() {
+			return a
+		}
+		c.send(frame.Data, id, data[:n])
+		c.credit -= n
 		data = data[n:]
 	}
-	_, err := c.conn.Write(frame.Append(b, frame.End, id, nil))
-	return err
+	c.send(frame.End, id, nil)
+	c.receive(a, a.ended)
+	return a
 }
 
 func (a *answer) mustFail(t *testing.T, code, field string) {

@@ -44,6 +44,7 @@ func eachEvent(b []byte, take func(event)) {
 type directories struct {
 	fd          int
 	recursive   bool
+	most        int    // watches
 	real, shown string // the root's path without links, and as the client named it
 	byWatch     map[int32]*directory
 	told        int
@@ -91,7 +92,7 @@ func (d *directories) add(path string, found func(path string)) error {
 		return err
 	}
 	watch := int32(wd)
-	if d.byWatch[watch] == nil && len(d.byWatch) >= maxWatches {
+	if d.byWatch[watch] == nil && len(d.byWatch) >= d.most {
 		d.unwatch(watch)
 		return errTooMany
 	}

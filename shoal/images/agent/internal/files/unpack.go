@@ -256,6 +256,10 @@ func memberError(name string, err error) error {
 	if errors.Is(err, mux.ErrLost) {
 		return err
 	}
+	var ofTwo *os.LinkError // which fault does not look into for a name that leads out
+	if errors.As(err, &ofTwo) {
+		err = &os.PathError{Op: ofTwo.Op, Path: ofTwo.New, Err: ofTwo.Err}
+	}
 	f := *fault.From(err)
 	f.Message = fmt.Sprintf("%.300q: %s", name, f.Message)
 	return &f

@@ -53,7 +53,7 @@ func watch(st *mux.Stream, r *watchRequest) error {
 	}
 	source := os.NewFile(uintptr(fd), "inotify")
 	defer source.Close()
-	w := &watcher{tell: teller{st: st}, dirs: directories{fd: fd, recursive: r.Recursive}}
+	w := &watcher{tell: teller{st: st}, dirs: directories{fd: fd, recursive: r.Recursive, most: maxWatches}}
 	if err := w.begin(path); err != nil {
 		return failed("path", "watch", path, err)
 	}
@@ -147,11 +147,13 @@ func (w *watcher) follow(source *os.File) error {
 
 func (w *watcher) take(e event) {
 	if e.mask&syscall.IN_Q_OVERFLOW != 0 {
+		// The client looks for itself when it is told: what changes from then on must not be missed. Where the tree cannot be
+		// watched as a whole any more there is nothing else to tell.
 		w.left = nil
-		w.tell.overflow()
-		if w.dirs.recursive && w.dirs.rebuild() != nil {
-			w.tell.overflow() // the tree is not watched as a whole any more
+		if w.dirs.recursive {
+			_ = w.dirs.rebuild()
 		}
+		w.tell.overflow()
 		return
 	}
 	if e.mask&syscall.IN_IGNORED != 0 {
