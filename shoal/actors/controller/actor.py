@@ -198,10 +198,11 @@ class ControllerActor:
         """Done once by the first call after each start of the actor (whose constructor can't wait)."""
         if self._opening is None:
             self._opening = asyncio.create_task(self._do_open())
+        opening = self._opening
         try:
-            await asyncio.shield(self._opening)
+            await asyncio.shield(opening)
         except BaseException:
-            if self._opening is not None and self._opening.done():
+            if opening.done() and self._opening is opening:
                 self._opening = None  # the next call tries again
             raise
 

@@ -145,10 +145,11 @@ class NodeActor:
             return self._parts
         if self._opening is None:
             self._opening = asyncio.create_task(self._do_open())
+        opening = self._opening
         try:
-            return await asyncio.shield(self._opening)
+            return await asyncio.shield(opening)
         finally:
-            if self._opening is not None and self._opening.done():
+            if opening.done() and self._opening is opening:
                 self._opening = None  # where it failed, the next call tries again
 
     async def _do_open(self) -> wiring.NodeParts:

@@ -11,13 +11,12 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.actors.disk import DiskWatch
-from shoal.actors.network import SandboxNetwork
-
 from shoal.actors import host
+from shoal.actors.disk import DiskWatch
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
+from shoal.actors.network import SandboxNetwork
 from shoal.actors.node.containers import Containers, Surroundings
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.records import RecordFiles
