@@ -41,15 +41,11 @@ def test_notebook_runs(cluster: object, capsys: pytest.CaptureFixture[str]) -> N
     notebook = json.loads((ROOT / "notebooks" / "rollouts.ipynb").read_text("utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear the outputs"
-    asyncio.run(_run_cells(["".join(cell["source"]) for cell in cells]))
-    assert " 1.00  sorts\n" in capsys.readouterr().out
-
-
-async def _run_cells(sources: list[str]) -> None:
-    """As a notebook does: one namespace, one running event loop, `await` at the top level."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for number, source in enumerate(sources):
-        code = compile(source, f"<cell {number}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        result = eval(code, namespace)
-        if inspect.iscoroutine(result):
-            await result
+    with asyncio.Runner() as runner:
+        for number, cell in enumerate(cells):
+            code = compile("".join(cell["source"]), f"<cell {number}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            result = eval(code, namespace)
+            if inspect.iscoroutine(result):  # a cell that awaits, all in one loop as in a notebook
+                runner.run(result)
+    assert " 1.00  sorts\n" in capsys.readouterr().out
