@@ -19,6 +19,9 @@ IDLE_EXIT_S = 60
 
 _ANSWER_S = 10.0
 
+_BROKEN = (OSError, TimeoutError, ValueError, RuntimeError)
+"""How a connection fails: a line too long is a `ValueError`, a transport that is closed uvloop's `RuntimeError`."""
+
 
 class Relay:
     """The node's relay. `root` holds a directory per container; `listen_ip` is the cluster's address of this node."""
@@ -80,7 +83,7 @@ class Relay:
             try:
                 self._writer.write(json.dumps(request).encode() + b"\n")
                 line = await asyncio.wait_for(self._reader.readline(), _ANSWER_S)
-            except (OSError, TimeoutError, ValueError, RuntimeError) as error:  # RuntimeError: uvloop's word for a closed transport
+            except _BROKEN as error:
                 self._drop()
                 raise Unavailable(f"the node's relay did not answer: {error!r}") from error
             if not line:
