@@ -7,8 +7,10 @@ import (
 )
 
 const (
-	// quick is how long a run may take before its pipes are watched: most end sooner, and cost the poller nothing.
-	quick = 2 * time.Millisecond
+	// quick is how long a run may take, for each that is under way, before its pipes are watched: most end sooner, and cost
+	// the poller nothing. One that writes more than a pipe holds is held up for so long, once.
+	quick   = 2 * time.Millisecond
+	longest = 10 * quick
 	// linger is how long a run waits for the end of its pipes once its leader has ended.
 	linger = 100 * time.Millisecond
 	// rejoin is how long the run of a lost client is held up for it before its output is dropped.
@@ -42,7 +44,9 @@ func (p *Process) Finished() <-chan struct{} { return p.finished }
 // Settle waits a moment for a run to end, as most do; only for the one who started it. If it has not ended, it is attended
 // from now on, and Settle returns false.
 func (p *Process) Settle() bool {
-	timer := time.NewTimer(quick)
+	under := time.Duration(p.table.settling.Add(1))
+	defer p.table.settling.Add(-1)
+	timer := time.NewTimer(min(under*quick, longest))
 	select {
 	case <-p.exited:
 		timer.Stop()

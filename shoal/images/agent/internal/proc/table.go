@@ -26,8 +26,8 @@ type Table struct {
 	null        int
 	executable  string
 	adjustScore bool
-	// OnChange is called when a process other than the main one starts (+1) or ends (-1).
-	onChange func(delta int)
+	onChange    func(delta int)
+	settling    atomic.Int64 // runs whose pipes nobody watches yet
 
 	mu    sync.Mutex
 	procs map[string]*Process
