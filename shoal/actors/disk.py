@@ -124,7 +124,8 @@ class DiskWatch:
         self._changed.clear()
         seconds = self._schedule.wait(self._clock())
         try:
-            await asyncio.wait_for(self._changed.wait(), _LONGEST_WAIT if seconds is None else seconds)
+            async with asyncio.timeout(_LONGEST_WAIT if seconds is None else seconds):
+                await self._changed.wait()
         except TimeoutError:
             # Time for the next look.
             pass

@@ -30,6 +30,7 @@ log = logging.getLogger("shoal.node")
 
 _HEARTBEAT_S = 2.0
 _WATCH_S = 60.0
+_REFILL_S = 5.0
 
 
 class NodeActor:
@@ -209,7 +210,8 @@ class NodeActor:
         """Starts what the pool lacks, one at a time and only while nobody waits for a start; removes what it has too much."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._refill.wait(), 5.0)
+                async with asyncio.timeout(_REFILL_S):  # `wait_for` may swallow the cancellation that ends this loop
+                    await self._refill.wait()
             self._refill.clear()
             while (shape := parts.warm.missing(time.monotonic())) is not None:
                 if self._starting or parts.containers.busy:

@@ -82,7 +82,8 @@ class Relay:
                 raise Unavailable("the node's relay is being restarted; try again")
             try:
                 self._writer.write(json.dumps(request).encode() + b"\n")
-                line = await asyncio.wait_for(self._reader.readline(), _ANSWER_S)
+                async with asyncio.timeout(_ANSWER_S):  # `wait_for` may swallow a cancellation, and the watcher would never end
+                    line = await self._reader.readline()
             except _BROKEN as error:
                 self._drop()
                 raise Unavailable(f"the node's relay did not answer: {error!r}") from error
