@@ -49,6 +49,12 @@ class Connections:
         # Shielded: one caller that gives up does not take the attempt from the others.
         return await asyncio.shield(opening)
 
+    def learn(self, grant: Grant) -> None:
+        """Keeps access that came unasked, so that the first connection need not ask for it."""
+        self._grants[grant.sandbox_id] = grant
+        if len(self._grants) > 2 * self._limit:
+            self._grants.popitem(last=False)
+
     def forget(self, sandbox_id: str) -> None:
         """The sandbox has ended: closes this loop's connection to it, and drops its grant."""
         self._grants.pop(sandbox_id, None)
@@ -89,18 +95,15 @@ class Connections:
             try:
                 return self._admit(table, sandbox_id, await _dial(kept))
             except (Unauthenticated, NotFound, Unavailable):
-                self._grants.pop(
-                    sandbox_id, None
-                )  # the relay may have moved, and the sandbox may have ended: ask again
+                # The relay may have moved, and the sandbox may have ended: ask again.
+                self._grants.pop(sandbox_id, None)
         grant = await self._grant(sandbox_id)
         try:
             connection = await _dial(grant)
         except NotFound as error:
             # The cluster said that it lives there: the relay has only just been started, or the sandbox is just ending.
             raise Unavailable(error.message) from None
-        self._grants[sandbox_id] = grant
-        if len(self._grants) > 2 * self._limit:
-            self._grants.popitem(last=False)
+        self.learn(grant)
         return self._admit(table, sandbox_id, connection)
 
     def _admit(self, table: _LoopTable, sandbox_id: str, connection: Connection) -> Agent:

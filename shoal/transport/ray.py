@@ -22,6 +22,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.actor import ActorHandle
 
 from shoal.model.errors import FailedPrecondition, Internal, SandboxEnded, ShoalError, Unauthenticated, Unavailable
+from shoal.model.grants import Grant
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
@@ -67,7 +68,7 @@ class RayTransport(Transport):
 
     async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
         try:
-            return cast(SandboxInfo, await self._call("create", spec, deadline))
+            info, grant = cast("tuple[SandboxInfo, Grant | None]", await self._call("create", spec, deadline))
         except asyncio.CancelledError:
             # Nobody will ever hold it, so it must not stay; the controller does not notice that its caller has gone.
             undoing = asyncio.get_running_loop().create_task(self._undo(spec))
@@ -75,6 +76,9 @@ class RayTransport(Transport):
             undoing.add_done_callback(self._undoing.discard)
             await asyncio.wait([undoing], timeout=_UNDO_S)
             raise
+        if grant is not None:
+            self._connections.learn(grant)
+        return info
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
         return cast(SandboxInfo, await self._call("get", sandbox_id))

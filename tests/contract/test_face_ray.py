@@ -36,7 +36,7 @@ class Controller:
     async def defaults(self) -> dict[str, Any]:
         return {"image": "the/default"}
 
-    async def create(self, spec: SandboxSpec, deadline: float) -> SandboxInfo:
+    async def create(self, spec: SandboxSpec, deadline: float) -> tuple[SandboxInfo, None]:
         self._note("create")
         if spec.image == "taken":
             raise AlreadyExists("name: it is taken", field="name")
@@ -45,7 +45,7 @@ class Controller:
             await asyncio.sleep(30.0)
         if spec.image == "busy":
             raise Unavailable("the cluster is being shut down")
-        return _info("sb-new", spec)
+        return _info("sb-new", spec), None
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
         if sandbox_id == "sb-bug":

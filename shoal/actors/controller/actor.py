@@ -54,8 +54,9 @@ class ControllerActor:
 
     # -- sandboxes ----------------------------------------------------------------------------------
 
-    async def create(self, spec: SandboxSpec, deadline: float) -> SandboxInfo:
-        """Creates a sandbox and returns it running, within `deadline` seconds; the same idempotency key gives the same sandbox.
+    async def create(self, spec: SandboxSpec, deadline: float) -> tuple[SandboxInfo, grants.Grant | None]:
+        """Creates a sandbox and returns it running, with a way to its agent, within `deadline` seconds; the same idempotency key gives the
+        same sandbox again, without a way once it has ended.
 
         Raises `InvalidRequest`, `AlreadyExists`, `ImageNotFound`, `CommandNotFound`, `DeadlineExceeded`; after any of them nothing is left.
         """
@@ -70,7 +71,7 @@ class ControllerActor:
             record = SandboxRecord(new_sandbox_id(), spec, time.time(), dict(spec.tags))
             self._registry.add(record)
         await self._lives.create(record, time.time() + deadline)
-        return record.info
+        return record.info, None if record.ended else self._grant(record)
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
         """Its state, its end included; `SandboxNotFound`."""
@@ -121,8 +122,11 @@ class ControllerActor:
         record = self._registry.get(sandbox_id)
         if record.ended:
             raise ended_error(record)
+        return self._grant(record)
+
+    def _grant(self, record: SandboxRecord) -> grants.Grant:
         if record.began is None:
-            raise FailedPrecondition(f"sandbox {sandbox_id} does not run yet", state=record.life.state.value)
+            raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.life.state.value)
         expires = time.time() + grants.TTL_S
         token = grants.sign(self._secret, record.id, record.began.key, grants.CLIENT_SCOPES, expires)
         return grants.Grant(record.id, self._nodes.relay(record.began.node_id, record.began.relay), token, expires)
