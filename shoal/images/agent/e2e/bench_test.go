@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"encoding/json"
 	"os"
 	"slices"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"shoal/agent/internal/frame"
 )
 
 // BenchmarkRun is one caller's `true`, through relay and agent.
@@ -65,4 +68,63 @@ func BenchmarkForkExec(b *testing.B) {
 		times = append(times, time.Since(began))
 	}
 	report(b, times)
+}
+
+const fileSize = 10 << 20
+
+// BenchmarkRead and BenchmarkWrite move 10 MiB.
+func BenchmarkRead(b *testing.B) {
+	c := start(b).dial()
+	path := b.TempDir() + "/file"
+	if err := os.WriteFile(path, make([]byte, fileSize), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(fileSize)
+	for b.Loop() {
+		request, _ := json.Marshal(object{"op": "read", "path": path, "offset": 0, "length": -1})
+		k := c.openRaw(request, nil, true)
+		k.credit(fileSize)
+		n := 0
+		for {
+			f, _ := k.next()
+			if f.Kind == frame.Reply {
+				break
+			}
+			n += len(f.Payload)
+			if f.Owned {
+				frame.Recycle(f.Payload)
+			}
+		}
+		if n != fileSize {
+			b.Fatal(n)
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	c := start(b).dial()
+	path := b.TempDir() + "/file"
+	piece := make([]byte, 256<<10)
+	b.SetBytes(fileSize)
+	for b.Loop() {
+		k := c.open(object{"op": "write", "path": path}, nil)
+		credit := 1 << 20
+		for sent := 0; sent < fileSize; {
+			for credit < len(piece) {
+				f, open := k.next()
+				if !open || f.Kind != frame.Credit {
+					b.Fatalf("kind %d: %s", f.Kind, f.Payload)
+				}
+				n, _ := frame.ParseCredit(f.Payload)
+				credit += int(n)
+			}
+			k.data(piece)
+			credit -= len(piece)
+			sent += len(piece)
+		}
+		k.end()
+		if r := k.result(); r.ok["size"] != float64(fileSize) {
+			b.Fatal(r.fault)
+		}
+	}
 }

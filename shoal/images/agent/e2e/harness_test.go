@@ -86,7 +86,7 @@ func (n *node) startRelay(listen string) {
 	n.t.Helper()
 	config, _ := json.Marshal(map[string]any{
 		"root": n.root, "listen": listen, "secret": hex.EncodeToString(secret),
-		"control": filepath.Join(n.root, "control"), "idle_exit_s": 120,
+		"control": filepath.Join(n.root, "control"), "idle_exit_s": 3600,
 	})
 	n.relay = exec.Command(binary, "relay")
 	n.relay.Stdin = strings.NewReader(string(config) + "\n")

@@ -342,10 +342,30 @@ func TestANewWriterPutsTheOldOneOut(t *testing.T) {
 	}
 }
 
+func TestAWriterThatSaysNothingIsPutOutToo(t *testing.T) {
+	n := start(t)
+	c := n.dial()
+	id := c.exec(object{"stdin": true}, "cat")
+	old := n.dial().open(object{"op": "stdin", "id": id, "offset": 0}, nil) // its client has vanished, and nobody noticed
+	old.event()
+	next := c.open(object{"op": "stdin", "id": id, "offset": 0}, nil)
+	next.event()
+	old.data([]byte("late"))
+	old.result().want(t, "failed_precondition", "")
+	next.data([]byte("word"))
+	next.end()
+	if r := next.result(); r.ok["offset"] != float64(4) {
+		t.Errorf("got %v, %v", r.ok, r.fault)
+	}
+	if r := c.must(object{"op": "output", "id": id, "fd": 1, "offset": 0}); string(r.out) != "word" {
+		t.Errorf("the process got %q", r.out)
+	}
+}
+
 func TestATerminal(t *testing.T) {
 	c := start(t).dial()
 	id := c.exec(object{"pty": object{"rows": 24, "cols": 80}, "stdin": true, "user": "nobody"},
-		sh("trap 'stty size' WINCH; tty < /dev/tty > /dev/null && stty size; read line; echo got $line; read more || echo eof")...)
+		sh("trap 'stty size' WINCH; tty < /dev/tty > /dev/null && stty size; line=; while [ -z \"$line\" ]; do read line; done; echo got $line; read more || echo eof")...)
 	out := c.open(object{"op": "output", "id": id, "fd": 1, "offset": 0}, nil)
 	var seen bytes.Buffer
 	until := func(what string) {
@@ -392,6 +412,7 @@ func TestMergedErrorsAndPs(t *testing.T) {
 	}
 }
 
+// SHOAL_SOAK_RUNS sets how many they are.
 func TestManyRunsLeaveNothing(t *testing.T) {
 	n := start(t)
 	c := n.dial()
@@ -418,11 +439,19 @@ func TestManyRunsLeaveNothing(t *testing.T) {
 	}
 	round(1000)
 	before, memory := descriptors(), resident(t, pid)
-	round(4000)
+	runs := 4000
+	if text := os.Getenv("SHOAL_SOAK_RUNS"); text != "" {
+		var err error
+		if runs, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	round(runs)
 	eventually(t, "the descriptors are given back", func() bool { return descriptors() <= before })
 	if grown := resident(t, pid) - memory; grown > 4<<20 {
 		t.Errorf("memory grew by %d", grown)
 	}
+	t.Logf("after %d runs: %d bytes resident (%d before), %d descriptors", runs, resident(t, pid), memory, descriptors())
 }
 
 func resident(t testing.TB, pid int) int {

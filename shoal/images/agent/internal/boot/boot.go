@@ -21,8 +21,10 @@ import (
 )
 
 const (
-	prSetDumpable = 4
-	defaultGrace  = 2 * time.Second
+	prSetDumpable     = 4
+	sysCloseRange     = 436 // the same on every architecture
+	closeRangeCloexec = 4
+	defaultGrace      = 2 * time.Second
 	// softMemory is where the collector begins to work hard. What a busy agent needs lies far below.
 	softMemory = 192 << 20
 	// gcPercent keeps the heap of a busy agent below 4 MiB: a tighter one collects so often that runs take notice.
@@ -41,6 +43,8 @@ func Init() int {
 		log.Print("shoal: `agent init` is for the first process of a container only")
 		return 1
 	}
+	// What the engine may have left open is not for children to inherit. Kernels before 5.11 do not know this call.
+	syscall.RawSyscall(sysCloseRange, 3, ^uintptr(0)>>1, closeRangeCloexec)
 	runtime.GOMAXPROCS(min(maxThreads, runtime.NumCPU()))
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(softMemory)

@@ -116,10 +116,14 @@ func (c *Conn) open(f frame.Frame, handle Handler) error {
 	c.mu.Lock()
 	_, taken := c.streams[f.Stream]
 	full := len(c.streams) >= MaxStreams
-	if !taken && !full && !c.closed {
+	closed := c.closed
+	if !taken && !full && !closed {
 		c.streams[f.Stream] = s
 	}
 	c.mu.Unlock()
+	if closed {
+		return io.ErrClosedPipe
+	}
 	if taken {
 		return frame.ErrMalformed
 	}

@@ -45,7 +45,7 @@ func newStream(c *Conn, id uint32) *Stream {
 	}
 }
 
-// Done is closed when nobody waits for this stream any more. After a REPLY it stays open.
+// Done is closed when nobody waits for this stream any more, and when its handler has returned.
 func (s *Stream) Done() <-chan struct{} { return s.done }
 
 // Wake gets a token when credit or data came. Others (an output ring) may put one there too.
@@ -260,20 +260,26 @@ func (s *Stream) cancel() {
 
 func (s *Stream) lose() {
 	s.mu.Lock()
-	over := s.over
+	defer s.mu.Unlock()
 	s.over = true
-	s.mu.Unlock()
-	if !over {
+	s.closeDone()
+}
+
+func (s *Stream) closeDone() {
+	select {
+	case <-s.done:
+	default:
 		close(s.done)
 	}
 }
 
-// discard drops what a handler left in the queue.
+// discard ends the stream when its handler has returned: others that still receive from it stop.
 func (s *Stream) discard() {
 	s.mu.Lock()
 	queue := s.queue
 	s.queue = nil
 	s.over = true
+	s.closeDone()
 	s.mu.Unlock()
 	for _, f := range queue {
 		if f.Owned {

@@ -10,17 +10,19 @@ import (
 // Reaper waits for every child of this process, those it inherits as first process of the container included. It is
 // the only place that does, so that no exit status can go astray.
 type Reaper struct {
-	mu       sync.Mutex
+	// forking is held during a fork. The kernel's part of it takes turns anyway.
+	forking sync.Mutex
+
+	mu       sync.Mutex // guards what follows
 	children map[int]*Process
-	forking  int
-	// early holds what ended before its fork was registered. It is emptied when no fork is under way: what is then
-	// left are orphans of others.
+	// early holds what ended during the fork that is under way: its child, perhaps, or orphans. It is nil without one: a
+	// number must not be remembered until it is another's.
 	early map[int]syscall.WaitStatus
 }
 
 // NewReaper starts reaping.
 func NewReaper() *Reaper {
-	r := &Reaper{children: make(map[int]*Process), early: make(map[int]syscall.WaitStatus)}
+	r := &Reaper{children: make(map[int]*Process)}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGCHLD)
 	go func() {
@@ -46,7 +48,7 @@ func (r *Reaper) reap() {
 		if p := r.children[pid]; p != nil {
 			delete(r.children, pid)
 			p.ended(status)
-		} else if r.forking > 0 {
+		} else if r.early != nil {
 			r.early[pid] = status
 		}
 	}
@@ -54,19 +56,16 @@ func (r *Reaper) reap() {
 
 // fork runs start, which forks, and registers p as the child it made.
 func (r *Reaper) fork(p *Process, start func() (int, error)) error {
+	r.forking.Lock()
+	defer r.forking.Unlock()
 	r.mu.Lock()
-	r.forking++
+	r.early = make(map[int]syscall.WaitStatus)
 	r.mu.Unlock()
 	pid, err := start()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.forking--
 	status, gone := r.early[pid]
-	if r.forking == 0 {
-		clear(r.early)
-	} else {
-		delete(r.early, pid)
-	}
+	r.early = nil
 	if err != nil {
 		return err
 	}
@@ -90,4 +89,13 @@ func (r *Reaper) kill(p *Process, sig syscall.Signal) error {
 		return err
 	}
 	return nil
+}
+
+// withPid calls do with p's number, unless p has ended.
+func (r *Reaper) withPid(p *Process, do func(pid int)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.children[p.pid] == p {
+		do(p.pid)
+	}
 }

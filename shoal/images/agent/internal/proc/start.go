@@ -123,12 +123,11 @@ func (t *Table) launch(p *Process, s *Spec, plan *plan, files []uintptr) error {
 	}
 	p.Started = time.Now()
 	err := t.reaper.fork(p, func() (int, error) {
-		pid, err := syscall.ForkExec(path, argv, attr)
-		if err == nil && t.adjustScore {
-			writeScore(pid)
-		}
-		return pid, err
+		return syscall.ForkExec(path, argv, attr)
 	})
+	if err == nil && t.adjustScore {
+		t.reaper.withPid(p, writeScore)
+	}
 	if err != nil || report == nil {
 		return err
 	}

@@ -14,7 +14,7 @@ const endOfTransmission = 4
 // Stdin is a process's standard input, addressed by offset, so that a client that lost its connection goes on where the
 // process is. One writer at a time: a new one puts the old one out.
 type Stdin struct {
-	turn  sync.Mutex // held by the writer
+	turn  sync.Mutex // held during a write
 	mu    sync.Mutex // guards what follows
 	file  *os.File
 	pty   bool
@@ -32,34 +32,30 @@ func closedStdin() error {
 	return fault.New(fault.FailedPrecondition, "the process has closed its standard input, or has ended: nothing more can be written")
 }
 
-// Writer is one client's turn at a Stdin.
+// Writer is one client at a Stdin. It needs no end: the input stays open for who comes next.
 type Writer struct {
 	s      *Stdin
 	number int
 	offset int64 // of the next byte that the client sends
 }
 
-// Open begins a turn: offset is that of the first byte the client will send. has: how much arrived before.
-// End it with Close.
+// Open makes the caller the one writer: offset is that of the first byte its client will send. has: how much arrived before.
 func (s *Stdin) Open(offset int64) (w *Writer, has int64, err error) {
 	s.mu.Lock()
 	s.owner++
 	number := s.owner
 	s.file.SetWriteDeadline(time.Unix(1, 0)) // puts out a writer that waits for the process to read
 	s.mu.Unlock()
-	s.turn.Lock()
+	s.turn.Lock() // until a write of the old one has told how far it came
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.owner != number {
-		s.turn.Unlock()
+	switch {
+	case s.owner != number:
 		return nil, 0, ErrSuperseded
-	}
-	if offset > s.has {
-		s.turn.Unlock()
+	case offset > s.has:
 		return nil, 0, fault.Invalid("offset", "%d lies behind the %d bytes that arrived: send from there", offset, s.has)
-	}
-	if s.shut && !s.ended {
-		s.turn.Unlock()
+	case s.shut && !s.ended:
 		return nil, 0, closedStdin()
 	}
 	s.file.SetWriteDeadline(time.Time{})
@@ -69,7 +65,13 @@ func (s *Stdin) Open(offset int64) (w *Writer, has int64, err error) {
 // Write takes the next bytes of the client, skipping what the process already has.
 func (w *Writer) Write(p []byte) error {
 	s := w.s
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
+	if s.owner != w.number {
+		s.mu.Unlock()
+		return ErrSuperseded
+	}
 	skip := min(max(0, s.has-w.offset), int64(len(p)))
 	w.offset += int64(len(p))
 	p = p[skip:]
@@ -103,6 +105,9 @@ func (w *Writer) End() (int64, error) {
 	s := w.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.owner != w.number {
+		return 0, ErrSuperseded
+	}
 	if s.ended || s.shut {
 		return s.has, nil
 	}
@@ -127,9 +132,6 @@ func (w *Writer) Interrupt() {
 		w.s.file.SetWriteDeadline(time.Unix(1, 0))
 	}
 }
-
-// Close ends the turn; the input stays open for who comes next.
-func (w *Writer) Close() { w.s.turn.Unlock() }
 
 // stop closes it for good: the process has ended.
 func (s *Stdin) stop() {

@@ -17,6 +17,9 @@ const socketName = "relay.sock"
 // maxParked bounds what an agent may leave here: it needs one, and two for the moment in which it replaces one.
 const maxParked = 2
 
+// refusal is how long a doorway rests after it refused somebody.
+const refusal = 5 * time.Millisecond
+
 // container is one container's doorway: its listener, the connections its agent has parked, and those that are spliced.
 type container struct {
 	key      string
@@ -53,6 +56,7 @@ func openContainer(root, key string) (*container, error) {
 }
 
 func (c *container) accept() {
+	refused := 0
 	for {
 		conn, err := c.listener.AcceptUnix()
 		if err != nil {
@@ -65,8 +69,12 @@ func (c *container) accept() {
 			}
 		}
 		if err := isAgent(conn); err != nil {
-			log.Printf("relay: %s: refused a connection from inside: %v", c.key, err)
 			conn.Close()
+			// Code inside may dial for ever: it shall neither fill the node's log nor keep the relay busy.
+			if refused++; refused&(refused-1) == 0 {
+				log.Printf("relay: %s: refused a connection from inside (%d so far): %v", c.key, refused, err)
+			}
+			time.Sleep(refusal)
 			continue
 		}
 		c.park(conn)

@@ -34,7 +34,6 @@ func (s *Server) stdin(st *mux.Stream, raw []byte) error {
 	if err != nil {
 		return superseded(err)
 	}
-	defer writer.Close()
 	if err := st.Event(map[string]int64{"offset": has}); err != nil {
 		return err
 	}
@@ -51,7 +50,6 @@ func feed(st *mux.Stream, p *proc.Process) {
 	if err != nil {
 		return
 	}
-	defer writer.Close()
 	if _, err = pour(st, writer); err == nil {
 		return
 	}
