@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -25,9 +24,15 @@ _CHUNK = 64 * 1024
 
 
 def terminal_size() -> tuple[int, int]:
-    """(rows, columns)"""
-    columns, rows = shutil.get_terminal_size()
-    return rows, columns
+    """(rows, columns) of this terminal."""
+    for fd in (0, 1, 2):
+        try:
+            columns, rows = os.get_terminal_size(fd)
+        except OSError:
+            continue
+        if rows and columns:
+            return rows, columns
+    return 24, 80
 
 
 def is_terminal(fd: int) -> bool:
@@ -35,7 +40,8 @@ def is_terminal(fd: int) -> bool:
 
 
 async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
-    """Copies input and output until the process has ended; returns its exit code. Cancelled, it kills the process and what that started.
+    """Copies input and output until the process has ended; returns its exit code. Cancelled, or with nobody left to read what it
+    writes, it kills the process and what that started.
 
     With `pty` this terminal is made raw meanwhile, and its changes of size are passed on.
     """
@@ -58,13 +64,15 @@ async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
 
 
 async def copy(output: Output[Any], fd: int) -> None:
-    """Writes all of an output to a descriptor as it comes. A reader of ours that went away is an end, not an error."""
+    """Writes all of an output to a descriptor as it comes. `BrokenPipeError` once our own reader has gone."""
     async for chunk in output:
-        data = chunk.encode("utf-8", "surrogateescape") if isinstance(chunk, str) else chunk
-        try:
-            await asyncio.to_thread(_write_all, fd, data)
-        except BrokenPipeError:
-            return
+        await write(fd, chunk)
+
+
+async def write(fd: int, chunk: str | bytes) -> None:
+    """Writes all of `chunk` to a descriptor, however long that takes."""
+    data = chunk.encode("utf-8", "surrogateescape") if isinstance(chunk, str) else chunk
+    await asyncio.to_thread(_write_all, fd, data)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -21,7 +21,8 @@ from shoal.model.errors import (
 )
 from shoal.model.states import Reason
 
-INTERRUPTED = 130
+NOBODY_READS = 141
+"""What a shell reports of a program that SIGPIPE ended."""
 
 EXIT_CODES: dict[type[ShoalError], int] = {
     InvalidRequest: 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -65,8 +66,15 @@ def _root(
     """
 
 
+def _stop(number: int, _: object) -> None:
+    """As an interrupt: whatever was begun is undone on the way out."""
+    raise Ended(128 + number)
+
+
 def main() -> None:
     """The console script: runs the command and ends the process with its exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     try:
         app()
     except Ended as ended:
@@ -76,10 +84,6 @@ def main() -> None:
             raise
         print_error(error.message)
         sys.exit(exits.exit_code_of(error))
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain about it once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
     except Exception as error:  # whatever it is, the user gets one line
         if os.environ.get("SHOAL_DEBUG"):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from shoal.model.errors import ShoalError
 from shoal.model.info import Listing, SandboxInfo
 
 if TYPE_CHECKING:
+    from shoal._output import Output
     from shoal.client import Client
     from shoal.sandbox import Sandbox
 
@@ -92,19 +93,24 @@ async def _list(client: Client, tags: dict[str, str], all: bool) -> list[Sandbox
 async def _logs(client: Client, name: str, follow: bool) -> None:
     sandbox = await find(client, name)
     info = await sandbox.info.aio()
-    copies = (attach.copy(sandbox.stdout, 1), attach.copy(sandbox.stderr, 2))
     if follow or info.ended:
-        await asyncio.gather(*copies)
+        await asyncio.gather(attach.copy(sandbox.stdout, 1), attach.copy(sandbox.stderr, 2))
         return
     await asyncio.gather(
         *(_copy_what_is_there(output, fd) for output, fd in ((sandbox.stdout, 1), (sandbox.stderr, 2)))
     )
 
 
-async def _copy_what_is_there(output: Any, fd: int) -> None:
-    copying = asyncio.ensure_future(attach.copy(output, fd))
-    await asyncio.wait([copying], timeout=_QUIET_S)
-    copying.cancel()
+async def _copy_what_is_there(output: Output[str], fd: int) -> None:
+    try:
+        while True:
+            async with asyncio.timeout(_QUIET_S):
+                line = await anext(output)
+            await attach.write(fd, line)
+    except (StopAsyncIteration, TimeoutError):
+        pass
+    finally:
+        await output.close.aio()
 
 
 async def _remove(client: Client, names: Sequence[str]) -> list[ShoalError]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from shoal.cli.exits import NOBODY_READS
 from shoal.model.ids import SANDBOX
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class Ended(Exception):
-    """A signal asked the command to end; `code` is its exit code."""
+    """The command was asked to end, or nobody reads what it writes; `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -27,8 +27,6 @@ class Ended(Exception):
 
 def with_cluster(body: Callable[[Client], Awaitable[R]]) -> R:
     """Connects, runs `body` and closes. SIGINT, SIGTERM and SIGHUP cancel it, so that it undoes what it began; then `Ended` is raised."""
-    # Ray's C++ part writes its warnings to stderr; what matters of them comes back as an error.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     return asyncio.run(_cancellable(body))
 
 
@@ -49,6 +47,8 @@ async def _cancellable(body: Callable[[Client], Awaitable[R]]) -> R:
         if received:
             raise Ended(128 + received[0]) from None
         raise
+    except BrokenPipeError:
+        raise Ended(NOBODY_READS) from None
 
 
 async def _connected(body: Callable[[Client], Awaitable[R]]) -> R:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any, cast
 
+from shoal.cluster import processes
 from shoal.model.cluster_file import ClusterFile, ray_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
 from shoal.model.info import NodeInfo
@@ -36,7 +36,7 @@ def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
 
 
 def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    environment = {name: value for name, value in processes.environment().items() if name != "RAY_AUTH_TOKEN"}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "shoal.cluster.local_actors"],

@@ -153,7 +153,7 @@ def _ray_program() -> list[str]:
 
 
 def _environment(options: HeadOptions) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+    environment = {name: value for name, value in processes.environment().items() if name not in _DROPPED}
     return {
         **environment,
         **loopback_environment(options.address),

@@ -19,6 +19,15 @@ MARK = "SHOAL_CLUSTER_PROCESS"
 """Environment variable that carries the cluster's id to all that `shoal up` starts for Ray, and to their children."""
 
 
+def environment() -> dict[str, str]:
+    """This process's environment for a child of ours; one that runs from a source tree finds that tree from wherever it starts."""
+    root = Path(__file__).parents[2]
+    inherited = dict(os.environ)
+    if root.name not in ("site-packages", "dist-packages"):
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), inherited.get("PYTHONPATH"))))
+    return inherited
+
+
 def ref(pid: int) -> ProcessRef | None:
     """The process as it is now; None where there is none, or only its exit status is left to collect."""
     try:
