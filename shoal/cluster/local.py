@@ -7,33 +7,35 @@
     local_engine.py  the engine             local_ray.py     Ray's head
     local_image.py   the base image         local_actors.py  controller and nodes
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
+    local_state.py   the state directory    packages.py      programs that a node needs
 
 In the state directory stay, until `purge`: the engine's images, the base image's archive, logs, settings.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.cluster import local_actors, local_engine, local_image, local_ray, local_sweep, packages, processes
+from shoal.cluster import (
+    local_actors,
+    local_engine,
+    local_image,
+    local_ray,
+    local_state,
+    local_sweep,
+    packages,
+    processes,
+)
 from shoal.cluster.local_engine import LocalEngine
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
-from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.model.report import Report, silent
 from shoal.model.settings import Settings
-
-_LOCK_S = 900.0
-_ID_FILE = "cluster-id"
-_KEPT_SESSIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,11 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
     Raises `FailedPrecondition` with the remedy where the machine lacks something, `InvalidRequest` for settings that make no sense.
     """
     options = options or UpOptions()
-    with _lock(settings.state_dir, report):
+    with local_state.lock(settings.state_dir, report):
         cluster = cluster_file.read(settings.state_dir)
         if cluster is not None and health(cluster).good:
-            try:
-                with report("Looking at the cluster that runs"):
-                    return Up(cluster, local_actors.deploy(cluster, _secret(cluster)), started=False)
-            except Unavailable:
-                pass  # it listens, but does not answer: as good as dead
+            with report("Looking at the cluster that runs"):
+                return Up(cluster, _deploy_again(cluster), started=False)
         if cluster is not None:
             with report("Taking away what is left of a cluster that died"):
                 _take_down(settings.state_dir, cluster, drain=False, keep_engine=True)
@@ -90,9 +89,9 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
 def down(settings: Settings, *, purge: bool = False, report: Report = silent) -> bool:
     """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own. Whether there was anything to take away.
 
-    `purge`: also the images, caches and logs in the state directory. Raises the first thing that could not be undone, after trying all.
+    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base image. Raises the first thing that could not be undone, after trying all.
     """
-    with _lock(settings.state_dir, report):
+    with local_state.lock(settings.state_dir, report):
         try:
             cluster = cluster_file.read(settings.state_dir)
         except FailedPrecondition:
@@ -106,7 +105,7 @@ def down(settings: Settings, *, purge: bool = False, report: Report = silent) ->
             raise errors[0]
         if purge:
             with report("Removing images, caches and logs"):
-                _purge(settings)
+                local_state.purge(settings)
         return found
 
 
@@ -119,7 +118,7 @@ def health(cluster: ClusterFile) -> Health:
 
 def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     state, run_dir = settings.state_dir, settings.run_dir
-    identity = _identity(state)
+    identity = local_state.identity(state)
     temp_dir = local_ray.choose_temp_dir(state, run_dir)
     packages.ensure(packages.NODE_PROGRAMS, report)
     engine: LocalEngine | None = None
@@ -129,7 +128,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         # Of an earlier cluster of this state directory whose `cluster.json` is lost.
         _raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
         local_ray.stop(identity, temp_dir)
-        _forget_sessions(temp_dir)
+        local_state.forget_sessions(temp_dir)
         cluster_file.write_private(state / "auth_token", secrets.token_hex(32).encode())
         cluster_file.write_private(state / "secret", secrets.token_bytes(32))
         with report("Starting Ray"):
@@ -156,6 +155,14 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     return Up(cluster, nodes, started=True)
 
 
+def _deploy_again(cluster: ClusterFile) -> int:
+    """Of a cluster whose processes live: it may only be slow, so nothing is taken away from those who use it."""
+    try:
+        return local_actors.deploy(cluster, _secret(cluster))
+    except Unavailable as error:
+        raise Unavailable(f"{error.message}; try again, or start anew with `shoal down` and `shoal up`") from None
+
+
 def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool) -> list[ShoalError]:
     """Every step, whatever became of those before; what went wrong and is still there."""
     settings = Settings.from_dict(cluster.settings)
@@ -180,7 +187,7 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
         cluster_file.remove(state)
         for name in ("auth_token", "secret"):
             (state / name).unlink(missing_ok=True)
-    _forget_sessions(temp_dir)
+    local_state.forget_sessions(temp_dir)
     for directory in (temp_dir, run_dir):
         try:
             directory.rmdir()
@@ -212,13 +219,13 @@ def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterF
         own = local_engine.leftover(settings.run_dir) is not None
         address = local_engine.own_address(settings.run_dir) if own else _engine_there(settings)
     return ClusterFile(
-        cluster=_identity(settings.state_dir),
+        cluster=local_state.identity(settings.state_dir),
         ray_address="",
         engine_address=address,
         auth_token_path="",
         secret_path="",
         run_dir=str(settings.run_dir),
-        temp_dir=str(_temp_dir(settings)),
+        temp_dir=str(local_state.temp_dir(settings)),
         started_at=0.0,
         engine=engine.process if engine else local_engine.leftover(settings.run_dir),
         settings=settings.to_dict(),
@@ -234,9 +241,9 @@ def _engine_there(settings: Settings) -> str:
 
 def _leftovers(settings: Settings) -> bool:
     """Whether anything of a cluster without a file is there."""
-    identity = _identity(settings.state_dir)
+    identity = local_state.identity(settings.state_dir)
     return (
-        bool(processes.of_cluster(identity, _temp_dir(settings)))
+        bool(processes.of_cluster(identity, local_state.temp_dir(settings)))
         or (settings.run_dir / identity).exists()
         or local_engine.leftover(settings.run_dir) is not None
     )
@@ -255,25 +262,6 @@ def _head_options(settings: Settings, options: UpOptions, identity: str, temp_di
     )
 
 
-def _identity(state: Path) -> str:
-    """The id of this state directory's clusters, one after the other: what a crash leaves is found by it."""
-    file = state / _ID_FILE
-    try:
-        return file.read_text("ascii").strip()
-    except FileNotFoundError:
-        identity = secrets.token_hex(4)
-        cluster_file.write_private(file, identity.encode())
-        return identity
-
-
-def _temp_dir(settings: Settings) -> Path:
-    """Where Ray would have kept its sessions; where no path was short enough for them, there were none."""
-    try:
-        return local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
-    except InvalidRequest:
-        return settings.state_dir / "ray"
-
-
 def _secret(cluster: ClusterFile) -> bytes:
     try:
         return Path(cluster.secret_path).read_bytes()
@@ -281,54 +269,6 @@ def _secret(cluster: ClusterFile) -> bytes:
         raise Unavailable(f"the cluster's secret cannot be read: {error}") from None
 
 
-def _forget_sessions(temp_dir: Path) -> None:
-    """Of the heads that have stopped, the sockets go and the logs of the last few stay."""
-    sessions = sorted(path for path in temp_dir.glob("session_*") if not path.is_symlink())
-    for session in sessions[:-_KEPT_SESSIONS]:
-        shutil.rmtree(session, ignore_errors=True)
-    for session in sessions[-_KEPT_SESSIONS:]:
-        for path in session.iterdir():
-            if path.name != "logs":
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _purge(settings: Settings) -> None:
-    """All but the operator's own `settings.toml`, and the lock that we hold."""
-    shutil.rmtree(_temp_dir(settings), ignore_errors=True)
-    for path in settings.state_dir.iterdir():
-        if path.name not in ("settings.toml", "lock"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
 def _raise_first(errors: list[ShoalError]) -> None:
     if errors:
         raise errors[0]
-
-
-@contextmanager
-def _lock(state: Path, report: Report) -> Iterator[None]:
-    """One `up` or `down` at a time for a state directory; a second one waits."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        file = (state / "lock").open("w")
-    except OSError as error:
-        raise FailedPrecondition(
-            f"state_dir: {state} cannot be written ({error.strerror}); run as root, or set SHOAL_STATE_DIR"
-        ) from None
-    with file:
-        if not _try_lock(file.fileno()):
-            with report("Waiting for another `shoal up` or `shoal down` to finish"):
-                deadline = time.monotonic() + _LOCK_S
-                while not _try_lock(file.fileno()):
-                    if time.monotonic() > deadline:
-                        raise Unavailable(f"another `shoal up` or `shoal down` has held {state}/lock for {_LOCK_S:g} s")
-                    time.sleep(0.1)
-        yield
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
