@@ -18,6 +18,7 @@ from docker import APIClient
 from docker.errors import DockerException
 
 from shoal.actors.engines.contract import EngineEvent, EventKind
+from shoal.actors.engines.docker.failures import release
 from shoal.actors.engines.docker.request import KEY_LABEL
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class EventStream:
                     pause = _FIRST_PAUSE
             except (DockerException, requests.exceptions.RequestException, OSError, ValueError) as error:
                 # ValueError: the stream broke within a message.
+                release(error)
                 if not self._closed.is_set():
                     _log.warning("the engine's event stream broke, connecting again: %s", error)
             finally:

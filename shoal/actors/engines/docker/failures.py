@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -64,6 +65,7 @@ def docker_errors(doing: str) -> Iterator[None]:
     except APIError as error:
         raise from_api(error, doing) from error
     except (requests.exceptions.RequestException, DockerException, OSError) as error:
+        release(error)
         raise from_connection(error, doing) from error
 
 
@@ -140,16 +142,24 @@ def _cut(text: str) -> str:
     return text if len(text) <= MESSAGE_LIMIT else text[:MESSAGE_LIMIT] + "…"
 
 
+def release(error: BaseException) -> None:
+    """Lets go of what the frames of `error` hold. The SDK does not close the socket that it made where nobody answers on it: it lives as long as
+    the error's traceback, and a daemon that stays away would cost a descriptor with every call."""
+    for cause in _causes(error):
+        traceback.clear_frames(cause.__traceback__)
+
+
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether `kind` is among the causes. `requests` and `urllib3` keep the cause as an argument of theirs as often as in the chain."""
+    return any(isinstance(cause, kind) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it. `requests` and `urllib3` keep the cause as an argument of theirs as often as in the chain."""
     pending: list[object] = [error]
-    seen: set[int] = set()
-    while pending and len(seen) < 64:
+    found: list[BaseException] = []
+    while pending and len(found) < 64:
         current = pending.pop()
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, kind):
-            return True
-        pending += [current.__cause__, current.__context__, *current.args]
-    return False
+        if isinstance(current, BaseException) and current not in found:
+            found.append(current)
+            pending += [current.__cause__, current.__context__, *current.args]
+    return found
