@@ -165,6 +165,10 @@ func TestWhatWaitsGoesOutTogether(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	close(target.gate)
+	w.flush()
+	if len(target.writes) != 2 {
+		t.Errorf("%d writes before all had gone out", len(target.writes))
+	}
 	all.Wait()
 	if len(target.writes) != 2 || len(target.writes[0]) != 5 || len(target.writes[1]) != 49*5 {
 		t.Errorf("%d writes", len(target.writes))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"sync"
+	"time"
 
 	"shoal/agent/internal/fault"
 	"shoal/agent/internal/frame"
@@ -193,6 +194,19 @@ func (s *Stream) ReplyFrames(b []byte) {
 	s.mu.Unlock()
 	if !over {
 		s.conn.out.write(b)
+	}
+}
+
+// Flush waits until what was sent has left this process, for at most so long: somebody else may be about to write it.
+func (s *Stream) Flush(patience time.Duration) {
+	gone := make(chan struct{})
+	go func() {
+		s.conn.out.flush()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(patience):
 	}
 }
 

@@ -65,6 +65,15 @@ func (w *writer) write(b []byte) error {
 	return err
 }
 
+// flush returns when everything that was written has gone out.
+func (w *writer) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.err == nil && (w.busy || len(w.pending) > 0) {
+		w.room.Wait()
+	}
+}
+
 func (w *writer) fail(err error) {
 	w.mu.Lock()
 	if w.err == nil {

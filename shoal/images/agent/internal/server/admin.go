@@ -127,6 +127,7 @@ func (s *Server) shutdown(st *mux.Stream, raw []byte) error {
 	}
 	s.table.KillAll(grace)
 	st.Reply(empty{})
+	st.Flush(time.Second)
 	s.stop(0)
 	return nil
 }
