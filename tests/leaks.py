@@ -50,7 +50,7 @@ def look(cluster: ClusterFile) -> Found:
         interfaces=frozenset(_interfaces(cluster.settings["network"]["bridge"])),
         holders=frozenset(holder for holder in records.values() if holder is not None),
         relays=len(_relays(run_dir)),
-        unfinished=frozenset(str(path) for path in state.rglob("*.tmp") if "ray" not in path.parts),
+        unfinished=frozenset(str(path) for part in ("node", "controller") for path in (state / part).rglob("*.tmp")),
     )
 
 

@@ -63,13 +63,13 @@ def _has(file: Path, word: bytes) -> bool:
         return False
 
 
-def relay_pid() -> int:
-    """The pid of the relay of this machine's cluster under test: the one whose control socket is in its run directory."""
+def relay_pid() -> int | None:
+    """The pid of the relay of the cluster under test, whose control socket is in its run directory; None while there is none."""
     run_dir = os.environ["SHOAL_RUN_DIR"]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and _has(entry / "cmdline", b"\0relay\0") and _holds(entry, run_dir):
             return int(entry.name)
-    raise AssertionError(f"no relay below {run_dir}")
+    return None
 
 
 def _holds(process: Path, run_dir: str) -> bool:

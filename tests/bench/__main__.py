@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import ray
 from rich.console import Console
 
 import shoal
@@ -46,8 +47,10 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
     """Whether every target was met."""
     output.parent.mkdir(parents=True, exist_ok=True)
 
+    begun = time.monotonic()
+
     def say(step: str) -> None:
-        console.print(f"[dim]{step} …[/]", highlight=False)
+        console.print(f"[dim]{time.monotonic() - begun:5.0f} s  {step} …[/]", highlight=False)
 
     @contextmanager
     def report(step: str) -> Iterator[None]:
@@ -58,6 +61,7 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         where = stack.enter_context(cluster(report))
         facts = machine.facts(where.engine_address)
         image = where.settings["sandbox"]["image"]
+        stack.callback(ray.shutdown)  # or Ray ends this process, when it finds its cluster gone
         ours = Shoal(shoal.connect(), image)
         stack.callback(ours.close)
         plain = DockerPy(where.engine_address, image)
@@ -70,8 +74,8 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         start = time.monotonic()
         found = measure_all(ours, plain, others, say)
         seconds = time.monotonic() - start
-    result = table.to_dict(found, facts, seconds)
-    output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        result = table.to_dict(found, facts, seconds)
+        output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     table.show(console, found)
     console.print(f"Measured in {seconds:.0f} s; the figures are in {output}.", highlight=False)
     return all(result["met"].values())

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.bench.stats import Samples, samples
 from tests.bench.subject import MEMORY_LIMIT, Box, Subject
 
-COLD = 10  # creates
-WARM = 15
+COLD = 8  # creates
+WARM = 12
 RATE_CREATES = 24
 RATE_CALLERS = 8
-RATE_ROUNDS = 3
+RATE_ROUNDS = 2
 
 _unlike = itertools.count(MEMORY_LIMIT + 1)
 

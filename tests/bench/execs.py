@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from tests.bench.stats import Samples, samples
 from tests.bench.subject import Box, Subject
@@ -36,11 +37,13 @@ def latency(subjects: Sequence[Subject]) -> dict[str, Samples]:
 def rate(subjects: Sequence[Subject], boxes_each: int) -> dict[str, Samples]:
     """`CALLERS` threads over `boxes_each` boxes: execs per second, one sample per round."""
     rates: dict[str, list[float]] = {subject.name: [] for subject in subjects}
-    for _ in range(ROUNDS - 1):
-        for subject in subjects:
-            with subject.boxes(boxes_each) as boxes:
-                throughput(boxes, seconds=0.3)  # every caller has its connection
-                rates[subject.name].append(throughput(boxes, RATE_WINDOW))
+    with ExitStack() as stack:
+        boxes = {subject.name: stack.enter_context(subject.boxes(boxes_each)) for subject in subjects}
+        for turn in range(ROUNDS):
+            for name, found in rates.items():
+                rate = throughput(boxes[name], RATE_WINDOW if turn else 0.3)
+                if turn > 0:  # the first is the warm-up: every caller has its connection then
+                    found.append(rate)
     return {name: samples("/s", values) for name, values in rates.items()}
 
 

@@ -153,7 +153,8 @@ def test_the_relay(kept: list[shoal.Sandbox]) -> None:
     follower = kept[0].exec("sh", "-c", "for i in $(seq 100); do echo $i; sleep 0.03; done")
     for _ in range(3):
         time.sleep(0.5)
-        kill(relay_pid())
+        eventually(lambda: relay_pid() is not None, what="a relay again")
+        kill(relay_pid() or 0)
     assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 101)), "not a byte is lost"
     assert follower.wait() == 0
     assert_alive(kept)

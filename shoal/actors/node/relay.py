@@ -18,6 +18,9 @@ IDLE_EXIT_S = 60
 """How long a relay lives with nobody at its control socket: long enough for Ray to restart a node actor."""
 
 _ANSWER_S = 10.0
+_FIRST_PAUSE_S = 0.05
+_LOOK_EVERY_S = 0.05
+_ASK_EVERY_S = 5.0
 
 _BROKEN = (OSError, TimeoutError, ValueError, RuntimeError)
 """How a connection fails: a line too long is a `ValueError`, a transport that is closed uvloop's `RuntimeError`."""
@@ -151,17 +154,27 @@ class Relay:
 
     async def _watch(self) -> None:
         """Keeps a control connection, which keeps the relay alive; starts a new relay when it is gone."""
-        pause = 0.05
+        pause = _FIRST_PAUSE_S
         while True:
             try:
                 if self._writer is None:
                     await self._connect_or_start()
                 await self.ask({"op": "info"})
-                pause = 0.05
-                await asyncio.sleep(0.5)
+                pause = _FIRST_PAUSE_S
+                await self._lost()
             except (Unavailable, Internal, OSError):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
+
+    async def _lost(self) -> None:
+        """Returns as soon as the connection is at its end, or when it is time to ask again whether the relay is well."""
+        for _ in range(round(_ASK_EVERY_S / _LOOK_EVERY_S)):
+            if self._reader is None:
+                return
+            if self._reader.at_eof():
+                self._drop()
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def _drop(self) -> None:
         if self._writer is not None:
