@@ -33,6 +33,7 @@ def to_dict(found: Measurements, machine: dict[str, Any], seconds: float) -> dic
     keys = ratios(found)
     return {
         **keys,
+        "measures": {**{each.key: each.what for each in found.measured}, "pss_mb": "memory per idle sandbox"},
         "targets": {
             **{key: {"at_least": least} for key, least in AT_LEAST.items()},
             "pss_mb": {"at_most": PSS_AT_MOST},
@@ -52,13 +53,12 @@ def show(console: Console, found: Measurements) -> None:
     reached = met(keys)
     peers = sorted({name for each in found.measured for name in each.by} - {OURS, THEIRS})
     table = Table(title="Shoal beside docker-py, medians", title_justify="left")
-    for heading in ("", "measure", THEIRS, *peers, OURS, "better by", "target", ""):
-        table.add_column(heading, justify="left" if heading in ("", "measure") else "right", no_wrap=True)
+    for heading in ("measure", THEIRS, *peers, OURS, "better by", "target", ""):
+        table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
     for each in found.measured:
         least = AT_LEAST.get(each.key)
         table.add_row(
             each.key,
-            each.what,
             *(shown(each.by.get(name)) for name in (THEIRS, *peers, OURS)),
             f"× {keys[each.key]:.3g}",
             "" if least is None else f"× {least:g}",
@@ -67,7 +67,6 @@ def show(console: Console, found: Measurements) -> None:
     ours, theirs = found.idle[OURS], found.idle[THEIRS]
     table.add_row(
         "pss_mb",
-        "memory per idle sandbox",
         f"{theirs.pss:.1f} MB",
         *("" for _ in peers),
         f"{ours.pss:.1f} MB",

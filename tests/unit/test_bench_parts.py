@@ -240,6 +240,7 @@ def test_file_holds_ratios_and_what_they_are_made_of() -> None:
         assert result[key] == pytest.approx(least * 2)
         assert set(result["medians"][key]) == {"docker-py", "shoal"}
         assert set(result["samples"][key]["shoal"]) == {"unit", "n", "min", "median", "p95", "max"}
+    assert set(result["measures"]) == {*AT_LEAST, "pss_mb"}
     assert result["pss_mb"] == 30.0
     assert result["idle_sandbox"]["shoal"]["processes"] == 3
     assert result["machine"] == {"cores": 2}
@@ -248,9 +249,10 @@ def test_file_holds_ratios_and_what_they_are_made_of() -> None:
 
 def test_table_tells_measure_target_and_whether_met() -> None:
     written = io.StringIO()
-    table.show(Console(file=written, width=160), found(0.5))
+    table.show(Console(file=written, width=80), found(0.5))
     rows = {line.split("│")[1].strip(): line for line in written.getvalue().splitlines() if line.startswith("│")}
     assert set(rows) == {*AT_LEAST, "pss_mb"}
+    assert "…" not in written.getvalue()
     assert all("missed" in row for row in rows.values())
     assert "× 12.5" in rows["exec_p50"]
     assert "× 25" in rows["exec_p50"]
