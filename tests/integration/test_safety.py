@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes import eventually, kill, relay_pid
 
 pytestmark = pytest.mark.engine
 
@@ -244,3 +245,16 @@ os.symlink('../../../../../../../../tmp/out', '/tmp/evil/up')
     assert entries["link"].kind == "link"
     sandbox.files.remove("/tmp/evil", recursive=True)
     assert sandbox.run("test -s /etc/passwd").returncode == 0
+
+
+def test_moving_the_agents_directory_away_does_not_make_one_the_relay(cluster: object) -> None:
+    """Root inside may rename what lies above the mounts; after the relay's restart the agent must still dial the real one."""
+    with shoal.Sandbox.create() as sandbox:
+        moved = sandbox.run("mv /.shoal /moved && mkdir -p /.shoal/run && ls -d /moved/run")
+        assert moved.stdout == "/moved/run\n", moved.stderr
+        fake = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/.shoal/run/relay.sock'); s.listen(); s.accept(); print('came')"
+        impostor = sandbox.exec("python3", "-c", fake)
+        eventually(lambda: relay_pid() is not None, what="a relay")
+        kill(relay_pid() or 0)
+        assert sandbox.run("echo still here").stdout == "still here\n"
+        assert impostor.poll() is None, "the agent dialled what code inside had put in its way"

@@ -7,6 +7,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -139,7 +140,7 @@ func serve(p *post, terminate <-chan os.Signal) (int, error) {
 	if p.deadline > 0 {
 		time.AfterFunc(p.deadline, func() { leave(defaultGrace) })
 	}
-	parker := &parker{socket: p.socket, orphan: p.orphan, server: server.New(table, activity, leave)}
+	parker := &parker{socket: pin(p.socket), orphan: p.orphan, server: server.New(table, activity, leave)}
 	go func() {
 		if err := parker.park(); errors.Is(err, errOrphaned) {
 			log.Printf("shoal: %v", err)
@@ -152,4 +153,19 @@ func serve(p *post, terminate <-chan os.Signal) (int, error) {
 	}()
 	<-ended
 	return 0, nil
+}
+
+// pin names a socket through a descriptor of its directory, for good: root inside may move the directories above a mount away and
+// put its own in their place, and must not become the relay by that. Without /proc there is only the plain name.
+func pin(socket string) string {
+	directory, err := syscall.Open(filepath.Dir(socket), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return socket
+	}
+	pinned := "/proc/self/fd/" + strconv.Itoa(directory)
+	if _, err := os.Stat(pinned); err != nil {
+		syscall.Close(directory)
+		return socket
+	}
+	return pinned + "/" + filepath.Base(socket)
 }
