@@ -89,7 +89,8 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
 def down(settings: Settings, *, purge: bool = False, report: Report = silent) -> bool:
     """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own. Whether there was anything to take away.
 
-    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base image. Raises the first thing that could not be undone, after trying all.
+    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base image.
+    Raises the first thing that could not be undone, after trying all.
     """
     with local_state.lock(settings.state_dir, report):
         try:
