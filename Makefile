@@ -33,10 +33,10 @@ venv: $(STAMP) ## Make .venv with Shoal in it (editable) and the tools of develo
 $(STAMP): pyproject.toml hatch_build.py $(AGENT_SOURCES)
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is missing: apt-get install python3 (or set PYTHON=…)' >&2; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
-		echo 'Installing python3-venv …'; \
+		echo "Installing $(notdir $(PYTHON))-venv …"; \
 		export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get -qq update && apt-get -qq install -y --no-install-recommends python3-venv; } >/dev/null \
-			|| { echo 'python3-venv is missing: apt-get install python3-venv (as root)' >&2; exit 1; }; \
+		{ apt-get -qq update && apt-get -qq install -y --no-install-recommends $(notdir $(PYTHON))-venv; } >/dev/null \
+			|| { echo "$(notdir $(PYTHON))-venv is missing: apt-get install $(notdir $(PYTHON))-venv (as root)" >&2; exit 1; }; \
 	fi
 	@echo 'Making $(VENV) (about a minute the first time) …'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
