@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import ray
@@ -17,7 +17,7 @@ from rich.console import Console
 import shoal
 from tests.bench import machine, table
 from tests.bench.cluster import cluster
-from tests.bench.measures import measure_all
+from tests.bench.measures import Measurements, measure_all, measure_peer
 from tests.bench.peers.dockerpy import DockerPy
 from tests.bench.peers.notinstallable import NotInstallable
 from tests.bench.peers.rayexp import RayExperimental
@@ -66,13 +66,10 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         stack.callback(ours.close)
         plain = DockerPy(where.engine_address, image)
         stack.callback(plain.close)
-        others: list[Subject] = []
-        if with_peers:
-            for peer in _peers(where.engine_address, image, output.parent, say):
-                stack.callback(peer.close)
-                others.append(peer)
         start = time.monotonic()
-        found = measure_all(ours, plain, others, say)
+        found = measure_all(ours, plain, say)
+        for make in _peers(where.engine_address, image, output.parent) if with_peers else ():
+            found = _with_peer(found, make, say)
         seconds = time.monotonic() - start
         result = table.to_dict(found, facts, seconds)
         output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
@@ -81,18 +78,23 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
     return all(result["met"].values())
 
 
-def _peers(engine: str, image: str, directory: Path, say: Callable[[str], None]) -> Iterator[Subject]:
-    """The peers that can be had on this machine, and a word on each that can't."""
-    makers: dict[str, Callable[[], Subject]] = {
-        SweRex.name: lambda: SweRex(engine, image, directory / "peers"),
-        RayExperimental.name: lambda: RayExperimental(engine, image, directory),
-    }
-    for name, make in makers.items():
-        say(f"Making ready {name}")
-        try:
-            yield make()
-        except NotInstallable as error:
-            say(f"{name} is left out: {error}")
+def _peers(engine: str, image: str, directory: Path) -> Sequence[Callable[[], Subject]]:
+    return (
+        lambda: SweRex(engine, image, directory / "peers"),
+        lambda: RayExperimental(engine, image, directory),
+    )
+
+
+def _with_peer(found: Measurements, make: Callable[[], Subject], say: Callable[[str], None]) -> Measurements:
+    """`found`, and what the peer reaches, if it can be had on this machine."""
+    try:
+        peer = make()
+    except NotInstallable as error:
+        say(f"one peer less: {error}")
+        return found
+    say(f"all that {peer.name} can do")
+    with closing(peer):
+        return measure_peer(peer, found, say)
 
 
 if __name__ == "__main__":

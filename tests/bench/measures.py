@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from tests.bench import creates, execs, files, memory, shoalpy
 from tests.bench.memory import Cost
@@ -44,11 +44,9 @@ class Measurements:
     idle: dict[str, Cost]
 
 
-def measure_all(
-    shoal: Shoal, docker_py: Subject, others: Sequence[Subject], say: Callable[[str], None]
-) -> Measurements:
+def measure_all(shoal: Shoal, docker_py: Subject, say: Callable[[str], None]) -> Measurements:
     """Takes every measure, one group after the other; `say` is told what comes next."""
-    subjects: list[Subject] = [docker_py, shoal, *others]
+    subjects: list[Subject] = [docker_py, shoal]
     done: list[Measured] = []
 
     def add(key: str, what: str, by: dict[str, Samples]) -> None:
@@ -92,3 +90,23 @@ def measure_all(
     say("memory of idle sandboxes")
     idle = {subject.name: memory.per_sandbox(subject, memory.wait_settled) for subject in (shoal, docker_py)}
     return Measurements(tuple(done), idle)
+
+
+def measure_peer(peer: Subject, found: Measurements, say: Callable[[str], None]) -> Measurements:
+    """What a peer reaches in the measures that it shares, beside what was `found`. Where it gives up it keeps what it has reached."""
+    reached: dict[str, Samples] = {}
+    try:
+        reached["exec_p50"] = execs.latency([peer])[peer.name]
+        for count in (1, 8):
+            reached[f"exec_rate_{count}"] = execs.rate([peer], count)[peer.name]
+        writes, reads = files.write_and_read([peer])
+        reached["file_write"], reached["file_read"] = writes[peer.name], reads[peer.name]
+        reached["create_cold"] = creates.cold([peer], wait_quiet)[peer.name]
+        reached["create_rate"] = creates.rate([peer], wait_quiet)[peer.name]
+    except Exception as error:  # noqa: BLE001  # a peer's trouble, whatever its kind, is not the bench's
+        say(f"{peer.name} gave up: {type(error).__name__}: {str(error)[:200]}")
+    measured = [
+        replace(each, by={**each.by, peer.name: reached[each.key]}) if each.key in reached else each
+        for each in found.measured
+    ]
+    return replace(found, measured=tuple(measured))

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests.bench import creates, execs, files, memory, quiet, table
-from tests.bench.measures import AT_LEAST, Measured, Measurements
+from tests.bench.measures import AT_LEAST, Measured, Measurements, measure_peer
 from tests.bench.memory import Cost, Usage
 from tests.bench.stats import Samples, samples, times_better
 from tests.bench.subject import WORKLOAD, Box, Subject
@@ -257,3 +257,19 @@ def test_table_tells_measure_target_and_whether_met() -> None:
     assert "× 12.5" in rows["exec_p50"]
     assert "× 25" in rows["exec_p50"]
     assert "120.0 MB" in rows["pss_mb"]
+
+
+def test_a_peer_that_gives_up_keeps_what_it_reached(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(files, "write_and_read", fail)
+    said: list[str] = []
+    before = found(1.0)
+    after = measure_peer(here, before, said.append)
+    by_key = {each.key: each.by for each in after.measured}
+    assert "here" in by_key["exec_rate_8"]
+    assert "here" not in by_key["file_write"]
+    assert said == ["here gave up: RuntimeError: no more"]
+    assert table.ratios(after) == table.ratios(before)
+    here.close()

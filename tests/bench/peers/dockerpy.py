@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import tarfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,21 @@ class DockerPy(Subject):
     def close(self) -> None:
         for container in self._client.containers.list(all=True, filters={"label": LABEL}):
             container.remove(force=True)
-        self._network.remove()
+        self._remove_network()
         self._client.close()
+
+    def _remove_network(self, tries: int = 20) -> None:
+        """The engine lets go of removed containers' addresses a little later."""
+        while True:
+            try:
+                self._network.remove()
+            except docker.errors.APIError:
+                tries -= 1
+                if tries == 0:
+                    raise
+                time.sleep(0.25)
+            else:
+                return
 
 
 class DockerBox(Box):

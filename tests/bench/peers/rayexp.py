@@ -25,10 +25,10 @@ class RayExperimental(Subject):
         """`directory`: where the image's archive goes. Raises `NotInstallable`. This process is connected to Ray."""
         for program, proof in (("runsc", "spec"), ("mkfs.erofs", "--tar")):
             if shutil.which(program) is None:
-                raise NotInstallable(f"{program} is missing on this machine")
+                raise NotInstallable(f"{self.name} needs {program}, which is missing on this machine")
             told = subprocess.run([program, "--help"], capture_output=True, text=True)
             if proof not in told.stdout + told.stderr:
-                raise NotInstallable(f"{program} is too old: it knows no {proof}")
+                raise NotInstallable(f"{self.name} needs a newer {program}: this one knows no {proof}")
         self._archive = directory / "image.tar"
         client = docker.DockerClient(base_url=engine_address, timeout=300)
         try:
