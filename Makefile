@@ -66,7 +66,7 @@ test: venv ## Everything, on a real engine and cluster of its own; what the two 
 	$(PYTEST)
 
 demo: venv ## Roll out N candidates on a real package, each in a sandbox of its own: make demo N=64
-	@trap '$(BIN)/shoal down' EXIT; \
+	@trap 's=$$?; $(BIN)/shoal down || s=1; exit $$s' EXIT; \
 	$(BIN)/shoal up && $(BIN)/python -m examples.rollouts --candidates $(N)
 
 bench: venv ## Measure against docker-py on the same engine → build/bench.json (PEERS=1: and other sandboxes)
