@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -12,7 +13,6 @@ from shoal.actors.controller.slots import Slot
 from shoal.actors.handles import call, find_actor
 from shoal.actors.messages import SlotFacts
 from shoal.actors.names import NAMESPACE, SLOT_PREFIX, slot_options
-from shoal.actors.sandbox.actor import SandboxActor
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.ids import new_slot_id
 from shoal.model.spec import MIB, SlotShape
@@ -24,8 +24,11 @@ class RaySlotMaker:
     """Makes sandbox actors. `grace_s`: between SIGTERM and SIGKILL for a sandbox's command."""
 
     def __init__(self, grace_s: float) -> None:
+        # Here and not above: loaded first in a worker it makes that worker lean, which the controller is not meant to be.
+        from shoal.actors.sandbox.actor import SandboxActor
+
         self._grace_s = grace_s
-        self._class = ray.remote(SandboxActor)
+        self._class: Any = ray.remote(SandboxActor)
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
         """Asks Ray for a new one, on `node_id` if given, and returns at once."""

@@ -10,21 +10,22 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
 from shoal.actors.handles import call, find_actor
 from shoal.actors.messages import Loss, Started
 from shoal.actors.names import CONTROLLER, REGION_LABEL
-from shoal.actors.node import wiring
 from shoal.actors.node.records import ContainerRecord
 from shoal.model import grants
 from shoal.model.errors import NotFound, ShoalError
 from shoal.model.info import NodeInfo
-from shoal.model.settings import Settings
 from shoal.model.spec import MIB, SandboxSpec
 from shoal.model.states import Reason
+
+if TYPE_CHECKING:
+    from shoal.actors.node.wiring import NodeParts
 
 log = logging.getLogger("shoal.node")
 
@@ -37,14 +38,19 @@ class NodeActor:
     """One machine's part of the cluster. Made by the controller with `names.node_options`; all methods are idempotent."""
 
     def __init__(self, settings: dict[str, Any], cluster: str, secret: bytes) -> None:
+        # Here and not above: whoever looks this actor up loads this module, each slot among them, and must stay small.
+        from shoal.actors.node import wiring
+        from shoal.model.settings import Settings
+
+        self._wiring = wiring
         self._settings = Settings.from_dict(settings)
         self._cluster = cluster
         self._secret = secret
         context = ray.get_runtime_context()
         self._node_id = context.get_node_id()
         self._region = cast("dict[str, str]", context.get_node_labels()).get(REGION_LABEL)
-        self._parts: wiring.NodeParts | None = None
-        self._opening: asyncio.Task[wiring.NodeParts] | None = None
+        self._parts: NodeParts | None = None
+        self._opening: asyncio.Task[NodeParts] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._starting: dict[str, asyncio.Task[tuple[ContainerRecord, bool]]] = {}
         self._refill = asyncio.Event()
@@ -55,11 +61,11 @@ class NodeActor:
         """What this node has and holds."""
         parts = await self._open()
         records = parts.containers.records.values()
-        total_cpu, total_memory = wiring.machine_size()
+        total_cpu, total_memory = self._wiring.machine_size()
         return NodeInfo(
             id=self._node_id,
             address=parts.relay.address,
-            hostname=wiring.hostname(),
+            hostname=self._wiring.hostname(),
             region=self._region,
             engine=parts.engine.name,
             runtimes=parts.engine.runtimes,
@@ -140,7 +146,7 @@ class NodeActor:
 
     # -- inside -------------------------------------------------------------------------------------
 
-    async def _open(self) -> wiring.NodeParts:
+    async def _open(self) -> NodeParts:
         """The parts, opened by the first call after each start of the actor (whose constructor can't wait)."""
         if self._parts is not None:
             return self._parts
@@ -153,9 +159,9 @@ class NodeActor:
             if opening.done() and self._opening is opening:
                 self._opening = None  # where it failed, the next call tries again
 
-    async def _do_open(self) -> wiring.NodeParts:
+    async def _do_open(self) -> NodeParts:
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        parts = await wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
+        parts = await self._wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
         for record in parts.containers.records.values():
             if record.sandbox_id is None:
@@ -171,7 +177,7 @@ class NodeActor:
         ]
         return parts
 
-    async def _start(self, parts: wiring.NodeParts, sandbox_id: str, spec: SandboxSpec) -> tuple[ContainerRecord, bool]:
+    async def _start(self, parts: NodeParts, sandbox_id: str, spec: SandboxSpec) -> tuple[ContainerRecord, bool]:
         existing = parts.containers.of_sandbox(sandbox_id)
         if existing is not None and existing.ready:
             return existing, False
@@ -187,7 +193,7 @@ class NodeActor:
         self._watch_disk(parts, record)
         return record, False
 
-    def _started(self, parts: wiring.NodeParts, record: ContainerRecord, warm: bool) -> Started:
+    def _started(self, parts: NodeParts, record: ContainerRecord, warm: bool) -> Started:
         token = grants.sign(
             self._secret,
             record.sandbox_id or "",
@@ -197,16 +203,16 @@ class NodeActor:
         )
         return Started(record.key, self._node_id, parts.relay.address, token, warm)
 
-    async def _remove(self, parts: wiring.NodeParts, key: str) -> None:
+    async def _remove(self, parts: NodeParts, key: str) -> None:
         parts.warm.discard(key)
         parts.disk_watch.remove(key)
         await parts.containers.remove(key)
 
-    def _watch_disk(self, parts: wiring.NodeParts, record: ContainerRecord) -> None:
-        if record.ready and wiring.needs_disk_watch(parts.engine):
+    def _watch_disk(self, parts: NodeParts, record: ContainerRecord) -> None:
+        if record.ready and self._wiring.needs_disk_watch(parts.engine):
             parts.disk_watch.add(record.key, record.shape.disk * MIB)
 
-    async def _keep_warm(self, parts: wiring.NodeParts) -> None:
+    async def _keep_warm(self, parts: NodeParts) -> None:
         """Starts what the pool lacks, one at a time and only while nobody waits for a start; removes what it has too much."""
         while True:
             with contextlib.suppress(TimeoutError):
@@ -223,7 +229,7 @@ class NodeActor:
             for key in parts.warm.surplus(time.monotonic()):
                 await self._remove(parts, key)
 
-    async def _sweep(self, parts: wiring.NodeParts) -> None:
+    async def _sweep(self, parts: NodeParts) -> None:
         """Removes what no living sandbox owns, finds losses that no event told of, re-asserts the network's rules."""
         await parts.containers.reconcile()
         await parts.network.verify()
@@ -239,7 +245,7 @@ class NodeActor:
             await self._remove(parts, owned[sandbox_id])
 
 
-def _disk_full(parts: wiring.NodeParts, key: str, used: int) -> Loss:
+def _disk_full(parts: NodeParts, key: str, used: int) -> Loss:
     record = parts.containers.records.get(key)
     limit = "" if record is None else f", limit {record.shape.disk} MiB"
     return Loss(Reason.OUT_OF_DISK, None, f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk=")

@@ -85,7 +85,9 @@ class Relay:
                 raise Unavailable("the node's relay is being restarted; try again")
             try:
                 self._writer.write(json.dumps(request).encode() + b"\n")
-                async with asyncio.timeout(_ANSWER_S):  # `wait_for` may swallow a cancellation, and the watcher would never end
+                async with asyncio.timeout(
+                    _ANSWER_S
+                ):  # `wait_for` may swallow a cancellation, and the watcher would never end
                     line = await self._reader.readline()
             except _BROKEN as error:
                 self._drop()
