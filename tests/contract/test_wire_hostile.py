@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import random
 import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from shoal.model import errors
-from shoal.wire import files, processes
+from shoal.wire import files
 from shoal.wire.agent import Agent, Start
 from shoal.wire.connection import Connection
-from shoal.wire.frames import Kind, encode, encode_credit
-from tests.contract.wire_peer import Peer, Script, connected, serving
+from shoal.wire.frames import Kind, encode
+from tests.contract.wire_peer import RUN, Peer, Script, answers, connected, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
-
-RUN = {"id": "p-1", "exit": 0, "timed_out": False, "truncated": False, "duration_us": 1}
-
-
-def _answers(*frames: tuple[Kind, bytes | dict[str, Any]]) -> Script:
-    """A peer that answers the first request with these frames and then waits."""
-
-    async def script(peer: Peer) -> None:
-        stream, _ = await peer.opened()
-        for kind, payload in frames:
-            await peer.send(kind, stream, payload)
-        await peer.reader.read()
-
-    return script
 
 
 def _says(data: bytes) -> Script:
@@ -213,14 +198,14 @@ async def test_random_bytes(seed: int) -> None:
     "ok", [{}, {"id": [], "exit": {}, "size": "x", "pid": -1, "processes": {"a": 1}, "idle_ms": 1.5}]
 )
 async def test_wrong_types_in_a_reply(call: Callable[[Agent], Awaitable[Any]], ok: dict[str, Any]) -> None:
-    async with connected(_answers((Kind.REPLY, {"ok": ok}))) as connection:
+    async with connected(answers((Kind.REPLY, {"ok": ok}))) as connection:
         with pytest.raises(errors.Internal):
             await call(Agent(connection))
 
 
 async def test_an_agent_cannot_end_its_sandbox_in_words() -> None:
     reply = {"error": {"code": "sandbox_ended", "message": "bye", "reason": "node_lost"}}
-    async with connected(_answers((Kind.REPLY, reply))) as connection:
+    async with connected(answers((Kind.REPLY, reply))) as connection:
         with pytest.raises(errors.Internal):
             await Agent(connection).ping()
 
@@ -248,7 +233,7 @@ async def test_run_with_more_output_than_was_asked_for(kind: Kind) -> None:
 
 async def test_run_output_up_to_the_bound_is_kept_per_stream() -> None:
     frames = [(Kind.DATA, b"o" * 1000), (Kind.ERRDATA, b"e" * 1000), (Kind.REPLY, {"ok": RUN})]
-    async with connected(_answers(*frames)) as connection:
+    async with connected(answers(*frames)) as connection:
         result = await Agent(connection).run(Start("p-1", ["x"]), max_output=1000)
         assert (result.stdout, result.stderr) == (b"o" * 1000, b"e" * 1000)
 
@@ -337,14 +322,14 @@ async def test_a_slow_watcher_is_told_that_it_missed_some() -> None:
     [{"gap": [5, 3]}, {"gap": [-1, 5]}, {"gap": "x"}, {"gap": [1]}, {"gap": [1.5, 2]}, {"gap": [0, 1 << 70]}, {}],
 )
 async def test_a_malformed_gap(event: dict[str, Any]) -> None:
-    async with connected(_answers((Kind.EVENT, event))) as connection:
+    async with connected(answers((Kind.EVENT, event))) as connection:
         with pytest.raises(errors.Internal):
             async for _ in Agent(connection).output("p-1", 1):
                 pass
 
 
 async def test_output_that_ends_before_its_end() -> None:
-    async with connected(_answers((Kind.DATA, b"abc"), (Kind.REPLY, {"ok": {"offset": 5}}))) as connection:
+    async with connected(answers((Kind.DATA, b"abc"), (Kind.REPLY, {"ok": {"offset": 5}}))) as connection:
         output = await Agent(connection).output("p-1", 1)
         assert await anext(output) == b"abc"
         with pytest.raises(errors.Internal, match="lost output"):
@@ -358,20 +343,20 @@ async def test_gaps_move_the_offset() -> None:
         (Kind.EVENT, {"gap": [23, 30]}),
         (Kind.REPLY, {"ok": {"offset": 30}}),
     ]
-    async with connected(_answers(*frames)) as connection:
+    async with connected(answers(*frames)) as connection:
         output = Agent(connection).output("p-1", 1, offset=10)
         assert [chunk async for chunk in output] == [b"abc"]
         assert (output.offset, output.gaps) == (30, [(10, 20), (23, 30)])
 
 
 async def test_read_bytes_of_more_than_was_asked_for() -> None:
-    async with connected(_answers((Kind.DATA, b"12345"))) as connection:
+    async with connected(answers((Kind.DATA, b"12345"))) as connection:
         with pytest.raises(errors.Internal, match="more than the 4 bytes"):
             await Agent(connection).read_bytes("/f", length=4)
 
 
 async def test_read_bytes_of_another_size_than_told() -> None:
-    async with connected(_answers((Kind.DATA, b"123"), (Kind.REPLY, {"ok": {"size": 4}}))) as connection:
+    async with connected(answers((Kind.DATA, b"123"), (Kind.REPLY, {"ok": {"size": 4}}))) as connection:
         with pytest.raises(errors.Internal, match="another size"):
             await Agent(connection).read_bytes("/f")
 
@@ -408,214 +393,6 @@ async def test_list_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a\0"])
 async def test_list_of_names_that_lead_elsewhere(name: str) -> None:
     entry = {"name": name, "path": "/f", "kind": "file", "size": 0, "mode": 0, "uid": 0, "gid": 0, "mtime_ns": 0}
-    async with connected(_answers((Kind.EVENT, {"entries": [entry]}))) as connection:
+    async with connected(answers((Kind.EVENT, {"entries": [entry]}))) as connection:
         with pytest.raises(errors.Internal, match="name"):
             await Agent(connection).list("/")
-
-
-# Silence
-
-
-async def _silent(peer: Peer) -> None:
-    await peer.reader.read()
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda a: a.ping(),
-        lambda a: a.exec(Start("p-1", ["x"])),
-        lambda a: a.run(Start("p-1", ["x"], timeout_s=0.1)),
-        lambda a: a.stdin("p-1"),
-        lambda a: a.signal("p-1", 9),
-        lambda a: a.resize("p-1", 1, 1),
-        lambda a: a.ps(),
-        lambda a: a.read_bytes("/f"),
-        lambda a: anext(a.read("/f")),
-        lambda a: anext(a.pack("/f")),
-        lambda a: a.write("/f", b"x"),
-        lambda a: a.write("/f", b"x" * (4 << 20)),
-        lambda a: a.write("/f", _chunks(b"x" * (2 << 20))),
-        lambda a: a.list("/"),
-        lambda a: a.stat("/"),
-        lambda a: a.mkdir("/d"),
-        lambda a: a.unpack("/d", b"x"),
-        lambda a: a.watch("/d"),
-        lambda a: a.shutdown(0),
-    ],
-)
-async def test_no_wait_is_for_ever(call: Callable[[Agent], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "REPLY_S", 0.2)
-    monkeypatch.setattr(processes, "_KILL_S", 0.1)
-    monkeypatch.setattr(files, "REPLY_S", 0.2)
-    monkeypatch.setattr(files, "IDLE_S", 0.2)
-    monkeypatch.setattr("shoal.wire.agent.REPLY_S", 0.2)
-    async with connected(_silent) as connection:
-        with pytest.raises(errors.DeadlineExceeded):
-            await asyncio.wait_for(_await(call(Agent(connection))), 5)
-        assert not connection.closed
-        assert not connection.open_streams
-
-
-async def _await(value: Awaitable[Any]) -> Any:
-    return await value
-
-
-async def _chunks(*chunks: bytes) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-async def test_a_lost_connection_fails_all_that_is_open() -> None:
-    async def script(peer: Peer) -> None:
-        for _ in range(4):
-            await peer.opened()
-
-    async with connected(script) as connection:
-        agent = Agent(connection)
-        output = await agent.output("p-1", 1)
-        results = await asyncio.gather(
-            agent.run(Start("p-1", ["x"])),
-            agent.wait("p-1"),
-            agent.read_bytes("/f"),
-            anext(output),
-            return_exceptions=True,
-        )
-        assert [type(result) for result in results] == [errors.Unavailable] * 4
-        assert all("connection to the sandbox was lost" in str(result) for result in results)
-        assert connection.closed
-        with pytest.raises(errors.Unavailable):
-            await agent.ping()
-
-
-async def test_close_fails_what_is_open_and_is_harmless_again() -> None:
-    async with connected(_silent) as connection:
-        call = asyncio.create_task(Agent(connection).wait("p-1"))
-        await asyncio.sleep(0.05)
-        connection.close()
-        connection.close()
-        with pytest.raises(errors.Unavailable):
-            await call
-        await asyncio.wait_for(connection.wait_closed(), 1)
-
-
-async def test_close_does_not_wait_for_a_peer_that_reads_nothing() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.opened()
-        await asyncio.sleep(60)
-
-    async with connected(script) as connection:
-        call = asyncio.create_task(Agent(connection).write("/f", b"x" * (1 << 20)))
-        await asyncio.sleep(0.1)
-        connection.close()
-        with pytest.raises(errors.Unavailable):
-            await call
-        await asyncio.wait_for(connection.wait_closed(), 5)
-
-
-# Giving up
-
-
-async def _frames_until_quiet(peer: Peer, seen: list[tuple[Kind, int]]) -> None:
-    while True:
-        frame = await peer.receive()
-        seen.append((frame.kind, frame.stream))
-
-
-async def test_a_cancelled_call_cancels_its_stream() -> None:
-    seen: list[tuple[Kind, int]] = []
-    async with connected(lambda peer: _frames_until_quiet(peer, seen)) as connection:
-        agent = Agent(connection)
-        for call in (agent.wait("p-1"), agent.run(Start("p-1", ["x"])), agent.read_bytes("/f"), agent.list("/")):
-            task = asyncio.ensure_future(call)
-            await asyncio.sleep(0.05)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        async with agent.read("/f"):
-            pass
-        await asyncio.sleep(0.05)
-        assert [stream for kind, stream in seen if kind is Kind.CANCEL] == [1, 2, 3, 4, 5]
-        assert not connection.open_streams
-
-
-async def test_a_forgotten_flow_cancels_its_stream() -> None:
-    async with connected(_answers((Kind.DATA, b"some"))) as connection:
-        async for chunk in Agent(connection).output("p-1", 1):
-            assert chunk == b"some"
-            break
-        gc.collect()
-        await asyncio.sleep(0.01)
-        assert not connection.open_streams
-
-
-async def test_a_source_that_fails_cancels_the_write() -> None:
-    seen: list[tuple[Kind, int]] = []
-
-    async def source() -> AsyncIterator[bytes]:
-        yield b"half"
-        raise RuntimeError("the other half is lost")
-
-    async with connected(lambda peer: _frames_until_quiet(peer, seen)) as connection:
-        with pytest.raises(RuntimeError, match="other half"):
-            await Agent(connection).write("/f", source())
-        await asyncio.sleep(0.05)
-        assert [kind for kind, _ in seen] == [Kind.OPEN, Kind.DATA, Kind.CANCEL]
-
-
-async def test_an_error_in_the_middle_of_a_write_stops_it() -> None:
-    """The disk is full after the first megabyte: no use in sending the other seven, and the caller learns why."""
-    error = {"error": {"code": "quota_exceeded", "message": "the disk is full"}}
-    for data in (b"x" * (8 << 20), _chunks(*[b"x" * (1 << 20)] * 8)):
-        async with connected(_answers((Kind.REPLY, error))) as connection:
-            with pytest.raises(errors.QuotaExceeded):
-                await Agent(connection).write("/f", data)
-
-
-async def test_input_waits_for_credit() -> None:
-    received = 0
-
-    async def script(peer: Peer) -> None:
-        nonlocal received
-        stream, request = await peer.opened()
-        assert request["stdin"] is True
-        credit = 1 << 20
-        while (frame := await peer.receive()).kind is Kind.DATA:
-            received += len(frame.payload)
-            credit -= len(frame.payload)
-            assert credit >= 0
-            if credit < 1 << 19:
-                await asyncio.sleep(0.01)
-                await peer.raw(encode_credit(stream, 300_000))
-                credit += 300_000
-        assert frame.kind is Kind.END
-        await peer.send(Kind.REPLY, stream, {"ok": RUN})
-        await peer.reader.read()
-
-    async with connected(script) as connection:
-        await Agent(connection).run(Start("p-1", ["cat"]), input=b"x" * 5_000_000)
-    assert received == 5_000_000
-
-
-async def test_stdin_offset_follows_the_credit() -> None:
-    async def script(peer: Peer) -> None:
-        stream, request = await peer.opened()
-        assert request["offset"] == 100
-        await peer.send(Kind.EVENT, stream, {"offset": 150})
-        frame = await peer.receive()
-        assert len(frame.payload) == 1000
-        await peer.raw(encode_credit(stream, 600))
-        assert (await peer.receive()).kind is Kind.END
-        await peer.send(Kind.REPLY, stream, {"ok": {"offset": 1100}})
-        await peer.reader.read()
-
-    async with connected(script) as connection:
-        stdin = await Agent(connection).stdin("p-1", 100)
-        assert stdin.offset == 150
-        await stdin.write(b"x" * 1000)
-        await asyncio.sleep(0.1)
-        assert stdin.offset == 700
-        await stdin.close()
-        assert stdin.offset == 1100
-        with pytest.raises(errors.FailedPrecondition):
-            await stdin.write(b"more")

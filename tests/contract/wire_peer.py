@@ -97,3 +97,18 @@ async def connected(script: Script) -> AsyncIterator[Connection]:
         finally:
             connection.close()
             await connection.wait_closed()
+
+
+RUN = {"id": "p-1", "exit": 0, "timed_out": False, "truncated": False, "duration_us": 1}
+
+
+def answers(*frames: tuple[Kind, bytes | dict[str, Any]]) -> Script:
+    """A peer that answers the first request with these frames and then waits."""
+
+    async def script(peer: Peer) -> None:
+        stream, _ = await peer.opened()
+        for kind, payload in frames:
+            await peer.send(kind, stream, payload)
+        await peer.reader.read()
+
+    return script

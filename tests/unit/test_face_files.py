@@ -161,13 +161,13 @@ def test_a_file_goes_up_and_down(files: shoal.FileSystem, tmp_path: Path) -> Non
     source = tmp_path / "in.bin"
     source.write_bytes(bytes(range(256)) * 20)
     seen: list[int] = []
-    assert files.upload(source, "/work/", progress=seen.append).bytes == 5120
-    assert files.read_bytes("/work/in.bin") == source.read_bytes()
+    assert files.upload(source, "/app/", progress=seen.append).bytes == 5120
+    assert files.read_bytes("/app/in.bin") == source.read_bytes()
     assert seen[-1] == 5120
-    assert files.download("/work/in.bin", tmp_path / "out.bin") == shoal.Transfer(1, 5120)
+    assert files.download("/app/in.bin", tmp_path / "out.bin") == shoal.Transfer(1, 5120)
     assert (tmp_path / "out.bin").read_bytes() == source.read_bytes()
     (tmp_path / "below").mkdir()
-    files.download("/work/in.bin", tmp_path / "below")
+    files.download("/app/in.bin", tmp_path / "below")
     assert (tmp_path / "below" / "in.bin").stat().st_size == 5120
 
 
