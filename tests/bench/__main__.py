@@ -18,6 +18,7 @@ import shoal
 from tests.bench import machine, table
 from tests.bench.cluster import cluster
 from tests.bench.measures import Measurements, measure_all, measure_peer
+from tests.bench.ours import of as processes_of
 from tests.bench.peers.dockerpy import DockerPy
 from tests.bench.peers.notinstallable import NotInstallable
 from tests.bench.peers.rayexp import RayExperimental
@@ -50,7 +51,7 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
     begun = time.monotonic()
 
     def say(step: str) -> None:
-        console.print(f"[dim]{time.monotonic() - begun:5.0f} s  {step} …[/]", highlight=False)
+        console.print(f"{time.monotonic() - begun:5.0f} s  {step} …", style="dim", highlight=False, markup=False)
 
     @contextmanager
     def report(step: str) -> Iterator[None]:
@@ -67,7 +68,7 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         plain = DockerPy(where.engine_address, image)
         stack.callback(plain.close)
         start = time.monotonic()
-        found = measure_all(ours, plain, say)
+        found = measure_all(ours, plain, processes_of(where), say)
         for make in _peers(where.engine_address, image, output.parent) if with_peers else ():
             found = _with_peer(found, make, say)
         seconds = time.monotonic() - start

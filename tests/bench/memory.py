@@ -1,11 +1,14 @@
-"""What an idle sandbox costs the machine: memory (PSS), processes, file descriptors."""
+"""What an idle sandbox costs the machine: memory (PSS), processes, file descriptors.
+
+Counted are the processes of the cluster, the engine and the containers: what else runs on the machine comes and goes as it likes.
+"""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,7 @@ _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """All processes of the machine, by the name of their program: PSS in bytes, how many they are, their descriptors."""
+    """Processes by the name of their program: PSS in bytes, how many they are, their descriptors."""
 
     pss: Counter[str]
     processes: Counter[str]
@@ -36,14 +39,12 @@ class Cost:
     programs: dict[str, float]
 
 
-def per_sandbox(subject: Subject, settled: Callable[[], None]) -> Cost:
-    """The difference that `MORE` idle sandboxes make to the whole machine, divided among them."""
+def per_sandbox(subject: Subject, ours: Callable[[], set[int]]) -> Cost:
+    """The difference that `MORE` idle sandboxes make to the processes that `ours` tells, divided among them."""
     with subject.boxes(FIRST):
-        settled()
-        before = usage()
+        before = usage(settled(ours))
         with subject.boxes(MORE):
-            settled()
-            after = usage()
+            after = usage(settled(ours))
     return cost(before, after, MORE)
 
 
@@ -60,12 +61,11 @@ def cost(before: Usage, after: Usage, sandboxes: int) -> Cost:
     )
 
 
-def usage(proc: Path = Path("/proc")) -> Usage:
-    """What is there now. A process that goes while it is looked at is left out; kernel threads have no memory of their own."""
+def usage(pids: Iterable[int], proc: Path = Path("/proc")) -> Usage:
+    """What these processes hold now. One that goes while it is looked at is left out; kernel threads have no memory of their own."""
     found = Usage(Counter(), Counter(), Counter())
-    for directory in proc.iterdir():
-        if not directory.name.isdigit():
-            continue
+    for pid in pids:
+        directory = proc / str(pid)
         try:
             pss = _PSS.search((directory / "smaps_rollup").read_bytes())
             name = (directory / "comm").read_text("utf-8", "replace").strip()
@@ -79,14 +79,13 @@ def usage(proc: Path = Path("/proc")) -> Usage:
     return found
 
 
-def wait_settled(still_for: float = 2.0, at_most: float = 15.0) -> None:
-    """Returns once the number of processes has not changed for `still_for` seconds, or after `at_most`."""
+def settled(ours: Callable[[], set[int]], still_for: float = 2.0, at_most: float = 10.0) -> set[int]:
+    """The processes, once they have been the same for `still_for` seconds, or after `at_most`."""
     deadline = time.monotonic() + at_most
-    last, since = -1, time.monotonic()
-    while time.monotonic() < deadline:
-        count = sum(1 for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        if count != last:
-            last, since = count, time.monotonic()
-        elif time.monotonic() - since >= still_for:
-            return
+    last, since = ours(), time.monotonic()
+    while time.monotonic() < deadline and time.monotonic() - since < still_for:
         time.sleep(0.25)
+        now = ours()
+        if now != last:
+            last, since = now, time.monotonic()
+    return last

@@ -55,4 +55,6 @@ def test_fifty_thousand_execs_leave_memory_and_descriptors_flat(cluster: object)
         assert after[1] < before[1] + 4096, f"the relay's memory grew from {before[1]} to {after[1]} KiB"
         assert after[2] <= before[2] + 2, f"the agent's descriptors grew from {before[2]} to {after[2]}"
         assert after[3] <= before[3] + 8, f"the relay's descriptors grew from {before[3]} to {after[3]}"
-        assert sandbox.run("ls -d /proc/[0-9]* | wc -l").stdout.strip() in {"2", "3", "4", "5"}, "no process is left over"
+        assert sandbox.run("ls -d /proc/[0-9]* | wc -l").stdout.strip() in {"2", "3", "4", "5"}, (
+            "no process is left over"
+        )

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tests.bench import creates, execs, files, memory, quiet, table
+from tests.bench import creates, execs, files, memory, ours, quiet, table
 from tests.bench.measures import AT_LEAST, Measured, Measurements, measure_peer
 from tests.bench.memory import Cost, Usage
 from tests.bench.stats import Samples, samples, times_better
@@ -188,12 +189,25 @@ def test_files_are_compared_with_what_was_written(here: Here, monkeypatch: pytes
     here.close()
 
 
-def test_usage_counts_this_process() -> None:
+def test_usage_counts_the_processes_that_are_named() -> None:
     name = Path("/proc/self/comm").read_text("utf-8").strip()
-    found = memory.usage()
-    assert found.processes[name] >= 1
+    found = memory.usage({os.getpid(), 2**22 + 1})  # the other there cannot be
+    assert found.processes == {name: 1}
     assert found.pss[name] > 1_000_000
     assert found.descriptors[name] >= len(os.listdir("/proc/self/fd")) - 1
+
+
+def test_processes_are_found_by_their_forebears() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as shell:
+        try:
+            while len(ours.with_descendants({shell.pid}, ours.parent_of())) < 2:
+                time.sleep(0.01)
+            parents = ours.parent_of()
+            assert parents[shell.pid] == os.getpid()
+            assert ours.with_descendants({shell.pid}, parents) < ours.with_descendants({os.getpid()}, parents)
+        finally:
+            subprocess.run(["pkill", "-P", str(shell.pid)], check=True)
+    assert ours.with_descendants({5}, {1: 0, 5: 1, 6: 5, 7: 6, 8: 1}) == {5, 6, 7}
 
 
 def test_cost_is_the_difference_shared_out() -> None:
@@ -202,9 +216,11 @@ def test_cost_is_the_difference_shared_out() -> None:
     assert memory.cost(before, after, 4) == Cost(2.25, 0.75, 3.5, {"a": 0.5, "b": 2.0, "gone": -0.25})
 
 
-def test_settled_returns_early_and_at_the_latest() -> None:
-    memory.wait_settled(still_for=0.0, at_most=5.0)
-    memory.wait_settled(still_for=99.0, at_most=0.3)
+def test_settled_waits_until_nothing_changes_but_not_for_ever() -> None:
+    seen = iter([{1}, {1, 2}, {1, 2, 3}])
+    assert memory.settled(lambda: next(seen, {1, 2, 3}), still_for=0.3, at_most=10.0) == {1, 2, 3}
+    counter = iter(range(1000))
+    assert len(memory.settled(lambda: {next(counter)}, still_for=99.0, at_most=0.3)) == 1
 
 
 def test_cpu_ticks(tmp_path: Path) -> None:
@@ -253,7 +269,7 @@ def test_table_tells_measure_target_and_whether_met() -> None:
     rows = {line.split("│")[1].strip(): line for line in written.getvalue().splitlines() if line.startswith("│")}
     assert set(rows) == {*AT_LEAST, "pss_mb"}
     assert "…" not in written.getvalue()
-    assert all("missed" in row for row in rows.values())
+    assert all("│ no " in row.replace("  ", " ") for row in rows.values())
     assert "× 12.5" in rows["exec_p50"]
     assert "× 25" in rows["exec_p50"]
     assert "120.0 MB" in rows["pss_mb"]
