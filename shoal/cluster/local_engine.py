@@ -184,13 +184,17 @@ def start(state_dir: Path, run_dir: Path) -> LocalEngine:
     return LocalEngine(address, started)
 
 
+_DEFAULT_BRIDGE = "docker0"
+
+
 def _configuration(state_dir: Path, run_dir: Path) -> dict[str, object]:
     return {
         "data-root": str(state_dir / "engine"),
         "exec-root": str(run_dir / "engine"),
         "pidfile": str(run_dir / "engine.pid"),
         "hosts": [own_address(run_dir)],
-        "bridge": "none",
+        # Told of no bridge, Docker removes `docker0`, which may be the one of another Docker on this machine: that one it is told of.
+        "bridge": _DEFAULT_BRIDGE if Path("/sys/class/net", _DEFAULT_BRIDGE).exists() else "none",
         "iptables": False,
         "ip-forward": False,
         "ip-masq": False,
