@@ -158,10 +158,13 @@ class ControllerActor:
         return await self._nodes.infos()
 
     async def ready(self) -> int:
-        """Waits until at least one node answers; how many do. `Unavailable` after a minute."""
+        """Waits until at least one node answers; how many do. Raises what keeps a node from it, `Unavailable` after a minute."""
         await self._open()
         limit = time.monotonic() + _READY_S
         while not self._nodes.machines():
+            failure = self._nodes.failure()
+            if failure is not None:
+                raise failure
             if time.monotonic() > limit:
                 raise Unavailable(
                     "no node answered within a minute; see the node actor's log in Ray's session directory"

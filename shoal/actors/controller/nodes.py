@@ -27,13 +27,14 @@ _LOST_AFTER = 3
 
 @dataclass(slots=True)
 class Node:
-    """One machine: its node actor and what it said last. `missed`: looks in a row without it."""
+    """One machine: its node actor and what it said last, or failed with. `missed`: looks in a row without it."""
 
     id: str
     handle: Any
     resources: dict[str, float]
     labels: dict[str, str]
     info: NodeInfo | None = None
+    error: ShoalError | None = None
     missed: int = 0
 
 
@@ -70,7 +71,9 @@ class Nodes:
     async def _ask(self, node: Node) -> None:
         try:
             node.info = await call(node.handle, "info", timeout_s=_ANSWER_S)
+            node.error = None
         except ShoalError as error:
+            node.error = error
             log.warning("node %s: %s", node.id[:8], error)
 
     def handle(self, node_id: str) -> Any:
@@ -79,6 +82,10 @@ class Nodes:
         if node is None:
             raise Unavailable(f"node {node_id[:8]} is not part of the cluster (any more)")
         return node.handle
+
+    def failure(self) -> ShoalError | None:
+        """Why a machine can't take part, where waiting won't help."""
+        return next((n.error for n in self._nodes.values() if n.error is not None and not n.error.retryable), None)
 
     def alive(self, node_id: str) -> bool:
         """Whether Ray counted the machine among the living at the last look."""
