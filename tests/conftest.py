@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ __all__ = ["anyio_backend", "cluster", "engine", "machine", "no_leaks"]
 
 ROOT = Path(__file__).parent
 ORDER = ("unit", "contract", "integration", "chaos")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell's background jobs ignore interrupts, and hand that on to all they start; some tests are about interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
