@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 N ?= 16
 PEERS ?=
+FUZZ ?= 30s
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 
-.PHONY: help venv lint format test-go test-fast test demo bench soak chaos clean
+.PHONY: help venv lint format test-go test-fast test demo bench fuzz soak chaos clean
 
 help: ## This list
 	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
@@ -72,6 +73,13 @@ demo: venv ## Roll out N candidates on a real package, each in a sandbox of its 
 bench: venv ## Measure against docker-py on the same engine → build/bench.json (PEERS=1: and other sandboxes)
 	@mkdir -p build
 	PEERS=$(PEERS) $(BIN)/python -m tests.bench --output build/bench.json
+
+fuzz: venv ## Let random input loose on every decoder of the agent and the relay, 30 s each (FUZZ=5m)
+	cd $(AGENT) && for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ) ./$$(dirname $$file); \
+		done; \
+	done
 
 soak: venv ## The long tests: 50,000 execs in one sandbox, and their like
 	$(PYTEST) -m slow
