@@ -211,6 +211,9 @@ func TestCancelledRequestsLeaveTheConnectionUsable(t *testing.T) {
 		if op != "read" && op != "pack" {
 			path = dir
 		}
+		if op == "unpack" {
+			path = os.TempDir() // it makes what is missing, perhaps after this test has cleaned up
+		}
 		c.send(frame.Cancel, c.open(object{"op": op, "path": path}), nil)
 	}
 	last := c.next + 1
