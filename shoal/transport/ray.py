@@ -18,6 +18,7 @@ from typing import Any, cast
 import ray
 from ray import exceptions as ray_errors
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # made by Cython, without stubs
 from ray.actor import ActorHandle
 
@@ -42,6 +43,7 @@ _POLL_S = 30.0
 _UNDO_S = 8.0
 _KNOCK_S = 5.0
 _attaching = threading.Lock()
+_ray_log = logging.getLogger("shoal.ray")
 
 
 class RayTransport(Transport):
@@ -222,6 +224,8 @@ def _init(address: str | None) -> None:
     log = logging.getLogger("ray._private.worker")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns that it takes no signals over in this thread, which is as it should be
+    # What Ray wants to tell a driver it prints to its stdout, whatever `log_to_driver` says: into the JSON that a script reads.
+    ray_worker.print_to_stdstream = _log_what_ray_says
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except ray_errors.AuthenticationError as error:
@@ -233,6 +237,11 @@ def _init(address: str | None) -> None:
         ) from None
     finally:
         log.setLevel(level)
+
+
+def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
+    for line in data["lines"]:
+        _ray_log.info(line)
 
 
 def _knock(address: str) -> None:

@@ -29,7 +29,7 @@ const (
 	// softMemory is where the collector begins to work hard. What a busy agent needs lies far below.
 	softMemory = 192 << 20
 	// gcPercent keeps the heap of a busy agent below 4 MiB: a tighter one collects so often that runs take notice.
-	gcPercent  = 100
+	gcPercent = 100
 	// maxThreads: what the agent does between system calls is little, and handing it from thread to thread costs more than a second
 	// one gives: a tenth of the runs a second, and a third of the agent's own time.
 	maxThreads = 1
