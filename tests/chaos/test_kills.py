@@ -84,8 +84,12 @@ def slots_of(sandboxes: list[shoal.Sandbox]) -> list[str]:
 
     held = []
     for name in actor_names("slot-"):
-        actor = ray.get_actor(name, namespace="shoal")
-        if ray.get(actor.describe.remote()).sandbox_id in {s.id for s in sandboxes}:
+        try:
+            actor = ray.get_actor(name, namespace="shoal")
+            facts = ray.get(actor.describe.remote())
+        except (ValueError, ray.exceptions.RayActorError):
+            continue  # it died after it was listed
+        if facts.sandbox_id in {s.id for s in sandboxes}:
             held.append(name)
     return held
 
@@ -126,6 +130,18 @@ def test_sandbox_actors(kept: list[shoal.Sandbox]) -> None:
     eventually(lambda: len(slots_of(kept)) == len(kept), what="an actor for each again")
     kept[0].terminate()
     assert kept[0].info().reason == "terminated"
+
+
+def test_a_sandbox_is_terminated_while_it_changes_actors(cluster: object) -> None:
+    for pause in (0.0, 0.02, 0.2):
+        sandbox = shoal.Sandbox.create()
+        (slot,) = slots_of([sandbox])
+        kill(actor_pid(slot))
+        time.sleep(pause)
+        began = time.monotonic()
+        sandbox.terminate()
+        assert time.monotonic() - began < 20
+        assert sandbox.info().reason == "terminated"
 
 
 def test_a_timeout_counts_through_the_loss_of_its_actor(cluster: object) -> None:

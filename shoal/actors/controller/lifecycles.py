@@ -146,8 +146,8 @@ class Lifecycles:
         while not record.settled.is_set():
             slot = self._slots.get(record.id)
             if slot is None:
-                await asyncio.wait_for(record.settled.wait(), 60)
-                return
+                await asyncio.sleep(_RETRY_S)  # it is changing slots: the next one will end it, or it ends by itself
+                continue
             try:
                 await self.call(slot.handle, "terminate", record.id, message)
                 await record.settled.wait()
