@@ -179,11 +179,6 @@ class ControllerActor:
         lives_here = {r.id for r in self._registry.live() if r.began is None or r.began.node_id == node_id}
         return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id not in lives_here]
 
-    async def idle_slots(self) -> int:
-        """How many slots are ready for the next sandbox."""
-        await self._open()
-        return self._pool.idle_count
-
     async def drain(self) -> int:
         """Ends every sandbox, removes every slot, closes every node: for `shoal down`. Returns how many sandboxes it ended."""
         self._draining = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.errors import AlreadyExists, InvalidRequest, SandboxNotFound
@@ -119,10 +119,6 @@ class Registry:
             if spec.idempotency_key is not None:
                 self._keys[spec.environment, spec.idempotency_key] = record.id
             (self._ended if record.ended else self._live)[record.id] = record
-
-    def __iter__(self) -> Iterator[SandboxRecord]:
-        yield from self._live.values()
-        yield from self._ended.values()
 
     def _forget(self, sandbox_id: str) -> str:
         record = self._ended.pop(sandbox_id)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shoal.node")
 
-_HEARTBEAT_S = 2.0
+_ANSWER_S = 10.0
 _WATCH_S = 60.0
 _REFILL_S = 5.0
 
@@ -240,7 +240,7 @@ class NodeActor:
         controller = await asyncio.to_thread(find_actor, CONTROLLER)
         if controller is None or not owned:
             return
-        for sandbox_id in await call(controller, "strangers", list(owned), self._node_id, timeout_s=_HEARTBEAT_S * 5):
+        for sandbox_id in await call(controller, "strangers", list(owned), self._node_id, timeout_s=_ANSWER_S):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._remove(parts, owned[sandbox_id])
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Engine, EventKind, Mount
 from shoal.actors.messages import Loss
 from shoal.actors.node.records import ContainerRecord, RecordFiles
-from shoal.model.errors import NotFound, ShoalError
+from shoal.model.errors import ShoalError
 from shoal.model.ids import new_container_key
 from shoal.model.spec import MIB, ContainerShape
 from shoal.model.states import Reason
@@ -87,7 +87,7 @@ class Containers:
             async with self._turns:
                 container = await self.engine.start(self._spec(record, run_dir))
                 ip = await self.network.attach(record.key, container.pid) if shape.network == "default" else None
-            record = record.but(ready=True, pid=container.pid, ip=ip, sandbox_id=self.records[record.key].sandbox_id)
+            record = record.but(ready=True, pid=container.pid, ip=ip)
             self.records[record.key] = record
             await self.files.put(record)
         except BaseException:
@@ -188,13 +188,6 @@ class Containers:
         """After a restart: what was being made then is removed, for nobody waits for it any more."""
         for record in [r for r in self.records.values() if not r.ready]:
             await self.remove(record.key)
-
-    async def process_id(self, key: str) -> int:
-        """The agent's pid, asked of the engine; `NotFound` once it is gone."""
-        container = await self.engine.get(key)
-        if container.state is ContainerState.EXITED:
-            raise NotFound(f"container {key} has exited")
-        return container.pid
 
     def _spec(self, record: ContainerRecord, run_dir: Path) -> ContainerSpec:
         shape = record.shape
