@@ -14,7 +14,8 @@ from dataclasses import dataclass
 SCOPE_EXEC = "exec"
 SCOPE_FILES = "files"
 SCOPE_ADMIN = "admin"
-CLIENT_SCOPES = (SCOPE_EXEC, SCOPE_FILES)
+SCOPE_TUNNEL = "tunnel"
+CLIENT_SCOPES = (SCOPE_EXEC, SCOPE_FILES, SCOPE_TUNNEL)
 
 TTL_S = 600
 """How long a token admits new connections. A connection once admitted stays."""
@@ -30,11 +31,19 @@ class Grant:
     expires: float
 
 
-def sign(secret: bytes, sandbox_id: str, key: str, scopes: tuple[str, ...], expires: float) -> str:
-    """A token for the container `key` of sandbox `sandbox_id`. `secret`: 32 bytes, the cluster's."""
-    payload = json.dumps(
-        {"sandbox": sandbox_id, "key": key, "scopes": list(scopes), "exp": int(expires)}, separators=(",", ":")
-    ).encode()
+def sign(
+    secret: bytes, sandbox_id: str, key: str, scopes: tuple[str, ...], expires: float, *, port: int | None = None
+) -> str:
+    """A token for the container `key` of sandbox `sandbox_id`. `secret`: 32 bytes, the cluster's.
+
+    `port`: good for connections to that port in the sandbox (scope `tunnel`) and for nothing else; None: for all that the scopes allow.
+    """
+    claims: dict[str, object] = {"sandbox": sandbox_id, "key": key, "scopes": list(scopes), "exp": int(expires)}
+    if port is not None:
+        if not 0 < port < 65536:
+            raise ValueError(f"port must be 1 to 65535, not {port}")
+        claims["port"] = port
+    payload = json.dumps(claims, separators=(",", ":")).encode()
     signature = hmac.new(secret, payload, hashlib.sha256).digest()
     return f"{_b64(payload)}.{_b64(signature)}"
 

@@ -5,6 +5,8 @@
     exchanges.py   the client's end of a stream: credits, one reply, output gathered
     streams.py     … or items taken one by one
     connection.py  one admitted connection, on asyncio
+    dial.py        a raw connection to a port in the sandbox
+    sockets.py     addresses and socket options
     checks.py      what is refused before a byte goes out
     records.py     starts, results, entries, events as values, checked as they come
     flows.py       output, standard input, chunks, changes

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any, Self, cast
 
 from shoal.model import errors
 from shoal.wire.exchanges import Exchange, Request
 from shoal.wire.frames import MAX_STREAM, Decoder, Kind, encode
 from shoal.wire.messages import check_hello, decode_reply, encode_hello, encode_request
+from shoal.wire.sockets import check_opening, split_address, tune
 from shoal.wire.streams import Stream
-
-MAX_WAIT_S = 60.0
-"""How long the relay may be asked to wait for an agent."""
 
 _CLOSE_S = 2.0
 """How long what is still to be sent may take when a connection is closed."""
@@ -23,8 +20,6 @@ _INLINE = 64 << 10
 
 _FROM_AGENT = frozenset({Kind.REPLY, Kind.EVENT, Kind.DATA, Kind.ERRDATA, Kind.CREDIT})
 _WRITE_HIGH = 1 << 20
-_KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 30_000))
-"""A machine that vanished without a word is noticed within 35 s, so that no wait on it is for ever."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -55,11 +50,8 @@ class Connection(asyncio.BufferedProtocol):
         Raises `Unauthenticated`, `NotFound` (no such container on that node), `Unavailable` (no relay, no agent: try
         again), `DeadlineExceeded`.
         """
-        host, port = _split(address)
-        if not 0 <= wait_s <= MAX_WAIT_S:
-            raise errors.InvalidRequest(f"wait_s must be 0 to {MAX_WAIT_S:g} seconds, not {wait_s}", field="wait_s")
-        if not token or not token.isascii() or len(token) > 4096:
-            raise errors.Unauthenticated("the token is empty or malformed: ask for a new one")
+        host, port = split_address(address)
+        check_opening(token, wait_s)
         loop = asyncio.get_running_loop()
         connection = cls(loop)
         try:
@@ -181,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH)
-        _tune(transport.get_extra_info("socket"))
+        tune(transport.get_extra_info("socket"), prompt_reader=True)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._decoder.get_buffer()
@@ -254,19 +246,3 @@ class Connection(asyncio.BufferedProtocol):
 def _copy(error: errors.ShoalError) -> errors.ShoalError:
     """One instance raised in many tasks would gather all their tracebacks."""
     return errors.error_from_dict(error.to_dict())
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise errors.InvalidRequest(f"address must be host:port, not {address!r}", field="address")
-    return host, int(port)
-
-
-def _tune(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
-        if hasattr(socket, name):  # not every system has all of them
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -35,8 +35,19 @@ _AGENT_ERRORS: dict[str, type[errors.ShoalError]] = {
 """What an agent may say. That a sandbox ended, or that a token is bad, is not for code inside one to tell."""
 
 _RELAY_ERRORS: dict[str, type[errors.ShoalError]] = {
-    cls.code: cls for cls in (errors.Unauthenticated, errors.NotFound, errors.InvalidRequest, errors.Unavailable)
+    cls.code: cls
+    for cls in (
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+        errors.NotFound,
+        errors.InvalidRequest,
+        errors.QuotaExceeded,
+        errors.Unavailable,
+    )
 }
+
+MAX_HELLO = 8192
+"""Bytes that a HELLO may have."""
 
 
 def encode_request(request: Mapping[str, Any]) -> bytes:
@@ -80,21 +91,33 @@ def decode_reply(payload: bytes) -> dict[str, Any] | errors.ShoalError:
     raise errors.Internal("malformed reply from the sandbox: neither an ok nor an error object")
 
 
-def encode_hello(token: str, wait_s: float) -> bytes:
-    """The client's HELLO."""
-    return _encode({"v": 1, "token": token, "wait_ms": round(wait_s * 1000)}).encode()
+def encode_hello(token: str, wait_s: float, dial: int | None = None) -> bytes:
+    """The client's HELLO. `dial`: the port in the sandbox that the connection is to lead to, raw."""
+    hello = {"v": 1, "token": token, "wait_ms": round(wait_s * 1000)}
+    if dial is not None:
+        hello["dial"] = dial
+    return _encode(hello).encode()
 
 
 def check_hello(payload: bytes) -> None:
     """Raises what the relay's HELLO refuses with; returns where it admits."""
-    if len(payload) > _MAX_MESSAGE:
-        raise errors.Internal(f"malformed hello from the relay: {len(payload)} bytes, at most {_MAX_MESSAGE}")
+    _check_hello(payload, "relay", _RELAY_ERRORS)
+
+
+def check_dialled(payload: bytes) -> None:
+    """Raises what the agent's HELLO on a dialled connection refuses with; returns where raw bytes may follow."""
+    _check_hello(payload, "agent", _AGENT_ERRORS)
+
+
+def _check_hello(payload: bytes, whose: str, known: Mapping[str, type[errors.ShoalError]]) -> None:
+    if len(payload) > MAX_HELLO:
+        raise errors.Internal(f"malformed hello from the {whose}: {len(payload)} bytes, at most {MAX_HELLO}")
     hello = decode_object(payload, "hello")
     error = hello.get("error")
     if type(error) is dict:
-        raise _error(error, _RELAY_ERRORS)
+        raise _error(error, known)
     if hello.get("ok") is not True or hello.get("v") != 1:
-        raise errors.Internal("malformed hello from the relay: it speaks another version of the protocol")
+        raise errors.Internal(f"malformed hello from the {whose}: it speaks another version of the protocol")
 
 
 def _error(data: dict[str, Any], known: Mapping[str, type[errors.ShoalError]]) -> errors.ShoalError:

@@ -1,0 +1,68 @@
+"""A raw connection to a port in a sandbox, through its node's relay and its agent: what tunnels are made of.
+
+The sandbox needs no network for it. Once open it is a plain byte stream with half-closes in both directions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+from shoal.model import errors
+from shoal.wire.frames import Kind, encode
+from shoal.wire.messages import MAX_HELLO, check_dialled, check_hello, encode_hello
+from shoal.wire.sockets import check_opening, split_address, tune
+
+_HEADER = struct.Struct(">IBI")
+_LIMIT = 256 << 10
+"""Bytes that the reader holds before it stops reading from the socket (twice as many at most)."""
+
+
+async def dial(
+    address: str, token: str, port: int, *, wait_s: float = 5, timeout_s: float = 10
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connects to `port` (1 to 65535) on the sandbox's own loopback, through the relay at `address` (`host:port`).
+
+    `token` needs the scope `tunnel`. `wait_s`: how long the relay may wait for the container's agent (at most 60); `timeout_s`: for all
+    the rest. The writer's `write_eof` closes one direction and leaves the other open; close the writer when done.
+
+    Raises `Unauthenticated` (malformed or expired token), `PermissionDenied` (no such scope, or the token is for another port),
+    `NotFound` (no such container on that node), `Unavailable` (no relay, no agent, or nothing listens on the port: try again later),
+    `QuotaExceeded` (too many connections into this sandbox), `DeadlineExceeded`. Nothing is left open where it raises or is cancelled.
+    """
+    host, relay_port = split_address(address)
+    check_opening(token, wait_s)
+    if not 0 < port < 65536:
+        raise errors.InvalidRequest(f"port must be 1 to 65535, not {port}", field="port")
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(timeout_s + wait_s):
+            reader, writer = await asyncio.open_connection(host, relay_port, limit=_LIMIT)
+            tune(writer.get_extra_info("socket"), prompt_reader=False)
+            writer.write(encode(Kind.HELLO, 0, encode_hello(token, wait_s, port)))
+            check_hello(await _hello(reader, "relay"))
+            check_dialled(await _hello(reader, "agent"))
+    except BaseException as error:
+        if writer is not None:
+            writer.transport.abort()
+        if isinstance(error, TimeoutError):
+            raise errors.DeadlineExceeded(
+                f"no connection to port {port} of the sandbox within {timeout_s + wait_s:g} s"
+            ) from None
+        if isinstance(error, OSError):
+            raise errors.Unavailable(f"the relay at {address} cannot be reached: {error.strerror or error}") from None
+        if isinstance(error, UnicodeError):
+            raise errors.InvalidRequest(f"address has no possible host name: {address!r}", field="address") from None
+        raise
+    return reader, writer
+
+
+async def _hello(reader: asyncio.StreamReader, whose: str) -> bytes:
+    """The payload of the next HELLO; what follows it stays in the reader."""
+    try:
+        length, kind, stream = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        if kind != Kind.HELLO or stream != 0 or not 5 <= length <= MAX_HELLO + 5:
+            raise errors.Internal(f"malformed hello from the {whose}: another frame came in its place")
+        return await reader.readexactly(length - 5)
+    except asyncio.IncompleteReadError:
+        raise errors.Unavailable(f"the connection was closed before the {whose} answered; try again") from None
