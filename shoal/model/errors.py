@@ -11,7 +11,10 @@
     │   ├── ProcessNotFound
     │   ├── ImageNotFound
     │   ├── PathNotFound
-    │   └── UserNotFound
+    │   ├── UserNotFound
+    │   ├── EnvironmentNotFound
+    │   ├── TokenNotFound
+    │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
     │   └── CommandFailed             it ran and did not exit with 0 (where the caller asked to be told so)
@@ -125,6 +128,24 @@ class UserNotFound(NotFound):
     code = "user_not_found"
 
 
+class EnvironmentNotFound(NotFound):
+    """No such environment, as far as the caller may know."""
+
+    code = "environment_not_found"
+
+
+class TokenNotFound(NotFound):
+    """No API token of that id."""
+
+    code = "token_not_found"
+
+
+class TunnelNotFound(NotFound):
+    """The sandbox has no tunnel to that port."""
+
+    code = "tunnel_not_found"
+
+
 class AlreadyExists(ShoalError):
     """The name or path is taken."""
 
@@ -161,9 +182,14 @@ class CommandFailed(FailedPrecondition):
 
 
 class QuotaExceeded(ShoalError):
-    """A limit was hit: ask less, or later."""
+    """A limit was hit: ask less, or later. `retry_after`: seconds after which the same call may pass, where that is known."""
 
     code = "quota_exceeded"
+
+    @property
+    def retry_after(self) -> float | None:
+        value = self.fields.get("retry_after")
+        return None if value is None else float(value)
 
 
 class SandboxEnded(ShoalError):

@@ -65,10 +65,15 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live)."""
+    """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live), of one `region`.
+
+    `before`: only those that come after this one, named by (created_at, id), in the order newest first: how a next page is asked for.
+    """
 
     environment: str = "main"
     tags: Mapping[str, str] = field(default_factory=dict)
     states: tuple[State, ...] = ()
     include_ended: bool = False
     limit: int = 1000
+    region: str | None = None
+    before: tuple[float, str] | None = None

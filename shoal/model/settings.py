@@ -105,6 +105,44 @@ class NetworkSettings(_Section):
     """Name servers for sandboxes; none: the machine's own"""
 
 
+class ApiSettings(_Section):
+    """The HTTP API. Off loopback it wants TLS, of its own or of a proxy before it."""
+
+    enabled: bool = True
+    """Whether `shoal up` serves it"""
+    host: str = "127.0.0.1"
+    """The address that it listens on"""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0: any free one"""
+    replicas: Annotated[int, Field(ge=1, le=64)] = 2
+    """Processes that answer"""
+    auth: bool = True
+    """Ask for a token. May be off on a loopback address only"""
+    tls_cert: Path | None = None
+    """Certificate chain (PEM); with `tls_key` the API speaks HTTPS"""
+    tls_key: Path | None = None
+    """Its private key (PEM)"""
+    url: str | None = None
+    """How clients reach it, where that is not host and port: behind a proxy, `https://shoal.example.com`"""
+    tunnel_domain: str | None = None
+    """Tunnels are `https://<port>-<sandbox>.<tunnel_domain>`; none: paths below the API's own address"""
+    header_timeout: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds that a client may take to send a request's headers"""
+    token_cache: Annotated[float, Field(ge=0)] = 5.0
+    """Seconds until a revoked token is refused everywhere"""
+    max_body: Annotated[int, Field(gt=0)] = 1 << 20
+    """Bytes of a JSON request; a batch may have 16 times that, a file has no limit but the disk's"""
+
+
+class StoreSettings(_Section):
+    """Where the cluster keeps what it knows."""
+
+    url: str | None = None
+    """`postgresql://user:password@host/database`; none: a SQLite file in the state directory"""
+    retention: Annotated[float, Field(gt=0)] = 7 * 86400.0
+    """Seconds that ended sandboxes, events and audit entries are kept"""
+
+
 class HostSettings(_Section):
     """What sandboxes take over from the machine, for networks behind a company's proxy or CA. Off unless the operator says so."""
 
@@ -142,6 +180,8 @@ class Settings(BaseSettings):
     node: NodeSettings = NodeSettings()
     network: NetworkSettings = NetworkSettings()
     host: HostSettings = HostSettings()
+    api: ApiSettings = ApiSettings()
+    store: StoreSettings = StoreSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,102 @@
+"""The error tree as HTTP: one status for each class, and problem documents (RFC 9457).
+
+A problem is `{"type", "title", "status", "detail", "code", "retryable", "request_id", …fields of the error}`, as `application/problem+json`.
+`code` is the error's own and stable; `type` is `urn:shoal:error:<code>`. The API writes them, the HTTP transport reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shoal.model.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    SandboxEnded,
+    ShoalError,
+    Unauthenticated,
+    Unavailable,
+    error_from_dict,
+)
+
+PROBLEM = "application/problem+json"
+
+STATUS: dict[type[ShoalError], int] = {
+    InvalidRequest: 400,
+    Unauthenticated: 401,
+    PermissionDenied: 403,
+    NotFound: 404,
+    DeadlineExceeded: 408,
+    AlreadyExists: 409,
+    FailedPrecondition: 409,
+    SandboxEnded: 410,
+    QuotaExceeded: 429,
+    Internal: 500,
+    Unavailable: 503,
+}
+"""By class; a class that is not here has its parent's."""
+
+_TITLES = {
+    400: "The request is wrong",
+    401: "Who are you?",
+    403: "Not allowed",
+    404: "There is no such thing",
+    408: "It took too long",
+    409: "Not possible as things are",
+    410: "The sandbox has ended",
+    429: "A limit was hit",
+    500: "A defect of Shoal's",
+    503: "Not available at the moment",
+}
+_OURS = frozenset({"type", "title", "status", "detail", "code", "retryable", "request_id", "instance"})
+
+
+def status_of(error: ShoalError) -> int:
+    """The HTTP status for an error."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def problem(error: ShoalError, request_id: str | None = None) -> dict[str, Any]:
+    """The problem document for an error, JSON-ready."""
+    status = status_of(error)
+    fields = {name: value for name, value in error.fields.items() if name not in _OURS}
+    return {
+        "type": f"urn:shoal:error:{error.code}",
+        "title": _TITLES[status],
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+        "retryable": error.retryable,
+        **({} if request_id is None else {"request_id": request_id}),
+        **fields,
+    }
+
+
+def error_from_problem(data: dict[str, Any]) -> ShoalError:
+    """The error that `problem` described."""
+    fields = {name: value for name, value in data.items() if name not in _OURS}
+    error = error_from_dict({"code": data.get("code"), "message": str(data.get("detail", "no detail")), **fields})
+    error.retryable = data.get("retryable") is True
+    return error
+
+
+def error_from_response(status: int, content_type: str, body: bytes) -> ShoalError:
+    """The error that a response with a status of 400 or more stands for, also where it is not Shoal's own but a proxy's."""
+    if content_type.split(";")[0].strip() == PROBLEM:
+        try:
+            data = json.loads(body)
+            if isinstance(data, dict):
+                return error_from_problem(data)
+        except ValueError:
+            pass  # cut short on its way
+    text = body[:200].decode("utf-8", "replace").strip()
+    if status in (502, 503, 504):
+        return Unavailable(f"the API did not answer (HTTP {status} of what stands before it: {text})")
+    known = {401: Unauthenticated, 403: PermissionDenied, 429: QuotaExceeded}
+    return known.get(status, Internal)(f"HTTP {status}, not of Shoal's API: {text}; is the URL right?")
