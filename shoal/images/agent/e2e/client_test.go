@@ -17,9 +17,12 @@ import (
 type object = map[string]any
 
 func tokenFor(scopes ...string) string {
-	payload, _ := json.Marshal(object{
-		"sandbox": "sb-test", "key": key, "scopes": scopes, "exp": time.Now().Add(time.Hour).Unix(),
-	})
+	return signed(object{"sandbox": "sb-test", "key": key, "scopes": scopes, "exp": time.Now().Add(time.Hour).Unix()})
+}
+
+// signed is a token that says so.
+func signed(claims object) string {
+	payload, _ := json.Marshal(claims)
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(payload)
 	encode := base64.RawURLEncoding.EncodeToString

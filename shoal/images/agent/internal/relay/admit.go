@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"shoal/agent/internal/duplex"
 	"shoal/agent/internal/fault"
 	"shoal/agent/internal/frame"
 	"shoal/agent/internal/token"
@@ -24,6 +25,7 @@ type hello struct {
 	Version int    `json:"v"`
 	Token   string `json:"token"`
 	WaitMs  int64  `json:"wait_ms"`
+	Dial    int    `json:"dial"` // not 0: a raw connection to that port in the sandbox
 }
 
 // welcome is what the relay answers, and errorReply what it answers those it does not admit.
@@ -37,6 +39,7 @@ type welcome struct {
 type admission struct {
 	Version int      `json:"v"`
 	Scopes  []string `json:"scopes"`
+	Dial    int      `json:"dial,omitempty"`
 }
 
 // parseHello reads a HELLO's payload.
@@ -51,13 +54,25 @@ func parseHello(payload []byte) (hello, error) {
 	if h.WaitMs < 0 || time.Duration(h.WaitMs)*time.Millisecond > longestWait {
 		return h, fault.Invalid("wait_ms", "%d is out of range: at most %d", h.WaitMs, longestWait.Milliseconds())
 	}
+	if h.Dial < 0 || h.Dial > 65535 {
+		return h, fault.Invalid("dial", "%d is not a port: 1 to 65535", h.Dial)
+	}
 	return h, nil
+}
+
+// admissionOf is what the agent is told; an error where the claims do not allow it. A raw connection is for nothing but that, even
+// at an agent too old to know them.
+func admissionOf(claims *token.Claims, dial int) (admission, error) {
+	if dial == 0 {
+		return admission{Version: version, Scopes: claims.Scopes}, claims.MaySpeak()
+	}
+	return admission{Version: version, Scopes: []string{token.ScopeTunnel}, Dial: dial}, claims.MayDial(dial)
 }
 
 // serve admits one client and splices it until either side is done. It owns client.
 func (r *Relay) serve(client *net.TCPConn) {
 	defer client.Close()
-	agent, ahead, box, err := r.admit(client)
+	agent, ahead, box, dialled, err := r.admit(client)
 	if err != nil {
 		var f *fault.Fault
 		if errors.As(err, &f) {
@@ -80,50 +95,58 @@ func (r *Relay) serve(client *net.TCPConn) {
 	if _, err := client.Write(helloFrame(welcome{Version: version, OK: true})); err != nil {
 		return
 	}
-	splice(client, agent)
+	if dialled {
+		duplex.Join(client, agent)
+	} else {
+		splice(client, agent)
+	}
 }
 
-// admit reads the HELLO, checks it, and returns the agent's connection, told of the client, with what was read ahead.
-func (r *Relay) admit(client *net.TCPConn) (*net.UnixConn, []byte, *container, error) {
+// admit reads the HELLO, checks it, and returns the agent's connection, told of the client, with what was read ahead, and whether it is a raw one.
+func (r *Relay) admit(client *net.TCPConn) (agent *net.UnixConn, ahead []byte, box *container, dialled bool, err error) {
 	client.SetReadDeadline(time.Now().Add(helloPatience))
 	decoder := frame.NewDecoder(client)
 	f, err := decoder.Next()
 	r.greeted()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, false, err
 	}
 	if f.Kind != frame.Hello {
-		return nil, nil, nil, fault.Invalid("hello", "the first frame must be a HELLO")
+		return nil, nil, nil, false, fault.Invalid("hello", "the first frame must be a HELLO")
 	}
 	h, err := parseHello(f.Payload)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, false, err
 	}
 	claims, err := token.Check(r.config.secret, h.Token, time.Now())
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, false, err
 	}
-	box := r.find(claims.Key)
+	told, err := admissionOf(&claims, h.Dial)
+	if err != nil {
+		return nil, nil, nil, false, err
+	}
+	box = r.find(claims.Key)
 	if box == nil {
-		return nil, nil, nil, fault.New(fault.NotFound, "the container of %s is not on this node", claims.Sandbox)
+		return nil, nil, nil, false, fault.New(fault.NotFound, "the container of %s is not on this node", claims.Sandbox)
 	}
 	client.SetReadDeadline(time.Time{})
-	agent, err := r.greet(box, claims, max(shortestWait, time.Duration(h.WaitMs)*time.Millisecond))
+	agent, err = r.greet(box, told, max(shortestWait, time.Duration(h.WaitMs)*time.Millisecond))
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, false, err
 	}
-	return agent, decoder.Buffered(), box, nil
+	return agent, decoder.Buffered(), box, h.Dial != 0, nil
 }
 
 // greet takes a parked connection and tells its agent what the client may do. One that broke while it was parked is passed over.
-func (r *Relay) greet(box *container, claims token.Claims, patience time.Duration) (*net.UnixConn, error) {
+func (r *Relay) greet(box *container, told admission, patience time.Duration) (*net.UnixConn, error) {
 	deadline := time.Now().Add(patience)
 	for {
 		agent, err := box.take(time.Until(deadline))
 		if err != nil {
 			return nil, err
 		}
-		if _, err := agent.Write(helloFrame(admission{Version: version, Scopes: claims.Scopes})); err == nil {
+		if _, err := agent.Write(helloFrame(told)); err == nil {
 			return agent, nil
 		}
 		agent.Close()

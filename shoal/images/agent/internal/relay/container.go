@@ -30,6 +30,10 @@ type container struct {
 	closed  bool
 	done    chan struct{}
 	spliced map[net.Conn]struct{}
+
+	exposures map[int]*exposure // by the port inside
+	guests    map[net.Conn]*guest
+	inside    int // guests that were let in
 }
 
 // openContainer listens in the container's directory, which the node has made. A socket that an earlier relay left is replaced.
@@ -50,6 +54,7 @@ func openContainer(root, key string) (*container, error) {
 	c := &container{
 		key: key, listener: listener, parked: make(chan *net.UnixConn, maxParked),
 		done: make(chan struct{}), spliced: make(map[net.Conn]struct{}),
+		exposures: make(map[int]*exposure), guests: make(map[net.Conn]*guest),
 	}
 	go c.accept()
 	return c, nil
@@ -158,7 +163,15 @@ func (c *container) close() {
 	close(c.done)
 	spliced := c.spliced
 	c.spliced = nil
+	exposures, guests := c.exposures, c.guests
+	c.exposures, c.guests = nil, nil
 	c.mu.Unlock()
+	for _, e := range exposures {
+		e.listener.Close()
+	}
+	for client := range guests {
+		client.Close()
+	}
 	c.listener.Close() // removes the socket as well
 	for conn := range spliced {
 		conn.Close()

@@ -31,6 +31,11 @@ type Relay struct {
 	clients atomic.Int64
 	waiting atomic.Int64
 
+	knocking atomic.Int64 // connections to exposed ports that are not joined yet
+	joined   atomic.Int64 // … and that are, or about to be
+
+	exposing sync.Mutex // one change of exposed ports at a time
+
 	mu         sync.Mutex
 	containers map[string]*container
 
@@ -93,6 +98,7 @@ func (r *Relay) acceptClients(ctx context.Context) {
 			client.Close()
 			continue
 		}
+		keepWatch(client)
 		r.clients.Add(1)
 		r.waiting.Add(1)
 		go func() {
@@ -100,6 +106,12 @@ func (r *Relay) acceptClients(ctx context.Context) {
 			r.serve(client)
 		}()
 	}
+}
+
+// keepWatch has the kernel find out within 35 s that a client vanished without a word. One that does not read for long is none such: it may
+// take its time.
+func keepWatch(client *net.TCPConn) {
+	client.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4})
 }
 
 // greeted: a client has said its HELLO, or failed to.

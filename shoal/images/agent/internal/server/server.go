@@ -4,7 +4,7 @@ package server
 import (
 	"encoding/json"
 	"errors"
-	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -12,16 +12,20 @@ import (
 	"shoal/agent/internal/frame"
 	"shoal/agent/internal/mux"
 	"shoal/agent/internal/proc"
+	"shoal/agent/internal/tunnel"
 )
 
 // Version is the agent's own, told by ping and by the relay.
 const Version = "1"
+
+const scopeTunnel = "tunnel"
 
 // Server is the agent's state: its processes, and how busy it is.
 type Server struct {
 	table      *proc.Table
 	activity   *Activity
 	operations map[string]operation
+	tunnels    tunnel.Tunnels
 	base       proc.Defaults // the container's own, before any configure
 	started    time.Time
 	stop       func(grace time.Duration)
@@ -37,16 +41,17 @@ func New(table *proc.Table, activity *Activity, stop func(grace time.Duration)) 
 type hello struct {
 	V      int      `json:"v"`
 	Scopes []string `json:"scopes"`
+	Dial   int      `json:"dial"` // not 0: no frames, but raw bytes from and to that port
 }
 
 // firstByte calls began once, when the first bytes of a connection arrive.
 type firstByte struct {
-	io.ReadWriteCloser
+	*os.File
 	began func()
 }
 
 func (f *firstByte) Read(p []byte) (int, error) {
-	n, err := f.ReadWriteCloser.Read(p)
+	n, err := f.File.Read(p)
 	if n > 0 && f.began != nil {
 		f.began()
 		f.began = nil
@@ -55,9 +60,9 @@ func (f *firstByte) Read(p []byte) (int, error) {
 }
 
 // Serve answers one connection that the relay hands over, until it ends. began is called when the relay uses it.
-func (s *Server) Serve(rw io.ReadWriteCloser, began func()) error {
-	defer rw.Close()
-	source := &firstByte{rw, began}
+func (s *Server) Serve(file *os.File, began func()) error {
+	defer file.Close()
+	source := &firstByte{file, began}
 	decoder := frame.NewDecoder(source)
 	first, err := decoder.Next()
 	if err != nil {
@@ -67,8 +72,26 @@ func (s *Server) Serve(rw io.ReadWriteCloser, began func()) error {
 	if first.Kind != frame.Hello || json.Unmarshal(first.Payload, &greeting) != nil || greeting.V != 1 {
 		return frame.ErrMalformed
 	}
-	connection := mux.New(rw, decoder)
+	if greeting.Dial != 0 {
+		return s.tunnel(file, decoder.Buffered(), greeting)
+	}
+	connection := mux.New(file, decoder)
 	return connection.Serve(func(st *mux.Stream, request []byte) { s.answer(st, request, greeting.Scopes) })
+}
+
+// tunnel carries raw bytes. A sandbox is not idle as long as it does.
+func (s *Server) tunnel(file *os.File, ahead []byte, greeting hello) error {
+	if !slices.Contains(greeting.Scopes, scopeTunnel) {
+		return tunnel.Refuse(file, lacks("dial", scopeTunnel))
+	}
+	s.activity.Change(+1)
+	defer s.activity.Change(-1)
+	return s.tunnels.Serve(file, ahead, greeting.Dial)
+}
+
+// lacks is the fault of a token without the scope.
+func lacks(what, scope string) *fault.Fault {
+	return fault.New(fault.PermissionDenied, "%s needs the scope %s, which the token does not give", what, scope)
 }
 
 func (s *Server) answer(st *mux.Stream, request []byte, scopes []string) {
@@ -91,7 +114,7 @@ func (s *Server) perform(op string, st *mux.Stream, request []byte, scopes []str
 		return fault.Invalid("op", "there is no such request")
 	}
 	if what.scope != "" && !slices.Contains(scopes, what.scope) {
-		return fault.New(fault.PermissionDenied, "%s needs the scope %s, which the token does not give", op, what.scope)
+		return lacks(op, what.scope)
 	}
 	if !what.quiet {
 		s.activity.Change(+1)

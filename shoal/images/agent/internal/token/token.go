@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,29 @@ type Claims struct {
 	Key     string   `json:"key"`
 	Scopes  []string `json:"scopes"`
 	Expires int64    `json:"exp"`
+	Port    int      `json:"port"` // not 0: for tunnels to that port only
+}
+
+// ScopeTunnel lets its bearer connect to ports in the sandbox.
+const ScopeTunnel = "tunnel"
+
+// MayDial tells why the claims do not allow a connection to the port in the sandbox; nil where they do.
+func (c *Claims) MayDial(port int) error {
+	if !slices.Contains(c.Scopes, ScopeTunnel) {
+		return deny("connecting to a port needs the scope %s, which the token does not give", ScopeTunnel)
+	}
+	if c.Port != 0 && c.Port != port {
+		return deny("the token is for port %d of the sandbox only, not for port %d", c.Port, port)
+	}
+	return nil
+}
+
+// MaySpeak tells why the claims do not allow a connection that carries requests; nil where they do.
+func (c *Claims) MaySpeak() error {
+	if c.Port != 0 {
+		return deny("the token is for connections to port %d of the sandbox only, not for requests", c.Port)
+	}
+	return nil
 }
 
 // Check returns the claims of a token that was signed with secret and has not expired; a fault `unauthenticated` otherwise.
@@ -48,7 +72,7 @@ func Check(secret []byte, text string, now time.Time) (Claims, error) {
 	if !hmac.Equal(given, mac.Sum(nil)) { // in constant time
 		return c, refuse("its signature is wrong")
 	}
-	if err := json.Unmarshal(payload, &c); err != nil || !ValidKey(c.Key) {
+	if err := json.Unmarshal(payload, &c); err != nil || !ValidKey(c.Key) || c.Port < 0 || c.Port > 65535 {
 		return c, refuse("it is malformed")
 	}
 	if now.Unix() >= c.Expires {
@@ -72,4 +96,10 @@ func ValidKey(key string) bool {
 
 func refuse(why string) error {
 	return &fault.Fault{Code: fault.Unauthenticated, Field: "token", Message: "token: " + why}
+}
+
+func deny(format string, args ...any) error {
+	f := fault.New(fault.PermissionDenied, format, args...)
+	f.Field = "token"
+	return f
 }
