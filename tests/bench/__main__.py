@@ -15,14 +15,17 @@ import ray
 from rich.console import Console
 
 import shoal
+from shoal.model.cluster_file import ClusterFile
 from tests.bench import machine, table
 from tests.bench.cluster import cluster
-from tests.bench.measures import Measurements, measure_all, measure_peer
+from tests.bench.measures import Measurements, measure_all, measure_http, measure_peer
 from tests.bench.ours import of as processes_of
+from tests.bench.overhttp import Plain, ShoalClient
 from tests.bench.peers.dockerpy import DockerPy
 from tests.bench.peers.notinstallable import NotInstallable
 from tests.bench.peers.rayexp import RayExperimental
 from tests.bench.peers.swerex import SweRex
+from tests.bench.quiet import wait_quiet
 from tests.bench.shoalpy import Shoal
 from tests.bench.subject import Subject
 
@@ -69,6 +72,7 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         stack.callback(plain.close)
         start = time.monotonic()
         found = measure_all(ours, plain, processes_of(where), say)
+        found = _with_http(found, where, ours, plain, image, say)
         for make in _peers(where.engine_address, image, output.parent) if with_peers else ():
             found = _with_peer(found, make, say)
         seconds = time.monotonic() - start
@@ -77,6 +81,24 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
     table.show(console, found)
     console.print(f"Measured in {seconds:.0f} s; the figures are in {output}.", highlight=False)
     return all(result["met"].values())
+
+
+def _with_http(
+    found: Measurements, where: ClusterFile, ours: Shoal, plain: DockerPy, image: str, say: Callable[[str], None]
+) -> Measurements:
+    """`found`, and the same by way of the API."""
+    inside = ours.client
+    _, token = inside.create_token("bench", environment="main", scope="run")
+    client = shoal.connect(where.api_url, token=token)
+    shoal.client.use(inside)
+    through_face = ShoalClient(client, image)
+
+    def ready() -> None:
+        wait_quiet()
+        ours.wait_warm()
+
+    with closing(through_face):
+        return measure_http(Plain(where.api_url, token), through_face, plain, image, found, ready, say)
 
 
 def _peers(engine: str, image: str, directory: Path) -> Sequence[Callable[[], Subject]]:

@@ -34,22 +34,22 @@ def latency(subjects: Sequence[Subject]) -> dict[str, Samples]:
     return {name: samples("s", values) for name, values in times.items()}
 
 
-def rate(subjects: Sequence[Subject], boxes_each: int) -> dict[str, Samples]:
-    """`CALLERS` threads over `boxes_each` boxes: execs per second, one sample per round."""
+def rate(subjects: Sequence[Subject], boxes_each: int, callers: int = CALLERS) -> dict[str, Samples]:
+    """`callers` threads over `boxes_each` boxes: execs per second, one sample per round."""
     rates: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     with ExitStack() as stack:
         boxes = {subject.name: stack.enter_context(subject.boxes(boxes_each)) for subject in subjects}
         for turn in range(ROUNDS):
             for name, found in rates.items():
-                rate = throughput(boxes[name], RATE_WINDOW if turn else 0.3)
+                rate = throughput(boxes[name], RATE_WINDOW if turn else 0.3, callers)
                 if turn > 0:  # the first is the warm-up: every caller has its connection then
                     found.append(rate)
     return {name: samples("/s", values) for name, values in rates.items()}
 
 
-def throughput(boxes: Sequence[Box], seconds: float) -> float:
-    """Execs per second of `CALLERS` threads that call for so long, counted to the end of the last one."""
-    ready = threading.Barrier(CALLERS + 1)
+def throughput(boxes: Sequence[Box], seconds: float, callers: int = CALLERS) -> float:
+    """Execs per second of `callers` threads that call for so long, counted to the end of the last one."""
+    ready = threading.Barrier(callers + 1)
     deadline = float("inf")
 
     def caller(number: int) -> int:
@@ -60,8 +60,8 @@ def throughput(boxes: Sequence[Box], seconds: float) -> float:
             count += 1
         return count
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        counts = [pool.submit(caller, number) for number in range(CALLERS)]
+    with ThreadPoolExecutor(callers) as pool:
+        counts = [pool.submit(caller, number) for number in range(callers)]
         start = time.perf_counter()
         deadline = start + seconds
         ready.wait()

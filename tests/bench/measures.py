@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tests.bench import creates, execs, files, memory, shoalpy
+from tests.bench import creates, execs, files, memory, overhttp, shoalpy
 from tests.bench.memory import Cost
+from tests.bench.overhttp import Plain, ShoalClient, ShoalHttp
 from tests.bench.quiet import wait_quiet
 from tests.bench.shoalpy import Shoal
 from tests.bench.stats import Samples
@@ -21,8 +22,19 @@ AT_LEAST: dict[str, float] = {
     "create_rate": 0.9,
     "file_write": 2,
     "file_read": 2,
+    "http_exec_p50": 8,
+    "http_exec_rate": 8,
+    "http_create_warm": 6,
 }
 """How many times better than docker-py, by measure."""
+
+FIGURES_AT_LEAST: dict[str, float] = {"http_file_up": 150, "http_file_down": 150}
+"""MB/s. docker-py has nothing that streams a file."""
+
+FIGURES_AT_MOST: dict[str, float] = {"http_first_byte_ms": 20}
+"""Milliseconds."""
+
+HTTP_CALLERS = 32
 
 PSS_AT_MOST = 60.0  # MB per idle sandbox
 
@@ -37,11 +49,21 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """One measure of Shoal alone, in the unit that its key or its samples name."""
+
+    key: str
+    what: str
+    samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
-    """All of a run. `idle` is what one idle sandbox costs, by the subject's name."""
+    """All of a run. `idle` is what one idle sandbox costs, by the subject's name; `figures` are ours alone."""
 
     measured: tuple[Measured, ...]
     idle: dict[str, Cost]
+    figures: tuple[Figure, ...] = ()
 
 
 def measure_all(
@@ -93,6 +115,52 @@ def measure_all(
         creates.rate(subjects, wait_quiet),
     )
     return Measurements(tuple(done), idle)
+
+
+def measure_http(
+    plain: Plain,
+    client: ShoalClient,
+    docker_py: Subject,
+    image: str,
+    found: Measurements,
+    ready: Callable[[], None],
+    say: Callable[[str], None],
+) -> Measurements:
+    """What the HTTP API reaches, beside what was `found`: by plain requests, and through the face (`_client`)."""
+    by_requests = ShoalHttp(plain, image)
+    done: list[Measured] = []
+
+    say("execs over HTTP, one after the other")
+    latency = execs.latency([docker_py, by_requests])
+    done.append(Measured("http_exec_p50", "exec over HTTP, one caller", latency))
+    through_face = {**latency, client.name: execs.latency([client])[client.name]}
+    done.append(Measured("http_exec_p50_client", "the same, Python client", through_face))
+
+    say(f"execs over HTTP, {HTTP_CALLERS} callers, 8 sandboxes")
+    rates = execs.rate([docker_py, by_requests], 8, HTTP_CALLERS)
+    done.append(Measured("http_exec_rate", f"execs over HTTP, {HTTP_CALLERS} callers, 8 sandboxes", rates))
+    through_face = {**rates, client.name: execs.rate([client], 8, HTTP_CALLERS)[client.name]}
+    done.append(Measured("http_exec_rate_client", "the same, Python client", through_face))
+
+    say("creates over HTTP, warm")
+    cold = next(each.by for each in found.measured if each.key == "create_cold")
+    warm = {**cold, by_requests.name: creates.warm(by_requests, ready)}
+    done.append(Measured("http_create_warm", "create to first exec over HTTP, warm", warm))
+
+    say("files of 100 MiB over HTTP")
+    up, down = overhttp.file_rates(by_requests)
+    say("first bytes over HTTP")
+    first = overhttp.first_byte(by_requests, plain)
+    figures = (
+        Figure("http_file_up", "write 100 MiB over HTTP", up),
+        Figure("http_file_down", "read 100 MiB over HTTP", down),
+        Figure("http_first_byte_ms", "a line of output, from its writing to its reading", in_ms(first)),
+    )
+    return replace(found, measured=(*found.measured, *done), figures=figures)
+
+
+def in_ms(seconds: Samples) -> Samples:
+    return Samples("ms", tuple(1000 * value for value in seconds.values))
 
 
 def measure_peer(peer: Subject, found: Measurements, say: Callable[[str], None]) -> Measurements:

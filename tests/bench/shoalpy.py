@@ -19,7 +19,7 @@ class Shoal(Subject):
     name = "shoal"
 
     def __init__(self, client: Client, image: str) -> None:
-        self._client = client
+        self.client = client
         self._image = image
 
     def create(self, memory: int = MEMORY_LIMIT) -> ShoalBox:
@@ -36,7 +36,7 @@ class Shoal(Subject):
     def wait_warm(self, count: int = 1, at_most: float = 20.0) -> None:
         """Returns once a node has that many warm containers; raises `TimeoutError` where none comes."""
         deadline = time.monotonic() + at_most
-        while max(node.warm for node in self._client.nodes()) < count:
+        while max(node.warm for node in self.client.nodes()) < count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no node had {count} warm containers within {at_most:g} s")
             time.sleep(0.05)
@@ -44,7 +44,7 @@ class Shoal(Subject):
     def close(self) -> None:
         for sandbox in Sandbox.list(tags=TAGS):
             sandbox.terminate()
-        self._client.close()
+        self.client.close()
 
 
 class ShoalBox(Box):

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Numbers measured, in `unit`: `s` for times, `/s` for rates, `MB` and `count` for sizes. Never empty."""
+    """Numbers measured, in `unit`: `s` for times, `/s` and `MB/s` for rates, `MB` and `count` for sizes. Never empty."""
 
     unit: str
     values: tuple[float, ...]

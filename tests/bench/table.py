@@ -8,22 +8,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measures import AT_LEAST, PSS_AT_MOST, Measurements
+from tests.bench.measures import AT_LEAST, FIGURES_AT_LEAST, FIGURES_AT_MOST, PSS_AT_MOST, Measurements
 from tests.bench.stats import Samples, times_better
 
 OURS, THEIRS = "shoal", "docker-py"
 
 
 def ratios(found: Measurements) -> dict[str, float]:
-    """How many times better than docker-py Shoal is, by measure; and `pss_mb`, as it is."""
+    """How many times better than docker-py Shoal is, by measure; and `pss_mb` and the other figures, as they are."""
     by_key = {each.key: round(times_better(each.by[OURS], each.by[THEIRS]), 2) for each in found.measured}
-    return {**by_key, "pss_mb": round(found.idle[OURS].pss, 1)}
+    figures = {each.key: round(each.samples.median, 2) for each in found.figures}
+    return {**by_key, "pss_mb": round(found.idle[OURS].pss, 1), **figures}
 
 
 def met(keys: dict[str, float]) -> dict[str, bool]:
-    """Whether each measure with a target reached it."""
+    """Whether each measure with a target reached it, of those that were taken."""
     return {
-        **{key: keys[key] >= least for key, least in AT_LEAST.items()},
+        **{key: keys[key] >= least for key, least in (AT_LEAST | FIGURES_AT_LEAST).items() if key in keys},
+        **{key: 0 < keys[key] <= most for key, most in FIGURES_AT_MOST.items() if key in keys},
         "pss_mb": 0 < keys["pss_mb"] <= PSS_AT_MOST,  # nothing costs nothing: that would be noise
     }
 
@@ -33,14 +35,21 @@ def to_dict(found: Measurements, machine: dict[str, Any], seconds: float) -> dic
     keys = ratios(found)
     return {
         **keys,
-        "measures": {**{each.key: each.what for each in found.measured}, "pss_mb": "memory per idle sandbox"},
+        "measures": {
+            **{each.key: each.what for each in (*found.measured, *found.figures)},
+            "pss_mb": "memory per idle sandbox",
+        },
         "targets": {
-            **{key: {"at_least": least} for key, least in AT_LEAST.items()},
+            **{key: {"at_least": least} for key, least in (AT_LEAST | FIGURES_AT_LEAST).items()},
+            **{key: {"at_most": most} for key, most in FIGURES_AT_MOST.items()},
             "pss_mb": {"at_most": PSS_AT_MOST},
         },
         "met": met(keys),
         "medians": {each.key: {name: one.median for name, one in each.by.items()} for each in found.measured},
-        "samples": {each.key: {name: one.to_dict() for name, one in each.by.items()} for each in found.measured},
+        "samples": {
+            **{each.key: {name: one.to_dict() for name, one in each.by.items()} for each in found.measured},
+            **{each.key: {OURS: each.samples.to_dict()} for each in found.figures},
+        },
         "idle_sandbox": {name: asdict(cost) for name, cost in found.idle.items()},
         "machine": machine,
         "seconds": round(seconds, 1),
@@ -74,6 +83,11 @@ def show(console: Console, found: Measurements) -> None:
         f"≤ {PSS_AT_MOST:g} MB",
         _mark(reached["pss_mb"]),
     )
+    for figure in found.figures:
+        least, most = FIGURES_AT_LEAST.get(figure.key), FIGURES_AT_MOST.get(figure.key)
+        target = f"≥ {least:g}" if least is not None else f"≤ {most:g}"
+        cells = ("" for _ in (THEIRS, *peers))
+        table.add_row(figure.key, *cells, shown(figure.samples), "", target, _mark(reached.get(figure.key)))
     console.print(table)
     console.print(
         f"An idle sandbox: {ours.processes:.1f} processes and {ours.descriptors:.0f} file descriptors on the machine"
