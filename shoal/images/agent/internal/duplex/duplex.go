@@ -1,9 +1,7 @@
-// Package duplex joins two stream sockets into one: bytes go both ways, moved by the kernel, and the end of each direction is passed on
-// as a half-close.
+// Package duplex joins two stream sockets into one: bytes go both ways, and the end of each direction is passed on as a half-close.
 package duplex
 
 import (
-	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -49,7 +47,7 @@ func Join(a, b Conn) {
 
 // pump copies until the source's end, and passes that on.
 func (d *direction) pump(other *direction) {
-	if _, err := io.Copy(d.dst, d.src); err != nil {
+	if err := move(d.dst, d.src); err != nil {
 		return
 	}
 	// Whoever closes as a whole before he has heard the other side's end has broken off: the two unix sockets between

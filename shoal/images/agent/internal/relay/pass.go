@@ -60,6 +60,10 @@ func checkPass(line, secret []byte, key string, port int, now time.Time) error {
 func awaitDialled(agent net.Conn) ([]byte, error) {
 	agent.SetReadDeadline(time.Now().Add(dialledPatience))
 	defer agent.SetReadDeadline(time.Time{})
+	return readDialled(agent)
+}
+
+func readDialled(agent io.Reader) ([]byte, error) {
 	decoder := frame.NewDecoder(agent)
 	f, err := decoder.Next()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -71,10 +72,57 @@ func TestARelayThatNobodyControlsEnds(t *testing.T) {
 
 func FuzzHello(f *testing.F) {
 	f.Add([]byte(`{"v":1,"token":"a.b","wait_ms":5}`))
+	f.Add([]byte(`{"v":1,"token":"a.b","dial":80}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if h, err := parseHello(payload); err == nil && (h.WaitMs < 0 || h.Version != version) {
+		if h, err := parseHello(payload); err == nil && (h.WaitMs < 0 || h.Version != version || h.Dial < 0 || h.Dial > 65535) {
 			t.Fatalf("accepted %q", payload)
 		}
 	})
+}
+
+func FuzzDialledHello(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x14\x00\x00\x00\x00\x00" + `{"v":1,"ok":true}` + "raw"))
+	f.Add([]byte("\x00\x00\x00\x05\x00\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		ahead, err := readDialled(bytes.NewReader(said))
+		if err == nil && !bytes.HasSuffix(said, ahead) {
+			t.Fatalf("%q: ahead is %q", said, ahead)
+		}
+	})
+}
+
+func FuzzPass(f *testing.F) {
+	f.Add([]byte("a.b\nraw"), 1)
+	f.Add([]byte("\r\n"), 4)
+	f.Fuzz(func(t *testing.T, said []byte, step int) {
+		line, ahead, err := readLine(&stuttering{said, max(step, 1)})
+		if err != nil {
+			return
+		}
+		if len(line) > maxPass || bytes.ContainsRune(line, '\n') || !bytes.HasPrefix(said, line) {
+			t.Fatalf("%q: the line is %q", said, line)
+		}
+		if !bytes.Contains(said, append([]byte{'\n'}, ahead...)) {
+			t.Fatalf("%q: ahead is %q", said, ahead)
+		}
+		if checkPass(line, bytes.Repeat([]byte{1}, 32), "c-a", 80, time.Now()) == nil {
+			t.Fatalf("%q was let in", line)
+		}
+	})
+}
+
+// stuttering gives a few bytes at a time.
+type stuttering struct {
+	rest []byte
+	step int
+}
+
+func (s *stuttering) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), s.step)], s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
 }

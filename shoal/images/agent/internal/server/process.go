@@ -45,6 +45,7 @@ type outputRequest struct {
 	ID     string `json:"id"`
 	FD     int    `json:"fd"`
 	Offset int64  `json:"offset"`
+	Tell   bool   `json:"tell"`
 }
 
 func (s *Server) output(st *mux.Stream, raw []byte) error {
@@ -67,13 +68,21 @@ func (s *Server) output(st *mux.Stream, raw []byte) error {
 	if _, end, _ := ring.Span(); request.Offset < 0 || request.Offset > end {
 		return fault.Invalid("offset", "%d is not between 0 and %d, which is all the output so far", request.Offset, end)
 	}
+	ring.Attach(st.Wake()) // from here on nothing is dropped
+	defer ring.Detach(st.Wake())
+	if request.Tell {
+		base, end, _ := ring.Span()
+		request.Offset = max(request.Offset, base)
+		if err := st.Event(map[string]any{"held": [2]int64{request.Offset, end}}); err != nil {
+			return err
+		}
+	}
 	return follow(st, ring, request.Offset)
 }
 
-// follow sends a ring from an offset on, to its end. What the client gives credit for it has consumed.
+// follow sends a ring that the caller has attached to, from an offset on, to its end. What the client gives credit for it has
+// consumed.
 func follow(st *mux.Stream, ring *proc.Ring, offset int64) error {
-	ring.Attach(st.Wake())
-	defer ring.Detach(st.Wake())
 	ring.Consume(offset)
 	at, dropped := offset, int64(0)
 	for {

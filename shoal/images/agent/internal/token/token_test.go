@@ -41,6 +41,8 @@ func TestWrongTokensAreRefused(t *testing.T) {
 		"flipped":          string(flipped),
 		"other payload":    strings.Replace(sign(good), "eyJ", "eyK", 1),
 		"expired":          sign(strings.Replace(good, "1000001", "1000000", 1)),
+		"no port":          sign(strings.Replace(good, `"exp"`, `"port":65536,"exp"`, 1)),
+		"negative port":    sign(strings.Replace(good, `"exp"`, `"port":-1,"exp"`, 1)),
 		"path for a key":   sign(strings.Replace(good, "c-abc", "c-../x", 1)),
 		"signed no JSON":   sign("hello"),
 		"too long":         sign(`{"sandbox":"` + strings.Repeat("x", MaxSize) + `"}`),
@@ -51,6 +53,16 @@ func TestWrongTokensAreRefused(t *testing.T) {
 		if !errors.As(err, &f) || f.Code != fault.Unauthenticated {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+func TestWhatAPortAllows(t *testing.T) {
+	all, one, none := Claims{Scopes: []string{"tunnel"}}, Claims{Scopes: []string{"tunnel", "exec"}, Port: 80}, Claims{Scopes: []string{"exec"}, Port: 80}
+	if all.MayDial(80) != nil || all.MaySpeak() != nil || one.MayDial(80) != nil {
+		t.Error("refused what the claims allow")
+	}
+	if one.MayDial(81) == nil || one.MaySpeak() == nil || none.MayDial(80) == nil || none.MaySpeak() == nil {
+		t.Error("allowed what the claims refuse")
 	}
 }
 
