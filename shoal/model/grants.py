@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
 import json
 from dataclasses import dataclass
+from typing import Any
+
+from shoal.model.errors import Unauthenticated
 
 SCOPE_EXEC = "exec"
 SCOPE_FILES = "files"
@@ -21,6 +25,21 @@ TTL_S = 600
 """How long a token admits new connections. A connection once admitted stays."""
 
 
+MAX_TOKEN = 2048
+"""Bytes of a token; longer ones are nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says. `expires`: unix seconds; `port`: the only one that it is good for, None for any."""
+
+    sandbox_id: str
+    key: str
+    scopes: tuple[str, ...]
+    expires: float
+    port: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Where a sandbox's agent is reached, and the token that admits. `expires`: unix seconds."""
@@ -29,6 +48,7 @@ class Grant:
     address: str  # host:port of the node's relay
     token: str
     expires: float
+    environment: str = "main"
 
 
 def sign(
@@ -46,6 +66,39 @@ def sign(
     payload = json.dumps(claims, separators=(",", ":")).encode()
     signature = hmac.new(secret, payload, hashlib.sha256).digest()
     return f"{_b64(payload)}.{_b64(signature)}"
+
+
+def verify(secret: bytes, token: str, now: float) -> Claims:
+    """What `token` says, where it was signed with `secret` and has not expired at `now` (unix seconds); else `Unauthenticated`."""
+    payload = _signed_payload(secret, token)
+    if payload is None:
+        raise Unauthenticated("the connect token is not one of this cluster's: ask for a new one")
+    try:
+        data: dict[str, Any] = json.loads(payload)
+        scopes = tuple(str(scope) for scope in data["scopes"])
+        port = data.get("port")
+        claims = Claims(str(data["sandbox"]), str(data["key"]), scopes, float(data["exp"]), port)
+    except (ValueError, KeyError, TypeError):  # we signed something else with this secret
+        raise Unauthenticated("the connect token makes no sense: ask for a new one") from None
+    if now >= claims.expires:
+        raise Unauthenticated("the connect token has expired: ask for a new one")
+    return claims
+
+
+def _signed_payload(secret: bytes, token: str) -> bytes | None:
+    """The payload, once its signature was found right in a time that does not depend on how much of it is."""
+    if len(token) > MAX_TOKEN or not token.isascii():
+        return None
+    first, _, second = token.partition(".")
+    try:
+        payload, signature = (base64.b64decode(_padded(part), b"-_", validate=True) for part in (first, second))
+    except (binascii.Error, ValueError):
+        return None
+    return payload if hmac.compare_digest(hmac.new(secret, payload, hashlib.sha256).digest(), signature) else None
+
+
+def _padded(text: str) -> str:
+    return text + "=" * (-len(text) % 4)
 
 
 def _b64(data: bytes) -> str:
