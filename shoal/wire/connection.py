@@ -1,4 +1,4 @@
-"""One admitted connection to a sandbox's agent, through its node's relay."""
+"""One admitted connection to a sandbox's agent: through its node's relay, or over whatever else carries the agent's frames."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Self, cast
 
 from shoal.model import errors
+from shoal.wire.carrier import Carrier
 from shoal.wire.exchanges import Exchange, Request
 from shoal.wire.frames import MAX_STREAM, Decoder, Kind, encode
 from shoal.wire.messages import check_hello, decode_reply, encode_hello, encode_request
@@ -25,6 +26,8 @@ _WRITE_HIGH = 1 << 20
 class Connection(asyncio.BufferedProtocol):
     """Many streams over one connection; belongs to the event loop that opened it.
 
+    For a socket it is the event loop's protocol, so that received bytes are copied once only; any other `Carrier` hands it what comes.
+
     When it breaks, or the other side breaks the protocol, every open stream fails at once: `Unavailable` for the first,
     `Internal` for the second. It never reconnects by itself: open another one.
     """
@@ -32,7 +35,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.congested = False
-        self._transport: asyncio.Transport | None = None
+        self._carrier: Carrier | None = None
         self._decoder = Decoder()
         self._exchanges: dict[int, Exchange] = {}
         self._last_id = 0
@@ -72,6 +75,15 @@ class Connection(asyncio.BufferedProtocol):
                 connection.abort()
         return connection
 
+    def carry(self, carrier: Carrier) -> None:
+        """Goes over `carrier`, where the agent's frames may follow at once: it has admitted already. For a connection that is just made.
+
+        What comes the carrier hands to `received`; it tells of a full or empty buffer by `pause_writing` and `resume_writing`, and of its end
+        by `connection_lost`.
+        """
+        self._carrier = carrier
+        self._admitted.set_result(None)
+
     @property
     def closed(self) -> bool:
         """Whether it is of no more use: closed, broken or lost."""
@@ -86,19 +98,19 @@ class Connection(asyncio.BufferedProtocol):
         """Sends what is left to send, for at most 2 s, and closes. Open streams fail with `Unavailable`. Again is harmless."""
         if self._error is None:
             self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
-            if self._transport is not None:
-                self._transport.close()
-                self.loop.call_later(_CLOSE_S, self._transport.abort)
+            if self._carrier is not None:
+                self._carrier.close()
+                self.loop.call_later(_CLOSE_S, self._carrier.abort)
 
     def abort(self) -> None:
         """Closes at once, whatever is left to send."""
         self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
-        if self._transport is not None:
-            self._transport.abort()
+        if self._carrier is not None:
+            self._carrier.abort()
 
     async def wait_closed(self) -> None:
-        """Returns once the socket is gone."""
-        if self._transport is not None:
+        """Returns once what carried it is gone."""
+        if self._carrier is not None:
             await asyncio.shield(self._gone)
 
     # Streams
@@ -161,18 +173,19 @@ class Connection(asyncio.BufferedProtocol):
             self.write(encode(Kind.CANCEL, exchange.id))
 
     def write(self, data: bytes | memoryview) -> None:
-        """Hands bytes to the transport, unless the connection is over."""
-        if self._error is None and self._transport is not None:
-            self._transport.write(data)
+        """Hands bytes to the carrier, unless the connection is over."""
+        if self._error is None and self._carrier is not None:
+            self._carrier.write(data)
 
-    # What the event loop calls
+    # What the carrier calls: the event loop, where it is a socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        socket = cast(asyncio.Transport, transport)
+        self._carrier = socket
         if self._error is not None:
-            self._transport.abort()
+            socket.abort()
             return
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH)
+        socket.set_write_buffer_limits(high=_WRITE_HIGH)
         tune(transport.get_extra_info("socket"), prompt_reader=True)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -181,6 +194,14 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         try:
             for kind, stream, payload in self._decoder.advance(nbytes):
+                self._dispatch(kind, stream, payload)
+        except errors.ShoalError as error:
+            self._fail(error)
+
+    def received(self, data: bytes) -> None:
+        """The next bytes, however they are cut, from a carrier that is no socket."""
+        try:
+            for kind, stream, payload in self._decoder.feed(data):
                 self._dispatch(kind, stream, payload)
         except errors.ShoalError as error:
             self._fail(error)
@@ -228,8 +249,8 @@ class Connection(asyncio.BufferedProtocol):
     def _fail(self, error: errors.ShoalError) -> None:
         """Ends the connection for a reason that lies with the other side; nothing that waits to be sent matters."""
         self._end(error)
-        if self._transport is not None:
-            self._transport.abort()
+        if self._carrier is not None:
+            self._carrier.abort()
 
     def _end(self, error: errors.ShoalError) -> None:
         if self._error is not None:
