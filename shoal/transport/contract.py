@@ -10,6 +10,8 @@ Rules for every transport
     - Errors are of `shoal.model.errors`. `Unavailable` means that nothing happened and the same call may be made again; a transport has
       by then retried for as long as that is sensible. `create` carries an idempotency key, so retrying it is safe.
     - Of a sandbox that ended: control calls answer with its end, `agent` raises `SandboxEnded` with reason and exit code.
+    - Who calls is in `shoal.model.access.caller`. A sandbox of an environment that the caller may not see is `SandboxNotFound`, as one that
+      never was.
 
 Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memory, for tests of the face).
 """
@@ -17,13 +19,17 @@ Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shoal.model.access import Tunnel
+from shoal.model.errors import ShoalError
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
+from shoal.transport.admin import Admin
 from shoal.wire.agent import Agent
+from shoal.wire.bytestream import ByteStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,26 @@ class Transport(ABC):
     async def defaults(self) -> SandboxDefaults:
         """What the cluster gives a sandbox whose creator does not say."""
 
+    @property
     @abstractmethod
-    async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
+    def admin(self) -> Admin:
+        """Environments, tokens, audit log and events."""
+
+    @abstractmethod
+    async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
         """Creates a sandbox and returns it running, within `deadline` seconds (`DeadlineExceeded`, and nothing is left).
+
+        Not `wait`: returns it as soon as it is accepted and on record, `pending` or further; how it ends is then in its state.
 
         Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`. One that
         is cancelled ends what it was making, for which it may take some seconds.
         """
+
+    @abstractmethod
+    async def create_many(
+        self, specs: Sequence[SandboxSpec], *, deadline: float, wait: bool = True
+    ) -> Sequence[SandboxInfo | ShoalError]:
+        """Creates up to 1,000 sandboxes in one call; for each, in the same order, what `create` would have returned or raised."""
 
     @abstractmethod
     async def get(self, sandbox_id: str) -> SandboxInfo:
@@ -73,6 +92,31 @@ class Transport(ABC):
     @abstractmethod
     async def agent(self, sandbox_id: str) -> Agent:
         """Its agent over this loop's connection; `SandboxEnded`, `SandboxNotFound`, `Unavailable`."""
+
+    @abstractmethod
+    async def channel(self, sandbox_id: str) -> ByteStream:
+        """A connection of its own to the agent, admitted, on which the agent's frames follow: for whoever passes them on. Errors as `agent`."""
+
+    @abstractmethod
+    async def dial(self, sandbox_id: str, port: int) -> ByteStream:
+        """A connection to a port in the sandbox; errors as `agent`, `Unavailable` where nothing listens."""
+
+    @abstractmethod
+    async def expose(self, sandbox_id: str, port: int, *, protocol: str, public: bool) -> Tunnel:
+        """Opens a tunnel to a port; `protocol` is `http` or `tcp`. Again with the same arguments: the same tunnel, with a fresh token where it
+        is private; with others: it is changed. `SandboxEnded`, `FailedPrecondition` before it runs."""
+
+    @abstractmethod
+    async def unexpose(self, sandbox_id: str, port: int) -> None:
+        """Closes a tunnel; of a port that has none: nothing happens."""
+
+    @abstractmethod
+    async def tunnels(self, sandbox_id: str) -> Sequence[Tunnel]:
+        """Its tunnels by port, without tokens."""
+
+    @abstractmethod
+    async def tunnel_token(self, sandbox_id: str, port: int, expires_in: float) -> Tunnel:
+        """The tunnel with a connect token that lasts `expires_in` seconds (7 days at most); `TunnelNotFound`."""
 
     @abstractmethod
     async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:

@@ -27,34 +27,60 @@ async def dial(
     the rest. The writer's `write_eof` closes one direction and leaves the other open; close the writer when done.
 
     Raises `Unauthenticated` (malformed or expired token), `PermissionDenied` (no such scope, or the token is for another port),
-    `NotFound` (no such container on that node), `Unavailable` (no relay, no agent, or nothing listens on the port: try again later),
-    `QuotaExceeded` (too many connections into this sandbox), `DeadlineExceeded`. Nothing is left open where it raises or is cancelled.
+    `NotFound` (no such container on that node), `Unavailable` (no relay, no agent, or nothing listens on the port, and then with a
+    field `port`: try again later), `QuotaExceeded` (too many connections into this sandbox), `DeadlineExceeded`. Nothing is left open where
+    it raises or is cancelled.
     """
-    host, relay_port = split_address(address)
-    check_opening(token, wait_s)
     if not 0 < port < 65536:
         raise errors.InvalidRequest(f"port must be 1 to 65535, not {port}", field="port")
+    return await _open(address, token, wait_s, timeout_s, port)
+
+
+async def open_channel(
+    address: str, token: str, *, wait_s: float = 5, timeout_s: float = 10
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the sandbox's agent, admitted by the relay at `address`, on which the agent's frames follow: for whoever passes them on
+    without looking at them.
+
+    Arguments, errors and the writer's ways as for `dial`; `token` may be of any scope.
+    """
+    return await _open(address, token, wait_s, timeout_s, None)
+
+
+async def _open(
+    address: str, token: str, wait_s: float, timeout_s: float, port: int | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, relay_port = split_address(address)
+    check_opening(token, wait_s)
     writer: asyncio.StreamWriter | None = None
+    what = "the sandbox's agent" if port is None else f"port {port} of the sandbox"
     try:
         async with asyncio.timeout(timeout_s + wait_s):
             reader, writer = await asyncio.open_connection(host, relay_port, limit=_LIMIT)
             tune(writer.get_extra_info("socket"), prompt_reader=False)
             writer.write(encode(Kind.HELLO, 0, encode_hello(token, wait_s, port)))
             check_hello(await _hello(reader, "relay"))
-            check_dialled(await _hello(reader, "agent"))
+            if port is not None:
+                _check_dialled(await _hello(reader, "agent"), port)
     except BaseException as error:
         if writer is not None:
             writer.transport.abort()
         if isinstance(error, TimeoutError):
-            raise errors.DeadlineExceeded(
-                f"no connection to port {port} of the sandbox within {timeout_s + wait_s:g} s"
-            ) from None
+            raise errors.DeadlineExceeded(f"no connection to {what} within {timeout_s + wait_s:g} s") from None
         if isinstance(error, OSError):
             raise errors.Unavailable(f"the relay at {address} cannot be reached: {error.strerror or error}") from None
         if isinstance(error, UnicodeError):
             raise errors.InvalidRequest(f"address has no possible host name: {address!r}", field="address") from None
         raise
     return reader, writer
+
+
+def _check_dialled(answer: bytes, port: int) -> None:
+    try:
+        check_dialled(answer)
+    except errors.Unavailable as error:
+        # `port` tells it from a relay that is away: another way there would not help.
+        raise errors.Unavailable(error.message, port=port) from None
 
 
 async def _hello(reader: asyncio.StreamReader, whose: str) -> bytes:

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 from shoal.client import Client
 from shoal.model.errors import FailedPrecondition
 from shoal.model.grants import Grant
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
-from shoal.model.settings import SandboxDefaults
+from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
 from shoal.sandbox import Sandbox
 from shoal.transport.connections import Connections
-from shoal.transport.contract import LogChunk, Transport
+from shoal.transport.contract import LogChunk
+from shoal.transport.fake import FakeTransport
 from shoal.wire.agent import Agent
 from tests.contract.relay_fixture import Bed, bed
 
@@ -27,10 +27,11 @@ R = TypeVar("R")
 SPEC = SandboxSpec("none", Resources(1.0, 1.0, 64, 64, 1, 64))
 
 
-class OneSandbox(Transport):
+class OneSandbox(FakeTransport):
     """A cluster of one sandbox: `access` gives the relay's address and a token."""
 
     def __init__(self, access: Callable[[], tuple[str, str]]) -> None:
+        super().__init__()
         self._access = access
         self._connections = Connections(self._grant)
         self.info = SandboxInfo("sb-test", State.RUNNING, SPEC, time.time())
@@ -45,10 +46,7 @@ class OneSandbox(Transport):
     async def close(self) -> None:
         await self._connections.close()
 
-    async def defaults(self) -> SandboxDefaults:
-        return SandboxDefaults()
-
-    async def create(self, spec: SandboxSpec, *, deadline: float) -> SandboxInfo:
+    async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
         return self.info
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
@@ -71,9 +69,6 @@ class OneSandbox(Transport):
 
     async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
         raise FailedPrecondition("it lives", state="running")
-
-    async def nodes(self) -> builtins.list[NodeInfo]:
-        return []
 
 
 def sandbox_at(access: Callable[[], tuple[str, str]]) -> Sandbox:

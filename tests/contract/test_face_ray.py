@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import ray
 
-from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal, Unavailable
+from shoal.model.access import Caller, caller
+from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal, ShoalError, Unavailable
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
@@ -33,10 +34,12 @@ class Controller:
     async def pid(self) -> int:
         return os.getpid()
 
-    async def defaults(self) -> dict[str, Any]:
+    async def defaults(self, *, caller: Caller) -> dict[str, Any]:
         return {"image": "the/default"}
 
-    async def create(self, spec: SandboxSpec, deadline: float) -> tuple[SandboxInfo, None]:
+    async def create(
+        self, spec: SandboxSpec, deadline: float, wait: bool, *, caller: Caller
+    ) -> tuple[SandboxInfo, None]:
         self._note("create")
         if spec.image == "taken":
             raise AlreadyExists("name: it is taken", field="name")
@@ -47,31 +50,44 @@ class Controller:
             raise Unavailable("the cluster is being shut down")
         return _info("sb-new", spec), None
 
-    async def get(self, sandbox_id: str) -> SandboxInfo:
+    async def get(self, sandbox_id: str, *, caller: Caller) -> SandboxInfo:
         if sandbox_id == "sb-bug":
             raise ZeroDivisionError("a defect")
         return _info(sandbox_id, SPEC)
 
-    async def list_sandboxes(self, listing: Listing) -> list[SandboxInfo]:
-        made = [] if self.making is None else [_info("sb-new", self.making, State.STARTING)]
-        return [*made, _info("sb-1", replace(SPEC, idempotency_key="other"))][: listing.limit]
+    async def create_many(
+        self, specs: list[SandboxSpec], deadline: float, wait: bool, *, caller: Caller
+    ) -> list[tuple[SandboxInfo, None] | ShoalError]:
+        return [
+            AlreadyExists("name: it is taken", field="name") if s.image == "taken" else (_info(s.image, s), None)
+            for s in specs
+        ]
 
-    async def terminate(self, sandbox_id: str) -> SandboxInfo:
-        self._note(f"terminate {sandbox_id}")
-        return _info(sandbox_id, SPEC, State.TERMINATED)
+    async def list_sandboxes(self, listing: Listing, *, caller: Caller) -> list[SandboxInfo]:
+        return [_info("sb-1", SPEC)][: listing.limit]
 
-    async def wait(self, sandbox_id: str, timeout: float) -> SandboxInfo:
+    async def give_up(self, keys: list[tuple[str, str]], *, caller: Caller) -> list[tuple[str, str]]:
+        made = [] if self.making is None else [(self.making.environment, self.making.idempotency_key or "")]
+        found = [key for key in keys if key in made]
+        for _, key in found:
+            self._note(f"give up {key}")
+        return found
+
+    async def wait(self, sandbox_id: str, timeout: float, *, caller: Caller) -> SandboxInfo:
         await asyncio.sleep(min(timeout, 0.2))
         self._note("wait")
         return _info(sandbox_id, SPEC, State.TERMINATED if self.notes().count("wait") >= 3 else State.RUNNING)
 
-    async def logs(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
+    async def logs(self, sandbox_id: str, fd: int, offset: int, *, caller: Caller) -> tuple[int, bytes, bool]:
         return offset, b"x" * fd, True
 
-    async def nodes(self) -> list[NodeInfo]:
+    async def nodes(self, *, caller: Caller) -> list[NodeInfo]:
         return []
 
-    async def flaky(self) -> int:
+    async def whose(self, *, caller: Caller) -> str:
+        return caller.token
+
+    async def flaky(self, *, caller: Caller) -> int:
         self._note("flaky")
         if self.notes().count("flaky") < 3:
             raise Unavailable("not just now")
@@ -141,6 +157,28 @@ async def test_values_and_errors_travel(controller: Any) -> None:
     await transport.close()
 
 
+async def test_each_of_many_has_its_own_outcome(controller: Any) -> None:
+    transport = await RayTransport.open()
+    wanted = [replace(SPEC, image=image, idempotency_key=None) for image in ("a", "taken", "b")]
+    first, second, third = await transport.create_many(wanted, deadline=5)
+    assert isinstance(first, SandboxInfo)
+    assert isinstance(third, SandboxInfo)
+    assert (first.id, type(second), third.id) == ("a", AlreadyExists, "b")
+    assert first.spec.idempotency_key != third.spec.idempotency_key is not None, "a lost call can be sent again"
+    await transport.close()
+
+
+async def test_the_controller_is_told_on_whose_behalf(controller: Any) -> None:
+    transport = await RayTransport.open()
+    assert await transport._controller.call("whose") == "cluster"
+    token = caller.set(Caller("tk-1", "dev"))
+    try:
+        assert await transport._controller.call("whose") == "tk-1"
+    finally:
+        caller.reset(token)
+    await transport.close()
+
+
 async def test_a_wait_is_made_of_short_ones(controller: Any) -> None:
     transport = await RayTransport.open()
     assert not (await transport.wait("sb-1", 0.1)).ended
@@ -161,7 +199,7 @@ async def test_a_killed_controller_is_waited_for(controller: Any) -> None:
 
 async def test_what_the_controller_cannot_do_just_now_is_asked_again_but_for_creates(controller: Any) -> None:
     transport = await RayTransport.open()
-    assert await transport._call("flaky") == 3
+    assert await transport._controller.call("flaky") == 3
     with pytest.raises(Unavailable, match="shut down"):
         await transport.create(SandboxSpec("busy", SPEC.resources), deadline=5)
     assert notes(controller).count("create") == 1
@@ -173,7 +211,7 @@ async def test_a_create_that_was_given_up_is_undone_before_its_caller_goes_on(co
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(transport.create(replace(SPEC, image="slow"), deadline=60), 0.3)
-    assert notes(controller) == ["create", "terminate sb-new"]
+    assert notes(controller) == ["create", "give up k"]
     assert time.monotonic() - began < 10
     await transport.close()
 

@@ -19,6 +19,7 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.actors.handles import call
 from shoal.model import grants
+from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.model.ids import new_sandbox_id
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
@@ -54,7 +55,9 @@ class ControllerActor:
 
     # -- sandboxes ----------------------------------------------------------------------------------
 
-    async def create(self, spec: SandboxSpec, deadline: float) -> tuple[SandboxInfo, grants.Grant | None]:
+    async def create(
+        self, spec: SandboxSpec, deadline: float, wait: bool = True, caller: Caller = INSIDE
+    ) -> tuple[SandboxInfo, grants.Grant | None]:
         """Creates a sandbox and returns it running, with a way to its agent, within `deadline` seconds; the same idempotency key gives the
         same sandbox again, without a way once it has ended.
 
@@ -73,22 +76,22 @@ class ControllerActor:
         await self._lives.create(record, time.time() + deadline)
         return record.info, None if record.ended else self._grant(record)
 
-    async def get(self, sandbox_id: str) -> SandboxInfo:
+    async def get(self, sandbox_id: str, caller: Caller = INSIDE) -> SandboxInfo:
         """Its state, its end included; `SandboxNotFound`."""
         await self._open()
         return self._registry.get(sandbox_id).info
 
-    async def find(self, name: str, environment: str) -> SandboxInfo:
+    async def find(self, name: str, environment: str, caller: Caller = INSIDE) -> SandboxInfo:
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
         await self._open()
         return self._registry.find(name, environment).info
 
-    async def list_sandboxes(self, listing: Listing) -> list[SandboxInfo]:
+    async def list_sandboxes(self, listing: Listing, caller: Caller = INSIDE) -> list[SandboxInfo]:
         """Sandboxes, newest first."""
         await self._open()
         return [record.info for record in self._registry.select(listing)]
 
-    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
+    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str], caller: Caller = INSIDE) -> SandboxInfo:
         """Replaces its tags; `SandboxEnded` once it ended."""
         check_tags(tags)
         await self._open()
@@ -99,14 +102,14 @@ class ControllerActor:
         await self._journal.put(record)
         return record.info
 
-    async def terminate(self, sandbox_id: str) -> SandboxInfo:
+    async def terminate(self, sandbox_id: str, caller: Caller = INSIDE) -> SandboxInfo:
         """Ends it and returns once its container is gone. Of one that has ended: its end."""
         await self._open()
         record = self._registry.get(sandbox_id)
         await self._lives.terminate(record, "terminated on request")
         return record.info
 
-    async def wait(self, sandbox_id: str, timeout: float) -> SandboxInfo:
+    async def wait(self, sandbox_id: str, timeout: float, caller: Caller = INSIDE) -> SandboxInfo:
         """Its state once it has ended, or after `timeout` seconds (30 at most), whichever is first."""
         await self._open()
         record = self._registry.get(sandbox_id)
@@ -116,7 +119,14 @@ class ControllerActor:
             pass
         return record.info
 
-    async def grant(self, sandbox_id: str) -> grants.Grant:
+    async def give_up(self, keys: list[tuple[str, str]], caller: Caller = INSIDE) -> list[tuple[str, str]]:
+        """Ends what a create has made or is making whose caller has gone; `keys`: (environment, idempotency key). Returns those it found."""
+        await self._open()
+        found = [(key, record) for key in keys if (record := self._registry.keyed(*key)) is not None]
+        await asyncio.gather(*(self._lives.terminate(record, "its creator gave up") for _, record in found))
+        return [key for key, _ in found]
+
+    async def grant(self, sandbox_id: str, caller: Caller = INSIDE) -> grants.Grant:
         """Where its agent is reached, and a token; `SandboxEnded`, `SandboxNotFound`, `FailedPrecondition` before it runs."""
         await self._open()
         record = self._registry.get(sandbox_id)
@@ -131,7 +141,7 @@ class ControllerActor:
         token = grants.sign(self._secret, record.id, record.began.key, grants.CLIENT_SCOPES, expires)
         return grants.Grant(record.id, self._nodes.relay(record.began.node_id, record.began.relay), token, expires)
 
-    async def logs(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
+    async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller = INSIDE) -> tuple[int, bytes, bool]:
         """Output of its own command as kept after its end: (offset of the first byte, bytes, whether they are the last)."""
         await self._open()
         record = self._registry.get(sandbox_id)
@@ -148,11 +158,11 @@ class ControllerActor:
 
     # -- the cluster ----------------------------------------------------------------------------------
 
-    async def defaults(self) -> dict[str, Any]:
+    async def defaults(self, caller: Caller = INSIDE) -> dict[str, Any]:
         """What a sandbox gets when its creator does not say: `SandboxDefaults` as a dict."""
         return self._settings.sandbox.model_dump()
 
-    async def nodes(self) -> list[NodeInfo]:
+    async def nodes(self, caller: Caller = INSIDE) -> list[NodeInfo]:
         """The nodes of the cluster."""
         await self._open()
         return await self._nodes.infos()

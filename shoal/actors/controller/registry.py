@@ -75,6 +75,11 @@ class Registry:
             raise SandboxNotFound(f"there is no sandbox named {name!r} in environment {environment!r}")
         return self.get(sandbox_id)
 
+    def keyed(self, environment: str, key: str) -> SandboxRecord | None:
+        """The sandbox that was made with that idempotency key."""
+        sandbox_id = self._keys.get((environment, key))
+        return None if sandbox_id is None else self.get(sandbox_id)
+
     def same_request(self, spec: SandboxSpec) -> SandboxRecord | None:
         """The sandbox that an earlier call with the same idempotency key made. `InvalidRequest` where that call asked for something else."""
         if spec.idempotency_key is None:

@@ -1,0 +1,88 @@
+"""Connecting this process to Ray, and finding the controller."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # made by Cython, without stubs
+from ray.actor import ActorHandle
+
+from shoal.model.errors import FailedPrecondition, Unauthenticated, Unavailable
+from shoal.transport.ray_calls import CONTROLLER, NAMESPACE, translate
+
+_KNOCK_S = 5.0
+_attaching = threading.Lock()
+_ray_log = logging.getLogger("shoal.ray")
+
+
+def attach(address: str | None) -> ActorHandle[Any]:
+    """Connects to Ray (blocking: seconds) and looks the controller up."""
+    with _attaching:
+        if not ray.is_initialized():
+            _init(address)
+        try:
+            return ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+        except ValueError:
+            raise FailedPrecondition(
+                "this Ray cluster has no controller of Shoal's; start one with `shoal up`", state="no_cluster"
+            ) from None
+        except ray_errors.RayError as error:
+            raise translate(error, "connect") from None
+
+
+def _init(address: str | None) -> None:
+    if address is None:
+        raise FailedPrecondition(
+            "there is no cluster: RAY_ADDRESS is not set and none was started on this machine; run `shoal up`, or pass "
+            "the address of one",
+            state="no_cluster",
+        )
+    _knock(address)
+    _read_environment_again(address)
+    log = logging.getLogger("ray._private.worker")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that it takes no signals over in this thread, which is as it should be
+    # What Ray wants to tell a driver it prints to its stdout, whatever `log_to_driver` says: into the JSON that a script reads.
+    ray_worker.print_to_stdstream = _log_what_ray_says
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except ray_errors.AuthenticationError as error:
+        raise Unauthenticated(f"Ray at {address} refuses this process: {error}") from None
+    except (ConnectionError, TimeoutError, RuntimeError, ray_errors.RayError) as error:
+        raise Unavailable(
+            f"Ray at {address} does not let this process in ({error}): it has only just been started, or its token is "
+            "not the one that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names"
+        ) from None
+    finally:
+        log.setLevel(level)
+
+
+def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
+    for line in data["lines"]:
+        _ray_log.info(line)
+
+
+def _knock(address: str) -> None:
+    """`Unavailable` at once where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        return  # one of Ray's words, such as `auto`
+    try:
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise Unavailable(f"no Ray cluster answers at {address} ({error}); `shoal status` tells what runs") from None
+
+
+def _read_environment_again(address: str) -> None:
+    """Ray reads its environment when it is imported, which the program may have done before the cluster was known."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    if address.startswith("127.0.0.1:"):
+        ray_constants.ENABLE_RAY_CLUSTER = False  # it would put the machine's own address in the place of the loopback
