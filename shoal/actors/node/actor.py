@@ -94,6 +94,16 @@ class NodeActor:
         parts = await self._open()
         return await asyncio.to_thread(parts.logs.read, sandbox_id, fd, offset)
 
+    async def expose(self, sandbox_id: str, port: int, private: bool, listen: int = 0) -> str:
+        """The address (`host:port`) of this node that leads to `port` in the sandbox; see `ExposedPorts.expose`."""
+        parts = await self._open()
+        return await parts.ports.expose(sandbox_id, port, private, listen)
+
+    async def unexpose(self, sandbox_id: str, port: int) -> None:
+        """Takes that back, and closes what goes through it. Idempotent."""
+        parts = await self._open()
+        await parts.ports.unexpose(sandbox_id, port)
+
     async def close(self) -> None:
         """Removes every container, the network, the relay: the machine is as it was before."""
         parts = await self._open()

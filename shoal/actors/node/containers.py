@@ -13,8 +13,8 @@ from typing import Protocol
 
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Engine, EventKind, Mount
 from shoal.actors.messages import Loss
-from shoal.actors.node.records import ContainerRecord, RecordFiles
-from shoal.model.errors import ShoalError
+from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
+from shoal.model.errors import NotFound, ShoalError
 from shoal.model.ids import new_container_key
 from shoal.model.spec import MIB, ContainerShape
 from shoal.model.states import Reason
@@ -63,6 +63,7 @@ class Containers:
     _turns: asyncio.Semaphore = field(init=False)
     _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _losses: dict[str, asyncio.Future[Loss]] = field(default_factory=dict)
+    _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self._turns = asyncio.Semaphore(self.start_limit)
@@ -102,6 +103,14 @@ class Containers:
         await self.files.put(record)
         return record
 
+    async def note_exposed(self, key: str, exposed: tuple[ExposedPort, ...]) -> None:
+        """Remembers which ports of a container are exposed. `NotFound` where the container is gone, or going."""
+        async with self._noting:
+            if key not in self.records or key in self._removals:
+                raise NotFound("the sandbox's container is gone from this node")
+            record = self.records[key] = self.records[key].but(exposed=exposed)
+            await self.files.put(record)
+
     async def remove(self, key: str) -> None:
         """Removes the container and all that belongs to it. Idempotent; two callers share one removal."""
         task = self._removals.get(key)
@@ -116,8 +125,9 @@ class Containers:
             await self.network.detach(key)
         await self.relay.remove(key)
         await asyncio.to_thread(shutil.rmtree, self.surroundings.run_root / key, True)
-        await self.files.drop(key)
-        self.records.pop(key, None)
+        async with self._noting:  # or else what is just being noted would bring the file back
+            await self.files.drop(key)
+            self.records.pop(key, None)
         loss = self._losses.pop(key, None)
         if loss is not None and not loss.done():
             loss.set_result(Loss(Reason.TERMINATED, None, "its container was removed"))

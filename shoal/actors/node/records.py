@@ -15,6 +15,15 @@ from shoal.model.spec import ContainerShape
 
 
 @dataclass(frozen=True, slots=True)
+class ExposedPort:
+    """A port in the container that a port of the node leads to. `listen`: the node's port, 0 while none was given yet."""
+
+    port: int
+    private: bool
+    listen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerRecord:
     """A container of this node. `sandbox_id` is None while it is warm; `ready` once its agent was started and its network stands.
 
@@ -28,6 +37,7 @@ class ContainerRecord:
     ready: bool = False
     pid: int = 0
     ip: str | None = None
+    exposed: tuple[ExposedPort, ...] = ()
 
     def but(self, **changes: object) -> ContainerRecord:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -72,6 +82,7 @@ def _read(file: Path) -> ContainerRecord | None:
         return None
     try:
         data = json.loads(file.read_text())
-        return ContainerRecord(**{**data, "shape": ContainerShape(**data["shape"])})
+        exposed = tuple(ExposedPort(**port) for port in data.get("exposed", ()))
+        return ContainerRecord(**{**data, "shape": ContainerShape(**data["shape"]), "exposed": exposed})
     except (OSError, ValueError, TypeError, KeyError):
         return None

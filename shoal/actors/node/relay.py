@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shoal.model.errors import Internal, Unavailable
+from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
 
 IDLE_EXIT_S = 60
 """How long a relay lives with nobody at its control socket: long enough for Ray to restart a node actor."""
@@ -45,7 +46,10 @@ class Relay:
         self._turn = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._settled = False
         self.address = ""
+        self.on_connected: Callable[[], Awaitable[None]] | None = None
+        """Called, until it succeeds, after each connection to a relay that may have been started anew: it remembers no exposed port."""
 
     async def open(self) -> None:
         """Adopts the relay that runs, or starts one; watches it from then on."""
@@ -78,6 +82,23 @@ class Relay:
         """Cuts the container off: its listener and all its connections. Idempotent."""
         await self.ask({"op": "remove", "key": key})
 
+    async def expose(self, key: str, port: int, private: bool, listen: int, sandbox_id: str) -> str:
+        """The address (`host:port`) on this node that leads to a port in the container. Idempotent for the same `private`.
+
+        `listen`: the node's port, 0: any. Raises `AlreadyExists` (it is taken), `NotFound`, `QuotaExceeded`.
+        """
+        request = {"op": "expose", "key": key, "port": port, "private": private, "listen": listen}
+        return str((await self.ask({**request, "sandbox": sandbox_id}))["ok"]["address"])
+
+    async def unexpose(self, key: str, port: int) -> None:
+        """Closes the node's port for a port in the container, and its connections. Idempotent."""
+        await self.ask({"op": "unexpose", "key": key, "port": port})
+
+    async def exposed(self) -> list[tuple[str, int]]:
+        """(key, port) of every port that is exposed."""
+        info = await self.ask({"op": "info"})  # a relay of an older Shoal that was adopted exposes nothing
+        return [(str(port["key"]), int(port["port"])) for port in info.get("exposed", ())]
+
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request on the control socket. `Unavailable` while the relay is down: it is being restarted."""
         async with self._turn:
@@ -97,6 +118,8 @@ class Relay:
                 raise Unavailable("the node's relay went away; it is being restarted")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
+            if "code" in answer:
+                raise error_from_dict({k: answer.get(k) for k in ("code", "field")} | {"message": answer["error"]})
             raise Internal(f"the node's relay refused {request['op']}: {answer['error']}")
         return answer
 
@@ -110,6 +133,7 @@ class Relay:
         self._port_file.write_text(self.address.rsplit(":", 1)[1])
 
     async def _connect(self) -> bool:
+        self._settled = False
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(str(self._control), limit=1 << 22)
         except OSError:
@@ -162,9 +186,12 @@ class Relay:
                 if self._writer is None:
                     await self._connect_or_start()
                 await self.ask({"op": "info"})
+                if not self._settled and self.on_connected is not None:
+                    await self.on_connected()
+                    self._settled = True
                 pause = _FIRST_PAUSE_S
                 await self._lost()
-            except (Unavailable, Internal, OSError):
+            except (ShoalError, OSError):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
 

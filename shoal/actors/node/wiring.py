@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import platform
@@ -19,10 +20,12 @@ from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node.containers import Containers, Surroundings
 from shoal.actors.node.logs import LogFiles
+from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
 from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
+from shoal.model.errors import Unavailable
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
@@ -38,6 +41,7 @@ class NodeParts:
     network: SandboxNetwork
     relay: Relay
     containers: Containers
+    ports: ExposedPorts
     warm: WarmPool
     logs: LogFiles
     disk_watch: DiskWatch
@@ -69,11 +73,16 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
     )
     await containers.forget_unfinished()
     await containers.reconcile()
+    ports = ExposedPorts(containers, relay)
+    relay.on_connected = ports.restore
+    with contextlib.suppress(Unavailable):  # the relay is being restarted, and then it is called
+        await ports.restore()
     return NodeParts(
         engine,
         network,
         relay,
         containers,
+        ports,
         WarmPool(settings.node),
         LogFiles(state / "logs"),
         DiskWatch(engine, settings.node.disk_interval),
