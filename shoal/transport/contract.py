@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shoal.model.access import Tunnel
+from shoal.model.access import MAIN_ENVIRONMENT, Tunnel
 from shoal.model.errors import ShoalError
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import SandboxDefaults
@@ -47,6 +47,10 @@ class Transport(ABC):
     @abstractmethod
     async def defaults(self) -> SandboxDefaults:
         """What the cluster gives a sandbox whose creator does not say."""
+
+    async def default_environment(self) -> str:
+        """The environment that is meant where a caller names none: `main`, or the only one that its token sees."""
+        return MAIN_ENVIRONMENT
 
     @property
     @abstractmethod

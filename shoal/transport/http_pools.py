@@ -1,0 +1,54 @@
+"""The HTTP connections of one event loop: kept open, bounded, closed with the loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from shoal.transport.http_server import Server
+from shoal.transport.loops import PerLoop
+
+CONNECT_S = 10.0
+
+SHORT_CONNECTIONS = 64
+"""For calls that are answered at once; more of them wait for each other."""
+
+LONG_CONNECTIONS = 512
+"""For calls that wait at the other side: creates, long polls. Beside the others, so that these never wait for those."""
+
+_KEEP_S = 30.0
+"""How long a connection is kept idle: less than servers and what stands before them do, or it would be closed in a call's face."""
+
+
+class Pool:
+    """One loop's sessions: `short` and `long` for requests, `sockets` for WebSockets, whose number their users bound."""
+
+    def __init__(self, server: Server, user_agent: str) -> None:
+        self.short = _session(server, user_agent, SHORT_CONNECTIONS)
+        self.long = _session(server, user_agent, LONG_CONNECTIONS)
+        self.sockets = _session(server, user_agent, 0)
+
+    async def close(self) -> None:
+        for session in (self.short, self.long, self.sockets):
+            await session.close()
+
+
+def pools(server: Server, user_agent: str) -> PerLoop[Pool]:
+    """The pools of all loops."""
+    return PerLoop(lambda: Pool(server, user_agent), Pool.close)
+
+
+def _session(server: Server, user_agent: str, limit: int) -> aiohttp.ClientSession:
+    tls = True if server.tls is None else server.tls
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=limit, ssl=tls, keepalive_timeout=_KEEP_S, loop=asyncio.get_running_loop()
+        ),
+        headers={"User-Agent": user_agent, "Accept": "application/json, application/problem+json"},
+        cookie_jar=aiohttp.DummyCookieJar(),  # the API has none, and what stands before it shall set none
+        proxy=server.proxy,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+        max_line_size=16 << 10,
+        max_field_size=16 << 10,
+    )
