@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import cluster, engine, machine, no_leaks
+from tests.postgres import postgres
 
-__all__ = ["anyio_backend", "cluster", "engine", "machine", "no_leaks"]
+__all__ = ["anyio_backend", "cluster", "engine", "machine", "no_leaks", "postgres"]
 
 ROOT = Path(__file__).parent
 ORDER = ("unit", "contract", "integration", "chaos")

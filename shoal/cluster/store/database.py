@@ -1,0 +1,150 @@
+"""Connections to SQLite and PostgreSQL: the URL, the bounds on every wait, and what a driver's error means to a caller."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Engine, event
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+
+from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
+
+_BUSY_S = 5.0
+"""How long a SQLite writer waits for another one: an overtaken controller's last write."""
+
+_POSTGRESQL = {
+    "application_name": "shoal",
+    "connect_timeout": 5,  # s
+    "keepalives_idle": 10,  # s
+    "keepalives_interval": 5,  # s
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # ms that a statement may go unacknowledged: a server that vanished
+}
+_SESSION = (
+    "SET lock_timeout = '10s'",
+    "SET statement_timeout = '30s'",
+    "SET idle_in_transaction_session_timeout = '30s'",  # a writer that vanished in the middle lets go of its locks
+)
+_WRONG_DATA = (DataError, IntegrityError, ProgrammingError)
+FAILURES = (SQLAlchemyError, OverflowError, UnicodeError, TypeError)
+"""What a statement may raise: drivers don't wrap what they say about a value that does not fit."""
+
+_FORM = "postgresql://user:password@host/database"
+
+
+class Database:
+    """Where a store lies. `writes` and `reads` have one connection each, for one thread each."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self._secrets = [text for text in (url.password, _first(url.query.get("password"))) if text]
+        self.writes = self._engine(writes=True)
+        self.reads = self._engine(writes=False)
+
+    @property
+    def sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def name(self) -> str:
+        """Where it lies, without its password."""
+        return str(self.url.database) if self.sqlite else f"{self.url.host or 'localhost'}/{self.url.database or ''}"
+
+    def failure(self, error: Exception) -> ShoalError:
+        """What an error of a transaction that was not committed means to the caller. It names no password."""
+        cause = getattr(error, "orig", None) or error
+        text = self._masked(" ".join(str(cause).split())[:500])
+        if type(cause) is sqlite3.DatabaseError:  # as such: not a database, or one that is damaged
+            return FailedPrecondition(f"the store {self.name} is damaged: {text}; put a backup in its place")
+        if str(getattr(cause, "sqlstate", "")).startswith("42"):  # PostgreSQL: no such table, no right to it
+            return FailedPrecondition(
+                f"the store {self.name} refuses: {text}; its tables must be Shoal's alone, and its user their owner"
+            )
+        if isinstance(error, _WRONG_DATA) or not isinstance(error, SQLAlchemyError):
+            return Internal(f"the store {self.name} cannot hold what was to be written: {text}")
+        return Unavailable(f"the store {self.name} does not answer: {text}; nothing was done")
+
+    def close(self) -> None:
+        self.writes.dispose()
+        self.reads.dispose()
+
+    def _engine(self, *, writes: bool) -> Engine:
+        bounds = {} if self.sqlite else {k: v for k, v in _POSTGRESQL.items() if k not in self.url.query}
+        engine = sqlalchemy.create_engine(
+            self.url,
+            # One connection; SQLite's may be made on one thread and closed on another.
+            poolclass=sqlalchemy.QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            connect_args={"timeout": _BUSY_S, "check_same_thread": False} if self.sqlite else bounds,
+            hide_parameters=True,
+        )
+        if self.sqlite:
+            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "begin", _begin_writing if writes else _begin_reading)
+        else:
+            event.listen(engine, "connect", _set_up_postgresql)
+        return engine
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def sqlite_database(file: Path) -> Database:
+    """The database in that file, which only its owner may read; made where it is missing."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        file.chmod(0o600)  # one that an earlier version made; SQLite gives its side files the same mode
+    except OSError as error:
+        raise FailedPrecondition(
+            f"the store {file} cannot be written: {error.strerror}; give it to the user that the cluster runs as"
+        ) from None
+    return Database(URL.create("sqlite+pysqlite", database=str(file)))
+
+
+def postgresql_database(url: str) -> Database:
+    """The database at a `postgresql://…` URL; `InvalidRequest` where that is none. Does not connect yet."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (ArgumentError, ValueError):  # whose texts may hold the password
+        parsed = None
+    if parsed is None or parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise InvalidRequest(
+            f"store.url: it is no URL of a PostgreSQL database; write {_FORM}, with what is special in a password percent-encoded",
+            field="store.url",
+        )
+    return Database(parsed.set(drivername="postgresql+psycopg"))
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin_…` say so, not where the driver guesses
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _begin_writing(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # two writers wait for each other here, and not halfway
+
+
+def _begin_reading(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _set_up_postgresql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        for statement in _SESSION:
+            cursor.execute(statement)
+    connection.commit()  # or the first rollback would take the settings back
+
+
+def _first(value: str | tuple[str, ...] | None) -> str | None:
+    return value[0] if isinstance(value, tuple) else value

@@ -1,0 +1,160 @@
+"""What the contract speaks of, as rows of the tables, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shoal.actors.controller.store import Change
+from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
+from shoal.model.states import TERMINAL, State
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Rows:
+    """One or more changes as rows, by what they replace: of two for the same thing the later one counts."""
+
+    sandboxes: dict[str, Row] = field(default_factory=dict)
+    events: dict[int, Row] = field(default_factory=dict)
+    audit: list[Row] = field(default_factory=list)
+    environments: dict[str, Row | None] = field(default_factory=dict)
+    """None: it is removed."""
+    tokens: dict[str, Row] = field(default_factory=dict)
+
+    def add(self, later: Rows) -> None:
+        self.sandboxes |= later.sandboxes
+        self.events |= later.events
+        self.audit += later.audit
+        self.environments |= later.environments
+        self.tokens |= later.tokens
+
+    @property
+    def last_event(self) -> int:
+        return max(self.events, default=0)
+
+
+def rows_of(change: Change) -> Rows:
+    """The rows of a change as it is now: what its caller does to it later makes no difference."""
+    return Rows(
+        sandboxes={row["id"]: sandbox_row(row) for row in change.sandboxes},
+        events={event.id: _event_row(event) for event in change.events},
+        audit=[_audit_row(entry) for entry in change.audit],
+        environments={
+            **{environment.name: _environment_row(environment) for environment in change.environments},
+            **dict.fromkeys(change.removed_environments),
+        },
+        tokens={token.info.id: _token_row(token) for token in change.tokens},
+    )
+
+
+def merged(changes: Iterable[Rows]) -> Rows:
+    rows = Rows()
+    for change in changes:
+        rows.add(change)
+    return rows
+
+
+def text(value: str) -> str:
+    """As databases take it: without NUL and lone surrogates, which what comes from outside may hold."""
+    if value.isascii() and "\0" not in value:
+        return value
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def sandbox_row(row: Mapping[str, Any]) -> Row:
+    """A sandbox of the controller's (`record.to_row`) with its columns."""
+    spec, began, end = row["spec"], row.get("began") or {}, row.get("end") or {}
+    ended = State(row["state"]) in TERMINAL
+    return {
+        "id": row["id"],
+        "environment": text(spec["environment"]),
+        "name": _text(spec["name"]),
+        "state": str(row["state"]),
+        "reason": _text(end.get("reason")),
+        "returncode": end.get("returncode"),
+        "created_at": row["created_at"],
+        "ended_at": end.get("ended_at", row["created_at"]) if ended else None,
+        "node_id": _text(began.get("node_id")),
+        "idempotency_key": _text(spec["idempotency_key"]),
+        "row": _json(row),
+    }
+
+
+def event_of(row: Any) -> SandboxEvent:
+    return SandboxEvent(row.id, row.at, row.environment, row.sandbox_id, row.kind, json.loads(row.data))
+
+
+def audit_of(row: Any) -> AuditEntry:
+    return AuditEntry(
+        at=row.at,
+        action=row.action,
+        outcome=row.outcome,
+        token=row.token,
+        environment=row.environment,
+        target=row.target,
+        request_id=row.request_id,
+        address=row.address,
+        id=row.id,
+    )
+
+
+def environment_of(row: Any) -> Environment:
+    return Environment(row.name, Quota(**json.loads(row.quota)), row.created_at)
+
+
+def token_of(row: Any) -> StoredToken:
+    info = TokenInfo(
+        id=row.id,
+        name=row.name,
+        environment=row.environment,
+        scope=Scope(row.scope),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+        created_by=row.created_by,
+    )
+    return StoredToken(info, row.digest)
+
+
+def _event_row(event: SandboxEvent) -> Row:
+    return {
+        "id": event.id,
+        "at": event.at,
+        "environment": text(event.environment),
+        "sandbox_id": text(event.sandbox_id),
+        "kind": str(event.kind),
+        "data": _json(event.data),
+    }
+
+
+def _audit_row(entry: AuditEntry) -> Row:
+    # Whoever is refused chose some of these: none of them may keep the entry from being written.
+    return {
+        name: text(value) if isinstance(value, str) else value for name, value in asdict(entry).items() if name != "id"
+    }
+
+
+def _environment_row(environment: Environment) -> Row:
+    return {
+        "name": text(environment.name),
+        "quota": _json(environment.quota.to_dict()),
+        "created_at": environment.created_at,
+    }
+
+
+def _token_row(token: StoredToken) -> Row:
+    row = {name: text(value) if isinstance(value, str) else value for name, value in token.info.to_dict().items()}
+    return {**row, "digest": token.digest}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else text(str(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

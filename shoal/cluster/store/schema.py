@@ -1,0 +1,74 @@
+"""Bringing a database up to date, and taking it over for a cluster's controller. All of it in the caller's transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, insert, inspect, select, update
+
+from shoal.cluster.store import legacy, tables
+from shoal.model.errors import FailedPrecondition
+
+_ADVISORY_LOCK = 0x73686F616C  # "shoal"; two controllers that open an empty database at once make its tables once
+
+
+def bring_up_to_date(connection: Connection, name: str) -> None:
+    """Makes the tables, or migrates them; `FailedPrecondition` where `name` is no store, or one of a newer version."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+    found = set(inspect(connection).get_table_names())
+    if tables.version.name not in found:
+        _create(connection, found, name)
+        return
+    revision = connection.execute(select(tables.version.c.version_num)).scalar()
+    if revision != tables.REVISION:
+        migrate(connection, name)
+
+
+def migrate(connection: Connection, name: str) -> None:
+    """Takes the database from its revision to the newest with Alembic, which is loaded for this only."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise FailedPrecondition(
+            f"the store {name} was written by a newer version of Shoal, or by another program ({error}); "
+            "install that version, or give another database"
+        ) from None
+
+
+def claim(connection: Connection, cluster: str, name: str) -> int:
+    """Makes the store the cluster's, and this controller the one that may write; returns its epoch."""
+    owner = connection.execute(select(tables.meta.c.cluster)).scalar()
+    if owner is None:
+        connection.execute(insert(tables.meta).values(id=1, cluster=cluster, epoch=1, writes=0, last_event=0))
+        return 1
+    if owner != cluster:
+        raise FailedPrecondition(
+            f"the store {name} is that of cluster {owner}, and this is {cluster}; give each cluster a database of its own "
+            "(`store.url`), or empty this one if that cluster is no more"
+        )
+    raised = update(tables.meta).values(epoch=tables.meta.c.epoch + 1).returning(tables.meta.c.epoch)
+    epoch: int = connection.execute(raised).scalar_one()
+    return epoch
+
+
+def _create(connection: Connection, found: set[str], name: str) -> None:
+    """All at once, as the migrations would one by one: a test compares what comes of both."""
+    old = connection.dialect.name == "sqlite" and legacy.set_aside(connection)
+    foreign = sorted(found & set(tables.tables.tables))
+    if foreign and not old:
+        raise FailedPrecondition(
+            f"the database {name} holds tables of another program ({', '.join(foreign)}); give the store a database of its own"
+        )
+    tables.tables.create_all(connection, checkfirst=False)
+    tables.version.create(connection)
+    connection.execute(insert(tables.version).values(version_num=tables.REVISION))
+    if old:
+        legacy.take_over(connection)

@@ -1,0 +1,199 @@
+"""The store contract over SQLAlchemy: one thread writes, another reads, and neither holds up the caller's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Delete, Select, Table, delete, or_, select, tuple_
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from shoal.actors.controller.store import Change, Restored, Store
+from shoal.cluster.store import rows, schema, tables
+from shoal.cluster.store.database import Database, postgresql_database, sqlite_database
+from shoal.cluster.store.writer import Writer
+from shoal.model.access import AuditEntry, SandboxEvent
+from shoal.model.errors import FailedPrecondition
+
+_T = TypeVar("_T")
+
+_EXPIRED_AT_ONCE = 2_000
+"""Rows that one transaction forgets: writes in between wait for no more than that."""
+
+
+class SqlStore(Store):
+    """The store at `url`, or without one in `<directory>/<cluster>.sqlite`."""
+
+    def __init__(self, url: str | None, directory: Path) -> None:
+        self._url = url
+        self._directory = directory
+        self._reader = _reader()
+        self._database: Database | None = None
+        self._writer: Writer | None = None
+
+    async def open(self, cluster: str, history: int) -> Restored:
+        await self._release()
+        database = await self._on_reader(self._connect, cluster)
+        try:
+            epoch = await self._on_reader(_take_over, database, cluster)
+            restored: Restored = await self._on_reader(
+                _read, database, lambda connection: _restore(connection, history)
+            )
+        except BaseException:
+            database.close()
+            raise
+        self._database, self._writer = database, Writer(database, epoch)
+        return restored
+
+    async def write(self, change: Change) -> None:
+        _, writer = self._opened()
+        await writer.write(rows.rows_of(change))
+
+    async def sandbox(self, sandbox_id: str) -> dict[str, Any] | None:
+        query = select(tables.sandboxes.c.row).where(tables.sandboxes.c.id == rows.text(sandbox_id))
+        return await self._one(query)
+
+    async def sandbox_named(self, name: str, environment: str) -> dict[str, Any] | None:
+        c = tables.sandboxes.c
+        query = select(c.row).where(c.name == rows.text(name), c.environment == rows.text(environment))
+        return await self._one(query.order_by(c.created_at.desc(), c.id.desc()).limit(1))
+
+    async def ended(
+        self, environment: str | None, before: tuple[float, str] | None, limit: int
+    ) -> list[dict[str, Any]]:
+        query = _newest_ended(limit)
+        if environment is not None:
+            query = query.where(tables.sandboxes.c.environment == rows.text(environment))
+        if before is not None:
+            at, sandbox_id = before
+            query = query.where(
+                tuple_(tables.sandboxes.c.created_at, tables.sandboxes.c.id) < (at, rows.text(sandbox_id))
+            )
+        return [json.loads(row) for (row,) in await self._all(query)]
+
+    async def events(
+        self, after: int, limit: int, *, environment: str | None = None, sandbox_id: str | None = None
+    ) -> list[SandboxEvent]:
+        c = tables.events.c
+        query = select(tables.events).where(c.id > after).order_by(c.id).limit(limit)
+        if environment is not None:
+            query = query.where(c.environment == rows.text(environment))
+        if sandbox_id is not None:
+            query = query.where(c.sandbox_id == rows.text(sandbox_id))
+        return [rows.event_of(row) for row in await self._all(query)]
+
+    async def audit(self, before: int | None, limit: int, *, environment: str | None = None) -> list[AuditEntry]:
+        c = tables.audit.c
+        query = select(tables.audit).order_by(c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(c.id < before)
+        if environment is not None:
+            query = query.where(c.environment == rows.text(environment))
+        return [rows.audit_of(row) for row in await self._all(query)]
+
+    async def expire(self, before: float) -> int:
+        _, writer = self._opened()
+        token = tables.tokens.c
+        forgotten = 0
+        for removal in (
+            _removal(tables.sandboxes, tables.sandboxes.c.ended_at < before),
+            _removal(tables.events, tables.events.c.at < before),
+            _removal(tables.audit, tables.audit.c.at < before),
+            _removal(tables.tokens, or_(token.revoked_at < before, token.expires_at < before)),
+        ):
+            count = _EXPIRED_AT_ONCE
+            while count == _EXPIRED_AT_ONCE:
+                count = await writer.run(partial(_carry_out, removal))
+                forgotten += count
+        return forgotten
+
+    async def close(self) -> None:
+        await self._release()
+        self._reader.shutdown(wait=False)
+        self._reader = _reader()
+
+    async def _release(self) -> None:
+        database, writer, self._database, self._writer = self._database, self._writer, None, None
+        if writer is not None:
+            await writer.close()
+        if database is not None:
+            await self._on_reader(database.close)
+
+    def _connect(self, cluster: str) -> Database:
+        if self._url is not None:
+            return postgresql_database(self._url)
+        return sqlite_database(self._directory / f"{cluster}.sqlite")
+
+    def _opened(self) -> tuple[Database, Writer]:
+        if self._database is None or self._writer is None:
+            raise FailedPrecondition("the store is not open; open it first")
+        return self._database, self._writer
+
+    async def _one(self, query: Select[Any]) -> dict[str, Any] | None:
+        found = await self._all(query)
+        return json.loads(found[0].row) if found else None
+
+    async def _all(self, query: Select[Any]) -> list[Any]:
+        database, _ = self._opened()
+        return await self._on_reader(_read, database, lambda connection: list(connection.execute(query)))
+
+    async def _on_reader(self, body: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, body, *arguments)
+
+
+def _reader() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "store-reader")  # starts its thread when there is something to read
+
+
+def _take_over(database: Database, cluster: str) -> int:
+    try:
+        with database.writes.begin() as connection:
+            schema.bring_up_to_date(connection, database.name)
+            return schema.claim(connection, cluster, database.name)
+    except SQLAlchemyError as error:
+        raise database.failure(error) from None
+
+
+def _read(database: Database, body: Callable[[Connection], _T]) -> _T:
+    """Carries out `body`, and once more where the connection had died unnoticed."""
+    for last in (False, True):
+        try:
+            with database.reads.connect() as connection:
+                return body(connection)
+        except SQLAlchemyError as error:
+            if last or not (isinstance(error, DBAPIError) and error.connection_invalidated):
+                raise database.failure(error) from None
+    raise AssertionError("unreachable")
+
+
+def _restore(connection: Connection, history: int) -> Restored:
+    c = tables.sandboxes.c
+    living = connection.execute(select(c.created_at, c.id, c.row).where(c.ended_at.is_(None)))
+    ended = connection.execute(_newest_ended(history).add_columns(c.created_at, c.id))
+    found = sorted((row.created_at, row.id, row.row) for result in (living, ended) for row in result)
+    return Restored(
+        sandboxes=[json.loads(row) for _, _, row in found],
+        environments=[rows.environment_of(row) for row in connection.execute(select(tables.environments))],
+        tokens=[rows.token_of(row) for row in connection.execute(select(tables.tokens))],
+        last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
+    )
+
+
+def _newest_ended(limit: int) -> Select[Any]:
+    c = tables.sandboxes.c
+    return select(c.row).where(c.ended_at.is_not(None)).order_by(c.created_at.desc(), c.id.desc()).limit(limit)
+
+
+def _carry_out(removal: Delete, connection: Connection) -> int:
+    return connection.execute(removal).rowcount
+
+
+def _removal(table: Table, stale: ColumnElement[bool]) -> Delete:
+    """Forgets some of what is stale."""
+    some = select(table.c.id).where(stale).limit(_EXPIRED_AT_ONCE)
+    return delete(table).where(table.c.id.in_(some))

@@ -1,0 +1,112 @@
+"""The tables. What is asked for has a column of its own; the rest of a sandbox is JSON, which only the controller reads.
+
+A change here needs a migration and a new `REVISION`: a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
+
+REVISION = "0001"
+"""The newest migration: what `tables` below amount to."""
+
+_BIG = BigInteger().with_variant(
+    Integer(), "sqlite"
+)  # SQLite's INTEGER has 64 bits, and as a primary key it is the row's own number
+
+tables = MetaData(
+    naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"},
+)
+
+meta = Table(
+    "meta",
+    tables,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("cluster", Text, nullable=False),
+    Column("epoch", _BIG, nullable=False),  # which controller may write: the one that opened it last
+    Column(
+        "writes", _BIG, nullable=False
+    ),  # rises with each commit: tells whether one whose answer was lost took place
+    Column("last_event", _BIG, nullable=False),  # ids go on rising after the events themselves have expired
+)
+
+sandboxes = Table(
+    "sandboxes",
+    tables,
+    Column("id", Text, primary_key=True),
+    Column("environment", Text, nullable=False),
+    Column("name", Text),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("returncode", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("ended_at", Double),  # null exactly while it lives
+    Column("node_id", Text),
+    Column("idempotency_key", Text),
+    Column("row", Text, nullable=False),
+    Index(None, "created_at", "id"),
+    Index(None, "environment", "created_at", "id"),
+    Index(None, "name"),
+    Index(None, "ended_at"),
+)
+
+events = Table(
+    "events",
+    tables,
+    Column("id", _BIG, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("sandbox_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Index(None, "sandbox_id", "id"),
+    Index(None, "environment", "id"),
+    Index(None, "at"),
+)
+
+audit = Table(
+    "audit",
+    tables,
+    Column("id", _BIG, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("target", Text),
+    Column("request_id", Text),
+    Column("address", Text),
+    Index(None, "environment", "id"),
+    Index(None, "at"),
+    sqlite_autoincrement=True,  # no id is given twice, not even after the newest entries have expired
+)
+
+environments = Table(
+    "environments",
+    tables,
+    Column("name", Text, primary_key=True),
+    Column("quota", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    tables,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("last_used_at", Double),
+    Column("created_by", Text),
+    Column("digest", Text, nullable=False),
+)
+
+version = Table(
+    "alembic_version",
+    MetaData(),  # Alembic's own, as Alembic makes it
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)

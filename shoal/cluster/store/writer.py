@@ -1,0 +1,190 @@
+"""The one writer of a store: one thread, one connection. Writes that are waiting when a commit ends share the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Table, case, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from shoal.cluster.store import tables
+from shoal.cluster.store.database import FAILURES, Database
+from shoal.cluster.store.rows import Row, Rows, merged
+from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
+
+_T = TypeVar("_T")
+
+_ATTEMPTS = 2
+"""A connection may have died unnoticed, with the server long back: a new one is worth a try."""
+
+_DOUBT_S = 30.0
+_DOUBT_PAUSE_S = 0.2
+
+
+class Writer:
+    """Writes for the controller of one epoch. `epoch` is what `schema.claim` gave."""
+
+    def __init__(self, database: Database, epoch: int) -> None:
+        self._database = database
+        self._epoch = epoch
+        self._thread = ThreadPoolExecutor(1, "store-writer")
+        self._waiting: list[tuple[Rows, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def write(self, rows: Rows) -> None:
+        """Returns once all of `rows` is committed."""
+        if self._closed:
+            raise FailedPrecondition("the store is closed; open it again")
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, written))
+        if self._task is None:
+            self._task = asyncio.create_task(self._work_off())
+        await asyncio.shield(written)  # a caller that gives up takes nothing back from those it shares a commit with
+
+    async def run(self, body: Callable[[Connection], _T]) -> _T:
+        """Carries out `body` in a transaction of its own, between those of the writes."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, body)
+
+    async def close(self) -> None:
+        """After what is waiting has been written."""
+        self._closed = True
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+    async def _work_off(self) -> None:
+        loop = asyncio.get_running_loop()
+        batch: list[tuple[Rows, asyncio.Future[None]]] = []
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                outcomes = await loop.run_in_executor(self._thread, self._write, [rows for rows, _ in batch])
+                for (_, written), outcome in zip(batch, outcomes, strict=True):
+                    if written.cancelled():
+                        continue
+                    if outcome is None:
+                        written.set_result(None)
+                    else:
+                        written.set_exception(outcome)
+                        written.exception()  # its caller may be gone: that is no error of ours
+        finally:
+            self._task = None
+            for _, written in batch + self._waiting:  # nobody waits for ever for a writer that failed
+                if not written.done():
+                    written.set_exception(Internal("the store's writer failed; the controller's log says why"))
+
+    # -- on the thread --------------------------------------------------------------------------------
+
+    def _write(self, batch: list[Rows]) -> list[ShoalError | None]:
+        """What became of each of `batch`."""
+        try:
+            self._transact(lambda connection: _apply(connection, merged(batch)), max(rows.last_event for rows in batch))
+        except Internal as error:
+            if len(batch) == 1:
+                return [error]
+            return [
+                outcome for rows in batch for outcome in self._write([rows])
+            ]  # one that can't be held harms itself only
+        except ShoalError as error:
+            return [error] * len(batch)
+        return [None] * len(batch)
+
+    def _transact(self, body: Callable[[Connection], _T], last_event: int = 0) -> _T:
+        """One transaction, which happens once or not at all."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            number = None
+            try:
+                with self._database.writes.connect() as connection:
+                    fenced = self._fence(connection, last_event)
+                    result = body(connection)
+                    number = fenced  # from here on an error does not mean that nothing happened
+                    connection.commit()
+            except FAILURES as error:
+                if number is not None and not self._database.sqlite and self._took_place(number):
+                    return result
+                lost = isinstance(error, DBAPIError) and error.connection_invalidated
+                if not lost or attempt == _ATTEMPTS:
+                    raise self._database.failure(error) from None
+            else:
+                return result
+        raise AssertionError("unreachable")
+
+    def _fence(self, connection: Connection, last_event: int) -> int:
+        """Keeps other controllers out until the transaction ends; the number of this transaction. First in each: it locks `meta`."""
+        meta = tables.meta.c
+        mine = (
+            update(tables.meta)
+            .where(meta.epoch == self._epoch)
+            .values(
+                writes=meta.writes + 1,
+                last_event=case((meta.last_event < last_event, last_event), else_=meta.last_event),
+            )
+            .returning(meta.writes)
+        )
+        number: int | None = connection.execute(mine).scalar()
+        if number is None:
+            raise self._overtaken()
+        return number
+
+    def _took_place(self, number: int) -> bool:
+        """Whether a commit whose answer was lost did take place. While the server still works on it, its lock on `meta` makes this wait."""
+        look = select(tables.meta.c.epoch, tables.meta.c.writes).with_for_update()
+        limit = time.monotonic() + _DOUBT_S
+        while True:
+            try:
+                with self._database.writes.connect() as connection:
+                    epoch, writes = connection.execute(look).one()
+                    break
+            except SQLAlchemyError as error:
+                if time.monotonic() > limit:
+                    failure = self._database.failure(error)
+                    raise Unavailable(
+                        f"{failure.message.removesuffix('; nothing was done')}; whether the last write took place is not known"
+                    ) from None
+            time.sleep(_DOUBT_PAUSE_S)
+        if epoch != self._epoch:
+            raise self._overtaken()
+        return bool(writes >= number)
+
+    def _overtaken(self) -> FailedPrecondition:
+        return FailedPrecondition(
+            f"another controller has taken the store {self._database.name} over; this one must write no more and end",
+            state="overtaken",
+        )
+
+
+def _apply(connection: Connection, rows: Rows) -> None:
+    removed = [name for name, row in rows.environments.items() if row is None]
+    _put(connection, tables.sandboxes, list(rows.sandboxes.values()))
+    _put(connection, tables.events, list(rows.events.values()))
+    _put(connection, tables.environments, [row for row in rows.environments.values() if row is not None])
+    _put(connection, tables.tokens, list(rows.tokens.values()))
+    if removed:
+        connection.execute(delete(tables.environments).where(tables.environments.c.name.in_(removed)))
+    if rows.audit:
+        connection.execute(tables.audit.insert(), rows.audit)
+
+
+def _put(connection: Connection, table: Table, rows: list[Row]) -> None:
+    """Each row in the place of the one with its key, or as a new one."""
+    if rows:
+        connection.execute(_UPSERTS[connection.dialect.name, table.name], rows)
+
+
+def _upsert(dialect: Any, table: Table) -> Any:
+    statement = dialect.insert(table)
+    rest = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest)
+
+
+_UPSERTS = {
+    (name, table.name): _upsert(dialect, table)
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+    for table in (tables.sandboxes, tables.events, tables.environments, tables.tokens)
+}

@@ -1,0 +1,340 @@
+"""The store contract, over SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from shoal.actors.controller.store import Change, Restored, Store
+from shoal.model.access import Quota
+from shoal.model.errors import FailedPrecondition, Internal
+from tests.contract.store.conftest import CLUSTER, Place
+from tests.contract.store.things import ended, entry, environment, event, living, plain, token
+
+pytestmark = pytest.mark.anyio
+
+
+async def reopened(place: Place, history: int = 100) -> Restored:
+    store = place.store()
+    try:
+        return await store.open(CLUSTER, history)
+    finally:
+        await store.close()
+
+
+async def test_a_new_store_is_empty(place: Place) -> None:
+    assert await reopened(place) == Restored([], [], [], 0)
+
+
+async def test_all_that_was_written_is_there_when_it_is_opened_again(place: Place, store: Store) -> None:
+    row = living("sb-1", name="ünï", idempotency_key="k", environment="team-a")
+    environments = [environment("main"), environment("team-a", sandboxes=3, cpu=1.5, memory=64, creates_per_minute=9)]
+    tokens = [
+        token("tk-1"),
+        token("tk-2", expires_at=9.5, revoked_at=8.0, last_used_at=7.0, created_by="tk-1", environment="*"),
+    ]
+    await store.write(Change(sandboxes=[row], events=[event(41)], environments=environments, tokens=tokens))
+    await store.close()
+    restored = await reopened(place)
+    assert restored.sandboxes == [plain(row)]
+    assert sorted(restored.environments, key=lambda e: e.name) == environments
+    assert sorted(restored.tokens, key=lambda t: t.info.id) == tokens
+    assert restored.last_event == 41
+
+
+async def test_what_is_written_replaces_what_has_its_id_or_name(place: Place, store: Store) -> None:
+    await store.write(Change(sandboxes=[living("sb-1")], environments=[environment("a")], tokens=[token("tk-1")]))
+    last = ended("sb-1")
+    await store.write(
+        Change(sandboxes=[last], environments=[environment("a", cpu=2.0)], tokens=[token("tk-1", revoked_at=3.0)])
+    )
+    assert await store.sandbox("sb-1") == plain(last)
+    restored = await reopened(place)
+    assert restored.sandboxes == [plain(last)]
+    assert [e.quota for e in restored.environments] == [Quota(cpu=2.0)]
+    assert [t.info.revoked_at for t in restored.tokens] == [3.0]
+
+
+async def test_environments_are_removed_in_the_order_of_the_writes(place: Place, store: Store) -> None:
+    await store.write(Change(environments=[environment("a"), environment("b")]))
+    await asyncio.gather(
+        store.write(Change(removed_environments=["a", "never-was"])),
+        store.write(Change(environments=[environment("b", cpu=1.0), environment("c")])),
+        store.write(Change(environments=[environment("a", cpu=3.0)])),
+        store.write(Change(removed_environments=["c"])),
+    )
+    restored = await reopened(place)
+    assert sorted((e.name, e.quota.cpu) for e in restored.environments) == [("a", 3.0), ("b", 1.0)]
+
+
+async def test_it_opens_with_all_that_live_and_the_newest_that_ended_oldest_first(place: Place, store: Store) -> None:
+    old = [living(f"sb-live-{n}", at=float(n)) for n in range(3)]
+    past = [ended(f"sb-past-{n}", at=n + 0.5) for n in range(6)]
+    await store.write(Change(sandboxes=[*past, *old]))
+    restored = await reopened(place, history=2)
+    assert [row["id"] for row in restored.sandboxes] == [
+        "sb-live-0",
+        "sb-live-1",
+        "sb-live-2",
+        "sb-past-4",
+        "sb-past-5",
+    ]
+    assert [row["id"] for row in (await reopened(place, history=0)).sandboxes] == [row["id"] for row in old]
+
+
+async def test_a_sandbox_is_found_by_its_id_and_the_last_of_a_name_by_that(store: Store) -> None:
+    await store.write(
+        Change(
+            sandboxes=[
+                ended("sb-1", at=1.0, name="web"),
+                ended("sb-2", at=2.0, name="web"),
+                living("sb-3", at=3.0, name="web", environment="other"),
+            ]
+        )
+    )
+    assert (await store.sandbox("sb-1") or {})["id"] == "sb-1"
+    assert await store.sandbox("sb-none") is None
+    assert (await store.sandbox_named("web", "main") or {})["id"] == "sb-2"
+    assert (await store.sandbox_named("web", "other") or {})["id"] == "sb-3"
+    assert await store.sandbox_named("web", "third") is None
+
+
+async def test_names_from_outside_that_no_database_takes_are_not_found(store: Store) -> None:
+    for hostile in ("\0", "a\0b", "\ud800", "'; DROP TABLE sandboxes; --", "x" * 100_000):
+        assert await store.sandbox(hostile) is None
+        assert await store.sandbox_named(hostile, hostile) is None
+        assert await store.ended(hostile, (1.0, hostile), 5) == []
+        assert await store.events(0, 5, environment=hostile, sandbox_id=hostile) == []
+        assert await store.audit(None, 5, environment=hostile) == []
+
+
+async def test_who_ended_it_and_why_and_its_exit_code_are_kept(place: Place, store: Store) -> None:
+    await store.write(
+        Change(sandboxes=[ended("sb-1")], events=[event(1)], audit=[entry(action="sandbox.terminate", target="sb-1")])
+    )
+    row = await store.sandbox("sb-1")
+    assert row is not None
+    assert (row["end"]["reason"], row["end"]["returncode"]) == ("completed", 3)
+    columns = "state, reason, returncode, ended_at, environment"
+    assert place.execute(f"SELECT {columns} FROM sandboxes") == [("terminated", "completed", 3, 2.0, "main")]
+    [told] = await store.audit(None, 10)
+    assert (told.action, told.target, told.token) == ("sandbox.terminate", "sb-1", "tk-1")
+
+
+async def test_ended_sandboxes_come_newest_first_in_pages(store: Store) -> None:
+    rows = [ended(f"sb-{n}", at=float(n // 2), environment="ab"[n % 2]) for n in range(10)]
+    await store.write(Change(sandboxes=[*rows, living("sb-live", at=50.0, environment="a")]))
+    seen: list[str] = []
+    before: tuple[float, str] | None = None
+    while page := await store.ended(None, before, 3):
+        assert len(page) <= 3
+        seen += [row["id"] for row in page]
+        before = (page[-1]["created_at"], page[-1]["id"])
+    assert seen == [f"sb-{n}" for n in reversed(range(10))]
+    assert [row["id"] for row in await store.ended("a", (3.0, "sb-7"), 10)] == ["sb-6", "sb-4", "sb-2", "sb-0"]
+    assert await store.ended(None, None, 0) == []
+
+
+async def test_events_come_oldest_first_after_an_id(store: Store) -> None:
+    await store.write(Change(events=[event(n, f"sb-{n % 2}", environment="ab"[n % 2]) for n in (3, 1, 2, 4)]))
+    assert await store.events(0, 10) == [event(n, f"sb-{n % 2}", environment="ab"[n % 2]) for n in (1, 2, 3, 4)]
+    assert [e.id for e in await store.events(1, 2)] == [2, 3]
+    assert [e.id for e in await store.events(0, 10, environment="a")] == [2, 4]
+    assert [e.id for e in await store.events(1, 10, sandbox_id="sb-1")] == [3]
+    assert await store.events(4, 10) == []
+
+
+async def test_an_event_that_is_written_again_is_kept_once(store: Store) -> None:
+    await store.write(Change(events=[event(1), event(2)]))
+    await store.write(Change(events=[event(2, at=9.0)]))
+    assert [(e.id, e.at) for e in await store.events(0, 10)] == [(1, 1.0), (2, 9.0)]
+
+
+async def test_ids_of_events_go_on_after_all_of_them_expired(place: Place, store: Store) -> None:
+    await store.write(Change(events=[event(7), event(8)]))
+    await store.write(Change(events=[event(5)]))
+    assert await store.expire(100.0) == 3
+    assert await store.events(0, 10) == []
+    assert (await reopened(place)).last_event == 8
+
+
+async def test_audit_entries_get_rising_ids_and_come_newest_first(store: Store) -> None:
+    for n in range(5):
+        await store.write(
+            Change(audit=[entry(float(n), environment="ab"[n % 2], request_id=f"r{n}", address="10.0.0.1")])
+        )
+    found = await store.audit(None, 3)
+    assert [e.request_id for e in found] == ["r4", "r3", "r2"]
+    assert [e.request_id for e in await store.audit(found[-1].id, 10)] == ["r1", "r0"]
+    assert [e.request_id for e in await store.audit(None, 10, environment="b")] == ["r3", "r1"]
+    newest = found[0].id
+    await store.expire(100.0)
+    await store.write(Change(audit=[entry()]))
+    assert (await store.audit(None, 1))[0].id > newest
+
+
+async def test_what_a_hostile_client_sends_gets_into_the_audit_log(store: Store) -> None:
+    await store.write(Change(audit=[entry(target="a\0b", request_id="\ud800", address="x" * 10_000, token="ü")]))
+    [found] = await store.audit(None, 10)
+    assert (found.target, found.request_id, found.token) == ("a\ufffdb", "?", "ü")
+
+
+async def test_text_of_any_kind_is_kept_in_a_row(store: Store) -> None:
+    row = living("sb-1", env={"A": "\0 \ud800 ü \U0001f41f ' \" \\ %s :x"})
+    await store.write(Change(sandboxes=[row]))
+    assert await store.sandbox("sb-1") == plain(row)
+
+
+async def test_expiry_forgets_what_ended_before_and_nothing_that_lives(place: Place, store: Store) -> None:
+    await store.write(
+        Change(
+            sandboxes=[living("sb-live"), ended("sb-old", ended_at=9.0), ended("sb-new", ended_at=10.0)],
+            events=[event(1, at=9.0), event(2, at=10.0)],
+            audit=[entry(9.0), entry(10.0)],
+            tokens=[
+                token("tk-for-ever"),
+                token("tk-valid", expires_at=20.0),
+                token("tk-expired", expires_at=9.0),
+                token("tk-revoked", revoked_at=9.0, expires_at=20.0),
+                token("tk-just-revoked", revoked_at=10.0),
+            ],
+            environments=[environment("main")],
+        )
+    )
+    assert await store.expire(10.0) == 5
+    assert await store.expire(10.0) == 0
+    restored = await reopened(place)
+    assert sorted(row["id"] for row in restored.sandboxes) == ["sb-live", "sb-new"]
+    assert sorted(t.info.id for t in restored.tokens) == ["tk-for-ever", "tk-just-revoked", "tk-valid"]
+    assert len(restored.environments) == 1
+
+
+async def test_much_that_expired_goes_while_others_write(store: Store) -> None:
+    await store.write(Change(events=[event(n) for n in range(1, 6001)]))
+    expiry = asyncio.create_task(store.expire(5.0))
+    await asyncio.gather(*(store.write(Change(events=[event(10_000 + n, at=50.0)])) for n in range(20)))
+    assert await expiry == 6000
+    assert len(await store.events(0, 100)) == 20
+
+
+async def test_a_change_is_written_as_it_was_when_it_was_handed_in(store: Store) -> None:
+    row = living("sb-1")
+    writing = asyncio.create_task(store.write(Change(sandboxes=[row])))
+    await asyncio.sleep(0)
+    row["state"] = "failed"
+    await writing
+    assert (await store.sandbox("sb-1") or {})["state"] == "pending"
+
+
+async def test_what_cannot_be_held_harms_nobody_else(store: Store) -> None:
+    bad = ended("sb-bad")
+    bad["end"]["returncode"] = 1 << 80
+    outcomes = await asyncio.gather(
+        store.write(Change(sandboxes=[living("sb-1")])),
+        store.write(Change(sandboxes=[living("sb-2"), bad], events=[event(1)])),
+        store.write(Change(sandboxes=[living("sb-3")])),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [type(None), Internal, type(None)]
+    assert await store.sandbox("sb-1") is not None
+    assert await store.sandbox("sb-3") is not None
+    assert await store.sandbox("sb-2") is None
+    assert await store.events(0, 10) == []
+
+
+async def test_a_caller_that_gives_up_takes_nothing_back(store: Store) -> None:
+    first = asyncio.create_task(store.write(Change(sandboxes=[living("sb-1")])))
+    second = asyncio.create_task(store.write(Change(sandboxes=[living("sb-2")])))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
+    assert await store.sandbox("sb-1") is not None
+
+
+async def test_an_overtaken_controller_writes_nothing_more(place: Place, store: Store) -> None:
+    await store.write(Change(sandboxes=[living("sb-1")]))
+    second = place.store()
+    await second.open(CLUSTER, 10)
+    try:
+        with pytest.raises(FailedPrecondition, match="another controller") as caught:
+            await store.write(Change(sandboxes=[living("sb-2")], events=[event(1)]))
+        assert caught.value.state == "overtaken"
+        with pytest.raises(FailedPrecondition, match="another controller"):
+            await store.expire(1e12)
+        await second.write(Change(sandboxes=[living("sb-3")]))
+        assert sorted(place.execute("SELECT id FROM sandboxes")) == [("sb-1",), ("sb-3",)]
+        assert await second.events(0, 10) == []
+    finally:
+        await second.close()
+
+
+async def test_of_many_that_open_an_empty_store_at_once_one_may_write(place: Place) -> None:
+    stores = [place.store() for _ in range(4)]
+    try:
+        await asyncio.gather(*(store.open(CLUSTER, 10) for store in stores))
+        changes = [store.write(Change(sandboxes=[living(f"sb-{n}")])) for n, store in enumerate(stores)]
+        outcomes = await asyncio.gather(*changes, return_exceptions=True)
+        assert sorted(str(type(outcome).__name__) for outcome in outcomes) == ["FailedPrecondition"] * 3 + ["NoneType"]
+    finally:
+        for store in stores:
+            await store.close()
+
+
+async def test_it_may_be_opened_again(store: Store) -> None:
+    await store.write(Change(sandboxes=[living("sb-1")]))
+    assert len((await store.open(CLUSTER, 10)).sandboxes) == 1
+    await store.write(Change(sandboxes=[living("sb-2")]))
+    await store.close()
+    await store.close()
+    with pytest.raises(FailedPrecondition, match="not open"):
+        await store.write(Change())
+    assert len((await store.open(CLUSTER, 10)).sandboxes) == 2
+
+
+async def test_the_store_of_another_cluster_is_left_alone(place: Place, store: Store) -> None:
+    await store.write(Change(sandboxes=[living("sb-1")]))
+    if place.postgres is None:
+        place.execute("UPDATE meta SET cluster = 'other'")
+    other = place.store()
+    try:
+        with pytest.raises(FailedPrecondition, match="database of its own"):
+            await other.open("another" if place.postgres else CLUSTER, 10)
+    finally:
+        await other.close()
+    assert place.execute("SELECT epoch FROM meta") == [(1,)]
+
+
+async def test_a_store_of_a_newer_version_is_left_alone(place: Place, store: Store) -> None:
+    place.execute("UPDATE alembic_version SET version_num = '9999'")
+    other = place.store()
+    try:
+        with pytest.raises(FailedPrecondition, match="newer version"):
+            await other.open(CLUSTER, 10)
+    finally:
+        await other.close()
+
+
+async def test_ten_thousand_sandboxes_are_written_and_restored_in_no_time(place: Place, store: Store) -> None:
+    rows = [ended(f"sb-{n:05}", at=float(n), ended_at=n + 0.5, env={"K": "v" * 300}) for n in range(10_000)]
+    await store.write(Change(sandboxes=rows))
+    started = time.monotonic()
+    restored = await reopened(place, history=10_000)
+    took = time.monotonic() - started
+    assert len(restored.sandboxes) == 10_000
+    assert took < 5.0  # some 0.3 s on a machine with nothing else to do
+
+
+async def test_the_loop_goes_on_while_it_writes(store: Store) -> None:
+    rows = [living(f"sb-{n}") for n in range(3000)]
+    writing = asyncio.create_task(store.write(Change(sandboxes=rows)))
+    await asyncio.sleep(0)  # the rows are made here, the rest happens elsewhere
+    turns = 0
+    while not writing.done():
+        turns += 1
+        await asyncio.sleep(0.001)
+    await writing
+    assert turns > 3
