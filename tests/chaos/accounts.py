@@ -11,11 +11,15 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import shoal
+
+R = TypeVar("R")
 
 LOG = "/tmp/words"
 EXECS_EACH = 4
@@ -130,7 +134,7 @@ class Load:
             for number in range(EXECS_EACH):
                 word = f"{account.key}-{number}"
                 account.doubtful.add(word)
-                done = self._patiently(lambda: sandbox.run(f"echo {word} >> {LOG}", check=True), again=False)
+                done = self._patiently(partial(sandbox.run, f"echo {word} >> {LOG}", check=True), again=False)
                 if done is not None:
                     account.doubtful.discard(word)
                     account.words.append(word)
@@ -140,7 +144,7 @@ class Load:
                 if self._patiently(lambda: sandbox.terminate() or True):
                     account.terminated = True
 
-    def _patiently(self, call: object, *, again: bool = True) -> object | None:
+    def _patiently(self, call: Callable[[], R], *, again: bool = True) -> R | None:
         """Its result, asking again while the error says so; None where patience or the error's kind ends it."""
         began = time.monotonic()
         while True:
