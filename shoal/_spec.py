@@ -37,7 +37,7 @@ def build_spec(
     region: str | None,
     runtime: Runtime,
     environment: str,
-    idempotency_key: str,
+    idempotency_key: str | None,
 ) -> SandboxSpec:
     """The spec. Raises `InvalidRequest` for what is not of the shape it should be."""
     cpu_request, cpu_limit = _pair("cpu", cpu, defaults.cpu_request, defaults.cpu_limit)

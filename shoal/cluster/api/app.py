@@ -1,0 +1,81 @@
+"""The HTTP API as one ASGI application: what it consists of, in one list.
+
+It holds nothing that another replica would miss: what it knows it has from the transport, what it counts it reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from shoal.cluster.api import openapi, problems
+from shoal.cluster.api.auth import TokenCache, check_open
+from shoal.cluster.api.frame import Frame
+from shoal.cluster.api.ledger import Ledger
+from shoal.cluster.api.routes import ApiRoute
+from shoal.cluster.api.tunnels import Tunnels
+from shoal.model.settings import Settings
+from shoal.transport.admin import ReplicaSide
+from shoal.transport.contract import Transport
+
+
+def routers() -> list[APIRouter]:
+    """Every group of routes, the busiest first: they are tried in this order."""
+    return []
+
+
+def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings) -> FastAPI:
+    """The application, for any ASGI server. `InvalidRequest` where authentication is off on an address that others reach."""
+    check_open(settings.api)
+    app = FastAPI(
+        title="Shoal",
+        version=openapi.VERSION,
+        summary=openapi.SUMMARY,
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        lifespan=_lifespan,
+        redoc_url=None,
+        swagger_ui_parameters={"persistAuthorization": True},
+    )
+    ledger = Ledger(replica_side)
+    app.state.transport = transport
+    app.state.replica_side = replica_side
+    app.state.settings = settings
+    app.state.ledger = ledger
+    app.state.tokens = tokens = TokenCache(replica_side, settings.api.token_cache)
+    app.state.makes = set()  # creates that go on though their client may have left
+    for router in routers():
+        _take(app, router)
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(
+        Tunnels, transport=transport, replica_side=replica_side, tokens=tokens, ledger=ledger, api=settings.api
+    )
+    app.add_middleware(Frame, api=settings.api, ledger=ledger)
+    return app
+
+
+def _take(app: FastAPI, router: APIRouter) -> None:
+    """Adds a router's routes as they are: `include_router` would wrap each, and have it found through two tables instead of one."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and not isinstance(route, ApiRoute):
+            raise TypeError(
+                f"{route.path}: make its router with `routes.new_router`, which checks what every request must pass"
+            )
+        app.router.routes.append(route)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    ledger: Ledger = app.state.ledger
+    reporting = asyncio.create_task(ledger.run())
+    try:
+        yield
+    finally:
+        reporting.cancel()
+        await asyncio.gather(reporting, *app.state.makes, return_exceptions=True)
+        await ledger.try_flush()

@@ -1,0 +1,248 @@
+"""Who calls: API tokens, and what stands in for them where authentication is off.
+
+A token is looked up by its id, and what was found, or that nothing was, is believed for `api.token_cache` seconds, so requests cost the
+controller nothing; half that long after, the next use has it looked up again while nobody waits. Its secret and its expiry are checked
+each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import OrderedDict
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from shoal.cluster.api.context import context_of
+from shoal.model.access import (
+    ANY_ENVIRONMENT,
+    MAIN_ENVIRONMENT,
+    Caller,
+    Scope,
+    StoredToken,
+    TokenInfo,
+    caller,
+    digest_of,
+    matches,
+    split,
+)
+from shoal.model.errors import EnvironmentNotFound, InvalidRequest, PermissionDenied, Unauthenticated
+from shoal.model.settings import ApiSettings
+from shoal.transport.admin import ReplicaSide
+
+_MOST_TOKENS = 10_000
+_LOOKUPS = 32  # of ids never heard of, at once: guesses must not fill the controller's queue
+
+WS_PROTOCOL = "shoal.v1"
+_WS_BEARER = "shoal.bearer."
+
+_DUMMY = StoredToken(TokenInfo("tk-", "", "-", Scope.READ, 0.0), digest_of(""))
+"""What the secret of an unknown token is compared with, so that it takes as long as with a known one."""
+
+
+class TokenCache:
+    """Tokens by id, as the cluster told. Belongs to one event loop; `ttl`: seconds for which an answer holds."""
+
+    def __init__(self, replica_side: ReplicaSide, ttl: float) -> None:
+        self._replica_side = replica_side
+        self._ttl = ttl
+        self._known: OrderedDict[str, tuple[StoredToken, float]] = OrderedDict()
+        # Apart from the known ones, so that guesses push out none of those.
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._lookups: dict[str, asyncio.Task[StoredToken | None]] = {}
+        self._guesses = asyncio.Semaphore(_LOOKUPS)
+
+    async def get(self, token_id: str) -> StoredToken | None:
+        """The token of that id, None where there is none; `Unavailable`."""
+        now = time.monotonic()
+        if known := self._known.get(token_id):
+            stored, at = known
+            if now - at < self._ttl:
+                self._known.move_to_end(token_id)
+                if now - at > self._ttl / 2:
+                    self._lookup(token_id)
+                return stored
+        elif now - self._unknown.get(token_id, -self._ttl) < self._ttl:
+            return None
+        return await asyncio.shield(self._lookup(token_id))
+
+    def _lookup(self, token_id: str) -> asyncio.Task[StoredToken | None]:
+        task = self._lookups.get(token_id)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(token_id))
+            self._lookups[token_id] = task
+            task.add_done_callback(lambda done: self._asked(token_id, done))
+        return task
+
+    def _asked(self, token_id: str, done: asyncio.Task[StoredToken | None]) -> None:
+        del self._lookups[token_id]
+        if not done.cancelled():
+            done.exception()  # whoever waits has it; where nobody does, the next use asks again
+
+    async def _ask(self, token_id: str) -> StoredToken | None:
+        at = time.monotonic()
+        if token_id in self._known:
+            stored = await self._replica_side.stored_token(token_id)
+        else:
+            async with self._guesses:
+                stored = await self._replica_side.stored_token(token_id)
+        if stored is None:
+            self._known.pop(token_id, None)
+            _remember(self._unknown, token_id, at)
+        else:
+            self._unknown.pop(token_id, None)
+            _remember(self._known, token_id, (stored, at))
+        return stored
+
+
+def _remember(table: OrderedDict[str, Any], key: str, value: Any) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _MOST_TOKENS:
+        table.popitem(last=False)
+
+
+async def verify(tokens: TokenCache, text: str) -> TokenInfo:
+    """The token that `text` is; `Unauthenticated` whatever is wrong with it."""
+    parts = split(text)
+    if parts is None:
+        raise Unauthenticated("this is no API token; they read 'shoal_tk-…_…': make one with `shoal token create`")
+    stored = await tokens.get(parts[0])
+    right = matches(stored or _DUMMY, parts[1])
+    if stored is None or not right or not stored.info.valid(time.time()):
+        raise Unauthenticated("the token is unknown, expired or revoked; ask for a new one")
+    return stored.info
+
+
+def presented(connection: HTTPConnection) -> str | None:
+    """The token text that a request carries, None without one."""
+    found: str | None = None
+    for name, value in connection.scope["headers"]:
+        if name == b"authorization":
+            if found is not None:
+                raise Unauthenticated("there are two Authorization headers; send one")
+            scheme, _, text = value.decode("latin-1").partition(" ")
+            if scheme.lower() != "bearer":
+                raise Unauthenticated(
+                    "the Authorization header is no bearer token; send 'Authorization: Bearer shoal_tk-…'"
+                )
+            found = text.strip()
+    if found is None and connection.scope["type"] == "websocket":
+        for protocol in connection.scope.get("subprotocols", ()):
+            if protocol.startswith(_WS_BEARER):
+                return str(protocol.removeprefix(_WS_BEARER))
+    return found
+
+
+def subprotocol(connection: HTTPConnection) -> str | None:
+    """What to accept a WebSocket with: `shoal.v1` where the client offers it."""
+    return WS_PROTOCOL if WS_PROTOCOL in connection.scope.get("subprotocols", ()) else None
+
+
+class Needs:
+    """Lets in whoever has a token of `scope`: see `needs`."""
+
+    def __init__(self, scope: Scope, everywhere: bool) -> None:
+        self.scope = scope
+        self.everywhere = everywhere
+
+    async def __call__(self, connection: HTTPConnection) -> Caller:
+        context = context_of(connection)
+        if not context.authenticated:
+            context.caller = await authenticate(connection)
+            context.authenticated = True
+        who = context.caller
+        if not who.scope.covers(self.scope):
+            raise PermissionDenied(f"this needs a token of scope '{self.scope}'; yours has '{who.scope}'")
+        if self.everywhere and who.environment != ANY_ENVIRONMENT:
+            raise PermissionDenied(
+                "this needs a token of the whole cluster (environment '*'); yours is of one environment"
+            )
+        caller.set(who)
+        return who
+
+
+_NEEDS = {(scope, everywhere): Needs(scope, everywhere) for scope in Scope for everywhere in (False, True)}
+
+
+def needs(scope: Scope, *, everywhere: bool = False) -> Needs:
+    """A dependency: the caller, whose token covers `scope` (and, `everywhere`, is the whole cluster's).
+
+    Sets `shoal.model.access.caller`. `Unauthenticated`, `PermissionDenied`. On a route it is asked before a byte of the body is read.
+    """
+    return _NEEDS[scope, everywhere]
+
+
+async def authenticate(connection: HTTPConnection) -> Caller:
+    """Who a request's token says that it is from; where authentication is off, everybody is the cluster's own."""
+    context = context_of(connection)
+    state = connection.app.state
+    if not state.settings.api.auth:
+        return Caller(request_id=context.request_id, address=context.address)
+    text = presented(connection)
+    if text is None:
+        raise Unauthenticated("there is no token; send 'Authorization: Bearer shoal_tk-…'")
+    info = await verify(state.tokens, text)
+    state.ledger.used[info.id] = time.time()
+    return Caller(info.id, info.environment, info.scope, context.request_id, context.address)
+
+
+def environment_for(who: Caller, asked: str | None) -> str:
+    """The environment that a request is about. Every other than a token's own does not exist for it."""
+    if who.environment == ANY_ENVIRONMENT:
+        return asked or MAIN_ENVIRONMENT
+    if asked is not None and asked != who.environment:
+        raise EnvironmentNotFound(f"there is no environment {asked!r}")
+    return who.environment
+
+
+# Authentication off
+
+
+def check_open(api: ApiSettings) -> None:
+    """Raises `InvalidRequest` where the API would be open to others than this machine."""
+    if not api.auth and not is_loopback(api.host):
+        raise InvalidRequest(
+            f"api.auth: it may be off only on a loopback address, and api.host is {api.host!r}; leave it on, or listen on 127.0.0.1",
+            field="api.auth",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name can mean nothing but this machine."""
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_local(headers: list[tuple[bytes, bytes]], tunnel_domain: str | None) -> None:
+    """With authentication off: refuses what a web page from elsewhere makes a browser on this machine send.
+
+    Its own host name may have been made to mean this machine (DNS rebinding), so the Host must be a loopback name; and an Origin, where
+    there is one, must be the very same host and port, for pages served out of sandboxes are foreign too.
+    """
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
+    host = hosts[0] if len(hosts) == 1 else ""
+    name = _hostname(f"//{host}")
+    below_domain = tunnel_domain is not None and name.endswith(f".{tunnel_domain}")
+    if not is_loopback(name) and not below_domain:
+        raise PermissionDenied(
+            f"the Host {host[:100]!r} is not this machine; with authentication off, ask for 127.0.0.1 or localhost"
+        )
+    if any(origin.partition("://")[2] != host for origin in origins):
+        raise PermissionDenied("the request comes from a page of another site; with authentication off that is refused")
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
