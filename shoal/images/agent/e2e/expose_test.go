@@ -217,3 +217,48 @@ func TestWhatCannotBeExposed(t *testing.T) {
 		t.Errorf("%v", answer)
 	}
 }
+
+func TestSilentConnectionsAreBoundedForEachPort(t *testing.T) {
+	n := start(t)
+	port := inside(t, "127.0.0.1:0", echo)
+	private := n.expose(port, object{"private": true})
+	for range 128 {
+		conn, err := net.Dial("tcp", private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	if got, err := ask(t, private, signed(tunnelClaims(nil))+"\nhello"); got != "" {
+		t.Errorf("one more was let in: %q, %v", got, err)
+	}
+	other := inside(t, "127.0.0.1:0", echo)
+	if got, err := ask(t, n.expose(other, nil), "hello"); got != "hello" {
+		t.Errorf("another port: %q, %v", got, err)
+	}
+	eventually(t, "there is room again", func() bool {
+		got, _ := ask(t, private, signed(tunnelClaims(nil))+"\nhello")
+		return got == "hello"
+	})
+}
+
+func TestManyComeAtOnce(t *testing.T) {
+	n := start(t)
+	address := n.expose(inside(t, "127.0.0.1:0", echo), nil)
+	failures := make(chan error)
+	for i := range 100 {
+		go func() {
+			words := strings.Repeat(fmt.Sprint(i), 10_000)
+			got, err := ask(t, address, words)
+			if err == nil && got != words {
+				err = fmt.Errorf("%d bytes of %d", len(got), len(words))
+			}
+			failures <- err
+		}()
+	}
+	for range 100 {
+		if err := <-failures; err != nil {
+			t.Error(err)
+		}
+	}
+}

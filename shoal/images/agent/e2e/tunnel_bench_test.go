@@ -8,7 +8,7 @@ import (
 
 const bulk = 100 << 20
 
-// BenchmarkTunnelIn and its sibling carry 100 MiB through relay and agent; BenchmarkLoopback is the same without them.
+// BenchmarkTunnelIn and BenchmarkTunnelOut carry 100 MiB through relay and agent; BenchmarkLoopback does without them.
 func BenchmarkTunnelIn(b *testing.B) {
 	n := start(b)
 	port := inside(b, "127.0.0.1:0", swallow)
@@ -22,9 +22,7 @@ func BenchmarkTunnelOut(b *testing.B) {
 }
 
 func BenchmarkLoopback(b *testing.B) {
-	n := startNode(b)
 	port := inside(b, "127.0.0.1:0", swallow)
-	_ = n
 	benchmarkBulk(b, func() *net.TCPConn {
 		conn, err := net.DialTCP("tcp", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 		if err != nil {

@@ -1,7 +1,6 @@
 package duplex
 
 import (
-	"io"
 	"sync"
 	"syscall"
 )
@@ -19,40 +18,35 @@ func move(dst, src Conn) error {
 	if err != nil {
 		return err
 	}
-	for {
-		var buffer *[bufferSize]byte
-		n, failure := 0, error(nil)
-		err := raw.Read(func(fd uintptr) bool {
-			if buffer == nil {
-				buffer = buffers.Get().(*[bufferSize]byte)
-			}
-			n, failure = readNow(fd, buffer[:])
-			if failure == syscall.EAGAIN {
-				buffers.Put(buffer)
-				buffer = nil
-				return false
-			}
+	var buffer *[bufferSize]byte
+	var n int
+	var failure error
+	read := func(fd uintptr) bool {
+		buffer = buffers.Get().(*[bufferSize]byte)
+		n, failure = readNow(fd, buffer[:])
+		if failure != syscall.EAGAIN {
 			return true
-		})
-		if err == nil {
-			err = failure
 		}
-		if err == nil && n == 0 {
-			err = io.EOF
+		release(&buffer) // nothing is held while nothing comes
+		return false
+	}
+	for {
+		if err := raw.Read(read); err != nil {
+			return err // closed, or at its deadline
 		}
-		if err == nil {
-			_, err = dst.Write(buffer[:n])
+		if failure == nil && n > 0 {
+			_, failure = dst.Write(buffer[:n])
 		}
-		if buffer != nil {
-			buffers.Put(buffer)
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
+		release(&buffer)
+		if failure != nil || n == 0 {
+			return failure
 		}
 	}
+}
+
+func release(buffer **[bufferSize]byte) {
+	buffers.Put(*buffer)
+	*buffer = nil
 }
 
 func readNow(fd uintptr, p []byte) (int, error) {
