@@ -14,9 +14,10 @@ from collections import OrderedDict
 from typing import Any
 from urllib.parse import urlsplit
 
+from fastapi import params
 from starlette.requests import HTTPConnection
 
-from shoal.cluster.api.context import context_of
+from shoal.cluster.api.context import context_of, settle
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
@@ -162,18 +163,20 @@ class Needs:
                 "this needs a token of the whole cluster (environment '*'); yours is of one environment"
             )
         caller.set(who)
+        context.admitted = True
+        settle(connection)
         return who
 
 
 _NEEDS = {(scope, everywhere): Needs(scope, everywhere) for scope in Scope for everywhere in (False, True)}
 
 
-def needs(scope: Scope, *, everywhere: bool = False) -> Needs:
+def needs(scope: Scope, *, everywhere: bool = False) -> params.Depends:
     """A dependency: the caller, whose token covers `scope` (and, `everywhere`, is the whole cluster's).
 
     Sets `shoal.model.access.caller`. `Unauthenticated`, `PermissionDenied`. On a route it is asked before a byte of the body is read.
     """
-    return _NEEDS[scope, everywhere]
+    return params.Depends(_NEEDS[scope, everywhere])
 
 
 async def authenticate(connection: HTTPConnection) -> Caller:

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+from fastapi import params
 from starlette.requests import HTTPConnection
 
 from shoal.model.access import Caller, Scope
@@ -39,6 +40,9 @@ class RequestContext:
     environment: str | None = None
     outcome: str = "ok"
     authenticated: bool = False
+    admitted: bool = False
+    """`authenticated`: who calls is known; `admitted`: and may do this."""
+    counter: str | None = None
     passthrough: bool = False
     """What is answered comes from inside a sandbox: the frame adds nothing to it."""
 
@@ -103,12 +107,9 @@ class Audited:
             context.target = connection.path_params.get(self.target)
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        context = context_of(connection)
         if connection.scope["type"] == "websocket":
-            # It may last for days: it is noted as it begins, not once it is over.
             self.begin(connection)
-            connection.app.state.ledger.note(context)
-            context.action = None
+            settle(connection)
 
 
 class Counted:
@@ -118,17 +119,35 @@ class Counted:
         self.name = name
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        connection.app.state.ledger.add(self.name, 1)
+        context_of(connection).counter = self.name
+        settle(connection)
 
 
-def audited(action: str, target: str | None = "sandbox_id") -> Audited:
+def settle(connection: HTTPConnection) -> None:
+    """Once the caller is let in, whichever of the dependencies comes first: counts, and enters a WebSocket in the audit log.
+
+    That may last for days: it is noted as it begins, not once it is over.
+    """
+    context = context_of(connection)
+    ledger: Ledger = connection.app.state.ledger
+    if not context.admitted:
+        return
+    if context.counter is not None:
+        ledger.add(context.counter, 1)
+        context.counter = None
+    if context.action is not None and connection.scope["type"] == "websocket":
+        ledger.note(context)
+        context.action = None
+
+
+def audited(action: str, target: str | None = "sandbox_id") -> params.Depends:
     """A dependency: the route's use goes into the audit log as `action`, on what its path parameter `target` names.
 
-    Stands after `needs`. An HTTP request is entered once it is answered, with its outcome; a WebSocket when it is let in.
+    An HTTP request is entered once it is answered, with its outcome; a WebSocket when it is let in.
     """
-    return Audited(action, target)
+    return params.Depends(Audited(action, target))
 
 
-def counted(name: str) -> Counted:
+def counted(name: str) -> params.Depends:
     """A dependency: the route's use adds 1 to the counter `name`, such as `shoal_execs_total`."""
-    return Counted(name)
+    return params.Depends(Counted(name))

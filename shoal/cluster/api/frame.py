@@ -90,7 +90,7 @@ class _Passage:
             else:
                 self.context.outcome = error.__cause__.code
                 _log.warning("broken off in the midst of the answer: %s", error.__cause__)
-        except Exception:
+        except Exception:  # noqa: BLE001  # the last resort: logged with its traceback, and answered
             await self._defect()
         finally:
             self._note(ledger, time.perf_counter() - began)

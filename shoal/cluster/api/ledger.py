@@ -43,7 +43,7 @@ class Ledger:
 
     def add(self, counter: str, amount: float) -> None:
         """Adds to a counter, `name` or `name{label="value"}`; the set of names must be a closed one."""
-        self._counters[counter] += amount
+        self._counters[counter] += amount  # type: ignore[assignment]  # a Counter holds floats too
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""

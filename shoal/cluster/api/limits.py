@@ -86,10 +86,10 @@ def check_path(path: bytes) -> None:
             raise InvalidRequest("path: it is not valid UTF-8; encode it as UTF-8", field="path") from None
 
 
-def check_query(query: bytes, known: frozenset[str]) -> None:
+def check_query(query: bytes, known: frozenset[str], byte_path: bool) -> None:
     """Raises `InvalidRequest` for a query string that is not text, or holds a parameter that is not `known`.
 
-    The parameter `path` may be any bytes, for so may a file's name.
+    `byte_path`: the parameter `path` may be any bytes, for so may a file's name.
     """
     _check_ascii(query, "query")
     for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="surrogateescape"):
@@ -99,7 +99,7 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
             raise InvalidRequest(f"{shown}: there is no such query parameter here ({has}); remove it", field=shown)
         if "\0" in value:
             raise InvalidRequest(f"{name}: it holds a NUL character; remove it", field=name)
-        if name != "path" and not value.isascii() and _SURROGATE.search(value):
+        if not (byte_path and name == "path") and not value.isascii() and _SURROGATE.search(value):
             raise InvalidRequest(f"{name}: it is not valid UTF-8; encode it as UTF-8", field=name)
 
 

@@ -84,7 +84,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     components["responses"] = {f"Problem{status}": _response(meaning) for status, meaning in _MEANINGS.items()}
     for route in app.routes:
         if isinstance(route, ApiRoute) and route.include_in_schema:
-            for method in route.methods:
+            for method in route.methods or ():
                 _complete(data["paths"][route.path_format][method.lower()], route, method)
     return data
 

@@ -50,7 +50,7 @@ class ApiRoute(APIRoute):
             scope = request.scope
             check_path(scope.get("raw_path") or b"")
             if query := scope["query_string"]:
-                check_query(query, known)
+                check_query(query, known, byte_query)
             if not wants_json:
                 return await inner(request)
             body = JsonRequest(scope, request.receive)
