@@ -15,14 +15,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal._events import Events
     from shoal.client import Client, connect
     from shoal.files import FileSystem, SandboxFile, Transfer, Watch
+    from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo
     from shoal.model.errors import (
         AlreadyExists,
         CommandFailed,
         CommandNotExecutable,
         CommandNotFound,
         DeadlineExceeded,
+        EnvironmentNotFound,
         FailedPrecondition,
         ImageNotFound,
         Internal,
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
         SandboxEnded,
         SandboxNotFound,
         ShoalError,
+        TokenNotFound,
+        TunnelNotFound,
         Unauthenticated,
         Unavailable,
         UserNotFound,
@@ -46,11 +51,14 @@ if TYPE_CHECKING:
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
+    "shoal._events": "Events",
     "shoal.client": "Client connect",
     "shoal.files": "FileSystem SandboxFile Transfer Watch",
+    "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
-    "FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound PermissionDenied ProcessNotFound "
-    "QuotaExceeded SandboxEnded SandboxNotFound ShoalError Unauthenticated Unavailable UserNotFound",
+    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound "
+    "PermissionDenied ProcessNotFound QuotaExceeded SandboxEnded SandboxNotFound ShoalError TokenNotFound "
+    "TunnelNotFound Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
     "shoal.process": "Input Output Process ProcessInfo Result",
@@ -62,12 +70,16 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __version__ = "0.1.0"
 __all__ = [
     "AlreadyExists",
+    "AuditEntry",
     "Client",
     "CommandFailed",
     "CommandNotExecutable",
     "CommandNotFound",
     "DeadlineExceeded",
     "Entry",
+    "Environment",
+    "EnvironmentNotFound",
+    "Events",
     "FailedPrecondition",
     "FileSystem",
     "ImageNotFound",
@@ -82,17 +94,23 @@ __all__ = [
     "Process",
     "ProcessInfo",
     "ProcessNotFound",
+    "Quota",
     "QuotaExceeded",
     "Reason",
     "Result",
     "Sandbox",
     "SandboxEnded",
+    "SandboxEvent",
     "SandboxFile",
     "SandboxInfo",
     "SandboxNotFound",
+    "Scope",
     "ShoalError",
     "State",
+    "TokenInfo",
+    "TokenNotFound",
     "Transfer",
+    "TunnelNotFound",
     "Unauthenticated",
     "Unavailable",
     "UserNotFound",

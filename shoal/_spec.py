@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.spec import NetworkMode, Resources, Runtime, SandboxSpec
+from shoal.model.states import State
 
 if TYPE_CHECKING:
     from shoal.model.settings import SandboxDefaults
@@ -77,6 +78,16 @@ def mapping(field: str, value: Mapping[str, str] | None) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"{field}: {type(value).__name__} is no mapping; give a dict of strings", field=field)
     return dict(value)
+
+
+def states_of(values: Sequence[State | str]) -> tuple[State, ...]:
+    """States by their names."""
+    try:
+        return tuple(State(value) for value in values)
+    except ValueError:
+        raise InvalidRequest(
+            f"states: {values!r} are not all states; there are {', '.join(State)}", field="states"
+        ) from None
 
 
 def _pair(field: str, value: Any, default_request: Any, default_limit: Any) -> tuple[Any, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from shoal import _target
+from shoal._admin import Administration
 from shoal._twin import at_exit, function_twin, method_twin
 from shoal.model import cluster_file
+from shoal.model.errors import InvalidRequest
 from shoal.model.info import NodeInfo
 
 if TYPE_CHECKING:
@@ -17,14 +21,14 @@ if TYPE_CHECKING:
     from shoal.transport.contract import Transport
 
 
-class Client:
+class Client(Administration):
     """A connection to a cluster, for any number of threads and event loops. `shoal.connect` makes one.
 
     As a context manager it is closed at the end; sandboxes live on.
     """
 
     def __init__(self, transport: Transport) -> None:
-        self.transport = transport
+        super().__init__(transport)
         self._defaults: SandboxDefaults | None = None
 
     @method_twin
@@ -64,16 +68,43 @@ class Client:
 
 
 @function_twin
-async def connect(address: str | None = None) -> Client:
+async def connect(address: str | None = None, *, token: str | None = None, ca: str | None = None) -> Client:
     """Connects to a cluster; `Sandbox.create` and its like use the last one connected to.
 
-    `address`: Ray's (`host:port`). Without: the cluster that this process is in already, else the one in `RAY_ADDRESS`, else
-    the one that `shoal up` started on this machine. Raises `FailedPrecondition` where there is none, `Unavailable` where it does not answer,
-    `Unauthenticated`.
+    `address`: an API's URL (`https://host`, `http://host:port`), or Ray's (`host:port`). Without: the URL in `SHOAL_URL`, the Ray cluster in
+    `RAY_ADDRESS` or that this process is in, the one that `shoal up` started on this machine, the default of the user's config file; whichever
+    is first. `token`: an API token; without, `SHOAL_TOKEN`, or what the config file has for that URL. `ca`: a file of certificates to trust in
+    place of the system's; without, `SHOAL_CA`, or the config file's.
+
+    Raises `FailedPrecondition` where there is none (it names all the ways) or what answers is no API of Shoal's, `Unavailable` where nobody
+    answers, `Unauthenticated`, `InvalidRequest`.
     """
-    cluster = cluster_file.read(_state_dir())
-    if address is None:
-        address = os.environ.get("RAY_ADDRESS") or None
+    client = Client(await _open(address, token, ca))
+    _default.client = client
+    return client
+
+
+async def _open(address: str | None, token: str | None, ca: str | None) -> Transport:
+    target = _target.from_environment(token, ca) if address is None else _target.named(address, token, ca)
+    cluster = None if isinstance(target, _target.Api) else cluster_file.read(_state_dir())
+    if target is None:
+        target = _target.RayCluster(None) if cluster or _inside_ray() else _target.from_config(token, ca)
+    if target is None:
+        raise _target.nothing()
+    if isinstance(target, _target.Api):
+        from shoal.transport.http import HttpTransport
+
+        return await HttpTransport.open(target.url, target.token, target.ca)
+    if token is not None or ca is not None:
+        name = "ca" if token is None else "token"
+        raise InvalidRequest(
+            f"{name}: the cluster that is meant is reached through Ray, which takes none; pass the URL of its API, too",
+            field=name,
+        )
+    return await _open_ray(target.address, cluster)
+
+
+async def _open_ray(address: str | None, cluster: cluster_file.ClusterFile | None) -> Transport:
     if cluster is not None and address in (None, cluster.ray_address):
         address = cluster.ray_address
         for name, value in cluster_file.ray_environment(cluster).items():
@@ -82,9 +113,13 @@ async def connect(address: str | None = None) -> Client:
     # Only now: Ray reads its environment when it is imported.
     from shoal.transport.ray import RayTransport
 
-    client = Client(await RayTransport.open(address))
-    _default.client = client
-    return client
+    return await RayTransport.open(address)
+
+
+def _inside_ray() -> bool:
+    """Whether this process is in a Ray cluster already: it has then imported Ray itself."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 async def current() -> Client:

@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shoal._calls import exec_call, run_call
+from shoal._create import Wanted, create_all, create_many_call, or_none, specs_of
 from shoal._input import Input
 from shoal._output import Output
 from shoal._reach import Reach
-from shoal._spec import Cpu, Memory, build_spec, mapping
+from shoal._spec import Cpu, Memory, build_spec, mapping, states_of
 from shoal._twin import function_twin, method_twin
 from shoal.client import Client, current
 from shoal.files import FileSystem
@@ -26,6 +27,7 @@ from shoal.model.errors import (
 from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import NetworkMode, Runtime
+from shoal.model.states import State
 from shoal.model.validate import check_number
 from shoal.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
 
@@ -78,7 +80,7 @@ class Sandbox:
         network: NetworkMode = "default",
         region: str | None = None,
         runtime: Runtime = "runc",
-        environment: str = "main",
+        environment: str | None = None,
         idempotency_key: str | None = None,
         deadline: float = CREATE_DEADLINE_S,
         client: Client | None = None,
@@ -89,7 +91,8 @@ class Sandbox:
         `image`: a reference. `name`: unique among the living of its `environment`. `env`, `workdir` (absolute), `user` (name,
         uid or uid:gid) are the defaults of all its processes. `cpu` in cores, `memory` in MiB: what it is sure of, or (request,
         limit). `disk` in MiB, `gpu` in whole devices, `pids` a count. `timeout` (from its start), `idle_timeout` and `deadline`
-        (of the create itself) in seconds. `network`: `"none"` for none at all. What is not given is the cluster's default.
+        (of the create itself) in seconds. `network`: `"none"` for none at all. `environment`: the one of your token where it has only one, else
+        `main`. What is not given is the cluster's default.
         The same `idempotency_key` again gives the same sandbox again.
 
         Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
@@ -116,11 +119,36 @@ class Sandbox:
             network=network,
             region=region,
             runtime=runtime,
-            environment=environment,
+            environment=await _environment(client, environment),
             # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
             idempotency_key=secrets.token_hex(16) if idempotency_key is None else idempotency_key,
         )
         return Sandbox(client, await client.transport.create(spec, deadline=deadline))
+
+    @create_many_call
+    @function_twin
+    @staticmethod
+    async def create_many(
+        wanted: Wanted,
+        *,
+        return_errors: bool = False,
+        deadline: float = CREATE_DEADLINE_S,
+        client: Client | None = None,
+        **options: Any,
+    ) -> Sequence[Sandbox | ShoalError]:
+        """Creates many sandboxes in one call and returns them running, in the order of `wanted`.
+
+        `wanted`: how many, or a list of dicts, each with the arguments of one sandbox. `options`: the arguments of `create` that hold for all of
+        them, `command` as a list. All within `deadline` seconds. With an `idempotency_key` the i-th, counted from 0, has `<key>:<i>`.
+
+        All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those that could be made
+        stay, and in the place of each other stands its error.
+        """
+        client = client or await current()
+        made = await create_all(client, await specs_of(client, wanted, options), deadline)
+        if not return_errors:
+            made = [*await or_none(client, made)]
+        return [each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made]
 
     @function_twin
     @staticmethod
@@ -133,24 +161,38 @@ class Sandbox:
 
     @function_twin
     @staticmethod
-    async def from_name(name: str, *, environment: str = "main", client: Client | None = None) -> Sandbox:
+    async def from_name(name: str, *, environment: str | None = None, client: Client | None = None) -> Sandbox:
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
         client = client or await current()
-        return Sandbox(client, await client.transport.find(name, environment))
+        return Sandbox(client, await client.transport.find(name, await _environment(client, environment)))
 
     @function_twin
     @staticmethod
     async def list(
         *,
         tags: Mapping[str, str] | None = None,
-        environment: str = "main",
+        states: Sequence[State | str] = (),
+        region: str | None = None,
+        environment: str | None = None,
         include_ended: bool = False,
         limit: int = 1000,
+        after: Sandbox | None = None,
         client: Client | None = None,
     ) -> Sequence[Sandbox]:
-        """The sandboxes that carry all of `tags`, newest first; `include_ended`: those that ended too."""
+        """The sandboxes that carry all of `tags`, newest first: those that live, or are in any of `states`; of one `region`.
+
+        `include_ended`: those that ended, too. `limit`: so many at the most; `after`: the last of the page before, for the next one.
+        """
         client = client or await current()
-        listing = Listing(environment, mapping("tags", tags), include_ended=include_ended, limit=limit)
+        listing = Listing(
+            await _environment(client, environment),
+            mapping("tags", tags),
+            states_of(states),
+            include_ended=include_ended,
+            limit=limit,
+            region=region,
+            before=None if after is None else (after._info.created_at, after.id),
+        )
         return [Sandbox(client, info) for info in await client.transport.list(listing)]
 
     # What it is
@@ -332,6 +374,10 @@ class Sandbox:
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
+
+
+async def _environment(client: Client, named: str | None) -> str:
+    return named if named is not None else await client.transport.default_environment()
 
 
 def _result(ran: RunResult, text: bool) -> Result[Any]:

@@ -1,0 +1,100 @@
+"""Following what happens to sandboxes."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from shoal._reach import Patience
+from shoal._twin import block_on, method_twin
+from shoal.model.access import SandboxEvent
+from shoal.model.errors import Unavailable
+
+if TYPE_CHECKING:
+    from shoal.transport.contract import Transport
+
+_WAIT_S = 20.0
+
+
+class Events:
+    """Events, one after another, without end. `Client.events` makes it."""
+
+    def __init__(
+        self, transport: Transport, after: int | None, sandbox_id: str | None, environment: str | None
+    ) -> None:
+        self._transport = transport
+        self._after = after
+        self._sandbox_id = sandbox_id
+        self._environment = environment
+        self._found: deque[SandboxEvent] = deque()
+        self._closed = False
+
+    @method_twin
+    async def start(self) -> None:
+        """Marks the point from which on nothing is missed; the first `next` does it otherwise."""
+        if self._after is None:
+            self._after = await self._transport.admin.last_event()
+
+    @method_twin
+    async def next(self, timeout: float | None = None) -> SandboxEvent | None:
+        """The next event, whenever it comes; None once it is closed, or after `timeout` seconds."""
+        await self.start.aio()
+        patience = Patience()
+        left = timeout
+        while not self._found and not self._closed and (left is None or left >= 0):
+            wait_s = _WAIT_S if left is None else min(_WAIT_S, left)
+            left = None if left is None else left - max(wait_s, 0.001)
+            try:
+                patience.working()
+                self._found.extend(
+                    await self._transport.admin.events(
+                        self._after, sandbox_id=self._sandbox_id, environment=self._environment, wait_s=wait_s
+                    )
+                )
+            except Unavailable as error:
+                await patience.after(error)
+        if self._closed or not self._found:
+            return None
+        event = self._found.popleft()
+        self._after = event.id
+        return event
+
+    @method_twin
+    async def close(self) -> None:
+        """No more. Again is harmless."""
+        self._closed = True
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> SandboxEvent:
+        event = block_on(self.next.aio())
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SandboxEvent:
+        event = await self.next.aio()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close.aio()
