@@ -1,0 +1,261 @@
+"""A WebSocket carried to a port in a sandbox: two connections, one on either side of us, whose messages are passed on.
+
+Each hop answers its own pings and has its own compression (inside there is none). A side that is slow slows the other one; messages are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers as HandshakeHeaders
+from websockets.exceptions import InvalidStatus, ProtocolError
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import CLOSED, CONNECTING, OPEN, Event
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from shoal.cluster.api.tunnel_http import Broken, Receive, Send
+from shoal.cluster.api.tunnel_visits import API_SUBPROTOCOL, Headers, Visit
+from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
+from shoal.wire.bytestream import ByteStream
+
+MAX_MESSAGE = 16 << 20
+"""Bytes of one message, either way."""
+
+HANDSHAKE_S = 30.0
+CLOSE_S = 5.0
+"""How long a side may take to agree to the end."""
+
+_SLICE = 8 << 10
+"""Bytes parsed at once: a flood of tiny frames must not keep other requests waiting."""
+
+_NORMAL, _TOO_BIG, _INTERNAL = 1000, 1009, 1011
+_UNSAID, _ABNORMAL = 1005, 1006
+_GOING_AWAY = 1001
+
+
+class Denied(Exception):
+    """The server inside would rather answer as to a plain request."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+class SocketCarrier:
+    """One WebSocket over one connection. `answer_headers` makes the headers of the server's answer fit for the client."""
+
+    def __init__(
+        self,
+        visit: Visit,
+        stream: ByteStream,
+        receive: Receive,
+        send: Send,
+        answer_headers: Callable[[Headers], Headers],
+    ) -> None:
+        self._visit = visit
+        self._stream = stream
+        self._receive = receive
+        self._send = send
+        self._answer_headers = answer_headers
+        self._writing = asyncio.Lock()
+        self._message: list[bytes] = []
+        self._text = False
+        self._client_gone = False
+        uri = WebSocketURI(False, "localhost", visit.target.port, "/", "")
+        offered = [Subprotocol(name) for name in visit.subprotocols] or None
+        self._inside = ClientProtocol(uri, subprotocols=offered, max_size=MAX_MESSAGE)
+
+    async def carry(self) -> None:
+        """Returns once both sides have ended. Raises `Denied`, `InvalidRequest`, `Unavailable` before the client was accepted."""
+        events = await self._open()
+        accepted = self._inside.subprotocol or (API_SUBPROTOCOL if self._visit.accepts_api else None)
+        response = next(event for event in events if isinstance(event, Response))
+        await self._send(
+            {
+                "type": "websocket.accept",
+                "subprotocol": accepted,
+                "headers": self._answer_headers(_raw(response.headers)),
+            }
+        )
+        outward = asyncio.ensure_future(self._outward([event for event in events if event is not response]))
+        inward = asyncio.ensure_future(self._inward())
+        try:
+            done, _ = await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
+            if inward in done and outward not in done:
+                # The client has ended: the server may still have a word to say on that.
+                await asyncio.wait([outward], timeout=CLOSE_S)
+            for task in done:
+                task.result()
+        except ShoalError as error:
+            raise Broken(str(error)) from None
+        finally:
+            for task in (outward, inward):
+                task.cancel()
+            await asyncio.gather(outward, inward, return_exceptions=True)
+
+    async def _open(self) -> list[Event]:
+        """The handshake with the server inside; what came behind its answer comes along."""
+        request = self._inside.connect()
+        request.path = self._visit.resource.decode("latin-1")
+        headers = HandshakeHeaders()
+        headers["Host"] = self._visit.host
+        for name, value in request.headers.raw_items():
+            if name.lower() != "host":
+                headers[name] = value
+        for key, content in self._visit.headers:
+            if key not in (b"host", b"content-length") and not key.startswith(b"sec-websocket-"):
+                headers[key.decode("latin-1")] = content.decode("latin-1")
+        request.headers = headers
+        try:
+            self._inside.send_request(request)
+        except UnicodeEncodeError:
+            raise InvalidRequest("the request's headers or path cannot be passed on: they are not ASCII") from None
+        events: list[Event] = []
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await self._flush()
+                while self._inside.state is CONNECTING and self._inside.handshake_exc is None:
+                    await self._parse(await self._stream.read())
+                    events += self._inside.events_received()
+        except TimeoutError:
+            raise Unavailable(
+                f"what listens on port {self._visit.target.port} did not answer the handshake in time"
+            ) from None
+        if isinstance(self._inside.handshake_exc, InvalidStatus):
+            raise Denied(self._inside.handshake_exc.response)
+        if self._inside.handshake_exc is not None:
+            raise Unavailable(
+                f"what listens on port {self._visit.target.port} in the sandbox is no proper WebSocket server"
+            )
+        return events
+
+    # From the server to the client
+
+    async def _outward(self, events: list[Event]) -> None:
+        """Until the server's end, which is passed on."""
+        await self._deliver(events)
+        try:
+            while self._inside.state is not CLOSED:
+                data = await self._stream.read()
+                for start in range(0, len(data) or 1, _SLICE):
+                    await self._parse(data[start : start + _SLICE])
+                    await self._deliver(self._inside.events_received())
+                    await asyncio.sleep(0)
+                if self._inside.close_expected() and self._inside.close_rcvd is not None:
+                    break
+        except Unavailable:
+            self._inside.receive_eof()
+        await self._close(*_ending(self._inside))
+        # The server closes first; if we did, our answer to its goodbye might get lost.
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(CLOSE_S):
+                while self._inside.state is not CLOSED and await self._stream.read():
+                    pass
+
+    async def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            if not isinstance(event, Frame) or event.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                continue
+            if event.opcode is not Opcode.CONT:
+                self._text = event.opcode is Opcode.TEXT
+            self._message.append(bytes(event.data))
+            if event.fin:
+                data = b"".join(self._message)
+                self._message.clear()
+                if not self._client_gone:
+                    await self._send(_message(data, self._text))
+
+    async def _close(self, code: int, reason: str) -> None:
+        """Ends the client's side, unless it has ended."""
+        if not self._client_gone:
+            self._client_gone = True
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _parse(self, data: bytes) -> None:
+        if data:
+            self._inside.receive_data(data)
+        else:
+            self._inside.receive_eof()
+        await self._flush()
+
+    # From the client to the server
+
+    async def _inward(self) -> None:
+        """Until the client's end, which is passed on."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._client_gone = True
+                return await self._end(message.get("code", _UNSAID), message.get("reason") or "")
+            text: str | None = message.get("text")
+            data = message.get("bytes") if text is None else text.encode("utf-8", "replace")
+            if data is None:
+                continue
+            if len(data) > MAX_MESSAGE:
+                await self._close(_TOO_BIG, "message too big")
+                return await self._end(_GOING_AWAY, "")
+            try:
+                if text is None:
+                    self._inside.send_binary(data)
+                else:
+                    self._inside.send_text(data)
+                await self._flush()
+            except (ProtocolError, Unavailable):
+                # The server has just ended; how it did, the other direction passes on.
+                await asyncio.Event().wait()
+
+    async def _end(self, code: int, reason: str) -> None:
+        if self._inside.state is not OPEN:
+            return
+        try:
+            if code == _UNSAID:
+                self._inside.send_close()
+            else:
+                self._inside.send_close(_GOING_AWAY if code == _ABNORMAL else code, reason)
+        except ProtocolError:  # a code that must not go over a wire
+            self._inside.fail(_GOING_AWAY)
+        try:
+            await self._flush()
+        except ShoalError:
+            pass  # it has gone, too
+
+    async def _flush(self) -> None:
+        async with self._writing:
+            for data in self._inside.data_to_send():
+                if data:
+                    await self._stream.write(data)
+                else:
+                    await self._stream.write_eof()
+
+
+def _ending(inside: ClientProtocol) -> tuple[int, str]:
+    """How the server's side ended, as a client may be told."""
+    if inside.close_rcvd is not None:
+        code = int(inside.close_rcvd.code)
+        return (_NORMAL if code == _UNSAID else code), inside.close_rcvd.reason
+    if inside.close_sent is not None and inside.close_sent.code == _TOO_BIG:
+        return _TOO_BIG, "message too big"
+    return _INTERNAL, "the server in the sandbox went away"
+
+
+def _message(data: bytes, text: bool) -> MutableMapping[str, Any]:
+    if text:
+        return {"type": "websocket.send", "text": data.decode("utf-8", "replace")}
+    return {"type": "websocket.send", "bytes": data}
+
+
+def _raw(headers: HandshakeHeaders) -> Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.raw_items()]
+
+
+def denial(error: Denied) -> tuple[int, Headers, bytes]:
+    """The answer of a server that wants no WebSocket: status, headers, body."""
+    response = error.response
+    headers = [pair for pair in _raw(response.headers) if pair[0] != b"content-length"]
+    return response.status_code, headers, bytes(response.body or b"")
