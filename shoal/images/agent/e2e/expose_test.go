@@ -222,7 +222,7 @@ func TestSilentConnectionsAreBoundedForEachPort(t *testing.T) {
 	n := start(t)
 	port := inside(t, "127.0.0.1:0", echo)
 	private := n.expose(port, object{"private": true})
-	for range 128 {
+	for range 512 {
 		conn, err := net.Dial("tcp", private)
 		if err != nil {
 			t.Fatal(err)
@@ -246,9 +246,9 @@ func TestManyComeAtOnce(t *testing.T) {
 	n := start(t)
 	address := n.expose(inside(t, "127.0.0.1:0", echo), nil)
 	failures := make(chan error)
-	for i := range 100 {
+	for i := range 400 {
 		go func() {
-			words := strings.Repeat(fmt.Sprint(i), 10_000)
+			words := strings.Repeat(fmt.Sprint(i), 1_000)
 			got, err := ask(t, address, words)
 			if err == nil && got != words {
 				err = fmt.Errorf("%d bytes of %d", len(got), len(words))
@@ -256,7 +256,7 @@ func TestManyComeAtOnce(t *testing.T) {
 			failures <- err
 		}()
 	}
-	for range 100 {
+	for range 400 {
 		if err := <-failures; err != nil {
 			t.Error(err)
 		}

@@ -17,8 +17,8 @@ import (
 const (
 	maxExposed          = 64    // ports of one container
 	maxExposedHere      = 4_096 // ports of all of them: each is in every answer to `info`
-	maxPortKnocking     = 128   // connections to one port that are not joined yet
-	maxKnocking         = 2_048 // the same of all ports
+	maxPortKnocking     = 512   // connections to one port that are not joined yet
+	maxKnocking         = 4_096 // the same of all ports
 	maxContainerJoined  = 512   // connections through the exposed ports of one container; its agent takes no more either
 	maxJoined           = 8_192 // the same of all containers
 	exposedPatience     = 5 * time.Second
