@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, Programming
 
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
 
-_BUSY_S = 5.0
+BUSY_S = 5.0
 """How long a SQLite writer waits for another one: an overtaken controller's last write."""
 
 _POSTGRESQL = {
@@ -80,7 +80,7 @@ class Database:
             poolclass=sqlalchemy.QueuePool,
             pool_size=1,
             max_overflow=0,
-            connect_args={"timeout": _BUSY_S, "check_same_thread": False} if self.sqlite else bounds,
+            connect_args={"timeout": BUSY_S, "check_same_thread": False} if self.sqlite else bounds,
             hide_parameters=True,
         )
         if self.sqlite:
@@ -115,7 +115,11 @@ def postgresql_database(url: str) -> Database:
         parsed = sqlalchemy.make_url(url)
     except (ArgumentError, ValueError):  # whose texts may hold the password
         parsed = None
-    if parsed is None or parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+    if (
+        parsed is None
+        or not parsed.database
+        or parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg")
+    ):
         raise InvalidRequest(
             f"store.url: it is no URL of a PostgreSQL database; write {_FORM}, with what is special in a password percent-encoded",
             field="store.url",

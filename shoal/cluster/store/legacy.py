@@ -7,6 +7,7 @@ import json
 from sqlalchemy import Connection, insert, inspect
 
 from shoal.cluster.store import rows, tables
+from shoal.model.errors import FailedPrecondition
 
 _OLD, _ASIDE = "sandboxes", "sandboxes_before"
 
@@ -26,7 +27,17 @@ def set_aside(connection: Connection) -> bool:
 
 def take_over(connection: Connection) -> None:
     """Moves what was set aside into today's tables."""
-    old = [json.loads(row) for (row,) in connection.exec_driver_sql(f"SELECT record FROM {_ASIDE}")]
+    old = [_converted(*row) for row in connection.exec_driver_sql(f"SELECT id, record FROM {_ASIDE}")]
     if old:
-        connection.execute(insert(tables.sandboxes), [rows.sandbox_row(row) for row in old])
+        connection.execute(insert(tables.sandboxes), old)
     connection.exec_driver_sql(f"DROP TABLE {_ASIDE}")
+
+
+def _converted(sandbox_id: str, record: str) -> rows.Row:
+    try:
+        return rows.sandbox_row(json.loads(record))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FailedPrecondition(
+            f"the store's file holds a sandbox {sandbox_id} that makes no sense ({error!r}); move the file away and start anew: "
+            "what runs without a record is removed"
+        ) from None

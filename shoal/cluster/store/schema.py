@@ -9,6 +9,8 @@ from sqlalchemy import Connection, insert, inspect, select, update
 from shoal.cluster.store import legacy, tables
 from shoal.model.errors import FailedPrecondition
 
+MIGRATIONS = Path(__file__).parent / "migrations"
+
 _ADVISORY_LOCK = 0x73686F616C  # "shoal"; two controllers that open an empty database at once make its tables once
 
 
@@ -32,7 +34,7 @@ def migrate(connection: Connection, name: str) -> None:
     from alembic.util.exc import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")

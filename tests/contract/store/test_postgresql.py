@@ -1,0 +1,203 @@
+"""What only a server can do to a store: go away, come back, and lose the answer to a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal.actors.controller.store import Change
+from shoal.model.errors import FailedPrecondition, Unavailable
+from tests.contract.store.conftest import CLUSTER, Place, settings_of
+from tests.contract.store.cutter import Moment, cutter
+from tests.contract.store.things import entry, event, living
+from tests.postgres import Postgres
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def place(postgres: Postgres, tmp_path: Path) -> Iterator[Place]:
+    with postgres.database() as url:
+        yield Place(settings_of(tmp_path, url), postgres)
+
+
+def change(number: int) -> Change:
+    return Change([living(f"sb-{number}")], [event(number + 1, f"sb-{number}")], [entry(target=f"sb-{number}")])
+
+
+def there(place: Place) -> list[int]:
+    """The numbers of the changes that are there; none of them half."""
+    found = [
+        sorted(int(name[3:]) for (name,) in place.execute(f"SELECT {column} FROM {table}"))
+        for table, column in (("sandboxes", "id"), ("events", "sandbox_id"), ("audit", "target"))
+    ]
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+async def test_a_restarted_server_is_found_again(place: Place, postgres: Postgres) -> None:
+    store = place.store()
+    try:
+        await store.open(CLUSTER, 10)
+        await store.write(change(0))
+        assert await store.sandbox("sb-0") is not None
+        await asyncio.to_thread(postgres.stop)
+        try:
+            with pytest.raises(Unavailable, match="nothing was done") as caught:
+                await store.write(change(1))
+            assert postgres.password not in str(caught.value)
+            with pytest.raises(Unavailable):
+                await store.sandbox("sb-0")
+        finally:
+            await asyncio.to_thread(postgres.start)
+        await store.write(change(2))
+        assert await store.sandbox("sb-2") is not None
+        await asyncio.to_thread(postgres.stop)
+        await asyncio.to_thread(postgres.start)
+        await store.write(change(3))  # its connection had died, and nobody notices
+        assert (await store.sandbox("sb-3") or {})["id"] == "sb-3"
+        assert there(place) == [0, 2, 3]
+    finally:
+        await store.close()
+
+
+async def test_a_server_that_crashes_under_load_has_all_that_was_acknowledged_and_no_more(
+    place: Place, postgres: Postgres
+) -> None:
+    store = place.store()
+    done: list[int] = []
+    refused: list[int] = []
+    news: asyncio.Queue[int] = asyncio.Queue()
+    stopping = asyncio.Event()
+
+    async def write(writer: int) -> None:
+        for number in range(writer, 1_000_000, 50):
+            if stopping.is_set():
+                return
+            try:
+                await store.write(change(number))
+            except Unavailable:
+                refused.append(number)
+                await asyncio.sleep(0.05)
+            else:
+                done.append(number)
+                news.put_nowait(number)
+
+    async def more(count: int) -> None:
+        for _ in range(count):
+            await news.get()
+
+    try:
+        await store.open(CLUSTER, 10)
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for writer in range(50):
+                group.create_task(write(writer))
+            for _ in range(3):
+                await more(200)
+                await asyncio.to_thread(postgres.stop, "immediate")
+                await asyncio.to_thread(postgres.start)
+            await more(200)
+            stopping.set()
+        assert refused
+        assert there(place) == sorted(done)
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_commit_whose_answer_is_lost_happens_once(place: Place, postgres: Postgres, moment: Moment) -> None:
+    async with cutter(postgres.port) as way:
+        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        try:
+            await store.open(CLUSTER, 10)
+            way.arm(moment)
+            await store.write(change(0))
+            assert way.cuts == 1
+            await store.write(change(1))
+        finally:
+            await store.close()
+    assert there(place) == [0, 1]
+    assert place.execute("SELECT writes FROM meta") == [(2,)]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_lost_answer_is_looked_for_until_the_server_is_back(
+    place: Place, postgres: Postgres, moment: Moment
+) -> None:
+    async with cutter(postgres.port) as way:
+        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        try:
+            await store.open(CLUSTER, 10)
+            way.arm(moment, shut=True)
+            writing = asyncio.create_task(store.write(change(0)))
+            await asyncio.wait_for(way.cut.wait(), 10)
+            assert not (await asyncio.wait([writing], timeout=0.5))[0]
+            way.open = True
+            await writing
+        finally:
+            await store.close()
+    assert there(place) == [0]
+
+
+async def test_a_lost_answer_of_one_who_was_overtaken_meanwhile_is_not_made_up(
+    place: Place, postgres: Postgres
+) -> None:
+    async with cutter(postgres.port) as way:
+        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        second = place.store()
+        try:
+            await store.open(CLUSTER, 10)
+            way.arm("after", shut=True)
+            writing = asyncio.create_task(store.write(change(0)))
+            await asyncio.wait_for(way.cut.wait(), 10)
+            restored = await second.open(CLUSTER, 10)
+            way.open = True
+            with pytest.raises(FailedPrecondition, match="another controller"):
+                await writing
+            assert [row["id"] for row in restored.sandboxes] == ["sb-0"]
+        finally:
+            await second.close()
+            await store.close()
+
+
+async def test_a_database_in_use_by_something_else_is_left_alone(place: Place) -> None:
+    place.execute("CREATE TABLE events (id integer)")
+    store = place.store()
+    try:
+        with pytest.raises(FailedPrecondition, match=r"another program \(events\)"):
+            await store.open(CLUSTER, 10)
+    finally:
+        await store.close()
+
+
+async def test_no_error_names_the_password(place: Place, postgres: Postgres) -> None:
+    place.execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
+    host = f"127.0.0.1:{postgres.port}"
+    name = place.settings["store"]["url"].rpartition("/")[2]
+    try:
+        for url, expected in (
+            (f"postgresql://guest:wrong-hunter2@{host}/{name}", Unavailable),
+            (f"postgresql://guest@{host}/{name}?password=wrong-hunter2", Unavailable),
+            (f"postgresql://guest:hunter2@{host}/nowhere", Unavailable),
+            (f"postgresql://guest:hunter2@{host}/{name}", FailedPrecondition),  # may not make tables
+            ("postgresql://guest:hunter2@127.0.0.1:1/nowhere", Unavailable),
+        ):
+            store = place.store(store={"url": url, "retention": 1.0})
+            try:
+                with pytest.raises(expected) as caught:
+                    await store.open(CLUSTER, 10)
+            finally:
+                await store.close()
+            assert "hunter2" not in repr(caught.value)
+            assert caught.value.__cause__ is None
+    finally:
+        place.execute("DROP ROLE guest")
+
+
+def _through(place: Place, postgres: Postgres, port: int) -> dict[str, object]:
+    name = place.settings["store"]["url"].rpartition("/")[2]
+    return {**place.settings, "store": {"url": f"{postgres.url(name, port)}?sslmode=disable", "retention": 60.0}}

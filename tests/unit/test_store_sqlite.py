@@ -1,0 +1,205 @@
+"""The embedded store: what is its file's alone. The contract's own suite is in `tests/contract/store`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.actors.controller.store import Change, Store
+from shoal.cluster.store import database, open_store
+from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
+from tests.contract.store.things import ended, living, plain
+
+pytestmark = pytest.mark.anyio
+
+
+def settings(state_dir: Path, url: str | None = None) -> dict[str, Any]:
+    return {"state_dir": str(state_dir), "store": {"url": url, "retention": 60.0}}
+
+
+def file_of(state_dir: Path) -> Path:
+    return state_dir / "controller" / "c1.sqlite"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(settings(tmp_path))
+
+
+async def test_a_new_store_opens_fast(tmp_path: Path) -> None:
+    best = 9.9
+    for number in range(5):
+        store = open_store(settings(tmp_path / str(number)))
+        started = time.perf_counter()
+        await store.open("c1", 10)
+        best = min(best, time.perf_counter() - started)
+        await store.close()
+    assert best < 0.15
+
+
+async def test_only_its_owner_may_read_it(store: Store, tmp_path: Path) -> None:
+    await store.open("c1", 10)
+    await store.write(Change(sandboxes=[living("sb-1")]))
+    files = sorted(file_of(tmp_path).parent.iterdir())
+    modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in files}
+    assert modes == {".sqlite": 0o600, ".sqlite-wal": 0o600, ".sqlite-shm": 0o600}
+    assert stat.S_IMODE(files[0].parent.stat().st_mode) == 0o700
+    await store.close()
+    assert [path.name for path in file_of(tmp_path).parent.iterdir()] == ["c1.sqlite"]
+
+
+async def test_the_file_of_the_version_before_is_taken_over(store: Store, tmp_path: Path) -> None:
+    rows = [living("sb-1", at=1.0, name="web", idempotency_key="k"), ended("sb-2", at=2.0)]
+    write_journal(file_of(tmp_path), rows)
+    restored = await store.open("c1", 10)
+    assert restored.sandboxes == plain(rows)  # type: ignore[arg-type]
+    assert (await store.sandbox_named("web", "main") or {})["id"] == "sb-1"
+    assert [row["id"] for row in await store.ended(None, None, 5)] == ["sb-2"]
+    await store.close()
+    assert stat.S_IMODE(file_of(tmp_path).stat().st_mode) == 0o600
+    assert len((await store.open("c1", 10)).sandboxes) == 2
+    await store.close()
+
+
+async def test_a_file_of_the_version_before_stays_as_it_was_when_it_cannot_be_taken_over(
+    store: Store, tmp_path: Path
+) -> None:
+    write_journal(file_of(tmp_path), [living("sb-1"), {**living("sb-2"), "state": "of a kind that never was"}])
+    with pytest.raises(FailedPrecondition, match="sb-2"):
+        await store.open("c1", 10)
+    await store.close()
+    connection = sqlite3.connect(file_of(tmp_path))
+    assert connection.execute("SELECT id FROM sandboxes ORDER BY id").fetchall() == [("sb-1",), ("sb-2",)]
+    assert connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("sandboxes",)]
+    connection.close()
+
+
+async def test_a_file_that_is_no_database_is_refused(store: Store, tmp_path: Path) -> None:
+    file_of(tmp_path).parent.mkdir()
+    file_of(tmp_path).write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(FailedPrecondition, match="backup"):
+        await store.open("c1", 10)
+    await store.close()
+
+
+async def test_a_place_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "controller").write_text("a file where the directory should be")
+    with pytest.raises(FailedPrecondition, match="cannot be written"):
+        await store.open("c1", 10)
+    await store.close()
+
+
+async def test_while_somebody_holds_the_file_nothing_is_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.05)
+    await store.open("c1", 10)
+    holder = sqlite3.connect(file_of(tmp_path), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="nothing was done"):
+        await store.write(Change(sandboxes=[living("sb-1")]))
+    assert await store.sandbox("sb-1") is None
+    holder.execute("ROLLBACK")
+    holder.close()
+    await store.write(Change(sandboxes=[living("sb-2")]))
+    assert (await store.sandbox("sb-2") or {})["id"] == "sb-2"
+    await store.close()
+
+
+async def test_on_a_full_disk_nothing_is_half_written(store: Store, tmp_path: Path) -> None:
+    await store.open("c1", 10)
+    await store.write(Change(sandboxes=[living("sb-1")]))
+    big = [living(f"sb-big-{n}", env={"A": "x" * 90_000}) for n in range(30)]
+    code = (
+        "import asyncio, json, resource, signal, sys\n"
+        "from shoal.actors.controller.store import Change\n"
+        "from shoal.cluster.store import open_store\n"
+        "from shoal.model.errors import Unavailable\n"
+        "async def main():\n"
+        "    store = open_store(json.loads(sys.argv[1]))\n"
+        "    await store.open('c1', 10)\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))\n"
+        "    rows = json.loads(sys.stdin.read())\n"
+        "    try:\n"
+        "        await store.write(Change(sandboxes=rows))\n"
+        "    except Unavailable as error:\n"
+        "        print(error)\n"
+        "    await store.write(Change(sandboxes=rows[:1]))\n"
+        "    await store.close()\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(settings(tmp_path))]
+    done = subprocess.run(command, input=json.dumps(big), capture_output=True, text=True, timeout=60)  # noqa: ASYNC221
+    assert "does not answer" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    assert [row["id"] for row in (await store.open("c1", 10)).sandboxes] == ["sb-1", "sb-big-0"]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:hunter2@h/d",
+        "postgresql://u:hunter2@h:hunter2/d",
+        "hunter2",
+        "",
+        "sqlite:///tmp/hunter2",
+        "postgresql:///",
+    ],
+)
+async def test_a_url_that_is_none_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    store = open_store(settings(tmp_path, url))
+    with pytest.raises(InvalidRequest, match=r"store\.url") as caught:
+        await store.open("c1", 10)
+    await store.close()
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.field == "store.url"
+    assert caught.value.__cause__ is None
+
+
+def test_it_goes_to_the_actor_by_name_and_loads_nothing_before_it_is_called() -> None:
+    assert pickle.loads(pickle.dumps(open_store)) is open_store
+    loaded = loaded_by("import shoal.cluster.store")
+    assert not loaded & {"sqlalchemy", "alembic", "psycopg", "asyncio"}
+
+
+def test_a_sqlite_store_loads_neither_alembic_nor_the_driver_of_postgresql(tmp_path: Path) -> None:
+    given = json.dumps(settings(tmp_path))
+    loaded = loaded_by(
+        "import asyncio, json\nfrom shoal.cluster.store import open_store\n"
+        "async def main(store):\n    await store.open('c1', 10)\n    await store.close()\n"
+        f"asyncio.run(main(open_store(json.loads({given!r}))))"
+    )
+    assert "sqlalchemy" in loaded
+    assert not loaded & {"alembic", "psycopg", "mako"}
+
+
+def loaded_by(code: str) -> set[str]:
+    full = f"import sys\n{code}\nprint(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", full], capture_output=True, text=True, check=True, timeout=60)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def write_journal(file: Path, rows: list[dict[str, Any]]) -> None:
+    """As the version before this store left it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA journal_mode=WAL")
+    with connection:
+        connection.execute(
+            "CREATE TABLE sandboxes (id TEXT PRIMARY KEY, created_at REAL NOT NULL, record TEXT NOT NULL)"
+        )
+        connection.executemany(
+            "INSERT INTO sandboxes VALUES (?, ?, ?)", [(row["id"], row["created_at"], json.dumps(row)) for row in rows]
+        )
+    connection.close()
