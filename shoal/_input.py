@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING
 
 from shoal._reach import Patience, Reach
@@ -29,7 +28,7 @@ class Input:
         self._reach = reach
         self._process_id = process_id
         self._offset = offset  # of the first byte in `_unconfirmed`
-        self._unconfirmed: deque[bytes] = deque()
+        self._unconfirmed = bytearray()
         self._closed = False
         self._stream: StdinStream | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,7 +69,7 @@ class Input:
                     patience.working()
                     if fresh is not None:
                         # From here on it is one of those that are sent again.
-                        self._unconfirmed.append(fresh)
+                        self._unconfirmed += fresh
                         sending, fresh = fresh, None
                         await stream.write(sending)
                     if piece is None:
@@ -108,15 +107,16 @@ class Input:
         self._loop = loop
         self._finalizer = weakref.finalize(self, _detach_in, loop, stream)
         self._finalizer.atexit = False
-        for piece in tuple(self._unconfirmed):
-            await stream.write(piece)
+        if self._unconfirmed:
+            await stream.write(bytes(self._unconfirmed))
         return stream
 
     def _confirm(self, offset: int) -> None:
         """Forgets what the other side has."""
         assert self._offset is not None
-        while self._unconfirmed and self._offset + len(self._unconfirmed[0]) <= offset:
-            self._offset += len(self._unconfirmed.popleft())
+        confirmed = min(max(0, offset - self._offset), len(self._unconfirmed))
+        del self._unconfirmed[:confirmed]
+        self._offset += confirmed
 
     def _let_go(self) -> None:
         self._stream = None

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import AsyncIterable, Callable
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from shoal.model.errors import (
     AlreadyExists,
@@ -118,8 +118,8 @@ class FakeAgent(Agent):
         self.note("exec", start)
         return process.pid
 
-    def output(self, process_id: str, fd: int, offset: int = 0) -> OutputStream:
-        return _FakeOutput(self, process_id, fd, offset)
+    def output(self, process_id: str, fd: int, offset: int = 0, *, tell: bool = False) -> OutputStream:
+        return _FakeOutput(self, process_id, fd, offset, tell)
 
     async def stdin(self, process_id: str, offset: int = 0) -> StdinStream:
         self.note("stdin", process_id)
@@ -240,12 +240,22 @@ class FakeAgent(Agent):
 
 
 class _FakeOutput(OutputStream):
-    def __init__(self, agent: FakeAgent, process_id: str, fd: int, offset: int) -> None:
+    def __init__(self, agent: FakeAgent, process_id: str, fd: int, offset: int, tell: bool) -> None:
         self.offset = offset
         self.gaps = []
+        self.held = None
         self._agent = agent
         self._id = process_id
         self._fd = fd
+        self._tell = tell
+
+    async def _opened(self) -> Self:
+        if self._tell:
+            end = len(self._agent.process(self._id).streams[self._fd])
+            if self.offset > end:
+                raise InvalidRequest(f"offset: {self.offset} is not between 0 and {end}", field="offset")
+            self.held = (self.offset, end)
+        return self
 
     async def __anext__(self) -> bytes:
         self._agent.note("output", self.offset)
@@ -296,6 +306,9 @@ class _FakeInput(StdinStream):
         self._position += len(content)
         self._process.feed(content[known:])
         self._agent.note("write_stdin", content)
+
+    async def drain(self) -> None:
+        return None
 
     async def close(self) -> None:
         self._agent.note("close_stdin", None)

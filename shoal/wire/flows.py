@@ -104,12 +104,36 @@ class OutputStream(Flow[bytes]):
 
     `offset`: where the next chunk begins; a reader that comes back with it misses nothing and gets nothing twice.
     `gaps`: the (from, to) that the sandbox dropped because nobody read them (only where that was asked for).
+    `held`: where that was asked for and once it is awaited, the (from, end) of what there was then; `offset` is `from`.
     """
 
-    def __init__(self, connection: Connection, op: dict[str, Any], offset: int) -> None:
+    def __init__(self, connection: Connection, op: dict[str, Any], offset: int, reply_s: float) -> None:
         super().__init__(connection, op)
         self.offset = offset
         self.gaps: list[tuple[int, int]] = []
+        self.held: tuple[int, int] | None = None
+        self._reply_s = reply_s
+
+    async def _open(self) -> Stream:
+        stream = await super()._open()
+        if "tell" in self._op:
+            try:
+                self.held = self._span(await stream.receive(self._reply_s))
+            except BaseException:
+                stream.cancel()
+                raise
+            self.offset = self.held[0]
+        return stream
+
+    def _span(self, item: bytes | dict[str, Any] | None) -> tuple[int, int]:
+        span = item.get("held") if isinstance(item, dict) else None
+        if type(span) is not list or len(span) != 2 or type(span[0]) is not int or type(span[1]) is not int:
+            raise errors.Internal("malformed event from the sandbox: it does not tell what it holds")
+        if not self.offset <= span[0] <= span[1] <= checks.MAX_OFFSET:
+            raise errors.Internal(
+                f"malformed event from the sandbox: it holds what does not lie ahead of {self.offset}"
+            )
+        return span[0], span[1]
 
     def _take(self, item: bytes | dict[str, Any]) -> bytes | None:
         if isinstance(item, bytes):
@@ -186,6 +210,12 @@ class StdinStream:
         self._stream.end()
         reply = await self._stream.reply()
         self._told = records.whole(reply, "offset", 0, checks.MAX_OFFSET)
+
+    async def drain(self) -> None:
+        """Waits until the process's side has all that was written. `FailedPrecondition` as `write`."""
+        while not self._stream.finished and self._stream.credit < WINDOW:
+            await self._stream.changed()
+        await self.write(b"")
 
     def detach(self) -> None:
         """Leaves, and leaves the input open for who comes next."""

@@ -69,15 +69,20 @@ class ProcessCalls:
             raise errors.Internal("malformed answer from the sandbox: id is another process's")
         return records.whole(reply, "pid", 0, 1 << 31)
 
-    def output(self, process_id: str, fd: int, offset: int = 0) -> OutputStream:
-        """A process's stdout (`fd` 1) or stderr (2) from `offset` on, live, to its end."""
-        request = {
+    def output(self, process_id: str, fd: int, offset: int = 0, *, tell: bool = False) -> OutputStream:
+        """A process's stdout (`fd` 1) or stderr (2) from `offset` on, live, to its end.
+
+        `tell`: ask what there is of it at this moment (`OutputStream.held`). An offset beyond it is `InvalidRequest`.
+        """
+        request: dict[str, Any] = {
             "op": "output",
             "id": checks.process_id(process_id),
             "fd": checks.whole(fd, "fd", 1, 2),
             "offset": checks.whole(offset, "offset", 0, checks.MAX_OFFSET),
         }
-        return OutputStream(self.connection, request, offset)
+        if checks.flag(tell, "tell"):
+            request["tell"] = True
+        return OutputStream(self.connection, request, offset, REPLY_S)
 
     async def stdin(self, process_id: str, offset: int = 0) -> StdinStream:
         """A way into a process's standard input. `offset`: where in the input the first byte that is written stands."""

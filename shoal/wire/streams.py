@@ -119,6 +119,10 @@ class Stream(Exchange):
         self._items.clear()
         self.on_lost(errors.FailedPrecondition("the stream was closed by its reader", state="closed"))
 
+    async def changed(self) -> None:
+        """Returns when something happened to the stream: data, credit, or its end; the caller looks what."""
+        await self._changed(None)
+
     # What the connection calls
 
     def on_data(self, kind: Kind, payload: bytes) -> None:

@@ -1,0 +1,111 @@
+"""One command in one call: the hot path. One round trip to the agent, and nothing else.
+
+A client that goes away gives up its answer and nothing more: the process runs on, to its end or its timeout. Sent again with the same
+`id` within 30 s, the call joins the run or repeats its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import codecs
+from collections.abc import AsyncIterator, Awaitable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shoal._reach import Reach
+from shoal.cluster.api.answers import Json
+from shoal.cluster.api.auth import needs
+from shoal.cluster.api.context import audited, counted, get_transport
+from shoal.cluster.api.flowing import Flowing, gone
+from shoal.cluster.api.models_data import Exec, ExecResult
+from shoal.cluster.api.routes import new_router
+from shoal.model.access import Scope
+from shoal.transport.contract import Transport
+from shoal.wire.agent import RunResult
+
+_AT_ONCE = 256 << 10
+"""Bytes of output up to which an answer is built in one piece. A longer one is built and sent piece by piece, so that no call holds the
+loop up, and its text never lies in memory beside its bytes."""
+
+_PIECE = 192 << 10  # a multiple of three, for base64
+_WATCH_AFTER_S = 1.0
+"""Seconds after which it is worth watching whether the client is still there."""
+
+
+def router() -> APIRouter:
+    """The route."""
+    routes = new_router("processes")
+
+    @routes.post(
+        "/v1/sandboxes/{sandbox_id}/exec",
+        response_class=Response,
+        responses={200: {"model": ExecResult}},
+        dependencies=[needs(Scope.RUN), audited("exec"), counted("shoal_execs_total")],
+    )
+    async def exec_command(
+        sandbox_id: str, body: Exec, request: Request, transport: Annotated[Transport, Depends(get_transport)]
+    ) -> Response:
+        """Runs a command to its end and returns what it printed."""
+        start = body.start()
+        data = body.stdin()
+        call = Reach(transport, sandbox_id).call(lambda agent: agent.run(start, input=data, max_output=body.max_output))
+        return _answer(await _while_there(request, call), body.encoding)
+
+    return routes
+
+
+async def _while_there(request: Request, work: Awaitable[RunResult]) -> RunResult:
+    """`work`, cancelled when the client goes away. Most is over before that is worth a task."""
+    task = asyncio.current_task()
+    assert task is not None
+    watching: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        await gone(request.receive)
+        task.cancel("the client has gone")
+
+    timer = asyncio.get_running_loop().call_later(
+        _WATCH_AFTER_S, lambda: watching.append(asyncio.ensure_future(watch()))
+    )
+    try:
+        return await work
+    finally:
+        timer.cancel()
+        for watcher in watching:
+            watcher.cancel()
+
+
+def _answer(result: RunResult, encoding: str) -> Response:
+    head: dict[str, Any] = {
+        "returncode": result.exit,
+        "timed_out": result.timed_out,
+        "truncated": result.truncated,
+        "duration": result.duration_s,
+    }
+    if len(result.stdout) + len(result.stderr) > _AT_ONCE:
+        headers = {"Cache-Control": "no-store"}
+        return Flowing(_long(head, result, encoding), headers=headers, media_type="application/json")
+    for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
+        head[name] = data.decode("utf-8", "replace") if encoding == "utf-8" else base64.b64encode(data).decode()
+    return Json(head)
+
+
+async def _long(head: dict[str, Any], result: RunResult, encoding: str) -> AsyncIterator[bytes]:
+    yield to_json(head)[:-1]
+    for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
+        yield f',"{name}":"'.encode()
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        view = memoryview(data)
+        for at in range(0, len(data), _PIECE):
+            piece = view[at : at + _PIECE]
+            if encoding == "base64":
+                yield base64.b64encode(piece)
+            else:
+                yield to_json(decoder.decode(piece, at + _PIECE >= len(data)))[1:-1]
+        yield b'"'
+    yield b"}"

@@ -1,0 +1,130 @@
+"""Bytes on their way to a client: streamed responses, and what becomes of clients that do not take them.
+
+Nothing is held whole: a chunk is asked for when the one before was taken. A client that goes away ends the source at once. A client that
+stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the agent's): so beyond `MAX_STALLED` of them
+those that have read nothing for the longest time are cut off; they may come back and go on by offset or range.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
+from types import TracebackType
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from shoal.model.errors import DeadlineExceeded
+
+MAX_STALLED = 256
+"""Clients of this replica that may stall for as long as they like."""
+
+PATIENCE_S = 5.0
+"""Seconds without reading after which a client counts as stalled, where there are too many."""
+
+OCTETS = "application/octet-stream"
+
+
+class Sending:
+    """Who waits for a client to take something; `async with` it around each send."""
+
+    def __init__(self, limit: int = MAX_STALLED, patience_s: float = PATIENCE_S) -> None:
+        self._limit = limit
+        self._patience_s = patience_s
+        self._waiting: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting[task] = now = time.monotonic()
+        if len(self._waiting) > self._limit:
+            oldest, since = next(iter(self._waiting.items()))
+            if now - since > self._patience_s:
+                del self._waiting[oldest]
+                oldest.cancel("its client does not read, and there are too many of that kind")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.pop(task, None)
+
+
+sending = Sending()
+
+
+class Flowing(Response):
+    """A response out of `chunks`, whose `aclose` runs in the end, whatever happens.
+
+    `length`: bytes that will come, where that is known. Fewer, or an error on the way, breaks the connection off: the client
+    must not take what it has for the whole. `stall_s`: seconds that the client may take nothing, None for any time. `check`: runs
+    beside it, and breaks it off by raising.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncIterable[bytes],
+        *,
+        status_code: int = 200,
+        headers: Mapping[str, str],
+        length: int | None = None,
+        media_type: str = OCTETS,
+        stall_s: float | None = None,
+        check: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self.status_code = status_code
+        self.background = None
+        self.body = b""
+        self.media_type = media_type
+        self._chunks = chunks
+        self._stall_s = stall_s
+        self._check = check
+        more = {} if length is None else {"content-length": str(length)}
+        self.init_headers({"x-content-type-options": "nosniff", **headers, **more})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = [self._pump(send), gone(receive)]
+        if self._check is not None:
+            work.append(self._check())
+        try:
+            await first_to_end(*work)
+        finally:
+            close = getattr(self._chunks, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _pump(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for chunk in self._chunks:
+                async with asyncio.timeout(self._stall_s):
+                    with sending:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            raise DeadlineExceeded(f"the client took nothing for {self._stall_s:g} s") from None
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def first_to_end(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs all until one of them ends, ends the others, and raises what the first raised."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        if not task.cancelled():
+            task.result()
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client has gone away."""
+    message: Message = {}
+    while message.get("type") != "http.disconnect":
+        message = await receive()

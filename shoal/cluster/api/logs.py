@@ -1,0 +1,50 @@
+"""What a sandbox's own command wrote: out of the sandbox while it lives, out of what was kept after its end, in one stream."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shoal._reach import Reach
+from shoal.cluster.api.auth import needs
+from shoal.cluster.api.files import Via
+from shoal.cluster.api.flowing import OCTETS
+from shoal.cluster.api.models_data import FD, Offset, Stream
+from shoal.cluster.api.outputs import OFFSET, Following, output_response
+from shoal.cluster.api.routes import new_router
+from shoal.model.access import Scope
+from shoal.model.errors import ProcessNotFound
+from shoal.model.ids import MAIN_PROCESS
+
+
+def router() -> APIRouter:
+    """The route."""
+    routes = new_router("logs", dependencies=[needs(Scope.READ)])
+
+    @routes.get(
+        "/v1/sandboxes/{sandbox_id}/logs",
+        response_class=Response,
+        responses={200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    async def read_logs(
+        sandbox_id: str,
+        request: Request,
+        transport: Via,
+        stream: Annotated[Stream, Query()] = "stdout",
+        offset: Annotated[Offset, Query()] = 0,
+        follow: Annotated[bool, Query(description="To the end of the stream, past the sandbox's own end")] = False,
+    ) -> Response:
+        """The output of its own command from an offset on; `X-Shoal-Offset` tells where it begins.
+
+        While nobody follows it, the newest 1 MiB is kept: of more than that the oldest is gone. A sandbox without a command has none.
+        """
+        source = Following(Reach(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset)
+        try:
+            return await output_response(source, request, follow=follow)
+        except ProcessNotFound:
+            return Response(headers={OFFSET: "0"}, media_type=OCTETS)
+
+    return routes
