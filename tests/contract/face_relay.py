@@ -1,92 +1,96 @@
-"""The face on a real relay and a real agent, without a cluster: control is one sandbox that is always there."""
+"""The face on a real relay and a real agent, without a cluster: control is in memory. Straight to the relay, or through the HTTP API."""
 
 from __future__ import annotations
 
 import asyncio
-import builtins
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from shoal.client import Client
-from shoal.model.errors import FailedPrecondition
+from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.grants import Grant
-from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
-from shoal.model.states import State
 from shoal.sandbox import Sandbox
 from shoal.transport.connections import Connections
-from shoal.transport.contract import LogChunk
+from shoal.transport.contract import Transport
 from shoal.transport.fake import FakeTransport
+from shoal.transport.http import HttpTransport
 from shoal.wire.agent import Agent
+from shoal.wire.bytestream import ByteStream
+from tests.contract.api_server import ApiServer
 from tests.contract.relay_fixture import Bed, bed
 
 R = TypeVar("R")
+Way = Literal["relay", "http"]
 SPEC = SandboxSpec("none", Resources(1.0, 1.0, 64, 64, 1, 64))
 
 
-class OneSandbox(FakeTransport):
-    """A cluster of one sandbox: `access` gives the relay's address and a token."""
+class RelayedCluster(FakeTransport):
+    """A cluster in memory, all sandboxes of which have the one real agent: `access` gives its relay's address and a token."""
 
     def __init__(self, access: Callable[[], tuple[str, str]]) -> None:
         super().__init__()
         self._access = access
         self._connections = Connections(self._grant)
-        self.info = SandboxInfo("sb-test", State.RUNNING, SPEC, time.time())
 
     async def _grant(self, sandbox_id: str) -> Grant:
+        environment = (await self.get(sandbox_id)).spec.environment
         address, token = self._access()
-        return Grant(sandbox_id, address, token, time.time() + 60)
+        return Grant(sandbox_id, address, token, time.time() + 60, environment)
 
     async def agent(self, sandbox_id: str) -> Agent:
         return await self._connections.agent(sandbox_id)
 
+    async def channel(self, sandbox_id: str) -> ByteStream:
+        return await self._connections.channel(sandbox_id)
+
+    async def dial(self, sandbox_id: str, port: int) -> ByteStream:
+        return await self._connections.dial(sandbox_id, port)
+
     async def close(self) -> None:
         await self._connections.close()
 
-    async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
-        return self.info
 
-    async def get(self, sandbox_id: str) -> SandboxInfo:
-        return self.info
-
-    async def find(self, name: str, environment: str) -> SandboxInfo:
-        return self.info
-
-    async def list(self, listing: Listing) -> builtins.list[SandboxInfo]:
-        return [self.info]
-
-    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
-        return self.info
-
-    async def terminate(self, sandbox_id: str) -> SandboxInfo:
-        return self.info
-
-    async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
-        return self.info
-
-    async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
-        raise FailedPrecondition("it lives", state="running")
+def sandbox_at(way: Way, address: str, token: str, sandbox_id: str = "") -> Sandbox:
+    """A sandbox, as a user holds it: by the relay at `address`, or the one of that id by the API at that URL."""
+    if way == "http":
+        return Sandbox.from_id(sandbox_id, client=Client(HttpTransport(address, token)))
+    return _sandbox(Client(RelayedCluster(lambda: (address, token))))
 
 
-def sandbox_at(access: Callable[[], tuple[str, str]]) -> Sandbox:
-    """The one sandbox, as a user holds it."""
-    transport = OneSandbox(access)
-    return Sandbox(Client(transport), transport.info)
+def _sandbox(client: Client) -> Sandbox:
+    return Sandbox.create("sleep", "1000", cpu=1, memory=64, client=client)
 
 
 class Ground:
-    """A relay and an agent that live in a thread of their own, so that tests may block."""
+    """A relay and an agent that live in a thread of their own, so that tests may block; with an API in front of them, if asked for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, made: Bed) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, made: Bed, way: Way) -> None:
         self._loop = loop
         self.bed = made
-        self.sandbox = sandbox_at(self.access)
+        self.way = way
+        self.cluster = RelayedCluster(self.relay_access)
+        self.api: ApiServer | None = None
+        self.token = ""
+        transport: Transport = self.cluster
+        if way == "http":
+            self.api = self.do(ApiServer.start(self.cluster, self.cluster.replica_side))
+            _, self.token = self.do(self.cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None))
+            transport = HttpTransport(self.api.url, self.token)
+        self.client = Client(transport)
+        self.sandbox = Sandbox(self.client, _sandbox(Client(self.cluster)).info())
 
-    def access(self) -> tuple[str, str]:
+    def relay_access(self) -> tuple[str, str]:
         return self.bed.relay.address, self.bed.token()
+
+    def access(self) -> tuple[Way, str, str, str]:
+        """The arguments of `sandbox_at` for another process."""
+        if self.api is not None:
+            return self.way, self.api.url, self.token, self.sandbox.id
+        return self.way, *self.relay_access(), ""
 
     def do(self, coroutine: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
@@ -97,9 +101,28 @@ class Ground:
         time.sleep(away_s)
         self.do(self.bed.relay.start())
 
+    def interrupt(self) -> None:
+        """Breaks every connection on the way: the relay's, or the API's with its clients."""
+        if self.api is None:
+            self.restart_relay()
+        else:
+            self._loop.call_soon_threadsafe(self.api.drop_connections)
+
+    def interrupt_often(self, pause_s: float) -> None:
+        """Breaks them here and there, three times."""
+        for interrupt in (self.interrupt, self.restart_relay, self.interrupt):
+            time.sleep(pause_s)
+            interrupt()
+
+    def close(self) -> None:
+        self.client.close()
+        if self.api is not None:
+            self.do(self.api.stop())
+        self.do(self.cluster.close())
+
 
 @contextmanager
-def ground() -> Iterator[Ground]:
+def ground(way: Way = "relay") -> Iterator[Ground]:
     """A relay, an agent and a sandbox; nothing is left of them afterwards."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="ground")
@@ -110,13 +133,17 @@ def ground() -> Iterator[Ground]:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
 
     try:
-        made = Ground(loop, do(context.__aenter__()))
+        bedded = do(context.__aenter__())
         try:
-            yield made
+            made = Ground(loop, bedded, way)
+            try:
+                yield made
+            finally:
+                made.close()
         finally:
-            made.sandbox._client.close()
             do(context.__aexit__(None, None, None))
     finally:
+        do(loop.shutdown_asyncgens())
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

@@ -1,4 +1,7 @@
-"""The face over a real relay and a real agent: run, streams, files, broken connections, threads, interrupts."""
+"""The face over a real relay and a real agent: run, streams, files, broken connections, threads, interrupts.
+
+All of it twice: straight to the relay as inside a cluster, and through the HTTP API.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def place() -> Iterator[Ground]:
-    with ground() as made:
+@pytest.fixture(params=["relay", "http"])
+def place(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    with ground(request.param) as made:
         yield made
 
 
@@ -130,14 +133,14 @@ def test_signals(sandbox: shoal.Sandbox) -> None:
     assert stubborn.wait(timeout=10) == -9
 
 
-# The relay is killed
+# Connections break: the relay is killed, the API drops its clients
 
 
 def test_a_stream_goes_on_where_it_was(place: Ground) -> None:
     process = place.sandbox.exec(
         *("sh", "-c", "i=0; while [ $i -lt 40 ]; do seq $((i*5000)) $((i*5000+4999)); i=$((i+1)); sleep 0.03; done")
     )
-    killer = threading.Thread(target=lambda: [(time.sleep(0.3), place.restart_relay()) for _ in range(3)])
+    killer = threading.Thread(target=place.interrupt_often, args=[0.3])
     killer.start()
     lines = list(process.stdout)
     killer.join()
@@ -149,7 +152,7 @@ def test_input_goes_on_where_it_was(place: Ground) -> None:
     target = place.bed.directory / "copy"
     process = place.sandbox.exec("sh", "-c", f"cat > {target}")
     data = b"".join(b"%d\n" % number for number in range(400_000))
-    killer = threading.Thread(target=lambda: [(time.sleep(0.2), place.restart_relay()) for _ in range(3)])
+    killer = threading.Thread(target=place.interrupt_often, args=[0.2])
     killer.start()
     for start in range(0, len(data), 70_000):
         process.stdin.write(data[start : start + 70_000])
@@ -170,9 +173,7 @@ def test_runs_and_waits_go_on_and_nothing_runs_twice(place: Ground) -> None:
     with ThreadPoolExecutor(17) as pool:
         results = [pool.submit(one, number) for number in range(32)]
         ending = pool.submit(waited.wait)
-        for _ in range(3):
-            time.sleep(0.2)
-            place.restart_relay()
+        place.interrupt_often(0.2)
         assert [result.result() for result in results] == [f"{number}\n" for number in range(32)]
         assert ending.result() == 0
     assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(32)]
@@ -210,7 +211,7 @@ def test_an_interrupt_reaches_the_caller_and_ends_the_wait(place: Ground) -> Non
         import sys
         from tests.contract.face_relay import sandbox_at
 
-        sandbox = sandbox_at(lambda: (sys.argv[1], sys.argv[2]))
+        sandbox = sandbox_at(*sys.argv[1:])
         process = sandbox.exec("sleep", "60")
         for call in (lambda: sandbox.run("sleep 60"), process.wait, process.stdout.read):
             print("ready", flush=True)
@@ -221,9 +222,8 @@ def test_an_interrupt_reaches_the_caller_and_ends_the_wait(place: Ground) -> Non
         assert sandbox.run("echo still fine").stdout == "still fine\\n"
         process.kill()
     """
-    address, token = place.access()
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", textwrap.dedent(code), address, token],
+        [sys.executable, "-W", "error", "-X", "dev", "-c", textwrap.dedent(code), *place.access()],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -287,7 +287,7 @@ def test_changes_are_watched_across_a_broken_connection(place: Ground) -> None:
         (top / "one").touch()
         event = next(watch)
         assert (event.kind, event.path) == ("created", str(top / "one"))
-        place.restart_relay()
+        place.interrupt()
         while event.kind != "overflow":  # what happened meanwhile is not known
             event = next(watch)
         (top / "two").touch()
