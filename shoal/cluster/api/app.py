@@ -12,7 +12,24 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from shoal.cluster.api import openapi, problems
+from shoal.cluster.api import (
+    admin,
+    archive,
+    attach,
+    batch,
+    connect,
+    entries,
+    events,
+    execs,
+    files,
+    health,
+    logs,
+    metrics,
+    openapi,
+    problems,
+    processes,
+    sandboxes,
+)
 from shoal.cluster.api.auth import TokenCache, check_open
 from shoal.cluster.api.frame import Frame
 from shoal.cluster.api.ledger import Ledger
@@ -24,8 +41,23 @@ from shoal.transport.contract import Transport
 
 
 def routers() -> list[APIRouter]:
-    """Every group of routes, the busiest first: they are tried in this order."""
-    return []
+    """Every group of routes, in the order in which they are tried: the busiest first, and `by-name/…` before all that a sandbox has."""
+    return [
+        execs.router(),
+        batch.router(),
+        sandboxes.router(),
+        processes.router(),
+        attach.router(),
+        connect.router(),
+        files.router(),
+        entries.router(),
+        archive.router(),
+        logs.router(),
+        events.router(),
+        admin.router(),
+        metrics.router(),
+        health.router(),
+    ]
 
 
 def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings) -> FastAPI:

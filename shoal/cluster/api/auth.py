@@ -70,6 +70,10 @@ class TokenCache:
             return None
         return await asyncio.shield(self._lookup(token_id))
 
+    def forget(self, token_id: str) -> None:
+        """The next use of it is looked up."""
+        self._known.pop(token_id, None)
+
     def _lookup(self, token_id: str) -> asyncio.Task[StoredToken | None]:
         task = self._lookups.get(token_id)
         if task is None:

@@ -1,0 +1,84 @@
+"""Many sandboxes in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from shoal.cluster.api.answers import Json
+from shoal.cluster.api.auth import environment_for
+from shoal.cluster.api.context import audited, context_of
+from shoal.cluster.api.makes import seen_through
+from shoal.cluster.api.models import Batch, BatchResults
+from shoal.cluster.api.problems import document
+from shoal.cluster.api.routes import LargeRoute, new_router
+from shoal.cluster.api.sandboxes import Cluster, IdempotencyKey, Runner
+from shoal.model.access import Caller
+from shoal.model.errors import ShoalError
+from shoal.model.info import SandboxInfo
+from shoal.model.sandbox_json import info_to_json
+from shoal.model.settings import SandboxDefaults
+from shoal.model.spec import SandboxSpec
+
+_ACTION = "sandbox.create"
+
+
+def router() -> APIRouter:
+    """The route."""
+    routes = new_router("sandboxes", LargeRoute)
+
+    @routes.post(
+        "/v1/sandboxes/batch",
+        response_model=BatchResults,
+        dependencies=[audited(_ACTION, None)],
+        summary="Create many sandboxes",
+    )
+    async def create_sandboxes(
+        body: Batch, request: Request, who: Runner, cluster: Cluster, idempotency_key: IdempotencyKey = None
+    ) -> Json:
+        """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
+
+        With an `Idempotency-Key` the i-th of those without a key of their own (from 0) has the key `<key>:<i>`.
+        """
+        defaults = await cluster.defaults()
+        specs = _specs(body, who, defaults, idempotency_key)
+        good = [spec for spec in specs if isinstance(spec, SandboxSpec)]
+        made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
+        results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
+        _enter(request, results)
+        return Json({"results": [_result(result) for result in results]})
+
+    return routes
+
+
+def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str | None) -> list[SandboxSpec | ShoalError]:
+    """For each item its spec, or what is wrong with it."""
+    specs: list[SandboxSpec | ShoalError] = []
+    for place, item in enumerate(body.sandboxes):
+        own = item.idempotency_key or (None if key is None else f"{key}:{place}")
+        try:
+            specs.append(item.spec(defaults, environment_for(who, item.environment), own))
+        except ShoalError as error:
+            specs.append(error)
+    return specs
+
+
+def _enter(request: Request, results: list[SandboxInfo | ShoalError]) -> None:
+    """One entry in the audit log for each, instead of one for the call."""
+    context = context_of(request)
+    context.action = None
+    for result in results:
+        if isinstance(result, SandboxInfo):
+            context.environment = result.spec.environment
+            request.app.state.ledger.enter(context, _ACTION, result.id, "ok")
+        else:
+            request.app.state.ledger.enter(context, _ACTION, None, result.code)
+    context.environment = None
+
+
+def _result(result: SandboxInfo | ShoalError) -> dict[str, Any]:
+    if isinstance(result, SandboxInfo):
+        return {"sandbox": info_to_json(result)}
+    return {"error": document(result)}

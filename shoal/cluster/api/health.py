@@ -1,0 +1,79 @@
+"""Whether this replica lives, and whether it can do its work. Neither asks for a token, nor says anything about the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from shoal.cluster.api.answers import Json
+from shoal.cluster.api.models import Health
+from shoal.cluster.api.routes import new_router
+from shoal.model.errors import ShoalError, Unavailable
+from shoal.transport.contract import Transport
+
+READY_S = 2.0
+"""Seconds in which the controller must answer."""
+
+_FRESH_S = 1.0
+"""Seconds for which an answer of the controller's holds: nobody without a token can make this replica ask more often."""
+
+_VERSION = version("shoal")
+
+
+def router() -> APIRouter:
+    """The routes."""
+    routes = new_router("health")
+
+    @routes.get("/v1/health", response_model=Health, summary="Whether this replica answers")
+    async def get_health() -> Json:
+        """It does, if this is answered."""
+        return Json({"status": "ok", "version": _VERSION})
+
+    @routes.get("/v1/ready", response_model=Health, summary="Whether the cluster answers")
+    async def get_ready(request: Request) -> Json:
+        """200 where the cluster's controller answers within 2 s, else 503."""
+        await _probe(request).check()
+        return Json({"status": "ok", "version": _VERSION})
+
+    return routes
+
+
+def _probe(request: Request) -> _Probe:
+    state = request.app.state
+    if not hasattr(state, "probe"):
+        state.probe = _Probe(state.transport)
+    probe: _Probe = state.probe
+    return probe
+
+
+class _Probe:
+    """Asks the controller, once at a time."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._lock = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._error: Unavailable | None = None
+
+    async def check(self) -> None:
+        """Raises `Unavailable` where the controller does not answer."""
+        async with self._lock:
+            if time.monotonic() - self._asked_at >= _FRESH_S:
+                self._error = await self._ask()
+                self._asked_at = time.monotonic()
+        if self._error is not None:
+            raise Unavailable(self._error.message)
+
+    async def _ask(self) -> Unavailable | None:
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._transport.admin.last_event()
+        except TimeoutError:
+            return Unavailable(f"the controller did not answer within {READY_S:g} s; wait for it")
+        except ShoalError as error:
+            return Unavailable(f"the controller does not answer: {error}")
+        return None
