@@ -82,6 +82,7 @@ class Database:
             max_overflow=0,
             connect_args={"timeout": BUSY_S, "check_same_thread": False} if self.sqlite else bounds,
             hide_parameters=True,
+            **({} if self.sqlite or writes else {"isolation_level": "AUTOCOMMIT"}),  # a read is one statement
         )
         if self.sqlite:
             event.listen(engine, "connect", _set_up_sqlite)
