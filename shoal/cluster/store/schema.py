@@ -33,6 +33,10 @@ def migrate(connection: Connection, name: str) -> None:
     from alembic.config import Config
     from alembic.util.exc import CommandError
 
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SET LOCAL statement_timeout = 0"
+        )  # as long as it takes: nothing else runs before it
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

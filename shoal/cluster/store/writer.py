@@ -15,14 +15,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from shoal.cluster.store import tables
 from shoal.cluster.store.database import FAILURES, Database
 from shoal.cluster.store.rows import Row, Rows, merged
-from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable, error_from_dict
 
 _T = TypeVar("_T")
 
 _ATTEMPTS = 2
 """A connection may have died unnoticed, with the server long back: a new one is worth a try."""
 
-_DOUBT_S = 30.0
+DOUBT_S = 30.0
 _DOUBT_PAUSE_S = 0.2
 
 
@@ -78,6 +78,7 @@ class Writer:
             for _, written in batch + self._waiting:  # nobody waits for ever for a writer that failed
                 if not written.done():
                     written.set_exception(Internal("the store's writer failed; the controller's log says why"))
+                    written.exception()
 
     # -- on the thread --------------------------------------------------------------------------------
 
@@ -88,11 +89,10 @@ class Writer:
         except Internal as error:
             if len(batch) == 1:
                 return [error]
-            return [
-                outcome for rows in batch for outcome in self._write([rows])
-            ]  # one that can't be held harms itself only
+            # One that can't be held harms itself only.
+            return [outcome for rows in batch for outcome in self._write([rows])]
         except ShoalError as error:
-            return [error] * len(batch)
+            return [error_from_dict(error.to_dict()) for _ in batch]  # to each caller its own, for it is raised in each
         return [None] * len(batch)
 
     def _transact(self, body: Callable[[Connection], _T], last_event: int = 0) -> _T:
@@ -135,7 +135,7 @@ class Writer:
     def _took_place(self, number: int) -> bool:
         """Whether a commit whose answer was lost did take place. While the server still works on it, its lock on `meta` makes this wait."""
         look = select(tables.meta.c.epoch, tables.meta.c.writes).with_for_update()
-        limit = time.monotonic() + _DOUBT_S
+        limit = time.monotonic() + DOUBT_S
         while True:
             try:
                 with self._database.writes.connect() as connection:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shoal.actors.controller.store import Change
+from shoal.cluster.store import writer
 from shoal.model.errors import FailedPrecondition, Unavailable
 from tests.contract.store.conftest import CLUSTER, Place, settings_of
 from tests.contract.store.cutter import Moment, cutter
@@ -74,8 +75,8 @@ async def test_a_server_that_crashes_under_load_has_all_that_was_acknowledged_an
     news: asyncio.Queue[int] = asyncio.Queue()
     stopping = asyncio.Event()
 
-    async def write(writer: int) -> None:
-        for number in range(writer, 1_000_000, 50):
+    async def write(first: int) -> None:
+        for number in range(first, 1_000_000, 50):
             if stopping.is_set():
                 return
             try:
@@ -94,8 +95,8 @@ async def test_a_server_that_crashes_under_load_has_all_that_was_acknowledged_an
     try:
         await store.open(CLUSTER, 10)
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for writer in range(50):
-                group.create_task(write(writer))
+            for first in range(50):
+                group.create_task(write(first))
             for _ in range(3):
                 await more(200)
                 await asyncio.to_thread(postgres.stop, "immediate")
@@ -138,6 +139,25 @@ async def test_a_lost_answer_is_looked_for_until_the_server_is_back(
             assert not (await asyncio.wait([writing], timeout=0.5))[0]
             way.open = True
             await writing
+        finally:
+            await store.close()
+    assert there(place) == [0]
+
+
+async def test_whoever_cannot_be_told_whether_it_took_place_is_told_so(
+    place: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "DOUBT_S", 0.3)
+    async with cutter(postgres.port) as way:
+        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        try:
+            await store.open(CLUSTER, 10)
+            way.arm("after", shut=True)
+            with pytest.raises(Unavailable, match="is not known") as caught:
+                await store.write(change(0))
+            assert "nothing was done" not in str(caught.value)
+            way.open = True
+            await store.write(Change(change(0).sandboxes, change(0).events))  # again: it makes no difference
         finally:
             await store.close()
     assert there(place) == [0]
