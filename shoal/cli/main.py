@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import cluster, copy, exits, run, sandboxes
+from shoal.cli import admin, cluster, copy, exits, history, login, run, sandboxes, session
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
 from shoal.cli.session import Ended
@@ -35,6 +35,12 @@ app.command()(sandboxes.ls)
 app.command()(sandboxes.logs)
 app.command()(copy.cp)
 app.command()(sandboxes.rm)
+app.command()(login.login)
+app.command()(login.logout)
+app.add_typer(admin.tokens, name="tokens")
+app.add_typer(admin.environments, name="environments")
+app.command()(history.audit)
+app.command()(history.events)
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,6 +56,21 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The cluster's API, for all commands but up, down and doctor."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="TOKEN",
+            help="Its token. Others see it in the list of processes: rather set SHOAL_TOKEN.",
+        ),
+    ] = None,
+    ca: Annotated[
+        str | None, typer.Option("--ca", metavar="FILE", help="Certificates to trust in place of the system's.")
+    ] = None,
 ) -> None:
     """Sandboxes for untrusted code, on machines of your own.
 
@@ -61,9 +82,19 @@ def _root(
       shoal run -it shoal/base bash
       shoal down                           take all of it away
 
+    \b
+    A cluster elsewhere:
+      shoal login https://shoal.example.org        asks for a token, and keeps it
+      shoal --url https://shoal.example.org ls     with the token in SHOAL_TOKEN, or kept by `login`
+
     `shoal COMMAND --help` has examples of each. Settings: SHOAL_… variables, or settings.toml in the state directory.
     SHOAL_DEBUG=1 shows where an error came from.
     """
+    if url is not None:
+        from shoal.transport.http_server import normal_url
+
+        url = normal_url(url)
+    session.target.set(session.Target(url, token, ca))
 
 
 def _stop(number: int, _: object) -> None:

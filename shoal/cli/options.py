@@ -22,7 +22,13 @@ Interactive = Annotated[
 ]
 Tty = Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+EnvironmentName = Annotated[
+    str | None,
+    typer.Option("--environment", metavar="NAME", help="The environment; without, your token's own, or main."),
+]
 SandboxName = Annotated[str, typer.Argument(metavar="SANDBOX", help="Its id (sb-…) or its name.", show_default=False)]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 ENDS_OPTIONS = {"allow_interspersed_args": False}
 """Context settings of commands that take another command: its options are its own."""
@@ -76,3 +82,14 @@ def _mebibytes(option: str, text: str) -> int:
     if not (digits.isascii() and digits.isdigit()):
         raise InvalidRequest(f"--{option}: {text!r} is no size in MiB; write 512, 512m or 2g", field=option)
     return int(digits) * (unit or 1)
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """`90`, `90s`, `15m`, `12h`, `30d` or `4w`."""
+    if text is None:
+        return None
+    unit = _UNITS_S.get(text[-1:].lower())
+    digits = text[:-1] if unit else text
+    if not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
+        raise InvalidRequest(f"--{option}: {text!r} is no length of time; write 90s, 15m, 12h or 30d", field=option)
+    return float(int(digits) * (unit or 1))

@@ -9,7 +9,18 @@ import typer
 
 from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of_process
-from shoal.cli.options import Env, Interactive, SandboxName, Tty, User, Workdir, amount, mebibytes, pairs
+from shoal.cli.options import (
+    Env,
+    EnvironmentName,
+    Interactive,
+    SandboxName,
+    Tty,
+    User,
+    Workdir,
+    amount,
+    mebibytes,
+    pairs,
+)
 from shoal.cli.session import find, with_cluster
 from shoal.model.errors import InvalidRequest
 
@@ -49,6 +60,7 @@ def run(
     ] = None,
     network: Annotated[str, typer.Option(metavar="default|none", help="The public internet, or nothing.")] = "default",
     region: Annotated[str | None, typer.Option(help="Where it is to run.")] = None,
+    environment: EnvironmentName = None,
 ) -> None:
     """Run a command in a new sandbox, and remove the sandbox when it ends.
 
@@ -83,6 +95,7 @@ def run(
         "idle_timeout": idle_timeout,
         "network": chosen,
         "region": region,
+        "environment": environment,
     }
     if detach:
         _start(options, tuple(command or ()))

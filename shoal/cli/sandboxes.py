@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal._spec import states_of
 from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of
-from shoal.cli.options import Json, SandboxName, pairs
+from shoal.cli.options import EnvironmentName, Json, SandboxName, pairs
 from shoal.cli.session import find, with_cluster
 from shoal.model.errors import ShoalError
 from shoal.model.info import Listing, SandboxInfo
@@ -32,6 +34,11 @@ def ls(
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only those that carry it.")
     ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", metavar="STATE", help="Only those in it, such as running.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(metavar="REGION", help="Only those of it.")] = None,
+    environment: EnvironmentName = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only their ids.")] = False,
     json: Json = False,
 ) -> None:
@@ -41,11 +48,18 @@ def ls(
     Examples:
       shoal ls
       shoal ls --all --tag team=search
+      shoal ls --state pending --state starting --region eu
       shoal rm $(shoal ls -q)
       shoal ls --json | jq -r '.[].id'
     """
-    tags = pairs("tag", tag)
-    infos = with_cluster(lambda client: _list(client, tags, all))
+    listing = Listing(
+        environment or "",
+        pairs("tag", tag),
+        states_of(state or ()),
+        include_ended=all,
+        region=region,
+    )
+    infos = with_cluster(lambda client: _list(client, listing))
     if json:
         console.print_json([info.to_dict() for info in infos])
     elif quiet:
@@ -86,8 +100,9 @@ def rm(
         raise typer.Exit(exit_code_of(errors[0]))
 
 
-async def _list(client: Client, tags: dict[str, str], all: bool) -> list[SandboxInfo]:
-    return await client.transport.list(Listing(tags=tags, include_ended=all))
+async def _list(client: Client, listing: Listing) -> list[SandboxInfo]:
+    environment = listing.environment or await client.transport.default_environment()
+    return await client.transport.list(replace(listing, environment=environment))
 
 
 async def _logs(client: Client, name: str, follow: bool) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from shoal.cli.exits import NOBODY_READS
@@ -15,6 +18,23 @@ if TYPE_CHECKING:
     from shoal.sandbox import Sandbox
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which cluster is meant, as the command's own options say it; None: as `shoal.connect` finds it."""
+
+    url: str | None = None
+    token: str | None = None
+    ca: str | None = None
+
+
+target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B039  # it is frozen
+
+
+def api_named() -> str | None:
+    """The URL of an API that the command's options or the environment name."""
+    return target.get().url or os.environ.get("SHOAL_URL") or None
 
 
 class Ended(Exception):
@@ -54,7 +74,8 @@ async def _cancellable(body: Callable[[Client], Awaitable[R]]) -> R:
 async def _connected(body: Callable[[Client], Awaitable[R]]) -> R:
     from shoal.client import connect
 
-    client = await connect.aio()
+    meant = target.get()
+    client = await connect.aio(meant.url, token=meant.token, ca=meant.ca)
     try:
         return await body(client)
     finally:

@@ -1,0 +1,215 @@
+"""`shoal tokens` and `shoal environments`: who may do what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli import console
+from shoal.cli.options import EnvironmentName, Json, mebibytes, seconds
+from shoal.cli.session import with_cluster
+from shoal.model.access import Environment, TokenInfo
+from shoal.model.errors import InvalidRequest
+
+tokens = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="API tokens: make, list and revoke them.")
+environments = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Environments: namespaces with quotas and tokens of their own."
+)
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+
+_TOKEN_COLUMNS = ("ID", "NAME", "ENVIRONMENT", "SCOPE", "AGE", "STATE", "LAST USED")
+_ENVIRONMENT_COLUMNS = ("NAME", "SANDBOXES", "CPU", "MEMORY", "CREATES/MIN", "AGE")
+
+Sandboxes = Annotated[int | None, typer.Option(metavar="N", help="Living sandboxes, at the most.")]
+Cpu = Annotated[float | None, typer.Option(metavar="CORES", help="Cores of all their limits together.")]
+Memory = Annotated[str | None, typer.Option(metavar="MIB", help="Memory of all their limits together (512, 64g).")]
+Creates = Annotated[int | None, typer.Option("--creates-per-minute", metavar="N", help="Creates in any 60 s.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The environment's.", show_default=False)]
+
+
+@tokens.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="To know it again.", show_default=False)],
+    environment: EnvironmentName = None,
+    scope: Annotated[
+        str,
+        typer.Option(metavar="read|run|admin", help="Look; also create and enter sandboxes; also tokens and quotas."),
+    ] = "run",
+    expires_in: Annotated[
+        str | None, typer.Option("--expires-in", metavar="TIME", help="12h, 30d, …; without, it does not expire.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a token, and print it: the only time that it can be seen.
+
+    \b
+    Examples:
+      shoal tokens create ci --environment build --expires-in 30d
+      shoal tokens create me --environment '*' --scope admin
+      export SHOAL_TOKEN=$(shoal tokens create laptop)
+    """
+    lifetime = seconds("expires-in", expires_in)
+    info, text = with_cluster(
+        lambda client: client.create_token.aio(name, environment=environment, scope=scope, expires_in=lifetime)
+    )
+    if json:
+        console.print_json({**info.to_dict(), "token": text})
+        return
+    typer.echo(text)
+    console.err().print(f"{_of(info)}. Keep it: it is shown only now.", markup=False)
+
+
+@tokens.command("ls")
+def list_tokens(
+    all: Annotated[bool, typer.Option("--all", "-a", help="Those revoked or expired, too.")] = False, json: Json = False
+) -> None:
+    """List tokens, newest first.
+
+    \b
+    Examples:
+      shoal tokens ls
+      shoal tokens ls --all --json
+    """
+    now = time.time()
+    found = [info for info in with_cluster(lambda client: client.tokens.aio()) if all or info.valid(now)]
+    if json:
+        console.print_json([info.to_dict() for info in found])
+    elif found:
+        console.print_table(_TOKEN_COLUMNS, [_token_row(info, now) for info in found])
+    else:
+        console.err().print("There are no tokens; make one with `shoal tokens create NAME`.")
+
+
+@tokens.command("rm")
+def revoke_token(
+    ids: Annotated[list[str], typer.Argument(metavar="TOKEN...", help="Ids (tk-…).", show_default=False)],
+) -> None:
+    """Revoke tokens: they are refused within seconds, and stay so.
+
+    \b
+    Examples:
+      shoal tokens rm tk-4fd2mzq7c3wnk5xe
+    """
+    for token_id in ids:
+        if token_id.startswith("shoal_"):
+            raise InvalidRequest(
+                "TOKEN: that is a token's text, not its id; the id is the part from 'tk-' to the next '_'",
+                field="token",
+            )
+    with_cluster(lambda client: _revoke(client, ids))
+
+
+@environments.command("create")
+def create_environment(
+    name: Name,
+    sandboxes: Sandboxes = None,
+    cpu: Cpu = None,
+    memory: Memory = None,
+    creates_per_minute: Creates = None,
+    json: Json = False,
+) -> None:
+    """Make an environment. What is not bounded may grow as the cluster allows.
+
+    \b
+    Examples:
+      shoal environments create build --sandboxes 200 --cpu 64 --memory 256g
+      shoal environments create play --creates-per-minute 60
+    """
+    quota = _quota(sandboxes, cpu, memory, creates_per_minute)
+    _print(with_cluster(lambda client: client.create_environment.aio(name, **quota)), json, "is made")
+
+
+@environments.command("ls")
+def list_environments(json: Json = False) -> None:
+    """List environments, with what is used of their quotas.
+
+    \b
+    Examples:
+      shoal environments ls
+      shoal environments ls --json | jq '.[].usage'
+    """
+    found = with_cluster(lambda client: client.environments.aio())
+    if json:
+        console.print_json([each.to_dict() for each in found])
+        return
+    now = time.time()
+    console.print_table(_ENVIRONMENT_COLUMNS, [_environment_row(each, now) for each in found])
+
+
+@environments.command("quota")
+def set_quota(
+    name: Name,
+    sandboxes: Sandboxes = None,
+    cpu: Cpu = None,
+    memory: Memory = None,
+    creates_per_minute: Creates = None,
+    json: Json = False,
+) -> None:
+    """Replace an environment's quota as a whole: what is not given has no bound then. What lives beyond it lives on.
+
+    \b
+    Examples:
+      shoal environments quota build --sandboxes 400 --cpu 128
+      shoal environments quota build
+    """
+    quota = _quota(sandboxes, cpu, memory, creates_per_minute)
+    _print(with_cluster(lambda client: client.set_quota.aio(name, **quota)), json, "has its new quota")
+
+
+@environments.command("rm")
+def delete_environment(name: Name) -> None:
+    """Take an environment away, and revoke its tokens. No sandbox may live in it.
+
+    \b
+    Examples:
+      shoal environments rm play
+    """
+    with_cluster(lambda client: client.delete_environment.aio(name))
+    console.err().print(f"{name} is gone.", markup=False)
+
+
+async def _revoke(client: Client, ids: Sequence[str]) -> None:
+    for token_id in ids:
+        info = await client.revoke_token.aio(token_id)
+        console.err().print(f"{_of(info)} is revoked.", markup=False)
+
+
+def _quota(sandboxes: int | None, cpu: float | None, memory: str | None, creates: int | None) -> dict[str, Any]:
+    size = mebibytes("memory", memory)
+    if isinstance(size, tuple):
+        raise InvalidRequest(f"--memory: {memory!r} is no one size", field="memory")
+    return {"sandboxes": sandboxes, "cpu": cpu, "memory": size, "creates_per_minute": creates}
+
+
+def _print(environment: Environment, json: bool, what: str) -> None:
+    if json:
+        console.print_json(environment.to_dict())
+    else:
+        console.err().print(f"{environment.name} {what}.", markup=False)
+
+
+def _of(info: TokenInfo) -> str:
+    where = "all environments" if info.environment == "*" else info.environment
+    return f"{info.id} ({info.name}: {info.scope.value} in {where})"
+
+
+def _token_row(info: TokenInfo, now: float) -> tuple[str, ...]:
+    state = "revoked" if info.revoked_at is not None else "valid" if info.valid(now) else "expired"
+    if state == "valid" and info.expires_at is not None:
+        state = f"valid for {console.age(info.expires_at - now)}"
+    used = "never" if info.last_used_at is None else f"{console.age(now - info.last_used_at)} ago"
+    return info.id, info.name, info.environment, info.scope.value, console.age(now - info.created_at), state, used
+
+
+def _environment_row(each: Environment, now: float) -> tuple[str, ...]:
+    def of(name: str) -> str:
+        used, most = getattr(each.usage, name), getattr(each.quota, name)
+        return f"{used or 0:g}" if most is None else f"{used or 0:g} of {most:g}"
+
+    figures = [of(name) for name in ("sandboxes", "cpu", "memory", "creates_per_minute")]
+    return each.name, *figures, console.age(now - each.created_at)

@@ -1,0 +1,97 @@
+"""`shoal audit` and `shoal events`: who did what, and what happens."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal.cli import console
+from shoal.cli.options import EnvironmentName, Json
+from shoal.cli.session import find, with_cluster
+from shoal.model.access import AuditEntry, SandboxEvent
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+
+_AUDIT_COLUMNS = ("TIME", "ACTION", "TARGET", "OUTCOME", "TOKEN", "ENVIRONMENT", "ADDRESS", "REQUEST")
+
+
+def audit(
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", help="So many entries at the most.")] = 50,
+    before: Annotated[
+        int | None, typer.Option(metavar="ID", help="Only entries before this one: the next page.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show who did what, or was refused it, newest first. Needs a token of the scope admin.
+
+    \b
+    Examples:
+      shoal audit
+      shoal audit -n 500 --json | jq '.[] | select(.outcome != "ok")'
+    """
+    entries = with_cluster(lambda client: client.audit.aio(limit=limit, before=before))
+    if json:
+        console.print_json([entry.to_dict() for entry in entries])
+    elif entries:
+        console.print_table(_AUDIT_COLUMNS, [_row(entry) for entry in entries])
+    else:
+        console.err().print("There are no entries.")
+
+
+def events(
+    sandbox: Annotated[
+        str | None, typer.Argument(metavar="[SANDBOX]", help="Only of this one: its id or name.", show_default=False)
+    ] = None,
+    after: Annotated[
+        int | None, typer.Option(metavar="ID", help="All since this event, too; 0: all that are kept.")
+    ] = None,
+    environment: EnvironmentName = None,
+    no_follow: Annotated[bool, typer.Option("--no-follow", help="End when all that there are were shown.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what happens to sandboxes, as it happens, until Ctrl-C.
+
+    \b
+    Examples:
+      shoal events
+      shoal events web
+      shoal events --after 0 --no-follow
+      shoal events --json | jq -r 'select(.kind == "terminated") | .sandbox_id'
+    """
+    start = 0 if no_follow and after is None else after
+    with_cluster(lambda client: _show(client, sandbox, start, environment, not no_follow, json))
+
+
+async def _show(
+    client: Client, name: str | None, after: int | None, environment: str | None, follow: bool, json: bool
+) -> None:
+    sandbox_id = None if name is None else (await find(client, name)).id
+    async with client.events(after=after, sandbox_id=sandbox_id, environment=environment) as shown:
+        while (event := await shown.next.aio(None if follow else 0)) is not None:
+            typer.echo(json_module.dumps(event.to_dict()) if json else _line(event))
+
+
+def _line(event: SandboxEvent) -> str:
+    data = " ".join(f"{name}={value}" for name, value in event.data.items() if value is not None)
+    return console.printable(f"{_at(event.at)}  {event.sandbox_id}  {event.kind}  {data}".rstrip())
+
+
+def _row(entry: AuditEntry) -> tuple[str, ...]:
+    return (
+        _at(entry.at),
+        entry.action,
+        entry.target or "",
+        entry.outcome,
+        entry.token,
+        entry.environment,
+        entry.address or "",
+        entry.request_id or "",
+    )
+
+
+def _at(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,104 @@
+"""`shoal login` and `logout`: the APIs that this user knows."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal import config_file
+from shoal.cli import console, session
+from shoal.model.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from shoal.model.access import TokenInfo
+
+_MAX_TOKEN = 4096
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="https://host, or http://host:port.", show_default=False)]
+
+
+def login(
+    url: Url,
+    token_stdin: Annotated[bool, typer.Option("--token-stdin", help="Read the token from the standard input.")] = False,
+    keep_default: Annotated[
+        bool, typer.Option("--keep-default", help="Another one stays the one that is meant where none is named.")
+    ] = False,
+) -> None:
+    """Keep the token of a cluster's API, so that later commands and programs need none.
+
+    Asks for the token without showing it, tries it, and writes both into ~/.config/shoal/config.toml, which only you can read. From then on that
+    cluster is meant where none is named.
+
+    \b
+    Examples:
+      shoal login https://shoal.example.org
+      shoal login http://127.0.0.1:8000 --token-stdin < token
+      shoal --ca own-ca.pem login https://shoal.internal:8443
+    """
+    from shoal.transport.http_server import normal_url
+
+    base, ca = normal_url(url), session.target.get().ca
+    known = config_file.read()  # whatever is wrong with it is told before a token is asked for
+    token = _token(token_stdin, base)
+    info = asyncio.run(_try(base, token, ca))
+    default = not keep_default or known.default is None
+    config_file.put(base, token, ca=None if ca is None else str(Path(ca).absolute()), default=default)
+    console.err().print(_told(base, info, default), markup=False)
+
+
+def logout(
+    url: Annotated[
+        str | None, typer.Argument(metavar="[URL]", help="Without: the one that is the default.", show_default=False)
+    ] = None,
+) -> None:
+    """Forget the token of a cluster's API. It stays valid: `shoal tokens rm` revokes it.
+
+    \b
+    Examples:
+      shoal logout
+      shoal logout https://shoal.example.org
+    """
+    from shoal.transport.http_server import normal_url
+
+    base = config_file.read().default if url is None else normal_url(url)
+    if base is None or not config_file.remove(base):
+        raise InvalidRequest(
+            f"url: {base or 'no cluster'} is not in {config_file.path()}, so there is nothing to forget", field="url"
+        )
+    console.err().print(f"{base} is forgotten.", markup=False)
+
+
+def _token(from_stdin: bool, base: str) -> str:
+    given = session.target.get().token
+    if given is not None:
+        return given
+    if from_stdin:
+        return sys.stdin.read(_MAX_TOKEN + 1).strip()
+    if not sys.stdin.isatty():
+        raise InvalidRequest(
+            "--token-stdin: this input is no terminal to ask for the token at; pass --token-stdin to read it from there",
+            field="token_stdin",
+        )
+    import getpass
+
+    return getpass.getpass(f"Token for {base}: ").strip()
+
+
+async def _try(base: str, token: str, ca: str | None) -> TokenInfo:
+    from shoal.transport.http import HttpTransport
+
+    transport = await HttpTransport.open(base, token, ca)
+    try:
+        return await transport.whoami()
+    finally:
+        await transport.close()
+
+
+def _told(base: str, info: TokenInfo, default: bool) -> str:
+    where = "all environments" if info.environment == "*" else f"environment {info.environment}"
+    meant = "; it is meant from now on where no cluster is named" if default else ""
+    return f"{base} takes the token {info.id} ({info.scope.value}, {where}){meant}."

@@ -1,0 +1,27 @@
+"""The table of a cluster's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal.cli import console
+
+_COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "CPU FREE", "MEMORY FREE")
+
+
+def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """`nodes`: each as `NodeInfo.to_dict()`."""
+    rows = [
+        (
+            node["hostname"],
+            node["address"],
+            node["region"] or "",
+            str(node["sandboxes"]),
+            str(node["warm"]),
+            f"{node['cpu_free']:g} of {node['cpu_total']:g}",
+            f"{node['memory_free']} of {node['memory_total']} MiB",
+        )
+        for node in nodes
+    ]
+    console.print_table(_COLUMNS, rows)

@@ -1,0 +1,28 @@
+"""`shoal status` of a cluster that is known by its API only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from shoal.cli import console
+from shoal.cli.nodes import print_nodes
+from shoal.cli.session import with_cluster
+
+if TYPE_CHECKING:
+    from shoal.client import Client
+
+
+def status(url: str, json: bool) -> None:
+    """Prints what the API at `url` tells."""
+    nodes = with_cluster(_nodes)
+    if json:
+        console.print_json({"url": url, "running": True, "nodes": nodes})
+        return
+    typer.echo(f"Cluster at {url}")
+    print_nodes(nodes)
+
+
+async def _nodes(client: Client) -> list[dict[str, Any]]:
+    return [node.to_dict() for node in await client.nodes.aio()]
