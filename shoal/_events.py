@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,7 +19,7 @@ _WAIT_S = 20.0
 
 
 class Events:
-    """Events, one after another, without end. `Client.events` makes it."""
+    """Events, one after another, without end; those of one sandbox end with it. `Client.events` makes it."""
 
     def __init__(
         self, transport: Transport, after: int | None, sandbox_id: str | None, environment: str | None
@@ -38,24 +39,31 @@ class Events:
 
     @method_twin
     async def next(self, timeout: float | None = None) -> SandboxEvent | None:
-        """The next event, whenever it comes; None once it is closed, or after `timeout` seconds."""
+        """The next event, whenever it comes; None once it is closed or, of one sandbox, that has ended, and after `timeout` seconds."""
         await self.start.aio()
+        end = None if timeout is None else time.monotonic() + timeout
         patience = Patience()
-        left = timeout
-        while not self._found and not self._closed and (left is None or left >= 0):
-            wait_s = _WAIT_S if left is None else min(_WAIT_S, left)
-            left = None if left is None else left - max(wait_s, 0.001)
+        while not self._found and not self._closed:
+            wait_s = _WAIT_S if end is None else max(0.0, min(_WAIT_S, end - time.monotonic()))
+            ending = self._sandbox_id is not None and (await self._transport.get(self._sandbox_id)).ended
             try:
                 patience.working()
-                self._found.extend(
-                    await self._transport.admin.events(
-                        self._after, sandbox_id=self._sandbox_id, environment=self._environment, wait_s=wait_s
-                    )
-                )
+                await self._fetch(0 if ending else wait_s)
             except Unavailable as error:
                 await patience.after(error)
-        if self._closed or not self._found:
-            return None
+                continue
+            if not self._found and (ending or (end is not None and time.monotonic() >= end)):
+                return None
+        return None if self._closed else self._take()
+
+    async def _fetch(self, wait_s: float) -> None:
+        self._found.extend(
+            await self._transport.admin.events(
+                self._after, sandbox_id=self._sandbox_id, environment=self._environment, wait_s=wait_s
+            )
+        )
+
+    def _take(self) -> SandboxEvent:
         event = self._found.popleft()
         self._after = event.id
         return event

@@ -177,6 +177,8 @@ class _Background:
         for task in others:
             task.cancel(_ENDING)
         await asyncio.gather(*others, return_exceptions=True)
+        # What lives with the loop goes with it: the connections of clients that nobody has closed.
+        await self.loop.shutdown_asyncgens()
 
 
 class _Home:

@@ -1,34 +1,37 @@
-"""Where a listing goes on: the place after a sandbox, as text that means nothing to whoever passes it on."""
+"""Cursors of listings: after which sandbox the next page begins, as a text that says nothing to whoever passes it on."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import struct
+import json
+import math
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import SANDBOX
 
-_TIME = struct.Struct(">d")
-_MAX = 100
+MAX_LENGTH = 128
 
 
 def encode_cursor(place: tuple[float, str]) -> str:
-    """The cursor of `Listing.before`: (created_at, id) of the last sandbox of a page."""
-    return base64.urlsafe_b64encode(_TIME.pack(place[0]) + place[1].encode("ascii")).rstrip(b"=").decode("ascii")
+    """The cursor of the page after a place: (created_at, id) of a sandbox, as in `Listing.before`."""
+    plain = json.dumps([float(place[0]), place[1]], separators=(",", ":"))
+    return base64.urlsafe_b64encode(plain.encode()).rstrip(b"=").decode("ascii")
 
 
-def decode_cursor(text: str) -> tuple[float, str]:
-    """`encode_cursor` back again; `InvalidRequest` for anything else."""
+def decode_cursor(cursor: str) -> tuple[float, str]:
+    """(created_at, id) of the sandbox that a page comes after; `InvalidRequest`."""
     try:
-        if len(text) > _MAX:
-            raise ValueError
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        created_at, sandbox_id = _TIME.unpack(data[:8])[0], data[8:].decode("ascii")
-    except (ValueError, binascii.Error, struct.error):
-        created_at, sandbox_id = float("nan"), ""
-    if not (0 <= created_at < 1e12 and SANDBOX.fullmatch(sandbox_id)):
-        raise InvalidRequest(
-            "cursor: it is none of this API's; pass `next_cursor` of the page before as it is", field="cursor"
-        )
-    return created_at, sandbox_id
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        value = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        created_at, sandbox_id = value
+        if (
+            type(created_at) is float
+            and math.isfinite(created_at)
+            and isinstance(sandbox_id, str)
+            and SANDBOX.fullmatch(sandbox_id)
+        ):
+            return created_at, sandbox_id
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        pass  # said below
+    raise InvalidRequest("cursor: this is no cursor; pass on `next_cursor` as it came", field="cursor")

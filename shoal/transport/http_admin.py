@@ -10,9 +10,10 @@ from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Sco
 from shoal.transport import http_json
 from shoal.transport.admin import Admin
 from shoal.transport.http_calls import HttpCalls
-from shoal.transport.http_events import events_after, next_events
+from shoal.transport.http_events import events_after, newest_event, next_events
 
 MAX_WAIT_S = 30.0
+_EVENTS = "/v1/events"
 
 
 class HttpAdmin(Admin):
@@ -70,16 +71,17 @@ class HttpAdmin(Admin):
     async def events(
         self, after: int | None, *, sandbox_id: str | None = None, environment: str | None = None, wait_s: float = 0
     ) -> builtins.list[SandboxEvent]:
-        path = "/v1/events" if sandbox_id is None else f"/v1/sandboxes/{_quoted(sandbox_id)}/events"
-        query = {"after": after, "environment": environment}
+        path = _EVENTS if sandbox_id is None else f"/v1/sandboxes/{_quoted(sandbox_id)}/events"
+        query: dict[str, int | str] = {"after": await self.last_event() if after is None else after}
+        if sandbox_id is None and environment is not None:
+            query["environment"] = environment
         found = [] if after is None else await events_after(self._calls, path, query)
         if found or wait_s <= 0:
             return found
         return await next_events(self._calls, path, query, min(wait_s, MAX_WAIT_S))
 
     async def last_event(self) -> int:
-        data = await self._calls.json("GET", "/v1/events", query={"follow": "false"})
-        return http_json.decoded(lambda answer: int(answer["last"]), data)
+        return await newest_event(self._calls, _EVENTS)
 
 
 def _quoted(name: str) -> str:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
 import aiohttp
 
 from shoal.model.access import SandboxEvent
-from shoal.model.errors import Internal, Unavailable
+from shoal.model.errors import FailedPrecondition, Internal, Unavailable
 from shoal.transport import http_json
 from shoal.transport.http_calls import Broken, HttpCalls, translate
 
 MAX_EVENTS = 1000
 _MAX_LINE = 1 << 20
+_FIRST_S = 10.0
+_TOGETHER_S = 0.01
+"""What happened together was written together: how long after one event the next is waited for."""
+
+
+class _Message(NamedTuple):
+    id: str
+    data: str
 
 
 async def events_after(calls: HttpCalls, path: str, query: dict[str, Any]) -> list[SandboxEvent]:
@@ -28,42 +37,54 @@ async def next_events(calls: HttpCalls, path: str, query: dict[str, Any], wait_s
     """The first that come, with all that come along with them; none after `wait_s`."""
     found: list[SandboxEvent] = []
     try:
-        async with calls.response(
-            "GET", path, query=query, headers={"Accept": "text/event-stream"}, takes_s=None
-        ) as response:
-            messages = _messages(response.content)
-            try:
-                async with asyncio.timeout(wait_s) as patience:
-                    async for data in messages:
-                        found.append(http_json.decoded(lambda text: http_json.event(json.loads(text)), data))
-                        # What happened together was written together: it is there by now.
-                        patience.reschedule(asyncio.get_running_loop().time() + 0.01)
-                        if len(found) >= MAX_EVENTS:
-                            break
-            except TimeoutError:
-                pass
-            except (aiohttp.ClientError, OSError) as error:
-                raise translate(error, calls.server, "GET") from None
-            finally:
-                await messages.aclose()
-    except Broken as error:
+        async with asyncio.timeout(wait_s) as patience, aclosing(_messages(calls, path, query)) as messages:
+            async for message in messages:
+                if message.data:
+                    found.append(http_json.decoded(lambda text: http_json.event(json.loads(text)), message.data))
+                    patience.reschedule(asyncio.get_running_loop().time() + _TOGETHER_S)
+                if len(found) >= MAX_EVENTS:
+                    break
+            if not found:  # the stream has ended, as that of a sandbox does with its life: nothing will come any more
+                await asyncio.sleep(wait_s)
+    except TimeoutError:
+        pass
+    except Unavailable:
         if not found:
-            raise Unavailable(error.message) from None
+            raise
     return found
 
 
-async def _messages(lines: aiohttp.StreamReader) -> AsyncGenerator[str, None]:
-    """The data of each message; comments, which only show that the server lives, are passed over."""
-    data: list[str] = []
-    pending = b""
-    async for piece in lines.iter_any():
-        *whole, pending = (pending + piece).split(b"\n")
-        if len(pending) > _MAX_LINE:
-            raise Internal(f"the API sent an event of more than {_MAX_LINE} bytes")
-        for line in whole:
-            text = line.decode("utf-8", "replace").rstrip("\r")
-            if text.startswith("data:"):
-                data.append(text[5:].removeprefix(" "))
-            elif not text and data:
-                yield "\n".join(data)
-                data = []
+async def newest_event(calls: HttpCalls, path: str) -> int:
+    """The id of the newest event: a stream of those to come begins with it."""
+    try:
+        async with asyncio.timeout(_FIRST_S), aclosing(_messages(calls, path, {})) as messages:
+            async for message in messages:
+                return http_json.decoded(int, message.id)
+    except TimeoutError:
+        raise Unavailable(f"{calls.server.url} did not begin to tell of events within {_FIRST_S:g} s") from None
+    raise FailedPrecondition(f"{calls.server.url} tells of no events: it is of another version", state="version")
+
+
+async def _messages(calls: HttpCalls, path: str, query: dict[str, Any]) -> AsyncGenerator[_Message, None]:
+    """What a stream says, message by message; comments, which only show that it lives, are passed over."""
+    own = {"Accept": "text/event-stream"}
+    try:
+        async with calls.response("GET", path, query=query, headers=own, takes_s=None) as response:
+            number, data, pending = "", "", b""
+            async for piece in response.content.iter_any():
+                *lines, pending = (pending + piece).split(b"\n")
+                if len(pending) > _MAX_LINE:
+                    raise Internal(f"the API sent an event of more than {_MAX_LINE} bytes")
+                for line in lines:
+                    name, _, value = line.decode("utf-8", "replace").rstrip("\r").partition(":")
+                    if name == "data":
+                        data += value.removeprefix(" ")
+                    elif name == "id":
+                        number = value.strip()
+                    elif not name and not value and (data or number):
+                        yield _Message(number, data)
+                        data = ""
+    except Broken as error:
+        raise error.to_shoal() from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise translate(error, calls.server, "GET").to_shoal() from None

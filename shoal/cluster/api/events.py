@@ -126,7 +126,8 @@ async def _of_sandbox(cluster: Transport, sandbox_id: str, after: int) -> AsyncG
 
 
 async def _of_all(cluster: Transport, environment: str | None, after: int) -> AsyncGenerator[bytes, None]:
-    yield b": events follow\n\n"
+    # The id without an event: a client that is cut off before the first one comes back to this place.
+    yield b": events follow\nid: %d\n\n" % after
     while True:
         found = await cluster.admin.events(after, environment=environment, wait_s=COMMENT_S)
         for event in found:

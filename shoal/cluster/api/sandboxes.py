@@ -10,7 +10,6 @@ from starlette.requests import Request
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import environment_for, needs
 from shoal.cluster.api.context import audited, context_of, get_transport
-from shoal.cluster.api.cursors import MAX_LENGTH, cursor_after, read_cursor
 from shoal.cluster.api.makes import seen_through
 from shoal.cluster.api.models import (
     Deadline,
@@ -24,6 +23,7 @@ from shoal.cluster.api.models import (
 )
 from shoal.cluster.api.routes import new_router
 from shoal.model.access import Caller, Scope
+from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import NAME
 from shoal.model.info import Listing
@@ -104,11 +104,11 @@ def router() -> APIRouter:
             include_ended=include_ended,
             limit=limit + 1,
             region=region,
-            before=None if cursor is None else read_cursor(cursor),
+            before=None if cursor is None else decode_cursor(cursor),
         )
         found = await cluster.list(listing)
         page = found[:limit]
-        more = cursor_after(page[-1]) if len(found) > limit else None
+        more = encode_cursor((page[-1].created_at, page[-1].id)) if len(found) > limit else None
         return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
 
     @routes.get(f"{_AT}/by-name/{{name}}", response_model=Sandbox, summary="Find a sandbox by its name")
