@@ -5,25 +5,35 @@ The caller has connected to Ray (`ray.init`). Both calls block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from shoal.actors.controller.actor import ControllerActor
+from shoal.actors.controller.store import Store
 from shoal.actors.handles import find_actor, translate
 from shoal.actors.names import CONTROLLER, NAMESPACE, NODE_PREFIX, SLOT_PREFIX, controller_options
 from shoal.model.errors import Unavailable
 
 
-def deploy(settings: dict[str, Any], cluster: str, secret: bytes, *, timeout_s: float = 60.0) -> int:
+def deploy(
+    settings: dict[str, Any],
+    cluster: str,
+    secret: bytes,
+    *,
+    store: Callable[[dict[str, Any]], Store],
+    timeout_s: float = 60.0,
+) -> int:
     """Makes sure of the controller and, through it, of a node actor per machine; returns how many nodes answer. Idempotent.
 
-    `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens.
+    `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens; `store`: makes, from the
+    settings, what the controller keeps its state in (a function that can be imported where it runs).
     Raises `Unavailable` where they do not answer within `timeout_s` seconds, and whatever kept them from starting.
     """
     actor_class: Any = ray.remote(ControllerActor)
-    controller = actor_class.options(**controller_options()).remote(settings, cluster, secret)
+    controller = actor_class.options(**controller_options()).remote(settings, cluster, secret, store)
     try:
         answer = cast("int", ray.get(controller.ready.remote(), timeout=timeout_s))
     except GetTimeoutError:

@@ -76,6 +76,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
     import ray
 
     from shoal.actors import deploy as actors
+    from shoal.cluster.store import open_store
 
     try:
         ray.init(address=request["address"], namespace="shoal", log_to_driver=False, configure_logging=False)
@@ -87,7 +88,9 @@ def _carry_out(request: dict[str, Any]) -> Any:
         if request["call"] == "relays":
             return _relays(request["timeout_s"])
         secret = bytes.fromhex(request["secret"])
-        return actors.deploy(request["settings"], request["cluster"], secret, timeout_s=request["timeout_s"])
+        return actors.deploy(
+            request["settings"], request["cluster"], secret, store=open_store, timeout_s=request["timeout_s"]
+        )
     finally:
         ray.shutdown()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
 
 import pytest
 
 import shoal
+from shoal.model.access import Quota
+from tests.cluster import Cluster
 
 pytestmark = pytest.mark.engine
 
@@ -113,16 +117,31 @@ def test_waiting_has_a_limit(cluster: object) -> None:
         sandbox.wait(timeout=0.3)
 
 
-def test_names_are_unique_and_found(cluster: object) -> None:
+@pytest.fixture(scope="module")
+def dev(cluster: Cluster) -> Iterator[str]:
+    """An environment beside `main`."""
+    admin = cluster.client.transport.admin
+    asyncio.run(admin.create_environment("dev", Quota()))
+    yield "dev"
+    asyncio.run(admin.delete_environment("dev"))
+
+
+def test_names_are_unique_and_found(dev: str) -> None:
     with shoal.Sandbox.create(name="web", tags={"role": "front"}) as sandbox:
         assert shoal.Sandbox.from_name("web").id == sandbox.id
         with pytest.raises(shoal.AlreadyExists) as caught:
             shoal.Sandbox.create(name="web")
         assert "web" in str(caught.value)
-        with shoal.Sandbox.create(name="web", environment="dev") as other:
-            assert shoal.Sandbox.from_name("web", environment="dev").id == other.id
+        with shoal.Sandbox.create(name="web", environment=dev) as other:
+            assert shoal.Sandbox.from_name("web", environment=dev).id == other.id
     with shoal.Sandbox.create(name="web") as successor:
         assert shoal.Sandbox.from_name("web").id == successor.id
+
+
+def test_an_environment_must_be_there(cluster: object) -> None:
+    with pytest.raises(shoal.EnvironmentNotFound, match="shoal environments create elsewhere") as caught:
+        shoal.Sandbox.create(environment="elsewhere")
+    assert caught.value.fields["field"] == "environment"
 
 
 def test_tags_find_sandboxes(cluster: object) -> None:

@@ -1,18 +1,17 @@
-"""The controller's parts that need no Ray: records, registry, journal, placement."""
+"""The controller's parts that need no Ray: records, registry, placement."""
 
 from __future__ import annotations
 
+import json
 import time
-from pathlib import Path
 
 import pytest
 
-from shoal.actors.controller.journal import Journal
 from shoal.actors.controller.placement import Machine, check_fits
-from shoal.actors.controller.record import SandboxRecord, from_row, to_row
+from shoal.actors.controller.record import Exposure, SandboxRecord, from_row, to_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.messages import Began, End
-from shoal.model.errors import AlreadyExists, InvalidRequest, SandboxNotFound, Unavailable
+from shoal.model.errors import AlreadyExists, InvalidRequest, Unavailable
 from shoal.model.info import Listing
 from shoal.model.states import Event, Reason, State
 from tests.unit.builders import resources, spec
@@ -40,11 +39,24 @@ def ended(made: SandboxRecord, at: float = 3.0, reason: Reason = Reason.TERMINAT
 class TestRecord:
     def test_survives_the_disk(self) -> None:
         made = ended(running("sb-1", command=("a", "b"), env={"K": "v"}, name="n", idle_timeout=3.5))
-        copy = from_row(to_row(made))
+        made.deadline, made.created_by, made.ended_by, made.released = 7.0, "tk-1", "tk-2", True
+        made.tunnels = {
+            80: Exposure(80, "tcp", public=True, address="127.0.0.1:4"),
+            90: Exposure(90, "http", public=False),
+        }
+        copy = from_row(json.loads(json.dumps(to_row(made))))
         assert copy.info == made.info
+        assert to_row(copy) == to_row(made)
         assert copy.spec == made.spec
         assert copy.life == made.life
+        assert copy.tunnels == made.tunnels
         assert copy.settled.is_set()
+
+    def test_rows_of_before_there_were_tokens_are_read(self) -> None:
+        row = to_row(running("sb-1"))
+        for later in ("deadline", "created_by", "ended_by", "released", "tunnels"):
+            del row[later]
+        assert from_row(row).created_by == "cluster"
 
     @pytest.mark.parametrize("reason", list(Reason))
     def test_every_reason_ends_every_stage(self, reason: Reason) -> None:
@@ -71,9 +83,9 @@ class TestRegistry:
         assert caught.value.fields["field"] == "name"
         registry.add(record("sb-3", name="web", environment="dev"))
         registry.settle(ended(first))
-        assert registry.find("web", "main").id == "sb-1", "its end is still found by name"
-        registry.add(record("sb-4", name="web"))
-        assert registry.find("web", "main").id == "sb-4"
+        assert registry.find("web", "main") is first, "its end is still found by name"
+        registry.add(latest := record("sb-4", name="web"))
+        assert registry.find("web", "main") is latest
 
     def test_the_same_key_gives_the_same_sandbox_and_only_for_the_same_request(self) -> None:
         registry = Registry(10)
@@ -91,26 +103,48 @@ class TestRegistry:
         registry = Registry(10)
         for number in range(4):
             registry.add(running(f"sb-{number}", tags={"even": str(number % 2 == 0), "all": "x"}))
-        registry.settle(ended(registry.get("sb-0")))
+        first = registry.get("sb-0")
+        assert first is not None
+        registry.settle(ended(first))
         listed = registry.select(Listing(tags={"even": "True", "all": "x"}))
         assert [r.id for r in listed] == ["sb-2"]
         assert {r.id for r in registry.select(Listing(include_ended=True))} == {"sb-0", "sb-1", "sb-2", "sb-3"}
         assert [r.id for r in registry.select(Listing(states=(State.TERMINATED,)))] == ["sb-0"]
         assert len(registry.select(Listing(limit=2))) == 2
 
+    def test_pages_follow_one_another_without_gap_or_repeat(self) -> None:
+        registry = Registry(10)
+        for number in range(7):
+            made = running(f"sb-{number}")
+            made.created_at = float(number // 2)  # some at the same moment
+            registry.add(made)
+        seen: list[str] = []
+        before = None
+        while page := registry.select(Listing(limit=2, before=before)):
+            seen += [r.id for r in page]
+            before = (page[-1].created_at, page[-1].id)
+        assert seen == ["sb-6", "sb-5", "sb-4", "sb-3", "sb-2", "sb-1", "sb-0"]
+
+    def test_lists_by_region(self) -> None:
+        registry = Registry(10)
+        registry.add(running("sb-1", region="eu"))
+        registry.add(running("sb-2"))
+        assert [r.id for r in registry.select(Listing(region="eu"))] == ["sb-1"]
+
     def test_forgets_the_oldest_beyond_its_history(self) -> None:
         registry = Registry(2)
-        forgotten = []
         for number in range(4):
-            made = running(f"sb-{number}", name=f"n{number}")
+            made = running(f"sb-{number}", name=f"n{number}", idempotency_key=f"k{number}")
             registry.add(made)
-            forgotten += registry.settle(ended(made))
-        assert forgotten == ["sb-0", "sb-1"]
-        with pytest.raises(SandboxNotFound):
-            registry.get("sb-0")
-        with pytest.raises(SandboxNotFound):
-            registry.find("n1", "main")
-        assert registry.get("sb-2").ended
+            assert registry.complete == (number < 3)
+            registry.settle(ended(made))
+        assert not registry.complete
+        assert registry.get("sb-0") is None
+        assert registry.find("n1", "main") is None
+        assert registry.keyed("main", "k1") is None
+        found = registry.get("sb-2")
+        assert found is not None
+        assert found.ended
 
     def test_expires_by_age(self) -> None:
         registry = Registry(10)
@@ -118,45 +152,42 @@ class TestRegistry:
             made = running(f"sb-{number}")
             registry.add(made)
             registry.settle(ended(made, at=float(number)))
-        assert registry.expire(before=1.5, keep=0) == ["sb-0", "sb-1"]
+        assert registry.expire(before=1.5) == ["sb-0", "sb-1"]
 
+    def test_counts_what_lives(self) -> None:
+        registry = Registry(10)
+        made = running("sb-1", resources=resources(cpu_limit=0.1, memory_limit=300))
+        registry.add(made)
+        registry.add(running("sb-2", environment="dev"))
+        usage = registry.usage("main")
+        assert (usage.sandboxes, usage.cpu, usage.memory) == (1, 0.1, 300)
+        registry.settle(ended(made))
+        registry.settle(made)
+        assert (usage.sandboxes, usage.cpu, usage.memory) == (0, 0.0, 0)
 
-class TestJournal:
-    pytestmark = pytest.mark.anyio
+    def test_what_could_not_be_put_on_record_never_was(self) -> None:
+        registry = Registry(10)
+        made = record("sb-1", name="n", idempotency_key="k")
+        registry.add(made)
+        registry.retract(made)
+        assert registry.get("sb-1") is None
+        assert registry.same_request(made.spec) is None
+        assert registry.usage("main").sandboxes == 0
+        registry.add(record("sb-2", name="n", idempotency_key="k"))
 
-    async def test_keeps_what_was_put_in_order_and_as_it_was_last(self, tmp_path: Path) -> None:
-        journal = Journal(tmp_path / "x" / "j.sqlite")
-        assert await journal.open() == []
-        for number in range(20):
-            made = record(f"sb-{number}")
-            made.created_at = float(number)
-            await journal.put(made)
-        last = running("sb-7")
-        last.created_at = 7.0
-        await journal.put(last)
-        await journal.drop(["sb-3"])
-        await journal.close()
-
-        again = Journal(tmp_path / "x" / "j.sqlite")
-        back = await again.open()
-        assert [r.id for r in back] == [f"sb-{n}" for n in range(20) if n != 3]
-        assert back[6].info == last.info
-        await again.close()
-
-    async def test_concurrent_puts_are_all_on_disk_when_they_return(self, tmp_path: Path) -> None:
-        import asyncio
-        import sqlite3
-
-        journal = Journal(tmp_path / "j.sqlite")
-        await journal.open()
-
-        async def put(number: int) -> None:
-            await journal.put(record(f"sb-{number}"))
-            with sqlite3.connect(tmp_path / "j.sqlite") as other:
-                assert other.execute("SELECT 1 FROM sandboxes WHERE id = ?", (f"sb-{number}",)).fetchone()
-
-        await asyncio.gather(*(put(n) for n in range(50)))
-        await journal.close()
+    def test_a_restart_brings_back_names_keys_and_use(self) -> None:
+        registry = Registry(10)
+        failed = record("sb-0", idempotency_key="again")
+        failed.released = True
+        registry.restore(
+            [ended(failed), running("sb-1", name="n", idempotency_key="k"), ended(running("sb-2", name="n"))]
+        )
+        assert registry.keyed("main", "again") is None, "its create failed, so it may be tried again"
+        found = registry.find("n", "main")
+        assert found is not None
+        assert found.id == "sb-1", "the living one has the name"
+        assert registry.same_request(spec(name="n", idempotency_key="k")) is found
+        assert registry.usage("main").sandboxes == 1
 
 
 class TestPlacement:

@@ -1,7 +1,14 @@
-"""Brings sandboxes up, watches them to their end, and recovers those whose slot was lost.
+"""Brings sandboxes up, watches them to their end, and takes up those that an earlier controller left.
 
-The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds in its journal
-what it was about to do.
+The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on record what it was
+about to do:
+
+    pending                 nothing of it exists; it waits for room
+    starting, with a slot   the slot may hold it, may have begun its container, or may know nothing of it
+    running                 its container lives, or has just ended; its slot, if that lives, knows how
+    ended_by set, no end    somebody asked for its end: it is ended
+
+and of each it does what is left to do.
 """
 
 from __future__ import annotations
@@ -9,17 +16,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.actors.controller.journal import Journal
+from shoal.actors.controller.figures import Figures
+from shoal.actors.controller.ledger import Ledger, audited, created, entered
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
 from shoal.actors.handles import call, is_gone
 from shoal.actors.messages import Began, End
+from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import (
     DeadlineExceeded,
     ImageNotFound,
@@ -43,60 +52,126 @@ class Lifecycles:
     """The running half of the controller: one task per living sandbox."""
 
     registry: Registry
-    journal: Journal
+    ledger: Ledger
     pool: SlotPool
     maker: SlotMaker
     nodes: Nodes
+    figures: Figures
     call: Callable[..., Awaitable[Any]] = call
     _slots: dict[str, Slot] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _creating: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _removals: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def create(self, record: SandboxRecord, deadline: float) -> None:
-        """Brings an accepted sandbox up by the moment `deadline` (unix seconds). When it raises, it has ended and nothing is left.
+    # -- bringing up --------------------------------------------------------------------------------
 
-        Called again for the same sandbox (the same idempotency key) it joins what is under way.
-        """
+    def begin(self, record: SandboxRecord, audit: Sequence[AuditEntry] = ()) -> None:
+        """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. Where it fails it has ended and nothing
+        is left."""
+        self._go_on(record, self._create(record, audit))
+
+    async def accepted(self, record: SandboxRecord) -> None:
+        """Waits until it is on record; raises what kept it from that."""
+        task = self._creating.get(record.id)
+        if task is None or record.accepted.is_set():
+            return
+        accepted = asyncio.ensure_future(record.accepted.wait())
+        try:
+            await asyncio.wait([task, accepted], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            accepted.cancel()
+        if record.ended:  # terminated in the very moment
+            raise ended_error(record)
+        if not record.accepted.is_set():
+            task.result()
+
+    async def running(self, record: SandboxRecord, timeout_s: float) -> None:
+        """Waits until what was begun has succeeded, or raises what it failed with; `DeadlineExceeded` where that takes longer than this
+        caller has, though not the create itself."""
         task = self._creating.get(record.id)
         if task is None:
-            if record.began is not None or record.ended:
-                return
-            task = self._creating[record.id] = asyncio.create_task(self._create(record, deadline))
-            task.add_done_callback(lambda _: self._creating.pop(record.id, None))
-        await asyncio.wait([task])
+            return
+        done, _ = await asyncio.wait([task], timeout=timeout_s)
+        if not done:
+            raise DeadlineExceeded(
+                f"{record.id} is still being made for an earlier call with the same key; ask again, with a longer deadline",
+                field="deadline",
+            )
         if record.end is not None and task.cancelled():  # terminated while it waited for room
             raise ended_error(record)
         task.result()
 
-    async def _create(self, record: SandboxRecord, deadline: float) -> None:
+    def _go_on(self, record: SandboxRecord, work: Any) -> None:
+        task = self._creating[record.id] = asyncio.create_task(work)
+
+        def settle(done: asyncio.Task[None]) -> None:
+            self._creating.pop(record.id, None)
+            error = None if done.cancelled() else done.exception()  # seen, also where nobody waits
+            if error is not None and not isinstance(error, ShoalError):
+                log.error("making %s: %r", record.id, error)
+
+        task.add_done_callback(settle)
+
+    async def _create(self, record: SandboxRecord, audit: Sequence[AuditEntry]) -> None:
+        slot = self.pool.take_idle(record.spec.slot_shape)
+        happened = [created(record)]
+        if slot is not None:
+            self._place(record, slot)  # one write for both: its acceptance, and where it is going to be
+            happened.append(entered(record))
         try:
-            await self.journal.put(record)
-            attempts = 0
+            await self.ledger.put(record, *happened, audit=audit)
+        except ShoalError:
+            self.registry.retract(record)
+            if slot is not None:
+                self._free(record, slot)
+            raise
+        record.accepted.set()
+        self.figures.accepted(record)
+        await self._bring_up(record, slot)
+
+    async def _bring_up(self, record: SandboxRecord, slot: Slot | None) -> None:
+        """From `slot`, which is on record, or the next that is free."""
+        attempts = 0
+        try:
             while True:
-                slot = await self.pool.take(record.spec.slot_shape, max(0.0, deadline - time.time()))
+                if slot is None:
+                    left = max(0.0, record.deadline - time.time())
+                    slot = await self.pool.take(record.spec.slot_shape, left)
+                    await self._assign(record, slot)
                 try:
-                    await self._start(record, slot, deadline)
+                    await self._start(record, slot)
                     return
                 except Unavailable as error:
                     # An idle slot may have died unnoticed, any number of them. What it began is removed by now: another takes over.
                     attempts += slot.idle_since == 0.0
                     if not is_gone(error) or attempts == _START_ATTEMPTS:
                         raise
+                    slot = None
         except ShoalError as error:
-            await self._finish(record, _failed_start(error))
             self.registry.release_key(record)
+            await self._finish(record, _failed_start(error))
             raise
 
-    async def _start(self, record: SandboxRecord, slot: Slot, deadline: float) -> None:
+    def _place(self, record: SandboxRecord, slot: Slot) -> None:
         record.slot_id = slot.id
+        self._slots[record.id] = slot
         if record.life.state is State.PENDING:
             record.life.apply(Event.PLACE, time.time())
-        self._slots[record.id] = slot
-        await self.journal.put(record)
+
+    async def _assign(self, record: SandboxRecord, slot: Slot) -> None:
+        """Puts on record which slot is about to start it."""
+        first = record.life.state is State.PENDING
+        self._place(record, slot)
+        try:
+            await self.ledger.put(record, *([entered(record)] if first else []))
+        except ShoalError:
+            self._free(record, slot)
+            raise
+
+    async def _start(self, record: SandboxRecord, slot: Slot) -> None:
         try:
             began: Began = await self.call(
-                slot.handle, "start", record.id, record.spec, timeout_s=max(0.1, deadline - time.time())
+                slot.handle, "start", record.id, record.spec, timeout_s=max(0.1, record.deadline - time.time())
             )
         except DeadlineExceeded:
             self._abandon(record, slot)
@@ -115,8 +190,9 @@ class Lifecycles:
             raise
         record.began = began
         record.life.apply(Event.READY, time.time())
+        self.figures.started(record)
         self._tasks[record.id] = asyncio.create_task(self._watch(record, slot))
-        await self.journal.put(record)
+        await self.ledger.keep(record, entered(record))
 
     def _abandon(self, record: SandboxRecord, slot: Slot) -> None:
         """A start that took too long: its slot is not trusted any more, and what it made is removed."""
@@ -127,50 +203,67 @@ class Lifecycles:
         removal.add_done_callback(self._removals.discard)
 
     def _free(self, record: SandboxRecord, slot: Slot) -> None:
-        """A start that failed cleanly: the slot has undone it and takes the next."""
+        """A start that failed cleanly, or was not even tried: the slot takes the next."""
         self._slots.pop(record.id, None)
         self.pool.put(slot)
 
-    async def terminate(self, record: SandboxRecord, message: str) -> None:
-        """Ends a sandbox and waits for its end."""
+    # -- ending -------------------------------------------------------------------------------------
+
+    async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
+        """Ends a sandbox, and returns once its end is on record."""
+        if not record.ended:
+            await self._note_end(record, by)
+            await self._bring_down(record, message)
+        await record.settled.wait()
+
+    async def _note_end(self, record: SandboxRecord, by: Caller) -> None:
+        """The intent: who wants its end. A controller that is restarted now will end it."""
+        earlier, record.ended_by = record.ended_by, record.ended_by or by.token
+        entry = audited("sandbox.terminate", by, target=record.id, environment=record.spec.environment)
+        try:
+            await self.ledger.put(record, audit=[entry])
+        except ShoalError:
+            record.ended_by = earlier
+            raise
+
+    async def _bring_down(self, record: SandboxRecord, message: str) -> None:
         creating = self._creating.get(record.id)
-        slot = self._slots.get(record.id)
-        if record.ended:
-            return
-        if slot is None and creating is not None:  # still waiting for room
-            await self._finish(record, End(Reason.TERMINATED, None, message, time.time()))
-            creating.cancel()
-            return
         if creating is not None:
+            if record.id not in self._slots:  # still waiting for room; first of all it must not find any more
+                creating.cancel()
+                await self._finish(record, End(Reason.TERMINATED, None, message, time.time()))
+                return
             await asyncio.wait([creating])
-        while not record.settled.is_set():
+        while not record.ended:
             slot = self._slots.get(record.id)
             if slot is None:
                 await asyncio.sleep(_RETRY_S)  # it is changing slots: the next one will end it, or it ends by itself
                 continue
             try:
                 await self.call(slot.handle, "terminate", record.id, message)
-                await record.settled.wait()
+                return
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)  # its slot died: it is being recovered, then ended
             except SandboxNotFound:
-                await record.settled.wait()
+                return  # it has just ended, as its watch is about to tell
 
-    async def _watch(self, record: SandboxRecord, slot: Slot) -> None:
-        """Waits for the sandbox's end, through any number of slots."""
+    async def _watch(self, record: SandboxRecord, slot: Slot | None) -> None:
+        """Waits for the sandbox's end, through any number of slots; None: its slot was lost."""
         while True:
-            try:
-                end: End = await self.call(slot.handle, "ended", record.id)
-                break
-            except Unavailable as error:
-                if not is_gone(error):
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                adopted = await self._adopt(record, slot)
+            if slot is None:
+                adopted = await self._adopt(record)
                 if isinstance(adopted, End):
                     await self._finish(record, adopted)
                     return
                 slot = adopted
+            try:
+                end: End = await self.call(slot.handle, "ended", record.id)
+                break
+            except Unavailable as error:
+                if is_gone(error):
+                    slot = None
+                else:
+                    await asyncio.sleep(_RETRY_S)
             except SandboxNotFound:
                 end = End(Reason.EVICTED, None, "its actor does not hold it any more", time.time())
                 break
@@ -183,10 +276,10 @@ class Lifecycles:
         else:
             self.pool.put(slot)
 
-    async def _adopt(self, record: SandboxRecord, lost: Slot) -> Slot | End:
+    async def _adopt(self, record: SandboxRecord) -> Slot | End:
         """The slot of a running sandbox died: a new one on the same machine takes its container over."""
         assert record.began is not None
-        log.warning("slot %s of %s died; taking its container over", lost.id, record.id)
+        log.warning("slot %s of %s died; taking its container over", record.slot_id, record.id)
         self._slots.pop(record.id, None)
         for _ in range(_ADOPT_ATTEMPTS):
             slot = self.maker.create(record.spec.slot_shape, record.began.node_id)
@@ -205,32 +298,10 @@ class Lifecycles:
                 continue
             record.slot_id = slot.id
             self._slots[record.id] = slot
-            await self.journal.put(record)
+            await self.ledger.keep(record)
             return slot
         await self._remove_from_nodes(record.id, record.began.node_id)
         return End(Reason.EVICTED, None, "no actor could take its container over", time.time())
-
-    async def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
-        """After a restart of the controller: goes on with a living sandbox of the journal, whose slot is `slot` if it still lives."""
-        if record.began is None:
-            # Half made. Its creator comes back with the same key, or its deadline passes.
-            if slot is not None:
-                self.pool.discard(slot)
-            await self._remove_from_nodes(record.id, None)
-            await self._finish(
-                record, End(Reason.START_FAILED, None, "the controller was restarted while it started", time.time())
-            )
-            self.registry.release_key(record)
-            return
-        holder = slot or Slot(record.slot_id or "", record.spec.slot_shape, None)
-        if slot is None:
-            adopted = await self._adopt(record, holder)
-            if isinstance(adopted, End):
-                await self._finish(record, adopted)
-                return
-            holder = adopted
-        self._slots[record.id] = holder
-        self._tasks[record.id] = asyncio.create_task(self._watch(record, holder))
 
     async def lose_node(self, node_id: str) -> None:
         """A machine is gone, and its sandboxes with it."""
@@ -249,12 +320,54 @@ class Lifecycles:
             return
         record.finish(end, time.time())
         self._tasks.pop(record.id, None)
-        forgotten = self.registry.settle(record)
-        await self.journal.put(record)
-        await self.journal.drop(forgotten)
+        self.registry.settle(record)
+        self.figures.ended(record)
+        await self.ledger.keep(record, entered(record))
+        record.settled.set()
+
+    # -- after a restart ----------------------------------------------------------------------------
+
+    def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
+        """Goes on with a living sandbox that is on record. `slot`: the one on record with it, if that lives and holds it."""
+        if record.began is not None:
+            if slot is not None:
+                self._slots[record.id] = slot
+            self._tasks[record.id] = asyncio.create_task(self._watch(record, slot))
+            if record.ended_by is not None:
+                self._go_on_ending(record)
+        elif record.ended_by is not None:
+            self._go_on(record, self._undo(record, slot, End(Reason.TERMINATED, None, _ASKED, time.time())))
+        elif record.deadline <= time.time():
+            message = "the controller was restarted while it was made, and its deadline has passed; create it again"
+            self._go_on(record, self._undo(record, slot, End(Reason.START_FAILED, None, message, time.time())))
+        else:
+            self._go_on(record, self._make_again(record, slot))
+
+    async def _make_again(self, record: SandboxRecord, slot: Slot | None) -> None:
+        """Half made. Its slot goes on with it where there is one; else what there may be of it is removed, and it begins anew."""
+        if slot is not None:
+            self._slots[record.id] = slot
+        elif record.slot_id is not None:
+            await self._remove_from_nodes(record.id, None)
+        await self._bring_up(record, slot)
+
+    async def _undo(self, record: SandboxRecord, slot: Slot | None, end: End) -> None:
+        if slot is not None:
+            self.pool.discard(slot)
+        if record.slot_id is not None:
+            await self._remove_from_nodes(record.id, None)
+        self.registry.release_key(record)
+        await self._finish(record, end)
+
+    def _go_on_ending(self, record: SandboxRecord) -> None:
+        ending = asyncio.create_task(self._bring_down(record, _ASKED))
+        self._removals.add(ending)
+        ending.add_done_callback(self._removals.discard)
 
     async def _remove_from_nodes(self, sandbox_id: str, node_id: str | None) -> None:
         """Whatever container the sandbox has anywhere is removed. A node that does not answer sweeps it by itself later."""
+        if node_id is not None and not self.nodes.alive(node_id):
+            return
         handles = self.nodes.handles() if node_id is None else [self.nodes.handle(node_id)]
         for result in await asyncio.gather(
             *(self.call(handle, "remove_sandbox", sandbox_id, timeout_s=30) for handle in handles),
@@ -262,6 +375,9 @@ class Lifecycles:
         ):
             if isinstance(result, BaseException):
                 log.warning("removing %s: %s; the node's sweep will do it", sandbox_id, result)
+
+
+_ASKED = "terminated on request"
 
 
 def _failed_start(error: ShoalError) -> End:

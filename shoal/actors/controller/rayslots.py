@@ -63,14 +63,13 @@ class RaySlotMaker:
             and free.get("GPU", 0) >= shape.gpu
         )
 
-    async def existing(self) -> list[tuple[Slot, str | None]]:
-        """The slots that live, each with the sandbox it holds: what an earlier controller made."""
+    async def existing(self) -> list[str]:
+        """The ids of the slots that an earlier controller asked for, whether they run yet or not."""
         names = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
-        wanted = [n["name"] for n in names if n["namespace"] == NAMESPACE and n["name"].startswith(SLOT_PREFIX)]
-        found = await asyncio.gather(*(self._describe(name) for name in wanted))
-        return [pair for pair in found if pair is not None]
+        return [n["name"] for n in names if n["namespace"] == NAMESPACE and n["name"].startswith(SLOT_PREFIX)]
 
-    async def _describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
+    async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
+        """A slot of an earlier controller's and the sandbox it holds. None for one that does not answer: it is ended."""
         handle = await asyncio.to_thread(find_actor, slot_id)
         if handle is None:
             return None

@@ -8,14 +8,30 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shoal.actors.messages import Began, End
+from shoal.model.access import INSIDE
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import Event, Lifecycle, Reason, State
 
 
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A tunnel as it is kept. `address`: host:port of a `tcp` one, once its node listens."""
+
+    port: int
+    protocol: str
+    public: bool
+    address: str | None = None
+
+
 @dataclass(slots=True)
 class SandboxRecord:
-    """A sandbox from its acceptance on. `settled` is set once it has ended."""
+    """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
+
+    `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before the end begins. `released`: its create failed, so its
+    idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is. `asked`: creates that named it since
+    this controller runs.
+    """
 
     id: str
     spec: SandboxSpec
@@ -25,7 +41,15 @@ class SandboxRecord:
     slot_id: str | None = None
     began: Began | None = None
     end: End | None = None
+    deadline: float = 0.0
+    created_by: str = INSIDE.token
+    ended_by: str | None = None
+    released: bool = False
+    tunnels: dict[int, Exposure] = field(default_factory=dict)
+    accepted: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: int = 0
+    _spec_row: dict[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
@@ -49,7 +73,7 @@ class SandboxRecord:
         )
 
     def finish(self, end: End, now: float) -> None:
-        """Records the end; of one that has ended already: nothing."""
+        """Notes the end; of one that has ended already: nothing. Whoever has put it on record sets `settled`."""
         if self.ended:
             return
         if end.reason in FAILURES:
@@ -61,7 +85,12 @@ class SandboxRecord:
         for step in steps:
             self.life.apply(step, now)
         self.end = end
-        self.settled.set()
+
+    @property
+    def spec_row(self) -> dict[str, Any]:
+        if self._spec_row is None:
+            self._spec_row = asdict(self.spec)
+        return self._spec_row
 
 
 FAILURES = frozenset({Reason.NODE_LOST, Reason.IMAGE_ERROR, Reason.START_FAILED, Reason.EVICTED})
@@ -72,7 +101,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
     """JSON-ready; `from_row` is its inverse."""
     return {
         "id": record.id,
-        "spec": asdict(record.spec),
+        "spec": record.spec_row,
         "created_at": record.created_at,
         "tags": record.tags,
         "state": record.life.state.value,
@@ -80,6 +109,11 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "slot_id": record.slot_id,
         "began": None if record.began is None else asdict(record.began),
         "end": None if record.end is None else asdict(record.end),
+        "deadline": record.deadline,
+        "created_by": record.created_by,
+        "ended_by": record.ended_by,
+        "released": record.released,
+        "tunnels": [asdict(exposure) for exposure in record.tunnels.values()],
     }
 
 
@@ -98,7 +132,14 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         slot_id=row["slot_id"],
         began=None if row["began"] is None else Began(**row["began"]),
         end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
+        # What rows of before there were tokens and tunnels do not have:
+        deadline=row.get("deadline", 0.0),
+        created_by=row.get("created_by", INSIDE.token),
+        ended_by=row.get("ended_by"),
+        released=row.get("released", False),
+        tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
     )
+    record.accepted.set()
     if record.ended:
         record.settled.set()
     return record

@@ -1,14 +1,20 @@
-"""All sandboxes in memory, by id, name and idempotency key. Pure: no Ray, no disk, no clock."""
+"""The sandboxes in memory, by id, name and idempotency key. Pure: no Ray, no disk, no clock.
+
+Memory holds all that live and the newest that ended. What it does not know may still be in the store.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from shoal.actors.controller.quotas import Usage
 from shoal.actors.controller.record import SandboxRecord
-from shoal.model.errors import AlreadyExists, InvalidRequest, SandboxNotFound
+from shoal.model.errors import AlreadyExists, InvalidRequest
 from shoal.model.info import Listing
 from shoal.model.spec import SandboxSpec
+from shoal.model.states import TERMINAL
 
 
 class Registry:
@@ -20,6 +26,9 @@ class Registry:
         self._ended: OrderedDict[str, SandboxRecord] = OrderedDict()
         self._names: dict[tuple[str, str], str] = {}
         self._keys: dict[tuple[str, str], str] = {}
+        self._usage: dict[str, Usage] = {}
+        self.complete = True
+        """Whether every sandbox that there is a trace of is here."""
 
     def add(self, record: SandboxRecord) -> None:
         """Takes a new sandbox in; `AlreadyExists` where its name is taken by a living one."""
@@ -35,45 +44,47 @@ class Registry:
             self._names[spec.environment, spec.name] = record.id
         if spec.idempotency_key is not None:
             self._keys[spec.environment, spec.idempotency_key] = record.id
-        (self._ended if record.ended else self._live)[record.id] = record
+        self._live[record.id] = record
+        self.usage(spec.environment).add(spec)
 
-    def settle(self, record: SandboxRecord) -> list[str]:
-        """A sandbox has ended: moves it to the history. Returns ids that are forgotten for it."""
+    def settle(self, record: SandboxRecord) -> None:
+        """A sandbox has ended: moves it to the history, whose oldest is forgotten here."""
         if self._live.pop(record.id, None) is not None:
             self._ended[record.id] = record
-        forgotten = []
+            self.usage(record.spec.environment).remove(record.spec)
         while len(self._ended) > self._history:
-            forgotten.append(self._forget(next(iter(self._ended))))
-        return forgotten
+            self._forget(next(iter(self._ended)))
+            self.complete = False
+
+    def retract(self, record: SandboxRecord) -> None:
+        """A sandbox that could not be put on record: as if it had never been."""
+        if self._live.pop(record.id, None) is not None:
+            self.usage(record.spec.environment).remove(record.spec)
+            self.usage(record.spec.environment).take_back()
+        self._unlink(record)
 
     def release_key(self, record: SandboxRecord) -> None:
         """A create failed so that it may be tried again under the same key."""
+        record.released = True
         spec = record.spec
         if spec.idempotency_key is not None and self._keys.get((spec.environment, spec.idempotency_key)) == record.id:
             del self._keys[spec.environment, spec.idempotency_key]
 
-    def expire(self, before: float, keep: int) -> list[str]:
-        """Forgets ended sandboxes that ended before that moment, beyond the newest `keep`. Returns their ids."""
-        old = [
-            r.id
-            for r in list(self._ended.values())[: max(0, len(self._ended) - keep)]
-            if r.end and r.end.ended_at < before
-        ]
-        return [self._forget(sandbox_id) for sandbox_id in old]
+    def expire(self, before: float) -> list[str]:
+        """Forgets sandboxes that ended before that moment. Returns their ids."""
+        old = [r.id for r in self._ended.values() if r.end is not None and r.end.ended_at < before]
+        for sandbox_id in old:
+            self._forget(sandbox_id)
+        return old
 
-    def get(self, sandbox_id: str) -> SandboxRecord:
-        """The sandbox, living or ended; `SandboxNotFound`."""
-        record = self._live.get(sandbox_id) or self._ended.get(sandbox_id)
-        if record is None:
-            raise SandboxNotFound(f"there is no sandbox {sandbox_id}; `shoal ls --all` lists those that were")
-        return record
+    def get(self, sandbox_id: str) -> SandboxRecord | None:
+        """The sandbox, living or ended, if memory has it."""
+        return self._live.get(sandbox_id) or self._ended.get(sandbox_id)
 
-    def find(self, name: str, environment: str) -> SandboxRecord:
-        """The sandbox that has that name, or had it last; `SandboxNotFound`."""
+    def find(self, name: str, environment: str) -> SandboxRecord | None:
+        """The sandbox that has that name, or had it last, if memory has it."""
         sandbox_id = self._names.get((environment, name))
-        if sandbox_id is None:
-            raise SandboxNotFound(f"there is no sandbox named {name!r} in environment {environment!r}")
-        return self.get(sandbox_id)
+        return None if sandbox_id is None else self.get(sandbox_id)
 
     def keyed(self, environment: str, key: str) -> SandboxRecord | None:
         """The sandbox that was made with that idempotency key."""
@@ -84,11 +95,8 @@ class Registry:
         """The sandbox that an earlier call with the same idempotency key made. `InvalidRequest` where that call asked for something else."""
         if spec.idempotency_key is None:
             return None
-        sandbox_id = self._keys.get((spec.environment, spec.idempotency_key))
-        if sandbox_id is None:
-            return None
-        record = self.get(sandbox_id)
-        if record.spec != spec:
+        record = self.keyed(spec.environment, spec.idempotency_key)
+        if record is not None and record.spec != spec:
             raise InvalidRequest(
                 "idempotency_key: it was used before for a different request; use a new one for each sandbox",
                 field="idempotency_key",
@@ -96,39 +104,67 @@ class Registry:
         return record
 
     def select(self, listing: Listing) -> list[SandboxRecord]:
-        """Newest first."""
-        records: list[SandboxRecord] = list(self._live.values())
-        if listing.include_ended or any(s.value in ("terminated", "failed") for s in listing.states):
-            records += self._ended.values()
-        found = [
-            r
-            for r in records
-            if r.spec.environment == listing.environment
-            and (not listing.states or r.life.state in listing.states)
-            and all(r.tags.get(k) == v for k, v in listing.tags.items())
-        ]
-        found.sort(key=lambda r: r.created_at, reverse=True)
-        return found[: listing.limit]
+        """Those in memory, newest first."""
+        matching = (record for record in self._candidates(listing) if matches(record, listing))
+        return heapq.nlargest(listing.limit, matching, key=position)
 
     def live(self) -> list[SandboxRecord]:
         return list(self._live.values())
 
+    def usage(self, environment: str) -> Usage:
+        """What an environment's living sandboxes use."""
+        return self._usage.setdefault(environment, Usage())
+
     def restore(self, records: Iterable[SandboxRecord]) -> None:
-        """Takes back what the journal kept, oldest first."""
+        """Takes back what the store kept, oldest first."""
         for record in records:
             spec = record.spec
             if spec.name is not None and not (
                 record.ended and self._names.get((spec.environment, spec.name)) in self._live
             ):
                 self._names[spec.environment, spec.name] = record.id
-            if spec.idempotency_key is not None:
+            if spec.idempotency_key is not None and not record.released:
                 self._keys[spec.environment, spec.idempotency_key] = record.id
-            (self._ended if record.ended else self._live)[record.id] = record
+            usage = self.usage(spec.environment)
+            usage.accept(record.created_at)
+            if record.ended:
+                self._ended[record.id] = record
+            else:
+                self._live[record.id] = record
+                usage.add(spec)
+        self.complete = len(self._ended) < self._history
 
-    def _forget(self, sandbox_id: str) -> str:
-        record = self._ended.pop(sandbox_id)
+    def _candidates(self, listing: Listing) -> Iterator[SandboxRecord]:
+        yield from self._live.values()
+        if wants_ended(listing):
+            yield from self._ended.values()
+
+    def _forget(self, sandbox_id: str) -> None:
+        self._unlink(self._ended.pop(sandbox_id))
+
+    def _unlink(self, record: SandboxRecord) -> None:
         spec = record.spec
-        if spec.name is not None and self._names.get((spec.environment, spec.name)) == sandbox_id:
+        if spec.name is not None and self._names.get((spec.environment, spec.name)) == record.id:
             del self._names[spec.environment, spec.name]
-        self.release_key(record)
-        return sandbox_id
+        if spec.idempotency_key is not None and self._keys.get((spec.environment, spec.idempotency_key)) == record.id:
+            del self._keys[spec.environment, spec.idempotency_key]
+
+
+def position(record: SandboxRecord) -> tuple[float, str]:
+    """Where it stands in a listing."""
+    return record.created_at, record.id
+
+
+def wants_ended(listing: Listing) -> bool:
+    return listing.include_ended or any(state in TERMINAL for state in listing.states)
+
+
+def matches(record: SandboxRecord, listing: Listing) -> bool:
+    """Whether a listing is to show it (living and ended alike: that is for the caller to choose)."""
+    return (
+        record.spec.environment == listing.environment
+        and (not listing.states or record.life.state in listing.states)
+        and (listing.region is None or record.spec.region == listing.region)
+        and (listing.before is None or position(record) < listing.before)
+        and all(record.tags.get(key) == value for key, value in listing.tags.items())
+    )

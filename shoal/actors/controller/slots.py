@@ -48,6 +48,12 @@ class SlotMaker(Protocol):
     async def has_room(self, shape: SlotShape) -> bool:
         """Whether one more would start at once."""
 
+    async def existing(self) -> list[str]:
+        """The ids of the slots that an earlier controller asked for, whether they run yet or not."""
+
+    async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
+        """A slot of an earlier controller's and the sandbox it holds. None for one that does not answer: it is ended."""
+
 
 @dataclass(slots=True)
 class SlotPool:
@@ -62,9 +68,9 @@ class SlotPool:
 
     async def take(self, shape: SlotShape, deadline_s: float) -> Slot:
         """An idle slot of `shape`, or the next that becomes free or is made; `DeadlineExceeded` where that takes too long."""
-        idle = self._idle.get(shape)
-        if idle:
-            return idle.pop()  # the one used last: its memory is the likeliest to be in the caches
+        idle = self.take_idle(shape)
+        if idle is not None:
+            return idle
         waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         queue = self._waiting.setdefault(shape, deque())
         queue.append(waiter)
@@ -88,6 +94,11 @@ class SlotPool:
             if waiter in queue:
                 queue.remove(waiter)
             self._drop_surplus_demand(shape)
+
+    def take_idle(self, shape: SlotShape) -> Slot | None:
+        """An idle slot of `shape`, if there is one now."""
+        idle = self._idle.get(shape)
+        return idle.pop() if idle else None  # the one used last: its memory is the likeliest to be in the caches
 
     def put(self, slot: Slot) -> None:
         """A slot became free: it goes to whoever waits longest for its shape, else it idles."""

@@ -1,0 +1,249 @@
+"""Environments and API tokens: who there is, and what they may have. All of it is in memory, and on record before it counts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from shoal.actors.controller.ledger import Ledger, audited
+from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.store import Change, Restored
+from shoal.model.access import (
+    ANY_ENVIRONMENT,
+    MAIN_ENVIRONMENT,
+    AuditEntry,
+    Caller,
+    Environment,
+    Quota,
+    Scope,
+    StoredToken,
+    TokenInfo,
+    mint,
+)
+from shoal.model.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidRequest,
+    PermissionDenied,
+    QuotaExceeded,
+)
+from shoal.model.ids import NAME
+from shoal.model.sight import check_sees_environment, no_environment, no_token, sees, visible_tokens
+from shoal.model.validate import check_number, check_text
+
+MAX_ENVIRONMENTS = 1_000
+MAX_TOKENS = 1_000
+"""Valid tokens that one environment may have."""
+
+MAX_NAME = 128
+_LONGEST_S = 10 * 366 * 86400.0
+_MINUTE_S = 60.0
+
+
+class Accounts:
+    """The environments and tokens of a cluster. `clock`: unix seconds."""
+
+    def __init__(self, ledger: Ledger, registry: Registry, clock: Callable[[], float] = time.time) -> None:
+        self._ledger = ledger
+        self._registry = registry
+        self._clock = clock
+        self._environments: dict[str, Environment] = {}
+        self._tokens: dict[str, StoredToken] = {}
+
+    async def restore(self, restored: Restored) -> None:
+        """Takes up what the store kept, and sees to it that there is a `main`."""
+        self._environments = {environment.name: environment for environment in restored.environments}
+        self._tokens = {token.info.id: token for token in restored.tokens}
+        if MAIN_ENVIRONMENT not in self._environments:
+            main = Environment(MAIN_ENVIRONMENT, Quota(), self._clock())
+            await self._ledger.write(Change(environments=(main,)))
+            self._environments[MAIN_ENVIRONMENT] = main
+
+    # -- environments -------------------------------------------------------------------------------
+
+    def quota(self, name: str) -> Quota:
+        """The quota that holds in an environment; `EnvironmentNotFound`."""
+        return self._known(name).quota
+
+    async def create_environment(self, name: str, quota: Quota, caller: Caller) -> Environment:
+        _need_everything(caller, "make environments")
+        if not NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"name: {name!r} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field="name"
+            )
+        check_bounds(quota)
+        if name in self._environments:
+            raise AlreadyExists(f"name: there is an environment {name!r} already; choose another", field="name")
+        if len(self._environments) >= MAX_ENVIRONMENTS:
+            raise QuotaExceeded(f"there are {MAX_ENVIRONMENTS} environments, which is the most; delete some")
+        made = Environment(name, quota, self._clock())
+        await self._ledger.write(_environment_change(made, "environment.create", caller))
+        self._environments[name] = made
+        return self._with_usage(made)
+
+    def environments(self, caller: Caller) -> list[Environment]:
+        found = [self._with_usage(e) for e in self._environments.values() if sees(caller, e.name)]
+        return sorted(found, key=lambda environment: environment.name)
+
+    def environment(self, name: str, caller: Caller) -> Environment:
+        check_sees_environment(caller, name)
+        return self._with_usage(self._known(name))
+
+    async def set_quota(self, name: str, quota: Quota, caller: Caller) -> Environment:
+        check_sees_environment(caller, name)
+        _need(caller, Scope.ADMIN, "set quotas")
+        check_bounds(quota)
+        changed = replace(self._known(name), quota=quota)
+        await self._ledger.write(_environment_change(changed, "environment.quota", caller))
+        self._environments[name] = changed
+        return self._with_usage(changed)
+
+    async def delete_environment(self, name: str, caller: Caller) -> None:
+        check_sees_environment(caller, name)
+        _need_everything(caller, "delete environments")
+        if name == MAIN_ENVIRONMENT:
+            raise InvalidRequest(f"name: {name!r} always is; delete another", field="name")
+        kept = self._known(name)
+        living = self._registry.usage(name).sandboxes
+        if living:
+            raise FailedPrecondition(f"{living} sandboxes live in {name!r}; terminate them first", state="in_use")
+        now = self._clock()
+        revoked = [
+            _revoked(token, now)
+            for token in self._tokens.values()
+            if token.info.environment == name and token.info.revoked_at is None
+        ]
+        del self._environments[name]  # first of all: nothing may be made in it from now on
+        entry = audited("environment.delete", caller, target=name, environment=name)
+        try:
+            await self._ledger.write(Change(removed_environments=(name,), tokens=revoked, audit=(entry,)))
+        except BaseException:
+            self._environments[name] = kept
+            raise
+        self._tokens |= {token.info.id: token for token in revoked}
+
+    # -- tokens -------------------------------------------------------------------------------------
+
+    async def create_token(
+        self, name: str, environment: str, scope: Scope, expires_in: float | None, caller: Caller
+    ) -> tuple[TokenInfo, str]:
+        """A new token and its text, which is kept nowhere."""
+        _need(caller, Scope.ADMIN, "make tokens")
+        check_text("name", name, "a short text that tells what the token is for")
+        if len(name) > MAX_NAME:
+            raise InvalidRequest(f"name: {len(name)} characters are too many; use at most {MAX_NAME}", field="name")
+        if not sees(caller, environment):
+            raise PermissionDenied(
+                f"environment: your token is for {caller.environment!r} alone, and so are those that you make",
+                field="environment",
+            )
+        scope = _scope(scope)
+        if not caller.scope.covers(scope):
+            raise PermissionDenied(f"scope: your own is {caller.scope.value!r}; ask for no more", field="scope")
+        if environment != ANY_ENVIRONMENT:
+            self._known(environment)
+        now = self._clock()
+        if expires_in is not None:
+            check_number("expires_in", expires_in, 0, _LONGEST_S, "seconds")
+        if sum(t.info.environment == environment and t.info.valid(now) for t in self._tokens.values()) >= MAX_TOKENS:
+            raise QuotaExceeded(f"environment {environment!r} has {MAX_TOKENS} tokens, which is the most; revoke some")
+        token_id, text, digest = mint()
+        expires_at = None if expires_in is None else now + expires_in
+        info = TokenInfo(token_id, name, environment, scope, now, expires_at, created_by=caller.token)
+        await self._keep(StoredToken(info, digest), "token.create", caller)
+        return info, text
+
+    def tokens(self, caller: Caller) -> list[TokenInfo]:
+        _need(caller, Scope.ADMIN, "list tokens")
+        found = visible_tokens(caller, [token.info for token in self._tokens.values()])
+        return sorted(found, key=lambda info: (info.created_at, info.id), reverse=True)
+
+    async def revoke_token(self, token_id: str, caller: Caller) -> TokenInfo:
+        _need(caller, Scope.ADMIN, "revoke tokens")
+        token = self._tokens.get(token_id)
+        if token is None or not sees(caller, token.info.environment):
+            raise no_token(token_id)
+        if token.info.revoked_at is None:
+            token = _revoked(token, self._clock())
+            await self._keep(token, "token.revoke", caller)
+        return token.info
+
+    def stored_token(self, token_id: str) -> StoredToken | None:
+        return self._tokens.get(token_id)
+
+    def used(self, when: Mapping[str, float]) -> list[StoredToken]:
+        """Notes when tokens were last used, and returns those of which that is worth writing."""
+        changed = []
+        for token_id, at in when.items():
+            token = self._tokens.get(token_id)
+            if token is not None and at >= (token.info.last_used_at or 0.0) + _MINUTE_S:
+                noted = replace(token, info=replace(token.info, last_used_at=at - at % _MINUTE_S))
+                self._tokens[token_id] = noted
+                changed.append(noted)
+        return changed
+
+    def expire(self, before: float) -> None:
+        """Forgets tokens that were revoked or expired before that moment, as the store does."""
+        for token in list(self._tokens.values()):
+            info = token.info
+            if any(at is not None and at < before for at in (info.revoked_at, info.expires_at)):
+                del self._tokens[info.id]
+
+    # -- inside -------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> Environment:
+        found = self._environments.get(name)
+        if found is None:
+            raise no_environment(name)
+        return found
+
+    def _with_usage(self, environment: Environment) -> Environment:
+        return replace(environment, usage=self._registry.usage(environment.name).as_quota(self._clock()))
+
+    async def _keep(self, token: StoredToken, action: str, caller: Caller) -> None:
+        entry = audited(action, caller, target=token.info.id, environment=token.info.environment)
+        await self._ledger.write(Change(tokens=(token,), audit=(entry,)))
+        self._tokens[token.info.id] = token
+
+
+def check_bounds(quota: Quota) -> None:
+    """Raises `InvalidRequest` for a quota that makes no sense."""
+    for name in ("sandboxes", "cpu", "memory", "creates_per_minute"):
+        value: Any = getattr(quota, name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float if name == "cpu" else int) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not 0 <= value <= 1e12:
+            raise InvalidRequest(f"{name}: {value!r} is no bound; give a number of 0 or more, or none", field=name)
+
+
+def _environment_change(environment: Environment, action: str, caller: Caller) -> Change:
+    entry: Iterable[AuditEntry] = (audited(action, caller, target=environment.name, environment=environment.name),)
+    return Change(environments=(environment,), audit=tuple(entry))
+
+
+def _revoked(token: StoredToken, now: float) -> StoredToken:
+    return replace(token, info=replace(token.info, revoked_at=now))
+
+
+def _scope(value: Any) -> Scope:
+    try:
+        return Scope(value)
+    except ValueError:
+        raise InvalidRequest(
+            f"scope: {value!r} is none of {', '.join(scope.value for scope in Scope)}", field="scope"
+        ) from None
+
+
+def _need(caller: Caller, scope: Scope, what: str) -> None:
+    if not caller.scope.covers(scope):
+        raise PermissionDenied(f"your token may not {what}; that needs the scope {scope.value!r}")
+
+
+def _need_everything(caller: Caller, what: str) -> None:
+    _need(caller, Scope.ADMIN, what)
+    if caller.environment != ANY_ENVIRONMENT:
+        raise PermissionDenied(f"your token may not {what}; that needs one of the whole cluster (environment '*')")

@@ -1,0 +1,59 @@
+"""From a spec to an accepted sandbox: whether it may be, all decided in one go, so that no two creates can both have the last room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shoal.actors.controller.accounts import Accounts
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.placement import check_fits
+from shoal.actors.controller.quotas import check_quota
+from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.registry import Registry
+from shoal.model.access import Caller
+from shoal.model.errors import Unavailable
+from shoal.model.ids import new_sandbox_id
+from shoal.model.settings import Limits
+from shoal.model.sight import check_sees_environment
+from shoal.model.spec import SandboxSpec
+from shoal.model.validate import check_number, check_spec
+
+
+@dataclass(slots=True)
+class Admission:
+    """What a create has to pass. `closed`: the cluster is being shut down."""
+
+    limits: Limits
+    registry: Registry
+    accounts: Accounts
+    nodes: Nodes
+    clock: Callable[[], float] = time.time
+    closed: bool = False
+
+    def admit(self, spec: SandboxSpec, deadline_s: float, caller: Caller) -> tuple[SandboxRecord, bool]:
+        """The sandbox for a create, and whether it is a new one rather than that of an earlier call with the same key.
+
+        Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `Unavailable`; then there is nothing of it.
+        """
+        check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
+        check_sees_environment(caller, spec.environment)
+        record = self.registry.same_request(spec)  # before all that costs time: what is the same has passed it
+        if record is not None:
+            record.asked += 1
+            return record, False
+        check_spec(spec, self.limits)
+        quota = self.accounts.quota(spec.environment)
+        if self.closed:
+            raise Unavailable("the cluster is being shut down; nothing was created")
+        check_fits(spec, self.nodes.machines())
+        now = self.clock()
+        usage = self.registry.usage(spec.environment)
+        check_quota(quota, usage, spec, now)
+        record = SandboxRecord(
+            new_sandbox_id(), spec, now, dict(spec.tags), deadline=now + deadline_s, created_by=caller.token, asked=1
+        )
+        self.registry.add(record)
+        usage.accept(now)
+        return record, True

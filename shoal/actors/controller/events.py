@@ -1,0 +1,118 @@
+"""What happens to sandboxes, as it is told to those who follow: the newest in memory, and who waits for the next.
+
+An event is drafted (it gets its id), written with its effect, and then published, always in the order of ids: who has seen one has
+seen all before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from shoal.model.access import SandboxEvent
+
+RING = 10_000
+"""Events kept in memory; older ones are read from the store."""
+
+PAGE = 1000
+"""The most that one look returns."""
+
+
+class EventLog:
+    """The events of one controller's life. `last`: the id of the newest event before it. No disk and no clock in here."""
+
+    def __init__(self, last: int, size: int = RING) -> None:
+        self._drafted = last
+        self._published = last
+        self._floor = last  # the newest that is not in the ring
+        self._ring: deque[SandboxEvent] = deque()
+        self._size = size
+        self._in_order: deque[int] = deque()  # drafted, and neither published nor dropped
+        self._settled: dict[int, SandboxEvent | None] = {}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    @property
+    def last(self) -> int:
+        """The id of the newest event that is published."""
+        return self._published
+
+    def draft(self, at: float, environment: str, sandbox_id: str, kind: str, data: dict[str, Any]) -> SandboxEvent:
+        """A new event with the next id. It must be published or dropped: later ones wait for it."""
+        self._drafted += 1
+        self._in_order.append(self._drafted)
+        return SandboxEvent(self._drafted, at, environment, sandbox_id, kind, data)
+
+    def publish(self, events: Iterable[SandboxEvent]) -> None:
+        """They are on record: tells all who wait, once all before them are settled."""
+        self._settled.update((event.id, event) for event in events)
+        self._advance()
+
+    def drop(self, events: Iterable[SandboxEvent]) -> None:
+        """They were not written: their ids stay unused."""
+        self._settled.update((event.id, None) for event in events)
+        self._advance()
+
+    def since(
+        self, after: int, *, environment: str | None = None, sandbox_id: str | None = None, limit: int = PAGE
+    ) -> list[SandboxEvent] | None:
+        """Published events with an id above `after`, oldest first; None where memory does not reach back so far."""
+        if after < self._floor:
+            return None
+        newer = []
+        for event in reversed(self._ring):
+            if event.id <= after:
+                break
+            newer.append(event)
+        found = (event for event in reversed(newer) if _concerns(event, environment, sandbox_id))
+        return [event for event, _ in zip(found, range(limit), strict=False)]
+
+    async def wait(self, environment: str | None, sandbox_id: str | None, timeout_s: float) -> bool:
+        """Waits until something is published that may concern those who ask; False after `timeout_s`."""
+        topic = _topic(environment, sandbox_id)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(topic, [])
+        waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            if not waiter.done() or waiter.cancelled():
+                _remove(self._waiting, topic, waiter)
+        return True
+
+    def _advance(self) -> None:
+        while self._in_order and self._in_order[0] in self._settled:
+            event = self._settled.pop(self._in_order.popleft())
+            if event is None:
+                continue
+            self._ring.append(event)
+            self._published = event.id
+            if len(self._ring) > self._size:
+                self._floor = self._ring.popleft().id
+            for topic in (_topic(None, None), _topic(event.environment, None), _topic(None, event.sandbox_id)):
+                for waiter in self._waiting.pop(topic, ()):
+                    if not waiter.done():
+                        waiter.set_result(None)
+
+
+def _concerns(event: SandboxEvent, environment: str | None, sandbox_id: str | None) -> bool:
+    return environment in (None, event.environment) and sandbox_id in (None, event.sandbox_id)
+
+
+def _topic(environment: str | None, sandbox_id: str | None) -> str:
+    """What to wait for: one sandbox, one environment, or everything."""
+    if sandbox_id is not None:
+        return f"sandbox {sandbox_id}"
+    return "everything" if environment is None else f"environment {environment}"
+
+
+def _remove(waiting: dict[str, list[asyncio.Future[None]]], topic: str, waiter: asyncio.Future[None]) -> None:
+    waiters = waiting.get(topic, [])
+    if waiter in waiters:
+        waiters.remove(waiter)
+    if not waiters:
+        waiting.pop(topic, None)

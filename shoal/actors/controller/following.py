@@ -1,0 +1,77 @@
+"""What clients ask of the past: events as they come, and the audit log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shoal.actors.controller.accounts import Accounts
+from shoal.actors.controller.events import PAGE
+from shoal.actors.controller.history import History
+from shoal.actors.controller.ledger import Ledger
+from shoal.actors.controller.store import Change, Store
+from shoal.model.access import ANY_ENVIRONMENT, AuditEntry, Caller, SandboxEvent, Scope
+from shoal.model.errors import InvalidRequest, PermissionDenied
+from shoal.model.sight import check_sees_environment
+from shoal.model.validate import check_number
+
+_LONGEST_WAIT_S = 30.0
+
+
+@dataclass(slots=True)
+class Following:
+    """Events and audit entries, as far as the caller may see them."""
+
+    ledger: Ledger
+    history: History
+    accounts: Accounts
+    store: Store
+
+    async def events(
+        self, after: int | None, sandbox_id: str | None, environment: str | None, wait_s: float, caller: Caller
+    ) -> list[SandboxEvent]:
+        """Events with an id above `after` (None: from now on), oldest first, at most 1,000; waits up to `wait_s` (30 at most) for the first."""
+        if environment is not None:
+            check_sees_environment(caller, environment)
+        elif caller.environment != ANY_ENVIRONMENT:
+            environment = caller.environment
+        if sandbox_id is not None:
+            await self.history.get(sandbox_id, caller)
+        log = self.ledger.events
+        after = log.last if after is None else after
+        end = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
+        while True:
+            # Only what came since the last look is looked at again.
+            horizon = log.last
+            found = log.since(after, environment=environment, sandbox_id=sandbox_id)
+            if found is None:
+                found = await self._stored(after, sandbox_id, environment, horizon)
+            left = end - time.monotonic()
+            if found or left <= 0:
+                return found
+            after = max(after, horizon)
+            if log.last == horizon and not await log.wait(environment, sandbox_id, left):
+                return []
+
+    async def _stored(
+        self, after: int, sandbox_id: str | None, environment: str | None, horizon: int
+    ) -> list[SandboxEvent]:
+        found = await self.store.events(after, PAGE, environment=environment, sandbox_id=sandbox_id)
+        return [event for event in found if event.id <= horizon]
+
+    async def audit(self, before: int | None, limit: int, caller: Caller) -> list[AuditEntry]:
+        """Who did what, newest first, with an id below `before`."""
+        if not caller.scope.covers(Scope.ADMIN):
+            raise PermissionDenied("your token may not read the audit log; that needs the scope 'admin'")
+        check_number("limit", limit, 0, 1000, "entries", whole=True)
+        if before is not None and (isinstance(before, bool) or not isinstance(before, int)):
+            raise InvalidRequest(f"before: {before!r} is no entry's id", field="before")
+        environment = None if caller.environment == ANY_ENVIRONMENT else caller.environment
+        return await self.store.audit(before, limit, environment=environment)
+
+    async def report(self, audit: Sequence[AuditEntry], used: dict[str, float]) -> None:
+        """What a replica saw: entries for the audit log, and which tokens were used."""
+        tokens = self.accounts.used(used)
+        if audit or tokens:
+            await self.ledger.write(Change(audit=[replace(entry, id=0) for entry in audit], tokens=tokens))

@@ -1,0 +1,115 @@
+"""The controller's way to its store: what changes is written together with the events and audit entries that tell of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.actors.controller.events import EventLog
+from shoal.actors.controller.record import SandboxRecord, to_row
+from shoal.actors.controller.store import Change, Store
+from shoal.model.access import AuditEntry, Caller
+from shoal.model.errors import ShoalError
+
+log = logging.getLogger("shoal.ledger")
+
+_RETRY_S = 1.0
+
+Happened = tuple[str, dict[str, Any]]
+"""What to tell of a sandbox: an event's kind and data."""
+
+
+class Ledger:
+    """Writes to the store, and publishes what was written."""
+
+    def __init__(self, store: Store, events: EventLog) -> None:
+        self.store = store
+        self.events = events
+        self._writing: set[asyncio.Task[None]] = set()
+        self._late: list[tuple[SandboxRecord, tuple[Happened, ...], Sequence[AuditEntry]]] = []
+        self._catching_up: asyncio.Task[None] | None = None
+
+    async def put(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
+        """Returns once the record is on disk as it is now, and all that is told of it; `Unavailable` where nothing was written."""
+        now = time.time()
+        events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
+        await self.write(Change(sandboxes=(to_row(record),), events=events, audit=audit))
+
+    async def keep(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
+        """As `put`, for what has happened and can't be refused any more: where the store is away, it is written as soon as it is back."""
+        try:
+            await self.put(record, *happened, audit=audit)
+        except ShoalError as error:
+            log.warning("%s is not on record yet: %s", record.id, error)
+            self._late.append((record, happened, audit))
+            if self._catching_up is None:
+                self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def write(self, change: Change) -> None:
+        """Returns once it is written. A caller that is cancelled does not take the write back."""
+        task = asyncio.create_task(self._write(change))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Waits for what is being written, and closes the store."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        await asyncio.gather(*self._writing, return_exceptions=True)
+        await self.store.close()
+
+    async def _write(self, change: Change) -> None:
+        try:
+            await self.store.write(change)
+        except BaseException:
+            self.events.drop(change.events)
+            raise
+        self.events.publish(change.events)
+
+    async def _catch_up(self) -> None:
+        while self._late:
+            await asyncio.sleep(_RETRY_S)
+            late, self._late = self._late, []
+            for position, (record, happened, audit) in enumerate(late):
+                try:
+                    await self.put(record, *happened, audit=audit)
+                except ShoalError as error:
+                    log.warning("the store is still away: %s", error)
+                    self._late = late[position:] + self._late
+                    break
+        self._catching_up = None
+
+
+def audited(
+    action: str, by: Caller, *, target: str | None = None, environment: str | None = None, outcome: str = "ok"
+) -> AuditEntry:
+    """An entry for the audit log: what `by` did just now. `environment`: where it was done, else the caller's own."""
+    return AuditEntry(
+        at=time.time(),
+        action=action,
+        outcome=outcome,
+        token=by.token,
+        environment=by.environment if environment is None else environment,
+        target=target,
+        request_id=by.request_id,
+        address=by.address,
+    )
+
+
+def created(record: SandboxRecord) -> Happened:
+    return "created", {"token": record.created_by}
+
+
+def entered(record: SandboxRecord) -> Happened:
+    """The state that it went into, and what there is to say of it."""
+    data: dict[str, Any] = {}
+    if record.began is not None:
+        data["node_id"] = record.began.node_id
+    if record.end is not None:
+        data |= {"reason": record.end.reason.value, "returncode": record.end.returncode, "message": record.end.message}
+        data["token"] = record.ended_by
+    return record.life.state.value, {name: value for name, value in data.items() if value is not None}

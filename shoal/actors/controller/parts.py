@@ -1,0 +1,140 @@
+"""The controller's parts, put together, and the loops that keep them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from shoal.actors.controller.accounts import Accounts
+from shoal.actors.controller.admission import Admission
+from shoal.actors.controller.events import EventLog
+from shoal.actors.controller.figures import Figures
+from shoal.actors.controller.following import Following
+from shoal.actors.controller.history import History
+from shoal.actors.controller.ledger import Ledger
+from shoal.actors.controller.lifecycles import Lifecycles
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.recovery import Recovery
+from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.sandboxes import Sandboxes
+from shoal.actors.controller.slots import SlotMaker, SlotPool
+from shoal.actors.controller.store import Store
+from shoal.actors.controller.tunnels import Tunnels
+from shoal.actors.handles import call
+from shoal.model.access import INSIDE
+from shoal.model.errors import ShoalError
+from shoal.model.settings import Settings
+from shoal.model.spec import SlotShape
+
+log = logging.getLogger("shoal.controller")
+
+_TEND_S = 1.0
+_LOOK_S = 5.0
+_EXPIRE_S = 60.0
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a controller is made of, once it is open."""
+
+    settings: Settings
+    store: Store
+    nodes: Nodes
+    pool: SlotPool
+    registry: Registry
+    ledger: Ledger
+    lives: Lifecycles
+    admission: Admission
+    accounts: Accounts
+    sandboxes: Sandboxes
+    tunnels: Tunnels
+    following: Following
+    figures: Figures
+    recovery: Recovery
+    _loops: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """The loops."""
+        self._loops = [
+            asyncio.create_task(_every(_TEND_S, self.pool.tend)),
+            asyncio.create_task(_every(_LOOK_S, self._look_at_nodes)),
+            asyncio.create_task(_every(_EXPIRE_S, self._expire)),
+        ]
+
+    async def drain(self) -> int:
+        """Ends every sandbox, removes every slot, closes every node. Returns how many sandboxes it ended."""
+        self.admission.closed = True
+        living = self.registry.live()
+        ending = (self.lives.terminate(record, "the cluster was shut down", INSIDE) for record in living)
+        await asyncio.gather(*ending, return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self.recovery.close()
+        self.pool.close()
+        await asyncio.gather(*(call(handle, "close") for handle in self.nodes.handles()))
+        await self.ledger.close()
+        return len(living)
+
+    async def metrics(self) -> dict[str, float]:
+        """The cluster's figures."""
+        nodes = await self.nodes.infos()
+        return self.figures.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.ledger.events.last)
+
+    async def _look_at_nodes(self) -> None:
+        for node_id in await self.nodes.refresh():
+            log.warning("node %s is lost", node_id[:8])
+            await self.lives.lose_node(node_id)
+
+    async def _expire(self) -> None:
+        before = time.time() - self.settings.store.retention
+        self.registry.expire(before)
+        self.accounts.expire(before)
+        await self.store.expire(before)
+
+
+async def open_parts(settings: Settings, secret: bytes, store: Store, nodes: Nodes, maker: SlotMaker) -> Parts:
+    """Opens the store, takes up what an earlier controller left, and starts the loops. `secret`: the cluster's."""
+    restored = await store.open(nodes.cluster, settings.limits.history)
+    await nodes.refresh()
+    defaults = settings.sandbox
+    figures = Figures()
+    ledger = Ledger(store, EventLog(restored.last_event))
+    registry = Registry(settings.limits.history)
+    history = History(registry, store)
+    pool = SlotPool(maker, settings.node, SlotShape(defaults.cpu_request, defaults.memory_request, 0, None))
+    lives = Lifecycles(registry, ledger, pool, maker, nodes, figures)
+    accounts = Accounts(ledger, registry)
+    admission = Admission(settings.limits, registry, accounts, nodes)
+    parts = Parts(
+        settings=settings,
+        store=store,
+        nodes=nodes,
+        pool=pool,
+        registry=registry,
+        ledger=ledger,
+        lives=lives,
+        admission=admission,
+        accounts=accounts,
+        sandboxes=Sandboxes(secret, registry, history, admission, lives, nodes, ledger, figures),
+        tunnels=Tunnels(ledger, nodes, secret, settings.api),
+        following=Following(ledger, history, accounts, store),
+        figures=figures,
+        recovery=Recovery(registry, lives, pool, maker),
+    )
+    await accounts.restore(restored)
+    await parts.recovery.run(restored.sandboxes)
+    parts.start()
+    return parts
+
+
+async def _every(seconds: float, body: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await body()
+        except (ShoalError, OSError) as error:
+            log.warning("%s: %s", getattr(body, "__name__", "a loop"), error)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,116 @@
+"""What an environment uses, and whether one more sandbox is within its quota. Pure: the clock is handed in."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.model.access import Quota
+from shoal.model.errors import QuotaExceeded
+from shoal.model.spec import SandboxSpec
+
+WINDOW_S = 60.0
+_SOON_S = 1.0
+"""When to look again whether something has ended."""
+
+_MICRO = 1_000_000
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the living sandboxes of one environment have together, and when the creates of the last minute were accepted."""
+
+    sandboxes: int = 0
+    memory: int = 0
+    _microcores: int = 0  # whole numbers: a million sums of fractions must come back to nothing
+    _accepted: deque[float] = field(default_factory=deque)
+
+    @property
+    def cpu(self) -> float:
+        return self._microcores / _MICRO
+
+    def add(self, spec: SandboxSpec) -> None:
+        """One more lives."""
+        self._count(spec, 1)
+
+    def remove(self, spec: SandboxSpec) -> None:
+        """One has ended."""
+        self._count(spec, -1)
+
+    def accept(self, now: float) -> None:
+        """A create was accepted at that moment."""
+        self._accepted.append(now)
+        self._forget(now)
+
+    def take_back(self) -> None:
+        """The create accepted last was not, after all."""
+        if self._accepted:
+            self._accepted.pop()
+
+    def creates(self, now: float) -> int:
+        """How many were accepted in the last minute."""
+        self._forget(now)
+        return len(self._accepted)
+
+    def room_in(self, allowed: int, now: float) -> float:
+        """Seconds until one more create is within `allowed` a minute; 0 where it is now."""
+        self._forget(now)
+        if len(self._accepted) < allowed:
+            return 0.0
+        # With none allowed it never is: asking again after a minute is as good as anything.
+        return WINDOW_S if allowed == 0 else max(0.0, self._accepted[-allowed] + WINDOW_S - now)
+
+    def as_quota(self, now: float) -> Quota:
+        """What is used, in a quota's terms."""
+        return Quota(self.sandboxes, self.cpu, self.memory, self.creates(now))
+
+    def _count(self, spec: SandboxSpec, sign: int) -> None:
+        self.sandboxes += sign
+        self._microcores += sign * round(spec.resources.cpu_limit * _MICRO)
+        self.memory += sign * spec.resources.memory_limit
+
+    def _forget(self, now: float) -> None:
+        while self._accepted and self._accepted[0] <= now - WINDOW_S:
+            self._accepted.popleft()
+
+
+def check_quota(quota: Quota, usage: Usage, spec: SandboxSpec, now: float) -> None:
+    """Raises `QuotaExceeded` for the first bound that one more sandbox like `spec` would break; names it, what is used and allowed."""
+    if quota.creates_per_minute is not None and (delay := usage.room_in(quota.creates_per_minute, now)) > 0:
+        raise _exceeded(
+            "creates_per_minute",
+            f"{usage.creates(now)} creates were accepted in the last minute and {quota.creates_per_minute} are allowed; "
+            f"try again in {delay:.1f} s",
+            spec,
+            usage.creates(now),
+            quota.creates_per_minute,
+            delay,
+        )
+    wanted = spec.resources
+    for name, used, more, allowed, unit in (
+        ("sandboxes", usage.sandboxes, 1, quota.sandboxes, "sandboxes"),
+        ("cpu", usage.cpu, wanted.cpu_limit, quota.cpu, "cores"),
+        ("memory", usage.memory, wanted.memory_limit, quota.memory, "MiB"),
+    ):
+        if allowed is not None and used + more > allowed + 1e-9:
+            raise _exceeded(
+                name,
+                f"{used:g} of {allowed:g} {unit} are in use and {more:g} more were asked for; end some sandboxes, ask for less, or have "
+                "the quota raised",
+                spec,
+                used,
+                allowed,
+                _SOON_S,
+            )
+
+
+def _exceeded(name: str, why: str, spec: SandboxSpec, used: Any, allowed: Any, retry_after: float) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"{name}: the quota of environment {spec.environment!r} is used up: {why}",
+        field=name,
+        quota=name,
+        used=used,
+        allowed=allowed,
+        retry_after=retry_after,
+    )

@@ -1,0 +1,78 @@
+"""Takes up what an earlier controller left: slots that live, sandboxes in them, sandboxes half made, sandboxes about to be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.actors.controller.lifecycles import Lifecycles
+from shoal.actors.controller.record import SandboxRecord, from_row
+from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
+
+log = logging.getLogger("shoal.recovery")
+
+
+@dataclass(slots=True)
+class Recovery:
+    """One start of the controller."""
+
+    registry: Registry
+    lives: Lifecycles
+    pool: SlotPool
+    maker: SlotMaker
+    _looking: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Returns once every sandbox is known again and on its way; what takes long (slots that Ray has not placed yet) goes on behind."""
+        self.registry.restore(_records(rows))
+        living = self.registry.live()
+        existing = set(await self.maker.existing())
+        # Only a slot that is on record can hold a sandbox, but for those that are told apart below.
+        recorded = [record.slot_id for record in living if record.slot_id in existing]
+        described = await asyncio.gather(*(self.maker.describe(slot_id) for slot_id in recorded))
+        held: dict[str, Slot] = {}
+        for found in described:
+            if found is not None:
+                self._sort(found, {record.id: record for record in living}, held)
+        if living:
+            log.warning("taking up %d sandboxes", len(living))
+        for record in living:
+            self.lives.resume(record, held.get(record.id))
+        for slot_id in existing.difference(recorded):
+            task = asyncio.create_task(self._look(slot_id))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+
+    def close(self) -> None:
+        for task in self._looking:
+            task.cancel()
+
+    def _sort(self, found: tuple[Slot, str | None], living: dict[str, SandboxRecord], held: dict[str, Slot]) -> None:
+        slot, sandbox_id = found
+        record = None if sandbox_id is None else living.get(sandbox_id)
+        if sandbox_id is None:
+            self.pool.put(slot)
+        elif record is not None and record.slot_id == slot.id:
+            held[record.id] = slot
+        else:
+            # Its sandbox has ended as far as anybody was told, or is another slot's: the node sweeps what container there is.
+            self.pool.discard(slot)
+
+    async def _look(self, slot_id: str) -> None:
+        found = await self.maker.describe(slot_id)
+        if found is not None:
+            self._sort(found, {}, {})
+
+
+def _records(rows: Iterable[dict[str, Any]]) -> Sequence[SandboxRecord]:
+    records = []
+    for row in rows:
+        try:
+            records.append(from_row(row))
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("the store's row of sandbox %s makes no sense: %r", row.get("id"), error)
+    return records

@@ -1,0 +1,169 @@
+"""What clients ask of sandboxes. Each method says which errors it raises; all may be retried on `Unavailable`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.actors.controller.admission import Admission
+from shoal.actors.controller.figures import Figures
+from shoal.actors.controller.history import History
+from shoal.actors.controller.ledger import Ledger, audited
+from shoal.actors.controller.lifecycles import Lifecycles, ended_error
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.registry import Registry
+from shoal.actors.handles import call
+from shoal.model import grants
+from shoal.model.access import Caller
+from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError
+from shoal.model.info import Listing, SandboxInfo
+from shoal.model.spec import SandboxSpec
+from shoal.model.validate import check_tags
+
+MAX_MANY = 1000
+_LONGEST_WAIT_S = 30.0
+
+Made = tuple[SandboxInfo, grants.Grant | None]
+
+
+@dataclass(slots=True)
+class Sandboxes:
+    """All sandboxes, for those who may see them. `secret`: the cluster's."""
+
+    secret: bytes
+    registry: Registry
+    history: History
+    admission: Admission
+    lives: Lifecycles
+    nodes: Nodes
+    ledger: Ledger
+    figures: Figures
+    call: Callable[..., Awaitable[Any]] = call
+
+    async def create(self, spec: SandboxSpec, deadline_s: float, wait: bool, caller: Caller) -> Made:
+        """Creates a sandbox and returns it with a way to its agent, running or (not `wait`) as soon as it is on record, without a way."""
+        try:
+            record = self._begin(spec, deadline_s, caller)
+            if wait:
+                await self.lives.running(record, deadline_s)
+            else:
+                await self.lives.accepted(record)
+        except ShoalError as error:
+            self.figures.refused(error.code)
+            raise
+        return record.info, None if record.ended or record.began is None else self._grant(record)
+
+    async def create_many(
+        self, specs: Sequence[SandboxSpec], deadline_s: float, wait: bool, caller: Caller
+    ) -> list[Made | ShoalError]:
+        """As many creates; for each, in the same order, what `create` would have returned or raised."""
+        if not 1 <= len(specs) <= MAX_MANY:
+            raise InvalidRequest(f"sandboxes: {len(specs)} in one call; give 1 to {MAX_MANY}", field="sandboxes")
+        creates = (self.create(spec, deadline_s, wait, caller) for spec in specs)
+        outcomes = await asyncio.gather(*creates, return_exceptions=True)
+        return [_outcome(outcome) for outcome in outcomes]
+
+    def _begin(self, spec: SandboxSpec, deadline_s: float, caller: Caller) -> SandboxRecord:
+        record, new = self.admission.admit(spec, deadline_s, caller)
+        if new:
+            entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
+            self.lives.begin(record, [entry])
+        return record
+
+    async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
+        """Ends what creates have made or are making whose caller has gone; `keys`: (environment, idempotency key). Returns those that it
+        knows. One that another create has asked for too lives on: that one may have been answered."""
+        known = [(key, record) for key in keys if (record := self.registry.keyed(*key)) is not None]
+        mine = [record for _, record in known if record.asked <= 1 and record.created_by == caller.token]
+        await asyncio.gather(*(self.lives.terminate(record, "its creator gave up", caller) for record in mine))
+        return [key for key, _ in known]
+
+    async def get(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
+        """Its state, its end included; `SandboxNotFound`."""
+        return (await self.history.get(sandbox_id, caller)).info
+
+    async def find(self, name: str, environment: str, caller: Caller) -> SandboxInfo:
+        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        return (await self.history.find(name, environment, caller)).info
+
+    async def select(self, listing: Listing, caller: Caller) -> list[SandboxInfo]:
+        """Sandboxes, newest first; `EnvironmentNotFound`."""
+        self.admission.accounts.environment(listing.environment, caller)
+        return [record.info for record in await self.history.select(listing, caller)]
+
+    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str], caller: Caller) -> SandboxInfo:
+        """Replaces its tags; `SandboxEnded` once it ended."""
+        check_tags(tags)
+        record = await self.history.get(sandbox_id, caller)
+        if record.ended:
+            raise ended_error(record)
+        before, record.tags = record.tags, dict(tags)
+        entry = audited("sandbox.tags", caller, target=record.id, environment=record.spec.environment)
+        try:
+            await self.ledger.put(record, ("tags", {"tags": dict(tags), "token": caller.token}), audit=[entry])
+        except ShoalError:
+            record.tags = before
+            raise
+        return record.info
+
+    async def terminate(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
+        """Ends it and returns once its container is gone. Of one that has ended: its end."""
+        record = await self.history.get(sandbox_id, caller)
+        await self.lives.terminate(record, "terminated on request", caller)
+        return record.info
+
+    async def wait(self, sandbox_id: str, timeout_s: float, caller: Caller) -> SandboxInfo:
+        """Its state once it has ended, or after `timeout_s` (30 at most), whichever is first."""
+        record = await self.history.get(sandbox_id, caller)
+        try:
+            async with asyncio.timeout(min(timeout_s, _LONGEST_WAIT_S)):
+                await record.settled.wait()
+        except TimeoutError:
+            pass
+        return record.info
+
+    async def grant(self, sandbox_id: str, caller: Caller) -> grants.Grant:
+        """Where its agent is reached, and a token; `SandboxEnded`, `SandboxNotFound`, `FailedPrecondition` before it runs."""
+        record = await self.history.get(sandbox_id, caller)
+        if record.ended:
+            raise ended_error(record)
+        return self._grant(record)
+
+    async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller) -> tuple[int, bytes, bool]:
+        """Output of its own command as kept after its end: (offset of the first byte, bytes, whether they are the last)."""
+        record = await self.history.get(sandbox_id, caller)
+        if not record.ended:
+            raise FailedPrecondition(
+                f"sandbox {sandbox_id} lives: its agent has its output", state=record.life.state.value
+            )
+        if record.began is None or not self.nodes.alive(record.began.node_id):
+            return offset, b"", True
+        result: tuple[int, bytes, bool] = await self.call(
+            self.nodes.handle(record.began.node_id), "read_log", sandbox_id, fd, offset
+        )
+        return result
+
+    def strangers(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
+        """Those of `sandbox_ids` that a node has a container of though they do not live there: it removes them."""
+        lives_here = {r.id for r in self.registry.live() if r.began is None or r.began.node_id == node_id}
+        return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id not in lives_here]
+
+    def _grant(self, record: SandboxRecord) -> grants.Grant:
+        if record.began is None:
+            raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.life.state.value)
+        expires = time.time() + grants.TTL_S
+        token = grants.sign(self.secret, record.id, record.began.key, grants.CLIENT_SCOPES, expires)
+        address = self.nodes.relay(record.began.node_id, record.began.relay)
+        return grants.Grant(record.id, address, token, expires, record.spec.environment)
+
+
+def _outcome(outcome: Made | BaseException) -> Made | ShoalError:
+    if isinstance(outcome, ShoalError) or not isinstance(outcome, BaseException):
+        return outcome
+    if isinstance(outcome, Exception):
+        return Internal(f"create failed in the controller: {outcome!r}")
+    raise outcome

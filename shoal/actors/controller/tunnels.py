@@ -1,0 +1,178 @@
+"""Tunnels: which ports of a sandbox have a way in from outside, and the tokens that admit to the private ones.
+
+They are kept in the sandbox's row. An `http` tunnel is nothing but its record, which the API goes by; for a `tcp` one the sandbox's
+node listens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from shoal.actors.controller.ledger import Ledger, audited
+from shoal.actors.controller.lifecycles import ended_error
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.record import Exposure, SandboxRecord
+from shoal.actors.handles import call
+from shoal.actors.messages import Began
+from shoal.model import grants
+from shoal.model.access import Caller, Tunnel
+from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound, QuotaExceeded, ShoalError, TunnelNotFound
+from shoal.model.settings import ApiSettings
+from shoal.model.tunnels import tunnel_url
+from shoal.model.validate import check_number
+
+MAX_TUNNELS = 64
+"""Of one sandbox."""
+
+TOKEN_S = 3600.0
+LONGEST_TOKEN_S = 7 * 86400.0
+
+_HTTP_KEY = "http"
+_NODE_S = 20.0
+
+
+class Tunnels:
+    """`secret`: the cluster's; `api`: by which URLs are made."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        nodes: Nodes,
+        secret: bytes,
+        api: ApiSettings,
+        call: Callable[..., Awaitable[Any]] = call,
+    ) -> None:
+        self._ledger = ledger
+        self._nodes = nodes
+        self._secret = secret
+        self._api = api
+        self._call = call
+        self.secret = hmac.new(secret, b"connect tokens of http tunnels", hashlib.sha256).digest()
+        """Signs connect tokens of `http` tunnels: the API's replicas have it, and with it nothing else."""
+
+    async def expose(self, record: SandboxRecord, port: int, protocol: str, public: bool, caller: Caller) -> Tunnel:
+        """Opens a tunnel, or changes it; the same again: the same, with a fresh token where it is private."""
+        check_number("port", port, 0, 65535, "a port", whole=True)
+        if protocol not in ("http", "tcp"):
+            raise InvalidRequest(f"protocol: {protocol!r} is neither http nor tcp", field="protocol")
+        began = _running(record)
+        before = record.tunnels.get(port)
+        wanted = Exposure(port, protocol, bool(public), None if before is None else before.address)
+        if before is None and len(record.tunnels) >= MAX_TUNNELS:
+            raise QuotaExceeded(
+                f"port: {record.id} has {MAX_TUNNELS} tunnels, which is the most; close some", field="port"
+            )
+        if wanted != before or (protocol == "tcp" and wanted.address is None):
+            await self._open(record, began, before, wanted, caller)
+        return self._described(record, record.tunnels[port], TOKEN_S)
+
+    async def unexpose(self, record: SandboxRecord, port: int, caller: Caller) -> None:
+        """Closes a tunnel; of a port that has none: nothing."""
+        kept = record.tunnels.get(port)
+        if kept is None:
+            return
+        if kept.protocol == "tcp" and record.began is not None and not record.ended:
+            await self._close_on_node(record.began, record.id, port)
+        tunnels = {number: tunnel for number, tunnel in record.tunnels.items() if number != port}
+        entry = audited("tunnel.unexpose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
+        await self._put(record, tunnels, ("unexposed", {"port": port, "token": caller.token}), entry)
+
+    def tunnels(self, record: SandboxRecord) -> list[Tunnel]:
+        """Those of a sandbox by port, without tokens; of one that has ended: none."""
+        if record.ended:
+            return []
+        return [self._described(record, record.tunnels[port], None) for port in sorted(record.tunnels)]
+
+    def token(self, record: SandboxRecord, port: int, expires_in: float) -> Tunnel:
+        """The tunnel with a connect token."""
+        check_number("expires_in", expires_in, 0, LONGEST_TOKEN_S, "seconds")
+        if record.ended:
+            raise ended_error(record)
+        kept = record.tunnels.get(port)
+        if kept is None:
+            raise TunnelNotFound(f"sandbox {record.id} has no tunnel to port {port}; expose it first")
+        return self._described(record, kept, expires_in)
+
+    async def _open(
+        self, record: SandboxRecord, began: Began, before: Exposure | None, wanted: Exposure, caller: Caller
+    ) -> None:
+        """On record first: a tunnel that was only half opened can be seen, closed and opened again."""
+        port = wanted.port
+        entry = audited("tunnel.expose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
+        told = {"port": port, "protocol": wanted.protocol, "public": wanted.public, "token": caller.token}
+        if before is not None and before.protocol == "tcp" and wanted.protocol != "tcp":
+            await self._close_on_node(began, record.id, port)
+            wanted = replace(wanted, address=None)
+        await self._put(record, {**record.tunnels, port: wanted}, ("exposed", told), entry)
+        if wanted.protocol != "tcp":
+            return
+        try:
+            handle = self._nodes.handle(began.node_id)
+            private = not wanted.public
+            address = await self._call(handle, "expose", record.id, port, private, timeout_s=_NODE_S)
+        except ShoalError:
+            if record.tunnels.get(port) == wanted and before is None:
+                del record.tunnels[port]
+                await self._ledger.keep(record, ("unexposed", {"port": port}))
+            raise
+        if record.tunnels.get(port) == wanted:  # else somebody has changed or closed it meanwhile
+            record.tunnels[port] = replace(wanted, address=address)
+            await self._ledger.keep(record)
+
+    async def _put(
+        self, record: SandboxRecord, tunnels: dict[int, Exposure], happened: tuple[str, dict[str, Any]], entry: Any
+    ) -> None:
+        before, record.tunnels = record.tunnels, tunnels
+        try:
+            await self._ledger.put(record, happened, audit=[entry])
+        except ShoalError:
+            record.tunnels = before
+            raise
+
+    async def _close_on_node(self, began: Began, sandbox_id: str, port: int) -> None:
+        try:
+            await self._call(self._nodes.handle(began.node_id), "unexpose", sandbox_id, port, timeout_s=_NODE_S)
+        except NotFound:
+            pass  # its container is gone, and the port with it
+
+    def _described(self, record: SandboxRecord, kept: Exposure, token_s: float | None) -> Tunnel:
+        url = tunnel_url(api_url(self._api), self._api.tunnel_domain, record.id, kept.port)
+        tunnel = Tunnel(
+            record.id,
+            kept.port,
+            kept.protocol,
+            kept.public,
+            url=url if kept.protocol == "http" else None,
+            address=kept.address,
+        )
+        if kept.public or token_s is None:
+            return tunnel
+        expires = time.time() + token_s
+        return replace(tunnel, token=self._sign(record, kept, expires), expires_at=float(int(expires)))
+
+    def _sign(self, record: SandboxRecord, kept: Exposure, expires: float) -> str:
+        scopes = (grants.SCOPE_TUNNEL,)
+        if kept.protocol == "http":
+            return grants.sign(self.secret, record.id, _HTTP_KEY, scopes, expires, port=kept.port)
+        return grants.sign(self._secret, record.id, _running(record).key, scopes, expires, port=kept.port)
+
+
+def api_url(api: ApiSettings) -> str:
+    """How clients reach the API, as far as the settings tell."""
+    if api.url is not None:
+        return api.url
+    host = f"[{api.host}]" if ":" in api.host else api.host
+    return f"{'http' if api.tls_cert is None else 'https'}://{host}:{api.port}"
+
+
+def _running(record: SandboxRecord) -> Began:
+    if record.ended:
+        raise ended_error(record)
+    if record.began is None:
+        raise FailedPrecondition(f"sandbox {record.id} does not run yet; wait for it", state=record.life.state.value)
+    return record.began
