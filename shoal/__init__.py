@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shoal._events import Events
     from shoal.client import Client, connect
     from shoal.files import FileSystem, SandboxFile, Transfer, Watch
-    from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo
+    from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
     from shoal.model.errors import (
         AlreadyExists,
         CommandFailed,
@@ -48,13 +48,14 @@ if TYPE_CHECKING:
     from shoal.model.states import Reason, State
     from shoal.process import Input, Output, Process, ProcessInfo, Result
     from shoal.sandbox import Sandbox
+    from shoal.tunnels import Forward
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
     "shoal._events": "Events",
     "shoal.client": "Client connect",
     "shoal.files": "FileSystem SandboxFile Transfer Watch",
-    "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo",
+    "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
     "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound "
     "PermissionDenied ProcessNotFound QuotaExceeded SandboxEnded SandboxNotFound ShoalError TokenNotFound "
@@ -63,6 +64,7 @@ _HOMES = {
     "shoal.model.states": "Reason State",
     "shoal.process": "Input Output Process ProcessInfo Result",
     "shoal.sandbox": "Sandbox",
+    "shoal.tunnels": "Forward",
     "shoal.wire.records": "Entry WatchEvent",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -82,6 +84,7 @@ __all__ = [
     "Events",
     "FailedPrecondition",
     "FileSystem",
+    "Forward",
     "ImageNotFound",
     "Input",
     "Internal",
@@ -110,6 +113,7 @@ __all__ = [
     "TokenInfo",
     "TokenNotFound",
     "Transfer",
+    "Tunnel",
     "TunnelNotFound",
     "Unauthenticated",
     "Unavailable",

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from shoal._calls import exec_call, run_call
 from shoal._create import Wanted, create_all, create_many_call, or_none, specs_of
@@ -17,6 +17,7 @@ from shoal._spec import Cpu, Memory, build_spec, mapping, states_of
 from shoal._twin import function_twin, method_twin
 from shoal.client import Client, current
 from shoal.files import FileSystem
+from shoal.model.access import Tunnel
 from shoal.model.errors import (
     CommandFailed,
     DeadlineExceeded,
@@ -30,6 +31,7 @@ from shoal.model.spec import NetworkMode, Runtime
 from shoal.model.states import State
 from shoal.model.validate import check_number
 from shoal.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
+from shoal.tunnels import Forward
 
 if TYPE_CHECKING:
     from shoal.wire.agent import RunResult
@@ -327,6 +329,43 @@ class Sandbox:
             ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
             for r in rows
         ]
+
+    # Its ports
+
+    @method_twin
+    async def expose(self, port: int, *, protocol: Literal["http", "tcp"] = "http", public: bool = False) -> Tunnel:
+        """Opens a tunnel to a port: a URL (`http`, WebSockets included), or an address (`tcp`). It works without a network, too.
+
+        A private one comes with a connect token: `tunnel.link` is its URL for a browser; programs send the header
+        `X-Shoal-Connect-Token`, over `tcp` the token and a newline first. A `public` one is open to whoever finds it. Again: the same
+        tunnel with a fresh token; with other arguments it is changed. Raises `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
+        """
+        return await self._reach.transport.expose(self.id, port, protocol=protocol, public=public)
+
+    @method_twin
+    async def unexpose(self, port: int) -> None:
+        """Closes the tunnel to a port; of a port that has none: nothing happens."""
+        await self._reach.transport.unexpose(self.id, port)
+
+    @method_twin
+    async def tunnels(self) -> Sequence[Tunnel]:
+        """Its tunnels by port, without tokens."""
+        return await self._reach.transport.tunnels(self.id)
+
+    @method_twin
+    async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
+        """The tunnel with a connect token for `expires_in` seconds (7 days at most), to be handed on; `TunnelNotFound`."""
+        return await self._reach.transport.tunnel_token(self.id, port, expires_in)
+
+    @method_twin
+    async def forward(self, port: int, local_port: int = 0, host: str = "127.0.0.1") -> Forward:
+        """Makes a port of this machine lead to one in the sandbox, exposed or not, until it is closed: a context manager.
+
+        `local_port` 0: any free one; `Forward.address` is where. Whoever reaches `host` reaches the port. It works without a network, too.
+        """
+        forward = Forward(self._reach, port, host, local_port)
+        await forward.start.aio()
+        return forward
 
     # Its own command
 

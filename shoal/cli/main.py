@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import admin, cluster, copy, exits, history, login, run, sandboxes, session
+from shoal.cli import admin, cluster, copy, exits, history, login, run, sandboxes, session, tunnels
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
 from shoal.cli.session import Ended
@@ -35,6 +35,9 @@ app.command()(sandboxes.ls)
 app.command()(sandboxes.logs)
 app.command()(copy.cp)
 app.command()(sandboxes.rm)
+app.command()(tunnels.tunnel)
+app.command()(tunnels.tunnels)
+app.command()(tunnels.forward)
 app.command()(login.login)
 app.command()(login.logout)
 app.add_typer(admin.tokens, name="tokens")

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from shoal.model.tunnels import url_with_token
+
 MAIN_ENVIRONMENT = "main"
 """The environment that always is, and is meant where none is named."""
 
@@ -162,6 +164,11 @@ class Tunnel:
     address: str | None = None
     token: str | None = None
     expires_at: float | None = None
+
+    @property
+    def link(self) -> str | None:
+        """The URL as a browser opens it, with the token where there is one; None for tcp."""
+        return self.url if self.url is None or self.token is None else url_with_token(self.url, self.token)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

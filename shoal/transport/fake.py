@@ -189,7 +189,9 @@ class FakeTransport(Transport):
         self.note("dial", port)
         self._living(sandbox_id)
         if port not in self.ports:
-            raise Unavailable(f"nothing listens on port {port} in sandbox {sandbox_id}; start a server there")
+            raise Unavailable(
+                f"nothing listens on port {port} in sandbox {sandbox_id}; start a server there", port=port
+            )
         return connect(self.ports[port], self._tasks)
 
     async def expose(self, sandbox_id: str, port: int, *, protocol: str, public: bool) -> Tunnel:

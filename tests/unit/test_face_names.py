@@ -38,7 +38,7 @@ def test_an_unknown_name_is_told() -> None:
 
 CLASSES = [
     *(shoal.Sandbox, shoal.Process, shoal.Output, shoal.Input),
-    *(shoal.FileSystem, shoal.SandboxFile, shoal.Watch, shoal.Client),
+    *(shoal.FileSystem, shoal.SandboxFile, shoal.Watch, shoal.Forward, shoal.Client),
 ]
 
 

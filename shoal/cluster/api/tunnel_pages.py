@@ -40,12 +40,13 @@ def error_answer(error: ShoalError, visit: Visit, request_id: str | None) -> tup
     return document["status"], headers, body
 
 
-def nothing_listens(error: Unavailable, visit: Visit) -> Unavailable:
-    """The error for a port that could not be dialled, with what to do about it."""
+def nothing_listens(visit: Visit) -> Unavailable:
+    """The error for a port that refused the connection, with what to do about it."""
     port = visit.target.port
     return Unavailable(
-        f"nothing answers on port {port} in sandbox {visit.target.sandbox_id}; start your server there, on 127.0.0.1:{port} or on all "
-        f"addresses, and load this again ({error.message})"
+        f"nothing listens on port {port} in sandbox {visit.target.sandbox_id}; start your server there, on 127.0.0.1:{port} or on all "
+        "addresses, and load this again",
+        port=port,
     )
 
 

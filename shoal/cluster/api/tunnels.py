@@ -111,7 +111,8 @@ class Tunnels:
         try:
             return await self._transport.dial(visit.target.sandbox_id, visit.target.port)
         except Unavailable as error:
-            raise nothing_listens(error, visit) from None
+            # With the port it is the sandbox's own word; else something on the way there is missing.
+            raise nothing_listens(visit) if "port" in error.fields else error from None
 
     def _fit(self, headers: Headers, visit: Visit) -> Headers:
         return response_headers(headers, visit, confine=self._domain is not None)

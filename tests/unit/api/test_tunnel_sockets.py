@@ -201,7 +201,7 @@ async def test_what_is_no_websocket_is_told_so(lab: Lab, said: bytes) -> None:
     lab.fake.ports.pop(PORT)
     with pytest.raises(InvalidStatus) as refused:
         await connected(lab)
-    assert b"nothing answers" in (refused.value.response.body or b"")
+    assert b"nothing listens" in (refused.value.response.body or b"")
 
 
 async def test_messages_are_bounded_and_slow_readers_slow_the_server(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

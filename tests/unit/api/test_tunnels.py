@@ -157,7 +157,7 @@ async def test_who_may_know_is_told_what_is_wrong(lab: Lab) -> None:
     lab.fake.ports.pop(PORT)
     status, problem = await refused(lab, lab.url(), headers=lab.key)
     assert (status, problem["code"], problem["retryable"]) == (503, "unavailable", True)
-    assert f"nothing answers on port {PORT}" in str(problem["detail"])
+    assert f"nothing listens on port {PORT}" in str(problem["detail"])
     async with lab.session.get(lab.url("/<script>"), headers={**lab.key, "Accept": "text/html,*/*"}) as answer:
         page = await answer.text()
         assert answer.content_type == "text/html"
