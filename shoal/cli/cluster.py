@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli import console, settings
+from shoal import config_file
+from shoal.cli import console, remote, session, settings
 from shoal.cli.exits import EXIT_CODES
+from shoal.cli.nodes import print_nodes
 from shoal.cli.options import Json
 from shoal.cli.session import with_cluster
 from shoal.model import cluster_file
@@ -17,8 +19,6 @@ from shoal.model.errors import ShoalError, Unavailable
 if TYPE_CHECKING:
     from shoal.client import Client
     from shoal.model.cluster_file import ClusterFile
-
-_NODE_COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "CPU FREE", "MEMORY FREE")
 
 
 def up(
@@ -30,6 +30,10 @@ def up(
         str | None, typer.Option(help="Where this machine is, for sandboxes that ask for a region.")
     ] = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard, too.")] = False,
+    no_api: Annotated[bool, typer.Option("--no-api", help="Serve no HTTP API.")] = False,
+    roll: Annotated[
+        bool, typer.Option("--roll", help="Replace the API's replicas, one after the other; nothing else is touched.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Start a cluster on this machine, or mend the one that is there.
@@ -42,16 +46,27 @@ def up(
       sudo shoal up
       SHOAL_NODE__WARM_CONTAINERS=8 shoal up
       shoal up --address-ip 10.0.0.5 --region eu
+      SHOAL_API__PORT=0 shoal up
+      shoal up --roll
     """
     from shoal.cluster import local
 
-    options = local.UpOptions(address_ip, port, region, dashboard)
-    done = local.up(settings.load(), options, console.steps)
+    loaded = settings.load()
+    if roll:
+        cluster = local.roll(loaded, console.steps)
+        if json:
+            console.print_json(_describe(cluster))
+        return
+    if no_api:
+        loaded = loaded.model_copy(update={"api": loaded.api.model_copy(update={"enabled": False})})
+    done = local.up(loaded, local.UpOptions(address_ip, port, region, dashboard), console.steps)
     if json:
         console.print_json({**_describe(done.cluster), "nodes": done.nodes, "started": done.started})
         return
     state = "is up" if done.started else "was up already"
     console.err().print(f"The cluster {state}: Ray at {done.cluster.ray_address}, nodes: {done.nodes}.")
+    if done.cluster.api_url:
+        console.err().print(f"The HTTP API is at {done.cluster.api_url}; a token for it is in {config_file.path()}.")
     console.err().print("Try: shoal run shoal/base python3 -c 'print(6 * 7)'")
 
 
@@ -87,7 +102,11 @@ def status(
       shoal status --json | jq .nodes
       eval "$(shoal status --env)"; python my_ray_program.py
     """
-    from shoal.cluster import local
+    url = session.api_named()
+    if url is not None:
+        remote.status(url, json)
+        return
+    from shoal.cluster import local, local_api
 
     loaded = settings.load()
     cluster = cluster_file.read(loaded.state_dir)
@@ -104,11 +123,14 @@ def status(
         **_describe(cluster),
         "engine": health.engine,
         "ray": health.ray,
+        "api": health.api,
         "running": False,
         "nodes": [],
     }
     problem = None
     if health.good:
+        if health.api is not None:
+            report["replicas"] = local_api.replicas(cluster)
         try:
             report["nodes"] = with_cluster(_nodes)
             report["running"] = True
@@ -161,6 +183,7 @@ def _describe(cluster: ClusterFile) -> dict[str, Any]:
         "own_engine": cluster.engine is not None,
         "auth_token_path": cluster.auth_token_path,
         "started_at": cluster.started_at,
+        "api_url": cluster.api_url or None,
     }
 
 
@@ -169,19 +192,15 @@ def _print_status(report: dict[str, Any]) -> None:
     typer.echo(
         f"Cluster {report['cluster']}: Ray at {report['ray_address']}, engine at {report['engine_address']} ({whose})"
     )
-    rows = [
-        (
-            node["hostname"],
-            node["address"],
-            node["region"] or "",
-            str(node["sandboxes"]),
-            str(node["warm"]),
-            f"{node['cpu_free']:g} of {node['cpu_total']:g}",
-            f"{node['memory_free']} of {node['memory_total']} MiB",
-        )
-        for node in report["nodes"]
-    ]
-    console.print_table(_NODE_COLUMNS, rows)
+    if report["api"] is not None:
+        typer.echo(f"API at {report['api_url']}: {_api_state(report)}")
+    print_nodes(report["nodes"])
+
+
+def _api_state(report: dict[str, Any]) -> str:
+    if not report["api"]:
+        return "does not answer; run `shoal up` to mend it"
+    return f"answers, {report['replicas']} replicas"
 
 
 def _not_running(json: bool, message: str) -> Exception:

@@ -1,11 +1,12 @@
 """`shoal up` and `shoal down`: a cluster on one machine, brought up, mended and taken away.
 
-    up      engine → base image → Ray → actors → cluster.json. Again on a cluster that runs: nothing. On one of which a part has
+    up      engine → base image → Ray → actors → cluster.json → API. Again on a cluster that runs: nothing. On one of which a part has
             died: what is left of it is taken away and started anew.
     down    the same backwards, whatever of it still lives.
 
     local_engine.py  the engine             local_ray.py     Ray's head
     local_image.py   the base image         local_actors.py  controller and nodes
+    local_api.py     the HTTP API           serving/         the API in Serve
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
     local_state.py   the state directory    packages.py      programs that a node needs
 
@@ -17,11 +18,12 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shoal.cluster import (
     local_actors,
+    local_api,
     local_engine,
     local_image,
     local_ray,
@@ -59,13 +61,15 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Which parts of a cluster answer."""
+    """Which parts of a cluster answer; `api` None: there is none."""
 
     engine: bool
     ray: bool
+    api: bool | None
 
     @property
     def good(self) -> bool:
+        """Whether it lives. The API can be mended without touching the rest."""
         return self.engine and self.ray
 
 
@@ -79,7 +83,9 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
         cluster = cluster_file.read(settings.state_dir)
         if cluster is not None and health(cluster).good:
             with report("Looking at the cluster that runs"):
-                return Up(cluster, _deploy_again(cluster), started=False)
+                nodes = _deploy_again(cluster)
+                local_api.mend(cluster)
+                return Up(cluster, nodes, started=False)
         if cluster is not None:
             with report("Taking away what is left of a cluster that died"):
                 _take_down(settings.state_dir, cluster, drain=False, keep_engine=True)
@@ -114,13 +120,28 @@ def health(cluster: ClusterFile) -> Health:
     """Which parts answer, without connecting to Ray. Takes milliseconds."""
     engine = local_engine.answers(cluster.engine_address)
     ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address)
-    return Health(engine, ray)
+    return Health(engine, ray, local_api.answers(cluster) if cluster.api_listens else None)
+
+
+def roll(settings: Settings, report: Report = silent) -> ClusterFile:
+    """Replaces the API's replicas one after the other, while it serves: with the code that is installed now, and the certificate of now.
+
+    `FailedPrecondition` where there is no cluster with an API.
+    """
+    with local_state.lock(settings.state_dir, report):
+        cluster = cluster_file.read(settings.state_dir)
+        if cluster is None or not cluster.api_listens:
+            raise FailedPrecondition("there is no cluster with an API; run `shoal up`", state="no_cluster")
+        with report("Replacing the API's replicas"):
+            local_api.start(cluster)
+        return cluster
 
 
 def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     state, run_dir = settings.state_dir, settings.run_dir
     identity = local_state.identity(state)
     temp_dir = local_ray.choose_temp_dir(state, run_dir)
+    api = local_api.plan(settings, identity, options.address)
     packages.ensure(packages.NODE_PROGRAMS, report)
     engine: LocalEngine | None = None
     try:
@@ -133,7 +154,8 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         cluster_file.write_private(state / "auth_token", secrets.token_hex(32).encode())
         cluster_file.write_private(state / "secret", secrets.token_bytes(32))
         with report("Starting Ray"):
-            address = local_ray.start(_head_options(settings, options, identity, temp_dir))
+            head = _head_options(settings, options, identity, temp_dir)
+            address = local_ray.start(replace(head, environment=api.ray_environment()) if api is not None else head)
         cluster = ClusterFile(
             cluster=identity,
             ray_address=address,
@@ -149,6 +171,10 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         )
         with report("Starting controller and node"):
             nodes = local_actors.deploy(cluster, _secret(cluster))
+        if api is not None:
+            cluster = replace(cluster, api_listens=api.listens, api_url=api.url)
+            with report("Starting the API"):
+                local_api.start(cluster)
         cluster_file.write(state, cluster)
     except BaseException:
         _take_down(state, _presumed(settings, engine), drain=False, keep_engine=False)
@@ -167,6 +193,7 @@ def _deploy_again(cluster: ClusterFile) -> int:
 def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool) -> list[ShoalError]:
     """Every step, whatever became of those before; what went wrong and is still there."""
     settings = Settings.from_dict(cluster.settings)
+    local_api.forget(cluster)
     run_dir, temp_dir = Path(cluster.run_dir), Path(cluster.temp_dir)
     if drain and cluster.ray_address and health(cluster).ray:
         try:

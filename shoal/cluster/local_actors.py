@@ -1,4 +1,4 @@
-"""Deploying and draining the actors, in a process of its own: a driver's connection to Ray marks a process for good.
+"""Deploying and draining the actors and the API, in a process of its own: a driver's connection to Ray marks a process for good.
 
 `python -m shoal.cluster.local_actors` reads one JSON request from its input and prints one JSON answer as the last line of its output.
 """
@@ -11,6 +11,7 @@ import sys
 from typing import Any, cast
 
 from shoal.cluster import processes
+from shoal.cluster.serving.place import DRIVER
 from shoal.model.cluster_file import ClusterFile, ray_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
 from shoal.model.info import NodeInfo
@@ -35,12 +36,23 @@ def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
     return [str(address) for address in _ask(cluster, {"call": "relays"}, timeout_s)]
 
 
+def serve(cluster: ClusterFile, host: str, port: int, *, timeout_s: float = 120.0) -> str:
+    """Deploys the API, or rolls its replicas; returns a new token that may do everything. `host`: what replicas listen on, `port`: the API's."""
+    request = {"settings": cluster.settings, "host": host, "port": port}
+    return str(_ask(cluster, {"call": "serve", **request}, timeout_s))
+
+
+def unserve(cluster: ClusterFile, *, timeout_s: float = 90.0) -> None:
+    """Ends the API and all of Serve."""
+    _ask(cluster, {"call": "unserve"}, timeout_s)
+
+
 def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any:
     environment = {name: value for name, value in processes.environment().items() if name != "RAY_AUTH_TOKEN"}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "shoal.cluster.local_actors"],
-            env={**environment, **ray_environment(cluster)},
+            env={**environment, **ray_environment(cluster), **DRIVER},
             cwd="/",
             input=json.dumps({**request, "address": cluster.ray_address, "timeout_s": timeout_s}),
             capture_output=True,
@@ -87,12 +99,23 @@ def _carry_out(request: dict[str, Any]) -> Any:
             return actors.drain(timeout_s=request["timeout_s"])
         if request["call"] == "relays":
             return _relays(request["timeout_s"])
+        if request["call"] in ("serve", "unserve"):
+            return _about_serve(request)
         secret = bytes.fromhex(request["secret"])
         return actors.deploy(
             request["settings"], request["cluster"], secret, store=open_store, timeout_s=request["timeout_s"]
         )
     finally:
         ray.shutdown()
+
+
+def _about_serve(request: dict[str, Any]) -> Any:
+    from shoal.cluster.serving import control
+
+    if request["call"] == "unserve":
+        return control.stop()
+    control.start(request["settings"], request["host"], request["port"])
+    return control.make_token()
 
 
 def _relays(timeout_s: float) -> list[str]:

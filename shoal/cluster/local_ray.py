@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.cluster import processes
@@ -29,7 +29,8 @@ _DROPPED = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PA
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """How to start the head. `cpus`: what Ray may hand out. `port` None: the usual one if it is free, else any."""
+    """How to start the head. `cpus`: what Ray may hand out. `port` None: the usual one if it is free, else any. `environment`: variables
+    for all that Ray starts."""
 
     cluster: str
     temp_dir: Path
@@ -40,6 +41,7 @@ class HeadOptions:
     region: str | None = None
     dashboard: bool = False
     labels: dict[str, str] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
@@ -140,7 +142,7 @@ def _command(options: HeadOptions, port: int) -> list[str]:
         "--disable-usage-stats",
         "--log-color=false",
         # Fixed ports would keep a second cluster from standing beside this one.
-        f"--ray-client-server-port={_free_port(options.address)}",
+        f"--ray-client-server-port={free_port(options.address)}",
         "--dashboard-agent-listen-port=0",
         *([f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}"] if labels else []),
     ]
@@ -156,6 +158,7 @@ def _environment(options: HeadOptions) -> dict[str, str]:
     environment = {name: value for name, value in processes.environment().items() if name not in _DROPPED}
     return {
         **environment,
+        **options.environment,
         **loopback_environment(options.address),
         processes.MARK: options.cluster,
         "RAY_AUTH_MODE": "token",
@@ -169,16 +172,17 @@ def _environment(options: HeadOptions) -> dict[str, str]:
 
 def _choose_port(options: HeadOptions) -> int:
     if options.port is not None:
-        if not _is_free(options.address, options.port):
+        if not is_free(options.address, options.port):
             raise InvalidRequest(
                 f"port: {options.port} on {options.address} is taken; choose another, or none", field="port"
             )
         return options.port
-    return DEFAULT_PORT if _is_free(options.address, DEFAULT_PORT) else _free_port(options.address)
+    return DEFAULT_PORT if is_free(options.address, DEFAULT_PORT) else free_port(options.address)
 
 
-def _is_free(address: str, port: int) -> bool:
-    with socket.socket() as probe:
+def is_free(address: str, port: int) -> bool:
+    """Whether somebody may listen there."""
+    with socket.socket(_family(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
@@ -187,8 +191,9 @@ def _is_free(address: str, port: int) -> bool:
     return True
 
 
-def _free_port(address: str) -> int:
-    with socket.socket() as probe:
+def free_port(address: str) -> int:
+    """One that nobody listens on; `InvalidRequest` where the address is not this machine's."""
+    with socket.socket(_family(address)) as probe:
         try:
             probe.bind((address, 0))
         except OSError as error:
@@ -197,6 +202,10 @@ def _free_port(address: str) -> int:
                 field="address",
             ) from None
         return int(probe.getsockname()[1])
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _reason(options: HeadOptions) -> str:

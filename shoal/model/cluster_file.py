@@ -1,6 +1,6 @@
 """`cluster.json`: what `shoal up` writes into the state directory, so that everything else on the machine finds the cluster.
 
-    <state_dir>/cluster.json     this file, 0600: addresses and processes, no secret
+    <state_dir>/cluster.json     this file, 0600: addresses, processes, settings (a `store.url` may hold a password)
     <state_dir>/auth_token       Ray's token (`auth_token_path`), 0600
     <state_dir>/secret           the cluster's own secret, 32 bytes (`secret_path`), 0600
 
@@ -33,7 +33,8 @@ class ProcessRef:
 class ClusterFile:
     """A one-machine cluster. `engine` is the engine's own process where `shoal up` started it, None where it was there before.
 
-    `temp_dir` is the directory that Ray keeps its sessions in; `started_at` in unix seconds.
+    `temp_dir` is the directory that Ray keeps its sessions in; `started_at` in unix seconds. `api_listens` is the address (`host:port`) that
+    the HTTP API listens on, `api_url` how clients reach it; empty where there is none.
     """
 
     cluster: str
@@ -48,6 +49,8 @@ class ClusterFile:
     engine: ProcessRef | None = None
     ray: tuple[ProcessRef, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    api_listens: str = ""
+    api_url: str = ""
     version: int = VERSION
 
 

@@ -1,0 +1,94 @@
+"""A real HAProxy with the configuration that Ray renders, started as Serve starts it, before a server that tests play."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from shoal.cluster.serving import haproxy
+from shoal.cluster.serving.haproxy_config import Edge
+from shoal.cluster.serving.place import Place
+
+_FIRST = 50_001
+_RENDER = """
+import sys
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+path, socket, *ports = sys.argv[1:]
+servers = [ServerConfig(f"replica-{number}", "127.0.0.1", int(port)) for number, port in enumerate(ports)]
+fallback = ServerConfig("fallback", "127.0.0.1", 1)
+backend = BackendConfig(name="http-shoal", path_prefix="/", app_name="shoal", servers=servers, fallback_server=fallback)
+config = HAProxyConfig(socket_path=socket, http_options=HTTPOptions(host="127.0.0.1", port=1), is_head=True)
+api = HAProxyApi(config, config_file_path=path)
+api.set_backend_configs({"http-shoal": backend} if servers else {})
+api._generate_config_file_internal()
+"""
+
+
+@dataclass(frozen=True)
+class Front:
+    """A HAProxy that listens on `port`; `socket`: its admin socket."""
+
+    port: int
+    socket: Path
+
+
+def render(directory: Path, *ports: int) -> Path:
+    """The configuration that Ray writes for replicas on these ports, in the environment that `shoal up` gives it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    there, text = _rendered(len(ports))
+    for number, port in enumerate(ports):
+        text = text.replace(f"127.0.0.1:{_FIRST + number} ", f"127.0.0.1:{port} ")
+    (directory / "c").write_text(text.replace(there, str(directory)))
+    return directory / "c"
+
+
+@cache
+def _rendered(replicas: int) -> tuple[str, str]:
+    """(the directory that it is for, the text)."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place(Path(directory), "0")
+        environment = {**os.environ, **place.environment(20_000), "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": directory}
+        ports = [str(_FIRST + number) for number in range(replicas)]
+        arguments = [f"{directory}/c", f"{directory}/s", *ports]
+        subprocess.run([sys.executable, "-c", _RENDER, *arguments], env=environment, check=True, timeout=60)
+        return directory, Path(directory, "c").read_text()
+
+
+@contextmanager
+def running(directory: Path, edge: Edge, *ports: int) -> Iterator[Front]:
+    """Started by what Serve starts; its port is chosen here."""
+    configuration = render(directory, *ports)
+    edge = replace(edge, port=free_port())
+    (directory / "edge.json").write_text(edge.to_json())
+    arguments = [str(directory / "edge.json"), "-db", "-f", str(configuration)]
+    with (directory / "messages").open("wb") as messages:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shoal.cluster.serving.haproxy", *arguments], stdout=messages, stderr=messages
+        )
+    try:
+        admin = directory / "s"
+        deadline = time.monotonic() + 20
+        while haproxy.replicas(str(admin)) < len(ports) or not haproxy.ask(str(admin), "show info"):
+            assert process.poll() is None, (directory / "messages").read_text()
+            assert time.monotonic() < deadline, (directory / "messages").read_text()
+            time.sleep(0.02)
+        yield Front(edge.port, admin)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
