@@ -21,6 +21,7 @@ from shoal.model.errors import (
     PathNotFound,
     ProcessNotFound,
 )
+from shoal.transport.fake_archive import packed, unpacked
 from shoal.wire import checks
 from shoal.wire.agent import Agent, Chunks, Entry, Exit, OutputStream, RunResult, Start, StdinStream
 from shoal.wire.files import Content
@@ -221,6 +222,27 @@ class FakeAgent(Agent):
         self.files[_name(to)] = self._content(path)
         del self.files[_name(path)]
 
+    def pack(self, path: checks.PathLike) -> Chunks:
+        return _FakeTar(self, path)
+
+    async def unpack(
+        self, path: checks.PathLike, chunks: Content | AsyncIterable[bytes], user: str = ""
+    ) -> dict[str, int]:
+        name = _name(path)
+        data = b"".join([piece async for piece in chunks]) if isinstance(chunks, AsyncIterable) else bytes(chunks)
+        self.note("unpack", name)
+        found = unpacked(name, data)
+        self._make_parents(name)
+        self.directories |= {path for path, content in found.items() if content is None}
+        files = {path: content for path, content in found.items() if content is not None}
+        self.files |= files
+        return {"files": len(files), "bytes": sum(map(len, files.values()))}
+
+    def packed(self, path: checks.PathLike) -> bytes:
+        """A tree as a tar archive, whole."""
+        self.note("pack", path)
+        return packed(self._entry(_name(path)).path, self.files, self.directories)
+
     def _content(self, path: checks.PathLike) -> bytes:
         entry = self._entry(_name(path))
         if entry.kind == "dir":
@@ -285,6 +307,22 @@ class _FakeChunks(Chunks):
             raise StopAsyncIteration
         self._position += len(data)
         return data
+
+    async def aclose(self) -> None:
+        return None
+
+
+class _FakeTar(Chunks):
+    def __init__(self, agent: FakeAgent, path: checks.PathLike) -> None:
+        self._agent = agent
+        self._path = path
+        self._done = False
+
+    async def __anext__(self) -> bytes:
+        if self._done:
+            raise StopAsyncIteration
+        self._done = True
+        return self._agent.packed(self._path)
 
     async def aclose(self) -> None:
         return None

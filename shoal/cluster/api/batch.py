@@ -48,7 +48,7 @@ def router() -> APIRouter:
         made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
         results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
         _enter(request, results)
-        return Json({"results": [_result(result) for result in results]})
+        return Json({"results": [_result(result, who.request_id) for result in results]})
 
     return routes
 
@@ -78,7 +78,7 @@ def _enter(request: Request, results: list[SandboxInfo | ShoalError]) -> None:
     context.environment = None
 
 
-def _result(result: SandboxInfo | ShoalError) -> dict[str, Any]:
+def _result(result: SandboxInfo | ShoalError, request_id: str | None) -> dict[str, Any]:
     if isinstance(result, SandboxInfo):
         return {"sandbox": info_to_json(result)}
-    return {"error": document(result)}
+    return {"error": document(result, request_id)}

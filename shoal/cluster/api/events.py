@@ -50,7 +50,10 @@ def router() -> APIRouter:
     }
 
     @routes.get(
-        "/v1/sandboxes/{sandbox_id}/events", response_class=Json, responses=both, summary="Follow a sandbox's events"
+        "/v1/sandboxes/{sandbox_id}/events",
+        response_class=Response,
+        responses=both,
+        summary="Follow a sandbox's events",
     )
     async def sandbox_events(
         sandbox_id: SandboxId,
@@ -67,7 +70,7 @@ def router() -> APIRouter:
             return _now(await cluster.admin.events(start, sandbox_id=sandbox_id))
         return _stream(_of_sandbox(cluster, sandbox_id, start))
 
-    @routes.get("/v1/events", response_class=Json, responses=both, summary="Follow all events")
+    @routes.get("/v1/events", response_class=Response, responses=both, summary="Follow all events")
     async def all_events(
         who: Reader,
         cluster: Cluster,

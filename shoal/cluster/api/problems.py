@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +14,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.websockets import WebSocket, WebSocketState
 
 from shoal.cluster.api.context import context_of
@@ -27,7 +30,7 @@ from shoal.model.errors import (
 from shoal.model.http import PROBLEM, problem, status_of
 
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
-_BRANCHES = frozenset({"str", "int", "float", "bool", "constrained-str"})  # of a union, as pydantic names them
+_BRANCHES = re.compile(r"str|int|float|bool|constrained-\w+|.*\[.*")  # of a union, as pydantic names them
 
 
 class Refused(InvalidRequest):
@@ -93,7 +96,7 @@ def from_validation(error: RequestValidationError | WebSocketRequestValidationEr
 
 
 def _names(part: object) -> bool:
-    return isinstance(part, int) or (isinstance(part, str) and part not in _PLACES | _BRANCHES and "[" not in part)
+    return isinstance(part, int) or (isinstance(part, str) and part not in _PLACES and not _BRANCHES.fullmatch(part))
 
 
 def install(app: FastAPI) -> None:
@@ -105,6 +108,8 @@ def install(app: FastAPI) -> None:
 
     async def http_error(connection: HTTPConnection, error: Exception) -> Response | None:
         assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            error.headers = {"Allow": _methods_at(connection)}
         return await _refuse(connection, from_http(error))
 
     async def validation_error(connection: HTTPConnection, error: Exception) -> Response | None:
@@ -119,6 +124,17 @@ def install(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def _methods_at(connection: HTTPConnection) -> str:
+    """Every method that the address has: the framework tells only those of the first route that has it."""
+    path = getattr(connection.scope.get("route"), "path", None)
+    found = {m for route in connection.app.routes if getattr(route, "path", None) == path for m in _methods(route)}
+    return ", ".join(sorted(found))
+
+
+def _methods(route: BaseRoute) -> Iterable[str]:
+    return getattr(route, "methods", None) or ()
 
 
 async def _refuse(connection: HTTPConnection, error: ShoalError) -> Response | None:
