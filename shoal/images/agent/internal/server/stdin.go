@@ -37,7 +37,7 @@ func (s *Server) stdin(st *mux.Stream, raw []byte) error {
 	if err := st.Event(map[string]int64{"offset": has}); err != nil {
 		return err
 	}
-	if has, err = pour(st, writer); err != nil {
+	if has, err = pour(st, writer, false); err != nil {
 		return superseded(err)
 	}
 	st.Reply(map[string]int64{"offset": has})
@@ -50,7 +50,7 @@ func feed(st *mux.Stream, p *proc.Process) {
 	if err != nil {
 		return
 	}
-	if _, err = pour(st, writer); err == nil {
+	if _, err = pour(st, writer, true); err == nil {
 		return
 	}
 	for { // whatever else comes is taken, so that its sender can go on
@@ -62,8 +62,9 @@ func feed(st *mux.Stream, p *proc.Process) {
 	}
 }
 
-// pour moves data from the client to the process until END, and carries that out.
-func pour(st *mux.Stream, writer *proc.Writer) (int64, error) {
+// pour moves data from the client to the process until END, and carries that out. Credit tells the client that a piece has arrived:
+// for one that the process did not take it is given only where the client need not know.
+func pour(st *mux.Stream, writer *proc.Writer, credulous bool) (int64, error) {
 	over := make(chan struct{})
 	defer close(over)
 	go func() {
@@ -81,8 +82,9 @@ func pour(st *mux.Stream, writer *proc.Writer) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		err = writer.Write(f.Payload)
-		st.Took(f)
+		if err = writer.Write(f.Payload); err == nil || credulous {
+			st.Took(f)
+		}
 		if err != nil {
 			return 0, err
 		}
