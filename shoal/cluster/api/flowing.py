@@ -78,7 +78,6 @@ class Flowing(Response):
     ) -> None:
         self.status_code = status_code
         self.background = None
-        self.body = b""
         self.media_type = media_type
         self._chunks = chunks
         self._stall_s = stall_s

@@ -1,0 +1,367 @@
+"""Commands and processes over HTTP, through a real relay and a real agent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import statistics
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+
+from shoal.model.access import Scope
+from shoal.wire.agent import Start
+from tests.contract.api.lab import Lab, lab, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+
+# exec
+
+
+async def test_exec(place: Lab) -> None:
+    result = await place.exec("echo out; echo err >&2; exit 3")
+    assert result.pop("duration") > 0
+    assert result == {"returncode": 3, "stdout": "out\n", "stderr": "err\n", "timed_out": False, "truncated": False}
+    result = await place.exec(
+        ["sh", "-c", 'printf "$A $B $PWD"; cat'], env={"A": "é", "HOME": None}, workdir="/usr", input="ü\0"
+    )
+    assert result["stdout"] == "é  /usrü\0"
+    every = bytes(range(256))
+    result = await place.exec(["cat"], input_base64=base64.b64encode(every).decode(), encoding="base64")
+    assert base64.b64decode(result["stdout"]) == every
+    assert (await place.exec(["cat"], input_base64="/w=="))["stdout"] == "\ufffd"
+    assert (await place.exec("id -u", user="65534"))["stdout"] == "65534\n"
+
+
+async def test_exec_of_much_output(place: Lab) -> None:
+    line = 'é\N{GRINNING FACE}"\\\x01\n'
+    command = f"yes '{line[:-1]}' | head -n 300000; head -c 500000 /dev/zero >&2"
+    result = await place.exec(command)
+    assert result["stdout"] == line * 300_000
+    assert result["stderr"] == "\0" * 500_000
+    result = await place.exec(command, encoding="base64")
+    assert base64.b64decode(result["stdout"]).decode() == line * 300_000
+    result = await place.exec("yes | head -c 3000000", max_output=1000)
+    assert (len(result["stdout"]), result["truncated"]) == (1000, True)
+
+
+async def test_exec_ends_what_takes_too_long(place: Lab) -> None:
+    began = time.monotonic()
+    result = await place.exec("sleep 60 & sleep 60", timeout=0.3)
+    assert (result["returncode"], result["timed_out"]) == (-9, True)
+    assert time.monotonic() - began < 10
+
+
+async def test_the_same_exec_again_runs_once(place: Lab) -> None:
+    marks = place.directory / "marks"
+    results = [await place.exec(f"echo x >> {marks}; echo done", id="p-once") for _ in range(3)]
+    assert [result["stdout"] for result in results] == ["done\n"] * 3
+    assert marks.read_text() == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "argv"),
+        ({"argv": []}, "argv"),
+        ({"argv": [""]}, "argv"),
+        ({"argv": ["true"], "command": "true"}, "argv"),
+        ({"argv": "true"}, "argv"),
+        ({"argv": ["a\0b"]}, "argv"),
+        ({"argv": [1]}, "argv.0"),
+        ({"argv": ["true"] * 4097}, "argv"),
+        ({"argv": ["x" * (128 << 10)]}, "argv"),
+        ({"command": "x" * (128 << 10)}, "command"),
+        ({"command": "true", "timeout": -1}, "timeout"),
+        ({"command": "true", "timeout": "5"}, "timeout"),
+        ({"command": "true", "timeout": 1e12}, "timeout"),
+        ({"command": "true", "max_output": 65 << 20}, "max_output"),
+        ({"command": "true", "max_output": 1.5}, "max_output"),
+        ({"command": "true", "env": {"A=B": "c"}}, "env"),
+        ({"command": "true", "env": {"A": 1}}, "env.A"),
+        ({"command": "true", "workdir": "usr"}, "workdir"),
+        ({"command": "true", "workdir": {"b64": "!"}}, "workdir"),
+        ({"command": "true", "input": "a", "input_base64": "YQ=="}, "input_base64"),
+        ({"command": "true", "input_base64": "?"}, "input_base64"),
+        ({"command": "true", "encoding": "latin-1"}, "encoding"),
+        ({"command": "true", "id": "x"}, "id"),
+        ({"command": "true", "unknown": 1}, "unknown"),
+    ],
+)
+async def test_a_wrong_exec_names_its_field(place: Lab, body: dict[str, Any], field: str) -> None:
+    assert await place.problem("POST", "/exec", json=body) == (400, "invalid_request", field)
+
+
+async def test_what_cannot_be_run_is_told(place: Lab) -> None:
+    assert await place.problem("POST", "/exec", json={"argv": ["no-such-program"]}) == (
+        400,
+        "command_not_found",
+        "argv",
+    )
+    status, code, _ = await place.problem("POST", "/exec", json={"argv": ["/etc/hostname"]})
+    assert (status, code) == (400, "command_not_executable")
+    status, code, _ = await place.problem("POST", "/exec", json={"command": "true", "user": "nobody-of-that-name"})
+    assert (status, code) == (404, "user_not_found")
+    async with place.http.post(f"{place.server.url}/v1/sandboxes/sb-none/exec", json={"argv": ["true"]}) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (404, "sandbox_not_found")
+
+
+async def test_a_client_that_leaves_an_exec_leaves_its_process_alone(place: Lab) -> None:
+    done = place.directory / "done"
+    leaving = asyncio.ensure_future(place.exec(f"sleep 2; echo end > {done}"))
+
+    async def runs() -> bool:
+        return await place.open_streams() == 1
+
+    async def given_up() -> bool:
+        return await place.open_streams() == 0
+
+    await until(runs, "the command runs")
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await until(given_up, "nobody waits any more", 1.9)
+
+    async def ended() -> bool:
+        return done.exists()
+
+    await until(ended, "it ran to its end")
+
+
+async def test_execs_survive_a_relay_that_is_restarted(place: Lab) -> None:
+    marks = place.directory / "marks"
+    running = asyncio.ensure_future(place.exec(f"echo x >> {marks}; sleep 0.5; echo done"))
+
+    async def began() -> bool:
+        return marks.exists()
+
+    await until(began, "it runs")
+    await place.bed.relay.kill()
+    await place.bed.relay.start()
+    assert (await running)["stdout"] == "done\n"
+    assert marks.read_text() == "x\n"
+
+
+# Processes
+
+
+async def test_output_by_offset(place: Lab) -> None:
+    process = await place.start("printf err >&2; printf 0123456789; cat")
+
+    async def written() -> bool:
+        return await place.output(process, follow="false") == b"0123456789"
+
+    await until(written, "it has written")
+    async with place.http.get(f"{place.at}/processes/{process}/output?offset=4") as answer:
+        assert (answer.status, answer.headers["X-Shoal-Offset"]) == (200, "4")
+        assert answer.content_type == "application/octet-stream"
+        assert await answer.content.readexactly(6) == b"456789"  # it comes while the process runs
+    assert await place.output(process, offset=8, follow="false") == b"89"
+    assert await place.output(process, offset=10, follow="false") == b""
+    assert await place.output(process, stream="stderr", follow="false") == b"err"
+    assert await place.problem("GET", f"/processes/{process}/output?offset=11") == (400, "invalid_request", "offset")
+    assert await place.problem("GET", f"/processes/{process}/output?stream=x") == (400, "invalid_request", "stream")
+    status, code, _ = await place.problem("GET", "/processes/p-none/output")
+    assert (status, code) == (404, "process_not_found")
+
+
+async def test_output_arrives_as_it_is_written(place: Lab) -> None:
+    process = await place.start("while read line; do date +%s%N; done")
+    late = []
+    offset = 0
+    async with place.http.get(f"{place.at}/processes/{process}/output") as answer:
+        for _ in range(30):
+            async with place.http.post(f"{place.at}/processes/{process}/stdin?offset={offset}", data=b"\n") as fed:
+                offset = (await fed.json())["offset"]
+            written = int(await answer.content.readline())
+            late.append(time.time_ns() - written)
+    assert statistics.median(late) < 20_000_000, late
+
+
+async def test_a_reader_that_leaves_lets_go(place: Lab) -> None:
+    process = await place.start("cat")
+    async with place.http.get(f"{place.at}/processes/{process}/output"):
+        assert await place.open_streams() == 1
+
+    async def let_go() -> bool:
+        return await place.open_streams() == 0
+
+    await until(let_go, "the stream is closed")
+
+
+async def test_much_output_to_a_slow_reader(place: Lab) -> None:
+    process = await place.start("head -c 30000000 /dev/zero; echo end")
+    async with place.http.get(f"{place.at}/processes/{process}/output") as answer:
+        await asyncio.sleep(0.3)
+        async with place.http.get(f"{place.at}/processes/{process}/wait?timeout=0") as waiting:
+            assert (await waiting.json())["running"]  # it waits for its reader: nothing is gathered on the way
+        data = await answer.read()
+    assert len(data) == 30_000_004
+    assert data.endswith(b"\0end\n")
+    assert (await place.ended(process))["returncode"] == 0
+
+
+async def test_stdin(place: Lab) -> None:
+    process = await place.start("cat; echo end")
+    at = f"{place.at}/processes/{process}/stdin"
+    async with place.http.post(at, data=b"hello ") as answer:
+        assert await answer.json() == {"offset": 6}
+    async with place.http.post(f"{at}?offset=3", data=b"lo world") as answer:  # three of them it has
+        assert await answer.json() == {"offset": 11}
+    assert await place.problem("POST", f"/processes/{process}/stdin?offset=12", data=b"x") == (
+        400,
+        "invalid_request",
+        "offset",
+    )
+
+    async def pieces() -> Any:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    reading = asyncio.ensure_future(place.output(process))
+    for _ in range(2):  # the second time all of it is there already
+        async with place.http.post(f"{at}?offset=11&eof=true", data=pieces()) as answer:
+            assert await answer.json() == {"offset": 4_000_011}
+    assert await reading == b"hello world" + b"x" * 4_000_000 + b"end\n"
+    await place.ended(process)
+    status, code, _ = await place.problem("POST", f"/processes/{process}/stdin?offset=4000011", data=b"more")
+    assert (status, code) == (409, "failed_precondition")
+
+
+async def test_the_later_of_two_writers_takes_over(place: Lab) -> None:
+    process = await place.start("cat")
+    more = asyncio.Event()
+
+    async def slowly() -> Any:
+        yield b"first "
+        await more.wait()
+        yield b"lost"
+
+    at = f"{place.at}/processes/{process}/stdin"
+    earlier = asyncio.ensure_future(place.problem("POST", f"/processes/{process}/stdin", data=slowly()))
+
+    async def arrived() -> bool:
+        return await place.output(process, follow="false") == b"first "
+
+    await until(arrived, "the first has begun")
+    async with place.http.post(f"{at}?offset=6", data=b"second") as answer:
+        assert await answer.json() == {"offset": 12}
+    more.set()
+    status, code, _ = await earlier
+    assert (status, code) == (409, "failed_precondition")
+    assert await place.output(process, follow="false") == b"first second"
+
+
+async def test_a_body_that_breaks_off_has_gone_in_as_far_as_it_came(place: Lab) -> None:
+    process = await place.start("cat")
+
+    async def broken() -> Any:
+        yield b"part"
+        while await place.output(process, follow="false") != b"part":
+            await asyncio.sleep(0.01)
+        raise ConnectionError("gone")
+
+    with pytest.raises(aiohttp.ClientError):
+        await place.http.post(f"{place.at}/processes/{process}/stdin", data=broken())
+    async with place.http.post(f"{place.at}/processes/{process}/stdin?eof=true", data=b"part two") as answer:
+        assert await answer.json() == {"offset": 8}
+    assert await place.output(process) == b"part two"
+
+
+async def test_signals_and_ends(place: Lab) -> None:
+    process = await place.start("trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
+    async with place.http.get(f"{place.at}/processes/{process}/output") as answer:
+        await answer.content.readline()
+    for wait in ("0", "0.1"):
+        async with place.http.get(f"{place.at}/processes/{process}/wait?timeout={wait}") as answer:
+            assert await answer.json() == {"running": True, "returncode": None, "timed_out": False, "duration": None}
+    async with place.http.post(f"{place.at}/processes/{process}/signal", json={"signal": "SIGTERM"}) as answer:
+        assert answer.status == 204
+    assert (await place.ended(process))["returncode"] == 5
+    async with place.http.get(f"{place.at}/processes/{process}/wait?timeout=0") as answer:
+        assert (await answer.json())["returncode"] == 5
+    async with place.http.post(f"{place.at}/processes/{process}/signal", json={"signal": 9, "tree": True}) as answer:
+        assert answer.status == 204  # it has ended: nothing
+    async with place.http.get(f"{place.at}/processes") as answer:
+        (row,) = (await answer.json())["processes"]
+    assert (row["id"], row["running"], row["returncode"]) == (process, False, 5)
+    for signal in (0, 65, "NO", "", None):
+        status, code, field = await place.problem("POST", f"/processes/{process}/signal", json={"signal": signal})
+        assert (status, code, field) == (400, "invalid_request", "signal")
+
+
+async def test_the_same_start_again_starts_nothing(place: Lab) -> None:
+    marks = place.directory / "marks"
+    body = {"command": f"echo x >> {marks}", "id": "p-mine"}
+    for _ in range(2):
+        async with place.http.post(f"{place.at}/processes", json=body) as answer:
+            assert (answer.status, (await answer.json())["id"]) == (201, "p-mine")
+    await place.ended("p-mine")
+    assert marks.read_text() == "x\n"
+
+
+async def test_a_terminal_of_a_size(place: Lab) -> None:
+    process = await place.start("stty size; read line; stty size", pty={"rows": 20, "cols": 70})
+    async with place.http.get(f"{place.at}/processes/{process}/output") as answer:
+        assert await answer.content.readline() == b"20 70\r\n"
+        async with place.http.post(f"{place.at}/processes/{process}/resize", json={"rows": 30, "cols": 90}) as resized:
+            assert resized.status == 204
+        await place.http.post(f"{place.at}/processes/{process}/stdin", data=b"\n")
+        assert (await answer.read()).split() == [b"30", b"90"]
+    plain = await place.start("sleep 100")
+    status, code, _ = await place.problem("POST", f"/processes/{plain}/resize", json={"rows": 30, "cols": 90})
+    assert (status, code) == (409, "failed_precondition")
+
+
+# Logs
+
+
+async def test_logs_of_a_sandbox_that_lives_and_ends() -> None:
+    async with lab() as place:
+        async with place.http.get(f"{place.at}/logs") as answer:
+            assert (answer.status, await answer.read()) == (200, b"")  # it has no command
+        agent = await place.cluster.agent(place.sandbox_id)
+        go = place.directory / "go"
+        script = f"head -c 3000000 /dev/zero; echo tail; while [ ! -e {go} ]; do sleep 0.01; done; echo end"
+        await agent.exec(Start("p-main", ["sh", "-c", script]), tail=True, stdin=False)
+
+        async def written() -> bool:
+            async with place.http.get(f"{place.at}/logs") as answer:
+                return (await answer.read()).endswith(b"\0tail\n")
+
+        await until(written, "it has written")
+        async with place.http.get(f"{place.at}/logs?follow=true") as following:
+            begin = int(following.headers["X-Shoal-Offset"])
+            assert 0 < begin <= 3_000_005  # the oldest is gone, and the reader knows
+            assert (await following.content.readexactly(3_000_005 - begin)).endswith(b"\0tail\n")
+            place.cluster.end(b"x" * 3_000_005 + b"end\nand more\n")
+            assert await following.read() == b"end\nand more\n"
+        async with place.http.get(f"{place.at}/logs?offset=3000009") as answer:
+            assert (answer.headers["X-Shoal-Offset"], await answer.read()) == ("3000009", b"and more\n")
+        async with place.http.get(f"{place.at}/logs?stream=stderr") as answer:
+            assert await answer.read() == b""
+        status, code, _ = await place.problem("GET", "/processes/p-other/output")
+        assert (status, code) == (410, "sandbox_ended")
+
+
+async def test_answers_are_not_run_by_browsers(place: Lab) -> None:
+    process = await place.start("echo '<script>'")
+    async with place.http.get(f"{place.at}/processes/{process}/output") as answer:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Disposition"] == "attachment"
+        assert answer.headers["X-Request-Id"]
+
+
+async def test_a_token_that_may_only_read_enters_nothing(place: Lab) -> None:
+    _, token = await place.cluster.admin.create_token("reader", "main", Scope.READ, None)
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as reader:
+        async with reader.post(f"{place.at}/exec", json={"argv": ["true"]}) as answer:
+            assert (answer.status, json.loads(await answer.read())["code"]) == (403, "permission_denied")
+        for path in ("/files?path=/etc/hostname", "/processes", "/processes/p-main/output"):
+            async with reader.get(f"{place.at}{path}") as answer:
+                assert answer.status == 403
+        async with reader.get(f"{place.at}/logs") as answer:
+            assert answer.status == 200
