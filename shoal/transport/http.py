@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, TokenInfo, Tunnel
 from shoal.model.cursors import encode_cursor
-from shoal.model.errors import InvalidRequest, SandboxEnded, ShoalError, Unauthenticated
+from shoal.model.errors import InvalidRequest, SandboxEnded, ShoalError, Unauthenticated, Unavailable
 from shoal.model.http import error_from_problem
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.sandbox_json import spec_to_json
@@ -78,8 +78,10 @@ class HttpTransport(Transport):
             raise Unauthenticated(
                 f"{transport.url} does not take the token ({error.message}); make a new one with `shoal tokens create`"
             ) from None
-        except BaseException:
+        except BaseException as error:
             await transport.close()
+            if isinstance(error, Unavailable) and error.fields.get("sent") and transport.url.startswith("http:"):
+                raise Unavailable(f"{error.message}; if it speaks TLS, write https://", **error.fields) from None
             raise
         return transport
 

@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
-from shoal.model.http import error_from_response
+from shoal.model.http import PROBLEM, error_from_response
 from shoal.transport.http_pools import CONNECT_S, pools
 from shoal.transport.http_server import Server
 
@@ -162,8 +162,9 @@ class HttpCalls:
             place = response.headers.get("Location", "nowhere")[:200]
             return not_shoal(f"{self.server.url} sends on to {place}; use the URL that it names (https?)")
         body = await _read(response, _MAX_PROBLEM)
-        error = error_from_response(response.status, response.headers.get("Content-Type", ""), body)
-        if isinstance(error, Internal) and response.headers.get("X-Request-Id") is None:
+        kind = response.headers.get("Content-Type", "")
+        error = error_from_response(response.status, kind, body)
+        if isinstance(error, Internal) and not kind.startswith(PROBLEM):
             return not_shoal(f"{self.server.url} is not Shoal's API: {error.message}")
         wait_s = _retry_after(response.headers.get("Retry-After"))
         if wait_s is not None and isinstance(error, QuotaExceeded | Unavailable):
@@ -189,8 +190,9 @@ class Broken(Exception):
         """The error for whoever called."""
         if self.hopeless is not None:
             return self.hopeless
-        doubt = "" if self.unsent else "; it may have happened"
-        return Unavailable(f"{self.message}{doubt}")
+        if self.unsent:
+            return Unavailable(self.message)
+        return Unavailable(f"{self.message}; it may have happened", sent=True)
 
 
 def translate(error: Exception, server: Server, what: str) -> Broken:
@@ -212,7 +214,10 @@ def translate(error: Exception, server: Server, what: str) -> Broken:
     if isinstance(error, aiohttp.ClientConnectorError):
         return Broken(f"no API answers at {url} ({error.strerror}); is it up, and the port right?", unsent=True)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Broken(f"no API answers at {url} within {CONNECT_S:g} s; are host and port right?", unsent=True)
+        scheme = url.partition(":")[0]
+        return Broken(
+            f"no API answers at {url} within {CONNECT_S:g} s; are {scheme}, host and port right?", unsent=True
+        )
     if isinstance(error, TimeoutError):
         return Broken(f"{url} did not answer {what} in time", silence=True)
     return Broken(f"the connection to {url} broke ({str(error) or type(error).__name__})")

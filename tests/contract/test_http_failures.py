@@ -1,0 +1,336 @@
+"""What the HTTP transport makes of servers that fail, refuse, or are something else: what is asked again, and what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+
+from shoal.model.access import Quota, Scope
+from shoal.model.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidRequest,
+    PermissionDenied,
+    QuotaExceeded,
+    SandboxNotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from shoal.transport import http_calls
+from shoal.transport.http import HttpTransport
+from tests.contract.http_peer import INFO, RESET, SELF, SPEC, Answer, Asked, answer, raw, refusal, sandbox, serving
+from tests.contract.tls_files import Authority
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+TOKEN = "shoal_tk-1_secret"
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(http_calls.HttpCalls.call.__kwdefaults__, "patience_s", 0.6)
+
+
+# What every request carries
+
+
+async def test_requests_say_who_asks_and_by_what() -> None:
+    async with serving(sandbox()) as peer:
+        transport = HttpTransport(f"{peer.url}/base/", TOKEN)
+        assert await transport.get("sb-1") == await transport.get("sb-1")
+        assert await transport.get("sb/../1?")
+        await transport.close()
+    first, second, third = peer.asked
+    assert first.headers["authorization"] == f"Bearer {TOKEN}"
+    assert first.headers["user-agent"].startswith("shoal/")
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", first.headers["x-request-id"])
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    assert first.path == "/base/v1/sandboxes/sb-1"
+    assert third.path == "/base/v1/sandboxes/sb%2F..%2F1%3F"
+
+
+# What is asked again
+
+
+@pytest.mark.parametrize("trouble", [RESET, refusal(Unavailable("not now")), raw(b"bad gateway", 502)])
+async def test_what_does_no_harm_is_asked_again(trouble: bytes) -> None:
+    async with serving(trouble, trouble, sandbox()) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        assert (await transport.create(SPEC, deadline=5)).id == "sb-1"
+        await transport.close()
+    assert len(peer.asked) == 3
+    assert {asked.headers["idempotency-key"] for asked in peer.asked} == {"key"}
+    assert len({asked.headers["x-request-id"] for asked in peer.asked}) == 1
+
+
+async def test_a_create_that_is_asked_again_has_what_is_left_of_its_deadline() -> None:
+    async def slowly(asked: Asked) -> bytes:
+        await asyncio.sleep(0.5)
+        return RESET
+
+    async with serving(slowly, sandbox()) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        await transport.create(SPEC, deadline=5)
+        await transport.close()
+    deadlines = [float(asked.path.rpartition("deadline=")[2]) for asked in peer.asked]
+    assert deadlines[0] == 5
+    assert deadlines[1] < 4.6
+
+
+async def test_a_server_may_say_when_to_come_back() -> None:
+    async with serving(refusal(Unavailable("rolling"), Retry_After="1"), sandbox()) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        began = time.monotonic()
+        await transport.get("sb-1")
+        assert 1.0 <= time.monotonic() - began < 5
+        await transport.close()
+
+
+async def test_patience_ends(short_patience: None) -> None:
+    async with serving(refusal(Unavailable("never"))) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        with pytest.raises(Unavailable, match="never") as caught:
+            await transport.get("sb-1")
+        await transport.close()
+    assert 2 <= len(peer.asked) < 20
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (refusal(Internal("a defect")), Internal),
+        (refusal(PermissionDenied("no")), PermissionDenied),
+        (refusal(SandboxNotFound("none")), SandboxNotFound),
+        (refusal(AlreadyExists("taken")), AlreadyExists),
+        (refusal(QuotaExceeded("too many"), Retry_After="7"), QuotaExceeded),
+        (raw(b"<h1>Oops", 500), FailedPrecondition),
+        (raw(b"not here", 404), FailedPrecondition),
+        (raw(b"go there", 307, Location="https://elsewhere/"), FailedPrecondition),
+        (raw(b"<html>welcome", 200), FailedPrecondition),
+        (answer({"id": "sb-1"}), FailedPrecondition),
+        (answer([1, 2]), FailedPrecondition),
+    ],
+)
+async def test_what_cannot_get_better_is_asked_once(trouble: bytes, kind: type[Exception]) -> None:
+    async with serving(trouble) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        with pytest.raises(kind) as caught:
+            await transport.get("sb-1")
+        await transport.close()
+    assert len(peer.asked) == 1
+    assert type(caught.value) is kind
+    if isinstance(caught.value, QuotaExceeded):
+        assert caught.value.retry_after == 7
+
+
+async def test_errors_name_their_request() -> None:
+    async with serving(refusal(SandboxNotFound("none"), X_Request_Id="rq-of-the-server"), RESET) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        with pytest.raises(SandboxNotFound) as refused:
+            await transport.get("sb-1")
+        assert refused.value.fields["request_id"] == "rq-of-the-server"
+        with pytest.raises(Unavailable) as broken:
+            await transport.admin.create_environment("new", Quota())
+        assert broken.value.fields["request_id"] == peer.asked[-1].headers["x-request-id"]
+        await transport.close()
+
+
+async def test_what_may_have_happened_is_not_done_twice() -> None:
+    async with serving(RESET) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        for call in (
+            transport.admin.create_token("ci", "main", Scope.RUN, None),
+            transport.admin.create_environment("new", Quota()),
+            transport.admin.delete_environment("old"),
+        ):
+            with pytest.raises(Unavailable, match="it may have happened") as caught:
+                await call
+            assert not caught.value.retryable
+        await transport.close()
+    # The client library itself repeats what HTTP calls idempotent, once, where a kept connection turns out to be closed.
+    assert [asked.method for asked in peer.asked if asked.method == "POST"] == ["POST", "POST"]
+
+
+async def test_what_was_never_sent_is_tried_again_whatever_it_is() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    transport = HttpTransport(f"http://127.0.0.1:{port}", TOKEN)
+    creating = asyncio.create_task(transport.admin.create_token("ci", "main", Scope.RUN, None))
+    await asyncio.sleep(0.2)
+    server = await asyncio.start_server(_answer_token, "127.0.0.1", port)
+    info, text = await asyncio.wait_for(creating, 10)
+    assert (info.id, text) == ("tk-1", "shoal_tk-1_x")
+    await transport.close()
+    server.close()
+
+
+async def _answer_token(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(answer({**SELF, "token": "shoal_tk-1_x"}, 201))
+    writer.close()
+
+
+async def test_an_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_calls, "MAX_ANSWER", 1000)
+    async with serving(raw(b"x" * 2000)) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        with pytest.raises(Internal, match="longer than"):
+            await transport.get("sb-1")
+        await transport.close()
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_calls, "ANSWER_S", 0.2)
+
+    async def never(asked: Asked) -> bytes:
+        await asyncio.sleep(30)
+        return RESET
+
+    async with serving(never) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        with pytest.raises(Unavailable, match="did not answer"):
+            await transport.calls.json("GET", "/v1/defaults", patience_s=0.3)
+        await transport.close()
+
+
+# The first call
+
+
+@pytest.mark.parametrize(
+    ("answered", "kind", "told"),
+    [
+        (refusal(Unauthenticated("the token is unknown")), Unauthenticated, "shoal tokens create"),
+        (raw(b"<html>my router", 200), FailedPrecondition, "not Shoal's API"),
+        (raw(b"nginx", 404), FailedPrecondition, "not Shoal's API"),
+        (raw(b"", 301, Location="https://127.0.0.1/"), FailedPrecondition, "https"),
+        (RESET, Unavailable, "broke"),
+    ],
+)
+async def test_the_first_mistake_is_told_at_once(answered: Answer, kind: type[Exception], told: str) -> None:
+    async with serving(answered) as peer:
+        began = time.monotonic()
+        with pytest.raises(kind, match=told):
+            await HttpTransport.open(peer.url, TOKEN)
+        assert time.monotonic() - began < 3
+
+
+async def test_nobody_there() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        with pytest.raises(Unavailable, match="is it up, and the port right"):
+            await HttpTransport.open(f"http://127.0.0.1:{reserved.getsockname()[1]}", TOKEN)
+    with pytest.raises(Unavailable, match="there is no host"):
+        await HttpTransport.open("http://no-such-host.invalid", TOKEN)
+
+
+async def test_a_missing_token_is_asked_for() -> None:
+    async with serving(refusal(Unauthenticated("there is no token"))) as peer:
+        with pytest.raises(Unauthenticated, match="SHOAL_TOKEN, or run `shoal login"):
+            await HttpTransport.open(peer.url)
+        assert "authorization" not in peer.asked[0].headers
+
+
+@pytest.mark.parametrize("token", ["", "with space", "line\n", "ünicode", "x" * 5000])
+async def test_what_is_no_token_is_not_even_sent(token: str) -> None:
+    with pytest.raises(Unauthenticated, match="copy it again"):
+        HttpTransport("http://127.0.0.1:1", token)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8000",
+        "ftp://host",
+        "http://",
+        "http://user:pw@host",
+        "http://host:99999",
+        "http://host/?x=1",
+        "http://ho st/",
+        "http://[::1",
+    ],
+)
+async def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        HttpTransport(url, TOKEN)
+    assert caught.value.field == "address"
+    assert "pw" not in str(caught.value)
+
+
+# TLS
+
+
+async def test_tls_with_a_ca_of_its_own(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    async with serving(answer(SELF), sandbox(), tls=authority.server()) as peer:
+        with pytest.raises(FailedPrecondition, match="SHOAL_CA"):
+            await HttpTransport.open(peer.url, TOKEN)
+        assert peer.asked == []
+        transport = await HttpTransport.open(peer.url, TOKEN, str(authority.certificate))
+        assert await transport.get("sb-1") is not INFO
+        await transport.close()
+        with pytest.raises(FailedPrecondition, match="not trusted"):  # the right CA, another host's name
+            await HttpTransport.open(peer.url.replace("127.0.0.1", "localhost"), TOKEN, str(authority.certificate))
+
+
+async def test_the_wrong_scheme_is_told(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+
+    async def bad_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(raw(b"Invalid HTTP request", 400))
+        writer.close()
+
+    plain = await asyncio.start_server(bad_request, "127.0.0.1", 0)
+    with pytest.raises(FailedPrecondition, match="is it http://"):
+        await HttpTransport.open(f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}", TOKEN)
+    plain.close()
+    async with serving(answer(SELF), tls=authority.server()) as peer:
+        with pytest.raises(Unavailable, match="https://"):
+            await HttpTransport.open(peer.url.replace("https", "http"), TOKEN)
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+async def test_a_ca_that_is_none_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidRequest) as caught:
+        HttpTransport("https://host", TOKEN, str(file))
+    assert caught.value.field == "ca"
+
+
+# Proxies
+
+
+async def test_a_proxy_is_asked_unless_the_server_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(sandbox()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        transport = HttpTransport("http://shoal.invalid:8000", TOKEN)
+        await transport.get("sb-1")
+        await transport.close()
+        assert proxy.asked[0].path == "http://shoal.invalid:8000/v1/sandboxes/sb-1"
+        async with serving(sandbox()) as here:
+            transport = HttpTransport(here.url, TOKEN)
+            await transport.get("sb-1")
+            await transport.close()
+            assert len(here.asked) == 1
+        monkeypatch.setenv("no_proxy", "shoal.invalid")
+        assert HttpTransport("http://shoal.invalid:8000", TOKEN).calls.server.proxy is None
+
+
+def test_certificates_are_checked_by_default() -> None:
+    context = HttpTransport("https://host", TOKEN).calls.server.tls
+    assert context is not None
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
