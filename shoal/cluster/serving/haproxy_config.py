@@ -173,7 +173,11 @@ def _frontend(section: _Section, edge: Edge) -> None:
             "http-request del-header forwarded",
             "http-request set-header x-forwarded-for %[src]",
             f"http-request set-header x-forwarded-proto {'https' if edge.certificate else 'http'}",
+            # Only what HAProxy has in full can be sent again.
+            f"http-request wait-for-body time {round(edge.header_timeout * 1000)}ms if {{ req.hdr(idempotency-key) -m found }}",
             "http-request disable-l7-retry unless METH_GET or METH_HEAD or { req.hdr(idempotency-key) -m found }",
+            # Serve and the application both say it.
+            "http-response set-header x-request-id %[var(txn.request_id)]",
             # Else a replica reads all of a body at once, however slowly it is used, and keeps it in memory until then.
             "http-request set-header x-request-disconnect-disabled ?1",
         ),

@@ -1,0 +1,270 @@
+"""What strangers meet: a real HAProxy as Shoal configures it, before a replica that these tests play."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import socketserver
+import ssl
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.cluster.serving.haproxy_config import Edge
+from shoal.cluster.serving.place import Place
+from shoal.model.errors import Internal, Unavailable
+from shoal.model.http import error_from_response
+from shoal.model.settings import ApiSettings
+from tests.haproxy import Front, free_port, running
+
+EDGE = Edge("127.0.0.1", 0, header_timeout=1.0)
+
+
+class Replica(socketserver.ThreadingTCPServer):
+    """Answers with the headers that it got. At `/die` it ends the connection without an answer, the first time."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Requests)
+        self.seen: list[str] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+
+class _Requests(socketserver.StreamRequestHandler):
+    def _line(self) -> str:
+        try:
+            return self.rfile.readline().decode()
+        except ConnectionResetError:
+            return ""  # how HAProxy ends a look
+
+    def handle(self) -> None:
+        seen = self.server.seen  # type: ignore[attr-defined]
+        while line := self._line():
+            method, path, _ = line.split()
+            headers = {}
+            while pair := self.rfile.readline().decode().strip():
+                name, _, value = pair.partition(": ")
+                headers[name.lower()] = value
+            self.rfile.read(int(headers.get("content-length", 0)))
+            if path != "/-/healthz":
+                seen.append(f"{method} {path}")
+            if path == "/die" and seen.count(f"{method} {path}") == 1:
+                return
+            body = json.dumps(headers).encode()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+@pytest.fixture
+def replica() -> Iterator[Replica]:
+    with Replica() as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def front(replica: Replica, tmp_path: Path) -> Iterator[Front]:
+    with running(tmp_path, EDGE, replica.port) as found:
+        yield found
+
+
+def ask(
+    front: Front, method: str = "GET", path: str = "/", headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[http.client.HTTPResponse, bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)) as connection:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response, response.read()
+
+
+def passed_on(front: Front, headers: dict[str, str]) -> dict[str, str]:
+    _, body = ask(front, headers=headers)
+    found: dict[str, str] = json.loads(body)
+    return found
+
+
+def test_what_clients_say_about_themselves_is_not_believed(front: Front) -> None:
+    got = passed_on(
+        front,
+        {
+            "X-Forwarded-For": "9.9.9.9",
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-Host": "evil.example",
+            "Forwarded": "for=9.9.9.9",
+            "x-request-timeout-seconds": "0.001",
+            "x-request-disconnect-disabled": "?0",
+            "serve_multiplexed_model_id": "x",
+            "x-session-id": "\xff",
+        },
+    )
+    assert got["x-forwarded-for"] == "127.0.0.1"
+    assert got["x-forwarded-proto"] == "http"
+    assert got["x-request-disconnect-disabled"] == "?1"
+    gone = {"x-forwarded-host", "forwarded", "x-request-timeout-seconds", "serve_multiplexed_model_id", "x-session-id"}
+    assert not gone & set(got)
+
+
+def test_a_request_id_is_kept_where_it_is_one(front: Front) -> None:
+    assert passed_on(front, {"X-Request-Id": "run-7.a_B"})["x-request-id"] == "run-7.a_B"
+    for wrong in ("a b", "x" * 65, "a\tb", "\xff", ""):
+        made = passed_on(front, {"X-Request-Id": wrong})["x-request-id"]
+        assert made != wrong
+        assert len(made) == 36
+
+
+def test_where_no_replica_is_left_the_answer_is_to_try_again(tmp_path: Path) -> None:
+    with Replica() as replica, running(tmp_path, EDGE, replica.port) as front:
+        replica.shutdown()
+        replica.server_close()
+        deadline = time.monotonic() + 10
+        while (asked := ask(front, headers={"X-Request-Id": "one"}))[0].status == 200:
+            assert time.monotonic() < deadline
+    response, body = asked
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["X-Request-Id"] == "one"
+    assert json.loads(body)["request_id"] == "one"
+    error = error_from_response(response.status, response.headers["Content-Type"], body)
+    assert isinstance(error, Unavailable)
+    assert error.retryable
+
+
+def test_before_anything_is_deployed_the_answer_is_to_try_again(tmp_path: Path) -> None:
+    with running(tmp_path, EDGE) as front:
+        response, body = ask(front)
+    error = error_from_response(response.status, response.headers["Content-Type"], body)
+    assert (response.status, type(error), error.retryable) == (503, Unavailable, True)
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_what_a_replica_took_to_its_grave_is_sent_again_where_that_does_no_harm(front: Front, replica: Replica) -> None:
+    assert ask(front, "GET", "/die")[0].status == 200
+    assert replica.seen == ["GET /die", "GET /die"]
+    replica.seen.clear()
+    assert ask(front, "POST", "/die", {"Idempotency-Key": "k"}, b"{}")[0].status == 200
+    assert replica.seen == ["POST /die", "POST /die"]
+    replica.seen.clear()
+    try:
+        response, body = ask(front, "POST", "/die", body=b"{}")
+    except http.client.RemoteDisconnected:
+        pass  # the other way in which HAProxy says so, where the connection to the replica was not new
+    else:
+        error = error_from_response(response.status, response.headers["Content-Type"], body)
+        assert (response.status, type(error), error.retryable) == (502, Internal, False)
+    assert replica.seen == ["POST /die"]
+
+
+def test_headers_that_come_too_slowly_are_cut_off(front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port), 10) as slow:
+        start = time.monotonic()
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ")
+        answer = b""
+        while True:  # one byte now and then does not buy more time
+            slow.settimeout(0.2)
+            try:
+                chunk = slow.recv(65536)
+            except TimeoutError:
+                slow.sendall(b"a")
+                continue
+            if not chunk:
+                break
+            answer += chunk
+    assert 0.8 < time.monotonic() - start < 5
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-A\xff: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ],
+    ids=["tls", "path", "header name", "long header", "many headers", "two lengths"],
+)
+def test_what_is_no_request_gets_no_further(front: Front, replica: Replica, request_: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", front.port), 10) as client:
+        client.sendall(request_)
+        answer = b""
+        while chunk := client.recv(65536):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert replica.seen == []
+
+
+def test_the_admin_socket_is_for_its_owner_only(front: Front) -> None:
+    assert stat.S_IMODE(front.socket.stat().st_mode) == 0o600
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(certificate, key) for `localhost`, signed by itself."""
+    directory = tmp_path_factory.mktemp("tls")
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    made = [*command.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(["openssl", *made], check=True, capture_output=True, timeout=30)
+    return cert, key
+
+
+@contextmanager
+def speaking_tls(tmp_path: Path, certificate: tuple[Path, Path], port: int) -> Iterator[Front]:
+    """As `shoal up` puts it together."""
+    place = Place(tmp_path, "c1")
+    settings = ApiSettings(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=1.0)
+    place.prepare(settings, free_port(), "127.0.0.1")
+    assert stat.S_IMODE(place.certificate.stat().st_mode) == 0o600
+    with running(tmp_path, Edge.from_json(place.edge.read_text()), port) as found:
+        yield found
+
+
+def test_tls_is_spoken_with_the_certificate_of_the_settings(
+    replica: Replica, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    with speaking_tls(tmp_path, certificate, replica.port) as front:
+        with closing(http.client.HTTPSConnection("localhost", front.port, timeout=10, context=context)) as connection:
+            connection.request("GET", "/", headers={"X-Forwarded-Proto": "http"})
+            assert json.loads(connection.getresponse().read())["x-forwarded-proto"] == "https"
+        plain, _ = _plain(front)
+        assert b"200" not in plain
+
+
+def test_old_tls_is_refused(replica: Replica, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    context: Any = ssl.create_default_context(cafile=str(certificate[0]))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        speaking_tls(tmp_path, certificate, replica.port) as front,
+        socket.create_connection(("127.0.0.1", front.port), 10) as raw,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(raw, server_hostname="localhost")
+
+
+def _plain(front: Front) -> tuple[bytes, float]:
+    with socket.create_connection(("127.0.0.1", front.port), 10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        try:
+            return client.recv(65536), time.monotonic()
+        except ConnectionResetError:
+            return b"", time.monotonic()
