@@ -29,7 +29,6 @@ from shoal.model.errors import (
 )
 from shoal.model.http import PROBLEM, problem, status_of
 
-_PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 _BRANCHES = re.compile(r"str|int|float|bool|constrained-\w+|.*\[.*")  # of a union, as pydantic names them
 
 
@@ -86,7 +85,8 @@ def from_http(error: HTTPException) -> ShoalError:
 def from_validation(error: RequestValidationError | WebSocketRequestValidationError) -> InvalidRequest:
     """What is wrong first, by the dotted name of its field."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if _names(part)) or "body"
+    place, *names = first["loc"] or ("body",)
+    field = ".".join(str(part) for part in names if _names(part)) or str(place)
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         reason = "there is no such member; remove it"

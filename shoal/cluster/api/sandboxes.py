@@ -37,6 +37,7 @@ Cluster = Annotated[Transport, Depends(get_transport)]
 IdempotencyKey = Annotated[
     Key | None,
     Header(
+        alias="Idempotency-Key",
         description="1 to 128 printable ASCII characters: the same key gives the same sandbox.", examples=["run-42"]
     ),
 ]
