@@ -167,7 +167,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
             started_at=time.time(),
             engine=engine.process,
             ray=tuple(local_ray.daemons(identity, temp_dir)),
-            settings=settings.model_copy(update={"engine_address": engine.address}).to_dict(),
+            settings=_as_found(settings, engine, api).to_dict(),
         )
         with report("Starting controller and node"):
             nodes = local_actors.deploy(cluster, _secret(cluster))
@@ -180,6 +180,14 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         _take_down(state, _presumed(settings, engine), drain=False, keep_engine=False)
         raise
     return Up(cluster, nodes, started=True)
+
+
+def _as_found(settings: Settings, engine: LocalEngine, api: local_api.Plan | None) -> Settings:
+    """The settings as the cluster's processes get them: what was left open is decided, the API's URL too, by which tunnels are named."""
+    found: dict[str, object] = {"engine_address": engine.address}
+    if api is not None:
+        found["api"] = settings.api.model_copy(update={"port": api.port, "url": api.url})
+    return settings.model_copy(update=found)
 
 
 def _deploy_again(cluster: ClusterFile) -> int:

@@ -27,7 +27,12 @@ _HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"),
     }
 )
-_OURS = frozenset({TOKEN_HEADER.lower().encode(), b"forwarded", b"x-real-ip", b"x-request-id"})
+_OURS = frozenset(
+    {
+        *(TOKEN_HEADER.lower().encode(), b"forwarded", b"x-real-ip", b"x-request-id"),
+        b"x-request-disconnect-disabled",  # between HAProxy and Serve
+    }
+)
 _SAFE = ("GET", "HEAD")
 
 

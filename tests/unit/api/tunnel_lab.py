@@ -94,7 +94,10 @@ async def opened(tmp_path: Path, **api: Any) -> AsyncIterator[Lab]:
     fake = FakeTransport()
     settings = Settings(state_dir=tmp_path, api=ApiSettings(**api))
     app = make_app(fake, fake.replica_side, settings)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    # The protocol is named, for else asyncio does not see that it is TCP, and leaves Nagle's algorithm on.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
         options = {"log_level": "error", "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 1}
         server = QuietServer(uvicorn.Config(app, ws="websockets-sansio", **options))  # type: ignore[arg-type]
         serving = asyncio.create_task(server.serve(sockets=[sock]))
