@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
@@ -34,6 +35,8 @@ log = logging.getLogger("shoal.controller")
 _TEND_S = 1.0
 _LOOK_S = 5.0
 _EXPIRE_S = 60.0
+
+Call = Callable[..., Awaitable[Any]]
 
 
 @dataclass(slots=True)
@@ -96,8 +99,11 @@ class Parts:
         await self.store.expire(before)
 
 
-async def open_parts(settings: Settings, secret: bytes, store: Store, nodes: Nodes, maker: SlotMaker) -> Parts:
-    """Opens the store, takes up what an earlier controller left, and starts the loops. `secret`: the cluster's."""
+async def open_parts(
+    settings: Settings, secret: bytes, store: Store, nodes: Nodes, maker: SlotMaker, call: Call = call
+) -> Parts:
+    """Opens the store, takes up what an earlier controller left, and starts the loops. `secret`: the cluster's; `call`: how actors
+    are called."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     await nodes.refresh()
     defaults = settings.sandbox
@@ -106,7 +112,7 @@ async def open_parts(settings: Settings, secret: bytes, store: Store, nodes: Nod
     registry = Registry(settings.limits.history)
     history = History(registry, store)
     pool = SlotPool(maker, settings.node, SlotShape(defaults.cpu_request, defaults.memory_request, 0, None))
-    lives = Lifecycles(registry, ledger, pool, maker, nodes, figures)
+    lives = Lifecycles(registry, ledger, pool, maker, nodes, figures, call)
     accounts = Accounts(ledger, registry)
     admission = Admission(settings.limits, registry, accounts, nodes)
     parts = Parts(
@@ -119,8 +125,8 @@ async def open_parts(settings: Settings, secret: bytes, store: Store, nodes: Nod
         lives=lives,
         admission=admission,
         accounts=accounts,
-        sandboxes=Sandboxes(secret, registry, history, admission, lives, nodes, ledger, figures),
-        tunnels=Tunnels(ledger, nodes, secret, settings.api),
+        sandboxes=Sandboxes(secret, registry, history, admission, lives, nodes, ledger, figures, call),
+        tunnels=Tunnels(ledger, nodes, secret, settings.api, call),
         following=Following(ledger, history, accounts, store),
         figures=figures,
         recovery=Recovery(registry, lives, pool, maker),

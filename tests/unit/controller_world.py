@@ -1,0 +1,225 @@
+"""A machine in memory under the controller's real parts: slots that hold sandboxes, a node with containers, a disk; controllers can be killed.
+
+What a controller asked of a slot goes on when that controller dies, as an actor's method does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.parts import Parts, open_parts
+from shoal.actors.controller.placement import Machine
+from shoal.actors.controller.slots import Slot
+from shoal.actors.messages import Began, End
+from shoal.model.errors import NotFound, SandboxNotFound, Unavailable
+from shoal.model.settings import Settings
+from shoal.model.spec import SandboxSpec, SlotShape
+from shoal.model.states import Reason
+from tests.unit.memory_store import Disk, MemoryStore
+
+T = TypeVar("T")
+NODE = "node-1"
+SECRET = b"s" * 32
+
+
+@dataclass
+class FakeSlot:
+    """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended."""
+
+    world: World
+    id: str
+    shape: SlotShape
+    alive: bool = True
+    sandbox_id: str | None = None
+    beginning: asyncio.Task[Began] | None = None
+    end: asyncio.Future[End] | None = None
+
+    async def start(self, sandbox_id: str, spec: SandboxSpec) -> Began:
+        assert self.sandbox_id in (None, sandbox_id), "a slot was given a second sandbox"
+        if self.beginning is None:
+            self.sandbox_id = sandbox_id
+            self.end = asyncio.get_running_loop().create_future()
+            self.beginning = asyncio.create_task(self._begin(sandbox_id))
+        return await asyncio.shield(self.beginning)
+
+    async def _begin(self, sandbox_id: str) -> Began:
+        await asyncio.sleep(self.world.start_s)
+        if not self.alive:
+            raise Unavailable("gone", actor="gone")
+        self.world.starts.append(sandbox_id)
+        assert sandbox_id not in self.world.containers, "a sandbox has two containers"
+        self.world.containers[sandbox_id] = f"c-{len(self.world.starts)}"
+        return Began(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm=False)
+
+    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> Began:
+        if sandbox_id not in self.world.containers:
+            raise NotFound("no container")
+        self.sandbox_id = sandbox_id
+        self.end = asyncio.get_running_loop().create_future()
+        return Began(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", started_at, warm=False)
+
+    async def ended(self, sandbox_id: str) -> End:
+        return await asyncio.shield(self._held(sandbox_id))
+
+    async def terminate(self, sandbox_id: str, message: str) -> End:
+        end = self._held(sandbox_id)
+        if not end.done():
+            self.world.containers.pop(sandbox_id, None)
+            end.set_result(End(Reason.TERMINATED, None, message, time.time()))
+        return end.result()
+
+    async def wipe(self, sandbox_id: str) -> None:
+        if self.sandbox_id == sandbox_id:
+            self.sandbox_id = self.beginning = self.end = None
+
+    def _held(self, sandbox_id: str) -> asyncio.Future[End]:
+        if self.sandbox_id != sandbox_id or self.end is None:
+            raise SandboxNotFound("not here")
+        return self.end
+
+
+class FakeNodes(Nodes):
+    """One machine that always answers."""
+
+    async def refresh(self) -> list[str]:
+        return []
+
+    def machines(self) -> list[Machine]:
+        return [Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",))]
+
+    def alive(self, node_id: str) -> bool:
+        return True
+
+    def handle(self, node_id: str) -> Any:
+        return "node"
+
+    def handles(self) -> list[Any]:
+        return ["node"]
+
+    def relay(self, node_id: str, otherwise: str) -> str:
+        return otherwise
+
+
+_life: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("life", default=None)
+"""The tasks of the controller on whose behalf something runs: they die with it."""
+
+
+@dataclass
+class Controller:
+    """One life of the controller."""
+
+    parts: Parts
+    store: MemoryStore
+    tasks: set[asyncio.Task[Any]]
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Has the controller do something."""
+        token = _life.set(self.tasks)
+        try:
+            return asyncio.create_task(work)
+        finally:
+            _life.reset(token)
+
+    async def kill(self) -> None:
+        """SIGKILL: none of its tasks goes on, nothing more is written."""
+        self.store.die()
+        while alive := [task for task in self.tasks if not task.done()]:
+            for task in alive:
+                task.cancel()
+            await asyncio.wait(alive)
+
+
+@dataclass
+class World:
+    """What outlives a controller. `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox."""
+
+    disk: Disk = field(default_factory=Disk)
+    slots: dict[str, FakeSlot] = field(default_factory=dict)
+    containers: dict[str, str] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    capacity: int = 100
+    start_s: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    background: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def controller(self, die_after: int | None = None) -> Controller:
+        """A new one, which takes up what the last left. Nothing it does after its `die_after`-th write ever returns."""
+        asyncio.get_running_loop().set_task_factory(_make_task)
+        store = MemoryStore(self.disk, die_after)
+        settings = Settings.model_validate({"node": {"idle_slots": 0}, **self.settings})
+        nodes = FakeNodes(settings, "cluster", SECRET)
+        tasks: set[asyncio.Task[Any]] = set()
+        token = _life.set(tasks)
+        try:
+            parts = await open_parts(settings, SECRET, store, nodes, self, call=self.call)
+        finally:
+            _life.reset(token)
+        return Controller(parts, store, tasks)
+
+    async def call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """As `shoal.actors.handles.call`: what is called goes on, whatever becomes of the caller."""
+        if handle == "node":
+            assert method == "remove_sandbox"
+            self.containers.pop(args[0], None)
+            return None
+        if not handle.alive:
+            raise Unavailable("gone", actor="gone")
+        token = _life.set(None)
+        try:
+            work = asyncio.create_task(getattr(handle, method)(*args))
+        finally:
+            _life.reset(token)
+        self.background.add(work)
+        work.add_done_callback(self._seen)
+        return await asyncio.shield(work)
+
+    def _seen(self, work: asyncio.Task[Any]) -> None:
+        self.background.discard(work)
+        if not work.cancelled():
+            work.exception()
+
+    # A maker of slots
+
+    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
+        made = FakeSlot(self, f"slot-{len(self.slots)}", shape)
+        self.slots[made.id] = made
+        return Slot(made.id, shape, made)
+
+    async def placed(self, slot: Slot) -> None:
+        while not self._has_place(slot):  # noqa: ASYNC110 - any slot's end may make the place
+            await asyncio.sleep(0.001)
+        if not slot.handle.alive:
+            raise Unavailable("gone", actor="gone")
+        slot.node_id = NODE
+
+    def _has_place(self, slot: Slot) -> bool:
+        before = list(self.slots.values())[: int(slot.id.removeprefix("slot-")) + 1]
+        return sum(other.alive for other in before) <= self.capacity
+
+    def kill(self, slot: Slot) -> None:
+        slot.handle.alive = False
+
+    async def has_room(self, shape: SlotShape) -> bool:
+        return False
+
+    async def existing(self) -> list[str]:
+        return [slot.id for slot in self.slots.values() if slot.alive]
+
+    async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
+        slot = self.slots[slot_id]
+        await asyncio.sleep(0)
+        return (Slot(slot.id, slot.shape, slot, NODE), slot.sandbox_id) if slot.alive else None
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None) -> asyncio.Task[Any]:
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+    if (tasks := _life.get()) is not None:
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    return task
