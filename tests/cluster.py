@@ -60,6 +60,8 @@ def machine() -> Iterator[Machine]:
         "SHOAL_NETWORK__BRIDGE": f"shoal-{suffix}",
         "SHOAL_NETWORK__SUBNET": str(free_subnet()),
         "SHOAL_NODE__CPU_OVERCOMMIT": "4",
+        "SHOAL_API__PORT": "0",
+        "SHOAL_CONFIG": str(state_dir / "config.toml"),
         "SHOAL_HOST__CA_BUNDLE": "true",
         "SHOAL_HOST__PROXY": "true",
         "SHOAL_HOST__PACKAGE_INDEX": "true",

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import docker
 
+from shoal import config_file
 from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
-from shoal.cluster import processes
+from shoal.cluster import local_ray, processes
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 
 SETTLING_S = 20.0
@@ -94,6 +95,9 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
         + list(run_dir.glob("engine*")) * (cluster.engine is not None),
         "bridge": [p for p in (Path("/sys/class/net", cluster.settings["network"]["bridge"]),) if p.exists()],
         "rules": _tables(cluster.settings["network"]["bridge"]),
+        "haproxy": _commands(f"{run_dir}/{cluster.cluster}/h"),
+        "port": [cluster.api_listens] if cluster.api_listens and local_ray.answers(cluster.api_listens) else [],
+        "token": [url for url in config_file.read().servers if url == cluster.api_url],
         "secrets": [p for p in (Path(cluster.secret_path), Path(cluster.auth_token_path)) if p.exists()],
     }
     assert not any(left.values()), {name: found for name, found in left.items() if found}
@@ -138,11 +142,11 @@ def _interfaces(bridge: str) -> list[str]:
 
 
 def _relays(run_dir: Path) -> list[ProcessRef]:
-    """The processes that listen below `run_dir`, whatever they are called."""
+    """The processes that listen below `run_dir`, whatever they are called, but for HAProxy, which has a directory of its own there."""
     inodes = set()
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         parts = line.split(maxsplit=7)
-        if len(parts) == 8 and parts[7].startswith(f"{run_dir}/"):
+        if len(parts) == 8 and parts[7].startswith(f"{run_dir}/") and not parts[7].startswith(f"{run_dir}/h/"):
             inodes.add(parts[6])
     return list(processes.holding(inodes)) if inodes else []
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors import host
-from shoal.cluster import local, local_actors, local_engine, local_image, local_ray, packages
+from shoal.cluster import local, local_actors, local_api, local_engine, local_image, local_ray, packages
+from shoal.cluster.serving import haproxy
 from shoal.images import base
 from shoal.images.binaries import agent_binary
 from shoal.model import cluster_file
@@ -56,6 +57,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _disk(settings)
     yield _agent(settings)
     yield _takeover(settings)
+    if settings.api.enabled:
+        yield _haproxy()
     cluster = _cluster(settings)
     if isinstance(cluster, Check):
         yield cluster
@@ -64,11 +67,15 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield engine
     yield _image(settings, address)
     if cluster is None:
+        if settings.api.enabled:
+            yield _api_can_be(settings)
         yield Check("cluster", False, f"none was started from {settings.state_dir}", "shoal up")
         return
     yield _token(cluster)
     yield _ray(cluster)
     yield from _relays(cluster)
+    if cluster.api_listens:
+        yield _api_answers(cluster)
 
 
 def _root() -> Check:
@@ -266,6 +273,28 @@ def _relays(cluster: ClusterFile) -> Iterator[Check]:
     for address in addresses:
         ok = local_ray.answers(address)
         yield Check("relay", ok, address if ok else f"does not answer at {address}", "" if ok else "shoal up")
+
+
+def _haproxy() -> Check:
+    try:
+        return Check("haproxy", True, haproxy.binary())
+    except (SystemExit, FileNotFoundError) as error:
+        return Check("haproxy", False, str(error), "pip install 'ray[serve]'")
+
+
+def _api_can_be(settings: Settings) -> Check:
+    """That the API could be started as the settings say."""
+    try:
+        plan = local_api.plan(settings, "0", "127.0.0.1")
+    except ShoalError as error:
+        return Check("api", False, error.message, f"mend {error.fields.get('field', 'that')}; then shoal up")
+    return Check("api", True, f"can listen on {plan.listens if plan else 'nothing'}")
+
+
+def _api_answers(cluster: ClusterFile) -> Check:
+    if not local_api.answers(cluster, "/v1/ready"):
+        return Check("api", False, f"does not answer at {cluster.api_listens}", "shoal up")
+    return Check("api", True, f"answers at {cluster.api_listens}; replicas: {local_api.replicas(cluster)}")
 
 
 def _nearest(path: Path) -> Path:

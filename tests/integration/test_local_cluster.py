@@ -84,6 +84,7 @@ def make_site(machine: Machine, engine: str | None) -> Iterator[Site]:
         **machine.environ,
         "SHOAL_STATE_DIR": str(state_dir),
         "SHOAL_RUN_DIR": str(run_dir),
+        "SHOAL_CONFIG": str(state_dir / "config.toml"),
         "SHOAL_ENGINE_ADDRESS": engine or f"unix://{run_dir}/engine.sock",
         "SHOAL_NETWORK__BRIDGE": f"shoalx{random.randrange(10_000)}",
         "SHOAL_NETWORK__SUBNET": str(free_subnet(machine.environ["SHOAL_NETWORK__SUBNET"])),
@@ -269,4 +270,4 @@ def test_doctor_finds_nothing_missing(cluster: Cluster) -> None:
     checks = json.loads(examined.stdout)
     assert [check for check in checks if not check["ok"]] == []
     assert examined.returncode == 0
-    assert {"relay", "controller", "ray", "base image", "token"} <= {check["name"] for check in checks}
+    assert {"relay", "controller", "ray", "base image", "token", "haproxy", "api"} <= {check["name"] for check in checks}
