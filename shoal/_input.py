@@ -55,6 +55,17 @@ class Input:
             await self._move(None)
             self._closed = True
 
+    async def watch(self) -> None:
+        """Returns at once where nothing was written. Otherwise it mends the connection as often as it breaks, so that what was written
+        arrives, and raises `FailedPrecondition` when no more is taken. Cancel it before the next write."""
+        while self._stream is not None:
+            await self._stream.finished()
+            await self._move(b"")
+
+    def leave(self) -> None:
+        """Lets go of what writing holds, in the loop that wrote. The input stays open for who comes next."""
+        self._let_go()
+
     async def _move(self, piece: bytes | None) -> None:
         """Sends one piece, or the end of the input."""
         if self._busy:

@@ -348,6 +348,9 @@ class _FakeInput(StdinStream):
     async def drain(self) -> None:
         return None
 
+    async def finished(self) -> None:
+        await self._process.ended()
+
     async def close(self) -> None:
         self._agent.note("close_stdin", None)
         self._process.input_closed = True

@@ -217,6 +217,11 @@ class StdinStream:
             await self._stream.changed()
         await self.write(b"")
 
+    async def finished(self) -> None:
+        """Returns when nothing more is taken; the next `write` raises why."""
+        while not self._stream.finished:
+            await self._stream.changed()
+
     def detach(self) -> None:
         """Leaves, and leaves the input open for who comes next."""
         self._stream.cancel()

@@ -136,6 +136,7 @@ class _Attachment:
         try:
             await first_to_end(self._listen(), self._feed(), self._tell(), guard(self._websocket))
         finally:
+            self._stdin.leave()
             for source in self._outputs.values():
                 await source.aclose()
 
@@ -179,15 +180,32 @@ class _Attachment:
             await self._reach.call(lambda agent: agent.signal(self._id, number, said.tree))
 
     async def _feed(self) -> None:
-        told = False
-        while True:
-            piece = await self._waiting.get()
-            try:
+        try:
+            while True:
+                piece = await self._next_piece()
                 await (self._stdin.close.aio() if piece is None else self._stdin.write.aio(piece))
-            except FailedPrecondition as error:
-                if not told:
-                    told = True
-                    await send_json(self._websocket, {"type": "stdin_closed", "problem": document(error)})
+        except FailedPrecondition as error:
+            await send_json(self._websocket, {"type": "stdin_closed", "problem": document(error)})
+        while True:
+            await self._waiting.get()  # what nobody wants
+
+    async def _next_piece(self) -> bytes | None:
+        """The client's next piece. Raises where the one before turns out to be unwelcome: not only the next would be lost."""
+        if not self._waiting.empty():
+            return self._waiting.get_nowait()
+        getting = asyncio.ensure_future(self._waiting.get())
+        watching = asyncio.ensure_future(self._stdin.watch())
+        try:
+            await asyncio.wait({getting, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and not getting.done():
+                watching.result()
+            return await getting
+        finally:
+            getting.cancel()
+            watching.cancel()
+            await asyncio.wait({getting, watching})
+            if watching.done() and not watching.cancelled():
+                watching.exception()
 
 
 async def _input_of(reach: Reach, process_id: str, offset: int) -> int | None:

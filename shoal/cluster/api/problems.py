@@ -96,7 +96,7 @@ def from_validation(error: RequestValidationError | WebSocketRequestValidationEr
 
 
 def _names(part: object) -> bool:
-    return isinstance(part, int) or (isinstance(part, str) and part not in _PLACES and not _BRANCHES.fullmatch(part))
+    return isinstance(part, int) or (isinstance(part, str) and not _BRANCHES.fullmatch(part))
 
 
 def install(app: FastAPI) -> None:

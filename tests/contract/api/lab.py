@@ -14,11 +14,13 @@ import aiohttp
 
 from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.errors import FailedPrecondition, SandboxEnded
+from shoal.model.grants import SCOPE_TUNNEL
+from shoal.model.settings import ApiSettings, Settings
 from shoal.transport.contract import LogChunk
 from shoal.wire.agent import Agent
 from tests.contract.api_server import ApiServer
 from tests.contract.face_relay import RelayedCluster
-from tests.contract.relay_fixture import Bed, bed
+from tests.contract.relay_fixture import SCOPES, Bed, bed
 from tests.unit.builders import spec
 
 
@@ -122,8 +124,9 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, within_s: f
 async def lab(*command: str) -> AsyncIterator[Lab]:
     """A relay, an agent, an API and a client; nothing is left of them afterwards."""
     async with bed() as made:
-        cluster = EndingCluster(lambda: (made.relay.address, made.token()))
-        server = await ApiServer.start(cluster, cluster.replica_side)
+        cluster = EndingCluster(lambda: (made.relay.address, made.token(scopes=(*SCOPES, SCOPE_TUNNEL))))
+        settings = Settings(api=ApiSettings(token_cache=0.1))
+        server = await ApiServer.start(cluster, cluster.replica_side, settings)
         try:
             info = await cluster.create(spec(command=command), deadline=5)
             _, token = await cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None)
