@@ -115,7 +115,7 @@ def serving(api: ApiSettings | None = None) -> Iterator[Api]:
 
     async def serve() -> None:
         running = asyncio.create_task(server.serve([listening]))
-        while not server.started and not running.done():
+        while not server.started and not running.done():  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.005)
         started.set()
         await running

@@ -66,7 +66,7 @@ def _name(key: str) -> str:
 def _place(key: str) -> tuple[str, str, float]:
     """Where a line stands in its family: buckets by their bounds."""
     bound = _BOUND.search(key)
-    return _name(key), "" if bound is None else _BOUND.sub("", key), 0.0 if bound is None else float(bound[1])
+    return _name(key), _BOUND.sub("", key), 0.0 if bound is None else float(bound[1])
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,83 @@
+"""The OpenAPI document holds for every route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shoal.cluster.api.app import make_app
+from shoal.cluster.api.openapi import TAGS
+from shoal.model.http import PROBLEM
+from shoal.model.settings import Settings
+from shoal.transport.fake import FakeTransport
+from tests.api import Api
+
+OPEN = {"/v1/health", "/v1/ready"}
+
+
+def document() -> dict[str, Any]:
+    fake = FakeTransport()
+    return make_app(fake, fake.replica_side, Settings()).openapi()
+
+
+def operations() -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, method, op) for path, methods in document()["paths"].items() for method, op in methods.items()]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "operation"), operations(), ids=lambda value: value if isinstance(value, str) else ""
+)
+class TestOperations:
+    def test_it_says_what_it_is(self, path: str, method: str, operation: dict[str, Any]) -> None:
+        assert operation["operationId"].replace("_", "").isalnum()
+        assert operation["summary"]
+        assert operation["tags"][0] in {tag["name"] for tag in TAGS}
+        assert operation["description"]
+
+    def test_it_says_how_it_is_refused(self, path: str, method: str, operation: dict[str, Any]) -> None:
+        responses = operation["responses"]
+        assert "422" not in responses
+        assert {"400", "500", "503"} <= responses.keys()
+        if path not in OPEN:
+            assert operation["security"] == [{"token": []}]
+            assert {"401", "403"} <= responses.keys()
+        if "application/json" in operation.get("requestBody", {}).get("content", {}):
+            assert {"408", "413", "415"} <= responses.keys()
+
+    def test_what_is_sent_is_closed(self, path: str, method: str, operation: dict[str, Any]) -> None:
+        schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+        if schema is not None and "$ref" in schema:
+            model = document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            assert model["additionalProperties"] is False
+
+
+def test_operation_ids_are_plain_and_each_ones_own() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(ids) == len(set(ids))
+    assert "create_sandbox" in ids
+
+
+def test_every_reference_leads_somewhere() -> None:
+    data = document()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(ref := value.get("$ref"), str):
+                at: Any = data
+                for part in ref.removeprefix("#/").split("/"):
+                    at = at[part]
+            for child in value.values():
+                walk(child)
+        elif isinstance(value, list):
+            for child in value:
+                walk(child)
+
+    walk(data)
+    assert PROBLEM in data["components"]["responses"]["Problem400"]["content"]
+
+
+def test_it_is_there_for_all(api: Api) -> None:
+    got = api.ask("GET", "/openapi.json", token=None)
+    assert got.json["info"]["title"] == "Shoal"
+    assert b"swagger" in api.ask("GET", "/docs", token=None).body
