@@ -3,56 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_Guard = AsyncGenerator[None, None]
+_Held = dict[asyncio.AbstractEventLoop, tuple[T, _Guard]]
+
 
 class PerLoop(Generic[T]):
-    """One thing for each event loop that asks: made by `make` in that loop, ended there by `end` when the loop is."""
+    """One thing for each event loop that asks: made by `make` in that loop, ended there by `end` when the loop is, or when nobody holds this
+    any more. Neither function may hold it."""
 
     def __init__(self, make: Callable[[], T], end: Callable[[T], Awaitable[None]]) -> None:
         self._make = make
         self._end = end
-        self._of: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None, None]]] = {}
+        self._held: _Held[T] = {}
+        # Holds what is held until then: as garbage along with this, it would complain of not having been ended.
+        weakref.finalize(self, _end_all, self._held).atexit = False
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._held)
 
     def peek(self) -> T | None:
         """The running loop's, where it has one."""
-        held = self._of.get(asyncio.get_running_loop())
+        held = self._held.get(asyncio.get_running_loop())
         return None if held is None else held[0]
 
     async def get(self) -> T:
         """The running loop's; a new one where it has none."""
-        held = self._of.get(asyncio.get_running_loop())
+        held = self._held.get(asyncio.get_running_loop())
         return held[0] if held is not None else await self._begin()
 
     async def close(self) -> None:
         """Ends the running loop's. Again is harmless; `get` makes a new one."""
-        held = self._of.pop(asyncio.get_running_loop(), None)
+        held = self._held.pop(asyncio.get_running_loop(), None)
         if held is not None:
             await held[1].aclose()
 
     async def _begin(self) -> T:
         loop = asyncio.get_running_loop()
-        for other in list(self._of):
+        for other in list(self._held):
             if other.is_closed():
-                self._of.pop(other, None)  # it was closed without a word to its generators
+                self._held.pop(other, None)  # it was closed without a word to its generators
         made = self._make()
         # A loop tells nobody that it ends, except the generators that it has seen: `asyncio.run` closes them.
-        guard = self._guard(loop, made)
-        self._of[loop] = made, guard
+        guard = _guard(self._held, loop, made, self._end)
+        self._held[loop] = made, guard
         await anext(guard)
         return made
 
-    async def _guard(self, loop: asyncio.AbstractEventLoop, made: T) -> AsyncGenerator[None, None]:
+
+async def _guard(
+    held: _Held[T], loop: asyncio.AbstractEventLoop, made: T, end: Callable[[T], Awaitable[None]]
+) -> _Guard:
+    try:
+        yield
+    finally:
+        if loop in held and held[loop][0] is made:
+            del held[loop]
+        await end(made)
+
+
+def _end_all(held: _Held[T]) -> None:
+    """In whatever thread the garbage is collected."""
+    for loop, (_, guard) in list(held.items()):
         try:
-            yield
-        finally:
-            held = self._of.get(loop)
-            if held is not None and held[0] is made:
-                del self._of[loop]
-            await self._end(made)
+            loop.call_soon_threadsafe(_end, loop, guard)
+        except RuntimeError:
+            pass  # it is closed, and what it held with it
+
+
+def _end(loop: asyncio.AbstractEventLoop, guard: _Guard) -> None:
+    task = loop.create_task(_close(guard))
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
+
+
+async def _close(guard: _Guard) -> None:
+    await guard.aclose()
+
+
+_ending: set[asyncio.Task[None]] = set()
+"""A loop holds its tasks only weakly."""
