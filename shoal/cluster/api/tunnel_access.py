@@ -68,13 +68,25 @@ class Door:
         found = await self._known.look(sandbox_id, INSIDE)
         tunnel = None if isinstance(found, ShoalError) else _of_port(found, port)
         if tunnel is not None and tunnel.public:
-            return Admission()
+            return await self._by_link(visit)
         admission = await self._connect_token(visit)
         if admission is None:
             admission = Admission(caller=await self._api_token(visit))
         if tunnel is None:
-            raise await self._nothing_there(sandbox_id, port, found)
+            # It may have been opened just now, and who holds a token may have it looked up at once.
+            found = await self._known.look(sandbox_id, INSIDE, anew=True)
+            if isinstance(found, ShoalError) or _of_port(found, port) is None:
+                raise await self._nothing_there(sandbox_id, port, found)
         return admission
+
+    async def _by_link(self, visit: Visit) -> Admission:
+        """The admission to a public tunnel, which may have been private: a link with a token in it is tidied up all the same."""
+        if visit.offered.query is not None:
+            try:
+                return await self._connect_token(visit) or Admission()
+            except Unauthenticated:
+                pass
+        return Admission()
 
     async def _connect_token(self, visit: Visit) -> Admission | None:
         """The admission by a connect token; None where the request has no good one and an API token may be tried. Raises of the last bad one."""
@@ -142,12 +154,12 @@ class _Known:
         self._answers: OrderedDict[tuple[str, str], tuple[float, Sequence[Tunnel] | ShoalError]] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[Sequence[Tunnel] | ShoalError]] = {}
 
-    async def look(self, sandbox_id: str, who: Caller) -> Sequence[Tunnel] | ShoalError:
-        """The tunnels, or the `SandboxNotFound` or `SandboxEnded` in their place; other errors are raised."""
+    async def look(self, sandbox_id: str, who: Caller, *, anew: bool = False) -> Sequence[Tunnel] | ShoalError:
+        """The tunnels, or the `SandboxNotFound` or `SandboxEnded` in their place; other errors are raised. `anew`: as they are now."""
         key = (who.environment, sandbox_id)
         loop = asyncio.get_running_loop()
         answer = self._answers.get(key)
-        if answer is not None and loop.time() < answer[0]:
+        if answer is not None and loop.time() < answer[0] and not anew:
             return answer[1]
         asking = self._asking.get(key)
         if asking is None:

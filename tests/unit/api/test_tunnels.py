@@ -168,6 +168,17 @@ async def test_who_may_know_is_told_what_is_wrong(lab: Lab) -> None:
     assert (status, problem["code"]) == (410, SandboxEnded.code)
 
 
+async def test_a_tunnel_is_there_for_its_holder_as_soon_as_it_is_opened(lab: Lab) -> None:
+    async with lab.web(ANY):
+        other = await lab.new_sandbox()
+        url = f"http://{lab.api}/t/{other}/{PORT}/"
+        key = {"X-Shoal-Connect-Token": lab.token(sandbox_id=other)}
+        assert (await refused(lab, url, headers=key))[0] == 404
+        await lab.fake.expose(other, PORT, protocol="http", public=False)
+        async with lab.session.get(url, headers=key) as answer:
+            assert answer.status == 200
+
+
 async def test_a_public_tunnel_needs_nothing_and_closes_soon(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     async with lab.web(ANY):
         await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
@@ -179,6 +190,9 @@ async def test_a_public_tunnel_needs_nothing_and_closes_soon(lab: Lab, monkeypat
 
         assert set(await asyncio.gather(*(get() for _ in range(50)))) == {200}
         assert len(lab.fake.named("tunnels")) - asked == 1
+        for token, status in ((lab.token(), 303), ("wrong", 200)):
+            async with lab.session.get(lab.url(f"/?shoal_token={token}"), allow_redirects=False) as answer:
+                assert answer.status == status
         monkeypatch.setattr(tunnel_access, "KNOWN_S", 0.05)
         await lab.fake.unexpose(lab.sandbox_id, PORT)
         async with asyncio.timeout(5):

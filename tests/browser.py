@@ -1,0 +1,124 @@
+"""A real browser without a screen: Chromium's headless shell out of Debian's packages, driven over its DevTools protocol."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from shoal.cluster import packages
+from shoal.model.report import Report
+
+PROGRAM = "chromium-headless-shell"
+_START_S = 60.0
+_UNTIL = """new Promise((done, failed) => {
+  const end = Date.now() + LIMIT;
+  const look = () => {
+    const now = (EXPRESSION);
+    if (now) done(now); else if (Date.now() > end) failed(new Error("never: " + document.title)); else setTimeout(look, 20);
+  };
+  look();
+})"""
+_OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--no-first-run"),
+    *(
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-extensions",
+        "--remote-debugging-port=0",
+    ),
+)
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._last = 0
+        self._events: list[dict[str, Any]] = []
+        self.ask("Page.enable")
+
+    def load(self, url: str, timeout_s: float = 30) -> None:
+        """Goes there; returns once the page and what it refers to have been loaded."""
+        self._events.clear()
+        answer = self.ask("Page.navigate", url=url)
+        assert "errorText" not in answer, answer
+        deadline = time.monotonic() + timeout_s
+        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
+            self._events.append(self._next(deadline))
+
+    def value(self, expression: str) -> Any:
+        """What a JavaScript expression gives; promises are waited for."""
+        result = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, expression: str, timeout_s: float = 30) -> Any:
+        """The value of an expression once it is true."""
+        return self.value(_UNTIL.replace("LIMIT", str(int(timeout_s * 1000))).replace("EXPRESSION", expression))
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._last += 1
+        self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        deadline = time.monotonic() + 60
+        while True:
+            message = self._next(deadline)
+            if message.get("id") == self._last:
+                assert "error" not in message, message
+                result: dict[str, Any] = message["result"]
+                return result
+            self._events.append(message)
+
+    def _next(self, deadline: float) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self._socket.recv(timeout=max(0.0, deadline - time.monotonic())))
+        return message
+
+
+@contextmanager
+def browser(report: Report) -> Iterator[Page]:
+    """An empty tab of a browser that was just started; nothing is left of it afterwards. Installs it where it is missing."""
+    packages.ensure({PROGRAM: PROGRAM}, report)
+    profile = Path(tempfile.mkdtemp(prefix="shoal-browser-"))
+    program = packages.find(PROGRAM)
+    assert program is not None
+    process = subprocess.Popen(
+        [program, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port = _port_of(process, profile / "DevToolsActivePort")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
+        with opener.open(request, timeout=30) as answer:
+            url = json.load(answer)["webSocketDebuggerUrl"]
+        with connect(url, proxy=None, max_size=None) as socket:
+            yield Page(socket)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def _port_of(process: subprocess.Popen[bytes], file: Path) -> int:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the browser ended with {process.returncode}"
+        if file.exists() and (text := file.read_text()).count("\n"):
+            return int(text.split("\n")[0])
+        time.sleep(0.02)
+    raise AssertionError("the browser did not start")
