@@ -38,7 +38,8 @@ IdempotencyKey = Annotated[
     Key | None,
     Header(
         alias="Idempotency-Key",
-        description="1 to 128 printable ASCII characters: the same key gives the same sandbox.", examples=["run-42"]
+        description="1 to 128 printable ASCII characters: the same key gives the same sandbox.",
+        examples=["run-42"],
     ),
 ]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import pytest
 
 from shoal.cluster.api.app import make_app
@@ -48,7 +49,9 @@ class TestTokens:
         refused(api.ask("GET", "/v1/sandboxes", token=f"{id_part}_{'a' * 32}"))
 
     def test_the_scheme_may_be_written_any_way(self, api: Api) -> None:
-        assert api.ask("GET", "/v1/defaults", token=None, headers={"Authorization": f"bEARER  {api.root}"}).status == 200
+        assert (
+            api.ask("GET", "/v1/defaults", token=None, headers={"Authorization": f"bEARER  {api.root}"}).status == 200
+        )
 
     def test_who_is_refused_is_so_before_the_body_is_looked_at(self, api: Api) -> None:
         refused(api.ask("POST", "/v1/sandboxes", raw=b"{" * 10, token=None))
@@ -78,6 +81,45 @@ class TestTokens:
         api.fake.fail_next("stored_token", Unavailable("the controller restarts"))
         assert api.ask("GET", "/v1/defaults", token=token).status == 503
         assert api.ask("GET", "/v1/defaults", token=token).status == 200
+
+
+class TestWebSockets:
+    """The same holds for a WebSocket: it is refused before it is accepted, with a problem document."""
+
+    def connect(self, api: Api, headers: dict[str, str], *protocols: str) -> tuple[int, str | None]:
+        """The status of the handshake, and the subprotocol that was agreed on."""
+
+        async def attempt() -> tuple[int, str | None]:
+            path = f"{api.url}/v1/sandboxes/{made['id']}/ports/7"
+            async with aiohttp.ClientSession() as session:
+                try:
+                    async with session.ws_connect(path, headers=headers, protocols=protocols) as ws:
+                        return 101, ws.protocol
+                except aiohttp.WSServerHandshakeError as error:
+                    return error.status, None
+
+        made = api.sandbox()
+        return asyncio.run(attempt())
+
+    def test_with_a_header_or_as_browsers_send_it(self, api: Api) -> None:
+        token = api.token("main", Scope.RUN)
+        assert self.connect(api, {"Authorization": f"Bearer {token}"}) == (101, None)
+        assert self.connect(api, {}, "shoal.v1", f"shoal.bearer.{token}") == (101, "shoal.v1")
+
+    def test_without_a_right_token_the_handshake_is_refused(self, api: Api) -> None:
+        assert self.connect(api, {})[0] == 401
+        assert self.connect(api, {"Authorization": f"Bearer {mint()[1]}"})[0] == 401
+        assert self.connect(api, {}, "shoal.v1", "shoal.bearer.nothing")[0] == 401
+        assert self.connect(api, {"Authorization": f"Bearer {api.token('main', Scope.READ)}"})[0] == 403
+
+    def test_who_connected_is_in_the_audit_log_while_it_lasts(self, api: Api) -> None:
+        token = api.token("main", Scope.RUN)
+        self.connect(api, {"Authorization": f"Bearer {token}"})
+        self.connect(api, {"Authorization": f"Bearer {api.token('main', Scope.READ)}"})
+        api.run(api.app.state.ledger.flush())
+        entries = api.ask("GET", "/v1/audit").json["entries"]
+        told = [(e["action"], e["outcome"], e["token"]) for e in entries if e["action"] == "connect.port"]
+        assert ("connect.port", "ok", token.split("_")[1]) in told
 
 
 class Side:

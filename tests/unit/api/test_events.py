@@ -38,6 +38,7 @@ class Stream:
         return None
 
     def close(self) -> None:
+        self.response.close()
         self.connection.close()
 
 
@@ -58,7 +59,9 @@ def test_a_sandboxs_stream_has_its_life_and_ends_with_it(api: Api) -> None:
 def test_a_stream_goes_on_where_it_was(api: Api) -> None:
     made = api.sandbox()
     path = f"/v1/sandboxes/{made['id']}/events"
-    first = Stream(api, path).event()
+    stream = Stream(api, path)
+    first = stream.event()
+    stream.close()
     assert first is not None
     api.ask("DELETE", f"/v1/sandboxes/{made['id']}")
     for headers, query in [({"Last-Event-ID": str(first[0])}, "?after=0"), ({}, f"?after={first[0]}")]:
@@ -68,7 +71,9 @@ def test_a_stream_goes_on_where_it_was(api: Api) -> None:
         stream.close()
     # What ended long ago has nothing more to say.
     last = api.ask("GET", f"{path}?follow=false").json["events"][-1]["id"]
-    assert Stream(api, f"{path}?after={last}").event() is None
+    stream = Stream(api, f"{path}?after={last}")
+    assert stream.event() is None
+    stream.close()
 
 
 def test_the_whole_environments_stream_begins_now(api: Api) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -103,6 +104,15 @@ class TestRequestIds:
         assert len(ids) == 20
 
 
+def until_told(lines: list[logging.LogRecord], count: int) -> list[logging.LogRecord]:
+    """The access log's lines, which are written once the answer is out."""
+    end = time.monotonic() + 5
+    while len(told := [record for record in lines if record.name == "shoal.api"]) < count:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return told
+
+
 class TestLog:
     @pytest.fixture
     def lines(self) -> Iterator[list[logging.LogRecord]]:
@@ -125,7 +135,7 @@ class TestLog:
         made = api.sandbox(environment="dev")
         got = api.ask("GET", f"/v1/sandboxes/{made['id']}/wait?timeout=0")
         api.ask("GET", "/v1/nowhere?key=hush", token=None)
-        told = [record for record in lines if record.name == "shoal.api"]
+        told = until_told(lines, 3)
         created, waited, nowhere = (record.getMessage() for record in told)
         token_id = api.root.split("_")[1]
         assert 'method=POST route="/v1/sandboxes" status=201' in created
