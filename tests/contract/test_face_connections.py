@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shoal.model.errors import SandboxEnded, Unavailable
+from shoal.model.access import Caller, caller
+from shoal.model.errors import SandboxEnded, SandboxNotFound, Unavailable
 from shoal.model.grants import Grant
 from shoal.transport.connections import Connections
-from shoal.wire.frames import Kind
+from shoal.wire.frames import Decoder, Kind, encode
 from tests.contract.wire_peer import Peer, serving
 
 pytestmark = [pytest.mark.timeout(30)]
@@ -180,3 +181,62 @@ def test_each_loop_has_its_own_and_leaves_nothing_when_it_ends() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.anyio
+async def test_what_is_kept_for_one_caller_is_not_there_for_a_stranger() -> None:
+    async with serving(Answering()) as address:
+        cluster = Cluster(address)
+        connections = Connections(cluster.grant)
+        mine = await connections.agent("sb-1")
+        token = caller.set(Caller("tk-1", "dev"))
+        try:
+            for reach in (connections.agent, connections.channel, connections.grant):
+                with pytest.raises(SandboxNotFound, match="there is no sandbox sb-1;"):
+                    await reach("sb-1")
+            with pytest.raises(SandboxNotFound):
+                await connections.dial("sb-1", 80)
+        finally:
+            caller.reset(token)
+        assert await connections.agent("sb-1") is mine
+        assert cluster.asked == ["sb-1"]
+        await connections.close()
+
+
+@pytest.mark.anyio
+async def test_a_stranger_s_attempt_is_not_shared() -> None:
+    async with serving(Answering()) as address:
+
+        async def grant(sandbox_id: str) -> Grant:
+            await asyncio.sleep(0.01)
+            if caller.get().environment == "dev":
+                raise SandboxNotFound(f"there is no sandbox {sandbox_id}")
+            return Grant(sandbox_id, address, "token", time.time() + 600)
+
+        connections = Connections(grant)
+
+        async def as_stranger() -> None:
+            caller.set(Caller("tk-1", "dev"))
+            await connections.agent("sb-1")
+
+        stranger = asyncio.create_task(as_stranger())
+        await asyncio.sleep(0)
+        await (await connections.agent("sb-1")).ping()
+        with pytest.raises(SandboxNotFound):
+            await stranger
+        await connections.close()
+
+
+@pytest.mark.anyio
+async def test_a_channel_carries_frames_as_they_are() -> None:
+    async with serving(Answering()) as address:
+        connections = Connections(Cluster(address).grant)
+        channel = await connections.channel("sb-1")
+        await channel.write(encode(Kind.OPEN, 1, b'{"op":"ping"}'))
+        decoder = Decoder()
+        frames = decoder.feed(await asyncio.wait_for(channel.read(), 5))
+        assert [(frame.kind, frame.stream) for frame in frames] == [(Kind.REPLY, 1)]
+        await channel.close()
+        with pytest.raises(Unavailable):
+            await channel.write(b"x")
+        await channel.close()

@@ -157,7 +157,7 @@ class World:
         tasks: set[asyncio.Task[Any]] = set()
         token = _life.set(tasks)
         try:
-            parts = await open_parts(settings, SECRET, store, nodes, self, call=self.call)
+            parts = await open_parts(settings, SECRET, store, nodes, self, _not_overtaken, call=self.call)
         finally:
             _life.reset(token)
         return Controller(parts, store, tasks)
@@ -215,6 +215,10 @@ class World:
         slot = self.slots[slot_id]
         await asyncio.sleep(0)
         return (Slot(slot.id, slot.shape, slot, NODE), slot.sandbox_id) if slot.alive else None
+
+
+def _not_overtaken() -> None:
+    raise AssertionError("another controller has taken over")
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None) -> asyncio.Task[Any]:

@@ -168,3 +168,16 @@ async def test_closing_ends_every_slot_that_holds_nothing() -> None:
     pool_.close()
     assert set(maker.killed) == {"slot-0", "idle"}
     assert pool_.idle_count == 0
+
+
+async def test_a_crowd_is_served_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MAX_UNPLACED", 3)
+    maker = Maker()
+    made = pool(maker)
+    taking = [asyncio.create_task(made.take(SMALL, 5)) for _ in range(7)]
+    await asyncio.sleep(0)
+    for number in range(7):
+        assert len(maker.made) == min(7, number + 3)
+        await maker.place(number)
+    assert {slot.id for slot in await asyncio.gather(*taking)} == {f"slot-{n}" for n in range(7)}
+    assert maker.killed == []

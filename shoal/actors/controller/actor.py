@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +34,8 @@ from shoal.model.grants import Grant
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec
+
+log = logging.getLogger("shoal.controller")
 
 _READY_S = 60.0
 
@@ -218,7 +222,7 @@ class ControllerActor:
             return self._parts
         if self._opening is None:
             self._opening = asyncio.create_task(
-                open_parts(self._settings, self._secret, self._store, self._nodes, self._maker)
+                open_parts(self._settings, self._secret, self._store, self._nodes, self._maker, _end)
             )
         opening = self._opening
         try:
@@ -228,3 +232,9 @@ class ControllerActor:
                 self._opening = None  # the next call tries again
             raise
         return self._parts
+
+
+def _end() -> None:
+    """Another controller has taken the store over. Where this one is still the cluster's, Ray starts it anew, and it takes over in turn."""
+    log.error("another controller writes to the store; this one ends")
+    os._exit(1)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.record import SandboxRecord, to_row
 from shoal.actors.controller.store import Change, Store
 from shoal.model.access import AuditEntry, Caller
-from shoal.model.errors import ShoalError
+from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 
 log = logging.getLogger("shoal.ledger")
 
@@ -23,11 +23,12 @@ Happened = tuple[str, dict[str, Any]]
 
 
 class Ledger:
-    """Writes to the store, and publishes what was written."""
+    """Writes to the store, and publishes what was written. `overtaken` is called when another controller has taken the store over."""
 
-    def __init__(self, store: Store, events: EventLog) -> None:
+    def __init__(self, store: Store, events: EventLog, overtaken: Callable[[], None]) -> None:
         self.store = store
         self.events = events
+        self._overtaken = overtaken
         self._writing: set[asyncio.Task[None]] = set()
         self._late: list[tuple[SandboxRecord, tuple[Happened, ...], Sequence[AuditEntry]]] = []
         self._catching_up: asyncio.Task[None] | None = None
@@ -65,6 +66,10 @@ class Ledger:
     async def _write(self, change: Change) -> None:
         try:
             await self.store.write(change)
+        except FailedPrecondition as error:
+            self.events.drop(change.events)
+            self._overtaken()
+            raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None
         except BaseException:
             self.events.drop(change.events)
             raise

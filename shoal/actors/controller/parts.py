@@ -100,15 +100,21 @@ class Parts:
 
 
 async def open_parts(
-    settings: Settings, secret: bytes, store: Store, nodes: Nodes, maker: SlotMaker, call: Call = call
+    settings: Settings,
+    secret: bytes,
+    store: Store,
+    nodes: Nodes,
+    maker: SlotMaker,
+    overtaken: Callable[[], None],
+    call: Call = call,
 ) -> Parts:
-    """Opens the store, takes up what an earlier controller left, and starts the loops. `secret`: the cluster's; `call`: how actors
-    are called."""
+    """Opens the store, takes up what an earlier controller left, and starts the loops. `secret`: the cluster's; `overtaken`: called
+    when another controller has taken the store over; `call`: how actors are called."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     await nodes.refresh()
     defaults = settings.sandbox
     figures = Figures()
-    ledger = Ledger(store, EventLog(restored.last_event))
+    ledger = Ledger(store, EventLog(restored.last_event), overtaken)
     registry = Registry(settings.limits.history)
     history = History(registry, store)
     pool = SlotPool(maker, settings.node, SlotShape(defaults.cpu_request, defaults.memory_request, 0, None))
@@ -143,4 +149,6 @@ async def _every(seconds: float, body: Callable[[], Awaitable[None]]) -> None:
             await body()
         except (ShoalError, OSError) as error:
             log.warning("%s: %s", getattr(body, "__name__", "a loop"), error)
+        except Exception:  # a loop of the controller's must outlive any single failure
+            log.exception("%s", getattr(body, "__name__", "a loop"))
         await asyncio.sleep(seconds)

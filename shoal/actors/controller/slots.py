@@ -21,6 +21,9 @@ log = logging.getLogger("shoal.slots")
 
 _PRESSURE_S = 0.5
 
+MAX_UNPLACED = 128
+"""Slots of one shape that Ray is asked for at once; who waits beyond them is served as they come. Thousands would choke Ray."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -74,8 +77,7 @@ class SlotPool:
         waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         queue = self._waiting.setdefault(shape, deque())
         queue.append(waiter)
-        if self._being_made(shape) < len(queue):
-            self._make(shape)
+        self._make_missing(shape)
         pressure = asyncio.create_task(self._press(shape))
         try:
             async with asyncio.timeout(deadline_s):
@@ -147,6 +149,11 @@ class SlotPool:
     def idle_count(self) -> int:
         return sum(len(idle) for idle in self._idle.values())
 
+    def _make_missing(self, shape: SlotShape) -> None:
+        """One for each who waits."""
+        for _ in range(self._being_made(shape), min(len(self._waiting.get(shape, ())), MAX_UNPLACED)):
+            self._make(shape)
+
     def _make(self, shape: SlotShape) -> None:
         slot = self.maker.create(shape)
         self._making[slot.id] = (slot, asyncio.create_task(self._settle(slot)))
@@ -165,6 +172,7 @@ class SlotPool:
             self.put(slot)
         finally:
             self._making.pop(slot.id, None)
+            self._make_missing(slot.shape)
 
     async def _press(self, shape: SlotShape) -> None:
         """While somebody waits, idle slots of other shapes make room, oldest first."""

@@ -1,0 +1,170 @@
+"""Tunnels in the controller: their record, their tokens, what is asked of the node."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from shoal.actors.controller.tunnels import MAX_TUNNELS, api_url
+from shoal.model import grants
+from shoal.model.access import INSIDE, Caller
+from shoal.model.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    QuotaExceeded,
+    SandboxEnded,
+    ShoalError,
+    TunnelNotFound,
+    Unavailable,
+)
+from shoal.model.settings import ApiSettings
+from tests.unit.builders import spec
+from tests.unit.controller_world import SECRET, Controller, World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+
+class TcpWorld(World):
+    """A node that exposes ports: `exposed` by (sandbox, port). `fault` is raised by the next call."""
+
+    exposed: dict[tuple[str, int], bool]
+    fault: ShoalError | None = None
+
+    async def call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        if method not in ("expose", "unexpose"):
+            return await super().call(handle, method, *args, timeout_s=timeout_s)
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
+        if method == "unexpose":
+            self.exposed.pop((args[0], args[1]), None)
+            return None
+        self.exposed[args[0], args[1]] = args[2]
+        return f"10.0.0.1:{40000 + args[1]}"
+
+
+async def world_with_sandbox() -> tuple[TcpWorld, Controller, Any]:
+    world = TcpWorld()
+    world.exposed = {}
+    controller = await world.controller()
+    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 30, True, INSIDE))
+    return world, controller, controller.parts.registry.get(info.id)
+
+
+async def test_an_http_tunnel_is_its_record_and_its_token() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    made = await tunnels.expose(record, 8080, "http", False, Caller("tk-1"))
+    assert made.url == f"http://127.0.0.1:8000/t/{record.id}/8080/"
+    assert made.token is not None
+    claims = grants.verify(tunnels.secret, made.token, time.time())
+    assert (claims.sandbox_id, claims.key, claims.scopes, claims.port) == (record.id, "http", ("tunnel",), 8080)
+    with pytest.raises(ShoalError):
+        grants.verify(SECRET, made.token, time.time())
+    writes = world.disk.writes
+    again = await tunnels.expose(record, 8080, "http", False, INSIDE)
+    assert again.token is not None
+    assert world.disk.writes == writes
+    public = await tunnels.expose(record, 8080, "http", True, INSIDE)
+    assert (public.public, public.token, public.expires_at) == (True, None, None)
+    assert [t.public for t in tunnels.tunnels(record)] == [True]
+    await controller.kill()
+    second = await world.controller()
+    kept = second.parts.registry.get(record.id)
+    assert kept is not None
+    assert second.parts.tunnels.tunnels(kept) == [public]
+    await second.parts.tunnels.unexpose(kept, 8080, INSIDE)
+    await second.parts.tunnels.unexpose(kept, 8080, INSIDE)
+    assert second.parts.tunnels.tunnels(kept) == []
+    told = [(e.kind, e.data["token"]) for e in world.disk.events if e.kind.endswith("exposed")]
+    assert told == [("exposed", "tk-1"), ("exposed", "cluster"), ("unexposed", "cluster")]
+    assert [e.action for e in world.disk.audit if e.action.startswith("tunnel")] == [
+        "tunnel.expose",
+        "tunnel.expose",
+        "tunnel.unexpose",
+    ]
+    await second.kill()
+
+
+async def test_a_tcp_tunnel_listens_on_the_node() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    made = await tunnels.expose(record, 22, "tcp", False, INSIDE)
+    assert made.address == "10.0.0.1:40022"
+    assert made.token is not None
+    claims = grants.verify(SECRET, made.token, time.time())
+    assert (claims.key, claims.port) == (record.began.key, 22), "as the relay wants it"
+    assert world.exposed == {(record.id, 22): True}
+    await tunnels.expose(record, 22, "tcp", True, INSIDE)
+    assert world.exposed == {(record.id, 22): False}
+    changed = await tunnels.expose(record, 22, "http", True, INSIDE)
+    assert (changed.address, world.exposed) == (None, {})
+    await tunnels.expose(record, 22, "tcp", True, INSIDE)
+    await tunnels.unexpose(record, 22, INSIDE)
+    assert (world.exposed, record.tunnels) == ({}, {})
+    await controller.kill()
+
+
+async def test_one_that_could_not_be_opened_is_not_there() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    world.fault = Unavailable("the relay is being restarted")
+    with pytest.raises(Unavailable):
+        await tunnels.expose(record, 22, "tcp", False, INSIDE)
+    assert tunnels.tunnels(record) == []
+    world.disk.full = True
+    with pytest.raises(Unavailable):
+        await tunnels.expose(record, 80, "http", False, INSIDE)
+    world.disk.full = False
+    assert record.tunnels == {}
+    assert (await tunnels.expose(record, 22, "tcp", False, INSIDE)).address is not None
+    await controller.kill()
+
+
+async def test_bad_calls_are_named() -> None:
+    _, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    for port, protocol in ((0, "http"), (65536, "http"), (True, "http"), (80, "udp")):
+        with pytest.raises(InvalidRequest):
+            await tunnels.expose(record, port, protocol, False, INSIDE)
+    with pytest.raises(TunnelNotFound, match="expose it first"):
+        tunnels.token(record, 80, 60)
+    for number in range(MAX_TUNNELS):
+        await tunnels.expose(record, 1000 + number, "http", True, INSIDE)
+    with pytest.raises(QuotaExceeded):
+        await tunnels.expose(record, 80, "http", True, INSIDE)
+    for expires_in in (0, 8 * 86400, float("inf")):
+        with pytest.raises(InvalidRequest):
+            tunnels.token(record, 1000, expires_in)
+    await controller.begin(controller.parts.sandboxes.terminate(record.id, INSIDE))
+    assert tunnels.tunnels(record) == []
+    with pytest.raises(SandboxEnded):
+        await tunnels.expose(record, 1000, "http", True, INSIDE)
+    with pytest.raises(SandboxEnded):
+        tunnels.token(record, 1000, 60)
+    await controller.kill()
+
+
+async def test_before_it_runs_there_is_nothing_to_expose() -> None:
+    world = World(capacity=0)
+    controller = await world.controller()
+    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 30, False, INSIDE))
+    record = controller.parts.registry.get(info.id)
+    assert record is not None
+    with pytest.raises(FailedPrecondition):
+        await controller.parts.tunnels.expose(record, 80, "http", True, INSIDE)
+    await controller.kill()
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"host": "::1", "port": 80, "tls_cert": "/c", "tls_key": "/k"}, "https://[::1]:80"),
+        ({"url": "https://shoal.example.com"}, "https://shoal.example.com"),
+    ],
+)
+def test_urls_are_those_of_the_api(settings: dict[str, Any], url: str) -> None:
+    assert api_url(ApiSettings.model_validate(settings)) == url
