@@ -21,6 +21,7 @@ from shoal.cluster.api import (
     entries,
     events,
     execs,
+    exposures,
     files,
     health,
     logs,
@@ -39,6 +40,9 @@ from shoal.model.settings import Settings
 from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
 
+_LAST_MAKES_S = 5.0
+"""Seconds that a replica which ends gives to creates whose clients have left. What is on record by then the controller sees through."""
+
 
 def routers() -> list[APIRouter]:
     """Every group of routes, in the order in which they are tried: the busiest first, and `by-name/…` before all that a sandbox has."""
@@ -52,6 +56,7 @@ def routers() -> list[APIRouter]:
         files.router(),
         entries.router(),
         archive.router(),
+        exposures.router(),
         logs.router(),
         events.router(),
         admin.router(),
@@ -71,6 +76,7 @@ def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings
         openapi_tags=openapi.TAGS,
         lifespan=_lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # an address that is not in the document is none: nobody's token is to go where a Host header says
         swagger_ui_parameters={"persistAuthorization": True},
     )
     ledger = Ledger(replica_side)
@@ -109,5 +115,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         reporting.cancel()
-        await asyncio.gather(reporting, *app.state.makes, return_exceptions=True)
+        await asyncio.wait([reporting, *app.state.makes], timeout=_LAST_MAKES_S)
         await ledger.try_flush()

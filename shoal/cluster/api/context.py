@@ -43,8 +43,6 @@ class RequestContext:
     admitted: bool = False
     """`authenticated`: who calls is known; `admitted`: and may do this."""
     counter: str | None = None
-    passthrough: bool = False
-    """What is answered comes from inside a sandbox: the frame adds nothing to it."""
 
 
 current: ContextVar[RequestContext | None] = ContextVar("shoal_request", default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from shoal.cluster.api.context import RequestIdFilter
+from shoal.cluster.api.log_lines import write_lines
 from shoal.cluster.api.problems import Refused, answer, document
 from shoal.model.errors import InvalidRequest, ShoalError, error_classes
 from shoal.model.http import PROBLEM, STATUS, error_from_problem, status_of
@@ -130,6 +132,23 @@ class TestLog:
         yield records
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+    def test_lines_are_written_with_their_requests(self, api: Api) -> None:
+        logger = logging.getLogger("shoal")
+        before = logger.level, logger.propagate
+        stream = io.StringIO()
+        handler = write_lines(stream)
+        try:
+            got = api.ask("GET", "/v1/defaults")
+            end = time.monotonic() + 5
+            while "\n" not in stream.getvalue():
+                assert time.monotonic() < end
+                time.sleep(0.005)
+        finally:
+            logger.removeHandler(handler)
+            logger.level, logger.propagate = before
+        (line,) = stream.getvalue().splitlines()
+        assert f"INFO shoal.api [{got.headers['x-request-id']}] method=GET" in line
 
     def test_each_request_is_one_line(self, api: Api, lines: list[logging.LogRecord]) -> None:
         made = api.sandbox(environment="dev")
