@@ -86,9 +86,13 @@ def start(cluster: ClusterFile) -> None:
     if made is None:
         return
     made.prepare()
-    token = local_actors.serve(cluster, made.node_host, made.port)
+    url = normal_url(cluster.api_url)
+    known = config_file.read().servers.get(url, config_file.ServerEntry()).token
+    good = known is not None and answers(cluster, "/v1/tokens/self", known)
+    token = local_actors.serve(cluster, made.node_host, made.port, new_token=not good)
     _await_ready(cluster)
-    config_file.put(normal_url(cluster.api_url), token, default=False)
+    if token is not None:
+        config_file.put(url, token, default=False)
 
 
 def forget(cluster: ClusterFile) -> None:
@@ -119,7 +123,7 @@ def replicas(cluster: ClusterFile) -> int:
     return sum(haproxy.replicas(str(path)) for path in sockets)
 
 
-def answers(cluster: ClusterFile, path: str = "/v1/health") -> bool:
+def answers(cluster: ClusterFile, path: str = "/v1/health", token: str | None = None) -> bool:
     """Whether the API answers a GET of `path` with 200."""
     settings = Settings.from_dict(cluster.settings).api
     host, port = _reachable(settings.host), _port(cluster)
@@ -131,7 +135,7 @@ def answers(cluster: ClusterFile, path: str = "/v1/health") -> bool:
     else:
         connection = http.client.HTTPConnection(host, port, timeout=_LOOK_S)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
