@@ -31,13 +31,14 @@ def check_spec(spec: SandboxSpec, limits: Limits) -> None:
     for field, value in (("name", spec.name), ("environment", spec.environment)):
         if value is not None and not NAME.fullmatch(value):
             raise InvalidRequest(
-                f"{field}: {value!r} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field=field
+                f"{field}: {value!r:.80} is no name; use 1 to 64 letters, digits, dots, dashes and underscores",
+                field=field,
             )
     check_tags(spec.tags)
     if spec.workdir is not None:
         check_text("workdir", spec.workdir, "an absolute path such as '/work'")
         if not spec.workdir.startswith("/"):
-            raise InvalidRequest(f"workdir: {spec.workdir!r} is relative; give an absolute path", field="workdir")
+            raise InvalidRequest(f"workdir: {spec.workdir!r:.200} is relative; give an absolute path", field="workdir")
     if spec.user:
         check_text("user", spec.user, "a name, 'uid' or 'uid:gid'")
     check_number("timeout", spec.timeout, 0, limits.timeout, "seconds")
@@ -48,7 +49,7 @@ def check_spec(spec: SandboxSpec, limits: Limits) -> None:
         ("runtime", spec.runtime, ("runc", "runsc")),
     ):
         if value not in choices:
-            raise InvalidRequest(f"{field}: {value!r} is none of {', '.join(choices)}", field=field)
+            raise InvalidRequest(f"{field}: {value!r:.80} is none of {', '.join(choices)}", field=field)
     for field, value in (("region", spec.region), ("idempotency_key", spec.idempotency_key)):
         if value is not None:
             check_text(field, value, "a short text")
@@ -82,7 +83,7 @@ def check_number(field: str, value: Any, above: float, most: float, unit: str, *
     """`value` is a number with `above` < value ≤ `most`."""
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise InvalidRequest(f"{field}: {value!r} is not {kind} of {unit}", field=field)
+        raise InvalidRequest(f"{field}: {value!r:.80} is not {kind} of {unit}", field=field)
     if not math.isfinite(value) or not above < value <= most:
         raise InvalidRequest(
             f"{field}: {value} is out of range; give {kind} of {unit} above {above:g}, at most {most:g}", field=field
@@ -92,7 +93,7 @@ def check_number(field: str, value: Any, above: float, most: float, unit: str, *
 def check_text(field: str, value: Any, remedy: str) -> None:
     """`value` is a string, not empty, without NUL and valid UTF-8."""
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{field}: {value!r} is not usable; give {remedy}", field=field)
+        raise InvalidRequest(f"{field}: {value!r:.80} is not usable; give {remedy}", field=field)
     if "\0" in value:
         raise InvalidRequest(f"{field}: it holds a NUL character; remove it", field=field)
     try:
@@ -135,16 +136,16 @@ def check_environment_variables(field: str, env: Mapping[str, str]) -> None:
     for name, value in env.items():
         check_text(field, name, "names such as 'PATH'")
         if "=" in name:
-            raise InvalidRequest(f"{field}: the name {name!r} holds '='; remove it", field=field)
+            raise InvalidRequest(f"{field}: the name {name!r:.80} holds '='; remove it", field=field)
         if not isinstance(value, str):
-            raise InvalidRequest(f"{field}: {name} is {type(value).__name__}, not a string", field=field)
+            raise InvalidRequest(f"{field}: {name[:80]} is {type(value).__name__}, not a string", field=field)
         if value:
             check_text(field, value, "text")
         size = len(name.encode()) + len(value.encode()) + 2
         total += size
         if size > MAX_ARGV_ITEM:
             raise InvalidRequest(
-                f"{field}: {name} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file", field=field
+                f"{field}: {name[:80]} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file", field=field
             )
     if total > MAX_ARGV_BYTES:
         raise InvalidRequest(
@@ -159,7 +160,7 @@ def check_tags(tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         check_text("tags", key, "keys that are text")
         if not isinstance(value, str):
-            raise InvalidRequest(f"tags: {key} is {type(value).__name__}, not a string", field="tags")
+            raise InvalidRequest(f"tags: {key[:80]} is {type(value).__name__}, not a string", field="tags")
         if value:
             check_text("tags", value, "text")
         if len(key) > 256 or len(value) > 256:

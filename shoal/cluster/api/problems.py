@@ -86,13 +86,13 @@ def from_validation(error: RequestValidationError | WebSocketRequestValidationEr
     """What is wrong first, by the dotted name of its field."""
     first = error.errors()[0]
     place, *names = first["loc"] or ("body",)
-    field = ".".join(str(part) for part in names if _names(part)) or str(place)
+    field = (".".join(str(part) for part in names if _names(part)) or str(place))[:200]
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         reason = "there is no such member; remove it"
     elif first["type"] == "missing":
         reason = "it is missing; give it"
-    return InvalidRequest(f"{field}: {reason[:500]}", field=field[:200])
+    return InvalidRequest(f"{field}: {reason[:500]}", field=field)
 
 
 def _names(part: object) -> bool:

@@ -17,6 +17,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.core.transport import Response
 from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from shoal.cluster.api.app import make_app
 from shoal.model.http import PROBLEM
@@ -26,6 +27,7 @@ from tests.api import Api, serving
 
 EXAMPLES = int(os.environ.get("SHOAL_TEST_EXAMPLES", "10"))
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "7"))
+PATIENCE_S = 20
 
 # Where it is slow, that is for the number of requests, not for any of them.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 10 * EXAMPLES)]
@@ -117,9 +119,16 @@ def test_every_answer_is_one_that_the_document_has(
 ) -> None:
     reach(case, home)
     headers = {"Authorization": f"Bearer {api.root}"}
+    own = [problems_are_problems, ids_are_told]
+    excluded = [negative_data_rejection] if says_less(case) else []
     case.call_and_validate(
-        api.url, session, headers, additional_checks=[problems_are_problems, ids_are_told], timeout=20
+        api.url, session, headers, additional_checks=own, excluded_checks=excluded, timeout=PATIENCE_S
     )
+
+
+def says_less(case: schemathesis.Case) -> bool:
+    """Whether a part of its query does not arrive, whatever it was to break: an empty list is no parameter at all."""
+    return any(value is None or value in ([], {}) for value in case.query.values())
 
 
 def reach(case: schemathesis.Case, home: Home) -> None:
@@ -146,10 +155,10 @@ def reach(case: schemathesis.Case, home: Home) -> None:
             case.query["timeout"] = "0.01"
         if good and "path" in declared:
             case.query["path"] = "/tmp" if operation.endswith(("/entries", "/archive")) else "/tmp/file"
-    if good and not meta.is_negative_at(ParameterLocation.BODY) and isinstance(case.body, dict):
-        if operation.endswith(("/exec", "/processes")):
-            case.body.pop("command", None)
-            case.body["argv"] = PROGRAMS[len(case.body) % len(PROGRAMS)]
+    programs = operation.endswith(("/exec", "/processes")) and not meta.is_negative_at(ParameterLocation.BODY)
+    if good and programs and isinstance(case.body, dict):
+        case.body.pop("command", None)
+        case.body["argv"] = PROGRAMS[len(case.body) % len(PROGRAMS)]
 
 
 def problems_are_problems(ctx: object, response: Response, case: schemathesis.Case) -> None:
