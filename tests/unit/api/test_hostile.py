@@ -320,7 +320,8 @@ class TestText:
     def test_headers(self, api: Api) -> None:
         for header, status in [
             ("X-Request-Id: \xff\xfe", 200), (f"X-Request-Id: {'a' * 65}", 200), ("Last-Event-ID: \xb2", 400),
-            ("Last-Event-ID: -1", 400), ("Last-Event-ID: 99999999999999999999", 400), ("Cookie: \xff=\x01", 400), ("A\xe9: 1", 400), ("X: a\x00b", 400),
+            ("Last-Event-ID: -1", 400), ("Last-Event-ID: 99999999999999999999", 400), ("Cookie: \xff=\x01", 400),
+            ("A\xe9: 1", 400), ("X: a\x00b", 400),
         ]:  # fmt: skip
             said = exchange(api.port, request("GET", "/v1/events?follow=false", header, token=api.root))
             assert statuses(said) == [status], (header[:40], said[:300])
