@@ -60,6 +60,9 @@ async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
                     waiting = group.create_task(process.wait.aio())
             except BaseExceptionGroup as failed:
                 raise failed.exceptions[0] from None  # the others say the same
+            finally:
+                if feeding is not None:
+                    await feeding.stop()
             return waiting.result()
 
 
@@ -87,19 +90,41 @@ class _Feeder:
     def __init__(self, process: Process[bytes]) -> None:
         self._process = process
         self._loop = asyncio.get_running_loop()
+        self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="stdin", daemon=True).start()
 
+    async def stop(self) -> None:
+        """No more is passed on of what was read."""
+        await self._watch_no_more()
+
     def _run(self) -> None:
         try:
             while data := self._read():
-                self._await(self._process.stdin.write.aio(data))
-            self._await(self._process.stdin.close.aio())
+                self._await(self._pass_on(data))
+            self._await(self._end())
         except (FailedPrecondition, SandboxEnded, CancelledError):
             pass  # it does not read any more, or is over
         except ShoalError as error:
             sys.stderr.write(f"shoal: the input could not be passed on: {error}\n")
+
+    async def _pass_on(self, data: bytes) -> None:
+        await self._watch_no_more()
+        await self._process.stdin.write.aio(data)
+        # The next key may be long in coming: were the connection to break meanwhile, this one might be lost with it.
+        self._watching = self._loop.create_task(self._process.stdin.watch())
+        self._watching.add_done_callback(_seen)
+
+    async def _end(self) -> None:
+        await self._watch_no_more()
+        await self._process.stdin.close.aio()
+
+    async def _watch_no_more(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
 
     def _read(self) -> bytes:
         try:
@@ -114,6 +139,11 @@ class _Feeder:
             coroutine.close()
             raise CancelledError from None
         future.result()
+
+
+def _seen(watching: asyncio.Task[None]) -> None:
+    if not watching.cancelled():
+        watching.exception()  # the next write raises the same
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class RelayProcess:
             "listen": self.address,
             "secret": self.secret.hex(),
             "control": str(self._control),
-            "idle_exit_s": 60,
+            "idle_exit_s": 300,
         }
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(str(agent_binary()), "relay", stdin=pipe, stdout=pipe)

@@ -11,14 +11,24 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm")
+COMMANDS = (
+    *("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm"),
+    *("login", "logout", "audit", "events"),
+)
+GROUPS = {"tokens": ("create", "ls", "rm"), "environments": ("create", "ls", "quota", "rm")}
 
 
 def shoal(*arguments: str, state: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHOAL_", "RAY_", "DOCKER_"))}
     return subprocess.run(
         [sys.executable, "-m", "shoal.cli.main", *arguments],
-        env={**kept, "SHOAL_STATE_DIR": str(state), "SHOAL_RUN_DIR": str(state / "run"), **environ},
+        env={
+            **kept,
+            "SHOAL_STATE_DIR": str(state),
+            "SHOAL_RUN_DIR": str(state / "run"),
+            "SHOAL_CONFIG": str(state / "config.toml"),
+            **environ,
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -27,9 +37,11 @@ def shoal(*arguments: str, state: Path, **environ: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands)]
+)
 def test_help_teaches_by_examples(command: str, tmp_path: Path) -> None:
-    shown = shoal(command, "--help", state=tmp_path)
+    shown = shoal(*command.split(), "--help", state=tmp_path)
     assert shown.returncode == 0
     assert "Examples:" in shown.stdout
     assert f"shoal {command}" in shown.stdout
@@ -41,7 +53,7 @@ def test_help_lists_every_command_and_is_quick(tmp_path: Path) -> None:
         started = time.monotonic()
         shown = shoal("--help", state=tmp_path)
         took.append(time.monotonic() - started)
-    assert all(f"\n  {command} " in shown.stdout for command in COMMANDS)
+    assert all(f"\n  {command} " in shown.stdout for command in (*COMMANDS, *GROUPS))
     assert min(took) < 0.5, took
 
 
@@ -89,6 +101,15 @@ def test_status_without_a_cluster(tmp_path: Path) -> None:
         ("shell", "web"),
         ("dance",),
         ("ls", "--tag", "x"),
+        ("ls", "--state", "happy"),
+        ("--url", "localhost:8000", "ls"),
+        ("login", "localhost:8000"),
+        ("login", "http://127.0.0.1:1"),
+        ("logout", "http://127.0.0.1:1"),
+        ("logout",),
+        ("tokens", "create", "ci", "--expires-in", "soon"),
+        ("tokens", "rm", "shoal_tk-1_x"),
+        ("environments", "create", "x", "--memory", "1:2"),
     ],
 )
 def test_a_call_that_is_wrong_exits_with_2_and_says_why(arguments: tuple[str, ...], tmp_path: Path) -> None:

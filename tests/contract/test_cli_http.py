@@ -1,0 +1,200 @@
+"""The command line through the HTTP API: a real agent behind it, the rest of the cluster in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal.model.access import Scope
+from tests.contract.face_relay import Ground, ground
+from tests.terminal import COMMAND, terminal
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Ground]:
+    with ground("http") as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def environment(place: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who knows of no cluster yet; gives the file that `login` writes."""
+    for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SHOAL_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("SHOAL_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "config.toml"
+
+
+@pytest.fixture
+def known(place: Ground, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL, which the environment names, and its token."""
+    assert place.api is not None
+    monkeypatch.setenv("SHOAL_URL", place.api.url)
+    monkeypatch.setenv("SHOAL_TOKEN", place.token)
+    return place.api.url
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def good(*arguments: str, stdin: bytes = b"") -> str:
+    """What it prints; it must succeed."""
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_login_and_logout(place: Ground, environment: Path) -> None:
+    assert place.api is not None
+    url = place.api.url
+    wrong = run("login", url, "--token-stdin", stdin=b"shoal_tk-aaaaaaaaaaaaaaaa_" + b"b" * 32)
+    assert (wrong.returncode, environment.exists()) == (77, False)
+    assert "does not take the token" in wrong.stderr
+    assert run("login", url).returncode == 2  # no terminal to ask at
+    told = run("login", f"{url}/", "--token-stdin", stdin=f"{place.token}\n".encode())
+    assert told.returncode == 0
+    assert url in told.stderr
+    assert place.token not in told.stderr
+    assert stat.S_IMODE(environment.stat().st_mode) == 0o600
+    assert place.sandbox.id in good("ls", "-q")
+    assert good("logout") == ""
+    assert run("ls").returncode == 78
+    assert run("--url", url, "ls").returncode == 77
+
+
+def test_login_asks_without_an_echo(place: Ground, environment: Path) -> None:
+    assert place.api is not None
+    with terminal("login", place.api.url) as at:
+        at.expect("Token for")
+        at.type(f"{place.token}\n")
+        assert place.token not in at.expect("takes the token")
+        assert at.exit_code() == 0
+    assert place.token in environment.read_text()
+
+
+def test_options_go_before_the_environment(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_URL", "http://127.0.0.1:1")
+    assert run("ls").returncode == 69
+    assert place.sandbox.id in good("--url", known, "ls", "-q")
+    monkeypatch.delenv("SHOAL_TOKEN")
+    assert place.sandbox.id in good("--url", known, "--token", place.token, "ls", "-q")
+
+
+def test_sandboxes(place: Ground, known: str) -> None:
+    assert place.sandbox.id in good("ls", "-q", "--state", "running")
+    assert good("ls", "-q", "--state", "pending") == ""
+    box = place.sandbox.id
+    assert good("exec", box, "sh", "-c", "echo out; cat", stdin=b"in") == "out\nin"
+    failed = run("exec", box, "sh", "-c", "echo err >&2; exit 7")
+    assert (failed.returncode, failed.stderr) == (7, "err\n")
+    assert run("exec", box, "no-such-program").returncode == 127
+    assert run("exec", "sb-none", "true").returncode == 66
+    # Gathered in one place so that the data really goes both ways.
+    data = os.urandom(3_000_000)
+    source, target = place.bed.directory / "source", place.bed.directory / "target"
+    source.write_bytes(data)
+    good("cp", "-q", str(source), f"{box}:{target}")
+    assert target.read_bytes() == data
+    good("cp", "-q", f"{box}:{target}", f"{source}.back")
+    assert Path(f"{source}.back").read_bytes() == data
+
+
+def test_status(known: str) -> None:
+    told = json.loads(good("status", "--json"))
+    assert (told["url"], told["running"], len(told["nodes"])) == (known, True, 1)
+    assert known in good("status")
+
+
+def test_a_shell_at_a_terminal(place: Ground, known: str) -> None:
+    with terminal("shell", place.sandbox.id) as at:
+        at.expect("# ")
+        at.type("PS1='$ '; tty; stty size; echo $TERM-$((6*7))\n")
+        at.expect("/dev/pts/")
+        at.expect("30 100")
+        at.expect("xterm-42")
+        at.resize(50, 132)
+        at.type("while [ \"$(stty size)\" != '50 132' ]; do sleep 0.05; done; echo done-$((1+1))\n")
+        at.expect("done-2")
+        at.type("echo begun-$((1+1)); sleep 100\n")
+        at.expect("begun-2")
+        at.type("\x03")  # Ctrl-C is for the program inside; it also drops what was typed ahead
+        at.expect("$ ")
+        at.type("echo still-$((2+2))\n")
+        at.expect("still-4")
+        place.interrupt()  # the connection breaks, the shell does not
+        at.type("echo after-$((3+3))\n")
+        at.expect("after-6")
+        at.type("(exit 9)\n\x04")  # Ctrl-D ends it
+        assert at.exit_code() == 9
+
+
+def test_tokens(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = good("tokens", "create", "ci", "--environment", "dev", "--expires-in", "12h").strip()
+    monkeypatch.setenv("SHOAL_TOKEN", text)
+    assert good("ls", "-q") == ""
+    refused = run("tokens", "ls")
+    assert (refused.returncode, "admin" in refused.stderr) == (77, True)
+    monkeypatch.undo()
+
+
+def test_tokens_are_listed_and_revoked(place: Ground, known: str) -> None:
+    made = json.loads(good("tokens", "create", "old", "--scope", "read", "--json"))
+    assert made["token"].startswith("shoal_tk-")
+    rows = good("tokens", "ls").splitlines()
+    assert rows[0].split()[:4] == ["ID", "NAME", "ENVIRONMENT", "SCOPE"]
+    assert any(row.split()[:4] == [made["id"], "old", "main", "read"] for row in rows)
+    assert made["token"] not in "".join(rows)
+    assert made["id"] in run("tokens", "rm", made["id"]).stderr
+    assert made["id"] not in good("tokens", "ls")
+    assert made["id"] in good("tokens", "ls", "--all")
+    assert run("tokens", "rm", "tk-none").returncode == 66
+    wrong = run("tokens", "create", "x", "--scope", "root")
+    assert (wrong.returncode, "read, run or admin" in wrong.stderr) == (2, True)
+
+
+def test_environments(known: str) -> None:
+    made = json.loads(good("environments", "create", "team", "--sandboxes", "5", "--memory", "2g", "--json"))
+    assert made["quota"] == {"sandboxes": 5, "cpu": None, "memory": 2048, "creates_per_minute": None}
+    assert "0 of 5" in good("environments", "ls")
+    good("environments", "quota", "team", "--cpu", "1.5")
+    (team,) = [each for each in json.loads(good("environments", "ls", "--json")) if each["name"] == "team"]
+    assert (team["quota"]["sandboxes"], team["quota"]["cpu"]) == (None, 1.5)
+    assert run("environments", "create", "team").returncode == 73
+    good("environments", "rm", "team")
+    assert run("environments", "rm", "team").returncode == 66
+    assert run("environments", "rm", "main").returncode == 2
+
+
+def test_audit_and_events(place: Ground, known: str) -> None:
+    good("tokens", "create", "for-the-log")
+    wanted = "token.create"
+    deadline = time.monotonic() + 20
+    while wanted not in (shown := good("audit")):  # replicas tell the cluster now and then
+        assert time.monotonic() < deadline, shown
+    assert wanted in {entry["action"] for entry in json.loads(good("audit", "-n", "5", "--json"))}
+    first = good("events", "--no-follow", "--json").splitlines()[0]
+    assert json.loads(first)["sandbox_id"] == place.sandbox.id
+    with terminal("events", "--after", "0") as at:
+        at.expect(place.sandbox.id)
+        at.type("\x03")
+        assert at.exit_code() == 130
+
+
+def test_empty_states_say_what_to_do(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text = place.do(place.cluster.admin.create_token("dev", "dev", Scope.READ, None))
+    monkeypatch.setenv("SHOAL_TOKEN", text)
+    assert good("events", "--no-follow") == ""
+    listed = good("ls")
+    assert listed.splitlines()[0].startswith("ID")
