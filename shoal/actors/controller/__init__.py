@@ -5,6 +5,8 @@
     sandboxes.py  what clients ask of sandboxes
     admission.py  from a spec to an accepted sandbox
     lifecycles.py brings sandboxes up, watches them, ends them, goes on with those of an earlier controller
+    takeover.py   when an actor of a sandbox's is lost
+    endings.py    what is said of an end
     recovery.py   what an earlier controller left
     registry.py   the sandboxes in memory: by id, name, tag, idempotency key (pure)
     record.py     one sandbox as the registry holds it, and its row

@@ -20,30 +20,30 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.actors.controller.endings import (
+    ON_REQUEST,
+    ended_error,
+    evicted,
+    failed_start,
+    given_up,
+    node_lost,
+    too_late,
+)
 from shoal.actors.controller.figures import Figures
 from shoal.actors.controller.ledger import Ledger, audited, created, entered
-from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.registry import Registry
-from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
+from shoal.actors.controller.slots import Slot, SlotPool
+from shoal.actors.controller.takeover import Takeover
 from shoal.actors.handles import call, is_gone
 from shoal.actors.messages import Began, End
 from shoal.model.access import AuditEntry, Caller
-from shoal.model.errors import (
-    DeadlineExceeded,
-    ImageNotFound,
-    NotFound,
-    SandboxEnded,
-    SandboxNotFound,
-    ShoalError,
-    Unavailable,
-)
-from shoal.model.states import Event, Reason, State
+from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.states import Event, State
 
 log = logging.getLogger("shoal.lifecycles")
 
 _RETRY_S = 0.2
-_ADOPT_ATTEMPTS = 5
 _START_ATTEMPTS = 3
 
 
@@ -54,8 +54,7 @@ class Lifecycles:
     registry: Registry
     ledger: Ledger
     pool: SlotPool
-    maker: SlotMaker
-    nodes: Nodes
+    takeover: Takeover
     figures: Figures
     call: Callable[..., Awaitable[Any]] = call
     _slots: dict[str, Slot] = field(default_factory=dict)
@@ -149,7 +148,7 @@ class Lifecycles:
                     slot = None
         except ShoalError as error:
             self.registry.release_key(record)
-            await self._finish(record, _failed_start(error))
+            await self._finish(record, failed_start(error))
             raise
 
     def _place(self, record: SandboxRecord, slot: Slot) -> None:
@@ -181,7 +180,7 @@ class Lifecycles:
         except Unavailable as error:
             if is_gone(error):
                 self._slots.pop(record.id, None)
-                await self._remove_from_nodes(record.id, slot.node_id)
+                await self.takeover.remove(record.id, slot.node_id)
             else:
                 self._free(record, slot)
             raise
@@ -198,7 +197,7 @@ class Lifecycles:
         """A start that took too long: its slot is not trusted any more, and what it made is removed."""
         self._slots.pop(record.id, None)
         self.pool.discard(slot)
-        removal = asyncio.create_task(self._remove_from_nodes(record.id, slot.node_id))
+        removal = asyncio.create_task(self.takeover.remove(record.id, slot.node_id))
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
 
@@ -231,7 +230,7 @@ class Lifecycles:
         if creating is not None:
             if record.id not in self._slots:  # still waiting for room; first of all it must not find any more
                 creating.cancel()
-                await self._finish(record, End(Reason.TERMINATED, None, message, time.time()))
+                await self._finish(record, given_up(message))
                 return
             await asyncio.wait([creating])
         while not record.ended:
@@ -251,11 +250,14 @@ class Lifecycles:
         """Waits for the sandbox's end, through any number of slots; None: its slot was lost."""
         while True:
             if slot is None:
-                adopted = await self._adopt(record)
+                self._slots.pop(record.id, None)
+                adopted = await self.takeover.adopt(record)
                 if isinstance(adopted, End):
                     await self._finish(record, adopted)
                     return
-                slot = adopted
+                slot = self._slots[record.id] = adopted
+                record.slot_id = slot.id
+                await self.ledger.keep(record)
             try:
                 end: End = await self.call(slot.handle, "ended", record.id)
                 break
@@ -265,7 +267,7 @@ class Lifecycles:
                 else:
                     await asyncio.sleep(_RETRY_S)
             except SandboxNotFound:
-                end = End(Reason.EVICTED, None, "its actor does not hold it any more", time.time())
+                end = evicted("its actor does not hold it any more")
                 break
         await self._finish(record, end)
         self._slots.pop(record.id, None)
@@ -276,33 +278,6 @@ class Lifecycles:
         else:
             self.pool.put(slot)
 
-    async def _adopt(self, record: SandboxRecord) -> Slot | End:
-        """The slot of a running sandbox died: a new one on the same machine takes its container over."""
-        assert record.began is not None
-        log.warning("slot %s of %s died; taking its container over", record.slot_id, record.id)
-        self._slots.pop(record.id, None)
-        for _ in range(_ADOPT_ATTEMPTS):
-            slot = self.maker.create(record.spec.slot_shape, record.began.node_id)
-            try:
-                await self.maker.placed(slot)
-                record.began = await self.call(slot.handle, "adopt", record.id, record.spec, record.began.started_at)
-            except NotFound:
-                self.pool.put(slot)
-                return End(Reason.EVICTED, None, "its container was gone when its actor came back", time.time())
-            except ShoalError as error:
-                log.warning("%s: %s", record.id, error)
-                self.maker.kill(slot)
-                if not self.nodes.alive(record.began.node_id):
-                    return End(Reason.NODE_LOST, None, "its machine is gone; create it again", time.time())
-                await asyncio.sleep(_RETRY_S)
-                continue
-            record.slot_id = slot.id
-            self._slots[record.id] = slot
-            await self.ledger.keep(record)
-            return slot
-        await self._remove_from_nodes(record.id, record.began.node_id)
-        return End(Reason.EVICTED, None, "no actor could take its container over", time.time())
-
     async def lose_node(self, node_id: str) -> None:
         """A machine is gone, and its sandboxes with it."""
         for record in self.registry.live():
@@ -311,9 +286,7 @@ class Lifecycles:
                 if task is not None:
                     task.cancel()
                 self._slots.pop(record.id, None)
-                await self._finish(
-                    record, End(Reason.NODE_LOST, None, "its machine is gone; create it again", time.time())
-                )
+                await self._finish(record, node_lost())
 
     async def _finish(self, record: SandboxRecord, end: End) -> None:
         if record.ended:
@@ -336,10 +309,9 @@ class Lifecycles:
             if record.ended_by is not None:
                 self._go_on_ending(record)
         elif record.ended_by is not None:
-            self._go_on(record, self._undo(record, slot, End(Reason.TERMINATED, None, _ASKED, time.time())))
+            self._go_on(record, self._undo(record, slot, given_up(ON_REQUEST)))
         elif record.deadline <= time.time():
-            message = "the controller was restarted while it was made, and its deadline has passed; create it again"
-            self._go_on(record, self._undo(record, slot, End(Reason.START_FAILED, None, message, time.time())))
+            self._go_on(record, self._undo(record, slot, too_late()))
         else:
             self._go_on(record, self._make_again(record, slot))
 
@@ -348,49 +320,18 @@ class Lifecycles:
         if slot is not None:
             self._slots[record.id] = slot
         elif record.slot_id is not None:
-            await self._remove_from_nodes(record.id, None)
+            await self.takeover.remove(record.id, None)
         await self._bring_up(record, slot)
 
     async def _undo(self, record: SandboxRecord, slot: Slot | None, end: End) -> None:
         if slot is not None:
             self.pool.discard(slot)
         if record.slot_id is not None:
-            await self._remove_from_nodes(record.id, None)
+            await self.takeover.remove(record.id, None)
         self.registry.release_key(record)
         await self._finish(record, end)
 
     def _go_on_ending(self, record: SandboxRecord) -> None:
-        ending = asyncio.create_task(self._bring_down(record, _ASKED))
+        ending = asyncio.create_task(self._bring_down(record, ON_REQUEST))
         self._removals.add(ending)
         ending.add_done_callback(self._removals.discard)
-
-    async def _remove_from_nodes(self, sandbox_id: str, node_id: str | None) -> None:
-        """Whatever container the sandbox has anywhere is removed. A node that does not answer sweeps it by itself later."""
-        if node_id is not None and not self.nodes.alive(node_id):
-            return
-        handles = self.nodes.handles() if node_id is None else [self.nodes.handle(node_id)]
-        for result in await asyncio.gather(
-            *(self.call(handle, "remove_sandbox", sandbox_id, timeout_s=30) for handle in handles),
-            return_exceptions=True,
-        ):
-            if isinstance(result, BaseException):
-                log.warning("removing %s: %s; the node's sweep will do it", sandbox_id, result)
-
-
-_ASKED = "terminated on request"
-
-
-def _failed_start(error: ShoalError) -> End:
-    reason = Reason.IMAGE_ERROR if isinstance(error, ImageNotFound) else Reason.START_FAILED
-    return End(reason, getattr(error, "exit_code", None), error.message, time.time())
-
-
-def ended_error(record: SandboxRecord) -> SandboxEnded:
-    """What a caller gets who wants something of a sandbox that has ended."""
-    assert record.end is not None
-    end = record.end
-    return SandboxEnded(
-        f"sandbox {record.id} has ended ({end.reason.value}): {end.message}",
-        reason=end.reason.value,
-        exit_code=end.returncode,
-    )

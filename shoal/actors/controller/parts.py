@@ -23,6 +23,7 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.slots import SlotMaker, SlotPool
 from shoal.actors.controller.store import Store
+from shoal.actors.controller.takeover import Takeover
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
 from shoal.model.access import INSIDE
@@ -118,7 +119,7 @@ async def open_parts(
     registry = Registry(settings.limits.history)
     history = History(registry, store)
     pool = SlotPool(maker, settings.node, SlotShape(defaults.cpu_request, defaults.memory_request, 0, None))
-    lives = Lifecycles(registry, ledger, pool, maker, nodes, figures, call)
+    lives = Lifecycles(registry, ledger, pool, Takeover(pool, maker, nodes, call), figures, call)
     accounts = Accounts(ledger, registry)
     admission = Admission(settings.limits, registry, accounts, nodes)
     parts = Parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from shoal.actors.messages import Began, End
@@ -89,7 +89,9 @@ class SandboxRecord:
     @property
     def spec_row(self) -> dict[str, Any]:
         if self._spec_row is None:
-            self._spec_row = asdict(self.spec)
+            spec = self.spec
+            nested = {"resources": _plain(spec.resources), "tags": dict(spec.tags), "env": dict(spec.env)}
+            self._spec_row = {**_plain(spec), **nested}
         return self._spec_row
 
 
@@ -107,13 +109,13 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "state": record.life.state.value,
         "history": [(at, event.value, state.value) for at, event, state in record.life.history],
         "slot_id": record.slot_id,
-        "began": None if record.began is None else asdict(record.began),
-        "end": None if record.end is None else asdict(record.end),
+        "began": None if record.began is None else _plain(record.began),
+        "end": None if record.end is None else _plain(record.end),
         "deadline": record.deadline,
         "created_by": record.created_by,
         "ended_by": record.ended_by,
         "released": record.released,
-        "tunnels": [asdict(exposure) for exposure in record.tunnels.values()],
+        "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
 
 
@@ -143,3 +145,8 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     if record.ended:
         record.settled.set()
     return record
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass as a dict, one level deep: `asdict` copies all that lies below, which is most of what a create costs here."""
+    return {one.name: getattr(value, one.name) for one in fields(value)}

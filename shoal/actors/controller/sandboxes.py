@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.actors.controller.admission import Admission
+from shoal.actors.controller.endings import ON_REQUEST, ended_error
 from shoal.actors.controller.figures import Figures
 from shoal.actors.controller.history import History
 from shoal.actors.controller.ledger import Ledger, audited
-from shoal.actors.controller.lifecycles import Lifecycles, ended_error
+from shoal.actors.controller.lifecycles import Lifecycles
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.registry import Registry
@@ -113,7 +114,7 @@ class Sandboxes:
     async def terminate(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """Ends it and returns once its container is gone. Of one that has ended: its end."""
         record = await self.history.get(sandbox_id, caller)
-        await self.lives.terminate(record, "terminated on request", caller)
+        await self.lives.terminate(record, ON_REQUEST, caller)
         return record.info
 
     async def wait(self, sandbox_id: str, timeout_s: float, caller: Caller) -> SandboxInfo:

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from shoal.actors.controller.endings import ended_error
 from shoal.actors.controller.ledger import Ledger, audited
-from shoal.actors.controller.lifecycles import ended_error
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import Exposure, SandboxRecord
 from shoal.actors.handles import call

@@ -1,0 +1,67 @@
+"""When an actor of a sandbox's is lost: another takes its container over, or what there is of it is removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.actors.controller.endings import evicted, node_lost
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
+from shoal.actors.messages import End
+from shoal.model.errors import NotFound, ShoalError
+
+log = logging.getLogger("shoal.lifecycles")
+
+_ATTEMPTS = 5
+_RETRY_S = 0.2
+_REMOVE_S = 30.0
+
+
+@dataclass(slots=True)
+class Takeover:
+    """`call`: how actors are called."""
+
+    pool: SlotPool
+    maker: SlotMaker
+    nodes: Nodes
+    call: Callable[..., Awaitable[Any]]
+
+    async def adopt(self, record: SandboxRecord) -> Slot | End:
+        """The slot of a running sandbox died: a new one on the same machine takes its container over. Where none can, its end."""
+        assert record.began is not None
+        log.warning("slot %s of %s died; taking its container over", record.slot_id, record.id)
+        for _ in range(_ATTEMPTS):
+            slot = self.maker.create(record.spec.slot_shape, record.began.node_id)
+            try:
+                await self.maker.placed(slot)
+                record.began = await self.call(slot.handle, "adopt", record.id, record.spec, record.began.started_at)
+            except NotFound:
+                self.pool.put(slot)
+                return evicted("its container was gone when its actor came back")
+            except ShoalError as error:
+                log.warning("%s: %s", record.id, error)
+                self.maker.kill(slot)
+                if not self.nodes.alive(record.began.node_id):
+                    return node_lost()
+                await asyncio.sleep(_RETRY_S)
+                continue
+            return slot
+        await self.remove(record.id, record.began.node_id)
+        return evicted("no actor could take its container over")
+
+    async def remove(self, sandbox_id: str, node_id: str | None) -> None:
+        """Whatever container the sandbox has on a node, or (None) anywhere, is removed. A node that does not answer sweeps by itself later."""
+        if node_id is not None and not self.nodes.alive(node_id):
+            return
+        handles = self.nodes.handles() if node_id is None else [self.nodes.handle(node_id)]
+        for result in await asyncio.gather(
+            *(self.call(handle, "remove_sandbox", sandbox_id, timeout_s=_REMOVE_S) for handle in handles),
+            return_exceptions=True,
+        ):
+            if isinstance(result, BaseException):
+                log.warning("removing %s: %s; the node's sweep will do it", sandbox_id, result)
