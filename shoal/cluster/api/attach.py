@@ -21,7 +21,7 @@ from shoal._reach import Reach
 from shoal._signals import signal_number
 from shoal.cluster.api.auth import needs, subprotocol
 from shoal.cluster.api.context import audited, counted, get_transport
-from shoal.cluster.api.flowing import first_to_end
+from shoal.cluster.api.flowing import all_to_end, first_to_end
 from shoal.cluster.api.models_data import Eof, ProcessStart, Resize, Return, Said
 from shoal.cluster.api.outputs import Following
 from shoal.cluster.api.problems import document
@@ -143,9 +143,7 @@ class _Attachment:
     # To the client
 
     async def _tell(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for fd in self._outputs:
-                group.create_task(self._pump(fd))
+        await all_to_end(*(self._pump(fd) for fd in self._outputs))
         end = await self._reach.call(lambda agent: agent.wait(self._id))
         await send_json(self._websocket, {"type": "exit", "returncode": end.exit, "timed_out": end.timed_out})
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from shoal.model.errors import DeadlineExceeded
+from shoal.model.errors import DeadlineExceeded, QuotaExceeded
 
 MAX_STALLED = 256
 """Clients of this replica that may stall for as long as they like."""
@@ -29,12 +29,13 @@ OCTETS = "application/octet-stream"
 
 
 class Sending:
-    """Who waits for a client to take something; `async with` it around each send."""
+    """Who waits for a client to take something: `with` it around each send, which raises `QuotaExceeded` where that was cut off."""
 
     def __init__(self, limit: int = MAX_STALLED, patience_s: float = PATIENCE_S) -> None:
         self._limit = limit
         self._patience_s = patience_s
         self._waiting: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
+        self._cut: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -44,7 +45,8 @@ class Sending:
             oldest, since = next(iter(self._waiting.items()))
             if now - since > self._patience_s:
                 del self._waiting[oldest]
-                oldest.cancel("its client does not read, and there are too many of that kind")
+                self._cut.add(oldest)
+                oldest.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -52,6 +54,11 @@ class Sending:
         task = asyncio.current_task()
         assert task is not None
         self._waiting.pop(task, None)
+        if task in self._cut:
+            self._cut.discard(task)
+            if kind is asyncio.CancelledError:
+                task.uncancel()
+                raise QuotaExceeded("the client does not read, and too many do not: come back for the rest") from None
 
 
 sending = Sending()
@@ -110,9 +117,18 @@ class Flowing(Response):
 
 async def first_to_end(*work: Coroutine[Any, Any, None]) -> None:
     """Runs all until one of them ends, ends the others, and raises what the first raised."""
+    await _together(work, asyncio.FIRST_COMPLETED)
+
+
+async def all_to_end(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs all to their ends. Where one raises, ends the others, and raises that."""
+    await _together(work, asyncio.FIRST_EXCEPTION)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, None]], until: str) -> None:
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=until)
     finally:
         for task in tasks:
             task.cancel()

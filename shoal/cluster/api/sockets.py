@@ -23,6 +23,7 @@ from shoal.model.errors import (
     InvalidRequest,
     NotFound,
     PermissionDenied,
+    QuotaExceeded,
     ShoalError,
     Unauthenticated,
     Unavailable,
@@ -82,7 +83,11 @@ def parse(model: type[M], text: str) -> M:
 
 async def fail(websocket: WebSocket, error: ShoalError, request_id: str | None) -> None:
     """Tells a client of an error, and closes: 1008 where it is the client's, 1011 otherwise."""
-    await send_json(websocket, {"type": "error", "problem": document(error, request_id)})
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await send_json(websocket, {"type": "error", "problem": document(error, request_id)})
+    except (TimeoutError, WebSocketDisconnect, RuntimeError, QuotaExceeded):
+        pass  # it has gone, or reads nothing any more
     await close(websocket, refusal(error), error.code)
 
 

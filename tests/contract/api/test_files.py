@@ -31,6 +31,18 @@ def ten(place: Lab) -> Path:
     return path
 
 
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def fill(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 async def get(place: Lab, path: Path, *, method: str = "GET", **headers: str) -> tuple[int, bytes, Any]:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     async with place.http.request(method, f"{place.at}/files", params={"path": str(path)}, headers=sent) as answer:
@@ -52,10 +64,10 @@ async def test_down_and_up(place: Lab, ten: Path) -> None:
     assert headers["Content-Disposition"] == "attachment"
     assert headers["Accept-Ranges"] == "bytes"
     assert await put(place, ten, b"abc", mode="600") == 3
-    assert (ten.read_bytes(), ten.stat().st_mode & 0o777) == (b"abc", 0o600)
+    assert (content(ten), mode(ten)) == (b"abc", 0o600)
     assert await put(place, ten, b"", append="true") == 0
     assert await put(place, ten, b"def", append="true") == 3
-    assert ten.read_bytes() == b"abcdef"
+    assert content(ten) == b"abcdef"
     deep = place.directory / "a" / "b" / "new"
     assert await place.problem("PUT", f"/files?path={deep}", data=b"x") == (404, "path_not_found", "path")
     await put(place, deep, b"x", parents="true")
@@ -122,7 +134,7 @@ async def test_conditions(place: Lab, ten: Path) -> None:
         assert (await get(place, ten, Range="bytes=0-1", If_Range=condition))[0] == expected
     status, _, headers = await get(place, ten, method="HEAD", Range="bytes=2-3")
     assert (status, headers["Content-Length"], headers["Content-Range"]) == (206, "2", "bytes 2-3/10")
-    ten.write_bytes(b"9876543210!")
+    fill(ten, b"9876543210!")
     assert (await get(place, ten, Range="bytes=0-1", If_Range=tag))[:2] == (200, b"9876543210!")
 
 
@@ -140,7 +152,7 @@ async def test_what_is_wrong_with_a_path(place: Lab, ten: Path) -> None:
     assert (await place.problem("GET", f"/files?path={ten}/below"))[:2] == (400, "invalid_request")
     assert await place.problem("PUT", f"/files?path={ten}&mode=8", data=b"x") == (400, "invalid_request", "mode")
     assert await place.problem("PUT", f"/files?path={ten}&other=8", data=b"x") == (400, "invalid_request", "other")
-    assert ten.read_bytes() == b"0123456789"
+    assert content(ten) == b"0123456789"
 
 
 async def test_names_that_are_not_utf8(place: Lab) -> None:
@@ -198,11 +210,11 @@ async def test_a_large_file_up_and_down(place: Lab) -> None:
     path = place.directory / "big"
     block = os.urandom(1 << 20)
 
-    async def content() -> AsyncIterator[bytes]:
+    async def blocks() -> AsyncIterator[bytes]:
         for _ in range(BIG >> 20):
             yield block
 
-    assert await put(place, path, content()) == BIG
+    assert await put(place, path, blocks()) == BIG
     wanted = hashlib.sha256(block * (BIG >> 20)).digest()
     assert hashlib.sha256(path.read_bytes()).digest() == wanted
     found = hashlib.sha256()
@@ -235,7 +247,7 @@ async def test_half_an_upload_leaves_the_old_file(place: Lab, ten: Path) -> None
     uploading.cancel()
     await asyncio.wait([uploading])
     await until(gone, "nothing is left of it")
-    assert ten.read_bytes() == b"0123456789"
+    assert content(ten) == b"0123456789"
 
 
 async def test_a_download_that_is_given_up(place: Lab) -> None:

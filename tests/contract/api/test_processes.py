@@ -258,10 +258,12 @@ async def test_the_later_of_two_writers_takes_over(place: Lab) -> None:
 async def test_a_body_that_breaks_off_has_gone_in_as_far_as_it_came(place: Lab) -> None:
     process = await place.start("cat")
 
+    async def arrived() -> bool:
+        return await place.output(process, follow="false") == b"part"
+
     async def broken() -> Any:
         yield b"part"
-        while await place.output(process, follow="false") != b"part":
-            await asyncio.sleep(0.01)
+        await until(arrived, "the part has gone in")
         raise ConnectionError("gone")
 
     with pytest.raises(aiohttp.ClientError):

@@ -184,6 +184,14 @@ async def test_the_later_of_two_attached_writers_takes_over(place: Lab) -> None:
         assert earlier.streams[1] == b"abe"
 
 
+async def test_a_sandbox_that_ends_meanwhile(place: Lab) -> None:
+    async with attached(place, command="echo on; cat") as client:
+        await client.until(b"on\n")
+        place.cluster.end(b"")
+        assert (await client.rest())["problem"]["code"] == "sandbox_ended"
+        assert client.socket.close_code == 1011
+
+
 @pytest.mark.parametrize(
     ("first", "code", "field"),
     [
