@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from shoal.actors.controller.quotas import Usage, check_quota
-from shoal.model.access import INSIDE, Caller, Quota, Scope, matches, split
+from shoal.model.access import INSIDE, AuditEntry, Caller, Quota, Scope, matches, split
 from shoal.model.errors import (
     AlreadyExists,
     EnvironmentNotFound,
@@ -290,6 +290,26 @@ class TestTokens:
         assert world.disk.writes == writes + 1
         assert world.disk.tokens[info.id].info.last_used_at == 600.0
         await controller.kill()
+
+
+async def test_what_replicas_report_is_entered_once() -> None:
+    world = World()
+    controller = await world.controller()
+    made = await make(controller, spec(), Caller("tk-1"))
+    seen = [
+        AuditEntry(1.0, "sandbox.create", "ok", "tk-1", "main", made),  # entered by the create itself
+        AuditEntry(2.0, "sandbox.create", "quota_exceeded", "tk-1", "main"),
+        AuditEntry(3.0, "exec", "ok", "tk-1", "main", made, "r-1", "10.0.0.1", id=99),
+    ]
+    await controller.parts.following.report(seen, {})
+    entries = await controller.parts.following.audit(None, 10, INSIDE)
+    assert [(e.action, e.outcome, e.target) for e in entries] == [
+        ("exec", "ok", made),
+        ("sandbox.create", "quota_exceeded", None),
+        ("sandbox.create", "ok", made),
+    ]
+    assert (entries[0].request_id, entries[0].address) == ("r-1", "10.0.0.1")
+    await controller.kill()
 
 
 async def test_what_ended_long_ago_is_found_in_the_store() -> None:

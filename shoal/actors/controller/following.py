@@ -18,6 +18,22 @@ from shoal.model.validate import check_number
 
 _LONGEST_WAIT_S = 30.0
 
+_WRITTEN_HERE = frozenset(
+    {
+        "sandbox.create",
+        "sandbox.terminate",
+        "sandbox.tags",
+        "tunnel.expose",
+        "tunnel.unexpose",
+        "token.create",
+        "token.revoke",
+        "environment.create",
+        "environment.quota",
+        "environment.delete",
+    }
+)
+"""What the controller enters in the audit log together with its effect. Replicas see it too; of theirs only what was refused is new."""
+
 
 @dataclass(slots=True)
 class Following:
@@ -73,5 +89,6 @@ class Following:
     async def report(self, audit: Sequence[AuditEntry], used: dict[str, float]) -> None:
         """What a replica saw: entries for the audit log, and which tokens were used."""
         tokens = self.accounts.used(used)
-        if audit or tokens:
-            await self.ledger.write(Change(audit=[replace(entry, id=0) for entry in audit], tokens=tokens))
+        new = [replace(entry, id=0) for entry in audit if entry.outcome != "ok" or entry.action not in _WRITTEN_HERE]
+        if new or tokens:
+            await self.ledger.write(Change(audit=new, tokens=tokens))
