@@ -1,0 +1,36 @@
+"""The page about HTTP shows what happens: its commands run, with curl, against the API and a real agent."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.contract.face_relay import ground
+
+PAGE = Path(__file__).parents[2] / "docs" / "http.md"
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.timeout(90)
+def test_commands_of_the_page_run() -> None:
+    text = PAGE.read_text("utf-8")
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("```sh")
+    assert len(blocks) > 8
+    script = "set -euo pipefail\nPS4='+ line ${LINENO}: '\nset -x\n" + "\n".join(blocks)
+    with ground("http") as place:
+        assert place.api is not None
+        kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env={**kept, "SHOAL_URL": place.api.url, "SHOAL_TOKEN": place.token},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
