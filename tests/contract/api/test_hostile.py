@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -161,12 +161,10 @@ async def test_messages_that_are_none(place: Lab, kind: str) -> None:
             async with opened(place, kind, port) as socket:
                 try:
                     await socket.send(*said)
-                except ConnectionError:
-                    pass  # it has heard enough
-                try:
                     code = await socket.close_code()
                 except (asyncio.IncompleteReadError, ConnectionError):
-                    continue  # it did not wait until all was sent: a reset overtook its words
+                    assert sum(map(len, said)) > MIB  # it did not wait for all of it: a reset overtook its words
+                    continue
                 assert code in codes, (said[0][:20], code)
 
 
@@ -197,14 +195,18 @@ async def test_a_flood_of_pings_keeps_nobody_waiting(place: Lab) -> None:
 
 
 @asynccontextmanager
-async def deaf(place: Lab, method: str, path: str, body: str = "") -> AsyncIterator[None]:
-    """A client that asks, and then reads nothing."""
-    length = f"\nContent-Type: application/json\nContent-Length: {len(body)}" if body else ""
-    head = f"{method} {place.at.partition('//')[2].partition('/')[2].join(['/', ''])}{path} HTTP/1.1\nHost: x\nAuthorization: Bearer {place.token}{length}"
-    async with connection(place.server.url, head, receive_buffer=1 << 14) as client:
-        if body:
-            client.writer.write(body.encode())
-        yield
+async def deaf(place: Lab, method: str, path: str, body: bytes = b"") -> AsyncIterator[RawSocket]:
+    """A client that asks, and reads nothing unless told to."""
+    lines = [
+        f"{method} /v1/sandboxes/{place.sandbox_id}{path} HTTP/1.1",
+        "Host: x",
+        f"Authorization: Bearer {place.token}",
+    ]
+    if body:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    async with connection(place.server.url, "\n".join(lines), receive_buffer=1 << 14) as client:
+        client.writer.write(body)
+        yield client
 
 
 async def steady(within_s: float = 20) -> int:
@@ -219,7 +221,7 @@ async def steady(within_s: float = 20) -> int:
         last = now
 
 
-@pytest.mark.parametrize("what", ["output", "logs", "files", "archive"])
+@pytest.mark.parametrize("what", ["output", "files", "archive"])
 async def test_who_reads_nothing_fills_no_memory(place: Lab, what: str) -> None:
     """128 MiB wait for each of ten clients."""
     large = place.directory / "large"
@@ -228,22 +230,18 @@ async def test_who_reads_nothing_fills_no_memory(place: Lab, what: str) -> None:
     process = await place.start(f"head -c {128 * MIB} /dev/zero")
     path = {
         "output": f"/processes/{process}/output",
-        "logs": "/logs?follow=true",
         "files": f"/files?path={large}",
         "archive": f"/archive?path={place.directory}",
     }[what]
     async with nothing_left(place):
         before = await steady()
-        clients = [deaf(place, "GET", path) for _ in range(10)]
-        for client in clients:
-            await client.__aenter__()
-        try:
+        async with AsyncExitStack() as stack:
+            for _ in range(10):
+                client = await stack.enter_async_context(deaf(place, "GET", path))
+                assert b" 200 " in await asyncio.wait_for(client.reader.readline(), 10)
             grown = await steady() - before
             assert (await place.exec("echo fine"))["stdout"] == "fine\n"
             assert grown < 48 * MIB, grown / MIB
-        finally:
-            for client in clients:
-                await client.__aexit__(None, None, None)
 
 
 async def test_who_attaches_and_reads_nothing_fills_no_memory(place: Lab) -> None:
@@ -262,12 +260,10 @@ async def test_who_attaches_and_reads_nothing_fills_no_memory(place: Lab) -> Non
 async def test_a_follower_that_says_it_is_done_is_let_go(place: Lab) -> None:
     """Half open: its end of the connection is closed, ours is not."""
     process = await place.start("cat")
-    async with nothing_left(place):
-        head = f"GET /v1/sandboxes/{place.sandbox_id}/processes/{process}/output HTTP/1.1\nHost: x\nAuthorization: Bearer {place.token}"
-        async with connection(place.server.url, head) as client:
-            await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 10)
-            client.writer.write_eof()
-            assert await asyncio.wait_for(client.reader.read(), 10) == b""
+    async with nothing_left(place), deaf(place, "GET", f"/processes/{process}/output") as client:
+        await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 10)
+        client.writer.write_eof()
+        assert await asyncio.wait_for(client.reader.read(), 10) == b""
     assert (await _ids(place))[process]
 
 
@@ -292,4 +288,4 @@ async def test_two_that_feed_one_process_at_once(place: Lab) -> None:
 async def test_what_cannot_be_run_is_quoted_in_short(place: Lab) -> None:
     async with place.http.post(f"{place.at}/exec", json={"argv": ["x" * 100_000]}) as answer:
         assert answer.status == 400
-        assert len(await answer.read()) < 3000
+        assert len(await answer.read()) < 10_000
