@@ -19,7 +19,7 @@ NAMESPACE = "shoal"
 RESTART_S = 20.0
 """How long a call waits for a controller that is being restarted."""
 
-_NOT_AGAIN = frozenset({"create", "create_many", "grant", "ready"})
+_NOT_AGAIN = frozenset({"create", "create_many", "grant"})
 """What the controller itself refuses of these has been waited for there; of all else it may soon be possible."""
 
 
