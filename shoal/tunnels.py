@@ -97,17 +97,18 @@ class Forward:
             raise FailedPrecondition("this forward does not listen yet; `start` it", state="new")
         return self._address
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with self._room:
                 await self._carry(reader, writer)
         except (ShoalError, OSError) as error:
             _log.info("a connection to port %d of %s ended: %s", self._port, self._reach.sandbox_id, error)
         finally:
-            self._carrying.discard(task)
             _reset(writer)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -16,8 +16,8 @@ _ORIGIN_WIDE = frozenset(
         *(b"origin-agent-cluster", b"nel", b"report-to", b"reporting-endpoints", b"expect-ct"),
     }
 )
-_NEVER = frozenset({b"alt-svc", b"x-request-id"})
-"""Of any answer: one would lead clients past us, the other is ours to give."""
+_NEVER = frozenset({b"alt-svc", b"x-request-id", b"date"})
+"""Of any answer: one would lead clients past us, the others are ours to give."""
 
 _PLACES = frozenset({b"location", b"content-location"})
 _SANDBOXED = b"sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"

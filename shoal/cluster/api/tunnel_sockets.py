@@ -6,7 +6,7 @@ Each hop answers its own pings and has its own compression (inside there is none
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ HANDSHAKE_S = 30.0
 CLOSE_S = 5.0
 """How long a side may take to agree to the end."""
 
-_SLICE = 8 << 10
+_SLICE = 2 << 10
 """Bytes parsed at once: a flood of tiny frames must not keep other requests waiting."""
 
 _NORMAL, _TOO_BIG, _INTERNAL = 1000, 1009, 1011
@@ -121,8 +121,8 @@ class SocketCarrier:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._flush()
                 while self._inside.state is CONNECTING and self._inside.handshake_exc is None:
-                    await self._parse(await self._stream.read())
-                    events += self._inside.events_received()
+                    async for found in self._events(await self._stream.read()):
+                        events += found
         except TimeoutError:
             raise Unavailable(
                 f"what listens on port {self._visit.target.port} did not answer the handshake in time"
@@ -142,15 +142,12 @@ class SocketCarrier:
         await self._deliver(events)
         try:
             while self._inside.state is not CLOSED:
-                data = await self._stream.read()
-                for start in range(0, len(data) or 1, _SLICE):
-                    await self._parse(data[start : start + _SLICE])
-                    await self._deliver(self._inside.events_received())
-                    await asyncio.sleep(0)
+                async for found in self._events(await self._stream.read()):
+                    await self._deliver(found)
                 if self._inside.close_expected() and self._inside.close_rcvd is not None:
                     break
         except Unavailable:
-            self._inside.receive_eof()
+            pass  # the connection broke, which is no goodbye
         await self._close(*_ending(self._inside))
         # The server closes first; if we did, our answer to its goodbye might get lost.
         with suppress(TimeoutError, Unavailable):
@@ -177,12 +174,17 @@ class SocketCarrier:
             self._client_gone = True
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
-    async def _parse(self, data: bytes) -> None:
-        if data:
-            self._inside.receive_data(data)
-        else:
+    async def _events(self, data: bytes) -> AsyncIterator[list[Event]]:
+        """What `data` holds, piece by piece; without data, the end of the connection."""
+        if not data:
             self._inside.receive_eof()
-        await self._flush()
+            await self._flush()
+            yield self._inside.events_received()
+        for start in range(0, len(data), _SLICE):
+            self._inside.receive_data(data[start : start + _SLICE])
+            await self._flush()
+            yield self._inside.events_received()
+            await asyncio.sleep(0)
 
     # From the client to the server
 
@@ -227,11 +229,11 @@ class SocketCarrier:
 
     async def _flush(self) -> None:
         async with self._writing:
-            for data in self._inside.data_to_send():
-                if data:
-                    await self._stream.write(data)
-                else:
-                    await self._stream.write_eof()
+            pieces = self._inside.data_to_send()
+            if data := b"".join(pieces):
+                await self._stream.write(data)
+            if pieces and not pieces[-1]:  # its way to say that no more will come
+                await self._stream.write_eof()
 
 
 def _ending(inside: ClientProtocol) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -249,24 +250,23 @@ async def test_a_flood_of_tiny_frames_lets_others_live(lab: Lab) -> None:
         writer.write(b"\x89\x00" * 100_000)  # pings
         writer.write(b"\x82\x01x")
         try:
-            while await reader.read(1 << 16):
+            while not (await reader.read(1 << 16)).startswith(b"\x88"):  # a close
                 pass
         finally:
             writer.transport.abort()
 
-    longest = 0.0
-    loop = asyncio.get_running_loop()
+    longest = 0.0  # of the loop's own work, whatever else the machine does
 
     async def watch() -> None:
         nonlocal longest
         while True:
-            before = loop.time()
-            await asyncio.sleep(0.001)
-            longest = max(longest, loop.time() - before)
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
 
     async with lab.raw(handler), asyncio.timeout(30):
         watching = asyncio.create_task(watch())
         async with connected(lab) as socket:
             assert await socket.recv() == b"x"
         watching.cancel()
-    assert longest < 1.0
+    assert longest < 0.3, longest
