@@ -55,6 +55,7 @@ class Input:
             await self._move(None)
             self._closed = True
 
+    @method_twin
     async def watch(self) -> None:
         """Returns at once where nothing was written. Otherwise it mends the connection as often as it breaks, so that what was written
         arrives, and raises `FailedPrecondition` when no more is taken. Cancel it before the next write."""

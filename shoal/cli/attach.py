@@ -113,7 +113,7 @@ class _Feeder:
         await self._watch_no_more()
         await self._process.stdin.write.aio(data)
         # The next key may be long in coming: were the connection to break meanwhile, this one might be lost with it.
-        self._watching = self._loop.create_task(self._process.stdin.watch())
+        self._watching = self._loop.create_task(self._process.stdin.watch.aio())
         self._watching.add_done_callback(_seen)
 
     async def _end(self) -> None:

@@ -27,6 +27,12 @@ RIGHT = """
             assert_type(file.read(), bytes)
         assert_type(sandbox.files.open("/f").readline(), str)
         assert_type(shoal.connect(), shoal.Client)
+        assert_type(shoal.connect("https://host", token="t", ca="/ca.pem"), shoal.Client)
+        assert_type(shoal.Sandbox.create_many(3, image="i", deadline=60), list[shoal.Sandbox])
+        many = shoal.Sandbox.create_many([{"name": "a"}], return_errors=True)
+        assert_type(many, list[shoal.Sandbox | shoal.ShoalError])
+        for event in shoal.connect().events(after=0):
+            assert_type(event, shoal.SandboxEvent)
 
     async def awaited() -> None:
         async with await shoal.Sandbox.create.aio(image="i") as sandbox:
@@ -44,6 +50,8 @@ WRONG = """
     shoal.Sandbox.from_id("sb-1").run("x", timeout="1")
     shoal.Sandbox.from_id("sb-1").files.write_bytes("/f", "text")
     shoal.Sandbox.from_id("sb-1").network
+    shoal.Sandbox.create_many(3, imag="x")
+    shoal.Sandbox.create_many([{"name": 1}])
 """
 
 
@@ -69,4 +77,4 @@ def test_right_programs_pass(tmp_path: Path, cache: Path, monkeypatch: pytest.Mo
 
 def test_wrong_programs_do_not(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {int(line.split(":")[1]) for line in check(WRONG, tmp_path, cache, monkeypatch) if " error: " in line}
-    assert lines == set(range(3, 8))
+    assert lines == set(range(3, 10))

@@ -192,7 +192,7 @@ class _Attachment:
         if not self._waiting.empty():
             return self._waiting.get_nowait()
         getting = asyncio.ensure_future(self._waiting.get())
-        watching = asyncio.ensure_future(self._stdin.watch())
+        watching = asyncio.ensure_future(self._stdin.watch.aio())
         try:
             await asyncio.wait({getting, watching}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and not getting.done():
