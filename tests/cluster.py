@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shoal.client import Client
     from shoal.model.cluster_file import ClusterFile
     from shoal.model.settings import Settings
+    from shoal.transport.contract import Transport
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,31 @@ def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
     leaks.assert_nothing_left(up.cluster)
 
 
+@pytest.fixture(scope="session")
+def http_client(cluster: Cluster) -> Iterator[Client]:
+    """A client of the cluster's API, with the token that `shoal up` left for this user."""
+    from shoal import client, config_file
+    from shoal.transport.http_server import normal_url
+
+    url = normal_url(cluster.file.api_url)
+    made = client.Client(_http_transport(url, config_file.read().servers[url].token))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["ray", "http"])
+def both_ways(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Client]:
+    """The client that calls without one use: through Ray, then through the API. For suites that must hold over both."""
+    from shoal import client
+
+    chosen: Client = cluster.client if request.param == "ray" else request.getfixturevalue("http_client")
+    client.use(chosen)
+    try:
+        yield chosen
+    finally:
+        client.use(cluster.client)
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that is marked `engine` has one, and leaves nothing behind on its cluster, if it uses one."""
@@ -129,6 +155,12 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     before = leaks.look(cluster.file)
     yield
     leaks.assert_none(cluster.file, before)
+
+
+def _http_transport(url: str, token: str | None) -> Transport:
+    from shoal.transport.http import HttpTransport
+
+    return HttpTransport(url, token)
 
 
 def _disconnect(client: Client) -> None:

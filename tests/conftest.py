@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import cluster, engine, machine, no_leaks
+from tests.cluster import both_ways, cluster, engine, http_client, machine, no_leaks
 from tests.postgres import postgres
 
-__all__ = ["anyio_backend", "cluster", "engine", "machine", "no_leaks", "postgres"]
+__all__ = [
+    "anyio_backend",
+    "both_ways",
+    "cluster",
+    "engine",
+    "http_client",
+    "machine",
+    "no_leaks",
+    "postgres",
+]
 
 ROOT = Path(__file__).parent
 ORDER = ("unit", "contract", "integration", "chaos")

@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("both_ways")]
 
 AT_ONCE_S = 3.0
 

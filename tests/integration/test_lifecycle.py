@@ -12,7 +12,7 @@ import shoal
 from shoal.model.access import Quota
 from tests.cluster import Cluster
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("both_ways")]
 
 
 def ended(sandbox: shoal.Sandbox, within: float = 20.0) -> tuple[str, int | None]:
