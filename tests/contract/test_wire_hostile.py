@@ -328,6 +328,16 @@ async def test_a_malformed_gap(event: dict[str, Any]) -> None:
                 pass
 
 
+@pytest.mark.parametrize(
+    "event",
+    [{"held": [5, 3]}, {"held": [0, 5]}, {"held": "x"}, {"held": [1]}, {"held": [2, 1 << 70]}, {"gap": [1, 2]}, {}],
+)
+async def test_a_malformed_telling(event: dict[str, Any]) -> None:
+    async with connected(answers((Kind.EVENT, event))) as connection:
+        with pytest.raises(errors.Internal):
+            await Agent(connection).output("p-1", 1, 1, tell=True)
+
+
 async def test_output_that_ends_before_its_end() -> None:
     async with connected(answers((Kind.DATA, b"abc"), (Kind.REPLY, {"ok": {"offset": 5}}))) as connection:
         output = await Agent(connection).output("p-1", 1)

@@ -357,7 +357,33 @@ async def test_tail_drops_the_oldest_where_nobody_reads(agent: Agent) -> None:
     assert output.offset == 3_000_003
     ((begin, end),) = output.gaps
     assert begin == 0
-    assert len(data) == 3_000_003 - end <= 1 << 20
+    # The last three bytes may still be in the pipe when the reader comes, and then add to what is held for it.
+    assert len(data) == 3_000_003 - end <= (1 << 20) + 3
+
+
+async def test_output_tells_what_there_is(agent: Agent) -> None:
+    start = shell("printf 0123456789; cat")
+    await agent.exec(start)
+    async with agent.output(start.id, 1) as first:
+        assert await anext(first) == b"0123456789"
+    async with agent.output(start.id, 1, 4, tell=True) as output:
+        assert (output.held, output.offset) == ((4, 10), 4)
+        assert await anext(output) == b"456789"
+    with pytest.raises(errors.InvalidRequest):
+        await agent.output(start.id, 1, 11, tell=True)
+
+
+async def test_input_that_is_refused_is_never_taken_for_input_that_arrived(agent: Agent) -> None:
+    start = shell("exec <&-; echo closed; sleep 100")
+    await agent.exec(start)
+    assert await anext(agent.output(start.id, 1)) == b"closed\n"
+    for _ in range(50):
+        stream = None
+        with pytest.raises(errors.FailedPrecondition):
+            stream = await agent.stdin(start.id)
+            await stream.write(b"lost")
+            await stream.drain()
+        assert stream is None or stream.offset == 0
 
 
 # The sandbox as a whole
