@@ -1,0 +1,109 @@
+"""What `shoal up` says before it starts an API that could not be as the settings say."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from shoal import config_file
+from shoal.cluster import local_api
+from shoal.cluster.serving.place import PORTS, Place
+from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.settings import ApiSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "config.toml"
+    monkeypatch.setenv("SHOAL_CONFIG", str(file))
+    return file
+
+
+def settings(run_dir: Path = Path("/tmp/r"), **api: object) -> Settings:
+    return Settings(run_dir=run_dir, api=ApiSettings.model_validate({"port": 0, **api}))
+
+
+def plan(**api: object) -> local_api.Plan:
+    made = local_api.plan(settings(**api), "0123abcd", "127.0.0.1")  # type: ignore[arg-type]
+    assert made is not None
+    return made
+
+
+def refused(**api: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        plan(**api)
+    return caught.value
+
+
+def test_none_is_planned_where_none_is_wanted() -> None:
+    assert local_api.plan(settings(enabled=False), "0123abcd", "127.0.0.1") is None
+
+
+def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        error = refused(port=taken.getsockname()[1])
+    assert error.field == "api.port"
+    assert "SHOAL_API__PORT=0" in error.message
+
+
+def test_an_address_of_another_machine_is_told_from_a_port_that_is_taken() -> None:
+    error = refused(host="203.0.113.1", port=8000)
+    assert "not an address of this machine" in error.message
+
+
+def test_a_host_is_an_address() -> None:
+    assert refused(host="shoal.example.com").field == "api.host"
+
+
+def test_without_tokens_only_the_loopback_is_served() -> None:
+    assert refused(host="0.0.0.0", auth=False).field == "api.auth"
+    plan(host="127.0.0.1", auth=False)
+    plan(host="::1", auth=False)
+
+
+def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
+    file = tmp_path / "pem"
+    file.write_text("-----BEGIN NOTHING-----\n")
+    assert refused(tls_cert=file).field == "api.tls_key"
+    assert refused(tls_key=file).field == "api.tls_cert"
+    assert refused(tls_cert=tmp_path / "none", tls_key=file).field == "api.tls_cert"
+    assert "no certificate" in refused(tls_cert=file, tls_key=file).message
+
+
+def test_a_run_directory_that_is_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        local_api.plan(settings(run_dir=Path("/tmp", "r" * 40)), "0123abcd", "127.0.0.1")
+    assert caught.value.field == "run_dir"
+
+
+def test_a_configuration_file_that_cannot_be_used_is_told_before_anything_starts(config: Path) -> None:
+    config.write_text("")
+    config.chmod(0o644)
+    with pytest.raises(FailedPrecondition, match="chmod 600"):
+        plan()
+    config.unlink()
+    assert config_file.read().servers == {}
+
+
+@pytest.mark.parametrize(
+    ("api", "url"),
+    [
+        ({}, "http://127.0.0.1:{port}"),
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:{port}"),
+        ({"host": "::1"}, "http://[::1]:{port}"),
+        ({"url": "https://shoal.example.com"}, "https://shoal.example.com"),
+    ],
+)
+def test_clients_are_told_an_address_that_they_can_reach(api: dict[str, object], url: str) -> None:
+    made = plan(**api)
+    assert made.url == url.format(port=made.port)
+
+
+def test_clusters_on_one_machine_keep_off_each_others_ports() -> None:
+    one, other = Place(Path("/tmp/r"), "00000000"), Place(Path("/tmp/r"), "00000001")
+    assert abs(one.choose_ports("127.0.0.1") - other.choose_ports("127.0.0.1")) >= PORTS
+    first = one.choose_ports("127.0.0.1")
+    with socket.create_server(("127.0.0.1", first)):
+        assert abs(one.choose_ports("127.0.0.1") - first) >= PORTS
