@@ -114,7 +114,9 @@ async def verify(tokens: TokenCache, text: str) -> TokenInfo:
     """The token that `text` is; `Unauthenticated` whatever is wrong with it."""
     parts = split(text)
     if parts is None:
-        raise Unauthenticated("this is no API token; they read 'shoal_tk-…_…': make one with `shoal tokens create NAME`")
+        raise Unauthenticated(
+            "this is no API token; they read 'shoal_tk-…_…': make one with `shoal tokens create NAME`"
+        )
     stored = await tokens.get(parts[0])
     right = matches(stored or _DUMMY, parts[1])
     if stored is None or not right or not stored.info.valid(time.time()):
