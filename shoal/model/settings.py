@@ -56,9 +56,9 @@ class Limits(_Section):
     create_deadline: float = 300.0
     """Seconds that a create may wait for room and start"""
     history: int = 10_000
-    """Ended sandboxes that are remembered"""
+    """Ended sandboxes kept in memory; older ones are read from the store"""
     history_age: float = 86400.0
-    """Seconds that an ended sandbox is remembered for sure, up to `history` of them"""
+    """Seconds that the last output of an ended sandbox is kept on its node"""
 
 
 class NodeSettings(_Section):
