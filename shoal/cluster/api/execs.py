@@ -35,6 +35,9 @@ _AT_ONCE = 256 << 10
 """Bytes of output up to which an answer is built in one piece. A longer one is built and sent piece by piece, so that no call holds the
 loop up, and its text never lies in memory beside its bytes."""
 
+_STALL_S = 60.0
+"""Seconds that a client may take nothing of a long answer: all of it waits in memory."""
+
 _PIECE = 192 << 10  # a multiple of three, for base64
 _WATCH_AFTER_S = 1.0
 """Seconds after which it is worth watching whether the client is still there."""
@@ -114,9 +117,12 @@ def _answer(result: RunResult, encoding: str) -> Response:
         "truncated": result.truncated,
         "duration": result.duration_s,
     }
-    if len(result.stdout) + len(result.stderr) > _AT_ONCE:
+    size = len(result.stdout) + len(result.stderr)
+    if size > _AT_ONCE:
         headers = {"Cache-Control": "no-store"}
-        return Flowing(_long(head, result, encoding), headers=headers, media_type="application/json")
+        return Flowing(
+            _long(head, result, encoding), headers=headers, media_type="application/json", stall_s=_STALL_S, holds=size
+        )
     for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
         head[name] = data.decode("utf-8", "replace") if encoding == "utf-8" else base64.b64encode(data).decode()
     return Json(head)

@@ -1,8 +1,9 @@
 """Bytes on their way to a client: streamed responses, and what becomes of clients that do not take them.
 
 Nothing is held whole: a chunk is asked for when the one before was taken. A client that goes away ends the source at once. A client that
-stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the agent's): so beyond `MAX_STALLED` of them
-those that have read nothing for the longest time are cut off; they may come back and go on by offset or range.
+stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the agent's; a long answer of `exec` is held
+whole): so beyond `MAX_STALLED` windows the clients that have read nothing for the longest time are cut off; they may come back and go on by
+offset or range.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shoal.model.errors import DeadlineExceeded, QuotaExceeded
 
+WINDOW = 1 << 20
+"""Bytes that wait in this process for a client that does not read."""
+
 MAX_STALLED = 256
-"""Clients of this replica that may stall for as long as they like."""
+"""Windows that clients of this replica may leave waiting for as long as they like."""
 
 PATIENCE_S = 5.0
 """Seconds without reading after which a client counts as stalled, where there are too many."""
@@ -34,31 +38,63 @@ class Sending:
     def __init__(self, limit: int = MAX_STALLED, patience_s: float = PATIENCE_S) -> None:
         self._limit = limit
         self._patience_s = patience_s
-        self._waiting: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Task[Any], tuple[float, int]] = OrderedDict()
+        self._held = 0  # windows, by all that wait
         self._cut: set[asyncio.Task[Any]] = set()
 
+    def holding(self, size: int) -> _Holding:
+        """The same for a sender that holds `size` bytes until its client has taken them."""
+        return _Holding(self, max(1, size // WINDOW))
+
     def __enter__(self) -> None:
+        self.begin(1)
+
+    def begin(self, windows: int) -> None:
+        """The current task begins to wait, and holds so many windows meanwhile."""
         task = asyncio.current_task()
         assert task is not None
-        self._waiting[task] = now = time.monotonic()
-        if len(self._waiting) > self._limit:
-            oldest, since = next(iter(self._waiting.items()))
-            if now - since > self._patience_s:
-                del self._waiting[oldest]
-                self._cut.add(oldest)
-                oldest.cancel()
+        now = time.monotonic()
+        self._waiting[task] = now, windows
+        self._held += windows
+        while self._held > self._limit:
+            oldest, (since, _) = next(iter(self._waiting.items()))
+            if now - since <= self._patience_s:
+                return
+            self._leave(oldest)
+            self._cut.add(oldest)
+            oldest.cancel()
+
+    def _leave(self, task: asyncio.Task[Any]) -> None:
+        _, windows = self._waiting.pop(task, (0.0, 0))
+        self._held -= windows
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._waiting.pop(task, None)
+        self._leave(task)
         if task in self._cut:
             self._cut.discard(task)
             if kind is asyncio.CancelledError:
                 task.uncancel()
                 raise QuotaExceeded("the client does not read, and too many do not: come back for the rest") from None
+
+
+class _Holding:
+    """A share in `Sending` that weighs more than one window."""
+
+    def __init__(self, sending: Sending, windows: int) -> None:
+        self._sending = sending
+        self._windows = windows
+
+    def __enter__(self) -> None:
+        self._sending.begin(self._windows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._sending.__exit__(kind, error, traceback)
 
 
 sending = Sending()
@@ -68,8 +104,8 @@ class Flowing(Response):
     """A response out of `chunks`, whose `aclose` runs in the end, whatever happens.
 
     `length`: bytes that will come, where that is known. Fewer, or an error on the way, breaks the connection off: the client
-    must not take what it has for the whole. `stall_s`: seconds that the client may take nothing, None for any time. `check`: runs
-    beside it, and breaks it off by raising.
+    must not take what it has for the whole. `stall_s`: seconds that the client may take nothing, None for any time. `holds`: bytes that it
+    keeps in memory until it is through. `check`: runs beside it, and breaks it off by raising.
     """
 
     def __init__(
@@ -81,6 +117,7 @@ class Flowing(Response):
         length: int | None = None,
         media_type: str = OCTETS,
         stall_s: float | None = None,
+        holds: int = WINDOW,
         check: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.status_code = status_code
@@ -88,6 +125,7 @@ class Flowing(Response):
         self.media_type = media_type
         self._chunks = chunks
         self._stall_s = stall_s
+        self._holds = holds
         self._check = check
         more = {} if length is None else {"content-length": str(length)}
         self.init_headers({"x-content-type-options": "nosniff", **headers, **more})
@@ -108,7 +146,7 @@ class Flowing(Response):
         try:
             async for chunk in self._chunks:
                 async with asyncio.timeout(self._stall_s):
-                    with sending:
+                    with sending.holding(self._holds):
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError:
             raise DeadlineExceeded(f"the client took nothing for {self._stall_s:g} s") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.cluster.api import flowing
 from tests.contract.api.lab import Lab, until
 from tests.contract.api.rawsocket import BINARY, CLOSE, PING, TEXT, RawSocket, connection, frame, websocket
 
@@ -242,6 +243,23 @@ async def test_who_reads_nothing_fills_no_memory(place: Lab, what: str) -> None:
             grown = await steady() - before
             assert (await place.exec("echo fine"))["stdout"] == "fine\n"
             assert grown < 48 * MIB, grown / MIB
+
+
+async def test_of_long_answers_that_nobody_reads_few_are_kept(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of `exec` is held whole: where too many wait, those whose clients have stood still for the longest are given up."""
+    monkeypatch.setattr(flowing, "sending", flowing.Sending(limit=100, patience_s=0.1))
+    body = json.dumps({"command": f"head -c {32 * MIB} /dev/zero", "max_output": 32 * MIB}).encode()
+    async with nothing_left(place):
+        before = await steady()
+        async with AsyncExitStack() as stack:
+            for _ in range(8):
+                client = await stack.enter_async_context(deaf(place, "POST", "/exec", body))
+                assert b" 200 " in await asyncio.wait_for(client.reader.readline(), 30)
+                await asyncio.sleep(0.2)  # by now it has stood still for longer than is borne
+            grown = await steady() - before
+            assert grown < 6 * 32 * MIB, grown / MIB
+            # One that reads has all of it, whatever the others do.
+            assert len((await place.exec(f"head -c {32 * MIB} /dev/zero", max_output=32 * MIB))["stdout"]) == 32 * MIB
 
 
 async def test_who_attaches_and_reads_nothing_fills_no_memory(place: Lab) -> None:
