@@ -73,9 +73,15 @@ def test_a_command_that_cannot_be_executed(cluster: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def sandbox(cluster: object) -> Any:
+def kept(cluster: object) -> Any:
     with shoal.Sandbox.create() as made:
         yield made
+
+
+@pytest.fixture
+def sandbox(kept: shoal.Sandbox, both_ways: object) -> shoal.Sandbox:
+    """The module's one sandbox, reached the way that is being tested."""
+    return shoal.Sandbox.from_id(kept.id)
 
 
 def test_runs(sandbox: shoal.Sandbox) -> None:
@@ -108,6 +114,7 @@ def test_files(sandbox: shoal.Sandbox) -> None:
     files.mkdir("/tmp/full")
     files.write_text("/tmp/full/file", "x")
     refused(shoal.AlreadyExists, lambda: files.remove("/tmp/full"))
+    files.remove("/tmp/full", recursive=True)
 
 
 def test_a_full_disk_is_told_as_such(cluster: object) -> None:
