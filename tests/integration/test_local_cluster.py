@@ -5,6 +5,7 @@ Each test's cluster stands beside the session's, on the same engine but for the 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -16,11 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from shoal import config_file
 from shoal.cluster import processes
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile, ProcessRef
@@ -256,11 +259,18 @@ def test_secrets_are_for_their_owner_only(cluster: Cluster) -> None:
 
 def test_secrets_are_on_no_command_line_and_in_no_log(cluster: Cluster) -> None:
     secrets = [Path(cluster.file.auth_token_path).read_text(), Path(cluster.file.secret_path).read_bytes().hex()]
+    token = config_file.read().servers[cluster.file.api_url].token
+    assert token is not None
+    host, _, port = cluster.file.api_listens.rpartition(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=10)) as connection:
+        connection.request("GET", f"/v1/tokens/self?shoal_token={token}", headers={"Authorization": f"Bearer {token}"})
+        connection.getresponse().read()
+    secrets.append(token)
     for process in ray_of(cluster.file):
         line = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace")
         assert not any(secret in line for secret in secrets)
     for path in cluster.machine.state_dir.rglob("*"):
-        if path.is_file() and path.name not in ("auth_token", "secret") and "engine" not in path.parts:
+        if path.is_file() and path.name not in ("auth_token", "secret", "config.toml") and "engine" not in path.parts:
             text = path.read_bytes()
             assert not any(secret.encode() in text for secret in secrets), path
 
@@ -276,4 +286,6 @@ def test_doctor_finds_nothing_missing(cluster: Cluster) -> None:
     checks = json.loads(examined.stdout)
     assert [check for check in checks if not check["ok"]] == []
     assert examined.returncode == 0
-    assert {"relay", "controller", "ray", "base image", "token", "haproxy", "api"} <= {check["name"] for check in checks}
+    assert {"relay", "controller", "ray", "base image", "token", "haproxy", "api"} <= {
+        check["name"] for check in checks
+    }
