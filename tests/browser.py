@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -95,6 +97,7 @@ def browser(report: Report) -> Iterator[Page]:
         [program, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         port = _port_of(process, profile / "DevToolsActivePort")
@@ -105,13 +108,19 @@ def browser(report: Report) -> Iterator[Page]:
         with connect(url, proxy=None, max_size=None) as socket:
             yield Page(socket)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-        shutil.rmtree(profile, ignore_errors=True)
+        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+        process.wait(10)
+        _remove(profile)
+
+
+def _remove(directory: Path) -> None:
+    """Its last processes may still write as they die."""
+    for _ in range(200):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{directory} cannot be removed")
 
 
 def _port_of(process: subprocess.Popen[bytes], file: Path) -> int:
