@@ -14,10 +14,11 @@ from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # made by Cython, without stubs
 from ray.actor import ActorHandle
 
-from shoal.model.errors import FailedPrecondition, Unauthenticated, Unavailable
+from shoal.model.errors import FailedPrecondition, InvalidRequest, Unauthenticated, Unavailable
 from shoal.transport.ray_calls import CONTROLLER, NAMESPACE, translate
 
 _KNOCK_S = 5.0
+_GREETING_S = 0.5
 _attaching = threading.Lock()
 _ray_log = logging.getLogger("shoal.ray")
 
@@ -75,9 +76,28 @@ def _knock(address: str) -> None:
     if not host or not port.isascii() or not port.isdigit():
         return  # one of Ray's words, such as `auto`
     try:
-        socket.create_connection((host, int(port)), _KNOCK_S).close()
+        with socket.create_connection((host, int(port)), _KNOCK_S) as connection:
+            speaks_http = _speaks_http(connection)
     except (OSError, OverflowError) as error:
         raise Unavailable(f"no Ray cluster answers at {address} ({error}); `shoal status` tells what runs") from None
+    if speaks_http:
+        raise InvalidRequest(
+            f"address: what answers at {address} is no Ray cluster but speaks HTTP; for an API write http://{address}",
+            field="address",
+        )
+
+
+def _speaks_http(connection: socket.socket) -> bool:
+    """Whether it is an HTTP server: it waits to be asked, where Ray's speaks first."""
+    try:
+        connection.settimeout(_GREETING_S)
+        try:
+            return connection.recv(5) == b"HTTP/"
+        except TimeoutError:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return connection.recv(5) == b"HTTP/"
+    except OSError:
+        return False  # whatever it is, Ray will tell
 
 
 def _read_environment_again(address: str) -> None:

@@ -238,6 +238,14 @@ async def test_a_missing_token_is_asked_for() -> None:
         assert "authorization" not in peer.asked[0].headers
 
 
+async def test_an_api_that_is_taken_for_ray_is_told_at_once() -> None:
+    from shoal.transport.ray_attach import attach
+
+    async with serving(raw(b"welcome")) as peer:
+        with pytest.raises(InvalidRequest, match=f"write {peer.url}"):
+            await asyncio.to_thread(attach, peer.url.removeprefix("http://"))
+
+
 @pytest.mark.parametrize("token", ["", "with space", "line\n", "ünicode", "x" * 5000])
 async def test_what_is_no_token_is_not_even_sent(token: str) -> None:
     with pytest.raises(Unauthenticated, match="copy it again"):
