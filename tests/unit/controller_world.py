@@ -78,6 +78,12 @@ class FakeSlot:
         if self.sandbox_id == sandbox_id:
             self.sandbox_id = self.beginning = self.end = None
 
+    def die(self) -> None:
+        """SIGKILL: whoever waits for an answer is told that there will be none."""
+        self.alive = False
+        if self.end is not None and not self.end.done():
+            self.end.set_exception(Unavailable("gone", actor="gone"))
+
     def _held(self, sandbox_id: str) -> asyncio.Future[End]:
         if self.sandbox_id != sandbox_id or self.end is None:
             raise SandboxNotFound("not here")

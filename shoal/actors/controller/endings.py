@@ -12,8 +12,10 @@ from shoal.model.states import Reason
 ON_REQUEST = "terminated on request"
 
 
-def evicted(why: str) -> End:
-    """Its container or its actor was taken away."""
+def vanished(record: SandboxRecord, why: str) -> End:
+    """Its container is gone, and nobody lives who could say how: by what was asked for, or else by somebody outside Shoal."""
+    if record.ended_by is not None:
+        return given_up(ON_REQUEST)
     return End(Reason.EVICTED, None, why, time.time())
 
 
@@ -22,7 +24,7 @@ def node_lost() -> End:
 
 
 def given_up(message: str) -> End:
-    """It was ended before it ran."""
+    """It was ended on request, and there is no exit code to tell."""
     return End(Reason.TERMINATED, None, message, time.time())
 
 

@@ -23,11 +23,11 @@ from typing import Any
 from shoal.actors.controller.endings import (
     ON_REQUEST,
     ended_error,
-    evicted,
     failed_start,
     given_up,
     node_lost,
     too_late,
+    vanished,
 )
 from shoal.actors.controller.figures import Figures
 from shoal.actors.controller.ledger import Ledger, audited, created, entered
@@ -267,7 +267,7 @@ class Lifecycles:
                 else:
                     await asyncio.sleep(_RETRY_S)
             except SandboxNotFound:
-                end = evicted("its actor does not hold it any more")
+                end = vanished(record, "its actor does not hold it any more")
                 break
         await self._finish(record, end)
         self._slots.pop(record.id, None)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.actors.controller.endings import evicted, node_lost
+from shoal.actors.controller.endings import node_lost, vanished
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
@@ -42,7 +42,7 @@ class Takeover:
                 record.began = await self.call(slot.handle, "adopt", record.id, record.spec, record.began.started_at)
             except NotFound:
                 self.pool.put(slot)
-                return evicted("its container was gone when its actor came back")
+                return vanished(record, "its container was gone when its actor came back")
             except ShoalError as error:
                 log.warning("%s: %s", record.id, error)
                 self.maker.kill(slot)
@@ -52,7 +52,7 @@ class Takeover:
                 continue
             return slot
         await self.remove(record.id, record.began.node_id)
-        return evicted("no actor could take its container over")
+        return vanished(record, "no actor could take its container over")
 
     async def remove(self, sandbox_id: str, node_id: str | None) -> None:
         """Whatever container the sandbox has on a node, or (None) anywhere, is removed. A node that does not answer sweeps by itself later."""
