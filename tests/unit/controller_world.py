@@ -30,7 +30,8 @@ SECRET = b"s" * 32
 
 @dataclass
 class FakeSlot:
-    """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended."""
+    """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended. `dies_ending`: SIGKILL strikes it when it has
+    removed its container and has not said so yet."""
 
     world: World
     id: str
@@ -39,6 +40,7 @@ class FakeSlot:
     sandbox_id: str | None = None
     beginning: asyncio.Task[Began] | None = None
     end: asyncio.Future[End] | None = None
+    dies_ending: bool = False
 
     async def start(self, sandbox_id: str, spec: SandboxSpec) -> Began:
         assert self.sandbox_id in (None, sandbox_id), "a slot was given a second sandbox"
@@ -71,18 +73,16 @@ class FakeSlot:
         end = self._held(sandbox_id)
         if not end.done():
             self.world.containers.pop(sandbox_id, None)
+            if self.dies_ending:
+                self.alive = False
+                end.set_exception(Unavailable("gone", actor="gone"))
+                return end.result()
             end.set_result(End(Reason.TERMINATED, None, message, time.time()))
         return end.result()
 
     async def wipe(self, sandbox_id: str) -> None:
         if self.sandbox_id == sandbox_id:
             self.sandbox_id = self.beginning = self.end = None
-
-    def die(self) -> None:
-        """SIGKILL: whoever waits for an answer is told that there will be none."""
-        self.alive = False
-        if self.end is not None and not self.end.done():
-            self.end.set_exception(Unavailable("gone", actor="gone"))
 
     def _held(self, sandbox_id: str) -> asyncio.Future[End]:
         if self.sandbox_id != sandbox_id or self.end is None:
