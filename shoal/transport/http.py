@@ -23,7 +23,7 @@ from shoal.model.sandbox_json import spec_to_json
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
 from shoal.transport import http_json
-from shoal.transport.agents import Agents
+from shoal.transport.agents import Agents, Opened
 from shoal.transport.contract import LogChunk, Transport
 from shoal.transport.http_admin import HttpAdmin
 from shoal.transport.http_calls import HttpCalls
@@ -54,7 +54,7 @@ class HttpTransport(Transport):
 
     def __init__(self, url: str, token: str | None = None, ca: str | None = None) -> None:
         self.calls = HttpCalls(server(url, token, ca))
-        self._agents = Agents(lambda sandbox_id: open_connection(self.calls, f"{_path(sandbox_id)}/connect"))
+        self._agents = Agents(self._open_agent)
         self._admin = HttpAdmin(self.calls)
         self._undoing: set[asyncio.Task[None]] = set()
         self._whoami: TokenInfo | None = None
@@ -228,6 +228,9 @@ class HttpTransport(Transport):
 
     async def dial(self, sandbox_id: str, port: int) -> ByteStream:
         return SocketStream(await open_socket(self.calls, f"{_path(sandbox_id)}/ports/{int(port)}", heartbeat=False))
+
+    async def _open_agent(self, sandbox_id: str) -> Opened:
+        return Opened(await open_connection(self.calls, f"{_path(sandbox_id)}/connect"))
 
     async def close(self) -> None:
         if self._undoing:
