@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from shoal._context import Series
 from shoal._reach import Patience
-from shoal._twin import block_on, method_twin
+from shoal._twin import method_twin
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import Unavailable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WAIT_S = 20.0
 
 
-class Events:
+class Events(Series[SandboxEvent]):
     """Events, one after another, without end; those of one sandbox end with it. `Client.events` makes it."""
 
     def __init__(
@@ -73,36 +73,4 @@ class Events:
         """No more. Again is harmless."""
         self._closed = True
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> SandboxEvent:
-        event = block_on(self.next.aio())
-        if event is None:
-            raise StopIteration
-        return event
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SandboxEvent:
-        event = await self.next.aio()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close.aio()
+    _leave = close

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from shoal._context import Series
 from shoal._output import close_in
 from shoal._reach import Patience, Reach
-from shoal._twin import block_on, method_twin
+from shoal._twin import method_twin
 from shoal.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from shoal.wire.agent import WatchEvent, WatchStream
 
 
-class Watch:
+class Watch(Series["WatchEvent"]):
     """Changes, one after another, without end: iterate, and `close` it when it is enough.
 
     Where the connection broke, or more changed than could be told, comes an event of kind `overflow`: look for yourself what there is.
@@ -66,44 +66,12 @@ class Watch:
         self._closed = True
         self._let_go()
 
+    _leave = close
+
     def _let_go(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None and self._loop is not None:
             close_in(self._loop, stream.aclose)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> WatchEvent:
-        event = block_on(self.next.aio())
-        if event is None:
-            raise StopIteration
-        return event
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        event = await self.next.aio()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close.aio()
 
 
 async def _opened(stream: WatchStream) -> WatchStream:

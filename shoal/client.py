@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from shoal import _target
 from shoal._admin import Administration
+from shoal._context import Context
 from shoal._twin import at_exit, function_twin, method_twin
 from shoal.model import cluster_file
 from shoal.model.errors import InvalidRequest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shoal.transport.contract import Transport
 
 
-class Client(Administration):
+class Client(Administration, Context):
     """A connection to a cluster, for any number of threads and event loops. `shoal.connect` makes one.
 
     As a context manager it is closed at the end; sandboxes live on.
@@ -43,28 +43,14 @@ class Client(Administration):
         if _default.client is self:
             _default.client = None
 
+    _leave = close
+
     @method_twin
     async def defaults(self) -> SandboxDefaults:
         """What the cluster gives a sandbox whose creator does not say; asked for once."""
         if self._defaults is None:
             self._defaults = await self.transport.defaults()
         return self._defaults
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close.aio()
 
 
 @function_twin

@@ -6,9 +6,9 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self
+from typing import TYPE_CHECKING, Any, AnyStr, Generic
 
+from shoal._context import Context
 from shoal._input import Input
 from shoal._output import Output, ProcessBytes, bytes_output, text_output
 from shoal._reach import Reach
@@ -53,7 +53,7 @@ class ProcessInfo:
     returncode: int | None
 
 
-class Process(Generic[AnyStr]):
+class Process(Context, Generic[AnyStr]):
     """A process in a sandbox: `Sandbox.exec` starts one, `Sandbox.process` finds it again by its `id`.
 
     `stdout` and `stderr` are live, `stdin` may be written to. A process that is not read waits once 1 MiB of its output is
@@ -173,22 +173,6 @@ class Process(Generic[AnyStr]):
             await self.close.aio()
         except ShoalError:
             pass  # it is gone already, alone or with its sandbox
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._leave.aio()
 
     def __repr__(self) -> str:
         return f"<Process {self._id} in {self._reach.sandbox_id}, returncode={self._returncode}>"

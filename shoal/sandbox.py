@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from shoal._calls import exec_call, run_call
+from shoal._context import Context
 from shoal._create import Wanted, create_all, create_many_call, or_none, specs_of
 from shoal._input import Input
 from shoal._output import Output
@@ -44,7 +44,7 @@ _TERMINAL_SIZE = (24, 80)
 _TAIL = 2000
 
 
-class Sandbox:
+class Sandbox(Context):
     """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
 
     Every method blocks, and has an `.aio` twin to be awaited. As a context manager the sandbox is terminated at the end.
@@ -258,6 +258,8 @@ class Sandbox:
         if not self._info.ended:
             self._info = await self._reach.transport.terminate(self.id)
 
+    _leave = terminate
+
     # Its processes
 
     @run_call
@@ -393,22 +395,6 @@ class Sandbox:
         if self._main is None:
             self._main = Process(self._reach, MAIN_PROCESS, text=True, new=False)
         return self._main
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.terminate()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.terminate.aio()
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import socket
 import struct
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from shoal._context import Context
 from shoal._output import close_in
 from shoal._twin import method_twin
 from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
@@ -28,7 +28,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)
 _log = logging.getLogger("shoal.forward")
 
 
-class Forward:
+class Forward(Context):
     """A port of this machine that leads to one in a sandbox, for as long as it is open. `Sandbox.forward` makes one.
 
     Every connection to `address` is one to the port inside, which sees it come from its own loopback; the sandbox needs no network. Whoever
@@ -83,6 +83,8 @@ class Forward:
         elif self._loop is not None:
             close_in(self._loop, self._close)
 
+    _leave = close
+
     async def _close(self) -> None:
         server, self._server = self._server, None
         if server is not None:
@@ -124,22 +126,6 @@ class Forward:
         # Both directions have ended in good order: what is still on its way to our own client must not be cut off.
         writer.close()
         await writer.wait_closed()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close.aio()
 
     def __repr__(self) -> str:
         where = "not started" if self._address is None else self.address
