@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from shoal.actors.controller.quotas import Usage, check_quota
-from shoal.model.access import INSIDE, AuditEntry, Caller, Quota, Scope, matches, split
+from shoal.model.access import ANY_ENVIRONMENT, INSIDE, AuditEntry, Caller, Quota, Scope, matches, split
 from shoal.model.errors import (
     AlreadyExists,
     EnvironmentNotFound,
@@ -309,6 +309,30 @@ async def test_what_replicas_report_is_entered_once() -> None:
         ("sandbox.create", "ok", made),
     ]
     assert (entries[0].request_id, entries[0].address) == ("r-1", "10.0.0.1")
+    await controller.kill()
+
+
+async def test_what_callers_of_all_environments_do_is_seen_in_the_sandbox_s_own() -> None:
+    world = World()
+    controller = await world.controller()
+    await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
+    made = await make(controller, spec(environment="dev"))
+    seen = [
+        AuditEntry(1.0, "exec", "ok", "tk-ops", ANY_ENVIRONMENT, made),
+        AuditEntry(2.0, "exec", "sandbox_not_found", "tk-ops", ANY_ENVIRONMENT, "sb-never"),
+        AuditEntry(3.0, "events", "permission_denied", "tk-ops", ANY_ENVIRONMENT),
+        AuditEntry(4.0, "exec", "sandbox_not_found", "tk-main", "main", made),  # a stranger's
+    ]
+    await controller.parts.following.report(seen, {})
+    entries = await controller.parts.following.audit(None, 4, INSIDE)
+    assert [(e.token, e.environment) for e in entries] == [
+        ("tk-main", "main"),
+        ("tk-ops", ANY_ENVIRONMENT),
+        ("tk-ops", ANY_ENVIRONMENT),
+        ("tk-ops", "dev"),
+    ]
+    theirs = await controller.parts.following.audit(None, 100, DEV_ADMIN)
+    assert ("exec", "tk-ops", made) in [(e.action, e.token, e.target) for e in theirs]
     await controller.kill()
 
 

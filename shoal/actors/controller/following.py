@@ -10,6 +10,7 @@ from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.events import PAGE
 from shoal.actors.controller.history import History
 from shoal.actors.controller.ledger import Ledger
+from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Store
 from shoal.model.access import ANY_ENVIRONMENT, AuditEntry, Caller, SandboxEvent, Scope
 from shoal.model.errors import InvalidRequest, PermissionDenied
@@ -40,6 +41,7 @@ class Following:
     """Events and audit entries, as far as the caller may see them."""
 
     ledger: Ledger
+    registry: Registry
     history: History
     accounts: Accounts
     store: Store
@@ -87,8 +89,23 @@ class Following:
         return await self.store.audit(before, limit, environment=environment)
 
     async def report(self, audit: Sequence[AuditEntry], used: dict[str, float]) -> None:
-        """What a replica saw: entries for the audit log, and which tokens were used."""
+        """What a replica saw: entries for the audit log, and which tokens were used.
+
+        What was done to a sandbox is entered under its own environment also where the caller is of all of them: whoever administers
+        that environment is to see it.
+        """
         tokens = self.accounts.used(used)
-        new = [replace(entry, id=0) for entry in audit if entry.outcome != "ok" or entry.action not in _WRITTEN_HERE]
+        new = [
+            replace(entry, id=0, environment=self._environment(entry))
+            for entry in audit
+            if entry.outcome != "ok" or entry.action not in _WRITTEN_HERE
+        ]
         if new or tokens:
             await self.ledger.write(Change(audit=new, tokens=tokens))
+
+    def _environment(self, entry: AuditEntry) -> str:
+        """Where it was done: the replica knows only the caller's environment, the controller the sandbox's."""
+        if entry.environment != ANY_ENVIRONMENT or entry.target is None:
+            return entry.environment
+        record = self.registry.get(entry.target)
+        return entry.environment if record is None else record.spec.environment

@@ -134,7 +134,7 @@ async def open_parts(
         accounts=accounts,
         sandboxes=Sandboxes(secret, registry, history, admission, lives, nodes, ledger, figures, call),
         tunnels=Tunnels(ledger, nodes, secret, settings.api, call),
-        following=Following(ledger, history, accounts, store),
+        following=Following(ledger, registry, history, accounts, store),
         figures=figures,
         recovery=Recovery(registry, lives, pool, maker),
     )
