@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shoal import Client, Sandbox
-from tests.bench.shoalpy import REQUEST, TAGS, ShoalBox
+from tests.bench.shoalpy import ShoalBox, wanted
 from tests.bench.stats import Samples, samples
-from tests.bench.subject import CPU_LIMIT, MEMORY_LIMIT, PIDS_LIMIT, WORKLOAD, Box, Subject
+from tests.bench.subject import MEMORY_LIMIT, WORKLOAD, Box, Subject
 
 FILE_SIZE = 100 << 20  # bytes
 FILE_ROUNDS = 5
@@ -67,17 +67,7 @@ class ShoalHttp(Subject):
         self._image = image
 
     def create(self, memory: int = MEMORY_LIMIT) -> HttpBox:
-        made = self._plain.json(
-            "POST",
-            "/v1/sandboxes",
-            {
-                "image": self._image,
-                "cpu": [REQUEST[0], CPU_LIMIT],
-                "memory": [REQUEST[1], memory],
-                "pids": PIDS_LIMIT,
-                "tags": TAGS,
-            },
-        )
+        made = self._plain.json("POST", "/v1/sandboxes", wanted(self._image, memory))
         return HttpBox(self._plain, made["id"])
 
     def close(self) -> None:
@@ -138,16 +128,7 @@ class ShoalClient(Subject):
         self._image = image
 
     def create(self, memory: int = MEMORY_LIMIT) -> ShoalBox:
-        return ShoalBox(
-            Sandbox.create(
-                image=self._image,
-                cpu=(REQUEST[0], CPU_LIMIT),
-                memory=(REQUEST[1], memory),
-                pids=PIDS_LIMIT,
-                tags=TAGS,
-                client=self._client,
-            )
-        )
+        return ShoalBox(Sandbox.create(**wanted(self._image, memory), client=self._client))
 
     def close(self) -> None:
         self._client.close()

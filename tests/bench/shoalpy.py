@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from shoal import Client, Sandbox
 from tests.bench.execs import CALLERS, LATENCY_WINDOW, RATE_WINDOW, ROUNDS
@@ -15,6 +16,17 @@ TAGS = {"job": "bench"}
 REQUEST = (0.125, 128)  # cores and MiB that a sandbox is sure of: the defaults
 
 
+def wanted(image: str, memory: int) -> dict[str, Any]:
+    """What a create asks for, by the names that Python and JSON share."""
+    return {
+        "image": image,
+        "cpu": (REQUEST[0], CPU_LIMIT),
+        "memory": (REQUEST[1], memory),
+        "pids": PIDS_LIMIT,
+        "tags": TAGS,
+    }
+
+
 class Shoal(Subject):
     name = "shoal"
 
@@ -23,15 +35,7 @@ class Shoal(Subject):
         self._image = image
 
     def create(self, memory: int = MEMORY_LIMIT) -> ShoalBox:
-        return ShoalBox(
-            Sandbox.create(
-                image=self._image,
-                cpu=(REQUEST[0], CPU_LIMIT),
-                memory=(REQUEST[1], memory),
-                pids=PIDS_LIMIT,
-                tags=TAGS,
-            )
-        )
+        return ShoalBox(Sandbox.create(**wanted(self._image, memory), client=self.client))
 
     def wait_warm(self, count: int = 1, at_most: float = 20.0) -> None:
         """Returns once a node has that many warm containers; raises `TimeoutError` where none comes."""
