@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import h11
@@ -43,22 +44,23 @@ class Broken(Exception):
     """The answer broke off after its beginning had gone out; the client must see that it did."""
 
 
-class Carrier:
-    """One request over one connection. `answer_headers` makes the answer's headers fit for the client."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Between a client, by `receive` and `send`, and what listens in the sandbox, by `stream`. `answer_headers` makes the headers of its
+    answer fit for the client."""
 
-    def __init__(
-        self,
-        visit: Visit,
-        stream: ByteStream,
-        receive: Receive,
-        send: Send,
-        answer_headers: Callable[[Headers], Headers],
-    ) -> None:
-        self._visit = visit
-        self._stream = stream
-        self._receive = receive
-        self._send = send
-        self._answer_headers = answer_headers
+    visit: Visit
+    stream: ByteStream
+    receive: Receive
+    send: Send
+    answer_headers: Callable[[Headers], Headers]
+
+
+class Carrier:
+    """One request over one connection."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         self._unparsed = memoryview(b"")
         self._go_on = asyncio.Event()
@@ -68,7 +70,7 @@ class Carrier:
     async def carry(self) -> None:
         """Returns once the answer is with the client, or the client has gone. Raises `InvalidRequest`, `Unavailable` before anything of it is
         out, `Broken` afterwards."""
-        await self._stream.write(self._request())
+        await self._way.stream.write(self._request())
         answering = asyncio.ensure_future(self._answer())
         feeding = asyncio.ensure_future(self._feed())
         try:
@@ -88,11 +90,11 @@ class Carrier:
     # The request
 
     def _request(self) -> bytes:
-        headers = [*self._visit.headers, (b"connection", b"close")]
-        if self._visit.chunked:
+        headers = [*self._way.visit.headers, (b"connection", b"close")]
+        if self._way.visit.chunked:
             headers.append((b"transfer-encoding", b"chunked"))
         try:
-            request = h11.Request(method=self._visit.method, target=self._visit.resource, headers=headers)
+            request = h11.Request(method=self._way.visit.method, target=self._way.visit.resource, headers=headers)
             data = self._http.send(request)
         except h11.LocalProtocolError as error:
             raise InvalidRequest(f"the request cannot be passed on: {error}") from None
@@ -101,13 +103,13 @@ class Carrier:
 
     async def _feed(self) -> None:
         """The body into the sandbox; then waits for the client to go. Returns only when it has; where the server takes no more, never."""
-        if (self._visit.header(b"expect") or b"").lower() == b"100-continue":
+        if (self._way.visit.header(b"expect") or b"").lower() == b"100-continue":
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONTINUE_S):
                     await self._go_on.wait()
         taking = True
         while True:
-            message = await self._receive()
+            message = await self._way.receive()
             if message["type"] == "http.disconnect":
                 return
             if taking:
@@ -129,7 +131,7 @@ class Carrier:
     async def _write(self, event: h11.Event) -> None:
         data = self._http.send(event)
         if data:
-            await self._stream.write(data)
+            await self._way.stream.write(data)
 
     # The answer
 
@@ -137,19 +139,19 @@ class Carrier:
         head = await self._head()
         headers = list(head.headers)
         if len(headers) > MAX_HEADERS or head.status_code > 599:
-            raise _no_http(self._visit)
-        await self._send(
+            raise _no_http(self._way.visit)
+        await self._way.send(
             {
                 "type": "http.response.start",
                 "status": head.status_code,
-                "headers": self._answer_headers([(name.lower(), value) for name, value in headers]),
+                "headers": self._way.answer_headers([(name.lower(), value) for name, value in headers]),
             }
         )
         self._started = True
         while True:
             data, last = self._parsed()
             if data or last:
-                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+                await self._way.send({"type": "http.response.body", "body": data, "more_body": not last})
             if last:
                 return
             try:
@@ -163,7 +165,7 @@ class Carrier:
             async with asyncio.timeout(ANSWER_S) as patience:
                 return await self._patient_head(patience)
         except TimeoutError:
-            port = self._visit.target.port
+            port = self._way.visit.target.port
             raise _unsure(f"what listens on port {port} in the sandbox did not answer in time") from None
         finally:
             self._patience = None
@@ -187,7 +189,7 @@ class Carrier:
                     self._patience = None
                     patience.reschedule(now() + HEADERS_S)
             else:
-                raise _no_http(self._visit)
+                raise _no_http(self._way.visit)
 
     def _parsed(self) -> tuple[bytes, bool]:
         """The body out of what has come so far, and whether that is all of it."""
@@ -201,20 +203,20 @@ class Carrier:
             elif event is h11.NEED_DATA:
                 return b"".join(pieces), False
             else:
-                raise _no_http(self._visit)
+                raise _no_http(self._way.visit)
 
     def _next_event(self) -> Any:
         try:
             return self._http.next_event()
         except h11.RemoteProtocolError:
-            raise _no_http(self._visit) from None
+            raise _no_http(self._way.visit) from None
 
     async def _more(self) -> None:
         """Hands more of what has come to the parser."""
         if self._unparsed:
             await asyncio.sleep(0)
         else:
-            data = await self._stream.read()
+            data = await self._way.stream.read()
             if not data:
                 self._http.receive_data(b"")
                 return

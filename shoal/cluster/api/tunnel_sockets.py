@@ -6,7 +6,7 @@ Each hop answers its own pings and has its own compression (inside there is none
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,10 +19,9 @@ from websockets.protocol import CLOSED, CONNECTING, OPEN, Event
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
-from shoal.cluster.api.tunnel_http import Broken, Receive, Send
-from shoal.cluster.api.tunnel_visits import API_SUBPROTOCOL, Headers, Visit
+from shoal.cluster.api.tunnel_http import Broken, Way
+from shoal.cluster.api.tunnel_visits import API_SUBPROTOCOL, Headers
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
-from shoal.wire.bytestream import ByteStream
 
 MAX_MESSAGE = 16 << 20
 """Bytes of one message, either way."""
@@ -48,39 +47,28 @@ class Denied(Exception):
 
 
 class SocketCarrier:
-    """One WebSocket over one connection. `answer_headers` makes the headers of the server's answer fit for the client."""
+    """One WebSocket over one connection."""
 
-    def __init__(
-        self,
-        visit: Visit,
-        stream: ByteStream,
-        receive: Receive,
-        send: Send,
-        answer_headers: Callable[[Headers], Headers],
-    ) -> None:
-        self._visit = visit
-        self._stream = stream
-        self._receive = receive
-        self._send = send
-        self._answer_headers = answer_headers
+    def __init__(self, way: Way) -> None:
+        self._way = way
         self._writing = asyncio.Lock()
         self._message: list[bytes] = []
         self._text = False
         self._client_gone = False
-        uri = WebSocketURI(False, "localhost", visit.target.port, "/", "")
-        offered = [Subprotocol(name) for name in visit.subprotocols] or None
+        uri = WebSocketURI(False, "localhost", way.visit.target.port, "/", "")
+        offered = [Subprotocol(name) for name in way.visit.subprotocols] or None
         self._inside = ClientProtocol(uri, subprotocols=offered, max_size=MAX_MESSAGE)
 
     async def carry(self) -> None:
         """Returns once both sides have ended. Raises `Denied`, `InvalidRequest`, `Unavailable` before the client was accepted."""
         events = await self._open()
-        accepted = self._inside.subprotocol or (API_SUBPROTOCOL if self._visit.accepts_api else None)
+        accepted = self._inside.subprotocol or (API_SUBPROTOCOL if self._way.visit.accepts_api else None)
         response = next(event for event in events if isinstance(event, Response))
-        await self._send(
+        await self._way.send(
             {
                 "type": "websocket.accept",
                 "subprotocol": accepted,
-                "headers": self._answer_headers(_raw(response.headers)),
+                "headers": self._way.answer_headers(_raw(response.headers)),
             }
         )
         outward = asyncio.ensure_future(self._outward([event for event in events if event is not response]))
@@ -102,13 +90,13 @@ class SocketCarrier:
     async def _open(self) -> list[Event]:
         """The handshake with the server inside; what came behind its answer comes along."""
         request = self._inside.connect()
-        request.path = self._visit.resource.decode("latin-1")
+        request.path = self._way.visit.resource.decode("latin-1")
         headers = HandshakeHeaders()
-        headers["Host"] = self._visit.host
+        headers["Host"] = self._way.visit.host
         for name, value in request.headers.raw_items():
             if name.lower() != "host":
                 headers[name] = value
-        for key, content in self._visit.headers:
+        for key, content in self._way.visit.headers:
             if key not in (b"host", b"content-length") and not key.startswith(b"sec-websocket-"):
                 headers[key.decode("latin-1")] = content.decode("latin-1")
         request.headers = headers
@@ -121,17 +109,17 @@ class SocketCarrier:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._flush()
                 while self._inside.state is CONNECTING and self._inside.handshake_exc is None:
-                    async for found in self._events(await self._stream.read()):
+                    async for found in self._events(await self._way.stream.read()):
                         events += found
         except TimeoutError:
             raise Unavailable(
-                f"what listens on port {self._visit.target.port} did not answer the handshake in time"
+                f"what listens on port {self._way.visit.target.port} did not answer the handshake in time"
             ) from None
         if isinstance(self._inside.handshake_exc, InvalidStatus):
             raise Denied(self._inside.handshake_exc.response)
         if self._inside.handshake_exc is not None:
             raise Unavailable(
-                f"what listens on port {self._visit.target.port} in the sandbox is no proper WebSocket server"
+                f"what listens on port {self._way.visit.target.port} in the sandbox is no proper WebSocket server"
             )
         return events
 
@@ -142,7 +130,7 @@ class SocketCarrier:
         await self._deliver(events)
         try:
             while self._inside.state is not CLOSED:
-                async for found in self._events(await self._stream.read()):
+                async for found in self._events(await self._way.stream.read()):
                     await self._deliver(found)
                 if self._inside.close_expected() and self._inside.close_rcvd is not None:
                     break
@@ -152,7 +140,7 @@ class SocketCarrier:
         # The server closes first; if we did, our answer to its goodbye might get lost.
         with suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(CLOSE_S):
-                while self._inside.state is not CLOSED and await self._stream.read():
+                while self._inside.state is not CLOSED and await self._way.stream.read():
                     pass
 
     async def _deliver(self, events: list[Event]) -> None:
@@ -166,13 +154,13 @@ class SocketCarrier:
                 data = b"".join(self._message)
                 self._message.clear()
                 if not self._client_gone:
-                    await self._send(_message(data, self._text))
+                    await self._way.send(_message(data, self._text))
 
     async def _close(self, code: int, reason: str) -> None:
         """Ends the client's side, unless it has ended."""
         if not self._client_gone:
             self._client_gone = True
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            await self._way.send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _events(self, data: bytes) -> AsyncIterator[list[Event]]:
         """What `data` holds, piece by piece; without data, the end of the connection."""
@@ -191,7 +179,7 @@ class SocketCarrier:
     async def _inward(self) -> None:
         """Until the client's end, which is passed on."""
         while True:
-            message = await self._receive()
+            message = await self._way.receive()
             if message["type"] == "websocket.disconnect":
                 self._client_gone = True
                 return await self._end(message.get("code", _UNSAID), message.get("reason") or "")
@@ -231,9 +219,9 @@ class SocketCarrier:
         async with self._writing:
             pieces = self._inside.data_to_send()
             if data := b"".join(pieces):
-                await self._stream.write(data)
+                await self._way.stream.write(data)
             if pieces and not pieces[-1]:  # its way to say that no more will come
-                await self._stream.write_eof()
+                await self._way.stream.write_eof()
 
 
 def _ending(inside: ClientProtocol) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from shoal.cluster.api.context import SCOPE_KEY, RequestContext
 from shoal.cluster.api.ledger import Ledger
 from shoal.cluster.api.tunnel_access import Admission, Door
 from shoal.cluster.api.tunnel_answers import response_headers, socket_headers
-from shoal.cluster.api.tunnel_http import Broken, Carrier, Receive, Send
+from shoal.cluster.api.tunnel_http import Broken, Carrier, Receive, Send, Way
 from shoal.cluster.api.tunnel_pages import cookie_redirect, error_answer, nothing_listens, slash_redirect
 from shoal.cluster.api.tunnel_sockets import Denied, SocketCarrier, denial
 from shoal.cluster.api.tunnel_visits import Headers, Scope, Visit, visit_of
@@ -101,9 +101,11 @@ class Tunnels:
         stream = await self._dial(visit)
         try:
             if visit.websocket:
-                await SocketCarrier(visit, stream, receive, send, partial(socket_headers, visit=visit)).carry()
+                way = Way(visit, stream, receive, send, partial(socket_headers, visit=visit))
+                await SocketCarrier(way).carry()
             else:
-                await Carrier(visit, stream, receive, send, partial(self._fit, visit=visit)).carry()
+                way = Way(visit, stream, receive, send, partial(self._fit, visit=visit))
+                await Carrier(way).carry()
         finally:
             await stream.close()
 
