@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import secrets
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, TokenInfo, Tunnel
@@ -29,10 +27,9 @@ from shoal.transport.http_admin import HttpAdmin
 from shoal.transport.http_calls import HttpCalls
 from shoal.transport.http_server import server
 from shoal.transport.http_socket import SocketStream, open_connection, open_socket
+from shoal.transport.undoing import Undoing, with_key
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
-
-T = TypeVar("T")
 
 MAX_BATCH = 1000
 """Creates in one call; more of them are several calls."""
@@ -41,9 +38,7 @@ _POLL_S = 30.0
 """How long one call of a `wait` may take; longer waits are made of several."""
 
 _TERMINATE_S = 60.0
-_UNDO_S = 8.0
 _UNDO_AT_ONCE = 16
-_LOG_CHUNK = 4 << 20
 
 
 class HttpTransport(Transport):
@@ -56,7 +51,7 @@ class HttpTransport(Transport):
         self.calls = HttpCalls(server(url, token, ca))
         self._agents = Agents(self._open_agent)
         self._admin = HttpAdmin(self.calls)
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._undoing = Undoing()
         self._whoami: TokenInfo | None = None
 
     @classmethod
@@ -113,18 +108,18 @@ class HttpTransport(Transport):
         return http_json.decoded(lambda d: SandboxDefaults(**{k: v for k, v in d.items() if k in known}), data)
 
     async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
-        spec = _with_key(spec)
+        spec = with_key(spec)
         try:
             return await self._create(spec, deadline, wait)
         except asyncio.CancelledError:
             if wait:
-                await self._undo(self._give_up([spec], deadline))
+                await self._undoing.undo(self._give_up([spec], deadline))
             raise
 
     async def create_many(
         self, specs: Sequence[SandboxSpec], *, deadline: float, wait: bool = True
     ) -> Sequence[SandboxInfo | ShoalError]:
-        wanted = [_with_key(spec) for spec in specs]
+        wanted = [with_key(spec) for spec in specs]
         end = time.monotonic() + deadline
         made: list[SandboxInfo | ShoalError] = []
         try:
@@ -133,7 +128,7 @@ class HttpTransport(Transport):
                 made += await self._create_batch(wanted[start : start + MAX_BATCH], left, wait)
         except asyncio.CancelledError:
             if wait:
-                await self._undo(self._give_up(wanted, deadline))
+                await self._undoing.undo(self._give_up(wanted, deadline))
             raise
         return made
 
@@ -233,8 +228,7 @@ class HttpTransport(Transport):
         return Opened(await open_connection(self.calls, f"{_path(sandbox_id)}/connect"))
 
     async def close(self) -> None:
-        if self._undoing:
-            await asyncio.wait(self._undoing, timeout=_UNDO_S)
+        await self._undoing.settle()
         await self._agents.close()
         await self.calls.close()
 
@@ -275,20 +269,6 @@ class HttpTransport(Transport):
             ids = [info.id for info in found if isinstance(info, SandboxInfo) and not info.ended]
             await asyncio.gather(*map(end, ids), return_exceptions=True)
 
-    async def _undo(self, giving_up: Awaitable[None]) -> None:
-        """Nobody will ever hold what is being made, so it must not stay; given `_UNDO_S`, and then to its end without being waited for."""
-        undoing = asyncio.get_running_loop().create_task(_quietly(giving_up))
-        self._undoing.add(undoing)
-        undoing.add_done_callback(self._undoing.discard)
-        await asyncio.wait([undoing], timeout=_UNDO_S)
-
-
-async def _quietly(undoing: Awaitable[None]) -> None:
-    try:
-        await undoing
-    except ShoalError:
-        pass  # the API is away, or refuses the create now as it did before: its own timeout will end what there is
-
 
 def _result(data: Any) -> SandboxInfo | ShoalError:
     error = data.get("error")
@@ -297,11 +277,6 @@ def _result(data: Any) -> SandboxInfo | ShoalError:
 
 def _path(sandbox_id: str) -> str:
     return f"/v1/sandboxes/{quote(sandbox_id, safe='')}"
-
-
-def _with_key(spec: SandboxSpec) -> SandboxSpec:
-    """With a key, so that a call which is sent twice makes one sandbox."""
-    return spec if spec.idempotency_key is not None else replace(spec, idempotency_key=secrets.token_hex(16))
 
 
 def _key(spec: SandboxSpec) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from ray.actor import ActorHandle
 
@@ -23,13 +21,14 @@ from shoal.transport.contract import LogChunk, Transport
 from shoal.transport.ray_admin import RayAdmin, RayReplicaSide
 from shoal.transport.ray_attach import attach
 from shoal.transport.ray_calls import Controller
+from shoal.transport.undoing import Undoing, with_key
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
 
+T = TypeVar("T")
+
 _POLL_S = 30.0
 """How long one call of a `wait` may take; longer waits are made of several."""
-
-_UNDO_S = 8.0
 
 _Made = tuple[SandboxInfo, Grant | None]
 
@@ -40,7 +39,7 @@ class RayTransport(Transport):
     def __init__(self, handle: ActorHandle[Any]) -> None:
         self._controller = Controller(handle)
         self._connections = Connections(self._grant)
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._undoing = Undoing()
         self._admin = RayAdmin(self._controller)
         self.replica_side = RayReplicaSide(self._controller)
 
@@ -63,7 +62,7 @@ class RayTransport(Transport):
         return SandboxDefaults(**await self._controller.call("defaults"))
 
     async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
-        spec = _with_key(spec)
+        spec = with_key(spec)
         call = self._controller.call("create", spec, deadline, wait)
         info, grant = cast(_Made, await self._or_undo(call, [spec], wait))
         if grant is not None:
@@ -73,7 +72,7 @@ class RayTransport(Transport):
     async def create_many(
         self, specs: Sequence[SandboxSpec], *, deadline: float, wait: bool = True
     ) -> Sequence[SandboxInfo | ShoalError]:
-        wanted = [_with_key(spec) for spec in specs]
+        wanted = [with_key(spec) for spec in specs]
         call = self._controller.call("create_many", wanted, deadline, wait)
         results: list[SandboxInfo | ShoalError] = []
         for made in cast("list[_Made | ShoalError]", await self._or_undo(call, wanted, wait)):
@@ -150,8 +149,7 @@ class RayTransport(Transport):
         return await self._connections.dial(sandbox_id, port)
 
     async def close(self) -> None:
-        if self._undoing:
-            await asyncio.wait(self._undoing, timeout=_UNDO_S)
+        await self._undoing.settle()
         await self._connections.close()
 
     async def _grant(self, sandbox_id: str) -> Grant:
@@ -159,31 +157,20 @@ class RayTransport(Transport):
 
     # A create that is given up
 
-    async def _or_undo(self, call: Any, specs: Sequence[SandboxSpec], wait: bool) -> Any:
+    async def _or_undo(self, call: Awaitable[T], specs: Sequence[SandboxSpec], wait: bool) -> T:
         try:
             return await call
         except asyncio.CancelledError:
             if wait:
-                # Nobody will ever hold them, so they must not stay; the controller does not notice that its caller has gone.
-                undoing = asyncio.get_running_loop().create_task(self._undo(specs))
-                self._undoing.add(undoing)
-                undoing.add_done_callback(self._undoing.discard)
-                await asyncio.wait([undoing], timeout=_UNDO_S)
+                # The controller does not notice that its caller has gone.
+                await self._undoing.undo(self._give_up(specs))
             raise
 
-    async def _undo(self, specs: Sequence[SandboxSpec]) -> None:
+    async def _give_up(self, specs: Sequence[SandboxSpec]) -> None:
         """Ends what a create has made or is making. Its idempotency key tells which that is; the call may just be under way."""
         left = {(spec.environment, cast(str, spec.idempotency_key)) for spec in specs}
-        try:
-            for delay in (0.0, 0.05, 0.2):
-                await asyncio.sleep(delay)
-                left -= set(await self._controller.call("give_up", sorted(left)))
-                if not left:
-                    return
-        except ShoalError:
-            pass  # the controller is away: the sandbox's own timeout will end it
-
-
-def _with_key(spec: SandboxSpec) -> SandboxSpec:
-    """With a key, so that a call which is sent twice makes one sandbox."""
-    return spec if spec.idempotency_key is not None else replace(spec, idempotency_key=secrets.token_hex(16))
+        for delay in (0.0, 0.05, 0.2):
+            await asyncio.sleep(delay)
+            left -= set(await self._controller.call("give_up", sorted(left)))
+            if not left:
+                return
