@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from shoal.actors.controller.store import Change, Restored
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
-    AuditEntry,
     Caller,
     Environment,
     Quota,
@@ -221,8 +220,8 @@ def check_bounds(quota: Quota) -> None:
 
 
 def _environment_change(environment: Environment, action: str, caller: Caller) -> Change:
-    entry: Iterable[AuditEntry] = (audited(action, caller, target=environment.name, environment=environment.name),)
-    return Change(environments=(environment,), audit=tuple(entry))
+    entry = audited(action, caller, target=environment.name, environment=environment.name)
+    return Change(environments=(environment,), audit=(entry,))
 
 
 def _revoked(token: StoredToken, now: float) -> StoredToken:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +100,7 @@ class Lifecycles:
             raise ended_error(record)
         task.result()
 
-    def _go_on(self, record: SandboxRecord, work: Any) -> None:
+    def _go_on(self, record: SandboxRecord, work: Coroutine[Any, Any, None]) -> None:
         task = self._creating[record.id] = asyncio.create_task(work)
 
         def settle(done: asyncio.Task[None]) -> None:

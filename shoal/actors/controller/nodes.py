@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from shoal.actors.controller.placement import Machine
 from shoal.actors.handles import call
@@ -30,7 +31,7 @@ class Node:
     """One machine: its node actor and what it said last, or failed with. `missed`: looks in a row without it."""
 
     id: str
-    handle: Any
+    handle: ActorHandle[Any]
     resources: dict[str, float]
     labels: dict[str, str]
     info: NodeInfo | None = None
@@ -46,7 +47,7 @@ class Nodes:
     cluster: str
     secret: bytes
     _nodes: dict[str, Node] = field(default_factory=dict)
-    _class: Any = None
+    _class: Any = None  # `NodeActor` as Ray makes it, which has no type
 
     async def refresh(self) -> list[str]:
         """Looks at the cluster once: new machines get a node actor, all are asked how they are. Returns ids of machines that were lost."""
@@ -76,7 +77,7 @@ class Nodes:
             node.error = error
             log.warning("node %s: %s", node.id[:8], error)
 
-    def handle(self, node_id: str) -> Any:
+    def handle(self, node_id: str) -> ActorHandle[Any]:
         """The node actor of a machine; `Unavailable` for one that is not there (any more)."""
         node = self._nodes.get(node_id)
         if node is None:
@@ -132,7 +133,7 @@ class Nodes:
                 )
         return result
 
-    def handles(self) -> list[Any]:
+    def handles(self) -> list[ActorHandle[Any]]:
         return [node.handle for node in self._nodes.values()]
 
 

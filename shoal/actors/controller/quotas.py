@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from shoal.model.access import Quota
 from shoal.model.errors import QuotaExceeded
@@ -105,7 +104,7 @@ def check_quota(quota: Quota, usage: Usage, spec: SandboxSpec, now: float) -> No
             )
 
 
-def _exceeded(name: str, why: str, spec: SandboxSpec, used: Any, allowed: Any, retry_after: float) -> QuotaExceeded:
+def _exceeded(name: str, why: str, spec: SandboxSpec, used: float, allowed: float, retry_after: float) -> QuotaExceeded:
     return QuotaExceeded(
         f"{name}: the quota of environment {spec.environment!r} is used up: {why}",
         field=name,

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from shoal.actors.controller.slots import Slot
-from shoal.actors.handles import call, find_actor
+from shoal.actors.handles import call, find_actor, is_gone
 from shoal.actors.messages import SlotFacts
 from shoal.actors.names import NAMESPACE, SLOT_PREFIX, slot_options
 from shoal.model.errors import ShoalError, Unavailable
@@ -28,7 +28,7 @@ class RaySlotMaker:
         from shoal.actors.sandbox.actor import SandboxActor
 
         self._grace_s = grace_s
-        self._class: Any = ray.remote(SandboxActor)
+        self._class: Any = ray.remote(SandboxActor)  # of no type that is known
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
         """Asks Ray for a new one, on `node_id` if given, and returns at once."""
@@ -42,7 +42,7 @@ class RaySlotMaker:
             try:
                 facts: SlotFacts = await call(slot.handle, "describe")
             except Unavailable as error:
-                if error.fields.get("actor") == "gone" or attempt == _PLACE_ATTEMPTS - 1:
+                if is_gone(error) or attempt == _PLACE_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(0.1)  # a new machine's node actor is on its way
             else:

@@ -134,7 +134,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         slot_id=row["slot_id"],
         began=None if row["began"] is None else Began(**row["began"]),
         end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
-        # What rows of before there were tokens and tunnels do not have:
+        # Rows of an earlier version have none of these:
         deadline=row.get("deadline", 0.0),
         created_by=row.get("created_by", INSIDE.token),
         ended_by=row.get("ended_by"),

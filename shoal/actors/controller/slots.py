@@ -27,7 +27,7 @@ MAX_UNPLACED = 128
 
 @dataclass(slots=True)
 class Slot:
-    """A sandbox actor. `node_id` is None until Ray has placed it."""
+    """A sandbox actor. `handle` is its maker's: Ray's, or what stands in for it. `node_id` is None until Ray has placed it."""
 
     id: str
     shape: SlotShape

@@ -15,7 +15,7 @@ from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
 from shoal.actors.messages import End
 from shoal.model.errors import NotFound, ShoalError
 
-log = logging.getLogger("shoal.lifecycles")
+log = logging.getLogger("shoal.takeover")
 
 _ATTEMPTS = 5
 _RETRY_S = 0.2
