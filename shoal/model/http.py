@@ -27,6 +27,10 @@ from shoal.model.errors import (
 
 PROBLEM = "application/problem+json"
 
+SUBPROTOCOL = "shoal.v1"
+BEARER_SUBPROTOCOL = "shoal.bearer."
+"""What a WebSocket's client may offer: the API's own, and its token behind this, for browsers can send no header."""
+
 STATUS: dict[type[ShoalError], int] = {
     InvalidRequest: 400,
     Unauthenticated: 401,

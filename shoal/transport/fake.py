@@ -20,7 +20,6 @@ from shoal.model.errors import (
     FailedPrecondition,
     InvalidRequest,
     SandboxEnded,
-    SandboxNotFound,
     ShoalError,
     TunnelNotFound,
     Unavailable,
@@ -28,6 +27,7 @@ from shoal.model.errors import (
 from shoal.model.ids import MAIN_PROCESS, new_sandbox_id
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import Limits, SandboxDefaults
+from shoal.model.sight import no_sandbox, no_sandbox_named
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason, State
 from shoal.model.validate import check_spec, check_tags
@@ -136,7 +136,7 @@ class FakeTransport(Transport):
             b.now() for b in self._boxes.values() if (b.info.spec.name, b.info.spec.environment) == (name, environment)
         ]
         if not found:
-            raise SandboxNotFound(f"no sandbox in {environment!r} has the name {name!r}")
+            raise no_sandbox_named(name, environment)
         return next((info for info in found if not info.ended), found[-1])
 
     async def list(self, listing: Listing) -> builtins.list[SandboxInfo]:
@@ -249,7 +249,7 @@ class FakeTransport(Transport):
     def _box(self, sandbox_id: str) -> _Box:
         box = self._boxes.get(sandbox_id)
         if box is None or not sees(box.info.spec.environment):
-            raise SandboxNotFound(f"there never was a sandbox {sandbox_id}")
+            raise no_sandbox(sandbox_id)
         return box
 
     def _usage(self, environment: str) -> Quota:

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shoal.cluster.api.answers import Json
-from shoal.cluster.api.auth import environment_for, needs
-from shoal.cluster.api.context import audited, context_of
+from shoal.cluster.api.auth import Reader, environment_for, needs
+from shoal.cluster.api.context import Cluster, audited, context_of
 from shoal.cluster.api.models import (
     Audit,
     EnvironmentCreate,
@@ -24,11 +24,11 @@ from shoal.cluster.api.models import (
     Tokens,
 )
 from shoal.cluster.api.routes import new_router
-from shoal.cluster.api.sandboxes import Cluster, Reader
 from shoal.model.access import ANY_ENVIRONMENT, Caller, Scope, TokenInfo
-from shoal.model.errors import PermissionDenied, TokenNotFound
+from shoal.model.errors import PermissionDenied
 from shoal.model.ids import NAME
 from shoal.model.settings import SandboxDefaults
+from shoal.model.sight import no_token
 
 Administrator = Annotated[Caller, needs(Scope.ADMIN)]
 Owner = Annotated[Caller, needs(Scope.ADMIN, everywhere=True)]
@@ -89,7 +89,7 @@ def _add_tokens(routes: APIRouter) -> None:
     async def revoke_token(token_id: TokenId, request: Request, who: Administrator, cluster: Cluster) -> Json:
         """From now on it is refused: here at once, by other replicas within seconds."""
         if "\0" in token_id:
-            raise TokenNotFound(f"there is no token {token_id!r}")
+            raise no_token(token_id)
         info = await cluster.admin.revoke_token(token_id)
         request.app.state.tokens.forget(token_id)
         return Json(info.to_dict())

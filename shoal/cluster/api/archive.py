@@ -16,8 +16,8 @@ from shoal._watch import Watch
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import needs
 from shoal.cluster.api.bodies import query_path, streamed
-from shoal.cluster.api.context import audited
-from shoal.cluster.api.files import STALL_S, Path, User, Via, itself
+from shoal.cluster.api.context import Cluster, audited
+from shoal.cluster.api.files import STALL_S, Path, User, itself
 from shoal.cluster.api.flowing import Flowing
 from shoal.cluster.api.models_data import Unpacked, path_json
 from shoal.cluster.api.routes import PathRoute, new_router
@@ -39,7 +39,7 @@ def router() -> APIRouter:
     routes = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
     @routes.get(f"{_AT}/archive", response_class=Response, responses={200: {"content": _TAR}})
-    async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Via) -> Response:
+    async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """A tree as a tar, its names relative to `path`; of a file, the file."""
         name = query_path(request)
         tree = await Reach(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
@@ -54,7 +54,7 @@ def router() -> APIRouter:
         dependencies=[audited("files.write")],
     )
     async def upload_archive(
-        sandbox_id: str, request: Request, path: Path, transport: Via, user: User = ""
+        sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
     ) -> Response:
         """Unpacks a tar below a directory, made if missing. Members that lead out of it are refused. Sent again it does no harm."""
         name = query_path(request)
@@ -67,7 +67,7 @@ def router() -> APIRouter:
         sandbox_id: str,
         request: Request,
         path: Path,
-        transport: Via,
+        transport: Cluster,
         recursive: Annotated[bool, Query(description="Below it too, at any depth")] = False,
     ) -> Response:
         """Changes, as server-sent events, from the answer's first byte on.

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shoal._input import Input
 from shoal._reach import Reach
 from shoal._signals import signal_number
-from shoal.cluster.api.auth import needs, subprotocol
-from shoal.cluster.api.context import audited, counted, get_transport
+from shoal.cluster.api.auth import Runner, subprotocol
+from shoal.cluster.api.context import Cluster, audited, counted
 from shoal.cluster.api.flowing import all_to_end, first_to_end
 from shoal.cluster.api.models_data import Eof, ProcessStart, Resize, Return, Said
 from shoal.cluster.api.outputs import Following
@@ -37,9 +36,7 @@ from shoal.cluster.api.sockets import (
     send_bytes,
     send_json,
 )
-from shoal.model.access import Caller, Scope
 from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
-from shoal.transport.contract import Transport
 
 FIRST_S = 10.0
 """Seconds that a client has for its first message."""
@@ -61,8 +58,8 @@ def router() -> APIRouter:
     async def attach(
         websocket: WebSocket,
         sandbox_id: str,
-        transport: Annotated[Transport, Depends(get_transport)],
-        caller: Annotated[Caller, needs(Scope.RUN)],
+        transport: Cluster,
+        caller: Runner,
     ) -> None:
         await websocket.accept(subprotocol(websocket))
         try:

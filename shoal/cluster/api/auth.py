@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import time
 from collections import OrderedDict
-from typing import Any
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import params
@@ -30,15 +30,16 @@ from shoal.model.access import (
     matches,
     split,
 )
-from shoal.model.errors import EnvironmentNotFound, InvalidRequest, PermissionDenied, Unauthenticated
+from shoal.model.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from shoal.model.settings import ApiSettings
+from shoal.model.sight import no_environment
 from shoal.transport.admin import ReplicaSide
+
+T = TypeVar("T")
 
 _MOST_TOKENS = 10_000
 _LOOKUPS = 32  # of ids never heard of, at once: guesses must not fill the controller's queue
-
-WS_PROTOCOL = "shoal.v1"
-_WS_BEARER = "shoal.bearer."
 
 _DUMMY = StoredToken(TokenInfo("tk-", "", "-", Scope.READ, 0.0), digest_of(""))
 """What the secret of an unknown token is compared with, so that it takes as long as with a known one."""
@@ -103,7 +104,7 @@ class TokenCache:
         return stored
 
 
-def _remember(table: OrderedDict[str, Any], key: str, value: Any) -> None:
+def _remember(table: OrderedDict[str, T], key: str, value: T) -> None:
     table[key] = value
     table.move_to_end(key)
     if len(table) > _MOST_TOKENS:
@@ -139,14 +140,14 @@ def presented(connection: HTTPConnection) -> str | None:
             found = text.strip()
     if found is None and connection.scope["type"] == "websocket":
         for protocol in connection.scope.get("subprotocols", ()):
-            if protocol.startswith(_WS_BEARER):
-                return str(protocol.removeprefix(_WS_BEARER))
+            if protocol.startswith(BEARER_SUBPROTOCOL):
+                return str(protocol.removeprefix(BEARER_SUBPROTOCOL))
     return found
 
 
 def subprotocol(connection: HTTPConnection) -> str | None:
     """What to accept a WebSocket with: `shoal.v1` where the client offers it."""
-    return WS_PROTOCOL if WS_PROTOCOL in connection.scope.get("subprotocols", ()) else None
+    return SUBPROTOCOL if SUBPROTOCOL in connection.scope.get("subprotocols", ()) else None
 
 
 class Needs:
@@ -185,6 +186,10 @@ def needs(scope: Scope, *, everywhere: bool = False) -> params.Depends:
     return params.Depends(_NEEDS[scope, everywhere])
 
 
+Reader = Annotated[Caller, needs(Scope.READ)]
+Runner = Annotated[Caller, needs(Scope.RUN)]
+
+
 async def authenticate(connection: HTTPConnection) -> Caller:
     """Who a request's token says that it is from; where authentication is off, everybody is the cluster's own."""
     context = context_of(connection)
@@ -204,7 +209,7 @@ def environment_for(who: Caller, asked: str | None) -> str:
     if who.environment == ANY_ENVIRONMENT:
         return asked or MAIN_ENVIRONMENT
     if asked is not None and asked != who.environment:
-        raise EnvironmentNotFound(f"there is no environment {asked!r}")
+        raise no_environment(asked)
     return who.environment
 
 

@@ -8,13 +8,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from shoal.cluster.api.answers import Json
-from shoal.cluster.api.auth import environment_for
-from shoal.cluster.api.context import audited, context_of
+from shoal.cluster.api.auth import Runner, environment_for
+from shoal.cluster.api.context import Cluster, audited, context_of
 from shoal.cluster.api.makes import seen_through
 from shoal.cluster.api.models import Batch, BatchResults
 from shoal.cluster.api.problems import document
 from shoal.cluster.api.routes import LargeRoute, new_router
-from shoal.cluster.api.sandboxes import Cluster, IdempotencyKey, Runner
+from shoal.cluster.api.sandboxes import IdempotencyKey
 from shoal.model.access import Caller
 from shoal.model.errors import ShoalError
 from shoal.model.info import SandboxInfo

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from shoal.cluster.api.auth import needs, subprotocol
-from shoal.cluster.api.context import audited, get_transport
+from shoal.cluster.api.auth import Runner, subprotocol
+from shoal.cluster.api.context import Cluster, audited
 from shoal.cluster.api.flowing import first_to_end
 from shoal.cluster.api.problems import document
 from shoal.cluster.api.routes import new_router
 from shoal.cluster.api.sockets import NORMAL, close, guard, refusal, send_json
 from shoal.cluster.api.splice import splice
-from shoal.model.access import Caller, Scope
+from shoal.model.access import Caller
 from shoal.model.errors import InvalidRequest, ShoalError
-from shoal.transport.contract import Transport
 from shoal.wire.bytestream import ByteStream
-
-Via = Annotated[Transport, Depends(get_transport)]
-May = Annotated[Caller, needs(Scope.RUN)]
 
 
 def router() -> APIRouter:
@@ -29,11 +24,11 @@ def router() -> APIRouter:
     routes = new_router("connections")
 
     @routes.websocket("/v1/sandboxes/{sandbox_id}/connect", dependencies=[audited("connect")])
-    async def connect(websocket: WebSocket, sandbox_id: str, transport: Via, caller: May) -> None:
+    async def connect(websocket: WebSocket, sandbox_id: str, transport: Cluster, caller: Runner) -> None:
         await _tie(websocket, lambda: transport.channel(sandbox_id), caller, half_close=False)
 
     @routes.websocket("/v1/sandboxes/{sandbox_id}/ports/{port}", dependencies=[audited("connect.port")])
-    async def port(websocket: WebSocket, sandbox_id: str, port: str, transport: Via, caller: May) -> None:
+    async def port(websocket: WebSocket, sandbox_id: str, port: str, transport: Cluster, caller: Runner) -> None:
         async def dial() -> ByteStream:
             if not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
                 raise InvalidRequest(f"port must be 1 to 65535, not {port!r:.20}", field="port")

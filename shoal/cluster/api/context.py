@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-from fastapi import params
+from fastapi import Depends, params
 from starlette.requests import HTTPConnection
 
 from shoal.model.access import Caller, Scope
-from shoal.model.settings import Settings
 from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
 
@@ -65,24 +64,17 @@ def context_of(connection: HTTPConnection) -> RequestContext:
 # Dependencies. All are coroutines: FastAPI runs others in a thread pool.
 
 
-async def get_context(connection: HTTPConnection) -> RequestContext:
-    """The request's own context."""
-    return context_of(connection)
-
-
 async def get_transport(connection: HTTPConnection) -> Transport:
     """The way to the cluster."""
     return cast(Transport, connection.app.state.transport)
 
 
+Cluster = Annotated[Transport, Depends(get_transport)]
+
+
 async def get_replica_side(connection: HTTPConnection) -> ReplicaSide:
     """What only replicas ask of the cluster."""
     return cast(ReplicaSide, connection.app.state.replica_side)
-
-
-async def get_settings(connection: HTTPConnection) -> Settings:
-    """The cluster's settings."""
-    return cast(Settings, connection.app.state.settings)
 
 
 async def get_ledger(connection: HTTPConnection) -> Ledger:

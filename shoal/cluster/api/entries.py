@@ -12,8 +12,8 @@ from shoal._reach import Reach
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import needs
 from shoal.cluster.api.bodies import query_path
-from shoal.cluster.api.context import audited
-from shoal.cluster.api.files import Path, Via
+from shoal.cluster.api.context import Cluster, audited
+from shoal.cluster.api.files import Path
 from shoal.cluster.api.models_data import Entries, EntryModel, MakeDirectory, Move, entry_json, mode_of
 from shoal.cluster.api.routes import PathRoute, new_router
 from shoal.model.access import Scope
@@ -26,7 +26,7 @@ def router() -> APIRouter:
     routes = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
     @routes.get(f"{_AT}/entries", response_class=Response, responses={200: {"model": Entries}})
-    async def list_directory(sandbox_id: str, request: Request, path: Path, transport: Via) -> Response:
+    async def list_directory(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """What a directory holds, sorted by name."""
         name = query_path(request)
         found = await Reach(transport, sandbox_id).call(lambda agent: agent.list(name))
@@ -37,7 +37,7 @@ def router() -> APIRouter:
         sandbox_id: str,
         request: Request,
         path: Path,
-        transport: Via,
+        transport: Cluster,
         follow: Annotated[bool, Query(description="Through links")] = True,
     ) -> Response:
         """What is at a path."""
@@ -45,7 +45,7 @@ def router() -> APIRouter:
         return Json(entry_json(await Reach(transport, sandbox_id).call(lambda agent: agent.stat(name, follow))))
 
     @routes.post(f"{_AT}/mkdir", status_code=204, response_class=Response, dependencies=[audited("files.mkdir")])
-    async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Via) -> Response:
+    async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Cluster) -> Response:
         """Makes a directory."""
         mode = mode_of(body.mode)
         await Reach(transport, sandbox_id).call(
@@ -54,7 +54,7 @@ def router() -> APIRouter:
         return Response(status_code=204)
 
     @routes.post(f"{_AT}/move", status_code=204, response_class=Response, dependencies=[audited("files.move")])
-    async def move_path(sandbox_id: str, body: Move, transport: Via) -> Response:
+    async def move_path(sandbox_id: str, body: Move, transport: Cluster) -> Response:
         """Moves a file or a tree, across file systems too."""
         await Reach(transport, sandbox_id).once(
             lambda agent: agent.move(body.path, body.to, body.overwrite), f"move {body.path}"

@@ -13,10 +13,10 @@ from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
 from shoal.cluster.api.answers import Json
-from shoal.cluster.api.auth import environment_for
+from shoal.cluster.api.auth import Reader, environment_for
+from shoal.cluster.api.context import Cluster
 from shoal.cluster.api.models import EnvironmentQuery, Events, SandboxId
 from shoal.cluster.api.routes import new_router
-from shoal.cluster.api.sandboxes import Cluster, Reader
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import InvalidRequest
 from shoal.model.states import TERMINAL

@@ -10,9 +10,9 @@ import asyncio
 import base64
 import codecs
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -22,13 +22,12 @@ from starlette.responses import Response
 from shoal._reach import Reach
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import needs
-from shoal.cluster.api.context import Counted, audited, counted, get_transport
+from shoal.cluster.api.context import Cluster, Counted, audited, counted
 from shoal.cluster.api.flowing import Flowing, gone
 from shoal.cluster.api.models_data import Exec, ExecResult
 from shoal.cluster.api.routes import ApiRoute, calls_of, new_router
 from shoal.model.access import Scope
 from shoal.model.errors import InvalidRequest
-from shoal.transport.contract import Transport
 from shoal.wire.agent import RunResult
 
 _AT_ONCE = 256 << 10
@@ -77,9 +76,7 @@ def router() -> APIRouter:
         responses={200: {"model": ExecResult}},
         dependencies=[needs(Scope.RUN), audited("exec"), counted("shoal_execs_total")],
     )
-    async def exec_command(
-        sandbox_id: str, body: Exec, request: Request, transport: Annotated[Transport, Depends(get_transport)]
-    ) -> Response:
+    async def exec_command(sandbox_id: str, body: Exec, request: Request, transport: Cluster) -> Response:
         """Runs a command to its end and returns what it printed."""
         start = body.start()
         data = body.stdin()

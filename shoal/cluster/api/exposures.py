@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from shoal.cluster.api.answers import Json
-from shoal.cluster.api.auth import needs
-from shoal.cluster.api.context import audited, get_transport
+from shoal.cluster.api.auth import Reader, Runner
+from shoal.cluster.api.context import Cluster, audited
 from shoal.cluster.api.models import SandboxId
 from shoal.cluster.api.routes import new_router
-from shoal.model.access import Caller, Scope
-from shoal.transport.contract import Transport
 
-Reader = Annotated[Caller, needs(Scope.READ)]
-Runner = Annotated[Caller, needs(Scope.RUN)]
-Cluster = Annotated[Transport, Depends(get_transport)]
 PortPath = Annotated[int, Path(ge=1, le=65535, description="A port in the sandbox.", examples=[8080])]
 
 _AT = "/v1/sandboxes/{sandbox_id}/tunnels"

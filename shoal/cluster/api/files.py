@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +19,7 @@ from shoal._reach import Reach
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import needs
 from shoal.cluster.api.bodies import declared_length, query_path, streamed
-from shoal.cluster.api.context import audited, get_transport
+from shoal.cluster.api.context import Cluster, audited
 from shoal.cluster.api.fileparts import FilePart
 from shoal.cluster.api.flowing import OCTETS, Flowing
 from shoal.cluster.api.models_data import Written, mode_of
@@ -27,7 +27,6 @@ from shoal.cluster.api.ranges import entity_tag, http_date, not_modified, part_o
 from shoal.cluster.api.routes import PathRoute, new_router
 from shoal.model.access import Scope
 from shoal.model.errors import FailedPrecondition, InvalidRequest
-from shoal.transport.contract import Transport
 from shoal.wire import checks
 from shoal.wire.agent import Agent, Entry
 
@@ -46,7 +45,6 @@ _DOWN: dict[int | str, dict[str, Any]] = {
     304: {"description": "As the client has it"},
 }
 
-Via = Annotated[Transport, Depends(get_transport)]
 Path = Annotated[str, Query(min_length=1, description="Absolute; percent-encoded bytes, UTF-8 or not")]
 Mode = Annotated[str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; default: as it was, else 644")]
 User = Annotated[str, Query(max_length=256, description="Who shall own it; default: the sandbox's user")]
@@ -58,7 +56,7 @@ def router() -> APIRouter:
 
     @routes.get(_FILES, responses=_DOWN, response_class=Response)
     @routes.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response)
-    async def read_file(sandbox_id: str, request: Request, path: Path, transport: Via) -> Response:
+    async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """A file's bytes, or one range of them."""
         return await _download(Reach(transport, sandbox_id), query_path(request), request)
 
@@ -73,7 +71,7 @@ def router() -> APIRouter:
         sandbox_id: str,
         request: Request,
         path: Path,
-        transport: Via,
+        transport: Cluster,
         mode: Mode = None,
         parents: Annotated[bool, Query(description="Make missing directories")] = False,
         append: bool = False,
@@ -85,7 +83,7 @@ def router() -> APIRouter:
 
     @routes.delete(_FILES, status_code=204, response_class=Response, dependencies=[audited("files.remove")])
     async def remove_file(
-        sandbox_id: str, request: Request, path: Path, transport: Via, recursive: bool = False
+        sandbox_id: str, request: Request, path: Path, transport: Cluster, recursive: bool = False
     ) -> Response:
         """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
         name = query_path(request)

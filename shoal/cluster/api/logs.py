@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from shoal._reach import Reach
 from shoal.cluster.api.auth import needs
-from shoal.cluster.api.files import Via
+from shoal.cluster.api.context import Cluster
 from shoal.cluster.api.flowing import OCTETS
 from shoal.cluster.api.models_data import FD, Offset, Stream
 from shoal.cluster.api.outputs import OFFSET, Following, output_response
@@ -32,7 +32,7 @@ def router() -> APIRouter:
     async def read_logs(
         sandbox_id: str,
         request: Request,
-        transport: Via,
+        transport: Cluster,
         stream: Annotated[Stream, Query()] = "stdout",
         offset: Annotated[Offset, Query()] = 0,
         follow: Annotated[bool, Query(description="To the end of the stream, past the sandbox's own end")] = False,

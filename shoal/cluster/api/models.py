@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from shoal._spec import build_spec
 from shoal.model import ids
 from shoal.model.access import Quota, Scope
-from shoal.model.errors import SandboxNotFound
 from shoal.model.settings import SandboxDefaults
+from shoal.model.sight import no_sandbox
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason, State
 from shoal.model.validate import MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_CORES, MAX_MEMORY, MAX_TAGS
@@ -29,7 +29,7 @@ _NAME = f"^{ids.NAME.pattern}$"
 def _known_form(sandbox_id: str) -> str:
     """What cannot be a sandbox's id is no sandbox, rather than a wrong request."""
     if not ids.SANDBOX.fullmatch(sandbox_id):
-        raise SandboxNotFound(f"there never was a sandbox {sandbox_id[:64]!r}")
+        raise no_sandbox(ascii(sandbox_id[:64])[1:-1])
     return sandbox_id
 
 
@@ -78,7 +78,7 @@ class Problem(_Told):
                     "type": "urn:shoal:error:sandbox_not_found",
                     "title": "There is no such thing",
                     "status": 404,
-                    "detail": "there never was a sandbox sb-2fq7c3j5kx6n4a7b",
+                    "detail": "there is no sandbox sb-2fq7c3j5kx6n4a7b; `shoal ls --all` lists those that were",
                     "code": "sandbox_not_found",
                     "retryable": False,
                     "request_id": "9d1f0c2e7b5a4d3c8e6f",

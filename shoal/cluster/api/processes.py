@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -14,7 +14,7 @@ from shoal._signals import signal_number
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import needs
 from shoal.cluster.api.bodies import streamed
-from shoal.cluster.api.context import audited, counted, get_transport
+from shoal.cluster.api.context import Cluster, audited, counted
 from shoal.cluster.api.files import itself
 from shoal.cluster.api.models_data import (
     FD,
@@ -33,7 +33,6 @@ from shoal.cluster.api.routes import new_router
 from shoal.model.access import Scope
 from shoal.model.errors import SandboxEnded
 from shoal.model.ids import MAIN_PROCESS
-from shoal.transport.contract import Transport
 from shoal.wire.agent import Agent, Exit
 
 STDIN_IDLE_S = 300.0
@@ -48,8 +47,6 @@ _RAW = {"requestBody": {"content": {"application/octet-stream": {"schema": {"typ
 _AT = "/v1/sandboxes/{sandbox_id}/processes"
 _ONE = _AT + "/{process_id}"
 
-Via = Annotated[Transport, Depends(get_transport)]
-
 
 def router() -> APIRouter:
     """The routes."""
@@ -61,7 +58,7 @@ def router() -> APIRouter:
         responses={201: {"model": Started}},
         dependencies=[audited("process.start"), counted("shoal_execs_total")],
     )
-    async def start_process(sandbox_id: str, body: ProcessStart, transport: Via) -> Response:
+    async def start_process(sandbox_id: str, body: ProcessStart, transport: Cluster) -> Response:
         """Starts a process, and returns as soon as it runs."""
         start = body.start()
         pid = await Reach(transport, sandbox_id).call(
@@ -70,7 +67,7 @@ def router() -> APIRouter:
         return Json({"id": start.id, "pid": pid}, 201)
 
     @routes.get(_AT, responses={200: {"model": Processes}})
-    async def list_processes(sandbox_id: str, transport: Via) -> Response:
+    async def list_processes(sandbox_id: str, transport: Cluster) -> Response:
         """The processes that clients started and the sandbox remembers."""
         rows = await Reach(transport, sandbox_id).call(lambda agent: agent.ps())
         return Json({"processes": [_row(row) for row in rows]})
@@ -80,7 +77,7 @@ def router() -> APIRouter:
         sandbox_id: str,
         process_id: str,
         request: Request,
-        transport: Via,
+        transport: Cluster,
         stream: Annotated[Stream, Query()] = "stdout",
         offset: Annotated[Offset, Query()] = 0,
         follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
@@ -94,7 +91,7 @@ def router() -> APIRouter:
         sandbox_id: str,
         process_id: str,
         request: Request,
-        transport: Via,
+        transport: Cluster,
         offset: Annotated[Offset, Query(description="Where the first byte of the body stands in the input")] = 0,
         eof: Annotated[bool, Query(description="Close it after the body")] = False,
     ) -> Response:
@@ -106,14 +103,14 @@ def router() -> APIRouter:
         return Json({"offset": await _feed(agent, process_id, request, offset, eof)})
 
     @routes.post(f"{_ONE}/signal", status_code=204, dependencies=[audited("process.signal")])
-    async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Via) -> Response:
+    async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Cluster) -> Response:
         """Sends a signal. Of a process that has ended: nothing happens."""
         number = signal_number(body.signal)
         await Reach(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
         return Response(status_code=204)
 
     @routes.post(f"{_ONE}/resize", status_code=204)
-    async def resize_terminal(sandbox_id: str, process_id: str, body: Size, transport: Via) -> Response:
+    async def resize_terminal(sandbox_id: str, process_id: str, body: Size, transport: Cluster) -> Response:
         """Sets the size of its terminal."""
         await Reach(transport, sandbox_id).call(lambda agent: agent.resize(process_id, body.rows, body.cols))
         return Response(status_code=204)
@@ -122,7 +119,7 @@ def router() -> APIRouter:
     async def wait_for_process(
         sandbox_id: str,
         process_id: str,
-        transport: Via,
+        transport: Cluster,
         timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 30.0,
     ) -> Response:
         """How it ended, as soon as it has; after `timeout` seconds: that it runs."""

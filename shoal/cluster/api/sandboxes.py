@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from starlette.requests import Request
 
 from shoal.cluster.api.answers import Json
-from shoal.cluster.api.auth import environment_for, needs
-from shoal.cluster.api.context import audited, context_of, get_transport
+from shoal.cluster.api.auth import Reader, Runner, environment_for
+from shoal.cluster.api.context import Cluster, audited, context_of
 from shoal.cluster.api.makes import seen_through
 from shoal.cluster.api.models import (
     Deadline,
@@ -22,18 +22,13 @@ from shoal.cluster.api.models import (
     Tags,
 )
 from shoal.cluster.api.routes import new_router
-from shoal.model.access import Caller, Scope
 from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import NAME
 from shoal.model.info import Listing
 from shoal.model.sandbox_json import info_to_json
 from shoal.model.states import State
-from shoal.transport.contract import Transport
 
-Reader = Annotated[Caller, needs(Scope.READ)]
-Runner = Annotated[Caller, needs(Scope.RUN)]
-Cluster = Annotated[Transport, Depends(get_transport)]
 IdempotencyKey = Annotated[
     Key | None,
     Header(

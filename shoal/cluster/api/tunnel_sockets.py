@@ -20,8 +20,9 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from shoal.cluster.api.tunnel_http import Broken, Way
-from shoal.cluster.api.tunnel_visits import API_SUBPROTOCOL, Headers
+from shoal.cluster.api.tunnel_visits import Headers
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
+from shoal.model.http import SUBPROTOCOL
 
 MAX_MESSAGE = 16 << 20
 """Bytes of one message, either way."""
@@ -62,7 +63,7 @@ class SocketCarrier:
     async def carry(self) -> None:
         """Returns once both sides have ended. Raises `Denied`, `InvalidRequest`, `Unavailable` before the client was accepted."""
         events = await self._open()
-        accepted = self._inside.subprotocol or (API_SUBPROTOCOL if self._way.visit.accepts_api else None)
+        accepted = self._inside.subprotocol or (SUBPROTOCOL if self._way.visit.accepts_api else None)
         response = next(event for event in events if isinstance(event, Response))
         await self._way.send(
             {

@@ -11,14 +11,13 @@ from typing import Any
 from urllib.parse import quote, unquote_plus, urlsplit
 
 from shoal.model import access
+from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from shoal.model.tunnels import TOKEN_HEADER, TOKEN_PARAMETER, Target, target_of_host, target_of_path
 
 Scope = MutableMapping[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
 COOKIE = "shoal_tunnel"
-API_SUBPROTOCOL = "shoal.v1"
-BEARER_SUBPROTOCOL = "shoal.bearer."
 
 _MAX_COOKIES = 4  # of our name: a page of the same origin may have set others beside the right one
 _HOP_BY_HOP = frozenset(
@@ -121,7 +120,7 @@ def visit_of(scope: Scope, domain: str | None, public_scheme: str | None) -> Vis
         websocket=websocket,
         chunked=any(name == b"transfer-encoding" for name, _ in headers),
         subprotocols=tuple(name for name in subprotocols if not (carries_token and _is_ours(name))),
-        accepts_api=carries_token and API_SUBPROTOCOL in subprotocols,
+        accepts_api=carries_token and SUBPROTOCOL in subprotocols,
         no_slash=not path,
     )
 
@@ -214,7 +213,7 @@ def _token_among(subprotocols: tuple[str, ...]) -> str | None:
 
 
 def _is_ours(subprotocol: str) -> bool:
-    return subprotocol == API_SUBPROTOCOL or subprotocol.startswith(BEARER_SUBPROTOCOL)
+    return subprotocol == SUBPROTOCOL or subprotocol.startswith(BEARER_SUBPROTOCOL)
 
 
 def _bearer(value: bytes) -> str | None:
