@@ -232,11 +232,11 @@ class Internal(ShoalError):
 
 
 def error_classes() -> Iterator[type[ShoalError]]:
-    """Every concrete class of the tree, parents before children."""
+    """Every concrete class of the tree, parents before children. One without a code of its own is its parent to all others, and not among them."""
     pending: list[type[ShoalError]] = [ShoalError]
     while pending:
         current = pending.pop(0)
-        if current is not ShoalError:
+        if current is not ShoalError and "code" in vars(current):
             yield current
         pending.extend(current.__subclasses__())
 

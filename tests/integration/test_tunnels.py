@@ -147,7 +147,8 @@ def hung_up(address: str, sent: bytes) -> bool:
     """Whether the connection ends without a word."""
     try:
         return talk(address, sent) == b""
-    except ConnectionError:
+    except OSError as error:  # reset, or (shutting down what has been reset) not connected any more
+        assert not isinstance(error, TimeoutError)
         return True
 
 

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from shoal.cluster.local_ray import is_free
+from shoal.cluster.local_ray import free_port, is_free
 from shoal.cluster.serving.haproxy_config import Edge
 from shoal.model.cluster_file import write_private
 from shoal.model.errors import InvalidRequest, Unavailable
@@ -58,7 +58,8 @@ class Place:
         return self.files / "tls.pem"
 
     def choose_ports(self, address: str) -> int:
-        """The first of a block that no other cluster on this machine seems to have."""
+        """The first of a block that no other cluster on this machine seems to have. `InvalidRequest` for an address of another machine."""
+        free_port(address)  # on which none is free either, though for another reason
         for number in range(_BLOCKS):
             first = _LOWEST_PORT + (int(self.cluster, 16) + number) % _BLOCKS * PORTS
             if is_free(address, first) and is_free(address, first + 1):
