@@ -232,7 +232,7 @@ class Internal(ShoalError):
 
 
 def error_classes() -> Iterator[type[ShoalError]]:
-    """Every concrete class of the tree, parents before children. One without a code of its own is its parent to all others, and not among them."""
+    """Every concrete class of the tree, parents before children. One without a code of its own is its parent to others, so not among them."""
     pending: list[type[ShoalError]] = [ShoalError]
     while pending:
         current = pending.pop(0)
