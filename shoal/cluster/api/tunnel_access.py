@@ -33,6 +33,9 @@ from shoal.transport.contract import Transport
 KNOWN_S = 2.0
 """Seconds for which a replica takes what it heard of a sandbox's tunnels for true."""
 
+DOUBTED_S = 0.2
+"""The same where somebody would be turned away for it: the tunnel may have been opened to him a moment ago."""
+
 CONNECT_KEY = "http"
 """What connect tokens of tunnels say in the place of a container's key: they outlive it, and no relay takes them."""
 
@@ -67,6 +70,9 @@ class Door:
         sandbox_id, port = visit.target.sandbox_id, visit.target.port
         found = await self._known.look(sandbox_id, INSIDE)
         tunnel = None if isinstance(found, ShoalError) else _of_port(found, port)
+        if (tunnel is None or not tunnel.public) and visit.offered.nothing:
+            found = await self._known.look(sandbox_id, INSIDE, at_most_s=DOUBTED_S)
+            tunnel = None if isinstance(found, ShoalError) else _of_port(found, port)
         if tunnel is not None and tunnel.public:
             return await self._by_link(visit)
         admission = await self._connect_token(visit)
@@ -74,7 +80,7 @@ class Door:
             admission = Admission(caller=await self._api_token(visit))
         if tunnel is None:
             # It may have been opened just now, and who holds a token may have it looked up at once.
-            found = await self._known.look(sandbox_id, INSIDE, anew=True)
+            found = await self._known.look(sandbox_id, INSIDE, at_most_s=0)
             if isinstance(found, ShoalError) or _of_port(found, port) is None:
                 raise await self._nothing_there(sandbox_id, port, found)
         return admission
@@ -154,12 +160,15 @@ class _Known:
         self._answers: OrderedDict[tuple[str, str], tuple[float, Sequence[Tunnel] | ShoalError]] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[Sequence[Tunnel] | ShoalError]] = {}
 
-    async def look(self, sandbox_id: str, who: Caller, *, anew: bool = False) -> Sequence[Tunnel] | ShoalError:
-        """The tunnels, or the `SandboxNotFound` or `SandboxEnded` in their place; other errors are raised. `anew`: as they are now."""
+    async def look(
+        self, sandbox_id: str, who: Caller, *, at_most_s: float | None = None
+    ) -> Sequence[Tunnel] | ShoalError:
+        """The tunnels as they were at most so many seconds ago (None: `KNOWN_S`), or the `SandboxNotFound` or `SandboxEnded` in their place;
+        other errors are raised."""
         key = (who.environment, sandbox_id)
         loop = asyncio.get_running_loop()
         answer = self._answers.get(key)
-        if answer is not None and loop.time() < answer[0] and not anew:
+        if answer is not None and loop.time() < answer[0] + (KNOWN_S if at_most_s is None else at_most_s):
             return answer[1]
         asking = self._asking.get(key)
         if asking is None:
@@ -174,12 +183,13 @@ class _Known:
         return await asyncio.shield(asking)
 
     async def _ask(self, key: tuple[str, str]) -> Sequence[Tunnel] | ShoalError:
+        asked_at = asyncio.get_running_loop().time()
         answer: Sequence[Tunnel] | ShoalError
         try:
             answer = tuple(await self._transport.tunnels(key[1]))
         except (SandboxNotFound, SandboxEnded) as error:
             answer = error
-        self._answers[key] = (asyncio.get_running_loop().time() + KNOWN_S, answer)
+        self._answers[key] = (asked_at, answer)
         self._answers.move_to_end(key)
         while len(self._answers) > _MOST_KNOWN:
             self._answers.popitem(last=False)

@@ -46,6 +46,10 @@ class Offered:
     api_token: str | None
     own_page: bool
 
+    @property
+    def nothing(self) -> bool:
+        return self.header is None and self.query is None and not self.cookies and self.api_token is None
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:

@@ -179,6 +179,17 @@ async def test_a_tunnel_is_there_for_its_holder_as_soon_as_it_is_opened(lab: Lab
             assert answer.status == 200
 
 
+async def test_a_tunnel_is_there_for_strangers_as_soon_as_it_is_public(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel_access, "DOUBTED_S", 0.0)
+    async with lab.web(ANY):
+        assert (await refused(lab, lab.url()))[0] == 401
+        await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+        async with lab.session.get(lab.url()) as answer:
+            assert answer.status == 200, "though a moment ago it was private"
+
+
 async def test_a_public_tunnel_needs_nothing_and_closes_soon(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     async with lab.web(ANY):
         await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
