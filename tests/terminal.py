@@ -54,13 +54,13 @@ class Terminal:
             # A terminal whose output nobody takes keeps its program from ending.
             if select.select([self.master], [], [], 0.05)[0]:
                 try:
-                    os.read(self.master, 65536)
+                    self.seen += os.read(self.master, 65536).decode(errors="replace")
                 except OSError:
                     pass
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
-            assert time.monotonic() < deadline, "it does not end"
+            assert time.monotonic() < deadline, f"it does not end: {self.seen!r}"
 
 
 @contextmanager
