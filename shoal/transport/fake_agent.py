@@ -24,6 +24,7 @@ from shoal.model.errors import (
 from shoal.transport.fake_archive import packed, unpacked
 from shoal.wire import checks
 from shoal.wire.agent import Agent, Chunks, Entry, Exit, OutputStream, RunResult, Start, StdinStream
+from shoal.wire.budget import Share
 from shoal.wire.files import Content
 
 _TICK_S = 0.002
@@ -95,7 +96,14 @@ class FakeAgent(Agent):
 
     # Processes
 
-    async def run(self, start: Start, *, input: bytes | None = None, max_output: int = 8 << 20) -> RunResult:
+    async def run(
+        self,
+        start: Start,
+        *,
+        input: bytes | None = None,
+        max_output: int = 8 << 20,
+        share: Share | None = None,  # of memory: here there is no more of it for being gathered
+    ) -> RunResult:
         process = self.start(start)
         self.note("run", start)
         if not process.input_closed and process.exit is None:

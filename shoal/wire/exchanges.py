@@ -14,6 +14,7 @@ from shoal.model import errors
 from shoal.wire.frames import Kind, decode_credit, encode, encode_credit, encode_header
 
 if TYPE_CHECKING:
+    from shoal.wire.budget import Share
     from shoal.wire.connection import Connection
 
 WINDOW = 1 << 20
@@ -198,13 +199,17 @@ class Request(Exchange):
 
 
 class Gather(Request):
-    """A request whose DATA and ERRDATA are gathered in memory, each up to `limit` bytes; more is a breach."""
+    """A request whose DATA and ERRDATA are gathered in memory, each up to `limit` bytes; more is a breach.
 
-    __slots__ = ("_errdata", "_limit", "_output")
+    `share`: where what they hold is counted, so that it may be given up.
+    """
 
-    def __init__(self, connection: Connection, limit: int, window: int = WINDOW) -> None:
-        super().__init__(connection, window)
+    __slots__ = ("_errdata", "_limit", "_output", "_share")
+
+    def __init__(self, connection: Connection, limit: int, share: Share | None = None) -> None:
+        super().__init__(connection)
         self._limit = limit
+        self._share = share
         self._output = _Pile()
         self._errdata = _Pile()
 
@@ -223,8 +228,21 @@ class Gather(Request):
         if pile.size + len(payload) > self._limit:
             raise errors.Internal(f"the sandbox sent more than the {self._limit} bytes that were asked for")
         pile.add(payload)
+        if self._share is not None:
+            self._share.add(len(payload), self)
         self._moved += 1
         self.give_back(len(payload))
+
+    def on_reply(self, reply: dict[str, Any] | errors.ShoalError) -> None:
+        if self._share is not None:
+            self._share.settle()  # the answer is whole, though its caller may not have been told yet
+        super().on_reply(reply)
+
+    def give_up(self, error: errors.Unavailable) -> None:
+        """Lets go of what was gathered, at once, and fails with `error`."""
+        self._output, self._errdata = _Pile(), _Pile()
+        self.connection.cancel(self)
+        self.on_lost(error)
 
 
 class _Pile:

@@ -6,6 +6,7 @@ from typing import Any
 
 from shoal.model import errors
 from shoal.wire import checks, records
+from shoal.wire.budget import Share
 from shoal.wire.connection import Connection
 from shoal.wire.exchanges import Gather
 from shoal.wire.flows import OutputStream, StdinStream
@@ -27,11 +28,19 @@ class ProcessCalls:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    async def run(self, start: Start, *, input: bytes | None = None, max_output: int = DEFAULT_MAX_OUTPUT) -> RunResult:
+    async def run(
+        self,
+        start: Start,
+        *,
+        input: bytes | None = None,
+        max_output: int = DEFAULT_MAX_OUTPUT,
+        share: Share | None = None,
+    ) -> RunResult:
         """Runs a command to its end and returns all of it: one round trip.
 
         `input`: its standard input, None for none. `max_output`: bytes of stdout and of stderr that are kept (0 to
-        256 MiB each). The same start sent again, after the connection broke, joins or repeats the answer; it never runs twice.
+        256 MiB each). `share`: counts what is held of them, and may have it given up (`Unavailable`, not retryable); where there is a
+        result, its caller releases it. The same start sent again, after the connection broke, joins or repeats the answer; it never runs twice.
         """
         request = start.request("run")
         request["max_output"] = checks.whole(max_output, "max_output", 0, checks.MAX_OUTPUT)
@@ -39,10 +48,15 @@ class ProcessCalls:
         if input is not None:
             data = checks.content(input, "input")
             request["stdin"] = True
-        gather = Gather(self.connection, max_output)
+        gather = Gather(self.connection, max_output, share)
         self.connection.start(gather, request, data)
-        reply = await gather.reply(start.timeout_s + _KILL_S if start.timeout_s else None)
-        return records.run_result(reply, start.id, gather.output, gather.errdata)
+        try:
+            reply = await gather.reply(start.timeout_s + _KILL_S if start.timeout_s else None)
+            return records.run_result(reply, start.id, gather.output, gather.errdata)
+        except BaseException:
+            if share is not None:
+                share.release()
+            raise
 
     async def exec(
         self,

@@ -7,6 +7,7 @@ import socket
 from typing import Self
 
 import uvicorn
+from fastapi import FastAPI
 
 from shoal.cluster.api.app import make_app
 from shoal.model.settings import Settings
@@ -17,7 +18,10 @@ from shoal.transport.contract import Transport
 class ApiServer:
     """One replica, in the loop that started it."""
 
-    def __init__(self, server: uvicorn.Server, listening: socket.socket, running: asyncio.Task[None]) -> None:
+    def __init__(
+        self, app: FastAPI, server: uvicorn.Server, listening: socket.socket, running: asyncio.Task[None]
+    ) -> None:
+        self.app = app
         self._server = server
         self._listening = listening
         self._running = running
@@ -41,7 +45,7 @@ class ApiServer:
             if running.done():
                 running.result()
             await asyncio.sleep(0.01)
-        return cls(server, listening, running)
+        return cls(app, server, listening, running)
 
     def drop_connections(self) -> None:
         """Breaks all that is connected, in the midst of whatever it does."""

@@ -39,6 +39,7 @@ from shoal.cluster.api.tunnels import Tunnels
 from shoal.model.settings import Settings
 from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
+from shoal.wire.budget import Budget
 
 _LAST_MAKES_S = 5.0
 """Seconds that a replica which ends gives to creates whose clients have left. What is on record by then the controller sees through."""
@@ -85,6 +86,7 @@ def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings
     app.state.settings = settings
     app.state.ledger = ledger
     app.state.tokens = tokens = TokenCache(replica_side, settings.api.token_cache)
+    app.state.outputs = Budget(execs.MOST_HELD)
     app.state.makes = set()  # creates that go on though their client may have left
     for router in routers():
         _take(app, router)

@@ -29,10 +29,14 @@ from shoal.cluster.api.routes import ApiRoute, calls_of, new_router
 from shoal.model.access import Scope
 from shoal.model.errors import InvalidRequest
 from shoal.wire.agent import RunResult
+from shoal.wire.budget import Budget, Share
 
 _AT_ONCE = 256 << 10
 """Bytes of output up to which an answer is built in one piece. A longer one is built and sent piece by piece, so that no call holds the
 loop up, and its text never lies in memory beside its bytes."""
+
+MOST_HELD = 512 << 20
+"""Bytes of output that all calls of this replica may hold at a time, gathered or on their way out."""
 
 _STALL_S = 60.0
 """Seconds that a client may take nothing of a long answer: all of it waits in memory."""
@@ -80,8 +84,12 @@ def router() -> APIRouter:
         """Runs a command to its end and returns what it printed."""
         start = body.start()
         data = body.stdin()
-        call = Reach(transport, sandbox_id).call(lambda agent: agent.run(start, input=data, max_output=body.max_output))
-        return _answer(await _while_there(request, call), body.encoding)
+        budget: Budget = request.app.state.outputs
+        share = budget.share()
+        call = Reach(transport, sandbox_id).call(
+            lambda agent: agent.run(start, input=data, max_output=body.max_output, share=share)
+        )
+        return _answer(await _while_there(request, call), body.encoding, share)
 
     return routes
 
@@ -107,7 +115,7 @@ async def _while_there(request: Request, work: Awaitable[RunResult]) -> RunResul
             watcher.cancel()
 
 
-def _answer(result: RunResult, encoding: str) -> Response:
+def _answer(result: RunResult, encoding: str, share: Share) -> Response:
     head: dict[str, Any] = {
         "returncode": result.exit,
         "timed_out": result.timed_out,
@@ -117,25 +125,39 @@ def _answer(result: RunResult, encoding: str) -> Response:
     size = len(result.stdout) + len(result.stderr)
     if size > _AT_ONCE:
         headers = {"Cache-Control": "no-store"}
-        return Flowing(
-            _long(head, result, encoding), headers=headers, media_type="application/json", stall_s=_STALL_S, holds=size
-        )
+        long = _Long(head, result, encoding, share)
+        return Flowing(long, headers=headers, media_type="application/json", stall_s=_STALL_S, holds=size)
     for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
         head[name] = data.decode("utf-8", "replace") if encoding == "utf-8" else base64.b64encode(data).decode()
+    share.release()
     return Json(head)
 
 
-async def _long(head: dict[str, Any], result: RunResult, encoding: str) -> AsyncIterator[bytes]:
-    yield to_json(head)[:-1]
-    for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
-        yield f',"{name}":"'.encode()
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        view = memoryview(data)
-        for at in range(0, len(data), _PIECE):
-            piece = view[at : at + _PIECE]
-            if encoding == "base64":
-                yield base64.b64encode(piece)
-            else:
-                yield to_json(decoder.decode(piece, at + _PIECE >= len(data)))[1:-1]
-        yield b'"'
-    yield b"}"
+class _Long:
+    """A long answer, piece by piece. Its share of the memory for outputs ends with it."""
+
+    def __init__(self, head: dict[str, Any], result: RunResult, encoding: str, share: Share) -> None:
+        self._head = head
+        self._outputs = {"stdout": result.stdout, "stderr": result.stderr}
+        self._encoding = encoding
+        self._share = share
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield to_json(self._head)[:-1]
+        for name, data in self._outputs.items():
+            yield f',"{name}":"'.encode()
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            view = memoryview(data)
+            for at in range(0, len(data), _PIECE):
+                piece = view[at : at + _PIECE]
+                if self._encoding == "base64":
+                    yield base64.b64encode(piece)
+                else:
+                    yield to_json(decoder.decode(piece, at + _PIECE >= len(data)))[1:-1]
+            yield b'"'
+        yield b"}"
+
+    async def aclose(self) -> None:
+        """Lets go of the output."""
+        self._outputs.clear()
+        self._share.release()

@@ -63,7 +63,7 @@ def answer(error: ShoalError, request_id: str | None) -> Response:
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="shoal"'
     after = error.fields.get("retry_after")
-    if data["status"] == 429 or isinstance(error, Unavailable):
+    if data["status"] == 429 or (isinstance(error, Unavailable) and error.retryable):
         headers["Retry-After"] = str(max(1, math.ceil(after)) if isinstance(after, int | float) else 1)
     return Response(to_json(data), data["status"], headers, PROBLEM)
 
