@@ -252,7 +252,11 @@ async def test_the_later_of_two_writers_takes_over(place: Lab) -> None:
     more.set()
     status, code, _ = await earlier
     assert (status, code) == (409, "failed_precondition")
-    assert await place.output(process, follow="false") == b"first second"
+
+    async def echoed() -> bool:
+        return await place.output(process, follow="false") == b"first second"
+
+    await until(echoed, "the second has come through")
 
 
 async def test_a_body_that_breaks_off_has_gone_in_as_far_as_it_came(place: Lab) -> None:
