@@ -377,3 +377,79 @@ async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
     assert len(set(again)) == 1
     assert world.disk.writes == writes
     await controller.kill()
+
+
+class TestAtOnce:
+    """Changes that meet while the store is being written."""
+
+    async def test_of_two_environments_of_a_name_one_is_made(self) -> None:
+        world = World()
+        controller = await world.controller()
+        accounts = controller.parts.accounts
+        made = await asyncio.gather(
+            accounts.create_environment("dev", Quota(sandboxes=1), INSIDE),
+            accounts.create_environment("dev", Quota(sandboxes=2), INSIDE),
+            return_exceptions=True,
+        )
+        assert sorted(type(each).__name__ for each in made) == ["AlreadyExists", "Environment"]
+        await controller.kill()
+
+    async def test_no_token_outlives_an_environment_that_is_deleted_meanwhile(self) -> None:
+        world = World()
+        controller = await world.controller()
+        accounts = controller.parts.accounts
+        await accounts.create_environment("dev", Quota(), INSIDE)
+        made, deleted = await asyncio.gather(
+            accounts.create_token("ci", "dev", Scope.RUN, None, INSIDE),
+            accounts.delete_environment("dev", INSIDE),
+            return_exceptions=True,
+        )
+        assert deleted is None
+        assert not isinstance(made, BaseException)
+        stored = accounts.stored_token(made[0].id)
+        assert stored is not None
+        assert stored.info.revoked_at is not None
+        assert world.disk.tokens[made[0].id] == stored
+        await controller.kill()
+
+    async def test_a_quota_brings_no_deleted_environment_back(self) -> None:
+        world = World()
+        controller = await world.controller()
+        accounts = controller.parts.accounts
+        await accounts.create_environment("dev", Quota(), INSIDE)
+        _, deleted = await asyncio.gather(
+            accounts.set_quota("dev", Quota(sandboxes=1), INSIDE),
+            accounts.delete_environment("dev", INSIDE),
+            return_exceptions=True,
+        )
+        assert deleted is None
+        with pytest.raises(EnvironmentNotFound):
+            accounts.environment("dev", INSIDE)
+        assert "dev" not in world.disk.environments
+        await controller.kill()
+
+    async def test_a_use_noted_meanwhile_makes_no_revoked_token_good_again(self) -> None:
+        world = World()
+        controller = await world.controller()
+        accounts = controller.parts.accounts
+        info, _ = await accounts.create_token("ci", "main", Scope.RUN, None, INSIDE)
+        revoking = asyncio.ensure_future(accounts.revoke_token(info.id, INSIDE))
+        await asyncio.sleep(0)  # it writes
+        await controller.parts.following.report([], {info.id: info.created_at + 1000})
+        await revoking
+        assert world.disk.tokens[info.id].info.revoked_at is not None
+        await controller.kill()
+
+    async def test_a_token_whose_end_is_not_on_record_is_good(self) -> None:
+        world = World()
+        controller = await world.controller()
+        accounts = controller.parts.accounts
+        info, _ = await accounts.create_token("ci", "main", Scope.RUN, None, INSIDE)
+        world.disk.full = True
+        with pytest.raises(Unavailable):
+            await accounts.revoke_token(info.id, INSIDE)
+        stored = accounts.stored_token(info.id)
+        assert stored is not None
+        assert stored.info.revoked_at is None
+        world.disk.full = False
+        await controller.kill()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from shoal.model.errors import (
     InvalidRequest,
     PermissionDenied,
     QuotaExceeded,
+    ShoalError,
 )
 from shoal.model.ids import NAME
 from shoal.model.sight import check_sees_environment, no_environment, no_token, sees, visible_tokens
@@ -51,6 +53,8 @@ class Accounts:
         self._clock = clock
         self._environments: dict[str, Environment] = {}
         self._tokens: dict[str, StoredToken] = {}
+        # One change at a time: each rests on what is in memory, which the one before changes once it is on record.
+        self._changing = asyncio.Lock()
 
     async def restore(self, restored: Restored) -> None:
         """Takes up what the store kept, and sees to it that there is a `main`."""
@@ -74,13 +78,14 @@ class Accounts:
                 f"name: {name!r} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field="name"
             )
         check_bounds(quota)
-        if name in self._environments:
-            raise AlreadyExists(f"name: there is an environment {name!r} already; choose another", field="name")
-        if len(self._environments) >= MAX_ENVIRONMENTS:
-            raise QuotaExceeded(f"there are {MAX_ENVIRONMENTS} environments, which is the most; delete some")
-        made = Environment(name, quota, self._clock())
-        await self._ledger.write(_environment_change(made, "environment.create", caller))
-        self._environments[name] = made
+        async with self._changing:
+            if name in self._environments:
+                raise AlreadyExists(f"name: there is an environment {name!r} already; choose another", field="name")
+            if len(self._environments) >= MAX_ENVIRONMENTS:
+                raise QuotaExceeded(f"there are {MAX_ENVIRONMENTS} environments, which is the most; delete some")
+            made = Environment(name, quota, self._clock())
+            await self._ledger.write(_environment_change(made, "environment.create", caller))
+            self._environments[name] = made
         return self._with_usage(made)
 
     def environments(self, caller: Caller) -> list[Environment]:
@@ -95,9 +100,10 @@ class Accounts:
         check_sees_environment(caller, name)
         _need(caller, Scope.ADMIN, "set quotas")
         check_bounds(quota)
-        changed = replace(self._known(name), quota=quota)
-        await self._ledger.write(_environment_change(changed, "environment.quota", caller))
-        self._environments[name] = changed
+        async with self._changing:
+            changed = replace(self._known(name), quota=quota)
+            await self._ledger.write(_environment_change(changed, "environment.quota", caller))
+            self._environments[name] = changed
         return self._with_usage(changed)
 
     async def delete_environment(self, name: str, caller: Caller) -> None:
@@ -105,6 +111,10 @@ class Accounts:
         _need_everything(caller, "delete environments")
         if name == MAIN_ENVIRONMENT:
             raise InvalidRequest(f"name: {name!r} always is; delete another", field="name")
+        async with self._changing:
+            await self._delete(name, caller)
+
+    async def _delete(self, name: str, caller: Caller) -> None:
         kept = self._known(name)
         living = self._registry.usage(name).sandboxes
         if living:
@@ -118,11 +128,10 @@ class Accounts:
         del self._environments[name]  # first of all: nothing may be made in it from now on
         entry = audited("environment.delete", caller, target=name, environment=name)
         try:
-            await self._ledger.write(Change(removed_environments=(name,), tokens=revoked, audit=(entry,)))
-        except BaseException:
+            await self._revoke(revoked, Change(removed_environments=(name,), tokens=revoked, audit=(entry,)))
+        except ShoalError:
             self._environments[name] = kept
             raise
-        self._tokens |= {token.info.id: token for token in revoked}
 
     # -- tokens -------------------------------------------------------------------------------------
 
@@ -142,17 +151,26 @@ class Accounts:
         scope = _scope(scope)
         if not caller.scope.covers(scope):
             raise PermissionDenied(f"scope: your own is {caller.scope.value!r}; ask for no more", field="scope")
+        if expires_in is not None:
+            check_number("expires_in", expires_in, 0, _LONGEST_S, "seconds")
+        async with self._changing:
+            return await self._create_token(name, environment, scope, expires_in, caller)
+
+    async def _create_token(
+        self, name: str, environment: str, scope: Scope, expires_in: float | None, caller: Caller
+    ) -> tuple[TokenInfo, str]:
         if environment != ANY_ENVIRONMENT:
             self._known(environment)
         now = self._clock()
-        if expires_in is not None:
-            check_number("expires_in", expires_in, 0, _LONGEST_S, "seconds")
         if sum(t.info.environment == environment and t.info.valid(now) for t in self._tokens.values()) >= MAX_TOKENS:
             raise QuotaExceeded(f"environment {environment!r} has {MAX_TOKENS} tokens, which is the most; revoke some")
         token_id, text, digest = mint()
         expires_at = None if expires_in is None else now + expires_in
         info = TokenInfo(token_id, name, environment, scope, now, expires_at, created_by=caller.token)
-        await self._keep(StoredToken(info, digest), "token.create", caller)
+        entry = audited("token.create", caller, target=token_id, environment=environment)
+        token = StoredToken(info, digest)
+        await self._ledger.write(Change(tokens=(token,), audit=(entry,)))
+        self._tokens[token_id] = token
         return info, text
 
     def tokens(self, caller: Caller) -> list[TokenInfo]:
@@ -162,12 +180,14 @@ class Accounts:
 
     async def revoke_token(self, token_id: str, caller: Caller) -> TokenInfo:
         _need(caller, Scope.ADMIN, "revoke tokens")
-        token = self._tokens.get(token_id)
-        if token is None or not sees(caller, token.info.environment):
-            raise no_token(token_id)
-        if token.info.revoked_at is None:
-            token = _revoked(token, self._clock())
-            await self._keep(token, "token.revoke", caller)
+        async with self._changing:
+            token = self._tokens.get(token_id)
+            if token is None or not sees(caller, token.info.environment):
+                raise no_token(token_id)
+            if token.info.revoked_at is None:
+                token = _revoked(token, self._clock())
+                entry = audited("token.revoke", caller, target=token_id, environment=token.info.environment)
+                await self._revoke([token], Change(tokens=(token,), audit=(entry,)))
         return token.info
 
     def stored_token(self, token_id: str) -> StoredToken | None:
@@ -178,7 +198,9 @@ class Accounts:
         changed = []
         for token_id, at in when.items():
             token = self._tokens.get(token_id)
-            if token is not None and at >= (token.info.last_used_at or 0.0) + _MINUTE_S:
+            if token is None or token.info.revoked_at is not None:
+                continue
+            if at >= (token.info.last_used_at or 0.0) + _MINUTE_S:
                 noted = replace(token, info=replace(token.info, last_used_at=at - at % _MINUTE_S))
                 self._tokens[token_id] = noted
                 changed.append(noted)
@@ -202,10 +224,15 @@ class Accounts:
     def _with_usage(self, environment: Environment) -> Environment:
         return replace(environment, usage=self._registry.usage(environment.name).as_quota(self._clock()))
 
-    async def _keep(self, token: StoredToken, action: str, caller: Caller) -> None:
-        entry = audited(action, caller, target=token.info.id, environment=token.info.environment)
-        await self._ledger.write(Change(tokens=(token,), audit=(entry,)))
-        self._tokens[token.info.id] = token
+    async def _revoke(self, revoked: Sequence[StoredToken], change: Change) -> None:
+        """Revoked in memory first: else a use that is noted meanwhile would write the token down as good, over its end."""
+        before = {token.info.id: self._tokens[token.info.id] for token in revoked}
+        self._tokens |= {token.info.id: token for token in revoked}
+        try:
+            await self._ledger.write(change)
+        except ShoalError:
+            self._tokens |= before
+            raise
 
 
 def check_bounds(quota: Quota) -> None:
