@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -31,10 +32,16 @@ class TcpWorld(World):
 
     exposed: dict[tuple[str, int], bool]
     fault: ShoalError | None = None
+    slow: tuple[asyncio.Event, asyncio.Event] | None = None
+    """The next call sets the first and waits for the second."""
 
     async def call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         if method not in ("expose", "unexpose"):
             return await super().call(handle, method, *args, timeout_s=timeout_s)
+        slow, self.slow = self.slow, None
+        if slow is not None:
+            slow[0].set()
+            await slow[1].wait()
         fault, self.fault = self.fault, None
         if fault is not None:
             raise fault
@@ -120,6 +127,40 @@ async def test_one_that_could_not_be_opened_is_not_there() -> None:
     world.disk.full = False
     assert record.tunnels == {}
     assert (await tunnels.expose(record, 22, "tcp", False, INSIDE)).address is not None
+    await controller.kill()
+
+
+async def test_a_change_that_failed_is_made_when_it_is_asked_for_again() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    await tunnels.expose(record, 22, "tcp", True, INSIDE)
+    assert world.exposed == {(record.id, 22): False}
+    world.fault = Unavailable("the node does not answer")
+    with pytest.raises(Unavailable):
+        await tunnels.expose(record, 22, "tcp", False, INSIDE)
+    made = await tunnels.expose(record, 22, "tcp", False, INSIDE)
+    assert (made.public, made.address) == (False, "10.0.0.1:40022")
+    assert world.exposed == {(record.id, 22): True}, "it is private on the node, too"
+    await controller.kill()
+
+
+async def test_changes_at_once_reach_the_node_in_their_order() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    for later, kept in [
+        (lambda: tunnels.expose(record, 22, "tcp", False, INSIDE), {(record.id, 22): True}),
+        (lambda: tunnels.unexpose(record, 22, INSIDE), {}),
+    ]:
+        world.slow = asked, answered = asyncio.Event(), asyncio.Event()
+        first = asyncio.ensure_future(tunnels.expose(record, 22, "tcp", True, INSIDE))
+        await asked.wait()
+        second = asyncio.ensure_future(later())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        answered.set()
+        await asyncio.gather(first, second)
+        assert world.exposed == kept
+        assert {(record.id, port): not tunnel.public for port, tunnel in record.tunnels.items()} == kept
     await controller.kill()
 
 

@@ -6,9 +6,11 @@ node listens.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -52,6 +54,8 @@ class Tunnels:
         self._secret = secret
         self._api = api
         self._call = call
+        # Of sandboxes whose tunnels are being changed: record and node must hear of changes in one order.
+        self._changing: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.secret = hmac.new(secret, b"connect tokens of http tunnels", hashlib.sha256).digest()
         """Signs connect tokens of `http` tunnels: the API's replicas have it, and with it nothing else."""
 
@@ -60,19 +64,24 @@ class Tunnels:
         check_number("port", port, 0, 65535, "a port", whole=True)
         if protocol not in ("http", "tcp"):
             raise InvalidRequest(f"protocol: {protocol!r} is neither http nor tcp", field="protocol")
-        began = _running(record)
-        before = record.tunnels.get(port)
-        wanted = Exposure(port, protocol, bool(public), None if before is None else before.address)
-        if before is None and len(record.tunnels) >= MAX_TUNNELS:
-            raise QuotaExceeded(
-                f"port: {record.id} has {MAX_TUNNELS} tunnels, which is the most; close some", field="port"
-            )
-        if wanted != before or (protocol == "tcp" and wanted.address is None):
-            await self._open(record, began, before, wanted, caller)
-        return self._described(record, record.tunnels[port], TOKEN_S)
+        async with self._change(record):
+            began = _running(record)
+            before = record.tunnels.get(port)
+            wanted = Exposure(port, protocol, bool(public), None if before is None else before.address)
+            if before is None and len(record.tunnels) >= MAX_TUNNELS:
+                raise QuotaExceeded(
+                    f"port: {record.id} has {MAX_TUNNELS} tunnels, which is the most; close some", field="port"
+                )
+            if wanted != before or (protocol == "tcp" and wanted.address is None):
+                await self._open(record, began, before, wanted, caller)
+            return self._described(record, record.tunnels[port], TOKEN_S)
 
     async def unexpose(self, record: SandboxRecord, port: int, caller: Caller) -> None:
         """Closes a tunnel; of a port that has none: nothing."""
+        async with self._change(record):
+            await self._close(record, port, caller)
+
+    async def _close(self, record: SandboxRecord, port: int, caller: Caller) -> None:
         kept = record.tunnels.get(port)
         if kept is None:
             return
@@ -101,13 +110,13 @@ class Tunnels:
     async def _open(
         self, record: SandboxRecord, began: Began, before: Exposure | None, wanted: Exposure, caller: Caller
     ) -> None:
-        """On record first: a tunnel that was only half opened can be seen, closed and opened again."""
+        """On record first, and without its address: one that was only half opened, or changed, is seen, closed, and opened when asked again."""
         port = wanted.port
         entry = audited("tunnel.expose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         told = {"port": port, "protocol": wanted.protocol, "public": wanted.public, "token": caller.token}
         if before is not None and before.protocol == "tcp" and wanted.protocol != "tcp":
             await self._close_on_node(began, record.id, port)
-            wanted = replace(wanted, address=None)
+        wanted = replace(wanted, address=None)
         await self._put(record, {**record.tunnels, port: wanted}, ("exposed", told), entry)
         if wanted.protocol != "tcp":
             return
@@ -116,13 +125,18 @@ class Tunnels:
             private = not wanted.public
             address = await self._call(handle, "expose", record.id, port, private, timeout_s=_NODE_S)
         except ShoalError:
-            if record.tunnels.get(port) == wanted and before is None:
+            if before is None:
                 del record.tunnels[port]
                 await self._ledger.keep(record, ("unexposed", {"port": port}))
             raise
-        if record.tunnels.get(port) == wanted:  # else somebody has changed or closed it meanwhile
-            record.tunnels[port] = replace(wanted, address=address)
-            await self._ledger.keep(record)
+        record.tunnels[port] = replace(wanted, address=address)
+        await self._ledger.keep(record)
+
+    def _change(self, record: SandboxRecord) -> asyncio.Lock:
+        lock = self._changing.get(record.id)
+        if lock is None:
+            self._changing[record.id] = lock = asyncio.Lock()
+        return lock
 
     async def _put(
         self, record: SandboxRecord, tunnels: dict[int, Exposure], happened: tuple[str, dict[str, Any]], entry: Any
