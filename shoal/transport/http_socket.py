@@ -101,7 +101,7 @@ def _check_first(message: aiohttp.WSMessage) -> None:
 def _parsed(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     return data if isinstance(data, dict) else {}
 
@@ -123,6 +123,7 @@ class SocketCarrier:
         self._waiting: deque[bytes | memoryview] = deque()
         self._size = 0
         self._closing = False
+        self._begun = False
         self._more: asyncio.Future[None] | None = None
         connection.carry(self)
         self._sending = connection.loop.create_task(self._send())
@@ -146,13 +147,16 @@ class SocketCarrier:
         self._waiting.clear()
         self._size = 0
         self._closing = True
-        self._sending.cancel()  # it may stand before a server that takes nothing any more
+        if self._begun:
+            self._sending.cancel()  # it may stand before a server that takes nothing any more
+        # Else it has yet to run, and would not even close the socket if it were cancelled: it finds that there is nothing to send.
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
     async def _send(self) -> None:
+        self._begun = True
         try:
             while True:
                 while not self._waiting:
