@@ -48,7 +48,7 @@ class Answer:
     def json(self) -> Any:
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise not_shoal("the answer is no JSON: what answers there is not Shoal's API; is the URL right?") from None
 
 
@@ -106,7 +106,8 @@ class HttpCalls:
                 failed = error
                 since = started  # the API has been patient itself
             failed.fields["request_id"] = request_id
-            pause = max(delay * random.uniform(0.5, 1.0), float(failed.fields.get("retry_after", 0)))
+            asked = failed.fields.get("retry_after", 0)
+            pause = max(delay * random.uniform(0.5, 1.0), asked if isinstance(asked, int | float) else 0)
             if not failed.retryable or self._clock() + pause - since > patience_s:
                 raise failed
             await asyncio.sleep(pause)

@@ -76,9 +76,9 @@ def _knock(address: str) -> None:
     if not host or not port.isascii() or not port.isdigit():
         return  # one of Ray's words, such as `auto`
     try:
-        with socket.create_connection((host, int(port)), _KNOCK_S) as connection:
+        with socket.create_connection((host.removeprefix("[").removesuffix("]"), int(port)), _KNOCK_S) as connection:
             speaks_http = _speaks_http(connection)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise Unavailable(f"no Ray cluster answers at {address} ({error}); `shoal status` tells what runs") from None
     if speaks_http:
         raise InvalidRequest(

@@ -246,6 +246,31 @@ async def test_an_api_that_is_taken_for_ray_is_told_at_once() -> None:
             await asyncio.to_thread(attach, peer.url.removeprefix("http://"))
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'x' * 64}.example", "[::1]"])
+async def test_a_host_that_cannot_be_is_none_that_answers(host: str) -> None:
+    from shoal.transport.ray_attach import attach
+
+    with pytest.raises(Unavailable, match="no Ray cluster answers") as caught:
+        await asyncio.to_thread(attach, f"{host}:1")
+    assert "[::1]" not in host or "Name or service" not in caught.value.message
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_a_pause_that_is_no_number_is_none() -> None:
+    async with serving(refusal(Unavailable("starting", retry_after="soon")), sandbox()) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        assert (await transport.get("sb-1")).id
+        await transport.close()
+
+
+async def test_an_answer_that_is_too_deep_is_no_api(short_patience: None) -> None:
+    async with serving(raw(b"[" * 1_000_000, 200, "application/json")) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        with pytest.raises(FailedPrecondition, match="not Shoal's API"):
+            await transport.get("sb-1")
+        await transport.close()
+
+
 @pytest.mark.parametrize("token", ["", "with space", "line\n", "ünicode", "x" * 5000])
 async def test_what_is_no_token_is_not_even_sent(token: str) -> None:
     with pytest.raises(Unauthenticated, match="copy it again"):
