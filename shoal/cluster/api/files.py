@@ -125,6 +125,8 @@ async def _download(reach: Reach, path: str, request: Request) -> Response:
 def _file(entry: Entry) -> Entry:
     if entry.kind == "dir":
         raise InvalidRequest("path: it is a directory; `/entries` lists it, `/archive` packs it", field="path")
+    if entry.kind == "other":  # a download would be refused by the agent, but a HEAD never asks it
+        raise InvalidRequest("path: it is no regular file; use it by a command run in the sandbox", field="path")
     return entry
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -31,12 +32,13 @@ from shoal.cluster.api.models_data import (
 from shoal.cluster.api.outputs import Following, output_response
 from shoal.cluster.api.routes import new_router
 from shoal.model.access import Scope
-from shoal.model.errors import SandboxEnded
+from shoal.model.errors import DeadlineExceeded, SandboxEnded
 from shoal.model.ids import MAIN_PROCESS
 from shoal.wire.agent import Agent, Exit
 
 STDIN_IDLE_S = 300.0
-"""Seconds that a body of standard input may pause: it may well be a person's."""
+"""Seconds that a body of standard input may pause: it may well be a person's. And those for which the process may take none of it: nobody
+finds out meanwhile whether the client is still there."""
 
 MAX_WAIT_S = 60.0
 _BYTES: dict[int | str, dict[str, Any]] = {
@@ -159,16 +161,23 @@ async def _feed(agent: Agent, process_id: str, request: Request, offset: int, eo
     stdin = await agent.stdin(process_id, offset)
     try:
         async for piece in streamed(request, STDIN_IDLE_S):
-            await stdin.write(piece)
-        if eof:
-            await stdin.close()
-        else:
-            await stdin.drain()
+            await _taken(stdin.write(piece))
+        await _taken(stdin.close() if eof else stdin.drain())
         return stdin.offset
     except ClientDisconnect:
         return stdin.offset  # nobody reads it; what came has gone in, and may be sent again
     finally:
         stdin.detach()
+
+
+async def _taken(writing: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(STDIN_IDLE_S):
+            await writing
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the process did not take its input within {STDIN_IDLE_S:g} s; send it again, with the same offset, once it reads"
+        ) from None
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -120,6 +120,14 @@ async def test_ranges(place: Lab, ten: Path, asked: str, expected: bytes, conten
         assert json.loads(data)["code"] == "invalid_request"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_is_no_file_is_refused(place: Lab, method: str) -> None:
+    pipe = place.directory / "pipe"
+    os.mkfifo(pipe)
+    status, _, _ = await get(place, pipe, method=method)
+    assert status == 400
+
+
 async def test_conditions(place: Lab, ten: Path) -> None:
     status, data, first = await get(place, ten, method="HEAD")
     assert (status, data, first["Content-Length"]) == (200, b"", "10")

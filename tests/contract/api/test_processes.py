@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import statistics
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shoal.cluster.api import processes
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
 from tests.contract.api.lab import Lab, lab, until
@@ -371,3 +373,12 @@ async def test_a_token_that_may_only_read_enters_nothing(place: Lab) -> None:
                 assert answer.status == 403
         async with reader.get(f"{place.at}/logs") as answer:
             assert answer.status == 200
+
+
+async def test_input_that_is_not_taken_is_given_up(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "STDIN_IDLE_S", 0.3)
+    process = await place.start("sleep 1000")
+    before = await place.open_streams()
+    status, code, _ = await place.problem("POST", f"/processes/{process}/stdin", data=io.BytesIO(bytes(4_000_000)))
+    assert (status, code) == (408, "deadline_exceeded")
+    assert await place.open_streams() == before
