@@ -81,7 +81,11 @@ def router() -> APIRouter:
         dependencies=[needs(Scope.RUN), audited("exec"), counted("shoal_execs_total")],
     )
     async def exec_command(sandbox_id: str, body: Exec, request: Request, transport: Cluster) -> Response:
-        """Runs a command to its end and returns what it printed."""
+        """Runs a command to its end and returns what it printed.
+
+        Where many ask for long outputs at once there may be no room for one: `unavailable`, not `retryable`, and the command runs on. Start
+        such commands as processes, and read their output as it comes.
+        """
         start = body.start()
         data = body.stdin()
         budget: Budget = request.app.state.outputs
