@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -254,18 +255,20 @@ async def test_a_flood_of_tiny_frames_lets_others_live(lab: Lab) -> None:
         finally:
             writer.transport.abort()
 
-    longest = 0.0  # of the loop's own work, whatever else the machine does
+    turns: list[float] = []  # seconds of the loop's own work between two looks, whatever else the machine does
 
     async def watch() -> None:
-        nonlocal longest
         while True:
             before = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, time.thread_time() - before)
+            turns.append(time.thread_time() - before)
 
-    async with lab.raw(handler), asyncio.timeout(30):
+    async with lab.raw(handler), asyncio.timeout(30), connected(lab) as socket:
+        gc.disable()  # how long it takes is a matter of all that this process has ever done
         watching = asyncio.create_task(watch())
-        async with connected(lab) as socket:
+        try:
             assert await socket.recv() == b"x"
-        watching.cancel()
-    assert longest < 0.3, longest
+        finally:
+            gc.enable()
+            watching.cancel()
+    assert max(turns) < sum(turns) / 5, (max(turns), sum(turns))
