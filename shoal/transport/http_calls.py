@@ -143,6 +143,10 @@ class HttpCalls:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_S),
             ) as response:
+                if response.status in (502, 504):
+                    # Of what stands before the API: whoever had the request is gone, or does not answer.
+                    error = await self._error(response, request_id)
+                    raise Broken(error.message)
                 if response.status >= 300:
                     raise await self._error(response, request_id)
                 yield response

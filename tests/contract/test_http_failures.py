@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import ssl
@@ -23,6 +24,7 @@ from shoal.model.errors import (
     Unauthenticated,
     Unavailable,
 )
+from shoal.model.http import PROBLEM, problem
 from shoal.transport import http_calls
 from shoal.transport.http import HttpTransport
 from tests.contract.http_peer import INFO, RESET, SELF, SPEC, Answer, Asked, answer, raw, refusal, sandbox, serving
@@ -57,8 +59,20 @@ async def test_requests_say_who_asks_and_by_what() -> None:
 
 # What is asked again
 
+GONE = json.dumps(problem(Internal("the replica that had it is gone"))).encode()
+"""What HAProxy says of a replica that ended before it answered."""
 
-@pytest.mark.parametrize("trouble", [RESET, refusal(Unavailable("not now")), raw(b"bad gateway", 502)])
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        RESET,
+        refusal(Unavailable("not now")),
+        raw(b"bad gateway", 502),
+        raw(GONE, 502, PROBLEM),
+        raw(GONE, 504, PROBLEM),
+    ],
+)
 async def test_what_does_no_harm_is_asked_again(trouble: bytes) -> None:
     async with serving(trouble, trouble, sandbox()) as peer:
         transport = HttpTransport(peer.url, TOKEN)
@@ -67,6 +81,14 @@ async def test_what_does_no_harm_is_asked_again(trouble: bytes) -> None:
     assert len(peer.asked) == 3
     assert {asked.headers["idempotency-key"] for asked in peer.asked} == {"key"}
     assert len({asked.headers["x-request-id"] for asked in peer.asked}) == 1
+
+
+async def test_an_end_is_asked_for_again() -> None:
+    async with serving(raw(GONE, 502, PROBLEM), sandbox()) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        assert (await transport.terminate("sb-1")).id == "sb-1"
+        await transport.close()
+    assert [asked.method for asked in peer.asked] == ["DELETE", "DELETE"]
 
 
 async def test_a_create_that_is_asked_again_has_what_is_left_of_its_deadline() -> None:
