@@ -23,6 +23,18 @@ from shoal.transport.fake import FakeTransport
 _PATIENCE_S = 20.0
 
 
+class PromptServer(uvicorn.Server):
+    """Ends as soon as `end` is set; uvicorn itself looks ten times a second, which a thousand tests would wait for."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.end = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # makes the headers that all answers have
+        await self.end.wait()
+
+
 @dataclass
 class Answer:
     """A response, whole. `headers` by lower-case name."""
@@ -109,7 +121,7 @@ def serving(api: ApiSettings | None = None) -> Iterator[Api]:
     config = uvicorn.Config(
         app, log_config=None, loop="asyncio", ws_max_size=1 << 20, timeout_graceful_shutdown=1, lifespan="on"
     )
-    server = uvicorn.Server(config)
+    server = PromptServer(config)
     loop = asyncio.new_event_loop()
     started = threading.Event()
 
@@ -128,7 +140,7 @@ def serving(api: ApiSettings | None = None) -> Iterator[Api]:
         served.root = served.token()
         yield served
     finally:
-        server.should_exit = True
+        loop.call_soon_threadsafe(server.end.set)
         thread.join(_PATIENCE_S)
         assert not thread.is_alive()
         loop.close()
