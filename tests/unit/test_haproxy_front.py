@@ -25,6 +25,8 @@ from shoal.model.http import error_from_response
 from shoal.model.settings import ApiSettings
 from tests.haproxy import Front, free_port, running
 
+pytestmark = pytest.mark.slow  # a second each, and there are many
+
 EDGE = Edge("127.0.0.1", 0, header_timeout=1.0)
 
 
