@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from bisect import bisect_left
 from collections import Counter, deque
@@ -75,13 +76,14 @@ class Ledger:
         )
 
     async def flush(self) -> None:
-        """Reports what there is. What could not be said stays for the next time; raises what reporting raised."""
-        async with self._flushing:
-            while self._entries or self._anything_counted():
-                await self._report()
+        """Reports what there is as it begins: what comes meanwhile is for the next time, so it ends however busy the replica is.
 
-    def _anything_counted(self) -> bool:
-        return bool(self.used or self._counters or self._requests)
+        What could not be said stays for the next time, too; raises what reporting raised.
+        """
+        async with self._flushing:
+            if self._entries or self.used or self._counters or self._requests:
+                for _ in range(max(1, math.ceil(len(self._entries) / _BATCH))):
+                    await self._report()
 
     async def _report(self) -> None:
         entries = [self._entries.popleft() for _ in range(min(_BATCH, len(self._entries)))]

@@ -91,6 +91,31 @@ class TestLedger:
         await ledger.flush()
         assert len(side.entries) == 2500
 
+    async def test_what_happens_during_a_report_is_for_the_next_one(self) -> None:
+        class Busy(Side):
+            """Requests end during each report."""
+
+            reports = 0
+
+            async def report(
+                self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
+            ) -> None:
+                await super().report(audit, counters, used)
+                self.reports += 1
+                for number in range(3):
+                    ledger.note(context(number))
+                ledger.answered("GET", "/v1/x", 200, 0.001)
+                ledger.used["tk-a"] = 1.0
+
+        side: Any = Busy()
+        ledger = Ledger(side)
+        ledger.answered("GET", "/v1/x", 200, 0.001)
+        async with asyncio.timeout(5):
+            await ledger.flush()
+        assert side.reports == 1
+        await ledger.flush()
+        assert (side.reports, len(side.entries), side.used) == (2, 3, {"tk-a": 1.0})
+
 
 def test_the_end_of_a_replica_reports_what_is_left() -> None:
     from tests.api import serving
