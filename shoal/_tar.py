@@ -2,7 +2,7 @@
 
 Unpacking trusts nothing: every length is bounded, names lead nowhere but below the destination (each directory is opened
 relative to the one above it, and no link is ever followed), existing files are replaced and never written through, special bits of
-modes are dropped, and links that lead out of the tree are left out and told.
+modes are dropped, and links that may lead out of the tree are left out and told.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_SKIPPED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What an upload or download moved. `skipped`: what was left out (sockets, devices, links that lead out of the tree)."""
+    """What an upload or download moved. `skipped`: what was left out (sockets, devices, links that may lead out of the tree)."""
 
     files: int
     bytes: int
@@ -258,7 +258,7 @@ class _Tree:
                 file.write(piece)
 
     def make_link(self, parts: tuple[str, ...], target: str) -> bool:
-        """False where it would lead out of the tree."""
+        """False where it may lead out of the tree."""
         if not target or "\0" in target or _leads_out(parts, target):
             return False
         directory, name = self._clear(parts)
@@ -305,14 +305,11 @@ class _Tree:
 
 
 def _leads_out(parts: tuple[str, ...], target: str) -> bool:
-    depth = len(parts) - 1
-    if target.startswith("/"):
-        return True
-    for part in PurePosixPath(target).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            return True
-    return False
+    """Whether the link at `parts` may lead out of the tree. `..` is let through at its front only: there it goes up from the directory that
+    holds the link, a real one. After a name it goes up from wherever that leads, for the name may be a link itself."""
+    steps = PurePosixPath(target).parts
+    up = next((at for at, step in enumerate(steps) if step != ".."), len(steps))
+    return target.startswith("/") or up > len(parts) - 1 or ".." in steps[up:]
 
 
 def _malformed(why: str) -> Internal:

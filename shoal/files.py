@@ -161,8 +161,8 @@ class FileSystem:
         """Copies a file or a tree out of the sandbox.
 
         A file goes to `local`, or into it under its own name where that is a directory; what a directory holds goes into the
-        directory `local`, made if missing. Links that lead out of the tree are left out (`skipped`). Beyond `max_bytes` or `max_files`:
-        `QuotaExceeded`. `progress` is told the bytes received so far.
+        directory `local`, made if missing. Links that may lead out of the tree are left out (`skipped`): absolute ones, and
+        those with `..` after a name. Beyond `max_bytes` or `max_files`: `QuotaExceeded`. `progress` is told the bytes received so far.
         """
         entry = await self.stat.aio(remote)
         target = Path(local)

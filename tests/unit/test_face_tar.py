@@ -82,6 +82,20 @@ def test_links_that_lead_out_are_left_out_and_told(root: Path, target: str) -> N
     assert [path.name for path in root.iterdir()] == ["file"]
 
 
+def test_links_that_lead_out_only_together_are_left_out(root: Path) -> None:
+    deep = "a/b/c/d/e/f/g/h"
+    data = archive(
+        *[member(deep[:end], kind=tarfile.DIRTYPE) for end in range(1, len(deep) + 1, 2)],
+        member(f"{deep}/up", kind=tarfile.SYMTYPE, link="../" * 8 + "."),  # the tree itself: it stays
+        member("report.txt", kind=tarfile.SYMTYPE, link=f"{deep}/up/{'../' * 9}etc/passwd"),
+        member("around", kind=tarfile.SYMTYPE, link=f"{deep}/up/../../beside"),
+        member("a/beside", kind=tarfile.SYMTYPE, link="../a/b"),
+    )
+    assert take(data, root).skipped == ("report.txt", "around")
+    for path in root.rglob("*"):
+        assert path.resolve().is_relative_to(root.resolve())
+
+
 def test_nothing_is_written_through_a_link(root: Path) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
