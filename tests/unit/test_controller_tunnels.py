@@ -12,6 +12,7 @@ from shoal.actors.controller.tunnels import MAX_TUNNELS, api_url
 from shoal.model import grants
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import (
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
     QuotaExceeded,
@@ -28,10 +29,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
 
 class TcpWorld(World):
-    """A node that exposes ports: `exposed` by (sandbox, port). `fault` is raised by the next call."""
+    """A node that exposes ports: `exposed` by (sandbox, port). `fault` is raised by the next call; of the next `unheard` calls what is asked
+    for is done, and the answer is lost."""
 
     exposed: dict[tuple[str, int], bool]
     fault: ShoalError | None = None
+    unheard: int = 0
     slow: tuple[asyncio.Event, asyncio.Event] | None = None
     """The next call sets the first and waits for the second."""
 
@@ -47,9 +50,12 @@ class TcpWorld(World):
             raise fault
         if method == "unexpose":
             self.exposed.pop((args[0], args[1]), None)
-            return None
-        self.exposed[args[0], args[1]] = args[2]
-        return f"10.0.0.1:{40000 + args[1]}"
+        else:
+            self.exposed[args[0], args[1]] = args[2]
+        if self.unheard:
+            self.unheard -= 1
+            raise DeadlineExceeded(f"{method} took longer than {timeout_s} s")
+        return f"10.0.0.1:{40000 + args[1]}" if method == "expose" else None
 
 
 async def world_with_sandbox() -> tuple[TcpWorld, Controller, Any]:
@@ -130,6 +136,56 @@ async def test_one_that_could_not_be_opened_is_not_there() -> None:
     await controller.kill()
 
 
+async def test_a_port_that_the_node_opened_unheard_does_not_stay_open() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    world.unheard = 1
+    with pytest.raises(DeadlineExceeded):
+        await tunnels.expose(record, 22, "tcp", True, INSIDE)
+    assert (world.exposed, record.tunnels) == ({}, {})
+
+    async def deaf(handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        if method == "expose":
+            await world.call(handle, method, *args, timeout_s=timeout_s)
+        raise Unavailable("the node's actor is being restarted")
+
+    tunnels._call = deaf
+    with pytest.raises(Unavailable):
+        await tunnels.expose(record, 22, "tcp", True, INSIDE)
+    tunnels._call = world.call
+    assert world.exposed == {(record.id, 22): False}
+    assert [(t.port, t.address) for t in tunnels.tunnels(record)] == [(22, None)], "it may be open, so it is seen"
+    await tunnels.unexpose(record, 22, INSIDE)
+    assert (world.exposed, record.tunnels) == ({}, {})
+    await controller.kill()
+
+
+async def test_closing_one_that_is_not_on_record_closes_it_on_the_node() -> None:
+    world, controller, record = await world_with_sandbox()
+    world.exposed[record.id, 22] = False
+    await controller.parts.tunnels.unexpose(record, 22, INSIDE)
+    assert world.exposed == {}
+    await controller.kill()
+
+
+async def test_what_the_node_closed_and_the_store_did_not_hear_of_is_opened_again() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    for change in (
+        lambda: tunnels.unexpose(record, 22, INSIDE),
+        lambda: tunnels.expose(record, 22, "http", True, INSIDE),
+    ):
+        await tunnels.expose(record, 22, "tcp", True, INSIDE)
+        world.disk.full = True
+        with pytest.raises(Unavailable):
+            await change()
+        world.disk.full = False
+        assert world.exposed == {}
+        assert (await tunnels.expose(record, 22, "tcp", True, INSIDE)).address is not None
+        assert world.exposed == {(record.id, 22): False}
+    await controller.kill()
+
+
 async def test_a_change_that_failed_is_made_when_it_is_asked_for_again() -> None:
     world, controller, record = await world_with_sandbox()
     tunnels = controller.parts.tunnels
@@ -170,6 +226,8 @@ async def test_bad_calls_are_named() -> None:
     for port, protocol in ((0, "http"), (65536, "http"), (True, "http"), (80, "udp")):
         with pytest.raises(InvalidRequest):
             await tunnels.expose(record, port, protocol, False, INSIDE)
+    with pytest.raises(InvalidRequest):
+        await tunnels.unexpose(record, 65536, INSIDE)
     with pytest.raises(TunnelNotFound, match="expose it first"):
         tunnels.token(record, 80, 60)
     for number in range(MAX_TUNNELS):

@@ -12,6 +12,7 @@ import hmac
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -78,15 +79,16 @@ class Tunnels:
 
     async def unexpose(self, record: SandboxRecord, port: int, caller: Caller) -> None:
         """Closes a tunnel; of a port that has none: nothing."""
+        check_number("port", port, 0, 65535, "a port", whole=True)
         async with self._change(record):
             await self._close(record, port, caller)
 
     async def _close(self, record: SandboxRecord, port: int, caller: Caller) -> None:
         kept = record.tunnels.get(port)
+        if (kept is None or kept.protocol == "tcp") and record.began is not None and not record.ended:
+            await self._close_on_node(record, record.began, port)  # also what it opened and nobody knows of any more
         if kept is None:
             return
-        if kept.protocol == "tcp" and record.began is not None and not record.ended:
-            await self._close_on_node(record.began, record.id, port)
         tunnels = {number: tunnel for number, tunnel in record.tunnels.items() if number != port}
         entry = audited("tunnel.unexpose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         await self._put(record, tunnels, ("unexposed", {"port": port, "token": caller.token}), entry)
@@ -115,7 +117,7 @@ class Tunnels:
         entry = audited("tunnel.expose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         told = {"port": port, "protocol": wanted.protocol, "public": wanted.public, "token": caller.token}
         if before is not None and before.protocol == "tcp" and wanted.protocol != "tcp":
-            await self._close_on_node(began, record.id, port)
+            await self._close_on_node(record, began, port)
         wanted = replace(wanted, address=None)
         await self._put(record, {**record.tunnels, port: wanted}, ("exposed", told), entry)
         if wanted.protocol != "tcp":
@@ -126,11 +128,19 @@ class Tunnels:
             address = await self._call(handle, "expose", record.id, port, private, timeout_s=_NODE_S)
         except ShoalError:
             if before is None:
-                del record.tunnels[port]
-                await self._ledger.keep(record, ("unexposed", {"port": port}))
+                await self._take_back(record, began, port)
             raise
         record.tunnels[port] = replace(wanted, address=address)
         await self._ledger.keep(record)
+
+    async def _take_back(self, record: SandboxRecord, began: Began, port: int) -> None:
+        """The node may have opened the port all the same, or may be about to: off the record it is only once that was taken back."""
+        try:
+            await self._close_on_node(record, began, port)
+        except ShoalError:
+            return
+        record.tunnels.pop(port, None)
+        await self._ledger.keep(record, ("unexposed", {"port": port}))
 
     def _change(self, record: SandboxRecord) -> asyncio.Lock:
         lock = self._changing.get(record.id)
@@ -148,11 +158,12 @@ class Tunnels:
             record.tunnels = before
             raise
 
-    async def _close_on_node(self, began: Began, sandbox_id: str, port: int) -> None:
-        try:
-            await self._call(self._nodes.handle(began.node_id), "unexpose", sandbox_id, port, timeout_s=_NODE_S)
-        except NotFound:
-            pass  # its container is gone, and the port with it
+    async def _close_on_node(self, record: SandboxRecord, began: Began, port: int) -> None:
+        with suppress(NotFound):  # its container is gone, and the port with it
+            await self._call(self._nodes.handle(began.node_id), "unexpose", record.id, port, timeout_s=_NODE_S)
+        kept = record.tunnels.get(port)
+        if kept is not None:  # or else, where the store then refuses the change, it would never be opened again
+            record.tunnels[port] = replace(kept, address=None)
 
     def _described(self, record: SandboxRecord, kept: Exposure, token_s: float | None) -> Tunnel:
         url = tunnel_url(api_url(self._api), self._api.tunnel_domain, record.id, kept.port)
