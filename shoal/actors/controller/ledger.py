@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from shoal.actors.controller.events import EventLog
@@ -17,6 +17,7 @@ from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 log = logging.getLogger("shoal.ledger")
 
 _RETRY_S = 1.0
+_OVERTAKEN = "overtaken"
 
 Happened = tuple[str, dict[str, Any]]
 """What to tell of a sandbox: an event's kind and data."""
@@ -63,17 +64,27 @@ class Ledger:
         await asyncio.gather(*self._writing, return_exceptions=True)
         await self.store.close()
 
+    async def expire(self, before: float) -> None:
+        """Has the store forget what is over since before that moment. A controller that was overtaken and writes nothing learns of it here."""
+        await self._as_owner(self.store.expire(before))
+
     async def _write(self, change: Change) -> None:
         try:
-            await self.store.write(change)
-        except FailedPrecondition as error:
-            self.events.drop(change.events)
-            self._overtaken()
-            raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None
+            await self._as_owner(self.store.write(change))
         except BaseException:
             self.events.drop(change.events)
             raise
         self.events.publish(change.events)
+
+    async def _as_owner(self, work: Awaitable[Any]) -> None:
+        """What only the cluster's one controller may do with its store."""
+        try:
+            await work
+        except FailedPrecondition as error:
+            if error.state != _OVERTAKEN:
+                raise  # a store that is damaged, say: another controller could do no more
+            self._overtaken()
+            raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None
 
     async def _catch_up(self) -> None:
         while self._late:

@@ -97,7 +97,7 @@ class Parts:
         before = time.time() - self.settings.store.retention
         self.registry.expire(before)
         self.accounts.expire(before)
-        await self.store.expire(before)
+        await self.ledger.expire(before)
 
 
 async def open_parts(
