@@ -13,6 +13,7 @@ from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from shoal._spec import build_spec
+from shoal.cluster.api.strict import Strict, at_most
 from shoal.model import ids
 from shoal.model.access import Quota, Scope
 from shoal.model.settings import SandboxDefaults
@@ -46,6 +47,7 @@ EnvironmentQuery = Annotated[
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TagValue = Annotated[str, StringConstraints(max_length=256)]
+TagsOf = Annotated[dict[Text, TagValue], Field(max_length=MAX_TAGS), at_most(MAX_TAGS)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[ -~]+$")]
 """An idempotency key."""
 Deadline = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -53,12 +55,10 @@ Amount = Annotated[float, Field(gt=0, le=MAX_CORES)]
 Mebibytes = Annotated[int, Field(gt=0, le=MAX_MEMORY)]
 
 
-class _Sent(BaseModel):
+class _Sent(Strict):
     """What a client sends."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _Told(BaseModel):
@@ -110,21 +110,25 @@ class SandboxCreate(_Sent):
     """A reference such as `shoal/base` or `python:3.12`"""
     command: Annotated[
         list[Annotated[str, Field(max_length=MAX_ARGV_ITEM)]],
-        Field(max_length=MAX_ARGV_ITEMS, examples=[["sleep", "60"]]),
-    ] = []  # pydantic copies it
+        Field(max_length=MAX_ARGV_ITEMS, fail_fast=True, examples=[["sleep", "60"]]),
+    ] = []  # noqa: RUF012  # pydantic copies it, and so below
     """Its own command; it ends with it. None: it lives until it is ended"""
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME, examples=["web"])] | None = None
     """Unique among the living of its environment"""
-    tags: Annotated[dict[Text, TagValue], Field(max_length=MAX_TAGS, examples=[{"run": "42"}])] = {}
-    env: Annotated[dict[str, Annotated[str, Field(max_length=MAX_ARGV_BYTES)]], Field(max_length=MAX_ARGV_ITEMS)] = {}
+    tags: Annotated[TagsOf, Field(examples=[{"run": "42"}])] = {}  # noqa: RUF012
+    env: Annotated[
+        dict[str, Annotated[str, Field(max_length=MAX_ARGV_BYTES)]],
+        Field(max_length=MAX_ARGV_ITEMS),
+        at_most(MAX_ARGV_ITEMS),
+    ] = {}  # noqa: RUF012
     """Environment variables. They are not told again"""
     workdir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """An absolute path; made where it is missing"""
     user: Annotated[str, Field(max_length=256)] = ""
     """A name, `uid` or `uid:gid`"""
-    cpu: Amount | Annotated[list[Amount], Field(min_length=2, max_length=2)] | None = None
+    cpu: Amount | Annotated[list[Amount], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
     """Cores: one number, of which it is sure, or `[request, limit]`"""
-    memory: Mebibytes | Annotated[list[Mebibytes], Field(min_length=2, max_length=2)] | None = None
+    memory: Mebibytes | Annotated[list[Mebibytes], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
     """MiB: one number, of which it is sure, or `[request, limit]`"""
     disk: Annotated[int, Field(gt=0, le=MAX_MEMORY * 64)] | None = None
     """MiB that it may write to its root filesystem"""
@@ -163,7 +167,7 @@ class BatchItem(SandboxCreate):
 class Batch(_Sent):
     """Up to 1,000 sandboxes at once, each with an outcome of its own."""
 
-    sandboxes: Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_BATCH)]
+    sandboxes: Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)]
     wait: bool = True
     """Whether to answer only once they run"""
     deadline: Deadline = 300.0
@@ -173,7 +177,7 @@ class Batch(_Sent):
 class Tags(_Sent):
     """Tags, in the place of those before."""
 
-    tags: Annotated[dict[Text, TagValue], Field(max_length=MAX_TAGS, examples=[{"run": "42", "owner": "ann"}])]
+    tags: Annotated[TagsOf, Field(examples=[{"run": "42", "owner": "ann"}])]
 
 
 class Sandbox(_Told):
@@ -234,10 +238,8 @@ class BatchResults(_Told):
     results: Sequence[BatchResult]
 
 
-class QuotaModel(BaseModel):
+class QuotaModel(_Sent):
     """The most that an environment's living sandboxes may have together; null: no bound."""
-
-    model_config = _Sent.model_config
 
     sandboxes: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
     cpu: Annotated[float, Field(ge=0, le=1e9)] | None = None

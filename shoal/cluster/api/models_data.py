@@ -10,8 +10,9 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, RootModel, WithJsonSchema
+from pydantic import BaseModel, Field, PlainValidator, RootModel, WithJsonSchema
 
+from shoal.cluster.api.strict import Strict, at_most
 from shoal.model import errors, ids
 from shoal.wire import checks
 from shoal.wire.records import Entry, Start
@@ -20,6 +21,7 @@ SHELL = "/bin/sh"
 MAX_SECONDS = 365 * 86400
 DEFAULT_OUTPUT = 8 << 20
 MAX_OUTPUT = 64 << 20
+MAX_ENV = 4096
 MAX_DIMENSION = 65535
 
 _B64_SCHEMA = {
@@ -50,20 +52,16 @@ Stream = Literal["stdout", "stderr"]
 FD: dict[str, int] = {"stdout": 1, "stderr": 2}
 
 
-class Strict(BaseModel):
-    """What a client sends: unknown members are refused, types are not bent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class Command(Strict):
     """What to run: `argv`, or `command` for a line of the shell."""
 
-    argv: Annotated[list[str], Field(min_length=1, max_length=checks.MAX_ARGS)] | None = Field(
+    argv: Annotated[list[str], Field(min_length=1, max_length=checks.MAX_ARGS, fail_fast=True)] | None = Field(
         None, description="The program and its arguments"
     )
     command: str | None = Field(None, description=f"A line for `{SHELL} -c`, in the place of `argv`")
-    env: dict[str, str | None] | None = Field(None, description="Over the sandbox's own; null removes one")
+    env: Annotated[dict[str, str | None], Field(max_length=MAX_ENV), at_most(MAX_ENV)] | None = Field(
+        None, description="Over the sandbox's own; null removes one"
+    )
     workdir: PathText | None = Field(None, description="Absolute; default: the sandbox's")
     user: str | None = Field(None, description="`name`, `uid`, `uid:gid` or `name:group`; default: the sandbox's")
     timeout: Seconds | None = Field(None, description="Seconds after which its whole tree is killed")
