@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -12,6 +12,7 @@ from shoal.actors.controller.quotas import Usage, check_quota
 from shoal.model.access import ANY_ENVIRONMENT, INSIDE, AuditEntry, Caller, Quota, Scope, matches, split
 from shoal.model.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     EnvironmentNotFound,
     FailedPrecondition,
     InvalidRequest,
@@ -364,6 +365,38 @@ async def test_what_ended_long_ago_is_found_in_the_store() -> None:
         await controller.kill()
         controller = await world.controller()
         sandboxes = controller.parts.sandboxes
+    await controller.kill()
+
+
+async def test_what_could_not_be_made_leaves_little_however_much_was_asked_for() -> None:
+    world = World(capacity=0)
+    controller = await world.controller()
+    asked = spec(
+        env={f"V{n}": "hunter2" * 10_000 for n in range(10)}, command=("echo", "x" * 100_000), idempotency_key="k"
+    )
+    with pytest.raises(DeadlineExceeded):
+        await controller.begin(controller.parts.sandboxes.create(asked, 0.01, True, INSIDE))
+    [record] = controller.parts.registry.select(Listing(include_ended=True))
+    await record.settled.wait()
+    assert record.weight < 20_000
+    [kept] = world.disk.sandboxes.values()
+    assert len(kept) < 6000
+    assert "hunter2" not in kept
+    await controller.kill()
+
+
+async def test_a_create_that_comes_again_after_the_end_is_told_of_it() -> None:
+    world = World()
+    controller = await world.controller()
+    wanted = spec(env={"A": "b"}, command=("sh", "-c", "x" * 10_000), idempotency_key="k")
+    made = await make(controller, wanted)
+    await controller.begin(controller.parts.sandboxes.terminate(made, INSIDE))
+    for _ in range(2):  # before and after a restart
+        assert await make(controller, wanted) == made
+        with pytest.raises(InvalidRequest, match="idempotency_key"):
+            await make(controller, replace(wanted, env={"A": "c"}))
+        await controller.kill()
+        controller = await world.controller()
     await controller.kill()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
+from shoal.actors.controller import registry as registry_module
 from shoal.actors.controller.placement import Machine, check_fits
 from shoal.actors.controller.record import Exposure, SandboxRecord, from_row, to_row
 from shoal.actors.controller.registry import Registry
@@ -66,6 +68,35 @@ class TestRecord:
             assert made.info.reason is reason
         assert ended(running("sb-3"), reason=Reason.EVICTED).life.state is State.FAILED
         assert ended(running("sb-4"), reason=Reason.TIMEOUT).life.state is State.TERMINATED
+
+    def test_what_only_its_life_needed_is_let_go_of_at_its_end(self) -> None:
+        asked = spec(command=("sh", "-c", "x" * 100_000, "y"), env={"KEY": "hunter2"}, tags={"a": "b"})
+        living = running("sb-1", command=asked.command, env=asked.env, tags=asked.tags)
+        assert to_row(living)["spec"]["env"] == {"KEY": "hunter2"}
+        made = from_row(json.loads(json.dumps(to_row(ended(living)))))
+        for one in (living, made):
+            row = json.dumps(to_row(one))
+            assert "hunter2" not in row
+            assert len(row) < 6000
+            assert one.weight < 20_000
+            assert one.info.spec.env == {}
+            assert one.info.spec.command[:2] == ("sh", "-c")
+            assert one.info.spec.command[2].startswith("xxx")
+            assert one.asked_for(asked)
+            for other in ({"env": {"KEY": "other"}}, {"command": asked.command[:3]}, {"tags": {}}, {"user": "root"}):
+                assert not one.asked_for(replace(asked, **other))
+        short = ended(running("sb-2", command=("sleep", "60")))
+        assert short.info.spec.command == ("sleep", "60")
+
+    def test_an_end_that_an_earlier_version_wrote_in_full_is_shortened_when_it_is_read(self) -> None:
+        asked = spec(command=("a", "b"), env={"KEY": "hunter2"}, timeout=60)
+        row = to_row(ended(running("sb-1", command=asked.command, timeout=60)))
+        del row["digest"]
+        row["spec"] |= {"env": {"KEY": "hunter2"}}
+        made = from_row(json.loads(json.dumps(row)))
+        assert made.spec.env == {}
+        assert made.asked_for(asked)
+        assert made.asked_for(replace(asked, timeout=60.0)), "the same number"
 
     def test_the_first_end_counts(self) -> None:
         made = ended(running("sb-1"), reason=Reason.OUT_OF_MEMORY)
@@ -145,6 +176,25 @@ class TestRegistry:
         found = registry.get("sb-2")
         assert found is not None
         assert found.ended
+
+    def test_forgets_the_oldest_beyond_what_they_may_weigh(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registry_module, "HISTORY_BYTES", 100_000)
+        registry = Registry(1000)
+        past = [ended(running(f"sb-{number:03}", tags={"a": "x" * 10_000})) for number in range(50)]
+        for made in past:
+            registry.add(made)
+            registry.settle(made)
+        kept = [made for made in past if registry.get(made.id) is not None]
+        assert kept == past[-len(kept) :]
+        assert 2 <= len(kept) <= 10
+        assert not registry.complete
+        again = Registry(1000)
+        again.restore(past)
+        assert [made for made in past if again.get(made.id) is not None] == kept
+        assert not again.complete
+        registry.expire(before=1e12)
+        registry.restore(past[:1])
+        assert registry.get("sb-000") is not None, "what is forgotten weighs nothing"
 
     def test_expires_by_age(self) -> None:
         registry = Registry(10)

@@ -140,6 +140,7 @@ async def open_parts(
     )
     await accounts.restore(restored)
     await parts.recovery.run(restored.sandboxes)
+    registry.complete = registry.complete and restored.complete
     parts.start()
     return parts
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from shoal.actors.messages import Began, End
@@ -12,6 +15,9 @@ from shoal.model.access import INSIDE
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import Event, Lifecycle, Reason, State
+
+_COMMAND_KEPT = 4096
+"""Characters of its command that are kept of a sandbox that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,8 @@ class SandboxRecord:
 
     `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before the end begins. `released`: its create failed, so its
     idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is. `asked`: creates that named it since
-    this controller runs.
+    this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may be kept of that; `weight`: bytes of
+    what of it may be long, from then on.
     """
 
     id: str
@@ -49,6 +56,8 @@ class SandboxRecord:
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     asked: int = 0
+    digest: str | None = None
+    weight: int = 0
     _spec_row: dict[str, Any] | None = None
 
     @property
@@ -85,6 +94,22 @@ class SandboxRecord:
         for step in steps:
             self.life.apply(step, now)
         self.end = end
+        self.shorten()
+
+    def shorten(self) -> None:
+        """It has ended: lets go of what its life alone needed. Its variables may hold secrets, which must not outlive it, and with a long
+        command they are a thousand times what else there is to keep of it."""
+        if self.digest is None:
+            self.digest = _digest(self.spec)
+            self.spec = replace(self.spec, env={}, command=_beginning(self.spec.command))
+            self._spec_row = None
+        spec, tags = self.spec, (*self.spec.tags.items(), *self.tags.items())
+        texts = [spec.image, spec.workdir or "", self.end.message if self.end else "", *spec.command]
+        self.weight = sum(map(sys.getsizeof, texts)) + sum(sys.getsizeof(k) + sys.getsizeof(v) for k, v in tags)
+
+    def asked_for(self, spec: SandboxSpec) -> bool:
+        """Whether this is what its creator asked for."""
+        return self.spec == spec if self.digest is None else self.digest == _digest(spec)
 
     @property
     def spec_row(self) -> dict[str, Any]:
@@ -104,6 +129,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "spec": record.spec_row,
+        "digest": record.digest,
         "created_at": record.created_at,
         "tags": record.tags,
         "state": record.life.state.value,
@@ -140,9 +166,11 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         ended_by=row.get("ended_by"),
         released=row.get("released", False),
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
+        digest=row.get("digest"),
     )
     record.accepted.set()
     if record.ended:
+        record.shorten()
         record.settled.set()
     return record
 
@@ -150,3 +178,32 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
 def _plain(value: Any) -> dict[str, Any]:
     """A dataclass as a dict, one level deep: `asdict` copies all that lies below, which is most of what a create costs here."""
     return {one.name: getattr(value, one.name) for one in fields(value)}
+
+
+def _digest(spec: SandboxSpec) -> str:
+    """The same for specs that ask for the same. What is at its default is left out: a later version may know of more to ask for."""
+    asked = {**_asked(spec), "resources": _asked(spec.resources)}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _asked(value: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
+    for one in fields(value):
+        wanted = getattr(value, one.name)
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if wanted != default:
+            whole = isinstance(wanted, int) and not isinstance(wanted, bool)
+            asked[one.name] = float(wanted) if whole else wanted  # 1 and 1.0 are the same, also in JSON
+    return asked
+
+
+def _beginning(command: tuple[str, ...]) -> tuple[str, ...]:
+    """So much of it that one sees what it was."""
+    kept: list[str] = []
+    left = _COMMAND_KEPT
+    for item in command:
+        if left <= 0:
+            return (*kept, "…")
+        kept.append(item if len(item) <= left else item[:left] + "…")
+        left -= max(1, len(item))
+    return tuple(kept)

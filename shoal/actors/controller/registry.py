@@ -16,6 +16,9 @@ from shoal.model.info import Listing
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL
 
+HISTORY_BYTES = 64 << 20
+"""What may be long of ended sandboxes (commands, tags, messages) has together no more than this in memory."""
+
 
 class Registry:
     """The sandboxes that live and the newest `history` that ended. Names are unique among the living of one environment."""
@@ -24,6 +27,7 @@ class Registry:
         self._history = history
         self._live: dict[str, SandboxRecord] = {}
         self._ended: OrderedDict[str, SandboxRecord] = OrderedDict()
+        self._weight = 0
         self._names: dict[tuple[str, str], str] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._usage: dict[str, Usage] = {}
@@ -50,11 +54,9 @@ class Registry:
     def settle(self, record: SandboxRecord) -> None:
         """A sandbox has ended: moves it to the history, whose oldest is forgotten here."""
         if self._live.pop(record.id, None) is not None:
-            self._ended[record.id] = record
+            self._remember(record)
             self.usage(record.spec.environment).remove(record.spec)
-        while len(self._ended) > self._history:
-            self._forget(next(iter(self._ended)))
-            self.complete = False
+        self._trim()
 
     def retract(self, record: SandboxRecord) -> None:
         """A sandbox that could not be put on record: as if it had never been."""
@@ -96,7 +98,7 @@ class Registry:
         if spec.idempotency_key is None:
             return None
         record = self.keyed(spec.environment, spec.idempotency_key)
-        if record is not None and record.spec != spec:
+        if record is not None and not record.asked_for(spec):
             raise InvalidRequest(
                 "idempotency_key: it was used before for a different request; use a new one for each sandbox",
                 field="idempotency_key",
@@ -128,19 +130,31 @@ class Registry:
             usage = self.usage(spec.environment)
             usage.accept(record.created_at)
             if record.ended:
-                self._ended[record.id] = record
+                self._remember(record)
             else:
                 self._live[record.id] = record
                 usage.add(spec)
         self.complete = len(self._ended) < self._history
+        self._trim()
 
     def _candidates(self, listing: Listing) -> Iterator[SandboxRecord]:
         yield from self._live.values()
         if wants_ended(listing):
             yield from self._ended.values()
 
+    def _remember(self, record: SandboxRecord) -> None:
+        self._ended[record.id] = record
+        self._weight += record.weight
+
+    def _trim(self) -> None:
+        while len(self._ended) > self._history or self._weight > HISTORY_BYTES:
+            self._forget(next(iter(self._ended)))
+            self.complete = False
+
     def _forget(self, sandbox_id: str) -> None:
-        self._unlink(self._ended.pop(sandbox_id))
+        record = self._ended.pop(sandbox_id)
+        self._weight -= record.weight
+        self._unlink(record)
 
     def _unlink(self, record: SandboxRecord) -> None:
         spec = record.spec

@@ -28,12 +28,14 @@ from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToke
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a store held when it was opened. `sandboxes`: rows of all that live and of the newest that ended, oldest first."""
+    """What a store held when it was opened. `sandboxes`: rows of all that live and of the newest that ended, oldest first; `complete`: these
+    are all that it holds."""
 
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
     tokens: list[StoredToken] = field(default_factory=list)
     last_event: int = 0
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Store(ABC):
 
     @abstractmethod
     async def open(self, cluster: str, history: int) -> Restored:
-        """Opens it for the cluster of that id, brings its schema up to date, and returns its state with up to `history` ended sandboxes."""
+        """Opens it for the cluster of that id, brings its schema up to date, and returns its state with up to `history` ended sandboxes;
+        fewer, where these are large."""
 
     @abstractmethod
     async def write(self, change: Change) -> None:

@@ -16,6 +16,9 @@ from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, Sho
 BUSY_S = 5.0
 """How long a SQLite writer waits for another one: an overtaken controller's last write."""
 
+_WAL_KEPT = 16 << 20
+"""Bytes of SQLite's second file that stay on the disk when it is empty again."""
+
 _POSTGRESQL = {
     "application_name": "shoal",
     "connect_timeout": 5,  # s
@@ -133,6 +136,8 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA secure_delete=ON")  # an ended sandbox's variables are not to be read out of the file
+    cursor.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
     cursor.close()
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sqlalchemy import Connection, insert, inspect
 
+from shoal.actors.controller.record import from_row, to_row
 from shoal.cluster.store import rows, tables
 from shoal.model.errors import FailedPrecondition
 
 _OLD, _ASIDE = "sandboxes", "sandboxes_before"
-
-_SINCE: dict[str, Any] = {"deadline": 0.0, "created_by": "cluster", "ended_by": None, "released": False, "tunnels": []}
-"""What the controller's rows had not yet, as it is for sandboxes of that time."""
 
 
 def set_aside(connection: Connection) -> bool:
@@ -39,7 +36,7 @@ def take_over(connection: Connection) -> None:
 
 def _converted(sandbox_id: str, record: str) -> rows.Row:
     try:
-        return rows.sandbox_row({**_SINCE, **json.loads(record)})
+        return rows.sandbox_row(to_row(from_row(json.loads(record))))  # `from_row` knows what its rows had not yet
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FailedPrecondition(
             f"the store's file holds a sandbox {sandbox_id} that makes no sense ({error!r}); move the file away and start anew: "

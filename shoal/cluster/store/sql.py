@@ -22,8 +22,12 @@ from shoal.model.errors import FailedPrecondition
 
 _T = TypeVar("_T")
 
-_EXPIRED_AT_ONCE = 2_000
-"""Rows that one transaction forgets: writes in between wait for no more than that."""
+_EXPIRED_AT_ONCE = 200
+"""Rows that one transaction forgets: writes in between wait for no more than that, however long the rows are."""
+
+_RESTORED_AT_ONCE = 100
+RESTORED_BYTES = 64 << 20
+"""Of ended sandboxes no more than this is read when a store is opened, and at most one page beyond it."""
 
 
 class SqlStore(Store):
@@ -66,15 +70,10 @@ class SqlStore(Store):
     async def ended(
         self, environment: str | None, before: tuple[float, str] | None, limit: int
     ) -> list[dict[str, Any]]:
-        query = _newest_ended(limit)
+        query = _newest_ended(limit, before)
         if environment is not None:
             query = query.where(tables.sandboxes.c.environment == rows.text(environment))
-        if before is not None:
-            at, sandbox_id = before
-            query = query.where(
-                tuple_(tables.sandboxes.c.created_at, tables.sandboxes.c.id) < (at, rows.text(sandbox_id))
-            )
-        return [json.loads(row) for (row,) in await self._all(query)]
+        return [json.loads(row.row) for row in await self._all(query)]
 
     async def events(
         self, after: int, limit: int, *, environment: str | None = None, sandbox_id: str | None = None
@@ -174,19 +173,39 @@ def _read(database: Database, body: Callable[[Connection], _T]) -> _T:
 def _restore(connection: Connection, history: int) -> Restored:
     c = tables.sandboxes.c
     living = connection.execute(select(c.created_at, c.id, c.row).where(c.ended_at.is_(None)))
-    ended = connection.execute(_newest_ended(history).add_columns(c.created_at, c.id))
-    found = sorted((row.created_at, row.id, row.row) for result in (living, ended) for row in result)
+    ended, complete = _newest(connection, history)
+    found = sorted((row.created_at, row.id, row.row) for row in (*living, *ended))
     return Restored(
         sandboxes=[json.loads(row) for _, _, row in found],
         environments=[rows.environment_of(row) for row in connection.execute(select(tables.environments))],
         tokens=[rows.token_of(row) for row in connection.execute(select(tables.tokens))],
         last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
+        complete=complete,
     )
 
 
-def _newest_ended(limit: int) -> Select[Any]:
+def _newest(connection: Connection, history: int) -> tuple[list[Any], bool]:
+    """The newest sandboxes that ended, page by page up to a number and a size of them; whether these are all."""
+    found: list[Any] = []
+    size = 0
+    before: tuple[float, str] | None = None
+    while (limit := min(history - len(found), _RESTORED_AT_ONCE)) > 0 and size < RESTORED_BYTES:
+        page = connection.execute(_newest_ended(limit, before)).all()
+        found += page
+        if len(page) < limit:
+            return found, True
+        size += sum(len(row.row) for row in page)
+        before = page[-1].created_at, page[-1].id
+    return found, False
+
+
+def _newest_ended(limit: int, before: tuple[float, str] | None) -> Select[Any]:
     c = tables.sandboxes.c
-    return select(c.row).where(c.ended_at.is_not(None)).order_by(c.created_at.desc(), c.id.desc()).limit(limit)
+    query = select(c.created_at, c.id, c.row).where(c.ended_at.is_not(None))
+    if before is not None:
+        at, sandbox_id = before
+        query = query.where(tuple_(c.created_at, c.id) < (at, rows.text(sandbox_id)))
+    return query.order_by(c.created_at.desc(), c.id.desc()).limit(limit)
 
 
 def _carry_out(removal: Delete, connection: Connection) -> int:

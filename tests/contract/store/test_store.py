@@ -8,6 +8,7 @@ import time
 import pytest
 
 from shoal.actors.controller.store import Change, Restored, Store
+from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
 from tests.contract.store.conftest import CLUSTER, Place
@@ -217,6 +218,31 @@ async def test_much_that_expired_goes_while_others_write(store: Store) -> None:
     await asyncio.gather(*(store.write(Change(events=[event(10_000 + n, at=50.0)])) for n in range(20)))
     assert await expiry == 6000
     assert len(await store.events(0, 100)) == 20
+
+
+async def test_expiry_holds_up_a_write_for_a_part_of_it_only(place: Place, store: Store) -> None:
+    await store.write(Change(sandboxes=[ended(f"sb-{n}") for n in range(1500)]))
+    expiry = asyncio.create_task(store.expire(100.0))
+    await asyncio.sleep(0)
+    await store.write(Change(sandboxes=[living("sb-live")]))
+    [(left,)] = place.execute("SELECT count(*) FROM sandboxes WHERE ended_at IS NOT NULL")
+    assert left > 0
+    assert await expiry == 1500
+
+
+async def test_it_opens_with_no_more_of_the_past_than_memory_has_room_for(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "RESTORED_BYTES", 1_000_000)
+    past = [ended(f"sb-{n:04}", at=float(n), tags={"a": "x" * 5000}) for n in range(1000)]
+    await store.write(Change(sandboxes=[living("sb-live", at=0.5), *past]))
+    restored = await reopened(place, history=10_000)
+    kept = [row["id"] for row in restored.sandboxes]
+    assert kept[0] == "sb-live"
+    assert 150 < len(kept) < 400
+    assert kept[1:] == [row["id"] for row in past[-len(kept) + 1 :]]
+    assert not restored.complete
+    assert (await reopened(place, history=5)).complete is False
 
 
 async def test_a_change_is_written_as_it_was_when_it_was_handed_in(store: Store) -> None:
