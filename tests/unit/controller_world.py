@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import Machine
 from shoal.actors.controller.slots import Slot
+from shoal.actors.controller.store import Change
 from shoal.actors.messages import Began, End
 from shoal.model.errors import NotFound, SandboxNotFound, Unavailable
 from shoal.model.settings import Settings
@@ -121,7 +122,7 @@ class Controller:
     """One life of the controller."""
 
     parts: Parts
-    store: MemoryStore
+    store: Store
     tasks: set[asyncio.Task[Any]]
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -141,9 +142,28 @@ class Controller:
             await asyncio.wait(alive)
 
 
+class Store(MemoryStore):
+    """A world's store: a test sees each write before and after it, may hold it up, and may let it fail: before it nothing was done, after it
+    the answer is lost."""
+
+    def __init__(self, world: World, die_after: int | None) -> None:
+        super().__init__(world.disk, die_after)
+        self._world = world
+
+    async def write(self, change: Change) -> None:
+        await self._world.before_write(change)
+        await super().write(change)
+        await self._world.after_write(change)
+
+
+async def _nothing(change: Change) -> None:
+    pass
+
+
 @dataclass
 class World:
-    """What outlives a controller. `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox."""
+    """What outlives a controller. `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox;
+    `before_write`, `after_write`: what comes between a controller and its disk."""
 
     disk: Disk = field(default_factory=Disk)
     slots: dict[str, FakeSlot] = field(default_factory=dict)
@@ -153,11 +173,13 @@ class World:
     start_s: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
+    before_write: Callable[[Change], Awaitable[None]] = _nothing
+    after_write: Callable[[Change], Awaitable[None]] = _nothing
 
     async def controller(self, die_after: int | None = None) -> Controller:
         """A new one, which takes up what the last left. Nothing it does after its `die_after`-th write ever returns."""
         asyncio.get_running_loop().set_task_factory(_make_task)
-        store = MemoryStore(self.disk, die_after)
+        store = Store(self, die_after)
         settings = Settings.model_validate({"node": {"idle_slots": 0}, **self.settings})
         nodes = FakeNodes(settings, "cluster", SECRET)
         tasks: set[asyncio.Task[Any]] = set()
@@ -221,6 +243,14 @@ class World:
         slot = self.slots[slot_id]
         await asyncio.sleep(0)
         return (Slot(slot.id, slot.shape, slot, NODE), slot.sandbox_id) if slot.alive else None
+
+
+async def until(true: Callable[[], bool], what: str) -> None:
+    for _ in range(2000):
+        if true():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError(f"it never came to be: {what}")
 
 
 def _not_overtaken() -> None:

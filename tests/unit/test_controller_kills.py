@@ -11,7 +11,7 @@ from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import SandboxEnded, Unavailable
 from shoal.model.states import State
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, World
+from tests.unit.controller_world import Controller, World, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -22,14 +22,6 @@ STEPS = 35
 async def steps(number: int) -> None:
     for _ in range(number):
         await asyncio.sleep(0)
-
-
-async def until(true: Callable[[], bool], what: str) -> None:
-    for _ in range(2000):
-        if true():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError(f"it never came to be: {what}")
 
 
 def living(controller: Controller) -> list[State]:

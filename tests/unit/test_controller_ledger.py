@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.ledger import Ledger
 from shoal.actors.controller.store import Change
 from shoal.cluster.store import open_store
+from shoal.model.access import INSIDE
 from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.states import State
 from tests.contract.store.things import entry, event, living
+from tests.unit.builders import spec
+from tests.unit.controller_world import Controller, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -61,3 +66,86 @@ class TestWhoseStoreItIs:
         assert overtaken
         await other.close()
         await ledger.close()
+
+
+async def made(controller: Controller) -> str:
+    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 60, True, INSIDE))
+    return info.id
+
+
+class Refusal:
+    """A world's store that holds up the first write from now on, and refuses it in the end."""
+
+    def __init__(self, world: World) -> None:
+        self.come = asyncio.Event()
+        self.refuse = asyncio.Event()
+        world.before_write = self.before_write
+
+    async def before_write(self, change: Change) -> None:
+        first = not self.come.is_set()
+        self.come.set()
+        await self.refuse.wait()  # those behind it wait too: a store has one writer
+        if first:
+            raise Unavailable("the store does not answer; nothing was done")
+
+
+class TestWhatIsRefused:
+    """It was never done: not in memory, and no later write carries it to the disk."""
+
+    async def test_ends_that_two_ask_for_at_once(self) -> None:
+        world = World()
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+        sandbox_id = await made(controller)
+        world.disk.full = True
+        ending = [controller.begin(sandboxes.terminate(sandbox_id, INSIDE)) for _ in range(2)]
+        refused = await asyncio.gather(*ending, return_exceptions=True)
+        assert all(isinstance(error, Unavailable) for error in refused)
+        world.disk.full = False
+        await controller.begin(sandboxes.set_tags(sandbox_id, {"a": "b"}, INSIDE))
+        assert world.disk.row(sandbox_id)["ended_by"] is None
+        await controller.kill()
+
+    async def test_an_end_that_another_write_passes_by(self) -> None:
+        world = World()
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+        sandbox_id = await made(controller)
+        refusal = Refusal(world)
+        ending = controller.begin(sandboxes.terminate(sandbox_id, INSIDE))
+        await refusal.come.wait()
+        tagging = controller.begin(sandboxes.set_tags(sandbox_id, {"a": "b"}, INSIDE))
+        await asyncio.sleep(0)
+        refusal.refuse.set()
+        with pytest.raises(Unavailable):
+            await ending
+        assert (await tagging).tags == {"a": "b"}
+        assert world.disk.row(sandbox_id)["ended_by"] is None
+        await controller.kill()
+
+        second = await world.controller()
+        (record,) = second.parts.registry.live()
+        assert record.life.state is State.RUNNING, "nobody ended it, though both were asked"
+        await second.kill()
+
+    async def test_tags_that_two_set_at_once(self) -> None:
+        world = World()
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+        sandbox_id = await made(controller)
+        world.disk.full = True
+        tagging = [controller.begin(sandboxes.set_tags(sandbox_id, {"n": str(n)}, INSIDE)) for n in range(2)]
+        assert all(isinstance(e, Unavailable) for e in await asyncio.gather(*tagging, return_exceptions=True))
+        assert (await controller.begin(sandboxes.get(sandbox_id, INSIDE))).tags == {}
+        await controller.kill()
+
+    async def test_what_is_granted_is_in_what_is_written_next(self) -> None:
+        world = World()
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+        sandbox_id = await made(controller)
+        both = (sandboxes.set_tags(sandbox_id, {"a": "b"}, INSIDE), sandboxes.terminate(sandbox_id, INSIDE))
+        await asyncio.gather(*(controller.begin(one) for one in both))
+        row = world.disk.row(sandbox_id)
+        assert (row["tags"], row["ended_by"], row["state"]) == ({"a": "b"}, "cluster", "terminated")
+        await controller.kill()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from shoal.actors.controller.events import EventLog
@@ -31,14 +33,24 @@ class Ledger:
         self.events = events
         self._overtaken = overtaken
         self._writing: set[asyncio.Task[None]] = set()
+        # One write of a sandbox at a time: each carries all of it, so what the last one came to must be known.
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._late: list[tuple[SandboxRecord, tuple[Happened, ...], Sequence[AuditEntry]]] = []
         self._catching_up: asyncio.Task[None] | None = None
 
-    async def put(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
-        """Returns once the record is on disk as it is now, and all that is told of it; `Unavailable` where nothing was written."""
-        now = time.time()
-        events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
-        await self.write(Change(sandboxes=(to_row(record),), events=events, audit=audit))
+    async def put(
+        self,
+        record: SandboxRecord,
+        *happened: Happened,
+        audit: Sequence[AuditEntry] = (),
+        change: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        """Returns once the record is on disk as it is now, and all that is told of it; `Unavailable` where nothing was written.
+
+        `change`: what of the record becomes different with that, by its names. In memory it does so once it is on disk: nobody sees, and no
+        other write carries, what may yet be refused.
+        """
+        await self._see_through(self._put(record, happened, audit, change))
 
     async def keep(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
         """As `put`, for what has happened and can't be refused any more: where the store is away, it is written as soon as it is back."""
@@ -51,11 +63,8 @@ class Ledger:
                 self._catching_up = asyncio.create_task(self._catch_up())
 
     async def write(self, change: Change) -> None:
-        """Returns once it is written. A caller that is cancelled does not take the write back."""
-        task = asyncio.create_task(self._write(change))
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-        await asyncio.shield(task)
+        """Returns once it is written."""
+        await self._see_through(self._write(change))
 
     async def close(self) -> None:
         """Waits for what is being written, and closes the store."""
@@ -67,6 +76,35 @@ class Ledger:
     async def expire(self, before: float) -> None:
         """Has the store forget what is over since before that moment. A controller that was overtaken and writes nothing learns of it here."""
         await self._as_owner(self.store.expire(before))
+
+    async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
+        """A caller that is cancelled does not take a write back."""
+        task = asyncio.create_task(work)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        await asyncio.shield(task)
+
+    async def _put(
+        self,
+        record: SandboxRecord,
+        happened: Sequence[Happened],
+        audit: Sequence[AuditEntry],
+        change: Callable[[], dict[str, Any]] | None,
+    ) -> None:
+        async with self._turn(record):
+            changed = {} if change is None else change()
+            row = to_row(replace(record, **changed) if changed else record)
+            now = time.time()
+            events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
+            await self._write(Change(sandboxes=(row,), events=events, audit=audit))
+            for name, value in changed.items():
+                setattr(record, name, value)
+
+    def _turn(self, record: SandboxRecord) -> asyncio.Lock:
+        turn = self._turns.get(record.id)
+        if turn is None:
+            self._turns[record.id] = turn = asyncio.Lock()
+        return turn
 
     async def _write(self, change: Change) -> None:
         try:

@@ -217,13 +217,8 @@ class Lifecycles:
 
     async def _note_end(self, record: SandboxRecord, by: Caller) -> None:
         """The intent: who wants its end. A controller that is restarted now will end it."""
-        earlier, record.ended_by = record.ended_by, record.ended_by or by.token
         entry = audited("sandbox.terminate", by, target=record.id, environment=record.spec.environment)
-        try:
-            await self.ledger.put(record, audit=[entry])
-        except ShoalError:
-            record.ended_by = earlier
-            raise
+        await self.ledger.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
 
     async def _bring_down(self, record: SandboxRecord, message: str) -> None:
         creating = self._creating.get(record.id)

@@ -102,13 +102,9 @@ class Sandboxes:
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
             raise ended_error(record)
-        before, record.tags = record.tags, dict(tags)
         entry = audited("sandbox.tags", caller, target=record.id, environment=record.spec.environment)
-        try:
-            await self.ledger.put(record, ("tags", {"tags": dict(tags), "token": caller.token}), audit=[entry])
-        except ShoalError:
-            record.tags = before
-            raise
+        told = ("tags", {"tags": dict(tags), "token": caller.token})
+        await self.ledger.put(record, told, audit=[entry], change=lambda: {"tags": dict(tags)})
         return record.info
 
     async def terminate(self, sandbox_id: str, caller: Caller) -> SandboxInfo:

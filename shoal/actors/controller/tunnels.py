@@ -151,12 +151,7 @@ class Tunnels:
     async def _put(
         self, record: SandboxRecord, tunnels: dict[int, Exposure], happened: tuple[str, dict[str, Any]], entry: Any
     ) -> None:
-        before, record.tunnels = record.tunnels, tunnels
-        try:
-            await self._ledger.put(record, happened, audit=[entry])
-        except ShoalError:
-            record.tunnels = before
-            raise
+        await self._ledger.put(record, happened, audit=[entry], change=lambda: {"tunnels": tunnels})
 
     async def _close_on_node(self, record: SandboxRecord, began: Began, port: int) -> None:
         with suppress(NotFound):  # its container is gone, and the port with it
