@@ -42,10 +42,10 @@ async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: flo
         if timeout_s is None:
             return await reference
         return await asyncio.wait_for(_settle(reference), timeout_s)
+    except RayError as error:  # first: an actor's own `TimeoutError` is one as well, and no word about `timeout_s`
+        raise translate(error, method) from None
     except TimeoutError:
         raise DeadlineExceeded(f"{method} took longer than {timeout_s} s") from None
-    except RayError as error:
-        raise translate(error, method) from None
 
 
 async def _settle(reference: Any) -> Any:

@@ -1,0 +1,128 @@
+"""A machine in this process: the real node actor and its real relay, over containers and a network in memory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from shoal.actors.engines import catalogue
+from shoal.actors.engines.fake import FakeEngine
+from shoal.actors.node import actor as node_module
+from shoal.actors.node import wiring
+from shoal.actors.node.actor import NodeActor
+from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.settings import Settings
+
+NODE_ID = "node-1"
+
+
+class Net:
+    """A sandbox network that remembers who is attached. While it is `broken` nobody is."""
+
+    def __init__(self) -> None:
+        self.attached: dict[str, int] = {}
+        self.broken = False
+
+    async def open(self) -> None:
+        pass
+
+    async def verify(self) -> bool:
+        return False
+
+    async def close(self) -> None:
+        self.attached.clear()
+
+    def resolv_conf(self) -> str:
+        return ""
+
+    async def attach(self, key: str, pid: int, address: str | None = None) -> str:
+        if self.broken:
+            raise Unavailable("no more addresses")
+        self.attached[key] = pid
+        return f"10.0.0.{len(self.attached)}"
+
+    async def detach(self, key: str) -> None:
+        self.attached.pop(key, None)
+
+
+class Handle:
+    """An actor of this process, as `shoal.actors.handles.call` takes one. `failures`: what the next calls of a method raise, one each."""
+
+    def __init__(self, actor: object) -> None:
+        self.actor = actor
+        self.failures: dict[str, list[ShoalError]] = {}
+
+    def __getattr__(self, method: str) -> _Method:
+        return _Method(self, method)
+
+
+@dataclass
+class _Method:
+    handle: Handle
+    name: str
+
+    async def remote(self, *args: Any) -> Any:
+        failures = self.handle.failures.get(self.name)
+        if failures:
+            raise failures.pop(0)
+        return await getattr(self.handle.actor, self.name)(*args)
+
+
+@dataclass
+class Machine:
+    """`containers`, of all engines: each time that the node opens it makes a new one. `fault` strikes the next engine that is made."""
+
+    run_dir: Path
+    net: Net
+    node: NodeActor = field(init=False)
+    handle: Handle = field(init=False)
+    engines: list[FakeEngine] = field(default_factory=list)
+    fault: Any = None
+
+    @property
+    def engine(self) -> FakeEngine:
+        return self.engines[-1]
+
+    def make_engine(self, _settings: Settings) -> FakeEngine:
+        engine = FakeEngine()
+        if self.engines:
+            engine.containers = self.engine.containers
+        engine.failure, self.fault = self.fault, None
+        self.engines.append(engine)
+        return engine
+
+    async def parts(self) -> wiring.NodeParts:
+        return await self.node._open()
+
+
+@asynccontextmanager
+async def machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
+    """Nothing of it is left afterwards."""
+    top = Path(
+        tempfile.mkdtemp(prefix="shoal-")
+    )  # a socket's path has 107 bytes at most: not below pytest's long directories
+    made = Machine(top / "run", Net())
+    context = SimpleNamespace(get_node_id=lambda: NODE_ID, get_node_labels=dict)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(node_module, "find_actor", lambda name: None)
+    monkeypatch.setattr(wiring, "SandboxNetwork", lambda settings, cluster: made.net)
+    monkeypatch.setitem(catalogue.ENGINES, "fake", made.make_engine)
+    settings = {"engine": "fake", "state_dir": str(top / "state"), "run_dir": str(made.run_dir)}
+    made.node = NodeActor(settings, "test", b"s" * 32)
+    made.handle = Handle(made.node)
+    try:
+        yield made
+    finally:
+        made.net.broken = False
+        await made.node.close()
+        shutil.rmtree(top)
