@@ -78,12 +78,13 @@ class SandboxActor:
         if self._beginning is None:
             self._life = life = Life(sandbox_id, spec, self._node, self._grace_s)
             self._beginning = asyncio.create_task(life.start() if adopted_start is None else life.adopt(adopted_start))
-        try:
-            return await asyncio.shield(self._beginning)
-        except BaseException:
-            if self._beginning.done():
-                self._life = self._beginning = None
-            raise
+            self._beginning.add_done_callback(self._forget_failed)
+        return await asyncio.shield(self._beginning)
+
+    def _forget_failed(self, beginning: asyncio.Task[Began]) -> None:
+        """Of what did not begin nothing is left: the slot is free, whoever waited for it and whoever does not any more."""
+        if beginning.cancelled() or beginning.exception() is not None:
+            self._life = self._beginning = None
 
     def _held(self, sandbox_id: str) -> Life:
         if self._life is None or self._life.sandbox_id != sandbox_id:
