@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
-from shoal.actors.engines.fake import EngineStuck
+from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, Failure
 from shoal.actors.sandbox import actor as slot_module
 from shoal.actors.sandbox.actor import SandboxActor
-from shoal.model.errors import ImageNotFound
+from shoal.actors.sandbox.life import Life
+from shoal.model.errors import ImageNotFound, Internal, ShoalError, Unavailable
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
@@ -33,6 +35,66 @@ async def place(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
 def slot(place: Machine, monkeypatch: pytest.MonkeyPatch) -> SandboxActor:
     monkeypatch.setattr(slot_module, "find_actor", lambda name: place.handle)
     return SandboxActor("slot-1", SlotShape(0.125, 128, 0, None), grace_s=0.0)
+
+
+async def begun(place: Machine, *command: str) -> Life:
+    """A sandbox that runs."""
+    await place.node.start_container("sb-1", spec())
+    life = Life("sb-1", spec(command=command), place.handle, grace_s=0.0)
+    await life.adopt(time.time())
+    return life
+
+
+@pytest.mark.parametrize(
+    "failure", [EngineBroken("remove"), EngineRefuses("remove", Unavailable("the engine took too long to answer"))]
+)
+async def test_a_sandbox_ends_though_its_container_could_not_be_removed_at_first(
+    place: Machine, failure: Failure
+) -> None:
+    life = await begun(place)
+    place.engine.inject(failure)
+    life.give_up(Reason.TERMINATED, None, "on request")
+    end = await asyncio.wait_for(life.ended(), WITHIN_S)
+    assert (end.reason, end.message) == (Reason.TERMINATED, "on request")
+    assert place.engine.containers == {}
+
+
+async def test_a_sandbox_ends_though_ending_its_command_shows_a_defect(
+    place: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Agent:
+        connection = SimpleNamespace(close=lambda: None)
+
+        async def wait(self, process_id: str) -> None:
+            await asyncio.Event().wait()
+
+        async def signal(self, process_id: str, number: int, tree: bool) -> None:
+            raise KeyError(process_id)
+
+    async def reconnect(life: Life) -> Agent:
+        return Agent()
+
+    monkeypatch.setattr(Life, "_reconnect", reconnect)
+    life = await begun(place, "sleep", "9")
+    life.give_up(Reason.TERMINATED, None, "on request")
+    assert (await asyncio.wait_for(life.ended(), WITHIN_S)).reason is Reason.TERMINATED
+    assert place.engine.containers == {}
+
+
+@pytest.mark.parametrize("error", [Internal("a defect"), Unavailable("the actor is being restarted")])
+async def test_a_loss_is_noticed_though_the_node_failed_before(place: Machine, error: ShoalError) -> None:
+    place.handle.failures["watch_container"] = [error]
+    life = await begun(place)
+    (key,) = place.engine.containers
+    place.engine.end(key, out_of_memory=True)
+    end = await asyncio.wait_for(life.ended(), WITHIN_S)
+    assert (end.reason, end.returncode) == (Reason.OUT_OF_MEMORY, 137)
+
+
+async def test_a_start_that_failed_says_why_whatever_else_fails(place: Machine) -> None:
+    place.handle.failures["remove_sandbox"] = [Internal("a defect")]
+    with pytest.raises(ImageNotFound):
+        await Life("sb-1", spec(image="none/such"), place.handle, grace_s=0.0).start()
 
 
 async def test_all_who_wait_for_a_start_are_told_why_it_failed(slot: SandboxActor) -> None:

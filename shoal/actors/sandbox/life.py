@@ -6,7 +6,9 @@ What may end it: its command, its lifetime, its idleness, the loss of its contai
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,9 +22,12 @@ from shoal.model.states import Reason
 from shoal.wire.agent import Agent, Start
 from shoal.wire.connection import Connection
 
+log = logging.getLogger("shoal.sandbox")
+
 _AGENT_WAIT_S = 30.0
 _OOM_REPORT_S = 0.25
 _RETRY_S = 0.2
+_LONGEST_RETRY_S = 5.0
 _RECONNECT_S = 1.0
 _NODE_ATTEMPTS = 200  # forty seconds: Ray restarts an actor in one or two
 
@@ -46,7 +51,7 @@ class Life:
     # -- beginning ----------------------------------------------------------------------------------
 
     async def start(self) -> Began:
-        """A container, its agent, the sandbox's defaults, its command. When it raises, nothing is left."""
+        """A container, its agent, the sandbox's defaults, its command. When it raises, nothing is left, or what is left the node sweeps."""
         try:
             self._started = await self._insist("start_container", self.sandbox_id, self._spec)
             agent = self._agent = await self._connect(_AGENT_WAIT_S)
@@ -56,8 +61,9 @@ class Life:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
                 await agent.exec(start, pty=(24, 80) if spec.pty else None, stdin=True, tail=True)
         except BaseException:
-            await asyncio.shield(self._insist("remove_sandbox", self.sandbox_id))
             self._close_connection()
+            with suppress(ShoalError):  # why it did not start says more than why the node could not clear up at once
+                await asyncio.shield(self._insist("remove_sandbox", self.sandbox_id))
             raise
         return self._begin(time.time(), self._started.warm)
 
@@ -98,17 +104,18 @@ class Life:
 
     async def _watch_container(self) -> None:
         assert self._started is not None
+        pauses = _pauses()
         while True:
             try:
                 loss: Loss | None = await call(self._node, "watch_container", self._started.key)
-            except Unavailable:
-                await asyncio.sleep(
-                    _RETRY_S
-                )  # the node actor is coming back; what happened meanwhile it finds by itself
+            except ShoalError:
+                # The node actor is coming back, or in trouble; what happened meanwhile it finds by itself.
+                await asyncio.sleep(next(pauses))
                 continue
             if loss is not None:
                 self.give_up(loss.reason, loss.exit_code, loss.message)
                 return
+            pauses = _pauses()
 
     async def _watch_deadline(self, deadline: float) -> None:
         await asyncio.sleep(max(0.0, deadline - time.time()))
@@ -153,21 +160,40 @@ class Life:
 
     async def _finish(self) -> None:
         reason, returncode, message = await asyncio.shield(self._cause)
-        assert self._started is not None
-        with suppress(ShoalError, OSError):
-            if self._spec.command and reason is not Reason.EVICTED:  # then there is no agent any more
-                agent = self._agent or await self._reconnect()
-                if self._main_exit is None:
-                    self._main_exit = await end_command(agent, self._grace_s)
-                await save_output(agent, self._node, self.sandbox_id)
+        if self._spec.command and reason is not Reason.EVICTED:  # then there is no agent any more
+            await self._end_command()
         if returncode is None:
             returncode = self._main_exit
         self._close_connection()
-        await self._insist("remove_container", self._started.key)
+        await self._remove_container()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
         self._end.set_result(End(reason, returncode, message, time.time()))
+
+    async def _end_command(self) -> None:
+        """As far as the agent goes along: it is in the sandbox's hands, and its container goes whatever it says."""
+        try:
+            agent = self._agent or await self._reconnect()
+            if self._main_exit is None:
+                self._main_exit = await end_command(agent, self._grace_s)
+            await save_output(agent, self._node, self.sandbox_id)
+        except (ShoalError, OSError):
+            pass
+        except Exception as error:  # noqa: BLE001 - no defect of ours may leave a sandbox half ended, either
+            log.warning("%s: ending its command: %r", self.sandbox_id, error)
+
+    async def _remove_container(self) -> None:
+        """Tries for as long as it takes: one that is half ended would hold its slot and its quota for ever."""
+        assert self._started is not None
+        for pause in _pauses():
+            try:
+                await call(self._node, "remove_container", self._started.key)
+                return
+            except ShoalError as error:
+                if pause == _LONGEST_RETRY_S:
+                    log.warning("%s: its container cannot be removed yet: %s", self.sandbox_id, error)
+                await asyncio.sleep(pause)
 
     # -- the way to node and agent --------------------------------------------------------------------
 
@@ -196,3 +222,11 @@ class Life:
                     raise
                 await asyncio.sleep(_RETRY_S)
         raise AssertionError("unreachable")
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between one try and the next: short ones for an actor that is being restarted, long ones for what lasts."""
+    pause = _RETRY_S
+    while True:
+        yield pause
+        pause = min(pause * 2, _LONGEST_RETRY_S)
