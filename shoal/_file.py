@@ -15,7 +15,7 @@ from shoal._twin import method_twin
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 
 if TYPE_CHECKING:
-    from shoal.wire.agent import Agent
+    from shoal.wire.agent import Agent, Entry
     from shoal.wire.flows import Flow
 
 _IN_MEMORY = 8 << 20
@@ -25,14 +25,38 @@ _PIECE = 1 << 20
 
 
 class FileBytes(FlowBytes):
-    """A file's bytes. Where the connection breaks it is opened anew, at the offset that was reached."""
+    """A file's bytes. Where the connection breaks it is opened anew, at the offset that was reached, if it is still as `entry`, which was
+    seen before it was first opened: what is there now may be another file."""
 
-    def __init__(self, reach: Reach, path: str | os.PathLike[str]) -> None:
+    def __init__(self, reach: Reach, path: str | os.PathLike[str], entry: Entry) -> None:
         super().__init__(reach)
         self._path = path
+        self._entry = entry
+        self._doubtful = False
+
+    async def next(self) -> bytes:
+        data = await super().next()
+        if self._doubtful:
+            try:
+                await self._check_same()  # only now: whichever file was opened anew, it was so before this
+            except BaseException:
+                self.offset -= len(data)  # nobody got it
+                self._let_go()
+                raise
+            self._doubtful = False
+        return data
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
+        self._doubtful = self.offset > 0
         return agent.read(self._path, self.offset)
+
+    async def _check_same(self) -> None:
+        seen, now = self._entry, await self._reach.call(lambda agent: agent.stat(self._path))
+        if (now.size, now.mtime_ns) != (seen.size, seen.mtime_ns):
+            raise FailedPrecondition(
+                f"{os.fspath(self._path)!r} was changed while it was read, and the connection broke in the middle; read it anew",
+                state="changed",
+            )
 
 
 class SandboxFile(Generic[AnyStr]):
@@ -57,12 +81,17 @@ class SandboxFile(Generic[AnyStr]):
         self.closed = False
 
     @classmethod
-    def of(cls, reach: Reach, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
-        """The file object of a mode that was checked."""
-        if "b" in mode:
-            reader = bytes_output(FileBytes(reach, path), by_line=True) if mode == "rb" else None
-            return SandboxFile(reach, path, mode, reader, b"")
-        return SandboxFile(reach, path, mode, text_output(FileBytes(reach, path)) if mode == "r" else None, "")
+    def reading(cls, reach: Reach, path: str | os.PathLike[str], mode: str, entry: Entry) -> SandboxFile[Any]:
+        """Of the file that `entry` tells of. The mode was checked."""
+        source = FileBytes(reach, path, entry)
+        if mode == "rb":
+            return SandboxFile(reach, path, mode, bytes_output(source, by_line=True), b"")
+        return SandboxFile(reach, path, mode, text_output(source), "")
+
+    @classmethod
+    def writing(cls, reach: Reach, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
+        """Of what is to be written. The mode was checked."""
+        return SandboxFile(reach, path, mode, None, b"" if "b" in mode else "")
 
     @method_twin
     async def read(self, size: int = -1) -> AnyStr:

@@ -113,14 +113,17 @@ class FileSystem:
     async def open(self, path: PathLike, mode: str = "r") -> SandboxFile[Any]:
         """A file object: `r` reads, `w` writes anew, `a` appends; with `b` bytes, else text in UTF-8.
 
-        What is written arrives, all at once, when it is closed; leaving `with` by an error writes nothing.
+        What is written arrives, all at once, when it is closed; leaving `with` by an error writes nothing. Reading goes on after a broken
+        connection; where the file was changed meanwhile that is `FailedPrecondition`.
         """
         if mode not in ("r", "rb", "w", "wb", "a", "ab"):
             raise InvalidRequest(f"mode: {mode!r} is none of r, rb, w, wb, a, ab", field="mode")
-        if mode[0] == "r":
-            # What is wrong with the path is told here rather than at the first read.
-            await self._reach.call(lambda agent: agent.read_bytes(path, 0, 0))
-        return SandboxFile.of(self._reach, path, mode)
+        if mode[0] != "r":
+            return SandboxFile.writing(self._reach, path, mode)
+        entry = await self.stat.aio(path)
+        # What else is wrong with the path is told here, too, rather than at the first read.
+        await self._reach.call(lambda agent: agent.read_bytes(path, 0, 0))
+        return SandboxFile.reading(self._reach, path, mode, entry)
 
     # Whole trees
 
@@ -162,7 +165,8 @@ class FileSystem:
 
         A file goes to `local`, or into it under its own name where that is a directory; what a directory holds goes into the
         directory `local`, made if missing. Links that may lead out of the tree are left out (`skipped`): absolute ones, and
-        those with `..` after a name. Beyond `max_bytes` or `max_files`: `QuotaExceeded`. `progress` is told the bytes received so far.
+        those with `..` after a name. Beyond `max_bytes` or `max_files`: `QuotaExceeded`. A file that is another one by the time that
+        it is gone on with after a broken connection: `FailedPrecondition`. `progress` is told the bytes received so far.
         """
         entry = await self.stat.aio(remote)
         target = Path(local)
@@ -172,7 +176,7 @@ class FileSystem:
                 return await self._download_tree(remote, target, max_bytes, max_files, progress)
             if await asyncio.to_thread(target.is_dir):
                 target /= PurePosixPath(os.fspath(remote)).name
-            return await self._download_file(remote, target, entry.mode & 0o777, max_bytes, progress)
+            return await self._download_file(remote, target, entry, max_bytes, progress)
         except OSError as error:
             raise _local_error(error) from None
 
@@ -250,11 +254,11 @@ class FileSystem:
         return Transfer(moved["files"], moved["bytes"], tuple(skipped))
 
     async def _download_file(
-        self, remote: PathLike, target: Path, mode: int, max_bytes: int, progress: Progress | None
+        self, remote: PathLike, target: Path, entry: Entry, max_bytes: int, progress: Progress | None
     ) -> Transfer:
-        source = FileBytes(self._reach, remote)
+        source = FileBytes(self._reach, remote, entry)
         partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
-        file = await asyncio.to_thread(_create, partial, mode)
+        file = await asyncio.to_thread(_create, partial, entry.mode & 0o777)
         try:
             while data := await source.next():
                 if source.offset > max_bytes:

@@ -84,7 +84,7 @@ class FakeAgent(Agent):
     def __init__(self, note: Note) -> None:
         self.note = note
         self.processes: dict[str, FakeProcess] = {}
-        self.files: dict[str, bytes] = {}
+        self.files = _Files()
         self.directories = {"/", "/tmp"}
 
     def start(self, start: Start) -> FakeProcess:
@@ -127,7 +127,9 @@ class FakeAgent(Agent):
         self.note("exec", start)
         return process.pid
 
-    def output(self, process_id: str, fd: int, offset: int = 0, *, tell: bool = False) -> OutputStream:
+    def output(
+        self, process_id: str, fd: int, offset: int = 0, *, tell: bool = False, peek: bool = False
+    ) -> OutputStream:
         return _FakeOutput(self, process_id, fd, offset, tell)
 
     async def stdin(self, process_id: str, offset: int = 0) -> StdinStream:
@@ -243,7 +245,8 @@ class FakeAgent(Agent):
         self._make_parents(name)
         self.directories |= {path for path, content in found.items() if content is None}
         files = {path: content for path, content in found.items() if content is not None}
-        self.files |= files
+        for path, content in files.items():
+            self.files[path] = content
         return {"files": len(files), "bytes": sum(map(len, files.values()))}
 
     def packed(self, path: checks.PathLike) -> bytes:
@@ -260,13 +263,25 @@ class FakeAgent(Agent):
     def _entry(self, name: str) -> Entry:
         plain = PurePosixPath(name).name or "/"
         if name in self.files:
-            return Entry(plain, name, "file", len(self.files[name]), 0o644, 0, 0, 0, None)
+            return Entry(plain, name, "file", len(self.files[name]), 0o644, 0, 0, self.files.written[name], None)
         if name in self.directories:
             return Entry(plain, name, "dir", 0, 0o755, 0, 0, 0, None)
         raise PathNotFound(f"path: there is no {name}", field="path")
 
     def _make_parents(self, name: str) -> None:
         self.directories |= {name, *map(str, PurePosixPath(name).parents)}
+
+
+class _Files(dict[str, bytes]):
+    """Content by path. `written`: when each was, in nanoseconds of a clock that ticks with every write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[str, int] = {}
+
+    def __setitem__(self, path: str, content: bytes) -> None:
+        super().__setitem__(path, content)
+        self.written[path] = 1 + max(self.written.values(), default=0)
 
 
 class _FakeOutput(OutputStream):

@@ -261,6 +261,22 @@ def test_files(place: Ground) -> None:
     assert not files.exists(top / "d")
 
 
+def test_reading_goes_on_in_the_same_file_or_not_at_all(place: Ground) -> None:
+    files, path = place.sandbox.files, place.bed.directory / "big"
+    data = os.urandom(40 << 20)  # more than is ever under way
+    files.write_bytes(path, data)
+    with files.open(path, "rb") as file:
+        start = file.read(1 << 20)
+        place.interrupt()
+        assert start + file.read() == data
+    with files.open(path, "rb") as file:
+        file.read(1 << 20)
+        files.write_bytes(path, bytes(len(data)))
+        place.interrupt()
+        with pytest.raises(shoal.FailedPrecondition, match="changed while it was read"):
+            file.read()
+
+
 def test_trees_go_up_and_down(place: Ground, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "a/b").mkdir(parents=True)

@@ -10,6 +10,7 @@ import pytest
 
 import shoal
 from shoal.model.errors import AlreadyExists, PathNotFound, Unavailable
+from shoal.transport.fake_agent import FakeAgent
 from tests.unit.face import Face
 
 
@@ -143,6 +144,32 @@ def test_reading_goes_on_after_a_broken_connection(face: Face, files: shoal.File
         assert file.read() == "0123456789" * 8
 
 
+@pytest.mark.parametrize("now", ["x" * 100, "x" * 10, ""], ids=len)
+def test_reading_does_not_go_on_in_another_file(face: Face, files: shoal.FileSystem, now: str) -> None:
+    files.write_text("/f", "0123456789" * 10)
+    with files.open("/f") as file:
+        assert file.read(20) == "0123456789" * 2
+        files.write_text("/f", now)
+        face.fake.fail_next("read", Unavailable("lost"))
+        for _ in range(2):
+            with pytest.raises(shoal.FailedPrecondition, match="'/f' was changed while it was read") as caught:
+                file.read(50)
+            assert caught.value.state == "changed"
+
+
+def test_where_it_cannot_be_told_nothing_is_skipped(face: Face, files: shoal.FileSystem) -> None:
+    files.write_text("/f", "0123456789" * 10)
+    with files.open("/f", "rb") as file:
+        assert file.read(20) == b"0123456789" * 2
+        face.fake.fail_next("read", Unavailable("lost"))
+        away = Unavailable("lost")
+        away.retryable = False
+        face.fake.fail_next("stat", away)
+        with pytest.raises(shoal.Unavailable):
+            file.read()
+        assert file.read() == b"23456789" + b"0123456789" * 6  # 32 bytes had come in two pieces before
+
+
 def test_awaited_too(face: Face) -> None:
     async def use() -> list[str]:
         files = (await shoal.Sandbox.create.aio(client=face.client)).files
@@ -169,6 +196,22 @@ def test_a_file_goes_up_and_down(files: shoal.FileSystem, tmp_path: Path) -> Non
     (tmp_path / "below").mkdir()
     files.download("/app/in.bin", tmp_path / "below")
     assert (tmp_path / "below" / "in.bin").stat().st_size == 5120
+
+
+@pytest.mark.parametrize("now", [b"B" * 100, b""], ids=len)
+def test_a_download_is_of_one_file(face: Face, files: shoal.FileSystem, tmp_path: Path, now: bytes) -> None:
+    files.write_bytes("/f", b"A" * 100)
+    agent = asyncio.run(face.fake.agent(face.fake.named("agent")[0]))
+    assert isinstance(agent, FakeAgent)
+
+    def replace(received: int) -> None:
+        if received == 32:
+            agent.files["/f"] = now
+            face.fake.fail_next("read", Unavailable("lost"))
+
+    with pytest.raises(shoal.FailedPrecondition, match="changed while it was read"):
+        files.download("/f", tmp_path / "f", progress=replace)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_beyond_its_bound_leaves_nothing(files: shoal.FileSystem, tmp_path: Path) -> None:
