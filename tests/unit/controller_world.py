@@ -212,6 +212,13 @@ class World:
         if not work.cancelled():
             work.exception()
 
+    def end(self, sandbox_id: str, returncode: int) -> None:
+        """A sandbox's command ends."""
+        (slot,) = (slot for slot in self.slots.values() if slot.sandbox_id == sandbox_id)
+        assert slot.end is not None
+        self.containers.pop(sandbox_id)
+        slot.end.set_result(End(Reason.COMPLETED, returncode, f"its command ended with {returncode}", time.time()))
+
     # A maker of slots
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from shoal.actors.controller import ledger
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.ledger import Ledger
 from shoal.actors.controller.store import Change
 from shoal.cluster.store import open_store
 from shoal.model.access import INSIDE
-from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 from shoal.model.states import State
 from tests.contract.store.things import entry, event, living
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, World
+from tests.unit.controller_world import Controller, World, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -46,26 +47,26 @@ class TestWhoseStoreItIs:
             damaged.write(b"\xff" * size)
 
         overtaken: list[bool] = []
-        ledger = Ledger(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
-        await ledger.store.open("c1", 10)
+        mine = Ledger(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
+        await mine.store.open("c1", 10)
         with pytest.raises(FailedPrecondition, match="damaged"):
-            await ledger.write(Change(audit=[entry()], events=[event(1)]))
+            await mine.write(Change(audit=[entry()], events=[event(1)]))
         assert not overtaken
-        await ledger.close()
+        await mine.close()
 
     async def test_a_controller_learns_from_forgetting_too_that_it_was_overtaken(self, tmp_path: Path) -> None:
         overtaken: list[bool] = []
-        ledger = Ledger(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
-        await ledger.store.open("c1", 10)
-        await ledger.expire(1.0)
+        mine = Ledger(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
+        await mine.store.open("c1", 10)
+        await mine.expire(1.0)
         assert not overtaken
         other = open_store(settings(tmp_path))
         await other.open("c1", 10)
         with pytest.raises(Unavailable, match="not the cluster's any more"):
-            await ledger.expire(1.0)
+            await mine.expire(1.0)
         assert overtaken
         await other.close()
-        await ledger.close()
+        await mine.close()
 
 
 async def made(controller: Controller) -> str:
@@ -148,4 +149,64 @@ class TestWhatIsRefused:
         await asyncio.gather(*(controller.begin(one) for one in both))
         row = world.disk.row(sandbox_id)
         assert (row["tags"], row["ended_by"], row["state"]) == ({"a": "b"}, "cluster", "terminated")
+        await controller.kill()
+
+
+class Away:
+    """A world's store that is away. `refused`: the sandboxes whose writes it has refused."""
+
+    def __init__(self, world: World) -> None:
+        self.refused: set[str] = set()
+        self._world = world
+        self._before = world.before_write
+        world.before_write = self.before_write
+
+    async def before_write(self, change: Change) -> None:
+        self.refused |= {row["id"] for row in change.sandboxes}
+        raise Unavailable("the store does not answer; nothing was done")
+
+    def back(self) -> None:
+        self._world.before_write = self._before
+
+
+class TestWhatIsLate:
+    """What happened while the store was away, once it is back."""
+
+    async def test_is_told_before_what_came_after_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ledger, "_RETRY_S", 60.0)  # the store is back long before it is tried again
+        world = World(start_s=0.01)
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+        info, _ = await controller.begin(sandboxes.create(spec(), 60, False, INSIDE))
+        await until(lambda: world.disk.row(info.id)["slot_id"] is not None, "it is being started")
+        away = Away(world)
+        await until(lambda: info.id in away.refused, "that it runs is not on record")
+        away.back()
+        await controller.begin(sandboxes.terminate(info.id, INSIDE))
+        told = await controller.begin(controller.parts.following.events(0, info.id, None, 0, INSIDE))
+        assert [event.kind for event in told] == ["created", "starting", "running", "terminated"]
+        assert [event.kind for event in world.disk.events] == ["created", "starting", "running", "terminated"]
+        await controller.kill()
+
+    @pytest.mark.parametrize("error", [Internal("it cannot be held"), FailedPrecondition("the store refuses")])
+    async def test_one_that_cannot_be_written_keeps_no_other_off(
+        self, error: ShoalError, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ledger, "_RETRY_S", 0.01)
+        world = World()
+        controller = await world.controller()
+        wrong, other = await made(controller), await made(controller)
+
+        async def before_write(change: Change) -> None:
+            if any(row["id"] == wrong and row["end"] is not None for row in change.sandboxes):
+                raise error
+
+        world.before_write = before_write
+        away = Away(world)
+        world.end(wrong, returncode=1)
+        world.end(other, returncode=7)
+        await until(lambda: away.refused == {wrong, other}, "neither end is on record")
+        away.back()
+        await until(lambda: world.disk.row(other)["end"] is not None, "the other's end is on record")
+        assert world.disk.row(other)["end"]["returncode"] == 7
         await controller.kill()

@@ -7,14 +7,14 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.record import SandboxRecord, to_row
 from shoal.actors.controller.store import Change, Store
 from shoal.model.access import AuditEntry, Caller
-from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 
 log = logging.getLogger("shoal.ledger")
 
@@ -23,6 +23,15 @@ _OVERTAKEN = "overtaken"
 
 Happened = tuple[str, dict[str, Any]]
 """What to tell of a sandbox: an event's kind and data."""
+
+
+@dataclass(slots=True)
+class Late:
+    """What has happened to a sandbox and is not on record yet."""
+
+    record: SandboxRecord
+    happened: list[Happened] = field(default_factory=list)
+    audit: list[AuditEntry] = field(default_factory=list)
 
 
 class Ledger:
@@ -35,7 +44,7 @@ class Ledger:
         self._writing: set[asyncio.Task[None]] = set()
         # One write of a sandbox at a time: each carries all of it, so what the last one came to must be known.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._late: list[tuple[SandboxRecord, tuple[Happened, ...], Sequence[AuditEntry]]] = []
+        self._late: dict[str, Late] = {}
         self._catching_up: asyncio.Task[None] | None = None
 
     async def put(
@@ -53,14 +62,9 @@ class Ledger:
         await self._see_through(self._put(record, happened, audit, change))
 
     async def keep(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
-        """As `put`, for what has happened and can't be refused any more: where the store is away, it is written as soon as it is back."""
-        try:
-            await self.put(record, *happened, audit=audit)
-        except ShoalError as error:
-            log.warning("%s is not on record yet: %s", record.id, error)
-            self._late.append((record, happened, audit))
-            if self._catching_up is None:
-                self._catching_up = asyncio.create_task(self._catch_up())
+        """As `put`, for what has happened and can't be refused any more: where the store is away, it is written as soon as it is back, and
+        before anything that happens to the sandbox later."""
+        await self._see_through(self._keep(record, happened, audit))
 
     async def write(self, change: Change) -> None:
         """Returns once it is written."""
@@ -92,13 +96,38 @@ class Ledger:
         change: Callable[[], dict[str, Any]] | None,
     ) -> None:
         async with self._turn(record):
-            changed = {} if change is None else change()
-            row = to_row(replace(record, **changed) if changed else record)
-            now = time.time()
-            events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
-            await self._write(Change(sandboxes=(row,), events=events, audit=audit))
-            for name, value in changed.items():
-                setattr(record, name, value)
+            await self._put_in_turn(record, happened, audit, {} if change is None else change())
+
+    async def _keep(self, record: SandboxRecord, happened: Sequence[Happened], audit: Sequence[AuditEntry]) -> None:
+        async with self._turn(record):
+            try:
+                await self._put_in_turn(record, happened, audit, {})
+            except ShoalError as error:
+                log.warning("%s is not on record yet: %s", record.id, error)
+                late = self._late.setdefault(record.id, Late(record))
+                late.happened += happened
+                late.audit += audit
+                if self._catching_up is None:
+                    self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _put_in_turn(
+        self,
+        record: SandboxRecord,
+        happened: Sequence[Happened],
+        audit: Sequence[AuditEntry],
+        changed: dict[str, Any],
+    ) -> None:
+        """With what is late of the sandbox before it."""
+        late = self._late.get(record.id)
+        if late is not None:
+            happened, audit = [*late.happened, *happened], [*late.audit, *audit]
+        row = to_row(replace(record, **changed) if changed else record)
+        now = time.time()
+        events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
+        await self._write(Change(sandboxes=(row,), events=events, audit=audit))
+        self._late.pop(record.id, None)
+        for name, value in changed.items():
+            setattr(record, name, value)
 
     def _turn(self, record: SandboxRecord) -> asyncio.Lock:
         turn = self._turns.get(record.id)
@@ -125,17 +154,28 @@ class Ledger:
             raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None
 
     async def _catch_up(self) -> None:
-        while self._late:
-            await asyncio.sleep(_RETRY_S)
-            late, self._late = self._late, []
-            for position, (record, happened, audit) in enumerate(late):
-                try:
-                    await self.put(record, *happened, audit=audit)
-                except ShoalError as error:
-                    log.warning("the store is still away: %s", error)
-                    self._late = late[position:] + self._late
-                    break
-        self._catching_up = None
+        try:
+            while self._late:
+                await asyncio.sleep(_RETRY_S)
+                for late in list(self._late.values()):
+                    if self._late.get(late.record.id) is late and not await self._written(late):
+                        break
+        finally:
+            self._catching_up = None
+
+    async def _written(self, late: Late) -> bool:
+        """Tries again. False: the store is away, and others need not try."""
+        try:
+            await self.put(late.record)
+        except Unavailable as error:
+            log.warning("the store is still away: %s", error)
+            return False
+        except Internal as error:  # the store can't hold it, and never will
+            log.error("%s is given up: %s", late.record.id, error)
+            self._late.pop(late.record.id, None)
+        except ShoalError as error:
+            log.error("%s is not on record yet: %s", late.record.id, error)
+        return True
 
 
 def audited(
