@@ -16,6 +16,7 @@ from shoal.model.errors import Internal, QuotaExceeded, Unavailable
 from shoal.model.spec import ContainerShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
+from tests.unit.node_world import Net
 
 pytestmark = pytest.mark.anyio
 
@@ -23,34 +24,24 @@ SHAPE = spec().container_shape
 LABELS = {"shoal.cluster": "test"}
 
 
-class Net:
-    """A sandbox network that remembers who is attached."""
-
-    def __init__(self) -> None:
-        self.attached: dict[str, int] = {}
-        self.broken = False
-
-    async def attach(self, key: str, pid: int, address: str | None = None) -> str:
-        if self.broken:
-            raise Unavailable("no more addresses")
-        self.attached[key] = pid
-        return f"10.0.0.{len(self.attached)}"
-
-    async def detach(self, key: str) -> None:
-        self.attached.pop(key, None)
-
-
 class Door:
-    """A relay that remembers whom it listens for."""
+    """A relay that remembers whom it listens for. While it is `down` it does not answer."""
 
     def __init__(self) -> None:
         self.open: set[str] = set()
+        self.down = False
 
     async def add(self, key: str) -> None:
+        self._answer()
         self.open.add(key)
 
     async def remove(self, key: str) -> None:
+        self._answer()
         self.open.discard(key)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise Unavailable("the node's relay is being restarted; try again")
 
 
 class Node:
@@ -121,6 +112,53 @@ async def test_a_network_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await node.containers.start(SHAPE, "sb-1")
     node.assert_empty()
+
+
+async def test_what_a_start_could_not_undo_a_sweep_removes(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.net.broken = True
+    node.engine.inject(EngineBroken("remove"))
+    with pytest.raises(Unavailable, match="no more addresses"):
+        await node.containers.start(SHAPE, "sb-1")
+    assert len(node.engine.containers) == 1
+    node.door.down = True
+    with pytest.raises(Unavailable):
+        await node.containers.start(SHAPE, "sb-2")
+    node.door.down = False
+    await node.containers.reconcile()
+    node.assert_empty()
+
+
+async def test_a_removal_that_failed_is_made_by_the_next_sweep_that_can(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    kept = await node.containers.start(SHAPE, "sb-1")
+    warm = await node.containers.start(SHAPE, None)
+    other = await node.containers.start(SHAPE, "sb-2")
+    node.door.down = True
+    for record in (warm, other):
+        with pytest.raises(Unavailable):
+            await node.containers.remove(record.key)
+    assert node.containers.serving("sb-2") is None, "what is half removed is nobody's any more"
+    await node.containers.reconcile()
+    assert set(node.containers.records) == {kept.key, warm.key, other.key}
+    node.door.down = False
+    await node.containers.reconcile()
+    assert set(node.containers.records) == set(node.engine.containers) == node.door.open == {kept.key}
+    assert node.containers.serving("sb-1") == kept
+    await node.containers.remove(kept.key)
+    node.assert_empty()
+
+
+async def test_a_restart_goes_on_though_what_was_half_made_cannot_be_removed_yet(tmp_path: Path) -> None:
+    before = await Node(tmp_path).open()
+    half = await before.containers.start(SHAPE, "sb-1")
+    await before.files.put(half.but(ready=False))
+    after = await Node(tmp_path, before.engine).open()
+    after.door.down = True
+    await after.containers.forget_unfinished()
+    after.door.down = False
+    await after.containers.reconcile()
+    assert after.containers.records == after.engine.containers == {}
 
 
 async def test_starts_at_once_are_bounded(tmp_path: Path) -> None:

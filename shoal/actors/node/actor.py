@@ -132,8 +132,8 @@ class NodeActor:
     async def container_of(self, sandbox_id: str) -> Started:
         """The container that the sandbox has here; `NotFound` where it has none."""
         parts = await self._open()
-        record = parts.containers.of_sandbox(sandbox_id)
-        if record is None or not record.ready:
+        record = parts.containers.serving(sandbox_id)
+        if record is None:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         return self._started(parts, record, warm=False)
 
@@ -174,7 +174,7 @@ class NodeActor:
         parts = await self._wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
         for record in parts.containers.records.values():
-            if record.sandbox_id is None:
+            if record.sandbox_id is None and record.ready:  # half made: it could not be removed yet
                 parts.warm.put(record.shape, record.key)
             self._watch_disk(parts, record)
         self._parts = parts
@@ -188,9 +188,12 @@ class NodeActor:
         return parts
 
     async def _start(self, parts: NodeParts, sandbox_id: str, spec: SandboxSpec) -> tuple[ContainerRecord, bool]:
-        existing = parts.containers.of_sandbox(sandbox_id)
-        if existing is not None and existing.ready:
+        existing = parts.containers.serving(sandbox_id)
+        if existing is not None:
             return existing, False
+        left = parts.containers.of_sandbox(sandbox_id)
+        if left is not None:  # by a start that failed, and could not be undone
+            await self._remove(parts, left.key)
         shape = spec.container_shape
         await parts.engine.image(spec.image)
         parts.warm.note_create(shape, time.monotonic())
@@ -198,7 +201,7 @@ class NodeActor:
         while (key := parts.warm.take(shape)) is not None:
             if parts.containers.loss_of(key) is None:
                 return await parts.containers.assign(key, sandbox_id), True
-            await parts.containers.remove(key)
+            await self._discard(parts, key)
         record = await parts.containers.start(shape, sandbox_id)
         self._watch_disk(parts, record)
         return record, False
@@ -214,9 +217,17 @@ class NodeActor:
         return Started(record.key, self._node_id, parts.relay.address, token, warm)
 
     async def _remove(self, parts: NodeParts, key: str) -> None:
+        self._forget(parts, key)
+        await parts.containers.remove(key)
+
+    async def _discard(self, parts: NodeParts, key: str) -> None:
+        """Removes what nobody waits to be rid of: where that fails, the others go all the same, and the next sweep tries again."""
+        self._forget(parts, key)
+        await parts.containers.discard(key)
+
+    def _forget(self, parts: NodeParts, key: str) -> None:
         parts.warm.discard(key)
         parts.disk_watch.remove(key)
-        await parts.containers.remove(key)
 
     def _watch_disk(self, parts: NodeParts, record: ContainerRecord) -> None:
         if record.ready and self._wiring.needs_disk_watch(parts.engine):
@@ -237,14 +248,14 @@ class NodeActor:
                 self._watch_disk(parts, record)
                 parts.warm.put(shape, record.key)
             for key in parts.warm.surplus(time.monotonic()):
-                await self._remove(parts, key)
+                await self._discard(parts, key)
 
     async def _sweep(self, parts: NodeParts) -> None:
         """Removes what no living sandbox owns, finds losses that no event told of, re-asserts the network's rules."""
         await parts.containers.reconcile()
         await parts.network.verify()
         for key in [k for k in parts.warm.keys if parts.containers.loss_of(k) is not None]:
-            await self._remove(parts, key)
+            await self._discard(parts, key)
         await asyncio.to_thread(parts.logs.sweep, self._settings.limits.history_age)
         owned = {r.sandbox_id: r.key for r in parts.containers.records.values() if r.sandbox_id and r.ready}
         controller = await asyncio.to_thread(find_actor, CONTROLLER)
@@ -252,7 +263,7 @@ class NodeActor:
             return
         for sandbox_id in await call(controller, "strangers", list(owned), self._node_id, timeout_s=_ANSWER_S):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
-            await self._remove(parts, owned[sandbox_id])
+            await self._discard(parts, owned[sandbox_id])
 
 
 def _disk_full(parts: NodeParts, key: str, used: int) -> Loss:

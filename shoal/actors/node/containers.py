@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from shoal.model.errors import NotFound, ShoalError
 from shoal.model.ids import new_container_key
 from shoal.model.spec import MIB, ContainerShape
 from shoal.model.states import Reason
+
+log = logging.getLogger("shoal.node")
 
 
 class Network(Protocol):
@@ -62,6 +65,7 @@ class Containers:
     records: dict[str, ContainerRecord] = field(default_factory=dict)
     _turns: asyncio.Semaphore = field(init=False)
     _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _doomed: set[str] = field(default_factory=set)  # to be removed, until they are: a removal may fail
     _losses: dict[str, asyncio.Future[Loss]] = field(default_factory=dict)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -76,8 +80,13 @@ class Containers:
     def of_sandbox(self, sandbox_id: str) -> ContainerRecord | None:
         return next((r for r in self.records.values() if r.sandbox_id == sandbox_id), None)
 
+    def serving(self, sandbox_id: str) -> ContainerRecord | None:
+        """The sandbox's container, where it is ready and nobody has begun to remove it."""
+        record = self.of_sandbox(sandbox_id)
+        return record if record is not None and record.ready and record.key not in self._doomed else None
+
     async def start(self, shape: ContainerShape, sandbox_id: str | None) -> ContainerRecord:
-        """A new container of `shape`, its agent started and its network standing. When it raises, nothing is left."""
+        """A new container of `shape`, its agent started and its network standing. When it raises, nothing is left, or it is discarded."""
         record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id)
         self.records[record.key] = record
         try:
@@ -92,7 +101,7 @@ class Containers:
             self.records[record.key] = record
             await self.files.put(record)
         except BaseException:
-            await asyncio.shield(self.remove(record.key))
+            await asyncio.shield(self.discard(record.key))
             raise
         return record
 
@@ -115,9 +124,17 @@ class Containers:
         """Removes the container and all that belongs to it. Idempotent; two callers share one removal."""
         task = self._removals.get(key)
         if task is None:
+            self._doomed.add(key)
             task = self._removals[key] = asyncio.create_task(self._remove(key))
             task.add_done_callback(lambda _: self._removals.pop(key, None))
         await asyncio.shield(task)
+
+    async def discard(self, key: str) -> None:
+        """Removes a container that nobody waits to be rid of: now, or, where that fails, at a sweep."""
+        try:
+            await self.remove(key)
+        except (ShoalError, OSError) as error:
+            log.warning("container %s is not removed yet: %s", key, error)
 
     async def _remove(self, key: str) -> None:
         async with self._turns:
@@ -128,6 +145,7 @@ class Containers:
         async with self._noting:  # or else what is just being noted would bring the file back
             await self.files.drop(key)
             self.records.pop(key, None)
+        self._doomed.discard(key)
         loss = self._losses.pop(key, None)
         if loss is not None and not loss.done():
             loss.set_result(Loss(Reason.TERMINATED, None, "its container was removed"))
@@ -179,7 +197,7 @@ class Containers:
             )
 
     async def reconcile(self) -> None:
-        """Makes disk, engine and memory agree: half-made containers and those without a record go, exited ones are lost."""
+        """Makes disk, engine and memory agree: what has no record goes, and what could not be removed before; exited ones are lost."""
         ready = [
             key for key, record in self.records.items() if record.ready
         ]  # before the look: what starts meanwhile is not missed
@@ -190,14 +208,13 @@ class Containers:
                 self.settle_exited(found[key])
             else:
                 self.lose(key, Loss(Reason.EVICTED, None, "its container is gone from the node"))
-        for key in removals:
-            with contextlib.suppress(ShoalError):
-                await self.remove(key)
+        for key in dict.fromkeys((*removals, *self._doomed)):
+            await self.discard(key)
 
     async def forget_unfinished(self) -> None:
         """After a restart: what was being made then is removed, for nobody waits for it any more."""
         for record in [r for r in self.records.values() if not r.ready]:
-            await self.remove(record.key)
+            await self.discard(record.key)
 
     def _spec(self, record: ContainerRecord, run_dir: Path) -> ContainerSpec:
         shape = record.shape

@@ -47,8 +47,8 @@ class ExposedPorts:
         """
         _check(port, listen)
         async with self._turn:
-            record = self.containers.of_sandbox(sandbox_id)
-            if record is None or not record.ready:
+            record = self.containers.serving(sandbox_id)
+            if record is None:
                 raise NotFound(f"sandbox {sandbox_id} has no container on this node")
             known = _find(record, port)
             if known is not None and known.listen and listen not in (0, known.listen):

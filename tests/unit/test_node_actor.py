@@ -1,0 +1,64 @@
+"""The node actor: what fails once is made good later, and a start that fails leaves this process as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shoal.actors.engines.fake import EngineBroken
+from shoal.model.errors import ShoalError, Unavailable
+from tests.unit.builders import spec
+from tests.unit.node_world import Machine, machine
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+WITHIN_S = 20.0
+"""How long a test waits for what is to happen: only one that fails waits so long."""
+
+SHAPE = spec().container_shape
+
+
+@pytest.fixture
+async def place(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
+    async with machine(monkeypatch) as made:
+        yield made
+
+
+async def test_what_is_kept_warm_for_nobody_goes_though_one_removal_fails(place: Machine) -> None:
+    parts = await place.parts()
+    warm = [await parts.containers.start(SHAPE, None) for _ in range(3)]
+    gone = [asyncio.create_task(parts.containers.watch(record.key)) for record in warm]
+    place.engine.inject(EngineBroken("remove"))
+    for record in warm:
+        parts.warm.put(record.shape, record.key)
+    place.node._refill.set()
+    await asyncio.wait_for(asyncio.gather(*gone[1:]), WITHIN_S)
+    await place.node._sweep(parts)
+    assert await asyncio.wait_for(gone[0], WITHIN_S)
+    assert parts.containers.records == place.engine.containers == {}
+
+
+async def test_a_start_after_one_that_could_not_be_undone_leaves_one_container(place: Machine) -> None:
+    parts = await place.parts()
+    place.net.broken = True
+    place.engine.inject(EngineBroken("remove"))
+    with pytest.raises(Unavailable, match="no more addresses"):
+        await place.node.start_container("sb-1", spec())
+    place.net.broken = False
+    started = await place.node.start_container("sb-1", spec())
+    assert list(place.engine.containers) == list(parts.containers.records) == [started.key]
+    assert (await place.node.container_of("sb-1")).key == started.key
+
+
+async def test_a_container_that_is_half_removed_is_not_given_again(place: Machine) -> None:
+    parts = await place.parts()
+    first = await place.node.start_container("sb-1", spec())
+    place.engine.inject(EngineBroken("remove"))
+    with pytest.raises(ShoalError):
+        await place.node.remove_container(first.key)
+    with pytest.raises(ShoalError, match="no container"):
+        await place.node.container_of("sb-1")
+    second = await place.node.start_container("sb-1", spec())
+    assert list(place.engine.containers) == list(parts.containers.records) == [second.key] != [first.key]
