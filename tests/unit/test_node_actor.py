@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 
-from shoal.actors.engines.fake import EngineBroken
+from shoal.actors.engines.fake import EngineBroken, EngineDown
 from shoal.model.errors import ShoalError, Unavailable
+from tests.processes import relay_pid
 from tests.unit.builders import spec
 from tests.unit.node_world import Machine, machine
 
@@ -62,3 +64,23 @@ async def test_a_container_that_is_half_removed_is_not_given_again(place: Machin
         await place.node.container_of("sb-1")
     second = await place.node.start_container("sb-1", spec())
     assert list(place.engine.containers) == list(parts.containers.records) == [second.key] != [first.key]
+
+
+async def test_a_node_that_fails_to_open_holds_nothing_and_finds_its_relay_again(
+    place: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_RUN_DIR", str(place.run_dir))
+    held: list[tuple[int, int]] = []
+    relays = set()
+    for _ in range(4):
+        place.fault = EngineDown("list")
+        with pytest.raises(Unavailable, match="engine"):
+            await place.node.info()
+        relays.add(await asyncio.to_thread(relay_pid))
+        held.append((len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))))
+    assert not any(engine._open for engine in place.engines)
+    assert len(relays) == 1
+    assert None not in relays
+    assert held[1:] == held[1:2] * 3
+    await place.node.info()
+    assert await asyncio.to_thread(relay_pid) in relays, "it was not ended: it carries what runs"

@@ -57,13 +57,14 @@ class Relay:
         await self._connect_or_start()
         self._watcher = asyncio.create_task(self._watch())
 
+    async def detach(self) -> None:
+        """Lets go of the relay: it runs on, for the next that opens it and for those whose streams it carries. Idempotent."""
+        await self._stop_watching()
+        self._drop()
+
     async def close(self) -> None:
         """Stops the relay. Idempotent."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
-            self._watcher = None
+        await self._stop_watching()
         with suppress(Unavailable, Internal):
             await self.ask({"op": "stop"})
         self._drop()
@@ -177,6 +178,13 @@ class Relay:
                 process.kill()
             await process.wait()
         raise Unavailable(f"the relay does not start; see {self._log}")
+
+    async def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
 
     async def _watch(self) -> None:
         """Keeps a control connection, which keeps the relay alive; starts a new relay when it is gone."""

@@ -55,28 +55,36 @@ class NodeParts:
 
 
 async def open_node(settings: Settings, cluster: str, node_id: str, secret: bytes, address: str) -> NodeParts:
-    """Opens engine, network and relay and takes up the containers that an earlier node actor left. `address`: this machine's in the cluster."""
+    """Opens engine, network and relay and takes up the containers that an earlier node actor left. `address`: this machine's in the cluster.
+    When it raises, the machine's part of it stays, for the next try and for what runs there, and this process holds nothing of it."""
     state = Path(settings.state_dir) / "node"
     run_root = Path(settings.run_dir) / cluster / "c"
     binary = await asyncio.to_thread(_install_agent, settings.agent or agent_binary(), state / "bin")
-    engine = engine_named(settings.engine, settings)
-    await engine.open()
-    network = SandboxNetwork(settings.network, cluster)
-    relay = Relay(
-        binary, run_root, address, state / "relay.port", state / "relay.log", secret, port=settings.node.relay_port
-    )
-    files = RecordFiles(state / "containers")
-    await asyncio.gather(network.open(), relay.open())
-    surroundings = await asyncio.to_thread(_surroundings, settings, cluster, node_id, binary, run_root, state, network)
-    containers = Containers(
-        engine, network, relay, files, surroundings, settings.node.start_limit, records=await files.load()
-    )
-    await containers.forget_unfinished()
-    await containers.reconcile()
-    ports = ExposedPorts(containers, relay)
-    relay.on_connected = ports.restore
-    with contextlib.suppress(Unavailable):  # the relay is being restarted, and then it is called
-        await ports.restore()
+    async with contextlib.AsyncExitStack() as held:
+        engine = engine_named(settings.engine, settings)
+        held.push_async_callback(engine.close)
+        await engine.open()
+        network = SandboxNetwork(settings.network, cluster)
+        await network.open()
+        relay = Relay(
+            binary, run_root, address, state / "relay.port", state / "relay.log", secret, port=settings.node.relay_port
+        )
+        held.push_async_callback(relay.detach)
+        await relay.open()
+        files = RecordFiles(state / "containers")
+        surroundings = await asyncio.to_thread(
+            _surroundings, settings, cluster, node_id, binary, run_root, state, network
+        )
+        containers = Containers(
+            engine, network, relay, files, surroundings, settings.node.start_limit, records=await files.load()
+        )
+        await containers.forget_unfinished()
+        await containers.reconcile()
+        ports = ExposedPorts(containers, relay)
+        relay.on_connected = ports.restore
+        with contextlib.suppress(Unavailable):  # the relay is being restarted, and then it is called
+            await ports.restore()
+        held.pop_all()
     return NodeParts(
         engine,
         network,
