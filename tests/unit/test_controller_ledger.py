@@ -210,3 +210,37 @@ class TestWhatIsLate:
         await until(lambda: world.disk.row(other)["end"] is not None, "the other's end is on record")
         assert world.disk.row(other)["end"]["returncode"] == 7
         await controller.kill()
+
+    async def test_an_end_is_known_to_its_slot_until_it_is_on_record(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ledger, "_RETRY_S", 0.01)
+        world = World()
+        first = await world.controller()
+        sandbox_id = await made(first)
+        away = Away(world)
+        world.end(sandbox_id, returncode=7)
+        told = await first.begin(first.parts.sandboxes.wait(sandbox_id, 5, INSIDE))
+        assert told.returncode == 7, "who waits for it need not wait for the store"
+        await until(lambda: sandbox_id in away.refused, "its end is not on record")
+        await first.kill()
+        away.back()
+
+        second = await world.controller()
+        again = await second.begin(second.parts.sandboxes.wait(sandbox_id, 5, INSIDE))
+        assert (again.reason, again.returncode) == (told.reason, 7)
+        (slot,) = world.slots.values()
+        await until(lambda: slot.sandbox_id is None, "it is free for the next")
+        await second.kill()
+
+    async def test_a_slot_is_free_once_its_end_is_on_record(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ledger, "_RETRY_S", 0.01)
+        world = World()
+        controller = await world.controller()
+        sandbox_id = await made(controller)
+        away = Away(world)
+        world.end(sandbox_id, returncode=7)
+        await until(lambda: sandbox_id in away.refused, "its end is not on record")
+        away.back()
+        (slot,) = world.slots.values()
+        await until(lambda: slot.sandbox_id is None, "it is free for the next")
+        assert world.disk.row(sandbox_id)["end"]["returncode"] == 7
+        await controller.kill()

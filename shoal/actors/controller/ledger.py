@@ -27,11 +27,12 @@ Happened = tuple[str, dict[str, Any]]
 
 @dataclass(slots=True)
 class Late:
-    """What has happened to a sandbox and is not on record yet."""
+    """What has happened to a sandbox and is not on record yet. `over` is set once it is, or is given up."""
 
     record: SandboxRecord
     happened: list[Happened] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Ledger:
@@ -65,6 +66,12 @@ class Ledger:
         """As `put`, for what has happened and can't be refused any more: where the store is away, it is written as soon as it is back, and
         before anything that happens to the sandbox later."""
         await self._see_through(self._keep(record, happened, audit))
+
+    async def caught_up(self, record: SandboxRecord) -> None:
+        """Waits until all that was to be kept of it is on record."""
+        late = self._late.get(record.id)
+        if late is not None:
+            await late.over.wait()
 
     async def write(self, change: Change) -> None:
         """Returns once it is written."""
@@ -125,7 +132,8 @@ class Ledger:
         now = time.time()
         events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
         await self._write(Change(sandboxes=(row,), events=events, audit=audit))
-        self._late.pop(record.id, None)
+        if late is not None:
+            self._forget(late)
         for name, value in changed.items():
             setattr(record, name, value)
 
@@ -171,11 +179,15 @@ class Ledger:
             log.warning("the store is still away: %s", error)
             return False
         except Internal as error:  # the store can't hold it, and never will
-            log.error("%s is given up: %s", late.record.id, error)
-            self._late.pop(late.record.id, None)
+            log.warning("%s is given up: %s", late.record.id, error)
+            self._forget(late)
         except ShoalError as error:
-            log.error("%s is not on record yet: %s", late.record.id, error)
+            log.warning("%s is not on record yet: %s", late.record.id, error)
         return True
+
+    def _forget(self, late: Late) -> None:
+        self._late.pop(late.record.id, None)
+        late.over.set()
 
 
 def audited(

@@ -209,7 +209,7 @@ class Lifecycles:
     # -- ending -------------------------------------------------------------------------------------
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """Ends a sandbox, and returns once its end is on record."""
+        """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon as it is back."""
         if not record.ended:
             await self._note_end(record, by)
             await self._bring_down(record, message)
@@ -265,6 +265,9 @@ class Lifecycles:
                 end = vanished(record, "its actor does not hold it any more")
                 break
         await self._finish(record, end)
+        await self.ledger.caught_up(
+            record
+        )  # until then nobody but its slot could tell the next controller how it ended
         self._slots.pop(record.id, None)
         try:
             await self.call(slot.handle, "wipe", record.id, timeout_s=30)
