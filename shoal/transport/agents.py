@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from shoal.model.access import caller
+from shoal.model.errors import Unavailable
 from shoal.model.sight import check_sees_sandbox
-from shoal.transport.loops import PerLoop
+from shoal.transport.loops import CLOSED, PerLoop, being_cancelled
 from shoal.wire.agent import Agent
 from shoal.wire.connection import Connection
 
@@ -54,8 +55,13 @@ class Agents:
             opening = asyncio.get_running_loop().create_task(self._begin(table, sandbox_id))
             table.opening[attempt] = opening
             opening.add_done_callback(lambda task: _settle(table, attempt, task))
-        # Shielded: one caller that gives up does not take the attempt from the others.
-        return await asyncio.shield(opening)
+        try:
+            # Shielded: one caller that gives up does not take the attempt from the others.
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and not being_cancelled():
+                raise Unavailable(CLOSED) from None
+            raise
 
     def forget(self, sandbox_id: str) -> None:
         """The sandbox has ended: closes this loop's connection to it."""

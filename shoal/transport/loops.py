@@ -13,6 +13,15 @@ _Guard = AsyncGenerator[None, None]
 _Held = dict[asyncio.AbstractEventLoop, tuple[T, _Guard]]
 
 
+CLOSED = "the connections were closed meanwhile"
+
+
+def being_cancelled() -> bool:
+    """Whether it is the running task itself that is being cancelled, not only something that it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class PerLoop(Generic[T]):
     """One thing for each event loop that asks: made by `make` in that loop, ended there by `end` when the loop is, or when nobody holds this
     any more. Neither function may hold it."""

@@ -242,3 +242,27 @@ async def test_a_channel_carries_frames_as_they_are() -> None:
         with pytest.raises(Unavailable):
             await channel.write(b"x")
         await channel.close()
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_a_connection_is_told_that_all_are_closed() -> None:
+    asked = asyncio.Event()
+
+    async def grant(sandbox_id: str) -> Grant:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    connections = Connections(grant)
+    waiting = asyncio.create_task(connections.agent("sb-1"))
+    await asked.wait()
+    await connections.close()
+    with pytest.raises(Unavailable, match="closed meanwhile"):
+        await waiting
+    asked.clear()
+    given_up = asyncio.create_task(connections.agent("sb-1"))
+    await asked.wait()
+    given_up.cancel()
+    await connections.close()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
