@@ -13,7 +13,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -24,6 +24,7 @@ from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, Quo
 from shoal.model.http import PROBLEM, error_from_response
 from shoal.transport.http_pools import CONNECT_S, pools
 from shoal.transport.http_server import Server
+from shoal.transport.loops import CLOSED, being_cancelled
 
 PATIENCE_S = 20.0
 """How long a call goes on after the first failure: an API that is being restarted is back by then."""
@@ -83,35 +84,39 @@ class HttpCalls:
         it does sent once. `takes_s`: seconds that the API may take for it; `deadline_s`: the same, which the API is told as `deadline`, what is
         left of it each time.
         """
-        request_id = new_request_id()
-        started = since = self._clock()
-        delay = _FIRST_DELAY_S
-        while True:
-            begun = self._clock()
-            if deadline_s is not None:
-                takes_s = max(0.001, deadline_s - (begun - started))
-                query = {**(query or {}), "deadline": f"{takes_s:.3f}"}
-            try:
-                async with self.response(
-                    method, path, query=query, body=body, headers=headers, request_id=request_id, takes_s=takes_s
-                ) as response:
-                    return Answer(response.status, response.headers, await _read(response, MAX_ANSWER))
-            except Broken as error:
-                failed: ShoalError = error.to_shoal()
-                if not (error.unsent or again):
-                    failed.retryable = False
-                if not error.silence and self._clock() - begun > patience_s:
-                    since = self._clock()  # it had been under way for long: the trouble has only just begun
-            except Unavailable as error:
-                failed = error
-                since = started  # the API has been patient itself
-            failed.fields["request_id"] = request_id
-            asked = failed.fields.get("retry_after", 0)
-            pause = max(delay * random.uniform(0.5, 1.0), asked if isinstance(asked, int | float) else 0)
-            if not failed.retryable or self._clock() + pause - since > patience_s:
-                raise failed
-            await asyncio.sleep(pause)
-            delay = min(2 * delay, _LONGEST_DELAY_S)
+        asked = self._clock()
+        # What does work over there has its turn first: none of its time passes meanwhile, but a deadline's, which is its caller's.
+        waits = method == "GET" or (takes_s == 0 and deadline_s is None)
+        async with nullcontext() if waits else (await self.pools.get()).turns:
+            request_id = new_request_id()
+            started = since = self._clock()
+            delay = _FIRST_DELAY_S
+            while True:
+                begun = self._clock()
+                if deadline_s is not None:
+                    takes_s = max(0.001, deadline_s - (begun - asked))
+                    query = {**(query or {}), "deadline": f"{takes_s:.3f}"}
+                try:
+                    async with self.response(
+                        method, path, query=query, body=body, headers=headers, request_id=request_id, takes_s=takes_s
+                    ) as response:
+                        return Answer(response.status, response.headers, await _read(response, MAX_ANSWER))
+                except Broken as error:
+                    failed: ShoalError = error.to_shoal()
+                    if not (error.unsent or again):
+                        failed.retryable = False
+                    if not error.silence and self._clock() - begun > patience_s:
+                        since = self._clock()  # it had been under way for long: the trouble has only just begun
+                except Unavailable as error:
+                    failed = error
+                    since = started  # the API has been patient itself
+                failed.fields["request_id"] = request_id
+                told = failed.fields.get("retry_after", 0)
+                pause = max(delay * random.uniform(0.5, 1.0), told if isinstance(told, int | float) else 0)
+                if not failed.retryable or self._clock() + pause - since > patience_s:
+                    raise failed
+                await asyncio.sleep(pause)
+                delay = min(2 * delay, _LONGEST_DELAY_S)
 
     @asynccontextmanager
     async def response(
@@ -150,6 +155,10 @@ class HttpCalls:
                 if response.status >= 300:
                     raise await self._error(response, request_id)
                 yield response
+        except asyncio.CancelledError:
+            if session.closed and not being_cancelled():
+                raise Broken(CLOSED, unsent=True) from None  # closing them cancels whoever stands in line for one
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise translate(error, self.server, method) from None
 

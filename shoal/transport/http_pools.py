@@ -1,4 +1,4 @@
-"""The HTTP connections of one event loop: kept open, bounded, closed with the loop."""
+"""The HTTP connections of one event loop: kept open, closed with the loop; and how many calls it makes at once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ CONNECT_S = 10.0
 SHORT_CONNECTIONS = 64
 """For calls that are answered at once; more of them wait for each other."""
 
-LONG_CONNECTIONS = 512
-"""For calls that wait at the other side: creates, long polls. Beside the others, so that these never wait for those."""
+LONG_CALLS = 512
+"""Creates, terminates and their like at once; more of them wait for their turn, before their time begins to run."""
 
 _KEEP_S = 30.0
 """How long a connection is kept idle: less than servers and what stands before them do, or it would be closed in a call's face."""
 
 
 class Pool:
-    """One loop's sessions: `short` and `long` for requests, `sockets` for WebSockets, whose number their users bound."""
+    """One loop's sessions: `short` for calls that are answered at once, `long` for those that take their time at the other side and for
+    WebSockets. Of these there are as many as their users like: whoever waits for a thousand sandboxes has a thousand connections. A bound
+    would make one wait of another, for as long as a sandbox lives. `turns` bounds the calls that do work over there."""
 
     def __init__(self, server: Server, user_agent: str) -> None:
         self.short = _session(server, user_agent, SHORT_CONNECTIONS)
-        self.long = _session(server, user_agent, LONG_CONNECTIONS)
-        self.sockets = _session(server, user_agent, 0)
+        self.long = _session(server, user_agent, 0)
+        self.turns = asyncio.Semaphore(LONG_CALLS)
 
     async def close(self) -> None:
-        for session in (self.short, self.long, self.sockets):
+        for session in (self.short, self.long):
             await session.close()
 
 

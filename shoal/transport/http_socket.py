@@ -24,6 +24,7 @@ from shoal.model.errors import (
 )
 from shoal.model.http import error_from_problem
 from shoal.transport.http_calls import HttpCalls, new_request_id, translate
+from shoal.transport.loops import CLOSED, being_cancelled
 from shoal.wire.bytestream import ByteStream
 from shoal.wire.connection import Connection
 
@@ -48,10 +49,10 @@ async def open_socket(calls: HttpCalls, path: str, *, heartbeat: bool) -> aiohtt
     `heartbeat`: for one that is always read; of one that its user may leave unread a missed answer says nothing.
     """
     request_id = new_request_id()
+    pool = await calls.pools.get()
     try:
         async with asyncio.timeout(_OPEN_S):
-            pool = await calls.pools.get()
-            socket = await pool.sockets.ws_connect(
+            socket = await pool.long.ws_connect(
                 calls.server.url + path,
                 headers=calls.headers(request_id),
                 max_msg_size=_MAX_RECEIVED,
@@ -76,6 +77,10 @@ async def open_socket(calls: HttpCalls, path: str, *, heartbeat: bool) -> aiohtt
             "before the API let WebSockets through?",
             request_id=request_id,
         ) from None
+    except asyncio.CancelledError:
+        if pool.long.closed and not being_cancelled():
+            raise Unavailable(CLOSED, request_id=request_id) from None
+        raise
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise translate(error, calls.server, "a WebSocket").to_shoal() from None
 
