@@ -77,3 +77,12 @@ class Listing:
     limit: int = 1000
     region: str | None = None
     before: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one look at a listing found. `reached`: the look was long enough and ends here; the next one goes on with it as `before`, for
+    there may be more. None: here are all, or as many as were asked for."""
+
+    sandboxes: list[SandboxInfo]
+    reached: tuple[float, str] | None = None

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from shoal.model.access import MAIN_ENVIRONMENT, Tunnel
 from shoal.model.errors import ShoalError
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
 from shoal.transport.admin import Admin
@@ -133,6 +133,10 @@ class Transport(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Closes this loop's connections; sandboxes live on. Idempotent."""
+
+    async def page(self, listing: Listing) -> Page:
+        """As `list`, but it need not look to the end: for whoever hands pages on."""
+        return Page(await self.list(listing))
 
     @abstractmethod
     async def list(self, listing: Listing) -> list[SandboxInfo]:

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from ray.actor import ActorHandle
@@ -13,7 +14,7 @@ from ray.actor import ActorHandle
 from shoal.model.access import Tunnel
 from shoal.model.errors import SandboxEnded, ShoalError
 from shoal.model.grants import Grant
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
 from shoal.transport.connections import Connections
@@ -91,8 +92,16 @@ class RayTransport(Transport):
     async def find(self, name: str, environment: str) -> SandboxInfo:
         return cast(SandboxInfo, await self._controller.call("find", name, environment))
 
+    async def page(self, listing: Listing) -> Page:
+        return cast(Page, await self._controller.call("list_sandboxes", listing))
+
     async def list(self, listing: Listing) -> list[SandboxInfo]:
-        return cast("list[SandboxInfo]", await self._controller.call("list_sandboxes", listing))
+        page = await self.page(listing)
+        found = page.sandboxes
+        while page.reached is not None and len(found) < listing.limit:
+            page = await self.page(replace(listing, limit=listing.limit - len(found), before=page.reached))
+            found += page.sandboxes
+        return found
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
         return cast(SandboxInfo, await self._controller.call("set_tags", sandbox_id, dict(tags)))

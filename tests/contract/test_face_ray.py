@@ -14,7 +14,7 @@ import ray
 
 from shoal.model.access import Caller, caller
 from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal, ShoalError, Unavailable
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
 from shoal.transport.ray import RayTransport
@@ -63,8 +63,11 @@ class Controller:
             for s in specs
         ]
 
-    async def list_sandboxes(self, listing: Listing, *, caller: Caller) -> list[SandboxInfo]:
-        return [_info("sb-1", SPEC)][: listing.limit]
+    async def list_sandboxes(self, listing: Listing, *, caller: Caller) -> Page:
+        """A page with one, one with none, and the last."""
+        number = 0 if listing.before is None else int(listing.before[0])
+        found = [] if number == 1 else [_info(f"sb-{number}", SPEC)]
+        return Page(found[: listing.limit], (number + 1.0, "sb") if number < 2 else None)
 
     async def give_up(self, keys: list[tuple[str, str]], *, caller: Caller) -> list[tuple[str, str]]:
         made = [] if self.making is None else [(self.making.environment, self.making.idempotency_key or "")]
@@ -145,7 +148,9 @@ async def test_values_and_errors_travel(controller: Any) -> None:
     transport = await RayTransport.open()
     assert (await transport.defaults()).image == "the/default"
     assert (await transport.create(SPEC, deadline=5)).spec == SPEC
-    assert [info.id for info in await transport.list(Listing())] == ["sb-1"]
+    assert [info.id for info in await transport.list(Listing())] == ["sb-0", "sb-2"]
+    assert [info.id for info in await transport.list(Listing(limit=1))] == ["sb-0"]
+    assert (await transport.page(Listing())).reached == (1.0, "sb")
     assert (await transport.logs("sb-1", 2, 7)).data == b"xx"
     assert await transport.nodes() == []
     with pytest.raises(AlreadyExists, match="it is taken") as caught:

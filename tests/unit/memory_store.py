@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.actors.controller.store import Change, Restored, Store
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.errors import Unavailable
+from shoal.model.states import State
 
 
 @dataclass
@@ -24,17 +26,23 @@ class Disk:
     writes: int = 0
     full: bool = False
 
+    def put(self, row: dict[str, Any]) -> None:
+        """As if a controller had written it."""
+        self.sandboxes[row["id"]] = json.dumps(row)
+
     def row(self, sandbox_id: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads(self.sandboxes[sandbox_id])
         return loaded
 
 
 class MemoryStore(Store):
-    """One controller's way to a `Disk`. `die`: from now on nothing reaches it, and nothing returns, as after SIGKILL."""
+    """One controller's way to a `Disk`. `die`: from now on nothing reaches it, and nothing returns, as after SIGKILL. `looks`: how often what
+    ended was asked for."""
 
     def __init__(self, disk: Disk, die_after: int | None = None) -> None:
         self.disk = disk
         self._die_after = die_after
+        self.looks = 0
 
     async def open(self, cluster: str, history: int) -> Restored:
         rows = sorted(self._rows(), key=lambda row: (row["created_at"], row["id"]))
@@ -75,14 +83,16 @@ class MemoryStore(Store):
         return max(found, key=lambda row: (row["created_at"], row["id"]), default=None)
 
     async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int
+        self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
     ) -> list[dict[str, Any]]:
+        self.looks += 1
         found = [
             row
             for row in self._rows()
             if row["end"] is not None
             and environment in (None, row["spec"]["environment"])
             and (before is None or (row["created_at"], row["id"]) < before)
+            and (not states or row["state"] in states)
         ]
         return sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)[:limit]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 
@@ -12,7 +12,6 @@ from shoal.actors.controller.quotas import Usage, check_quota
 from shoal.model.access import ANY_ENVIRONMENT, INSIDE, AuditEntry, Caller, Quota, Scope, matches, split
 from shoal.model.errors import (
     AlreadyExists,
-    DeadlineExceeded,
     EnvironmentNotFound,
     FailedPrecondition,
     InvalidRequest,
@@ -334,81 +333,6 @@ async def test_what_callers_of_all_environments_do_is_seen_in_the_sandbox_s_own(
     ]
     theirs = await controller.parts.following.audit(None, 100, DEV_ADMIN)
     assert ("exec", "tk-ops", made) in [(e.action, e.token, e.target) for e in theirs]
-    await controller.kill()
-
-
-async def test_what_ended_long_ago_is_found_in_the_store() -> None:
-    world = World(settings={"limits": {"history": 3}})
-    controller = await world.controller()
-    sandboxes = controller.parts.sandboxes
-    ids = []
-    for number in range(10):
-        made = await make(controller, spec(name=f"n{number}", tags={"even": str(number % 2 == 0)}))
-        await controller.begin(sandboxes.terminate(made, Caller("tk-1")))
-        ids.append(made)
-    ids.append(await make(controller, spec()))
-    for _ in range(2):  # before and after a restart
-        old = await sandboxes.get(ids[0], INSIDE)
-        assert (old.reason, old.message) == ("terminated", "terminated on request")
-        assert (await sandboxes.find("n1", "main", INSIDE)).id == ids[1]
-        assert (await sandboxes.terminate(ids[0], INSIDE)).ended
-        seen: list[str] = []
-        before = None
-        while page := await sandboxes.select(Listing(include_ended=True, limit=4, before=before), INSIDE):
-            seen += [info.id for info in page]
-            before = (page[-1].created_at, page[-1].id)
-        assert seen == ids[::-1]
-        even = await sandboxes.select(Listing(include_ended=True, tags={"even": "True"}), INSIDE)
-        assert [info.id for info in even] == ids[8::-2]
-        with pytest.raises(SandboxNotFound):
-            await sandboxes.get("sb-never", INSIDE)
-        await controller.kill()
-        controller = await world.controller()
-        sandboxes = controller.parts.sandboxes
-    await controller.kill()
-
-
-async def test_what_could_not_be_made_leaves_little_however_much_was_asked_for() -> None:
-    world = World(capacity=0)
-    controller = await world.controller()
-    asked = spec(
-        env={f"V{n}": "hunter2" * 10_000 for n in range(10)}, command=("echo", "x" * 100_000), idempotency_key="k"
-    )
-    with pytest.raises(DeadlineExceeded):
-        await controller.begin(controller.parts.sandboxes.create(asked, 0.01, True, INSIDE))
-    [record] = controller.parts.registry.select(Listing(include_ended=True))
-    await record.settled.wait()
-    assert record.weight < 20_000
-    [kept] = world.disk.sandboxes.values()
-    assert len(kept) < 6000
-    assert "hunter2" not in kept
-    await controller.kill()
-
-
-async def test_a_create_that_comes_again_after_the_end_is_told_of_it() -> None:
-    world = World()
-    controller = await world.controller()
-    wanted = spec(env={"A": "b"}, command=("sh", "-c", "x" * 10_000), idempotency_key="k")
-    made = await make(controller, wanted)
-    await controller.begin(controller.parts.sandboxes.terminate(made, INSIDE))
-    for _ in range(2):  # before and after a restart
-        assert await make(controller, wanted) == made
-        with pytest.raises(InvalidRequest, match="idempotency_key"):
-            await make(controller, replace(wanted, env={"A": "c"}))
-        await controller.kill()
-        controller = await world.controller()
-    await controller.kill()
-
-
-async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
-    world = World()
-    controller = await world.controller()
-    wanted = spec(idempotency_key="k")
-    await make(controller, wanted)
-    writes = world.disk.writes
-    again = await asyncio.gather(*(make(controller, wanted) for _ in range(10_000)))
-    assert len(set(again)) == 1
-    assert world.disk.writes == writes
     await controller.kill()
 
 

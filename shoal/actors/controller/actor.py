@@ -31,7 +31,7 @@ from shoal.model.access import (
 )
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.grants import Grant
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec
 
@@ -76,7 +76,7 @@ class ControllerActor:
     async def find(self, name: str, environment: str, caller: Caller = INSIDE) -> SandboxInfo:
         return await (await self._open()).sandboxes.find(name, environment, caller)
 
-    async def list_sandboxes(self, listing: Listing, caller: Caller = INSIDE) -> list[SandboxInfo]:
+    async def list_sandboxes(self, listing: Listing, caller: Caller = INSIDE) -> Page:
         return await (await self._open()).sandboxes.select(listing, caller)
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str], caller: Caller = INSIDE) -> SandboxInfo:

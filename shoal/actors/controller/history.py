@@ -14,8 +14,13 @@ from shoal.model.errors import Internal
 from shoal.model.ids import NAME, SANDBOX
 from shoal.model.info import Listing
 from shoal.model.sight import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
+from shoal.model.states import TERMINAL
 
-_PAGE = 500
+_PAGE = 100
+_PAGES = 20
+"""Of the store, for one look at a listing: whoever asks for what is hardly there goes on by asking again, and others have their turn."""
+
+Place = tuple[float, str]
 
 
 @dataclass(slots=True)
@@ -45,15 +50,13 @@ class History:
             raise no_sandbox_named(name, environment)
         return record
 
-    async def select(self, listing: Listing, caller: Caller) -> list[SandboxRecord]:
-        """Newest first."""
+    async def select(self, listing: Listing, caller: Caller) -> tuple[list[SandboxRecord], Place | None]:
+        """Newest first; and where the look ended, if that was before the end of the listing (`Page.reached`)."""
         check_sees_environment(caller, listing.environment)
         found = self.registry.select(listing)
         if self.registry.complete or not wants_ended(listing):
-            return found
-        # As many of each as are asked for in all: whichever mix of them is the newest is among these.
-        found += await self._older(listing)
-        return heapq.nlargest(listing.limit, found, key=position)
+            return found, None
+        return await self._with_older(found, listing)
 
     async def _stored(self, sandbox_id: str) -> SandboxRecord:
         row = None
@@ -63,18 +66,26 @@ class History:
             raise no_sandbox(sandbox_id)
         return _record(row)
 
-    async def _older(self, listing: Listing) -> list[SandboxRecord]:
-        """Those that are in the store alone."""
-        found: list[SandboxRecord] = []
-        before = listing.before
-        while len(found) < listing.limit:
-            rows = await self.store.ended(listing.environment, before, _PAGE)
+    async def _with_older(
+        self, found: list[SandboxRecord], listing: Listing
+    ) -> tuple[list[SandboxRecord], Place | None]:
+        """With those that are in the store alone."""
+        known = {record.id for record in found}
+        states = [state for state in listing.states if state in TERMINAL]
+        before, reached = listing.before, None
+        for page in range(1, _PAGES + 1):
+            rows = await self.store.ended(listing.environment, before, _PAGE, states=states)
             records = [_record(row) for row in rows]
-            found += [r for r in records if self.registry.get(r.id) is None and matches(r, listing)]
+            found += [r for r in records if r.id not in known and not self.registry.get(r.id) and matches(r, listing)]
             if len(rows) < _PAGE:
                 break
             before = position(records[-1])
-        return found[: listing.limit]
+            newer = [record for record in found if position(record) >= before]
+            if len(newer) >= listing.limit:
+                break  # what is left to look at is older than all that is wanted
+            if page == _PAGES:
+                found, reached = newer, before
+        return heapq.nlargest(listing.limit, found, key=position), reached
 
 
 def _record(row: dict[str, Any]) -> SandboxRecord:

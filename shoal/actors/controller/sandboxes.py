@@ -21,7 +21,7 @@ from shoal.actors.handles import call
 from shoal.model import grants
 from shoal.model.access import Caller
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError
-from shoal.model.info import Listing, SandboxInfo
+from shoal.model.info import Listing, Page, SandboxInfo
 from shoal.model.spec import SandboxSpec
 from shoal.model.validate import check_tags
 
@@ -91,10 +91,11 @@ class Sandboxes:
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
         return (await self.history.find(name, environment, caller)).info
 
-    async def select(self, listing: Listing, caller: Caller) -> list[SandboxInfo]:
+    async def select(self, listing: Listing, caller: Caller) -> Page:
         """Sandboxes, newest first; `EnvironmentNotFound`."""
         self.admission.accounts.environment(listing.environment, caller)
-        return [record.info for record in await self.history.select(listing, caller)]
+        found, reached = await self.history.select(listing, caller)
+        return Page([record.info for record in found], reached)
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str], caller: Caller) -> SandboxInfo:
         """Replaces its tags; `SandboxEnded` once it ended."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
+from shoal.model.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ class Store(ABC):
 
     @abstractmethod
     async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int
+        self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
     ) -> list[dict[str, Any]]:
-        """Rows of ended sandboxes, newest first by (created_at, id), from `before` on, of one environment or (None) of all."""
+        """Rows of ended sandboxes, newest first by (created_at, id), from `before` on, of one environment or (None) of all; in any of `states`,
+        where there are some."""
 
     @abstractmethod
     async def events(

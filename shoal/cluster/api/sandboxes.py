@@ -93,7 +93,8 @@ def router() -> APIRouter:
             str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")
         ] = None,
     ) -> Json:
-        """Lists sandboxes, newest first, page by page."""
+        """Lists sandboxes, newest first, page by page. A page may hold fewer than `limit`, even none, and have a next one: of what ended long
+        ago, only so much is looked at for each."""
         listing = Listing(
             environment=environment_for(who, environment),
             tags=_tags(tag),
@@ -103,9 +104,10 @@ def router() -> APIRouter:
             region=region,
             before=None if cursor is None else decode_cursor(cursor),
         )
-        found = await cluster.list(listing)
-        page = found[:limit]
-        more = encode_cursor((page[-1].created_at, page[-1].id)) if len(found) > limit else None
+        found = await cluster.page(listing)
+        page = found.sandboxes[:limit]
+        reached = (page[-1].created_at, page[-1].id) if len(found.sandboxes) > limit else found.reached
+        more = None if reached is None else encode_cursor(reached)
         return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
 
     @routes.get(f"{_AT}/by-name/{{name}}", response_model=Sandbox, summary="Find a sandbox by its name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from shoal.cluster.store.database import Database, postgresql_database, sqlite_d
 from shoal.cluster.store.writer import Writer
 from shoal.model.access import AuditEntry, SandboxEvent
 from shoal.model.errors import FailedPrecondition
+from shoal.model.states import State
 
 _T = TypeVar("_T")
 
@@ -68,12 +69,14 @@ class SqlStore(Store):
         return await self._one(query.order_by(c.created_at.desc(), c.id.desc()).limit(1))
 
     async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int
+        self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
     ) -> list[dict[str, Any]]:
         query = _newest_ended(limit, before)
         if environment is not None:
             query = query.where(tables.sandboxes.c.environment == rows.text(environment))
-        return [json.loads(row.row) for row in await self._all(query)]
+        if states:
+            query = query.where(tables.sandboxes.c.state.in_([state.value for state in states]))
+        return await self._all(query, _sandbox)
 
     async def events(
         self, after: int, limit: int, *, environment: str | None = None, sandbox_id: str | None = None
@@ -84,7 +87,7 @@ class SqlStore(Store):
             query = query.where(c.environment == rows.text(environment))
         if sandbox_id is not None:
             query = query.where(c.sandbox_id == rows.text(sandbox_id))
-        return [rows.event_of(row) for row in await self._all(query)]
+        return await self._all(query, rows.event_of)
 
     async def audit(self, before: int | None, limit: int, *, environment: str | None = None) -> list[AuditEntry]:
         c = tables.audit.c
@@ -93,7 +96,7 @@ class SqlStore(Store):
             query = query.where(c.id < before)
         if environment is not None:
             query = query.where(c.environment == rows.text(environment))
-        return [rows.audit_of(row) for row in await self._all(query)]
+        return await self._all(query, rows.audit_of)
 
     async def expire(self, before: float) -> int:
         _, writer = self._opened()
@@ -134,12 +137,13 @@ class SqlStore(Store):
         return self._database, self._writer
 
     async def _one(self, query: Select[Any]) -> dict[str, Any] | None:
-        found = await self._all(query)
-        return json.loads(found[0].row) if found else None
+        found = await self._all(query, _sandbox)
+        return found[0] if found else None
 
-    async def _all(self, query: Select[Any]) -> list[Any]:
+    async def _all(self, query: Select[Any], made_of: Callable[[Any], _T]) -> list[_T]:
+        """What is made of each row is made on the reader's thread, too: JSON takes longer than the query."""
         database, _ = self._opened()
-        return await self._on_reader(_read, database, lambda connection: list(connection.execute(query)))
+        return await self._on_reader(_read, database, lambda c: [made_of(row) for row in c.execute(query)])
 
     async def _on_reader(self, body: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, body, *arguments)
@@ -206,6 +210,11 @@ def _newest_ended(limit: int, before: tuple[float, str] | None) -> Select[Any]:
         at, sandbox_id = before
         query = query.where(tuple_(c.created_at, c.id) < (at, rows.text(sandbox_id)))
     return query.order_by(c.created_at.desc(), c.id.desc()).limit(limit)
+
+
+def _sandbox(row: Any) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(row.row)
+    return loaded
 
 
 def _carry_out(removal: Delete, connection: Connection) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
+from shoal.model.states import Reason, State
 from tests.contract.store.conftest import CLUSTER, Place
 from tests.contract.store.things import ended, entry, environment, event, living, plain, token
 
@@ -136,6 +140,30 @@ async def test_ended_sandboxes_come_newest_first_in_pages(store: Store) -> None:
     assert seen == [f"sb-{n}" for n in reversed(range(10))]
     assert [row["id"] for row in await store.ended("a", (3.0, "sb-7"), 10)] == ["sb-6", "sb-4", "sb-2", "sb-0"]
     assert await store.ended(None, None, 0) == []
+
+
+async def test_ended_sandboxes_are_told_apart_by_their_state(store: Store) -> None:
+    lost = [ended(f"sb-{n}", at=float(n), reason=Reason.NODE_LOST) for n in (2, 4)]
+    await store.write(Change(sandboxes=[ended("sb-1", at=1.0), ended("sb-3", at=3.0), *lost]))
+    assert [row["id"] for row in await store.ended(None, None, 10, states=[State.FAILED])] == ["sb-4", "sb-2"]
+    assert [row["id"] for row in await store.ended(None, None, 1, states=[State.TERMINATED])] == ["sb-3"]
+    both = await store.ended("main", (4.0, "sb-4"), 10, states=[State.TERMINATED, State.FAILED])
+    assert [row["id"] for row in both] == ["sb-3", "sb-2", "sb-1"]
+
+
+async def test_rows_are_taken_apart_beside_the_loop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+
+    def loads(text: str) -> Any:
+        threads.add(threading.get_ident())
+        return json.JSONDecoder().decode(text)
+
+    await store.write(Change(sandboxes=[ended("sb-1", name="n")], events=[event(1)]))
+    monkeypatch.setattr(json, "loads", loads)
+    assert len(await store.ended(None, None, 10)) == len(await store.events(0, 10)) == 1
+    assert await store.sandbox("sb-1") == await store.sandbox_named("n", "main")
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_events_come_oldest_first_after_an_id(store: Store) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shoal.model.access import Scope
 from shoal.model.errors import QuotaExceeded, Unavailable
-from shoal.model.info import SandboxInfo
+from shoal.model.info import Listing, Page, SandboxInfo
 from shoal.model.sandbox_json import info_from_json
 from shoal.model.spec import SandboxSpec
 from tests.api import Answer, Api
@@ -180,6 +181,23 @@ class TestList:
             cursor = pages[-1].json["next_cursor"]
         assert [len(page.json["sandboxes"]) for page in pages] == [3, 3, 1]
         assert [s["id"] for page in pages for s in page.json["sandboxes"]] == ids[::-1]
+
+    def test_a_page_that_ends_early_is_followed_by_the_next(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        ids = [api.sandbox(tags={"n": str(n)})["id"] for n in range(7)]
+
+        async def page(listing: Listing) -> Page:
+            """Looks at two sandboxes, no more."""
+            seen = await api.fake.list(replace(listing, tags={}, limit=2))
+            shown = [info for info in seen if dict(listing.tags).items() <= dict(info.tags).items()]
+            return Page(shown, (seen[-1].created_at, seen[-1].id) if len(seen) == 2 else None)
+
+        monkeypatch.setattr(api.fake, "page", page)
+        pages: list[Answer] = []
+        cursor = ""
+        while cursor is not None:
+            pages.append(api.ask("GET", f"/v1/sandboxes?tag=n:3{cursor and f'&cursor={cursor}'}"))
+            cursor = pages[-1].json["next_cursor"]
+        assert [[s["id"] for s in page.json["sandboxes"]] for page in pages] == [[], [ids[3]], [], []]
 
     def test_filters_are_all_heeded(self, api: Api) -> None:
         one = api.sandbox(tags={"run": "1", "who": "a:b"}, region="eu")["id"]

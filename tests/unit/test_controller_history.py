@@ -1,0 +1,146 @@
+"""What is known of sandboxes that have ended: in memory, and beyond that in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from shoal.actors.controller import history
+from shoal.actors.controller.record import to_row
+from shoal.model.access import INSIDE, Caller
+from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxNotFound
+from shoal.model.info import Listing
+from shoal.model.states import State
+from tests.unit.builders import spec
+from tests.unit.controller_world import World
+from tests.unit.test_controller_accounts import make
+from tests.unit.test_controller_parts import ended, running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+
+async def test_what_ended_long_ago_is_found_in_the_store() -> None:
+    world = World(settings={"limits": {"history": 3}})
+    controller = await world.controller()
+    sandboxes = controller.parts.sandboxes
+    ids = []
+    for number in range(10):
+        made = await make(controller, spec(name=f"n{number}", tags={"even": str(number % 2 == 0)}))
+        await controller.begin(sandboxes.terminate(made, Caller("tk-1")))
+        ids.append(made)
+    ids.append(await make(controller, spec()))
+    for _ in range(2):  # before and after a restart
+        old = await sandboxes.get(ids[0], INSIDE)
+        assert (old.reason, old.message) == ("terminated", "terminated on request")
+        assert (await sandboxes.find("n1", "main", INSIDE)).id == ids[1]
+        assert (await sandboxes.terminate(ids[0], INSIDE)).ended
+        seen: list[str] = []
+        before = None
+        while page := (await sandboxes.select(Listing(include_ended=True, limit=4, before=before), INSIDE)).sandboxes:
+            seen += [info.id for info in page]
+            before = (page[-1].created_at, page[-1].id)
+        assert seen == ids[::-1]
+        even = await sandboxes.select(Listing(include_ended=True, tags={"even": "True"}), INSIDE)
+        assert [info.id for info in even.sandboxes] == ids[8::-2]
+        assert even.reached is None
+        with pytest.raises(SandboxNotFound):
+            await sandboxes.get("sb-never", INSIDE)
+        await controller.kill()
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+    await controller.kill()
+
+
+async def test_what_could_not_be_made_leaves_little_however_much_was_asked_for() -> None:
+    world = World(capacity=0)
+    controller = await world.controller()
+    asked = spec(
+        env={f"V{n}": "hunter2" * 10_000 for n in range(10)}, command=("echo", "x" * 100_000), idempotency_key="k"
+    )
+    with pytest.raises(DeadlineExceeded):
+        await controller.begin(controller.parts.sandboxes.create(asked, 0.01, True, INSIDE))
+    [record] = controller.parts.registry.select(Listing(include_ended=True))
+    await record.settled.wait()
+    assert record.weight < 20_000
+    [kept] = world.disk.sandboxes.values()
+    assert len(kept) < 6000
+    assert "hunter2" not in kept
+    await controller.kill()
+
+
+async def test_a_create_that_comes_again_after_the_end_is_told_of_it() -> None:
+    world = World()
+    controller = await world.controller()
+    wanted = spec(env={"A": "b"}, command=("sh", "-c", "x" * 10_000), idempotency_key="k")
+    made = await make(controller, wanted)
+    await controller.begin(controller.parts.sandboxes.terminate(made, INSIDE))
+    for _ in range(2):  # before and after a restart
+        assert await make(controller, wanted) == made
+        with pytest.raises(InvalidRequest, match="idempotency_key"):
+            await make(controller, replace(wanted, env={"A": "c"}))
+        await controller.kill()
+        controller = await world.controller()
+    await controller.kill()
+
+
+async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
+    world = World()
+    controller = await world.controller()
+    wanted = spec(idempotency_key="k")
+    await make(controller, wanted)
+    writes = world.disk.writes
+    again = await asyncio.gather(*(make(controller, wanted) for _ in range(10_000)))
+    assert len(set(again)) == 1
+    assert world.disk.writes == writes
+    await controller.kill()
+
+
+class TestLongAgo:
+    """Listings of what is in the store alone."""
+
+    @pytest.fixture(autouse=True)
+    def small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(history, "_PAGE", 10)
+
+    async def test_one_look_goes_over_a_part_of_it_and_says_where_it_ended(self) -> None:
+        controller = await world_with_a_past(special=(495, 300, 1)).controller()
+        found: list[str] = []
+        looks = []
+        listing = Listing(include_ended=True, tags={"special": "yes"}, limit=10)
+        while True:
+            before = controller.store.looks
+            page = await controller.parts.sandboxes.select(listing, INSIDE)
+            looks.append(controller.store.looks - before)
+            found += [info.id for info in page.sandboxes]
+            if page.reached is None:
+                break
+            listing = replace(listing, before=page.reached)
+        assert found == ["sb-495", "sb-living", "sb-300", "sb-001"]
+        assert looks == [20, 20, 11]
+        await controller.kill()
+
+    async def test_no_more_is_looked_at_than_what_is_asked_for_can_need(self) -> None:
+        controller = await world_with_a_past().controller()
+        page = await controller.parts.sandboxes.select(Listing(include_ended=True, limit=21), INSIDE)
+        assert [info.id for info in page.sandboxes] == [f"sb-{n:03}" for n in range(499, 478, -1)]
+        assert controller.store.looks == 3
+        assert page.reached is None
+        none = await controller.parts.sandboxes.select(Listing(states=(State.FAILED,)), INSIDE)
+        assert (none.sandboxes, none.reached) == ([], None)
+        assert controller.store.looks == 4, "the store knows of states"
+        await controller.kill()
+
+
+def world_with_a_past(special: tuple[int, ...] = ()) -> World:
+    """500 that have ended, of which memory has room for three, and one that lives and was created in their middle."""
+    world = World(settings={"limits": {"history": 3}}, containers={"sb-living": "c-1"})
+    for number in range(500):
+        record = ended(running(f"sb-{number:03}", tags={"special": "yes"} if number in special else {}))
+        record.created_at = float(number)
+        world.disk.put(to_row(record))
+    living = running("sb-living", tags={"special": "yes"})
+    living.created_at = 350.5
+    world.disk.put(to_row(living))
+    return world
