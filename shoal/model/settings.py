@@ -131,7 +131,7 @@ class ApiSettings(_Section):
     token_cache: Annotated[float, Field(ge=0)] = 5.0
     """Seconds until a revoked token is refused everywhere"""
     max_body: Annotated[int, Field(gt=0)] = 1 << 20
-    """Bytes of a JSON request; a batch may have 16 times that, a file has no limit but the disk's"""
+    """Bytes of a JSON request; a batch may have 4 times that, a file has no limit but the disk's"""
 
 
 class StoreSettings(_Section):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +34,9 @@ from shoal.wire.bytestream import ByteStream
 
 MAX_BATCH = 1000
 """Creates in one call; more of them are several calls."""
+
+_BATCH_BYTES = (1 << 20) - 256
+"""Bytes of creates in one call, likewise: neither end is to be held up by one of them for long."""
 
 _POLL_S = 30.0
 """How long one call of a `wait` may take; longer waits are made of several."""
@@ -123,9 +127,9 @@ class HttpTransport(Transport):
         end = time.monotonic() + deadline
         made: list[SandboxInfo | ShoalError] = []
         try:
-            for start in range(0, len(wanted), MAX_BATCH):
+            for batch in _batches(wanted):
                 left = max(0.001, end - time.monotonic())
-                made += await self._create_batch(wanted[start : start + MAX_BATCH], left, wait)
+                made += await self._create_batch(batch, left, wait)
         except asyncio.CancelledError:
             if wait:
                 await self._undoing.undo(self._give_up(wanted, deadline))
@@ -246,13 +250,9 @@ class HttpTransport(Transport):
         return http_json.decoded(http_json.sandbox, data)
 
     async def _create_batch(
-        self, specs: Sequence[SandboxSpec], deadline: float, wait: bool
+        self, sandboxes: builtins.list[dict[str, Any]], deadline: float, wait: bool
     ) -> builtins.list[SandboxInfo | ShoalError]:
-        body = {
-            "sandboxes": [{**spec_to_json(spec), "idempotency_key": _key(spec)} for spec in specs],
-            "wait": wait,
-            "deadline": deadline,
-        }
+        body = {"sandboxes": sandboxes, "wait": wait, "deadline": deadline}
         data = await self.calls.json("POST", "/v1/sandboxes/batch", body=body, takes_s=deadline)
         return http_json.many("results", _result, data)
 
@@ -264,10 +264,26 @@ class HttpTransport(Transport):
             async with at_once:
                 await self.terminate(sandbox_id)
 
-        for start in range(0, len(specs), MAX_BATCH):
-            found = await self._create_batch(specs[start : start + MAX_BATCH], deadline, False)
+        for batch in _batches(specs):
+            found = await self._create_batch(batch, deadline, False)
             ids = [info.id for info in found if isinstance(info, SandboxInfo) and not info.ended]
             await asyncio.gather(*map(end, ids), return_exceptions=True)
+
+
+def _batches(specs: Sequence[SandboxSpec]) -> Iterator[list[dict[str, Any]]]:
+    """The creates as the API takes them, in their order: of each call's no more than fit."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for spec in specs:
+        item = {**spec_to_json(spec), "idempotency_key": _key(spec)}
+        more = len(json.dumps(item)) + 2
+        if batch and (len(batch) == MAX_BATCH or size + more > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += more
+    if batch:
+        yield batch
 
 
 def _result(data: Any) -> SandboxInfo | ShoalError:

@@ -144,6 +144,15 @@ async def test_many_at_once_each_with_its_own_outcome() -> None:
         assert [len(batch) for batch in place.fake.named("create_many")] == [1000, 200]
 
 
+async def test_creates_that_are_too_large_for_one_call_are_several() -> None:
+    async with served() as place:
+        env = {f"V{n}": "x" * 120_000 for n in range(4)}
+        specs = [replace(SPEC, name=f"box-{n}", env=env) for n in range(12)]
+        made = await place.http.create_many(specs, deadline=30)
+        assert [each.spec.name for each in made if isinstance(each, SandboxInfo)] == [f"box-{n}" for n in range(12)]
+        assert [len(batch) for batch in place.fake.named("create_many")] == [2] * 6
+
+
 async def test_a_create_that_is_given_up_leaves_nothing() -> None:
     async with served() as place:
         place.fake.start_s = 30
