@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
 class Authority:
-    """`certificate`: what a client is to trust. Its servers are 127.0.0.1 by name."""
+    """`certificate`: what a client is to trust. `server_certificate`, `server_key`: those of a server that is 127.0.0.1 and all of `names`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, names: Sequence[str] = ()) -> None:
         self._directory = directory
+        self._names = ["IP:127.0.0.1", *(f"DNS:{name}" for name in names)]
         self.certificate = directory / "ca.pem"
+        self.server_certificate = directory / "server.pem"
+        self.server_key = directory / "server.key"
         self._openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
             *("-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test CA"),
             *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         )
+        self.renew()
+
+    def renew(self) -> None:
+        """Another key and certificate for the same server, in the same files."""
         self._openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
             *("-keyout", "server.key", "-out", "server.pem", "-subj", "/CN=server"),
-            *("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName={','.join(self._names)}"),
             *("-addext", "basicConstraints=critical,CA:false"),
         )
 
     def server(self) -> ssl.SSLContext:
         """What a server speaks TLS with."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._directory / "server.pem", self._directory / "server.key")
+        context.load_cert_chain(self.server_certificate, self.server_key)
         return context
+
+    def client(self) -> ssl.SSLContext:
+        """What a client that trusts nobody else speaks TLS with."""
+        return ssl.create_default_context(cafile=str(self.certificate))
 
     def _openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=self._directory, check=True, capture_output=True, timeout=30)
