@@ -19,6 +19,7 @@ from shoal.actors.engines.fake import FakeEngine
 from shoal.actors.node import actor as node_module
 from shoal.actors.node import wiring
 from shoal.actors.node.actor import NodeActor
+from shoal.actors.node.relay import Relay
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import Settings
 
@@ -86,6 +87,7 @@ class Machine:
     node: NodeActor = field(init=False)
     handle: Handle = field(init=False)
     engines: list[FakeEngine] = field(default_factory=list)
+    relays: list[Relay] = field(default_factory=list)
     fault: Any = None
 
     @property
@@ -99,6 +101,10 @@ class Machine:
         engine.failure, self.fault = self.fault, None
         self.engines.append(engine)
         return engine
+
+    def make_relay(self, *args: Any, **options: Any) -> Relay:
+        self.relays.append(Relay(*args, **options))
+        return self.relays[-1]
 
     async def parts(self) -> wiring.NodeParts:
         return await self.node._open()
@@ -116,6 +122,7 @@ async def machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(node_module, "find_actor", lambda name: None)
     monkeypatch.setattr(wiring, "SandboxNetwork", lambda settings, cluster: made.net)
+    monkeypatch.setattr(wiring, "Relay", made.make_relay)
     monkeypatch.setitem(catalogue.ENGINES, "fake", made.make_engine)
     settings = {"engine": "fake", "state_dir": str(top / "state"), "run_dir": str(made.run_dir)}
     made.node = NodeActor(settings, "test", b"s" * 32)
@@ -125,4 +132,6 @@ async def machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     finally:
         made.net.broken = False
         await made.node.close()
+        for relay in made.relays:
+            await relay.close()  # waits for the process that it started, though another has stopped it
         shutil.rmtree(top)
