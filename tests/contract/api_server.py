@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from shoal.cluster.api.app import make_app
+from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model.settings import Settings
 from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
@@ -36,9 +37,7 @@ class ApiServer:
         listening = socket.create_server(("127.0.0.1", port), backlog=512)
         # asyncio sets it only on sockets that say they are TCP's; without it each answer's body waits 40 ms for an acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(
-            app, log_level="error", ws_max_size=1 << 20, ws_max_queue=8, timeout_graceful_shutdown=2, loop="asyncio"
-        )
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, loop="asyncio", **OPTIONS)
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve([listening]))
         while not server.started:

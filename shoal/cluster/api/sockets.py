@@ -1,7 +1,7 @@
 """What the WebSockets of the data half have in common: messages that are bounded, errors as messages, and ends.
 
 A client is read from only when there is room for what it says, and sent to only as it takes: neither side can fill this process. While a
-client's messages wait for the sandbox to take them, its pongs wait too: so servers should give a pong a minute rather than seconds.
+client's messages wait for the sandbox to take them, its pongs wait too: replicas do not miss them then (`serving.websockets`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def receive(websocket: WebSocket, limit: int) -> str | bytes:
 
 
 async def send_bytes(websocket: WebSocket, data: bytes) -> None:
-    """Sends a binary message, as soon as the client has taken most of what was sent before."""
+    """Sends a binary message; returns once the client has taken most of it."""
     with sending:
         await websocket.send_bytes(data)
 

@@ -14,6 +14,7 @@ from ray.serve.schema import LoggingConfig
 
 from shoal.cluster.serving.haproxy_config import address
 from shoal.cluster.serving.place import DRAIN_S, GRACE_S
+from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model.settings import Settings
 from shoal.transport.ray import RayTransport
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 APPLICATION = "shoal"
 
 _HEAD = "node:__internal_head__"
-_MESSAGE_BYTES = 1 << 20
-_MESSAGES = 8
 
 
 class Replica:
@@ -71,10 +70,7 @@ def prepare_process() -> None:
     # A connection is a descriptor, and so is the one to the relay that it may need.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # uvicorn's own: messages of 16 MiB, 32 of which wait.
-    uvicorn.Config = functools.partial(  # type: ignore[misc, assignment]
-        uvicorn.Config, ws_max_size=_MESSAGE_BYTES, ws_max_queue=_MESSAGES, server_header=False
-    )
+    uvicorn.Config = functools.partial(uvicorn.Config, **OPTIONS)  # type: ignore[misc, assignment]
     # Between replicas Serve listens on every address. It asks for Ray's token there, but strangers need not get that far.
     listen = serve_replica.add_port_to_grpc_server  # type: ignore[attr-defined]
     host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]

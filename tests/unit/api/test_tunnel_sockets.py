@@ -63,7 +63,7 @@ async def closed(socket: ClientConnection) -> tuple[int, str]:
 
 async def test_messages_pass_both_ways(lab: Lab) -> None:
     async with serving(lab), connected(lab) as socket:
-        for message in ("grüße", b"\x00\xff" * 10, "", b"", "x" * (1 << 20), b"y" * (3 << 20)):
+        for message in ("grüße", b"\x00\xff" * 10, "", b"", "x" * (1 << 20), b"y" * (1 << 20)):
             await socket.send(message)
             assert await socket.recv() == message
         await socket.send(["in ", "pieces"])

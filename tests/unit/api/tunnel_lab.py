@@ -16,6 +16,7 @@ import uvicorn
 from aiohttp import web
 
 from shoal.cluster.api.app import make_app
+from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model import grants
 from shoal.model.access import Scope
 from shoal.model.errors import Unavailable
@@ -98,8 +99,8 @@ async def opened(tmp_path: Path, **api: Any) -> AsyncIterator[Lab]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
-        options = {"log_level": "error", "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 1}
-        server = QuietServer(uvicorn.Config(app, ws="websockets-sansio", **options))  # type: ignore[arg-type]
+        config = uvicorn.Config(app, log_level="error", proxy_headers=False, timeout_graceful_shutdown=1, **OPTIONS)
+        server = QuietServer(config)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         try:
             while not server.started:
