@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.utils import accept_key
 
 from shoal.cluster.serving.haproxy_config import Edge
 from shoal.cluster.serving.place import Place
@@ -27,11 +28,18 @@ from tests.haproxy import Front, free_port, running
 
 pytestmark = pytest.mark.slow  # a second each, and there are many
 
-EDGE = Edge("127.0.0.1", 0, header_timeout=1.0)
+HANDSHAKE_S = 1.0
+EDGE = Edge("127.0.0.1", 0, header_timeout=1.0, handshake_timeout=HANDSHAKE_S)
+KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "WebSocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": KEY}
+ACCEPTED = (
+    f"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept_key(KEY)}\r\n\r\n"
+)
 
 
 class Replica(socketserver.ThreadingTCPServer):
-    """Answers with the headers that it got. At `/die` it ends the connection without an answer, the first time."""
+    """Answers with the headers that it got. At `/die` it ends the connection without an answer, the first time; at `/silent` it says nothing;
+    at `/socket` it opens a WebSocket, and for a while has nothing to say."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -65,6 +73,14 @@ class _Requests(socketserver.StreamRequestHandler):
             if path != "/-/healthz":
                 seen.append(f"{method} {path}")
             if path == "/die" and seen.count(f"{method} {path}") == 1:
+                return
+            if path == "/silent":
+                self._line()
+                return
+            if path == "/socket":
+                self.wfile.write(ACCEPTED.encode())
+                time.sleep(2 * HANDSHAKE_S)
+                self.wfile.write(b"hello")
                 return
             body = json.dumps(headers).encode()
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -208,6 +224,24 @@ def test_what_is_no_request_gets_no_further(front: Front, replica: Replica, requ
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert replica.seen == []
+
+
+def test_a_handshake_that_is_not_answered_ends(front: Front) -> None:
+    response, body = ask(front, path="/silent", headers=UPGRADE)
+    assert response.status == 504
+    error = error_from_response(response.status, response.headers["Content-Type"], body)
+    assert isinstance(error, Internal)
+
+
+def test_a_websocket_may_be_silent_for_longer_than_its_handshake(front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port), 10) as client:
+        headers = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        client.sendall(f"GET /socket HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+        said = b""
+        while chunk := client.recv(65536):
+            said += chunk
+    assert said.startswith(b"HTTP/1.1 101 ")
+    assert said.endswith(b"hello")
 
 
 def test_the_admin_socket_is_for_its_owner_only(front: Front) -> None:

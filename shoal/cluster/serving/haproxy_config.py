@@ -44,13 +44,15 @@ class Unfamiliar(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where HAProxy listens and how. `certificate`: one PEM file of chain and key; `replica_host`: where replicas on this machine listen."""
+    """Where HAProxy listens and how. `certificate`: one PEM file of chain and key; `replica_host`: where replicas on this machine listen;
+    `handshake_timeout`: seconds in which a replica must have answered a WebSocket's handshake."""
 
     host: str
     port: int
     header_timeout: float
     replica_host: str = "127.0.0.1"
     certificate: str | None = None
+    handshake_timeout: float = 60.0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -193,6 +195,9 @@ def _nothing_deployed(section: _Section) -> None:
 def _backend(section: _Section, edge: Edge) -> None:
     # Serve's own proxy stands in where no replica is left, and lets requests wait for one without an end.
     section.lines = [line for line in section.lines if not re.fullmatch(r"\s*server .* backup", line)]
+    # Requests may take long, handshakes may not: one that nobody answers would hold a connection of all that there are.
+    limit = f"{round(edge.handshake_timeout * 1000)}ms"
+    section.add((f"http-request set-timeout server {limit} if {{ req.hdr(upgrade) -i websocket }}",), first=True)
     if edge.replica_host != "127.0.0.1":
         host = edge.replica_host
         section.lines = [re.sub(r"^(\s*server \S+) 127\.0\.0\.1:", rf"\1 {host}:", line) for line in section.lines]
