@@ -58,7 +58,7 @@ class Limits(_Section):
     history: int = 10_000
     """Ended sandboxes kept in memory; older ones are read from the store"""
     history_age: float = 86400.0
-    """Seconds that the last output of an ended sandbox is kept on its node"""
+    """Seconds that the last output of an ended sandbox is kept on its node; of all of them the newest 2 GiB"""
 
 
 class NodeSettings(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,15 @@ def test_a_log_keeps_the_end_and_its_offset(tmp_path: Path) -> None:
         logs.read("../etc/passwd", 1, 0)
     logs.sweep(max_age=0, now=4e9)
     assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_of_too_many_logs_the_newest_are_kept(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path / "logs", keep_all=3_500)
+    for number in range(5):
+        logs.save(f"sb-{number}", 1, 0, b"x" * 1_000)
+        os.utime(tmp_path / "logs" / f"sb-{number}.1", (number, number))
+    logs.sweep(max_age=100, now=10)
+    assert sorted(file.name for file in (tmp_path / "logs").iterdir()) == ["sb-2.1", "sb-3.1", "sb-4.1"]
 
 
 def test_shapes_differ_by_all_that_is_fixed_at_a_start() -> None:

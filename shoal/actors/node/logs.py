@@ -1,21 +1,25 @@
-"""Output of sandboxes' own commands, kept on the node after their end: at most `KEEP` bytes a stream."""
+"""Output of sandboxes' own commands, kept on the node after their end: at most `KEEP` bytes a stream, and `KEEP_ALL` of all together."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from shoal.model.ids import SANDBOX
 
 KEEP = 1024 * 1024
+KEEP_ALL = 2 * 1024 * 1024 * 1024
 CHUNK = 256 * 1024
 
 
 class LogFiles:
     """`<directory>/<sandbox>.<fd>`: eight bytes, the stream's offset of the first byte kept, then the bytes. Blocking: call in a thread."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keep_all: int = KEEP_ALL) -> None:
         self._directory = directory
+        self._keep_all = keep_all
 
     def save(self, sandbox_id: str, fd: int, offset: int, data: bytes) -> None:
         """Keeps the last `KEEP` bytes of `data`, which begins at `offset` of the stream. Atomic."""
@@ -41,16 +45,23 @@ class LogFiles:
             return offset, b"", True
 
     def sweep(self, max_age: float, now: float | None = None) -> None:
-        """Removes what is older than `max_age` seconds."""
+        """Removes what is older than `max_age` seconds, and the oldest of what is too much: many short sandboxes write more than a disk
+        holds."""
         moment = time.time() if now is None else now
+        left = self._keep_all
+        for written, size, file in sorted(self._files(), reverse=True):
+            left -= size
+            if left < 0 or moment - written > max_age:
+                file.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """(when it was written, its size, file) of each."""
         if not self._directory.exists():
             return
         for file in self._directory.iterdir():
-            try:
-                if moment - file.stat().st_mtime > max_age:
-                    file.unlink()
-            except FileNotFoundError:
-                continue
+            with suppress(FileNotFoundError):
+                found = file.stat()
+                yield found.st_mtime, found.st_size, file
 
     def _file(self, sandbox_id: str, fd: int) -> Path:
         if not SANDBOX.fullmatch(sandbox_id) or fd not in (1, 2):
