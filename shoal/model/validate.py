@@ -17,6 +17,9 @@ MAX_ARGV_ITEMS = 4096
 MAX_ARGV_ITEM = 128 * 1024 - 1  # the kernel's MAX_ARG_STRLEN counts the NUL at its end
 MAX_ARGV_BYTES = 1536 * 1024
 MAX_TAGS = 64
+MAX_KEY = 256
+"""Characters of an idempotency key, or of a region."""
+
 MAX_CORES = 1024.0
 MAX_MEMORY = 16 * 1024 * 1024  # 16 TiB in MiB
 MIN_MEMORY = 16  # MiB: less does not hold the agent and one process
@@ -53,8 +56,10 @@ def check_spec(spec: SandboxSpec, limits: Limits) -> None:
     for field, value in (("region", spec.region), ("idempotency_key", spec.idempotency_key)):
         if value is not None:
             check_text(field, value, "a short text")
-            if len(value) > 256:
-                raise InvalidRequest(f"{field}: {len(value)} characters are too many; use at most 256", field=field)
+            if len(value) > MAX_KEY:
+                raise InvalidRequest(
+                    f"{field}: {len(value)} characters are too many; use at most {MAX_KEY}", field=field
+                )
 
 
 def check_resources(spec: SandboxSpec, limits: Limits) -> None:

@@ -79,8 +79,10 @@ class MemoryStore(Store):
         return self.disk.row(sandbox_id) if sandbox_id in self.disk.sandboxes else None
 
     async def sandbox_named(self, name: str, environment: str) -> dict[str, Any] | None:
-        found = [r for r in self._rows() if (r["spec"]["name"], r["spec"]["environment"]) == (name, environment)]
-        return max(found, key=lambda row: (row["created_at"], row["id"]), default=None)
+        return self._last("name", name, environment)
+
+    async def sandbox_keyed(self, key: str, environment: str) -> dict[str, Any] | None:
+        return self._last("idempotency_key", key, environment)
 
     async def ended(
         self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
@@ -113,6 +115,10 @@ class MemoryStore(Store):
 
     async def close(self) -> None:
         pass
+
+    def _last(self, what: str, value: str, environment: str) -> dict[str, Any] | None:
+        found = [r for r in self._rows() if (r["spec"][what], r["spec"]["environment"]) == (value, environment)]
+        return max(found, key=lambda row: (row["created_at"], row["id"]), default=None)
 
     def _rows(self) -> list[dict[str, Any]]:
         return [json.loads(row) for row in self.disk.sandboxes.values()]

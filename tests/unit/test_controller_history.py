@@ -9,7 +9,7 @@ import pytest
 
 from shoal.actors.controller import history
 from shoal.actors.controller.record import to_row
-from shoal.model.access import INSIDE, Caller
+from shoal.model.access import INSIDE, Caller, Quota
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxNotFound
 from shoal.model.info import Listing
 from shoal.model.states import State
@@ -94,6 +94,42 @@ async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
     again = await asyncio.gather(*(make(controller, wanted) for _ in range(10_000)))
     assert len(set(again)) == 1
     assert world.disk.writes == writes
+    await controller.kill()
+
+
+async def test_a_key_is_good_for_as_long_as_its_sandbox_is_on_record() -> None:
+    world = World(settings={"limits": {"history": 3}})
+    controller = await world.controller()
+    parts = controller.parts
+    wanted = spec(idempotency_key="mine", env={"A": "b"})
+    made = await make(controller, wanted)
+    await controller.begin(parts.sandboxes.terminate(made, INSIDE))
+    await parts.accounts.create_environment("other", Quota(), INSIDE)
+    for _ in range(4):  # which is as much as memory has room for, of all environments together
+        other = await make(controller, spec(environment="other"))
+        await controller.begin(parts.sandboxes.terminate(other, INSIDE))
+    assert parts.registry.get(made) is None
+    assert {await make(controller, wanted) for _ in range(3)} == {made}
+    with pytest.raises(InvalidRequest, match="idempotency_key"):
+        await make(controller, replace(wanted, env={"A": "c"}))
+    assert await make(controller, replace(wanted, environment="other")) != made
+    many = await controller.begin(parts.sandboxes.create_many([spec(idempotency_key="new")] * 10, 30, True, INSIDE))
+    assert len({outcome[0].id for outcome in many if isinstance(outcome, tuple)}) == 1
+    await controller.kill()
+
+
+async def test_a_key_whose_create_failed_is_free_also_when_only_the_store_knows() -> None:
+    world = World(capacity=0, settings={"limits": {"history": 1}})
+    controller = await world.controller()
+    wanted = spec(idempotency_key="again")
+    for tried in (wanted, spec(), spec()):
+        with pytest.raises(DeadlineExceeded):
+            await controller.begin(controller.parts.sandboxes.create(tried, 0.01, True, INSIDE))
+        while controller.parts.registry.live():
+            await controller.parts.registry.live()[0].settled.wait()
+    assert controller.parts.registry.keyed("main", "again") is None
+    world.capacity = 1
+    assert (await controller.parts.sandboxes.get(await make(controller, wanted), INSIDE)).state is State.RUNNING
     await controller.kill()
 
 

@@ -32,14 +32,19 @@ class Admission:
     clock: Callable[[], float] = time.time
     closed: bool = False
 
-    def admit(self, spec: SandboxSpec, deadline_s: float, caller: Caller) -> tuple[SandboxRecord, bool]:
-        """The sandbox for a create, and whether it is a new one rather than that of an earlier call with the same key.
+    def admit(
+        self, spec: SandboxSpec, deadline_s: float, caller: Caller, forgotten: SandboxRecord | None = None
+    ) -> tuple[SandboxRecord, bool]:
+        """The sandbox for a create, and whether it is a new one rather than that of an earlier call with the same key (`forgotten`, where
+        only the store knows of it).
 
         Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `Unavailable`; then there is nothing of it.
         """
         check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
         check_sees_environment(caller, spec.environment)
-        record = self.registry.same_request(spec)  # before all that costs time: what is the same has passed it
+        record = self.registry.same_request(
+            spec, forgotten
+        )  # before all that costs time: what is the same has passed it
         if record is not None:
             record.asked += 1
             return record, False

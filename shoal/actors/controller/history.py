@@ -14,7 +14,9 @@ from shoal.model.errors import Internal
 from shoal.model.ids import NAME, SANDBOX
 from shoal.model.info import Listing
 from shoal.model.sight import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
+from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL
+from shoal.model.validate import MAX_KEY
 
 _PAGE = 100
 _PAGES = 20
@@ -57,6 +59,19 @@ class History:
         if self.registry.complete or not wants_ended(listing):
             return found, None
         return await self._with_older(found, listing)
+
+    async def forgotten(self, spec: SandboxSpec, caller: Caller) -> SandboxRecord | None:
+        """The sandbox that was created with the same idempotency key, where that is so long ago that memory has forgotten it."""
+        key, environment = spec.idempotency_key, spec.environment
+        if key is None or len(key) > MAX_KEY or self.registry.complete or not sees(caller, environment):
+            return None
+        if self.registry.keyed(environment, key) is not None:
+            return None
+        row = await self.store.sandbox_keyed(key, environment)
+        record = None if row is None else _record(row)
+        # Of what is in memory, memory knows better.
+        known = record is None or record.released or not record.ended or self.registry.get(record.id) is not None
+        return None if known else record
 
     async def _stored(self, sandbox_id: str) -> SandboxRecord:
         row = None

@@ -93,11 +93,12 @@ class Registry:
         sandbox_id = self._keys.get((environment, key))
         return None if sandbox_id is None else self.get(sandbox_id)
 
-    def same_request(self, spec: SandboxSpec) -> SandboxRecord | None:
-        """The sandbox that an earlier call with the same idempotency key made. `InvalidRequest` where that call asked for something else."""
+    def same_request(self, spec: SandboxSpec, forgotten: SandboxRecord | None = None) -> SandboxRecord | None:
+        """The sandbox that an earlier call with the same idempotency key made; `forgotten`: the one that only the store knows, if it does.
+        `InvalidRequest` where that call asked for something else."""
         if spec.idempotency_key is None:
             return None
-        record = self.keyed(spec.environment, spec.idempotency_key)
+        record = self.keyed(spec.environment, spec.idempotency_key) or forgotten
         if record is not None and not record.asked_for(spec):
             raise InvalidRequest(
                 "idempotency_key: it was used before for a different request; use a new one for each sandbox",

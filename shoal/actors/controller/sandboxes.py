@@ -48,7 +48,7 @@ class Sandboxes:
     async def create(self, spec: SandboxSpec, deadline_s: float, wait: bool, caller: Caller) -> Made:
         """Creates a sandbox and returns it with a way to its agent, running or (not `wait`) as soon as it is on record, without a way."""
         try:
-            record = self._begin(spec, deadline_s, caller)
+            record = self._begin(spec, deadline_s, caller, await self.history.forgotten(spec, caller))
             if wait:
                 await self.lives.running(record, deadline_s)
             else:
@@ -68,8 +68,10 @@ class Sandboxes:
         outcomes = await asyncio.gather(*creates, return_exceptions=True)
         return [_outcome(outcome) for outcome in outcomes]
 
-    def _begin(self, spec: SandboxSpec, deadline_s: float, caller: Caller) -> SandboxRecord:
-        record, new = self.admission.admit(spec, deadline_s, caller)
+    def _begin(
+        self, spec: SandboxSpec, deadline_s: float, caller: Caller, forgotten: SandboxRecord | None
+    ) -> SandboxRecord:
+        record, new = self.admission.admit(spec, deadline_s, caller, forgotten)
         if new:
             entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
             self.lives.begin(record, [entry])

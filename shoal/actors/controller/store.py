@@ -72,6 +72,10 @@ class Store(ABC):
         """The row of the last sandbox that had that name."""
 
     @abstractmethod
+    async def sandbox_keyed(self, key: str, environment: str) -> dict[str, Any] | None:
+        """The row of the last sandbox that was created with that idempotency key."""
+
+    @abstractmethod
     async def ended(
         self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
     ) -> list[dict[str, Any]]:

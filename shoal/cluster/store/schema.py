@@ -27,8 +27,8 @@ def bring_up_to_date(connection: Connection, name: str) -> None:
         migrate(connection, name)
 
 
-def migrate(connection: Connection, name: str) -> None:
-    """Takes the database from its revision to the newest with Alembic, which is loaded for this only."""
+def migrate(connection: Connection, name: str, revision: str = "head") -> None:
+    """Takes the database from its revision to the newest, or to `revision`, with Alembic, which is loaded for this only."""
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
@@ -41,7 +41,7 @@ def migrate(connection: Connection, name: str) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError as error:
         raise FailedPrecondition(
             f"the store {name} was written by a newer version of Shoal, or by another program ({error}); "

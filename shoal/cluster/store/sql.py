@@ -64,9 +64,10 @@ class SqlStore(Store):
         return await self._one(query)
 
     async def sandbox_named(self, name: str, environment: str) -> dict[str, Any] | None:
-        c = tables.sandboxes.c
-        query = select(c.row).where(c.name == rows.text(name), c.environment == rows.text(environment))
-        return await self._one(query.order_by(c.created_at.desc(), c.id.desc()).limit(1))
+        return await self._last(tables.sandboxes.c.name == rows.text(name), environment)
+
+    async def sandbox_keyed(self, key: str, environment: str) -> dict[str, Any] | None:
+        return await self._last(tables.sandboxes.c.idempotency_key == rows.text(key), environment)
 
     async def ended(
         self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
@@ -135,6 +136,11 @@ class SqlStore(Store):
         if self._database is None or self._writer is None:
             raise FailedPrecondition("the store is not open; open it first")
         return self._database, self._writer
+
+    async def _last(self, which: ColumnElement[bool], environment: str) -> dict[str, Any] | None:
+        c = tables.sandboxes.c
+        query = select(c.row).where(c.environment == rows.text(environment), which)
+        return await self._one(query.order_by(c.created_at.desc(), c.id.desc()).limit(1))
 
     async def _one(self, query: Select[Any]) -> dict[str, Any] | None:
         found = await self._all(query, _sandbox)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration: what `tables` below amount to."""
 
 _BIG = BigInteger().with_variant(
@@ -47,6 +47,7 @@ sandboxes = Table(
     Index(None, "created_at", "id"),
     Index(None, "environment", "created_at", "id"),
     Index(None, "name"),
+    Index(None, "environment", "idempotency_key"),
     Index(None, "ended_at"),
 )
 

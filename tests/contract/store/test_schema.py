@@ -11,9 +11,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from shoal.cluster.store import schema, tables
+from shoal.actors.controller.store import Change
+from shoal.cluster.store import rows, schema, tables
 from shoal.cluster.store.database import Database, postgresql_database, sqlite_database
-from tests.contract.store.conftest import Place
+from shoal.cluster.store.writer import Writer
+from tests.contract.store.conftest import CLUSTER, Place
+from tests.contract.store.things import ended, entry, environment, event, living, plain, token
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -68,6 +73,34 @@ def test_an_older_database_is_migrated(database: Database) -> None:
         assert set(tables.tables.tables) <= set(inspect(connection).get_table_names())
 
 
+async def test_a_database_of_the_first_revision_is_migrated_with_all_that_is_in_it(
+    place: Place, database: Database
+) -> None:
+    with database.writes.begin() as connection:
+        schema.migrate(connection, "test", "0001")
+        assert not any("idempotency_key" in index["column_names"] for index in _indexes(connection))
+    # As the version of that time wrote it: these tables have the same columns still.
+    first = Writer(database, epoch=1)
+    with database.writes.begin() as connection:
+        schema.claim(connection, CLUSTER, "test")
+    row = ended("sb-1", name="web", idempotency_key="k")
+    await first.write(rows.rows_of(Change([row], [event(7)], [entry()], [environment("main")], [token("tk-1")])))
+    await first.close()
+    store = place.store()
+    try:
+        restored = await store.open(CLUSTER, 10)
+        assert restored.sandboxes == [await store.sandbox_keyed("k", "main")] == [plain(row)]
+        assert (restored.environments, restored.tokens) == ([environment("main")], [token("tk-1")])
+        assert restored.last_event == 7
+        assert len(await store.events(0, 10)) == len(await store.audit(None, 10)) == 1
+        await store.write(Change(sandboxes=[living("sb-2")]))
+    finally:
+        await store.close()
+    with database.writes.connect() as connection:
+        assert ["environment", "idempotency_key"] in [index["column_names"] for index in _indexes(connection)]
+        assert connection.execute(tables.version.select()).all() == [(tables.REVISION,)]
+
+
 def test_a_migration_that_fails_leaves_nothing(database: Database) -> None:
     with database.writes.begin() as connection:
         tables.version.create(connection)
@@ -76,6 +109,10 @@ def test_a_migration_that_fails_leaves_nothing(database: Database) -> None:
         schema.bring_up_to_date(connection, "test")
     with database.writes.connect() as connection:
         assert sorted(inspect(connection).get_table_names()) == ["alembic_version", "tokens"]
+
+
+def _indexes(connection: Connection) -> list[Any]:
+    return list(inspect(connection).get_indexes("sandboxes"))
 
 
 def _description(connection: Connection) -> dict[str, Any]:

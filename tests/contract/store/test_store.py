@@ -106,10 +106,20 @@ async def test_a_sandbox_is_found_by_its_id_and_the_last_of_a_name_by_that(store
     assert await store.sandbox_named("web", "third") is None
 
 
+async def test_the_last_sandbox_of_a_key_is_found_by_it(store: Store) -> None:
+    of_old, of_now = (ended(f"sb-{n}", at=float(n), idempotency_key="k") for n in (1, 2))
+    await store.write(Change(sandboxes=[of_now, of_old, living("sb-3", idempotency_key="k", environment="other")]))
+    assert await store.sandbox_keyed("k", "main") == plain(of_now)
+    assert (await store.sandbox_keyed("k", "other") or {})["id"] == "sb-3"
+    assert await store.sandbox_keyed("k", "third") is None
+    assert await store.sandbox_keyed("l", "main") is None
+
+
 async def test_names_from_outside_that_no_database_takes_are_not_found(store: Store) -> None:
     for hostile in ("\0", "a\0b", "\ud800", "'; DROP TABLE sandboxes; --", "x" * 100_000):
         assert await store.sandbox(hostile) is None
         assert await store.sandbox_named(hostile, hostile) is None
+        assert await store.sandbox_keyed(hostile, hostile) is None
         assert await store.ended(hostile, (1.0, hostile), 5) == []
         assert await store.events(0, 5, environment=hostile, sandbox_id=hostile) == []
         assert await store.audit(None, 5, environment=hostile) == []
