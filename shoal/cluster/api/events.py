@@ -10,13 +10,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from pydantic_core import to_json
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import Reader, environment_for
 from shoal.cluster.api.context import Cluster
+from shoal.cluster.api.flowing import Flowing
 from shoal.cluster.api.models import EnvironmentQuery, Events, SandboxId
 from shoal.cluster.api.routes import new_router
+from shoal.cluster.api.sockets import guard
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import InvalidRequest
 from shoal.model.states import TERMINAL
@@ -57,6 +60,7 @@ def router() -> APIRouter:
     )
     async def sandbox_events(
         sandbox_id: SandboxId,
+        request: Request,
         who: Reader,
         cluster: Cluster,
         after: After = None,
@@ -68,10 +72,11 @@ def router() -> APIRouter:
         start = _start(last_event_id, after) or 0
         if not follow:
             return _now(await cluster.admin.events(start, sandbox_id=sandbox_id))
-        return _stream(_of_sandbox(cluster, sandbox_id, start))
+        return _stream(request, _of_sandbox(cluster, sandbox_id, start))
 
     @routes.get("/v1/events", response_class=Response, responses=both, summary="Follow all events")
     async def all_events(
+        request: Request,
         who: Reader,
         cluster: Cluster,
         environment: EnvironmentQuery = None,
@@ -89,7 +94,7 @@ def router() -> APIRouter:
             await cluster.admin.environment(chosen)
         if start is None:
             start = await cluster.admin.last_event()
-        return _stream(_of_all(cluster, chosen, start))
+        return _stream(request, _of_all(cluster, chosen, start))
 
     return routes
 
@@ -106,8 +111,8 @@ def _now(events: list[SandboxEvent]) -> Json:
     return Json({"events": [event.to_dict() for event in events]})
 
 
-def _stream(lines: AsyncGenerator[bytes, None]) -> StreamingResponse:
-    return StreamingResponse(lines, headers=_HEADERS, media_type="text/event-stream")
+def _stream(request: Request, lines: AsyncGenerator[bytes, None]) -> Flowing:
+    return Flowing(lines, headers=_HEADERS, media_type="text/event-stream", check=lambda: guard(request))
 
 
 async def _of_sandbox(cluster: Transport, sandbox_id: str, after: int) -> AsyncGenerator[bytes, None]:

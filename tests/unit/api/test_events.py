@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from shoal.cluster.api import events
+from shoal.cluster.api import events, sockets
+from shoal.cluster.api.flowing import sending
+from shoal.model.access import Scope
 from tests.api import Api
 
 
 class Stream:
     """A stream of server-sent events."""
 
-    def __init__(self, api: Api, path: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, api: Api, path: str, headers: dict[str, str] | None = None, *, token: str | None = None) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
-        self.connection.request("GET", path, headers={"Authorization": f"Bearer {api.root}", **(headers or {})})
+        bearer = {"Authorization": f"Bearer {token or api.root}"}
+        self.connection.request("GET", path, headers={**bearer, **(headers or {})})
         self.response = self.connection.getresponse()
         assert self.response.status == 200
         assert self.response.headers["content-type"].startswith("text/event-stream")
@@ -96,6 +99,30 @@ def test_a_silent_stream_says_that_it_is_there(api: Api, monkeypatch: pytest.Mon
         stream = Stream(api, f"{path}?after={last}")
         assert [stream.block()[0][0] for _ in range(4)] == [":"] * 4
         stream.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/sandboxes/{}/events"])
+def test_a_revoked_token_ends_its_streams(api: Api, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(sockets, "_RECHECK_S", 0.1)
+    made = api.sandbox()
+    token = api.token("main", Scope.READ)
+    stream = Stream(api, path.format(made["id"]), token=token)
+    assert stream.block()[0].startswith(":")
+    api.ask("DELETE", f"/v1/tokens/{token.split('_')[1]}")
+    with pytest.raises(http.client.IncompleteRead):
+        stream.response.read()  # which waits for the next event, were it not broken off
+    stream.close()
+
+
+def test_who_does_not_read_a_stream_counts_as_one_who_does_not_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    begin = sending.begin
+    monkeypatch.setattr(sending, "begin", lambda windows: (seen.append(windows), begin(windows))[1])
+    made = api.sandbox()
+    stream = Stream(api, f"/v1/sandboxes/{made['id']}/events")
+    assert stream.event() is not None
+    stream.close()
+    assert seen
 
 
 def test_not_followed_they_are_json(api: Api) -> None:
