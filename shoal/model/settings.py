@@ -203,6 +203,20 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Settings:
-        """The settings as another process had them. `data` is complete and comes first of all sources, so this process's
-        environment and files change nothing."""
-        return cls(**data)
+        """The settings as another process had them, whatever stands in this one's environment and files."""
+        return cls.model_construct(**dict(_Carried(**data)))
+
+
+class _Carried(Settings):
+    """Made of what it is given alone: a mistake in this machine's file must not keep what restarts from starting."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
