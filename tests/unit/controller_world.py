@@ -18,10 +18,11 @@ from shoal.actors.controller.placement import Machine
 from shoal.actors.controller.slots import Slot
 from shoal.actors.controller.store import Change
 from shoal.actors.messages import Began, End
-from shoal.model.errors import NotFound, SandboxNotFound, Unavailable
+from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
+from tests.unit.builders import spec
 from tests.unit.memory_store import Disk, MemoryStore
 
 T = TypeVar("T")
@@ -31,8 +32,8 @@ SECRET = b"s" * 32
 
 @dataclass
 class FakeSlot:
-    """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended. `dies_ending`: SIGKILL strikes it when it has
-    removed its container and has not said so yet."""
+    """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended. `fails`: what its next start fails with;
+    `dies_ending`: SIGKILL strikes it when it has removed its container and has not said so yet."""
 
     world: World
     id: str
@@ -41,26 +42,35 @@ class FakeSlot:
     sandbox_id: str | None = None
     beginning: asyncio.Task[Began] | None = None
     end: asyncio.Future[End] | None = None
+    fails: ShoalError | None = None
     dies_ending: bool = False
 
-    async def start(self, sandbox_id: str, spec: SandboxSpec) -> Began:
+    async def start(self, sandbox_id: str, wanted: SandboxSpec) -> Began:
         assert self.sandbox_id in (None, sandbox_id), "a slot was given a second sandbox"
         if self.beginning is None:
             self.sandbox_id = sandbox_id
             self.end = asyncio.get_running_loop().create_future()
             self.beginning = asyncio.create_task(self._begin(sandbox_id))
+            self.beginning.add_done_callback(self._forget_failed)
         return await asyncio.shield(self.beginning)
+
+    def _forget_failed(self, beginning: asyncio.Task[Began]) -> None:
+        if beginning.cancelled() or beginning.exception() is not None:
+            self.sandbox_id = self.beginning = self.end = None
 
     async def _begin(self, sandbox_id: str) -> Began:
         await asyncio.sleep(self.world.start_s)
         if not self.alive:
             raise Unavailable("gone", actor="gone")
+        failure, self.fails = self.fails, None
+        if failure is not None:
+            raise failure
         self.world.starts.append(sandbox_id)
         assert sandbox_id not in self.world.containers, "a sandbox has two containers"
         self.world.containers[sandbox_id] = f"c-{len(self.world.starts)}"
         return Began(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm=False)
 
-    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> Began:
+    async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> Began:
         if sandbox_id not in self.world.containers:
             raise NotFound("no container")
         self.sandbox_id = sandbox_id
@@ -162,8 +172,9 @@ async def _nothing(change: Change) -> None:
 
 @dataclass
 class World:
-    """What outlives a controller. `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox;
-    `before_write`, `after_write`: what comes between a controller and its disk."""
+    """What outlives a controller. `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox,
+    `remove_s`: the node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`: what
+    comes between a controller and its disk."""
 
     disk: Disk = field(default_factory=Disk)
     slots: dict[str, FakeSlot] = field(default_factory=dict)
@@ -171,6 +182,8 @@ class World:
     starts: list[str] = field(default_factory=list)
     capacity: int = 100
     start_s: float = 0.0
+    remove_s: float = 0.0
+    new_slots_fail: ShoalError | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     before_write: Callable[[Change], Awaitable[None]] = _nothing
@@ -194,6 +207,7 @@ class World:
         """As `shoal.actors.handles.call`: what is called goes on, whatever becomes of the caller."""
         if handle == "node":
             assert method == "remove_sandbox"
+            await asyncio.sleep(self.remove_s)
             self.containers.pop(args[0], None)
             return None
         if not handle.alive:
@@ -219,10 +233,17 @@ class World:
         self.containers.pop(sandbox_id)
         slot.end.set_result(End(Reason.COMPLETED, returncode, f"its command ended with {returncode}", time.time()))
 
+    async def idle_slot(self, controller: Controller) -> FakeSlot:
+        """One of the default shape that is ready for its first sandbox."""
+        slot = self.create(spec().slot_shape)
+        await self.placed(slot)
+        controller.parts.pool.put(slot)
+        return self.slots[slot.id]
+
     # A maker of slots
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
-        made = FakeSlot(self, f"slot-{len(self.slots)}", shape)
+        made = FakeSlot(self, f"slot-{len(self.slots)}", shape, fails=self.new_slots_fail)
         self.slots[made.id] = made
         return Slot(made.id, shape, made)
 
@@ -250,6 +271,11 @@ class World:
         slot = self.slots[slot_id]
         await asyncio.sleep(0)
         return (Slot(slot.id, slot.shape, slot, NODE), slot.sandbox_id) if slot.alive else None
+
+
+async def steps(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 async def until(true: Callable[[], bool], what: str) -> None:

@@ -11,17 +11,12 @@ from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import SandboxEnded, Unavailable
 from shoal.model.states import State
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, World, until
+from tests.unit.controller_world import Controller, World, steps, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 STEPS = 35
 """Turns of the loop after which all that is tried here is long done."""
-
-
-async def steps(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 def living(controller: Controller) -> list[State]:
@@ -49,9 +44,7 @@ async def test_creates_that_nobody_waits_for_are_finished(killed_after: int, idl
     world = World(start_s=start_s)
     first = await world.controller()
     for _ in range(idle):
-        slot = world.create(spec().slot_shape)
-        await world.placed(slot)
-        first.parts.pool.put(slot)
+        await world.idle_slot(first)
     wanted = [spec(idempotency_key=str(n), name=f"n{n}") for n in range(3)]
     accepting = first.begin(first.parts.sandboxes.create_many(wanted, 60, False, INSIDE))
     await steps(killed_after)

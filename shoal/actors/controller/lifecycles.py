@@ -60,6 +60,7 @@ class Lifecycles:
     _slots: dict[str, Slot] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _creating: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _waiting: set[str] = field(default_factory=set)
     _removals: set[asyncio.Task[None]] = field(default_factory=set)
 
     # -- bringing up --------------------------------------------------------------------------------
@@ -134,8 +135,7 @@ class Lifecycles:
         try:
             while True:
                 if slot is None:
-                    left = max(0.0, record.deadline - time.time())
-                    slot = await self.pool.take(record.spec.slot_shape, left)
+                    slot = await self._room(record)
                     await self._assign(record, slot)
                 try:
                     await self._start(record, slot)
@@ -147,9 +147,21 @@ class Lifecycles:
                         raise
                     slot = None
         except ShoalError as error:
-            self.registry.release_key(record)
-            await self._finish(record, failed_start(error))
+            if not record.ended:
+                self.registry.release_key(record)
+                await self._finish(record, failed_start(error))
             raise
+
+    async def _room(self, record: SandboxRecord) -> Slot:
+        """The next free slot. Nothing of the sandbox is anywhere while it waits in here: here, and nowhere else, its making may be cancelled."""
+        if record.ended_by is not None:  # asked for while an earlier slot had it
+            await self._finish(record, given_up(ON_REQUEST))
+            raise ended_error(record)
+        self._waiting.add(record.id)
+        try:
+            return await self.pool.take(record.spec.slot_shape, max(0.0, record.deadline - time.time()))
+        finally:
+            self._waiting.discard(record.id)
 
     def _place(self, record: SandboxRecord, slot: Slot) -> None:
         record.slot_id = slot.id
@@ -223,7 +235,7 @@ class Lifecycles:
     async def _bring_down(self, record: SandboxRecord, message: str) -> None:
         creating = self._creating.get(record.id)
         if creating is not None:
-            if record.id not in self._slots:  # still waiting for room; first of all it must not find any more
+            if record.id in self._waiting:  # first of all it must not find room any more
                 creating.cancel()
                 await self._finish(record, given_up(message))
                 return
@@ -293,8 +305,10 @@ class Lifecycles:
         self._tasks.pop(record.id, None)
         self.registry.settle(record)
         self.figures.ended(record)
-        await self.ledger.keep(record, entered(record))
-        record.settled.set()
+        try:
+            await self.ledger.keep(record, entered(record))
+        finally:
+            record.settled.set()
 
     # -- after a restart ----------------------------------------------------------------------------
 
