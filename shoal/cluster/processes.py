@@ -43,15 +43,19 @@ def alive(process: ProcessRef) -> bool:
 
 
 def of_cluster(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """Everything of that cluster's Ray: daemons, workers and what workers started. Never this process nor those it lives under."""
+    """Everything of that cluster's Ray: daemons, workers and what workers started. Never this process nor those it lives under.
+
+    Nor one in a container, whatever it wears: a sandbox that bore such processes faster than they end would keep `stop` busy for ever."""
     mark, logs = f"{MARK}={cluster}".encode(), f"{temp_dir}/session_"
-    spared = _ancestors()
+    spared, here = _ancestors(), _namespace("self")
     found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) in spared:
             continue
         process = ref(int(entry.name))
-        if process is not None and (_marked(process.pid, mark) or _writes_raylet_log(process.pid, logs)):
+        if process is None or not (_marked(process.pid, mark) or _writes_raylet_log(process.pid, logs)):
+            continue
+        if _namespace(entry.name) == here:
             found.append(process)
     return found
 
@@ -104,6 +108,14 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         pass  # somebody else's child
+
+
+def _namespace(pid: str) -> str | None:
+    """By which pids are counted where that process lives."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:  # gone, or another user's
+        return None
 
 
 def _marked(pid: int, mark: bytes) -> bool:

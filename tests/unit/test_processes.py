@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shoal.cluster import processes
+from shoal.cluster import local_ray, processes
 from shoal.model.cluster_file import ProcessRef
 
 SLEEP = [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(60)"]
@@ -55,6 +55,15 @@ def test_marked_processes_and_their_children_are_the_clusters(tmp_path: Path) ->
         assert other.pid not in found
         assert processes.of_cluster("aaaa000", tmp_path) == []
         processes.stop(processes.of_cluster("aaaa0001", tmp_path), grace_s=5)
+
+
+def test_what_a_sandbox_marks_is_not_the_clusters(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        unshare += ["--user", "--map-root-user"]
+    with running([*unshare, "env", f"{processes.MARK}=aaaa0004", *SLEEP]):
+        assert processes.of_cluster("aaaa0004", tmp_path) == []
+        assert local_ray.stop("aaaa0004", tmp_path) == []
 
 
 def test_one_that_writes_the_raylets_log_is_the_clusters_and_a_reader_is_not(tmp_path: Path) -> None:
