@@ -273,6 +273,39 @@ class World:
         return (Slot(slot.id, slot.shape, slot, NODE), slot.sandbox_id) if slot.alive else None
 
 
+class Refusal:
+    """A world's store that holds up the first write from now on, and refuses it in the end."""
+
+    def __init__(self, world: World) -> None:
+        self.come = asyncio.Event()
+        self.refuse = asyncio.Event()
+        world.before_write = self.before_write
+
+    async def before_write(self, change: Change) -> None:
+        first = not self.come.is_set()
+        self.come.set()
+        await self.refuse.wait()  # those behind it wait too: a store has one writer
+        if first:
+            raise Unavailable("the store does not answer; nothing was done")
+
+
+class Away:
+    """A world's store that is away. `refused`: the sandboxes whose writes it has refused."""
+
+    def __init__(self, world: World) -> None:
+        self.refused: set[str] = set()
+        self._world = world
+        self._before = world.before_write
+        world.before_write = self.before_write
+
+    async def before_write(self, change: Change) -> None:
+        self.refused |= {row["id"] for row in change.sandboxes}
+        raise Unavailable("the store does not answer; nothing was done")
+
+    def back(self) -> None:
+        self._world.before_write = self._before
+
+
 async def steps(number: int) -> None:
     for _ in range(number):
         await asyncio.sleep(0)

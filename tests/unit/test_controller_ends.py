@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from shoal.model.access import INSIDE
-from shoal.model.errors import ImageNotFound
+from shoal.model.errors import ImageNotFound, SandboxNotFound, Unavailable
 from tests.unit.builders import spec
-from tests.unit.controller_world import World, steps
+from tests.unit.controller_world import Refusal, World, steps
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -37,6 +37,36 @@ async def test_a_start_that_fails_while_its_end_is_asked_for(asked_after: int, i
     assert [kind in ("failed", "terminated") for kind in told].count(True) == 1, "it ends once"
     assert world.containers == {}
     assert controller.parts.registry.usage("main").sandboxes == 0
+    await controller.kill()
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+@pytest.mark.parametrize("idle", [True, False])
+async def test_a_create_that_is_refused_while_its_end_is_asked_for(given_up: bool, idle: bool) -> None:
+    world = World()
+    controller = await world.controller()
+    sandboxes = controller.parts.sandboxes
+    if idle:
+        await world.idle_slot(controller)
+    refusal = Refusal(world)
+    creating = controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
+    await refusal.come.wait()
+    (record,) = controller.parts.registry.live()
+    ask = sandboxes.give_up([("main", "k")], INSIDE) if given_up else sandboxes.terminate(record.id, INSIDE)
+    ending = controller.begin(ask)
+    await steps(5)
+    refusal.refuse.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await creating
+        if given_up:
+            assert await ending == [("main", "k")], "there is nothing of it"
+        else:
+            with pytest.raises(Unavailable):
+                await ending
+    assert world.disk.sandboxes == {}
+    with pytest.raises(SandboxNotFound):
+        await controller.begin(sandboxes.terminate(record.id, INSIDE))
     await controller.kill()
 
 

@@ -19,7 +19,7 @@ from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavail
 from shoal.model.states import State
 from tests.contract.store.things import entry, event, living
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, World, until
+from tests.unit.controller_world import Away, Controller, Refusal, World, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -72,22 +72,6 @@ class TestWhoseStoreItIs:
 async def made(controller: Controller) -> str:
     info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 60, True, INSIDE))
     return info.id
-
-
-class Refusal:
-    """A world's store that holds up the first write from now on, and refuses it in the end."""
-
-    def __init__(self, world: World) -> None:
-        self.come = asyncio.Event()
-        self.refuse = asyncio.Event()
-        world.before_write = self.before_write
-
-    async def before_write(self, change: Change) -> None:
-        first = not self.come.is_set()
-        self.come.set()
-        await self.refuse.wait()  # those behind it wait too: a store has one writer
-        if first:
-            raise Unavailable("the store does not answer; nothing was done")
 
 
 class TestWhatIsRefused:
@@ -150,23 +134,6 @@ class TestWhatIsRefused:
         row = world.disk.row(sandbox_id)
         assert (row["tags"], row["ended_by"], row["state"]) == ({"a": "b"}, "cluster", "terminated")
         await controller.kill()
-
-
-class Away:
-    """A world's store that is away. `refused`: the sandboxes whose writes it has refused."""
-
-    def __init__(self, world: World) -> None:
-        self.refused: set[str] = set()
-        self._world = world
-        self._before = world.before_write
-        world.before_write = self.before_write
-
-    async def before_write(self, change: Change) -> None:
-        self.refused |= {row["id"] for row in change.sandboxes}
-        raise Unavailable("the store does not answer; nothing was done")
-
-    def back(self) -> None:
-        self._world.before_write = self._before
 
 
 class TestWhatIsLate:

@@ -225,6 +225,15 @@ class TestRegistry:
         assert registry.usage("main").sandboxes == 0
         registry.add(record("sb-2", name="n", idempotency_key="k"))
 
+    def test_what_could_not_be_put_on_record_takes_nobody_s_name(self) -> None:
+        registry = Registry(10)
+        for number in range(2):
+            registry.add(had_it := running(f"sb-{number}", name="n"))
+            registry.settle(ended(had_it))
+        registry.add(refused := record("sb-2", name="n"))
+        registry.retract(refused)
+        assert registry.find("n", "main") is had_it, "the last that had it"
+
     def test_a_restart_brings_back_names_keys_and_use(self) -> None:
         registry = Registry(10)
         failed = record("sb-0", idempotency_key="again")

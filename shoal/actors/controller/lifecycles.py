@@ -80,8 +80,6 @@ class Lifecycles:
             await asyncio.wait([task, accepted], return_when=asyncio.FIRST_COMPLETED)
         finally:
             accepted.cancel()
-        if record.ended:  # terminated in the very moment
-            raise ended_error(record)
         if not record.accepted.is_set():
             task.result()
 
@@ -221,7 +219,9 @@ class Lifecycles:
     # -- ending -------------------------------------------------------------------------------------
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon as it is back."""
+        """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon as it is back.
+        Raises what kept the sandbox off the record (then there is nothing of it), or the wish for its end (then it lives on)."""
+        await self.accepted(record)  # or the wish might come to be on record alone
         if not record.ended:
             await self._note_end(record, by)
             await self._bring_down(record, message)

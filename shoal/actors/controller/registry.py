@@ -64,6 +64,11 @@ class Registry:
             self.usage(record.spec.environment).remove(record.spec)
             self.usage(record.spec.environment).take_back()
         self._unlink(record)
+        if record.spec.name is not None:
+            name = record.spec.environment, record.spec.name
+            former = (r.id for r in reversed(self._ended.values()) if (r.spec.environment, r.spec.name) == name)
+            if name not in self._names and (had_it := next(former, None)) is not None:
+                self._names[name] = had_it
 
     def release_key(self, record: SandboxRecord) -> None:
         """A create failed so that it may be tried again under the same key."""

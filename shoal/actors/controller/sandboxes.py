@@ -82,8 +82,15 @@ class Sandboxes:
         knows. One that another create has asked for too lives on: that one may have been answered."""
         known = [(key, record) for key in keys if (record := self.registry.keyed(*key)) is not None]
         mine = [record for _, record in known if record.asked <= 1 and record.created_by == caller.token]
-        await asyncio.gather(*(self.lives.terminate(record, "its creator gave up", caller) for record in mine))
+        await asyncio.gather(*(self._give_up(record, caller) for record in mine))
         return [key for key, _ in known]
+
+    async def _give_up(self, record: SandboxRecord, caller: Caller) -> None:
+        try:
+            await self.lives.accepted(record)
+        except ShoalError:
+            return  # its create failed: there is nothing of it
+        await self.lives.terminate(record, "its creator gave up", caller)
 
     async def get(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """Its state, its end included; `SandboxNotFound`."""
