@@ -67,7 +67,8 @@ class Administration:
 
     @method_twin
     async def delete_environment(self, name: str) -> None:
-        """Takes it away, and revokes its tokens. `FailedPrecondition` while sandboxes live in it; `main` stays (`InvalidRequest`)."""
+        """Takes it away, and revokes its tokens. `FailedPrecondition` while sandboxes live in it; `main` stays (`InvalidRequest`).
+        Its name is free again once what happened in it is forgotten."""
         await self.transport.admin.delete_environment(name)
 
     # Tokens

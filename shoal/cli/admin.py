@@ -163,7 +163,7 @@ def set_quota(
 
 @environments.command("rm")
 def delete_environment(name: Name) -> None:
-    """Take an environment away, and revoke its tokens. No sandbox may live in it.
+    """Take an environment away, and revoke its tokens. No sandbox may live in it. Its name is free again once what happened in it is forgotten.
 
     \b
     Examples:

@@ -36,7 +36,8 @@ class Admin(ABC):
 
     @abstractmethod
     async def delete_environment(self, name: str) -> None:
-        """Takes it away and revokes its tokens; `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for `main`."""
+        """Takes it away and revokes its tokens; `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for `main`.
+        Its name is free again once what happened in it is forgotten."""
 
     # Tokens
 

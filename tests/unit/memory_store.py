@@ -110,6 +110,10 @@ class MemoryStore(Store):
     async def audit(self, before: int | None, limit: int, *, environment: str | None = None) -> list[AuditEntry]:
         return [entry for entry in reversed(self.disk.audit) if environment in (None, entry.environment)][:limit]
 
+    async def was_deleted(self, environment: str) -> bool:
+        deletion = ("environment.delete", "ok", environment)
+        return any((entry.action, entry.outcome, entry.environment) == deletion for entry in self.disk.audit)
+
     async def expire(self, before: float) -> int:
         return 0
 

@@ -159,6 +159,22 @@ class TestEnvironments:
         assert (await again.parts.sandboxes.get(made, INSIDE)).ended, "its history stays"
         await again.kill()
 
+    async def test_the_past_of_one_that_was_deleted_is_nobody_else_s(self) -> None:
+        world = World()
+        controller = await world.controller()
+        await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
+        await controller.parts.accounts.delete_environment("dev", INSIDE)
+        for _ in range(2):  # before and after a restart
+            with pytest.raises(AlreadyExists, match="choose another") as caught:
+                await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
+            assert caught.value.fields["field"] == "name"
+            assert "dev" not in world.disk.environments
+            await controller.kill()
+            controller = await world.controller()
+        world.disk.audit.clear()  # once it is forgotten
+        await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
+        await controller.kill()
+
     @pytest.mark.parametrize("bad", [Quota(sandboxes=-1), Quota(cpu=float("nan")), Quota(memory=1.5)])  # type: ignore[arg-type]
     async def test_senseless_quotas_are_refused(self, bad: Quota) -> None:
         controller = await World().controller()
@@ -367,6 +383,19 @@ class TestAtOnce:
         assert stored is not None
         assert stored.info.revoked_at is not None
         assert world.disk.tokens[made[0].id] == stored
+        await controller.kill()
+
+    async def test_of_an_environment_that_is_deleted_meanwhile_none_of_its_name_is_made(self) -> None:
+        controller = await World().controller()
+        accounts = controller.parts.accounts
+        await accounts.create_environment("dev", Quota(), INSIDE)
+        deleted, made = await asyncio.gather(
+            accounts.delete_environment("dev", INSIDE),
+            accounts.create_environment("dev", Quota(), INSIDE),
+            return_exceptions=True,
+        )
+        assert deleted is None
+        assert isinstance(made, AlreadyExists)
         await controller.kill()
 
     async def test_a_quota_brings_no_deleted_environment_back(self) -> None:

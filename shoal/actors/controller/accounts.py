@@ -72,6 +72,7 @@ class Accounts:
         return self._known(name).quota
 
     async def create_environment(self, name: str, quota: Quota, caller: Caller) -> Environment:
+        """A new one; `AlreadyExists` also where one of that name was deleted and is still remembered."""
         _need_everything(caller, "make environments")
         if not NAME.fullmatch(name):
             raise InvalidRequest(
@@ -83,6 +84,13 @@ class Accounts:
                 raise AlreadyExists(f"name: there is an environment {name!r} already; choose another", field="name")
             if len(self._environments) >= MAX_ENVIRONMENTS:
                 raise QuotaExceeded(f"there are {MAX_ENVIRONMENTS} environments, which is the most; delete some")
+            if await self._ledger.store.was_deleted(name):
+                # Sandboxes, events and keys are told apart by the name: whoever had it next would see another's.
+                raise AlreadyExists(
+                    f"name: an environment {name!r} was deleted, and what happened in it is kept under that name for "
+                    "`store.retention`; choose another, or wait until that is over",
+                    field="name",
+                )
             made = Environment(name, quota, self._clock())
             await self._ledger.write(_environment_change(made, "environment.create", caller))
             self._environments[name] = made

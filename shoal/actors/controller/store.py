@@ -93,6 +93,10 @@ class Store(ABC):
         """The newest entries, newest first, with an id below `before`."""
 
     @abstractmethod
+    async def was_deleted(self, environment: str) -> bool:
+        """Whether an environment of that name was deleted so lately that what happened in it may still be kept."""
+
+    @abstractmethod
     async def expire(self, before: float) -> int:
         """Forgets sandboxes that ended, events and audit entries from before that moment; how many rows. Tokens that were revoked or expired
         before it go too."""

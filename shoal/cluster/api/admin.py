@@ -136,7 +136,8 @@ def _add_environments(routes: APIRouter) -> None:
         summary="Delete an environment",
     )
     async def delete_environment(name: Name, who: Owner, cluster: Cluster) -> Response:
-        """Revokes its tokens too. Refused while sandboxes live in it, and for `main`."""
+        """Revokes its tokens too. Refused while sandboxes live in it, and for `main`. Its name is free again once what
+        happened in it is forgotten."""
         await cluster.admin.delete_environment(name)
         return Response(status_code=204)
 

@@ -99,6 +99,14 @@ class SqlStore(Store):
             query = query.where(c.environment == rows.text(environment))
         return await self._all(query, rows.audit_of)
 
+    async def was_deleted(self, environment: str) -> bool:
+        c = tables.audit.c
+        # Its deletion was the last that happened in it: once that is forgotten, all before it is.
+        query = select(c.id).where(
+            c.environment == rows.text(environment), c.action == "environment.delete", c.outcome == "ok"
+        )
+        return bool(await self._all(query.order_by(c.id.desc()).limit(1), tuple))
+
     async def expire(self, before: float) -> int:
         _, writer = self._opened()
         token = tables.tokens.c

@@ -214,6 +214,21 @@ async def test_audit_entries_get_rising_ids_and_come_newest_first(store: Store) 
     assert (await store.audit(None, 1))[0].id > newest
 
 
+async def test_it_knows_of_environments_that_were_deleted_until_that_is_forgotten(store: Store) -> None:
+    await store.write(
+        Change(
+            audit=[
+                entry(5.0, action="environment.delete", environment="gone"),
+                entry(9.0, action="environment.create", environment="here"),
+                entry(9.0, action="environment.delete", environment="here", outcome="failed_precondition"),
+            ]
+        )
+    )
+    assert [await store.was_deleted(name) for name in ("gone", "here", "never", "\0")] == [True, False, False, False]
+    await store.expire(6.0)
+    assert not await store.was_deleted("gone")
+
+
 async def test_what_a_hostile_client_sends_gets_into_the_audit_log(store: Store) -> None:
     await store.write(Change(audit=[entry(target="a\0b", request_id="\ud800", address="x" * 10_000, token="ü")]))
     [found] = await store.audit(None, 10)
