@@ -84,10 +84,11 @@ class HttpCalls:
         it does sent once. `takes_s`: seconds that the API may take for it; `deadline_s`: the same, which the API is told as `deadline`, what is
         left of it each time.
         """
-        asked = self._clock()
         # What does work over there has its turn first: none of its time passes meanwhile, but a deadline's, which is its caller's.
-        waits = method == "GET" or (takes_s == 0 and deadline_s is None)
-        async with nullcontext() if waits else (await self.pools.get()).turns:
+        works = method != "GET" and (takes_s > 0 or deadline_s is not None)
+        turn = (await self.pools.get()).turns if works else nullcontext()
+        asked = self._clock()
+        async with turn:
             request_id = new_request_id()
             started = since = self._clock()
             delay = _FIRST_DELAY_S
