@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack, cast, overload
 
 from shoal._spec import Cpu, Memory, build_spec
-from shoal.model.errors import InvalidRequest, ShoalError
+from shoal.model.errors import DeadlineExceeded, InvalidRequest, ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import NetworkMode, Runtime, SandboxSpec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Creates that go to the cluster in one call."""
+
+_DOUBT_S = 30.0
 
 MOST = 100_000
 """More than this in one call is a mistake."""
@@ -100,12 +102,12 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-async def specs_of(client: Client, wanted: Wanted, common: Mapping[str, Any]) -> list[SandboxSpec]:
-    """A spec for each that is wanted. Raises `InvalidRequest` for arguments that none has, and shapes that do not fit."""
+async def specs_of(client: Client, wanted: Wanted, common: Mapping[str, Any], key: str) -> list[SandboxSpec]:
+    """A spec for each that is wanted, with an idempotency key of its own made of `key`. Raises `InvalidRequest` for arguments that none has, and
+    shapes that do not fit."""
     own = _options_of_each(wanted)
     if len(own) > 1 and common.get("name") is not None:
         raise InvalidRequest("name: it is one sandbox's only; give each its own in the list `wanted`", field="name")
-    key = common.get("idempotency_key") or secrets.token_hex(16)
     specs = []
     for number, options in enumerate(own):
         given = {**common, "idempotency_key": f"{key}:{number}", **options}
@@ -127,22 +129,77 @@ def _options_of_each(wanted: Any) -> Sequence[Mapping[str, Any]]:
     )
 
 
-async def create_all(client: Client, specs: Sequence[SandboxSpec], deadline: float) -> list[SandboxInfo | ShoalError]:
-    """What became of each, in their order."""
+async def create_all(
+    client: Client, specs: Sequence[SandboxSpec], *, key: str | None, deadline: float, or_none: bool
+) -> list[SandboxInfo | ShoalError]:
+    """What became of each, in their order, within `deadline` seconds. `key`: the specs' idempotency key, where the caller does not know it.
+
+    `or_none`: where one could not be made, the others are ended and its error is raised. Where it is given up, none stays either way.
+    """
+    end = time.monotonic() + deadline
     made: list[SandboxInfo | ShoalError] = []
-    for start in range(0, len(specs), BATCH):
-        made += await client.transport.create_many(specs[start : start + BATCH], deadline=deadline)
+    try:
+        for start in range(0, len(specs), BATCH):
+            batch = specs[start : start + BATCH]
+            try:
+                made += await _create_batch(client, batch, end - time.monotonic(), deadline)
+            except ShoalError as error:
+                if not made:
+                    raise named(error, key) from None
+                made += [error if or_none else named(error, key)] * len(batch)
+            if or_none and any(isinstance(each, ShoalError) for each in made):
+                break
+    except asyncio.CancelledError:
+        await client.undoing.undo(_end(client, specs, made))  # the transport undoes what was under way
+        raise
+    if or_none and (errors := [each for each in made if isinstance(each, ShoalError)]):
+        await client.undoing.undo(_end(client, specs, made), whole=True)
+        if lost(errors[0]):
+            errors[0].retryable = False
+        raise errors[0]
     return made
 
 
-async def or_none(client: Client, made: Sequence[SandboxInfo | ShoalError]) -> list[SandboxInfo]:
-    """All of them; where one could not be made, the others are ended and its error is raised."""
-    errors = [each for each in made if isinstance(each, ShoalError)]
-    good = [each for each in made if isinstance(each, SandboxInfo)]
-    if not errors:
-        return good
-    await asyncio.gather(*(client.transport.terminate(info.id) for info in good), return_exceptions=True)
-    raise errors[0]
+def lost(error: ShoalError) -> bool:
+    """Whether it is the answer that did not come: what was asked for may have been done."""
+    return isinstance(error, Unavailable) and bool(error.fields.get("sent"))
+
+
+def named(error: ShoalError, key: str | None) -> ShoalError:
+    """`error` of a create that carries the idempotency key `key`, where its caller does not know that one (else None). The same call again would
+    have another key, and make another sandbox: it is told the key."""
+    if key is None or not lost(error):
+        return error
+    told = Unavailable(
+        f"{error.message}: the same call with idempotency_key={key!r} makes nothing twice",
+        **{**error.fields, "idempotency_key": key},
+    )
+    told.retryable = False
+    return told
+
+
+async def _create_batch(
+    client: Client, specs: Sequence[SandboxSpec], left: float, deadline: float
+) -> Sequence[SandboxInfo | ShoalError]:
+    if left <= 0:
+        raise DeadlineExceeded(
+            f"it was not begun within {deadline:g} s: so many creates take longer; give a later deadline"
+        )
+    return await client.transport.create_many(specs, deadline=left)
+
+
+async def _end(client: Client, specs: Sequence[SandboxSpec], made: Sequence[SandboxInfo | ShoalError]) -> None:
+    """Ends those that were made; also of those the answer was lost of, which their keys tell."""
+    transport = client.transport
+
+    async def end(found: Sequence[SandboxInfo | ShoalError]) -> None:
+        ids = [each.id for each in found if isinstance(each, SandboxInfo) and not each.ended]
+        await asyncio.gather(*map(transport.terminate, ids), return_exceptions=True)
+
+    await end(made)
+    doubtful = [spec for spec, each in zip(specs, made, strict=False) if isinstance(each, ShoalError) and lost(each)]
+    if doubtful:
+        await end(await transport.create_many(doubtful, deadline=_DOUBT_S, wait=False))
 
 
 async def _spec(client: Client, options: dict[str, Any]) -> SandboxSpec:

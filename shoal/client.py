@@ -15,6 +15,7 @@ from shoal._twin import at_exit, function_twin, method_twin
 from shoal.model import cluster_file
 from shoal.model.errors import InvalidRequest
 from shoal.model.info import NodeInfo
+from shoal.transport.undoing import Undoing
 
 if TYPE_CHECKING:
     from shoal.model.settings import SandboxDefaults
@@ -29,6 +30,7 @@ class Client(Administration, Context):
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
+        self.undoing = Undoing()
         self._defaults: SandboxDefaults | None = None
 
     @method_twin
@@ -39,6 +41,7 @@ class Client(Administration, Context):
     @method_twin
     async def close(self) -> None:
         """Closes the connections to sandboxes; the sandboxes live on. Again is harmless; a later call opens them again."""
+        await self.undoing.settle()
         await self.transport.close()
         if _default.client is self:
             _default.client = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shoal._calls import exec_call, run_call
 from shoal._context import Context
-from shoal._create import Wanted, create_all, create_many_call, or_none, specs_of
+from shoal._create import Wanted, create_all, create_many_call, named, specs_of
 from shoal._input import Input
 from shoal._output import Output
 from shoal._reach import Reach
@@ -24,6 +24,7 @@ from shoal.model.errors import (
     FailedPrecondition,
     InvalidRequest,
     ShoalError,
+    Unavailable,
 )
 from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
 from shoal.model.info import Listing, SandboxInfo
@@ -98,9 +99,12 @@ class Sandbox(Context):
         The same `idempotency_key` again gives the same sandbox again.
 
         Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
-        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then.
+        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then. Where it may have been made and its answer was lost, the
+        `Unavailable` is not retryable, and its field `idempotency_key` is what to call again with; with a key of yours just call again.
         """
         client = client or await current()
+        # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
+        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
         spec = build_spec(
             command,
             await client.defaults.aio(),
@@ -122,10 +126,12 @@ class Sandbox(Context):
             region=region,
             runtime=runtime,
             environment=await _environment(client, environment),
-            # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
-            idempotency_key=secrets.token_hex(16) if idempotency_key is None else idempotency_key,
+            idempotency_key=key,
         )
-        return Sandbox(client, await client.transport.create(spec, deadline=deadline))
+        try:
+            return Sandbox(client, await client.transport.create(spec, deadline=deadline))
+        except Unavailable as error:
+            raise named(error, key if idempotency_key is None else None) from None
 
     @create_many_call
     @function_twin
@@ -144,12 +150,15 @@ class Sandbox(Context):
         them, `command` as a list. All within `deadline` seconds. With an `idempotency_key` the i-th, counted from 0, has `<key>:<i>`.
 
         All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those that could be made
-        stay, and in the place of each other stands its error.
+        stay, and in the place of each other stands its error. Where an answer was lost, as with `create`.
         """
         client = client or await current()
-        made = await create_all(client, await specs_of(client, wanted, options), deadline)
-        if not return_errors:
-            made = [*await or_none(client, made)]
+        given = options.get("idempotency_key")
+        key = secrets.token_hex(16) if given is None else given
+        specs = await specs_of(client, wanted, options, key)
+        made = await create_all(
+            client, specs, key=key if given is None else None, deadline=deadline, or_none=not return_errors
+        )
         return [each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made]
 
     @function_twin

@@ -8,7 +8,8 @@ Terms
 Rules for every transport
     - All methods are async and may be called from any event loop; what is bound to a loop (connections) is kept per loop.
     - Errors are of `shoal.model.errors`. `Unavailable` means that nothing happened and the same call may be made again; a transport has
-      by then retried for as long as that is sensible. `create` carries an idempotency key, so retrying it is safe.
+      by then retried for as long as that is sensible. Where an answer was lost its field `sent` is True: it may have happened, and is
+      `retryable` only where it does no harm twice. A create is that by its idempotency key: again with the same one.
     - Of a sandbox that ended: control calls answer with its end, `agent` raises `SandboxEnded` with reason and exit code.
     - Who calls is in `shoal.model.access.caller`. A sandbox of an environment that the caller may not see is `SandboxNotFound`, as one that
       never was.

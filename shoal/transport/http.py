@@ -129,7 +129,12 @@ class HttpTransport(Transport):
         try:
             for batch in _batches(wanted):
                 left = max(0.001, end - time.monotonic())
-                made += await self._create_batch(batch, left, wait)
+                try:
+                    made += await self._create_batch(batch, left, wait)
+                except ShoalError as error:
+                    if not made:
+                        raise
+                    made += [error] * len(batch)  # those before are there, and their caller must know of them
         except asyncio.CancelledError:
             if wait:
                 await self._undoing.undo(self._give_up(wanted, deadline))

@@ -19,7 +19,8 @@ NAMESPACE = "shoal"
 RESTART_S = 20.0
 """How long a call waits for a controller that is being restarted."""
 
-_NOT_AGAIN = frozenset({"create", "create_many", "grant"})
+_MAKES = frozenset({"create", "create_many"})
+_NOT_AGAIN = _MAKES | {"grant"}
 """What the controller itself refuses of these has been waited for there; of all else it may soon be possible."""
 
 
@@ -63,12 +64,14 @@ def translate(error: ray_errors.RayError, method: str) -> ShoalError:
         return cause
     if isinstance(cause, ray_errors.AuthenticationError):
         return Unauthenticated(f"Ray refuses this process's token: {cause}")
+    sent = True if method in _MAKES else None  # it may have made something
     if isinstance(cause, ray_errors.RayActorError):
         return Unavailable(
-            "the controller does not answer: it is being restarted, or the cluster is down; `shoal status` tells"
+            "the controller does not answer: it is being restarted, or the cluster is down; `shoal status` tells",
+            sent=sent,
         )
     if isinstance(cause, ray_errors.RayError):
-        return Unavailable(f"{method}: Ray could not carry out the call ({type(cause).__name__}: {cause})")
+        return Unavailable(f"{method}: Ray could not carry out the call ({type(cause).__name__}: {cause})", sent=sent)
     return Internal(f"{method} failed in the controller: {cause!r}")
 
 

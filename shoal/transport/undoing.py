@@ -16,22 +16,30 @@ UNDO_S = 8.0
 
 
 class Undoing:
-    """What a transport is undoing."""
+    """What is being undone."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def undo(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does `work`, which ends what was made: given `UNDO_S`, and then to its end without being waited for."""
+    async def undo(self, work: Coroutine[Any, Any, None], *, whole: bool = False) -> None:
+        """Does `work`, which ends what was made: given `UNDO_S`, and then to its end without being waited for. `whole`: it is waited for to
+        its end, or where whoever waits gives up, for `UNDO_S` more."""
         task = asyncio.get_running_loop().create_task(_quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.wait([task], timeout=UNDO_S)
+        try:
+            await asyncio.wait([task], timeout=None if whole else UNDO_S)
+        except asyncio.CancelledError:
+            if whole:
+                await asyncio.wait([task], timeout=UNDO_S)
+            raise
 
     async def settle(self) -> None:
-        """Waits until all is undone, for `UNDO_S` at most."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=UNDO_S)
+        """Waits until all is undone in the running loop, for `UNDO_S` at most."""
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in [*self._tasks] if task.get_loop() is loop]
+        if tasks:
+            await asyncio.wait(tasks, timeout=UNDO_S)
 
 
 async def _quietly(work: Coroutine[Any, Any, None]) -> None:

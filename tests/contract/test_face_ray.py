@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray import exceptions
 
 from shoal.model.access import Caller, caller
 from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal, ShoalError, Unavailable
@@ -18,6 +19,7 @@ from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
 from shoal.transport.ray import RayTransport
+from shoal.transport.ray_calls import translate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -225,3 +227,12 @@ async def test_a_connection_without_an_address_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(FailedPrecondition, match="run `shoal up`"):
         await RayTransport.open()
+
+
+@pytest.mark.parametrize(
+    "error", [exceptions.ActorDiedError(), exceptions.RaySystemError("the GCS is away")], ids=lambda e: type(e).__name__
+)
+def test_of_a_create_whose_answer_is_lost_it_is_told_that_it_may_have_happened(error: exceptions.RayError) -> None:
+    assert translate(error, "create").fields["sent"]
+    assert translate(error, "create_many").fields["sent"]
+    assert "sent" not in translate(error, "get").fields

@@ -24,6 +24,7 @@ from shoal.model.errors import (
     ImageNotFound,
     InvalidRequest,
     PermissionDenied,
+    QuotaExceeded,
     SandboxEnded,
     SandboxNotFound,
     TokenNotFound,
@@ -151,6 +152,19 @@ async def test_creates_that_are_too_large_for_one_call_are_several() -> None:
         made = await place.http.create_many(specs, deadline=30)
         assert [each.spec.name for each in made if isinstance(each, SandboxInfo)] == [f"box-{n}" for n in range(12)]
         assert [len(batch) for batch in place.fake.named("create_many")] == [2] * 6
+
+
+async def test_creates_of_a_later_call_that_fails_have_its_error() -> None:
+    async with served() as place:
+        specs = [replace(SPEC, name=f"box-{n}") for n in range(1200)]
+        making = asyncio.create_task(place.http.create_many(specs, deadline=30))
+        while not place.fake.named("create_many"):  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.001)
+        place.fake.fail_next("create_many", QuotaExceeded("too many"))
+        made = await making
+        assert sum(isinstance(each, SandboxInfo) for each in made) == 1000
+        assert all(isinstance(each, QuotaExceeded) for each in made[1000:])
+        assert len(made) == 1200
 
 
 async def test_a_create_that_is_given_up_leaves_nothing() -> None:
