@@ -61,6 +61,19 @@ async def test_only_its_owner_may_read_it(store: Store, tmp_path: Path) -> None:
     assert [path.name for path in file_of(tmp_path).parent.iterdir()] == ["c1.sqlite"]
 
 
+def test_its_connections_are_set_up_for_power_cuts_and_secrets(tmp_path: Path) -> None:
+    made = database.sqlite_database(file_of(tmp_path))
+    try:
+        with made.writes.connect() as connection:
+            told = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "secure_delete", "journal_size_limit")
+            }
+    finally:
+        made.close()
+    assert told == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "journal_size_limit": 16 << 20}
+
+
 async def test_the_file_of_the_version_before_is_taken_over(store: Store, tmp_path: Path) -> None:
     rows = [living("sb-1", at=1.0, name="web", idempotency_key="k"), ended("sb-2", at=2.0)]
     write_journal(file_of(tmp_path), [{key: row[key] for key in JOURNAL} for row in rows])

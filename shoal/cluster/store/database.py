@@ -135,7 +135,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_…` say so, not where the driver guesses
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # in WAL anything less leaves commits to be undone by a power cut
     cursor.execute("PRAGMA secure_delete=ON")  # an ended sandbox's variables are not to be read out of the file
     cursor.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
     cursor.close()
