@@ -36,11 +36,11 @@ def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
     return [str(address) for address in _ask(cluster, {"call": "relays"}, timeout_s)]
 
 
-def serve(cluster: ClusterFile, host: str, port: int, *, new_token: bool, timeout_s: float = 120.0) -> str | None:
-    """Deploys the API, or rolls its replicas; returns a token that may do everything, where a new one is wanted. `host`: what replicas
+def serve(cluster: ClusterFile, host: str, port: int, token: str | None, *, timeout_s: float = 120.0) -> str:
+    """Deploys the API, or rolls its replicas; returns `token` where that is good, else a new one that may do everything. `host`: what replicas
     listen on, `port`: the API's."""
-    request = {"settings": cluster.settings, "host": host, "port": port, "new_token": new_token}
-    return cast("str | None", _ask(cluster, {"call": "serve", **request}, timeout_s))
+    request = {"settings": cluster.settings, "host": host, "port": port, "token": token}
+    return str(_ask(cluster, {"call": "serve", **request}, timeout_s))
 
 
 def unserve(cluster: ClusterFile, *, timeout_s: float = 90.0) -> None:
@@ -112,11 +112,12 @@ def _carry_out(request: dict[str, Any]) -> Any:
 
 def _about_serve(request: dict[str, Any]) -> Any:
     from shoal.cluster.serving import control
+    from shoal.cluster.serving.first_token import first_token
 
     if request["call"] == "unserve":
         return control.stop()
     control.start(request["settings"], request["host"], request["port"])
-    return control.make_token() if request["new_token"] else None
+    return first_token(request["token"])
 
 
 def _relays(timeout_s: float) -> list[str]:

@@ -87,12 +87,11 @@ def start(cluster: ClusterFile) -> None:
         return
     made.prepare()
     url = normal_url(cluster.api_url)
-    known = config_file.read().servers.get(url, config_file.ServerEntry()).token
-    good = known is not None and answers(cluster, "/v1/tokens/self", known)
-    token = local_actors.serve(cluster, made.node_host, made.port, new_token=not good)
+    known = config_file.read().servers.get(url, config_file.ServerEntry())
+    token = local_actors.serve(cluster, made.node_host, made.port, known.token)
     _await_ready(cluster)
-    if token is not None:
-        config_file.put(url, token, default=False)
+    if token != known.token:
+        config_file.put(url, token, ca=known.ca, default=False)
 
 
 def forget(cluster: ClusterFile) -> None:
@@ -123,8 +122,8 @@ def replicas(cluster: ClusterFile) -> int:
     return sum(haproxy.replicas(str(path)) for path in sockets)
 
 
-def answers(cluster: ClusterFile, path: str = "/v1/health", token: str | None = None) -> bool:
-    """Whether the API answers a GET of `path` with 200."""
+def answers(cluster: ClusterFile, path: str = "/v1/health") -> bool:
+    """Whether the API answers a GET of `path` with 200. Whoever listens there is told nothing."""
     settings = Settings.from_dict(cluster.settings).api
     host, port = _reachable(settings.host), _port(cluster)
     connection: http.client.HTTPConnection
@@ -135,7 +134,7 @@ def answers(cluster: ClusterFile, path: str = "/v1/health", token: str | None = 
     else:
         connection = http.client.HTTPConnection(host, port, timeout=_LOOK_S)
     try:
-        connection.request("GET", path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shoal import config_file
-from shoal.cluster import local_api
+from shoal.cluster import local_actors, local_api
 from shoal.cluster.serving.place import PORTS, Place
+from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.settings import ApiSettings, Settings
 
@@ -107,3 +111,58 @@ def test_clusters_on_one_machine_keep_off_each_others_ports() -> None:
     first = one.choose_ports("127.0.0.1")
     with socket.create_server(("127.0.0.1", first)):
         assert abs(one.choose_ports("127.0.0.1") - first) >= PORTS
+
+
+class Listener(http.server.ThreadingHTTPServer):
+    """Stands where the API does. To `/v1/ready` it says yes, and to nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.presented: list[str | None] = []
+        self.thread = threading.Thread(target=self.serve_forever)
+        self.thread.start()
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Listener)
+        self.server.presented.append(self.headers["Authorization"])
+        self.send_response(200 if self.path == "/v1/ready" else 503)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with Listener() as found:
+        yield found
+        found.shutdown()
+        found.thread.join()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_operators_token_goes_to_the_cluster_and_not_to_whoever_listens(
+    good: bool, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = listener.server_address[1]
+    url = f"http://127.0.0.1:{port}"
+    cluster = ClusterFile(
+        "0123abcd", "127.0.0.1:1", "", "", "", str(tmp_path), "", 0.0,
+        settings=settings(tmp_path).to_dict(), api_listens=f"127.0.0.1:{port}", api_url=url,
+    )  # fmt: skip
+    config_file.put(url, "shoal_tk-known", ca="/own/ca.pem", default=True)
+    asked: list[str | None] = []
+
+    def serve(cluster: ClusterFile, host: str, port: int, token: str | None) -> str | None:
+        asked.append(token)
+        return token if good else "shoal_tk-new"
+
+    monkeypatch.setattr(local_actors, "serve", serve)
+    local_api.start(cluster)
+    assert asked == ["shoal_tk-known"]
+    assert set(listener.presented) == {None}
+    kept = config_file.read()
+    assert kept.servers[url] == config_file.ServerEntry("shoal_tk-known" if good else "shoal_tk-new", "/own/ca.pem")
+    assert kept.default == url
