@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -105,6 +106,14 @@ class Machine:
     def make_relay(self, *args: Any, **options: Any) -> Relay:
         self.relays.append(Relay(*args, **options))
         return self.relays[-1]
+
+    async def restart(self) -> None:
+        """The node actor dies; the next call opens it again."""
+        parts, self.node._parts = await self.parts(), None
+        for loop in self.node._loops:
+            loop.cancel()
+        await asyncio.gather(*self.node._loops, return_exceptions=True)
+        await parts.relay.detach()
 
     async def parts(self) -> wiring.NodeParts:
         return await self.node._open()

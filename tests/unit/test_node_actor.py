@@ -42,6 +42,22 @@ async def test_what_is_kept_warm_for_nobody_goes_though_one_removal_fails(place:
     assert parts.containers.records == place.engine.containers == {}
 
 
+async def test_what_was_half_made_is_not_kept_warm_though_it_is_still_there(place: Machine) -> None:
+    class Twice(EngineBroken):
+        async def happen(self) -> None:
+            place.engine.inject(EngineBroken("remove"))
+            await super().happen()
+
+    parts = await place.parts()
+    half, warm = [await parts.containers.start(SHAPE, None) for _ in range(2)]
+    await parts.containers.files.put(half.but(ready=False))
+    await place.restart()
+    place.fault = Twice("remove")
+    parts = await place.parts()
+    assert set(parts.containers.records) == {half.key, warm.key}
+    assert parts.warm.keys == {warm.key}
+
+
 async def test_a_start_after_one_that_could_not_be_undone_leaves_one_container(place: Machine) -> None:
     parts = await place.parts()
     place.net.broken = True
