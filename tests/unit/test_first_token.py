@@ -38,7 +38,7 @@ async def test_one_that_is_not_good_is_replaced_by_one_that_may_do_everything(
     known: str | None, cluster: FakeTransport
 ) -> None:
     first = await choose(None, cluster.admin, cluster.replica_side)
-    info, other = await cluster.admin.create_token("other", ANY_ENVIRONMENT, Scope.READ, 1e-9)
+    _, other = await cluster.admin.create_token("other", ANY_ENVIRONMENT, Scope.READ, 1e-9)
     if known == "changed":
         known = first[:-1] + ("a" if first[-1] == "b" else "b")
     elif known == "revoked":

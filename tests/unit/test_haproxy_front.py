@@ -213,8 +213,9 @@ def test_headers_that_come_too_slowly_are_cut_off(front: Front) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)),
     ],
-    ids=["tls", "path", "header name", "long header", "many headers", "two lengths"],
+    ids=["tls", "path", "header name", "long header", "many headers", "two lengths", "HTTP/2"],
 )
 def test_what_is_no_request_gets_no_further(front: Front, replica: Replica, request_: bytes) -> None:
     with socket.create_connection(("127.0.0.1", front.port), 10) as client:

@@ -153,6 +153,8 @@ def _defaults(section: _Section, edge: Edge) -> None:
             f"timeout http-request {round(edge.header_timeout * 1000)}ms",
             f"timeout tunnel {TUNNEL_TIMEOUT_S}s",
             "timeout client-fin 30s",
+            # One connection of HTTP/2 carries a hundred requests, of which no count of connections knows.
+            "option disable-h2-upgrade",
             "option clitcpka",
             f"clitcpka-idle {DEAD_PEER_S // 2}s",
             f"clitcpka-intvl {DEAD_PEER_S // 6}s",
