@@ -85,11 +85,16 @@ class FakeSlot:
         if not end.done():
             self.world.containers.pop(sandbox_id, None)
             if self.dies_ending:
-                self.alive = False
-                end.set_exception(Unavailable("gone", actor="gone"))
+                self.die()
                 return end.result()
             end.set_result(End(Reason.TERMINATED, None, message, time.time()))
         return end.result()
+
+    def die(self) -> None:
+        """SIGKILL: its container lives on."""
+        self.alive = False
+        if self.end is not None:
+            self.end.set_exception(Unavailable("gone", actor="gone"))
 
     async def wipe(self, sandbox_id: str) -> None:
         if self.sandbox_id == sandbox_id:

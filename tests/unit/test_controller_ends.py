@@ -8,8 +8,9 @@ import pytest
 
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, SandboxNotFound, Unavailable
+from shoal.model.states import State
 from tests.unit.builders import spec
-from tests.unit.controller_world import Refusal, World, steps
+from tests.unit.controller_world import Controller, Refusal, World, steps, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -85,3 +86,56 @@ async def test_one_whose_slot_was_lost_and_that_finds_no_other(asked_after: int,
     assert end.reason == "terminated"
     assert controller.parts.registry.usage("main").sandboxes == 0
     await controller.kill()
+
+
+class TestAnActorThatDiedInAFullCluster:
+    """Another sandbox has the room by the time that a new actor asks for it."""
+
+    async def begin(self, world: World, timeout: float) -> tuple[Controller, str]:
+        controller = await world.controller()
+        sandboxes = controller.parts.sandboxes
+        info, _ = await controller.begin(sandboxes.create(spec(timeout=timeout), 60, True, INSIDE))
+        (slot,) = world.slots.values()
+        other, _ = await controller.begin(sandboxes.create(spec(), 60, False, INSIDE))
+        slot.die()
+        await until(lambda: other.id in world.containers, "the other has its room")
+        await until(lambda: len(world.slots) == 3, "a new actor waits for room")
+        return controller, info.id
+
+    def check(self, world: World, controller: Controller, sandbox_id: str) -> None:
+        assert sandbox_id not in world.containers
+        assert len(world.containers) == 1, "the other lives on"
+        assert [slot.sandbox_id for slot in world.slots.values() if slot.alive] == list(world.containers)
+        assert controller.parts.registry.usage("main").sandboxes == 1
+        assert world.disk.row(sandbox_id)["end"] is not None
+
+    @pytest.mark.parametrize("asked", [1, 2])
+    async def test_it_can_be_ended(self, asked: int) -> None:
+        world = World(capacity=1)
+        controller, sandbox_id = await self.begin(world, timeout=60)
+        sandboxes = controller.parts.sandboxes
+        async with asyncio.timeout(5):
+            ends = await asyncio.gather(
+                *(controller.begin(sandboxes.terminate(sandbox_id, INSIDE)) for _ in range(asked))
+            )
+        assert {(end.state, end.reason) for end in ends} == {(State.TERMINATED, "terminated")}
+        self.check(world, controller, sandbox_id)
+        await controller.kill()
+
+    async def test_its_lifetime_holds(self) -> None:
+        world = World(capacity=1)
+        controller, sandbox_id = await self.begin(world, timeout=0.2)
+        end = await controller.begin(controller.parts.sandboxes.wait(sandbox_id, 5, INSIDE))
+        assert (end.state, end.reason) == (State.TERMINATED, "timeout")
+        assert "raise timeout=" in (end.message or "")
+        self.check(world, controller, sandbox_id)
+        await controller.kill()
+
+    async def test_it_is_taken_over_once_there_is_room(self) -> None:
+        world = World(capacity=1)
+        controller, sandbox_id = await self.begin(world, timeout=60)
+        world.capacity = 2
+        await until(lambda: sandbox_id in [s.sandbox_id for s in world.slots.values() if s.alive], "an actor holds it")
+        end = await controller.begin(controller.parts.sandboxes.terminate(sandbox_id, INSIDE))
+        assert end.reason == "terminated"
+        await controller.kill()

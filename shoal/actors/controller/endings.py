@@ -23,6 +23,11 @@ def node_lost() -> End:
     return End(Reason.NODE_LOST, None, "its machine is gone; create it again", time.time())
 
 
+def outlived(record: SandboxRecord) -> End:
+    """Its lifetime is over, and no actor holds it that would say so."""
+    return End(Reason.TIMEOUT, None, f"its lifetime of {record.spec.timeout:g} s was over; raise timeout=", time.time())
+
+
 def given_up(message: str) -> End:
     """It was ended on request, and there is no exit code to tell."""
     return End(Reason.TERMINATED, None, message, time.time())

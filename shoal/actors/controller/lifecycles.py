@@ -243,8 +243,8 @@ class Lifecycles:
         while not record.ended:
             slot = self._slots.get(record.id)
             if slot is None:
-                await asyncio.sleep(_RETRY_S)  # it is changing slots: the next one will end it, or it ends by itself
-                continue
+                await self._take_away(record, given_up(message))
+                return
             try:
                 await self.call(slot.handle, "terminate", record.id, message)
                 return
@@ -252,6 +252,16 @@ class Lifecycles:
                 await asyncio.sleep(_RETRY_S)  # its slot died: it is being recovered, then ended
             except SandboxNotFound:
                 return  # it has just ended, as its watch is about to tell
+
+    async def _take_away(self, record: SandboxRecord, end: End) -> None:
+        """Ends one that no slot holds: the next waits for room to take it over, perhaps for ever."""
+        watch = self._tasks.pop(record.id, None)
+        if watch is not None:
+            watch.cancel()
+            await asyncio.wait([watch])
+        if record.began is not None:
+            await self.takeover.remove(record.id, record.began.node_id)
+        await self._finish(record, end)
 
     async def _watch(self, record: SandboxRecord, slot: Slot | None) -> None:
         """Waits for the sandbox's end, through any number of slots; None: its slot was lost."""

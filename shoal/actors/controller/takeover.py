@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.actors.controller.endings import node_lost, vanished
+from shoal.actors.controller.endings import node_lost, outlived, vanished
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
-from shoal.actors.messages import End
+from shoal.actors.messages import Began, End
 from shoal.model.errors import NotFound, ShoalError
 
 log = logging.getLogger("shoal.takeover")
@@ -32,26 +33,38 @@ class Takeover:
     call: Callable[..., Awaitable[Any]]
 
     async def adopt(self, record: SandboxRecord) -> Slot | End:
-        """The slot of a running sandbox died: a new one on the same machine takes its container over. Where none can, its end."""
+        """The slot of a running sandbox died: a new one on the same machine takes its container over, as soon as it finds room there. Where
+        none can, or none does in the sandbox's lifetime, which nobody else sees to meanwhile: its end."""
         assert record.began is not None
         log.warning("slot %s of %s died; taking its container over", record.slot_id, record.id)
+        try:
+            async with asyncio.timeout(max(0.0, record.began.started_at + record.spec.timeout - time.time())):
+                return await self._adopt(record, record.began)
+        except TimeoutError:
+            await self.remove(record.id, record.began.node_id)
+            return outlived(record)
+
+    async def _adopt(self, record: SandboxRecord, began: Began) -> Slot | End:
         for _ in range(_ATTEMPTS):
-            slot = self.maker.create(record.spec.slot_shape, record.began.node_id)
+            slot = self.maker.create(record.spec.slot_shape, began.node_id)
             try:
                 await self.maker.placed(slot)
-                record.began = await self.call(slot.handle, "adopt", record.id, record.spec, record.began.started_at)
+                record.began = await self.call(slot.handle, "adopt", record.id, record.spec, began.started_at)
             except NotFound:
                 self.pool.put(slot)
                 return vanished(record, "its container was gone when its actor came back")
             except ShoalError as error:
                 log.warning("%s: %s", record.id, error)
                 self.maker.kill(slot)
-                if not self.nodes.alive(record.began.node_id):
+                if not self.nodes.alive(began.node_id):
                     return node_lost()
                 await asyncio.sleep(_RETRY_S)
-                continue
-            return slot
-        await self.remove(record.id, record.began.node_id)
+            except BaseException:
+                self.maker.kill(slot)
+                raise
+            else:
+                return slot
+        await self.remove(record.id, began.node_id)
         return vanished(record, "no actor could take its container over")
 
     async def remove(self, sandbox_id: str, node_id: str | None) -> None:
