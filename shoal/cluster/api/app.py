@@ -18,6 +18,7 @@ from shoal.cluster.api import (
     attach,
     batch,
     connect,
+    docs,
     entries,
     events,
     execs,
@@ -63,6 +64,7 @@ def routers() -> list[APIRouter]:
         admin.router(),
         metrics.router(),
         health.router(),
+        docs.router(),
     ]
 
 
@@ -76,9 +78,9 @@ def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings
         description=openapi.DESCRIPTION,
         openapi_tags=openapi.TAGS,
         lifespan=_lifespan,
+        docs_url=None,  # it loads code from elsewhere: see `docs`
         redoc_url=None,
         redirect_slashes=False,  # an address that is not in the document is none: nobody's token is to go where a Host header says
-        swagger_ui_parameters={"persistAuthorization": True},
     )
     ledger = Ledger(replica_side)
     app.state.transport = transport
