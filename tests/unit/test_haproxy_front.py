@@ -137,10 +137,22 @@ def test_what_clients_say_about_themselves_is_not_believed(front: Front) -> None
 
 def test_a_request_id_is_kept_where_it_is_one(front: Front) -> None:
     assert passed_on(front, {"X-Request-Id": "run-7.a_B"})["x-request-id"] == "run-7.a_B"
-    for wrong in ("a b", "x" * 65, "a\tb", "\xff", ""):
+    for wrong in ("a b", "x" * 65, "a\tb", "\xff", "", 'ok, a"b\\', 'a"b\\, ok', "one,two"):
         made = passed_on(front, {"X-Request-Id": wrong})["x-request-id"]
         assert made != wrong
         assert len(made) == 36
+
+
+def test_of_two_request_ids_neither_is_kept(front: Front) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)) as connection:
+        connection.putrequest("GET", "/")
+        connection.putheader("X-Request-Id", "one")
+        connection.putheader("X-Request-Id", "two")
+        connection.endheaders()
+        response = connection.getresponse()
+        made = json.loads(response.read())["x-request-id"]
+    assert len(made) == 36
+    assert response.headers.get_all("X-Request-Id") == [made]
 
 
 def test_where_no_replica_is_left_the_answer_is_to_try_again(tmp_path: Path) -> None:
@@ -150,6 +162,8 @@ def test_where_no_replica_is_left_the_answer_is_to_try_again(tmp_path: Path) -> 
         deadline = time.monotonic() + 10
         while (asked := ask(front, headers={"X-Request-Id": "one"}))[0].status == 200:
             assert time.monotonic() < deadline
+        made = json.loads(ask(front, headers={"X-Request-Id": 'ok, a"b\\'})[1])["request_id"]
+    assert len(made) == 36
     response, body = asked
     assert response.status == 503
     assert response.headers["Retry-After"] == "1"

@@ -35,7 +35,9 @@ _SERVE_HEADERS = (
 """By these a client could direct Serve itself."""
 
 _SECTION = re.compile(r"(global|defaults|frontend|backend|listen)\b")
-_REQUEST_ID = "[A-Za-z0-9._-]{1,64}"
+
+# Of the whole header, and of the only one: `hdr` would be the last element of a list.
+_REQUEST_ID = "{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ } { req.fhdr_cnt(x-request-id) eq 1 }"
 
 
 class Unfamiliar(Exception):
@@ -170,8 +172,8 @@ def _frontend(section: _Section, edge: Edge) -> None:
     section.add(
         (
             "unique-id-format %[uuid]",
-            f"http-request set-header x-request-id %[unique-id] if !{{ req.hdr(x-request-id) -m reg ^{_REQUEST_ID}$ }}",
-            "http-request set-var(txn.request_id) req.hdr(x-request-id)",
+            f"http-request set-header x-request-id %[unique-id] unless {_REQUEST_ID}",
+            "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
             *(f"http-request del-header {name}" for name in _SERVE_HEADERS),
             "http-request del-header x-forwarded- -m beg",
             "http-request del-header forwarded",
