@@ -3,7 +3,9 @@ package proc
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"unsafe"
 )
 
 const chunkSize = 64 << 10
@@ -18,6 +20,10 @@ type pipe struct {
 	ring *Ring
 	eof  bool
 	done chan struct{} // closed by pump at the end
+
+	taking sync.Mutex   // held while pump takes bytes out of the descriptor; guards taken
+	taken  int64        // by pump, so far
+	moved  atomic.Int64 // of what was taken, what the ring has seen
 }
 
 func newPipe(fd int, ring *Ring) *pipe { return &pipe{fd: fd, ring: ring} }
@@ -64,6 +70,19 @@ func (p *pipe) start() {
 	go p.pump(p.file)
 }
 
+// written is what moved will have come to once all that was written until now is in the ring. Only to be called once start was.
+func (p *pipe) written() int64 {
+	p.taking.Lock()
+	defer p.taking.Unlock()
+	var waiting int32
+	if p.file != nil {
+		if raw, err := p.file.SyscallConn(); err == nil { // closed at the end, and then nothing waits
+			raw.Control(func(fd uintptr) { ioctl(int(fd), syscall.TIOCINQ, uintptr(unsafe.Pointer(&waiting))) })
+		}
+	}
+	return p.taken + int64(waiting)
+}
+
 func (p *pipe) pump(file *os.File) {
 	defer close(p.done)
 	defer p.ring.Close()
@@ -79,7 +98,10 @@ func (p *pipe) pump(file *os.File) {
 		var failed error
 		err := raw.Read(func(fd uintptr) bool {
 			chunk = chunks.Get().(*[chunkSize]byte)
+			p.taking.Lock()
 			n, failed = syscall.Read(int(fd), chunk[:])
+			p.taken += int64(max(0, n))
+			p.taking.Unlock()
 			if failed == syscall.EAGAIN {
 				chunks.Put(chunk)
 				chunk = nil
@@ -90,6 +112,7 @@ func (p *pipe) pump(file *os.File) {
 		if chunk != nil {
 			if n > 0 {
 				p.ring.Append(chunk[:n])
+				p.moved.Add(int64(n))
 			}
 			chunks.Put(chunk)
 		}

@@ -78,8 +78,11 @@ func (p *Process) attendRun() {
 	p.Err.Abandon()
 }
 
-// waitForEnd returns at the pipe's end, or after a while in which its reader held nobody up.
+// waitForEnd returns at the pipe's end; where others hold it still, once the ring has what the leader wrote and then a while
+// went by in which the ring's reader held nobody up. The time alone says nothing: an agent that was kept from running, its
+// sandbox having used up its CPU, finds it over before it has read a byte.
 func (p *Process) waitForEnd(pipe *pipe) {
+	written := pipe.written()
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
 	_, before := pipe.ring.Stalls()
@@ -90,7 +93,7 @@ func (p *Process) waitForEnd(pipe *pipe) {
 		case <-timer.C:
 		}
 		now, count := pipe.ring.Stalls()
-		if !now && count == before {
+		if !now && count == before && pipe.moved.Load() >= written {
 			return
 		}
 		before = count
