@@ -152,7 +152,7 @@ class HttpTransport(Transport):
     async def list(self, listing: Listing) -> builtins.list[SandboxInfo]:
         query = {
             "environment": listing.environment,
-            "tag": [f"{key}:{value}" for key, value in listing.tags.items()],
+            "tag": [f"{_before_colon(key)}:{value}" for key, value in listing.tags.items()],
             "state": [state.value for state in listing.states],
             "region": listing.region,
             "include_ended": listing.include_ended,
@@ -294,6 +294,10 @@ def _batches(specs: Sequence[SandboxSpec]) -> Iterator[list[dict[str, Any]]]:
 def _result(data: Any) -> SandboxInfo | ShoalError:
     error = data.get("error")
     return http_json.sandbox(data["sandbox"]) if error is None else error_from_problem(error)
+
+
+def _before_colon(key: str) -> str:
+    return key.replace("%", "%25").replace(":", "%3A")
 
 
 def _path(sandbox_id: str) -> str:

@@ -133,6 +133,15 @@ async def test_pages_are_put_together() -> None:
         assert len(await place.http.list(Listing(include_ended=True))) == 25
 
 
+@pytest.mark.parametrize("key", ["git:branch", ":", "100%", "%3A", "a b", "ü&=", "k" * 255 + ":"])
+async def test_listed_by_any_tag(key: str) -> None:
+    async with served() as place:
+        made = await place.http.create(replace(SPEC, tags={key: "a:%3A", "n": "1"}), deadline=5)
+        await place.http.create(replace(SPEC, tags={"git": "branch:main"}), deadline=5)
+        assert [info.id for info in await place.http.list(Listing(tags={key: "a:%3A"}))] == [made.id]
+        assert await place.http.list(Listing(tags={key: "other"})) == []
+
+
 async def test_many_at_once_each_with_its_own_outcome() -> None:
     async with served() as place:
         specs = [replace(SPEC, name=f"box-{n}") for n in range(1200)]

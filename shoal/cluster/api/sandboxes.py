@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Header, Path, Query
 from starlette.requests import Request
@@ -80,8 +81,11 @@ def router() -> APIRouter:
         cluster: Cluster,
         environment: EnvironmentQuery = None,
         tag: Annotated[
-            list[Annotated[str, Query(max_length=513)]],
-            Query(description="`key:value`; given several times, all must be there.", max_length=64),
+            list[Annotated[str, Query(max_length=1025)]],
+            Query(
+                description="`key:value`; given several times, all must be there. In the key `%3A` stands for a colon, and `%25` for `%`.",
+                max_length=64,
+            ),
         ] = [],  # noqa: B006  # FastAPI copies it
         state: Annotated[
             list[State], Query(description="Only those in one of these states.", max_length=len(State))
@@ -163,5 +167,5 @@ def _tags(pairs: list[str]) -> dict[str, str]:
         key, colon, value = pair.partition(":")
         if not colon or not key:
             raise InvalidRequest(f"tag: {pair[:64]!r} is no tag; give 'key:value'", field="tag")
-        tags[key] = value
+        tags[unquote(key)] = value
     return tags
