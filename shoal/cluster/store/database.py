@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine, ExceptionContext, event
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
@@ -26,7 +26,12 @@ _POSTGRESQL = {
     "keepalives_interval": 5,  # s
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,  # ms that a statement may go unacknowledged: a server that vanished
+    "target_session_attrs": "read-write",  # of several hosts the one that is the primary, whichever that is by now
 }
+_NOT_THIS_ONE = ("25006", "26000")
+"""A server that takes no writes (any more), and one that knows nothing of this session: another one behind the same address. Elsewhere,
+or in a new session, it may go well."""
+
 _SESSION = (
     "SET lock_timeout = '10s'",
     "SET statement_timeout = '30s'",
@@ -92,6 +97,7 @@ class Database:
             event.listen(engine, "begin", _begin_writing if writes else _begin_reading)
         else:
             event.listen(engine, "connect", _set_up_postgresql)
+            event.listen(engine, "handle_error", _look_elsewhere)
         return engine
 
     def _masked(self, text: str) -> str:
@@ -154,6 +160,11 @@ def _set_up_postgresql(connection: Any, _record: Any) -> None:
         for statement in _SESSION:
             cursor.execute(statement)
     connection.commit()  # or the first rollback would take the settings back
+
+
+def _look_elsewhere(context: ExceptionContext) -> None:
+    if getattr(context.original_exception, "sqlstate", None) in _NOT_THIS_ONE:
+        context.is_disconnect = True  # so its connection is given up, and what it was for is tried once on a new one
 
 
 def _first(value: str | tuple[str, ...] | None) -> str | None:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from shoal.actors.controller.store import Change
 from shoal.cluster.store import writer
+from shoal.cluster.store.sql import SqlStore
 from shoal.model.errors import FailedPrecondition, Unavailable
 from tests.contract.store.conftest import CLUSTER, Place, settings_of
 from tests.contract.store.cutter import Moment, cutter
@@ -62,6 +64,53 @@ async def test_a_restarted_server_is_found_again(place: Place, postgres: Postgre
         await store.write(change(3))  # its connection had died, and nobody notices
         assert (await store.sandbox("sb-3") or {})["id"] == "sb-3"
         assert there(place) == [0, 2, 3]
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("sessions", ["read-write", "any"])
+async def test_a_server_that_takes_no_writes_any_more_is_left_for_one_that_does(
+    place: Place, postgres: Postgres, sessions: str
+) -> None:
+    """As after a fail-over. `any`: a session on it is begun all the same, as through a pooler that has not noticed yet."""
+    url = place.settings["store"]["url"]
+    query = "" if sessions == "read-write" else f"?target_session_attrs={sessions}"
+    name = url.rpartition("/")[2]
+    store = place.store(store={"url": url + query, "retention": 60.0})
+    try:
+        await store.open(CLUSTER, 10)
+        await store.write(change(0))
+        postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        with pytest.raises(Unavailable, match="nothing was done"):
+            await store.write(change(1))
+        postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await store.write(change(2))
+        assert (await store.sandbox("sb-2") or {})["id"] == "sb-2"
+        assert there(place) == [0, 2]
+    finally:
+        await store.close()
+
+
+def forget_statements(connection: Connection) -> int:
+    prepared = connection.exec_driver_sql("SELECT name FROM pg_prepared_statements").scalars().all()
+    for name in prepared:
+        connection.exec_driver_sql(f'DEALLOCATE "{name}"')
+    return len(prepared)
+
+
+async def test_a_session_that_forgot_its_statements_is_begun_anew(place: Place) -> None:
+    """As behind a pooler, which gives a session's transactions to one server after another."""
+    store = place.store()
+    try:
+        await store.open(CLUSTER, 10)
+        for number in range(10):  # the driver prepares what it says often
+            await store.write(change(number))
+        assert isinstance(store, SqlStore)
+        _, writer = store._opened()
+        assert await writer.run(forget_statements) > 0
+        await store.write(change(10))
+        assert there(place) == list(range(11))
     finally:
         await store.close()
 
