@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
 
+OCCUPIED = "occupied"
+"""The state in which a slot refuses a second sandbox."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

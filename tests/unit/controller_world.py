@@ -33,7 +33,8 @@ SECRET = b"s" * 32
 @dataclass
 class FakeSlot:
     """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended. `fails`: what its next start fails with;
-    `dies_ending`: SIGKILL strikes it when it has removed its container and has not said so yet."""
+    `mute`: nobody hears how its next start went; `dies_ending`: SIGKILL strikes it when it has removed its container and has not said so
+    yet."""
 
     world: World
     id: str
@@ -43,6 +44,7 @@ class FakeSlot:
     beginning: asyncio.Task[Began] | None = None
     end: asyncio.Future[End] | None = None
     fails: ShoalError | None = None
+    mute: bool = False
     dies_ending: bool = False
 
     async def start(self, sandbox_id: str, wanted: SandboxSpec) -> Began:
@@ -52,7 +54,10 @@ class FakeSlot:
             self.end = asyncio.get_running_loop().create_future()
             self.beginning = asyncio.create_task(self._begin(sandbox_id))
             self.beginning.add_done_callback(self._forget_failed)
-        return await asyncio.shield(self.beginning)
+        began = await asyncio.shield(self.beginning)
+        if self.mute:
+            raise Unavailable("start: the actor is being restarted; try again", actor="restarting")
+        return began
 
     def _forget_failed(self, beginning: asyncio.Task[Began]) -> None:
         if beginning.cancelled() or beginning.exception() is not None:

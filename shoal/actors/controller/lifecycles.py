@@ -36,9 +36,9 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.actors.controller.takeover import Takeover
 from shoal.actors.handles import call, is_gone
-from shoal.actors.messages import Began, End
+from shoal.actors.messages import OCCUPIED, Began, End
 from shoal.model.access import AuditEntry, Caller
-from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.states import Event, State
 
 log = logging.getLogger("shoal.lifecycles")
@@ -188,12 +188,20 @@ class Lifecycles:
                 "the sandbox did not start in time; nothing of it is left. Allow more with deadline="
             ) from None
         except Unavailable as error:
-            if is_gone(error):
-                self._slots.pop(record.id, None)
-                await self.takeover.remove(record.id, slot.node_id)
-            else:
-                self._free(record, slot)
+            if not is_gone(error):
+                self._abandon(record, slot)  # it may have begun all the same
+                raise
+            self._slots.pop(record.id, None)
+            self.pool.discard(slot)
+            await self.takeover.remove(record.id, slot.node_id)
             raise
+        except FailedPrecondition as error:
+            if error.state != OCCUPIED:
+                self._free(record, slot)
+                raise
+            self._slots.pop(record.id, None)
+            self.pool.discard(slot)  # it would refuse whatever comes next, too
+            raise Unavailable(error.message, actor="gone") from None
         except ShoalError:
             self._free(record, slot)
             raise
@@ -204,7 +212,7 @@ class Lifecycles:
         await self.ledger.keep(record, entered(record))
 
     def _abandon(self, record: SandboxRecord, slot: Slot) -> None:
-        """A start that took too long: its slot is not trusted any more, and what it made is removed."""
+        """A start of which nobody knows what came: its slot is not trusted any more, and what it made is removed."""
         self._slots.pop(record.id, None)
         self.pool.discard(slot)
         removal = asyncio.create_task(self.takeover.remove(record.id, slot.node_id))

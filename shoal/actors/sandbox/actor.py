@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from shoal.actors.handles import find_actor
-from shoal.actors.messages import Began, End, SlotFacts
+from shoal.actors.messages import OCCUPIED, Began, End, SlotFacts
 from shoal.actors.names import node_actor_name
 from shoal.actors.sandbox.lean import spare_pydantic
 from shoal.actors.sandbox.life import Life
@@ -74,7 +74,7 @@ class SandboxActor:
     async def _take(self, sandbox_id: str, spec: SandboxSpec, adopted_start: float | None) -> Began:
         await self._find_node()
         if self._life is not None and self._life.sandbox_id != sandbox_id:
-            raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state="running")
+            raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
         if self._beginning is None:
             self._life = life = Life(sandbox_id, spec, self._node, self._grace_s)
             self._beginning = asyncio.create_task(life.start() if adopted_start is None else life.adopt(adopted_start))
