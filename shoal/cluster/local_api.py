@@ -85,6 +85,9 @@ def start(cluster: ClusterFile) -> None:
     made = planned(cluster)
     if made is None:
         return
+    _check(
+        made.settings
+    )  # files change: with others than fit HAProxy would stay as it is, and send all to replicas that are gone
     made.prepare()
     url = normal_url(cluster.api_url)
     known = config_file.read().servers.get(url, config_file.ServerEntry())
@@ -110,6 +113,7 @@ def mend(cluster: ClusterFile) -> bool:
     try:
         _await_ready(cluster, within_s=10.0)
     except Unavailable:
+        _check(Settings.from_dict(cluster.settings).api)  # before what may only be slow is ended
         local_actors.unserve(cluster)
         start(cluster)
     return True

@@ -16,6 +16,7 @@ from shoal.cluster.serving.place import PORTS, Place
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.settings import ApiSettings, Settings
+from tests.contract.tls_files import Authority
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,22 @@ def plan(**api: object) -> local_api.Plan:
     made = local_api.plan(settings(**api), "0123abcd", "127.0.0.1")  # type: ignore[arg-type]
     assert made is not None
     return made
+
+
+def started(found: Settings, port: int) -> ClusterFile:
+    return ClusterFile(
+        cluster="0123abcd",
+        ray_address="127.0.0.1:1",
+        engine_address="",
+        auth_token_path="",
+        secret_path="",
+        run_dir=str(found.run_dir),
+        temp_dir="",
+        started_at=0.0,
+        settings=found.to_dict(),
+        api_listens=f"127.0.0.1:{port}",
+        api_url=f"http://127.0.0.1:{port}",
+    )
 
 
 def refused(**api: object) -> InvalidRequest:
@@ -74,6 +91,20 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
     assert refused(tls_key=file).field == "api.tls_cert"
     assert refused(tls_cert=tmp_path / "none", tls_key=file).field == "api.tls_cert"
     assert "no certificate" in refused(tls_cert=file, tls_key=file).message
+
+
+def test_a_certificate_that_does_not_fit_its_key_replaces_nothing(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    found = settings(tmp_path, tls_cert=authority.server_certificate, tls_key=authority.server_key)
+    place = Place(tmp_path, "0123abcd")
+    place.prepare(found.api, 1, "127.0.0.1")
+    before, key = place.certificate.read_bytes(), authority.server_key.read_bytes()
+    authority.renew()
+    authority.server_key.write_bytes(key)
+    with pytest.raises(InvalidRequest) as caught:
+        local_api.start(started(found, 1))
+    assert caught.value.field == "api.tls_cert"
+    assert place.certificate.read_bytes() == before
 
 
 def test_a_run_directory_that_is_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
@@ -148,10 +179,7 @@ def test_the_operators_token_goes_to_the_cluster_and_not_to_whoever_listens(
 ) -> None:
     port = listener.server_address[1]
     url = f"http://127.0.0.1:{port}"
-    cluster = ClusterFile(
-        "0123abcd", "127.0.0.1:1", "", "", "", str(tmp_path), "", 0.0,
-        settings=settings(tmp_path).to_dict(), api_listens=f"127.0.0.1:{port}", api_url=url,
-    )  # fmt: skip
+    cluster = started(settings(tmp_path), port)
     config_file.put(url, "shoal_tk-known", ca="/own/ca.pem", default=True)
     asked: list[str | None] = []
 
