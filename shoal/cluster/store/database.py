@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ _WRONG_DATA = (DataError, IntegrityError, ProgrammingError)
 FAILURES = (SQLAlchemyError, OverflowError, UnicodeError, TypeError)
 """What a statement may raise: drivers don't wrap what they say about a value that does not fit."""
 
+_SENSELESS = re.compile(r"(connection is bad: )?(invalid|bad value for) ")
+"""How PostgreSQL's library begins what it says of options that it refuses before it has asked any server."""
+
 _FORM = "postgresql://user:password@host/database"
 
 
@@ -72,8 +77,12 @@ class Database:
             return FailedPrecondition(
                 f"the store {self.name} refuses: {text}; its tables must be Shoal's alone, and its user their owner"
             )
+        if not self.sqlite and getattr(cause, "sqlstate", None) is None and _SENSELESS.match(text):
+            return InvalidRequest(
+                f"store.url: {text.removeprefix('connection is bad: ')}; write {_FORM}", field="store.url"
+            )
         if isinstance(error, _WRONG_DATA) or not isinstance(error, SQLAlchemyError):
-            return Internal(f"the store {self.name} cannot hold what was to be written: {text}")
+            return Internal(f"the store {self.name} takes no such value: {text}")
         return Unavailable(f"the store {self.name} does not answer: {text}; nothing was done")
 
     def close(self) -> None:
@@ -140,11 +149,24 @@ def postgresql_database(url: str) -> Database:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_…` say so, not where the driver guesses
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _keep_a_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # in WAL anything less leaves commits to be undone by a power cut
     cursor.execute("PRAGMA secure_delete=ON")  # an ended sandbox's variables are not to be read out of the file
     cursor.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
     cursor.close()
+
+
+def _keep_a_wal(cursor: Any) -> None:
+    """Waits for its turn here: of several that open a new file at once SQLite refuses all but one, whatever its timeout is."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _begin_writing(connection: sqlalchemy.Connection) -> None:
