@@ -3,6 +3,9 @@
 A token is looked up by its id, and what was found, or that nothing was, is believed for `api.token_cache` seconds, so requests cost the
 controller nothing; half that long after, the next use has it looked up again while nobody waits. Its secret and its expiry are checked
 each time.
+
+While the controller does not answer, what it told last is believed on, for `TRUST_S`: it is not on the path of exec. Nor can a token be revoked
+meanwhile, but by the store's own hand.
 """
 
 from __future__ import annotations
@@ -30,13 +33,19 @@ from shoal.model.access import (
     matches,
     split,
 )
-from shoal.model.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from shoal.model.errors import InvalidRequest, PermissionDenied, Unauthenticated, Unavailable
 from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from shoal.model.settings import ApiSettings
 from shoal.model.sight import no_environment
 from shoal.transport.admin import ReplicaSide
 
 T = TypeVar("T")
+
+TRUST_S = 600.0
+"""Seconds for which a token that was good is taken for good while nobody can tell."""
+
+_ANSWER_S = 1.0
+"""Seconds after which a controller counts as one that does not answer."""
 
 _MOST_TOKENS = 10_000
 _LOOKUPS = 32  # of ids never heard of, at once: guesses must not fill the controller's queue
@@ -54,7 +63,7 @@ class TokenCache:
         self._known: OrderedDict[str, tuple[StoredToken, float]] = OrderedDict()
         # Apart from the known ones, so that guesses push out none of those.
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._lookups: dict[str, asyncio.Task[StoredToken | None]] = {}
+        self._lookups: dict[str, tuple[asyncio.Task[StoredToken | None], float]] = {}  # since when
         self._guesses = asyncio.Semaphore(_LOOKUPS)
 
     async def get(self, token_id: str) -> StoredToken | None:
@@ -62,26 +71,38 @@ class TokenCache:
         now = time.monotonic()
         if known := self._known.get(token_id):
             stored, at = known
+            self._known.move_to_end(token_id)
             if now - at < self._ttl:
-                self._known.move_to_end(token_id)
                 if now - at > self._ttl / 2:
                     self._lookup(token_id)
                 return stored
+            if now - at < TRUST_S:
+                return await self._again(token_id, stored)
         elif now - self._unknown.get(token_id, -self._ttl) < self._ttl:
             return None
-        return await asyncio.shield(self._lookup(token_id))
+        asking, _ = self._lookup(token_id)
+        return await asyncio.shield(asking)
+
+    async def _again(self, token_id: str, stored: StoredToken) -> StoredToken | None:
+        """Looks up what is known already, and goes on with that where there is no answer. Only the first to ask waits for one."""
+        asking, since = self._lookup(token_id)
+        try:
+            async with asyncio.timeout(max(0.0, since + _ANSWER_S - time.monotonic())):
+                return await asyncio.shield(asking)
+        except (Unavailable, TimeoutError):
+            return stored
 
     def forget(self, token_id: str) -> None:
         """The next use of it is looked up."""
         self._known.pop(token_id, None)
 
-    def _lookup(self, token_id: str) -> asyncio.Task[StoredToken | None]:
-        task = self._lookups.get(token_id)
-        if task is None:
+    def _lookup(self, token_id: str) -> tuple[asyncio.Task[StoredToken | None], float]:
+        lookup = self._lookups.get(token_id)
+        if lookup is None:
             task = asyncio.get_running_loop().create_task(self._ask(token_id))
-            self._lookups[token_id] = task
+            lookup = self._lookups[token_id] = task, time.monotonic()
             task.add_done_callback(lambda done: self._asked(token_id, done))
-        return task
+        return lookup
 
     def _asked(self, token_id: str, done: asyncio.Task[StoredToken | None]) -> None:
         del self._lookups[token_id]

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shoal.cluster.api import auth
 from shoal.cluster.api.app import make_app
 from shoal.cluster.api.auth import TokenCache, check_local, is_loopback
 from shoal.model.access import Scope, StoredToken, TokenInfo, mint
@@ -130,10 +131,13 @@ class Side:
         self.stored = {token.info.id: token for token in stored}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.away = False
 
     async def stored_token(self, token_id: str) -> StoredToken | None:
         self.asked.append(token_id)
         await self.gate.wait()
+        if self.away:
+            raise Unavailable("it restarts")
         return self.stored.get(token_id)
 
 
@@ -184,6 +188,47 @@ class TestCache:
         await asyncio.sleep(0)
         assert len(side.asked) == 2
         side.gate.set()
+
+    async def test_while_nobody_can_tell_a_good_one_is_good(self) -> None:
+        token = stored()
+        side: Any = Side(token)
+        cache = TokenCache(side, 0)
+        assert await cache.get(token.info.id) == token
+        side.away = True
+        assert [await cache.get(token.info.id) for _ in range(3)] == [token] * 3
+        with pytest.raises(Unavailable):
+            await cache.get("tk-never-seen")
+        side.away = False
+        side.stored.clear()
+        assert await cache.get(token.info.id) is None
+        side.away = True
+        with pytest.raises(Unavailable):
+            await cache.get(token.info.id)
+
+    async def test_nor_is_a_silent_controller_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(auth, "_ANSWER_S", 0.01)
+        token = stored()
+        side: Any = Side(token)
+        cache = TokenCache(side, 0)
+        await cache.get(token.info.id)
+        side.gate.clear()
+        async with asyncio.timeout(5):
+            assert [await cache.get(token.info.id) for _ in range(50)] == [token] * 50
+        assert len(side.asked) == 2
+        side.stored.clear()
+        side.gate.set()
+        while await cache.get(token.info.id) is not None:  # as soon as it answers
+            await asyncio.sleep(0)
+
+    async def test_but_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(auth, "TRUST_S", 0.0)
+        token = stored()
+        side: Any = Side(token)
+        cache = TokenCache(side, 0)
+        await cache.get(token.info.id)
+        side.away = True
+        with pytest.raises(Unavailable):
+            await cache.get(token.info.id)
 
     async def test_its_size_is_bounded_and_guesses_push_out_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shoal.cluster.api.auth._MOST_TOKENS", 10)
