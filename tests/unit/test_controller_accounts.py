@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
@@ -325,6 +326,17 @@ async def test_what_replicas_report_is_entered_once() -> None:
         ("sandbox.create", "ok", made),
     ]
     assert (entries[0].request_id, entries[0].address) == ("r-1", "10.0.0.1")
+    await controller.kill()
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 63, True, "1", 1.0])
+async def test_what_is_no_id_is_refused(value: Any) -> None:
+    controller = await World().controller()
+    following = controller.parts.following
+    with pytest.raises(InvalidRequest, match="before: .* is no id"):
+        await following.audit(value, 10, INSIDE)
+    with pytest.raises(InvalidRequest, match="after: .* is no id"):
+        await following.events(value, None, None, 0, INSIDE)
     await controller.kill()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.events import PAGE
@@ -56,6 +57,8 @@ class Following:
             environment = caller.environment
         if sandbox_id is not None:
             await self.history.get(sandbox_id, caller)
+        if after is not None:
+            _check_id("after", after)
         log = self.ledger.events
         after = log.last if after is None else after
         end = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
@@ -83,8 +86,8 @@ class Following:
         if not caller.scope.covers(Scope.ADMIN):
             raise PermissionDenied("your token may not read the audit log; that needs the scope 'admin'")
         check_number("limit", limit, 0, 1000, "entries", whole=True)
-        if before is not None and (isinstance(before, bool) or not isinstance(before, int)):
-            raise InvalidRequest(f"before: {before!r} is no entry's id", field="before")
+        if before is not None:
+            _check_id("before", before)
         environment = None if caller.environment == ANY_ENVIRONMENT else caller.environment
         return await self.store.audit(before, limit, environment=environment)
 
@@ -109,3 +112,9 @@ class Following:
             return entry.environment
         record = self.registry.get(entry.target)
         return entry.environment if record is None else record.spec.environment
+
+
+def _check_id(field: str, value: Any) -> None:
+    """An event's or an entry's id, or 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise InvalidRequest(f"{field}: {value!r:.80} is no id; pass on one as it came", field=field)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store import rows, schema, tables
-from shoal.cluster.store.database import Database, postgresql_database, sqlite_database
+from shoal.cluster.store.database import FAILURES, Database, postgresql_database, sqlite_database
 from shoal.cluster.store.writer import Writer
 from shoal.model.access import AuditEntry, SandboxEvent
 from shoal.model.errors import FailedPrecondition
@@ -182,7 +182,7 @@ def _read(database: Database, body: Callable[[Connection], _T]) -> _T:
         try:
             with database.reads.connect() as connection:
                 return body(connection)
-        except SQLAlchemyError as error:
+        except FAILURES as error:
             if last or not (isinstance(error, DBAPIError) and error.connection_invalidated):
                 raise database.failure(error) from None
     raise AssertionError("unreachable")
