@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.actors.controller import ledger
+from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.states import State
@@ -11,6 +13,47 @@ from tests.unit.builders import spec
 from tests.unit.controller_world import World, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+
+@pytest.mark.parametrize("took_place", [True, False])
+@pytest.mark.parametrize("idle", [True, False])
+async def test_a_create_of_which_nobody_knows_whether_it_is_on_record_has_failed(
+    took_place: bool, idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_RETRY_S", 0.01)
+    world = World()
+    controller = await world.controller()
+    if idle:
+        await world.idle_slot(controller)
+    failing = iter([Unavailable("whether the last write took place is not known", outcome="unknown")])
+
+    async def fail_once(change: Change) -> None:
+        for error in failing:
+            raise error
+
+    if took_place:
+        world.after_write = fail_once
+    else:
+        world.before_write = fail_once
+    sandboxes = controller.parts.sandboxes
+    wanted = spec(idempotency_key="k", name="n")
+    with pytest.raises(Unavailable, match="not known"):
+        await controller.begin(sandboxes.create(wanted, 60, True, INSIDE))
+    info, _ = await controller.begin(sandboxes.create(wanted, 60, True, INSIDE))
+
+    def first_ends() -> list[str]:
+        rows = [world.disk.row(sandbox_id) for sandbox_id in world.disk.sandboxes if sandbox_id != info.id]
+        return [row["end"]["reason"] for row in rows if row["end"] is not None]
+
+    await until(lambda: first_ends() == ["start_failed"], "the first one's end is on record")
+    await controller.kill()
+
+    second = await world.controller()
+    assert [record.id for record in second.parts.registry.live()] == [info.id]
+    again, _ = await second.begin(second.parts.sandboxes.create(wanted, 60, True, INSIDE))
+    assert again.id == info.id
+    assert list(world.containers) == [info.id]
+    await second.kill()
 
 
 async def test_a_slot_whose_answer_was_lost_takes_no_other_sandbox() -> None:

@@ -55,7 +55,8 @@ class Ledger:
         audit: Sequence[AuditEntry] = (),
         change: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        """Returns once the record is on disk as it is now, and all that is told of it; `Unavailable` where nothing was written.
+        """Returns once the record is on disk as it is now, and all that is told of it; `Unavailable` where nothing was written, or
+        (`may_be_written`) where nobody knows.
 
         `change`: what of the record becomes different with that, by its names. In memory it does so once it is on disk: nobody sees, and no
         other write carries, what may yet be refused.
@@ -188,6 +189,11 @@ class Ledger:
     def _forget(self, late: Late) -> None:
         self._late.pop(late.record.id, None)
         late.over.set()
+
+
+def may_be_written(error: ShoalError) -> bool:
+    """Whether a write that failed with it may have taken place all the same."""
+    return error.fields.get("outcome") == "unknown"
 
 
 def audited(

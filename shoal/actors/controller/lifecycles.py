@@ -30,7 +30,7 @@ from shoal.actors.controller.endings import (
     vanished,
 )
 from shoal.actors.controller.figures import Figures
-from shoal.actors.controller.ledger import Ledger, audited, created, entered
+from shoal.actors.controller.ledger import Ledger, audited, created, entered, may_be_written
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotPool
@@ -118,10 +118,15 @@ class Lifecycles:
             happened.append(entered(record))
         try:
             await self.ledger.put(record, *happened, audit=audit)
-        except ShoalError:
-            self.registry.retract(record)
+        except ShoalError as error:
             if slot is not None:
                 self._free(record, slot)
+            if may_be_written(error):
+                # The next controller would bring it up beside what its key gives by then: that it has ended is written after it.
+                self.registry.release_key(record)
+                await self._finish(record, failed_start(error))
+            else:
+                self.registry.retract(record)
             raise
         record.accepted.set()
         self.figures.accepted(record)

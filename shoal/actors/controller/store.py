@@ -7,9 +7,9 @@ Terms
 Rules for every store
     - A `write` returns once all of it is on disk, as one transaction; what several callers write at the same time may share one commit.
       It raises `Unavailable` where nothing of it was written. Only where a database went away while it committed, and did not come back
-      within half a minute, the error says that this is not known; the same write may be made again in either case.
+      within half a minute, the error says that this is not known (its `outcome` is "unknown"); the same write may be made again in either case.
     - One controller writes to a store. `open` takes it over: an earlier controller that still writes is refused from then on
-      (`FailedPrecondition`).
+      (`FailedPrecondition`, in the state "overtaken").
     - A store belongs to one cluster: `open` of one that is another cluster's raises `FailedPrecondition`.
     - Methods are async and block no loop.
 

@@ -145,7 +145,8 @@ class Writer:
                 if time.monotonic() > limit:
                     failure = self._database.failure(error)
                     raise Unavailable(
-                        f"{failure.message.removesuffix('; nothing was done')}; whether the last write took place is not known"
+                        f"{failure.message.removesuffix('; nothing was done')}; whether the last write took place is not known",
+                        outcome="unknown",
                     ) from None
             time.sleep(_DOUBT_PAUSE_S)
         if epoch != self._epoch:

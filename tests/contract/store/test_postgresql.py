@@ -205,6 +205,7 @@ async def test_whoever_cannot_be_told_whether_it_took_place_is_told_so(
             with pytest.raises(Unavailable, match="is not known") as caught:
                 await store.write(change(0))
             assert "nothing was done" not in str(caught.value)
+            assert caught.value.fields["outcome"] == "unknown"
             way.open = True
             await store.write(Change(change(0).sandboxes, change(0).events))  # again: it makes no difference
         finally:
