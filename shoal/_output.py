@@ -105,15 +105,19 @@ class FlowBytes(ByteSource):
 
 class ProcessBytes(FlowBytes):
     """A process's stdout (`fd` 1) or stderr (2). The output of the sandbox's own command goes on after the sandbox's end,
-    out of what was kept of it."""
+    out of what was kept of it.
 
-    def __init__(self, reach: Reach, process_id: str, fd: int) -> None:
+    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes.
+    """
+
+    def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False) -> None:
         super().__init__(reach)
         self._process_id = process_id
         self._fd = fd
+        self._peek = peek
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
-        return agent.output(self._process_id, self._fd, self.offset)
+        return agent.output(self._process_id, self._fd, self.offset, peek=self._peek)
 
     def _reached(self, flow: Flow[bytes], taken: int) -> int:
         return cast("OutputStream", flow).offset  # it knows of gaps

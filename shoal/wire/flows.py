@@ -103,7 +103,7 @@ class OutputStream(Flow[bytes]):
     """A process's output from an offset on, chunk by chunk.
 
     `offset`: where the next chunk begins; a reader that comes back with it misses nothing and gets nothing twice.
-    `gaps`: the (from, to) that the sandbox dropped because nobody read them (only where that was asked for).
+    `gaps`: the (from, to) that the sandbox dropped because nobody read them in time (only where that was asked for).
     `held`: where that was asked for and once it is awaited, the (from, end) of what there was then; `offset` is `from`.
     """
 

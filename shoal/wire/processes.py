@@ -83,10 +83,14 @@ class ProcessCalls:
             raise errors.Internal("malformed answer from the sandbox: id is another process's")
         return records.whole(reply, "pid", 0, 1 << 31)
 
-    def output(self, process_id: str, fd: int, offset: int = 0, *, tell: bool = False) -> OutputStream:
+    def output(
+        self, process_id: str, fd: int, offset: int = 0, *, tell: bool = False, peek: bool = False
+    ) -> OutputStream:
         """A process's stdout (`fd` 1) or stderr (2) from `offset` on, live, to its end.
 
         `tell`: ask what there is of it at this moment (`OutputStream.held`). An offset beyond it is `InvalidRequest`.
+        `peek`: a reader that the process does not wait for. Of what a process started with `tail` writes meanwhile it may miss some
+        (`OutputStream.gaps`), but nothing of what there is at this moment.
         """
         request: dict[str, Any] = {
             "op": "output",
@@ -96,6 +100,8 @@ class ProcessCalls:
         }
         if checks.flag(tell, "tell"):
             request["tell"] = True
+        if checks.flag(peek, "peek"):
+            request["peek"] = True
         return OutputStream(self.connection, request, offset, REPLY_S)
 
     async def stdin(self, process_id: str, offset: int = 0) -> StdinStream:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -371,6 +372,23 @@ async def test_output_tells_what_there_is(agent: Agent) -> None:
         assert await anext(output) == b"456789"
     with pytest.raises(errors.InvalidRequest):
         await agent.output(start.id, 1, 11, tell=True)
+
+
+async def test_nobody_waits_for_a_reader_that_peeks(agent: Agent, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    start = shell(f"printf ready; while [ ! -e {go} ]; do sleep 0.01; done; head -c 5000000 /dev/zero; printf end")
+    await agent.exec(start, tail=True)
+    async with agent.output(start.id, 1, peek=True) as peeking:
+        assert await anext(peeking) == b"ready"
+        go.touch()
+        assert (await asyncio.wait_for(agent.wait(start.id), 10)).exit == 0
+        data = b"".join([chunk async for chunk in peeking])
+        assert data.endswith(b"end")
+        assert peeking.offset == 5_000_008
+        assert 5 + len(data) + sum(end - begin for begin, end in peeking.gaps) == 5_000_008
+        assert peeking.gaps
+    with pytest.raises(errors.InvalidRequest, match="peek"):
+        agent.output(start.id, 1, peek=1)  # type: ignore[arg-type]
 
 
 async def test_input_that_is_refused_is_never_taken_for_input_that_arrived(agent: Agent) -> None:

@@ -39,9 +39,10 @@ def router() -> APIRouter:
     ) -> Response:
         """The output of its own command from an offset on; `X-Shoal-Offset` tells where it begins.
 
-        While nobody follows it, the newest 1 MiB is kept: of more than that the oldest is gone. A sandbox without a command has none.
+        The newest 1 MiB is kept: of more than that the oldest is gone. A command waits for nobody who looks: one who follows and falls so
+        far behind is broken off, comes back with the offset that it has, and is told how much it missed. A sandbox without a command has none.
         """
-        source = Following(Reach(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset)
+        source = Following(Reach(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
         try:
             return await output_response(source, request, follow=follow)
         except ProcessNotFound:

@@ -10,7 +10,7 @@ from shoal._output import ProcessBytes
 from shoal._reach import Patience, Reach
 from shoal.cluster.api.flowing import Flowing
 from shoal.cluster.api.sockets import guard
-from shoal.model.errors import Internal, SandboxEnded, Unavailable
+from shoal.model.errors import SandboxEnded, Unavailable
 from shoal.wire.agent import Agent, OutputStream
 
 OFFSET = "X-Shoal-Offset"
@@ -20,17 +20,18 @@ class Following(ProcessBytes):
     """A process's stdout or stderr from `offset` on.
 
     `begin` first. What a process wrote and nobody ever read may be gone (only of the sandbox's own command); then it begins later. It
-    never leaves anything out in the middle: where something was lost there, it ends with `Internal`.
+    never leaves anything out in the middle: where something was lost there, it ends with `Unavailable`, and who comes back with the offset
+    that it has is told where what there is begins. `peek`: the process does not wait for this reader.
     """
 
-    def __init__(self, reach: Reach, process_id: str, fd: int, offset: int) -> None:
-        super().__init__(reach, process_id, fd)
+    def __init__(self, reach: Reach, process_id: str, fd: int, offset: int, *, peek: bool = False) -> None:
+        super().__init__(reach, process_id, fd, peek=peek)
         self.offset = offset
         self._early: bytes | None = None
         self._end: int | None = None
 
     def _flow(self, agent: Agent) -> OutputStream:
-        return agent.output(self._process_id, self._fd, self.offset, tell=True)
+        return agent.output(self._process_id, self._fd, self.offset, tell=True, peek=self._peek)
 
     async def begin(self, *, follow: bool) -> int:
         """Attaches, and returns where the output begins. Not `follow`: it ends with what there is at this moment."""
@@ -66,11 +67,13 @@ class Following(ProcessBytes):
             if not data:
                 return
             if self.offset != before + len(data):
-                raise Internal(f"output from {before} to {self.offset - len(data)} was dropped: nobody had read it")
+                raise Unavailable(
+                    f"output from {before} to {self.offset - len(data)} is gone: it was not read in time; come back with the offset {before}"
+                )
             yield data if self._end is None else data[: self._end - before]
 
     async def aclose(self) -> None:
-        """Lets go of the stream; the process waits once 1 MiB is unread."""
+        """Lets go of the stream."""
         await self.close()
 
 

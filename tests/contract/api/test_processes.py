@@ -15,8 +15,7 @@ import pytest
 
 from shoal.cluster.api import processes
 from shoal.model.access import Scope
-from shoal.wire.agent import Start
-from tests.contract.api.lab import Lab, lab, until
+from tests.contract.api.lab import Lab, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -322,37 +321,6 @@ async def test_a_terminal_of_a_size(place: Lab) -> None:
     plain = await place.start("sleep 100")
     status, code, _ = await place.problem("POST", f"/processes/{plain}/resize", json={"rows": 30, "cols": 90})
     assert (status, code) == (409, "failed_precondition")
-
-
-# Logs
-
-
-async def test_logs_of_a_sandbox_that_lives_and_ends() -> None:
-    async with lab() as place:
-        async with place.http.get(f"{place.at}/logs") as answer:
-            assert (answer.status, await answer.read()) == (200, b"")  # it has no command
-        agent = await place.cluster.agent(place.sandbox_id)
-        go = place.directory / "go"
-        script = f"head -c 3000000 /dev/zero; echo tail; while [ ! -e {go} ]; do sleep 0.01; done; echo end"
-        await agent.exec(Start("p-main", ["sh", "-c", script]), tail=True, stdin=False)
-
-        async def written() -> bool:
-            async with place.http.get(f"{place.at}/logs") as answer:
-                return (await answer.read()).endswith(b"\0tail\n")
-
-        await until(written, "it has written")
-        async with place.http.get(f"{place.at}/logs?follow=true") as following:
-            begin = int(following.headers["X-Shoal-Offset"])
-            assert 0 < begin <= 3_000_005  # the oldest is gone, and the reader knows
-            assert (await following.content.readexactly(3_000_005 - begin)).endswith(b"\0tail\n")
-            place.cluster.end(b"x" * 3_000_005 + b"end\nand more\n")
-            assert await following.read() == b"end\nand more\n"
-        async with place.http.get(f"{place.at}/logs?offset=3000009") as answer:
-            assert (answer.headers["X-Shoal-Offset"], await answer.read()) == ("3000009", b"and more\n")
-        async with place.http.get(f"{place.at}/logs?stream=stderr") as answer:
-            assert await answer.read() == b""
-        status, code, _ = await place.problem("GET", "/processes/p-other/output")
-        assert (status, code) == (410, "sandbox_ended")
 
 
 async def test_answers_are_not_run_by_browsers(place: Lab) -> None:

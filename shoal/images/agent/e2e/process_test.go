@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strconv"
@@ -234,54 +233,6 @@ func TestOrphansAreReaped(t *testing.T) {
 	eventually(t, "no zombie is left", func() bool {
 		return string(c.run(nil, sh("ps -eo stat | grep -c ^Z")...).out) == "0\n"
 	})
-}
-
-func TestAProcessWaitsForItsReader(t *testing.T) {
-	c := start(t).dial()
-	id := c.exec(nil, sh("head -c 8000000 /dev/zero; echo end >&2")...)
-	request, _ := json.Marshal(object{"op": "output", "id": id, "fd": 1, "offset": 0})
-	held := c.openRaw(request, nil, true)
-	read := 0
-	for read < 1<<20 {
-		f, _ := held.next()
-		read += len(f.Payload)
-	}
-	wait := c.open(object{"op": "wait", "id": id}, nil)
-	select {
-	case <-wait.frames:
-		t.Fatal("it did not wait")
-	case <-time.After(300 * time.Millisecond):
-	}
-	held.credit(1 << 20)
-	for read < 2<<20 {
-		f, _ := held.next()
-		read += len(f.Payload)
-	}
-	held.cancel()
-	rest := c.must(object{"op": "output", "id": id, "fd": 1, "offset": read})
-	if read+len(rest.out) != 8_000_000 || rest.ok["offset"] != float64(8_000_000) || len(rest.events) != 0 {
-		t.Errorf("got %d after %d, %v, %v", len(rest.out), read, rest.ok, rest.events)
-	}
-	wait.result().ended(t, 0)
-	if r := c.must(object{"op": "output", "id": id, "fd": 2, "offset": 0}); string(r.out) != "end\n" {
-		t.Errorf("got %q", r.out)
-	}
-	c.do(object{"op": "output", "id": id, "fd": 1, "offset": 8_000_001}).want(t, "invalid_request", "offset")
-	c.do(object{"op": "output", "id": id, "fd": 3, "offset": 0}).want(t, "invalid_request", "fd")
-}
-
-func TestATailDropsTheOldestWhenNobodyReads(t *testing.T) {
-	c := start(t).dial()
-	id := c.exec(object{"tail": true}, sh("head -c 4000000 /dev/zero; echo end")...)
-	c.must(object{"op": "wait", "id": id}).ended(t, 0)
-	r := c.must(object{"op": "output", "id": id, "fd": 1, "offset": 0})
-	if len(r.events) != 1 || !bytes.HasSuffix(r.out, []byte("end\n")) || r.ok["offset"] != float64(4_000_004) {
-		t.Fatalf("got %d bytes, %v, %v", len(r.out), r.events, r.ok)
-	}
-	gap := r.events[0]["gap"].([]any)
-	if gap[0] != float64(0) || int(gap[1].(float64))+len(r.out) != 4_000_004 {
-		t.Errorf("gap %v and %d bytes", gap, len(r.out))
-	}
 }
 
 func TestStdinGoesOnWhereItIs(t *testing.T) {

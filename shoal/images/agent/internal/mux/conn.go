@@ -27,6 +27,7 @@ type Conn struct {
 	rw      io.ReadWriteCloser
 	dec     *frame.Decoder
 	out     writer
+	turn    sync.Mutex
 	mu      sync.Mutex
 	streams map[uint32]*Stream
 	closed  bool

@@ -151,6 +151,13 @@ func (s *Stream) ID() uint32 { return s.id }
 // SendFrames writes whole frames that the caller has built and reserved credit for.
 func (s *Stream) SendFrames(b []byte) error { return s.conn.out.write(b) }
 
+// Turn waits until no other stream of the connection has the turn, and takes it; done gives it back. It is for those who hold
+// much until it is written: one after the other, for only one at a time can write.
+func (s *Stream) Turn() (done func()) {
+	s.conn.turn.Lock()
+	return s.conn.turn.Unlock
+}
+
 // Event sends an EVENT with v as JSON.
 func (s *Stream) Event(v any) error {
 	payload, err := json.Marshal(v)

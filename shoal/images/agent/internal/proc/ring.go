@@ -13,7 +13,7 @@ const (
 // Ring holds the newest part of one output stream, addressed by offsets from the stream's begin.
 //
 // base ≤ consumed ≤ end. What lies between consumed and end is never dropped, unless nobody reads a `tail` ring: a full
-// ring makes Append wait, so the pipe behind it fills and the process blocks.
+// ring makes Append wait, so the pipe behind it fills and the process blocks. Who only peeks does not count as a reader.
 type Ring struct {
 	mu        sync.Mutex
 	room      sync.Cond
@@ -24,6 +24,7 @@ type Ring struct {
 	limit     int64 // bytes of the stream that are kept at all; -1: no limit
 	tail      bool
 	readers   map[chan<- struct{}]struct{}
+	peekers   map[chan<- struct{}]struct{}
 	closed    bool // no more will come
 	abandoned bool // what comes is dropped
 	truncated bool
@@ -102,7 +103,7 @@ func (r *Ring) grow(want int) {
 func (r *Ring) resize(size int) {
 	held := make([]byte, min(r.end-r.base, int64(size)))
 	r.base = r.end - int64(len(held))
-	r.peek(r.base, held)
+	r.copyTo(held, r.base)
 	r.buf = make([]byte, size)
 	end := r.end
 	r.end = r.base
@@ -110,7 +111,8 @@ func (r *Ring) resize(size int) {
 	r.end = end
 }
 
-func (r *Ring) peek(offset int64, p []byte) int {
+// copyTo copies what lies behind offset, which must be held, and returns how much that is.
+func (r *Ring) copyTo(p []byte, offset int64) int {
 	p = p[:max(0, min(int64(len(p)), r.end-offset))]
 	n := 0
 	for n < len(p) {
@@ -126,7 +128,7 @@ func (r *Ring) Read(offset int64, p []byte) (from int64, n int, done bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from = max(offset, r.base)
-	n = r.peek(from, p)
+	n = r.copyTo(p, from)
 	return from, n, r.closed && from+int64(n) >= r.end
 }
 
@@ -157,11 +159,27 @@ func (r *Ring) Attach(wake chan<- struct{}) {
 	r.readers[wake] = struct{}{}
 }
 
-// Detach ends Attach.
+// Peek attaches who only looks: nobody waits for it, and it must not Consume. It returns all that is held from offset on, and
+// where that begins: one who began to read the oldest byte would be overtaken at once by a process that writes fast.
+func (r *Ring) Peek(offset int64, wake chan<- struct{}) (from int64, held []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.peekers == nil {
+		r.peekers = make(map[chan<- struct{}]struct{}, 1)
+	}
+	r.peekers[wake] = struct{}{}
+	from = max(offset, r.base)
+	held = make([]byte, max(0, r.end-from))
+	r.copyTo(held, from)
+	return from, held
+}
+
+// Detach ends Attach or Peek.
 func (r *Ring) Detach(wake chan<- struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.readers, wake)
+	delete(r.peekers, wake)
 	r.room.Broadcast() // a tail ring may drop from now on
 }
 
@@ -218,10 +236,12 @@ func (r *Ring) Truncated() bool {
 }
 
 func (r *Ring) notify() {
-	for wake := range r.readers {
-		select {
-		case wake <- struct{}{}:
-		default:
+	for _, waiting := range [...]map[chan<- struct{}]struct{}{r.readers, r.peekers} {
+		for wake := range waiting {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

@@ -17,6 +17,18 @@ func text(offset int64, n int) []byte {
 	return p
 }
 
+// stalled waits until a ring holds its writer up.
+func stalled(t *testing.T, ring *Ring) {
+	t.Helper()
+	end := time.Now().Add(10 * time.Second)
+	for now, _ := ring.Stalls(); !now; now, _ = ring.Stalls() {
+		if time.Now().After(end) {
+			t.Fatal("it took more than it holds")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func TestARingKeepsWhatNobodyConsumed(t *testing.T) {
 	random := rand.New(rand.NewSource(1))
 	for range 20 {
@@ -57,13 +69,9 @@ func TestAFullRingHoldsItsWriterUp(t *testing.T) {
 		ring.Append(text(0, RingSize+10))
 		close(written)
 	}()
-	select {
-	case <-written:
-		t.Fatal("it took more than it holds")
-	case <-time.After(50 * time.Millisecond):
-	}
-	if now, count := ring.Stalls(); !now || count != 1 {
-		t.Errorf("stalls: %v, %d", now, count)
+	stalled(t, ring)
+	if _, count := ring.Stalls(); count != 1 {
+		t.Errorf("%d stalls", count)
 	}
 	ring.Consume(10)
 	<-written
@@ -109,6 +117,62 @@ func TestATailDropsOnlyWhileNobodyReads(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	ring.Detach(wake)
+	<-written
+}
+
+func TestATailWaitsForNobodyWhoPeeks(t *testing.T) {
+	ring := NewRing(-1, true)
+	ring.Append(text(0, RingSize+5))
+	wake := make(chan struct{}, 1)
+	from, held := ring.Peek(2, wake)
+	if from != 5 || !bytes.Equal(held, text(5, RingSize)) {
+		t.Fatalf("from %d, %d bytes", from, len(held))
+	}
+	written := make(chan struct{})
+	go func() {
+		ring.Append(text(RingSize+5, 2*RingSize))
+		close(written)
+	}()
+	select {
+	case <-written:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for one who peeks")
+	}
+	<-wake
+	if base, end, unread := ring.Span(); base != end-RingSize || end != 3*RingSize+5 || unread != RingSize {
+		t.Errorf("span %d %d %d", base, end, unread)
+	}
+	if from, held := ring.Peek(3*RingSize, wake); from != 3*RingSize || !bytes.Equal(held, text(from, 5)) {
+		t.Errorf("from %d, %d bytes", from, len(held))
+	}
+	ring.Detach(wake)
+	ring.Append(text(3*RingSize+5, 1))
+	select {
+	case <-wake:
+		t.Error("woken after it left")
+	default:
+	}
+}
+
+func TestWhoPeeksTakesNothingFromAReader(t *testing.T) {
+	ring := NewRing(-1, true)
+	reader, peeker := make(chan struct{}, 1), make(chan struct{}, 1)
+	ring.Attach(reader)
+	ring.Append(text(0, RingSize))
+	if from, held := ring.Peek(0, peeker); from != 0 || len(held) != RingSize {
+		t.Errorf("from %d, %d bytes", from, len(held))
+	}
+	written := make(chan struct{})
+	go func() {
+		ring.Append(text(RingSize, 10))
+		close(written)
+	}()
+	stalled(t, ring)
+	ring.Detach(peeker)
+	if now, _ := ring.Stalls(); !now || ring.Begin() != 0 {
+		t.Error("the reader's output was dropped")
+	}
+	ring.Consume(10)
 	<-written
 }
 

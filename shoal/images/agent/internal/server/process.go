@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"shoal/agent/internal/fault"
-	"shoal/agent/internal/frame"
 	"shoal/agent/internal/mux"
 	"shoal/agent/internal/proc"
 )
@@ -38,85 +37,6 @@ func (s *Server) exec(st *mux.Stream, raw []byte) error {
 	}
 	st.Reply(map[string]any{"id": p.ID, "pid": p.Pid()})
 	return nil
-}
-
-type outputRequest struct {
-	Op     string `json:"op"`
-	ID     string `json:"id"`
-	FD     int    `json:"fd"`
-	Offset int64  `json:"offset"`
-	Tell   bool   `json:"tell"`
-}
-
-func (s *Server) output(st *mux.Stream, raw []byte) error {
-	request, err := decode[outputRequest](raw)
-	if err != nil {
-		return err
-	}
-	p, err := s.table.Get(request.ID)
-	if err != nil {
-		return err
-	}
-	ring := p.Out
-	switch request.FD {
-	case 1:
-	case 2:
-		ring = p.Err
-	default:
-		return fault.Invalid("fd", "%d is neither 1 (stdout) nor 2 (stderr)", request.FD)
-	}
-	if _, end, _ := ring.Span(); request.Offset < 0 || request.Offset > end {
-		return fault.Invalid("offset", "%d is not between 0 and %d, which is all the output so far", request.Offset, end)
-	}
-	ring.Attach(st.Wake()) // from here on nothing is dropped
-	defer ring.Detach(st.Wake())
-	if request.Tell {
-		base, end, _ := ring.Span()
-		request.Offset = max(request.Offset, base)
-		if err := st.Event(map[string]any{"held": [2]int64{request.Offset, end}}); err != nil {
-			return err
-		}
-	}
-	return follow(st, ring, request.Offset)
-}
-
-// follow sends a ring that the caller has attached to, from an offset on, to its end. What the client gives credit for it has
-// consumed.
-func follow(st *mux.Stream, ring *proc.Ring, offset int64) error {
-	ring.Consume(offset)
-	at, dropped := offset, int64(0)
-	for {
-		_, granted := st.Credit()
-		ring.Consume(min(at, offset+dropped+granted))
-		if begin := ring.Begin(); begin > at {
-			if err := st.Event(map[string]any{"gap": [2]int64{at, begin}}); err != nil {
-				return err
-			}
-			dropped += begin - at
-			at = begin
-		}
-		n, closed := ring.Available(at)
-		if n == 0 && closed {
-			ring.Consume(at)
-			st.Reply(map[string]int64{"offset": at})
-			return nil
-		}
-		if size := st.TryReserve(int(min(n, chunkSize))); size > 0 {
-			from, err := sendPiece(st, frame.Data, ring, at, size)
-			if err != nil {
-				return err
-			}
-			if from == at {
-				at += int64(size)
-			}
-			continue
-		}
-		select {
-		case <-st.Wake():
-		case <-st.Done():
-			return mux.ErrLost
-		}
-	}
 }
 
 type processRequest struct {
