@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from shoal.actors.controller import ledger
 from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
-from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from shoal.model.states import State
 from tests.unit.builders import spec
-from tests.unit.controller_world import World, until
+from tests.unit.controller_world import World, steps, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -93,4 +95,34 @@ async def test_a_start_that_the_machine_refuses_leaves_its_slot_to_the_next() ->
         await controller.begin(sandboxes.create(spec(), 5, True, INSIDE))
     await controller.begin(sandboxes.create(spec(), 5, True, INSIDE))
     assert list(world.slots.values()) == [slot]
+    await controller.kill()
+
+
+@pytest.mark.parametrize("commit_s", [0.0, 0.01])
+async def test_a_create_that_finds_no_room_is_told_so_and_has_ended(commit_s: float) -> None:
+    world = World(capacity=0)
+    controller = await world.controller()
+    sandboxes = controller.parts.sandboxes
+
+    async def commit(change: Change) -> None:
+        await asyncio.sleep(commit_s)
+
+    world.before_write = commit
+    creating = controller.begin(sandboxes.create(spec(idempotency_key="k"), 0.05, True, INSIDE))
+    with pytest.raises(DeadlineExceeded, match="no room came free"):
+        await creating
+    (sandbox_id,) = world.disk.sandboxes
+    assert world.disk.row(sandbox_id)["end"]["reason"] == "start_failed"
+    await controller.kill()
+
+
+async def test_who_asks_again_for_what_is_still_being_made_waits_no_longer_than_told() -> None:
+    world = World(capacity=0)
+    controller = await world.controller()
+    sandboxes = controller.parts.sandboxes
+    creating = controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
+    await steps(10)
+    with pytest.raises(DeadlineExceeded, match="still being made for an earlier call"):
+        await controller.begin(sandboxes.create(spec(idempotency_key="k"), 0.01, True, INSIDE))
+    assert not creating.done()
     await controller.kill()

@@ -27,6 +27,7 @@ from shoal.model.validate import check_tags
 
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
+_LAST_WORD_S = 10.0
 
 Made = tuple[SandboxInfo, grants.Grant | None]
 
@@ -48,9 +49,10 @@ class Sandboxes:
     async def create(self, spec: SandboxSpec, deadline_s: float, wait: bool, caller: Caller) -> Made:
         """Creates a sandbox and returns it with a way to its agent, running or (not `wait`) as soon as it is on record, without a way."""
         try:
-            record = self._begin(spec, deadline_s, caller, await self.history.forgotten(spec, caller))
+            record, new = self._begin(spec, deadline_s, caller, await self.history.forgotten(spec, caller))
             if wait:
-                await self.lives.running(record, deadline_s)
+                # Its own creator is told how it ended, also where its deadline did that, once that is written.
+                await self.lives.running(record, deadline_s + _LAST_WORD_S if new else deadline_s)
             else:
                 await self.lives.accepted(record)
         except ShoalError as error:
@@ -70,12 +72,12 @@ class Sandboxes:
 
     def _begin(
         self, spec: SandboxSpec, deadline_s: float, caller: Caller, forgotten: SandboxRecord | None
-    ) -> SandboxRecord:
+    ) -> tuple[SandboxRecord, bool]:
         record, new = self.admission.admit(spec, deadline_s, caller, forgotten)
         if new:
             entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
             self.lives.begin(record, [entry])
-        return record
+        return record, new
 
     async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
         """Ends what creates have made or are making whose caller has gone; `keys`: (environment, idempotency key). Returns those that it

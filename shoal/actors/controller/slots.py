@@ -87,7 +87,7 @@ class SlotPool:
                 self.put(waiter.result())  # it came in the very moment of giving up
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
-                    f"no room came free within {deadline_s:g} s; ask for less, end other sandboxes, or add nodes",
+                    f"no room came free within {round(deadline_s, 2):g} s; ask for less, end other sandboxes, or add nodes",
                     field="deadline",
                 ) from None
             raise
