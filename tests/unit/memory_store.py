@@ -71,6 +71,8 @@ class MemoryStore(Store):
         for name in change.removed_environments:
             self.disk.environments.pop(name, None)
         self.disk.tokens |= {token.info.id: token for token in change.tokens}
+        for token_id in change.removed_tokens:
+            self.disk.tokens.pop(token_id, None)
 
     def die(self) -> None:
         self._die_after = 0

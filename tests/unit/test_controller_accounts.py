@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shoal.actors.controller import accounts as accounts_module
 from shoal.actors.controller.quotas import Usage, check_quota
 from shoal.model.access import ANY_ENVIRONMENT, INSIDE, AuditEntry, Caller, Quota, Scope, matches, split
 from shoal.model.errors import (
@@ -297,6 +298,31 @@ class TestTokens:
             await again.parts.accounts.revoke_token("tk-nope", INSIDE)
         await again.kill()
 
+    async def test_of_those_that_are_void_only_the_newest_are_kept_beside_the_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(accounts_module, "MAX_TOKENS", 5)
+        world = World()
+        controller = await world.controller()
+        accounts = controller.parts.accounts
+        await accounts.create_environment("dev", Quota(), INSIDE)
+        other, _ = await accounts.create_token("other", "main", Scope.READ, None, INSIDE)
+        good = [(await accounts.create_token("good", "dev", Scope.READ, None, INSIDE))[0] for _ in range(2)]
+        made = []
+        for _ in range(20):
+            info, _ = await accounts.create_token("ci", "dev", Scope.READ, None, DEV_ADMIN)
+            await accounts.revoke_token(info.id, DEV_ADMIN)
+            made.append(info)
+        left = {info.id for info in [*good, *made[-3:]]}
+        assert {info.id for info in accounts.tokens(DEV_ADMIN)} == left
+        assert set(world.disk.tokens) == left | {other.id}
+        assert accounts.stored_token(made[0].id) is None
+        more = [(await accounts.create_token("good", "dev", Scope.READ, None, INSIDE))[0] for _ in range(3)]
+        with pytest.raises(QuotaExceeded):
+            await accounts.create_token("good", "dev", Scope.READ, None, INSIDE)
+        assert {info.id for info in accounts.tokens(DEV_ADMIN)} == {info.id for info in [*good, *more]}
+        await controller.kill()
+
     async def test_use_is_noted_to_the_minute(self) -> None:
         world = World()
         controller = await world.controller()
@@ -333,9 +359,9 @@ async def test_what_replicas_report_is_entered_once() -> None:
 async def test_what_is_no_id_is_refused(value: Any) -> None:
     controller = await World().controller()
     following = controller.parts.following
-    with pytest.raises(InvalidRequest, match="before: .* is no id"):
+    with pytest.raises(InvalidRequest, match=r"before: .* is no id"):
         await following.audit(value, 10, INSIDE)
-    with pytest.raises(InvalidRequest, match="after: .* is no id"):
+    with pytest.raises(InvalidRequest, match=r"after: .* is no id"):
         await following.events(value, None, None, 0, INSIDE)
     await controller.kill()
 

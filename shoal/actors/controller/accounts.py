@@ -37,7 +37,7 @@ from shoal.model.validate import check_number, check_text
 
 MAX_ENVIRONMENTS = 1_000
 MAX_TOKENS = 1_000
-"""Valid tokens that one environment may have."""
+"""Tokens that one environment may have. Of those that were revoked or have expired the newest are kept as far as there is room."""
 
 MAX_NAME = 128
 _LONGEST_S = 10 * 366 * 86400.0
@@ -170,15 +170,21 @@ class Accounts:
         if environment != ANY_ENVIRONMENT:
             self._known(environment)
         now = self._clock()
-        if sum(t.info.environment == environment and t.info.valid(now) for t in self._tokens.values()) >= MAX_TOKENS:
+        kept = [token.info for token in self._tokens.values() if token.info.environment == environment]
+        void = sorted((info for info in kept if not info.valid(now)), key=_void_since)
+        if len(kept) - len(void) >= MAX_TOKENS:
             raise QuotaExceeded(f"environment {environment!r} has {MAX_TOKENS} tokens, which is the most; revoke some")
+        # Or one that makes and revokes them in a loop would fill memory and store: the audit log has them still.
+        forgotten = [info.id for info in void[: max(0, len(kept) + 1 - MAX_TOKENS)]]
         token_id, text, digest = mint()
         expires_at = None if expires_in is None else now + expires_in
         info = TokenInfo(token_id, name, environment, scope, now, expires_at, created_by=caller.token)
         entry = audited("token.create", caller, target=token_id, environment=environment)
         token = StoredToken(info, digest)
-        await self._ledger.write(Change(tokens=(token,), audit=(entry,)))
+        await self._ledger.write(Change(tokens=(token,), audit=(entry,), removed_tokens=forgotten))
         self._tokens[token_id] = token
+        for each in forgotten:
+            self._tokens.pop(each, None)
         return info, text
 
     def tokens(self, caller: Caller) -> list[TokenInfo]:
@@ -257,6 +263,10 @@ def check_bounds(quota: Quota) -> None:
 def _environment_change(environment: Environment, action: str, caller: Caller) -> Change:
     entry = audited(action, caller, target=environment.name, environment=environment.name)
     return Change(environments=(environment,), audit=(entry,))
+
+
+def _void_since(info: TokenInfo) -> float:
+    return min(at for at in (info.revoked_at, info.expires_at) if at is not None)
 
 
 def _revoked(token: StoredToken, now: float) -> StoredToken:

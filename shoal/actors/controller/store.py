@@ -49,6 +49,7 @@ class Change:
     environments: Sequence[Environment] = ()
     tokens: Sequence[StoredToken] = ()
     removed_environments: Sequence[str] = ()
+    removed_tokens: Sequence[str] = ()
 
 
 class Store(ABC):

@@ -23,7 +23,7 @@ class Rows:
     audit: list[Row] = field(default_factory=list)
     environments: dict[str, Row | None] = field(default_factory=dict)
     """None: it is removed."""
-    tokens: dict[str, Row] = field(default_factory=dict)
+    tokens: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -47,7 +47,10 @@ def rows_of(change: Change) -> Rows:
             **{environment.name: _environment_row(environment) for environment in change.environments},
             **dict.fromkeys(change.removed_environments),
         },
-        tokens={token.info.id: _token_row(token) for token in change.tokens},
+        tokens={
+            **{token.info.id: _token_row(token) for token in change.tokens},
+            **dict.fromkeys(change.removed_tokens),
+        },
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Table, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -161,15 +161,21 @@ class Writer:
 
 
 def _apply(connection: Connection, rows: Rows) -> None:
-    removed = [name for name, row in rows.environments.items() if row is None]
     _put(connection, tables.sandboxes, list(rows.sandboxes.values()))
     _put(connection, tables.events, list(rows.events.values()))
-    _put(connection, tables.environments, [row for row in rows.environments.values() if row is not None])
-    _put(connection, tables.tokens, list(rows.tokens.values()))
-    if removed:
-        connection.execute(delete(tables.environments).where(tables.environments.c.name.in_(removed)))
+    _put_or_remove(connection, tables.environments, tables.environments.c.name, rows.environments)
+    _put_or_remove(connection, tables.tokens, tables.tokens.c.id, rows.tokens)
     if rows.audit:
         connection.execute(tables.audit.insert(), rows.audit)
+
+
+def _put_or_remove(
+    connection: Connection, table: Table, key: ColumnElement[str], rows: Mapping[str, Row | None]
+) -> None:
+    _put(connection, table, [row for row in rows.values() if row is not None])
+    removed = [name for name, row in rows.items() if row is None]
+    if removed:
+        connection.execute(delete(table).where(key.in_(removed)))
 
 
 def _put(connection: Connection, table: Table, rows: list[Row]) -> None:

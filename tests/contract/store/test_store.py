@@ -73,6 +73,20 @@ async def test_environments_are_removed_in_the_order_of_the_writes(place: Place,
     assert sorted((e.name, e.quota.cpu) for e in restored.environments) == [("a", 3.0), ("b", 1.0)]
 
 
+async def test_tokens_are_removed_in_the_order_of_the_writes(place: Place, store: Store) -> None:
+    await store.write(Change(tokens=[token("tk-1"), token("tk-2"), token("tk-3")]))
+    await asyncio.gather(
+        store.write(Change(tokens=[token("tk-4")], removed_tokens=["tk-1", "tk-2", "tk-never"])),
+        store.write(Change(tokens=[token("tk-2", name="again")])),
+    )
+    restored = await reopened(place)
+    assert sorted((t.info.id, t.info.name) for t in restored.tokens) == [
+        ("tk-2", "again"),
+        ("tk-3", "ci"),
+        ("tk-4", "ci"),
+    ]
+
+
 async def test_it_opens_with_all_that_live_and_the_newest_that_ended_oldest_first(place: Place, store: Store) -> None:
     old = [living(f"sb-live-{n}", at=float(n)) for n in range(3)]
     past = [ended(f"sb-past-{n}", at=n + 0.5) for n in range(6)]
