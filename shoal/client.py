@@ -35,7 +35,7 @@ class Client(Administration, Context):
 
     @method_twin
     async def nodes(self) -> Sequence[NodeInfo]:
-        """The nodes of the cluster: what each has, and what runs on it."""
+        """The nodes of the cluster: what each has, and what runs on it. Over HTTP: for tokens of all environments."""
         return await self.transport.nodes()
 
     @method_twin

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shoal.model.access import Scope
+from shoal.wire.agent import Start
 from tests.contract.face_relay import Ground, ground
 from tests.terminal import COMMAND, terminal
 
@@ -117,6 +118,13 @@ def test_status(known: str) -> None:
     assert known in good("status")
 
 
+def test_status_with_a_token_of_one_environment(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = json.loads(good("tokens", "create", "ours", "--environment", "main", "--scope", "read", "--json"))
+    monkeypatch.setenv("SHOAL_TOKEN", made["token"])
+    assert json.loads(good("status", "--json")) == {"url": known, "running": True, "nodes": None}
+    assert "of all environments" in good("status")
+
+
 def test_a_shell_at_a_terminal(place: Ground, known: str) -> None:
     with terminal("shell", place.sandbox.id) as at:
         at.expect("# ")
@@ -195,6 +203,34 @@ def test_audit_and_events(place: Ground, known: str) -> None:
         at.expect(place.sandbox.id)
         at.type("\x03")
         assert at.exit_code() == 130
+
+
+def test_logs_hold_nobody_up(place: Ground, known: str, tmp_path: Path) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    script = f"echo ready; while [ ! -e {go} ]; do sleep 0.01; done; seq 1000000; touch {done}; seq 3 >&2"
+    agent = place.do(place.cluster.agent(place.sandbox.id))
+    place.do(agent.exec(Start("p-main", ["sh", "-c", script]), tail=True, stdin=False))
+    following = subprocess.Popen(
+        [*COMMAND, "logs", "-f", place.sandbox.id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "ready\n"
+        go.touch()
+        deadline = time.monotonic() + 20
+        while not done.exists():  # and nobody reads
+            assert time.monotonic() < deadline, "it waits for its reader"
+            time.sleep(0.01)
+        out, err = following.communicate(timeout=60)
+    assert following.returncode == 0
+    told = [line for line in err.splitlines() if line.startswith("shoal: ")]
+    assert [line for line in err.splitlines() if line not in told] == ["1", "2", "3"]
+    missed = sum(int(line.split()[1]) for line in told)
+    assert missed > 0
+    assert len(out) + missed == sum(len(f"{number}\n") for number in range(1, 1_000_001))
+    assert out.startswith("1\n2\n3\n")
+    assert out.endswith("999999\n1000000\n")
+    assert good("logs", place.sandbox.id).endswith("\n1000000\n")
 
 
 def test_empty_states_say_what_to_do(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:

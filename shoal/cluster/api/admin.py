@@ -32,6 +32,7 @@ from shoal.model.sight import no_token
 
 Administrator = Annotated[Caller, needs(Scope.ADMIN)]
 Owner = Annotated[Caller, needs(Scope.ADMIN, everywhere=True)]
+Overseer = Annotated[Caller, needs(Scope.READ, everywhere=True)]
 TokenId = Annotated[str, Path(max_length=64, examples=["tk-2fq7c3j5kx6n4a7b"])]
 Name = Annotated[str, Path(max_length=64, pattern=f"^{NAME.pattern}$", examples=["team-a"])]
 
@@ -161,6 +162,6 @@ def _add_cluster(routes: APIRouter) -> None:
         return Json((await cluster.defaults()).model_dump())
 
     @routes.get("/v1/nodes", response_model=Nodes, summary="List nodes")
-    async def list_nodes(who: Reader, cluster: Cluster) -> Json:
+    async def list_nodes(who: Overseer, cluster: Cluster) -> Json:
         """The machines of the cluster: what they have, what is free."""
         return Json({"nodes": [node.to_dict() for node in await cluster.nodes()]})
