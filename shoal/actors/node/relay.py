@@ -59,14 +59,19 @@ class Relay:
 
     async def detach(self) -> None:
         """Lets go of the relay: it runs on, for the next that opens it and for those whose streams it carries. Idempotent."""
-        await self._stop_watching()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
         self._drop()
 
     async def close(self) -> None:
         """Stops the relay. Idempotent."""
-        await self._stop_watching()
-        with suppress(Unavailable, Internal):
-            await self.ask({"op": "stop"})
+        await self.detach()
+        if await self._connect():  # anew: on the old connection the watcher may have been cut short
+            with suppress(Unavailable, Internal):
+                await self.ask({"op": "stop"})
         self._drop()
         if self._process is not None:
             with suppress(TimeoutError):
@@ -114,6 +119,9 @@ class Relay:
             except _BROKEN as error:
                 self._drop()
                 raise Unavailable(f"the node's relay did not answer: {error!r}") from error
+            except asyncio.CancelledError:
+                self._drop()  # or else the next request would take this one's answer for its own
+                raise
             if not line:
                 self._drop()
                 raise Unavailable("the node's relay went away; it is being restarted")
@@ -167,24 +175,21 @@ class Relay:
                 os.close(log)
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(json.dumps(config).encode() + b"\n")
             line = b""
-            with suppress(TimeoutError):
-                line = await asyncio.wait_for(process.stdout.readline(), _ANSWER_S)
+            try:
+                process.stdin.write(json.dumps(config).encode() + b"\n")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ANSWER_S):
+                        line = await process.stdout.readline()
+            finally:
+                if not line:  # it does not start, or nobody waits for it any more
+                    with suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
             if line:
                 self._process = process
                 return
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
         raise Unavailable(f"the relay does not start; see {self._log}")
-
-    async def _stop_watching(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
-            self._watcher = None
 
     async def _watch(self) -> None:
         """Keeps a control connection, which keeps the relay alive; starts a new relay when it is gone."""
