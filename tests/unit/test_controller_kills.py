@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from shoal.model.access import INSIDE, Caller
-from shoal.model.errors import SandboxEnded, Unavailable
+from shoal.model.errors import FailedPrecondition, Internal, SandboxEnded, Unavailable
+from shoal.model.info import Listing
 from shoal.model.states import State
 from tests.unit.builders import spec
 from tests.unit.controller_world import Controller, World, steps, until
@@ -217,3 +218,41 @@ async def test_a_full_disk_refuses_creates_and_loses_nothing_that_runs() -> None
     world.disk.full = False
     await until(lambda: world.disk.row(info.id)["state"] == "running", "it is on record as soon as that can be")
     await end_all(world, controller)
+
+
+async def test_one_that_lives_and_makes_no_sense_is_left_to_the_version_that_knows_it() -> None:
+    world = World()
+    first = await world.controller()
+    info, _ = await first.begin(first.parts.sandboxes.create(spec(), 60, True, INSIDE))
+    await first.kill()
+    row = world.disk.row(info.id)
+    world.disk.put({**row, "spec": {**row["spec"], "invented_later": 1}})
+    with pytest.raises(FailedPrecondition, match=rf"sandbox {info.id}, which lives.*invented_later.*run the version"):
+        await world.controller()
+    assert list(world.containers) == [info.id]
+    assert [slot.sandbox_id for slot in world.slots.values() if slot.alive] == [info.id]
+
+    world.disk.put(row)
+    second = await world.controller()
+    assert living(second) == [State.RUNNING]
+    await end_all(world, second)
+
+
+async def test_one_that_has_ended_and_makes_no_sense_keeps_nothing_from_being_seen() -> None:
+    world = World()
+    first = await world.controller()
+    sandboxes = first.parts.sandboxes
+    ids = [(await first.begin(sandboxes.create(spec(), 60, True, INSIDE)))[0].id for _ in range(3)]
+    for sandbox_id in ids[:2]:
+        await first.begin(sandboxes.terminate(sandbox_id, INSIDE))
+    await first.kill()
+    row = world.disk.row(ids[0])
+    world.disk.put({**row, "spec": {**row["spec"], "invented_later": 1}})
+
+    second = await world.controller()
+    sandboxes = second.parts.sandboxes
+    page = await second.begin(sandboxes.select(Listing(include_ended=True), INSIDE))
+    assert {info.id for info in page.sandboxes} == set(ids[1:])
+    with pytest.raises(Internal, match="makes no sense"):  # it was: that nobody is told it never was
+        await second.begin(sandboxes.get(ids[0], INSIDE))
+    await end_all(world, second)

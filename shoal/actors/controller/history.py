@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from shoal.model.sight import check_sees_environment, check_sees_sandbox, no_san
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL
 from shoal.model.validate import MAX_KEY
+
+log = logging.getLogger("shoal.history")
 
 _PAGE = 100
 _PAGES = 20
@@ -90,17 +93,26 @@ class History:
         before, reached = listing.before, None
         for page in range(1, _PAGES + 1):
             rows = await self.store.ended(listing.environment, before, _PAGE, states=states)
-            records = [_record(row) for row in rows]
+            records = [record for row in rows if (record := _legible(row)) is not None]
             found += [r for r in records if r.id not in known and not self.registry.get(r.id) and matches(r, listing)]
             if len(rows) < _PAGE:
                 break
-            before = position(records[-1])
+            before = rows[-1]["created_at"], rows[-1]["id"]
             newer = [record for record in found if position(record) >= before]
             if len(newer) >= listing.limit:
                 break  # what is left to look at is older than all that is wanted
             if page == _PAGES:
                 found, reached = newer, before
         return heapq.nlargest(listing.limit, found, key=position), reached
+
+
+def _legible(row: dict[str, Any]) -> SandboxRecord | None:
+    """None where a row makes no sense: it must not keep all others from being listed."""
+    try:
+        return _record(row)
+    except Internal as error:
+        log.warning("%s", error)
+        return None
 
 
 def _record(row: dict[str, Any]) -> SandboxRecord:

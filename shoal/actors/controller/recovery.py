@@ -12,6 +12,7 @@ from shoal.actors.controller.lifecycles import Lifecycles
 from shoal.actors.controller.record import SandboxRecord, from_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
+from shoal.model.errors import FailedPrecondition
 
 log = logging.getLogger("shoal.recovery")
 
@@ -27,8 +28,12 @@ class Recovery:
     _looking: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Returns once every sandbox is known again and on its way; what takes long (slots that Ray has not placed yet) goes on behind."""
-        self.registry.restore(_records(rows))
+        """Returns once every sandbox is known again and on its way; what takes long (slots that Ray has not placed yet) goes on behind.
+
+        `FailedPrecondition`, and nothing is touched, where one lives of which this version makes no sense."""
+        records, complete = _records(rows)
+        self.registry.restore(records)
+        self.registry.complete = self.registry.complete and complete
         living = self.registry.live()
         existing = set(await self.maker.existing())
         # Only a slot that is on record can hold a sandbox, but for those that are told apart below.
@@ -68,11 +73,19 @@ class Recovery:
             self._sort(found, {}, {})
 
 
-def _records(rows: Iterable[dict[str, Any]]) -> Sequence[SandboxRecord]:
-    records = []
+def _records(rows: Iterable[dict[str, Any]]) -> tuple[Sequence[SandboxRecord], bool]:
+    """The sandboxes of all rows that make sense, and whether all do."""
+    records, complete = [], True
     for row in rows:
         try:
             records.append(from_row(row))
         except (KeyError, TypeError, ValueError) as error:
+            if row.get("end") is None:
+                # To a controller that does not know it, its container would be a stranger's, which nodes remove.
+                raise FailedPrecondition(
+                    f"the store's row of sandbox {row.get('id')}, which lives, makes no sense to this version: {error!r}; "
+                    "run the version that wrote it, or end the sandbox with that"
+                ) from None
             log.warning("the store's row of sandbox %s makes no sense: %r", row.get("id"), error)
-    return records
+            complete = False
+    return records, complete
