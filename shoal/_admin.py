@@ -9,7 +9,7 @@ from shoal._events import Events
 from shoal._twin import method_twin
 from shoal.model.access import AuditEntry, Environment, Quota, Scope, TokenInfo
 from shoal.model.errors import InvalidRequest
-from shoal.model.validate import check_number
+from shoal.model.validate import check_name, check_number
 
 if TYPE_CHECKING:
     from shoal.transport.contract import Transport
@@ -40,6 +40,7 @@ class Administration:
 
         `cpu` in cores and `memory` in MiB count the limits of sandboxes. Raises `AlreadyExists`, `InvalidRequest`, `PermissionDenied`.
         """
+        check_name("name", name)
         return await self.transport.admin.create_environment(name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
     @method_twin
@@ -50,6 +51,7 @@ class Administration:
     @method_twin
     async def environment(self, name: str) -> Environment:
         """One of them; `EnvironmentNotFound`."""
+        check_name("name", name)
         return await self.transport.admin.environment(name)
 
     @method_twin
@@ -62,13 +64,18 @@ class Administration:
         memory: int | None = None,
         creates_per_minute: int | None = None,
     ) -> Environment:
-        """Replaces an environment's quota as a whole: what is not given has no bound then. What lives beyond it lives on."""
+        """Replaces an environment's quota as a whole: what is not given has no bound then. What lives beyond it lives on.
+
+        Not for an environment's own administrators: `PermissionDenied`.
+        """
+        check_name("name", name)
         return await self.transport.admin.set_quota(name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
     @method_twin
     async def delete_environment(self, name: str) -> None:
         """Takes it away, and revokes its tokens. `FailedPrecondition` while sandboxes live in it; `main` stays (`InvalidRequest`).
         Its name is free again once what happened in it is forgotten."""
+        check_name("name", name)
         await self.transport.admin.delete_environment(name)
 
     # Tokens
@@ -85,7 +92,7 @@ class Administration:
         """A new API token, and its text, which nobody can ask for again.
 
         `environment`: the only one that it sees (None: this client's own), `"*"` for all. `scope`: `read` (look), `run` (also create and enter
-        sandboxes) or `admin` (also tokens and quotas). `expires_in` in seconds; None: never. `PermissionDenied` for more than you may yourself.
+        sandboxes) or `admin` (also tokens). `expires_in` in seconds; None: never. `PermissionDenied` for more than you may yourself.
         """
         try:
             wanted = Scope(scope)

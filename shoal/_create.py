@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack, cast, overload
@@ -11,6 +12,7 @@ from shoal._spec import Cpu, Memory, build_spec
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import NetworkMode, Runtime, SandboxSpec
+from shoal.model.validate import check_spec
 
 if TYPE_CHECKING:
     from shoal.client import Client
@@ -33,7 +35,7 @@ class CreateOptions(TypedDict, total=False):
     name: str | None
     tags: Mapping[str, str] | None
     env: Mapping[str, str] | None
-    workdir: str | None
+    workdir: str | os.PathLike[str] | None
     user: str | None
     cpu: Cpu
     memory: Memory
@@ -136,6 +138,25 @@ async def create_all(
 
     `or_none`: where one could not be made, the others are ended and its error is raised. Where it is given up, none stays either way.
     """
+    wrong = [_wrong(spec) for spec in specs]
+    if or_none and (error := next(filter(None, wrong), None)):
+        raise error
+    good = [spec for spec, error in zip(specs, wrong, strict=True) if error is None]
+    made = iter(await _create_good(client, good, key, deadline, or_none))
+    return [error or next(made) for error in wrong]
+
+
+def _wrong(spec: SandboxSpec) -> InvalidRequest | None:
+    try:
+        check_spec(spec, None)
+    except InvalidRequest as error:
+        return error
+    return None
+
+
+async def _create_good(
+    client: Client, specs: Sequence[SandboxSpec], key: str | None, deadline: float, or_none: bool
+) -> list[SandboxInfo | ShoalError]:
     end = time.monotonic() + deadline
     made: list[SandboxInfo | ShoalError] = []
     try:
@@ -204,8 +225,8 @@ async def _end(client: Client, specs: Sequence[SandboxSpec], made: Sequence[Sand
 
 async def _spec(client: Client, options: dict[str, Any]) -> SandboxSpec:
     command = options.pop("command")
-    if isinstance(command, str):
-        raise InvalidRequest(f"command: {command!r} is one text; give a list of words", field="command")
+    if isinstance(command, str) or not isinstance(command, Sequence):
+        raise InvalidRequest(f"command: {command!r:.80} is no list of words; give one", field="command")
     if options["environment"] is None:
         options["environment"] = await client.transport.default_environment()
     return build_spec(tuple(command), await client.defaults.aio(), **options)

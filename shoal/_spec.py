@@ -1,7 +1,9 @@
-"""From the arguments of `Sandbox.create` to a spec: defaults filled in, shapes checked. What the values mean is checked by the cluster."""
+"""From the arguments of `Sandbox.create` to a spec: defaults filled in, shapes checked. The values are checked by `check_spec`, here and by the
+cluster, which alone knows its limits."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ def build_spec(
     name: str | None,
     tags: Mapping[str, str] | None,
     env: Mapping[str, str] | None,
-    workdir: str | None,
+    workdir: str | os.PathLike[str] | None,
     user: str | None,
     cpu: Cpu,
     memory: Memory,
@@ -58,8 +60,8 @@ def build_spec(
         name=name,
         tags=mapping("tags", tags),
         env=mapping("env", env),
-        workdir=workdir,
-        user=user or "",
+        workdir=os.fspath(workdir) if isinstance(workdir, os.PathLike) else workdir,
+        user="" if user is None else user,
         timeout=defaults.timeout if timeout is None else timeout,
         idle_timeout=idle_timeout,
         pty=pty,

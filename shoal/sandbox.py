@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,9 @@ from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import NetworkMode, Runtime
 from shoal.model.states import State
-from shoal.model.validate import check_number
+from shoal.model.validate import check_name, check_number, check_spec, check_tags, check_text
 from shoal.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
-from shoal.tunnels import Forward
+from shoal.tunnels import Forward, check_port
 
 if TYPE_CHECKING:
     from shoal.wire.agent import RunResult
@@ -70,7 +71,7 @@ class Sandbox(Context):
         name: str | None = None,
         tags: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
-        workdir: str | None = None,
+        workdir: str | os.PathLike[str] | None = None,
         user: str | None = None,
         cpu: Cpu = None,
         memory: Memory = None,
@@ -102,6 +103,7 @@ class Sandbox(Context):
         `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then. Where it may have been made and its answer was lost, the
         `Unavailable` is not retryable, and its field `idempotency_key` is what to call again with; with a key of yours just call again.
         """
+        check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()
         # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
         key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
@@ -128,6 +130,7 @@ class Sandbox(Context):
             environment=await _environment(client, environment),
             idempotency_key=key,
         )
+        check_spec(spec, None)
         try:
             return Sandbox(client, await client.transport.create(spec, deadline=deadline))
         except Unavailable as error:
@@ -152,6 +155,7 @@ class Sandbox(Context):
         All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those that could be made
         stay, and in the place of each other stands its error. Where an answer was lost, as with `create`.
         """
+        check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()
         given = options.get("idempotency_key")
         key = secrets.token_hex(16) if given is None else given
@@ -165,8 +169,8 @@ class Sandbox(Context):
     @staticmethod
     async def from_id(sandbox_id: str, *, client: Client | None = None) -> Sandbox:
         """The sandbox of that id, living or ended; `SandboxNotFound` if there never was one."""
-        if not SANDBOX.fullmatch(sandbox_id):
-            raise InvalidRequest(f"sandbox_id: {sandbox_id!r} is none; they look like 'sb-…'", field="sandbox_id")
+        if not SANDBOX.fullmatch(str(sandbox_id)):
+            raise InvalidRequest(f"sandbox_id: {sandbox_id!r:.80} is none; they look like 'sb-…'", field="sandbox_id")
         client = client or await current()
         return Sandbox(client, await client.transport.get(sandbox_id))
 
@@ -174,6 +178,7 @@ class Sandbox(Context):
     @staticmethod
     async def from_name(name: str, *, environment: str | None = None, client: Client | None = None) -> Sandbox:
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        check_name("name", name)
         client = client or await current()
         return Sandbox(client, await client.transport.find(name, await _environment(client, environment)))
 
@@ -194,10 +199,15 @@ class Sandbox(Context):
 
         `include_ended`: those that ended, too. `limit`: so many at the most; `after`: the last of the page before, for the next one.
         """
+        wanted = mapping("tags", tags)
+        check_tags(wanted)
+        check_number("limit", limit, 0, math.inf, "sandboxes", whole=True)
+        if region is not None:
+            check_text("region", region, "the name of one")
         client = client or await current()
         listing = Listing(
             await _environment(client, environment),
-            mapping("tags", tags),
+            wanted,
             states_of(states),
             include_ended=include_ended,
             limit=limit,
@@ -238,7 +248,9 @@ class Sandbox(Context):
     @method_twin
     async def set_tags(self, tags: Mapping[str, str]) -> None:
         """Replaces its tags."""
-        self._info = await self._reach.transport.set_tags(self.id, mapping("tags", tags))
+        wanted = mapping("tags", tags)
+        check_tags(wanted)
+        self._info = await self._reach.transport.set_tags(self.id, wanted)
 
     # Its end
 
@@ -351,11 +363,13 @@ class Sandbox(Context):
         `X-Shoal-Connect-Token`, over `tcp` the token and a newline first. A `public` one is open to whoever finds it. Again: the same
         tunnel with a fresh token; with other arguments it is changed. Raises `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
         """
+        check_port(port)
         return await self._reach.transport.expose(self.id, port, protocol=protocol, public=public)
 
     @method_twin
     async def unexpose(self, port: int) -> None:
         """Closes the tunnel to a port; of a port that has none: nothing happens."""
+        check_port(port)
         await self._reach.transport.unexpose(self.id, port)
 
     @method_twin
@@ -366,6 +380,8 @@ class Sandbox(Context):
     @method_twin
     async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
         """The tunnel with a connect token for `expires_in` seconds (7 days at most), to be handed on; `TunnelNotFound`."""
+        check_port(port)
+        check_number("expires_in", expires_in, 0, math.inf, "seconds")
         return await self._reach.transport.tunnel_token(self.id, port, expires_in)
 
     @method_twin
@@ -410,8 +426,11 @@ class Sandbox(Context):
         return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
 
 
-async def _environment(client: Client, named: str | None) -> str:
-    return named if named is not None else await client.transport.default_environment()
+async def _environment(client: Client, given: str | None) -> str:
+    if given is None:
+        return await client.transport.default_environment()
+    check_name("environment", given)
+    return given
 
 
 def _result(ran: RunResult, text: bool) -> Result[Any]:

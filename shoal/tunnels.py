@@ -37,7 +37,7 @@ class Forward(Context):
 
     def __init__(self, reach: Reach, port: int, host: str, local_port: int) -> None:
         # For `Sandbox.forward`.
-        check_number("port", port, 0, MAX_PORT, "a port", whole=True)
+        check_port(port)
         check_number("local_port", local_port, -1, MAX_PORT, "a port", whole=True)
         self._reach = reach
         self._port = port
@@ -130,6 +130,11 @@ class Forward(Context):
     def __repr__(self) -> str:
         where = "not started" if self._address is None else self.address
         return f"<Forward {where} to port {self._port} of {self._reach.sandbox_id}>"
+
+
+def check_port(port: int) -> None:
+    """`InvalidRequest` for what is no port of a sandbox."""
+    check_number("port", port, 0, MAX_PORT, "a port", whole=True)
 
 
 async def _inward(reader: asyncio.StreamReader, stream: ByteStream) -> None:

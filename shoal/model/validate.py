@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,28 +26,30 @@ MAX_MEMORY = 16 * 1024 * 1024  # 16 TiB in MiB
 MIN_MEMORY = 16  # MiB: less does not hold the agent and one process
 
 
-def check_spec(spec: SandboxSpec, limits: Limits) -> None:
-    """Raises `InvalidRequest` for the first thing wrong with `spec`; does not look at what nodes there are."""
+def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
+    """Raises `InvalidRequest` for the first thing wrong with `spec`; does not look at what nodes there are. `limits`: None where the cluster's
+    are not known."""
+    longest = math.inf if limits is None else limits.timeout
     check_text("image", spec.image, "a reference such as 'shoal/base' or 'python:3.12'")
     check_resources(spec, limits)
     check_command("command", spec.command)
     check_environment_variables("env", spec.env)
-    for field, value in (("name", spec.name), ("environment", spec.environment)):
-        if value is not None and not NAME.fullmatch(value):
-            raise InvalidRequest(
-                f"{field}: {value!r:.80} is no name; use 1 to 64 letters, digits, dots, dashes and underscores",
-                field=field,
-            )
+    if spec.name is not None:
+        check_name("name", spec.name)
+    check_name("environment", spec.environment)
     check_tags(spec.tags)
     if spec.workdir is not None:
         check_text("workdir", spec.workdir, "an absolute path such as '/work'")
         if not spec.workdir.startswith("/"):
             raise InvalidRequest(f"workdir: {spec.workdir!r:.200} is relative; give an absolute path", field="workdir")
-    if spec.user:
+    if spec.user != "":
         check_text("user", spec.user, "a name, 'uid' or 'uid:gid'")
-    check_number("timeout", spec.timeout, 0, limits.timeout, "seconds")
+    check_number("timeout", spec.timeout, 0, longest, "seconds")
     if spec.idle_timeout is not None:
-        check_number("idle_timeout", spec.idle_timeout, 0, limits.timeout, "seconds")
+        check_number("idle_timeout", spec.idle_timeout, 0, longest, "seconds")
+    if not isinstance(spec.pty, bool):
+        raise InvalidRequest(f"pty: {spec.pty!r:.80} is neither True nor False", field="pty")
+    value: str | None
     for field, value, choices in (
         ("network", spec.network, ("default", "none")),
         ("runtime", spec.runtime, ("runc", "runsc")),
@@ -62,7 +65,7 @@ def check_spec(spec: SandboxSpec, limits: Limits) -> None:
                 )
 
 
-def check_resources(spec: SandboxSpec, limits: Limits) -> None:
+def check_resources(spec: SandboxSpec, limits: Limits | None) -> None:
     """Each amount by itself, and no request above its limit."""
     r = spec.resources
     check_number("cpu", r.cpu_request, 0, MAX_CORES, "cores")
@@ -70,7 +73,7 @@ def check_resources(spec: SandboxSpec, limits: Limits) -> None:
     check_number("memory", r.memory_request, 0, MAX_MEMORY, "MiB", whole=True)
     check_number("memory", r.memory_limit, MIN_MEMORY - 1, MAX_MEMORY, "MiB", whole=True)
     check_number("disk", r.disk, 0, MAX_MEMORY * 64, "MiB", whole=True)
-    check_number("pids", r.pids, 1, limits.pids, "processes", whole=True)
+    check_number("pids", r.pids, 1, math.inf if limits is None else limits.pids, "processes", whole=True)
     if r.gpu != 0:
         check_number("gpu", r.gpu, 0, 64, "devices", whole=True)
     if r.cpu_request > r.cpu_limit:
@@ -89,9 +92,18 @@ def check_number(field: str, value: Any, above: float, most: float, unit: str, *
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise InvalidRequest(f"{field}: {value!r:.80} is not {kind} of {unit}", field=field)
-    if not math.isfinite(value) or not above < value <= most:
+    if not above < value <= min(most, sys.float_info.max):
+        bound = "" if most == math.inf else f", at most {most:g}"
         raise InvalidRequest(
-            f"{field}: {value} is out of range; give {kind} of {unit} above {above:g}, at most {most:g}", field=field
+            f"{field}: {value} is out of range; give {kind} of {unit} above {above:g}{bound}", field=field
+        )
+
+
+def check_name(field: str, value: Any) -> None:
+    """`value` is a name of a sandbox or an environment."""
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise InvalidRequest(
+            f"{field}: {value!r:.80} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field=field
         )
 
 
