@@ -21,7 +21,7 @@ from websockets.utils import accept_key
 
 from shoal.cluster.serving.haproxy_config import Edge
 from shoal.cluster.serving.place import Place
-from shoal.model.errors import Internal, Unavailable
+from shoal.model.errors import Internal, InvalidRequest, Unavailable
 from shoal.model.http import error_from_response
 from shoal.model.settings import ApiSettings
 from tests.haproxy import Front, free_port, running
@@ -224,8 +224,8 @@ def test_headers_that_come_too_slowly_are_cut_off(front: Front) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX-A\xff: b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 1_001 + b"\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)),
     ],
@@ -239,6 +239,26 @@ def test_what_is_no_request_gets_no_further(front: Front, replica: Replica, requ
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert replica.seen == []
+
+
+def test_what_is_too_long_is_told_so(front: Front, replica: Replica) -> None:
+    def said(path: str, headers: dict[str, str]) -> int:
+        response, body = ask(front, path=path, headers={"X-Request-Id": "one", **headers})
+        if response.status != 200:
+            error = error_from_response(response.status, response.headers["Content-Type"], body)
+            assert isinstance(error, InvalidRequest)
+            assert response.headers["X-Request-Id"] == json.loads(body)["request_id"] == "one"
+            assert replica.seen == []
+        return response.status
+
+    assert said("/" + "u" * 8192, {}) == 414
+    assert said("/" + "u" * 60_000, {}) == 414
+    for size in (16_400, 60_000):
+        assert said("/", {"X-A": "a" * size}) == 431
+    for number in (101, 990):
+        assert said("/", {f"A-{n}": "b" for n in range(number)}) == 431
+    assert said("/" + "u" * 8191, {"X-A": "a" * 16_000, **{f"A-{n}": "b" for n in range(20)}}) == 200
+    assert said("/", {f"A-{n}": "b" for n in range(97)}) == 200
 
 
 def test_a_handshake_that_is_not_answered_ends(front: Front) -> None:

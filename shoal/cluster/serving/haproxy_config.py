@@ -142,6 +142,8 @@ def _global(section: _Section) -> None:
         r"(stats socket \S+) mode 666 (level admin expose-fd listeners)",
         lambda found: f"{found[1]} mode 600 {found[2]}",
     )
+    # What its parser refuses gets HAProxy's own page, whatever is configured: it takes more than is let through, so that we may answer.
+    section.add(("tune.http.maxhdr 1000",))
 
 
 def _defaults(section: _Section, edge: Edge) -> None:
@@ -172,8 +174,10 @@ def _frontend(section: _Section, edge: Edge) -> None:
     section.add(
         (
             "unique-id-format %[uuid]",
-            f"http-request set-header x-request-id %[unique-id] unless {_REQUEST_ID}",
-            "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
+            "http-request set-var(txn.request_id) unique-id",
+            f"http-request set-var(txn.request_id) req.fhdr(x-request-id) if {_REQUEST_ID}",
+            *(f"http-request return {_reply(*reply)} if {condition}" for condition, reply in _TOO_LONG),
+            "http-request set-header x-request-id %[var(txn.request_id)]",
             *(f"http-request del-header {name}" for name in _SERVE_HEADERS),
             "http-request del-header x-forwarded- -m beg",
             "http-request del-header forwarded",
@@ -225,7 +229,7 @@ _ERRORS: tuple[tuple[int, str, bool, str, str], ...] = (
         "invalid_request",
         False,
         "The request is wrong",
-        "this is no request of HTTP/1.1, or its headers are too large",
+        "this is no request of HTTP/1.1, or its body stopped",
     ),
     (408, "deadline_exceeded", False, "It took too long", "the request did not arrive in time; send it faster"),
     (500, "internal", False, "A defect of Shoal's", "the proxy before the API failed"),
@@ -238,6 +242,28 @@ _ERRORS: tuple[tuple[int, str, bool, str, str], ...] = (
     ),
     (503, *_UNAVAILABLE),
     (504, "internal", False, "A defect of Shoal's", "the replica that had this request did not answer in time"),
+)
+_TOO_LONG: tuple[tuple[str, tuple[int, str, bool, str, str]], ...] = (
+    (
+        "{ url,length gt 8192 }",
+        (
+            414,
+            "invalid_request",
+            False,
+            "The request is wrong",
+            "its URL has more than 8 KiB; send less, or send it in a body",
+        ),
+    ),
+    (
+        "{ req.hdrs,length gt 16384 } or { req.fhdr_cnt gt 100 }",
+        (
+            431,
+            "invalid_request",
+            False,
+            "The request is wrong",
+            "its headers have more than 16 KiB, or are more than 100; send fewer",
+        ),
+    ),
 )
 
 

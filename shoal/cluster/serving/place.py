@@ -104,6 +104,8 @@ class Place:
             # Replicas count for themselves; this would be a message to Python for each request.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+            # A request's headers must fit into it; of what is longer HAProxy speaks in its own manner.
+            "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
             # After a change HAProxy's old process goes on with the connections that it has: as long as a stream may reasonably last.
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
             # There is one application only: a port used again leads to the same.
