@@ -38,7 +38,7 @@ def create_token(
     environment: EnvironmentName = None,
     scope: Annotated[
         str,
-        typer.Option(metavar="read|run|admin", help="Look; also create and enter sandboxes; also tokens and quotas."),
+        typer.Option(metavar="read|run|admin", help="Look; also create and enter sandboxes; also tokens."),
     ] = "run",
     expires_in: Annotated[
         str | None, typer.Option("--expires-in", metavar="TIME", help="12h, 30d, …; without, it does not expire.")

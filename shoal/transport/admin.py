@@ -32,7 +32,7 @@ class Admin(ABC):
 
     @abstractmethod
     async def set_quota(self, name: str, quota: Quota) -> Environment:
-        """Replaces its quota. What lives beyond it lives on; new creates wait for room under it."""
+        """Replaces its quota. What lives beyond it lives on; new creates wait for room under it. For the cluster's own administrators."""
 
     @abstractmethod
     async def delete_environment(self, name: str) -> None:

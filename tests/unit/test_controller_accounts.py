@@ -243,6 +243,8 @@ class TestStrangers:
             await accounts.revoke_token(other.id, DEV_ADMIN)
         with pytest.raises(PermissionDenied):
             await accounts.create_environment("mine", Quota(), DEV_ADMIN)
+        with pytest.raises(PermissionDenied, match="whole cluster"):
+            await accounts.set_quota("dev", Quota(), DEV_ADMIN)
         await controller.kill()
 
 

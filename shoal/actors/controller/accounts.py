@@ -106,7 +106,7 @@ class Accounts:
 
     async def set_quota(self, name: str, quota: Quota, caller: Caller) -> Environment:
         check_sees_environment(caller, name)
-        _need(caller, Scope.ADMIN, "set quotas")
+        _need_everything(caller, "set quotas")  # which bind its own administrators, too
         check_bounds(quota)
         async with self._changing:
             changed = replace(self._known(name), quota=quota)

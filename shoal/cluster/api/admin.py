@@ -125,9 +125,9 @@ def _add_environments(routes: APIRouter) -> None:
         dependencies=[audited("environment.quota", "name")],
         summary="Replace an environment's quota",
     )
-    async def set_quota(name: Name, body: QuotaModel, who: Administrator, cluster: Cluster) -> Json:
+    async def set_quota(name: Name, body: QuotaModel, who: Owner, cluster: Cluster) -> Json:
         """What lives beyond it lives on; new sandboxes wait for room under it."""
-        return Json((await cluster.admin.set_quota(environment_for(who, name), body.quota())).to_dict())
+        return Json((await cluster.admin.set_quota(name, body.quota())).to_dict())
 
     @routes.delete(
         "/v1/environments/{name}",

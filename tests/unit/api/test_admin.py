@@ -80,7 +80,10 @@ class TestEnvironments:
 
     def test_its_quota_is_replaced(self, api: Api) -> None:
         path = "/v1/environments/main/quota"
-        assert api.ask("PUT", path, {"sandboxes": 5}, token=api.token("main")).json["quota"]["sandboxes"] == 5
+        assert api.ask("PUT", path, {"sandboxes": 5}).json["quota"]["sandboxes"] == 5
+        # It is what the cluster's own administrators set an environment's.
+        assert api.ask("PUT", path, {"sandboxes": None}, token=api.token("main")).json["code"] == "permission_denied"
+        assert api.ask("GET", "/v1/environments/main").json["quota"]["sandboxes"] == 5
         empty = {"sandboxes": None, "cpu": None, "memory": None, "creates_per_minute": None}
         assert api.ask("PUT", path, {}).json["quota"] == empty
 

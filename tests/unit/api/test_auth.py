@@ -273,7 +273,7 @@ class TestScoping:
         token = api.token("main", Scope.ADMIN)
         for method, path, body in [
             ("GET", "/v1/sandboxes?environment={}", None), ("GET", "/v1/sandboxes/by-name/secret?environment={}", None),
-            ("GET", "/v1/environments/{}", None), ("PUT", "/v1/environments/{}/quota", {}),
+            ("GET", "/v1/environments/{}", None),
             ("GET", "/v1/events?environment={}", None), ("GET", "/v1/events?follow=false&environment={}", None),
             ("POST", "/v1/sandboxes", {"environment": "{}"}), ("POST", "/v1/tokens", {"name": "x", "environment": "{}"}),
         ]:  # fmt: skip
@@ -320,6 +320,8 @@ class TestScoping:
             ("POST", "/v1/tokens", {"name": "x", "environment": "*"}),
             ("GET", "/metrics", None),
             ("GET", "/v1/nodes", None),
+            ("PUT", "/v1/environments/main/quota", {}),
+            ("PUT", "/v1/environments/dev/quota", {}),
         ]:
             assert api.ask(method, path, body, token=token).status == 403, path
 
