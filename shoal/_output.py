@@ -107,7 +107,8 @@ class ProcessBytes(FlowBytes):
     """A process's stdout (`fd` 1) or stderr (2). The output of the sandbox's own command goes on after the sandbox's end,
     out of what was kept of it.
 
-    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes.
+    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes. `dropped`: bytes so far
+    that were gone before they were read.
     """
 
     def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False) -> None:
@@ -115,6 +116,13 @@ class ProcessBytes(FlowBytes):
         self._process_id = process_id
         self._fd = fd
         self._peek = peek
+        self.dropped = 0
+
+    async def next(self) -> bytes:
+        before = self.offset
+        data = await super().next()
+        self.dropped += self.offset - before - len(data)
+        return data
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
         return agent.output(self._process_id, self._fd, self.offset, peek=self._peek)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal._output import ProcessBytes
+from shoal._reach import Reach
 from shoal._spec import states_of
 from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of
 from shoal.cli.options import EnvironmentName, Json, SandboxName, pairs
 from shoal.cli.session import find, with_cluster
-from shoal.model.errors import ShoalError
+from shoal.model.errors import FailedPrecondition, ShoalError
+from shoal.model.ids import MAIN_PROCESS
 from shoal.model.info import Listing, SandboxInfo
 
 if TYPE_CHECKING:
-    from shoal._output import Output
     from shoal.client import Client
     from shoal.sandbox import Sandbox
 
@@ -75,6 +77,8 @@ def logs(
 ) -> None:
     """Print the output of a sandbox's own command, from its beginning; also after its end.
 
+    The command never waits for this: of what is not read, the newest 1 MiB of stdout and of stderr is kept, and what was left out is said.
+
     \b
     Examples:
       shoal logs web
@@ -108,24 +112,32 @@ async def _list(client: Client, listing: Listing) -> list[SandboxInfo]:
 async def _logs(client: Client, name: str, follow: bool) -> None:
     sandbox = await find(client, name)
     info = await sandbox.info.aio()
-    if follow or info.ended:
-        await asyncio.gather(attach.copy(sandbox.stdout, 1), attach.copy(sandbox.stderr, 2))
-        return
-    await asyncio.gather(
-        *(_copy_what_is_there(output, fd) for output, fd in ((sandbox.stdout, 1), (sandbox.stderr, 2)))
-    )
+    if not info.spec.command:
+        raise FailedPrecondition("this sandbox was created without a command of its own", state=info.state.value)
+    reach = Reach(client.transport, sandbox.id)
+    quiet_s = None if follow or info.ended else _QUIET_S
+    await asyncio.gather(*(_copy_log(ProcessBytes(reach, MAIN_PROCESS, fd, peek=True), fd, quiet_s) for fd in (1, 2)))
 
 
-async def _copy_what_is_there(output: Output[str], fd: int) -> None:
+async def _copy_log(source: ProcessBytes, fd: int, quiet_s: float | None) -> None:
+    told = 0
     try:
         while True:
-            async with asyncio.timeout(_QUIET_S):
-                line = await anext(output)
-            await attach.write(fd, line)
-    except (StopAsyncIteration, TimeoutError):
+            async with asyncio.timeout(quiet_s):
+                chunk = await source.next()
+            if source.dropped > told:
+                name = "stdout" if fd == 1 else "stderr"
+                console.print_error(
+                    f"{source.dropped - told} bytes of {name} are left out here: they are no longer kept"
+                )
+                told = source.dropped
+            if not chunk:
+                return
+            await attach.write(fd, chunk)
+    except TimeoutError:
         pass
     finally:
-        await output.close.aio()
+        await source.close()
 
 
 async def _remove(client: Client, names: Sequence[str]) -> list[ShoalError]:
