@@ -1,28 +1,36 @@
-"""A store in memory that outlives the controllers of a test: what was written is there for the next, as it came out of JSON."""
+"""A store in memory that outlives the controllers of a test: what was written is there for the next, as it came out of JSON.
+
+It passes the contract's suite in `tests/contract/store`. Whoever wants an answer lost or a write held up overrides `write`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.actors.controller.store import Change, Restored, Store
+from shoal.cluster.store.rows import text
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
-from shoal.model.errors import Unavailable
+from shoal.model.errors import FailedPrecondition, Internal, Unavailable
 from shoal.model.states import State
 
 
 @dataclass
 class Disk:
-    """What is written. `full`: nothing can be."""
+    """What is written. `full`: nothing can be. `epoch`: which of those that opened it may write, the last one."""
 
     sandboxes: dict[str, str] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
     tokens: dict[str, StoredToken] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
+    cluster: str | None = None
+    epoch: int = 0
+    last_event: int = 0
+    last_entry: int = 0
     writes: int = 0
     full: bool = False
 
@@ -34,6 +42,9 @@ class Disk:
         loaded: dict[str, Any] = json.loads(self.sandboxes[sandbox_id])
         return loaded
 
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(row) for row in self.sandboxes.values()]
+
 
 class MemoryStore(Store):
     """One controller's way to a `Disk`. `die`: from now on nothing reaches it, and nothing returns, as after SIGKILL. `looks`: how often what
@@ -42,37 +53,57 @@ class MemoryStore(Store):
     def __init__(self, disk: Disk, die_after: int | None = None) -> None:
         self.disk = disk
         self._die_after = die_after
+        self._epoch: int | None = None
         self.looks = 0
 
     async def open(self, cluster: str, history: int) -> Restored:
-        rows = sorted(self._rows(), key=lambda row: (row["created_at"], row["id"]))
-        gone = [row for row in rows if row["end"] is not None][:-history] if history else []
+        if self.disk.cluster not in (None, cluster):
+            raise FailedPrecondition("the store is that of another cluster; give each cluster a database of its own")
+        self.disk.cluster = cluster
+        self.disk.epoch = self._epoch = self.disk.epoch + 1
+        rows = sorted(self.disk.rows(), key=_age)
+        gone = [row for row in rows if row["end"] is not None]
+        newest = gone[-history:] if history else []
         return Restored(
-            [row for row in rows if row not in gone],
+            sorted([row for row in rows if row["end"] is None] + newest, key=_age),
             list(self.disk.environments.values()),
             list(self.disk.tokens.values()),
-            max((event.id for event in self.disk.events), default=0),
+            self.disk.last_event,
+            complete=len(newest) < history,
         )
 
     async def write(self, change: Change) -> None:
         rows = {row["id"]: json.dumps(row) for row in change.sandboxes}
-        await asyncio.sleep(0)
+        writing = asyncio.create_task(self._write(change, rows))
+        await asyncio.shield(writing)  # whoever gives up takes nothing back
+
+    async def _write(self, change: Change, rows: dict[str, str]) -> None:
         if self._die_after is not None:
             if self._die_after == 0:
                 await asyncio.get_running_loop().create_future()
             self._die_after -= 1
+        self._check_may_write()
         if self.disk.full:
             raise Unavailable("the disk is full; nothing was done")
-        self.disk.writes += 1
-        self.disk.sandboxes |= rows
-        self.disk.events += change.events
-        self.disk.audit += change.audit
-        self.disk.environments |= {environment.name: environment for environment in change.environments}
+        for row in change.sandboxes:
+            if abs((row["end"] or {}).get("returncode") or 0) >= 1 << 63:
+                raise Internal("the store takes no such value")
+        disk = self.disk
+        disk.writes += 1
+        disk.sandboxes |= rows
+        new = {event.id for event in change.events}
+        disk.events = [event for event in disk.events if event.id not in new] if new else disk.events
+        disk.events += change.events
+        disk.last_event = max(disk.last_event, *new, 0)
+        for entry in change.audit:
+            disk.last_entry += 1
+            disk.audit.append(_entry(entry, disk.last_entry))
+        disk.environments |= {environment.name: environment for environment in change.environments}
         for name in change.removed_environments:
-            self.disk.environments.pop(name, None)
-        self.disk.tokens |= {token.info.id: token for token in change.tokens}
+            disk.environments.pop(name, None)
+        disk.tokens |= {token.info.id: token for token in change.tokens}
         for token_id in change.removed_tokens:
-            self.disk.tokens.pop(token_id, None)
+            disk.tokens.pop(token_id, None)
 
     def die(self) -> None:
         self._die_after = 0
@@ -92,13 +123,13 @@ class MemoryStore(Store):
         self.looks += 1
         found = [
             row
-            for row in self._rows()
+            for row in self.disk.rows()
             if row["end"] is not None
             and environment in (None, row["spec"]["environment"])
-            and (before is None or (row["created_at"], row["id"]) < before)
+            and (before is None or _age(row) < before)
             and (not states or row["state"] in states)
         ]
-        return sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)[:limit]
+        return sorted(found, key=_age, reverse=True)[:limit]
 
     async def events(
         self, after: int, limit: int, *, environment: str | None = None, sandbox_id: str | None = None
@@ -110,21 +141,54 @@ class MemoryStore(Store):
         ][:limit]
 
     async def audit(self, before: int | None, limit: int, *, environment: str | None = None) -> list[AuditEntry]:
-        return [entry for entry in reversed(self.disk.audit) if environment in (None, entry.environment)][:limit]
+        return [
+            entry
+            for entry in reversed(self.disk.audit)
+            if environment in (None, entry.environment) and (before is None or entry.id < before)
+        ][:limit]
 
     async def was_deleted(self, environment: str) -> bool:
         deletion = ("environment.delete", "ok", environment)
         return any((entry.action, entry.outcome, entry.environment) == deletion for entry in self.disk.audit)
 
     async def expire(self, before: float) -> int:
-        return 0
+        self._check_may_write()
+        disk, there = self.disk, self._count()
+        disk.sandboxes = {
+            row["id"]: disk.sandboxes[row["id"]]
+            for row in disk.rows()
+            if row["end"] is None or row["end"]["ended_at"] >= before
+        }
+        disk.events = [event for event in disk.events if event.at >= before]
+        disk.audit = [entry for entry in disk.audit if entry.at >= before]
+        disk.tokens = {
+            token_id: token
+            for token_id, token in disk.tokens.items()
+            if all(at is None or at >= before for at in (token.info.revoked_at, token.info.expires_at))
+        }
+        return there - self._count()
 
     async def close(self) -> None:
-        pass
+        self._epoch = None
+
+    def _check_may_write(self) -> None:
+        if self._epoch is None:
+            raise FailedPrecondition("the store is not open; open it first")
+        if self._epoch != self.disk.epoch:
+            raise FailedPrecondition("another controller has taken the store over", state="overtaken")
+
+    def _count(self) -> int:
+        return sum(map(len, (self.disk.sandboxes, self.disk.events, self.disk.audit, self.disk.tokens)))
 
     def _last(self, what: str, value: str, environment: str) -> dict[str, Any] | None:
-        found = [r for r in self._rows() if (r["spec"][what], r["spec"]["environment"]) == (value, environment)]
-        return max(found, key=lambda row: (row["created_at"], row["id"]), default=None)
+        found = [r for r in self.disk.rows() if (r["spec"][what], r["spec"]["environment"]) == (value, environment)]
+        return max(found, key=_age, default=None)
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return [json.loads(row) for row in self.disk.sandboxes.values()]
+
+def _age(row: dict[str, Any]) -> tuple[float, str]:
+    return row["created_at"], row["id"]
+
+
+def _entry(entry: AuditEntry, number: int) -> AuditEntry:
+    kept = {name: text(value) for name in ("target", "request_id", "address") if (value := getattr(entry, name))}
+    return replace(entry, id=number, **kept)

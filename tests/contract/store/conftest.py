@@ -1,4 +1,4 @@
-"""The places that a store may lie in: each test runs over both."""
+"""The places that a store may lie in: each test runs over all of them, or (`SQL`) over those that are databases."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import pytest
 from shoal.actors.controller.store import Store
 from shoal.cluster.store import open_store
 from tests.postgres import Postgres
+from tests.unit.memory_store import Disk, MemoryStore
 
 CLUSTER = "c0ffee00"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a test's store lies. `postgres` is its server, where it has one."""
+    """Where a test's store lies. `postgres` is its server, where it has one; `disk` is what the controllers' own tests have in its stead."""
 
     settings: dict[str, Any]
-    postgres: Postgres | None
+    postgres: Postgres | None = None
+    disk: Disk | None = None
 
     def store(self, **changes: Any) -> Store:
-        return open_store({**self.settings, **changes})
+        return open_store({**self.settings, **changes}) if self.disk is None else MemoryStore(self.disk)
 
     @property
     def file(self) -> Path:
@@ -47,10 +49,14 @@ def settings_of(state_dir: Path, url: str | None) -> dict[str, Any]:
     return {"state_dir": str(state_dir), "store": {"url": url, "retention": 60.0}}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+SQL = pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
+"""For what only a database can show."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    if request.param == "sqlite":
-        yield Place(settings_of(tmp_path, None), None)
+    if request.param != "postgresql":
+        yield Place(settings_of(tmp_path, None), disk=Disk() if request.param == "memory" else None)
         return
     server: Postgres = request.getfixturevalue("postgres")
     with server.database() as url:

@@ -15,7 +15,7 @@ from shoal.actors.controller.store import Change
 from shoal.cluster.store import rows, schema, tables
 from shoal.cluster.store.database import Database, postgresql_database, sqlite_database
 from shoal.cluster.store.writer import Writer
-from tests.contract.store.conftest import CLUSTER, Place
+from tests.contract.store.conftest import CLUSTER, SQL, Place
 from tests.contract.store.things import ended, entry, environment, event, living, plain, token
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +38,7 @@ def created(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("way", [migrated, created])
+@SQL
 def test_migrations_and_tables_agree(database: Database, way: Any) -> None:
     with database.writes.begin() as connection:
         way(connection)
@@ -47,6 +48,7 @@ def test_migrations_and_tables_agree(database: Database, way: Any) -> None:
         assert context.get_current_revision() == tables.REVISION
 
 
+@SQL
 def test_an_empty_database_gets_at_once_what_the_migrations_make(database: Database) -> None:
     descriptions = []
     for way in (migrated, created):
@@ -63,6 +65,7 @@ def test_migrations_end_in_the_one_revision_that_the_tables_are() -> None:
     assert script.get_heads() == [tables.REVISION]
 
 
+@SQL
 def test_an_older_database_is_migrated(database: Database) -> None:
     """One at no revision yet: Alembic's table is there and empty."""
     with database.writes.begin() as connection:
@@ -73,6 +76,7 @@ def test_an_older_database_is_migrated(database: Database) -> None:
         assert set(tables.tables.tables) <= set(inspect(connection).get_table_names())
 
 
+@SQL
 async def test_a_database_of_the_first_revision_is_migrated_with_all_that_is_in_it(
     place: Place, database: Database
 ) -> None:
@@ -101,6 +105,7 @@ async def test_a_database_of_the_first_revision_is_migrated_with_all_that_is_in_
         assert connection.execute(tables.version.select()).all() == [(tables.REVISION,)]
 
 
+@SQL
 def test_a_migration_that_fails_leaves_nothing(database: Database) -> None:
     with database.writes.begin() as connection:
         tables.version.create(connection)

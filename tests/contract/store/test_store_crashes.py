@@ -9,12 +9,13 @@ from collections import Counter
 
 import pytest
 
-from tests.contract.store.conftest import CLUSTER, Place
+from tests.contract.store.conftest import CLUSTER, SQL, Place
 from tests.contract.store.crashing_writer import PARTS
 
 pytestmark = pytest.mark.anyio
 
 
+@SQL
 @pytest.mark.parametrize("acknowledged_first", [1, 200, 700])
 async def test_a_writer_killed_in_the_middle_has_lost_nothing_and_left_nothing_half(
     place: Place, acknowledged_first: int
