@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -67,22 +67,36 @@ def _rendered(replicas: int) -> tuple[str, str]:
 @contextmanager
 def running(directory: Path, edge: Edge, *ports: int) -> Iterator[Front]:
     """Started by what Serve starts; its port is chosen here."""
-    configuration = render(directory, *ports)
     edge = replace(edge, port=free_port())
     (directory / "edge.json").write_text(edge.to_json())
-    arguments = [str(directory / "edge.json"), "-db", "-f", str(configuration)]
-    with (directory / "messages").open("wb") as messages:
+    with _started(directory, ports):
+        yield Front(edge.port, directory / "s")
+
+
+@contextmanager
+def succeeded(directory: Path, *ports: int) -> Iterator[None]:
+    """Another takes over from the one that runs in that directory, as Serve has it done where replicas came or went."""
+    admin = directory / "s"
+    (old,) = (line.split()[1] for line in haproxy.ask(str(admin), "show info").splitlines() if line.startswith("Pid:"))
+    with _started(directory, ports, "-sf", old, "-x", str(admin)):
+        yield
+
+
+@contextmanager
+def _started(directory: Path, ports: Sequence[int], *more: str) -> Iterator[None]:
+    arguments = [str(directory / "edge.json"), "-db", "-f", str(render(directory, *ports)), *more]
+    with (directory / "messages").open("ab") as messages:
         process = subprocess.Popen(
             [sys.executable, "-m", "shoal.cluster.serving.haproxy", *arguments], stdout=messages, stderr=messages
         )
     try:
-        admin = directory / "s"
+        admin = str(directory / "s")
         deadline = time.monotonic() + 20
-        while haproxy.replicas(str(admin)) < len(ports) or not haproxy.ask(str(admin), "show info"):
+        while f"Pid: {process.pid}\n" not in haproxy.ask(admin, "show info") or haproxy.replicas(admin) < len(ports):
             assert process.poll() is None, (directory / "messages").read_text()
             assert time.monotonic() < deadline, (directory / "messages").read_text()
             time.sleep(0.02)
-        yield Front(edge.port, admin)
+        yield
     finally:
         process.kill()
         process.wait(10)

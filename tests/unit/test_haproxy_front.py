@@ -24,7 +24,7 @@ from shoal.cluster.serving.place import Place
 from shoal.model.errors import Internal, InvalidRequest, Unavailable
 from shoal.model.http import error_from_response
 from shoal.model.settings import ApiSettings
-from tests.haproxy import Front, free_port, running
+from tests.haproxy import Front, free_port, running, succeeded
 
 pytestmark = pytest.mark.slow  # a second each, and there are many
 
@@ -47,11 +47,22 @@ class Replica(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.seen: list[str] = []
+        self.connections: set[socket.socket] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    def end(self) -> None:
+        """As a process ends, with all its connections."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the other side was faster
 
 
 class _Requests(socketserver.StreamRequestHandler):
@@ -60,6 +71,14 @@ class _Requests(socketserver.StreamRequestHandler):
             return self.rfile.readline().decode()
         except ConnectionResetError:
             return ""  # how HAProxy ends a look
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.request)  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.request)  # type: ignore[attr-defined]
+        super().finish()
 
     def handle(self) -> None:
         seen = self.server.seen  # type: ignore[attr-defined]
@@ -172,6 +191,24 @@ def test_where_no_replica_is_left_the_answer_is_to_try_again(tmp_path: Path) -> 
     error = error_from_response(response.status, response.headers["Content-Type"], body)
     assert isinstance(error, Unavailable)
     assert error.retryable
+
+
+def test_who_was_idle_while_replicas_were_replaced_is_not_told_that_there_are_none(tmp_path: Path) -> None:
+    with Replica() as old, Replica() as new, running(tmp_path, EDGE, old.port) as front:
+        with closing(http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)) as idle:
+            idle.request("GET", "/")
+            idle.getresponse().read()
+            connection = idle.sock
+            with succeeded(tmp_path, new.port):
+                old.end()
+                assert ask(front)[0].status == 200
+                try:
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    answer = connection.recv(65536)
+                except (ConnectionResetError, BrokenPipeError):
+                    answer = b""  # a client asks on another connection then
+        new.end()
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_before_anything_is_deployed_the_answer_is_to_try_again(tmp_path: Path) -> None:

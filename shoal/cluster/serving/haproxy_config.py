@@ -150,6 +150,8 @@ def _defaults(section: _Section, edge: Edge) -> None:
     section.change(r"timeout client \d+s", f"timeout client {CLIENT_TIMEOUT_S}s")
     # What a replica took to its grave another one gets, where that does no harm (`_frontend`).
     section.change(r"retry-on conn-failure", "retry-on conn-failure empty-response")
+    # Else a process that another one has taken over from keeps idle connections, and has no replicas for what comes on them later.
+    section.change(r"option idle-close-on-response", "")
     # Else all of HAProxy's own errors would be a plain-text 500.
     section.change(r"errorfile 50[234] \S+", "", times=3)
     section.add(
