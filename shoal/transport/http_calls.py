@@ -222,10 +222,13 @@ def translate(error: Exception, server: Server, what: str) -> Broken:
     if isinstance(error, aiohttp.InvalidURL):
         return _hopeless(InvalidRequest(f"address: {url!r} is no URL ({error})", field="address"))
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        # Not the error's own text: it has the proxy's URL, in which a password may stand.
+        said = error.strerror if isinstance(error, aiohttp.ClientProxyConnectionError) else f"HTTP {error.status}"
         remedy = "NO_PROXY names what to reach without it"
-        return Broken(f"the proxy on the way to {url} does not let through ({error}); {remedy}", unsent=True)
+        return Broken(f"the proxy on the way to {url} does not let through ({said}); {remedy}", unsent=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Broken(f"{url}: there is no host of that name, or no name server tells of it", unsent=True)
+        # A proxy's, where there is one.
+        return Broken(f"{url}: there is no host {error.host}, or no name server tells of it", unsent=True)
     if isinstance(error, aiohttp.ClientConnectorError):
         return Broken(f"no API answers at {url} ({error.strerror}); is it up, and the port right?", unsent=True)
     if isinstance(error, aiohttp.ConnectionTimeoutError):

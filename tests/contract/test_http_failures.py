@@ -381,27 +381,6 @@ async def test_a_ca_that_is_none_is_refused(content: bytes | None, tmp_path: Pat
     assert caught.value.field == "ca"
 
 
-# Proxies
-
-
-async def test_a_proxy_is_asked_unless_the_server_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(sandbox()) as proxy:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        transport = HttpTransport("http://shoal.invalid:8000", TOKEN)
-        await transport.get("sb-1")
-        await transport.close()
-        assert proxy.asked[0].path == "http://shoal.invalid:8000/v1/sandboxes/sb-1"
-        async with serving(sandbox()) as here:
-            transport = HttpTransport(here.url, TOKEN)
-            await transport.get("sb-1")
-            await transport.close()
-            assert len(here.asked) == 1
-        monkeypatch.setenv("no_proxy", "shoal.invalid")
-        assert HttpTransport("http://shoal.invalid:8000", TOKEN).calls.server.proxy is None
-
-
 def test_certificates_are_checked_by_default() -> None:
     context = HttpTransport("https://host", TOKEN).calls.server.tls
     assert context is not None
