@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from shoal.actors.controller import events as events_module
 from shoal.actors.controller.events import EventLog
 from shoal.model.access import INSIDE, Quota, SandboxEvent
 from tests.unit.builders import spec
@@ -40,6 +41,43 @@ def test_memory_says_where_it_ends() -> None:
     assert log.since(1) is None
     assert log.since(2) == events[2:]
     assert EventLog(100).since(99) is None
+
+
+def test_memory_is_bounded_by_what_events_say_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "RING_BYTES", 10_000)
+    log = EventLog(0)
+    events = [log.draft(1.0, "main", "sb-1", "tags", {"tags": {"a": f"{n}" * 1000}, "token": None}) for n in range(50)]
+    log.publish(events)
+    kept = next(n for n in range(51) if log.since(n) is not None)
+    assert 40 <= kept < 49
+    assert log.since(kept) == events[kept:]
+    log.publish([draft(log) for _ in range(30)])
+    assert log.since(49) is not None, "small ones take little"
+
+
+def test_what_the_store_forgets_memory_forgets_too() -> None:
+    log = EventLog(0)
+    events = [log.draft(float(n), "main", "sb-1", "created", {}) for n in range(5)]
+    log.publish(events)
+    log.expire(3.0)
+    assert log.since(2) is None
+    assert log.since(3) == events[3:]
+    log.expire(100.0)
+    assert (log.since(5), log.last) == ([], 5)
+
+
+async def test_events_expire_with_the_rest() -> None:
+    world = World(settings={"store": {"retention": 1e-6}})
+    controller = await world.controller()
+    made, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 30, True, INSIDE))
+    await controller.begin(controller.parts.sandboxes.terminate(made.id, INSIDE))
+    log = controller.parts.ledger.events
+    assert log.since(0)
+    await controller.parts._expire()
+    assert log.since(0) is None
+    assert (world.disk.events, world.disk.sandboxes) == ([], {})
+    assert controller.parts.registry.get(made.id) is None
+    await controller.kill()
 
 
 def test_filters_and_bounds() -> None:

@@ -7,6 +7,7 @@ seen all before.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,9 @@ from shoal.model.access import SandboxEvent
 
 RING = 10_000
 """Events kept in memory; older ones are read from the store."""
+
+RING_BYTES = 32 << 20
+"""Their texts (tags, messages) have together no more than this."""
 
 PAGE = 1000
 """The most that one look returns."""
@@ -29,6 +33,7 @@ class EventLog:
         self._floor = last  # the newest that is not in the ring
         self._ring: deque[SandboxEvent] = deque()
         self._size = size
+        self._weight = 0
         self._in_order: deque[int] = deque()  # drafted, and neither published nor dropped
         self._settled: dict[int, SandboxEvent | None] = {}
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
@@ -84,15 +89,26 @@ class EventLog:
                 _remove(self._waiting, topic, waiter)
         return True
 
+    def expire(self, before: float) -> None:
+        """Forgets those from before that moment, as the store does."""
+        while self._ring and self._ring[0].at < before:
+            self._forget()
+
+    def _forget(self) -> None:
+        oldest = self._ring.popleft()
+        self._weight -= _weight(oldest)
+        self._floor = oldest.id
+
     def _advance(self) -> None:
         while self._in_order and self._in_order[0] in self._settled:
             event = self._settled.pop(self._in_order.popleft())
             if event is None:
                 continue
             self._ring.append(event)
+            self._weight += _weight(event)
             self._published = event.id
-            if len(self._ring) > self._size:
-                self._floor = self._ring.popleft().id
+            while len(self._ring) > self._size or self._weight > RING_BYTES:
+                self._forget()
             for topic in (_topic(None, None), _topic(event.environment, None), _topic(None, event.sandbox_id)):
                 for waiter in self._waiting.pop(topic, ()):
                     if not waiter.done():
@@ -108,6 +124,14 @@ def _topic(environment: str | None, sandbox_id: str | None) -> str:
     if sandbox_id is not None:
         return f"sandbox {sandbox_id}"
     return "everything" if environment is None else f"environment {environment}"
+
+
+def _weight(event: SandboxEvent) -> int:
+    weight = 0
+    for value in event.data.values():
+        texts = (*value, *value.values()) if isinstance(value, dict) else (value,)
+        weight += sum(map(sys.getsizeof, texts))
+    return weight
 
 
 def _remove(waiting: dict[str, list[asyncio.Future[None]]], topic: str, waiter: asyncio.Future[None]) -> None:

@@ -97,6 +97,7 @@ class Parts:
         before = time.time() - self.settings.store.retention
         self.registry.expire(before)
         self.accounts.expire(before)
+        self.ledger.events.expire(before)
         await self.ledger.expire(before)
 
 
