@@ -67,19 +67,29 @@ def status_of(error: ShoalError) -> int:
 
 
 def problem(error: ShoalError, request_id: str | None = None) -> dict[str, Any]:
-    """The problem document for an error, JSON-ready."""
+    """The problem document for an error, JSON-ready: what is no text in it, such as a byte of a path, is spelt out (`\\udcff`)."""
     status = status_of(error)
-    fields = {name: value for name, value in error.fields.items() if name not in _OURS}
+    fields = {name: _spelt(value) for name, value in error.fields.items() if name not in _OURS}
     return {
         "type": f"urn:shoal:error:{error.code}",
         "title": _TITLES[status],
         "status": status,
-        "detail": error.message,
+        "detail": _spelt(error.message),
         "code": error.code,
         "retryable": error.retryable,
         **({} if request_id is None else {"request_id": request_id}),
         **fields,
     }
+
+
+def _spelt(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_spelt(key): _spelt(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelt(each) for each in value]
+    return value
 
 
 def error_from_problem(data: dict[str, Any]) -> ShoalError:

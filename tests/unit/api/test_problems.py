@@ -13,7 +13,7 @@ import pytest
 from shoal.cluster.api.context import RequestIdFilter
 from shoal.cluster.api.log_lines import write_lines
 from shoal.cluster.api.problems import Refused, answer, document
-from shoal.model.errors import InvalidRequest, ShoalError, error_classes
+from shoal.model.errors import InvalidRequest, PathNotFound, ShoalError, error_classes
 from shoal.model.http import PROBLEM, STATUS, error_from_problem, status_of
 from tests.api import Answer, Api
 
@@ -67,6 +67,17 @@ def test_what_http_has_a_status_of_its_own_for_is_an_invalid_request_to_clients(
     ) == (413, "Request Entity Too Large")
     assert type(error_from_problem(document(refused))) is InvalidRequest
     assert answer(refused, "r").status_code == 413
+
+
+def test_what_is_no_text_is_spelt_out(api: Api) -> None:
+    error = PathNotFound("'/\udcff' is not there", path="/\udcff", more={"\ud800": ["ü\udc80"]})
+    api.fake.fail_next("get", error)
+    got = api.ask("GET", "/v1/sandboxes/sb-a")
+    is_problem(got, 404, "path_not_found")
+    assert (got.json["detail"], got.json["path"]) == ("'/\\udcff' is not there", "/\\udcff")
+    assert got.json["more"] == {"\\ud800": ["ü\\udc80"]}
+    made = api.sandbox()
+    is_problem(api.ask("GET", f"/v1/sandboxes/{made['id']}/files?path=/%FF"), 404, "path_not_found")
 
 
 def test_an_unknown_address(api: Api) -> None:
