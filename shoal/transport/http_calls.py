@@ -220,7 +220,7 @@ def translate(error: Exception, server: Server, what: str) -> Broken:
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
         return _hopeless(FailedPrecondition(f"{url} does not speak TLS ({error}); is it http://?", state="tls"))
     if isinstance(error, aiohttp.InvalidURL):
-        return _hopeless(InvalidRequest(f"address: {url!r} is no URL ({error})", field="address"))
+        return _hopeless(InvalidRequest(f"address: {url!r}, or the proxy on the way, is no URL", field="address"))
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         # Not the error's own text: it has the proxy's URL, in which a password may stand.
         said = error.strerror if isinstance(error, aiohttp.ClientProxyConnectionError) else f"HTTP {error.status}"

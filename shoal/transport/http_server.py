@@ -84,10 +84,28 @@ def _proxy(url: str) -> str | None:
     if host == "localhost" or _is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
         return None
     proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
+    name = parts.scheme if proxies.get(parts.scheme) else "all"
+    found = proxies.get(name)
     if not found:
         return None
-    return found if "://" in found else f"http://{found}"
+    proxy = found if "://" in found else f"http://{found}"
+    if not _is_http_proxy(proxy):  # of the text nothing is told: a password may stand in it
+        raise InvalidRequest(
+            f"{name.upper()}_PROXY: it is no HTTP proxy's URL, and Shoal goes through no other; name one in "
+            f"{parts.scheme.upper()}_PROXY as http://host:port, or set NO_PROXY={host} to go without",
+            field="proxy",
+        )
+    return proxy
+
+
+def _is_http_proxy(url: str) -> bool:
+    # One of SOCKS would be spoken HTTP to, and given the token in clear.
+    try:
+        parts = urlsplit(url)
+        spaced = any(c.isspace() for c in url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not spaced
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

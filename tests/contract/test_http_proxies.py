@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.model.errors import Unavailable
+from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.transport.http import HttpTransport
 from tests.contract.http_peer import raw, sandbox, serving
 
@@ -59,4 +59,31 @@ async def test_a_proxy_that_has_no_address_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("http_proxy", f"http://me:{PASSWORD}@proxy.invalid:3128")
     with pytest.raises(Unavailable, match=r"there is no host proxy\.invalid") as caught:
         await HttpTransport.open("http://shoal.invalid", TOKEN)
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks4", "ftp"])
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy"])
+async def test_nothing_is_sent_to_a_proxy_of_another_kind(
+    variable: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(sandbox()) as proxy:
+        monkeypatch.setenv(variable, proxy.url.replace("http://", f"{scheme}://me:{PASSWORD}@"))
+        with pytest.raises(InvalidRequest, match=f"^{variable.upper()}: .* NO_PROXY=shoal.invalid") as caught:
+            await HttpTransport.open("http://shoal.invalid:8000", TOKEN)
+        assert (caught.value.field, proxy.asked) == ("proxy", [])
+        assert PASSWORD not in str(caught.value)
+        monkeypatch.setenv("http_proxy", proxy.url)  # the one for the scheme goes first
+        transport = HttpTransport("http://shoal.invalid:8000", TOKEN)
+        await transport.get("sb-1")
+        await transport.close()
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://", f"me:{PASSWORD}@host:port", f"http://me:{PASSWORD}@[::1", f"me:{PASSWORD}@a b:1"]
+)
+async def test_a_proxy_that_is_no_url_is_told_without_its_password(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(InvalidRequest, match=r"^HTTPS_PROXY: it is no HTTP proxy's URL") as caught:
+        await HttpTransport.open("https://shoal.invalid", TOKEN)
     assert PASSWORD not in str(caught.value)
