@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
+import re
 import ssl
 import time
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from shoal.transport.http_server import normal_url
 
 _READY_S = 60.0
 _LOOK_S = 2.0
+
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"(?=.{{1,180}}\Z)({_LABEL}\.)*(?=[a-z]){_LABEL}")
+"""Below it there is room for a port and a sandbox, and an address is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,20 @@ def _check(api: ApiSettings) -> None:
                 f"{error}",
                 field="api.tls_cert",
             ) from None
+    if api.url is not None:
+        try:
+            normal_url(api.url)
+        except InvalidRequest:
+            raise InvalidRequest(
+                "api.url: it is no URL of an API: scheme, host, and port and path where it has them; "
+                "write https://shoal.example.com",
+                field="api.url",
+            ) from None
+    if api.tunnel_domain is not None and not _DOMAIN.fullmatch(api.tunnel_domain):
+        raise InvalidRequest(
+            f"api.tunnel_domain: {api.tunnel_domain!r} is no host name; write it in small letters, without scheme and port",
+            field="api.tunnel_domain",
+        )
     try:
         loopback = ipaddress.ip_address(api.host).is_loopback
     except ValueError:
@@ -185,10 +204,13 @@ def _check(api: ApiSettings) -> None:
 
 
 def _choose_port(api: ApiSettings) -> int:
+    try:
+        free = local_ray.free_port(api.host)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"api.host: {error.message.removeprefix('address: ')}", field="api.host") from None
     if api.port == 0:
-        return local_ray.free_port(api.host)
+        return free
     if not local_ray.is_free(api.host, api.port):
-        local_ray.free_port(api.host)  # an address that is not ours is another mistake
         remedy = "stop what listens there, or set SHOAL_API__PORT=0 for any free one"
         raise InvalidRequest(f"api.port: {api.port} on {api.host} is taken; {remedy}", field="api.port")
     return api.port

@@ -126,7 +126,7 @@ class ApiSettings(_Section):
     """How clients reach it, where that is not host and port: behind a proxy, `https://shoal.example.com`"""
     tunnel_domain: str | None = None
     """Tunnels are `https://<port>-<sandbox>.<tunnel_domain>`; none: paths below the API's own address"""
-    header_timeout: Annotated[float, Field(gt=0)] = 10.0
+    header_timeout: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     """Seconds that a client may take to send a request's headers"""
     token_cache: Annotated[float, Field(ge=0)] = 5.0
     """Seconds until a revoked token is refused everywhere"""

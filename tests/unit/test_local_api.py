@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from shoal import config_file
 from shoal.cluster import local_actors, local_api
@@ -70,12 +71,51 @@ def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
 
 
 def test_an_address_of_another_machine_is_told_from_a_port_that_is_taken() -> None:
-    error = refused(host="203.0.113.1", port=8000)
-    assert "not an address of this machine" in error.message
+    for port in (8000, 0):
+        error = refused(host="203.0.113.1", port=port)
+        assert error.field == "api.host"
+        assert "not an address of this machine" in error.message
 
 
 def test_a_host_is_an_address() -> None:
     assert refused(host="shoal.example.com").field == "api.host"
+
+
+@pytest.mark.parametrize("url", ["shoal.example.com", "https://u:p@x/", "https://x/?a=b", "ftp://x", "https://[x/"])
+def test_a_url_is_one_that_clients_can_use(url: str) -> None:
+    error = refused(url=url)
+    assert error.field == "api.url"
+    assert error.message.startswith("api.url: ")
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "https://foo.com/",
+        "Foo.com",
+        "foo.com.",
+        "foo.com:8000",
+        "",
+        ".foo.com",
+        "foo..com",
+        "-a.com",
+        "10.0.0.1",
+        "a" * 64,
+    ],
+)
+def test_a_tunnel_domain_is_a_host_name(domain: str) -> None:
+    assert refused(tunnel_domain=domain).field == "api.tunnel_domain"
+
+
+def test_names_that_are_good_are_taken() -> None:
+    for domain in ("tunnels.localhost", "localhost", "t.xn--bcher-kva.example", "1-a.example.com"):
+        plan(tunnel_domain=domain, url="https://shoal.example.com:8443/below/")
+
+
+@pytest.mark.parametrize("seconds", [0, 1e-5, 1e9, float("inf"), float("nan")])
+def test_headers_have_a_sensible_time_to_arrive_in(seconds: float) -> None:
+    with pytest.raises(ValidationError, match="header_timeout"):
+        settings(header_timeout=seconds)
 
 
 def test_without_tokens_only_the_loopback_is_served() -> None:
