@@ -201,6 +201,10 @@ class Settings(BaseSettings):
         """JSON-ready, for carrying to another machine; `Settings.from_dict` is its inverse."""
         return self.model_dump(mode="json")
 
+    def to_dict_for_others(self) -> dict[str, Any]:
+        """As `to_dict`, for whoever does not open the store: its URL may hold a password."""
+        return self.model_copy(update={"store": self.store.model_copy(update={"url": None})}).to_dict()
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Settings:
         """The settings as another process had them, whatever stands in this one's environment and files."""

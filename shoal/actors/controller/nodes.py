@@ -57,7 +57,7 @@ class Nodes:
         for node_id, facts in seen.items():
             if node_id not in self._nodes:
                 handle = self._class.options(**node_options(node_id)).remote(
-                    self.settings.to_dict(), self.cluster, self.secret
+                    self.settings.to_dict_for_others(), self.cluster, self.secret
                 )
                 self._nodes[node_id] = Node(node_id, handle, facts["Resources"], facts.get("Labels", {}))
         lost = []

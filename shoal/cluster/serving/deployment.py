@@ -62,7 +62,12 @@ def application(settings: dict[str, Any], replica: type[Replica] = Replica) -> A
         health_check_timeout_s=10,
         logging_config=LoggingConfig(enable_access_log=False),
     )
-    return cast("Application", deployment.bind(settings))
+    return cast("Application", deployment.bind(Settings.from_dict(settings).to_dict_for_others()))
+
+
+def server_options(host: str) -> dict[str, Any]:
+    """What uvicorn is given on the node of that address: from there, as from the loopback, HAProxy comes, which says whom it speaks for."""
+    return {**OPTIONS, "forwarded_allow_ips": ["127.0.0.1", "::1", host]}
 
 
 def prepare_process() -> None:
@@ -70,8 +75,8 @@ def prepare_process() -> None:
     # A connection is a descriptor, and so is the one to the relay that it may need.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    uvicorn.Config = functools.partial(uvicorn.Config, **OPTIONS)  # type: ignore[misc, assignment]
+    host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    uvicorn.Config = functools.partial(uvicorn.Config, **server_options(host))  # type: ignore[misc, assignment]
     # Between replicas Serve listens on every address. It asks for Ray's token there, but strangers need not get that far.
     listen = serve_replica.add_port_to_grpc_server  # type: ignore[attr-defined]
-    host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     serve_replica.add_port_to_grpc_server = lambda server, _: listen(server, address(host, 0))  # type: ignore[attr-defined, no-untyped-call]
