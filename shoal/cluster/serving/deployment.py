@@ -14,7 +14,7 @@ from ray.serve.schema import LoggingConfig
 
 from shoal.cluster.serving.haproxy_config import address
 from shoal.cluster.serving.place import DRAIN_S, GRACE_S
-from shoal.cluster.serving.websockets import OPTIONS
+from shoal.cluster.serving.servers import server_options
 from shoal.model.settings import Settings
 from shoal.transport.ray import RayTransport
 
@@ -63,11 +63,6 @@ def application(settings: dict[str, Any], replica: type[Replica] = Replica) -> A
         logging_config=LoggingConfig(enable_access_log=False),
     )
     return cast("Application", deployment.bind(Settings.from_dict(settings).to_dict_for_others()))
-
-
-def server_options(host: str) -> dict[str, Any]:
-    """What uvicorn is given on the node of that address: from there, as from the loopback, HAProxy comes, which says whom it speaks for."""
-    return {**OPTIONS, "forwarded_allow_ips": ["127.0.0.1", "::1", host]}
 
 
 def prepare_process() -> None:
