@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors import host
-from shoal.cluster import local, local_actors, local_api, local_engine, local_image, local_ray, packages
+from shoal.cluster import local, local_actors, local_api, local_engine, local_image, local_ray, local_state, packages
 from shoal.cluster.serving import haproxy
 from shoal.images import base
 from shoal.images.binaries import agent_binary
@@ -202,7 +202,10 @@ def _takeover(settings: Settings) -> Check:
 
 def _cluster(settings: Settings) -> ClusterFile | Check | None:
     try:
-        return cluster_file.read(settings.state_dir)
+        cluster = cluster_file.read(settings.state_dir)
+        if cluster is not None:
+            local_state.settings_of(cluster)
+        return cluster
     except ShoalError as error:
         return Check("cluster.json", False, error.message, "shoal down && shoal up")
 

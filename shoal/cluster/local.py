@@ -104,8 +104,7 @@ def down(settings: Settings, *, purge: bool = False, report: Report = silent) ->
         except FailedPrecondition:
             cluster = None  # nothing that it says is needed
         found = cluster is not None or _leftovers(settings)
-        if cluster is None:
-            cluster = _presumed(settings)
+        cluster = _presumed(settings) if cluster is None else _understood(cluster, settings)
         with report("Ending sandboxes and stopping the cluster"):
             errors = _take_down(settings.state_dir, cluster, drain=True, keep_engine=False)
         if errors:
@@ -117,7 +116,8 @@ def down(settings: Settings, *, purge: bool = False, report: Report = silent) ->
 
 
 def health(cluster: ClusterFile) -> Health:
-    """Which parts answer, without connecting to Ray. Takes milliseconds."""
+    """Which parts answer, without connecting to Ray. Takes milliseconds. `FailedPrecondition` for a cluster of another release of Shoal."""
+    local_state.settings_of(cluster)
     engine = local_engine.answers(cluster.engine_address)
     ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address)
     return Health(engine, ray, local_api.answers(cluster) if cluster.api_listens else None)
@@ -200,7 +200,7 @@ def _deploy_again(cluster: ClusterFile) -> int:
 
 def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool) -> list[ShoalError]:
     """Every step, whatever became of those before; what went wrong and is still there."""
-    settings = Settings.from_dict(cluster.settings)
+    settings = local_state.settings_of(cluster)
     local_api.forget(cluster)
     run_dir, temp_dir = Path(cluster.run_dir), Path(cluster.temp_dir)
     if drain and cluster.ray_address and health(cluster).ray:
@@ -266,6 +266,15 @@ def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterF
         engine=engine.process if engine else local_engine.leftover(settings.run_dir),
         settings=settings.to_dict(),
     )
+
+
+def _understood(cluster: ClusterFile, settings: Settings) -> ClusterFile:
+    """One that another release of Shoal has started, with settings that are none for this one, is taken away by those of now."""
+    try:
+        local_state.settings_of(cluster)
+    except FailedPrecondition:
+        return replace(cluster, settings=settings.to_dict())
+    return cluster
 
 
 def _engine_there(settings: Settings) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal import config_file
-from shoal.cluster import local_actors, local_ray
+from shoal.cluster import local_actors, local_ray, local_state
 from shoal.cluster.serving import haproxy
 from shoal.cluster.serving.haproxy_config import address
 from shoal.cluster.serving.place import Place
@@ -79,7 +79,7 @@ def planned(cluster: ClusterFile) -> Plan | None:
     """The plan by which the cluster's API was started; None where it has none."""
     if not cluster.api_listens:
         return None
-    settings = Settings.from_dict(cluster.settings)
+    settings = local_state.settings_of(cluster)
     host = cluster.ray_address.rpartition(":")[0]
     return Plan(settings.api, Place(Path(cluster.run_dir), cluster.cluster), _port(cluster), host)
 
@@ -118,7 +118,7 @@ def mend(cluster: ClusterFile) -> bool:
     try:
         _await_ready(cluster, within_s=10.0)
     except Unavailable:
-        _check(Settings.from_dict(cluster.settings).api)  # before what may only be slow is ended
+        _check(local_state.settings_of(cluster).api)  # before what may only be slow is ended
         local_actors.unserve(cluster)
         start(cluster)
     return True
@@ -133,7 +133,7 @@ def replicas(cluster: ClusterFile) -> int:
 
 def answers(cluster: ClusterFile, path: str = "/v1/health") -> bool:
     """Whether the API answers a GET of `path` with 200. Whoever listens there is told nothing."""
-    settings = Settings.from_dict(cluster.settings).api
+    settings = local_state.settings_of(cluster).api
     host, port = _reachable(settings.host), _port(cluster)
     connection: http.client.HTTPConnection
     if settings.tls_cert is not None:

@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from shoal.cluster import local_ray
 from shoal.model import cluster_file
+from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 from shoal.model.report import Report
 from shoal.model.settings import Settings
@@ -66,6 +69,19 @@ def identity(state: Path) -> str:
         identity = secrets.token_hex(4)
         cluster_file.write_private(file, identity.encode())
         return identity
+
+
+def settings_of(cluster: ClusterFile) -> Settings:
+    """Those that the cluster was started with. `FailedPrecondition` where they are none for this release of Shoal."""
+    try:
+        return Settings.from_dict(cluster.settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise FailedPrecondition(
+            f"the cluster was started by another version of Shoal, with settings that are none for this one "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); run `shoal down`, then `shoal up`",
+            state="other_version",
+        ) from None
 
 
 def temp_dir(settings: Settings) -> Path:
