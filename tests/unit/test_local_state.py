@@ -45,7 +45,7 @@ def cluster(settings: Settings) -> ClusterFile:
 def test_whoever_needs_its_settings_is_told_to_take_it_down(
     call: Callable[[Settings], object], settings: Settings, cluster: ClusterFile
 ) -> None:
-    with pytest.raises(FailedPrecondition, match="node.of_another_time.*run `shoal down`"):
+    with pytest.raises(FailedPrecondition, match=r"node\.of_another_time.*run `shoal down`"):
         call(settings)
     assert _read(settings) == cluster
 
