@@ -59,6 +59,10 @@ class FlowBytes(ByteSource):
         """The offset after `taken` bytes more, or at the end (0)."""
         return self.offset + taken
 
+    async def _is_all(self, flow: Flow[bytes]) -> bool:
+        """Whether nothing more is wanted of the flow."""
+        return False
+
     async def _after_sandbox(self, ended: SandboxEnded) -> bytes:
         """What comes when the sandbox has ended before the flow."""
         raise ended
@@ -69,7 +73,7 @@ class FlowBytes(ByteSource):
             try:
                 flow = await self._attached()
                 patience.working()
-                data = await anext(flow, b"")
+                data = b"" if await self._is_all(flow) else await anext(flow, b"")
             except SandboxEnded as ended:
                 self._let_go()
                 return await self._after_sandbox(ended)
@@ -108,14 +112,16 @@ class ProcessBytes(FlowBytes):
     out of what was kept of it.
 
     `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes. `dropped`: bytes so far
-    that were gone before they were read.
+    that were gone before they were read. Not `follow`: it ends with what there is when it is first reached.
     """
 
-    def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False) -> None:
+    def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False, follow: bool = True) -> None:
         super().__init__(reach)
         self._process_id = process_id
         self._fd = fd
         self._peek = peek
+        self._follow = follow
+        self._until: int | None = None
         self.dropped = 0
 
     async def next(self) -> bytes:
@@ -125,7 +131,17 @@ class ProcessBytes(FlowBytes):
         return data
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
-        return agent.output(self._process_id, self._fd, self.offset, peek=self._peek)
+        return agent.output(self._process_id, self._fd, self.offset, tell=not self._follow, peek=self._peek)
+
+    async def _is_all(self, flow: Flow[bytes]) -> bool:
+        if self._follow:
+            return False
+        stream = cast("OutputStream", flow)
+        if self._until is None:
+            held = (await stream).held
+            assert held is not None  # it was asked for
+            self._until = held[1]
+        return stream.offset >= self._until
 
     def _reached(self, flow: Flow[bytes], taken: int) -> int:
         return cast("OutputStream", flow).offset  # it knows of gaps

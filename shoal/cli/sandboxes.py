@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from shoal.client import Client
     from shoal.sandbox import Sandbox
 
-_QUIET_S = 0.5
-"""Without `--follow`, `logs` of a sandbox that runs ends when nothing has come for so long."""
-
 _COLUMNS = ("ID", "NAME", "IMAGE", "STATE", "AGE", "COMMAND")
 
 
@@ -115,16 +112,16 @@ async def _logs(client: Client, name: str, follow: bool) -> None:
     if not info.spec.command:
         raise FailedPrecondition("this sandbox was created without a command of its own", state=info.state.value)
     reach = Reach(client.transport, sandbox.id)
-    quiet_s = None if follow or info.ended else _QUIET_S
-    await asyncio.gather(*(_copy_log(ProcessBytes(reach, MAIN_PROCESS, fd, peek=True), fd, quiet_s) for fd in (1, 2)))
+    await asyncio.gather(
+        *(_copy_log(ProcessBytes(reach, MAIN_PROCESS, fd, peek=True, follow=follow), fd) for fd in (1, 2))
+    )
 
 
-async def _copy_log(source: ProcessBytes, fd: int, quiet_s: float | None) -> None:
+async def _copy_log(source: ProcessBytes, fd: int) -> None:
     told = 0
     try:
         while True:
-            async with asyncio.timeout(quiet_s):
-                chunk = await source.next()
+            chunk = await source.next()
             if source.dropped > told:
                 name = "stdout" if fd == 1 else "stderr"
                 console.print_error(
@@ -134,8 +131,6 @@ async def _copy_log(source: ProcessBytes, fd: int, quiet_s: float | None) -> Non
             if not chunk:
                 return
             await attach.write(fd, chunk)
-    except TimeoutError:
-        pass
     finally:
         await source.close()
 
