@@ -4,7 +4,8 @@
     parts.py      its parts put together, and the loops that keep them in order
     sandboxes.py  what clients ask of sandboxes
     admission.py  from a spec to an accepted sandbox
-    lifecycles.py brings sandboxes up, watches them, ends them, goes on with those of an earlier controller
+    lifecycles.py watches sandboxes, ends them, goes on with those of an earlier controller
+    starts.py     brings sandboxes up
     takeover.py   when an actor of a sandbox's is lost
     endings.py    what is said of an end
     recovery.py   what an earlier controller left

@@ -52,9 +52,9 @@ class Sandboxes:
             record, new = self._begin(spec, deadline_s, caller, await self.history.forgotten(spec, caller))
             if wait:
                 # Its own creator is told how it ended, also where its deadline did that, once that is written.
-                await self.lives.running(record, deadline_s + _LAST_WORD_S if new else deadline_s)
+                await self.lives.starts.running(record, deadline_s + _LAST_WORD_S if new else deadline_s)
             else:
-                await self.lives.accepted(record)
+                await self.lives.starts.accepted(record)
         except ShoalError as error:
             self.figures.refused(error.code)
             raise
@@ -76,7 +76,7 @@ class Sandboxes:
         record, new = self.admission.admit(spec, deadline_s, caller, forgotten)
         if new:
             entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
-            self.lives.begin(record, [entry])
+            self.lives.starts.begin(record, [entry])
         return record, new
 
     async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
@@ -89,7 +89,7 @@ class Sandboxes:
 
     async def _give_up(self, record: SandboxRecord, caller: Caller) -> None:
         try:
-            await self.lives.accepted(record)
+            await self.lives.starts.accepted(record)
         except ShoalError:
             return  # its create failed: there is nothing of it
         await self.lives.terminate(record, "its creator gave up", caller)
