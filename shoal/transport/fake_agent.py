@@ -171,7 +171,7 @@ class FakeAgent(Agent):
     # Files
 
     def read(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> Chunks:
-        return _FakeChunks(self, path, offset)
+        return _FakeChunks(self, path, offset, length)
 
     async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> bytes:
         self.note("read", path)
@@ -319,16 +319,19 @@ class _FakeOutput(OutputStream):
 
 
 class _FakeChunks(Chunks):
-    def __init__(self, agent: FakeAgent, path: checks.PathLike, offset: int) -> None:
+    def __init__(self, agent: FakeAgent, path: checks.PathLike, offset: int, length: int) -> None:
         self._agent = agent
         self._path = path
         self._position = offset
+        self._left = length
 
     async def __anext__(self) -> bytes:
-        data = (await self._agent.read_bytes(self._path, self._position))[:16]
+        data = (await self._agent.read_bytes(self._path, self._position, self._left))[:16]
         if not data:
             raise StopAsyncIteration
         self._position += len(data)
+        if self._left > 0:
+            self._left -= len(data)
         return data
 
     async def aclose(self) -> None:

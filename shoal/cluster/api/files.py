@@ -45,6 +45,28 @@ _DOWN: dict[int | str, dict[str, Any]] = {
     304: {"description": "As the client has it"},
 }
 
+
+def _header(name: str, description: str, *examples: str) -> dict[str, Any]:
+    # In the document only: a range or a date that makes no sense is as none, as HTTP has it.
+    shown = {str(place): {"value": value} for place, value in enumerate(examples)}
+    return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description, "examples": shown}
+
+
+_CONDITIONS = {
+    "parameters": [
+        _header(
+            "Range",
+            "One range of its bytes; of several, or of what is none, the answer is all.",
+            "bytes=0-2",
+            "bytes=-4",
+            "bytes=100-",
+        ),
+        _header("If-Range", "An `ETag` or a date: the range holds only while the file is that one.", 'W/"0-0"'),
+        _header("If-None-Match", "`ETag`s: 304 while the file is one of them.", 'W/"0-0"', "*"),
+        _header("If-Modified-Since", "The same by a `Last-Modified`.", "Wed, 21 Oct 2026 07:28:00 GMT"),
+    ]
+}
+
 Path = Annotated[str, Query(min_length=1, description="Absolute; percent-encoded bytes, UTF-8 or not")]
 Mode = Annotated[str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; default: as it was, else 644")]
 User = Annotated[str, Query(max_length=256, description="Who shall own it; default: the sandbox's user")]
@@ -54,8 +76,8 @@ def router() -> APIRouter:
     """The routes."""
     routes = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-    @routes.get(_FILES, responses=_DOWN, response_class=Response)
-    @routes.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response)
+    @routes.get(_FILES, responses=_DOWN, response_class=Response, openapi_extra=_CONDITIONS)
+    @routes.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=_CONDITIONS)
     async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """A file's bytes, or one range of them."""
         return await _download(Reach(transport, sandbox_id), query_path(request), request)

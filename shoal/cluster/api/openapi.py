@@ -46,6 +46,7 @@ _MEANINGS = {
     410: "The sandbox has ended; `reason` and `exit_code` say how.",
     413: "The body is too large.",
     415: "The body is not called JSON.",
+    416: "There is nothing of the `Range`; `Content-Range` says how much there is.",
     429: "A quota or rate was hit; see `Retry-After`.",
     500: "A defect of Shoal's.",
     503: "Not possible at the moment, and nothing happened: repeat the call.",
@@ -117,4 +118,6 @@ def _statuses(route: ApiRoute, method: str) -> set[int]:
         found |= {408, 409, 429}
     if route.body_field is not None:
         found |= {413, 415}
+    if 206 in route.responses:
+        found.add(416)
     return found

@@ -52,6 +52,24 @@ class TestOperations:
             assert model["additionalProperties"] is False
 
 
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_of_files_it_tells_of_ranges(api: Api, method: str) -> None:
+    operation = document()["paths"]["/v1/sandboxes/{sandbox_id}/files"][method]
+    headers = {each["name"]: each for each in operation["parameters"] if each["in"] == "header"}
+    assert headers.keys() == {"Range", "If-Range", "If-None-Match", "If-Modified-Since"}
+    made = api.sandbox()
+    path = f"/v1/sandboxes/{made['id']}/files?path=/tmp/x"
+    assert api.ask("PUT", path, raw=b"content").status == 200
+    # Each of its examples is answered with what it says.
+    seen = {
+        api.ask(method.upper(), path, headers={name: example["value"]}).status
+        for name, header in headers.items()
+        for example in header["examples"].values()
+    }
+    assert seen == {200, 206, 304, 416}
+    assert {str(status) for status in seen} <= operation["responses"].keys()
+
+
 def test_operation_ids_are_plain_and_each_ones_own() -> None:
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(ids) == len(set(ids))
