@@ -139,3 +139,18 @@ class TestAnActorThatDiedInAFullCluster:
         end = await controller.begin(controller.parts.sandboxes.terminate(sandbox_id, INSIDE))
         assert end.reason == "terminated"
         await controller.kill()
+
+    async def test_an_end_that_was_asked_for_comes_after_a_restart(self) -> None:
+        world = World(capacity=1)
+        controller, sandbox_id = await self.begin(world, timeout=60)
+        world.remove_s = 30.0  # the node is about to take it away
+        controller.begin(controller.parts.sandboxes.terminate(sandbox_id, INSIDE))
+        await until(lambda: world.disk.row(sandbox_id)["ended_by"] is not None, "it is on record that it is to end")
+        await controller.kill()
+
+        world.remove_s = 0.0
+        second = await world.controller()
+        end = await second.begin(second.parts.sandboxes.wait(sandbox_id, 5, INSIDE))
+        assert end.reason == "terminated"
+        self.check(world, second, sandbox_id)
+        await second.kill()
