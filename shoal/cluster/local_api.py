@@ -21,6 +21,7 @@ from shoal.cluster.serving.haproxy_config import address
 from shoal.cluster.serving.place import Place
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
+from shoal.model.hosts import check_open
 from shoal.model.settings import ApiSettings, Settings
 from shoal.transport.http_server import normal_url
 
@@ -194,13 +195,10 @@ def _check(api: ApiSettings) -> None:
             field="api.tunnel_domain",
         )
     try:
-        loopback = ipaddress.ip_address(api.host).is_loopback
+        ipaddress.ip_address(api.host)
     except ValueError:
         raise InvalidRequest(f"api.host: {api.host!r} is no IP address; 0.0.0.0 means all", field="api.host") from None
-    if not api.auth and not loopback:
-        raise InvalidRequest(
-            f"api.auth: may be off on a loopback address only, and api.host is {api.host}", field="api.auth"
-        )
+    check_open(api)
 
 
 def _choose_port(api: ApiSettings) -> int:

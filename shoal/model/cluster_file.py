@@ -66,7 +66,8 @@ def ray_environment(cluster: ClusterFile) -> dict[str, str]:
 
 def loopback_environment(host: str) -> dict[str, str]:
     """Ray takes a loopback address for a mistake and puts the machine's own in its place, unless it thinks that this is no
-    machine for clusters. Told so, it also binds every one of its ports to the loopback only."""
+    machine for clusters. Told so, it takes 127.0.0.1 for the machine's own, of all loopback addresses that one, and binds every one of its
+    ports to it."""
     return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if host == "127.0.0.1" else {}
 
 

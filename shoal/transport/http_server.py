@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 import urllib.request
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from shoal.model.errors import InvalidRequest, Unauthenticated
+from shoal.model.hosts import is_loopback
 
 _NETLOC_MAX = 300
 
@@ -81,7 +81,7 @@ def _proxy(url: str) -> str | None:
     """The environment's proxy for a URL. None for the machine itself, whatever the environment says."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if host == "localhost" or _is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
+    if is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
         return None
     proxies = urllib.request.getproxies()
     name = parts.scheme if proxies.get(parts.scheme) else "all"
@@ -104,12 +104,5 @@ def _is_http_proxy(url: str) -> bool:
         parts = urlsplit(url)
         spaced = any(c.isspace() for c in url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not spaced
-    except ValueError:
-        return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
     except ValueError:
         return False

@@ -32,11 +32,12 @@ from shoal.cluster.api import (
     processes,
     sandboxes,
 )
-from shoal.cluster.api.auth import TokenCache, check_open
+from shoal.cluster.api.auth import TokenCache
 from shoal.cluster.api.frame import Frame
 from shoal.cluster.api.ledger import Ledger
 from shoal.cluster.api.routes import ApiRoute
 from shoal.cluster.api.tunnels import Tunnels
+from shoal.model.hosts import check_open
 from shoal.model.settings import Settings
 from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport

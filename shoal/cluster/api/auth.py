@@ -11,7 +11,6 @@ meanwhile, but by the store's own hand.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections import OrderedDict
 from typing import Annotated, TypeVar
@@ -33,9 +32,9 @@ from shoal.model.access import (
     matches,
     split,
 )
-from shoal.model.errors import InvalidRequest, PermissionDenied, Unauthenticated, Unavailable
+from shoal.model.errors import PermissionDenied, Unauthenticated, Unavailable
+from shoal.model.hosts import is_loopback
 from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from shoal.model.settings import ApiSettings
 from shoal.model.sight import no_environment
 from shoal.transport.admin import ReplicaSide
 
@@ -235,26 +234,6 @@ def environment_for(who: Caller, asked: str | None) -> str:
 
 
 # Authentication off
-
-
-def check_open(api: ApiSettings) -> None:
-    """Raises `InvalidRequest` where the API would be open to others than this machine."""
-    if not api.auth and not is_loopback(api.host):
-        raise InvalidRequest(
-            f"api.auth: it may be off only on a loopback address, and api.host is {api.host!r}; leave it on, or listen on 127.0.0.1",
-            field="api.auth",
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name can mean nothing but this machine."""
-    host = host.strip("[]").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_local(headers: list[tuple[bytes, bytes]], tunnel_domain: str | None) -> None:

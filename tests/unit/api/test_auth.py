@@ -12,7 +12,7 @@ import pytest
 
 from shoal.cluster.api import auth
 from shoal.cluster.api.app import make_app
-from shoal.cluster.api.auth import TokenCache, check_local, is_loopback
+from shoal.cluster.api.auth import TokenCache, check_local
 from shoal.model.access import Scope, StoredToken, TokenInfo, mint
 from shoal.model.errors import InvalidRequest, PermissionDenied, Unavailable
 from shoal.model.settings import ApiSettings, Settings
@@ -374,7 +374,3 @@ class TestOff:
     def test_two_hosts_are_none(self) -> None:
         with pytest.raises(PermissionDenied):
             check_local([(b"host", b"localhost"), (b"host", b"evil.example")], None)
-
-    def test_loopback_names(self) -> None:
-        assert all(map(is_loopback, ["localhost", "LOCALHOST.", "127.8.9.1", "::1", "[::1]", "a.localhost"]))
-        assert not any(map(is_loopback, ["", "localhost.evil", "10.0.0.1", "0.0.0.0", "evil-localhost", "::"]))
