@@ -78,9 +78,10 @@ def read() -> Config:
 
 
 def put(url: str, token: str | None, *, ca: str | None = None, default: bool) -> None:
-    """Keeps what is to be known of `url`, in place of what was; `default`: it is meant from now on where no other is named."""
+    """Keeps what is to be known of `url`, in place of what was; `ca` None: as it was. `default`: it is meant from now on where no other is named."""
     known = read()
-    servers = {**known.servers, url: ServerEntry(token, ca)}
+    before = known.servers.get(url, ServerEntry())
+    servers = {**known.servers, url: ServerEntry(token, ca if ca is not None else before.ca)}
     _write(replace(known, servers=servers, default=url if default else known.default))
 
 

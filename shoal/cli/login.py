@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal import config_file
+from shoal import _target, config_file
 from shoal.cli import console, session
 from shoal.model.errors import InvalidRequest
 
@@ -39,10 +39,9 @@ def login(
       shoal login http://127.0.0.1:8000 --token-stdin < token
       shoal --ca own-ca.pem login https://shoal.internal:8443
     """
-    from shoal.transport.http_server import normal_url
-
-    base, ca = normal_url(url), session.target.get().ca
     known = config_file.read()  # whatever is wrong with it is told before a token is asked for
+    meant = _target.api(url, None, session.target.get().ca)
+    base, ca = meant.url, meant.ca
     token = _token(token_stdin, base)
     info = asyncio.run(_try(base, token, ca))
     default = not keep_default or known.default is None

@@ -214,8 +214,7 @@ def translate(error: Exception, server: Server, what: str) -> Broken:
     """What a failure of the way to the API means."""
     url = server.url
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why = error.certificate_error
-        remedy = "name its CA's file as `ca=` or in SHOAL_CA"
+        why, remedy = _distrust(error.certificate_error)
         return _hopeless(FailedPrecondition(f"the certificate of {url} is not trusted ({why}); {remedy}", state="tls"))
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
         return _hopeless(FailedPrecondition(f"{url} does not speak TLS ({error}); is it http://?", state="tls"))
@@ -239,6 +238,18 @@ def translate(error: Exception, server: Server, what: str) -> Broken:
     if isinstance(error, TimeoutError):
         return Broken(f"{url} did not answer {what} in time", silence=True)
     return Broken(f"the connection to {url} broke ({str(error) or type(error).__name__})")
+
+
+def _distrust(error: Exception) -> tuple[str, str]:
+    """Why a certificate is not trusted, and what mends that."""
+    why = getattr(error, "verify_message", "").rstrip(".") or str(error)
+    match getattr(error, "verify_code", None):  # OpenSSL's numbers
+        case 62 | 64:  # another host name, another address
+            return why, "use a host name that it has"
+        case 9 | 10:  # not yet valid, expired
+            return why, "it must be renewed there, if this machine's clock is right"
+        case _:
+            return why, "name its CA's file as `ca=`, by --ca or in SHOAL_CA"
 
 
 def _hopeless(error: ShoalError) -> Broken:

@@ -350,8 +350,18 @@ async def test_tls_with_a_ca_of_its_own(tmp_path: Path) -> None:
         transport = await HttpTransport.open(peer.url, TOKEN, str(authority.certificate))
         assert await transport.get("sb-1") is not INFO
         await transport.close()
-        with pytest.raises(FailedPrecondition, match="not trusted"):  # the right CA, another host's name
+        with pytest.raises(FailedPrecondition, match=r"use a host name that it has") as caught:  # the right CA
             await HttpTransport.open(peer.url.replace("127.0.0.1", "localhost"), TOKEN, str(authority.certificate))
+        assert "SHOAL_CA" not in caught.value.message
+
+
+async def test_a_certificate_that_has_expired_is_not_mended_by_a_ca(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.expire()
+    async with serving(answer(SELF), tls=authority.server()) as peer:
+        with pytest.raises(FailedPrecondition, match=r"expired.*renewed") as caught:
+            await HttpTransport.open(peer.url, TOKEN, str(authority.certificate))
+    assert "SHOAL_CA" not in caught.value.message
 
 
 async def test_the_wrong_scheme_is_told(tmp_path: Path) -> None:

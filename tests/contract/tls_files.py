@@ -7,6 +7,25 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+_CA_CONF = """\
+[ca]
+default_ca = own
+[own]
+database = index.txt
+new_certs_dir = .
+certificate = ca.pem
+private_key = ca.key
+default_md = sha256
+rand_serial = yes
+policy = any
+x509_extensions = server
+[any]
+commonName = supplied
+[server]
+subjectAltName = {names}
+basicConstraints = critical,CA:false
+"""
+
 
 class Authority:
     """`certificate`: what a client is to trust. `server_certificate`, `server_key`: those of a server that is 127.0.0.1 and all of `names`."""
@@ -31,6 +50,16 @@ class Authority:
             *("-keyout", "server.key", "-out", "server.pem", "-subj", "/CN=server"),
             *("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName={','.join(self._names)}"),
             *("-addext", "basicConstraints=critical,CA:false"),
+        )
+
+    def expire(self) -> None:
+        """The server's certificate is one that was good for a day in 2020."""
+        (self._directory / "index.txt").touch()
+        (self._directory / "ca.conf").write_text(_CA_CONF.format(names=",".join(self._names)))
+        self._openssl("req", "-new", "-key", "server.key", "-out", "server.csr", "-subj", "/CN=server")
+        self._openssl(
+            *("ca", "-batch", "-config", "ca.conf", "-in", "server.csr", "-out", "server.pem", "-notext"),
+            *("-startdate", "20200101000000Z", "-enddate", "20200102000000Z"),
         )
 
     def server(self) -> ssl.SSLContext:

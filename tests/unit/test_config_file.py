@@ -60,6 +60,14 @@ def test_what_is_put_is_read_again_by_its_owner_only() -> None:
     assert config_file.read().default == URL
 
 
+def test_a_new_token_leaves_the_ca() -> None:
+    config_file.put(URL, "x", ca="/ca.pem", default=True)
+    config_file.put(URL, "y", default=True)
+    assert config_file.read().servers[URL] == ServerEntry("y", "/ca.pem")
+    config_file.put(URL, "y", ca="/other.pem", default=True)
+    assert config_file.read().servers[URL] == ServerEntry("y", "/other.pem")
+
+
 def test_what_is_removed_is_no_default_any_more() -> None:
     config_file.put(URL, "x", default=True)
     config_file.put("http://b", "y", default=False)
