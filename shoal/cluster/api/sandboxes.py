@@ -167,5 +167,6 @@ def _tags(pairs: list[str]) -> dict[str, str]:
         key, colon, value = pair.partition(":")
         if not colon or not key:
             raise InvalidRequest(f"tag: {pair[:64]!r} is no tag; give 'key:value'", field="tag")
-        tags[unquote(key)] = value
+        if tags.setdefault(unquote(key), value) != value:
+            raise InvalidRequest(f"tag: {key[:64]!r} has one value at a time; ask for one", field="tag")
     return tags

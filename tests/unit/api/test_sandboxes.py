@@ -210,7 +210,7 @@ class TestList:
 
         assert listed("") == [one]
         assert listed("tag=run:1&include_ended=true") == [two, one]
-        assert listed("tag=run:1&tag=who:a:b&include_ended=true") == [one]
+        assert listed("tag=run:1&tag=who:a:b&tag=run:1&include_ended=true") == [one]
         assert listed("state=terminated") == [two]
         assert listed("state=terminated&state=running") == [two, one]
         assert listed("region=us&include_ended=true") == [two]
@@ -220,6 +220,7 @@ class TestList:
         ("query", "field"),
         [
             ("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("tag=run", "tag"), ("state=dead", "state"),
+            ("tag=run:1&tag=run:2", "tag"),
             ("cursor=abc", "cursor"), ("cursor=%s" % ("a" * 129), "cursor"), ("sort=id", "sort"), ("region=", "region"),
             ("region=%00", "region"), ("region=%ff", "region"), ("environment=-", "environment"),
             ("cursor=WzEuMCwiYSJd", "cursor"), ("cursor=W05hTiwic2ItMSJd", "cursor"), ("cursor=W1tbW1s", "cursor"),
