@@ -35,9 +35,9 @@ class SandboxRecord:
     """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
 
     `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before the end begins. `released`: its create failed, so its
-    idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is. `asked`: creates that named it since
-    this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may be kept of that; `weight`: bytes of
-    what of it may be long, from then on.
+    idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is, or is to be as soon as the store is back.
+    `asked`: creates that named it since this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may
+    be kept of that; `weight`: bytes of what of it may be long, from then on.
     """
 
     id: str
