@@ -288,7 +288,7 @@ def _haproxy() -> Check:
 def _api_can_be(settings: Settings) -> Check:
     """That the API could be started as the settings say."""
     try:
-        plan = local_api.plan(settings, "0", "127.0.0.1")
+        plan = local_api.plan(settings, "0" * 8, "127.0.0.1")
     except ShoalError as error:
         return Check("api", False, error.message, f"mend {error.fields.get('field', 'that')}; then shoal up")
     return Check("api", True, f"can listen on {plan.listens if plan else 'nothing'}")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from shoal import config_file
 from shoal.cluster import local_actors, local_api
+from shoal.cluster.doctor import examine
 from shoal.cluster.serving.place import PORTS, Place
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest
@@ -133,6 +134,13 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
     assert "no certificate" in refused(tls_cert=file, tls_key=file).message
 
 
+def test_doctor_knows_how_long_the_names_of_sockets_will_be(tmp_path: Path) -> None:
+    found = settings(run_dir=Path("/tmp", "r" * 27)).model_copy(update={"state_dir": tmp_path})
+    checks = {check.name: check for check in examine(found)}
+    assert not checks["api"].ok
+    assert checks["api"].remedy == "mend run_dir; then shoal up"
+
+
 def test_a_certificate_that_does_not_fit_its_key_replaces_nothing(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     found = settings(tmp_path, tls_cert=authority.server_certificate, tls_key=authority.server_key)
@@ -190,7 +198,7 @@ class Listener(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.presented: list[str | None] = []
-        self.thread = threading.Thread(target=self.serve_forever)
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
         self.thread.start()
 
 
