@@ -58,6 +58,7 @@ def build_agents(root: Path = ROOT) -> list[Path]:
         return targets
     go = find_go()
     stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)  # of what was there before: if one of them fails, it is true of none
     for architecture, target in zip(ARCHITECTURES, targets, strict=True):
         _compile(go, root / SOURCES, architecture, target)
     stamp.write_text(digest)
