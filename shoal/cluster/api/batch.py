@@ -40,7 +40,7 @@ def router() -> APIRouter:
     ) -> Json:
         """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
 
-        With an `Idempotency-Key` the i-th of those without a key of their own (from 0) has the key `<key>:<i>`.
+        With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own.
         """
         defaults = await cluster.defaults()
         specs = _specs(body, who, defaults, idempotency_key)
