@@ -31,6 +31,7 @@ from shoal.cluster.api.sockets import (
     close,
     fail,
     guard,
+    left,
     parse,
     receive,
     send_bytes,
@@ -129,9 +130,11 @@ class _Attachment:
         return cls(websocket, reach, first.id, outputs, Input(reach, first.id, first.stdin_offset))
 
     async def run(self) -> None:
-        """Returns when the process has ended and all is told."""
+        """Returns when the process has ended and all is told, or the client went while the process takes nothing."""
         try:
-            await first_to_end(self._listen(), self._feed(), self._tell(), guard(self._websocket))
+            await first_to_end(
+                self._listen(), self._feed(), self._tell(), guard(self._websocket), left(self._websocket.scope)
+            )
         finally:
             self._stdin.leave()
             for source in self._outputs.values():

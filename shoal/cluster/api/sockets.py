@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import MutableMapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -31,6 +32,15 @@ from shoal.model.errors import (
 
 MAX_PIECE = 256 << 10
 """Bytes of one binary message, either way (less the byte that names its stream)."""
+
+GONE = "shoal.gone"
+"""An ASGI extension of replicas: an `asyncio.Event`, set once a WebSocket's connection is lost, also while what its client said still waits."""
+
+STALL_S = 100.0
+"""Seconds that a sandbox's side may take nothing of what its client says. HAProxy gives up after 120, without a word."""
+
+LAST_S = 30.0
+"""Seconds in which what a client said before it went may still be taken."""
 
 NORMAL = 1000
 REFUSED = 1008
@@ -107,6 +117,13 @@ async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
             await websocket.close(code, reason)
     except (TimeoutError, WebSocketDisconnect, RuntimeError):
         pass  # it has gone meanwhile
+
+
+async def left(scope: MutableMapping[str, Any]) -> None:
+    """Returns when the client has been gone for `LAST_S`: one that is not being listened to is missed by nobody else."""
+    gone = (scope.get("extensions") or {}).get(GONE)
+    await (asyncio.Event() if gone is None else gone).wait()
+    await asyncio.sleep(LAST_S)
 
 
 async def guard(connection: HTTPConnection) -> None:

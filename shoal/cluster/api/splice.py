@@ -8,17 +8,15 @@ from starlette.websockets import WebSocket
 
 from shoal.cluster.api.flowing import first_to_end
 from shoal.cluster.api.models_data import HalfClose
-from shoal.cluster.api.sockets import MAX_PIECE, parse, receive, send_bytes, send_json
+from shoal.cluster.api.sockets import MAX_PIECE, STALL_S, left, parse, receive, send_bytes, send_json
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.wire.bytestream import ByteStream
-
-STALL_S = 600.0
-"""Seconds that the sandbox's side may take nothing, while the client's side cannot be heard."""
 
 
 async def splice(websocket: WebSocket, stream: ByteStream, *, half_close: bool) -> None:
     """Returns when either side is done. `half_close`: each direction ends for itself, by a text message `{"eof": true}`; it is done when both
-    have ended. Raises `Unavailable` where the sandbox's side breaks, `WebSocketDisconnect` where the client's does."""
+    have ended. Raises `Unavailable` where the sandbox's side breaks, `WebSocketDisconnect` where the client's does; a client that went while the
+    sandbox takes nothing ends it without a word."""
     ended = [asyncio.Event(), asyncio.Event()]
 
     async def upwards() -> None:
@@ -43,7 +41,7 @@ async def splice(websocket: WebSocket, stream: ByteStream, *, half_close: bool) 
             ended[1].set()
             await ended[0].wait()
 
-    await first_to_end(upwards(), downwards())
+    await first_to_end(upwards(), downwards(), left(websocket.scope))
 
 
 async def _write(stream: ByteStream, data: bytes) -> None:

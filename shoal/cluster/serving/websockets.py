@@ -19,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.server import ServerProtocol
 
 from shoal.cluster.api.problems import document, from_http
+from shoal.cluster.api.sockets import GONE
 from shoal.model.errors import Internal
 from shoal.model.http import PROBLEM
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
     from websockets.http11 import Request, Response
     from websockets.typing import StatusLike
-
-GONE = "shoal.gone"
-"""The ASGI extension: an `asyncio.Event`, set once the client's connection is lost, also while what it said before still waits."""
 
 SILENCE_S = 100.0
 """How long a client may say nothing, not even a pong, though all that it said was taken and it takes all that it is sent."""

@@ -8,12 +8,13 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from shoal.cluster.api import flowing
+from shoal.cluster.api import flowing, sockets
+from shoal.cluster.serving.websockets import OPTIONS
 from tests.contract.api.lab import Lab, until
 from tests.contract.api.rawsocket import BINARY, CLOSE, PING, TEXT, RawSocket, connection, frame, websocket
 
@@ -111,6 +112,39 @@ async def test_one_that_breaks_off_in_a_frame(place: Lab, kind: str, how: str) -
     assert (await place.exec("echo fine"))["stdout"] == "fine\n"
     async with place.http.post(f"{place.at}/processes/p-cat/stdin?offset=0", data=b"") as answer:
         assert (await answer.json())["offset"] == 0  # no part of a message that did not arrive went in
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas that find out soon who has gone. To be asked for before the place."""
+    monkeypatch.setitem(OPTIONS, "ws_ping_interval", 0.05)
+    monkeypatch.setitem(OPTIONS, "ws_ping_timeout", 0.05)
+    monkeypatch.setattr(sockets, "LAST_S", 0.1)
+
+
+@pytest.mark.parametrize(("kind", "work"), [("attach", "_Attachment."), ("ports", "splice.")])
+async def test_one_that_vanishes_while_the_sandbox_takes_nothing(quick: None, place: Lab, kind: str, work: str) -> None:
+    """Nobody listens to it then: what it said before waits, and its end would wait behind that."""
+    ended = asyncio.Event()
+
+    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.transport.abort()
+
+    async def missed() -> bool:
+        return not any(work in repr(task) for task in asyncio.all_tasks())
+
+    await place.start("exec sleep 1000", id="p-cat")
+    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server, nothing_left(place):
+        async with opened(place, kind, int(server.sockets[0].getsockname()[1])) as socket:
+            with suppress(TimeoutError):
+                while True:
+                    socket.writer.write(frame(BINARY, bytes(200_000)))
+                    await asyncio.wait_for(socket.writer.drain(), 0.5)
+            assert not await missed()
+            socket.cut()
+        await until(missed, "its end is noticed")
+        ended.set()
 
 
 async def test_a_message_in_many_pieces(place: Lab) -> None:

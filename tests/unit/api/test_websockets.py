@@ -14,8 +14,9 @@ import pytest
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from shoal.cluster.api.sockets import GONE
 from shoal.cluster.serving import websockets
-from shoal.cluster.serving.websockets import GONE, OPTIONS, ReplicaSockets
+from shoal.cluster.serving.websockets import OPTIONS, ReplicaSockets
 from tests.api import Api, serving
 from tests.contract.api.rawsocket import BINARY, CLOSE, PING, RawSocket, frame, websocket
 from tests.unit.api.raw import exchange, problem
