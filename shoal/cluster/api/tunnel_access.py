@@ -26,6 +26,7 @@ from shoal.model.errors import (
     ShoalError,
     TunnelNotFound,
     Unauthenticated,
+    Unavailable,
 )
 from shoal.model.grants import SCOPE_TUNNEL, verify
 from shoal.transport.contract import Transport
@@ -35,6 +36,9 @@ KNOWN_S = 2.0
 
 DOUBTED_S = 0.2
 """The same where somebody would be turned away for it: the tunnel may have been opened to him a moment ago."""
+
+GUARD_S = 10.0
+"""Seconds between two looks whether who is inside would still be let in."""
 
 CONNECT_KEY = "http"
 """What connect tokens of tunnels say in the place of a container's key: they outlive it, and no relay takes them."""
@@ -84,6 +88,24 @@ class Door:
             if isinstance(found, ShoalError) or _of_port(found, port) is None:
                 raise await self._nothing_there(sandbox_id, port, found)
         return admission
+
+    async def guard(self, visit: Visit, admission: Admission) -> None:
+        """Ends only by raising, of a visit that goes on: what `admit` would now. The connect token that let it in may expire meanwhile."""
+        while True:
+            await asyncio.sleep(GUARD_S)
+            try:
+                await self._still(visit, admission)
+            except (QuotaExceeded, Unavailable):
+                pass  # nobody knows at the moment: whoever is in stays in
+
+    async def _still(self, visit: Visit, admission: Admission) -> None:
+        if admission.token is None:
+            await self.admit(visit)
+            return
+        sandbox_id, port = visit.target.sandbox_id, visit.target.port
+        found = await self._known.look(sandbox_id, INSIDE)
+        if isinstance(found, ShoalError) or _of_port(found, port) is None:
+            raise await self._nothing_there(sandbox_id, port, found)
 
     async def _by_link(self, visit: Visit) -> Admission:
         """The admission to a public tunnel, which may have been private: a link with a token in it is tidied up all the same."""

@@ -7,13 +7,14 @@ serves one connection after another, as small ones do. What answers is hostile: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import h11
 
+from shoal.cluster.api.flowing import first_to_end, sending
 from shoal.cluster.api.tunnel_visits import Headers, Visit
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
 from shoal.wire.bytestream import ByteStream
@@ -22,7 +23,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 ANSWER_S = 300.0
-"""How long a server may think before its answer begins, counted from the last byte of the request that it took."""
+"""How long a server may think before its answer begins, counted from the last byte of the request that it took; and how long it may take nothing
+of the request."""
 
 HEADERS_S = 10.0
 """How long an answer's headers may take from their first byte on."""
@@ -47,13 +49,15 @@ class Broken(Exception):
 @dataclass(frozen=True, slots=True)
 class Way:
     """Between a client, by `receive` and `send`, and what listens in the sandbox, by `stream`. `answer_headers` makes the headers of its
-    answer fit for the client."""
+    answer fit for the client. `check` runs beside it, and ends it by raising. `gone` returns when the client has been gone for a while."""
 
     visit: Visit
     stream: ByteStream
     receive: Receive
     send: Send
     answer_headers: Callable[[Headers], Headers]
+    check: Callable[[], Coroutine[Any, Any, None]]
+    gone: Callable[[], Coroutine[Any, Any, None]]
 
 
 class Carrier:
@@ -71,6 +75,14 @@ class Carrier:
         """Returns once the answer is with the client, or the client has gone. Raises `InvalidRequest`, `Unavailable` before anything of it is
         out, `Broken` afterwards."""
         await self._way.stream.write(self._request())
+        try:
+            await first_to_end(self._exchange(), self._way.check())
+        except ShoalError as error:
+            if self._started:
+                raise Broken(str(error)) from None
+            raise
+
+    async def _exchange(self) -> None:
         answering = asyncio.ensure_future(self._answer())
         feeding = asyncio.ensure_future(self._feed())
         try:
@@ -78,10 +90,6 @@ class Carrier:
             if feeding.done() and not answering.done() and feeding.exception() is None:
                 return  # the client has gone
             await answering
-        except ShoalError as error:
-            if self._started:
-                raise Broken(str(error)) from None
-            raise
         finally:
             for task in (answering, feeding):
                 task.cancel()
@@ -122,7 +130,7 @@ class Carrier:
                 await self._write(h11.Data(data=body))
             if last:
                 await self._write(h11.EndOfMessage())
-        except (Unavailable, h11.LocalProtocolError):
+        except (TimeoutError, Unavailable, h11.LocalProtocolError):
             return False  # it has read enough, and may still answer
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time() + ANSWER_S)
@@ -131,7 +139,9 @@ class Carrier:
     async def _write(self, event: h11.Event) -> None:
         data = self._http.send(event)
         if data:
-            await self._way.stream.write(data)
+            # Meanwhile nobody hears whether the client is still there.
+            async with asyncio.timeout(ANSWER_S):
+                await self._way.stream.write(data)
 
     # The answer
 
@@ -151,7 +161,8 @@ class Carrier:
         while True:
             data, last = self._parsed()
             if data or last:
-                await self._way.send({"type": "http.response.body", "body": data, "more_body": not last})
+                with sending.holding(len(data)):
+                    await self._way.send({"type": "http.response.body", "body": data, "more_body": not last})
             if last:
                 return
             try:

@@ -6,6 +6,7 @@ Each hop answers its own pings and has its own compression (inside there is none
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -19,13 +20,19 @@ from websockets.protocol import CLOSED, CONNECTING, OPEN, Event
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
+from shoal.cluster.api.flowing import first_to_end, sending
+from shoal.cluster.api.sockets import STALL_S, refusal
 from shoal.cluster.api.tunnel_http import Broken, Way
 from shoal.cluster.api.tunnel_visits import Headers
-from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
 from shoal.model.http import SUBPROTOCOL
+from shoal.wire.budget import Budget
 
 MAX_MESSAGE = 16 << 20
-"""Bytes of one message, either way."""
+"""Bytes of one message of a server's; a client's are held to less where they come in."""
+
+MAX_UNFINISHED = 64 << 20
+"""Bytes that messages of all tunnels of a process may have before they are whole. Beyond it the tunnel with the largest is ended."""
 
 HANDSHAKE_S = 30.0
 CLOSE_S = 5.0
@@ -34,9 +41,19 @@ CLOSE_S = 5.0
 _SLICE = 2 << 10
 """Bytes parsed at once: a flood of tiny frames must not keep other requests waiting."""
 
+_COPIES = 3
+"""How often a message is in memory while it is sent: as it came, as a frame, and as what of that has not gone out."""
+
+_MAX_HEAD = 64 << 10
+_MAX_INTERIM = 16  # answers such as `103 Early Hints`
+_INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)[0-9]{2}[ \r]")
+
 _NORMAL, _TOO_BIG, _INTERNAL = 1000, 1009, 1011
 _UNSAID, _ABNORMAL = 1005, 1006
 _GOING_AWAY = 1001
+
+
+_unfinished = Budget(MAX_UNFINISHED)
 
 
 class Denied(Exception):
@@ -56,12 +73,20 @@ class SocketCarrier:
         self._message: list[bytes] = []
         self._text = False
         self._client_gone = False
+        self._share = _unfinished.share()
+        self._given_up = asyncio.Event()
         uri = WebSocketURI(False, "localhost", way.visit.target.port, "/", "")
         offered = [Subprotocol(name) for name in way.visit.subprotocols] or None
         self._inside = ClientProtocol(uri, subprotocols=offered, max_size=MAX_MESSAGE)
 
     async def carry(self) -> None:
         """Returns once both sides have ended. Raises `Denied`, `InvalidRequest`, `Unavailable` before the client was accepted."""
+        try:
+            await self._carry()
+        finally:
+            self._share.release()
+
+    async def _carry(self) -> None:
         events = await self._open()
         accepted = self._inside.subprotocol or (SUBPROTOCOL if self._way.visit.accepts_api else None)
         response = next(event for event in events if isinstance(event, Response))
@@ -72,21 +97,39 @@ class SocketCarrier:
                 "headers": self._way.answer_headers(_raw(response.headers)),
             }
         )
-        outward = asyncio.ensure_future(self._outward([event for event in events if event is not response]))
+        rest = [event for event in events if event is not response]
+        try:
+            await first_to_end(self._exchange(rest), self._way.check(), self._way.gone(), self._largest())
+        except ShoalError as error:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._close(refusal(error), error.code)
+            raise Broken(str(error)) from None
+
+    async def _exchange(self, events: list[Event]) -> None:
+        outward = asyncio.ensure_future(self._outward(events))
         inward = asyncio.ensure_future(self._inward())
         try:
             done, _ = await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
-            if inward in done and outward not in done:
-                # The client has ended: the server may still have a word to say on that.
-                await asyncio.wait([outward], timeout=CLOSE_S)
             for task in done:
                 task.result()
-        except ShoalError as error:
-            raise Broken(str(error)) from None
+            if outward not in done:
+                # The client has ended: the server may still have a word to say on that.
+                await asyncio.wait([outward], timeout=CLOSE_S)
         finally:
             for task in (outward, inward):
                 task.cancel()
             await asyncio.gather(outward, inward, return_exceptions=True)
+
+    async def _largest(self) -> None:
+        """Raises where others need the room that this unfinished message takes."""
+        await self._given_up.wait()
+        raise QuotaExceeded("messages that are not finished hold too much memory, and this is the largest")
+
+    def give_up(self, error: Unavailable) -> None:
+        """As `Gathering` has it."""
+        self._message.clear()
+        self._given_up.set()
 
     async def _open(self) -> list[Event]:
         """The handshake with the server inside; what came behind its answer comes along."""
@@ -109,20 +152,39 @@ class SocketCarrier:
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._flush()
-                while self._inside.state is CONNECTING and self._inside.handshake_exc is None:
-                    async for found in self._events(await self._way.stream.read()):
+                data = await self._answer()
+                while True:
+                    async for found in self._events(data):
                         events += found
+                    if self._inside.state is not CONNECTING or self._inside.handshake_exc is not None:
+                        break
+                    data = await self._way.stream.read()
         except TimeoutError:
             raise Unavailable(
                 f"what listens on port {self._way.visit.target.port} did not answer the handshake in time"
             ) from None
-        if isinstance(self._inside.handshake_exc, InvalidStatus):
-            raise Denied(self._inside.handshake_exc.response)
+        refused = self._inside.handshake_exc
+        if isinstance(refused, InvalidStatus) and refused.response.status_code >= 200:
+            raise Denied(refused.response)
         if self._inside.handshake_exc is not None:
             raise Unavailable(
                 f"what listens on port {self._way.visit.target.port} in the sandbox is no proper WebSocket server"
             )
         return events
+
+    async def _answer(self) -> bytes:
+        """The server's answer, or its beginning. Interim ones before it are passed over, as HTTP wants it."""
+        data = await self._way.stream.read()
+        for _ in range(_MAX_INTERIM):
+            while b"HTTP/1.1 1".startswith(data[:10]) and data[:12] != b"HTTP/1.1 101" and b"\r\n\r\n" not in data:
+                more = await self._way.stream.read()
+                if not more or len(data) > _MAX_HEAD:
+                    return data + more
+                data += more
+            if not _INTERIM.match(data):
+                break
+            data = data.partition(b"\r\n\r\n")[2] or await self._way.stream.read()
+        return data
 
     # From the server to the client
 
@@ -130,11 +192,9 @@ class SocketCarrier:
         """Until the server's end, which is passed on."""
         await self._deliver(events)
         try:
-            while self._inside.state is not CLOSED:
+            while self._inside.state is not CLOSED and self._inside.close_rcvd is None:
                 async for found in self._events(await self._way.stream.read()):
                     await self._deliver(found)
-                if self._inside.close_expected() and self._inside.close_rcvd is not None:
-                    break
         except Unavailable:
             pass  # the connection broke, which is no goodbye
         await self._close(*_ending(self._inside))
@@ -151,11 +211,15 @@ class SocketCarrier:
             if event.opcode is not Opcode.CONT:
                 self._text = event.opcode is Opcode.TEXT
             self._message.append(bytes(event.data))
-            if event.fin:
+            if event.fin and not self._given_up.is_set():
                 data = b"".join(self._message)
                 self._message.clear()
+                self._share.release()
                 if not self._client_gone:
-                    await self._way.send(_message(data, self._text))
+                    with sending.holding(_COPIES * len(data)):
+                        await self._way.send(_message(data, self._text))
+        if events and not self._message:
+            self._share.release()
 
     async def _close(self, code: int, reason: str) -> None:
         """Ends the client's side, unless it has ended."""
@@ -170,7 +234,9 @@ class SocketCarrier:
             await self._flush()
             yield self._inside.events_received()
         for start in range(0, len(data), _SLICE):
-            self._inside.receive_data(data[start : start + _SLICE])
+            piece = data[start : start + _SLICE]
+            self._inside.receive_data(piece)
+            self._share.add(len(piece), self)  # until it turns out to be a whole message, or none at all
             await self._flush()
             yield self._inside.events_received()
             await asyncio.sleep(0)
@@ -196,7 +262,10 @@ class SocketCarrier:
                     self._inside.send_binary(data)
                 else:
                     self._inside.send_text(data)
-                await self._flush()
+                async with asyncio.timeout(STALL_S):
+                    await self._flush()
+            except TimeoutError:
+                raise DeadlineExceeded(f"the server in the sandbox took nothing for {STALL_S:g} s") from None
             except (ProtocolError, Unavailable):
                 # The server has just ended; how it did, the other direction passes on.
                 await asyncio.Event().wait()

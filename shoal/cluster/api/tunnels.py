@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from shoal.cluster.api.auth import TokenCache
 from shoal.cluster.api.context import SCOPE_KEY, RequestContext
 from shoal.cluster.api.ledger import Ledger
+from shoal.cluster.api.sockets import left
 from shoal.cluster.api.tunnel_access import Admission, Door
 from shoal.cluster.api.tunnel_answers import response_headers, socket_headers
 from shoal.cluster.api.tunnel_http import Broken, Carrier, Receive, Send, Way
@@ -78,7 +79,7 @@ class Tunnels:
         if visit.websocket:
             await receive()  # `websocket.connect`
         try:
-            await self._serve(visit, context, receive, send)
+            await self._serve(visit, scope, receive, send)
         except Broken as error:
             context.outcome = "broken_off"  # the answer is left unfinished, which clients notice
             _log.info("an answer of port %d in %s broke off: %s", visit.target.port, visit.target.sandbox_id, error)
@@ -89,7 +90,8 @@ class Tunnels:
             context.outcome = error.code
             await _answer(scope, send, *error_answer(error, visit, context.request_id))
 
-    async def _serve(self, visit: Visit, context: RequestContext, receive: Receive, send: Send) -> None:
+    async def _serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        context = cast(RequestContext, scope[SCOPE_KEY])
         context.target = visit.target.sandbox_id
         caller.set(INSIDE)  # who may pass is decided at the door, and then the replica itself goes
         admission = await self._door.admit(visit)
@@ -98,14 +100,12 @@ class Tunnels:
         if ready is not None:
             await _respond(send, *ready)
             return
+        fit = partial(socket_headers, visit=visit) if visit.websocket else partial(self._fit, visit=visit)
+        check, gone = partial(self._door.guard, visit, admission), partial(left, scope)
         stream = await self._dial(visit)
         try:
-            if visit.websocket:
-                way = Way(visit, stream, receive, send, partial(socket_headers, visit=visit))
-                await SocketCarrier(way).carry()
-            else:
-                way = Way(visit, stream, receive, send, partial(self._fit, visit=visit))
-                await Carrier(way).carry()
+            way = Way(visit, stream, receive, send, fit, check, gone)
+            await (SocketCarrier(way) if visit.websocket else Carrier(way)).carry()
         finally:
             await stream.close()
 

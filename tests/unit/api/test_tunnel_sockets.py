@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from shoal.cluster.api import tunnel_sockets
-from tests.unit.api.tunnel_lab import PORT, Lab, opened, through
+from tests.unit.api.tunnel_lab import PORT, Lab, answer_handshake, opened, through
 
 pytestmark = pytest.mark.anyio
 
@@ -187,7 +187,18 @@ async def test_a_server_that_wants_no_socket_says_so_itself(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [b"", b"SSH-2.0\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000],
+    [
+        b"",
+        b"SSH-2.0\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
+        b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 100_000,
+        b"HTTP/1.1 199 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 700 Odd\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=lambda said: said[:20].decode(),
 )
 async def test_what_is_no_websocket_is_told_so(lab: Lab, said: bytes) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -203,6 +214,38 @@ async def test_what_is_no_websocket_is_told_so(lab: Lab, said: bytes) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connected(lab)
     assert b"nothing listens" in (refused.value.response.body or b"")
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_interim_answers_before_the_handshake_are_passed_over(lab: Lab, size: int) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            for start in range(0, len(interim), size):
+                writer.write(interim[start : start + size])
+                await asyncio.sleep(0)
+            await answer_handshake(reader, writer)
+            writer.write(b"\x81\x02hi\x88\x02\x03\xe8")
+            await reader.read()
+        finally:
+            writer.transport.abort()
+
+    async with lab.raw(handler), asyncio.timeout(20), connected(lab) as socket:
+        assert await socket.recv() == "hi"
+        assert await closed(socket) == (1000, "")
+
+
+async def test_a_refusal_after_an_interim_answer_is_the_answer(lab: Lab) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 418 No\r\nContent-Length: 2\r\n\r\nno")
+        writer.close()
+
+    async with lab.raw(handler), asyncio.timeout(20):
+        with pytest.raises(InvalidStatus) as refused:
+            await connected(lab)
+        assert (refused.value.response.status_code, refused.value.response.body) == (418, b"no")
 
 
 async def test_messages_are_bounded_and_slow_readers_slow_the_server(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,16 +280,7 @@ async def test_messages_are_bounded_and_slow_readers_slow_the_server(lab: Lab, m
 
 async def test_a_flood_of_tiny_frames_lets_others_live(lab: Lab) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.readuntil(b"\r\n\r\n")
-        key = next(
-            line.split(b": ")[1] for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key")
-        )
-        from websockets.utils import accept_key
-
-        accept = accept_key(key.decode())
-        writer.write(
-            f"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n".encode()
-        )
+        await answer_handshake(reader, writer)
         writer.write(b"\x89\x00" * 100_000)  # pings
         writer.write(b"\x82\x01x")
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import uvicorn
 from aiohttp import web
+from websockets.utils import accept_key
 
 from shoal.cluster.api.app import make_app
 from shoal.cluster.serving.websockets import OPTIONS
@@ -145,3 +146,12 @@ def through(port: int) -> Callable[[ByteStream], Awaitable[None]]:
             writer.transport.abort()
 
     return serve
+
+
+async def answer_handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Opens a WebSocket as a server does. What comes then is up to the caller."""
+    request = await reader.readuntil(b"\r\n\r\n")
+    key = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key")).split(b": ")[1]
+    accept = accept_key(key.decode())
+    head = f"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    writer.write(head.encode())

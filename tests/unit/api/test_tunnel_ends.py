@@ -1,0 +1,305 @@
+"""Tunnels that are taken back, clients that vanish or read nothing, messages that never end: what stands ends, and holds little till then."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import serve
+
+from shoal.cluster.api import sockets, tunnel_access, tunnel_http, tunnel_sockets
+from shoal.cluster.api.flowing import Sending
+from shoal.cluster.serving.websockets import OPTIONS
+from shoal.model.access import Scope
+from shoal.wire.budget import Budget
+from tests.contract.api.lab import until
+from tests.contract.api.rawsocket import BINARY, RawSocket, connection, frame, websocket
+from tests.unit.api.test_tunnel_sockets import closed, echo
+from tests.unit.api.test_websockets import memory
+from tests.unit.api.tunnel_lab import PORT, Lab, answer_handshake, opened, through
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str) -> AsyncIterator[Lab]:
+    """Everything that is looked at now and then is looked at often."""
+    monkeypatch.setitem(OPTIONS, "ws_ping_interval", 0.05)
+    monkeypatch.setitem(OPTIONS, "ws_ping_timeout", 0.05)
+    monkeypatch.setattr(sockets, "LAST_S", 0.1)
+    monkeypatch.setattr(tunnel_access, "GUARD_S", 0.05)
+    monkeypatch.setattr(tunnel_access, "KNOWN_S", 0.05)
+    async with opened(tmp_path, token_cache=0.05) as made:
+        yield made
+
+
+def carriers(work: str = "") -> int:
+    """Tasks that carry something through a tunnel, those that do `work`."""
+    return sum(f"Carrier.{work}" in repr(task) for task in asyncio.all_tasks())
+
+
+async def none_left() -> None:
+    async def gone() -> bool:
+        return not carriers()
+
+    await until(gone, "what carried is gone")
+
+
+# What is taken back
+
+
+@asynccontextmanager
+async def standing(lab: Lab, headers: dict[str, str]) -> AsyncIterator[ClientConnection]:
+    """A WebSocket through the tunnel, to a server that says everything again."""
+    async with serve(echo, "127.0.0.1", 0) as server:
+        lab.fake.ports[PORT] = through(next(iter(server.sockets)).getsockname()[1])
+        async with connect(lab.url(scheme="ws"), additional_headers=headers, proxy=None) as socket:
+            await socket.send("a")
+            assert await socket.recv() == "a"
+            yield socket
+
+
+async def test_a_closed_tunnel_ends_its_websockets(lab: Lab) -> None:
+    async with standing(lab, lab.key) as socket:
+        await lab.fake.unexpose(lab.sandbox_id, PORT)
+        assert await closed(socket) == (1008, "tunnel_not_found")
+
+
+async def test_a_tunnel_that_becomes_private_ends_what_needed_no_token(lab: Lab) -> None:
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with (
+        standing(lab, {}) as anyone,
+        connect(lab.url(scheme="ws"), additional_headers=lab.key, proxy=None) as holder,
+    ):
+        await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=False)
+        assert await closed(anyone) == (4401, "unauthenticated")
+        await holder.send("b")
+        assert await holder.recv() == "b"
+
+
+async def test_a_revoked_api_token_ends_what_it_opened(lab: Lab) -> None:
+    info, token = await lab.fake.admin.create_token("t", "main", Scope.RUN, None)
+    async with standing(lab, {"Authorization": f"Bearer {token}"}) as socket:
+        await lab.fake.admin.revoke_token(info.id)
+        assert await closed(socket) == (4401, "unauthenticated")
+
+
+async def test_a_connect_token_that_expires_ends_nothing_that_it_opened(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    still = tunnel_access.Door._still
+
+    async def counted(*args: object) -> None:
+        nonlocal looks
+        await still(*args)  # type: ignore[arg-type]
+        looks += 1
+
+    monkeypatch.setattr(tunnel_access.Door, "_still", counted)
+    async with standing(lab, {"X-Shoal-Connect-Token": lab.token(ttl_s=2)}) as socket:
+
+        async def expired() -> bool:
+            async with lab.session.get(lab.url(), headers={"X-Shoal-Connect-Token": token}) as answer:
+                return answer.status == 401
+
+        token = lab.token(ttl_s=2)
+        await until(expired, "the token has expired")
+        before = looks
+
+        async def looked() -> bool:
+            return looks > before + 2
+
+        await until(looked, "it was looked at again")
+        await socket.send("b")
+        assert await socket.recv() == "b"
+
+
+async def test_a_closed_tunnel_ends_streams(lab: Lab) -> None:
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        await asyncio.Event().wait()
+        return response
+
+    async with lab.web(web.get("/", stream)), lab.session.get(lab.url(), headers=lab.key) as answer:
+        assert await answer.content.read(5) == b"first"
+        await lab.fake.unexpose(lab.sandbox_id, PORT)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.read()
+
+
+# Who vanishes
+
+
+async def deaf_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await answer_handshake(reader, writer)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        writer.transport.abort()
+
+
+async def flood(client: RawSocket, piece: bytes) -> None:
+    """Sends until nothing is taken any more."""
+    try:
+        while True:
+            client.writer.write(piece)
+            await asyncio.wait_for(client.writer.drain(), 0.5)
+    except TimeoutError:
+        pass
+
+
+async def test_a_client_that_vanishes_while_the_server_takes_nothing_is_missed(lab: Lab) -> None:
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(deaf_server):
+        async with websocket(lab.url(), "") as client:
+            await flood(client, frame(BINARY, bytes(MIB)))
+            assert carriers()
+        await none_left()
+
+
+async def test_a_server_that_takes_nothing_ends_its_websocket(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel_sockets, "STALL_S", 3.0)
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(deaf_server), websocket(lab.url(), "") as client:
+        await flood(client, frame(BINARY, bytes(MIB)))
+        assert await client.close_code() == 1011
+
+
+async def test_a_client_that_vanishes_in_an_upload_is_missed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel_http, "ANSWER_S", 3.0)
+
+    async def answers_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            writer.transport.abort()
+
+    head = f"POST /t/{lab.sandbox_id}/{PORT}/ HTTP/1.1\nHost: x\nContent-Length: 1000000000"
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(answers_first):
+        async with connection(lab.url(), head) as client:
+            await flood(client, bytes(MIB))
+            assert carriers()
+        await none_left()
+
+
+# Who reads nothing, and what never ends
+
+
+@asynccontextmanager
+async def visitor(lab: Lab, kind: str) -> AsyncIterator[RawSocket]:
+    """One that reads nothing but its answer's beginning."""
+    if kind == "websocket":
+        async with websocket(lab.url(), "", receive_buffer=1 << 14) as client:
+            yield client
+    else:
+        head = f"GET /t/{lab.sandbox_id}/{PORT}/ HTTP/1.1\nHost: x"
+        async with connection(lab.url(), head, receive_buffer=1 << 14) as client:
+            await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 10)
+            yield client
+
+
+def floods(kind: str, size: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """A server that says `size` bytes again and again: as a message, or as a part of its answer."""
+    piece = bytes(1 << 16)
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if kind == "websocket":
+                await answer_handshake(reader, writer)
+            else:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                if kind == "websocket":
+                    writer.write(b"\x82\x7f" + struct.pack("!Q", size))
+                for _ in range(size // len(piece)):
+                    writer.write(piece)
+                    await writer.drain()
+        except ConnectionError:
+            pass  # cut, as it should be
+        finally:
+            writer.transport.abort()
+
+    return serve_one
+
+
+@pytest.mark.parametrize("kind", ["websocket", "http"])
+async def test_of_many_that_read_nothing_the_oldest_are_cut(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    few = Sending(limit=2, patience_s=0.0)
+    monkeypatch.setattr(tunnel_sockets, "sending", few)
+    monkeypatch.setattr(tunnel_http, "sending", few)
+    monkeypatch.setattr(tunnel_sockets, "CLOSE_S", 0.1)
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(floods(kind, MIB // 4)), AsyncExitStack() as stack:
+        for _ in range(5):
+            await stack.enter_async_context(visitor(lab, kind))
+
+        async def two_stand() -> bool:
+            return carriers("_exchange") == 2
+
+        await until(two_stand, "the others are cut", 30)
+
+
+async def test_visitors_that_read_nothing_of_large_messages_fill_no_memory(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel_sockets, "sending", Sending(limit=100, patience_s=0.1))
+    monkeypatch.setattr(tunnel_sockets, "_unfinished", Budget(32 * MIB))
+    monkeypatch.setattr(tunnel_sockets, "CLOSE_S", 0.1)
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(floods("websocket", tunnel_sockets.MAX_MESSAGE)), AsyncExitStack() as stack:
+        before = memory()
+        for _ in range(12):
+            await stack.enter_async_context(visitor(lab, "websocket"))
+
+        last = 0
+
+        async def steady() -> bool:
+            nonlocal last
+            last, now = memory(), last
+            await asyncio.sleep(0.5)
+            return abs(memory() - now) < MIB
+
+        await until(steady, "memory stands still", 60)
+        assert memory() - before < 320 * MIB, (memory() - before) / MIB
+
+
+async def test_messages_that_are_never_finished_share_what_there_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel_sockets, "_unfinished", Budget(2 * MIB))
+    more = asyncio.Event()
+    sizes = iter((MIB, 3 * MIB))
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer_handshake(reader, writer)
+            size = next(sizes)
+            whole = b"\x82\x7f" + struct.pack("!Q", size) + bytes(size)
+            writer.write(whole[:-1])
+            await more.wait()
+            writer.write(whole[-1:])
+            await reader.read()
+        finally:
+            writer.transport.abort()
+
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(slow):
+        async with websocket(lab.url(), "") as modest, websocket(lab.url(), "") as greedy:
+            assert await greedy.close_code() == 1011
+            more.set()
+            assert (await modest.message())[0] == BINARY
+        await none_left()
