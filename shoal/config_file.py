@@ -78,7 +78,8 @@ def read() -> Config:
 
 
 def put(url: str, token: str | None, *, ca: str | None = None, default: bool) -> None:
-    """Keeps what is to be known of `url`, in place of what was; `ca` None: as it was. `default`: it is meant from now on where no other is named."""
+    """Keeps what is to be known of `url`, in place of what was. `ca` None: as it was. `default`: it is meant from now on where no other is
+    named."""
     known = read()
     before = known.servers.get(url, ServerEntry())
     servers = {**known.servers, url: ServerEntry(token, ca if ca is not None else before.ca)}

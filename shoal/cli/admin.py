@@ -61,7 +61,7 @@ def create_token(
         console.print_json({**info.to_dict(), "token": text})
         return
     typer.echo(text)
-    console.err().print(f"{_of(info)}. Keep it: it is shown only now.", markup=False)
+    console.err().print(f"{console.token(info)}. Keep it: it is shown only now.", markup=False)
 
 
 @tokens.command("ls")
@@ -176,7 +176,7 @@ def delete_environment(name: Name) -> None:
 async def _revoke(client: Client, ids: Sequence[str]) -> None:
     for token_id in ids:
         info = await client.revoke_token.aio(token_id)
-        console.err().print(f"{_of(info)} is revoked.", markup=False)
+        console.err().print(f"{console.token(info)} is revoked.", markup=False)
 
 
 def _quota(sandboxes: int | None, cpu: float | None, memory: str | None, creates: int | None) -> dict[str, Any]:
@@ -191,11 +191,6 @@ def _print(environment: Environment, json: bool, what: str) -> None:
         console.print_json(environment.to_dict())
     else:
         console.err().print(f"{environment.name} {what}.", markup=False)
-
-
-def _of(info: TokenInfo) -> str:
-    where = "all environments" if info.environment == "*" else info.environment
-    return f"{info.id} ({info.name}: {info.scope.value} in {where})"
 
 
 def _token_row(info: TokenInfo, now: float) -> tuple[str, ...]:

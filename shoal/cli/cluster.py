@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from shoal.cli.nodes import print_nodes
 from shoal.cli.options import Json
 from shoal.cli.session import with_cluster
 from shoal.model import cluster_file
-from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
 
 if TYPE_CHECKING:
     from shoal.client import Client
@@ -49,6 +50,7 @@ def up(
       SHOAL_API__PORT=0 shoal up
       shoal up --roll
     """
+    session.check_here("up")
     from shoal.cluster import local
 
     loaded = settings.load()
@@ -82,6 +84,7 @@ def down(
       shoal down
       shoal down --purge
     """
+    session.check_here("down")
     from shoal.cluster import local
 
     found = local.down(settings.load(), purge=purge, report=console.steps)
@@ -96,24 +99,64 @@ def status(
 ) -> None:
     """Tell whether the cluster runs and what it has. Exit code 69 where it does not.
 
+    It is the cluster that other commands mean, too: what --url or SHOAL_URL names, else the one on this machine, else that of the last
+    `shoal login`.
+
     \b
     Examples:
       shoal status
       shoal status --json | jq .nodes
       eval "$(shoal status --env)"; python my_ray_program.py
     """
-    url = session.api_named()
-    if url is not None:
-        remote.status(url, json)
-        return
+    elsewhere = session.api_named()
+    if elsewhere is None:
+        state_dir = settings.load().state_dir
+        cluster = cluster_file.read(state_dir)
+        if cluster is not None:
+            _status_here(cluster, json, env)
+            return
+        elsewhere = os.environ.get("RAY_ADDRESS") or config_file.read().default
+        if elsewhere is None:
+            if json:
+                console.print_json({"running": False, "state_dir": str(state_dir)})
+            raise _not_running(json, f"no cluster was started from {state_dir}; run `shoal up`, or `shoal login URL`")
+    if env:
+        raise InvalidRequest(
+            f"--env: it tells of a cluster that `shoal up` started on this machine, and {elsewhere} is meant",
+            field="env",
+        )
+    remote.status(elsewhere, json)
+
+
+def doctor(json: Json = False) -> None:
+    """Look at what this machine lacks, and name the command that mends it. Exit code 1 where something is missing.
+
+    \b
+    Examples:
+      shoal doctor
+      shoal doctor --json | jq '.[] | select(.ok | not)'
+    """
+    session.check_here("doctor")
+    from shoal.cluster.doctor import examine
+
+    checks = list(examine(settings.load()))
+    if json:
+        console.print_json([check.to_dict() for check in checks])
+    else:
+        out = console.out()
+        for check in checks:
+            mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
+            out.print(f"{mark} {check.name}:", end=" ")
+            out.print(check.detail, markup=False)
+            if not check.ok:
+                out.print(f"    → {check.remedy}", markup=False)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
     from shoal.cluster import local, local_api
 
-    loaded = settings.load()
-    cluster = cluster_file.read(loaded.state_dir)
-    if cluster is None:
-        if json:
-            console.print_json({"running": False, "state_dir": str(loaded.state_dir)})
-        raise _not_running(json, f"no cluster was started from {loaded.state_dir}; run `shoal up`")
     if env:
         for name, value in cluster_file.ray_environment(cluster).items():
             typer.echo(f"export {name}={shlex.quote(value)}")
@@ -144,31 +187,6 @@ def status(
         dead = [part for part, well in (("the engine", health.engine), ("Ray", health.ray)) if not well]
         reason = problem or f"{' and '.join(dead)} does not answer"
         raise _not_running(json, f"the cluster is broken: {reason}; run `shoal up` to mend it")
-
-
-def doctor(json: Json = False) -> None:
-    """Look at what this machine lacks, and name the command that mends it. Exit code 1 where something is missing.
-
-    \b
-    Examples:
-      shoal doctor
-      shoal doctor --json | jq '.[] | select(.ok | not)'
-    """
-    from shoal.cluster.doctor import examine
-
-    checks = list(examine(settings.load()))
-    if json:
-        console.print_json([check.to_dict() for check in checks])
-    else:
-        out = console.out()
-        for check in checks:
-            mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
-            out.print(f"{mark} {check.name}:", end=" ")
-            out.print(check.detail, markup=False)
-            if not check.ok:
-                out.print(f"    → {check.remedy}", markup=False)
-    if not all(check.ok for check in checks):
-        raise typer.Exit(1)
 
 
 async def _nodes(client: Client) -> list[dict[str, Any]]:

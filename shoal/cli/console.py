@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shoal.model.access import TokenInfo
+
 
 def out() -> Console:
     """For results that a person reads."""
@@ -96,3 +98,9 @@ def age(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
     return f"{max(0, int(seconds))}s"
+
+
+def token(info: TokenInfo) -> str:
+    """Which token it is, and what it may do."""
+    where = "all environments" if info.environment == "*" else info.environment
+    return f"{info.id} ({info.name}: {info.scope.value} in {where})"

@@ -63,6 +63,7 @@ def logout(
     """
     from shoal.transport.http_server import normal_url
 
+    url = url or session.target.get().url
     base = config_file.read().default if url is None else normal_url(url)
     if base is None or not config_file.remove(base):
         raise InvalidRequest(
@@ -98,6 +99,5 @@ async def _try(base: str, token: str, ca: str | None) -> TokenInfo:
 
 
 def _told(base: str, info: TokenInfo, default: bool) -> str:
-    where = "all environments" if info.environment == "*" else f"environment {info.environment}"
     meant = "; it is meant from now on where no cluster is named" if default else ""
-    return f"{base} takes the token {info.id} ({info.scope.value}, {where}){meant}."
+    return f"{base} takes the token {console.token(info)}{meant}."

@@ -1,7 +1,8 @@
-"""`shoal status` of a cluster that is known by its API only."""
+"""`shoal status` of a cluster that is elsewhere: what its API tells, or its Ray."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,27 +10,48 @@ import typer
 from shoal.cli import console
 from shoal.cli.nodes import print_nodes
 from shoal.cli.session import with_cluster
-from shoal.model.errors import PermissionDenied
+from shoal.model.errors import PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
     from shoal.client import Client
+    from shoal.model.access import TokenInfo
 
 
-def status(url: str, json: bool) -> None:
-    """Prints what the API at `url` tells. To a token of one environment that is no more than that the cluster is there."""
-    nodes = with_cluster(_nodes)
-    if json:
-        console.print_json({"url": url, "running": True, "nodes": nodes})
-        return
-    typer.echo(f"Cluster at {url}")
-    if nodes is None:
-        typer.echo("It runs. Its nodes are shown to tokens of all environments ('*').")
-    else:
-        print_nodes(nodes)
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """`nodes` None: they are not for this token."""
+
+    token: TokenInfo | None
+    nodes: list[dict[str, Any]] | None
 
 
-async def _nodes(client: Client) -> list[dict[str, Any]] | None:
+def status(where: str, json: bool) -> None:
+    """Prints what the cluster at `where` tells. To a token of one environment that is no more than that it is there."""
     try:
-        return [node.to_dict() for node in await client.nodes.aio()]
+        told = with_cluster(_ask)
+    except Unavailable:
+        if json:
+            console.print_json({"url": where, "running": False, "token": None, "nodes": None})
+        raise
+    if json:
+        token = None if told.token is None else told.token.to_dict()
+        console.print_json({"url": where, "running": True, "token": token, "nodes": told.nodes})
+        return
+    typer.echo(f"Cluster at {where}: it answers.")
+    if told.token is not None:
+        typer.echo(f"Your token is {console.token(told.token)}.")
+    if told.nodes is None:
+        typer.echo("The nodes are shown to tokens of all environments ('*').")
+    else:
+        print_nodes(told.nodes)
+
+
+async def _ask(client: Client) -> _Told:
+    from shoal.transport.http import HttpTransport
+
+    transport = client.transport
+    token = await transport.whoami() if isinstance(transport, HttpTransport) else None
+    try:
+        return _Told(token, [node.to_dict() for node in await client.nodes.aio()])
     except PermissionDenied:
-        return None
+        return _Told(token, None)

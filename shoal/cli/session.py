@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from shoal.cli.exits import NOBODY_READS
+from shoal.model.errors import InvalidRequest
 from shoal.model.ids import SANDBOX
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B03
 def api_named() -> str | None:
     """The URL of an API that the command's options or the environment name."""
     return target.get().url or os.environ.get("SHOAL_URL") or None
+
+
+def check_here(command: str) -> None:
+    """Refuses a cluster that is named: what `command` does it does to the one on this machine."""
+    meant = target.get()
+    for name in ("url", "token", "ca"):
+        if getattr(meant, name) is not None:
+            raise InvalidRequest(
+                f"--{name}: `shoal {command}` is about the cluster on this machine, whichever is named; leave it out",
+                field=name,
+            )
 
 
 class Ended(Exception):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal import config_file
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
 from tests.contract.face_relay import Ground, ground
@@ -70,7 +71,9 @@ def test_login_and_logout(place: Ground, environment: Path) -> None:
     assert place.token not in told.stderr
     assert stat.S_IMODE(environment.stat().st_mode) == 0o600
     assert place.sandbox.id in good("ls", "-q")
+    assert f"Cluster at {url}" in good("status")
     assert good("logout") == ""
+    assert run("status").returncode == 69
     assert run("ls").returncode == 78
     assert run("--url", url, "ls").returncode == 77
 
@@ -91,6 +94,13 @@ def test_options_go_before_the_environment(place: Ground, known: str, monkeypatc
     assert place.sandbox.id in good("--url", known, "ls", "-q")
     monkeypatch.delenv("SHOAL_TOKEN")
     assert place.sandbox.id in good("--url", known, "--token", place.token, "ls", "-q")
+
+
+def test_logout_forgets_the_one_that_is_named(environment: Path) -> None:
+    for url in ("http://a:1", "http://b:1"):
+        config_file.put(url, "x", default=True)
+    good("--url", "http://a:1", "logout")
+    assert config_file.read() == config_file.Config("http://b:1", {"http://b:1": config_file.ServerEntry("x")})
 
 
 def test_sandboxes(place: Ground, known: str) -> None:
@@ -121,8 +131,23 @@ def test_status(known: str) -> None:
 def test_status_with_a_token_of_one_environment(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = json.loads(good("tokens", "create", "ours", "--environment", "main", "--scope", "read", "--json"))
     monkeypatch.setenv("SHOAL_TOKEN", made["token"])
-    assert json.loads(good("status", "--json")) == {"url": known, "running": True, "nodes": None}
-    assert "of all environments" in good("status")
+    told = json.loads(good("status", "--json"))
+    assert (told["url"], told["running"], told["nodes"], told["token"]["id"]) == (known, True, None, made["id"])
+    shown = good("status")
+    assert f"{made['id']} (ours: read in main)" in shown
+    assert "of all environments" in shown
+
+
+def test_status_of_one_that_is_away(known: str) -> None:
+    done = run("--url", "http://127.0.0.1:1", "status", "--json")
+    assert (done.returncode, json.loads(done.stdout)["running"]) == (69, False)
+    assert "no API answers" in done.stderr
+
+
+def test_what_is_evaluated_is_never_a_table(known: str) -> None:
+    done = run("status", "--env")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert known in done.stderr
 
 
 def test_a_shell_at_a_terminal(place: Ground, known: str) -> None:

@@ -113,6 +113,13 @@ def test_a_call_that_is_wrong_exits_with_2_and_says_why(arguments: tuple[str, ..
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.parametrize("command", ["up", "down", "doctor"])
+def test_what_is_done_to_this_machine_takes_no_cluster_elsewhere(command: str, tmp_path: Path) -> None:
+    failed = shoal("--url", "https://prod", command, state=tmp_path)
+    assert failed.returncode == 2
+    assert f"`shoal {command}` is about the cluster on this machine" in failed.stderr
+
+
 def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
     failed = shoal("doctor", state=tmp_path, SHOAL_NODE__IDLE_SLOTS="-3")
     assert failed.returncode == 2
