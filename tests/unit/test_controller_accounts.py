@@ -39,9 +39,9 @@ class TestUsage:
     def test_comes_back_to_nothing(self) -> None:
         usage = Usage()
         for _ in range(1000):
-            usage.add(spec(resources=resources(cpu_limit=0.1)))
+            usage.add(spec(resources=resources(cpu_limit=0.1)), 0)
         for _ in range(1000):
-            usage.remove(spec(resources=resources(cpu_limit=0.1)))
+            usage.remove(spec(resources=resources(cpu_limit=0.1)), 0)
         assert (usage.sandboxes, usage.cpu, usage.memory) == (0, 0.0, 0)
 
     def test_creates_per_minute_say_exactly_when(self) -> None:
@@ -74,7 +74,7 @@ class TestUsage:
     )
     def test_each_bound_names_itself(self, quota: Quota, field: str, used: float, allowed: float) -> None:
         usage = Usage()
-        usage.add(spec())
+        usage.add(spec(), 0)
         with pytest.raises(QuotaExceeded, match=f"{field}: the quota of environment 'main'") as caught:
             check_quota(quota, usage, spec(), 0.0)
         told = caught.value.fields
@@ -84,7 +84,7 @@ class TestUsage:
     def test_what_just_fits_fits(self) -> None:
         usage = Usage()
         for _ in range(9):
-            usage.add(spec(resources=resources(cpu_limit=0.1)))
+            usage.add(spec(resources=resources(cpu_limit=0.1)), 0)
         check_quota(Quota(sandboxes=10, cpu=1.0, memory=10240), usage, spec(resources=resources(cpu_limit=0.1)), 0.0)
 
 

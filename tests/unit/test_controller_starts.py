@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from shoal.actors.controller import ledger
+from shoal.actors.controller import ledger, quotas
 from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
-from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, QuotaExceeded, Unavailable
 from shoal.model.states import State
 from tests.unit.builders import spec
 from tests.unit.controller_world import World, steps, until
@@ -126,3 +126,25 @@ async def test_who_asks_again_for_what_is_still_being_made_waits_no_longer_than_
         await controller.begin(sandboxes.create(spec(idempotency_key="k"), 0.01, True, INSIDE))
     assert not creating.done()
     await controller.kill()
+
+
+async def test_what_waits_for_room_is_bounded_by_what_it_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "SPEC_BYTES", 1 << 20)
+    world = World(capacity=1)
+    controller = await world.controller()
+    long = {f"K{number}": "v" * 60_000 for number in range(5)}
+    many = [spec(env=long) for _ in range(10)]
+    made = await controller.begin(controller.parts.sandboxes.create_many(many, 30, False, INSIDE))
+    refused = [outcome for outcome in made if isinstance(outcome, QuotaExceeded)]
+    assert len(refused) == 7
+    assert {error.fields["field"] for error in refused} == {"env"}
+    small = controller.parts.sandboxes.create(spec(name="small"), 30, False, INSIDE)
+    assert (await controller.begin(small))[0].state is State.PENDING
+    await controller.kill()
+    again = await world.controller()
+    with pytest.raises(QuotaExceeded, match="env: "):
+        await again.parts.sandboxes.create(spec(env=long), 30, False, INSIDE)
+    for record in again.parts.registry.live():
+        await again.parts.sandboxes.terminate(record.id, INSIDE)
+    assert again.parts.registry.usage("main").weight == 0
+    await again.kill()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.placement import check_fits
-from shoal.actors.controller.quotas import check_quota
-from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.quotas import check_quota, check_weight
+from shoal.actors.controller.record import SandboxRecord, spec_weight
 from shoal.actors.controller.registry import Registry
 from shoal.model.access import Caller
 from shoal.model.errors import Unavailable
@@ -56,6 +56,7 @@ class Admission:
         now = self.clock()
         usage = self.registry.usage(spec.environment)
         check_quota(quota, usage, spec, now)
+        check_weight(usage, spec, spec_weight(spec))
         record = SandboxRecord(
             new_sandbox_id(), spec, now, dict(spec.tags), deadline=now + deadline_s, created_by=caller.token, asked=1
         )

@@ -15,13 +15,19 @@ _SOON_S = 1.0
 
 _MICRO = 1_000_000
 
+SPEC_BYTES = 256 << 20
+"""What may be long of the specs of one environment's living sandboxes (commands, variables, tags) has together no more than this: it is in
+the controller's memory, also of those that wait for room, of which there may be any number."""
+
 
 @dataclass(slots=True)
 class Usage:
-    """What the living sandboxes of one environment have together, and when the creates of the last minute were accepted."""
+    """What the living sandboxes of one environment have together, and when the creates of the last minute were accepted. `weight`: bytes of
+    what may be long of their specs."""
 
     sandboxes: int = 0
     memory: int = 0
+    weight: int = 0
     _microcores: int = 0  # whole numbers: a million sums of fractions must come back to nothing
     _accepted: deque[float] = field(default_factory=deque)
 
@@ -29,13 +35,15 @@ class Usage:
     def cpu(self) -> float:
         return self._microcores / _MICRO
 
-    def add(self, spec: SandboxSpec) -> None:
+    def add(self, spec: SandboxSpec, weight: int) -> None:
         """One more lives."""
         self._count(spec, 1)
+        self.weight += weight
 
-    def remove(self, spec: SandboxSpec) -> None:
-        """One has ended."""
+    def remove(self, spec: SandboxSpec, weight: int) -> None:
+        """One has ended. `weight`: as it was added."""
         self._count(spec, -1)
+        self.weight -= weight
 
     def accept(self, now: float) -> None:
         """A create was accepted at that moment."""
@@ -102,6 +110,20 @@ def check_quota(quota: Quota, usage: Usage, spec: SandboxSpec, now: float) -> No
                 allowed,
                 _SOON_S,
             )
+
+
+def check_weight(usage: Usage, spec: SandboxSpec, weight: int) -> None:
+    """Raises `QuotaExceeded` where the specs of an environment's living sandboxes would be too large together."""
+    if usage.weight + weight > SPEC_BYTES:
+        raise _exceeded(
+            "env",
+            f"commands and variables of its living sandboxes are {usage.weight >> 20} of {SPEC_BYTES >> 20} MiB long and this one's "
+            f"{weight >> 10} KiB; end some sandboxes, or put what is large into a file",
+            spec,
+            usage.weight,
+            SPEC_BYTES,
+            _SOON_S,
+        )
 
 
 def _exceeded(name: str, why: str, spec: SandboxSpec, used: float, allowed: float, retry_after: float) -> QuotaExceeded:

@@ -37,7 +37,7 @@ class SandboxRecord:
     `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before the end begins. `released`: its create failed, so its
     idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is, or is to be as soon as the store is back.
     `asked`: creates that named it since this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may
-    be kept of that; `weight`: bytes of what of it may be long, from then on.
+    be kept of that. `weight`: bytes of what of it may be long.
     """
 
     id: str
@@ -59,6 +59,9 @@ class SandboxRecord:
     digest: str | None = None
     weight: int = 0
     _spec_row: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.weight = spec_weight(self.spec)
 
     @property
     def ended(self) -> bool:
@@ -103,9 +106,8 @@ class SandboxRecord:
             self.digest = _digest(self.spec)
             self.spec = replace(self.spec, env={}, command=_beginning(self.spec.command))
             self._spec_row = None
-        spec, tags = self.spec, (*self.spec.tags.items(), *self.tags.items())
-        texts = [spec.image, spec.workdir or "", self.end.message if self.end else "", *spec.command]
-        self.weight = sum(map(sys.getsizeof, texts)) + sum(sys.getsizeof(k) + sys.getsizeof(v) for k, v in tags)
+        texts = (self.end.message if self.end else "", *self.tags.keys(), *self.tags.values())
+        self.weight = spec_weight(self.spec) + sum(map(sys.getsizeof, texts))
 
     def asked_for(self, spec: SandboxSpec) -> bool:
         """Whether this is what its creator asked for."""
@@ -118,6 +120,12 @@ class SandboxRecord:
             nested = {"resources": _plain(spec.resources), "tags": dict(spec.tags), "env": dict(spec.env)}
             self._spec_row = {**_plain(spec), **nested}
         return self._spec_row
+
+
+def spec_weight(spec: SandboxSpec) -> int:
+    """Bytes of what of a spec may be long."""
+    named = (pair for texts in (spec.env, spec.tags) for item in texts.items() for pair in item)
+    return sum(map(sys.getsizeof, (spec.image, spec.workdir or "", *spec.command, *named)))
 
 
 FAILURES = frozenset({Reason.NODE_LOST, Reason.IMAGE_ERROR, Reason.START_FAILED, Reason.EVICTED})

@@ -28,6 +28,7 @@ class Registry:
         self._live: dict[str, SandboxRecord] = {}
         self._ended: OrderedDict[str, SandboxRecord] = OrderedDict()
         self._weight = 0
+        self._living_weights: dict[str, int] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._usage: dict[str, Usage] = {}
@@ -48,20 +49,17 @@ class Registry:
             self._names[spec.environment, spec.name] = record.id
         if spec.idempotency_key is not None:
             self._keys[spec.environment, spec.idempotency_key] = record.id
-        self._live[record.id] = record
-        self.usage(spec.environment).add(spec)
+        self._enter(record)
 
     def settle(self, record: SandboxRecord) -> None:
         """A sandbox has ended: moves it to the history, whose oldest is forgotten here."""
-        if self._live.pop(record.id, None) is not None:
+        if self._leave(record):
             self._remember(record)
-            self.usage(record.spec.environment).remove(record.spec)
         self._trim()
 
     def retract(self, record: SandboxRecord) -> None:
         """A sandbox that could not be put on record: as if it had never been."""
-        if self._live.pop(record.id, None) is not None:
-            self.usage(record.spec.environment).remove(record.spec)
+        if self._leave(record):
             self.usage(record.spec.environment).take_back()
         self._unlink(record)
         if record.spec.name is not None:
@@ -133,13 +131,11 @@ class Registry:
                 self._names[spec.environment, spec.name] = record.id
             if spec.idempotency_key is not None and not record.released:
                 self._keys[spec.environment, spec.idempotency_key] = record.id
-            usage = self.usage(spec.environment)
-            usage.accept(record.created_at)
+            self.usage(spec.environment).accept(record.created_at)
             if record.ended:
                 self._remember(record)
             else:
-                self._live[record.id] = record
-                usage.add(spec)
+                self._enter(record)
         self.complete = len(self._ended) < self._history
         self._trim()
 
@@ -147,6 +143,17 @@ class Registry:
         yield from self._live.values()
         if wants_ended(listing):
             yield from self._ended.values()
+
+    def _enter(self, record: SandboxRecord) -> None:
+        self._live[record.id] = record
+        self._living_weights[record.id] = record.weight
+        self.usage(record.spec.environment).add(record.spec, record.weight)
+
+    def _leave(self, record: SandboxRecord) -> bool:
+        if self._live.pop(record.id, None) is None:
+            return False
+        self.usage(record.spec.environment).remove(record.spec, self._living_weights.pop(record.id))
+        return True
 
     def _remember(self, record: SandboxRecord) -> None:
         self._ended[record.id] = record
