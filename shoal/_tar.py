@@ -43,21 +43,25 @@ def pack(root: Path, skipped: list[str]) -> Iterator[bytes]:
     A file that grows is read to the size that it had; one that shrinks raises `FailedPrecondition`.
     """
     ready = bytearray()
+    for part in _members(root, skipped):
+        ready += part
+        if len(ready) >= _PIECE:
+            yield bytes(ready)
+            ready.clear()
+    yield bytes(ready) + bytes(2 * _BLOCK)
+
+
+def _members(root: Path, skipped: list[str]) -> Iterator[bytes]:
+    """One after the other: header, content, what fills its last block."""
     for path, name in _walk(root):
-        status = path.lstat()
-        header = _header(path, name, status)
+        header = _header(path, name, path.lstat())
         if header is None:
             skipped.append(name)
             continue
-        ready += header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        yield header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if header.isreg():
-            for piece in _content(path, header.size):
-                ready += piece
-                if len(ready) >= _PIECE:
-                    yield bytes(ready)
-                    ready.clear()
-            ready += bytes(-header.size % _BLOCK)
-    yield bytes(ready) + bytes(2 * _BLOCK)
+            yield from _content(path, header.size)
+            yield bytes(-header.size % _BLOCK)
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:

@@ -222,3 +222,11 @@ def test_a_file_that_shrinks_is_told_and_one_that_grows_is_cut(tmp_path: Path, m
     after(lambda: file.write_bytes(b"z"))
     with pytest.raises(FailedPrecondition, match="shrank"):
         list(pack(tmp_path, []))
+
+
+def test_of_a_tree_of_empty_files_not_all_is_held_at_once(tmp_path: Path) -> None:
+    for number in range(1200):  # a name of this length takes two blocks more
+        (tmp_path / f"{number:0200}").touch()
+    sizes = [len(piece) for piece in pack(tmp_path, [])]
+    assert sum(sizes) > 3 << 19
+    assert max(sizes) < 3 << 19
