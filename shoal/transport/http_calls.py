@@ -7,6 +7,7 @@ succeed (`retryable`): for `PATIENCE_S`, with pauses that grow and differ, or ar
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 import secrets
@@ -213,6 +214,9 @@ class Broken(Exception):
 def translate(error: Exception, server: Server, what: str) -> Broken:
     """What a failure of the way to the API means."""
     url = server.url
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        # Whatever was to be connected to. Others of this process may let go of theirs, so it is tried again.
+        return Broken("there are no file descriptors left for a connection; raise `ulimit -n`", unsent=True)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why, remedy = _distrust(error.certificate_error)
         return _hopeless(FailedPrecondition(f"the certificate of {url} is not trusted ({why}); {remedy}", state="tls"))

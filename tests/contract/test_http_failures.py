@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import ssl
+import sys
 import time
 from pathlib import Path
 
@@ -269,6 +270,49 @@ async def test_nobody_there() -> None:
             await HttpTransport.open(f"http://127.0.0.1:{reserved.getsockname()[1]}", TOKEN)
     with pytest.raises(Unavailable, match="there is no host"):
         await HttpTransport.open("http://no-such-host.invalid", TOKEN)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_without_file_descriptors_it_is_not_the_api_that_is_away(host: str) -> None:
+    async with serving(answer(SELF)) as peer:
+        url = peer.url.replace("127.0.0.1", host)
+        script = [sys.executable, "-c", _WITHOUT_DESCRIPTORS, url]
+        process = await asyncio.create_subprocess_exec(*script, stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+    first, second = out.decode().splitlines()
+    assert "no file descriptors" in first
+    assert "ulimit -n" in first
+    assert second == "tk-1"  # it comes back as soon as there is one
+
+
+_WITHOUT_DESCRIPTORS = """
+import asyncio, resource, socket, sys
+from shoal.transport.http import HttpTransport
+from shoal.model.errors import Unavailable
+
+async def main():
+    transport = HttpTransport(sys.argv[1], "shoal_tk-1_secret")
+    await transport.calls.pools.get()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+    held = []
+    try:
+        while True:
+            held.append(socket.socket())
+    except OSError:
+        pass
+    try:
+        await transport.whoami(patience_s=0)
+    except Unavailable as error:
+        print(error.message)
+    asking = asyncio.create_task(transport.whoami())
+    await asyncio.sleep(0)
+    for each in held:
+        each.close()
+    print((await asking).id)
+    await transport.close()
+
+asyncio.run(main())
+"""
 
 
 async def test_a_missing_token_is_asked_for() -> None:
