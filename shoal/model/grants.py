@@ -19,6 +19,7 @@ SCOPE_EXEC = "exec"
 SCOPE_FILES = "files"
 SCOPE_ADMIN = "admin"
 SCOPE_TUNNEL = "tunnel"
+SCOPE_PASS = "pass"
 CLIENT_SCOPES = (SCOPE_EXEC, SCOPE_FILES, SCOPE_TUNNEL)
 
 TTL_S = 600
@@ -56,7 +57,8 @@ def sign(
 ) -> str:
     """A token for the container `key` of sandbox `sandbox_id`. `secret`: 32 bytes, the cluster's.
 
-    `port`: good for connections to that port in the sandbox (scope `tunnel`) and for nothing else; None: for all that the scopes allow.
+    `port`: good for connections to that port in the sandbox (scope `tunnel`: by the relay itself; scope `pass`: through the port that it is
+    exposed at, and only while it is) and for nothing else; None: for all that the scopes allow.
     """
     claims: dict[str, object] = {"sandbox": sandbox_id, "key": key, "scopes": list(scopes), "exp": int(expires)}
     if port is not None:

@@ -109,6 +109,7 @@ async def test_a_tcp_tunnel_listens_on_the_node() -> None:
     assert made.token is not None
     claims = grants.verify(SECRET, made.token, time.time())
     assert (claims.key, claims.port) == (record.began.key, 22), "as the relay wants it"
+    assert claims.scopes == ("pass",), "good for nothing once the port is taken back"
     assert world.exposed == {(record.id, 22): True}
     await tunnels.expose(record, 22, "tcp", True, INSIDE)
     assert world.exposed == {(record.id, 22): False}

@@ -96,6 +96,35 @@ func TestAPrivatePortWantsAToken(t *testing.T) {
 	}
 }
 
+func TestAPassOpensItsPortWhileThatIsExposed(t *testing.T) {
+	n := start(t)
+	port := inside(t, "127.0.0.1:0", echo)
+	address := n.expose(port, object{"private": true})
+	pass := tunnelClaims(object{"scopes": []string{"pass"}, "port": port})
+	if got, err := ask(t, address, signed(pass)+"\nhello"); got != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	other := n.expose(inside(t, "127.0.0.1:0", echo), object{"private": true})
+	if got, _ := ask(t, other, signed(pass)+"\nhello"); got != "" {
+		t.Errorf("another port let it in: %q", got)
+	}
+	dialled := func() {
+		t.Helper()
+		for _, where := range []int{port, 0} {
+			_, answers := n.tunnel(pass, where, "")
+			if refused, _ := answers[0]["error"].(object); refused["code"] != "permission_denied" {
+				t.Errorf("port %d by the relay's own: %v", where, answers)
+			}
+		}
+	}
+	dialled()
+	n.order("unexpose", port, nil)
+	dialled()
+	if got, _ := ask(t, address, signed(pass)+"\nhello"); got != "" {
+		t.Errorf("a port that was taken back let it in: %q", got)
+	}
+}
+
 func TestASilentConnectionToAPrivatePortIsClosed(t *testing.T) {
 	n := start(t)
 	conn, err := net.Dial("tcp", n.expose(inside(t, "127.0.0.1:0", echo), object{"private": true}))

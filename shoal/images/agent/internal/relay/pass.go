@@ -53,7 +53,7 @@ func checkPass(line, secret []byte, key string, port int, now time.Time) error {
 	if claims.Key != key {
 		return fault.New(fault.PermissionDenied, "the token is for another sandbox")
 	}
-	return claims.MayDial(port)
+	return claims.MayPass(port)
 }
 
 // awaitDialled reads the agent's HELLO on a raw connection. It returns what was read behind it, or the error that the agent tells.

@@ -29,8 +29,12 @@ type Claims struct {
 	Port    int      `json:"port"` // not 0: for tunnels to that port only
 }
 
-// ScopeTunnel lets its bearer connect to ports in the sandbox.
-const ScopeTunnel = "tunnel"
+const (
+	// ScopeTunnel lets its bearer connect to ports in the sandbox.
+	ScopeTunnel = "tunnel"
+	// ScopePass lets its bearer through an exposed port that is private, as long as that is exposed.
+	ScopePass = "pass"
+)
 
 // MayDial tells why the claims do not allow a connection to the port in the sandbox; nil where they do.
 func (c *Claims) MayDial(port int) error {
@@ -41,6 +45,14 @@ func (c *Claims) MayDial(port int) error {
 		return deny("the token is for port %d of the sandbox only, not for port %d", c.Port, port)
 	}
 	return nil
+}
+
+// MayPass tells why the claims do not admit to the exposed port; nil where they do. Whoever may dial it may come this way, too.
+func (c *Claims) MayPass(port int) error {
+	if c.Port == port && slices.Contains(c.Scopes, ScopePass) {
+		return nil
+	}
+	return c.MayDial(port)
 }
 
 // MaySpeak tells why the claims do not allow a connection that carries requests; nil where they do.

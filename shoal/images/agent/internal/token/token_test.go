@@ -64,6 +64,13 @@ func TestWhatAPortAllows(t *testing.T) {
 	if one.MayDial(81) == nil || one.MaySpeak() == nil || none.MayDial(80) == nil || none.MaySpeak() == nil {
 		t.Error("allowed what the claims refuse")
 	}
+	pass, anywhere := Claims{Scopes: []string{"pass"}, Port: 80}, Claims{Scopes: []string{"pass"}}
+	if pass.MayPass(80) != nil || all.MayPass(80) != nil || one.MayPass(80) != nil {
+		t.Error("refused a pass")
+	}
+	if pass.MayPass(81) == nil || pass.MayDial(80) == nil || pass.MaySpeak() == nil || anywhere.MayPass(80) == nil || none.MayPass(80) == nil {
+		t.Error("a pass opened something else than its port")
+	}
 }
 
 func FuzzCheck(f *testing.F) {
