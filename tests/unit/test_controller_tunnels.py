@@ -37,6 +37,8 @@ class TcpWorld(World):
     unheard: int = 0
     slow: tuple[asyncio.Event, asyncio.Event] | None = None
     """The next call sets the first and waits for the second."""
+    first: int = 40000
+    """What is added to a port where it is exposed."""
 
     async def call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         if method not in ("expose", "unexpose"):
@@ -55,7 +57,7 @@ class TcpWorld(World):
         if self.unheard:
             self.unheard -= 1
             raise DeadlineExceeded(f"{method} took longer than {timeout_s} s")
-        return f"10.0.0.1:{40000 + args[1]}" if method == "expose" else None
+        return f"10.0.0.1:{self.first + args[1]}" if method == "expose" else None
 
 
 async def world_with_sandbox() -> tuple[TcpWorld, Controller, Any]:
@@ -221,6 +223,23 @@ async def test_changes_at_once_reach_the_node_in_their_order() -> None:
     await controller.kill()
 
 
+async def test_a_port_that_moved_is_told_of_and_kept() -> None:
+    """As when a relay comes back and finds its port taken: a token must not go to whoever has that now."""
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    assert (await tunnels.expose(record, 22, "tcp", False, INSIDE)).address == "10.0.0.1:40022"
+    world.first = 50000
+    assert (await tunnels.token(record, 22, 60)).address == "10.0.0.1:50022"
+    world.first = 60000
+    assert (await tunnels.expose(record, 22, "tcp", False, INSIDE)).address == "10.0.0.1:60022"
+    assert [tunnel.address for tunnel in tunnels.tunnels(record)] == ["10.0.0.1:60022"]
+    await controller.kill()
+    second = await world.controller()
+    kept = second.parts.registry.get(record.id)
+    assert kept.tunnels[22].address == "10.0.0.1:60022"
+    await second.kill()
+
+
 async def test_bad_calls_are_named() -> None:
     _, controller, record = await world_with_sandbox()
     tunnels = controller.parts.tunnels
@@ -230,20 +249,20 @@ async def test_bad_calls_are_named() -> None:
     with pytest.raises(InvalidRequest):
         await tunnels.unexpose(record, 65536, INSIDE)
     with pytest.raises(TunnelNotFound, match="expose it first"):
-        tunnels.token(record, 80, 60)
+        await tunnels.token(record, 80, 60)
     for number in range(MAX_TUNNELS):
         await tunnels.expose(record, 1000 + number, "http", True, INSIDE)
     with pytest.raises(QuotaExceeded):
         await tunnels.expose(record, 80, "http", True, INSIDE)
     for expires_in in (0, 8 * 86400, float("inf")):
         with pytest.raises(InvalidRequest):
-            tunnels.token(record, 1000, expires_in)
+            await tunnels.token(record, 1000, expires_in)
     await controller.begin(controller.parts.sandboxes.terminate(record.id, INSIDE))
     assert tunnels.tunnels(record) == []
     with pytest.raises(SandboxEnded):
         await tunnels.expose(record, 1000, "http", True, INSIDE)
     with pytest.raises(SandboxEnded):
-        tunnels.token(record, 1000, 60)
+        await tunnels.token(record, 1000, 60)
     await controller.kill()
 
 

@@ -115,7 +115,7 @@ class ControllerActor:
 
     async def tunnel_token(self, sandbox_id: str, port: int, expires_in: float, caller: Caller = INSIDE) -> Tunnel:
         parts = await self._open()
-        return parts.tunnels.token(await parts.sandboxes.history.get(sandbox_id, caller), port, expires_in)
+        return await parts.tunnels.token(await parts.sandboxes.history.get(sandbox_id, caller), port, expires_in)
 
     async def tunnel_secret(self, caller: Caller = INSIDE) -> bytes:
         """For the API's replicas alone."""

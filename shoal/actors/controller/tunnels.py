@@ -75,6 +75,8 @@ class Tunnels:
                 )
             if wanted != before or (protocol == "tcp" and wanted.address is None):
                 await self._open(record, began, before, wanted, caller)
+            elif protocol == "tcp":
+                await self._find(record, began, wanted)
             return self._described(record, record.tunnels[port], TOKEN_S)
 
     async def unexpose(self, record: SandboxRecord, port: int, caller: Caller) -> None:
@@ -99,15 +101,18 @@ class Tunnels:
             return []
         return [self._described(record, record.tunnels[port], None) for port in sorted(record.tunnels)]
 
-    def token(self, record: SandboxRecord, port: int, expires_in: float) -> Tunnel:
+    async def token(self, record: SandboxRecord, port: int, expires_in: float) -> Tunnel:
         """The tunnel with a connect token."""
         check_number("expires_in", expires_in, 0, LONGEST_TOKEN_S, "seconds")
-        if record.ended:
-            raise ended_error(record)
-        kept = record.tunnels.get(port)
-        if kept is None:
-            raise TunnelNotFound(f"sandbox {record.id} has no tunnel to port {port}; expose it first")
-        return self._described(record, kept, expires_in)
+        async with self._change(record):
+            if record.ended:
+                raise ended_error(record)
+            kept = record.tunnels.get(port)
+            if kept is None:
+                raise TunnelNotFound(f"sandbox {record.id} has no tunnel to port {port}; expose it first")
+            if kept.protocol == "tcp":
+                await self._find(record, _running(record), kept)
+            return self._described(record, record.tunnels[port], expires_in)
 
     async def _open(
         self, record: SandboxRecord, began: Began, before: Exposure | None, wanted: Exposure, caller: Caller
@@ -123,15 +128,20 @@ class Tunnels:
         if wanted.protocol != "tcp":
             return
         try:
-            handle = self._nodes.handle(began.node_id)
-            private = not wanted.public
-            address = await self._call(handle, "expose", record.id, port, private, timeout_s=_NODE_S)
+            await self._find(record, began, wanted)
         except ShoalError:
             if before is None:
                 await self._take_back(record, began, port)
             raise
-        record.tunnels[port] = replace(wanted, address=address)
-        await self._ledger.keep(record)
+
+    async def _find(self, record: SandboxRecord, began: Began, kept: Exposure) -> None:
+        """Has the node listen, where it does not yet, and notes at which address. Asked again each time: a relay that comes back may find its
+        port taken, and whoever has that now must not be sent a token."""
+        handle = self._nodes.handle(began.node_id)
+        address = await self._call(handle, "expose", record.id, kept.port, not kept.public, timeout_s=_NODE_S)
+        if address != kept.address:
+            record.tunnels[kept.port] = replace(kept, address=address)
+            await self._ledger.keep(record)
 
     async def _take_back(self, record: SandboxRecord, began: Began, port: int) -> None:
         """The node may have opened the port all the same, or may be about to: off the record it is only once that was taken back."""
