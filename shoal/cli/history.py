@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import console
-from shoal.cli.options import EnvironmentName, Json
+from shoal.cli.options import Json
 from shoal.cli.session import find, with_cluster
 from shoal.model.access import AuditEntry, SandboxEvent
 
@@ -49,7 +49,10 @@ def events(
     after: Annotated[
         int | None, typer.Option(metavar="ID", help="All since this event, too; 0: all that are kept.")
     ] = None,
-    environment: EnvironmentName = None,
+    environment: Annotated[
+        str | None,
+        typer.Option("--environment", metavar="NAME", help="Only of it; without, of all that your token sees."),
+    ] = None,
     no_follow: Annotated[bool, typer.Option("--no-follow", help="End when all that there are were shown.")] = False,
     json: Json = False,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 COMMANDS = (
     *("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm"),
-    *("login", "logout", "audit", "events"),
+    *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events"),
 )
 GROUPS = {"tokens": ("create", "ls", "rm"), "environments": ("create", "ls", "quota", "rm")}
 
@@ -48,7 +48,14 @@ def test_help_teaches_by_examples(command: str, tmp_path: Path) -> None:
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
     shown = shoal("--help", state=tmp_path)
-    assert all(f"\n  {command} " in shown.stdout for command in (*COMMANDS, *GROUPS))
+    listed = shown.stdout.partition("\nCommands:\n")[2].partition("\n\n")[0]
+    assert sorted(line.split()[0] for line in listed.splitlines()) == sorted((*COMMANDS, *GROUPS))
+
+
+def test_the_readme_lists_every_command() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    (row,) = [line for line in readme.read_text().splitlines() if line.startswith("| Command line |")]
+    assert sorted(row.split("`")[1].removeprefix("shoal ").split(", ")) == sorted((*COMMANDS, *GROUPS))
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

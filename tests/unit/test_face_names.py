@@ -31,6 +31,12 @@ def test_every_error_is_exported() -> None:
     assert {cls.__name__ for cls in errors.error_classes() if cls.__module__ == errors.__name__} <= set(shoal.__all__)
 
 
+def test_every_error_is_in_the_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    names = {cls.__name__ for cls in errors.error_classes() if cls.__module__ == errors.__name__}
+    assert [name for name in names if f"`{name}`" not in guide and name != "ShoalError"] == []
+
+
 def test_an_unknown_name_is_told() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Sandcastle'"):
         shoal.Sandcastle  # noqa: B018
