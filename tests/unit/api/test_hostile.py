@@ -194,7 +194,7 @@ class TestJson:
     def test_what_is_too_large_is_refused_unread(self, path: str) -> None:
         with serving(ApiSettings(max_body=1000, token_cache=1)) as api:
             at = path.replace("SB", api.sandbox()["id"])
-            most = 16_000 if path.endswith("batch") else 1000
+            most = 4_000 if path.endswith("batch") else 1000
             json_type = {"Content-Type": "application/json"}
             fits = api.ask("POST", at, raw=b"{}".ljust(most), headers=json_type)
             assert fits.status in (201, 400)  # it was read, and was good or not
