@@ -23,7 +23,8 @@ TUNNEL_TIMEOUT_S = 120
 """How long a WebSocket may be silent; the replica pings more often than that."""
 
 DEAD_PEER_S = 60
-"""After how long a client whose machine no longer answers is given up."""
+"""After how long a client whose machine no longer answers is given up, where nothing is on its way to it. Else it is `CLIENT_TIMEOUT_S`: the
+kernel counts against a client that merely does not read, too."""
 
 _SERVE_HEADERS = (
     "x-request-timeout-seconds",
@@ -172,7 +173,7 @@ def _defaults(section: _Section, edge: Edge) -> None:
 
 def _frontend(section: _Section, edge: Edge) -> None:
     tls = f" ssl crt {edge.certificate} alpn http/1.1 ssl-min-ver TLSv1.2" if edge.certificate else ""
-    section.change(r"bind \S+", f"bind {address(edge.host, edge.port)} tcp-ut {DEAD_PEER_S}s{tls}")
+    section.change(r"bind \S+", f"bind {address(edge.host, edge.port)} tcp-ut {CLIENT_TIMEOUT_S}s{tls}")
     section.add(
         (
             "unique-id-format %[uuid]",
