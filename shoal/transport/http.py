@@ -250,6 +250,7 @@ class HttpTransport(Transport):
             query={"wait": wait},
             body=spec_to_json(spec),
             headers={"Idempotency-Key": _key(spec)},
+            for_room=wait,
             deadline_s=deadline,
         )
         return http_json.decoded(http_json.sandbox, data)
@@ -258,7 +259,7 @@ class HttpTransport(Transport):
         self, sandboxes: builtins.list[dict[str, Any]], deadline: float, wait: bool
     ) -> builtins.list[SandboxInfo | ShoalError]:
         body = {"sandboxes": sandboxes, "wait": wait, "deadline": deadline}
-        data = await self.calls.json("POST", "/v1/sandboxes/batch", body=body, takes_s=deadline)
+        data = await self.calls.json("POST", "/v1/sandboxes/batch", body=body, for_room=wait, takes_s=deadline)
         return http_json.many("results", _result, data)
 
     async def _give_up(self, specs: Sequence[SandboxSpec], deadline: float) -> None:

@@ -14,7 +14,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -75,6 +75,7 @@ class HttpCalls:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         again: bool = True,
+        for_room: bool = False,
         takes_s: float = 0,
         deadline_s: float | None = None,
         patience_s: float = PATIENCE_S,
@@ -82,12 +83,14 @@ class HttpCalls:
         """Makes a call and returns its answer, or raises its error, whose fields have the `request_id`.
 
         `path`: below the API's base, quoted. `query`: None left out, sequences repeated. `body`: sent as JSON. `again`: sent twice it does what
-        it does sent once. `takes_s`: seconds that the API may take for it; `deadline_s`: the same, which the API is told as `deadline`, what is
-        left of it each time.
+        it does sent once. `for_room`: it waits for room, which other calls may have to make. `takes_s`: seconds that the API may take for it;
+        `deadline_s`: the same, which the API is told as `deadline`, what is left of it each time.
         """
         # What does work over there has its turn first: none of its time passes meanwhile, but a deadline's, which is its caller's.
-        works = method != "GET" and (takes_s > 0 or deadline_s is not None)
-        turn = (await self.pools.get()).turns if works else nullcontext()
+        turn: AbstractAsyncContextManager[None] = nullcontext()
+        if method != "GET" and (takes_s > 0 or deadline_s is not None):
+            pool = await self.pools.get()
+            turn = pool.room_turns if for_room else pool.turns
         asked = self._clock()
         async with turn:
             request_id = new_request_id()

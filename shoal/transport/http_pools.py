@@ -18,7 +18,7 @@ SHORT_CONNECTIONS = 64
 """For calls that are answered at once; more of them wait for each other."""
 
 LONG_CALLS = 512
-"""Creates, terminates and their like at once; more of them wait for their turn, before their time begins to run."""
+"""Creates that wait for room at once, and as many terminates and their like; more of them wait for a turn, before their time begins to run."""
 
 _KEEP_S = 30.0
 """How long a connection is kept idle: less than servers and what stands before them do, or it would be closed in a call's face."""
@@ -27,12 +27,14 @@ _KEEP_S = 30.0
 class Pool:
     """One loop's sessions: `short` for calls that are answered at once, `long` for those that take their time at the other side and for
     WebSockets. Of these there are as many as their users like: whoever waits for a thousand sandboxes has a thousand connections. A bound
-    would make one wait of another, for as long as a sandbox lives. `turns` bounds the calls that do work over there."""
+    would make one wait of another, for as long as a sandbox lives. `turns` bounds the calls that do work over there; those that wait for room
+    have their own, `room_turns`, or the ends that make room would stand in line behind them."""
 
     def __init__(self, server: Server, user_agent: str) -> None:
         self.short = _session(server, user_agent, SHORT_CONNECTIONS)
         self.long = _session(server, user_agent, 0)
         self.turns = asyncio.Semaphore(LONG_CALLS)
+        self.room_turns = asyncio.Semaphore(LONG_CALLS)
 
     async def close(self) -> None:
         for session in (self.short, self.long):

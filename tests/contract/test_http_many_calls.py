@@ -74,6 +74,28 @@ async def test_nothing_waits_for_streams_of_events() -> None:
         await transport.close()
 
 
+async def test_what_makes_room_does_not_wait_for_creates_that_wait_for_it() -> None:
+    gate = Gate("POST")
+    async with serving(gate.answer) as peer:
+        transport = HttpTransport(peer.url, TOKEN)
+        creates = [
+            asyncio.create_task(each)
+            for _ in range(3)
+            for each in (transport.create_many([SPEC], deadline=30), transport.create(SPEC, deadline=30))
+        ]
+        await gate.until(4)
+        assert (await asyncio.wait_for(transport.terminate("sb-1"), 10)).id == "sb-1"
+        assert gate.held == 4
+        for create in creates:
+            create.cancel()
+        await gate.until(8)  # what learns which sandboxes they were does not wait for room, and so for none of them
+        gate.open()
+        await asyncio.gather(*creates, return_exceptions=True)
+        await transport.close()
+    waiting = [asked for asked in peer.asked if asked.method == "POST"][:8]
+    assert [asked.path.endswith("/batch") and not asked.json()["wait"] for asked in waiting] == [False] * 4 + [True] * 4
+
+
 async def test_a_call_s_time_begins_with_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_TERMINATE_S", 0.01)
     monkeypatch.setattr(http_calls, "ANSWER_S", 1.5)
