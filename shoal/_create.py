@@ -167,7 +167,7 @@ async def _create_good(
             except ShoalError as error:
                 if not made:
                     raise named(error, key) from None
-                made += [error if or_none else named(error, key)] * len(batch)
+                made += [error] * len(batch)
             if or_none and any(isinstance(each, ShoalError) for each in made):
                 break
     except asyncio.CancelledError:
@@ -178,7 +178,7 @@ async def _create_good(
         if lost(errors[0]):
             errors[0].retryable = False
         raise errors[0]
-    return made
+    return [named(each, key) if isinstance(each, ShoalError) else each for each in made]
 
 
 def lost(error: ShoalError) -> bool:

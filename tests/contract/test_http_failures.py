@@ -28,7 +28,8 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.http import PROBLEM, problem
-from shoal.transport import http_calls
+from shoal.model.sandbox_json import info_to_json
+from shoal.transport import http, http_calls
 from shoal.transport.http import HttpTransport
 from tests.contract.http_peer import INFO, RESET, SELF, SPEC, Answer, Asked, answer, raw, refusal, sandbox, serving
 from tests.contract.tls_files import Authority
@@ -197,6 +198,34 @@ async def test_a_create_whose_answer_is_lost_is_not_called_harmless_to_repeat(sh
         await client.close.aio()
     keys = {asked.headers["idempotency-key"] for asked in peer.asked if asked.path.startswith("/v1/sandboxes?")}
     assert keys == {caught.value.fields["idempotency_key"]}
+
+
+async def test_nor_are_those_of_a_later_call_that_a_large_one_is_made_of(
+    short_patience: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_BATCH_BYTES", 1)  # each sandbox in a call of its own
+
+    async def swallow_the_second(asked: Asked) -> bytes:
+        if asked.method == "POST":
+            key = asked.json()["sandboxes"][0]["idempotency_key"]
+            return RESET if key.endswith(":1") else answer({"results": [{"sandbox": info_to_json(INFO)}]})
+        return answer(SELF if "/tokens/" in asked.path else {})
+
+    async with serving(swallow_the_second) as peer:
+        client = Client(HttpTransport(peer.url, TOKEN))
+        first, second, third = await Sandbox.create_many.aio(3, client=client, return_errors=True)
+        assert isinstance(second, Unavailable)
+        assert not second.retryable
+        key = second.fields["idempotency_key"]
+        assert key in second.message
+        third_key = peer.asked[-1].json()["sandboxes"][0]["idempotency_key"]
+        assert third_key == f"{key}:2"
+        assert isinstance(first, Sandbox)
+        assert isinstance(third, Sandbox)
+        _, second, _ = await Sandbox.create_many.aio(3, client=client, return_errors=True, idempotency_key="mine")
+        assert isinstance(second, Unavailable)
+        assert second.retryable
+        await client.close.aio()
 
 
 async def test_what_was_never_sent_is_tried_again_whatever_it_is() -> None:
