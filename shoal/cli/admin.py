@@ -16,7 +16,7 @@ from shoal.model.errors import InvalidRequest
 
 tokens = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="API tokens: make, list and revoke them.")
 environments = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Environments: namespaces with quotas and tokens of their own."
+    no_args_is_help=True, rich_markup_mode=None, help="Environments: namespaces with quotas and tokens."
 )
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def list_tokens(
 
 @tokens.command("rm")
 def revoke_token(
-    ids: Annotated[list[str], typer.Argument(metavar="TOKEN...", help="Ids (tk-…).", show_default=False)],
+    ids: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Ids (tk-…).", show_default=False)],
 ) -> None:
     """Revoke tokens: they are refused within seconds, and stay so.
 
@@ -150,7 +150,7 @@ def set_quota(
     creates_per_minute: Creates = None,
     json: Json = False,
 ) -> None:
-    """Replace an environment's quota as a whole: what is not given has no bound then. What lives beyond it lives on.
+    """Replace an environment's quota as a whole. What is not given has no bound then; what lives beyond it lives on.
 
     \b
     Examples:

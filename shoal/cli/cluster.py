@@ -37,7 +37,7 @@ def up(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Start a cluster on this machine, or mend the one that is there.
+    """Start a cluster on this machine, or mend the one there is.
 
     Uses the Docker engine that runs, or else starts one of its own, and builds the base image where it is missing. As root on Debian or Ubuntu
     it installs what is not there. On a cluster that runs it changes nothing.
@@ -75,7 +75,7 @@ def up(
 def down(
     purge: Annotated[bool, typer.Option("--purge", help="Remove images, caches and logs, too.")] = False,
 ) -> None:
-    """Stop the cluster on this machine and take away all that it made.
+    """Stop the cluster on this machine; take away all it made.
 
     Works whatever of it has died before. Images, caches and logs stay in the state directory, so that the next start is fast.
 
@@ -129,7 +129,7 @@ def status(
 
 
 def doctor(json: Json = False) -> None:
-    """Look at what this machine lacks, and name the command that mends it. Exit code 1 where something is missing.
+    """Tell what this machine lacks, and the command to mend it. Exit code 1 where something is missing.
 
     \b
     Examples:

@@ -44,7 +44,7 @@ def audit(
 
 def events(
     sandbox: Annotated[
-        str | None, typer.Argument(metavar="[SANDBOX]", help="Only of this one: its id or name.", show_default=False)
+        str | None, typer.Argument(metavar="SANDBOX", help="Only of this one: its id or name.", show_default=False)
     ] = None,
     after: Annotated[
         int | None, typer.Option(metavar="ID", help="All since this event, too; 0: all that are kept.")

@@ -28,7 +28,7 @@ def login(
         bool, typer.Option("--keep-default", help="Another one stays the one that is meant where none is named.")
     ] = False,
 ) -> None:
-    """Keep the token of a cluster's API, so that later commands and programs need none.
+    """Keep the token of a cluster's API, so that none is needed.
 
     Asks for the token without showing it, tries it, and writes both into ~/.config/shoal/config.toml, which only you can read. From then on that
     cluster is meant where none is named.
@@ -51,7 +51,7 @@ def login(
 
 def logout(
     url: Annotated[
-        str | None, typer.Argument(metavar="[URL]", help="Without: the one that is the default.", show_default=False)
+        str | None, typer.Argument(metavar="URL", help="Without: the one that is the default.", show_default=False)
     ] = None,
 ) -> None:
     """Forget the token of a cluster's API. It stays valid: `shoal tokens rm` revokes it.
@@ -65,10 +65,10 @@ def logout(
 
     url = url or session.target.get().url
     base = config_file.read().default if url is None else normal_url(url)
-    if base is None or not config_file.remove(base):
-        raise InvalidRequest(
-            f"url: {base or 'no cluster'} is not in {config_file.path()}, so there is nothing to forget", field="url"
-        )
+    if base is None:
+        raise InvalidRequest(f"URL: there is no default in {config_file.path()}; name what to forget", field="url")
+    if not config_file.remove(base):
+        raise InvalidRequest(f"URL: {base} is not in {config_file.path()}; there is nothing to forget", field="url")
     console.err().print(f"{base} is forgotten.", markup=False)
 
 

@@ -61,7 +61,7 @@ def _root(
     ] = False,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="The cluster's API, for all commands but up, down and doctor."),
+        typer.Option("--url", metavar="URL", help="The cluster's API, before SHOAL_URL. Not for up, down and doctor."),
     ] = None,
     token: Annotated[
         str | None,
@@ -72,7 +72,8 @@ def _root(
         ),
     ] = None,
     ca: Annotated[
-        str | None, typer.Option("--ca", metavar="FILE", help="Certificates to trust in place of the system's.")
+        str | None,
+        typer.Option("--ca", metavar="FILE", help="Certificates to trust in place of the system's; before SHOAL_CA."),
     ] = None,
 ) -> None:
     """Sandboxes for untrusted code, on machines of your own.

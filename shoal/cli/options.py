@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -40,8 +41,10 @@ def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
     for value in values or ():
         name, equals, text = value.partition("=")
         if not equals:
-            if option != "env" or name not in os.environ:
-                raise InvalidRequest(f"--{option}: {value!r} is not NAME=VALUE", field=option)
+            if option != "env":
+                raise InvalidRequest(f"--{option}: {value!r} is not KEY=VALUE", field=option)
+            if name not in os.environ:
+                raise InvalidRequest(f"--{option}: {name!r} is not set here; write {name}=VALUE", field=option)
             text = os.environ[name]
         found[name] = text
     return found
@@ -84,12 +87,18 @@ def _mebibytes(option: str, text: str) -> int:
     return int(digits) * (unit or 1)
 
 
+def command_words(words: Sequence[str] | None) -> tuple[str, ...]:
+    """A command as it is typed, without the `--` that other programs want before one."""
+    command = tuple(words or ())
+    return command[1:] if command[:1] == ("--",) else command
+
+
 def seconds(option: str, text: str | None) -> float | None:
-    """`90`, `90s`, `15m`, `12h`, `30d` or `4w`."""
+    """`90`, `0.5`, `90s`, `15m`, `12h`, `30d` or `4w`."""
     if text is None:
         return None
     unit = _UNITS_S.get(text[-1:].lower())
     digits = text[:-1] if unit else text
-    if not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits) or float(digits) == 0:
         raise InvalidRequest(f"--{option}: {text!r} is no length of time; write 90s, 15m, 12h or 30d", field=option)
-    return float(int(digits) * (unit or 1))
+    return float(digits) * (unit or 1)

@@ -18,11 +18,13 @@ from shoal.cli.options import (
     User,
     Workdir,
     amount,
+    command_words,
     mebibytes,
     pairs,
+    seconds,
 )
 from shoal.cli.session import find, with_cluster
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import DeadlineExceeded, InvalidRequest
 
 if TYPE_CHECKING:
     from shoal.client import Client
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 _SHELL = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"
 
 Command = Annotated[
-    list[str] | None, typer.Argument(metavar="COMMAND...", help="The program and its arguments.", show_default=False)
+    list[str] | None, typer.Argument(metavar="COMMAND", help="The program and its arguments.", show_default=False)
 ]
 
 
@@ -52,17 +54,20 @@ def run(
     memory: Annotated[
         str | None, typer.Option(metavar="MIB", help="Memory it is sure of (512, 2g), or REQUEST:LIMIT.")
     ] = None,
-    disk: Annotated[str | None, typer.Option(metavar="MIB", help="What it may write.")] = None,
+    disk: Annotated[str | None, typer.Option(metavar="MIB", help="What it may write (512, 2g).")] = None,
     gpu: Annotated[int, typer.Option(help="Whole devices.")] = 0,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="When it is ended.")] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it is ended (90s, 15m, 12h); without, what the cluster is set to: 5m."),
+    ] = None,
     idle_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="When it is ended if nothing runs.")
+        str | None, typer.Option(metavar="TIME", help="When it is ended if nothing runs; without, never.")
     ] = None,
     network: Annotated[str, typer.Option(metavar="default|none", help="The public internet, or nothing.")] = "default",
     region: Annotated[str | None, typer.Option(help="Where it is to run.")] = None,
     environment: EnvironmentName = None,
 ) -> None:
-    """Run a command in a new sandbox, and remove the sandbox when it ends.
+    """Run a command in a new sandbox, which ends with it.
 
     Its output comes as it is written, what is piped in goes to it, and its exit code becomes that of `shoal run`. Ctrl-C ends the sandbox.
 
@@ -71,8 +76,8 @@ def run(
       shoal run shoal/base python3 -c 'print(6 * 7)'
       shoal run -it shoal/base bash
       cat data.csv | shoal run shoal/base wc -l
-      shoal run --cpu 0.5:2 --memory 256:1g --timeout 600 shoal/base make test
-      shoal run -d --name web shoal/base python3 -m http.server
+      shoal run --cpu 0.5:2 --memory 256:1g --timeout 10m shoal/base make test
+      shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
     if network not in ("default", "none"):
         raise InvalidRequest(f"--network: {network!r} is neither default nor none", field="network")
@@ -91,21 +96,22 @@ def run(
         "memory": mebibytes("memory", memory),
         "disk": size,
         "gpu": gpu,
-        "timeout": timeout,
-        "idle_timeout": idle_timeout,
+        "timeout": seconds("timeout", timeout),
+        "idle_timeout": seconds("idle-timeout", idle_timeout),
         "network": chosen,
         "region": region,
         "environment": environment,
     }
+    words = command_words(command)
     if detach:
-        _start(options, tuple(command or ()))
+        _start(options, words)
         return
-    if not command:
+    if not words:
         raise InvalidRequest(
             "COMMAND: there is none; name a program, or pass --detach for a sandbox that waits", field="command"
         )
     _check_terminal(tty, interactive)
-    raise typer.Exit(with_cluster(lambda client: _run(client, options, tuple(command), interactive, tty)))
+    raise typer.Exit(with_cluster(lambda client: _run(client, options, words, interactive, tty)))
 
 
 def exec_(
@@ -117,7 +123,8 @@ def exec_(
     workdir: Workdir = None,
     user: User = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="When the command is killed, with all it started.")
+        str | None,
+        typer.Option(metavar="TIME", help="When the command is killed (90s, 15m), with all it started."),
     ] = None,
 ) -> None:
     """Run a command in a sandbox that runs.
@@ -131,11 +138,13 @@ def exec_(
       shoal exec -e DEBUG=1 -w /srv -u nobody web python3 -m app
       tar c src | shoal exec web tar x -C /srv
     """
-    if not command:
+    words = command_words(command)
+    if not words:
         raise InvalidRequest("COMMAND: there is none; name a program to run", field="command")
     _check_terminal(tty, interactive)
-    settings = {"env": pairs("env", env), "workdir": workdir, "user": user, "timeout": timeout}
-    raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, tuple(command), settings, interactive, tty)))
+    limit = seconds("timeout", timeout)
+    settings = {"env": pairs("env", env), "workdir": workdir, "user": user, "timeout": limit}
+    raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, words, settings, interactive, tty)))
 
 
 def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> None:
@@ -146,7 +155,10 @@ def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> N
       shoal shell web
       shoal shell --user nobody sb-4fd2mzq7c3wnk5xe
     """
-    _check_terminal(True, True)
+    if not attach.is_terminal(0):
+        raise InvalidRequest(
+            "stdin: this input is no terminal; without one use `shoal exec SANDBOX COMMAND`", field="stdin"
+        )
     settings: dict[str, Any] = {"workdir": workdir, "user": user}
     argv = ("/bin/sh", "-c", _SHELL)
     raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, argv, settings, True, True)))
@@ -182,11 +194,12 @@ async def _attached(
         settings = {**settings, "env": {"TERM": terminal, **settings.get("env", {})}}
     process = await sandbox.exec.aio(*command, **settings, pty=attach.terminal_size() if tty else False, text=False)
     stdin = interactive or not attach.is_terminal(0)
-    return exit_code_of_process(await attach.attach(process, stdin=stdin, pty=tty))
+    code = exit_code_of_process(await attach.attach(process, stdin=stdin, pty=tty))
+    if process.timed_out:
+        raise DeadlineExceeded(f"the command took longer than {settings['timeout']:g} s and was killed")
+    return code
 
 
 def _check_terminal(tty: bool, interactive: bool) -> None:
     if tty and interactive and not attach.is_terminal(0):
-        raise InvalidRequest(
-            "--tty: this input is no terminal; leave out -t, or use `shoal exec` without it", field="tty"
-        )
+        raise InvalidRequest("--tty: this input is no terminal; leave out -t", field="tty")

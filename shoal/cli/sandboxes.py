@@ -72,9 +72,10 @@ def logs(
     sandbox: SandboxName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until its command ends.")] = False,
 ) -> None:
-    """Print the output of a sandbox's own command, from its beginning; also after its end.
+    """Print the output of a sandbox's own command.
 
-    The command never waits for this: of what is not read, the newest 1 MiB of stdout and of stderr is kept, and what was left out is said.
+    All there is so far, from its beginning; also after its end. The command never waits for this: of what is not read, the newest 1 MiB of
+    stdout and of stderr is kept, and what was left out is said.
 
     \b
     Examples:
@@ -85,7 +86,7 @@ def logs(
 
 
 def rm(
-    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX...", help="Ids or names.", show_default=False)],
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
 ) -> None:
     """End sandboxes and remove all that they hold.
 

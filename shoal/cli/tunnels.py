@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import console
-from shoal.cli.options import Json, SandboxName
+from shoal.cli.options import Json, SandboxName, seconds
 from shoal.cli.session import find, with_cluster
 from shoal.model.errors import InvalidRequest
 
@@ -28,14 +28,14 @@ def tunnel(
     tcp: Annotated[bool, typer.Option("--tcp", help="A port of the sandbox's node, for what is not HTTP.")] = False,
     rm: Annotated[bool, typer.Option("--rm", help="Close the tunnel.")] = False,
     expires_in: Annotated[
-        float, typer.Option("--expires-in", metavar="SECONDS", help="How long the token of a private one lasts.")
-    ] = _HOUR_S,
+        str, typer.Option("--expires-in", metavar="TIME", help="How long the token of a private one lasts (90s, 12h).")
+    ] = "1h",
     json: Json = False,
 ) -> None:
-    """Open a way in from outside to a port in a sandbox, and print where it is.
+    """Open a way in from outside to a port in a sandbox.
 
-    For a private one over HTTP that is a link which a browser opens; over TCP the address, and below it the token, which is to be sent as the
-    connection's first line.
+    It prints where that is: for a private one over HTTP a link that a browser opens; over TCP the address, and below it the token, which is to
+    be sent as the connection's first line.
 
     \b
     Examples:
@@ -47,7 +47,8 @@ def tunnel(
     if rm:
         with_cluster(lambda client: _close(client, sandbox, port))
         return
-    made = with_cluster(lambda client: _open(client, sandbox, port, tcp, public, expires_in))
+    lifetime = seconds("expires-in", expires_in) or _HOUR_S
+    made = with_cluster(lambda client: _open(client, sandbox, port, tcp, public, lifetime))
     if json:
         console.print_json(made.to_dict())
         return
@@ -80,9 +81,9 @@ def forward(
         str, typer.Option("--host", help="The address here; whoever reaches it reaches the port.")
     ] = "127.0.0.1",
 ) -> None:
-    """Make a port of this machine lead to one in a sandbox, until it is interrupted. The port need not be exposed.
+    """Make a port of this machine lead to one in a sandbox.
 
-    Without LOCAL the port has the same number here.
+    Until it is interrupted, or the sandbox ends. The port need not be exposed. Without LOCAL it has the same number here.
 
     \b
     Examples:

@@ -112,6 +112,9 @@ def test_sandboxes(place: Ground, known: str) -> None:
     assert (failed.returncode, failed.stderr) == (7, "err\n")
     assert run("exec", box, "no-such-program").returncode == 127
     assert run("exec", "sb-none", "true").returncode == 66
+    assert good("exec", box, "--", "echo", "hi") == "hi\n"
+    late = run("exec", "--timeout", "0.2s", box, "sleep", "60")
+    assert (late.returncode, late.stderr) == (124, "shoal: the command took longer than 0.2 s and was killed\n")
     # Gathered in one place so that the data really goes both ways.
     data = os.urandom(3_000_000)
     source, target = place.bed.directory / "source", place.bed.directory / "target"

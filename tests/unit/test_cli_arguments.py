@@ -8,7 +8,7 @@ import pytest
 
 from shoal.cli.console import age, printable
 from shoal.cli.copy import Place, place
-from shoal.cli.options import amount, mebibytes, pairs
+from shoal.cli.options import amount, command_words, mebibytes, pairs, seconds
 from shoal.model.errors import InvalidRequest
 
 
@@ -68,7 +68,7 @@ def test_pairs_take_a_value_or_that_of_this_process(monkeypatch: pytest.MonkeyPa
 
 def test_a_variable_that_is_not_here_has_no_value_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
-    with pytest.raises(InvalidRequest, match="NAME=VALUE"):
+    with pytest.raises(InvalidRequest, match="NOWHERE=VALUE"):
         pairs("env", ["NOWHERE"])
 
 
@@ -95,3 +95,24 @@ def test_no_module_of_the_command_imports_what_is_heavy() -> None:
     for path in Path(place.__code__.co_filename).parent.glob("*.py"):
         top = [line for line in path.read_text("utf-8").splitlines() if line.startswith(heavy)]
         assert not top, path.name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, None), ("90", 90.0), ("0.5", 0.5), ("90s", 90.0), ("1.5h", 5400.0), ("4W", 4 * 7 * 86400.0)],
+)
+def test_seconds(text: str | None, expected: object) -> None:
+    assert seconds("timeout", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "h", "0", "0.0", "-1", "1e3", "inf", "²", "1.s", "10 m"])
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="15m") as caught:
+        seconds("timeout", text)
+    assert caught.value.field == "timeout"
+
+
+def test_a_command_may_stand_behind_two_dashes() -> None:
+    assert command_words(["--", "echo", "--", "x"]) == ("echo", "--", "x")
+    assert command_words(["echo", "--"]) == ("echo", "--")
+    assert command_words(["--"]) == command_words(None) == ()

@@ -52,6 +52,12 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert sorted(line.split()[0] for line in listed.splitlines()) == sorted((*COMMANDS, *GROUPS))
 
 
+def test_no_line_of_the_list_is_cut_off(tmp_path: Path) -> None:
+    for arguments in ((), *((group,) for group in GROUPS)):
+        shown = shoal(*arguments, "--help", state=tmp_path, COLUMNS="80")
+        assert "..." not in shown.stdout.partition("\nCommands:\n")[2]
+
+
 def test_the_readme_lists_every_command() -> None:
     readme = Path(__file__).parents[2] / "README.md"
     (row,) = [line for line in readme.read_text().splitlines() if line.startswith("| Command line |")]
