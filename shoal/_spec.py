@@ -84,12 +84,10 @@ def mapping(field: str, value: Mapping[str, str] | None) -> dict[str, str]:
 
 def states_of(values: Sequence[State | str]) -> tuple[State, ...]:
     """States by their names."""
-    try:
-        return tuple(State(value) for value in values)
-    except ValueError:
-        raise InvalidRequest(
-            f"states: {values!r} are not all states; there are {', '.join(State)}", field="states"
-        ) from None
+    for value in values:
+        if value not in list(State):
+            raise InvalidRequest(f"states: {value!r:.80} is none; there are {', '.join(State)}", field="states")
+    return tuple(State(value) for value in values)
 
 
 def _pair(field: str, value: Any, default_request: Any, default_limit: Any) -> tuple[Any, Any]:

@@ -93,10 +93,9 @@ def check_number(field: str, value: Any, above: float, most: float, unit: str, *
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise InvalidRequest(f"{field}: {value!r:.80} is not {kind} of {unit}", field=field)
     if not above < value <= min(most, sys.float_info.max):
-        bound = "" if most == math.inf else f", at most {most:g}"
-        raise InvalidRequest(
-            f"{field}: {value} is out of range; give {kind} of {unit} above {above:g}{bound}", field=field
-        )
+        least = f"of at least {above + 1:.0f}" if whole else f"above {above:g}"
+        bound = "" if most == math.inf else f", at most {most:.15g}"
+        raise InvalidRequest(f"{field}: {value} is out of range; give {kind} of {unit} {least}{bound}", field=field)
 
 
 def check_name(field: str, value: Any) -> None:
