@@ -224,7 +224,8 @@ def translate(error: Exception, server: Server, what: str) -> Broken:
         why, remedy = _distrust(error.certificate_error)
         return _hopeless(FailedPrecondition(f"the certificate of {url} is not trusted ({why}); {remedy}", state="tls"))
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return _hopeless(FailedPrecondition(f"{url} does not speak TLS ({error}); is it http://?", state="tls"))
+        told = getattr(error, "strerror", None) or error
+        return _hopeless(FailedPrecondition(f"{url} does not speak TLS ({told}); is it http://?", state="tls"))
     if isinstance(error, aiohttp.InvalidURL):
         return _hopeless(InvalidRequest(f"address: {url!r}, or the proxy on the way, is no URL", field="address"))
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):

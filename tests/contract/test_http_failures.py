@@ -446,8 +446,9 @@ async def test_the_wrong_scheme_is_told(tmp_path: Path) -> None:
         writer.close()
 
     plain = await asyncio.start_server(bad_request, "127.0.0.1", 0)
-    with pytest.raises(FailedPrecondition, match="is it http://"):
+    with pytest.raises(FailedPrecondition, match="is it http://") as caught:
         await HttpTransport.open(f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}", TOKEN)
+    assert "Cannot connect" not in caught.value.message  # it did
     plain.close()
     async with serving(answer(SELF), tls=authority.server()) as peer:
         with pytest.raises(Unavailable, match="https://"):

@@ -8,7 +8,7 @@ import pytest
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.settings import Limits
-from shoal.model.validate import check_spec
+from shoal.model.validate import check_number, check_spec
 from tests.unit.builders import resources, spec
 
 NAN = float("nan")
@@ -79,3 +79,18 @@ def test_what_is_right_passes() -> None:
         ),
         Limits(),
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((0, 0, 1 << 24, "MiB", True), "give a whole number of MiB of at least 1, at most 16777216"),
+        ((99999, -1, 65535, "a port", True), "of at least 0, at most 65535"),
+        ((-1.0, 0, 1024, "cores", False), "give a number of cores above 0, at most 1024"),
+    ],
+)
+def test_bounds_are_written_as_people_write_them(arguments: tuple[float, float, float, str, bool], told: str) -> None:
+    value, above, most, unit, whole = arguments
+    with pytest.raises(InvalidRequest) as caught:
+        check_number("field", value, above, most, unit, whole=whole)
+    assert caught.value.message.endswith(told)
