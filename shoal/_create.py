@@ -186,13 +186,13 @@ def lost(error: ShoalError) -> bool:
     return isinstance(error, Unavailable) and bool(error.fields.get("sent"))
 
 
-def named(error: ShoalError, key: str | None) -> ShoalError:
+def named(error: ShoalError, key: str | None, as_given: str = "idempotency_key={!r}") -> ShoalError:
     """`error` of a create that carries the idempotency key `key`, where its caller does not know that one (else None). The same call again would
-    have another key, and make another sandbox: it is told the key."""
+    have another key, and make another sandbox: it is told the key, and how to give it."""
     if key is None or not lost(error):
         return error
     told = Unavailable(
-        f"{error.message}: the same call with idempotency_key={key!r} makes nothing twice",
+        f"{error.message}: the same call with {as_given.format(key)} makes nothing twice",
         **{**error.fields, "idempotency_key": key},
     )
     told.retryable = False

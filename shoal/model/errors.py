@@ -21,7 +21,7 @@
     ├── QuotaExceeded             ask less, or later (a full disk is one)
     ├── SandboxEnded              carries reason and exit code
     ├── DeadlineExceeded          it took longer than you allowed
-    ├── Unavailable               nothing happened: retry the same call
+    ├── Unavailable               nothing happened: retry the same call; or where it is not `retryable`, look first
     └── Internal                  a defect of Shoal's: report it
 
 Each class has a stable `code`; errors cross process and language borders as `{"code", "message", ...fields}`.
@@ -219,7 +219,8 @@ class DeadlineExceeded(ShoalError):
 
 
 class Unavailable(ShoalError):
-    """A part of the cluster did not answer, and nothing happened: the same call may be made again."""
+    """A part of the cluster did not answer, and nothing happened: the same call may be made again. With the field `sent` it may have happened:
+    where it is not `retryable`, look first, or call again with the `idempotency_key` that a create tells."""
 
     code = "unavailable"
     retryable = True

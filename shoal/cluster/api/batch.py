@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 
+from shoal._create import named
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import Runner, environment_for
 from shoal.cluster.api.context import Cluster, audited, context_of
@@ -14,9 +16,9 @@ from shoal.cluster.api.makes import seen_through
 from shoal.cluster.api.models import Batch, BatchResults
 from shoal.cluster.api.problems import document
 from shoal.cluster.api.routes import LargeRoute, new_router
-from shoal.cluster.api.sandboxes import IdempotencyKey
+from shoal.cluster.api.sandboxes import KEY_AS_GIVEN, IdempotencyKey
 from shoal.model.access import Caller
-from shoal.model.errors import ShoalError
+from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
 from shoal.model.sandbox_json import info_to_json
 from shoal.model.settings import SandboxDefaults
@@ -43,9 +45,14 @@ def router() -> APIRouter:
         With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own.
         """
         defaults = await cluster.defaults()
-        specs = _specs(body, who, defaults, idempotency_key)
+        key = idempotency_key or secrets.token_hex(16)
+        specs = _specs(body, who, defaults, key)
         good = [spec for spec in specs if isinstance(spec, SandboxSpec)]
-        made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
+        try:
+            made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
+        except Unavailable as error:
+            known = idempotency_key is not None or all(item.idempotency_key for item in body.sandboxes)
+            raise named(error, None if known else key, KEY_AS_GIVEN) from None
         results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
         _enter(request, results)
         return Json({"results": [_result(result, who.request_id) for result in results]})
@@ -53,11 +60,11 @@ def router() -> APIRouter:
     return routes
 
 
-def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str | None) -> list[SandboxSpec | ShoalError]:
+def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str) -> list[SandboxSpec | ShoalError]:
     """For each item its spec, or what is wrong with it."""
     specs: list[SandboxSpec | ShoalError] = []
     for place, item in enumerate(body.sandboxes):
-        own = item.idempotency_key or (None if key is None else f"{key}:{place}")
+        own = item.idempotency_key or f"{key}:{place}"
         try:
             specs.append(item.spec(defaults, environment_for(who, item.environment), own))
         except ShoalError as error:

@@ -68,7 +68,8 @@ class _Told(BaseModel):
 
 
 class Problem(_Told):
-    """An error, as RFC 9457 has it. Errors have further members of their own: `field`, `reason`, `exit_code`, `state`, `retry_after`."""
+    """An error, as RFC 9457 has it. Errors have further members of their own: `field`, `reason`, `exit_code`, `state`, `retry_after`,
+    `sent`, `idempotency_key`."""
 
     model_config = ConfigDict(
         use_attribute_docstrings=True,

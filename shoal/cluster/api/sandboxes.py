@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Header, Path, Query
 from starlette.requests import Request
 
+from shoal._create import named
 from shoal.cluster.api.answers import Json
 from shoal.cluster.api.auth import Reader, Runner, environment_for
 from shoal.cluster.api.context import Cluster, audited, context_of
@@ -24,7 +26,7 @@ from shoal.cluster.api.models import (
 )
 from shoal.cluster.api.routes import new_router
 from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.ids import NAME
 from shoal.model.info import Listing
 from shoal.model.sandbox_json import info_to_json
@@ -38,6 +40,8 @@ IdempotencyKey = Annotated[
         examples=["run-42"],
     ),
 ]
+
+KEY_AS_GIVEN = "Idempotency-Key: {}"
 
 _AT = "/v1/sandboxes"
 _ONE = "/v1/sandboxes/{sandbox_id}"
@@ -66,12 +70,17 @@ def router() -> APIRouter:
     ) -> Json:
         """Creates a sandbox, and answers once it runs.
 
-        A client that leaves before does not end it: the create goes on, and the same `Idempotency-Key` gives what came of it.
+        A client that leaves before does not end it: the create goes on, and the same `Idempotency-Key` gives what came of it. Where that is not
+        known (503 with `sent`) and there was no key, the answer's `idempotency_key` is the one to send the same again with.
         """
         context = context_of(request)
         context.environment = environment_for(who, body.environment)
-        spec = body.spec(await cluster.defaults(), context.environment, idempotency_key)
-        info = await seen_through(request, cluster.create(spec, deadline=deadline, wait=wait))
+        key = idempotency_key or secrets.token_hex(16)
+        spec = body.spec(await cluster.defaults(), context.environment, key)
+        try:
+            info = await seen_through(request, cluster.create(spec, deadline=deadline, wait=wait))
+        except Unavailable as error:
+            raise named(error, key if idempotency_key is None else None, KEY_AS_GIVEN) from None
         context.target = info.id
         return Json(info_to_json(info), 201 if wait else 202)
 

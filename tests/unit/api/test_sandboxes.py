@@ -23,6 +23,10 @@ def made(api: Api) -> list[SandboxSpec]:
     return specs
 
 
+def lost() -> Unavailable:
+    return Unavailable("the controller does not answer", sent=True)
+
+
 class TestCreate:
     def test_all_of_it_comes_from_the_clusters_defaults(self, api: Api) -> None:
         answer = api.ask("POST", "/v1/sandboxes", {})
@@ -65,6 +69,25 @@ class TestCreate:
     def test_a_key_that_is_none_is_refused(self, api: Api, key: str) -> None:
         answer = api.ask("POST", "/v1/sandboxes", {}, headers={"Idempotency-Key": key})
         assert (answer.status, answer.json["field"]) == (400, "Idempotency-Key")
+
+    def test_where_the_answer_is_lost_the_key_is_told(self, api: Api) -> None:
+        api.fake.fail_next("create", lost())
+        problem = api.ask("POST", "/v1/sandboxes", {})
+        assert (problem.status, problem.json["retryable"]) == (503, False)
+        assert "retry-after" not in problem.headers
+        key = problem.json["idempotency_key"]
+        assert f"Idempotency-Key: {key}" in problem.json["detail"]
+        assert api.ask("POST", "/v1/sandboxes", {}, headers={"Idempotency-Key": key}).status == 201
+        assert [spec.idempotency_key for spec in made(api)] == [key, key]
+
+    def test_with_a_key_the_same_may_be_asked_for_again(self, api: Api) -> None:
+        for error in (lost(), Unavailable("starting")):
+            api.fake.fail_next("create", error)
+            problem = api.ask("POST", "/v1/sandboxes", {}, headers={"Idempotency-Key": "mine"})
+            assert problem.json["retryable"]
+            assert "idempotency_key" not in problem.json
+        api.fake.fail_next("create", Unavailable("starting"))
+        assert api.ask("POST", "/v1/sandboxes", {}).json["retryable"]  # nothing was made
 
     def test_without_waiting_it_is_accepted(self, api: Api) -> None:
         api.fake.start_s = 60
@@ -150,6 +173,23 @@ class TestBatch:
         )
         assert [r["sandbox"]["id"] for r in first["results"]] == [r["sandbox"]["id"] for r in second["results"]]
         assert [spec.idempotency_key for spec in api.fake.named("create_many")[0]] == ["b:0", "own", "b:2"]
+
+    def test_where_the_answer_is_lost_the_key_is_told(self, api: Api) -> None:
+        body: dict[str, Any] = {"sandboxes": [{}, {"idempotency_key": "own"}]}
+        api.fake.fail_next("create_many", lost())
+        problem = api.ask("POST", "/v1/sandboxes/batch", body)
+        assert (problem.status, problem.json["retryable"]) == (503, False)
+        key = problem.json["idempotency_key"]
+        again = api.ask("POST", "/v1/sandboxes/batch", body, headers={"Idempotency-Key": key})
+        assert again.status == 200
+        first, second = [[spec.idempotency_key for spec in specs] for specs in api.fake.named("create_many")]
+        assert first == second == [f"{key}:0", "own"]
+
+    def test_where_each_has_a_key_the_same_may_be_asked_for_again(self, api: Api) -> None:
+        api.fake.fail_next("create_many", lost())
+        problem = api.ask("POST", "/v1/sandboxes/batch", {"sandboxes": [{"idempotency_key": "own"}]})
+        assert problem.json["retryable"]
+        assert "idempotency_key" not in problem.json
 
     def test_a_thousand_may_come_in_a_body_beyond_the_usual_size(self, api: Api) -> None:
         body = {"sandboxes": [{"tags": {"padding": "x" * 200, "more": "y" * 250, "i": str(i)}} for i in range(1000)]}
