@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.store import Change, Store
 from shoal.cluster.store import database, open_store
+from shoal.cluster.store.sql import SqlStore
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, Unavailable
 from tests.contract.store.things import ended, living, plain
 
@@ -137,6 +139,25 @@ async def test_while_somebody_holds_the_file_nothing_is_written(
     await store.write(Change(sandboxes=[living("sb-2")]))
     assert (await store.sandbox("sb-2") or {})["id"] == "sb-2"
     await store.close()
+
+
+async def test_a_look_for_the_last_of_a_key_or_a_name_reads_no_other_rows(tmp_path: Path) -> None:
+    store = SqlStore(None, tmp_path)
+    await store.open("c1", 10)
+    assert store._database is not None
+    asked: list[tuple[str, Any]] = []
+    event.listen(store._database.reads, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+    await store.sandbox_keyed("k", "main")
+    await store.sandbox_named("n", "main")
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "c1.sqlite")
+    looks = [look for look in asked if "FROM sandboxes" in look[0]]
+    plans = [connection.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall() for query, values in looks]
+    connection.close()
+    assert [[step[-1].partition(" INDEX ix_sandboxes_")[2] for step in plan] for plan in plans] == [
+        ["environment_idempotency_key_created_at_id (environment=? AND idempotency_key=?)"],
+        ["environment_name_created_at_id (environment=? AND name=?)"],
+    ]
 
 
 async def test_on_a_full_disk_nothing_is_half_written(store: Store, tmp_path: Path) -> None:

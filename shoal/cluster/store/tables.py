@@ -46,8 +46,9 @@ sandboxes = Table(
     Column("row", Text, nullable=False),
     Index(None, "created_at", "id"),
     Index(None, "environment", "created_at", "id"),
-    Index(None, "name"),
-    Index(None, "environment", "idempotency_key"),
+    # In the order of what is looked for, the newest: SQLite would walk an environment's whole past rather than sort two rows.
+    Index(None, "environment", "name", "created_at", "id"),
+    Index(None, "environment", "idempotency_key", "created_at", "id"),
     Index(None, "ended_at"),
 )
 

@@ -101,7 +101,7 @@ async def test_a_database_of_the_first_revision_is_migrated_with_all_that_is_in_
     finally:
         await store.close()
     with database.writes.connect() as connection:
-        assert ["environment", "idempotency_key"] in [index["column_names"] for index in _indexes(connection)]
+        assert any("idempotency_key" in index["column_names"] for index in _indexes(connection))
         assert connection.execute(tables.version.select()).all() == [(tables.REVISION,)]
 
 

@@ -1,4 +1,4 @@
-"""Sandboxes are looked for by the key that they were created with."""
+"""The newest sandbox of a key, or of a name, is found without a look at others."""
 
 from __future__ import annotations
 
@@ -9,4 +9,10 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    op.create_index(op.f("ix_sandboxes_environment_idempotency_key"), "sandboxes", ["environment", "idempotency_key"])
+    _index("environment", "idempotency_key", "created_at", "id")
+    _index("environment", "name", "created_at", "id")
+    op.drop_index(op.f("ix_sandboxes_name"), "sandboxes")
+
+
+def _index(*columns: str) -> None:
+    op.create_index(op.f(f"ix_sandboxes_{'_'.join(columns)}"), "sandboxes", list(columns))
