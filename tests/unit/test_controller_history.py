@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shoal.actors.controller import history
 from shoal.actors.controller.record import to_row
 from shoal.model.access import INSIDE, Caller, Quota
-from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxNotFound
+from shoal.model.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxNotFound
 from shoal.model.info import Listing
 from shoal.model.states import State
 from tests.unit.builders import spec
-from tests.unit.controller_world import World
+from tests.unit.controller_world import Controller, World, steps
 from tests.unit.test_controller_accounts import make
 from tests.unit.test_controller_parts import ended, running
 
@@ -131,6 +134,113 @@ async def test_a_key_whose_create_failed_is_free_also_when_only_the_store_knows(
     world.capacity = 1
     assert (await controller.parts.sandboxes.get(await make(controller, wanted), INSIDE)).state is State.RUNNING
     await controller.kill()
+
+
+class TestWhileTheStoreIsAsked:
+    """Creates whose key only the store may know."""
+
+    @pytest.fixture
+    async def controller(self, anyio_backend: str) -> AsyncIterator[Controller]:
+        world = World(settings={"limits": {"history": 1}})
+        controller = await world.controller()
+        for _ in range(2):
+            await controller.begin(controller.parts.sandboxes.terminate(await make(controller, spec()), INSIDE))
+        assert not controller.parts.registry.complete
+        yield controller
+        await controller.kill()
+
+    async def test_one_that_is_given_up_leaves_nothing(
+        self, controller: Controller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sandboxes, look = controller.parts.sandboxes, Look(controller, monkeypatch)
+        creating = controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
+        await look.come.wait()
+        ending = controller.begin(sandboxes.give_up([("main", "k"), ("main", "x")], INSIDE))
+        await steps(5)
+        look.go_on.set()
+        assert await ending == [("main", "k")]
+        await asyncio.wait([creating])
+        assert controller.parts.registry.live() == []
+
+    async def test_one_that_others_ask_for_too_is_made(
+        self, controller: Controller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sandboxes, look = controller.parts.sandboxes, Look(controller, monkeypatch)
+        creating = [controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE)) for _ in range(3)]
+        await look.come.wait()
+        ending = controller.begin(sandboxes.give_up([("main", "k")], INSIDE))
+        await steps(5)
+        look.go_on.set()
+        assert await ending == [("main", "k")]
+        made = {info.id for info, _ in await asyncio.gather(*creating)}
+        assert made == {record.id for record in controller.parts.registry.live()}
+        assert len(made) == look.times == 1
+
+    async def test_its_deadline_holds(self, controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+        sandboxes, look = controller.parts.sandboxes, Look(controller, monkeypatch)
+        first = controller.begin(sandboxes.create(spec(idempotency_key="k"), 0.02, True, INSIDE))
+        await look.come.wait()
+        behind_it = controller.begin(sandboxes.create(spec(idempotency_key="k"), 0.01, True, INSIDE))
+        for late in (first, behind_it):
+            with pytest.raises(DeadlineExceeded, match="nothing was created") as caught:
+                async with asyncio.timeout(5):
+                    await late
+            assert caught.value.fields["field"] == "deadline"
+        look.go_on.set()
+        await make(controller, spec(idempotency_key="k"))
+
+    async def test_it_has_what_is_left_of_its_deadline(
+        self, controller: Controller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sandboxes, look = controller.parts.sandboxes, Look(controller, monkeypatch)
+        now = time.time()
+        monkeypatch.setattr(controller.parts.admission, "clock", lambda: now)
+        creating = controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
+        await look.come.wait()
+        came = time.monotonic()
+        await asyncio.sleep(0.01)
+        took = time.monotonic() - came
+        look.go_on.set()
+        info, _ = await creating
+        record = controller.parts.registry.get(info.id)
+        assert record is not None
+        assert record.deadline < now + 60 - took
+
+    async def test_what_is_wrong_is_refused_before(
+        self, controller: Controller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sandboxes, look = controller.parts.sandboxes, Look(controller, monkeypatch)
+        look.go_on.set()
+        good = spec(idempotency_key="k")
+        for wrong, deadline in (
+            (replace(good, image=""), 60),
+            (replace(good, idempotency_key="x" * 257), 60),
+            (good, 0),
+            (good, float("nan")),
+            (good, 1e9),
+        ):
+            with pytest.raises(InvalidRequest):
+                await controller.begin(sandboxes.create(wrong, deadline, True, INSIDE))
+        with pytest.raises(NotFound):
+            await controller.begin(sandboxes.create(good, 60, True, Caller("tk-1", environment="other")))
+        assert look.times == 0
+
+
+class Look:
+    """The look of a controller's store for a key, which comes and waits until it may go on; and how many did."""
+
+    def __init__(self, controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.come = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.times = 0
+        self._look = controller.store.sandbox_keyed
+        monkeypatch.setattr(controller.store, "sandbox_keyed", self._held_up)
+
+    async def _held_up(self, key: str, environment: str) -> dict[str, Any] | None:
+        self.times += 1
+        self.come.set()
+        await self.go_on.wait()
+        return await self._look(key, environment)
 
 
 class TestLongAgo:

@@ -32,16 +32,19 @@ class Admission:
     clock: Callable[[], float] = time.time
     closed: bool = False
 
+    def check_call(self, spec: SandboxSpec, deadline_s: float, caller: Caller) -> None:
+        """Whether the call may be made at all, whatever there is: comes before `admit`. `InvalidRequest`, `EnvironmentNotFound`."""
+        check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
+        check_sees_environment(caller, spec.environment)
+
     def admit(
-        self, spec: SandboxSpec, deadline_s: float, caller: Caller, forgotten: SandboxRecord | None = None
+        self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None
     ) -> tuple[SandboxRecord, bool]:
         """The sandbox for a create, and whether it is a new one rather than that of an earlier call with the same key (`forgotten`, where
-        only the store knows of it).
+        only the store knows of it). `left_s`: of its deadline.
 
         Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `Unavailable`; then there is nothing of it.
         """
-        check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
-        check_sees_environment(caller, spec.environment)
         record = self.registry.same_request(
             spec, forgotten
         )  # before all that costs time: what is the same has passed it
@@ -58,7 +61,7 @@ class Admission:
         check_quota(quota, usage, spec, now)
         check_weight(usage, spec, spec_weight(spec))
         record = SandboxRecord(
-            new_sandbox_id(), spec, now, dict(spec.tags), deadline=now + deadline_s, created_by=caller.token, asked=1
+            new_sandbox_id(), spec, now, dict(spec.tags), deadline=now + left_s, created_by=caller.token, asked=1
         )
         self.registry.add(record)
         usage.accept(now)

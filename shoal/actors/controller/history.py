@@ -17,7 +17,6 @@ from shoal.model.info import Listing
 from shoal.model.sight import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL
-from shoal.model.validate import MAX_KEY
 
 log = logging.getLogger("shoal.history")
 
@@ -63,14 +62,16 @@ class History:
             return found, None
         return await self._with_older(found, listing)
 
-    async def forgotten(self, spec: SandboxSpec, caller: Caller) -> SandboxRecord | None:
-        """The sandbox that was created with the same idempotency key, where that is so long ago that memory has forgotten it."""
-        key, environment = spec.idempotency_key, spec.environment
-        if key is None or len(key) > MAX_KEY or self.registry.complete or not sees(caller, environment):
+    def may_have_forgotten(self, spec: SandboxSpec) -> bool:
+        """Whether an earlier create with its idempotency key may be so long ago that only the store knows of it."""
+        key = spec.idempotency_key
+        return key is not None and not self.registry.complete and self.registry.keyed(spec.environment, key) is None
+
+    async def forgotten(self, spec: SandboxSpec) -> SandboxRecord | None:
+        """The sandbox that was created with the same idempotency key, where memory has forgotten it."""
+        if spec.idempotency_key is None or not self.may_have_forgotten(spec):
             return None
-        if self.registry.keyed(environment, key) is not None:
-            return None
-        row = await self.store.sandbox_keyed(key, environment)
+        row = await self.store.sandbox_keyed(spec.idempotency_key, spec.environment)
         record = None if row is None else _record(row)
         # Of what is in memory, memory knows better.
         known = record is None or record.released or not record.ended or self.registry.get(record.id) is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.actors.controller.admission import Admission
@@ -20,10 +21,10 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.handles import call
 from shoal.model import grants
 from shoal.model.access import Caller
-from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError
 from shoal.model.info import Listing, Page, SandboxInfo
 from shoal.model.spec import SandboxSpec
-from shoal.model.validate import check_tags
+from shoal.model.validate import check_spec, check_tags
 
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
@@ -45,14 +46,17 @@ class Sandboxes:
     ledger: Ledger
     figures: Figures
     call: Callable[..., Awaitable[Any]] = call
+    _looks: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = field(
+        default_factory=weakref.WeakValueDictionary
+    )
 
     async def create(self, spec: SandboxSpec, deadline_s: float, wait: bool, caller: Caller) -> Made:
         """Creates a sandbox and returns it with a way to its agent, running or (not `wait`) as soon as it is on record, without a way."""
         try:
-            record, new = self._begin(spec, deadline_s, caller, await self.history.forgotten(spec, caller))
+            record, new, left_s = await self._admitted(spec, deadline_s, caller)
             if wait:
                 # Its own creator is told how it ended, also where its deadline did that, once that is written.
-                await self.lives.starts.running(record, deadline_s + _LAST_WORD_S if new else deadline_s)
+                await self.lives.starts.running(record, left_s + _LAST_WORD_S if new else left_s)
             else:
                 await self.lives.starts.accepted(record)
         except ShoalError as error:
@@ -70,18 +74,45 @@ class Sandboxes:
         outcomes = await asyncio.gather(*creates, return_exceptions=True)
         return [_outcome(outcome) for outcome in outcomes]
 
+    async def _admitted(
+        self, spec: SandboxSpec, deadline_s: float, caller: Caller
+    ) -> tuple[SandboxRecord, bool, float]:
+        """Its sandbox, whether that is a new one, and what is left of its deadline."""
+        self.admission.check_call(spec, deadline_s, caller)
+        if not self.history.may_have_forgotten(spec):
+            return *self._begin(spec, deadline_s, caller), deadline_s
+        check_spec(spec, None)  # what can never be is not worth a look
+        end = time.monotonic() + deadline_s
+        try:
+            async with asyncio.timeout(deadline_s), self._look(spec.environment, spec.idempotency_key):
+                forgotten = await self.history.forgotten(spec)
+                left_s = max(0.0, end - time.monotonic())
+                return *self._begin(spec, left_s, caller, forgotten), left_s
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the store did not tell in time whether that was created before; nothing was created. Allow more with deadline=",
+                field="deadline",
+            ) from None
+
     def _begin(
-        self, spec: SandboxSpec, deadline_s: float, caller: Caller, forgotten: SandboxRecord | None
+        self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None
     ) -> tuple[SandboxRecord, bool]:
-        record, new = self.admission.admit(spec, deadline_s, caller, forgotten)
+        record, new = self.admission.admit(spec, left_s, caller, forgotten)
         if new:
             entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
             self.lives.starts.begin(record, [entry])
         return record, new
 
+    def _look(self, environment: str, key: str | None) -> asyncio.Lock:
+        """Held by whoever asks the store for a key, until what came of that is in the registry: others then find it there."""
+        return self._looks.setdefault((environment, key), asyncio.Lock())
+
     async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
         """Ends what creates have made or are making whose caller has gone; `keys`: (environment, idempotency key). Returns those that it
         knows. One that another create has asked for too lives on: that one may have been answered."""
+        for key in keys:
+            async with self._look(*key):  # a create that asks the store for it is in no registry yet
+                pass
         known = [(key, record) for key in keys if (record := self.registry.keyed(*key)) is not None]
         mine = [record for _, record in known if record.asked <= 1 and record.created_by == caller.token]
         await asyncio.gather(*(self._give_up(record, caller) for record in mine))
