@@ -1,8 +1,9 @@
 """WebSockets as the API's replicas serve them: uvicorn's, made fit for strangers.
 
 uvicorn's own leaves a malformed handshake open and unanswered for ever; queues pongs without end for a client that reads nothing; cuts clients
-whose pong is late because nobody took what they said before it; and does not tell an application that is not asking for messages that its
-client has gone. What is done here about that leans on uvicorn's insides: `tests/unit/api/test_websockets.py` holds each of them.
+whose pong is late because nobody took what they said before it; keeps what a client does not take until that hangs up; and does not tell an
+application that is not asking for messages that its client has gone. What is done here about that leans on uvicorn's insides:
+`tests/unit/api/test_websockets.py` holds each of them.
 """
 
 from __future__ import annotations
@@ -111,6 +112,12 @@ class ReplicaSockets(WebSocketsSansIOProtocol):
         """Returns once the client has taken most of it, and not only of what came before: until then it is in memory."""
         await super().send(message)
         await self.writable.wait()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        if not self.writable.is_set():
+            # Each send waits until its message is taken: this one was given up. A mere close would keep it until the client hangs up.
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

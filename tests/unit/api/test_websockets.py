@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -254,12 +254,30 @@ async def test_a_message_is_sent_once_it_is_taken() -> None:
         await asyncio.wait_for(sent.wait(), 10)
 
 
+@pytest.mark.anyio
+async def test_what_was_given_up_is_let_go() -> None:
+    """Though the client, who takes nothing, stays."""
+    gone: list[asyncio.Event] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        gone.append(scope["extensions"][GONE])
+        with suppress(TimeoutError):
+            await asyncio.wait_for(send({"type": "websocket.send", "bytes": bytes(32 * MIB)}), 0.1)
+
+    async with served(app) as url, websocket(url, "", receive_buffer=1 << 14):
+        await asyncio.wait_for(gone[0].wait(), 10)
+
+
 def test_uvicorn_is_as_replicas_need_it() -> None:
     """What `ReplicaSockets` changes or goes by. Where this fails for a new uvicorn, see how that does it, and change both."""
     config = uvicorn.Config(takes_nothing)
     config.load()
     assert config.ws_protocol_class is WebSocketsSansIOProtocol, "uvicorn speaks WebSockets by something else now"
-    changed = {"data_received", "handle_connect", "handle_ping", "keepalive_timeout", "send", "connection_lost"}
+    changed = {
+        *("data_received", "handle_connect", "handle_ping", "keepalive_timeout"),
+        *("send", "on_task_complete", "connection_lost"),
+    }
     used = {"schedule_ping"}
     assert changed | used <= set(vars(WebSocketsSansIOProtocol)), "uvicorn has other methods now"
     code = WebSocketsSansIOProtocol.__init__.__code__

@@ -40,12 +40,13 @@ class QuietServer(uvicorn.Server):
 
 @dataclass
 class Lab:
-    """`api`: the address of the API, `host:port`; `sandbox_id`: a sandbox with a private http tunnel to `PORT`."""
+    """`api`: the address of the API, `host:port`; `sandbox_id`: a sandbox with a private http tunnel to `PORT`; `connections`: the API's."""
 
     api: str
     fake: FakeTransport
     sandbox_id: str
     session: aiohttp.ClientSession
+    connections: set[Any]
 
     def url(self, path: str = "/", port: int = PORT, scheme: str = "http") -> str:
         return f"{scheme}://{self.api}/t/{self.sandbox_id}/{port}{path}"
@@ -111,7 +112,8 @@ async def opened(tmp_path: Path, **api: Any) -> AsyncIterator[Lab]:
             await fake.expose(sandbox.id, PORT, protocol="http", public=False)
             jar = aiohttp.DummyCookieJar()
             async with aiohttp.ClientSession(auto_decompress=False, cookie_jar=jar) as session:
-                yield Lab(f"127.0.0.1:{sock.getsockname()[1]}", fake, sandbox.id, session)
+                at = f"127.0.0.1:{sock.getsockname()[1]}"
+                yield Lab(at, fake, sandbox.id, session, server.server_state.connections)
         finally:
             server.should_exit = True
             await serving
