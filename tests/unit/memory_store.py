@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store.rows import text
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
-from shoal.model.states import State
 
 
 @dataclass
@@ -118,7 +116,7 @@ class MemoryStore(Store):
         return self._last("idempotency_key", key, environment)
 
     async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
+        self, environment: str | None, before: tuple[float, str] | None, limit: int
     ) -> list[dict[str, Any]]:
         self.looks += 1
         found = [
@@ -127,7 +125,6 @@ class MemoryStore(Store):
             if row["end"] is not None
             and environment in (None, row["spec"]["environment"])
             and (before is None or _age(row) < before)
-            and (not states or row["state"] in states)
         ]
         return sorted(found, key=_age, reverse=True)[:limit]
 

@@ -15,7 +15,7 @@ from shoal.actors.controller.record import to_row
 from shoal.model.access import INSIDE, Caller, Quota
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxNotFound
 from shoal.model.info import Listing
-from shoal.model.states import State
+from shoal.model.states import Reason, State
 from tests.unit.builders import spec
 from tests.unit.controller_world import Controller, World, steps
 from tests.unit.test_controller_accounts import make
@@ -250,11 +250,21 @@ class TestLongAgo:
     def small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(history, "_PAGE", 10)
 
-    async def test_one_look_goes_over_a_part_of_it_and_says_where_it_ended(self) -> None:
-        controller = await world_with_a_past(special=(495, 300, 1)).controller()
+    @pytest.mark.parametrize(
+        ("listing", "wanted"),
+        [
+            (Listing(include_ended=True, tags={"special": "yes"}), ["sb-495", "sb-living", "sb-300", "sb-001"]),
+            (Listing(states=(State.FAILED,)), ["sb-300", "sb-001"]),
+        ],
+        ids=["tags", "states"],
+    )
+    async def test_one_look_goes_over_a_part_of_it_and_says_where_it_ended(
+        self, listing: Listing, wanted: list[str]
+    ) -> None:
+        controller = await world_with_a_past(special=(495, 300, 1), lost=(300, 1)).controller()
+        listing = replace(listing, limit=10)
         found: list[str] = []
         looks = []
-        listing = Listing(include_ended=True, tags={"special": "yes"}, limit=10)
         while True:
             before = controller.store.looks
             page = await controller.parts.sandboxes.select(listing, INSIDE)
@@ -263,7 +273,7 @@ class TestLongAgo:
             if page.reached is None:
                 break
             listing = replace(listing, before=page.reached)
-        assert found == ["sb-495", "sb-living", "sb-300", "sb-001"]
+        assert found == wanted
         assert looks == [20, 20, 11]
         await controller.kill()
 
@@ -273,17 +283,15 @@ class TestLongAgo:
         assert [info.id for info in page.sandboxes] == [f"sb-{n:03}" for n in range(499, 478, -1)]
         assert controller.store.looks == 3
         assert page.reached is None
-        none = await controller.parts.sandboxes.select(Listing(states=(State.FAILED,)), INSIDE)
-        assert (none.sandboxes, none.reached) == ([], None)
-        assert controller.store.looks == 4, "the store knows of states"
         await controller.kill()
 
 
-def world_with_a_past(special: tuple[int, ...] = ()) -> World:
-    """500 that have ended, of which memory has room for three, and one that lives and was created in their middle."""
+def world_with_a_past(special: tuple[int, ...] = (), lost: tuple[int, ...] = ()) -> World:
+    """500 that have ended, of which memory has room for three, and one that lives and was created in their middle. `lost`: with their node."""
     world = World(settings={"limits": {"history": 3}}, containers={"sb-living": "c-1"})
     for number in range(500):
-        record = ended(running(f"sb-{number:03}", tags={"special": "yes"} if number in special else {}))
+        reason = Reason.NODE_LOST if number in lost else Reason.TERMINATED
+        record = ended(running(f"sb-{number:03}", tags={"special": "yes"} if number in special else {}), reason=reason)
         record.created_at = float(number)
         world.disk.put(to_row(record))
     living = running("sb-living", tags={"special": "yes"})

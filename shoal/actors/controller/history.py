@@ -16,7 +16,6 @@ from shoal.model.ids import NAME, SANDBOX
 from shoal.model.info import Listing
 from shoal.model.sight import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
 from shoal.model.spec import SandboxSpec
-from shoal.model.states import TERMINAL
 
 log = logging.getLogger("shoal.history")
 
@@ -90,10 +89,9 @@ class History:
     ) -> tuple[list[SandboxRecord], Place | None]:
         """With those that are in the store alone."""
         known = {record.id for record in found}
-        states = [state for state in listing.states if state in TERMINAL]
         before, reached = listing.before, None
         for page in range(1, _PAGES + 1):
-            rows = await self.store.ended(listing.environment, before, _PAGE, states=states)
+            rows = await self.store.ended(listing.environment, before, _PAGE)
             records = [record for row in rows if (record := _legible(row)) is not None]
             found += [r for r in records if r.id not in known and not self.registry.get(r.id) and matches(r, listing)]
             if len(rows) < _PAGE:

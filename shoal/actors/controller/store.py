@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
-from shoal.model.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +77,10 @@ class Store(ABC):
 
     @abstractmethod
     async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
+        self, environment: str | None, before: tuple[float, str] | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Rows of ended sandboxes, newest first by (created_at, id), from `before` on, of one environment or (None) of all; in any of `states`,
-        where there are some."""
+        """Rows of ended sandboxes, newest first by (created_at, id), from `before` on, of one environment or (None) of all. No other
+        filter: a page must cost no more than its rows."""
 
     @abstractmethod
     async def events(

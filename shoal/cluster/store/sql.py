@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from shoal.cluster.store.database import FAILURES, Database, postgresql_database
 from shoal.cluster.store.writer import Writer
 from shoal.model.access import AuditEntry, SandboxEvent
 from shoal.model.errors import FailedPrecondition
-from shoal.model.states import State
 
 _T = TypeVar("_T")
 
@@ -70,13 +69,11 @@ class SqlStore(Store):
         return await self._last(tables.sandboxes.c.idempotency_key == rows.text(key), environment)
 
     async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int, *, states: Sequence[State] = ()
+        self, environment: str | None, before: tuple[float, str] | None, limit: int
     ) -> list[dict[str, Any]]:
         query = _newest_ended(limit, before)
         if environment is not None:
             query = query.where(tables.sandboxes.c.environment == rows.text(environment))
-        if states:
-            query = query.where(tables.sandboxes.c.state.in_([state.value for state in states]))
         return await self._all(query, _sandbox)
 
     async def events(

@@ -13,7 +13,6 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
-from shoal.model.states import Reason, State
 from tests.contract.store.conftest import CLUSTER, SQL, Place
 from tests.contract.store.things import ended, entry, environment, event, living, plain, token
 
@@ -164,15 +163,6 @@ async def test_ended_sandboxes_come_newest_first_in_pages(store: Store) -> None:
     assert seen == [f"sb-{n}" for n in reversed(range(10))]
     assert [row["id"] for row in await store.ended("a", (3.0, "sb-7"), 10)] == ["sb-6", "sb-4", "sb-2", "sb-0"]
     assert await store.ended(None, None, 0) == []
-
-
-async def test_ended_sandboxes_are_told_apart_by_their_state(store: Store) -> None:
-    lost = [ended(f"sb-{n}", at=float(n), reason=Reason.NODE_LOST) for n in (2, 4)]
-    await store.write(Change(sandboxes=[ended("sb-1", at=1.0), ended("sb-3", at=3.0), *lost]))
-    assert [row["id"] for row in await store.ended(None, None, 10, states=[State.FAILED])] == ["sb-4", "sb-2"]
-    assert [row["id"] for row in await store.ended(None, None, 1, states=[State.TERMINATED])] == ["sb-3"]
-    both = await store.ended("main", (4.0, "sb-4"), 10, states=[State.TERMINATED, State.FAILED])
-    assert [row["id"] for row in both] == ["sb-3", "sb-2", "sb-1"]
 
 
 @SQL

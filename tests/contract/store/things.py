@@ -15,13 +15,11 @@ def living(sandbox_id: str, at: float = 1.0, **spec: Any) -> dict[str, Any]:
     return to_row(SandboxRecord(sandbox_id, builders.spec(**spec), at, {"run": "7"}))
 
 
-def ended(
-    sandbox_id: str, at: float = 1.0, ended_at: float = 2.0, reason: Reason = Reason.COMPLETED, **spec: Any
-) -> dict[str, Any]:
+def ended(sandbox_id: str, at: float = 1.0, ended_at: float = 2.0, **spec: Any) -> dict[str, Any]:
     record = SandboxRecord(sandbox_id, builders.spec(**spec), at, {})
     record.life.apply(Event.PLACE, at)
     record.life.apply(Event.READY, at)
-    record.finish(End(reason, 3, "its command ended", ended_at), ended_at)
+    record.finish(End(Reason.COMPLETED, 3, "its command ended", ended_at), ended_at)
     return to_row(record)
 
 
