@@ -23,7 +23,7 @@ from shoal.model.errors import (
 )
 from shoal.model.settings import ApiSettings
 from tests.unit.builders import spec
-from tests.unit.controller_world import SECRET, Controller, World
+from tests.unit.controller_world import SECRET, Controller, World, steps
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -220,6 +220,44 @@ async def test_changes_at_once_reach_the_node_in_their_order() -> None:
         await asyncio.gather(first, second)
         assert world.exposed == kept
         assert {(record.id, port): not tunnel.public for port, tunnel in record.tunnels.items()} == kept
+    await controller.kill()
+
+
+async def test_a_token_for_an_http_tunnel_waits_for_no_node() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    await tunnels.expose(record, 80, "http", False, INSIDE)
+    world.slow = asked, answered = asyncio.Event(), asyncio.Event()
+    opening = asyncio.ensure_future(tunnels.expose(record, 22, "tcp", False, INSIDE))
+    await asked.wait()
+    async with asyncio.timeout(5):
+        assert (await tunnels.token(record, 80, 60)).token is not None
+    answered.set()
+    await opening
+    await controller.kill()
+
+
+async def test_a_token_for_a_raw_tunnel_is_for_what_becomes_of_it() -> None:
+    world, controller, record = await world_with_sandbox()
+    tunnels = controller.parts.tunnels
+    for change, outcome in [
+        (lambda: tunnels.expose(record, 22, "http", False, INSIDE), f"http://127.0.0.1:8000/t/{record.id}/22/"),
+        (lambda: tunnels.unexpose(record, 22, INSIDE), None),
+    ]:
+        await tunnels.expose(record, 22, "tcp", False, INSIDE)
+        world.slow = asked, answered = asyncio.Event(), asyncio.Event()
+        changing = asyncio.ensure_future(change())
+        await asked.wait()
+        token = asyncio.ensure_future(tunnels.token(record, 22, 60))
+        await steps(5)
+        answered.set()
+        await changing
+        if outcome is None:
+            with pytest.raises(TunnelNotFound):
+                await token
+        else:
+            assert (await token).url == outcome
+        assert world.exposed == {}, "it is not opened again for that"
     await controller.kill()
 
 

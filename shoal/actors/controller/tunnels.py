@@ -104,15 +104,12 @@ class Tunnels:
     async def token(self, record: SandboxRecord, port: int, expires_in: float) -> Tunnel:
         """The tunnel with a connect token."""
         check_number("expires_in", expires_in, 0, LONGEST_TOKEN_S, "seconds")
-        async with self._change(record):
-            if record.ended:
-                raise ended_error(record)
-            kept = record.tunnels.get(port)
-            if kept is None:
-                raise TunnelNotFound(f"sandbox {record.id} has no tunnel to port {port}; expose it first")
-            if kept.protocol == "tcp":
-                await self._find(record, _running(record), kept)
-            return self._described(record, record.tunnels[port], expires_in)
+        if _kept(record, port).protocol == "tcp":
+            async with self._change(record):
+                kept = _kept(record, port)  # it may have been changed or closed while this waited
+                if kept.protocol == "tcp":
+                    await self._find(record, _running(record), kept)
+        return self._described(record, _kept(record, port), expires_in)
 
     async def _open(
         self, record: SandboxRecord, began: Began, before: Exposure | None, wanted: Exposure, caller: Caller
@@ -198,6 +195,15 @@ def api_url(api: ApiSettings) -> str:
         return api.url
     host = f"[{api.host}]" if ":" in api.host else api.host
     return f"{'http' if api.tls_cert is None else 'https'}://{host}:{api.port}"
+
+
+def _kept(record: SandboxRecord, port: int) -> Exposure:
+    if record.ended:
+        raise ended_error(record)
+    kept = record.tunnels.get(port)
+    if kept is None:
+        raise TunnelNotFound(f"sandbox {record.id} has no tunnel to port {port}; expose it first")
+    return kept
 
 
 def _running(record: SandboxRecord) -> Began:
