@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import OrderedDict
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,15 @@ class TestRecord:
         made = ended(running("sb-1"), reason=Reason.OUT_OF_MEMORY)
         ended(made, reason=Reason.TERMINATED)
         assert made.info.reason is Reason.OUT_OF_MEMORY
+
+
+class Unseen(OrderedDict[str, SandboxRecord]):
+    """What has ended, where nobody may go through it all."""
+
+    def values(self) -> Any:
+        raise AssertionError("it goes through all that has ended")
+
+    items = __iter__ = __reversed__ = values
 
 
 class TestRegistry:
@@ -233,6 +244,26 @@ class TestRegistry:
         registry.add(refused := record("sb-2", name="n"))
         registry.retract(refused)
         assert registry.find("n", "main") is had_it, "the last that had it"
+
+    def test_a_name_goes_back_to_nobody_who_is_forgotten(self) -> None:
+        registry = Registry(1)
+        registry.add(had_it := running("sb-0", name="n"))
+        registry.settle(ended(had_it))
+        registry.add(refused := record("sb-1", name="n"))
+        registry.add(other := running("sb-2"))
+        registry.settle(ended(other))
+        registry.retract(refused)
+        assert registry.find("n", "main") is None
+        assert not registry._names
+
+    def test_what_is_refused_is_taken_back_without_a_look_at_the_past(self) -> None:
+        registry = Registry(10)
+        registry.add(had_it := running("sb-0", name="n"))
+        registry.settle(ended(had_it))
+        registry._ended = Unseen(registry._ended)
+        registry.add(refused := record("sb-1", name="n"))
+        registry.retract(refused)
+        assert registry.find("n", "main") is had_it
 
     def test_a_restart_brings_back_names_keys_and_use(self) -> None:
         registry = Registry(10)

@@ -37,7 +37,7 @@ class SandboxRecord:
     `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before the end begins. `released`: its create failed, so its
     idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is, or is to be as soon as the store is back.
     `asked`: creates that named it since this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may
-    be kept of that. `weight`: bytes of what of it may be long.
+    be kept of that. `weight`: bytes of what of it may be long. `name_from`: which sandbox had its name last.
     """
 
     id: str
@@ -58,6 +58,7 @@ class SandboxRecord:
     asked: int = 0
     digest: str | None = None
     weight: int = 0
+    name_from: str | None = None
     _spec_row: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class Registry:
                     "terminate it, use Sandbox.from_name, or choose another",
                     field="name",
                 )
+            record.name_from = holder
             self._names[spec.environment, spec.name] = record.id
         if spec.idempotency_key is not None:
             self._keys[spec.environment, spec.idempotency_key] = record.id
@@ -62,11 +63,9 @@ class Registry:
         if self._leave(record):
             self.usage(record.spec.environment).take_back()
         self._unlink(record)
-        if record.spec.name is not None:
-            name = record.spec.environment, record.spec.name
-            former = (r.id for r in reversed(self._ended.values()) if (r.spec.environment, r.spec.name) == name)
-            if name not in self._names and (had_it := next(former, None)) is not None:
-                self._names[name] = had_it
+        had_it = record.name_from
+        if record.spec.name is not None and had_it is not None and had_it in self._ended:
+            self._names.setdefault((record.spec.environment, record.spec.name), had_it)
 
     def release_key(self, record: SandboxRecord) -> None:
         """A create failed so that it may be tried again under the same key."""
