@@ -138,6 +138,7 @@ def test_no_answer_is_unavailable_and_names_the_remedy(error: Exception, why: st
     [
         ("Get https://r/v2/: dial tcp 10.0.0.1:443: i/o timeout", Unavailable),
         ("Get https://r/v2/: dial tcp 127.0.0.1:5: connect: connection refused", Unavailable),
+        ("Get https://r/v2/: read tcp 127.0.0.1:6->127.0.0.1:5: read: connection reset by peer", Unavailable),
         ("Get https://r/v2/: dial tcp: lookup r on 10.0.0.53:53: no such host", ImageNotFound),
         ("pull access denied for x, repository does not exist or may require 'docker login'", ImageNotFound),
         ("manifest for x:y not found: manifest unknown: manifest unknown", ImageNotFound),

@@ -40,6 +40,7 @@ _UNREACHABLE = (
     "dial tcp",
     "i/o timeout",
     "connection refused",
+    "connection reset",
     "tls handshake timeout",
     "timeout exceeded",
     "eof",
