@@ -95,7 +95,9 @@ def check_number(field: str, value: Any, above: float, most: float, unit: str, *
     if not above < value <= min(most, sys.float_info.max):
         least = f"of at least {above + 1:.0f}" if whole else f"above {above:g}"
         bound = "" if most == math.inf else f", at most {most:.15g}"
-        raise InvalidRequest(f"{field}: {value} is out of range; give {kind} of {unit} {least}{bound}", field=field)
+        # Python refuses to write out whole numbers of thousands of digits.
+        told = "a number of hundreds of digits" if sys.float_info.max < abs(value) < math.inf else value
+        raise InvalidRequest(f"{field}: {told} is out of range; give {kind} of {unit} {least}{bound}", field=field)
 
 
 def check_name(field: str, value: Any) -> None:

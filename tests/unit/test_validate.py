@@ -94,3 +94,14 @@ def test_bounds_are_written_as_people_write_them(arguments: tuple[float, float, 
     with pytest.raises(InvalidRequest) as caught:
         check_number("field", value, above, most, unit, whole=whole)
     assert caught.value.message.endswith(told)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, -(10**5000), 10**400, 1e308, float("inf"), NAN],
+    ids=["endless", "endless below 0", "long", "large", "infinite", "none"],
+)
+def test_numbers_of_any_length_are_out_of_range(value: float) -> None:
+    with pytest.raises(InvalidRequest, match=r"field: .{0,30} is out of range") as caught:
+        check_number("field", value, 0, 100, "seconds")
+    assert caught.value.field == "field"
