@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import traceback
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -41,8 +42,8 @@ CLOSE_S = 5.0
 _SLICE = 2 << 10
 """Bytes parsed at once: a flood of tiny frames must not keep other requests waiting."""
 
-_COPIES = 3
-"""How often a message is in memory while it is sent: as it came, as a frame, and as what of that has not gone out."""
+_COPIES = 2
+"""How often a message is in memory while it is sent: as it came, and as what of its frame has not gone out."""
 
 _MAX_HEAD = 64 << 10
 _MAX_INTERIM = 16  # answers such as `103 Early Hints`
@@ -99,12 +100,19 @@ class SocketCarrier:
         )
         rest = [event for event in events if event is not response]
         try:
-            await first_to_end(self._exchange(rest), self._way.check(), self._way.gone(), self._largest())
+            await self._run(rest)
         except ShoalError as error:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._close(refusal(error), error.code)
             raise Broken(str(error)) from None
+
+    async def _run(self, events: list[Event]) -> None:
+        try:
+            await first_to_end(self._exchange(events), self._way.check(), self._way.gone(), self._largest())
+        except Exception as error:
+            _empty(error)
+            raise
 
     async def _exchange(self, events: list[Event]) -> None:
         outward = asyncio.ensure_future(self._outward(events))
@@ -211,6 +219,7 @@ class SocketCarrier:
             if event.opcode is not Opcode.CONT:
                 self._text = event.opcode is Opcode.TEXT
             self._message.append(bytes(event.data))
+            event.data = b""  # once in memory is enough
             if event.fin and not self._given_up.is_set():
                 data = b"".join(self._message)
                 self._message.clear()
@@ -292,6 +301,14 @@ class SocketCarrier:
                 await self._way.stream.write(data)
             if pieces and not pieces[-1]:  # its way to say that no more will come
                 await self._way.stream.write_eof()
+
+
+def _empty(error: BaseException | None) -> None:
+    """Empties the frames that an error came through. They hold a message, and the task that holds the error: all that would stay until the
+    collector of cycles comes by."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _ending(inside: ClientProtocol) -> tuple[int, str]:
