@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,12 @@ MAX_ARGV_ITEMS = 4096
 MAX_ARGV_ITEM = 128 * 1024 - 1  # the kernel's MAX_ARG_STRLEN counts the NUL at its end
 MAX_ARGV_BYTES = 1536 * 1024
 MAX_TAGS = 64
-MAX_KEY = 256
-"""Characters of an idempotency key, or of a region."""
+MAX_REGION = 256
+MAX_KEY = 128
+"""Characters of an idempotency key."""
+
+KEY = r"[!-~]([ -~]*[!-~])?"
+"""An idempotency key: what a header of HTTP can carry as it is."""
 
 MAX_CORES = 1024.0
 MAX_MEMORY = 16 * 1024 * 1024  # 16 TiB in MiB
@@ -56,13 +61,14 @@ def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
     ):
         if value not in choices:
             raise InvalidRequest(f"{field}: {value!r:.80} is none of {', '.join(choices)}", field=field)
-    for field, value in (("region", spec.region), ("idempotency_key", spec.idempotency_key)):
-        if value is not None:
-            check_text(field, value, "a short text")
-            if len(value) > MAX_KEY:
-                raise InvalidRequest(
-                    f"{field}: {len(value)} characters are too many; use at most {MAX_KEY}", field=field
-                )
+    if spec.region is not None:
+        check_text("region", spec.region, "a short text")
+        if len(spec.region) > MAX_REGION:
+            raise InvalidRequest(
+                f"region: {len(spec.region)} characters are too many; use at most {MAX_REGION}", field="region"
+            )
+    if spec.idempotency_key is not None:
+        check_key(spec.idempotency_key)
 
 
 def check_resources(spec: SandboxSpec, limits: Limits | None) -> None:
@@ -105,6 +111,15 @@ def check_name(field: str, value: Any) -> None:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise InvalidRequest(
             f"{field}: {value!r:.80} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field=field
+        )
+
+
+def check_key(value: Any) -> None:
+    """`value` is an idempotency key."""
+    if not isinstance(value, str) or len(value) > MAX_KEY or not re.fullmatch(KEY, value):
+        raise InvalidRequest(
+            f"idempotency_key: {value!r:.200} is none; give 1 to {MAX_KEY} printable ASCII characters, with no space at the ends",
+            field="idempotency_key",
         )
 
 

@@ -10,17 +10,18 @@ import builtins
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, TokenInfo, Tunnel
 from shoal.model.cursors import encode_cursor
-from shoal.model.errors import InvalidRequest, SandboxEnded, ShoalError, Unauthenticated, Unavailable
+from shoal.model.errors import SandboxEnded, ShoalError, Unauthenticated, Unavailable
 from shoal.model.http import error_from_problem
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.sandbox_json import spec_to_json
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
+from shoal.model.validate import check_key
 from shoal.transport import http_json
 from shoal.transport.agents import Agents, Opened
 from shoal.transport.contract import LogChunk, Transport
@@ -124,6 +125,8 @@ class HttpTransport(Transport):
         self, specs: Sequence[SandboxSpec], *, deadline: float, wait: bool = True
     ) -> Sequence[SandboxInfo | ShoalError]:
         wanted = [with_key(spec) for spec in specs]
+        for spec in wanted:
+            _key(spec)  # before the first call: of several, the first ones' sandboxes would stay
         end = time.monotonic() + deadline
         made: list[SandboxInfo | ShoalError] = []
         try:
@@ -306,10 +309,5 @@ def _path(sandbox_id: str) -> str:
 
 
 def _key(spec: SandboxSpec) -> str:
-    key = spec.idempotency_key or ""
-    if not 1 <= len(key) <= 128 or key != key.strip() or not all(" " <= c <= "~" for c in key):
-        raise InvalidRequest(
-            "idempotency_key: it must be 1 to 128 printable ASCII characters, with no space at its ends",
-            field="idempotency_key",
-        )
-    return key
+    check_key(spec.idempotency_key)
+    return cast(str, spec.idempotency_key)

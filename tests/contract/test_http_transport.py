@@ -35,6 +35,7 @@ from shoal.model.errors import (
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
+from shoal.transport import http as http_transport
 from shoal.transport.fake import FakeTransport
 from shoal.transport.http import HttpTransport
 from tests.contract.api_server import ApiServer
@@ -102,6 +103,16 @@ async def test_the_same_key_gives_the_same_sandbox() -> None:
             with pytest.raises(InvalidRequest) as caught:
                 await place.http.create(replace(SPEC, idempotency_key=bad), deadline=5)
             assert caught.value.field == "idempotency_key"
+
+
+async def test_a_key_that_is_none_leaves_nothing_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_transport, "_BATCH_BYTES", 1)  # each in a call of its own
+    async with served() as place:
+        keyed = [replace(SPEC, idempotency_key=key) for key in ("a", "b", "clé")]
+        with pytest.raises(InvalidRequest) as caught:
+            await place.http.create_many(keyed, deadline=5)
+        assert caught.value.field == "idempotency_key"
+        assert await place.http.list(Listing()) == []
 
 
 async def test_the_errors_of_a_create_come_as_they_are() -> None:

@@ -114,6 +114,18 @@ async def test_of_a_part_that_failed_each_has_the_error() -> None:
     assert await fake.living() == 6
 
 
+async def test_a_key_that_not_every_way_to_a_cluster_takes_is_refused_before_anything_is_made() -> None:
+    fake = FakeTransport()
+    wanted: list[_create.CreateOptions] = [{}, {"idempotency_key": "clé"}]
+    with pytest.raises(shoal.InvalidRequest) as caught:
+        await shoal.Sandbox.create_many.aio(wanted, client=Client(fake))
+    assert caught.value.field == "idempotency_key"
+    assert fake.named("create_many") == []
+    first, second = await shoal.Sandbox.create_many.aio(wanted, return_errors=True, client=Client(fake))
+    assert isinstance(second, shoal.InvalidRequest)
+    assert [info.id for info in await fake.list(Listing())] == [getattr(first, "id", None)]
+
+
 async def test_a_call_that_fails_as_a_whole_raises() -> None:
     fake = FakeTransport()
     fake.fail_next("create_many", shoal.PermissionDenied("you may not"))

@@ -42,7 +42,8 @@ def router() -> APIRouter:
     ) -> Json:
         """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
 
-        With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own.
+        With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own. With `:<i>`, too, it has
+        128 characters at the most.
         """
         defaults = await cluster.defaults()
         key = idempotency_key or secrets.token_hex(16)

@@ -20,7 +20,16 @@ from shoal.model.settings import SandboxDefaults
 from shoal.model.sight import no_sandbox
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason, State
-from shoal.model.validate import MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_CORES, MAX_MEMORY, MAX_TAGS
+from shoal.model.validate import (
+    KEY,
+    MAX_ARGV_BYTES,
+    MAX_ARGV_ITEM,
+    MAX_ARGV_ITEMS,
+    MAX_CORES,
+    MAX_KEY,
+    MAX_MEMORY,
+    MAX_TAGS,
+)
 
 MAX_BATCH = 1000
 MAX_SECONDS = 365 * 86400.0
@@ -48,7 +57,7 @@ EnvironmentQuery = Annotated[
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TagValue = Annotated[str, StringConstraints(max_length=256)]
 TagsOf = Annotated[dict[Text, TagValue], Field(max_length=MAX_TAGS), at_most(MAX_TAGS)]
-Key = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[ -~]+$")]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=f"^{KEY}$")]
 """An idempotency key."""
 Deadline = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, le=MAX_CORES)]

@@ -185,6 +185,11 @@ class TestBatch:
         first, second = [[spec.idempotency_key for spec in specs] for specs in api.fake.named("create_many")]
         assert first == second == [f"{key}:0", "own"]
 
+    @pytest.mark.parametrize("key", ["", "x" * 129, "clé", " x", "x ", "x\n"])
+    def test_a_key_that_is_none_is_refused(self, api: Api, key: str) -> None:
+        answer = api.ask("POST", "/v1/sandboxes/batch", {"sandboxes": [{}, {"idempotency_key": key}]})
+        assert (answer.status, answer.json["field"]) == (400, "sandboxes.1.idempotency_key")
+
     def test_where_each_has_a_key_the_same_may_be_asked_for_again(self, api: Api) -> None:
         api.fake.fail_next("create_many", lost())
         problem = api.ask("POST", "/v1/sandboxes/batch", {"sandboxes": [{"idempotency_key": "own"}]})
