@@ -1,7 +1,7 @@
 """One command in one call: the hot path. One round trip to the agent, and nothing else.
 
 A client that goes away gives up its answer and nothing more: the process runs on, to its end or its timeout. Sent again with the same
-`id` within 30 s, the call joins the run or repeats its answer.
+`id` within 30 s, the call joins the run or repeats its answer; but not of a run of over a second that was given up so.
 """
 
 from __future__ import annotations

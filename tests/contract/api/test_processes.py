@@ -113,7 +113,8 @@ async def test_what_cannot_be_run_is_told(place: Lab) -> None:
 
 async def test_a_client_that_leaves_an_exec_leaves_its_process_alone(place: Lab) -> None:
     done = place.directory / "done"
-    leaving = asyncio.ensure_future(place.exec(f"sleep 2; echo end > {done}"))
+    command = f"sleep 2; echo end > {done}"
+    leaving = asyncio.ensure_future(place.exec(command, id="p-left"))
 
     async def runs() -> bool:
         return await place.open_streams() == 1
@@ -130,6 +131,8 @@ async def test_a_client_that_leaves_an_exec_leaves_its_process_alone(place: Lab)
         return done.exists()
 
     await until(ended, "it ran to its end")
+    again = await place.problem("POST", "/exec", json={"command": command, "id": "p-left"})
+    assert again[:2] == (409, "failed_precondition")  # it is not run twice, and its answer went with whoever left
 
 
 async def test_execs_survive_a_relay_that_is_restarted(place: Lab) -> None:
