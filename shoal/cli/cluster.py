@@ -99,8 +99,8 @@ def status(
 ) -> None:
     """Tell whether the cluster runs and what it has. Exit code 69 where it does not.
 
-    It is the cluster that other commands mean, too: what --url or SHOAL_URL names, else the one on this machine, else that of the last
-    `shoal login`.
+    It is the cluster that other commands mean, too: what --url or SHOAL_URL names, else RAY_ADDRESS, else the one on this machine, else that of
+    the last `shoal login`.
 
     \b
     Examples:
@@ -112,10 +112,12 @@ def status(
     if elsewhere is None:
         state_dir = settings.load().state_dir
         cluster = cluster_file.read(state_dir)
-        if cluster is not None:
+        # What --env prints takes the place of the variable.
+        ray_address = None if env else os.environ.get("RAY_ADDRESS") or None
+        if cluster is not None and ray_address in (None, cluster.ray_address):
             _status_here(cluster, json, env)
             return
-        elsewhere = os.environ.get("RAY_ADDRESS") or config_file.read().default
+        elsewhere = ray_address or config_file.read().default
         if elsewhere is None:
             if json:
                 console.print_json({"running": False, "state_dir": str(state_dir)})
@@ -177,6 +179,8 @@ def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
         try:
             report["nodes"] = with_cluster(_nodes)
             report["running"] = True
+        except InvalidRequest:
+            raise  # of the options that were given; the cluster has not been asked
         except ShoalError as error:
             problem = error.message
     if json:
