@@ -2,8 +2,8 @@
 
 Nothing is held whole: a chunk is asked for when the one before was taken. A client that goes away ends the source at once. A client that
 stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the agent's; a long answer of `exec` is held
-whole): so beyond `MAX_STALLED` windows the clients that have read nothing for the longest time are cut off; they may come back and go on by
-offset or range.
+whole): so beyond `MAX_STALLED` windows the clients that have not taken their piece for the longest time are cut off; they may come back and
+go on by offset or range. Of WebSockets it is known how much of a piece was taken: who reads is not cut off for the size of what it reads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -27,9 +28,33 @@ MAX_STALLED = 256
 """Windows that clients of this replica may leave waiting for as long as they like."""
 
 PATIENCE_S = 5.0
-"""Seconds without reading after which a client counts as stalled, where there are too many."""
+"""Seconds after which a client that has not taken its piece counts as stalled, where there are too many."""
+
+LEAST = 32 << 10
+"""Bytes for each window held that a client takes in that time if it reads. With less anyone could hold much for little."""
 
 OCTETS = "application/octet-stream"
+
+
+Taken = Callable[[], int]
+"""How many bytes a client has taken so far of what waited for it."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """`since`: when it began, or was last seen to go on. `seen`: what was taken then."""
+
+    since: float
+    windows: int
+    taken: Taken | None
+    seen: int
+
+    def goes_on(self) -> bool:
+        """Whether the client has read since then."""
+        if self.taken is None:
+            return False
+        before, self.seen = self.seen, self.taken()
+        return self.seen - before >= self.windows * LEAST
 
 
 class Sending:
@@ -38,35 +63,40 @@ class Sending:
     def __init__(self, limit: int = MAX_STALLED, patience_s: float = PATIENCE_S) -> None:
         self._limit = limit
         self._patience_s = patience_s
-        self._waiting: OrderedDict[asyncio.Task[Any], tuple[float, int]] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Task[Any], _Wait] = OrderedDict()
         self._held = 0  # windows, by all that wait
         self._cut: set[asyncio.Task[Any]] = set()
 
-    def holding(self, size: int) -> _Holding:
-        """The same for a sender that holds `size` bytes until its client has taken them."""
-        return _Holding(self, max(1, size // WINDOW))
+    def holding(self, size: int, taken: Taken | None = None) -> _Holding:
+        """The same for a sender that holds `size` bytes until its client has taken them, of which `taken` tells how far it is."""
+        return _Holding(self, max(1, size // WINDOW), taken)
 
     def __enter__(self) -> None:
         self.begin(1)
 
-    def begin(self, windows: int) -> None:
+    def begin(self, windows: int, taken: Taken | None = None) -> None:
         """The current task begins to wait, and holds so many windows meanwhile."""
         task = asyncio.current_task()
         assert task is not None
         now = time.monotonic()
-        self._waiting[task] = now, windows
+        self._waiting[task] = _Wait(now, windows, taken, 0 if taken is None else taken())
         self._held += windows
         while self._held > self._limit:
-            oldest, (since, _) = next(iter(self._waiting.items()))
-            if now - since <= self._patience_s:
+            oldest, wait = next(iter(self._waiting.items()))
+            if now - wait.since <= self._patience_s:
                 return
+            if wait.goes_on():
+                wait.since = now
+                self._waiting.move_to_end(oldest)
+                continue
             self._leave(oldest)
             self._cut.add(oldest)
             oldest.cancel()
 
     def _leave(self, task: asyncio.Task[Any]) -> None:
-        _, windows = self._waiting.pop(task, (0.0, 0))
-        self._held -= windows
+        wait = self._waiting.pop(task, None)
+        if wait is not None:
+            self._held -= wait.windows
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -78,18 +108,21 @@ class Sending:
             self._cut.discard(task)
             if kind is asyncio.CancelledError:
                 task.uncancel()
-                raise QuotaExceeded("the client does not read, and too many do not: come back for the rest") from None
+                raise QuotaExceeded(
+                    "the client does not read, or too slowly, as too many do: come back for the rest"
+                ) from None
 
 
 class _Holding:
-    """A share in `Sending` that weighs more than one window."""
+    """A share in `Sending` that may weigh more than one window."""
 
-    def __init__(self, sending: Sending, windows: int) -> None:
+    def __init__(self, sending: Sending, windows: int, taken: Taken | None) -> None:
         self._sending = sending
         self._windows = windows
+        self._taken = taken
 
     def __enter__(self) -> None:
-        self._sending.begin(self._windows)
+        self._sending.begin(self._windows, self._taken)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from shoal.cluster.api.auth import authenticate
-from shoal.cluster.api.flowing import sending
+from shoal.cluster.api.flowing import Taken, sending
 from shoal.cluster.api.problems import document
 from shoal.model.errors import (
     AlreadyExists,
@@ -35,6 +35,9 @@ MAX_PIECE = 256 << 10
 
 GONE = "shoal.gone"
 """An ASGI extension of replicas: an `asyncio.Event`, set once a WebSocket's connection is lost, also while what its client said still waits."""
+
+TAKEN = "shoal.taken"
+"""Another: a `Taken`, for the WebSocket's client."""
 
 STALL_S = 100.0
 """Seconds that a sandbox's side may take nothing of what its client says. HAProxy gives up after 120, without a word."""
@@ -71,14 +74,15 @@ async def receive(websocket: WebSocket, limit: int) -> str | bytes:
 
 async def send_bytes(websocket: WebSocket, data: bytes) -> None:
     """Sends a binary message; returns once the client has taken most of it."""
-    with sending:
+    with sending.holding(len(data), taken(websocket.scope)):
         await websocket.send_bytes(data)
 
 
 async def send_json(websocket: WebSocket, message: dict[str, Any]) -> None:
     """Sends a text message."""
-    with sending:
-        await websocket.send_text(json.dumps(message, separators=(",", ":")))
+    text = json.dumps(message, separators=(",", ":"))
+    with sending.holding(len(text), taken(websocket.scope)):
+        await websocket.send_text(text)
 
 
 def parse(model: type[M], text: str) -> M:
@@ -117,6 +121,12 @@ async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
             await websocket.close(code, reason)
     except (TimeoutError, WebSocketDisconnect, RuntimeError):
         pass  # it has gone meanwhile
+
+
+def taken(scope: MutableMapping[str, Any]) -> Taken | None:
+    """What tells how far a WebSocket's client is, where that is known."""
+    found: Taken | None = (scope.get("extensions") or {}).get(TAKEN)
+    return found
 
 
 async def left(scope: MutableMapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import h11
 
-from shoal.cluster.api.flowing import first_to_end, sending
+from shoal.cluster.api.flowing import Taken, first_to_end, sending
 from shoal.cluster.api.tunnel_visits import Headers, Visit
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
 from shoal.wire.bytestream import ByteStream
@@ -49,7 +49,8 @@ class Broken(Exception):
 @dataclass(frozen=True, slots=True)
 class Way:
     """Between a client, by `receive` and `send`, and what listens in the sandbox, by `stream`. `answer_headers` makes the headers of its
-    answer fit for the client. `check` runs beside it, and ends it by raising. `gone` returns when the client has been gone for a while."""
+    answer fit for the client. `check` runs beside it, and ends it by raising. `gone` returns when the client has been gone for a while. `taken`
+    tells how far the client is, where that is known."""
 
     visit: Visit
     stream: ByteStream
@@ -58,6 +59,7 @@ class Way:
     answer_headers: Callable[[Headers], Headers]
     check: Callable[[], Coroutine[Any, Any, None]]
     gone: Callable[[], Coroutine[Any, Any, None]]
+    taken: Taken | None
 
 
 class Carrier:

@@ -225,7 +225,7 @@ class SocketCarrier:
                 self._message.clear()
                 self._share.release()
                 if not self._client_gone:
-                    with sending.holding(_COPIES * len(data)):
+                    with sending.holding(_COPIES * len(data), self._way.taken):
                         await self._way.send(_message(data, self._text))
         if events and not self._message:
             self._share.release()

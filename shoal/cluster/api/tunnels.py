@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from shoal.cluster.api.auth import TokenCache
 from shoal.cluster.api.context import SCOPE_KEY, RequestContext
 from shoal.cluster.api.ledger import Ledger
-from shoal.cluster.api.sockets import left
+from shoal.cluster.api.sockets import left, taken
 from shoal.cluster.api.tunnel_access import Admission, Door
 from shoal.cluster.api.tunnel_answers import response_headers, socket_headers
 from shoal.cluster.api.tunnel_http import Broken, Carrier, Receive, Send, Way
@@ -104,7 +104,7 @@ class Tunnels:
         check, gone = partial(self._door.guard, visit, admission), partial(left, scope)
         stream = await self._dial(visit)
         try:
-            way = Way(visit, stream, receive, send, fit, check, gone)
+            way = Way(visit, stream, receive, send, fit, check, gone, taken(scope))
             await (SocketCarrier(way) if visit.websocket else Carrier(way)).carry()
         finally:
             await stream.close()

@@ -20,7 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.server import ServerProtocol
 
 from shoal.cluster.api.problems import document, from_http
-from shoal.cluster.api.sockets import GONE
+from shoal.cluster.api.sockets import GONE, TAKEN
 from shoal.model.errors import Internal
 from shoal.model.http import PROBLEM
 
@@ -65,6 +65,7 @@ class ReplicaSockets(WebSocketsSansIOProtocol):
         self.conn = _Handshake(max_size=self.config.ws_max_size, logger=self.conn.logger)
         self._gone = asyncio.Event()
         self._heard = 0.0
+        self._waited = 0  # bytes that the kernel did not take at once
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
@@ -90,7 +91,7 @@ class ReplicaSockets(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             # The application begins in the loop's next turn.
-            cast("dict[str, Any]", self.scope["extensions"])[GONE] = self._gone
+            cast("dict[str, Any]", self.scope["extensions"]).update({GONE: self._gone, TAKEN: self._taken})
 
     def handle_ping(self) -> None:
         pongs = b"".join(self.conn.data_to_send())
@@ -110,8 +111,16 @@ class ReplicaSockets(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         """Returns once the client has taken most of it, and not only of what came before: until then it is in memory."""
-        await super().send(message)
         await self.writable.wait()
+        before = self.transport.get_write_buffer_size()
+        await super().send(message)
+        if not self.writable.is_set():
+            await asyncio.sleep(0)  # uvloop hands the kernel its part behind this turn
+            self._waited += self.transport.get_write_buffer_size() - before
+            await self.writable.wait()
+
+    def _taken(self) -> int:
+        return self._waited - self.transport.get_write_buffer_size()
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)

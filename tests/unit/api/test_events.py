@@ -117,7 +117,7 @@ def test_a_revoked_token_ends_its_streams(api: Api, monkeypatch: pytest.MonkeyPa
 def test_who_does_not_read_a_stream_counts_as_one_who_does_not_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     begin = sending.begin
-    monkeypatch.setattr(sending, "begin", lambda windows: (seen.append(windows), begin(windows))[1])
+    monkeypatch.setattr(sending, "begin", lambda windows, taken: (seen.append(windows), begin(windows, taken))[1])
     made = api.sandbox()
     stream = Stream(api, f"/v1/sandboxes/{made['id']}/events")
     assert stream.event() is not None

@@ -45,6 +45,33 @@ async def test_a_burst_cuts_nobody_off() -> None:
     await asyncio.gather(*(send() for _ in range(100)))
 
 
+async def test_of_too_many_those_that_read_are_not_cut_off() -> None:
+    """But those are that read next to nothing, and those of whom nobody knows."""
+    sending = Sending(limit=96, patience_s=0.0)
+    taken = {"reads": 0, "trickles": 0}
+    ended: list[str] = []
+
+    async def send(name: str, windows: int) -> None:
+        try:
+            with sending.holding(windows << 20, (lambda: taken[name]) if name in taken else None):
+                await asyncio.Event().wait()
+        except QuotaExceeded:
+            ended.append(name)
+
+    waiting = [asyncio.ensure_future(send(name, 32)) for name in ("reads", "trickles", "unknown")]
+    await asyncio.sleep(0)
+    for number in range(3):
+        taken["reads"] += 1 << 20
+        taken["trickles"] += 1 << 10
+        waiting.append(asyncio.ensure_future(send(f"late {number}", 32)))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ended == ["trickles", "unknown", "late 0"]
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+
+
 async def test_together() -> None:
     ended: list[str] = []
 

@@ -21,7 +21,7 @@ from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model.access import Scope
 from shoal.wire.budget import Budget
 from tests.contract.api.lab import until
-from tests.contract.api.rawsocket import BINARY, RawSocket, connection, frame, websocket
+from tests.contract.api.rawsocket import BINARY, PING, RawSocket, connection, frame, websocket
 from tests.unit.api.test_tunnel_sockets import closed, echo
 from tests.unit.api.tunnel_lab import PORT, Lab, answer_handshake, opened, through
 
@@ -272,32 +272,72 @@ def large() -> int:
     return len({id(each) for each in referents if isinstance(each, bytes | bytearray) and len(each) > MIB})
 
 
-async def test_visitors_that_read_nothing_of_large_messages_fill_no_memory(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, no_collector: None
-) -> None:
-    """One comes after the other. Who is cut stays, but not what was meant for him."""
-    copies = tunnel_sockets._COPIES
-    limit = 2 * copies * (tunnel_sockets.MAX_MESSAGE // MIB)
-    monkeypatch.setattr(tunnel_sockets, "sending", Sending(limit, patience_s=0.0))
+@pytest.fixture
+def two_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for two of the largest messages."""
+    room = 2 * tunnel_sockets._COPIES * tunnel_sockets.MAX_MESSAGE // MIB
+    monkeypatch.setattr(tunnel_sockets, "sending", Sending(room, patience_s=0.0))
     monkeypatch.setattr(tunnel_sockets, "CLOSE_S", 0.1)
-    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
 
-    def holding() -> set[object]:
-        return {each for each in lab.connections if each.transport.get_write_buffer_size() > MIB}
+
+def unsent(lab: Lab) -> dict[object, int]:
+    """The connections of visitors for whom a large message waits: how much of it."""
+    sizes = {each: each.transport.get_write_buffer_size() for each in lab.connections}
+    return {each: size for each, size in sizes.items() if size > MIB}
+
+
+@asynccontextmanager
+async def large_visitor(lab: Lab) -> AsyncIterator[RawSocket]:
+    """A visitor for whom a message waits."""
+    before = set(unsent(lab))
 
     async def more() -> bool:
-        return bool(holding() - before)
+        return bool(set(unsent(lab)) - before)
+
+    async with visitor(lab, "websocket") as client:
+        await until(more, "a message is on its way", 30)
+        yield client
+
+
+async def test_visitors_that_read_nothing_of_large_messages_fill_no_memory(
+    lab: Lab, no_collector: None, two_messages: None
+) -> None:
+    """One comes after the other. Who is cut stays, but not what was meant for him."""
+    others = large()
 
     async def two_hold() -> bool:
-        return len(holding()) <= 2 and large() - others <= 2 * copies
+        return len(unsent(lab)) <= 2 and large() - others <= 2 * tunnel_sockets._COPIES
 
-    others = large()
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
     async with lab.raw(floods("websocket", tunnel_sockets.MAX_MESSAGE)), AsyncExitStack() as stack:
         for _ in range(6):
-            before = holding()
-            await stack.enter_async_context(visitor(lab, "websocket"))
-            await until(more, "a message is on its way", 30)
+            await stack.enter_async_context(large_visitor(lab))
         await until(two_hold, "what the others did not take is let go", 10)
+
+
+async def test_a_visitor_that_reads_large_messages_is_not_cut_for_those_that_do_not(
+    lab: Lab, two_messages: None
+) -> None:
+    await lab.fake.expose(lab.sandbox_id, PORT, protocol="http", public=True)
+    async with lab.raw(floods("websocket", tunnel_sockets.MAX_MESSAGE)), AsyncExitStack() as stack:
+        reader = await stack.enter_async_context(large_visitor(lab))
+        (connection,) = unsent(lab)
+        while (await reader.reader.readexactly(2))[0] & 0x0F == PING:
+            await reader.reader.readexactly(4)
+        await reader.reader.readexactly(8)
+        for _ in range(5):
+            left = unsent(lab)[connection]
+
+            async def taken(left: int = left) -> bool:
+                return unsent(lab)[connection] <= left - MIB
+
+            await reader.reader.readexactly(2 * MIB)
+            await until(taken, "what was read was taken")
+            await stack.enter_async_context(large_visitor(lab))
+        await reader.reader.readexactly(tunnel_sockets.MAX_MESSAGE - 10 * MIB)
+        while (following := await reader.message())[0] == PING:
+            pass
+        assert (following[0], len(following[1])) == (BINARY, tunnel_sockets.MAX_MESSAGE)
 
 
 async def test_messages_that_are_never_finished_share_what_there_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

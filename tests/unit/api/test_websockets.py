@@ -14,10 +14,11 @@ import pytest
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from shoal.cluster.api.sockets import GONE
+from shoal.cluster.api.sockets import GONE, TAKEN
 from shoal.cluster.serving import websockets
 from shoal.cluster.serving.websockets import OPTIONS, ReplicaSockets
 from tests.api import Api, serving
+from tests.contract.api.lab import until
 from tests.contract.api.rawsocket import BINARY, CLOSE, PING, RawSocket, frame, websocket
 from tests.unit.api.raw import exchange, problem
 from tests.unit.api.tunnel_lab import QuietServer
@@ -252,6 +253,29 @@ async def test_a_message_is_sent_once_it_is_taken() -> None:
         assert not sent.is_set()
         await asyncio.wait_for(client.reader.readexactly(size), 30)
         await asyncio.wait_for(sent.wait(), 10)
+
+
+@pytest.mark.anyio
+async def test_the_application_learns_how_much_its_client_has_taken() -> None:
+    """Bytes that pass, and not those that kernels keep."""
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        told.append(scope["extensions"][TAKEN])
+        await send({"type": "websocket.send", "bytes": bytes(32 * MIB)})
+        await receive()
+
+    async with served(app) as url, websocket(url, "", receive_buffer=1 << 14) as client:
+        await asyncio.wait_for(client.reader.readexactly(10), 10)
+        before = told[0]()
+
+        async def taken() -> bool:
+            return 12 * MIB <= told[0]() - before <= 16 * MIB
+
+        assert before < MIB, before
+        await asyncio.wait_for(client.reader.readexactly(16 * MIB), 30)
+        await until(taken, "what was read counts as taken")
 
 
 @pytest.mark.anyio
