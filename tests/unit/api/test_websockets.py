@@ -107,6 +107,11 @@ class TestHandshakes:
         assert said.startswith(b"HTTP/1.1 %d " % status)
         assert b"x-request-id: run-7\r\n" in said.lower()
 
+    def test_one_of_another_method_is_told_the_right_one(self, api: Api) -> None:
+        said = exchange(api.port, handshake(method="POST"))
+        assert problem(said)["detail"] == "the method is not allowed here; use GET"
+        assert b"\r\nallow: get\r\n" in said.lower()
+
     def test_a_request_id_is_made_where_there_is_none(self, api: Api) -> None:
         told = problem(exchange(api.port, handshake(body=b"ab", Content_Length="2", X_Request_Id="a b")))
         assert len(told["request_id"]) == 20
