@@ -45,9 +45,8 @@ class _Handshake(ServerProtocol):
         response = super().reject(status, text)
         if text:  # else the application would rather say nothing
             code, detail = int(status), text.strip()
-            headers = (
-                {"Allow": "GET"} if code == HTTPStatus.METHOD_NOT_ALLOWED else None
-            )  # the response itself gets it later
+            # The response itself gets its header from whoever asked for it.
+            headers = {"Allow": "GET"} if code == HTTPStatus.METHOD_NOT_ALLOWED else None
             error = Internal(detail) if code >= 500 else from_http(HTTPException(code, detail, headers))
             response.body = to_json(document(error, self.request_id))
             del response.headers["Content-Type"], response.headers["Content-Length"]
