@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # seconds for all of it
+
 COMMANDS = (
     *("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm"),
     *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events"),

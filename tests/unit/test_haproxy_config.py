@@ -13,6 +13,8 @@ from shoal.cluster.serving import haproxy
 from shoal.cluster.serving.haproxy_config import Edge, Unfamiliar, rewrite
 from tests.haproxy import render
 
+pytestmark = pytest.mark.slow  # seconds for all of it
+
 EDGE = Edge("127.0.0.1", 8000, 10.0)
 
 

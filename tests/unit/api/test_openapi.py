@@ -13,6 +13,8 @@ from shoal.model.settings import Settings
 from shoal.transport.fake import FakeTransport
 from tests.api import Api
 
+pytestmark = pytest.mark.slow  # seconds for all of it
+
 OPEN = {"/v1/health", "/v1/ready"}
 
 

@@ -25,7 +25,7 @@ from tests.contract.api.rawsocket import BINARY, PING, RawSocket, connection, fr
 from tests.unit.api.test_tunnel_sockets import closed, echo
 from tests.unit.api.tunnel_lab import PORT, Lab, answer_handshake, opened, through
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # seconds for all of it
 
 MIB = 1 << 20
 

@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 from shoal.cluster.api import tunnel_sockets
 from tests.unit.api.tunnel_lab import PORT, Lab, answer_handshake, opened, through
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # seconds for all of it
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from shoal.model.access import Scope
 from shoal.model.errors import SandboxEnded
 from tests.unit.api.tunnel_lab import PORT, Lab, opened
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # seconds for all of it
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from tests.contract.api.rawsocket import BINARY, PING, RawSocket, frame, websock
 from tests.unit.api.raw import exchange, problem
 from tests.unit.api.tunnel_lab import QuietServer
 
+pytestmark = pytest.mark.slow  # seconds for all of it
+
 MIB = 1 << 20
 PONG = 10
 OFTEN = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.05}
