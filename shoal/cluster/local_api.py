@@ -96,11 +96,11 @@ def start(cluster: ClusterFile) -> None:
     )  # files change: with others than fit HAProxy would stay as it is, and send all to replicas that are gone
     made.prepare()
     url = normal_url(cluster.api_url)
-    known = config_file.read().servers.get(url, config_file.ServerEntry())
-    token = local_actors.serve(cluster, made.node_host, made.port, known.token)
+    known = config_file.read().servers.get(url, config_file.ServerEntry()).token
+    token = local_actors.serve(cluster, made.node_host, made.port, known)
     _await_ready(cluster)
-    if token != known.token:
-        config_file.put(url, token, ca=known.ca, default=False)
+    if token != known:
+        config_file.put(url, token, default=False)
 
 
 def forget(cluster: ClusterFile) -> None:

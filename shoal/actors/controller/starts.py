@@ -197,16 +197,14 @@ class Starts:
             if not is_gone(error):
                 self._abandon(record, slot)  # it may have begun all the same
                 raise
-            self.slots.pop(record.id, None)
-            self.pool.discard(slot)
+            self._discard(record, slot)
             await self.takeover.remove(record.id, slot.node_id)
             raise
         except FailedPrecondition as error:
             if error.state != OCCUPIED:
                 self._free(record, slot)
                 raise
-            self.slots.pop(record.id, None)
-            self.pool.discard(slot)  # it would refuse whatever comes next, too
+            self._discard(record, slot)  # it would refuse whatever comes next, too
             raise Unavailable(error.message, actor="gone") from None
         except ShoalError:
             self._free(record, slot)
@@ -219,11 +217,14 @@ class Starts:
 
     def _abandon(self, record: SandboxRecord, slot: Slot) -> None:
         """A start of which nobody knows what came: its slot is not trusted any more, and what it made is removed."""
-        self.slots.pop(record.id, None)
-        self.pool.discard(slot)
+        self._discard(record, slot)
         removal = asyncio.create_task(self.takeover.remove(record.id, slot.node_id))
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
+
+    def _discard(self, record: SandboxRecord, slot: Slot) -> None:
+        self.slots.pop(record.id, None)
+        self.pool.discard(slot)
 
     def _free(self, record: SandboxRecord, slot: Slot) -> None:
         """A start that failed cleanly, or was not even tried: the slot takes the next."""
