@@ -27,6 +27,9 @@ from shoal.model.errors import (
 
 PROBLEM = "application/problem+json"
 
+REQUEST_ID = "[A-Za-z0-9._-]{1,64}"
+"""What an `X-Request-Id` of a client's own must be; any other gives way to a new one."""
+
 SUBPROTOCOL = "shoal.v1"
 BEARER_SUBPROTOCOL = "shoal.bearer."
 """What a WebSocket's client may offer: the API's own, and its token behind this, for browsers can send no header."""

@@ -19,10 +19,11 @@ from shoal.cluster.api.ledger import Ledger
 from shoal.cluster.api.problems import answer
 from shoal.model.access import caller
 from shoal.model.errors import Internal, ShoalError
+from shoal.model.http import REQUEST_ID
 from shoal.model.settings import ApiSettings
 
 _log = logging.getLogger("shoal.api")
-_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ID = re.compile(REQUEST_ID.encode())
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
 GONE = 499
 """The status in log and figures of a request whose client left before it was answered."""

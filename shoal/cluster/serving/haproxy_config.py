@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
-from shoal.model.http import PROBLEM
+from shoal.model.http import PROBLEM, REQUEST_ID
 
 CLIENT_TIMEOUT_S = 120
 """How long a client may neither take nor send a byte while that is its turn."""
@@ -38,7 +38,7 @@ _SERVE_HEADERS = (
 _SECTION = re.compile(r"(global|defaults|frontend|backend|listen)\b")
 
 # Of the whole header, and of the only one: `hdr` would be the last element of a list.
-_REQUEST_ID = "{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ } { req.fhdr_cnt(x-request-id) eq 1 }"
+_REQUEST_ID = f"{{ req.fhdr(x-request-id) -m reg ^{REQUEST_ID}$ }} {{ req.fhdr_cnt(x-request-id) eq 1 }}"
 
 
 class Unfamiliar(Exception):

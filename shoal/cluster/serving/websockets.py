@@ -22,7 +22,7 @@ from websockets.server import ServerProtocol
 from shoal.cluster.api.problems import document, from_http
 from shoal.cluster.api.sockets import GONE, TAKEN
 from shoal.model.errors import Internal
-from shoal.model.http import PROBLEM
+from shoal.model.http import PROBLEM, REQUEST_ID
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -33,7 +33,7 @@ SILENCE_S = 100.0
 """How long a client may say nothing, not even a pong, though all that it said was taken and it takes all that it is sent."""
 
 _MESSAGE_BYTES = 1 << 20
-_REQUEST_ID = re.compile(rb"\r\nx-request-id: ([A-Za-z0-9._-]{1,64})\r\n", re.IGNORECASE)
+_REQUEST_ID = re.compile(rf"\r\nx-request-id: ({REQUEST_ID})\r\n".encode(), re.IGNORECASE)
 
 
 class _Handshake(ServerProtocol):
