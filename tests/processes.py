@@ -44,6 +44,14 @@ def actor_names(prefix: str) -> list[str]:
     return [a["Name"] for a in state.actors().values() if a["State"] == "ALIVE" and a["Name"].startswith(prefix)]
 
 
+def command_line(pid: int) -> str:
+    """What a process was started as, or calls itself; empty once it is gone, as one just listed may be."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 

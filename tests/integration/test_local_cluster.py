@@ -25,6 +25,7 @@ from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 from tests import leaks
 from tests.cluster import Cluster, Machine
+from tests.processes import command_line
 from tests.site import Site, make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -96,7 +97,7 @@ def test_down_takes_away_what_is_left_of_a_dead_cluster(site: Site) -> None:
     site.shoal("run", "-d", "shoal/base")
     # HAProxy serves on: nobody is left who would stop it.
     everything = ray_of(cluster)
-    haproxy = [process for process in everything if "haproxy" in Path(f"/proc/{process.pid}/comm").read_text()]
+    haproxy = [process for process in everything if command_line(process.pid).partition("\0")[0].endswith("haproxy")]
     assert len(haproxy) == 1
     raylet_first = sorted((p for p in everything if p not in haproxy), key=lambda p: p not in cluster.ray)
     kill_all(raylet_first)
@@ -208,7 +209,7 @@ def test_secrets_are_on_no_command_line_and_in_no_log(cluster: Cluster) -> None:
         connection.getresponse().read()
     secrets.append(token)
     for process in ray_of(cluster.file):
-        line = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace")
+        line = command_line(process.pid)
         assert not any(secret in line for secret in secrets)
     for path in cluster.machine.state_dir.rglob("*"):
         if path.is_file() and path.name not in ("auth_token", "secret", "config.toml") and "engine" not in path.parts:

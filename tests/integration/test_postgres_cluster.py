@@ -18,7 +18,7 @@ from shoal import config_file
 from shoal.cluster import processes
 from tests.cluster import Machine
 from tests.postgres import Postgres
-from tests.processes import eventually
+from tests.processes import command_line, eventually
 from tests.site import Site, make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -63,8 +63,7 @@ def test_what_the_cluster_knows_outlives_its_controller_and_the_server(site: Sit
 
     def controllers() -> list[int]:
         found = processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
-        titles = {each.pid: Path(f"/proc/{each.pid}/cmdline").read_bytes() for each in found}
-        return [pid for pid, title in titles.items() if title.startswith(b"ray::ControllerActor")]
+        return [each.pid for each in found if command_line(each.pid).startswith("ray::ControllerActor")]
 
     (before,) = controllers()
     os.kill(before, signal.SIGKILL)

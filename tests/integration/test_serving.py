@@ -25,7 +25,7 @@ from shoal.model.cluster_file import ClusterFile, ProcessRef
 from shoal.model.errors import ShoalError
 from shoal.model.http import error_from_response
 from tests.cluster import Cluster
-from tests.processes import eventually, kill
+from tests.processes import command_line, eventually, kill
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -66,20 +66,13 @@ class Api:
     def workers(self, title: str) -> list[ProcessRef]:
         """Processes of the cluster by what they call themselves."""
         everything = processes.of_cluster(self.file.cluster, Path(self.file.temp_dir))
-        return [process for process in everything if title in _command(process)]
+        return [process for process in everything if title in command_line(process.pid)]
 
     def replicas(self) -> list[int]:
         return sorted(process.pid for process in self.workers("ray::ServeReplica:"))
 
     def whole(self) -> bool:
         return local_api.answers(self.file, "/v1/ready") and local_api.replicas(self.file) == 2
-
-
-def _command(process: ProcessRef) -> str:
-    try:
-        return Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""  # just gone
 
 
 @pytest.fixture
