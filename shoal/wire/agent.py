@@ -47,15 +47,15 @@ class Agent(ProcessCalls, FileCalls):
         }
 
     async def configure(
-        self, env: Mapping[str, str | None] | None = None, cwd: checks.PathLike | None = None, user: str = ""
+        self, env: Mapping[str, str | None] | None = None, workdir: checks.PathLike | None = None, user: str = ""
     ) -> None:
         """Sets what every later start has by default: environment (over the container's), directory (made if missing), user.
 
         Needs the scope `admin`.
         """
         request: dict[str, Any] = {"op": "configure", "env": checks.env(env or {}), "user": checks.user(user)}
-        if cwd is not None:
-            request["cwd"] = checks.directory(cwd)
+        if workdir is not None:
+            request["workdir"] = checks.directory(workdir)
         await self.connection.request(request, timeout_s=REPLY_S)
 
     async def idle(self, after_s: float) -> float:

@@ -130,7 +130,7 @@ def path(value: PathLike, field: str = "path") -> JsonPath:
 
 def directory(value: PathLike) -> JsonPath:
     """A working directory."""
-    return path(value, "cwd")
+    return path(value, "workdir")
 
 
 def user(value: str) -> str:

@@ -26,7 +26,7 @@ class Start:
     """A process to start.
 
     `id`: the caller's choice (`ids.new_process_id()`), so that the same start sent again never starts it twice.
-    `env`: over the container's own; None removes. `cwd`: absolute, None for the container's. `user`: `""` for the
+    `env`: over the container's own; None removes. `workdir`: absolute, None for the container's. `user`: `""` for the
     container's, else `name`, `uid`, `uid:gid`, `name:group`. `timeout_s`: 0 for none; its whole tree is killed then.
     `limits`: `nofile`, `nproc`, `fsize`, `core`, `cpu`, `stack`.
     """
@@ -34,7 +34,7 @@ class Start:
     id: str
     argv: Sequence[str]
     env: Mapping[str, str | None] = field(default_factory=dict)
-    cwd: checks.PathLike | None = None
+    workdir: checks.PathLike | None = None
     user: str = ""
     timeout_s: float = 0
     limits: Mapping[str, int] | None = None
@@ -44,8 +44,8 @@ class Start:
         request: dict[str, Any] = {"op": op, "id": checks.process_id(self.id), "argv": checks.argv(self.argv)}
         if self.env:
             request["env"] = checks.env(self.env)
-        if self.cwd is not None:
-            request["cwd"] = checks.directory(self.cwd)
+        if self.workdir is not None:
+            request["workdir"] = checks.directory(self.workdir)
         if self.user != "":
             request["user"] = checks.user(self.user)
         if self.timeout_s != 0:

@@ -98,7 +98,7 @@ async def test_run_in_its_circumstances(agent: Agent) -> None:
         shell(
             'echo "$A-$B-$PWD-$(id -u):$(id -g)-$(ulimit -n)"',
             env={"A": "é", "B": None},
-            cwd="/usr",
+            workdir="/usr",
             user="65534:65533",
             limits={"nofile": 77},
         )
@@ -155,7 +155,7 @@ async def test_run_that_does_not_read_its_input(agent: Agent) -> None:
         (command("/etc/passwd"), errors.CommandNotExecutable),
         (command("/etc"), errors.CommandNotExecutable),
         (command("true", user="nobody-at-all"), errors.UserNotFound),
-        (command("true", cwd="/no/such/place"), errors.ShoalError),
+        (command("true", workdir="/no/such/place"), errors.ShoalError),
     ],
 )
 async def test_run_of_what_cannot_be_run(agent: Agent, start: Start, expected: type[errors.ShoalError]) -> None:

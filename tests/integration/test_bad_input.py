@@ -96,7 +96,7 @@ def test_runs(sandbox: shoal.Sandbox) -> None:
     refused(shoal.InvalidRequest, lambda: run(["echo", "x" * 140_000]), "argv", "file")
     refused(shoal.InvalidRequest, lambda: run(["echo", *["x"] * 5000]), "argv")
     refused(shoal.InvalidRequest, lambda: run("true", workdir="relative"), "absolute")
-    refused(shoal.InvalidRequest, lambda: run("true", workdir="/not/there"), "cwd")
+    refused(shoal.InvalidRequest, lambda: run("true", workdir="/not/there"), "workdir")
     refused(shoal.UserNotFound, lambda: run("true", user="who"), "who")
     refused(shoal.InvalidRequest, lambda: run("true", timeout=-1), "timeout")
     refused(shoal.InvalidRequest, lambda: run("true", env={"A=": "x"}), "env")

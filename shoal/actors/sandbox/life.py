@@ -56,7 +56,7 @@ class Life:
             self._started = await self._insist("start_container", self.sandbox_id, self._spec)
             agent = self._agent = await self._connect(_AGENT_WAIT_S)
             spec = self._spec
-            await agent.configure(env=spec.env, cwd=spec.workdir, user=spec.user)
+            await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
             if spec.command:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
                 await agent.exec(start, pty=(24, 80) if spec.pty else None, stdin=True, tail=True)

@@ -303,6 +303,13 @@ async def test_signals_and_ends(place: Lab) -> None:
         assert (status, code, field) == (400, "invalid_request", "signal")
 
 
+@pytest.mark.parametrize("workdir", ["relative", "/not/there", "/etc/hostname", "/nul\0"])
+@pytest.mark.parametrize("call", ["exec", "processes"])
+async def test_a_directory_that_is_none_is_named_as_the_caller_named_it(place: Lab, call: str, workdir: str) -> None:
+    refused = await place.problem("POST", f"/{call}", json={"argv": ["true"], "workdir": workdir})
+    assert refused == (400, "invalid_request", "workdir")
+
+
 async def test_the_same_start_again_starts_nothing(place: Lab) -> None:
     marks = place.directory / "marks"
     body = {"command": f"echo x >> {marks}", "id": "p-mine"}

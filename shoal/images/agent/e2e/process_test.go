@@ -113,8 +113,8 @@ func TestBadStartsAreRefusedWithNothingStarted(t *testing.T) {
 		{argv: []string{write("noformat", "x", 0o755)}, code: "command_not_executable", exit: 126, says: "#!"},
 		{argv: []string{write("lost", "#!/no/interpreter\n", 0o755)}, code: "command_not_found", exit: 127, says: "/no/interpreter"},
 		{argv: []string{"/tmp"}, code: "command_not_executable", exit: 126, says: "directory"},
-		{argv: []string{"true"}, more: object{"cwd": "/no/such"}, code: "invalid_request", field: "cwd"},
-		{argv: []string{"true"}, more: object{"cwd": "tmp"}, code: "invalid_request", field: "cwd"},
+		{argv: []string{"true"}, more: object{"workdir": "/no/such"}, code: "invalid_request", field: "workdir"},
+		{argv: []string{"true"}, more: object{"workdir": "tmp"}, code: "invalid_request", field: "workdir"},
 		{argv: []string{"true"}, more: object{"user": "nobody-here"}, code: "user_not_found", field: "user"},
 		{argv: []string{"true"}, more: object{"user": "0:nogroup-here"}, code: "user_not_found", field: "user"},
 		{argv: []string{"true"}, more: object{"limits": object{"wings": 2}}, code: "invalid_request", field: "limits"},
@@ -166,7 +166,7 @@ func TestTheEnvironmentOfAProcess(t *testing.T) {
 		t.Errorf("got %q", r.out)
 	}
 	dir := t.TempDir() + "/made/for"
-	c.must(object{"op": "configure", "env": object{"KEEP": nil, "GIVEN": "given"}, "cwd": dir, "user": "0"})
+	c.must(object{"op": "configure", "env": object{"KEEP": nil, "GIVEN": "given"}, "workdir": dir, "user": "0"})
 	if r := c.run(nil, sh("pwd; echo ${KEEP-none} $GIVEN")...).ended(t, 0); string(r.out) != dir+"\nnone given\n" {
 		t.Errorf("got %q", r.out)
 	}

@@ -95,11 +95,11 @@ func readPost() (*post, error) {
 		}
 		*where = time.Duration(seconds * float64(time.Second))
 	}
-	p.defaults = proc.Defaults{Env: os.Environ(), Cwd: take["SHOAL_WORKDIR"], User: take["SHOAL_USER"]}
-	if p.defaults.Cwd == "" {
+	p.defaults = proc.Defaults{Env: os.Environ(), Workdir: take["SHOAL_WORKDIR"], User: take["SHOAL_USER"]}
+	if p.defaults.Workdir == "" {
 		var err error
-		if p.defaults.Cwd, err = os.Getwd(); err != nil {
-			p.defaults.Cwd = "/"
+		if p.defaults.Workdir, err = os.Getwd(); err != nil {
+			p.defaults.Workdir = "/"
 		}
 	}
 	return p, nil

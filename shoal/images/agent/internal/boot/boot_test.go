@@ -22,7 +22,7 @@ func TestWhatTheEngineTellsIsTakenOutOfTheEnvironment(t *testing.T) {
 	if p.socket != "/s" || p.orphan != 1500*time.Millisecond || p.deadline != 9*time.Second {
 		t.Errorf("%+v", p)
 	}
-	if p.defaults.User != "ann" || p.defaults.Cwd != "/work" || !slices.Contains(p.defaults.Env, "KEPT=kept") {
+	if p.defaults.User != "ann" || p.defaults.Workdir != "/work" || !slices.Contains(p.defaults.Env, "KEPT=kept") {
 		t.Errorf("%+v", p.defaults)
 	}
 	for _, entry := range append(os.Environ(), p.defaults.Env...) {

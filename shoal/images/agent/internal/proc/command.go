@@ -21,7 +21,7 @@ const (
 )
 
 // findCommand returns the file that argv[0] names: looked up in the PATH of env unless it has a slash.
-func findCommand(name string, env []string, cwd string) (string, error) {
+func findCommand(name string, env []string, workdir string) (string, error) {
 	if strings.IndexByte(name, '/') >= 0 {
 		return name, nil // the kernel says best what is wrong with it
 	}
@@ -33,7 +33,7 @@ func findCommand(name string, env []string, cwd string) (string, error) {
 	for dir := range strings.SplitSeq(list, ":") {
 		candidate := path.Join(dir, name)
 		if dir == "" || dir[0] != '/' {
-			candidate = path.Join(cwd, dir, name)
+			candidate = path.Join(workdir, dir, name)
 		}
 		var st syscall.Stat_t
 		if syscall.Stat(candidate, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
@@ -55,10 +55,10 @@ func findCommand(name string, env []string, cwd string) (string, error) {
 func checkDirectory(dir string) error {
 	var st syscall.Stat_t
 	if err := syscall.Stat(dir, &st); err != nil {
-		return fault.Invalid("cwd", "%s: %v in the sandbox: make it first", dir, err)
+		return fault.Invalid("workdir", "%s: %v in the sandbox: make it first", dir, err)
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
-		return fault.Invalid("cwd", "%s is not a directory in the sandbox", dir)
+		return fault.Invalid("workdir", "%s is not a directory in the sandbox", dir)
 	}
 	return nil
 }
@@ -71,7 +71,7 @@ func (p *plan) explain(err error) error {
 	}
 	file := p.path
 	if file[0] != '/' {
-		file = path.Join(p.cwd, file)
+		file = path.Join(p.workdir, file)
 	}
 	info, missing := os.Stat(file)
 	switch errno {
@@ -82,7 +82,7 @@ func (p *plan) explain(err error) error {
 		if interpreter := interpreterOf(file); interpreter != "" {
 			return notFound("%s: its interpreter %s is not in the sandbox: install it in the image", p.path, interpreter)
 		}
-		return fault.Invalid("cwd", "%s is not there any more", p.cwd)
+		return fault.Invalid("workdir", "%s is not there any more", p.workdir)
 	case syscall.ENOEXEC:
 		return notExecutable("%s: it is neither a program of this machine's kind nor a script that begins with #!", p.path)
 	case syscall.EACCES, syscall.EPERM, syscall.EISDIR, syscall.ELIBBAD:
@@ -92,7 +92,7 @@ func (p *plan) explain(err error) error {
 		case missing == nil && info.Mode()&0o111 == 0:
 			return notExecutable("%s: it is not marked as executable: chmod +x it, or run it by its interpreter", p.path)
 		case p.user != nil && p.userID != 0:
-			return notExecutable("%s: %v for the user with uid %d (or the directory %s is closed to it)", p.path, errno, p.userID, p.cwd)
+			return notExecutable("%s: %v for the user with uid %d (or the directory %s is closed to it)", p.path, errno, p.userID, p.workdir)
 		}
 		return notExecutable("%s: %v", p.path, errno)
 	case syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ETXTBSY:

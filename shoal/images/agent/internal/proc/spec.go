@@ -23,7 +23,7 @@ type Spec struct {
 	ID      string
 	Argv    []string
 	Env     map[string]*string
-	Cwd     string
+	Workdir string
 	User    string
 	Timeout time.Duration
 	Limits  map[string]uint64
@@ -38,9 +38,9 @@ type Spec struct {
 
 // Defaults are the sandbox's own: what a Spec is laid over.
 type Defaults struct {
-	Env  []string
-	Cwd  string
-	User string // "": whoever the agent is
+	Env     []string
+	Workdir string
+	User    string // "": whoever the agent is
 }
 
 // ValidID tells whether id matches p-[0-9a-z]{1,32}.
@@ -82,7 +82,7 @@ func (s *Spec) check() error {
 	if err := CheckEnv(s.Env); err != nil {
 		return err
 	}
-	return CheckCwd(s.Cwd)
+	return CheckWorkdir(s.Workdir)
 }
 
 // CheckEnv refuses names and values that no environment can hold.
@@ -98,10 +98,10 @@ func CheckEnv(env map[string]*string) error {
 	return nil
 }
 
-// CheckCwd wants "" or an absolute path.
-func CheckCwd(cwd string) error {
-	if cwd != "" && (cwd[0] != '/' || strings.IndexByte(cwd, 0) >= 0) {
-		return fault.Invalid("cwd", "%q is not an absolute path", cwd)
+// CheckWorkdir wants "" or an absolute path.
+func CheckWorkdir(workdir string) error {
+	if workdir != "" && (workdir[0] != '/' || strings.IndexByte(workdir, 0) >= 0) {
+		return fault.Invalid("workdir", "%q is not an absolute path", workdir)
 	}
 	return nil
 }
@@ -134,12 +134,12 @@ func lookupEnv(env []string, name string) (string, bool) {
 
 // plan is a Spec resolved against the sandbox: what the kernel needs.
 type plan struct {
-	path   string
-	argv   []string
-	env    []string
-	cwd    string
-	user   *syscall.Credential
-	userID uint32
+	path    string
+	argv    []string
+	env     []string
+	workdir string
+	user    *syscall.Credential
+	userID  uint32
 }
 
 func (t *Table) resolve(s *Spec) (*plan, error) {
@@ -147,7 +147,7 @@ func (t *Table) resolve(s *Spec) (*plan, error) {
 		return nil, err
 	}
 	defaults := t.defaults.Load()
-	p := &plan{argv: s.Argv, cwd: s.Cwd}
+	p := &plan{argv: s.Argv, workdir: s.Workdir}
 	name := s.User
 	if name == "" {
 		name = defaults.User
@@ -163,13 +163,13 @@ func (t *Table) resolve(s *Spec) (*plan, error) {
 		p.userID = user.UID
 	}
 	p.env = t.environment(s, defaults, who)
-	if p.cwd == "" {
-		p.cwd = defaults.Cwd
+	if p.workdir == "" {
+		p.workdir = defaults.Workdir
 	}
-	if err := checkDirectory(p.cwd); err != nil {
+	if err := checkDirectory(p.workdir); err != nil {
 		return nil, err
 	}
-	path, err := findCommand(s.Argv[0], p.env, p.cwd)
+	path, err := findCommand(s.Argv[0], p.env, p.workdir)
 	if err != nil {
 		return nil, err
 	}

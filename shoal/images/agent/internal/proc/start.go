@@ -105,7 +105,7 @@ func outputPipe(ours, theirs *descriptors) (int, error) {
 // launch forks and executes. The path of ForkExec is the kernel's quickest: the child borrows our memory until it executes.
 func (t *Table) launch(p *Process, s *Spec, plan *plan, files []uintptr) error {
 	attr := &syscall.ProcAttr{
-		Dir:   plan.cwd,
+		Dir:   plan.workdir,
 		Env:   plan.env,
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: plan.user, Setctty: s.Pty != nil, Ctty: 0},

@@ -14,10 +14,10 @@ import (
 )
 
 type configureRequest struct {
-	Op   string           `json:"op"`
-	Env  map[string]*text `json:"env"`
-	Cwd  *text            `json:"cwd"`
-	User string           `json:"user"`
+	Op      string           `json:"op"`
+	Env     map[string]*text `json:"env"`
+	Workdir *text            `json:"workdir"`
+	User    string           `json:"user"`
 }
 
 func (s *Server) configure(st *mux.Stream, raw []byte) error {
@@ -41,18 +41,18 @@ func (s *Server) configure(st *mux.Stream, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if request.Cwd != nil {
-		cwd := string(*request.Cwd)
-		if err := proc.CheckCwd(cwd); err != nil {
+	if request.Workdir != nil {
+		workdir := string(*request.Workdir)
+		if err := proc.CheckWorkdir(workdir); err != nil {
 			return err
 		}
-		if cwd == "" {
-			return fault.Invalid("cwd", "give an absolute path, or null for the container's own")
+		if workdir == "" {
+			return fault.Invalid("workdir", "give an absolute path, or null for the container's own")
 		}
-		if err := makeDirectory(cwd, who); err != nil {
-			return fault.Path("cwd", err)
+		if err := makeDirectory(workdir, who); err != nil {
+			return fault.Path("workdir", err)
 		}
-		defaults.Cwd = cwd
+		defaults.Workdir = workdir
 	}
 	s.table.SetDefaults(defaults)
 	st.Reply(empty{})

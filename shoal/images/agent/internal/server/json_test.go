@@ -66,7 +66,7 @@ func TestTextThatIsNoUTF8(t *testing.T) {
 }
 
 func FuzzRequests(f *testing.F) {
-	f.Add([]byte(`{"op":"run","id":"p-a","argv":["a",{"b64":"/w=="}],"env":{"A":null},"cwd":null,"limits":{"core":0}}`))
+	f.Add([]byte(`{"op":"run","id":"p-a","argv":["a",{"b64":"/w=="}],"env":{"A":null},"workdir":null,"limits":{"core":0}}`))
 	f.Add([]byte(`{"op":"exec","pty":{"rows":1,"cols":2}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		op, err := opOf(raw)

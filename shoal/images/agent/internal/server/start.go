@@ -13,7 +13,7 @@ type start struct {
 	ID        string             `json:"id"`
 	Argv      []text             `json:"argv"`
 	Env       map[string]*text   `json:"env"`
-	Cwd       *text              `json:"cwd"`
+	Workdir   *text              `json:"workdir"`
 	User      string             `json:"user"`
 	TimeoutMS int64              `json:"timeout_ms"`
 	Limits    map[string]*uint64 `json:"limits"`
@@ -31,8 +31,8 @@ func (r *start) spec() (*proc.Spec, error) {
 	for i, arg := range r.Argv {
 		s.Argv[i] = string(arg)
 	}
-	if r.Cwd != nil {
-		s.Cwd = string(*r.Cwd)
+	if r.Workdir != nil {
+		s.Workdir = string(*r.Workdir)
 	}
 	for name, value := range r.Limits {
 		if value == nil {
