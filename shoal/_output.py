@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
 from shoal._reach import Patience, Reach
 from shoal._twin import block_on, method_twin
-from shoal.model.errors import FailedPrecondition, SandboxEnded, Unavailable
+from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, Unavailable
 from shoal.model.ids import MAIN_PROCESS
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_LINE = 1 << 20
 """Characters (or bytes) after which a line without an end is handed out in pieces: what writes it may be hostile."""
+
+_LOOK_S = 0.5
 
 
 class ByteSource(ABC):
@@ -111,8 +113,9 @@ class ProcessBytes(FlowBytes):
     """A process's stdout (`fd` 1) or stderr (2). The output of the sandbox's own command goes on after the sandbox's end,
     out of what was kept of it.
 
-    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes. `dropped`: bytes so far
-    that were gone before they were read. Not `follow`: it ends with what there is when it is first reached.
+    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes. Who may look at the
+    sandbox and not run anything in it (a token of `read`) gets that command's output from what the API hands out, a piece every now and then.
+    `dropped`: bytes so far that were gone before they were read. Not `follow`: it ends with what there is when it is first reached.
     """
 
     def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False, follow: bool = True) -> None:
@@ -122,13 +125,37 @@ class ProcessBytes(FlowBytes):
         self._peek = peek
         self._follow = follow
         self._until: int | None = None
+        self._may_only_look = False
         self.dropped = 0
 
     async def next(self) -> bytes:
         before = self.offset
-        data = await super().next()
+        data = await (self._looked() if self._may_only_look else self._read())
         self.dropped += self.offset - before - len(data)
         return data
+
+    async def _read(self) -> bytes:
+        try:
+            return await super().next()
+        except PermissionDenied:
+            if not self._peek or self._process_id != MAIN_PROCESS:
+                raise
+            self._may_only_look = True
+            return await self._looked()
+
+    async def _looked(self) -> bytes:
+        transport, sandbox_id = self._reach.transport, self._reach.sandbox_id
+        while not self._ended:
+            # Asked for first: once it has ended, what there is is all.
+            ended = not self._follow or (await transport.get(sandbox_id)).ended
+            chunk = await transport.logs(sandbox_id, self._fd, self.offset)
+            self.offset = max(self.offset, chunk.offset + len(chunk.data))
+            self._ended = ended
+            if chunk.data:
+                return chunk.data
+            if not ended:
+                await asyncio.sleep(_LOOK_S)
+        return b""
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
         return agent.output(self._process_id, self._fd, self.offset, tell=not self._follow, peek=self._peek)

@@ -162,6 +162,24 @@ def test_logs_follow_to_the_end(cluster: Cluster) -> None:
     assert run("logs", "-f", made.stdout.decode().strip()).stdout == b"1\n2\n3\n"
 
 
+def test_who_may_only_look_sees_the_logs(cluster: Cluster) -> None:
+    url = cluster.file.api_url
+    token = run("--url", url, "tokens", "create", "looks", "--scope", "read").stdout.decode().strip()
+    script = "echo begun; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo over; echo odd >&2"
+    with shoal.Sandbox.create("sh", "-c", script) as sandbox:
+        look = ("--url", url, "--token", token)
+        assert run(*look, "exec", sandbox.id, "true").returncode == 77
+        command = [*COMMAND, *look, "logs", "-f", sandbox.id]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:
+            assert following.stdout is not None
+            assert following.stdout.readline() == b"begun\n", "while it lives"
+            assert run(*look, "logs", sandbox.id).stdout == b"begun\n"
+            sandbox.run("touch /tmp/go")
+            assert following.communicate(timeout=30) == (b"over\n", b"odd\n")
+        assert following.returncode == 0
+        assert run(*look, "logs", sandbox.id).stdout == b"begun\nover\n", "after its end"
+
+
 def test_cp_as_cp_does(box: shoal.Sandbox, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "deep").mkdir(parents=True)
