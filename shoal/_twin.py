@@ -93,8 +93,9 @@ def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
     if asyncio._get_running_loop() is not None:
         _home.check_loop(coroutine)
     call = _Call(coroutine)
-    background.loop.call_soon_threadsafe(call.start, background.loop, context=contextvars.copy_context())
     try:
+        # In here: an interrupt right after it would leave a call running that nobody waits for.
+        background.loop.call_soon_threadsafe(call.start, background.loop, context=contextvars.copy_context())
         call.ended.acquire()
     except BaseException:
         background.loop.call_soon_threadsafe(call.cancel)
@@ -133,9 +134,12 @@ class _Call(Generic[R]):
         self.task = loop.create_task(self._drive())
 
     def cancel(self) -> None:
-        if self.task is not None:
-            # Behind its first step: a task that is cancelled before it never enters `_drive`, and nobody would be woken.
-            self.task.get_loop().call_soon(self.task.cancel)
+        if self.task is None:  # the interrupt came before it was handed over
+            self.coroutine.close()
+            self.ended.release()
+            return
+        # Behind its first step: a task that is cancelled before it never enters `_drive`, and nobody would be woken.
+        self.task.get_loop().call_soon(self.task.cancel)
 
     async def _drive(self) -> None:
         try:

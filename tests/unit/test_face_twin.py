@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,33 +123,74 @@ def test_blocking_the_background_loop_itself_is_refused() -> None:
         block_on(_calls_blocking())
 
 
-def test_an_interrupt_cancels_what_was_begun_and_goes_on() -> None:
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_an_interrupt_while_a_call_is_handed_over_leaves_nothing_running(
+    handed_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block_on(asyncio.sleep(0))  # there is a loop
+    assert _twin._home.background is not None
+    loop = _twin._home.background.loop
     undone = threading.Event()
+    hand_over = loop.call_soon_threadsafe
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        monkeypatch.undo()
+        if handed_over:
+            hand_over(*arguments, **options)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
 
     async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            undone.set()
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    coroutine = work()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        block_on(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+    assert undone.is_set() is handed_over
+    assert time.monotonic() - began < _twin._UNDO_S, "it knew when all was over"
+
+
+def test_an_interrupt_cancels_what_was_begun_and_goes_on() -> None:
+    begun, undone = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
             await asyncio.sleep(0.05)
             undone.set()
 
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    def interrupt() -> None:
+        begun.wait()
+        time.sleep(0.1)  # in which the caller has come to wait
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         block_on(work())
-    timer.join()
+    thread.join()
     assert undone.is_set()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # a machine may stand still for seconds
 
 
 def _script(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
+    # asyncio's debug mode tells of a machine that stood still for a tenth of a second, too.
+    done.stderr = re.sub(r"^Executing <.*> took [\d.]+ seconds\n", "", done.stderr, flags=re.MULTILINE)
+    return done
 
 
 def test_a_forked_child_has_a_loop_of_its_own() -> None:
@@ -192,8 +234,9 @@ def test_a_blocking_call_costs_little() -> None:
 
     def once() -> float:
         start = time.perf_counter()
-        for _ in range(200):
+        for _ in range(20):
             adder.add(1)
-        return (time.perf_counter() - start) / 200
+        return (time.perf_counter() - start) / 20
 
-    assert min(once() for _ in range(5)) < 0.0005  # some 60 µs on an idle machine
+    # Some 60 µs on an idle machine. Few at a time: on a busy one some go through undisturbed.
+    assert min(once() for _ in range(50)) < 0.0005
