@@ -39,6 +39,9 @@ from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.model.report import Report, silent
 from shoal.model.settings import Settings
 
+_PATIENT_S = 60.0
+"""How long `up` waits for what it would take away with all its sandboxes: what is dead refuses at once, what hangs may only be slow."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
@@ -81,7 +84,7 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
     options = options or UpOptions()
     with local_state.lock(settings.state_dir, report):
         cluster = cluster_file.read(settings.state_dir)
-        if cluster is not None and health(cluster).good:
+        if cluster is not None and health(cluster, _PATIENT_S).good:
             with report("Looking at the cluster that runs"):
                 nodes = _deploy_again(cluster)
                 local_api.mend(cluster)
@@ -115,11 +118,12 @@ def down(settings: Settings, *, purge: bool = False, report: Report = silent) ->
         return found
 
 
-def health(cluster: ClusterFile) -> Health:
-    """Which parts answer, without connecting to Ray. Takes milliseconds. `FailedPrecondition` for a cluster of another release of Shoal."""
+def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
+    """Which parts answer, without connecting to Ray. Takes milliseconds, at most twice `within_s` where something hangs.
+    `FailedPrecondition` for a cluster of another release of Shoal."""
     local_state.settings_of(cluster)
-    engine = local_engine.answers(cluster.engine_address)
-    ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address)
+    engine = local_engine.answers(cluster.engine_address, within_s)
+    ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address, within_s)
     return Health(engine, ray, local_api.answers(cluster) if cluster.api_listens else None)
 
 

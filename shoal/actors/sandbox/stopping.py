@@ -12,8 +12,9 @@ from shoal.model.errors import ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.wire.agent import Agent
 
-_KILL_WAIT_S = 2.0
-_OUTPUT_WAIT_S = 3.0
+# Both take milliseconds; a machine may stand still for seconds, and an agent is in its sandbox's hands and may say nothing.
+_KILL_WAIT_S = 5.0
+_OUTPUT_WAIT_S = 5.0
 _OUTPUT_KEEP = 1024 * 1024
 
 
