@@ -49,6 +49,7 @@ class Page:
         self._last = 0
         self._events: list[dict[str, Any]] = []
         self.ask("Page.enable")
+        self.ask("Page.setLifecycleEventsEnabled", enabled=True)
 
     def load(self, url: str, timeout_s: float = 30) -> None:
         """Goes there; returns once the page and what it refers to have been loaded."""
@@ -56,8 +57,14 @@ class Page:
         answer = self.ask("Page.navigate", url=url)
         assert "errorText" not in answer, answer
         deadline = time.monotonic() + timeout_s
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
+        while not any(self._tells(event, answer["loaderId"]) for event in self._events):
             self._events.append(self._next(deadline))
+
+    @staticmethod
+    def _tells(event: dict[str, Any], loader: str) -> bool:
+        """Whether it says that this page has been loaded, and not the one before it."""
+        told = event["params"]
+        return event["method"] == "Page.lifecycleEvent" and (told["name"], told["loaderId"]) == ("load", loader)
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives; promises are waited for."""

@@ -21,8 +21,8 @@ from shoal.actors.names import CLUSTER_LABEL
 from shoal.cluster import local_ray, processes
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 
-SETTLING_S = 20.0
-"""How long what was ended may take to be gone: a sweep and a little more."""
+SETTLING_S = 45.0
+"""How long what was ended may take to be gone: a sweep that just missed it, the next one 15 s after that is done, and a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,9 @@ def look(cluster: ClusterFile) -> Found:
         interfaces=frozenset(_interfaces(cluster.settings["network"]["bridge"])),
         holders=frozenset(holder for holder in records.values() if holder is not None),
         relays=len(_relays(run_dir)),
-        unfinished=frozenset(str(path) for part in ("node", "controller") for path in (state / part).rglob("*.tmp")),
+        unfinished=frozenset(
+            str(path) for part in ("node", "controller") for path in files_below(state / part) if path.suffix == ".tmp"
+        ),
     )
 
 
@@ -74,7 +76,7 @@ def problems(found: Found, before: Found | None = None) -> list[str]:
     return wrong
 
 
-def assert_none(cluster: ClusterFile, before: Found, within: float = SETTLING_S) -> None:
+def assert_none(cluster: ClusterFile, before: Found | None = None, within: float = SETTLING_S) -> None:
     """That nothing has leaked since `before`, once all has settled."""
     deadline = time.monotonic() + within
     while wrong := problems(look(cluster), before):
@@ -85,6 +87,9 @@ def assert_none(cluster: ClusterFile, before: Found, within: float = SETTLING_S)
 def assert_nothing_left(cluster: ClusterFile) -> None:
     """That a cluster which was taken down has left nothing on this machine but what it keeps in its state directory."""
     run_dir = Path(cluster.run_dir)
+    deadline = time.monotonic() + SETTLING_S
+    while cluster.engine is not None and shims(cluster) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a shim ends by itself, a moment after its container
     left = {
         "processes": processes.of_cluster(cluster.cluster, Path(cluster.temp_dir)) + _relays(run_dir / cluster.cluster),
         "engine": [cluster.engine] if cluster.engine is not None and processes.alive(cluster.engine) else [],
@@ -106,6 +111,15 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
 def shims(cluster: ClusterFile) -> list[str]:
     """Processes of an engine's that name the cluster's run directory."""
     return _commands(cluster.run_dir)
+
+
+def files_below(directory: Path, *but: str) -> list[Path]:
+    """All that is no directory, at any depth, but not in a directory called as in `but`. What is there may come and go meanwhile."""
+    found = []
+    for place, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if name not in but]
+        found += [Path(place, name) for name in names]
+    return found
 
 
 def _records(directory: Path) -> dict[str, str | None]:

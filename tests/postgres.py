@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from shoal.cluster import packages
+from tests.haproxy import free_port
 
 _CREATE_NONE = Path("/etc/postgresql-common/createcluster.conf")
 _OPTIONS = "-c unix_socket_directories= -c listen_addresses=127.0.0.1 -c max_connections=40"
@@ -103,7 +103,7 @@ def postgres() -> Iterator[Postgres]:
     user = "postgres" if os.geteuid() == 0 else os.environ["USER"]
     if os.geteuid() == 0:
         shutil.chown(directory, user)
-    server = Postgres(programs, directory / "data", _free_port(), user, secrets.token_hex(12))
+    server = Postgres(programs, directory / "data", free_port(), user, secrets.token_hex(12))
     try:
         server.make()
         server.start()
@@ -130,10 +130,3 @@ def _programs() -> Path:
 def _quiet(text: str) -> Iterator[Any]:
     os.write(2, f"[{text} …]\n".encode())
     yield
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -16,7 +16,7 @@ def agent_of(sandbox: shoal.Sandbox) -> int:
     word = f"SHOAL_TEST_{sandbox.id}"
     process = sandbox.exec("sleep", "97", env={word: "1"})
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit() and _has(entry / "environ", word.encode()):
@@ -56,8 +56,8 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def eventually(check: Callable[[], bool], within: float = 20.0, what: str = "it") -> None:
-    """Waits until `check` is true."""
+def eventually(check: Callable[[], bool], within: float = 60.0, what: str = "it") -> None:
+    """Waits until `check` is true. Long enough for Ray to start an actor anew on a slow and busy machine: only one that fails waits so long."""
     deadline = time.monotonic() + within
     while not check():
         assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
@@ -69,6 +69,22 @@ def _has(file: Path, word: bytes) -> bool:
         return word in file.read_bytes()
     except OSError:
         return False
+
+
+def kill_relay() -> None:
+    """Kills the relay of the cluster under test, as soon as there is one: it may be coming back from the last time."""
+
+    def killed() -> bool:
+        pid = relay_pid()
+        if pid is None:
+            return False
+        try:
+            kill(pid)
+        except ProcessLookupError:
+            return False
+        return True
+
+    eventually(killed, what="a relay to kill")
 
 
 def relay_pid() -> int | None:
@@ -84,11 +100,15 @@ def _holds(process: Path, run_dir: str) -> bool:
     """Whether a process listens at a socket below `run_dir`."""
     inodes = set()
     try:
-        for fd in (process / "fd").iterdir():
-            target = os.readlink(fd)
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+        descriptors = list((process / "fd").iterdir())
     except OSError:
         return False
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            continue  # just closed, as connections are all the time
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
     lines = Path("/proc/net/unix").read_text().splitlines()
     return any(run_dir in line and line.split()[6] in inodes for line in lines)

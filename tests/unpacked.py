@@ -24,7 +24,10 @@ def program(package: str, path: str) -> Path:
                 _check(_run("apt-get", "download", package, at=here))
             (archive,) = here.glob("*.deb")
             _check(_run("dpkg-deb", "-x", str(archive), str(Path(place, "root")), at=here))
-            Path(place, "root").rename(directory)
+            try:
+                Path(place, "root").rename(directory)
+            except OSError:
+                assert found.exists(), f"{directory} is there, but not {found}"  # another session was first
     return found
 
 

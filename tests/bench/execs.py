@@ -48,24 +48,25 @@ def rate(subjects: Sequence[Subject], boxes_each: int, callers: int = CALLERS) -
 
 
 def throughput(boxes: Sequence[Box], seconds: float, callers: int = CALLERS) -> float:
-    """Execs per second of `callers` threads that call for so long, counted to the end of the last one."""
-    ready = threading.Barrier(callers + 1)
-    deadline = float("inf")
+    """Execs per second of `callers` threads that call for so long, each at least once, counted to the end of the last one."""
+    start = 0.0
+
+    def begin() -> None:
+        nonlocal start
+        start = time.perf_counter()
+
+    ready = threading.Barrier(callers, begin)  # they may take their time to come
 
     def caller(number: int) -> int:
         box, count = boxes[number % len(boxes)], 0
         ready.wait()
-        while time.perf_counter() < deadline:
+        while count == 0 or time.perf_counter() < start + seconds:
             box.execute()
             count += 1
         return count
 
     with ThreadPoolExecutor(callers) as pool:
-        counts = [pool.submit(caller, number) for number in range(callers)]
-        start = time.perf_counter()
-        deadline = start + seconds
-        ready.wait()
-        total = sum(count.result() for count in counts)
+        total = sum(pool.map(caller, range(callers)))
         return total / (time.perf_counter() - start)
 
 

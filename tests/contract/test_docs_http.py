@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from shoal.cluster import packages
+from tests.cluster import _printing
 from tests.contract.face_relay import ground
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)  # the first time its programs are installed
 def test_commands_of_the_page_run() -> None:
+    packages.ensure({"curl": "curl", "jq": "jq"}, _printing)
     text = PAGE.read_text("utf-8")
     blocks = BLOCK.findall(text)
     assert len(blocks) == text.count("```sh")

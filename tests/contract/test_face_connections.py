@@ -154,13 +154,15 @@ async def test_the_table_is_bounded_and_what_is_closed_is_dropped() -> None:
         await wide.close()
 
 
+@pytest.mark.timeout(90)  # another interpreter
 def test_each_loop_has_its_own_and_leaves_nothing_when_it_ends() -> None:
     # In an interpreter of its own, which tells of every socket that nobody closed.
     code = """
-        import asyncio, gc
+        import asyncio, gc, logging
         from shoal.transport.connections import Connections
         from tests.contract.test_face_connections import Answering, Cluster, serving
 
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of what is slow, as all is at times
         cluster = Cluster()
         connections = Connections(cluster.grant)
 

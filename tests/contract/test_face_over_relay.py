@@ -87,19 +87,23 @@ def test_output_is_live(sandbox: shoal.Sandbox) -> None:
     assert [info.returncode for info in sandbox.processes() if info.id == process.id] == [7]
 
 
-def test_awaited_side_by_side(sandbox: shoal.Sandbox) -> None:
+def test_awaited_side_by_side(place: Ground) -> None:
+    met = place.bed.directory / "met"
+    met.mkdir()
+    # Each ends once all are there: one after the other they would wait for ever.
+    meet = f"touch {met}/$0; echo $0; while [ $(ls {met} | wc -l) -lt 20 ]; do sleep 0.05; done; echo end"
+
     async def one(number: int) -> list[str]:
-        async with await sandbox.exec.aio("sh", "-c", f"echo {number}; sleep 0.2; echo end") as process:
+        async with await place.sandbox.exec.aio("sh", "-c", meet, str(number)) as process:
             return [line async for line in process.stdout]
 
     async def all_of_them() -> list[list[str]]:
-        found = await asyncio.gather(*[one(number) for number in range(20)])
-        await sandbox._client.close.aio()
+        async with asyncio.timeout(60):
+            found = await asyncio.gather(*[one(number) for number in range(20)])
+        await place.client.close.aio()
         return found
 
-    began = time.monotonic()
     assert asyncio.run(all_of_them()) == [[f"{number}\n", "end\n"] for number in range(20)]
-    assert time.monotonic() - began < 4
 
 
 def test_standard_error_may_be_merged_and_bytes_are_kept(sandbox: shoal.Sandbox) -> None:
@@ -190,7 +194,7 @@ def test_a_relay_that_stays_away_is_told_in_time(place: Ground, monkeypatch: pyt
         with pytest.raises(shoal.Unavailable) as caught:
             place.sandbox.run("true")
         assert caught.value.retryable
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 12  # less than is usual, and more than a machine may stand still
     finally:
         place.do(place.bed.relay.start())
 
@@ -208,14 +212,16 @@ def test_sixteen_threads_at_once(sandbox: shoal.Sandbox) -> None:
 
 def test_an_interrupt_reaches_the_caller_and_ends_the_wait(place: Ground) -> None:
     code = """
-        import sys
+        import logging, sys
         from tests.contract.face_relay import sandbox_at
+
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of what is slow, as all is at times
 
         sandbox = sandbox_at(*sys.argv[1:])
         process = sandbox.exec("sleep", "60")
         for call in (lambda: sandbox.run("sleep 60"), process.wait, process.stdout.read):
-            print("ready", flush=True)
             try:
+                print("ready", flush=True)
                 call()
             except KeyboardInterrupt:
                 print("interrupted", flush=True)

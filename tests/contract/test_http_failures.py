@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import socket
@@ -31,7 +32,20 @@ from shoal.model.http import PROBLEM, problem
 from shoal.model.sandbox_json import info_to_json
 from shoal.transport import http, http_calls
 from shoal.transport.http import HttpTransport
-from tests.contract.http_peer import INFO, RESET, SELF, SPEC, Answer, Asked, answer, raw, refusal, sandbox, serving
+from tests.contract.http_peer import (
+    INFO,
+    RESET,
+    SELF,
+    SPEC,
+    Answer,
+    Asked,
+    answer,
+    no_host_is_known,
+    raw,
+    refusal,
+    sandbox,
+    serving,
+)
 from tests.contract.tls_files import Authority
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -102,10 +116,10 @@ async def test_a_create_that_is_asked_again_has_what_is_left_of_its_deadline() -
 
     async with serving(slowly, sandbox()) as peer:
         transport = HttpTransport(peer.url, TOKEN)
-        await transport.create(SPEC, deadline=5)
+        await transport.create(SPEC, deadline=50)
         await transport.close()
     deadlines = [float(asked.path.rpartition("deadline=")[2]) for asked in peer.asked]
-    assert 5 >= deadlines[0] > deadlines[1] + 0.4
+    assert 50 >= deadlines[0] > deadlines[1] + 0.4
 
 
 async def test_a_server_may_say_when_to_come_back() -> None:
@@ -113,13 +127,15 @@ async def test_a_server_may_say_when_to_come_back() -> None:
         transport = HttpTransport(peer.url, TOKEN)
         began = time.monotonic()
         await transport.get("sb-1")
-        assert 1.0 <= time.monotonic() - began < 5
+        assert 1.0 <= time.monotonic() - began < 15  # a machine may stand still for seconds
         await transport.close()
 
 
 async def test_patience_ends(short_patience: None) -> None:
+    looks = itertools.count()
     async with serving(refusal(Unavailable("never"))) as peer:
         transport = HttpTransport(peer.url, TOKEN)
+        transport.calls._clock = lambda: 0.05 * next(looks)  # on which no machine stands still
         with pytest.raises(Unavailable, match="never") as caught:
             await transport.get("sb-1")
         await transport.close()
@@ -229,17 +245,16 @@ async def test_nor_are_those_of_a_later_call_that_a_large_one_is_made_of(
 
 
 async def test_what_was_never_sent_is_tried_again_whatever_it_is() -> None:
-    with socket.socket() as reserved:
+    with socket.socket() as reserved:  # nobody else gets the port
         reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
-    transport = HttpTransport(f"http://127.0.0.1:{port}", TOKEN)
-    creating = asyncio.create_task(transport.admin.create_token("ci", "main", Scope.RUN, None))
-    await asyncio.sleep(0.2)
-    server = await asyncio.start_server(_answer_token, "127.0.0.1", port)
-    info, text = await asyncio.wait_for(creating, 10)
-    assert (info.id, text) == ("tk-1", "shoal_tk-1_x")
-    await transport.close()
-    server.close()
+        transport = HttpTransport(f"http://127.0.0.1:{reserved.getsockname()[1]}", TOKEN)
+        creating = asyncio.create_task(transport.admin.create_token("ci", "main", Scope.RUN, None))
+        await asyncio.sleep(0.2)
+        server = await asyncio.start_server(_answer_token, sock=reserved)
+        info, text = await asyncio.wait_for(creating, 30)
+        assert (info.id, text) == ("tk-1", "shoal_tk-1_x")
+        await transport.close()
+        server.close()
 
 
 async def _answer_token(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -289,14 +304,15 @@ async def test_the_first_mistake_is_told_at_once(answered: Answer, kind: type[Ex
         began = time.monotonic()
         with pytest.raises(kind, match=told):
             await HttpTransport.open(peer.url, TOKEN)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15  # less than its patience, and more than a machine may stand still
 
 
-async def test_nobody_there() -> None:
+async def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         with pytest.raises(Unavailable, match="is it up, and the port right"):
             await HttpTransport.open(f"http://127.0.0.1:{reserved.getsockname()[1]}", TOKEN)
+    no_host_is_known(monkeypatch)
     with pytest.raises(Unavailable, match="there is no host"):
         await HttpTransport.open("http://no-such-host.invalid", TOKEN)
 

@@ -6,7 +6,7 @@ import pytest
 
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.transport.http import HttpTransport
-from tests.contract.http_peer import raw, sandbox, serving
+from tests.contract.http_peer import no_host_is_known, raw, sandbox, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 TOKEN = "shoal_tk-1_secret"
@@ -56,6 +56,7 @@ async def test_a_proxy_that_is_away_is_told_without_its_password(scheme: str, mo
 
 
 async def test_a_proxy_that_has_no_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_host_is_known(monkeypatch)
     monkeypatch.setenv("http_proxy", f"http://me:{PASSWORD}@proxy.invalid:3128")
     with pytest.raises(Unavailable, match=r"there is no host proxy\.invalid") as caught:
         await HttpTransport.open("http://shoal.invalid", TOKEN)

@@ -196,7 +196,7 @@ async def test_a_create_that_is_given_up_leaves_nothing() -> None:
         ):
             creating = asyncio.create_task(_any(create))
             events = Client(place.fake).events()
-            assert await events.next.aio(timeout=5) is not None  # it is being made
+            assert await events.next.aio(timeout=20) is not None  # it is being made
             creating.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await creating

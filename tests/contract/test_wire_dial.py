@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
@@ -62,10 +62,12 @@ async def inside(serve: Serve) -> AsyncIterator[int]:
             task.cancel()
 
 
-def nobody() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+@contextmanager
+def nobody() -> Iterator[int]:
+    """A port on which nothing listens, nor can meanwhile."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield int(reserved.getsockname()[1])
 
 
 async def connections(a_bed: Bed) -> int:
@@ -133,8 +135,8 @@ async def test_refusals() -> None:
             await dial(address, a_bed.token(scopes=(grants.SCOPE_EXEC,)), port)
         with pytest.raises(errors.NotFound):
             await dial(address, a_bed.token(scopes=TUNNEL, key="c-other"), port)
-        with pytest.raises(errors.Unavailable, match="nothing listens on port"):
-            await dial(address, token, nobody())
+        with nobody() as silent, pytest.raises(errors.Unavailable, match="nothing listens on port"):
+            await dial(address, token, silent)
         for wrong in (0, 65536, -1):
             with pytest.raises(errors.InvalidRequest):
                 await dial(address, token, wrong)

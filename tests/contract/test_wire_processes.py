@@ -78,7 +78,7 @@ async def test_no_agent(sandbox: Bed) -> None:
     started = time.monotonic()
     with pytest.raises(errors.Unavailable):
         await Connection.open(sandbox.relay.address, sandbox.token(key="c-empty"), wait_s=0.3)
-    assert 0.2 < time.monotonic() - started < 5
+    assert 0.2 < time.monotonic() - started < 20  # a machine may stand still for seconds
 
 
 # run
@@ -119,9 +119,9 @@ async def test_run_killed_by_a_signal(agent: Agent) -> None:
 
 async def test_run_that_takes_too_long_dies_with_its_tree(agent: Agent) -> None:
     started = time.monotonic()
-    result = await agent.run(shell("trap '' TERM; setsid sleep 77 & sleep 77 & echo on; wait", timeout_s=0.5))
+    result = await agent.run(shell("trap '' TERM; echo on; setsid sleep 77 & sleep 77 & wait", timeout_s=0.5))
     assert (result.exit, result.timed_out, result.stdout) == (-signal.SIGKILL, True, b"on\n")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # not 77, and not for want of a machine that goes on
     rest = await agent.run(shell("grep -al '[s]leep.77' /proc/[0-9]*/cmdline; true"))
     assert rest.stdout == b""
 
@@ -250,6 +250,8 @@ async def test_a_terminal(agent: Agent) -> None:
     await agent.exec(start, pty=(24, 80))
     output = await agent.output(start.id, 1)
     seen = await anext(output)
+    while b"\n" not in seen:  # the terminal writes a line's end by itself
+        seen += await anext(output)
     assert seen == b"24 80\r\n"
     await agent.resize(start.id, 50, 132)
     stdin = await agent.stdin(start.id)
@@ -358,8 +360,8 @@ async def test_tail_drops_the_oldest_where_nobody_reads(agent: Agent) -> None:
     assert output.offset == 3_000_003
     ((begin, end),) = output.gaps
     assert begin == 0
-    # The last three bytes may still be in the pipe when the reader comes, and then add to what is held for it.
-    assert len(data) == 3_000_003 - end <= (1 << 20) + 3
+    # What is still in the pipe when the reader comes, up to all that it has room for, adds to what is held for it.
+    assert len(data) == 3_000_003 - end <= (1 << 20) + (64 << 10)
 
 
 async def test_output_tells_what_there_is(agent: Agent) -> None:
@@ -411,10 +413,10 @@ async def test_input_that_is_refused_is_never_taken_for_input_that_arrived(agent
 
 async def test_idle(agent: Agent) -> None:
     start = command("sleep", "0.4")
-    await agent.exec(start)
     started = time.monotonic()
-    idle = await asyncio.wait_for(agent.idle(0.3), 10)
-    assert 0.6 < time.monotonic() - started < 5
+    await agent.exec(start)
+    idle = await asyncio.wait_for(agent.idle(0.3), 20)
+    assert time.monotonic() - started > 0.6
     assert idle >= 0.3
 
 

@@ -7,6 +7,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from shoal.cluster import packages
+from tests.cluster import _printing
+
 _CA_CONF = """\
 [ca]
 default_ca = own
@@ -31,6 +34,7 @@ class Authority:
     """`certificate`: what a client is to trust. `server_certificate`, `server_key`: those of a server that is 127.0.0.1 and all of `names`."""
 
     def __init__(self, directory: Path, names: Sequence[str] = ()) -> None:
+        packages.ensure({"openssl": "openssl"}, _printing)
         self._directory = directory
         self._names = ["IP:127.0.0.1", *(f"DNS:{name}" for name in names)]
         self.certificate = directory / "ca.pem"

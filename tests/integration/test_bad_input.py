@@ -12,7 +12,8 @@ import shoal
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("both_ways")]
 
-AT_ONCE_S = 3.0
+AT_ONCE_S = 15.0
+"""Far less than the minutes for which a create waits for room; a machine that stands still for some seconds is no defect."""
 
 
 def refused(error: type[shoal.ShoalError], call: Callable[[], Any], *says: str, within: float = AT_ONCE_S) -> Any:
@@ -48,13 +49,13 @@ CREATES: list[tuple[str, type[shoal.ShoalError], dict[str, Any], tuple[str, ...]
 
 @pytest.mark.parametrize(("error", "asked", "says"), [c[1:] for c in CREATES], ids=[c[0] for c in CREATES])
 def test_creates(cluster: object, error: type[shoal.ShoalError], asked: dict[str, Any], says: tuple[str, ...]) -> None:
-    refused(error, lambda: shoal.Sandbox.create(**asked), *says, within=20.0 if "image" in asked else AT_ONCE_S)
+    refused(error, lambda: shoal.Sandbox.create(**asked), *says, within=30.0 if "image" in asked else AT_ONCE_S)
     assert shoal.Sandbox.list() == []
 
 
 def test_a_registry_that_cannot_be_reached(cluster: object) -> None:
     error = refused(
-        shoal.ShoalError, lambda: shoal.Sandbox.create(image="127.0.0.1:9/some/image:1"), "127.0.0.1:9", within=30
+        shoal.ShoalError, lambda: shoal.Sandbox.create(image="127.0.0.1:9/some/image:1"), "127.0.0.1:9", within=60
     )
     assert isinstance(error, shoal.Unavailable | shoal.ImageNotFound)
 
@@ -119,7 +120,7 @@ def test_files(sandbox: shoal.Sandbox) -> None:
 
 def test_a_full_disk_is_told_as_such(cluster: object) -> None:
     with shoal.Sandbox.create(memory=(64, 128)) as sandbox:  # its /dev/shm has half of that
-        refused(shoal.QuotaExceeded, lambda: sandbox.files.write_bytes("/dev/shm/big", bytes(80 << 20)), within=20)
+        refused(shoal.QuotaExceeded, lambda: sandbox.files.write_bytes("/dev/shm/big", bytes(80 << 20)), within=40)
         assert [e.name for e in sandbox.files.list("/dev/shm")] == [], "half a file is not left"
 
 
@@ -154,7 +155,7 @@ def test_one_that_ignores_sigterm(sandbox: shoal.Sandbox) -> None:
     with pytest.raises(shoal.DeadlineExceeded):
         process.wait(timeout=0.5)
     process.kill()
-    assert process.wait(timeout=5) == -9
+    assert process.wait(timeout=20) == -9
 
 
 def test_a_timeout_kills_the_whole_tree(sandbox: shoal.Sandbox) -> None:

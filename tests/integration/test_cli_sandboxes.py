@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,15 +225,19 @@ def test_shell_at_a_terminal(box: shoal.Sandbox) -> None:
         at.expect("/dev/pts/")
         at.expect("30 100")
         at.expect("xterm-42")
+        at.expect("$ ")  # what is typed while the shell takes its terminal back may be lost
         at.resize(50, 132)
-        time.sleep(0.5)
-        at.type("stty size; echo done-$((1+1))\n")
-        assert "50 132" in at.expect("done-2")
-        at.type("sleep 100\n")
-        time.sleep(0.3)
+        # It goes a way of its own, beside what is typed.
+        at.type("until stty size | grep '^50 132$'; do sleep 0.05; done; echo done-$((1+1))\n")
+        at.expect("done-2")
+        at.expect("$ ")
+        at.type("echo begun-$((1+2)); sleep 100\n")
+        at.expect("begun-3")
         at.type("\x03")  # Ctrl-C is for the program inside
+        at.expect("$ ")
         at.type("echo still-$((2+2))\n")
         at.expect("still-4")
+        at.expect("$ ")
         at.type("exit 9\n")
         assert at.exit_code() == 9
 

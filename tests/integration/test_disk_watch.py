@@ -45,7 +45,7 @@ async def test_the_one_that_writes_too_much_is_told(docker_lab: DockerLab) -> No
         await asyncio.sleep(0.5)
         assert told.empty()
         await docker_lab.write(writer, 20 * MiB)
-        key, used = await asyncio.wait_for(told.get(), 10)
+        key, used = await asyncio.wait_for(told.get(), 30)
         assert key == writer.key
         assert used > 32 * MiB
         await asyncio.sleep(0.3)

@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.slow, pytest.ma
 MANY = 10_000
 AT_ONCE = 32
 KEYS = 100
+LIFE_S = 900
+"""Of a sandbox: longer than any of this takes, on a slow machine too."""
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ async def replay(cluster: Cluster, body: dict[str, object], keys: Sequence[str])
 
 
 async def test_one_key_gives_one_sandbox(cluster: Cluster, tag: str) -> None:
-    ids, rate = await replay(cluster, {"tags": {"test": tag}}, [tag] * MANY)
+    ids, rate = await replay(cluster, {"tags": {"test": tag}, "timeout": LIFE_S}, [tag] * MANY)
     print(f"{rate:.0f} replays of one key a second")
     assert len(set(ids)) == 1
     assert await _living(cluster, tag) == set(ids)
@@ -62,7 +64,7 @@ async def test_a_hundred_keys_give_a_hundred(cluster: Cluster, tag: str) -> None
     """Each asks for all of the machine's cores, so all but a few wait for room: what is tried is their number, not their start."""
     cores = os.cpu_count()
     keys = [f"{tag}-{number % KEYS}" for number in range(MANY)]
-    ids, rate = await replay(cluster, {"tags": {"test": tag}, "cpu": cores}, keys)
+    ids, rate = await replay(cluster, {"tags": {"test": tag}, "cpu": cores, "timeout": LIFE_S}, keys)
     print(f"{rate:.0f} replays of {KEYS} keys a second")
     by_key: dict[str, set[str]] = {}
     for key, sandbox_id in zip(keys, ids, strict=True):

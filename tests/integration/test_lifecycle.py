@@ -56,7 +56,7 @@ def test_lifetime(cluster: object) -> None:
     began = time.monotonic()
     sandbox = shoal.Sandbox.create("sleep", "60", timeout=1.5)
     assert ended(sandbox) == ("timeout", -15)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30  # far from the command's 60; what starting it takes is among it
     with pytest.raises(shoal.SandboxEnded) as caught:
         sandbox.run("true")
     assert caught.value.reason == "timeout"
@@ -78,9 +78,9 @@ def test_a_command_may_end_in_its_own_way_when_asked(cluster: object) -> None:
 
 
 def test_idleness_ends_it_and_use_keeps_it(cluster: object) -> None:
-    sandbox = shoal.Sandbox.create(idle_timeout=1.5)
-    for _ in range(4):
-        time.sleep(0.7)
+    sandbox = shoal.Sandbox.create(idle_timeout=3.0)
+    for _ in range(3):
+        time.sleep(1.1)  # three of them are longer than it may be idle, and one may take two seconds more
         sandbox.run("true")
     assert sandbox.info().state == "running"
     assert ended(sandbox) == ("idle_timeout", None)

@@ -177,6 +177,7 @@ def test_raw_tcp_by_a_port_of_the_node_and_by_one_of_this_machine(served: shoal.
         assert answers == [expected] * 8
 
 
+@pytest.mark.timeout(600)  # the first time the browser is installed
 def test_a_browser_loads_a_page_with_what_its_script_fetches(served: shoal.Sandbox) -> None:
     tunnel = served.expose(WEB)
     with browser(_printing) as page:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -208,7 +209,8 @@ def test_processes_are_found_by_their_forebears() -> None:
             assert parents[shell.pid] == os.getpid()
             assert ours.with_descendants({shell.pid}, parents) < ours.with_descendants({os.getpid()}, parents)
         finally:
-            subprocess.run(["pkill", "-P", str(shell.pid)], check=True)
+            for pid in ours.with_descendants({shell.pid}, ours.parent_of()) - {shell.pid}:
+                os.kill(pid, signal.SIGKILL)
     assert ours.with_descendants({5}, {1: 0, 5: 1, 6: 5, 7: 6, 8: 1}) == {5, 6, 7}
 
 

@@ -34,7 +34,7 @@ async def test_an_agent_that_is_far_away_is_waited_for(capfd: pytest.CaptureFixt
 async def test_of_a_command_that_has_written_nothing_there_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     client = Client(FakeTransport())
     async with await Sandbox.create.aio("cat", client=client) as sandbox:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await _logs(client, sandbox.id, follow=False)
     assert capfd.readouterr() == ("", "")
 
@@ -51,7 +51,7 @@ async def test_it_ends_though_the_command_never_pauses(capfd: pytest.CaptureFixt
         await sandbox.stdin.write.aio("first\n")
         writing = asyncio.create_task(write_on())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 await _logs(client, sandbox.id, follow=False)
         finally:
             writing.cancel()

@@ -13,7 +13,7 @@ from shoal.model.access import INSIDE, Quota, SandboxEvent
 from tests.unit.builders import spec
 from tests.unit.controller_world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand still for seconds
 
 
 def draft(log: EventLog, sandbox_id: str = "sb-1", environment: str = "main") -> SandboxEvent:
@@ -92,7 +92,7 @@ def test_filters_and_bounds() -> None:
 async def test_a_waiter_wakes_for_its_own_alone() -> None:
     log = EventLog(0)
     waiting = {
-        name: asyncio.create_task(log.wait(environment, sandbox_id, 5))
+        name: asyncio.create_task(log.wait(environment, sandbox_id, 60))
         for name, environment, sandbox_id in (
             ("one", None, "sb-1"),
             ("other", None, "sb-2"),
@@ -174,5 +174,5 @@ async def test_the_first_event_ends_a_wait_at_once() -> None:
     began = time.monotonic()
     await controller.begin(controller.parts.sandboxes.create(spec(), 30, True, INSIDE))
     assert (await waiting)[0].kind == "created"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     await controller.kill()

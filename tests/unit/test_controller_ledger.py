@@ -21,7 +21,7 @@ from tests.contract.store.things import entry, event, living
 from tests.unit.builders import spec
 from tests.unit.controller_world import Away, Controller, Refusal, World, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand still for seconds
 
 
 def settings(state_dir: Path) -> dict[str, Any]:
@@ -185,14 +185,14 @@ class TestWhatIsLate:
         sandbox_id = await made(first)
         away = Away(world)
         world.end(sandbox_id, returncode=7)
-        told = await first.begin(first.parts.sandboxes.wait(sandbox_id, 5, INSIDE))
+        told = await first.begin(first.parts.sandboxes.wait(sandbox_id, 20, INSIDE))
         assert told.returncode == 7, "who waits for it need not wait for the store"
         await until(lambda: sandbox_id in away.refused, "its end is not on record")
         await first.kill()
         away.back()
 
         second = await world.controller()
-        again = await second.begin(second.parts.sandboxes.wait(sandbox_id, 5, INSIDE))
+        again = await second.begin(second.parts.sandboxes.wait(sandbox_id, 20, INSIDE))
         assert (again.reason, again.returncode) == (told.reason, 7)
         (slot,) = world.slots.values()
         await until(lambda: slot.sandbox_id is None, "it is free for the next")

@@ -14,7 +14,7 @@ from shoal.model.states import State
 from tests.unit.builders import spec
 from tests.unit.controller_world import World, steps, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand still for seconds
 
 
 @pytest.mark.parametrize("took_place", [True, False])
@@ -65,10 +65,10 @@ async def test_a_slot_whose_answer_was_lost_takes_no_other_sandbox() -> None:
     slot = await world.idle_slot(controller)
     slot.mute = True
     with pytest.raises(Unavailable):
-        await controller.begin(sandboxes.create(spec(idempotency_key="k"), 5, True, INSIDE))
+        await controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
     await until(lambda: world.containers == {}, "what it had begun is removed")
     assert not slot.alive
-    info, _ = await controller.begin(sandboxes.create(spec(idempotency_key="k"), 5, True, INSIDE))
+    info, _ = await controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
     assert info.state is State.RUNNING
     assert list(world.containers) == [info.id]
     await controller.kill()
@@ -79,7 +79,7 @@ async def test_a_slot_that_is_occupied_is_passed_over_and_let_go() -> None:
     controller = await world.controller()
     slot = await world.idle_slot(controller)
     slot.fails = FailedPrecondition("slot slot-0 already holds sb-other", state="occupied")
-    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 5, True, INSIDE))
+    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 60, True, INSIDE))
     assert info.state is State.RUNNING
     assert not slot.alive
     await controller.kill()
@@ -92,8 +92,8 @@ async def test_a_start_that_the_machine_refuses_leaves_its_slot_to_the_next() ->
     slot = await world.idle_slot(controller)
     slot.fails = FailedPrecondition("the engine has no room; free some of its disk")
     with pytest.raises(FailedPrecondition, match="no room"):
-        await controller.begin(sandboxes.create(spec(), 5, True, INSIDE))
-    await controller.begin(sandboxes.create(spec(), 5, True, INSIDE))
+        await controller.begin(sandboxes.create(spec(), 60, True, INSIDE))
+    await controller.begin(sandboxes.create(spec(), 60, True, INSIDE))
     assert list(world.slots.values()) == [slot]
     await controller.kill()
 

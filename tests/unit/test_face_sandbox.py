@@ -209,7 +209,7 @@ def test_waiting_has_a_limit(face: Face) -> None:
     began = time.monotonic()
     with pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"):
         sandbox.wait(timeout=0.05)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # a machine may stand still for seconds
     assert sandbox.returncode is None
 
 
@@ -238,6 +238,8 @@ def test_without_a_cluster_the_next_step_is_told(tmp_path: Any, monkeypatch: pyt
 
     monkeypatch.setattr(client._default, "client", None)
     monkeypatch.setenv("SHOAL_STATE_DIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("SHOAL_CONFIG", str(tmp_path / "config.toml"))  # not that of whoever runs this
+    for name in ("SHOAL_URL", "SHOAL_TOKEN", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(shoal.FailedPrecondition, match="run `shoal up`"):
         shoal.Sandbox.create("true")

@@ -63,9 +63,10 @@ def test_a_forward_carries_connections_with_half_closes(face: Face) -> None:
 
 
 def test_a_web_page_by_a_port_of_this_machine(face: Face) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with face.sandbox().forward(8080) as forward:
         for _ in range(3):
-            with urllib.request.urlopen(f"http://{forward.address}/x", timeout=10) as answer:
+            with opener.open(f"http://{forward.address}/x", timeout=10) as answer:
                 assert answer.read().startswith(b"GET /x HTTP/1.1")
 
 

@@ -25,6 +25,7 @@ from shoal.model.errors import Internal, InvalidRequest, Unavailable
 from shoal.model.http import error_from_response
 from shoal.model.settings import ApiSettings
 from tests.haproxy import Front, free_port, running, succeeded
+from tests.unit.api.raw import exchange
 
 pytestmark = pytest.mark.slow  # a second each, and there are many
 
@@ -178,7 +179,7 @@ def test_where_no_replica_is_left_the_answer_is_to_try_again(tmp_path: Path) -> 
     with Replica() as replica, running(tmp_path, EDGE, replica.port) as front:
         replica.shutdown()
         replica.server_close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30  # a machine may stand still for seconds
         while (asked := ask(front, headers={"X-Request-Id": "one"}))[0].status == 200:
             assert time.monotonic() < deadline
         made = json.loads(ask(front, headers={"X-Request-Id": 'ok, a"b\\'})[1])["request_id"]
@@ -251,7 +252,7 @@ def test_headers_that_come_too_slowly_are_cut_off(front: Front) -> None:
             if not chunk:
                 break
             answer += chunk
-    assert 0.8 < time.monotonic() - start < 5
+    assert 0.8 < time.monotonic() - start < 30  # a machine may stand still for seconds
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
@@ -269,11 +270,7 @@ def test_headers_that_come_too_slowly_are_cut_off(front: Front) -> None:
     ids=["tls", "path", "header name", "long header", "many headers", "two lengths", "HTTP/2"],
 )
 def test_what_is_no_request_gets_no_further(front: Front, replica: Replica, request_: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), 10) as client:
-        client.sendall(request_)
-        answer = b""
-        while chunk := client.recv(65536):
-            answer += chunk
+    answer = exchange(front.port, request_)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert replica.seen == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 
@@ -88,6 +89,7 @@ async def test_a_node_that_fails_to_open_holds_nothing_and_finds_its_relay_again
     monkeypatch.setenv("SHOAL_RUN_DIR", str(place.run_dir))
     held: list[tuple[int, int]] = []
     relays = set()
+    gc.collect()  # what earlier tests left may hold descriptors
     for _ in range(4):
         place.fault = EngineDown("list")
         with pytest.raises(Unavailable, match="engine"):
@@ -97,6 +99,6 @@ async def test_a_node_that_fails_to_open_holds_nothing_and_finds_its_relay_again
     assert not any(engine._open for engine in place.engines)
     assert len(relays) == 1
     assert None not in relays
-    assert held[1:] == held[1:2] * 3
+    assert all(tasks <= held[1][0] and descriptors <= held[1][1] for tasks, descriptors in held[2:]), held
     await place.node.info()
     assert await asyncio.to_thread(relay_pid) in relays, "it was not ended: it carries what runs"

@@ -164,13 +164,17 @@ async def test_a_restart_goes_on_though_what_was_half_made_cannot_be_removed_yet
 
 async def test_starts_at_once_are_bounded(tmp_path: Path) -> None:
     most = now = 0
+    two = asyncio.Event()
 
     class Slow(FakeEngine):
         async def start(self, spec: ContainerSpec):  # type: ignore[no-untyped-def]
             nonlocal most, now
             now += 1
             most = max(most, now)
-            await asyncio.sleep(0.01)
+            if now == 2:
+                two.set()
+            await asyncio.wait_for(two.wait(), 20)  # however long the other takes to come so far
+            await asyncio.sleep(0.01)  # and so long a third could come
             now -= 1
             return await super().start(spec)
 
@@ -189,7 +193,7 @@ async def test_losses_are_told_with_their_reason(tmp_path: Path) -> None:
     await asyncio.sleep(0.01)
     node.engine.end(killed.key)
     node.engine.end(hungry.key, out_of_memory=True)
-    losses = await asyncio.wait_for(asyncio.gather(*watches), 5)
+    losses = await asyncio.wait_for(asyncio.gather(*watches), 20)  # a machine may stand still for seconds
     assert [loss.reason for loss in losses] == [Reason.EVICTED, Reason.OUT_OF_MEMORY]
     assert losses[1].exit_code == 137
     assert "1024 MiB" in losses[1].message
@@ -210,7 +214,9 @@ async def test_a_restart_finds_what_ran_and_sweeps_what_was_half_made(tmp_path: 
     await after.containers.forget_unfinished()
     await after.containers.reconcile()
     assert set(after.engine.containers) == {kept.key}
-    assert (await asyncio.wait_for(after.containers.watch(gone.key), 5)).reason is Reason.EVICTED
+    assert (
+        await asyncio.wait_for(after.containers.watch(gone.key), 20)
+    ).reason is Reason.EVICTED  # a machine may stand still for seconds
     assert after.containers.of_sandbox("sb-1") == kept
 
 

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -37,6 +37,14 @@ def outcome(number: int, reward: int, seconds: float) -> Outcome:
     patch = None if number == 0 else Patch(number, 0, "[", "]")
     candidate = Candidate(number, patch, SOURCE)
     return Outcome(candidate, reward, "as told", 0.010 * (number + 1), seconds, seconds - 0.004, seconds)
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What people tell rich of their own terminals is not of those here."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_patches_are_those_expected() -> None:
@@ -71,6 +79,8 @@ def test_patch_refuses_another_text() -> None:
         Patch(1, 0, "<", "<=").apply("value = 1\n")
 
 
+# How long it takes is a matter of the machine, and whether that stands still for a moment.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(count=st.integers(1, 15), seed=st.integers())
 def test_proposals_are_different_and_repeatable(count: int, seed: int) -> None:
     candidates = propose(SOURCE, count, seed)
@@ -110,6 +120,7 @@ def test_percentile(q: float, expected: float) -> None:
     assert percentile([], q) == 0.0
 
 
+@pytest.mark.usefixtures("plain_environment")
 def test_report_without_a_terminal_tells_every_outcome_once() -> None:
     written = io.StringIO()
     console = Console(file=written, width=120)
@@ -131,6 +142,7 @@ def test_report_without_a_terminal_tells_every_outcome_once() -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.usefixtures("plain_environment")
 def test_bar_on_a_terminal_counts() -> None:
     written = io.StringIO()
     live = Live(Console(file=written, width=100, force_terminal=True), total=2)

@@ -12,6 +12,7 @@ from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.settings import NodeSettings
 from shoal.model.spec import SlotShape
+from tests.unit.controller_world import steps, until
 
 pytestmark = pytest.mark.anyio
 
@@ -46,11 +47,11 @@ class Maker:
 
     async def place(self, number: int) -> None:
         self._fates[f"slot-{number}"].set_result(None)
-        await asyncio.sleep(0.01)
+        await steps(50)
 
     async def fail(self, number: int) -> None:
         self._fates[f"slot-{number}"].set_exception(Unavailable("it died"))
-        await asyncio.sleep(0.01)
+        await steps(50)
 
 
 def pool(maker: Maker, **settings: object) -> SlotPool:
@@ -60,11 +61,11 @@ def pool(maker: Maker, **settings: object) -> SlotPool:
 async def test_a_freed_slot_serves_before_the_one_that_is_being_made() -> None:
     maker = Maker()
     pool_ = pool(maker)
-    first = asyncio.create_task(pool_.take(SMALL, 5))
+    first = asyncio.create_task(pool_.take(SMALL, 30))
     await asyncio.sleep(0)
     await maker.place(0)
     slot = await first
-    waiting = asyncio.create_task(pool_.take(SMALL, 5))
+    waiting = asyncio.create_task(pool_.take(SMALL, 30))
     await asyncio.sleep(0)
     assert len(maker.made) == 2
     pool_.put(slot)
@@ -78,13 +79,13 @@ async def test_idle_slots_are_reused_newest_first() -> None:
     pool_ = pool(maker)
     taken = []
     for number in range(2):
-        task = asyncio.create_task(pool_.take(SMALL, 5))
+        task = asyncio.create_task(pool_.take(SMALL, 30))
         await asyncio.sleep(0)
         await maker.place(number)
         taken.append(await task)
     for slot in taken:
         pool_.put(slot)
-    assert await pool_.take(SMALL, 5) is taken[1]
+    assert await pool_.take(SMALL, 30) is taken[1]
     assert len(maker.made) == 2
 
 
@@ -92,7 +93,7 @@ async def test_shapes_do_not_mix() -> None:
     maker = Maker()
     pool_ = pool(maker)
     pool_.put(Slot("idle", SMALL, None, "node"))
-    task = asyncio.create_task(pool_.take(LARGE, 5))
+    task = asyncio.create_task(pool_.take(LARGE, 30))
     await asyncio.sleep(0)
     assert maker.made[0].shape == LARGE
     await maker.place(0)
@@ -109,7 +110,7 @@ async def test_a_deadline_gives_up_and_leaves_no_demand() -> None:
 async def test_giving_up_loses_no_slot() -> None:
     maker = Maker()
     pool_ = pool(maker)
-    task = asyncio.create_task(pool_.take(SMALL, 5))
+    task = asyncio.create_task(pool_.take(SMALL, 30))
     await asyncio.sleep(0)
     slot = Slot("freed", SMALL, None, "node")
     pool_.put(slot)  # in the very moment in which the caller gives up
@@ -122,7 +123,7 @@ async def test_giving_up_loses_no_slot() -> None:
 async def test_a_slot_that_dies_is_reported_to_who_waits() -> None:
     maker = Maker()
     pool_ = pool(maker)
-    task = asyncio.create_task(pool_.take(SMALL, 5))
+    task = asyncio.create_task(pool_.take(SMALL, 30))
     await asyncio.sleep(0)
     await maker.fail(0)
     with pytest.raises(Unavailable, match="did not start"):
@@ -135,8 +136,8 @@ async def test_idle_slots_of_another_shape_make_room(monkeypatch: pytest.MonkeyP
     pool_ = pool(maker)
     pool_.put(Slot("old", SMALL, None, "node"))
     pool_.put(Slot("young", SMALL, None, "node"))
-    task = asyncio.create_task(pool_.take(LARGE, 5))
-    await asyncio.sleep(0.015)
+    task = asyncio.create_task(pool_.take(LARGE, 30))
+    await until(lambda: bool(maker.killed), "one makes room")
     assert maker.killed[0] == "old"
     await maker.place(0)
     await task
@@ -174,7 +175,7 @@ async def test_a_crowd_is_served_a_bounded_number_at_a_time(monkeypatch: pytest.
     monkeypatch.setattr(slots, "MAX_UNPLACED", 3)
     maker = Maker()
     made = pool(maker)
-    taking = [asyncio.create_task(made.take(SMALL, 5)) for _ in range(7)]
+    taking = [asyncio.create_task(made.take(SMALL, 30)) for _ in range(7)]
     await asyncio.sleep(0)
     for number in range(7):
         assert len(maker.made) == min(7, number + 3)

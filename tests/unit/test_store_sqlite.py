@@ -48,7 +48,7 @@ def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
 
         def opened(number: int = number, together: threading.Barrier = together) -> str:
             made = database.sqlite_database(file_of(tmp_path / str(number)))
-            together.wait(10)
+            together.wait(60)  # a machine may stand still for seconds
             try:
                 with made.reads.connect() as connection:
                     return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())

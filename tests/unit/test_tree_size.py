@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import threading
@@ -105,9 +106,10 @@ def deepen(tree: Path, levels: int, name: str) -> None:
 def test_a_tree_deeper_than_paths_and_descriptors(tree: Path) -> None:
     levels = 3000
     deepen(tree, levels, "d" * 20)
+    gc.collect()  # what earlier tests left may hold some
     before = len(os.listdir("/proc/self/fd"))
     assert 1_000_000 <= tree_size(tree, limit=HUGE) <= 1_000_000 + 4096 * (levels + 1)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_odd_names(tree: Path) -> None:

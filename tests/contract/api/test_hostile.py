@@ -211,20 +211,18 @@ async def test_a_flood_of_pings_keeps_nobody_waiting(place: Lab) -> None:
 
         async def send() -> None:
             nonlocal sent
-            for _ in range(50):
+            while True:
                 socket.writer.write(flood)
                 await socket.writer.drain()
                 sent += 1000
 
         flooding = asyncio.ensure_future(send())
-        slowest = 0.0
-        for _ in range(20):
-            began = time.monotonic()
-            assert (await place.exec("true"))["returncode"] == 0
-            slowest = max(slowest, time.monotonic() - began)
+        for _ in range(5):
+            # The flood does not end: whoever stands behind it waits for ever, and others no longer than a machine may stand still.
+            async with asyncio.timeout(20):
+                assert (await place.exec("true"))["returncode"] == 0
         flooding.cancel()
         await asyncio.wait([flooding])
-        assert slowest < 3
         assert rss() - before < 32 * MIB
         assert sent > 0
 

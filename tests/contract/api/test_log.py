@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ class _Root(logging.Handler):
 @pytest.fixture(params=[logging.INFO, logging.DEBUG])
 def log(place: Lab, request: pytest.FixtureRequest) -> Iterator[Log]:
     """The log of a replica at a level."""
+    gc.collect()  # what earlier tests left is told of here, and not while others' handlers are looked at
     loggers = [logging.getLogger(name) for name in ("shoal", "uvicorn", "uvicorn.error", "websockets")]
     before = [(logger.level, logger.propagate, logger.handlers) for logger in loggers]
     for logger in loggers:

@@ -210,7 +210,7 @@ async def test_closing_the_engine_ends_its_events(lab: Lab) -> None:
     listening = asyncio.create_task(listen())
     await asyncio.sleep(0.1)
     await lab.engine.close()
-    assert await asyncio.wait_for(listening, 2) == []
+    assert await asyncio.wait_for(listening, 20) == []  # at once; but a machine may stand still for seconds
 
 
 async def test_pausing_and_resuming_are_idempotent(lab: Lab) -> None:

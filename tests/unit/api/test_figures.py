@@ -110,7 +110,7 @@ class TestLedger:
         side: Any = Busy()
         ledger = Ledger(side)
         ledger.answered("GET", "/v1/x", 200, 0.001)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):  # a machine may stand still for seconds
             await ledger.flush()
         assert side.reports == 1
         await ledger.flush()
@@ -149,10 +149,11 @@ class TestHealth:
         assert api.ask("GET", "/v1/ready", token=None).status == 503
         assert api.ask("GET", "/v1/health", token=None).status == 200
 
-    def test_asking_often_asks_the_controller_once(self, api: Api) -> None:
+    def test_asking_often_asks_the_controller_once(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health, "_FRESH_S", 60.0)
         for _ in range(20):
             api.ask("GET", "/v1/ready", token=None)
-        assert len(api.fake.named("last_event")) <= 2
+        assert len(api.fake.named("last_event")) == 1
 
 
 class TestMetrics:

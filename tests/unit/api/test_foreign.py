@@ -152,7 +152,7 @@ def heard(api: Api, path: str, token: str) -> str:
     said = []
     protocols = [Subprotocol("shoal.v1"), Subprotocol(f"shoal.bearer.{token}")]
     try:
-        with connect(f"ws://127.0.0.1:{api.port}{path}", subprotocols=protocols) as socket:
+        with connect(f"ws://127.0.0.1:{api.port}{path}", subprotocols=protocols, proxy=None) as socket:
             if path.endswith("/attach"):
                 socket.send(FIRST)
             try:

@@ -237,7 +237,7 @@ class TestBodies:
                 try:
                     said = connection.recv(1)
                 except TimeoutError:
-                    assert time.monotonic() - began < 5
+                    assert time.monotonic() - began < 20  # a machine may stand still for seconds
             connection.settimeout(PATIENCE_S)
             said += everything(connection)
         assert statuses(said) == [408]

@@ -98,7 +98,8 @@ def test_a_defect_says_nothing_but_its_request_id(api: Api, caplog: pytest.LogCa
     got = api.ask("GET", "/v1/sandboxes/sb-a", headers={"X-Request-Id": "find-me.1"})
     is_problem(got, 500, "internal")
     assert b"secret" not in got.body
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    # Not asyncio's: it tells of what earlier tests left to the garbage collector whenever that comes by.
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR and r.name.startswith("shoal")]
     assert "find-me.1" in record.getMessage()
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
@@ -121,7 +122,7 @@ class TestRequestIds:
 
 def until_told(lines: list[logging.LogRecord], count: int) -> list[logging.LogRecord]:
     """The access log's lines, which are written once the answer is out."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20  # a machine may stand still for seconds
     while len(told := [record for record in lines if record.name == "shoal.api"]) < count:
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -153,7 +154,7 @@ class TestLog:
         handler = write_lines(stream)
         try:
             got = api.ask("GET", "/v1/defaults")
-            end = time.monotonic() + 5
+            end = time.monotonic() + 20  # a machine may stand still for seconds
             while "\n" not in stream.getvalue():
                 assert time.monotonic() < end
                 time.sleep(0.005)

@@ -98,7 +98,9 @@ def home(api: Api) -> Home:
 
 @pytest.fixture(scope="module")
 def session(api: Api) -> Iterator[requests.Session]:
-    with requests.Session() as made:
+    with pytest.MonkeyPatch.context() as patch, requests.Session() as made:
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, "127.0.0.1")
         yield made
 
 

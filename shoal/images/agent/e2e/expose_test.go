@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -132,10 +133,9 @@ func TestASilentConnectionToAPrivatePortIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	began := time.Now()
 	conn.SetDeadline(time.Now().Add(patient))
-	if _, err := conn.Read(make([]byte, 1)); err == nil || time.Since(began) > 10*time.Second {
-		t.Errorf("%v after %v", err, time.Since(began))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("it stands: %v", err)
 	}
 }
 

@@ -49,7 +49,7 @@ func TestAnImpostorInsideIsRefused(t *testing.T) {
 	socket := filepath.Join(n.root, key, "relay.sock")
 	script := `
 import socket, sys
-s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])
+s = socket.socket(socket.AF_UNIX); s.settimeout(15); s.connect(sys.argv[1])
 try: print(len(s.recv(100)))
 except ConnectionError: print(0)
 `
@@ -111,7 +111,8 @@ func ignoredSignals(t *testing.T, status []byte) uint64 {
 func TestChildrenAreTheKernelsFirstChoice(t *testing.T) {
 	n := start(t)
 	c := n.dial()
-	if r := c.run(nil, sh("sleep 0.05; cat /proc/self/oom_score_adj")...).ended(t, 0); string(r.out) != "500\n" {
+	// The agent says so once it has started it, so it may be a moment late.
+	if r := c.run(nil, sh("for i in $(seq 300); do [ $(cat /proc/self/oom_score_adj) = 500 ] && break; sleep 0.05; done; cat /proc/self/oom_score_adj")...).ended(t, 0); string(r.out) != "500\n" {
 		t.Errorf("got %q", r.out)
 	}
 	if own, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", n.agentPid())); string(own) == "500\n" {
@@ -123,16 +124,18 @@ func TestShutdownIsOrderly(t *testing.T) {
 	n := start(t)
 	c := n.dial()
 	file := t.TempDir() + "/ended"
-	c.exec(nil, sh("trap 'echo term > "+file+"; exit' TERM; while :; do sleep 0.01; done")...)
-	stubborn := c.exec(nil, sh("trap '' TERM; while :; do sleep 0.01; done")...)
-	time.Sleep(50 * time.Millisecond)
-	if stubborn == "" {
-		t.Fatal()
+	for _, id := range []string{
+		c.exec(nil, sh("trap 'echo term > "+file+"; exit' TERM; echo ready; while :; do sleep 0.01; done")...),
+		c.exec(nil, sh("trap '' TERM; echo ready; while :; do sleep 0.01; done")...),
+	} {
+		if f, _ := c.open(object{"op": "output", "id": id, "fd": 1, "offset": 0}, nil).next(); string(f.Payload) != "ready\n" {
+			t.Fatalf("got %q", f.Payload)
+		}
 	}
 	n.dial("exec", "files").do(object{"op": "shutdown", "grace_ms": 1}).want(t, "permission_denied", "")
 	began := time.Now()
 	c.must(object{"op": "shutdown", "grace_ms": 300})
-	if took := time.Since(began); took < 250*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(began); took < 250*time.Millisecond || took > patient {
 		t.Errorf("took %v", took)
 	}
 	if err := n.agent.Wait(); err != nil {
@@ -168,10 +171,10 @@ func TestIdleWaitsForQuiet(t *testing.T) {
 	c := n.dial()
 	c.must(startOf("exec", "p-main", object{"tail": true}, "sleep", "60"))
 	c.open(object{"op": "wait", "id": "p-main"}, nil)
+	began := time.Now() // before that: how late we hear of its start makes no difference
 	c.exec(nil, "sleep", "0.5")
-	began := time.Now()
 	r := c.must(object{"op": "idle", "after_ms": 300})
-	if took := time.Since(began); took < 750*time.Millisecond || took > 5*time.Second || r.ok["idle_ms"].(float64) < 300 {
+	if took := time.Since(began); took < 750*time.Millisecond || took > patient || r.ok["idle_ms"].(float64) < 300 {
 		t.Errorf("after %v: %v", took, r.ok)
 	}
 }

@@ -58,6 +58,13 @@ func TestReadStaysWithinTheCredit(t *testing.T) {
 }
 
 func TestReadOfProcGoesToItsEnd(t *testing.T) {
+	// Where nobody else mounts anything between our look and the agent's.
+	if !inNamespace(t) {
+		return
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
 	c := connect(t)
 	want, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

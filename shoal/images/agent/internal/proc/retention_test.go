@@ -41,7 +41,7 @@ func TestOnlySoManyOfTheEndedAreKept(t *testing.T) {
 }
 
 func TestUnreadOutputIsBoundedOnceItIsOld(t *testing.T) {
-	table := emptyTable()
+	table, began := emptyTable(), time.Now()
 	var all []*Process
 	for i := range 20 {
 		all = append(all, table.put(fmt.Sprintf("p-%d", i), false, 1<<20))
@@ -53,11 +53,10 @@ func TestUnreadOutputIsBoundedOnceItIsOld(t *testing.T) {
 		}
 		return total
 	}
-	now := time.Now()
-	if again := table.sweepAt(now.Add(unreadAge - time.Second)); !again || unread() != 20<<20 {
+	if again := table.sweepAt(began.Add(unreadAge - time.Second)); !again || unread() != 20<<20 {
 		t.Errorf("too early: %d", unread())
 	}
-	if again := table.sweepAt(now.Add(unreadAge + time.Second)); again || unread() != maxUnread {
+	if again := table.sweepAt(time.Now().Add(unreadAge + time.Second)); again || unread() != maxUnread {
 		t.Errorf("%d are kept", unread())
 	}
 	if _, _, newest := all[19].Out.Span(); newest == 0 {
@@ -66,16 +65,15 @@ func TestUnreadOutputIsBoundedOnceItIsOld(t *testing.T) {
 }
 
 func TestAnswersAreKeptForAWhile(t *testing.T) {
-	table := emptyTable()
+	table, began := emptyTable(), time.Now()
 	table.put("p-a", true, answerSize)
 	if large := table.put("p-b", true, answerSize+1); !large.gone {
 		t.Error("a long answer is kept")
 	}
-	now := time.Now()
-	if table.sweepAt(now.Add(answerAge - time.Second)); len(table.procs) != 2 {
+	if table.sweepAt(began.Add(answerAge - time.Second)); len(table.procs) != 2 {
 		t.Error("too early")
 	}
-	if again := table.sweepAt(now.Add(answerAge + time.Second)); again || len(table.procs) != 0 {
+	if again := table.sweepAt(time.Now().Add(answerAge + time.Second)); again || len(table.procs) != 0 {
 		t.Errorf("%d are kept", len(table.procs))
 	}
 }
