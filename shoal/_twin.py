@@ -98,8 +98,9 @@ def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
         background.loop.call_soon_threadsafe(call.start, background.loop, context=contextvars.copy_context())
         call.ended.acquire()
     except BaseException:
-        background.loop.call_soon_threadsafe(call.cancel)
-        call.ended.acquire(timeout=_UNDO_S)
+        if not call.over:  # else the interrupt came with its end, and nobody would wake this thread a second time
+            background.loop.call_soon_threadsafe(call.cancel)
+            call.ended.acquire(timeout=_UNDO_S)
         raise
     if call.error is not None:
         try:
@@ -120,13 +121,14 @@ class _Call(Generic[R]):
     A lock, because a future of `concurrent.futures` costs three times as much as all the rest of the way.
     """
 
-    __slots__ = ("coroutine", "ended", "error", "task", "value")
+    __slots__ = ("coroutine", "ended", "error", "over", "task", "value")
     value: R
 
     def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
         self.coroutine = coroutine
         self.error: BaseException | None = None
         self.task: asyncio.Task[None] | None = None
+        self.over = False
         self.ended = threading.Lock()
         self.ended.acquire()
 
@@ -136,7 +138,7 @@ class _Call(Generic[R]):
     def cancel(self) -> None:
         if self.task is None:  # the interrupt came before it was handed over
             self.coroutine.close()
-            self.ended.release()
+            self._end()
             return
         # Behind its first step: a task that is cancelled before it never enters `_drive`, and nobody would be woken.
         self.task.get_loop().call_soon(self.task.cancel)
@@ -148,6 +150,10 @@ class _Call(Generic[R]):
             if error.args == (_ENDING,):
                 return  # a daemon thread that waits here ends with the process, without a word
             self.error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.over = True
         self.ended.release()
 
 

@@ -13,6 +13,8 @@ import textwrap
 import threading
 import time
 import warnings
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -153,6 +155,29 @@ def test_an_interrupt_while_a_call_is_handed_over_leaves_nothing_running(
     assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
     assert undone.is_set() is handed_over
     assert time.monotonic() - began < _twin._UNDO_S, "it knew when all was over"
+
+
+def test_an_interrupt_that_comes_with_the_end_waits_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Woken:
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.release = self._lock.release
+            self._lock.acquire()
+
+        def acquire(self, timeout: float = -1) -> bool:
+            assert self._lock.acquire(timeout=timeout)
+            raise KeyboardInterrupt
+
+    class Call(_twin._Call[None]):
+        def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+            super().__init__(coroutine)
+            self.ended = Woken()  # type: ignore[assignment]
+
+    monkeypatch.setattr(_twin, "_Call", Call)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        block_on(asyncio.sleep(0))
+    assert time.monotonic() - began < _twin._UNDO_S
 
 
 def test_an_interrupt_cancels_what_was_begun_and_goes_on() -> None:
