@@ -62,8 +62,7 @@ test-fast: venv ## Unit tests only: no engine, no cluster, under two minutes
 	$(PYTEST) tests/unit -m 'not engine and not slow'
 
 test: venv ## Everything, on a real engine and cluster of its own; what the two need is installed first
-	@$(MAKE) lint
-	@$(MAKE) test-go
+	@$(MAKE) -j2 lint test-go
 	$(PYTEST)
 
 demo: venv ## Roll out N candidates on a real package, each in a sandbox of its own: make demo N=64
