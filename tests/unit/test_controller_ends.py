@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, SandboxNotFound, Unavailable
 from shoal.model.states import State
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, Refusal, World, steps, until
+from tests.unit.controller_world import NODE, Controller, Refusal, World, steps, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand still for seconds
 
@@ -154,3 +155,29 @@ class TestAnActorThatDiedInAFullCluster:
         assert end.reason == "terminated"
         self.check(world, second, sandbox_id)
         await second.kill()
+
+
+async def test_all_that_ran_on_a_lost_machine_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    controller = await world.controller()
+    sandboxes, lives = controller.parts.sandboxes, controller.parts.lives
+    made = [await controller.begin(sandboxes.create(spec(), 60, True, INSIDE)) for _ in range(50)]
+    store_is_back = asyncio.Event()
+
+    async def held_up(change: Change) -> None:
+        await store_is_back.wait()
+
+    monkeypatch.setattr(world, "before_write", held_up)
+    losing = controller.begin(lives.lose_node("another"))
+    await losing
+    assert len(controller.parts.registry.live()) == 50, "what ran elsewhere goes on"
+    losing = controller.begin(lives.lose_node(NODE))
+    await until(lambda: controller.parts.registry.live() == [], "none counts as living, however long the store takes")
+    assert controller.parts.registry.usage("main").sandboxes == 0
+    store_is_back.set()
+    async with asyncio.timeout(20):
+        await losing
+    for info, _ in made:
+        assert world.disk.row(info.id)["end"]["reason"] == "node_lost"
+        assert (await controller.begin(sandboxes.wait(info.id, 20, INSIDE))).reason == "node_lost"
+    await controller.kill()

@@ -142,14 +142,14 @@ class Lifecycles:
             self.pool.put(slot)
 
     async def lose_node(self, node_id: str) -> None:
-        """A machine is gone, and its sandboxes with it."""
-        for record in self.registry.live():
-            if record.began is not None and record.began.node_id == node_id:
-                task = self._tasks.pop(record.id, None)
-                if task is not None:
-                    task.cancel()
-                self._slots.pop(record.id, None)
-                await self._finish(record, node_lost())
+        """A machine is gone, and its sandboxes with it, all at once."""
+        gone = [r for r in self.registry.live() if r.began is not None and r.began.node_id == node_id]
+        for record in gone:
+            task = self._tasks.pop(record.id, None)
+            if task is not None:
+                task.cancel()
+            self._slots.pop(record.id, None)
+        await asyncio.gather(*(self._finish(record, node_lost()) for record in gone))
 
     async def _finish(self, record: SandboxRecord, end: End) -> None:
         if record.ended:
