@@ -171,6 +171,7 @@ func TestIdleWaitsForQuiet(t *testing.T) {
 	c := n.dial()
 	c.must(startOf("exec", "p-main", object{"tail": true}, "sleep", "60"))
 	c.open(object{"op": "wait", "id": "p-main"}, nil)
+	c.open(object{"op": "output", "id": "p-main", "fd": 1, "offset": 0, "peek": true}, nil)
 	began := time.Now() // before that: how late we hear of its start makes no difference
 	c.exec(nil, "sleep", "0.5")
 	r := c.must(object{"op": "idle", "after_ms": 300})

@@ -20,7 +20,7 @@ func (s *Server) allOperations() map[string]operation {
 
 		"run":    {exec, false, s.run},
 		"exec":   {exec, false, s.exec},
-		"output": {exec, false, s.output},
+		"output": {exec, true, s.output}, // counts itself: one who peeks is no activity
 		"stdin":  {exec, false, s.stdin},
 		"wait":   {exec, true, s.wait}, // of p-main it is quiet; of any other, the process itself is activity
 		"signal": {exec, false, s.signal},

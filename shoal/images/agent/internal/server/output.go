@@ -21,6 +21,10 @@ func (s *Server) output(st *mux.Stream, raw []byte) error {
 	if err != nil {
 		return err
 	}
+	if !request.Peek {
+		s.activity.Change(+1)
+		defer s.activity.Change(-1)
+	}
 	p, err := s.table.Get(request.ID)
 	if err != nil {
 		return err
