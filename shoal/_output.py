@@ -20,6 +20,7 @@ from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnde
 from shoal.model.ids import MAIN_PROCESS
 
 if TYPE_CHECKING:
+    from shoal.transport.contract import LogChunk
     from shoal.wire.agent import Agent, OutputStream
     from shoal.wire.flows import Flow
 
@@ -144,17 +145,14 @@ class ProcessBytes(FlowBytes):
             return await self._looked()
 
     async def _looked(self) -> bytes:
-        transport, sandbox_id = self._reach.transport, self._reach.sandbox_id
+        last = not self._follow
         while not self._ended:
-            # Asked for first: once it has ended, what there is is all.
-            ended = not self._follow or (await transport.get(sandbox_id)).ended
-            chunk = await transport.logs(sandbox_id, self._fd, self.offset)
-            self.offset = max(self.offset, chunk.offset + len(chunk.data))
-            self._ended = ended
+            chunk = await self._kept()
+            self._ended = last
             if chunk.data:
                 return chunk.data
-            if not ended:
-                await asyncio.sleep(_LOOK_S)
+            if not last:  # once the sandbox has ended, what there is then is all
+                last = (await self._reach.transport.wait(self._reach.sandbox_id, _LOOK_S)).ended
         return b""
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
@@ -179,15 +177,20 @@ class ProcessBytes(FlowBytes):
         patience = Patience()
         while True:
             try:
-                chunk = await self._reach.transport.logs(self._reach.sandbox_id, self._fd, self.offset)
+                chunk = await self._kept()
             except FailedPrecondition as error:  # it is just ending
                 await patience.after(Unavailable(error.message))
                 continue
-            self.offset = max(self.offset, chunk.offset + len(chunk.data))
             self._ended = chunk.end
             if chunk.data or chunk.end:
                 return chunk.data
             await patience.after(Unavailable("the rest of the output is not there yet"))
+
+    async def _kept(self) -> LogChunk:
+        """What is handed out of it from `offset` on; that is behind it then."""
+        chunk = await self._reach.transport.logs(self._reach.sandbox_id, self._fd, self.offset)
+        self.offset = max(self.offset, chunk.offset + len(chunk.data))
+        return chunk
 
 
 class _Held:
