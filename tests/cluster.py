@@ -84,7 +84,7 @@ def engine(machine: Machine) -> Iterator[str]:
     """The address of an engine that has the base image."""
     from shoal.cluster import local_engine, local_image, packages
 
-    settings, report = machine.settings, _printing
+    settings, report = machine.settings, printing
     packages.ensure(packages.NODE_PROGRAMS, report)
     found = local_engine.ensure(settings.engine_address, settings.state_dir, settings.run_dir, report)
     try:
@@ -104,7 +104,7 @@ def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
     from shoal.client import connect
     from shoal.cluster import local
 
-    up = local.up(machine.settings, report=_printing)
+    up = local.up(machine.settings, report=printing)
     try:
         client = connect()
         try:
@@ -112,7 +112,7 @@ def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
         finally:
             _disconnect(client)
     finally:
-        local.down(machine.settings, report=_printing)
+        local.down(machine.settings, report=printing)
     leaks.assert_nothing_left(up.cluster)
 
 
@@ -195,7 +195,7 @@ def _address(little_endian: str) -> str:
 
 
 @contextmanager
-def _printing(text: str) -> Iterator[Any]:
+def printing(text: str) -> Iterator[Any]:
     """To the real stderr, past the capture of tests: the first time this takes a while."""
     os.write(2, f"[{text} …]\n".encode())
     yield

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from pathlib import Path
 from shoal.cluster.serving import haproxy
 from shoal.cluster.serving.haproxy_config import Edge
 from shoal.cluster.serving.place import Place
+from tests.ports import free_port
 
 _FIRST = 50_001
 _RENDER = """
@@ -101,15 +100,3 @@ def _started(directory: Path, ports: Sequence[int], *more: str) -> Iterator[None
     finally:
         process.kill()
         process.wait(10)
-
-
-def free_port() -> int:
-    """A port that nobody listens at, and that neither the system nor a cluster gives to somebody else before the caller takes it."""
-    for port in random.sample(range(30_000, 32_768), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")

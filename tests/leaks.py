@@ -20,6 +20,7 @@ from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
 from shoal.cluster import local_ray, processes
 from shoal.model.cluster_file import ClusterFile, ProcessRef
+from tests.processes import command_line
 
 SETTLING_S = 45.0
 """How long what was ended may take to be gone: a sweep that just missed it, the next one 15 s after that is done, and a busy machine."""
@@ -170,10 +171,7 @@ def _commands(text: str) -> list[str]:
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) not in (os.getpid(), os.getppid()):
-            try:
-                line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
+            line = command_line(int(entry.name)).replace("\0", " ")
             if f"{text}/" in line:
                 found.append(f"{entry.name}: {line[:200]}")
     return found

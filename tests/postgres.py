@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from shoal.cluster import packages
-from tests.haproxy import free_port
+from tests.cluster import printing
+from tests.ports import free_port
 
 _CREATE_NONE = Path("/etc/postgresql-common/createcluster.conf")
 _OPTIONS = "-c unix_socket_directories= -c listen_addresses=127.0.0.1 -c max_connections=40"
@@ -120,13 +121,7 @@ def _programs() -> Path:
     if packages.find("pg_ctlcluster") is None and packages.can_install() and not _CREATE_NONE.exists():
         _CREATE_NONE.parent.mkdir(parents=True, exist_ok=True)
         _CREATE_NONE.write_text("create_main_cluster = false\n")
-    packages.ensure({"pg_ctlcluster": "postgresql"}, _quiet)
+    packages.ensure({"pg_ctlcluster": "postgresql"}, printing)
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     assert found, "the package postgresql is there, but no server: apt-get install postgresql"
     return found[-1]
-
-
-@contextmanager
-def _quiet(text: str) -> Iterator[Any]:
-    os.write(2, f"[{text} …]\n".encode())
-    yield

@@ -71,27 +71,35 @@ def _has(file: Path, word: bytes) -> bool:
         return False
 
 
-def kill_relay() -> None:
-    """Kills the relay of the cluster under test, as soon as there is one: it may be coming back from the last time."""
+def kill_once_there(victim: Callable[[], int]) -> None:
+    """As soon as it lives: it may be coming back from the last time, or be listed though it has gone."""
 
     def killed() -> bool:
-        pid = relay_pid()
-        if pid is None:
-            return False
         try:
-            kill(pid)
-        except ProcessLookupError:
+            kill(victim())
+        except (AssertionError, IndexError, ProcessLookupError):
             return False
         return True
 
-    eventually(killed, what="a relay to kill")
+    eventually(killed, what="a victim")
+
+
+def kill_relay() -> None:
+    """Kills the relay of the cluster under test."""
+
+    def the_relay() -> int:
+        pid = relay_pid()
+        assert pid is not None
+        return pid
+
+    kill_once_there(the_relay)
 
 
 def relay_pid() -> int | None:
     """The pid of the relay of the cluster under test, whose control socket is in its run directory; None while there is none."""
     run_dir = os.environ["SHOAL_RUN_DIR"]
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _has(entry / "cmdline", b"\0relay\0") and _holds(entry, run_dir):
+        if entry.name.isdigit() and "\0relay\0" in command_line(int(entry.name)) and _holds(entry, run_dir):
             return int(entry.name)
     return None
 

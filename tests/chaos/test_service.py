@@ -11,7 +11,7 @@ import shoal
 from tests import leaks
 from tests.chaos.accounts import Load, Tally
 from tests.cluster import Cluster
-from tests.processes import actor_names, actor_pid, eventually, kill
+from tests.processes import actor_names, actor_pid, kill_once_there
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -47,19 +47,6 @@ def the_node_actor() -> int:
 
 def a_sandbox_actor() -> int:
     return actor_pid(actor_names("slot-")[-1])
-
-
-def kill_once_there(victim: Callable[[], int]) -> None:
-    """As soon as it lives: it may be coming back from the last time, or be listed though it has gone."""
-
-    def killed() -> bool:
-        try:
-            kill(victim())
-        except (AssertionError, IndexError, ProcessLookupError):
-            return False
-        return True
-
-    eventually(killed, what="a victim")
 
 
 @pytest.mark.parametrize(

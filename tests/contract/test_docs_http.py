@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shoal.cluster import packages
-from tests.cluster import _printing
+from tests.cluster import printing
 from tests.contract.face_relay import ground
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.mark.timeout(600)  # the first time its programs are installed
 def test_commands_of_the_page_run() -> None:
-    packages.ensure({"curl": "curl", "jq": "jq"}, _printing)
+    packages.ensure({"curl": "curl", "jq": "jq"}, printing)
     text = PAGE.read_text("utf-8")
     blocks = BLOCK.findall(text)
     assert len(blocks) == text.count("```sh")

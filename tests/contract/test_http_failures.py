@@ -47,6 +47,7 @@ from tests.contract.http_peer import (
     serving,
 )
 from tests.contract.tls_files import Authority
+from tests.ports import silent_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 TOKEN = "shoal_tk-1_secret"
@@ -308,10 +309,8 @@ async def test_the_first_mistake_is_told_at_once(answered: Answer, kind: type[Ex
 
 
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        with pytest.raises(Unavailable, match="is it up, and the port right"):
-            await HttpTransport.open(f"http://127.0.0.1:{reserved.getsockname()[1]}", TOKEN)
+    with silent_port() as port, pytest.raises(Unavailable, match="is it up, and the port right"):
+        await HttpTransport.open(f"http://127.0.0.1:{port}", TOKEN)
     no_host_is_known(monkeypatch)
     with pytest.raises(Unavailable, match="there is no host"):
         await HttpTransport.open("http://no-such-host.invalid", TOKEN)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -14,6 +13,7 @@ from shoal.wire.dial import dial
 from shoal.wire.frames import Kind, encode
 from tests.contract.relay_fixture import Bed, bed
 from tests.contract.wire_peer import Peer, serving
+from tests.ports import silent_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -60,14 +60,6 @@ async def inside(serve: Serve) -> AsyncIterator[int]:
         server.close()
         for task in tuple(tasks):
             task.cancel()
-
-
-@contextmanager
-def nobody() -> Iterator[int]:
-    """A port on which nothing listens, nor can meanwhile."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        yield int(reserved.getsockname()[1])
 
 
 async def connections(a_bed: Bed) -> int:
@@ -135,7 +127,7 @@ async def test_refusals() -> None:
             await dial(address, a_bed.token(scopes=(grants.SCOPE_EXEC,)), port)
         with pytest.raises(errors.NotFound):
             await dial(address, a_bed.token(scopes=TUNNEL, key="c-other"), port)
-        with nobody() as silent, pytest.raises(errors.Unavailable, match="nothing listens on port"):
+        with silent_port() as silent, pytest.raises(errors.Unavailable, match="nothing listens on port"):
             await dial(address, token, silent)
         for wrong in (0, 65536, -1):
             with pytest.raises(errors.InvalidRequest):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import socket
 import struct
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from shoal.wire.agent import Agent, Start
 from shoal.wire.connection import Connection
 from shoal.wire.frames import Kind, encode
 from tests.contract.wire_peer import RUN, Peer, Script, answers, connected, serving
+from tests.ports import silent_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -88,10 +88,8 @@ async def test_open_of_a_relay_that_is_silent() -> None:
 
 
 async def test_open_where_nobody_listens() -> None:
-    with socket.socket() as reserved:  # nobody else gets the port
-        reserved.bind(("127.0.0.1", 0))
-        with pytest.raises(errors.Unavailable, match="cannot be reached"):
-            await Connection.open(f"127.0.0.1:{reserved.getsockname()[1]}", "token")
+    with silent_port() as port, pytest.raises(errors.Unavailable, match="cannot be reached"):
+        await Connection.open(f"127.0.0.1:{port}", "token")
 
 
 @pytest.mark.parametrize("address", ["", "host", ":80", "host:", "host:0", "host:70000", "host:x", "host:²", "a..b:80"])

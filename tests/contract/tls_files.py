@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shoal.cluster import packages
-from tests.cluster import _printing
+from tests.cluster import printing
 
 _CA_CONF = """\
 [ca]
@@ -34,7 +34,7 @@ class Authority:
     """`certificate`: what a client is to trust. `server_certificate`, `server_key`: those of a server that is 127.0.0.1 and all of `names`."""
 
     def __init__(self, directory: Path, names: Sequence[str] = ()) -> None:
-        packages.ensure({"openssl": "openssl"}, _printing)
+        packages.ensure({"openssl": "openssl"}, printing)
         self._directory = directory
         self._names = ["IP:127.0.0.1", *(f"DNS:{name}" for name in names)]
         self.certificate = directory / "ca.pem"

@@ -24,7 +24,7 @@ from shoal.sandbox import Sandbox
 from shoal.transport.http import HttpTransport
 from tests.cluster import Cluster
 from tests.contract.tls_files import Authority
-from tests.haproxy import free_port
+from tests.ports import free_port
 from tests.unpacked import program
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]  # the first time the proxies are fetched

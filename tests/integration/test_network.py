@@ -17,7 +17,6 @@ from shoal.actors.network.links import port_name
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound
 from shoal.model.settings import HostSettings, NetworkSettings
 from tests.contract.engines.labs import DockerLab, opened
-from tests.haproxy import free_port
 from tests.integration.netlab import (
     PATIENCE_S,
     NetLab,
@@ -30,6 +29,7 @@ from tests.integration.netlab import (
     serving,
     traces,
 )
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 

@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 
 import shoal
 from tests.browser import browser
-from tests.cluster import Cluster, _printing
+from tests.cluster import Cluster, printing
 from tests.processes import actor_pid, eventually, kill
 
 pytestmark = pytest.mark.engine
@@ -180,7 +180,7 @@ def test_raw_tcp_by_a_port_of_the_node_and_by_one_of_this_machine(served: shoal.
 @pytest.mark.timeout(600)  # the first time the browser is installed
 def test_a_browser_loads_a_page_with_what_its_script_fetches(served: shoal.Sandbox) -> None:
     tunnel = served.expose(WEB)
-    with browser(_printing) as page:
+    with browser(printing) as page:
         page.load(str(tunnel.link))
         assert page.value("location.href") == tunnel.url
         assert page.until("document.title != 'waiting' && document.title") == "closed 1000"
@@ -188,7 +188,7 @@ def test_a_browser_loads_a_page_with_what_its_script_fetches(served: shoal.Sandb
         assert "shoal_tunnel" not in page.value("document.cookie")
         page.load(f"{tunnel.url}?shoal_token=wrong")  # it has its cookie
         assert page.until("document.title != 'waiting' && document.title") == "closed 1000"
-    with browser(_printing) as stranger:
+    with browser(printing) as stranger:
         stranger.load(str(tunnel.url))
         assert "this tunnel is private" in stranger.value("document.body.textContent")
 

@@ -24,7 +24,8 @@ from shoal.cluster.serving.place import Place
 from shoal.model.errors import Internal, InvalidRequest, Unavailable
 from shoal.model.http import error_from_response
 from shoal.model.settings import ApiSettings
-from tests.haproxy import Front, free_port, running, succeeded
+from tests.haproxy import Front, running, succeeded
+from tests.ports import free_port
 from tests.unit.api.raw import exchange
 
 pytestmark = pytest.mark.slow  # a second each, and there are many

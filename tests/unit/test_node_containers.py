@@ -214,9 +214,8 @@ async def test_a_restart_finds_what_ran_and_sweeps_what_was_half_made(tmp_path: 
     await after.containers.forget_unfinished()
     await after.containers.reconcile()
     assert set(after.engine.containers) == {kept.key}
-    assert (
-        await asyncio.wait_for(after.containers.watch(gone.key), 20)
-    ).reason is Reason.EVICTED  # a machine may stand still for seconds
+    loss = await asyncio.wait_for(after.containers.watch(gone.key), 20)  # a machine may stand still for seconds
+    assert loss.reason is Reason.EVICTED
     assert after.containers.of_sandbox("sb-1") == kept
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.api import serving
 from tests.browser import Page, browser
-from tests.cluster import _printing
+from tests.cluster import printing
 
 pytestmark = pytest.mark.timeout(600)  # the first time the browser is installed
 
@@ -24,7 +24,7 @@ def click(page: Page, selector: str) -> None:
 
 
 def test_a_token_is_used_and_forgotten() -> None:
-    with serving() as api, browser(_printing) as page:
+    with serving() as api, browser(printing) as page:
         page.ask("Page.addScriptToEvaluateOnNewDocument", source=_WATCH)
         page.load(f"{api.url}/docs")
         click(page, ".btn.authorize")
