@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,18 @@ def test_what_ray_writes_is_still_what_has_to_be_changed(written: str) -> None:
     assert "mode 666" in written
     assert len(lines(written, "errorfile")) == 3
     assert "backup" in written
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore")  # of Ray Serve, when it is imported
+async def test_what_replicas_say_of_their_health_is_still_what_is_looked_for(written: str) -> None:
+    from ray.serve._private.replica import Replica
+
+    (pattern,) = re.findall(r"http-check expect rstring (.+)", rewrite(written, EDGE))
+    for shutting_down, healthy, taken in ((False, True, True), (True, True, True), (False, False, False)):
+        replica: Any = SimpleNamespace(_shutting_down=shutting_down, _healthy=healthy)
+        _, said = await Replica._dataplane_health_check(replica)
+        assert (re.search(pattern, said) is not None) is taken, said
 
 
 def test_only_the_api_is_listened_for(written: str) -> None:

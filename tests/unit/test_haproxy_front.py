@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from websockets.utils import accept_key
 
+from shoal.cluster.serving import haproxy
 from shoal.cluster.serving.haproxy_config import Edge
 from shoal.cluster.serving.place import Place
 from shoal.model.errors import Internal, InvalidRequest, Unavailable
@@ -26,6 +27,7 @@ from shoal.model.http import error_from_response
 from shoal.model.settings import ApiSettings
 from tests.haproxy import Front, running, succeeded
 from tests.ports import free_port
+from tests.processes import eventually
 from tests.unit.api.raw import exchange
 
 pytestmark = pytest.mark.slow  # a second each, and there are many
@@ -41,7 +43,8 @@ ACCEPTED = (
 
 class Replica(socketserver.ThreadingTCPServer):
     """Answers with the headers that it got. At `/die` it ends the connection without an answer, the first time; at `/silent` it says nothing;
-    at `/socket` it opens a WebSocket, and for a while has nothing to say."""
+    at `/socket` it opens a WebSocket, and for a while has nothing to say. `health`: what it says of itself, as Serve's replicas do; `looks`:
+    how often that was asked."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -49,6 +52,7 @@ class Replica(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.seen: list[str] = []
+        self.health, self.looks = "success", 0
         self.connections: set[socket.socket] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -82,6 +86,12 @@ class _Requests(socketserver.StreamRequestHandler):
         self.server.connections.discard(self.request)  # type: ignore[attr-defined]
         super().finish()
 
+    def _look(self) -> None:
+        server: Replica = self.server  # type: ignore[assignment]
+        health, server.looks = server.health, server.looks + 1
+        status = "200 OK" if health == "success" else "503 Service Unavailable"
+        self.wfile.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(health)}\r\n\r\n{health}".encode())
+
     def handle(self) -> None:
         seen = self.server.seen  # type: ignore[attr-defined]
         while line := self._line():
@@ -91,8 +101,10 @@ class _Requests(socketserver.StreamRequestHandler):
                 name, _, value = pair.partition(": ")
                 headers[name.lower()] = value
             self.rfile.read(int(headers.get("content-length", 0)))
-            if path != "/-/healthz":
-                seen.append(f"{method} {path}")
+            if path == "/-/healthz":
+                self._look()
+                continue
+            seen.append(f"{method} {path}")
             if path == "/die" and seen.count(f"{method} {path}") == 1:
                 return
             if path == "/silent":
@@ -193,6 +205,20 @@ def test_where_no_replica_is_left_the_answer_is_to_try_again(tmp_path: Path) -> 
     error = error_from_response(response.status, response.headers["Content-Type"], body)
     assert isinstance(error, Unavailable)
     assert error.retryable
+
+
+def test_a_replica_that_is_to_go_is_asked_until_it_closes_its_door(tmp_path: Path) -> None:
+    """While replicas roll it may be the only one that the HAProxy of the moment knows."""
+    with Replica() as replica, running(tmp_path, EDGE, replica.port) as front:
+        replica.health = "DRAINING"
+        said = replica.looks
+        eventually(lambda: replica.looks >= said + 2, what="two looks at its health")
+        assert haproxy.replicas(str(front.socket)) == 1
+        assert ask(front)[0].status == 200
+        replica.health = "UNHEALTHY"
+        eventually(lambda: haproxy.replicas(str(front.socket)) == 0, what="the end of what is not well")
+        assert ask(front)[0].status == 503
+        replica.shutdown()
 
 
 def test_who_was_idle_while_replicas_were_replaced_is_not_told_that_there_are_none(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ _SERVE_HEADERS = (
 )
 """By these a client could direct Serve itself."""
 
+_TAKES_REQUESTS = ("success", "DRAINING")
+"""What replicas say of their health, by Serve, while they answer requests."""
+
 _SECTION = re.compile(r"(global|defaults|frontend|backend|listen)\b")
 
 # Of the whole header, and of the only one: `hdr` would be the last element of a list.
@@ -206,6 +209,8 @@ def _nothing_deployed(section: _Section) -> None:
 def _backend(section: _Section, edge: Edge) -> None:
     # Serve's own proxy stands in where no replica is left, and lets requests wait for one without an end.
     section.lines = [line for line in section.lines if not re.fullmatch(r"\s*server .* backup", line)]
+    # One that is to go takes requests until it closes its door, and is the last that there is until the next configuration has come.
+    section.change(r"http-check expect status 200", f"http-check expect rstring ^({'|'.join(_TAKES_REQUESTS)})$")
     # Requests may take long, handshakes may not: one that nobody answers would hold a connection of all that there are.
     limit = f"{round(edge.handshake_timeout * 1000)}ms"
     section.add((f"http-request set-timeout server {limit} if {{ req.hdr(upgrade) -i websocket }}",), first=True)

@@ -19,8 +19,9 @@ from shoal.model.cluster_file import write_private
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.settings import ApiSettings
 
-DRAIN_S = 2.0
-"""How long a replica that is to go still takes requests, until HAProxy sends it none."""
+DRAIN_S = 5.0
+"""How long a replica that is to go still takes requests, until HAProxy sends it none: a HAProxy that no longer knows it was there 1 to 2 s
+later, with all of two cores busy, and may have had to wait for the one before."""
 
 GRACE_S = 60.0
 """How long what a replica is doing may then take to its end."""
