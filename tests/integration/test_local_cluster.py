@@ -91,7 +91,7 @@ def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
     assert {path.name for path in own_site.state_dir.iterdir()} == {"lock"}
 
 
-def test_up_mends_a_cluster_whose_ray_was_killed(site: Site) -> None:
+def test_up_mends_a_cluster_whose_ray_was_killed_and_down_takes_away_what_is_left_of_it(site: Site) -> None:
     first = site.up()
     site.shoal("run", "-d", "--name", "web", "shoal/base")
     kill_all(ray_of(first))
@@ -104,26 +104,15 @@ def test_up_mends_a_cluster_whose_ray_was_killed(site: Site) -> None:
     assert site.shoal("ls", "-q") == ""
     assert site.shoal("run", "--name", "web", "shoal/base", "echo", "again") == "again\n"
 
-
-def test_down_takes_away_what_is_left_of_a_dead_cluster(site: Site) -> None:
-    cluster = site.up()
     site.shoal("run", "-d", "shoal/base")
     # HAProxy serves on: nobody is left who would stop it.
-    eventually(lambda: len(haproxies(cluster)) == 1, what="one HAProxy: another may still go on after the last change")
-    everything, haproxy = ray_of(cluster), haproxies(cluster)
-    raylet_first = sorted((p for p in everything if p not in haproxy), key=lambda p: p not in cluster.ray)
+    eventually(lambda: len(haproxies(mended)) == 1, what="one HAProxy: another may still go on after the last change")
+    everything, haproxy = ray_of(mended), haproxies(mended)
+    raylet_first = sorted((p for p in everything if p not in haproxy), key=lambda p: p not in mended.ray)
     kill_all(raylet_first)
     assert processes.alive(haproxy[0])
     site.shoal("down")
-    leaks.assert_nothing_left(cluster)
-
-
-def test_down_finds_a_cluster_whose_file_is_lost(site: Site) -> None:
-    cluster = site.up()
-    site.shoal("run", "-d", "shoal/base")
-    cluster_file.path_in(site.state_dir).unlink()
-    site.shoal("down")
-    leaks.assert_nothing_left(cluster)
+    leaks.assert_nothing_left(mended)
 
 
 def test_up_after_a_file_that_makes_no_sense_names_the_remedy_which_works(site: Site) -> None:
@@ -137,12 +126,18 @@ def test_up_after_a_file_that_makes_no_sense_names_the_remedy_which_works(site: 
     leaks.assert_nothing_left(cluster)
 
 
-def test_of_two_ups_at_once_one_starts_and_the_other_finds(site: Site) -> None:
+def test_of_two_ups_at_once_one_starts_and_the_other_finds_and_down_does_without_a_file(site: Site) -> None:
     commands = [site.start("up", "--json") for _ in range(2)]
     answers = [json.loads(command.communicate(timeout=200)[0]) for command in commands]
     assert sorted(answer["started"] for answer in answers) == [False, True]
     assert answers[0]["cluster"] == answers[1]["cluster"]
     assert all(answer["nodes"] == 1 for answer in answers)
+
+    cluster = site.file()
+    site.shoal("run", "-d", "shoal/base")
+    cluster_file.path_in(site.state_dir).unlink()
+    site.shoal("down")
+    leaks.assert_nothing_left(cluster)
 
 
 def test_an_up_that_fails_leaves_nothing(site: Site) -> None:
