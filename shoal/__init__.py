@@ -15,9 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal._events import Events
-    from shoal.client import Client, connect
-    from shoal.files import FileSystem, SandboxFile, Transfer, Watch
+    from shoal.client.cluster import Client, connect
+    from shoal.client.events import Events
+    from shoal.client.files import FileSystem, SandboxFile, Transfer, Watch
+    from shoal.client.process import Input, Output, Process, ProcessInfo, Result
+    from shoal.client.sandbox import Sandbox
+    from shoal.client.tunnels import Forward
     from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
     from shoal.model.errors import (
         AlreadyExists,
@@ -46,15 +49,12 @@ if TYPE_CHECKING:
     )
     from shoal.model.info import NodeInfo, SandboxInfo
     from shoal.model.states import Reason, State
-    from shoal.process import Input, Output, Process, ProcessInfo, Result
-    from shoal.sandbox import Sandbox
-    from shoal.tunnels import Forward
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
-    "shoal._events": "Events",
-    "shoal.client": "Client connect",
-    "shoal.files": "FileSystem SandboxFile Transfer Watch",
+    "shoal.client.events": "Events",
+    "shoal.client.cluster": "Client connect",
+    "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
     "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound "
@@ -62,9 +62,9 @@ _HOMES = {
     "TunnelNotFound Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
-    "shoal.process": "Input Output Process ProcessInfo Result",
-    "shoal.sandbox": "Sandbox",
-    "shoal.tunnels": "Forward",
+    "shoal.client.process": "Input Output Process ProcessInfo Result",
+    "shoal.client.sandbox": "Sandbox",
+    "shoal.client.tunnels": "Forward",
     "shoal.wire.records": "Entry WatchEvent",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

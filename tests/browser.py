@@ -17,7 +17,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from shoal.cluster import packages
+from shoal.cluster.local import packages
 from shoal.model.report import Report
 
 PROGRAM = "chromium-headless-shell"

@@ -22,7 +22,7 @@ import pytest
 from tests import leaks
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client.cluster import Client
     from shoal.model.cluster_file import ClusterFile
     from shoal.model.settings import Settings
     from shoal.transport.contract import Transport
@@ -82,7 +82,9 @@ def machine() -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def engine(machine: Machine) -> Iterator[str]:
     """The address of an engine that has the base image."""
-    from shoal.cluster import local_engine, local_image, packages
+    from shoal.cluster.local import engine as local_engine
+    from shoal.cluster.local import image as local_image
+    from shoal.cluster.local import packages
 
     settings, report = machine.settings, printing
     packages.ensure(packages.NODE_PROGRAMS, report)
@@ -101,10 +103,10 @@ def engine(machine: Machine) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
     """A cluster that runs. At the end nothing of it may be left."""
-    from shoal.client import connect
-    from shoal.cluster import local
+    from shoal.client.cluster import connect
+    from shoal.cluster.local import up as local_cluster
 
-    up = local.up(machine.settings, report=printing)
+    up = local_cluster.up(machine.settings, report=printing)
     try:
         client = connect()
         try:
@@ -112,14 +114,15 @@ def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
         finally:
             _disconnect(client)
     finally:
-        local.down(machine.settings, report=printing)
+        local_cluster.down(machine.settings, report=printing)
     leaks.assert_nothing_left(up.cluster)
 
 
 @pytest.fixture(scope="session")
 def http_client(cluster: Cluster) -> Iterator[Client]:
     """A client of the cluster's API, with the token that `shoal up` left for this user."""
-    from shoal import client, config_file
+    from shoal.client import cluster as client
+    from shoal.client import config_file
     from shoal.transport.http_server import normal_url
 
     url = normal_url(cluster.file.api_url)
@@ -131,7 +134,7 @@ def http_client(cluster: Cluster) -> Iterator[Client]:
 @pytest.fixture(params=["ray", "http"])
 def both_ways(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Client]:
     """The client that calls without one use: through Ray, then through the API. For suites that must hold over both."""
-    from shoal import client
+    from shoal.client import cluster as client
 
     chosen: Client = cluster.client if request.param == "ray" else request.getfixturevalue("http_client")
     client.use(chosen)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import docker
 
-from shoal import config_file
 from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
-from shoal.cluster import local_ray, processes
+from shoal.client import config_file
+from shoal.cluster.local import processes
+from shoal.cluster.local import ray as local_ray
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 from tests.processes import command_line
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from shoal.cluster import packages
+from shoal.cluster.local import packages
 from tests.cluster import printing
 from tests.ports import free_port
 

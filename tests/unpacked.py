@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from shoal.cluster import packages
+from shoal.cluster.local import packages
 from tests.cluster import _cache
 
 

@@ -20,7 +20,7 @@ environments = typer.Typer(
 )
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client.cluster import Client
 
 _TOKEN_COLUMNS = ("ID", "NAME", "ENVIRONMENT", "SCOPE", "AGE", "STATE", "LAST USED")
 _ENVIRONMENT_COLUMNS = ("NAME", "SANDBOXES", "CPU", "MEMORY", "CREATES/MIN", "AGE")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError
 
 if TYPE_CHECKING:
-    from shoal._output import Output
-    from shoal.process import Process
+    from shoal.client.output import Output
+    from shoal.client.process import Process
 
 _CHUNK = 64 * 1024
 

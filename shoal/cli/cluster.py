@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal import config_file
 from shoal.cli import console, remote, session, settings
 from shoal.cli.exits import EXIT_CODES
 from shoal.cli.nodes import print_nodes
 from shoal.cli.options import Json
 from shoal.cli.session import with_cluster
+from shoal.client import config_file
 from shoal.model import cluster_file
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client.cluster import Client
     from shoal.model.cluster_file import ClusterFile
 
 
@@ -51,17 +51,17 @@ def up(
       shoal up --roll
     """
     session.check_here("up")
-    from shoal.cluster import local
+    from shoal.cluster.local import up as local_cluster
 
     loaded = settings.load()
     if roll:
-        cluster = local.roll(loaded, console.steps)
+        cluster = local_cluster.roll(loaded, console.steps)
         if json:
             console.print_json(_describe(cluster))
         return
     if no_api:
         loaded = loaded.model_copy(update={"api": loaded.api.model_copy(update={"enabled": False})})
-    done = local.up(loaded, local.UpOptions(address_ip, port, region, dashboard), console.steps)
+    done = local_cluster.up(loaded, local_cluster.UpOptions(address_ip, port, region, dashboard), console.steps)
     if json:
         console.print_json({**_describe(done.cluster), "nodes": done.nodes, "started": done.started})
         return
@@ -85,9 +85,9 @@ def down(
       shoal down --purge
     """
     session.check_here("down")
-    from shoal.cluster import local
+    from shoal.cluster.local import up as local_cluster
 
-    found = local.down(settings.load(), purge=purge, report=console.steps)
+    found = local_cluster.down(settings.load(), purge=purge, report=console.steps)
     console.err().print("The cluster is down." if found else "There was no cluster.")
 
 
@@ -139,7 +139,7 @@ def doctor(json: Json = False) -> None:
       shoal doctor --json | jq '.[] | select(.ok | not)'
     """
     session.check_here("doctor")
-    from shoal.cluster.doctor import examine
+    from shoal.cluster.local.doctor import examine
 
     checks = list(examine(settings.load()))
     if json:
@@ -157,13 +157,14 @@ def doctor(json: Json = False) -> None:
 
 
 def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
-    from shoal.cluster import local, local_api
+    from shoal.cluster.local import api as local_api
+    from shoal.cluster.local import up as local_cluster
 
     if env:
         for name, value in cluster_file.ray_environment(cluster).items():
             typer.echo(f"export {name}={shlex.quote(value)}")
         return
-    health = local.health(cluster)
+    health = local_cluster.health(cluster)
     report: dict[str, Any] = {
         **_describe(cluster),
         "engine": health.engine,

@@ -15,8 +15,8 @@ from shoal.cli.session import find, with_cluster
 from shoal.model.errors import InvalidRequest, PathNotFound
 
 if TYPE_CHECKING:
-    from shoal.client import Client
-    from shoal.files import FileSystem, Transfer
+    from shoal.client.cluster import Client
+    from shoal.client.files import FileSystem, Transfer
 
 
 @dataclass(frozen=True, slots=True)

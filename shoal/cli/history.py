@@ -14,7 +14,7 @@ from shoal.cli.session import find, with_cluster
 from shoal.model.access import AuditEntry, SandboxEvent
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client.cluster import Client
 
 _AUDIT_COLUMNS = ("TIME", "ACTION", "TARGET", "OUTCOME", "TOKEN", "ENVIRONMENT", "ADDRESS", "REQUEST")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal import _target, config_file
 from shoal.cli import console, session
+from shoal.client import cluster_address, config_file
 from shoal.model.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def login(
       shoal --ca own-ca.pem login https://shoal.internal:8443
     """
     known = config_file.read()  # whatever is wrong with it is told before a token is asked for
-    meant = _target.api(url, None, session.target.get().ca)
+    meant = cluster_address.api(url, None, session.target.get().ca)
     base, ca = meant.url, meant.ca
     token = _token(token_stdin, base)
     info = asyncio.run(_try(base, token, ca))

@@ -13,7 +13,7 @@ from shoal.cli.session import with_cluster
 from shoal.model.errors import PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client.cluster import Client
     from shoal.model.access import TokenInfo
 
 

@@ -27,8 +27,8 @@ from shoal.cli.session import find, with_cluster
 from shoal.model.errors import DeadlineExceeded, InvalidRequest
 
 if TYPE_CHECKING:
-    from shoal.client import Client
-    from shoal.sandbox import Sandbox
+    from shoal.client.cluster import Client
+    from shoal.client.sandbox import Sandbox
 
 _SHELL = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"
 
@@ -166,7 +166,7 @@ def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> N
 
 def _start(options: dict[str, Any], command: tuple[str, ...]) -> None:
     async def body(client: Client) -> str:
-        from shoal.sandbox import Sandbox
+        from shoal.client.sandbox import Sandbox
 
         return (await Sandbox.create.aio(*command, **options, client=client)).id
 
@@ -174,7 +174,7 @@ def _start(options: dict[str, Any], command: tuple[str, ...]) -> None:
 
 
 async def _run(client: Client, options: dict[str, Any], command: tuple[str, ...], interactive: bool, tty: bool) -> int:
-    from shoal.sandbox import Sandbox
+    from shoal.client.sandbox import Sandbox
 
     async with await Sandbox.create.aio(**options, client=client) as sandbox:
         return await _attached(sandbox, command, {}, interactive, tty)

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal._output import ProcessBytes
-from shoal._reach import Reach
-from shoal._spec import states_of
 from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of
 from shoal.cli.options import EnvironmentName, Json, SandboxName, pairs
 from shoal.cli.session import find, with_cluster
+from shoal.client.arguments import states_of
+from shoal.client.output import ProcessBytes
+from shoal.client.retrying_agent import Reach
 from shoal.model.errors import FailedPrecondition, ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.info import Listing, SandboxInfo
 
 if TYPE_CHECKING:
-    from shoal.client import Client
-    from shoal.sandbox import Sandbox
+    from shoal.client.cluster import Client
+    from shoal.client.sandbox import Sandbox
 
 _COLUMNS = ("ID", "NAME", "IMAGE", "STATE", "AGE", "COMMAND")
 

@@ -15,8 +15,8 @@ from shoal.model.errors import InvalidRequest
 from shoal.model.ids import SANDBOX
 
 if TYPE_CHECKING:
-    from shoal.client import Client
-    from shoal.sandbox import Sandbox
+    from shoal.client.cluster import Client
+    from shoal.client.sandbox import Sandbox
 
 R = TypeVar("R")
 
@@ -84,7 +84,7 @@ async def _cancellable(body: Callable[[Client], Awaitable[R]]) -> R:
 
 
 async def _connected(body: Callable[[Client], Awaitable[R]]) -> R:
-    from shoal.client import connect
+    from shoal.client.cluster import connect
 
     meant = target.get()
     client = await connect.aio(meant.url, token=meant.token, ca=meant.ca)
@@ -96,7 +96,7 @@ async def _connected(body: Callable[[Client], Awaitable[R]]) -> R:
 
 async def find(client: Client, name: str) -> Sandbox:
     """A sandbox by its id or its name."""
-    from shoal.sandbox import Sandbox
+    from shoal.client.sandbox import Sandbox
 
     if SANDBOX.fullmatch(name):
         return await Sandbox.from_id.aio(name, client=client)

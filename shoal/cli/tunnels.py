@@ -12,7 +12,7 @@ from shoal.cli.session import find, with_cluster
 from shoal.model.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client.cluster import Client
     from shoal.model.access import Tunnel
 
 _HOUR_S = 3600.0

@@ -14,8 +14,8 @@ from typing import TypeVar
 from shoal.model.access import caller
 from shoal.model.errors import NotFound, Unauthenticated, Unavailable
 from shoal.model.grants import Grant
-from shoal.model.sight import check_sees_sandbox
-from shoal.transport.agents import MAX_CONNECTIONS, Agents, Opened
+from shoal.model.visibility import check_sees_sandbox
+from shoal.transport.agent_pool import MAX_CONNECTIONS, Agents, Opened
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
 from shoal.wire.connection import Connection

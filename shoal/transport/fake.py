@@ -27,10 +27,10 @@ from shoal.model.errors import (
 from shoal.model.ids import MAIN_PROCESS, new_sandbox_id
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import Limits, SandboxDefaults
-from shoal.model.sight import no_sandbox, no_sandbox_named
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason, State
 from shoal.model.validate import check_spec, check_tags
+from shoal.model.visibility import no_sandbox, no_sandbox_named
 from shoal.transport.contract import LogChunk, Transport
 from shoal.transport.fake_admin import FakeAdmin, FakeReplicaSide, sees
 from shoal.transport.fake_agent import FakeAgent, FakeProcess

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shoal.model import sight
+from shoal.model import visibility
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
@@ -40,7 +40,7 @@ Note = Callable[[str, Any], None]
 
 def sees(environment: str) -> bool:
     """Whether the caller may know of what is in `environment`."""
-    return sight.sees(caller.get(), environment)
+    return visibility.sees(caller.get(), environment)
 
 
 class FakeAdmin(Admin):
@@ -92,7 +92,7 @@ class FakeAdmin(Admin):
     def check(self, name: str) -> None:
         """Raises `EnvironmentNotFound` where the caller may know of no such environment."""
         if name not in self._environments or not sees(name):
-            raise sight.no_environment(name)
+            raise visibility.no_environment(name)
 
     def _now(self, name: str) -> Environment:
         self.check(name)
@@ -127,7 +127,7 @@ class FakeAdmin(Admin):
         self.note("revoke_token", token_id)
         token = self.stored.get(token_id)
         if token is None or not sees(token.info.environment):
-            raise sight.no_token(token_id)
+            raise visibility.no_token(token_id)
         return self._revoke(token)
 
     def _revoke(self, token: StoredToken) -> TokenInfo:

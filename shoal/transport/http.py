@@ -23,13 +23,13 @@ from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
 from shoal.model.validate import check_key
 from shoal.transport import http_json
-from shoal.transport.agents import Agents, Opened
+from shoal.transport.agent_pool import Agents, Opened
 from shoal.transport.contract import LogChunk, Transport
 from shoal.transport.http_admin import HttpAdmin
 from shoal.transport.http_calls import HttpCalls
 from shoal.transport.http_server import server
 from shoal.transport.http_socket import SocketStream, open_connection, open_socket
-from shoal.transport.undoing import Undoing, with_key
+from shoal.transport.rollback import Undoing, with_key
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
 

@@ -22,7 +22,7 @@ from shoal.transport.contract import LogChunk, Transport
 from shoal.transport.ray_admin import RayAdmin, RayReplicaSide
 from shoal.transport.ray_attach import attach
 from shoal.transport.ray_calls import Controller
-from shoal.transport.undoing import Undoing, with_key
+from shoal.transport.rollback import Undoing, with_key
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
 

@@ -90,7 +90,7 @@ def _with_http(
     inside = ours.client
     _, token = inside.create_token("bench", environment="main", scope="run")
     client = shoal.connect(where.api_url, token=token)
-    shoal.client.use(inside)
+    shoal.client.cluster.use(inside)
     through_face = ShoalClient(client, image)
 
     def ready() -> None:

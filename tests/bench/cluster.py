@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shoal.cluster import local
+from shoal.cluster.local import up as local_cluster
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition
@@ -29,6 +29,6 @@ def cluster(report: Report) -> Iterator[ClusterFile]:
             "a cluster is up on this machine, and what runs there would disturb the figures; run `shoal down` first"
         )
     try:
-        yield local.up(settings, report=report).cluster
+        yield local_cluster.up(settings, report=report).cluster
     finally:
-        local.down(settings, report=report)
+        local_cluster.down(settings, report=report)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import docker
 
-from shoal.cluster import processes
+from shoal.cluster.local import processes
 from shoal.model.cluster_file import ClusterFile
 
 

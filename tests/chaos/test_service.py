@@ -24,7 +24,7 @@ def over_http(cluster: Cluster) -> Iterator[shoal.Client]:
     """A client of the API; calls without a client go on to use the one inside the cluster."""
     _, token = cluster.client.create_token("chaos", environment="main", scope="run")
     client = shoal.connect(cluster.file.api_url, token=token)
-    shoal.client.use(cluster.client)
+    shoal.client.cluster.use(cluster.client)
     with client:
         yield client
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from shoal import config_file
+from shoal.client import config_file
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
-from tests.contract.face_relay import Ground, ground
+from tests.contract.client_relay import Ground, ground
 from tests.terminal import COMMAND, terminal
 
 pytestmark = pytest.mark.timeout(120)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal import config_file
+from shoal.client import config_file
 from tests.contract.http_peer import SELF, HttpPeer, answer, serving
 from tests.contract.tls_files import Authority
 from tests.terminal import COMMAND

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster import packages
+from shoal.cluster.local import packages
 from tests.cluster import printing
-from tests.contract.face_relay import ground
+from tests.contract.client_relay import ground
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

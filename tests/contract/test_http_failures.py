@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shoal import Sandbox
-from shoal.client import Client
+from shoal.client.cluster import Client
 from shoal.model.access import Quota, Scope
 from shoal.model.errors import (
     AlreadyExists,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.client import Client
+from shoal.client.cluster import Client
 from shoal.model.access import ANY_ENVIRONMENT, Quota, Scope
 from shoal.model.errors import (
     AlreadyExists,
@@ -415,7 +415,7 @@ def test_loops_and_threads_leave_nothing_open(tmp_path: Path) -> None:
     code = """
         import asyncio, gc, threading
         import shoal
-        from shoal.client import Client
+        from shoal.client.cluster import Client
         from shoal.transport.http import HttpTransport
         from tests.contract.test_http_transport import served
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from shoal.cluster import packages
+from shoal.cluster.local import packages
 from tests.cluster import printing
 
 _CA_CONF = """\

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal import config_file
-from shoal.client import Client
-from shoal.sandbox import Sandbox
+from shoal.client import config_file
+from shoal.client.cluster import Client
+from shoal.client.sandbox import Sandbox
 from shoal.transport.http import HttpTransport
 from tests.cluster import Cluster
 from tests.contract.tls_files import Authority

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.actors.disk import DiskWatch
+from shoal.actors.node.disk_watch import DiskWatch
 from tests.contract.engines.labs import DockerLab, MiB, opened
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]

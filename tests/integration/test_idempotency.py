@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import aiohttp
 import pytest
 
-from shoal import config_file
-from shoal.sandbox import Sandbox
+from shoal.client import config_file
+from shoal.client.sandbox import Sandbox
 from shoal.transport.http_server import normal_url
 from tests.cluster import Cluster
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal import config_file
-from shoal.cluster import processes
+from shoal.client import config_file
+from shoal.cluster.local import processes
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 from tests import leaks

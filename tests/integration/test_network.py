@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.actors import host
+from shoal.actors import inherited_settings
 from shoal.actors.engines.contract import Mount
 from shoal.actors.network import SandboxNetwork, links
 from shoal.actors.network.links import port_name
@@ -190,10 +190,10 @@ async def test_there_is_no_ipv6(lab: NetLab) -> None:
 
 async def test_packages_are_installed_from_the_machines_index(lab: NetLab, tmp_path: Path) -> None:
     """DNS, the way out and back, and the machine's CA: all that `pip` needs."""
-    taken = host.takeover(
+    taken = inherited_settings.takeover(
         HostSettings(ca_bundle=True, proxy=True, package_index=True),
         os.environ,
-        await asyncio.to_thread(host.pip_config),
+        await asyncio.to_thread(inherited_settings.pip_config),
     )
     resolv = tmp_path / "resolv.conf"
     resolv.write_text(lab.network.resolv_conf())

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from shoal import config_file
-from shoal.cluster import processes
+from shoal.client import config_file
+from shoal.cluster.local import processes
 from tests.cluster import Machine
 from tests.postgres import Postgres
 from tests.processes import command_line, eventually

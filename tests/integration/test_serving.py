@@ -20,8 +20,10 @@ import aiohttp
 import grpc
 import pytest
 
-from shoal import config_file
-from shoal.cluster import local, local_api, processes
+from shoal.client import config_file
+from shoal.cluster.local import api as local_api
+from shoal.cluster.local import processes
+from shoal.cluster.local import up as local_cluster
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 from shoal.model.errors import ShoalError
 from shoal.model.http import error_from_response
@@ -221,7 +223,7 @@ def test_replicas_roll_with_requests_in_flight(api: Api, cluster: Cluster) -> No
             load(lambda: api.ask("GET", "/v1/sandboxes?limit=1")) as looks,
             load(lambda: api.ask("POST", f"/v1/sandboxes/{sandbox}/exec", slow), 2) as execs,
         ):
-            local.roll(cluster.machine.settings)
+            local_cluster.roll(cluster.machine.settings)
             eventually(lambda: not set(before) & set(api.replicas()), 60, "the end of the old replicas")
     finally:
         api.call("DELETE", f"/v1/sandboxes/{sandbox}")

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.sync.client import connect
 
-from shoal import config_file
-from shoal.client import Client
-from shoal.sandbox import Sandbox
+from shoal.client import config_file
+from shoal.client.cluster import Client
+from shoal.client.sandbox import Sandbox
 from shoal.transport.http import HttpTransport
 from tests.cluster import Machine
 from tests.contract.tls_files import Authority

@@ -158,7 +158,7 @@ def test_doctor_names_what_is_missing_and_what_mends_it(tmp_path: Path) -> None:
 
 def test_doctor_without_programs_names_their_packages(tmp_path: Path) -> None:
     """On a machine where nothing is on the PATH and the system's directories hold nothing, as far as it can see."""
-    from shoal.cluster import packages
+    from shoal.cluster.local import packages
 
     assert packages.missing({"no-such-program": "its-package", "sh": "dash"}) == ["its-package"]
     assert packages.install_command(["its-package"]) == "apt-get update && apt-get install -y its-package"

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from shoal.cli.sandboxes import _logs
-from shoal.client import Client
-from shoal.sandbox import Sandbox
+from shoal.client.cluster import Client
+from shoal.client.sandbox import Sandbox
 from shoal.transport.fake import FakeTransport
 from shoal.wire.agent import Agent
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal import config_file
-from shoal.config_file import Config, ServerEntry
+from shoal.client import config_file
+from shoal.client.config_file import Config, ServerEntry
 from shoal.model.errors import FailedPrecondition
 
 URL = "https://shoal.example.org"

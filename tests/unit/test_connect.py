@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal import _target, config_file
-from shoal._target import Api, RayCluster
+from shoal.client import cluster_address, config_file
+from shoal.client.cluster_address import Api, RayCluster
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unauthenticated, Unavailable
@@ -42,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(HttpTransport, "open", http)
     monkeypatch.setattr(RayTransport, "open", ray)
-    monkeypatch.setattr("shoal.client._inside_ray", lambda: False)
+    monkeypatch.setattr("shoal.client.cluster._inside_ray", lambda: False)
     return found
 
 
@@ -91,7 +91,7 @@ def test_the_order_without_an_address(opened: list[object], monkeypatch: pytest.
 
 def test_inside_ray_its_own_cluster_is_meant(opened: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     config_file.put(URL, "from-file", default=True)
-    monkeypatch.setattr("shoal.client._inside_ray", lambda: True)
+    monkeypatch.setattr("shoal.client.cluster._inside_ray", lambda: True)
     connect()
     assert opened == [None]
 
@@ -150,7 +150,7 @@ def test_a_url_in_the_environment_is_checked(opened: list[object], monkeypatch: 
 def test_tokens_are_not_shown() -> None:
     assert "secret" not in repr(Api("http://x", "secret", None))
     assert "secret" not in repr(HttpTransport("http://x", "secret").calls.server)
-    assert _target.named("a:1", None, None) == RayCluster("a:1")
+    assert cluster_address.named("a:1", None, None) == RayCluster("a:1")
 
 
 def test_an_empty_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shoal import config_file
-from shoal.cluster import local_actors, local_api
-from shoal.cluster.doctor import examine
+from shoal.client import config_file
+from shoal.cluster.local import actors as local_actors
+from shoal.cluster.local import api as local_api
+from shoal.cluster.local.doctor import examine
 from shoal.cluster.serving.place import PORTS, Place
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster import local, local_state
-from shoal.cluster.doctor import examine
+from shoal.cluster.local import state as local_state
+from shoal.cluster.local import up as local_cluster
+from shoal.cluster.local.doctor import examine
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition
@@ -41,7 +42,9 @@ def cluster(settings: Settings) -> ClusterFile:
     return found
 
 
-@pytest.mark.parametrize("call", [local.up, local.roll, lambda settings: local.health(_read(settings))])
+@pytest.mark.parametrize(
+    "call", [local_cluster.up, local_cluster.roll, lambda settings: local_cluster.health(_read(settings))]
+)
 def test_whoever_needs_its_settings_is_told_to_take_it_down(
     call: Callable[[Settings], object], settings: Settings, cluster: ClusterFile
 ) -> None:
@@ -58,10 +61,10 @@ def test_doctor_names_the_remedy(settings: Settings, cluster: ClusterFile) -> No
 
 
 def test_it_is_taken_down_by_the_settings_of_now(settings: Settings, cluster: ClusterFile) -> None:
-    found = local._understood(cluster, settings)
+    found = local_cluster._understood(cluster, settings)
     assert local_state.settings_of(found) == settings
     assert found.api_url == cluster.api_url
-    assert local._understood(found, Settings()) == found
+    assert local_cluster._understood(found, Settings()) == found
 
 
 def _read(settings: Settings) -> ClusterFile:

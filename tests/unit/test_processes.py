@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shoal.cluster import local_ray, processes
+from shoal.cluster.local import processes
+from shoal.cluster.local import ray as local_ray
 from shoal.model.cluster_file import ProcessRef
 
 SLEEP = [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(60)"]

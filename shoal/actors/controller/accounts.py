@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shoal.actors.controller.ledger import Ledger, audited
+from shoal.actors.controller.record_writer import Ledger, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Restored
 from shoal.model.access import (
@@ -32,8 +32,8 @@ from shoal.model.errors import (
     ShoalError,
 )
 from shoal.model.ids import NAME
-from shoal.model.sight import check_sees_environment, no_environment, no_token, sees, visible_tokens
 from shoal.model.validate import check_number, check_text
+from shoal.model.visibility import check_sees_environment, no_environment, no_token, sees, visible_tokens
 
 MAX_ENVIRONMENTS = 1_000
 MAX_TOKENS = 1_000

@@ -16,9 +16,9 @@ from shoal.model.access import Caller
 from shoal.model.errors import Unavailable
 from shoal.model.ids import new_sandbox_id
 from shoal.model.settings import Limits
-from shoal.model.sight import check_sees_environment
 from shoal.model.spec import SandboxSpec
 from shoal.model.validate import check_number, check_spec
+from shoal.model.visibility import check_sees_environment
 
 
 @dataclass(slots=True)

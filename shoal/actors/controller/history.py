@@ -14,8 +14,8 @@ from shoal.model.access import Caller
 from shoal.model.errors import Internal
 from shoal.model.ids import NAME, SANDBOX
 from shoal.model.info import Listing
-from shoal.model.sight import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
 from shoal.model.spec import SandboxSpec
+from shoal.model.visibility import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
 
 log = logging.getLogger("shoal.history")
 

@@ -11,19 +11,19 @@ from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
+from shoal.actors.controller.adoption import Takeover
+from shoal.actors.controller.event_feed import Following
 from shoal.actors.controller.events import EventLog
-from shoal.actors.controller.figures import Figures
-from shoal.actors.controller.following import Following
 from shoal.actors.controller.history import History
-from shoal.actors.controller.ledger import Ledger
-from shoal.actors.controller.lifecycles import Lifecycles
+from shoal.actors.controller.metrics import Figures
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.record_writer import Ledger
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.slots import SlotMaker, SlotPool
 from shoal.actors.controller.store import Store
-from shoal.actors.controller.takeover import Takeover
+from shoal.actors.controller.supervisor import Lifecycles
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
 from shoal.model.access import INSIDE

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.actors.controller.lifecycles import Lifecycles
 from shoal.actors.controller.record import SandboxRecord, from_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
+from shoal.actors.controller.supervisor import Lifecycles
 from shoal.model.errors import FailedPrecondition
 
 log = logging.getLogger("shoal.recovery")

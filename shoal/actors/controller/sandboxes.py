@@ -11,13 +11,13 @@ from typing import Any
 
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.endings import ON_REQUEST, ended_error
-from shoal.actors.controller.figures import Figures
 from shoal.actors.controller.history import History
-from shoal.actors.controller.ledger import Ledger, audited
-from shoal.actors.controller.lifecycles import Lifecycles
+from shoal.actors.controller.metrics import Figures
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.record_writer import Ledger, audited
 from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.supervisor import Lifecycles
 from shoal.actors.handles import call
 from shoal.model import grants
 from shoal.model.access import Caller

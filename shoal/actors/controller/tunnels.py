@@ -17,9 +17,9 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.actors.controller.endings import ended_error
-from shoal.actors.controller.ledger import Ledger, audited
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import Exposure, SandboxRecord
+from shoal.actors.controller.record_writer import Ledger, audited
 from shoal.actors.handles import call
 from shoal.actors.messages import Began
 from shoal.model import grants

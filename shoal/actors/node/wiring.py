@@ -12,13 +12,13 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.actors import host
-from shoal.actors.disk import DiskWatch
+from shoal.actors import inherited_settings
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node.containers import Containers, Surroundings
+from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import RecordFiles
@@ -127,7 +127,9 @@ def _install_agent(source: Path, directory: Path) -> Path:
 def _surroundings(
     settings: Settings, cluster: str, node_id: str, binary: Path, run_root: Path, state: Path, network: SandboxNetwork
 ) -> Surroundings:
-    taken = host.takeover(settings.host, os.environ, host.pip_config() if settings.host.package_index else {})
+    taken = inherited_settings.takeover(
+        settings.host, os.environ, inherited_settings.pip_config() if settings.host.package_index else {}
+    )
     resolv, empty = state / "resolv.conf", state / "resolv.conf.none"
     resolv.write_text(network.resolv_conf())
     empty.write_text("")

@@ -22,7 +22,7 @@ from shoal.model.states import Reason
 from shoal.wire.agent import Agent, Start
 from shoal.wire.connection import Connection
 
-log = logging.getLogger("shoal.sandbox")
+log = logging.getLogger("shoal.client.sandbox")
 
 _AGENT_WAIT_S = 30.0
 _OOM_REPORT_S = 0.25

@@ -12,31 +12,23 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from shoal.cluster.api import (
-    admin,
-    archive,
-    attach,
-    batch,
-    connect,
-    docs,
-    entries,
-    events,
-    execs,
-    exposures,
-    files,
-    health,
-    logs,
-    metrics,
-    openapi,
-    problems,
-    processes,
-    sandboxes,
-)
-from shoal.cluster.api.auth import TokenCache
-from shoal.cluster.api.frame import Frame
-from shoal.cluster.api.ledger import Ledger
-from shoal.cluster.api.routes import ApiRoute
-from shoal.cluster.api.tunnels import Tunnels
+from shoal.cluster.api import health, metrics
+from shoal.cluster.api.access import routes as admin
+from shoal.cluster.api.access.auth import TokenCache
+from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.files import archive, entries
+from shoal.cluster.api.files import routes as files
+from shoal.cluster.api.processes import attach, connect
+from shoal.cluster.api.processes import exec as execs
+from shoal.cluster.api.processes import routes as processes
+from shoal.cluster.api.request import problems
+from shoal.cluster.api.request.middleware import Frame
+from shoal.cluster.api.request.route import ApiRoute
+from shoal.cluster.api.sandboxes import batch, events, logs
+from shoal.cluster.api.sandboxes import routes as sandboxes
+from shoal.cluster.api.schema import docs_page, openapi
+from shoal.cluster.api.tunnels import routes as exposures
+from shoal.cluster.api.tunnels.app import Tunnels
 from shoal.model.hosts import check_open
 from shoal.model.settings import Settings
 from shoal.transport.admin import ReplicaSide
@@ -65,7 +57,7 @@ def routers() -> list[APIRouter]:
         admin.router(),
         metrics.router(),
         health.router(),
-        docs.router(),
+        docs_page.router(),
     ]
 
 

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from shoal.cluster.api.answers import Json
-from shoal.cluster.api.models import Health
-from shoal.cluster.api.routes import new_router
+from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.schema.control import Health
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.transport.contract import Transport
 

@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import PlainTextResponse
 
-from shoal.cluster.api.auth import needs
-from shoal.cluster.api.context import get_ledger, get_replica_side
-from shoal.cluster.api.ledger import Ledger
-from shoal.cluster.api.routes import new_router
+from shoal.cluster.api.access.auth import needs
+from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.request.context import get_ledger, get_replica_side
+from shoal.cluster.api.request.route import new_router
 from shoal.model.access import Caller, Scope
 from shoal.transport.admin import ReplicaSide
 

@@ -37,7 +37,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from shoal.cluster.api.app import make_app
-        from shoal.cluster.api.log_lines import write_lines
+        from shoal.cluster.api.request.log_lines import write_lines
 
         write_lines()
         return make_app(self._transport, self._transport.replica_side, self._settings)

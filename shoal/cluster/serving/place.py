@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from shoal.cluster.local_ray import free_port, is_free
+from shoal.cluster.local.ray import free_port, is_free
 from shoal.cluster.serving.haproxy_config import Edge
 from shoal.model.cluster_file import write_private
 from shoal.model.errors import InvalidRequest, Unavailable

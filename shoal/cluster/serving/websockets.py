@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.server import ServerProtocol
 
-from shoal.cluster.api.problems import document, from_http
-from shoal.cluster.api.sockets import GONE, TAKEN
+from shoal.cluster.api.processes.websockets import GONE, TAKEN
+from shoal.cluster.api.request.problems import document, from_http
 from shoal.model.errors import Internal
 from shoal.model.http import PROBLEM, REQUEST_ID
 

@@ -19,7 +19,7 @@ from shoal.model.settings import ApiSettings, Settings
 from shoal.transport.contract import LogChunk
 from shoal.wire.agent import Agent
 from tests.contract.api_server import ApiServer
-from tests.contract.face_relay import RelayedCluster
+from tests.contract.client_relay import RelayedCluster
 from tests.contract.relay_fixture import SCOPES, Bed, bed
 from tests.unit.builders import spec
 

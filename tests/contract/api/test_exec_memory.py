@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shoal.cluster.api import execs
+from shoal.cluster.api.processes import exec as execs
 from tests.contract.api.lab import Lab, lab, until
 from tests.contract.api.test_hostile import MIB, rss
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.api import flowing, sockets
+from shoal.cluster.api.processes import websockets
+from shoal.cluster.api.request import streaming
 from shoal.cluster.serving.websockets import OPTIONS
 from tests.contract.api.lab import Lab, until
 from tests.contract.api.rawsocket import BINARY, CLOSE, PING, TEXT, RawSocket, connection, frame, websocket
@@ -119,7 +120,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas that find out soon who has gone. To be asked for before the place."""
     monkeypatch.setitem(OPTIONS, "ws_ping_interval", 0.05)
     monkeypatch.setitem(OPTIONS, "ws_ping_timeout", 0.05)
-    monkeypatch.setattr(sockets, "LAST_S", 0.1)
+    monkeypatch.setattr(websockets, "LAST_S", 0.1)
 
 
 @pytest.mark.parametrize(("kind", "work"), [("attach", "_Attachment."), ("ports", "splice.")])
@@ -279,7 +280,7 @@ async def test_who_reads_nothing_fills_no_memory(place: Lab, what: str) -> None:
 
 async def test_of_long_answers_that_nobody_reads_few_are_kept(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer of `exec` is held whole: where too many wait, those whose clients have stood still for the longest are given up."""
-    monkeypatch.setattr(flowing, "sending", flowing.Sending(limit=100, patience_s=0.1))
+    monkeypatch.setattr(streaming, "sending", streaming.Sending(limit=100, patience_s=0.1))
     body = json.dumps({"command": f"head -c {32 * MIB} /dev/zero", "max_output": 32 * MIB}).encode()
     async with nothing_left(place):
         before = await steady()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shoal.cluster.api.log_lines import write_lines
+from shoal.cluster.api.request.log_lines import write_lines
 from tests.contract.api.lab import Lab
 from tests.contract.api.rawsocket import TEXT, connection, frame, websocket
 

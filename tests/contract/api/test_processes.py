@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shoal.cluster.api import processes
+from shoal.cluster.api.processes import routes as processes
 from shoal.model.access import Scope
 from tests.contract.api.lab import Lab, until
 

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shoal.cluster.api import attach, sockets
+from shoal.cluster.api.processes import attach, websockets
 from shoal.wire.frames import Decoder, Kind, encode
 from tests.contract.api.lab import Lab, until
 
@@ -262,7 +262,7 @@ async def test_who_may_not_is_refused_before_the_handshake(place: Lab) -> None:
 
 
 async def test_a_revoked_token_ends_what_it_opened(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "_RECHECK_S", 0.2)
+    monkeypatch.setattr(websockets, "_RECHECK_S", 0.2)
     async with (
         attached(place, command="sleep 100") as client,
         place.http.ws_connect(f"{place.at}/connect") as connected,

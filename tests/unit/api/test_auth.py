@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shoal.cluster.api import auth
+from shoal.cluster.api.access import auth
+from shoal.cluster.api.access.auth import TokenCache, check_local
 from shoal.cluster.api.app import make_app
-from shoal.cluster.api.auth import TokenCache, check_local
 from shoal.model.access import Scope, StoredToken, TokenInfo, mint
 from shoal.model.errors import InvalidRequest, PermissionDenied, Unavailable
 from shoal.model.settings import ApiSettings, Settings
@@ -236,7 +236,7 @@ class TestCache:
             await cache.get(token.info.id)
 
     async def test_its_size_is_bounded_and_guesses_push_out_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shoal.cluster.api.auth._MOST_TOKENS", 10)
+        monkeypatch.setattr("shoal.cluster.api.access.auth._MOST_TOKENS", 10)
         token = stored()
         side: Any = Side(token)
         cache = TokenCache(side, 60)

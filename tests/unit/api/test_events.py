@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from shoal.cluster.api import events, sockets
-from shoal.cluster.api.flowing import sending
+from shoal.cluster.api.processes import websockets
+from shoal.cluster.api.request.streaming import sending
+from shoal.cluster.api.sandboxes import events
 from shoal.model.access import Scope
 from tests.api import Api
 
@@ -103,7 +104,7 @@ def test_a_silent_stream_says_that_it_is_there(api: Api, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/sandboxes/{}/events"])
 def test_a_revoked_token_ends_its_streams(api: Api, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr(sockets, "_RECHECK_S", 0.1)
+    monkeypatch.setattr(websockets, "_RECHECK_S", 0.1)
     made = api.sandbox()
     token = api.token("main", Scope.READ)
     stream = Stream(api, path.format(made["id"]), token=token)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.cluster.api import limits
+from shoal.cluster.api.request import limits
 from shoal.model.settings import ApiSettings, Limits
 from shoal.model.validate import MAX_ARGV_ITEM, MAX_CORES, MAX_MEMORY, MIN_MEMORY
 from shoal.wire import checks

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.cluster.api import limits
+from shoal.cluster.api.request import limits
 from shoal.model.settings import ApiSettings
 from tests.api import Answer, Api, serving
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shoal.cluster.api.app import make_app
-from shoal.cluster.api.openapi import TAGS
+from shoal.cluster.api.schema.openapi import TAGS
 from shoal.model.http import PROBLEM
 from shoal.model.settings import Settings
 from shoal.transport.fake import FakeTransport

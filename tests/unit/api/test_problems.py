@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.cluster.api.context import RequestIdFilter
-from shoal.cluster.api.log_lines import write_lines
-from shoal.cluster.api.problems import Refused, answer, document
+from shoal.cluster.api.request.context import RequestIdFilter
+from shoal.cluster.api.request.log_lines import write_lines
+from shoal.cluster.api.request.problems import Refused, answer, document
 from shoal.model.errors import InvalidRequest, PathNotFound, ShoalError, error_classes
 from shoal.model.http import PROBLEM, STATUS, error_from_problem, status_of
 from tests.api import Answer, Api

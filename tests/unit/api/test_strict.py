@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from shoal.cluster.api.models import Batch, EnvironmentCreate, QuotaModel, SandboxCreate, Tags, TokenCreate
-from shoal.cluster.api.models_data import Exec, MakeDirectory, ProcessStart, Said
+from shoal.cluster.api.schema.control import Batch, EnvironmentCreate, QuotaModel, SandboxCreate, Tags, TokenCreate
+from shoal.cluster.api.schema.data import Exec, MakeDirectory, ProcessStart, Said
 from tests.api import Api
 
 MANY = {str(number): 0 for number in range(200_000)}

@@ -17,8 +17,9 @@ from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import serve
 
-from shoal.cluster.api import sockets, tunnel_access, tunnel_http, tunnel_sockets
-from shoal.cluster.api.flowing import Sending
+from shoal.cluster.api.processes import websockets
+from shoal.cluster.api.request.streaming import Sending
+from shoal.cluster.api.tunnels import tunnel_access, tunnel_http, tunnel_sockets
 from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model.access import Scope
 from shoal.wire.budget import Budget
@@ -37,7 +38,7 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: st
     """Everything that is looked at now and then is looked at often."""
     monkeypatch.setitem(OPTIONS, "ws_ping_interval", 0.05)
     monkeypatch.setitem(OPTIONS, "ws_ping_timeout", 0.05)
-    monkeypatch.setattr(sockets, "LAST_S", 0.1)
+    monkeypatch.setattr(websockets, "LAST_S", 0.1)
     monkeypatch.setattr(tunnel_access, "GUARD_S", 0.05)
     monkeypatch.setattr(tunnel_access, "KNOWN_S", 0.05)
     async with opened(tmp_path, token_cache=0.05) as made:

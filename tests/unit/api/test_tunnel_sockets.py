@@ -18,7 +18,7 @@ from websockets.frames import Close
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from shoal.cluster.api import tunnel_sockets
+from shoal.cluster.api.tunnels import tunnel_sockets
 from tests.unit.api.tunnel_lab import PORT, Lab, answer_handshake, opened, through
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # seconds for all of it

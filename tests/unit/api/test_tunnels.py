@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from shoal.cluster.api import tunnel_access, tunnel_http
+from shoal.cluster.api.tunnels import tunnel_access, tunnel_http
 from shoal.model.access import Scope
 from shoal.model.errors import SandboxEnded
 from tests.unit.api.tunnel_lab import PORT, Lab, opened

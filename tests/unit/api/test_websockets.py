@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from shoal.cluster.api.sockets import GONE, TAKEN
+from shoal.cluster.api.processes.websockets import GONE, TAKEN
 from shoal.cluster.serving import websockets
 from shoal.cluster.serving.websockets import OPTIONS, ReplicaSockets
 from tests.api import Api, serving

@@ -1,0 +1,78 @@
+"""Which cluster is meant: what the caller says, what the environment says, what this user has in a file; in this order."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from shoal.client import config_file
+from shoal.model.errors import FailedPrecondition, InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The HTTP API at `url`."""
+
+    url: str
+    token: str | None
+    ca: str | None
+
+    def __repr__(self) -> str:
+        return f"<Api {self.url}>"
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    """A Ray cluster: at `address`, or None: the one that this process is in, or that of this machine."""
+
+    address: str | None
+
+
+def named(address: str, token: str | None, ca: str | None) -> Api | RayCluster:
+    """What an address means. Raises `InvalidRequest` where it means nothing."""
+    if "://" in address and not address.lower().startswith("ray://"):
+        return api(address, token, ca)
+    if token is not None or ca is not None:
+        raise InvalidRequest(
+            f"address: {address!r} is one of Ray's, which takes no `token` or `ca`; for an API write http:// or https:// "
+            "before it",
+            field="address",
+        )
+    return RayCluster(address)
+
+
+def api(url: str, token: str | None, ca: str | None) -> Api:
+    """The API at `url`: token and CA as given, else as in SHOAL_TOKEN and SHOAL_CA, else as in the config file."""
+    from shoal.transport.http_server import normal_url
+
+    base = normal_url(url)
+    token = token if token is not None else os.environ.get("SHOAL_TOKEN") or None
+    ca = ca if ca is not None else os.environ.get("SHOAL_CA") or None
+    if token is None or ca is None:
+        known = config_file.read().servers.get(base, config_file.ServerEntry())
+        token, ca = token if token is not None else known.token, ca if ca is not None else known.ca
+    return Api(base, token, ca)
+
+
+def from_environment(token: str | None, ca: str | None) -> Api | RayCluster | None:
+    """What SHOAL_URL names, else RAY_ADDRESS; None where neither is set."""
+    url = os.environ.get("SHOAL_URL")
+    if url:
+        return api(url, token, ca)
+    address = os.environ.get("RAY_ADDRESS")
+    return RayCluster(address) if address else None
+
+
+def from_config(token: str | None, ca: str | None) -> Api | None:
+    """The config file's default; None where it has none."""
+    default = config_file.read().default
+    return None if default is None else api(default, token, ca)
+
+
+def nothing() -> FailedPrecondition:
+    """There is no cluster anywhere: all the ways to one."""
+    return FailedPrecondition(
+        "there is no cluster: run `shoal up` to start one on this machine; or name one's API: `shoal login URL`, SHOAL_URL with "
+        'SHOAL_TOKEN, or `shoal.connect(url, token=...)`; or a Ray cluster: RAY_ADDRESS, or `shoal.connect("host:port")`',
+        state="no_cluster",
+    )

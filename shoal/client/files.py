@@ -1,0 +1,347 @@
+"""The files of a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
+
+from shoal.client.dual_method import method_twin
+from shoal.client.retrying_agent import Reach
+from shoal.client.sandbox_file import FileBytes, SandboxFile
+from shoal.client.tar_trees import Transfer, pack, unpack
+from shoal.client.watch import Watch
+from shoal.model.errors import AlreadyExists, InvalidRequest, PathNotFound, QuotaExceeded
+
+if TYPE_CHECKING:
+    from shoal.wire.agent import Agent, Entry
+
+__all__ = ["FileSystem", "SandboxFile", "Transfer", "Watch"]
+
+PathLike = str | os.PathLike[str]
+Progress = Callable[[int], None]
+
+MAX_TREE_BYTES = 16 << 30
+MAX_TREE_FILES = 1_000_000
+_PIECE = 1 << 20
+
+
+class _OpenCall(Protocol):
+    """`FileSystem.open`: bytes where the mode says so."""
+
+    @overload
+    def __call__(self, path: PathLike, mode: Literal["r", "w", "a"] = "r") -> SandboxFile[str]: ...
+    @overload
+    def __call__(self, path: PathLike, mode: Literal["rb", "wb", "ab"]) -> SandboxFile[bytes]: ...
+    @overload
+    def __call__(self, path: PathLike, mode: str) -> SandboxFile[Any]: ...
+
+    @overload
+    async def aio(self, path: PathLike, mode: Literal["r", "w", "a"] = "r") -> SandboxFile[str]: ...
+    @overload
+    async def aio(self, path: PathLike, mode: Literal["rb", "wb", "ab"]) -> SandboxFile[bytes]: ...
+    @overload
+    async def aio(self, path: PathLike, mode: str) -> SandboxFile[Any]: ...
+
+
+def _open_call(twin: object) -> _OpenCall:
+    return cast(_OpenCall, twin)
+
+
+class FileSystem:
+    """The files of one sandbox. Paths are absolute, inside it; names that are not UTF-8 carry surrogate escapes, as in `os`.
+
+    Errors of all: `PathNotFound`, `PermissionDenied`, `AlreadyExists`, `InvalidRequest` (a relative path, a directory where a file is
+    due), `QuotaExceeded` (a full disk), `SandboxEnded`, `Unavailable`. `user` is who shall own what is made: the sandbox's own
+    user where it is not given.
+    """
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+
+    # Content
+
+    @method_twin
+    async def read_bytes(self, path: PathLike, *, offset: int = 0, length: int = -1) -> bytes:
+        """A file's bytes, from `offset` on; `length` -1: to its end. More than 1 GiB is `QuotaExceeded`: use `open`."""
+        return await self._reach.call(lambda agent: agent.read_bytes(path, offset, length))
+
+    @method_twin
+    async def read_text(self, path: PathLike) -> str:
+        """A file's text, UTF-8; what is not becomes U+FFFD."""
+        return (await self.read_bytes.aio(path)).decode("utf-8", "replace")
+
+    @method_twin
+    async def write_bytes(
+        self,
+        path: PathLike,
+        data: bytes | bytearray | memoryview,
+        *,
+        mode: int | None = None,
+        parents: bool = True,
+        user: str | None = None,
+    ) -> int:
+        """Writes a file at once, so that a reader sees the old one or the new one, and returns its size.
+
+        `mode`: None for what it had, else 0o644. `parents`: makes missing directories.
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InvalidRequest(f"data: {type(data).__name__} is no bytes; `write_text` takes text", field="data")
+        return await self._reach.call(
+            lambda agent: agent.write(path, data, mode=mode, parents=parents, user=user or "")
+        )
+
+    @method_twin
+    async def write_text(
+        self, path: PathLike, text: str, *, mode: int | None = None, parents: bool = True, user: str | None = None
+    ) -> int:
+        """As `write_bytes`, of `text` in UTF-8; returns the size in bytes."""
+        return await self.write_bytes.aio(path, _encoded(text), mode=mode, parents=parents, user=user)
+
+    @method_twin
+    async def append(self, path: PathLike, data: str | bytes, *, user: str | None = None) -> int:
+        """Appends to a file, made if missing; returns how many bytes. Sent once: an `Unavailable` out of its middle is not retryable."""
+        content = _encoded(data) if isinstance(data, str) else data
+        return await self._reach.once(
+            lambda agent: agent.write(path, content, append=True, parents=True, user=user or ""), f"append to {path}"
+        )
+
+    @_open_call
+    @method_twin
+    async def open(self, path: PathLike, mode: str = "r") -> SandboxFile[Any]:
+        """A file object: `r` reads, `w` writes anew, `a` appends; with `b` bytes, else text in UTF-8.
+
+        What is written arrives, all at once, when it is closed; leaving `with` by an error writes nothing. Reading goes on after a broken
+        connection; where the file was changed meanwhile that is `FailedPrecondition`.
+        """
+        if mode not in ("r", "rb", "w", "wb", "a", "ab"):
+            raise InvalidRequest(f"mode: {mode!r} is none of r, rb, w, wb, a, ab", field="mode")
+        if mode[0] != "r":
+            return SandboxFile.writing(self._reach, path, mode)
+        entry = await self.stat.aio(path)
+        # What else is wrong with the path is told here, too, rather than at the first read.
+        await self._reach.call(lambda agent: agent.read_bytes(path, 0, 0))
+        return SandboxFile.reading(self._reach, path, mode, entry)
+
+    # Whole trees
+
+    @method_twin
+    async def upload(
+        self, local: PathLike, remote: PathLike, *, user: str | None = None, progress: Progress | None = None
+    ) -> Transfer:
+        """Copies a file or a tree of this machine into the sandbox.
+
+        A file goes to `remote`, or into it under its own name where that ends with `/`; what a directory holds goes into the
+        directory `remote`, made if missing. Modes and links are kept. `progress` is told the bytes sent so far.
+        """
+        source = Path(local)
+        if await asyncio.to_thread(source.is_dir):
+            return await self._upload_tree(source, remote, user or "", progress)
+        target = _beneath(remote, source.name) if os.fspath(remote).endswith("/") else remote
+        try:
+            mode = (await asyncio.to_thread(source.stat)).st_mode & 0o777
+            size = await self._reach.call(
+                lambda agent: agent.write(
+                    target, _counted(_file_pieces(source), progress), mode=mode, parents=True, user=user or ""
+                )
+            )
+        except OSError as error:
+            raise _local_error(error) from None
+        return Transfer(1, size)
+
+    @method_twin
+    async def download(
+        self,
+        remote: PathLike,
+        local: PathLike,
+        *,
+        max_bytes: int = MAX_TREE_BYTES,
+        max_files: int = MAX_TREE_FILES,
+        progress: Progress | None = None,
+    ) -> Transfer:
+        """Copies a file or a tree out of the sandbox.
+
+        A file goes to `local`, or into it under its own name where that is a directory; what a directory holds goes into the
+        directory `local`, made if missing. Links that may lead out of the tree are left out (`skipped`): absolute ones, and
+        those with `..` after a name. Beyond `max_bytes` or `max_files`: `QuotaExceeded`. A file that is another one by the time that
+        it is gone on with after a broken connection: `FailedPrecondition`. `progress` is told the bytes received so far.
+        """
+        entry = await self.stat.aio(remote)
+        target = Path(local)
+        try:
+            if entry.kind == "dir":
+                await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
+                return await self._download_tree(remote, target, max_bytes, max_files, progress)
+            if await asyncio.to_thread(target.is_dir):
+                target /= PurePosixPath(os.fspath(remote)).name
+            return await self._download_file(remote, target, entry, max_bytes, progress)
+        except OSError as error:
+            raise _local_error(error) from None
+
+    # Arranging
+
+    @method_twin
+    async def list(self, path: PathLike) -> Sequence[Entry]:
+        """What a directory holds, sorted by name."""
+        return await self._reach.call(lambda agent: agent.list(path))
+
+    @method_twin
+    async def stat(self, path: PathLike, *, follow: bool = True) -> Entry:
+        """What is at a path; `follow`: through links."""
+        return await self._reach.call(lambda agent: agent.stat(path, follow))
+
+    @method_twin
+    async def exists(self, path: PathLike) -> bool:
+        """Whether there is anything at a path; a link that leads nowhere is not."""
+        try:
+            await self.stat.aio(path)
+        except PathNotFound:
+            return False
+        return True
+
+    @method_twin
+    async def mkdir(self, path: PathLike, *, parents: bool = False, mode: int = 0o755, user: str | None = None) -> None:
+        """Makes a directory. `parents`: makes missing ones above too, and an existing directory is no error."""
+        await self._until_done(lambda agent: agent.mkdir(path, parents, mode, user or ""), AlreadyExists)
+
+    @method_twin
+    async def remove(self, path: PathLike, *, recursive: bool = False) -> None:
+        """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
+        await self._until_done(lambda agent: agent.remove(path, recursive), PathNotFound)
+
+    @method_twin
+    async def move(self, path: PathLike, to: PathLike, *, overwrite: bool = False) -> None:
+        """Moves a file or tree, across file systems too. Sent once, as `append`."""
+        await self._reach.once(lambda agent: agent.move(path, to, overwrite), f"move {path}")
+
+    @method_twin
+    async def watch(self, path: PathLike, *, recursive: bool = False) -> Watch:
+        """Changes at and below a path, from now on, to be iterated over; close it, or use it in `with`."""
+        watch = Watch(self._reach, path, recursive)
+        await watch.start.aio()
+        return watch
+
+    # Inside
+
+    async def _until_done(self, ask: Callable[[Agent], Any], done: type[Exception]) -> None:
+        """`ask`, again where the connection broke; `done` out of a later attempt says that an earlier one had got through."""
+        asked = False
+
+        async def attempt(agent: Agent) -> None:
+            nonlocal asked
+            before, asked = asked, True
+            try:
+                await ask(agent)
+            except done:
+                if not before:
+                    raise
+
+        await self._reach.call(attempt)
+
+    async def _upload_tree(self, source: Path, remote: PathLike, user: str, progress: Progress | None) -> Transfer:
+        skipped: list[str] = []
+
+        async def send(agent: Agent) -> dict[str, int]:
+            skipped.clear()
+            return await agent.unpack(remote, _counted(pack(source, skipped), progress), user)
+
+        try:
+            moved = await self._reach.call(send)
+        except OSError as error:
+            raise _local_error(error) from None
+        return Transfer(moved["files"], moved["bytes"], tuple(skipped))
+
+    async def _download_file(
+        self, remote: PathLike, target: Path, entry: Entry, max_bytes: int, progress: Progress | None
+    ) -> Transfer:
+        source = FileBytes(self._reach, remote, entry)
+        partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+        file = await asyncio.to_thread(_create, partial, entry.mode & 0o777)
+        try:
+            while data := await source.next():
+                if source.offset > max_bytes:
+                    raise QuotaExceeded(f"{remote} has more than {max_bytes} bytes; raise max_bytes", field="max_bytes")
+                await asyncio.to_thread(file.write, data)
+                if progress is not None:
+                    progress(source.offset)
+            await asyncio.to_thread(file.close)
+            await asyncio.to_thread(partial.replace, target)
+        finally:
+            file.close()
+            partial.unlink(missing_ok=True)
+            await source.close()
+        return Transfer(1, source.offset)
+
+    async def _download_tree(
+        self, remote: PathLike, target: Path, max_bytes: int, max_files: int, progress: Progress | None
+    ) -> Transfer:
+        loop = asyncio.get_running_loop()
+
+        async def receive(agent: Agent) -> Transfer:
+            received = 0
+
+            async def following() -> bytes:
+                nonlocal received
+                piece = await anext(chunks, b"")
+                received += len(piece)
+                if progress is not None:
+                    progress(received)
+                return piece
+
+            def pull() -> bytes:
+                return asyncio.run_coroutine_threadsafe(following(), loop).result()
+
+            chunks = agent.pack(remote)
+            # Unpacking is work on files: it has a thread of its own, which fetches what it needs from this loop.
+            work = asyncio.ensure_future(
+                asyncio.to_thread(unpack, pull, target, max_bytes=max_bytes, max_files=max_files)
+            )
+            try:
+                return await asyncio.shield(work)
+            finally:
+                await chunks.aclose()  # the thread gets an error, where it still asks
+                await asyncio.wait([work])
+
+        return await self._reach.call(receive)
+
+
+async def _counted(pieces: Iterator[bytes], progress: Progress | None) -> AsyncIterator[bytes]:
+    """Pieces that are made by blocking work, made in threads."""
+    sent = 0
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece
+        sent += len(piece)
+        if progress is not None:
+            progress(sent)
+
+
+def _file_pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size  # one that grows is read to the size that it has now
+        while left > 0 and (piece := file.read(min(left, _PIECE))):
+            left -= len(piece)
+            yield piece
+
+
+def _create(path: Path, mode: int) -> Any:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+
+
+def _encoded(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidRequest(f"text: {type(text).__name__} is no text; `write_bytes` takes bytes", field="text")
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _beneath(directory: PathLike, name: str) -> str:
+    return f"{os.fspath(directory).rstrip('/')}/{name}"
+
+
+def _local_error(error: OSError) -> InvalidRequest | QuotaExceeded:
+    where = error.filename if isinstance(error.filename, str) else "the local side"
+    message = f"local: {where}: {error.strerror or error}"
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return QuotaExceeded(f"{message}; make room on this machine", field="local")
+    return InvalidRequest(f"{message}; give a path of this machine that can be used", field="local")

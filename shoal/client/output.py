@@ -1,0 +1,344 @@
+"""Reading a process's output: lines or chunks, blocking or not, over as many connections as it takes.
+
+ByteSource    where bytes come from, in order, until there are none
+ProcessBytes  those of a process's stdout or stderr, by offset: a broken connection is only a pause
+Output        what the user holds: iteration, `read`, `readline`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
+
+from shoal.client.dual_method import block_on, method_twin
+from shoal.client.retrying_agent import Patience, Reach
+from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, Unavailable
+from shoal.model.ids import MAIN_PROCESS
+
+if TYPE_CHECKING:
+    from shoal.transport.contract import LogChunk
+    from shoal.wire.agent import Agent, OutputStream
+    from shoal.wire.flows import Flow
+
+MAX_LINE = 1 << 20
+"""Characters (or bytes) after which a line without an end is handed out in pieces: what writes it may be hostile."""
+
+_LOOK_S = 0.5
+
+
+class ByteSource(ABC):
+    """Bytes in order."""
+
+    @abstractmethod
+    async def next(self) -> bytes:
+        """The next bytes; none at the end, and for ever after."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Lets go of what the reading holds. Reading on is possible."""
+
+
+class FlowBytes(ByteSource):
+    """What flows out of a sandbox, from `offset` on, over as many connections as it takes.
+
+    Bound to no loop and no connection: it attaches where it is read, and again wherever it was left.
+    """
+
+    def __init__(self, reach: Reach, offset: int = 0) -> None:
+        self._reach = reach
+        self.offset = offset
+        self._ended = False
+        self._held: _Held | None = None
+
+    @abstractmethod
+    def _flow(self, agent: Agent) -> Flow[bytes]:
+        """The flow from `offset` on."""
+
+    def _reached(self, flow: Flow[bytes], taken: int) -> int:
+        """The offset after `taken` bytes more, or at the end (0)."""
+        return self.offset + taken
+
+    async def _is_all(self, flow: Flow[bytes]) -> bool:
+        """Whether nothing more is wanted of the flow."""
+        return False
+
+    async def _after_sandbox(self, ended: SandboxEnded) -> bytes:
+        """What comes when the sandbox has ended before the flow."""
+        raise ended
+
+    async def next(self) -> bytes:
+        patience = Patience()
+        while not self._ended:
+            try:
+                flow = await self._attached()
+                patience.working()
+                data = b"" if await self._is_all(flow) else await anext(flow, b"")
+            except SandboxEnded as ended:
+                self._let_go()
+                return await self._after_sandbox(ended)
+            except Unavailable as error:
+                self._let_go()
+                await patience.after(error)
+            else:
+                self.offset = self._reached(flow, len(data))
+                if data:
+                    return data
+                self._ended = True
+        self._let_go()
+        return b""
+
+    async def close(self) -> None:
+        self._let_go()
+        await asyncio.sleep(0)  # where it is this loop's, it is closed now
+
+    async def _attached(self) -> Flow[bytes]:
+        loop = asyncio.get_running_loop()
+        if self._held is not None and self._held.loop is loop:
+            return self._held.flow
+        self._let_go()
+        flow = self._flow(await self._reach.agent())
+        self._held = _Held(self, loop, flow)
+        return flow
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.finalizer()
+
+
+class ProcessBytes(FlowBytes):
+    """A process's stdout (`fd` 1) or stderr (2). The output of the sandbox's own command goes on after the sandbox's end,
+    out of what was kept of it.
+
+    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes. Who may look at the
+    sandbox and not run anything in it (a token of `read`) gets that command's output from what the API hands out, a piece every now and then.
+    `dropped`: bytes so far that were gone before they were read. Not `follow`: it ends with what there is when it is first reached.
+    """
+
+    def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False, follow: bool = True) -> None:
+        super().__init__(reach)
+        self._process_id = process_id
+        self._fd = fd
+        self._peek = peek
+        self._follow = follow
+        self._until: int | None = None
+        self._may_only_look = False
+        self.dropped = 0
+
+    async def next(self) -> bytes:
+        before = self.offset
+        data = await (self._looked() if self._may_only_look else self._read())
+        self.dropped += self.offset - before - len(data)
+        return data
+
+    async def _read(self) -> bytes:
+        try:
+            return await super().next()
+        except PermissionDenied:
+            if not self._peek or self._process_id != MAIN_PROCESS:
+                raise
+            self._may_only_look = True
+            return await self._looked()
+
+    async def _looked(self) -> bytes:
+        last = not self._follow
+        while not self._ended:
+            chunk = await self._kept()
+            self._ended = last
+            if chunk.data:
+                return chunk.data
+            if not last:  # once the sandbox has ended, what there is then is all
+                last = (await self._reach.transport.wait(self._reach.sandbox_id, _LOOK_S)).ended
+        return b""
+
+    def _flow(self, agent: Agent) -> Flow[bytes]:
+        return agent.output(self._process_id, self._fd, self.offset, tell=not self._follow, peek=self._peek)
+
+    async def _is_all(self, flow: Flow[bytes]) -> bool:
+        if self._follow:
+            return False
+        stream = cast("OutputStream", flow)
+        if self._until is None:
+            held = (await stream).held
+            assert held is not None  # it was asked for
+            self._until = held[1]
+        return stream.offset >= self._until
+
+    def _reached(self, flow: Flow[bytes], taken: int) -> int:
+        return cast("OutputStream", flow).offset  # it knows of gaps
+
+    async def _after_sandbox(self, ended: SandboxEnded) -> bytes:
+        if self._process_id != MAIN_PROCESS:
+            raise ended
+        patience = Patience()
+        while True:
+            try:
+                chunk = await self._kept()
+            except FailedPrecondition as error:  # it is just ending
+                await patience.after(Unavailable(error.message))
+                continue
+            self._ended = chunk.end
+            if chunk.data or chunk.end:
+                return chunk.data
+            await patience.after(Unavailable("the rest of the output is not there yet"))
+
+    async def _kept(self) -> LogChunk:
+        """What is handed out of it from `offset` on; that is behind it then."""
+        chunk = await self._reach.transport.logs(self._reach.sandbox_id, self._fd, self.offset)
+        self.offset = max(self.offset, chunk.offset + len(chunk.data))
+        return chunk
+
+
+class _Held:
+    """An open flow, in the loop that it belongs to. It is closed there when its owner lets go of it, or is forgotten."""
+
+    __slots__ = ("finalizer", "flow", "loop")
+
+    def __init__(self, owner: FlowBytes, loop: asyncio.AbstractEventLoop, flow: Flow[bytes]) -> None:
+        self.loop = loop
+        self.flow = flow
+        self.finalizer = weakref.finalize(owner, close_in, loop, flow.aclose)
+        self.finalizer.atexit = False
+
+
+class Output(Generic[AnyStr]):
+    """A process's output as it comes. Text is UTF-8, what is not is replaced by U+FFFD.
+
+    Iterating (`for` or `async for`) gives lines with their `\\n` in text mode, chunks of bytes as they came otherwise.
+    One reader at a time. Nothing is lost by reading late: a process that is far ahead of its reader (1 MiB) waits.
+    """
+
+    _decode: Callable[[bytes, bool], AnyStr]
+    _newline: AnyStr
+    _rest: AnyStr
+
+    def __init__(
+        self, source: ByteSource, decode: Callable[[bytes, bool], AnyStr], newline: AnyStr, *, by_line: bool
+    ) -> None:
+        self._source = source
+        self._decode = decode
+        self._newline = newline
+        self._by_line = by_line
+        self._rest: AnyStr = newline[:0]  # decoded, not yet handed out
+        self._at_end = False
+        self._busy = False
+
+    @method_twin
+    async def read(self, size: int = -1) -> AnyStr:
+        """The next `size` characters (bytes in bytes mode), fewer only at the end; -1: all that is still to come."""
+        pieces: list[AnyStr] = []
+        missing = size
+        while missing != 0 and (self._rest or await self._fill()):
+            piece = self._rest if missing < 0 else self._rest[:missing]
+            self._rest = self._rest[len(piece) :]
+            pieces.append(piece)
+            if missing > 0:
+                missing -= len(piece)
+        return self._newline[:0].join(pieces)
+
+    @method_twin
+    async def readline(self) -> AnyStr:
+        """The next line with its end; empty at the end of the output. A line of more than 1 MiB comes in pieces."""
+        searched = 0
+        while True:
+            line = self._line(searched)
+            if line is not None:
+                return line
+            searched = len(self._rest)
+            if not await self._fill():
+                line, self._rest = self._rest, self._newline[:0]
+                return line
+
+    @method_twin
+    async def close(self) -> None:
+        """Stops reading, for now: the process waits once 1 MiB of output is unread. Reading goes on where it stopped."""
+        await self._source.close()
+
+    def __iter__(self) -> Output[AnyStr]:
+        return self
+
+    def __next__(self) -> AnyStr:
+        item = (self._line(0) if self._by_line else None) or block_on(self._next())
+        if not item:
+            raise StopIteration
+        return item
+
+    def __aiter__(self) -> Output[AnyStr]:
+        return self
+
+    async def __anext__(self) -> AnyStr:
+        item = await self._next()
+        if not item:
+            raise StopAsyncIteration
+        return item
+
+    async def _next(self) -> AnyStr:
+        if self._by_line:
+            return await self.readline.aio()
+        if not self._rest:
+            await self._fill()
+        item, self._rest = self._rest, self._newline[:0]
+        return item
+
+    def _line(self, searched: int) -> AnyStr | None:
+        """The next line, where it is there already; the first `searched` characters hold no end."""
+        found = self._rest.find(self._newline, searched)
+        length = found + 1 if found >= 0 else len(self._rest) if len(self._rest) >= MAX_LINE else 0
+        if not length:
+            return None
+        line, self._rest = self._rest[:length], self._rest[length:]
+        return line
+
+    async def _fill(self) -> bool:
+        """Gets more; False at the end."""
+        if self._at_end:
+            return False
+        if self._busy:
+            raise FailedPrecondition("somebody else is reading this output: one reader at a time", state="reading")
+        self._busy = True
+        try:
+            while True:
+                data = await self._source.next()
+                self._at_end = not data
+                more = self._decode(data, self._at_end)
+                if more:
+                    self._rest += more
+                    return True
+                if self._at_end:
+                    return False
+        finally:
+            self._busy = False
+
+
+def text_output(source: ByteSource) -> Output[str]:
+    """Lines of text."""
+    return Output(source, codecs.getincrementaldecoder("utf-8")("replace").decode, "\n", by_line=True)
+
+
+def bytes_output(source: ByteSource, *, by_line: bool = False) -> Output[bytes]:
+    """Chunks of bytes as they come, or lines."""
+    return Output(source, lambda data, final: data, b"\n", by_line=by_line)
+
+
+def close_in(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Has `aclose` run in `loop`, which may be another thread's, or over."""
+    if loop.is_closed():
+        return
+    try:
+        loop.call_soon_threadsafe(_spawn, loop, aclose)
+    except RuntimeError:  # it was closed just now
+        pass
+
+
+def _spawn(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    task = loop.create_task(aclose())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
+"""A loop holds its tasks only weakly."""

@@ -1,0 +1,84 @@
+"""The types of the calls whose result depends on `text`: `str` by default, `bytes` with `text=False`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack, cast, overload
+
+if TYPE_CHECKING:
+    from shoal.client.process import Process, Result
+
+
+class StartOptions(TypedDict, total=False):
+    """What every start of a process takes."""
+
+    env: Mapping[str, str | None] | None
+    workdir: str | os.PathLike[str] | None
+    user: str | None
+    timeout: float | None
+
+
+class ExecOptions(StartOptions, total=False):
+    pty: bool | tuple[int, int]
+    merge_stderr: bool
+
+
+class RunOptions(StartOptions, total=False):
+    input: str | bytes | None
+    check: bool
+    max_output: int
+
+
+class ExecCall(Protocol):
+    """`Sandbox.exec`."""
+
+    @overload
+    def __call__(self, *argv: str, text: Literal[True] = True, **options: Unpack[ExecOptions]) -> Process[str]: ...
+    @overload
+    def __call__(self, *argv: str, text: Literal[False], **options: Unpack[ExecOptions]) -> Process[bytes]: ...
+    @overload
+    def __call__(self, *argv: str, text: bool, **options: Unpack[ExecOptions]) -> Process[Any]: ...
+
+    @overload
+    async def aio(self, *argv: str, text: Literal[True] = True, **options: Unpack[ExecOptions]) -> Process[str]: ...
+    @overload
+    async def aio(self, *argv: str, text: Literal[False], **options: Unpack[ExecOptions]) -> Process[bytes]: ...
+    @overload
+    async def aio(self, *argv: str, text: bool, **options: Unpack[ExecOptions]) -> Process[Any]: ...
+
+
+class RunCall(Protocol):
+    """`Sandbox.run`."""
+
+    @overload
+    def __call__(
+        self, command: str | Sequence[str], *, text: Literal[True] = True, **options: Unpack[RunOptions]
+    ) -> Result[str]: ...
+    @overload
+    def __call__(
+        self, command: str | Sequence[str], *, text: Literal[False], **options: Unpack[RunOptions]
+    ) -> Result[bytes]: ...
+    @overload
+    def __call__(self, command: str | Sequence[str], *, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
+
+    @overload
+    async def aio(
+        self, command: str | Sequence[str], *, text: Literal[True] = True, **options: Unpack[RunOptions]
+    ) -> Result[str]: ...
+    @overload
+    async def aio(
+        self, command: str | Sequence[str], *, text: Literal[False], **options: Unpack[RunOptions]
+    ) -> Result[bytes]: ...
+    @overload
+    async def aio(self, command: str | Sequence[str], *, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
+
+
+def exec_call(twin: object) -> ExecCall:
+    """The twin, with a type that says more than a plain signature can."""
+    return cast(ExecCall, twin)
+
+
+def run_call(twin: object) -> RunCall:
+    """As `exec_call`."""
+    return cast(RunCall, twin)

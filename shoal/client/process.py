@@ -1,0 +1,196 @@
+"""Processes in a sandbox, and what a run of one gave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, AnyStr, Generic
+
+from shoal.client.contexts import Context
+from shoal.client.dual_method import method_twin
+from shoal.client.output import Output, ProcessBytes, bytes_output, text_output
+from shoal.client.retrying_agent import Reach
+from shoal.client.signals import signal_number
+from shoal.client.stdin import Input
+from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxEnded, ShoalError
+from shoal.model.ids import MAIN_PROCESS
+from shoal.model.validate import check_number
+
+if TYPE_CHECKING:
+    from shoal.wire.agent import Start
+
+__all__ = ["Input", "Output", "Process", "ProcessInfo", "Result"]
+
+MAX_TIMEOUT = 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[AnyStr]):
+    """What `Sandbox.run` gave. `returncode`: the exit code, `-n` where signal *n* ended it (a timeout: -9).
+
+    `duration` in seconds, as measured inside the sandbox. `truncated`: there was more output than `max_output`.
+    """
+
+    returncode: int
+    stdout: AnyStr
+    stderr: AnyStr
+    duration: float
+    timed_out: bool
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One process that was started by `exec` or `run`, or the sandbox's own command. `started_at` in unix seconds."""
+
+    id: str
+    pid: int
+    argv: tuple[str, ...]
+    started_at: float
+    running: bool
+    returncode: int | None
+
+
+class Process(Context, Generic[AnyStr]):
+    """A process in a sandbox: `Sandbox.exec` starts one, `Sandbox.process` finds it again by its `id`.
+
+    `stdout` and `stderr` are live, `stdin` may be written to. A process that is not read waits once 1 MiB of its output is
+    unread, as with any pipe: read both, or let `Sandbox.run` gather them. As a context manager it is killed at the end.
+    """
+
+    stdout: Output[AnyStr]
+    stderr: Output[AnyStr]
+    stdin: Input
+
+    def __init__(self, reach: Reach, process_id: str, *, text: bool, new: bool, pid: int | None = None) -> None:
+        self._reach = reach
+        self._id = process_id
+        self._pid = pid
+        self._returncode: int | None = None
+        self._timed_out = False
+        output: Any = text_output if text else bytes_output
+        self.stdout = output(ProcessBytes(reach, process_id, 1))
+        self.stderr = output(ProcessBytes(reach, process_id, 2))
+        self.stdin = Input(reach, process_id, 0 if new else None)
+
+    @property
+    def id(self) -> str:
+        """`p-…`; with the sandbox's id it finds the process again, from any machine."""
+        return self._id
+
+    @property
+    def pid(self) -> int | None:
+        """Its number inside the sandbox, where it is known."""
+        return self._pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As `wait` or `poll` last saw it; None: not seen to end."""
+        return self._returncode
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether its own `timeout` ended it, once it was seen to end."""
+        return self._timed_out
+
+    @method_twin
+    async def wait(self, timeout: float | None = None) -> int:
+        """Waits for its end and returns its exit code, `-n` where signal *n* ended it.
+
+        Raises `DeadlineExceeded` after `timeout` seconds (it runs on), `SandboxEnded`, `ProcessNotFound`.
+        """
+        if self._returncode is not None:
+            return self._returncode
+        if timeout is not None:
+            check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"process {self._id} still runs after {timeout:g} s") from None
+
+    @method_twin
+    async def poll(self) -> int | None:
+        """Its exit code where it has ended, None where it runs. `ProcessNotFound`, `SandboxEnded`."""
+        if self._returncode is not None:
+            return self._returncode
+        try:
+            rows = await self._reach.call(lambda agent: agent.ps())
+        except SandboxEnded:
+            if self._id != MAIN_PROCESS:
+                raise
+            rows = []
+        if any(row["id"] == self._id and row["running"] for row in rows):
+            return None
+        return await self._wait()  # at once: it has ended, or there is none
+
+    @method_twin
+    async def kill(self, signal: int | str = "KILL", *, tree: bool = False) -> None:
+        """Sends a signal (a number, or a name such as `"TERM"`) to its process group; `tree`: to all its descendants.
+
+        Of a process that has ended: nothing happens.
+        """
+        number = signal_number(signal)
+        await self._reach.call(lambda agent: agent.signal(self._id, number, tree))
+
+    @method_twin
+    async def terminate(self) -> None:
+        """Asks it to end (SIGTERM)."""
+        await self.kill.aio("TERM")
+
+    @method_twin
+    async def resize(self, rows: int, cols: int) -> None:
+        """Sets the size of its terminal. `FailedPrecondition` where it has none."""
+        await self._reach.call(lambda agent: agent.resize(self._id, rows, cols))
+
+    @method_twin
+    async def close(self) -> None:
+        """Lets go of what reading and writing hold; the process itself is left alone."""
+        await self.stdout.close.aio()
+        await self.stderr.close.aio()
+
+    async def _wait(self) -> int:
+        try:
+            end = await self._reach.call(lambda agent: agent.wait(self._id))
+        except SandboxEnded as ended:
+            if self._id != MAIN_PROCESS:
+                raise
+            info = await self._reach.transport.get(self._reach.sandbox_id)
+            if info.returncode is None:
+                raise ended from None
+            self._returncode, self._timed_out = info.returncode, False
+            return info.returncode
+        self._returncode, self._timed_out = end.exit, end.timed_out
+        return end.exit
+
+    @method_twin
+    async def _leave(self) -> None:
+        try:
+            if self._returncode is None:
+                await self.kill.aio(tree=True)
+            await self.close.aio()
+        except ShoalError:
+            pass  # it is gone already, alone or with its sandbox
+
+    def __repr__(self) -> str:
+        return f"<Process {self._id} in {self._reach.sandbox_id}, returncode={self._returncode}>"
+
+
+def start_of(
+    process_id: str,
+    argv: Sequence[str],
+    env: Mapping[str, str | None] | None,
+    workdir: str | os.PathLike[str] | None,
+    user: str | None,
+    timeout: float | None,
+) -> Start:
+    """A process to start, out of a caller's arguments. What the agent's client checks itself is left to it."""
+    from shoal.wire.agent import Start
+
+    if workdir is not None and not os.fspath(workdir).startswith("/"):
+        raise InvalidRequest(f"workdir: {workdir!r} is relative; give an absolute path", field="workdir")
+    if timeout is not None:
+        check_number("timeout", timeout, 0, MAX_TIMEOUT, "seconds")
+    return Start(process_id, argv, env or {}, workdir, user or "", timeout or 0)

@@ -1,0 +1,464 @@
+"""Sandboxes: isolated containers in which untrusted code runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from shoal.client.arguments import Cpu, Memory, build_spec, mapping, states_of
+from shoal.client.cluster import Client, current
+from shoal.client.contexts import Context
+from shoal.client.create import Wanted, create_all, create_many_call, named, specs_of
+from shoal.client.dual_method import function_twin, method_twin
+from shoal.client.files import FileSystem
+from shoal.client.output import Output
+from shoal.client.overloads import exec_call, run_call
+from shoal.client.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
+from shoal.client.retrying_agent import Reach
+from shoal.client.stdin import Input
+from shoal.client.tunnels import Forward, check_port
+from shoal.model.access import Tunnel
+from shoal.model.errors import (
+    CommandFailed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    ShoalError,
+    Unavailable,
+)
+from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
+from shoal.model.info import Listing, SandboxInfo
+from shoal.model.spec import NetworkMode, Runtime
+from shoal.model.states import State
+from shoal.model.validate import check_name, check_number, check_spec, check_tags, check_text
+
+if TYPE_CHECKING:
+    from shoal.wire.agent import RunResult
+
+MAX_OUTPUT = 8 << 20
+"""Bytes of stdout, and of stderr, that `run` keeps by default."""
+
+CREATE_DEADLINE_S = 300.0
+_TERMINAL_SIZE = (24, 80)
+_TAIL = 2000
+
+
+class Sandbox(Context):
+    """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
+
+    Every method blocks, and has an `.aio` twin to be awaited. As a context manager the sandbox is terminated at the end.
+    """
+
+    def __init__(self, client: Client, info: SandboxInfo) -> None:
+        # For `create`, `from_id` and their like.
+        self._client = client
+        self._info = info
+        self._reach = Reach(client.transport, info.id)
+        self._main: Process[str] | None = None
+        self.files = FileSystem(self._reach)
+        """Its files."""
+
+    # Making and finding
+
+    @function_twin
+    @staticmethod
+    async def create(
+        *command: str,
+        image: str | None = None,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        user: str | None = None,
+        cpu: Cpu = None,
+        memory: Memory = None,
+        disk: int | None = None,
+        gpu: int = 0,
+        pids: int | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        pty: bool = False,
+        network: NetworkMode = "default",
+        region: str | None = None,
+        runtime: Runtime = "runc",
+        environment: str | None = None,
+        idempotency_key: str | None = None,
+        deadline: float = CREATE_DEADLINE_S,
+        client: Client | None = None,
+    ) -> Sandbox:
+        """Creates a sandbox and returns it running.
+
+        `command`: its own command, at whose end it ends; without one it lives until its `timeout` or `terminate`.
+        `image`: a reference. `name`: unique among the living of its `environment`. `env`, `workdir` (absolute), `user` (name,
+        uid or uid:gid) are the defaults of all its processes. `cpu` in cores, `memory` in MiB: what it is sure of, or (request,
+        limit). `disk` in MiB, `gpu` in whole devices, `pids` a count. `timeout` (from its start), `idle_timeout` and `deadline`
+        (of the create itself) in seconds. `network`: `"none"` for none at all. `environment`: the one of your token where it has only one, else
+        `main`. What is not given is the cluster's default.
+        The same `idempotency_key` again gives the same sandbox again.
+
+        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
+        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then. Where it may have been made and its answer was lost, the
+        `Unavailable` is not retryable, and its field `idempotency_key` is what to call again with; with a key of yours just call again.
+        """
+        check_number("deadline", deadline, 0, math.inf, "seconds")
+        client = client or await current()
+        # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
+        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
+        spec = build_spec(
+            command,
+            await client.defaults.aio(),
+            image=image,
+            name=name,
+            tags=tags,
+            env=env,
+            workdir=workdir,
+            user=user,
+            cpu=cpu,
+            memory=memory,
+            disk=disk,
+            gpu=gpu,
+            pids=pids,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            pty=pty,
+            network=network,
+            region=region,
+            runtime=runtime,
+            environment=await _environment(client, environment),
+            idempotency_key=key,
+        )
+        check_spec(spec, None)
+        try:
+            return Sandbox(client, await client.transport.create(spec, deadline=deadline))
+        except Unavailable as error:
+            raise named(error, key if idempotency_key is None else None) from None
+
+    @create_many_call
+    @function_twin
+    @staticmethod
+    async def create_many(
+        wanted: Wanted,
+        *,
+        return_errors: bool = False,
+        deadline: float = CREATE_DEADLINE_S,
+        client: Client | None = None,
+        **options: Any,
+    ) -> Sequence[Sandbox | ShoalError]:
+        """Creates many sandboxes in one call and returns them running, in the order of `wanted`.
+
+        `wanted`: how many, or a list of dicts, each with the arguments of one sandbox. `options`: the arguments of `create` that hold for all of
+        them, `command` as a list. All within `deadline` seconds. With an `idempotency_key` the i-th, counted from 0, has `<key>:<i>`.
+
+        All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those that could be made
+        stay, and in the place of each other stands its error. Where an answer was lost, as with `create`.
+        """
+        check_number("deadline", deadline, 0, math.inf, "seconds")
+        client = client or await current()
+        given = options.get("idempotency_key")
+        key = secrets.token_hex(16) if given is None else given
+        specs = await specs_of(client, wanted, options, key)
+        made = await create_all(
+            client, specs, key=key if given is None else None, deadline=deadline, or_none=not return_errors
+        )
+        return [each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made]
+
+    @function_twin
+    @staticmethod
+    async def from_id(sandbox_id: str, *, client: Client | None = None) -> Sandbox:
+        """The sandbox of that id, living or ended; `SandboxNotFound` if there never was one."""
+        if not SANDBOX.fullmatch(str(sandbox_id)):
+            raise InvalidRequest(f"sandbox_id: {sandbox_id!r:.80} is none; they look like 'sb-…'", field="sandbox_id")
+        client = client or await current()
+        return Sandbox(client, await client.transport.get(sandbox_id))
+
+    @function_twin
+    @staticmethod
+    async def from_name(name: str, *, environment: str | None = None, client: Client | None = None) -> Sandbox:
+        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        check_name("name", name)
+        client = client or await current()
+        return Sandbox(client, await client.transport.find(name, await _environment(client, environment)))
+
+    @function_twin
+    @staticmethod
+    async def list(
+        *,
+        tags: Mapping[str, str] | None = None,
+        states: Sequence[State | str] = (),
+        region: str | None = None,
+        environment: str | None = None,
+        include_ended: bool = False,
+        limit: int = 1000,
+        after: Sandbox | None = None,
+        client: Client | None = None,
+    ) -> Sequence[Sandbox]:
+        """The sandboxes that carry all of `tags`, newest first: those that live, or are in any of `states`; of one `region`.
+
+        `include_ended`: those that ended, too. `limit`: so many at the most; `after`: the last of the page before, for the next one.
+        """
+        wanted = mapping("tags", tags)
+        check_tags(wanted)
+        check_number("limit", limit, 0, math.inf, "sandboxes", whole=True)
+        if region is not None:
+            check_text("region", region, "the name of one")
+        client = client or await current()
+        listing = Listing(
+            await _environment(client, environment),
+            wanted,
+            states_of(states),
+            include_ended=include_ended,
+            limit=limit,
+            region=region,
+            before=None if after is None else (after._info.created_at, after.id),
+        )
+        return [Sandbox(client, info) for info in await client.transport.list(listing)]
+
+    # What it is
+
+    @property
+    def id(self) -> str:
+        """`sb-…`"""
+        return self._info.id
+
+    @property
+    def name(self) -> str | None:
+        """The name that it was given."""
+        return self._info.spec.name
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Its tags as last seen."""
+        return dict(self._info.tags)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of its own command as last seen by `wait`, `poll` or `info`; None: has none, or was not seen to end."""
+        return self._info.returncode
+
+    @method_twin
+    async def info(self) -> SandboxInfo:
+        """Its newest state; once it has ended, the reason and the exit code."""
+        if not self._info.ended:
+            self._info = await self._reach.transport.get(self.id)
+        return self._info
+
+    @method_twin
+    async def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Replaces its tags."""
+        wanted = mapping("tags", tags)
+        check_tags(wanted)
+        self._info = await self._reach.transport.set_tags(self.id, wanted)
+
+    # Its end
+
+    @method_twin
+    async def wait(self, timeout: float | None = None) -> int | None:
+        """Waits for its end and returns the exit code of its own command (None where it had none).
+
+        Raises `DeadlineExceeded` after `timeout` seconds; it lives on.
+        """
+        if timeout is not None:
+            check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
+        if not self._info.ended:
+            self._info = await self._reach.transport.wait(self.id, timeout)
+            if not self._info.ended:
+                raise DeadlineExceeded(f"sandbox {self.id} still runs after {timeout:g} s")
+        return self._info.returncode
+
+    @method_twin
+    async def poll(self) -> int | None:
+        """The exit code of its own command where that has ended; None where it runs, or where there is none."""
+        return (await self.info.aio()).returncode
+
+    @method_twin
+    async def terminate(self) -> None:
+        """Ends it, and returns once its processes are gone. Of one that has ended: nothing happens."""
+        if not self._info.ended:
+            self._info = await self._reach.transport.terminate(self.id)
+
+    _leave = terminate
+
+    # Its processes
+
+    @run_call
+    @method_twin
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        input: str | bytes | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        max_output: int = MAX_OUTPUT,
+        env: Mapping[str, str | None] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        user: str | None = None,
+        text: bool = True,
+    ) -> Result[Any]:
+        """Runs a command to its end and returns its `Result`: one round trip.
+
+        `command`: an argument list, or a line for `/bin/sh -c`. `input`: its standard input (none: empty). `timeout` in
+        seconds: then its whole tree is killed, `timed_out` is True and `returncode` -9. `max_output`: bytes of stdout and of
+        stderr that are kept (up to 256 MiB); what is beyond is dropped and `truncated` is True. `env`: over the sandbox's own,
+        None removes. `text`: False for bytes. `check`: raises `CommandFailed` for a `returncode` other than 0, `DeadlineExceeded` for a timeout.
+
+        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`, `Unavailable`.
+        """
+        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
+        data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
+        start = start_of(new_process_id(), argv, env, workdir, user, timeout)
+        ran = await self._reach.call(lambda agent: agent.run(start, input=data, max_output=max_output))
+        if check and (ran.timed_out or ran.exit != 0):
+            raise _failure(argv, ran, timeout)
+        return _result(ran, text)
+
+    @exec_call
+    @method_twin
+    async def exec(
+        self,
+        *argv: str,
+        env: Mapping[str, str | None] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        pty: bool | tuple[int, int] = False,
+        text: bool = True,
+        merge_stderr: bool = False,
+    ) -> Process[Any]:
+        """Starts a process and returns it, running.
+
+        `env`, `workdir`, `user`, `timeout` (seconds; then its whole tree is killed) as in `run`. `pty`: gives it a terminal, True
+        or (rows, columns); all its output is `stdout` then. `text`: False for bytes. `merge_stderr`: into `stdout`.
+
+        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`, `Unavailable`.
+        """
+        size = (_TERMINAL_SIZE if pty else None) if isinstance(pty, bool) else _terminal_size(pty)
+        start = start_of(new_process_id(), argv, env, workdir, user, timeout)
+        pid = await self._reach.call(lambda agent: agent.exec(start, pty=size, merge_stderr=merge_stderr))
+        return Process(self._reach, start.id, text=text, new=True, pid=pid)
+
+    def process(self, process_id: str, *, text: bool = True) -> Process[Any]:
+        """The process of that id, with its output from the first byte. `ProcessNotFound` comes with its first use."""
+        return Process(self._reach, process_id, text=text, new=False)
+
+    @method_twin
+    async def processes(self) -> Sequence[ProcessInfo]:
+        """The processes that run, and the last that ended."""
+        rows = await self._reach.call(lambda agent: agent.ps())
+        return [
+            ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
+            for r in rows
+        ]
+
+    # Its ports
+
+    @method_twin
+    async def expose(self, port: int, *, protocol: Literal["http", "tcp"] = "http", public: bool = False) -> Tunnel:
+        """Opens a tunnel to a port: a URL (`http`, WebSockets included), or an address (`tcp`). It works without a network, too.
+
+        A private one comes with a connect token: `tunnel.link` is its URL for a browser; programs send the header
+        `X-Shoal-Connect-Token`, over `tcp` the token and a newline first. A `public` one is open to whoever finds it. Again: the same
+        tunnel with a fresh token; with other arguments it is changed. Raises `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
+        """
+        check_port(port)
+        return await self._reach.transport.expose(self.id, port, protocol=protocol, public=public)
+
+    @method_twin
+    async def unexpose(self, port: int) -> None:
+        """Closes the tunnel to a port; of a port that has none: nothing happens."""
+        check_port(port)
+        await self._reach.transport.unexpose(self.id, port)
+
+    @method_twin
+    async def tunnels(self) -> Sequence[Tunnel]:
+        """Its tunnels by port, without tokens."""
+        return await self._reach.transport.tunnels(self.id)
+
+    @method_twin
+    async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
+        """The tunnel with a connect token for `expires_in` seconds (7 days at most), to be handed on; `TunnelNotFound`."""
+        check_port(port)
+        check_number("expires_in", expires_in, 0, math.inf, "seconds")
+        return await self._reach.transport.tunnel_token(self.id, port, expires_in)
+
+    @method_twin
+    async def forward(self, port: int, local_port: int = 0, host: str = "127.0.0.1") -> Forward:
+        """Makes a port of this machine lead to one in the sandbox, exposed or not, until it is closed: a context manager.
+
+        `local_port` 0: any free one; `Forward.address` is where. Whoever reaches `host` reaches the port. It works without a network, too.
+        """
+        forward = Forward(self._reach, port, host, local_port)
+        await forward.start.aio()
+        return forward
+
+    # Its own command
+
+    @property
+    def stdout(self) -> Output[str]:
+        """What its own command writes to stdout, from the first byte; after its end, what was kept of it."""
+        return self._own_command().stdout
+
+    @property
+    def stderr(self) -> Output[str]:
+        """As `stdout`, for stderr."""
+        return self._own_command().stderr
+
+    @property
+    def stdin(self) -> Input:
+        """The standard input of its own command."""
+        return self._own_command().stdin
+
+    def _own_command(self) -> Process[str]:
+        if not self._info.spec.command:
+            raise FailedPrecondition(
+                "this sandbox was created without a command of its own; `exec` and `run` start processes in it",
+                state=self._info.state.value,
+            )
+        if self._main is None:
+            self._main = Process(self._reach, MAIN_PROCESS, text=True, new=False)
+        return self._main
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
+
+
+async def _environment(client: Client, given: str | None) -> str:
+    if given is None:
+        return await client.transport.default_environment()
+    check_name("environment", given)
+    return given
+
+
+def _result(ran: RunResult, text: bool) -> Result[Any]:
+    stdout: str | bytes = ran.stdout
+    stderr: str | bytes = ran.stderr
+    if text:
+        stdout, stderr = ran.stdout.decode("utf-8", "replace"), ran.stderr.decode("utf-8", "replace")
+    return Result(ran.exit, stdout, stderr, ran.duration_s, ran.timed_out, ran.truncated)
+
+
+def _failure(argv: Sequence[str], ran: RunResult, timeout: float | None) -> ShoalError:
+    stdout, stderr = (data[-_TAIL:].decode("utf-8", "replace") for data in (ran.stdout, ran.stderr))
+    command = " ".join(argv)
+    command = command if len(command) <= 80 else command[:77] + "..."
+    if ran.timed_out:
+        return DeadlineExceeded(f"{command!r} was killed after {timeout:g} s", stdout=stdout, stderr=stderr)
+    last = stderr.strip().rpartition("\n")[2][:200]
+    return CommandFailed(
+        f"{command!r} exited with {ran.exit}{': ' + last if last else ''}",
+        returncode=ran.exit,
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def _terminal_size(pty: tuple[int, int]) -> tuple[int, int]:
+    try:
+        rows, columns = pty
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"pty: {pty!r} is neither True nor (rows, columns)", field="pty") from None
+    return rows, columns

@@ -1,0 +1,190 @@
+"""A file of a sandbox as a file object."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Generic, Self
+
+from shoal.client.dual_method import method_twin
+from shoal.client.output import FlowBytes, Output, bytes_output, text_output
+from shoal.client.retrying_agent import Reach
+from shoal.model.errors import FailedPrecondition, InvalidRequest
+
+if TYPE_CHECKING:
+    from shoal.wire.agent import Agent, Entry
+    from shoal.wire.flows import Flow
+
+_IN_MEMORY = 8 << 20
+"""Bytes that wait in memory to be written; more wait in a temporary file."""
+
+_PIECE = 1 << 20
+
+
+class FileBytes(FlowBytes):
+    """A file's bytes. Where the connection breaks it is opened anew, at the offset that was reached, if it is still as `entry`, which was
+    seen before it was first opened: what is there now may be another file."""
+
+    def __init__(self, reach: Reach, path: str | os.PathLike[str], entry: Entry) -> None:
+        super().__init__(reach)
+        self._path = path
+        self._entry = entry
+        self._doubtful = False
+
+    async def next(self) -> bytes:
+        data = await super().next()
+        if self._doubtful:
+            try:
+                await self._check_same()  # only now: whichever file was opened anew, it was so before this
+            except BaseException:
+                self.offset -= len(data)  # nobody got it
+                self._let_go()
+                raise
+            self._doubtful = False
+        return data
+
+    def _flow(self, agent: Agent) -> Flow[bytes]:
+        self._doubtful = self.offset > 0
+        return agent.read(self._path, self.offset)
+
+    async def _check_same(self) -> None:
+        seen, now = self._entry, await self._reach.call(lambda agent: agent.stat(self._path))
+        if (now.size, now.mtime_ns) != (seen.size, seen.mtime_ns):
+            raise FailedPrecondition(
+                f"{os.fspath(self._path)!r} was changed while it was read, and the connection broke in the middle; read it anew",
+                state="changed",
+            )
+
+
+class SandboxFile(Generic[AnyStr]):
+    """What `FileSystem.open` gives. Reading is in order; iterating gives lines with their `\\n`.
+
+    What is written is kept on this side until `close`, which writes the file at once; leaving `with` by an error discards it.
+    """
+
+    _output: Output[AnyStr] | None
+    _empty: AnyStr
+
+    def __init__(
+        self, reach: Reach, path: str | os.PathLike[str], mode: str, output: Output[AnyStr] | None, empty: AnyStr
+    ) -> None:
+        self._reach = reach
+        self._path = path
+        self._output = output
+        self._kept: IO[bytes] | None = None if output else tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        self._size = 0
+        self._empty = empty
+        self.mode = mode
+        self.closed = False
+
+    @classmethod
+    def reading(cls, reach: Reach, path: str | os.PathLike[str], mode: str, entry: Entry) -> SandboxFile[Any]:
+        """Of the file that `entry` tells of. The mode was checked."""
+        source = FileBytes(reach, path, entry)
+        if mode == "rb":
+            return SandboxFile(reach, path, mode, bytes_output(source, by_line=True), b"")
+        return SandboxFile(reach, path, mode, text_output(source), "")
+
+    @classmethod
+    def writing(cls, reach: Reach, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
+        """Of what is to be written. The mode was checked."""
+        return SandboxFile(reach, path, mode, None, b"" if "b" in mode else "")
+
+    @method_twin
+    async def read(self, size: int = -1) -> AnyStr:
+        """The next `size` characters (bytes in a `b` mode), fewer only at the end; -1: all the rest."""
+        return await self._readable().read.aio(size)
+
+    @method_twin
+    async def readline(self) -> AnyStr:
+        """The next line with its end; empty at the end of the file. A line of more than 1 MiB comes in pieces."""
+        return await self._readable().readline.aio()
+
+    @method_twin
+    async def write(self, data: AnyStr) -> int:
+        """Adds `data` to what `close` will write; returns its length."""
+        if self.closed or self._kept is None:
+            raise FailedPrecondition(f"{self._path} is {'closed' if self.closed else 'open for reading'}", state="open")
+        if not isinstance(data, type(self._empty)):
+            raise InvalidRequest(f"data: {type(data).__name__} does not fit mode {self.mode!r}", field="data")
+        content = _as_bytes(data)
+        self._size += len(content)
+        if self._size > _IN_MEMORY:
+            await asyncio.to_thread(self._kept.write, content)
+        else:
+            self._kept.write(content)
+        return len(data)
+
+    @method_twin
+    async def close(self) -> None:
+        """Writes what is to be written, and lets go. Again is harmless."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._output is not None:
+            await self._output.close.aio()
+        elif self._kept is not None:
+            with self._kept:
+                await self._store()
+
+    async def _store(self) -> None:
+        def write(agent: Agent) -> Any:
+            return agent.write(self._path, self._content(), append=self.mode[0] == "a", parents=True)
+
+        if self.mode[0] == "a":
+            await self._reach.once(write, f"append to {self._path}")
+        else:
+            await self._reach.call(write)
+
+    async def _content(self) -> AsyncIterator[bytes]:
+        assert self._kept is not None
+        self._kept.seek(0)
+        while piece := await asyncio.to_thread(self._kept.read, _PIECE):
+            yield piece
+
+    def _readable(self) -> Output[AnyStr]:
+        if self.closed or self._output is None:
+            raise FailedPrecondition(f"{self._path} is {'closed' if self.closed else 'open for writing'}", state="open")
+        return self._output
+
+    @method_twin
+    async def _leave(self, failed: bool) -> None:
+        if failed and self._kept is not None:
+            self.closed = True
+            self._kept.close()
+        await self.close.aio()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> AnyStr:
+        return next(self._readable())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AnyStr:
+        return await anext(self._readable())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave(error is not None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._leave.aio(error is not None)
+
+
+def _as_bytes(data: str | bytes) -> bytes:
+    return data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data

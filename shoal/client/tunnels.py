@@ -1,0 +1,161 @@
+"""Ports of a sandbox as ports of this machine: a listener here whose connections go on into the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from shoal.client.contexts import Context
+from shoal.client.dual_method import method_twin
+from shoal.client.output import close_in
+from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
+from shoal.model.validate import check_number
+
+if TYPE_CHECKING:
+    from shoal.client.retrying_agent import Reach
+    from shoal.wire.bytestream import ByteStream
+
+MAX_PORT = 65535
+MAX_CONNECTIONS = 512
+"""Connections that a forward carries at once; those beyond wait to be taken."""
+
+_CHUNK = 256 * 1024
+_BACKLOG = 128
+_AT_ONCE = struct.pack("ii", 1, 0)
+_log = logging.getLogger("shoal.forward")
+
+
+class Forward(Context):
+    """A port of this machine that leads to one in a sandbox, for as long as it is open. `Sandbox.forward` makes one.
+
+    Every connection to `address` is one to the port inside, which sees it come from its own loopback; the sandbox needs no network. Whoever
+    reaches the address reaches the port. As a context manager it is closed at the end.
+    """
+
+    def __init__(self, reach: Reach, port: int, host: str, local_port: int) -> None:
+        # For `Sandbox.forward`.
+        check_port(port)
+        check_number("local_port", local_port, -1, MAX_PORT, "a port", whole=True)
+        self._reach = reach
+        self._port = port
+        self._wanted = (host, local_port)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: asyncio.Server | None = None
+        self._room = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._address: tuple[str, int] | None = None
+
+    @property
+    def address(self) -> str:
+        """`host:port`, where it listens."""
+        host, port = self._listening()
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def local_port(self) -> int:
+        """The port of this machine."""
+        return self._listening()[1]
+
+    @method_twin
+    async def start(self) -> None:
+        """Begins to listen, in the running loop; `FailedPrecondition` where the local port is taken."""
+        host, port = self._wanted
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._server = await asyncio.start_server(self._accept, host, port, limit=_CHUNK, backlog=_BACKLOG)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"local_port: {host}:{port} cannot be listened on ({error.strerror or error}); choose another, or 0 for any"
+            ) from None
+        except UnicodeError:
+            raise InvalidRequest(f"host: {host!r} is no host name", field="host") from None
+        found = self._server.sockets[0].getsockname()
+        self._address = (found[0], found[1])
+
+    @method_twin
+    async def close(self) -> None:
+        """Stops listening and ends the connections that are open. Again is harmless."""
+        if self._loop is asyncio.get_running_loop():
+            await self._close()
+        elif self._loop is not None:
+            close_in(self._loop, self._close)
+
+    _leave = close
+
+    async def _close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        carrying = [*self._carrying]
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
+
+    def _listening(self) -> tuple[str, int]:
+        if self._address is None:
+            raise FailedPrecondition("this forward does not listen yet; `start` it", state="new")
+        return self._address
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with self._room:
+                await self._carry(reader, writer)
+        except (ShoalError, OSError) as error:
+            _log.info("a connection to port %d of %s ended: %s", self._port, self._reach.sandbox_id, error)
+        finally:
+            _reset(writer)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = await self._reach.transport.dial(self._reach.sandbox_id, self._port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_inward(reader, stream))
+                group.create_task(_outward(stream, writer))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            await stream.close()
+        # Both directions have ended in good order: what is still on its way to our own client must not be cut off.
+        writer.close()
+        await writer.wait_closed()
+
+    def __repr__(self) -> str:
+        where = "not started" if self._address is None else self.address
+        return f"<Forward {where} to port {self._port} of {self._reach.sandbox_id}>"
+
+
+def check_port(port: int) -> None:
+    """`InvalidRequest` for what is no port of a sandbox."""
+    check_number("port", port, 0, MAX_PORT, "a port", whole=True)
+
+
+async def _inward(reader: asyncio.StreamReader, stream: ByteStream) -> None:
+    """Our client's bytes into the sandbox, its end included."""
+    while data := await reader.read(_CHUNK):
+        await stream.write(data)
+    await stream.write_eof()
+
+
+async def _outward(stream: ByteStream, writer: asyncio.StreamWriter) -> None:
+    """The sandbox's bytes to our client, its end included."""
+    while data := await stream.read():
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection at once, unless it has ended in good order: what was cut off must not look like an end."""
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    writer.transport.abort()

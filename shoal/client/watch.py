@@ -1,0 +1,78 @@
+"""Watching what changes below a path of a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from shoal.client.contexts import Series
+from shoal.client.dual_method import method_twin
+from shoal.client.output import close_in
+from shoal.client.retrying_agent import Patience, Reach
+from shoal.model.errors import Unavailable
+
+if TYPE_CHECKING:
+    from shoal.wire.agent import WatchEvent, WatchStream
+
+
+class Watch(Series["WatchEvent"]):
+    """Changes, one after another, without end: iterate, and `close` it when it is enough.
+
+    Where the connection broke, or more changed than could be told, comes an event of kind `overflow`: look for yourself what there is.
+    """
+
+    def __init__(self, reach: Reach, path: str | os.PathLike[str], recursive: bool) -> None:
+        self._reach = reach
+        self._path = path
+        self._recursive = recursive
+        self._stream: WatchStream | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._missed = False
+        self._closed = False
+
+    @method_twin
+    async def start(self) -> None:
+        """Begins to watch, in the running loop; returns once nothing is missed any more."""
+        self._loop = asyncio.get_running_loop()
+        self._stream = await self._reach.call(lambda agent: _opened(agent.watch(self._path, self._recursive)))
+
+    @method_twin
+    async def next(self) -> WatchEvent | None:
+        """The next change; None once it is closed."""
+        from shoal.wire.agent import WatchEvent
+
+        patience = Patience()
+        while not self._closed:
+            try:
+                if self._stream is None or self._loop is not asyncio.get_running_loop():
+                    self._let_go()
+                    await self.start.aio()
+                    self._missed = True
+                if self._missed:
+                    self._missed = False
+                    return WatchEvent("overflow", os.fspath(self._path), None)
+                assert self._stream is not None
+                patience.working()
+                return await anext(self._stream)
+            except Unavailable as error:
+                self._stream = None
+                await patience.after(error)
+        return None
+
+    @method_twin
+    async def close(self) -> None:
+        """Stops watching. Again is harmless."""
+        self._closed = True
+        self._let_go()
+
+    _leave = close
+
+    def _let_go(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None and self._loop is not None:
+            close_in(self._loop, stream.aclose)
+
+
+async def _opened(stream: WatchStream) -> WatchStream:
+    return await stream

@@ -1,0 +1,262 @@
+"""Who calls: API tokens, and what stands in for them where authentication is off.
+
+A token is looked up by its id, and what was found, or that nothing was, is believed for `api.token_cache` seconds, so requests cost the
+controller nothing; half that long after, the next use has it looked up again while nobody waits. Its secret and its expiry are checked
+each time.
+
+While the controller does not answer, what it told last is believed on, for `TRUST_S`: it is not on the path of exec. Nor can a token be revoked
+meanwhile, but by the store's own hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import params
+from starlette.requests import HTTPConnection
+
+from shoal.cluster.api.request.context import context_of, settle
+from shoal.model.access import (
+    ANY_ENVIRONMENT,
+    MAIN_ENVIRONMENT,
+    Caller,
+    Scope,
+    StoredToken,
+    TokenInfo,
+    caller,
+    digest_of,
+    matches,
+    split,
+)
+from shoal.model.errors import PermissionDenied, Unauthenticated, Unavailable
+from shoal.model.hosts import is_loopback
+from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from shoal.model.visibility import no_environment
+from shoal.transport.admin import ReplicaSide
+
+T = TypeVar("T")
+
+TRUST_S = 600.0
+"""Seconds for which a token that was good is taken for good while nobody can tell."""
+
+_ANSWER_S = 1.0
+"""Seconds after which a controller counts as one that does not answer."""
+
+_MOST_TOKENS = 10_000
+_LOOKUPS = 32  # of ids never heard of, at once: guesses must not fill the controller's queue
+
+_DUMMY = StoredToken(TokenInfo("tk-", "", "-", Scope.READ, 0.0), digest_of(""))
+"""What the secret of an unknown token is compared with, so that it takes as long as with a known one."""
+
+
+class TokenCache:
+    """Tokens by id, as the cluster told. Belongs to one event loop; `ttl`: seconds for which an answer holds."""
+
+    def __init__(self, replica_side: ReplicaSide, ttl: float) -> None:
+        self._replica_side = replica_side
+        self._ttl = ttl
+        self._known: OrderedDict[str, tuple[StoredToken, float]] = OrderedDict()
+        # Apart from the known ones, so that guesses push out none of those.
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._lookups: dict[str, tuple[asyncio.Task[StoredToken | None], float]] = {}  # since when
+        self._guesses = asyncio.Semaphore(_LOOKUPS)
+
+    async def get(self, token_id: str) -> StoredToken | None:
+        """The token of that id, None where there is none; `Unavailable`."""
+        now = time.monotonic()
+        if known := self._known.get(token_id):
+            stored, at = known
+            self._known.move_to_end(token_id)
+            if now - at < self._ttl:
+                if now - at > self._ttl / 2:
+                    self._lookup(token_id)
+                return stored
+            if now - at < TRUST_S:
+                return await self._again(token_id, stored)
+        elif now - self._unknown.get(token_id, -self._ttl) < self._ttl:
+            return None
+        asking, _ = self._lookup(token_id)
+        return await asyncio.shield(asking)
+
+    async def _again(self, token_id: str, stored: StoredToken) -> StoredToken | None:
+        """Looks up what is known already, and goes on with that where there is no answer. Only the first to ask waits for one."""
+        asking, since = self._lookup(token_id)
+        try:
+            async with asyncio.timeout(max(0.0, since + _ANSWER_S - time.monotonic())):
+                return await asyncio.shield(asking)
+        except (Unavailable, TimeoutError):
+            return stored
+
+    def forget(self, token_id: str) -> None:
+        """The next use of it is looked up."""
+        self._known.pop(token_id, None)
+
+    def _lookup(self, token_id: str) -> tuple[asyncio.Task[StoredToken | None], float]:
+        lookup = self._lookups.get(token_id)
+        if lookup is None:
+            task = asyncio.get_running_loop().create_task(self._ask(token_id))
+            lookup = self._lookups[token_id] = task, time.monotonic()
+            task.add_done_callback(lambda done: self._asked(token_id, done))
+        return lookup
+
+    def _asked(self, token_id: str, done: asyncio.Task[StoredToken | None]) -> None:
+        del self._lookups[token_id]
+        if not done.cancelled():
+            done.exception()  # whoever waits has it; where nobody does, the next use asks again
+
+    async def _ask(self, token_id: str) -> StoredToken | None:
+        at = time.monotonic()
+        if token_id in self._known:
+            stored = await self._replica_side.stored_token(token_id)
+        else:
+            async with self._guesses:
+                stored = await self._replica_side.stored_token(token_id)
+        if stored is None:
+            self._known.pop(token_id, None)
+            _remember(self._unknown, token_id, at)
+        else:
+            self._unknown.pop(token_id, None)
+            _remember(self._known, token_id, (stored, at))
+        return stored
+
+
+def _remember(table: OrderedDict[str, T], key: str, value: T) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _MOST_TOKENS:
+        table.popitem(last=False)
+
+
+async def verify(tokens: TokenCache, text: str) -> TokenInfo:
+    """The token that `text` is; `Unauthenticated` whatever is wrong with it."""
+    parts = split(text)
+    if parts is None:
+        raise Unauthenticated(
+            "this is no API token; they read 'shoal_tk-…_…': make one with `shoal tokens create NAME`"
+        )
+    stored = await tokens.get(parts[0])
+    right = matches(stored or _DUMMY, parts[1])
+    if stored is None or not right or not stored.info.valid(time.time()):
+        raise Unauthenticated("the token is unknown, expired or revoked; ask for a new one")
+    return stored.info
+
+
+def presented(connection: HTTPConnection) -> str | None:
+    """The token text that a request carries, None without one."""
+    found: str | None = None
+    for name, value in connection.scope["headers"]:
+        if name == b"authorization":
+            if found is not None:
+                raise Unauthenticated("there are two Authorization headers; send one")
+            scheme, _, text = value.decode("latin-1").partition(" ")
+            if scheme.lower() != "bearer":
+                raise Unauthenticated(
+                    "the Authorization header is no bearer token; send 'Authorization: Bearer shoal_tk-…'"
+                )
+            found = text.strip()
+    if found is None and connection.scope["type"] == "websocket":
+        for protocol in connection.scope.get("subprotocols", ()):
+            if protocol.startswith(BEARER_SUBPROTOCOL):
+                return str(protocol.removeprefix(BEARER_SUBPROTOCOL))
+    return found
+
+
+def subprotocol(connection: HTTPConnection) -> str | None:
+    """What to accept a WebSocket with: `shoal.v1` where the client offers it."""
+    return SUBPROTOCOL if SUBPROTOCOL in connection.scope.get("subprotocols", ()) else None
+
+
+class Needs:
+    """Lets in whoever has a token of `scope`: see `needs`."""
+
+    def __init__(self, scope: Scope, everywhere: bool) -> None:
+        self.scope = scope
+        self.everywhere = everywhere
+
+    async def __call__(self, connection: HTTPConnection) -> Caller:
+        context = context_of(connection)
+        if not context.authenticated:
+            context.caller = await authenticate(connection)
+            context.authenticated = True
+        who = context.caller
+        if not who.scope.covers(self.scope):
+            raise PermissionDenied(f"this needs a token of scope '{self.scope}'; yours has '{who.scope}'")
+        if self.everywhere and who.environment != ANY_ENVIRONMENT:
+            raise PermissionDenied(
+                "this needs a token of the whole cluster (environment '*'); yours is of one environment"
+            )
+        caller.set(who)
+        context.admitted = True
+        settle(connection)
+        return who
+
+
+_NEEDS = {(scope, everywhere): Needs(scope, everywhere) for scope in Scope for everywhere in (False, True)}
+
+
+def needs(scope: Scope, *, everywhere: bool = False) -> params.Depends:
+    """A dependency: the caller, whose token covers `scope` (and, `everywhere`, is the whole cluster's).
+
+    Sets `shoal.model.access.caller`. `Unauthenticated`, `PermissionDenied`. On a route it is asked before a byte of the body is read.
+    """
+    return params.Depends(_NEEDS[scope, everywhere])
+
+
+Reader = Annotated[Caller, needs(Scope.READ)]
+Runner = Annotated[Caller, needs(Scope.RUN)]
+
+
+async def authenticate(connection: HTTPConnection) -> Caller:
+    """Who a request's token says that it is from; where authentication is off, everybody is the cluster's own."""
+    context = context_of(connection)
+    state = connection.app.state
+    if not state.settings.api.auth:
+        return Caller(request_id=context.request_id, address=context.address)
+    text = presented(connection)
+    if text is None:
+        raise Unauthenticated("there is no token; send 'Authorization: Bearer shoal_tk-…'")
+    info = await verify(state.tokens, text)
+    state.ledger.used[info.id] = time.time()
+    return Caller(info.id, info.environment, info.scope, context.request_id, context.address)
+
+
+def environment_for(who: Caller, asked: str | None) -> str:
+    """The environment that a request is about. Every other than a token's own does not exist for it."""
+    if who.environment == ANY_ENVIRONMENT:
+        return asked or MAIN_ENVIRONMENT
+    if asked is not None and asked != who.environment:
+        raise no_environment(asked)
+    return who.environment
+
+
+# Authentication off
+
+
+def check_local(headers: list[tuple[bytes, bytes]], tunnel_domain: str | None) -> None:
+    """With authentication off: refuses what a web page from elsewhere makes a browser on this machine send.
+
+    Its own host name may have been made to mean this machine (DNS rebinding), so the Host must be a loopback name; and an Origin, where
+    there is one, must be the very same host and port, for pages served out of sandboxes are foreign too.
+    """
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
+    host = hosts[0] if len(hosts) == 1 else ""
+    name = _hostname(f"//{host}")
+    below_domain = tunnel_domain is not None and name.endswith(f".{tunnel_domain}")
+    if not is_loopback(name) and not below_domain:
+        raise PermissionDenied(
+            f"the Host {host[:100]!r} is not this machine; with authentication off, ask for 127.0.0.1 or localhost"
+        )
+    if any(origin.partition("://")[2] != host for origin in origins):
+        raise PermissionDenied("the request comes from a page of another site; with authentication off that is refused")
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

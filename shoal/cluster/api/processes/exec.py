@@ -1,0 +1,167 @@
+"""One command in one call: the hot path. One round trip to the agent, and nothing else.
+
+A client that goes away gives up its answer and nothing more: the process runs on, to its end or its timeout. Sent again with the same
+`id` within 30 s, the call joins the run or repeats its answer; but not of a run of over a second that was given up so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import codecs
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shoal.client.retrying_agent import Reach
+from shoal.cluster.api.access.auth import needs
+from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.context import Cluster, Counted, audited, counted
+from shoal.cluster.api.request.route import ApiRoute, calls_of, new_router
+from shoal.cluster.api.request.streaming import Flowing, gone
+from shoal.cluster.api.schema.data import Exec, ExecResult
+from shoal.model.access import Scope
+from shoal.model.errors import InvalidRequest
+from shoal.wire.agent import RunResult
+from shoal.wire.budget import Budget, Share
+
+_AT_ONCE = 256 << 10
+"""Bytes of output up to which an answer is built in one piece. A longer one is built and sent piece by piece, so that no call holds the
+loop up, and its text never lies in memory beside its bytes."""
+
+MOST_HELD = 512 << 20
+"""Bytes of output that all calls of this replica may hold at a time, gathered or on their way out."""
+
+_STALL_S = 60.0
+"""Seconds that a client may take nothing of a long answer: all of it waits in memory."""
+
+_PIECE = 192 << 10  # a multiple of three, for base64
+_WATCH_AFTER_S = 1.0
+"""Seconds after which it is worth watching whether the client is still there."""
+
+
+class ExecRoute(ApiRoute):
+    """FastAPI finds out anew for each call what a handler depends on, which costs more than all else on this path: here it is known."""
+
+    def inner_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        counts = [call for call in calls_of(self.dependant) if isinstance(call, Counted)]
+
+        async def handle(request: Request) -> Response:
+            for count in counts:
+                await count(request)
+            if not await request.body():
+                raise InvalidRequest("body: it is missing; send JSON", field="body")
+            try:
+                body = Exec.model_validate(await request.json())
+            except ValidationError as error:
+                found = error.errors(include_url=False, include_input=False)
+                raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
+            answer: Response = await self.endpoint(
+                request.path_params["sandbox_id"], body, request, request.app.state.transport
+            )
+            return answer
+
+        return handle
+
+
+def router() -> APIRouter:
+    """The route."""
+    routes = new_router("processes", ExecRoute)
+
+    @routes.post(
+        "/v1/sandboxes/{sandbox_id}/exec",
+        response_class=Response,
+        responses={200: {"model": ExecResult}},
+        dependencies=[needs(Scope.RUN), audited("exec"), counted("shoal_execs_total")],
+    )
+    async def exec_command(sandbox_id: str, body: Exec, request: Request, transport: Cluster) -> Response:
+        """Runs a command to its end and returns what it printed.
+
+        Where many ask for long outputs at once there may be no room for one: `unavailable`, not `retryable`, and the command runs on. Start
+        such commands as processes, and read their output as it comes.
+        """
+        start = body.start()
+        data = body.stdin()
+        budget: Budget = request.app.state.outputs
+        share = budget.share()
+        call = Reach(transport, sandbox_id).call(
+            lambda agent: agent.run(start, input=data, max_output=body.max_output, share=share)
+        )
+        return _answer(await _while_there(request, call), body.encoding, share)
+
+    return routes
+
+
+async def _while_there(request: Request, work: Awaitable[RunResult]) -> RunResult:
+    """`work`, cancelled when the client goes away. Most is over before that is worth a task."""
+    task = asyncio.current_task()
+    assert task is not None
+    watching: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        await gone(request.receive)
+        task.cancel("the client has gone")
+
+    timer = asyncio.get_running_loop().call_later(
+        _WATCH_AFTER_S, lambda: watching.append(asyncio.ensure_future(watch()))
+    )
+    try:
+        return await work
+    finally:
+        timer.cancel()
+        for watcher in watching:
+            watcher.cancel()
+
+
+def _answer(result: RunResult, encoding: str, share: Share) -> Response:
+    head: dict[str, Any] = {
+        "returncode": result.exit,
+        "timed_out": result.timed_out,
+        "truncated": result.truncated,
+        "duration": result.duration_s,
+    }
+    size = len(result.stdout) + len(result.stderr)
+    if size > _AT_ONCE:
+        headers = {"Cache-Control": "no-store"}
+        long = _Long(head, result, encoding, share)
+        return Flowing(long, headers=headers, media_type="application/json", stall_s=_STALL_S, holds=size)
+    for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
+        head[name] = data.decode("utf-8", "replace") if encoding == "utf-8" else base64.b64encode(data).decode()
+    share.release()
+    return Json(head)
+
+
+class _Long:
+    """A long answer, piece by piece. Its share of the memory for outputs ends with it."""
+
+    def __init__(self, head: dict[str, Any], result: RunResult, encoding: str, share: Share) -> None:
+        self._head = head
+        self._outputs = {"stdout": result.stdout, "stderr": result.stderr}
+        self._encoding = encoding
+        self._share = share
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield to_json(self._head)[:-1]
+        for name, data in self._outputs.items():
+            yield f',"{name}":"'.encode()
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            view = memoryview(data)
+            for at in range(0, len(data), _PIECE):
+                piece = view[at : at + _PIECE]
+                if self._encoding == "base64":
+                    yield base64.b64encode(piece)
+                else:
+                    yield to_json(decoder.decode(piece, at + _PIECE >= len(data)))[1:-1]
+            yield b'"'
+        yield b"}"
+
+    async def aclose(self) -> None:
+        """Lets go of the output."""
+        self._outputs.clear()
+        self._share.release()

@@ -1,0 +1,84 @@
+"""A process's output as a response: from an offset on, over as many connections to the sandbox as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+
+from shoal.client.output import ProcessBytes
+from shoal.client.retrying_agent import Patience, Reach
+from shoal.cluster.api.processes.websockets import guard
+from shoal.cluster.api.request.streaming import Flowing
+from shoal.model.errors import SandboxEnded, Unavailable
+from shoal.wire.agent import Agent, OutputStream
+
+OFFSET = "X-Shoal-Offset"
+
+
+class Following(ProcessBytes):
+    """A process's stdout or stderr from `offset` on.
+
+    `begin` first. What a process wrote and nobody ever read may be gone (only of the sandbox's own command); then it begins later. It
+    never leaves anything out in the middle: where something was lost there, it ends with `Unavailable`, and who comes back with the offset
+    that it has is told where what there is begins. `peek`: the process does not wait for this reader.
+    """
+
+    def __init__(self, reach: Reach, process_id: str, fd: int, offset: int, *, peek: bool = False) -> None:
+        super().__init__(reach, process_id, fd, peek=peek)
+        self.offset = offset
+        self._early: bytes | None = None
+        self._end: int | None = None
+
+    def _flow(self, agent: Agent) -> OutputStream:
+        return agent.output(self._process_id, self._fd, self.offset, tell=True, peek=self._peek)
+
+    async def begin(self, *, follow: bool) -> int:
+        """Attaches, and returns where the output begins. Not `follow`: it ends with what there is at this moment."""
+        patience = Patience()
+        while True:
+            try:
+                flow = await self._attached()
+                patience.working()
+                await flow
+            except SandboxEnded as ended:
+                self._let_go()
+                self._early = await self._after_sandbox(ended)
+                return self.offset - len(self._early)
+            except Unavailable as error:
+                self._let_go()
+                await patience.after(error)
+            except BaseException:
+                self._let_go()
+                raise
+            else:
+                assert isinstance(flow, OutputStream)
+                assert flow.held is not None
+                self.offset, end = flow.held
+                self._end = None if follow else end
+                return self.offset
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._early:
+            yield self._early
+        while self._end is None or self.offset < self._end:
+            before = self.offset
+            data = await self.next()
+            if not data:
+                return
+            if self.offset != before + len(data):
+                raise Unavailable(
+                    f"output from {before} to {self.offset - len(data)} is gone: it was not read in time; come back with the offset {before}"
+                )
+            yield data if self._end is None else data[: self._end - before]
+
+    async def aclose(self) -> None:
+        """Lets go of the stream."""
+        await self.close()
+
+
+async def output_response(source: Following, request: Request, *, follow: bool) -> Flowing:
+    """The response; where it begins stands in `X-Shoal-Offset`."""
+    begin = await source.begin(follow=follow)
+    headers = {OFFSET: str(begin), "Content-Disposition": "attachment", "Cache-Control": "no-store"}
+    return Flowing(source, headers=headers, check=lambda: guard(request))

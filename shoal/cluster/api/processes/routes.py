@@ -1,0 +1,191 @@
+"""Processes: start, read by offset, feed by offset, signal, resize, wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from shoal.client.retrying_agent import Reach
+from shoal.client.signals import signal_number
+from shoal.cluster.api.access.auth import needs
+from shoal.cluster.api.files.routes import itself
+from shoal.cluster.api.processes.output import Following, output_response
+from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.bodies import streamed
+from shoal.cluster.api.request.context import Cluster, audited, counted
+from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.schema.data import (
+    FD,
+    Offset,
+    Processes,
+    ProcessStart,
+    Signal,
+    Size,
+    Started,
+    StdinOffset,
+    Stream,
+    Waited,
+)
+from shoal.model.access import Scope
+from shoal.model.errors import DeadlineExceeded, SandboxEnded
+from shoal.model.ids import MAIN_PROCESS
+from shoal.wire.agent import Agent, Exit
+
+STDIN_IDLE_S = 300.0
+"""Seconds that a body of standard input may pause: it may well be a person's. And those for which the process may take none of it: nobody
+finds out meanwhile whether the client is still there."""
+
+MAX_WAIT_S = 60.0
+_BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+_RAW = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+
+_AT = "/v1/sandboxes/{sandbox_id}/processes"
+_ONE = _AT + "/{process_id}"
+
+
+def router() -> APIRouter:
+    """The routes."""
+    routes = new_router("processes", dependencies=[needs(Scope.RUN)])
+
+    @routes.post(
+        _AT,
+        status_code=201,
+        responses={201: {"model": Started}},
+        dependencies=[audited("process.start"), counted("shoal_execs_total")],
+    )
+    async def start_process(sandbox_id: str, body: ProcessStart, transport: Cluster) -> Response:
+        """Starts a process, and returns as soon as it runs."""
+        start = body.start()
+        pid = await Reach(transport, sandbox_id).call(
+            lambda agent: agent.exec(start, pty=body.size, merge_stderr=body.merge_stderr)
+        )
+        return Json({"id": start.id, "pid": pid}, 201)
+
+    @routes.get(_AT, responses={200: {"model": Processes}})
+    async def list_processes(sandbox_id: str, transport: Cluster) -> Response:
+        """The processes that clients started and the sandbox remembers."""
+        rows = await Reach(transport, sandbox_id).call(lambda agent: agent.ps())
+        return Json({"processes": [_row(row) for row in rows]})
+
+    @routes.get(f"{_ONE}/output", responses=_BYTES)
+    async def read_output(
+        sandbox_id: str,
+        process_id: str,
+        request: Request,
+        transport: Cluster,
+        stream: Annotated[Stream, Query()] = "stdout",
+        offset: Annotated[Offset, Query()] = 0,
+        follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
+    ) -> Response:
+        """Its output from an offset on, as it comes. Nothing is held back; a reader that comes back with an offset misses nothing."""
+        source = Following(Reach(transport, sandbox_id), process_id, FD[stream], offset)
+        return await output_response(source, request, follow=follow)
+
+    @routes.post(f"{_ONE}/stdin", responses={200: {"model": StdinOffset}}, openapi_extra=_RAW)
+    async def write_stdin(
+        sandbox_id: str,
+        process_id: str,
+        request: Request,
+        transport: Cluster,
+        offset: Annotated[Offset, Query(description="Where the first byte of the body stands in the input")] = 0,
+        eof: Annotated[bool, Query(description="Close it after the body")] = False,
+    ) -> Response:
+        """Feeds a process. Answers once the process's side has all of it, so it may be sent again where the answer was lost.
+
+        One writer at a time: who comes later takes over, and the other one gets `failed_precondition`.
+        """
+        agent = await Reach(transport, sandbox_id).call(itself)
+        return Json({"offset": await _feed(agent, process_id, request, offset, eof)})
+
+    @routes.post(f"{_ONE}/signal", status_code=204, dependencies=[audited("process.signal")])
+    async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Cluster) -> Response:
+        """Sends a signal. Of a process that has ended: nothing happens."""
+        number = signal_number(body.signal)
+        await Reach(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
+        return Response(status_code=204)
+
+    @routes.post(f"{_ONE}/resize", status_code=204)
+    async def resize_terminal(sandbox_id: str, process_id: str, body: Size, transport: Cluster) -> Response:
+        """Sets the size of its terminal."""
+        await Reach(transport, sandbox_id).call(lambda agent: agent.resize(process_id, body.rows, body.cols))
+        return Response(status_code=204)
+
+    @routes.get(f"{_ONE}/wait", responses={200: {"model": Waited}})
+    async def wait_for_process(
+        sandbox_id: str,
+        process_id: str,
+        transport: Cluster,
+        timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 30.0,
+    ) -> Response:
+        """How it ended, as soon as it has; after `timeout` seconds: that it runs."""
+        end = await _end(Reach(transport, sandbox_id), process_id, timeout)
+        return Json(
+            {
+                "running": end is None,
+                "returncode": None if end is None else end.exit,
+                "timed_out": end is not None and end.timed_out,
+                "duration": None if end is None else end.duration_s,
+            }
+        )
+
+    return routes
+
+
+async def _end(reach: Reach, process_id: str, timeout: float) -> Exit | None:
+    """A process's end, None where it runs on for `timeout` seconds."""
+    try:
+        if timeout == 0:
+            rows = await reach.call(lambda agent: agent.ps())
+            if any(row["id"] == process_id and row["running"] for row in rows):
+                return None
+            return await reach.call(lambda agent: agent.wait(process_id))  # at once: it has ended, or there is none
+        async with asyncio.timeout(timeout):
+            return await reach.call(lambda agent: agent.wait(process_id))
+    except TimeoutError:
+        return None
+    except SandboxEnded:
+        info = None if process_id != MAIN_PROCESS else await reach.transport.get(reach.sandbox_id)
+        if info is None or info.returncode is None:
+            raise
+        return Exit(info.returncode, False, (info.ended_at or 0) - (info.started_at or info.ended_at or 0))
+
+
+async def _feed(agent: Agent, process_id: str, request: Request, offset: int, eof: bool) -> int:
+    stdin = await agent.stdin(process_id, offset)
+    try:
+        async for piece in streamed(request, STDIN_IDLE_S):
+            await _taken(stdin.write(piece))
+        await _taken(stdin.close() if eof else stdin.drain())
+        return stdin.offset
+    except ClientDisconnect:
+        return stdin.offset  # nobody reads it; what came has gone in, and may be sent again
+    finally:
+        stdin.detach()
+
+
+async def _taken(writing: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(STDIN_IDLE_S):
+            await writing
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the process did not take its input within {STDIN_IDLE_S:g} s; send it again, with the same offset, once it reads"
+        ) from None
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "pid": row["pid"],
+        "argv": row["argv"],
+        "started_at": row["started_ms"] / 1000,
+        "running": row["running"],
+        "returncode": row["exit"],
+    }

@@ -1,0 +1,103 @@
+"""The route class of the whole API: what is checked of every request before its own handler runs, in this order.
+
+    1. who calls, and whether they may (`needs`), before a byte of the body is read
+    2. path and query are text, and hold no parameter that the route does not know
+    3. a JSON body is called so, within its bounds, and strictly JSON
+
+What the audit log is to hold of the route is known from the first step on, so what was refused is entered too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, ClassVar
+
+from fastapi import APIRouter, params
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shoal.cluster.api.access.auth import Needs
+from shoal.cluster.api.request.context import Audited
+from shoal.cluster.api.request.limits import JsonRequest, check_path, check_query
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class ApiRoute(APIRoute):
+    """A route of the API. `body_factor`: how many times `api.max_body` its JSON may have. `byte_query`: its query holds a path, whose bytes
+    need not be UTF-8."""
+
+    body_factor: ClassVar[int] = 1
+    byte_query: ClassVar[bool] = False
+
+    def get_route_handler(self) -> _Handler:
+        inner = self.inner_handler()
+        calls = [*calls_of(self.dependant)]
+        needed = next((call for call in calls if isinstance(call, Needs)), None)
+        marks = [call for call in calls if isinstance(call, Audited)]
+        known = frozenset(_query_names(self.dependant))
+        wants_json = self.body_field is not None
+        factor = self.body_factor
+        byte_query = self.byte_query
+
+        async def handle(request: Request) -> Response:
+            for mark in marks:
+                mark.begin(request)
+            if needed is not None:
+                await needed(request)
+            scope = request.scope
+            check_path(scope.get("raw_path") or b"")
+            if query := scope["query_string"]:
+                check_query(query, known, byte_query)
+            if not wants_json:
+                return await inner(request)
+            body = JsonRequest(scope, request.receive)
+            await body.load(factor * request.app.state.settings.api.max_body)
+            return await inner(body)
+
+        return handle
+
+    def inner_handler(self) -> _Handler:
+        """What runs once all that is checked: FastAPI's own handler."""
+        return super().get_route_handler()
+
+
+class LargeRoute(ApiRoute):
+    """A route whose JSON may be larger. Not by much: the replica does nothing else while it is parsed."""
+
+    body_factor = 4
+
+
+class PathRoute(ApiRoute):
+    """A route whose query holds a path in a sandbox."""
+
+    byte_query = True
+
+
+def new_router(
+    tag: str, route_class: type[ApiRoute] = ApiRoute, *, dependencies: Sequence[params.Depends] = ()
+) -> APIRouter:
+    """A router of the API; `tag` is its chapter in the OpenAPI document, `dependencies` are those of all its routes."""
+    return APIRouter(
+        tags=[tag], route_class=route_class, dependencies=dependencies, generate_unique_id_function=_operation_id
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Its function's name, so that clients made out of the document read well."""
+    return f"head_{route.name}" if route.methods == {"HEAD"} else route.name
+
+
+def calls_of(dependant: Dependant) -> Iterator[Any]:
+    """Every dependency of a route, its own dependencies included."""
+    for child in dependant.dependencies:
+        yield child.call
+        yield from calls_of(child)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (param.alias for param in dependant.query_params)
+    for child in dependant.dependencies:
+        yield from _query_names(child)

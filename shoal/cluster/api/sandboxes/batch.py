@@ -1,0 +1,92 @@
+"""Many sandboxes in one call."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from shoal.client.create import named
+from shoal.cluster.api.access.auth import Runner, environment_for
+from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.context import Cluster, audited, context_of
+from shoal.cluster.api.request.problems import document
+from shoal.cluster.api.request.route import LargeRoute, new_router
+from shoal.cluster.api.sandboxes.detached import seen_through
+from shoal.cluster.api.sandboxes.routes import KEY_AS_GIVEN, IdempotencyKey
+from shoal.cluster.api.schema.control import Batch, BatchResults
+from shoal.model.access import Caller
+from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.info import SandboxInfo
+from shoal.model.sandbox_json import info_to_json
+from shoal.model.settings import SandboxDefaults
+from shoal.model.spec import SandboxSpec
+
+_ACTION = "sandbox.create"
+
+
+def router() -> APIRouter:
+    """The route."""
+    routes = new_router("sandboxes", LargeRoute)
+
+    @routes.post(
+        "/v1/sandboxes/batch",
+        response_model=BatchResults,
+        dependencies=[audited(_ACTION, None)],
+        summary="Create many sandboxes",
+    )
+    async def create_sandboxes(
+        body: Batch, request: Request, who: Runner, cluster: Cluster, idempotency_key: IdempotencyKey = None
+    ) -> Json:
+        """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
+
+        With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own. With `:<i>`, too, it has
+        128 characters at the most.
+        """
+        defaults = await cluster.defaults()
+        key = idempotency_key or secrets.token_hex(16)
+        specs = _specs(body, who, defaults, key)
+        good = [spec for spec in specs if isinstance(spec, SandboxSpec)]
+        try:
+            made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
+        except Unavailable as error:
+            known = idempotency_key is not None or all(item.idempotency_key for item in body.sandboxes)
+            raise named(error, None if known else key, KEY_AS_GIVEN) from None
+        results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
+        _enter(request, results)
+        return Json({"results": [_result(result, who.request_id) for result in results]})
+
+    return routes
+
+
+def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str) -> list[SandboxSpec | ShoalError]:
+    """For each item its spec, or what is wrong with it."""
+    specs: list[SandboxSpec | ShoalError] = []
+    for place, item in enumerate(body.sandboxes):
+        own = item.idempotency_key or f"{key}:{place}"
+        try:
+            specs.append(item.spec(defaults, environment_for(who, item.environment), own))
+        except ShoalError as error:
+            specs.append(error)
+    return specs
+
+
+def _enter(request: Request, results: list[SandboxInfo | ShoalError]) -> None:
+    """One entry in the audit log for each, instead of one for the call."""
+    context = context_of(request)
+    context.action = None
+    for result in results:
+        if isinstance(result, SandboxInfo):
+            context.environment = result.spec.environment
+            request.app.state.ledger.enter(context, _ACTION, result.id, "ok")
+        else:
+            request.app.state.ledger.enter(context, _ACTION, None, result.code)
+    context.environment = None
+
+
+def _result(result: SandboxInfo | ShoalError, request_id: str | None) -> dict[str, Any]:
+    if isinstance(result, SandboxInfo):
+        return {"sandbox": info_to_json(result)}
+    return {"error": document(result, request_id)}

@@ -1,0 +1,51 @@
+"""What a sandbox's own command wrote: out of the sandbox while it lives, out of what was kept after its end, in one stream."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shoal.client.retrying_agent import Reach
+from shoal.cluster.api.access.auth import needs
+from shoal.cluster.api.processes.output import OFFSET, Following, output_response
+from shoal.cluster.api.request.context import Cluster
+from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.request.streaming import OCTETS
+from shoal.cluster.api.schema.data import FD, Offset, Stream
+from shoal.model.access import Scope
+from shoal.model.errors import ProcessNotFound
+from shoal.model.ids import MAIN_PROCESS
+
+
+def router() -> APIRouter:
+    """The route."""
+    routes = new_router("logs", dependencies=[needs(Scope.READ)])
+
+    @routes.get(
+        "/v1/sandboxes/{sandbox_id}/logs",
+        response_class=Response,
+        responses={200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    async def read_logs(
+        sandbox_id: str,
+        request: Request,
+        transport: Cluster,
+        stream: Annotated[Stream, Query()] = "stdout",
+        offset: Annotated[Offset, Query()] = 0,
+        follow: Annotated[bool, Query(description="To the end of the stream, past the sandbox's own end")] = False,
+    ) -> Response:
+        """The output of its own command from an offset on; `X-Shoal-Offset` tells where it begins.
+
+        The newest 1 MiB is kept: of more than that the oldest is gone. A command waits for nobody who looks: one who follows and falls so
+        far behind is broken off, comes back with the offset that it has, and is told how much it missed. A sandbox without a command has none.
+        """
+        source = Following(Reach(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
+        try:
+            return await output_response(source, request, follow=follow)
+        except ProcessNotFound:
+            return Response(headers={OFFSET: "0"}, media_type=OCTETS)
+
+    return routes

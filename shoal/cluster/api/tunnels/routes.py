@@ -1,0 +1,121 @@
+"""The routes that open, list and close tunnels. What goes through tunnels is elsewhere: `tunnels`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from shoal.cluster.api.access.auth import Reader, Runner
+from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.context import Cluster, audited
+from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.schema.control import SandboxId
+
+PortPath = Annotated[int, Path(ge=1, le=65535, description="A port in the sandbox.", examples=[8080])]
+
+_AT = "/v1/sandboxes/{sandbox_id}/tunnels"
+_ONE = _AT + "/{port}"
+_LONGEST_S = 7 * 86400.0
+_SECRET = {"cache-control": "no-store"}
+
+_SENT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TunnelCreate(BaseModel):
+    """A tunnel as asked for."""
+
+    model_config = _SENT
+
+    port: Annotated[int, Field(ge=1, le=65535, examples=[8080])]
+    """The port in the sandbox"""
+    protocol: Literal["http", "tcp"] = "http"
+    """`http` has WebSockets in it and gives a URL, `tcp` gives an address"""
+    public: bool = False
+    """Open to whoever finds it; else a connect token is needed"""
+
+
+class ConnectToken(BaseModel):
+    """A connect token as asked for."""
+
+    model_config = _SENT
+
+    expires_in: Annotated[float, Field(gt=0, le=_LONGEST_S)] = 3600.0
+    """Seconds for which it is good"""
+
+
+class TunnelModel(BaseModel):
+    """A way in from outside to a port in a sandbox."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    sandbox_id: str
+    port: int
+    protocol: Literal["http", "tcp"]
+    public: bool
+    url: str | None
+    """Of an `http` one"""
+    address: str | None
+    """Of a `tcp` one, `host:port`"""
+    token: str | None
+    """Of a private one, where it was just asked for: the header `X-Shoal-Connect-Token`, or `?shoal_token=`; over `tcp` the first line"""
+    expires_at: float | None
+    """When the token ends, in unix seconds"""
+
+
+class Tunnels(BaseModel):
+    """A sandbox's tunnels by port, without tokens."""
+
+    tunnels: Sequence[TunnelModel]
+
+
+def router() -> APIRouter:
+    """The routes."""
+    routes = new_router("tunnels")
+
+    @routes.post(
+        _AT,
+        status_code=201,
+        response_model=TunnelModel,
+        dependencies=[audited("tunnel.expose")],
+        summary="Open a tunnel",
+    )
+    async def expose(sandbox_id: SandboxId, body: TunnelCreate, who: Runner, cluster: Cluster) -> Json:
+        """Opens a tunnel to a port, and gives a token for it where it is private. Again: the same tunnel, with what is new about it changed."""
+        tunnel = await cluster.expose(sandbox_id, body.port, protocol=body.protocol, public=body.public)
+        return Json(tunnel.to_dict(), 201, _SECRET)
+
+    @routes.get(_AT, response_model=Tunnels, summary="List a sandbox's tunnels")
+    async def list_tunnels(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
+        """Its tunnels by port, without tokens."""
+        return Json({"tunnels": [tunnel.to_dict() for tunnel in await cluster.tunnels(sandbox_id)]})
+
+    @routes.delete(
+        _ONE,
+        status_code=204,
+        response_class=Response,
+        dependencies=[audited("tunnel.unexpose")],
+        summary="Close a tunnel",
+    )
+    async def unexpose(sandbox_id: SandboxId, port: PortPath, who: Runner, cluster: Cluster) -> Response:
+        """Closes the tunnel to a port; of a port that has none: nothing happens."""
+        await cluster.unexpose(sandbox_id, port)
+        return Response(status_code=204)
+
+    @routes.post(
+        f"{_ONE}/token",
+        response_model=TunnelModel,
+        dependencies=[audited("tunnel.token")],
+        summary="Make a connect token",
+    )
+    async def connect_token(
+        sandbox_id: SandboxId, port: PortPath, body: ConnectToken, who: Runner, cluster: Cluster
+    ) -> Json:
+        """The tunnel to a port, with a connect token to be handed on."""
+        tunnel = await cluster.tunnel_token(sandbox_id, port, body.expires_in)
+        return Json(tunnel.to_dict(), headers=_SECRET)
+
+    return routes

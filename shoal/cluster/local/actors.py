@@ -1,0 +1,140 @@
+"""Deploying and draining the actors and the API, in a process of its own: a driver's connection to Ray marks a process for good.
+
+`python -m shoal.cluster.local.actors` reads one JSON request from its input and prints one JSON answer as the last line of its output.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any, cast
+
+from shoal.cluster.local import processes
+from shoal.cluster.serving.place import DRIVER
+from shoal.model.cluster_file import ClusterFile, ray_environment
+from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
+from shoal.model.info import NodeInfo
+
+_MARGIN_S = 30.0
+"""For starting Python, importing Ray and connecting."""
+
+
+def deploy(cluster: ClusterFile, secret: bytes, *, timeout_s: float = 90.0) -> int:
+    """Makes sure that the actors are there and answer; returns the number of nodes. Idempotent."""
+    request = {"settings": cluster.settings, "cluster": cluster.cluster, "secret": secret.hex()}
+    return int(_ask(cluster, {"call": "deploy", **request}, timeout_s))
+
+
+def drain(cluster: ClusterFile, *, timeout_s: float = 90.0) -> int:
+    """Ends all sandboxes and actors; returns how many sandboxes were ended."""
+    return int(_ask(cluster, {"call": "drain"}, timeout_s))
+
+
+def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
+    """`host:port` of each node's relay."""
+    return [str(address) for address in _ask(cluster, {"call": "relays"}, timeout_s)]
+
+
+def serve(cluster: ClusterFile, host: str, port: int, token: str | None, *, timeout_s: float = 120.0) -> str:
+    """Deploys the API, or rolls its replicas; returns `token` where that is good, else a new one that may do everything. `host`: what replicas
+    listen on, `port`: the API's."""
+    request = {"settings": cluster.settings, "host": host, "port": port, "token": token}
+    return str(_ask(cluster, {"call": "serve", **request}, timeout_s))
+
+
+def unserve(cluster: ClusterFile, *, timeout_s: float = 90.0) -> None:
+    """Ends the API and all of Serve."""
+    _ask(cluster, {"call": "unserve"}, timeout_s)
+
+
+def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any:
+    environment = {name: value for name, value in processes.environment().items() if name != "RAY_AUTH_TOKEN"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "shoal.cluster.local.actors"],
+            env={**environment, **ray_environment(cluster), **DRIVER},
+            cwd="/",
+            input=json.dumps({**request, "address": cluster.ray_address, "timeout_s": timeout_s}),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s + _MARGIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"{request['call']}: Ray at {cluster.ray_address} did not answer within {timeout_s:g} s"
+        ) from None
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        error = answer.get("error")
+    except (IndexError, ValueError, AttributeError):
+        raise Internal(f"{request['call']} of the actors failed: {done.stderr.strip()[-1000:]}") from None
+    if error is not None:
+        raise error_from_dict(error)
+    return answer["ok"]
+
+
+def _main() -> None:
+    request = json.loads(sys.stdin.read())
+    try:
+        answer: dict[str, Any] = {"ok": _carry_out(request)}
+    except ShoalError as error:
+        answer = {"error": error.to_dict()}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _carry_out(request: dict[str, Any]) -> Any:
+    import ray
+
+    from shoal.actors import deploy as actors
+    from shoal.cluster.store import open_store
+
+    try:
+        ray.init(address=request["address"], namespace="shoal", log_to_driver=False, configure_logging=False)
+    except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
+        raise Unavailable(f"Ray does not answer at {request['address']}: {error}") from None
+    try:
+        if request["call"] == "drain":
+            return actors.drain(timeout_s=request["timeout_s"])
+        if request["call"] == "relays":
+            return _relays(request["timeout_s"])
+        if request["call"] in ("serve", "unserve"):
+            return _about_serve(request)
+        secret = bytes.fromhex(request["secret"])
+        return actors.deploy(
+            request["settings"], request["cluster"], secret, store=open_store, timeout_s=request["timeout_s"]
+        )
+    finally:
+        ray.shutdown()
+
+
+def _about_serve(request: dict[str, Any]) -> Any:
+    from shoal.cluster.serving import control
+    from shoal.cluster.serving.first_token import first_token
+
+    if request["call"] == "unserve":
+        return control.stop()
+    control.start(request["settings"], request["host"], request["port"])
+    return first_token(request["token"])
+
+
+def _relays(timeout_s: float) -> list[str]:
+    import ray
+
+    from shoal.actors.handles import find_actor, translate
+    from shoal.actors.names import CONTROLLER
+
+    controller: Any = find_actor(CONTROLLER)
+    if controller is None:
+        raise Unavailable("Ray runs, but there is no controller")
+    try:
+        nodes = cast("list[NodeInfo]", ray.get(controller.nodes.remote(), timeout=timeout_s))
+    except ray.exceptions.RayError as error:
+        raise translate(error, "nodes") from None
+    return [node.address for node in nodes]
+
+
+if __name__ == "__main__":
+    _main()

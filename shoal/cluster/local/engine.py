@@ -1,0 +1,240 @@
+"""An engine for one machine: the Docker engine that runs, or else one of Shoal's own.
+
+Shoal's own keeps images in `<state_dir>/engine` and its sockets below `<run_dir>`, reads no configuration but ours, and makes no network:
+no bridge, no packet rules, no forwarding. All of that is the node's.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.cluster.local import packages, processes
+from shoal.model.cluster_file import ProcessRef
+from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
+from shoal.model.report import Report
+
+USUAL_ADDRESS = "unix:///var/run/docker.sock"
+
+_START_S = 60.0
+_STOP_S = 20.0
+_SERVICE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """An engine that answers at `address`; `process` where it is Shoal's own."""
+
+    address: str
+    process: ProcessRef | None = None
+
+
+def answers(address: str, timeout_s: float = 3.0) -> bool:
+    """Whether a Docker engine answers a ping there. A `unix:` address is asked directly, others through the SDK."""
+    if not address.startswith("unix://"):
+        return _answers_remote(address, timeout_s)
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(timeout_s)
+        try:
+            link.connect(address.removeprefix("unix://"))
+            link.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            response = http.client.HTTPResponse(link)
+            response.begin()
+        except (OSError, http.client.HTTPException):
+            return False
+        return response.status == 200
+
+
+def _answers_remote(address: str, timeout_s: float) -> bool:
+    import docker
+    import requests
+
+    try:
+        client = docker.DockerClient(base_url=address, timeout=timeout_s, version="auto")
+    except (docker.errors.DockerException, requests.RequestException, ValueError):
+        return False
+    client.close()
+    return True
+
+
+def running(configured: str | None, environ: Mapping[str, str]) -> str | None:
+    """The address of an engine that is there without our doing: the configured one, `DOCKER_HOST`, or the usual place.
+
+    One that somebody named and that does not answer is an `Unavailable`, not a reason to start another.
+    """
+    for name, address in (("engine_address", configured), ("DOCKER_HOST", environ.get("DOCKER_HOST"))):
+        if address:
+            if answers(address):
+                return address
+            raise Unavailable(
+                f"{name}: no Docker engine answers at {address}; start it, or unset {name} so that one is found or started"
+            )
+    return USUAL_ADDRESS if answers(USUAL_ADDRESS) else None
+
+
+def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Report) -> LocalEngine:
+    """The engine that runs, or one of our own, installed and started as need be.
+
+    `configured`: an address to use and no other. Named so, our own's (`own_address`) means that it shall be our own.
+    """
+    wants_own = configured == own_address(run_dir)
+    address = None if wants_own else running(configured, os.environ)
+    if address is not None:
+        return LocalEngine(address)
+    packages.ensure(packages.ENGINE_PROGRAMS, report)
+    if os.geteuid() != 0:
+        raise FailedPrecondition(
+            "no Docker engine answers, and only root can start one; start Docker, or run `shoal up` as root"
+        )
+    if not wants_own and _service_came_up():  # installing it may have started it
+        return LocalEngine(USUAL_ADDRESS)
+    with report("Starting a Docker engine"):
+        return start(state_dir, run_dir)
+
+
+def stop(engine: ProcessRef) -> None:
+    """Stops an engine of our own, containerd included."""
+    family = [engine, *_descendants(engine.pid)] if processes.alive(engine) else []
+    processes.stop([engine], grace_s=_STOP_S)
+    processes.stop(family[1:], grace_s=2.0)
+
+
+def forget(run_dir: Path) -> None:
+    """What an engine that has stopped leaves below `run_dir`."""
+    for name in ("engine.sock", "engine.pid", "engine.json"):
+        (run_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "engine", ignore_errors=True)
+
+
+def own_address(run_dir: Path) -> str:
+    return f"unix://{run_dir}/engine.sock"
+
+
+def leftover(run_dir: Path) -> ProcessRef | None:
+    """Our own engine, by its pid file, where it still runs though nobody wrote down that it does."""
+    try:
+        pid = int((run_dir / "engine.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return processes.ref(pid) if b"dockerd" in command and str(run_dir).encode() in command else None
+
+
+def _service_came_up() -> bool:
+    if not Path("/run/systemd/system").exists():
+        return answers(USUAL_ADDRESS)
+    deadline = time.monotonic() + _SERVICE_S
+    while time.monotonic() < deadline:
+        if answers(USUAL_ADDRESS):
+            return True
+        time.sleep(0.25)
+    return False
+
+
+def start(state_dir: Path, run_dir: Path) -> LocalEngine:
+    """Our own engine: the one that runs, or else a new one, which takes up the containers of the last."""
+    adopted = leftover(run_dir)
+    address = own_address(run_dir)
+    if adopted is not None and answers(address):
+        return LocalEngine(address, adopted)
+    if adopted is not None:
+        stop(adopted)
+    sockets = run_dir / "engine"
+    if len(f"{sockets}/containerd/containerd-debug.sock") > 107:
+        raise InvalidRequest(
+            f"run_dir: {run_dir} is too long for sockets below it; use a shorter path such as /run/shoal",
+            field="run_dir",
+        )
+    for directory in (state_dir, run_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+    (run_dir / "engine.pid").unlink(missing_ok=True)
+    _mount_cgroups()
+    configuration = run_dir / "engine.json"
+    configuration.write_text(json.dumps(_configuration(state_dir, run_dir), indent=2))
+    log = state_dir / "engine.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [packages.find("dockerd") or "dockerd", f"--config-file={configuration}"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"},
+        )
+    deadline = time.monotonic() + _START_S
+    while not answers(address, 1.0):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise FailedPrecondition(f"the Docker engine does not start; {log} ends with: {_tail(log)}")
+        time.sleep(0.05)
+    started = processes.ref(process.pid)
+    if started is None:
+        raise FailedPrecondition(f"the Docker engine ended right after its start; {log} ends with: {_tail(log)}")
+    process.returncode = 0  # it is meant to outlive us: no warning that it still runs
+    return LocalEngine(address, started)
+
+
+_DEFAULT_BRIDGE = "docker0"
+
+
+def _configuration(state_dir: Path, run_dir: Path) -> dict[str, object]:
+    return {
+        "data-root": str(state_dir / "engine"),
+        "exec-root": str(run_dir / "engine"),
+        "pidfile": str(run_dir / "engine.pid"),
+        "hosts": [own_address(run_dir)],
+        # Told of no bridge, Docker removes `docker0`, which may be the one of another Docker on this machine: that one it is told of.
+        "bridge": _DEFAULT_BRIDGE if Path("/sys/class/net", _DEFAULT_BRIDGE).exists() else "none",
+        "iptables": False,
+        "ip-forward": False,
+        "ip-masq": False,
+        "userland-proxy": False,
+        "live-restore": True,  # sandboxes outlive a crash of the engine
+    }
+
+
+def _mount_cgroups() -> None:
+    """On a machine whose init has mounted no control groups; containers need them."""
+    mounts = Path("/proc/self/mounts").read_text()
+    if any(line.split()[2] in ("cgroup", "cgroup2") for line in mounts.splitlines()):
+        return
+    done = subprocess.run(
+        [packages.find("mount") or "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise FailedPrecondition(f"control groups are not mounted, and cannot be: {done.stderr.strip()}")
+
+
+def _descendants(pid: int) -> list[ProcessRef]:
+    """Children before grandchildren. Container shims are none: they belong to init."""
+    found: list[ProcessRef] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            process = processes.ref(child)
+            if process is not None:
+                found += [process, *_descendants(child)]
+    return found
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        lines = file.read().decode(errors="replace").splitlines()
+    return " | ".join(lines[-3:])

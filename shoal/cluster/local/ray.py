@@ -1,0 +1,215 @@
+"""Ray's head on this machine: started, found again, stopped. Nothing else's Ray is touched.
+
+On a loopback address Ray listens on nothing but the loopback. Its token lies in a file that only the owner reads; no other of its
+ways to a token (`~/.ray`) is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shoal.cluster.local import processes
+from shoal.model.cluster_file import ProcessRef, loopback_environment
+from shoal.model.errors import FailedPrecondition, InvalidRequest
+
+DEFAULT_PORT = 6379
+REGION_LABEL = "ray.io/availability-region"
+
+_START_S = 120.0
+_GRACE_S = 3.0
+_LONGEST_SOCKET = len("/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_DROPPED = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TMPDIR")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """How to start the head. `cpus`: what Ray may hand out. `port` None: the usual one if it is free, else any. `environment`: variables
+    for all that Ray starts."""
+
+    cluster: str
+    temp_dir: Path
+    token_path: Path
+    address: str = "127.0.0.1"
+    port: int | None = None
+    cpus: int = 1
+    region: str | None = None
+    dashboard: bool = False
+    labels: dict[str, str] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
+    """Where Ray keeps its sessions: with the state, or with the sockets where that path is too long for Ray's own sockets."""
+    for directory in (state_dir / "ray", run_dir / "ray"):
+        if len(os.fsencode(directory)) + _LONGEST_SOCKET <= 107:
+            return directory
+    raise InvalidRequest(
+        f"state_dir: {state_dir} and run_dir {run_dir} are too long for Ray's sockets; use a shorter one such as /var/lib/shoal",
+        field="state_dir",
+    )
+
+
+def start(options: HeadOptions) -> str:
+    """Starts a head and returns its address (`host:port`) once it answers."""
+    environment = _environment(options)
+    options.temp_dir.mkdir(parents=True, exist_ok=True)
+    (options.temp_dir / "ray_current_cluster").unlink(missing_ok=True)  # of an earlier head
+    port = _choose_port(options)
+    try:
+        # A file, not a pipe: the daemons inherit it, and reading a pipe to its end would last as long as they do.
+        with (options.temp_dir / "start.log").open("wb") as log:
+            done = subprocess.run(
+                _command(options, port),
+                env=environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=_START_S,
+                start_new_session=True,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        stop(options.cluster, options.temp_dir)
+        raise FailedPrecondition(f"Ray did not start within {_START_S:g} s; see {options.temp_dir}/start.log") from None
+    if done.returncode != 0:
+        stop(options.cluster, options.temp_dir)
+        raise FailedPrecondition(f"Ray does not start: {_reason(options)}; see {options.temp_dir}/start.log")
+    return f"{options.address}:{port}"
+
+
+def stop(cluster: str, temp_dir: Path) -> list[ProcessRef]:
+    """Stops all of that cluster's Ray, workers and what they started included; returns what it found. Idempotent."""
+    stopped: list[ProcessRef] = []
+    # A raylet that ends may still start something: look until there is nothing.
+    while found := processes.of_cluster(cluster, temp_dir):
+        # The raylet tells the GCS that it goes, and waits for the answer.
+        processes.stop([p for p in found if not _is_gcs(p)], grace_s=_GRACE_S)
+        processes.stop(found, grace_s=_GRACE_S)
+        stopped += found
+    (temp_dir / "ray_current_cluster").unlink(missing_ok=True)
+    return stopped
+
+
+def daemons(cluster: str, temp_dir: Path) -> list[ProcessRef]:
+    """GCS and raylet: without either the cluster is dead."""
+    return [p for p in processes.of_cluster(cluster, temp_dir) if _is_gcs(p) or _is_raylet(p)]
+
+
+def answers(address: str, timeout_s: float = 2.0) -> bool:
+    """Whether something listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout_s).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_gcs(process: ProcessRef) -> bool:
+    return _program(process) == "gcs_server"
+
+
+def _is_raylet(process: ProcessRef) -> bool:
+    return _program(process) == "raylet"
+
+
+def _program(process: ProcessRef) -> str:
+    try:
+        return os.fsdecode(Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0]).rpartition("/")[2]
+    except OSError:
+        return ""
+
+
+def _command(options: HeadOptions, port: int) -> list[str]:
+    labels = {**(options.labels or {}), **({REGION_LABEL: options.region} if options.region else {})}
+    return [
+        *_ray_program(),
+        "start",
+        "--head",
+        f"--node-ip-address={options.address}",
+        f"--port={port}",
+        f"--num-cpus={options.cpus}",
+        f"--temp-dir={options.temp_dir}",
+        f"--include-dashboard={str(options.dashboard).lower()}",
+        "--include-log-monitor=false",  # 50 MB, to copy workers' output to drivers that do not ask for it
+        "--disable-usage-stats",
+        "--log-color=false",
+        # Fixed ports would keep a second cluster from standing beside this one.
+        f"--ray-client-server-port={free_port(options.address)}",
+        "--dashboard-agent-listen-port=0",
+        *([f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}"] if labels else []),
+    ]
+
+
+def _ray_program() -> list[str]:
+    """The `ray` of this very Python, wherever the PATH points."""
+    program = Path(sysconfig.get_path("scripts")) / "ray"
+    return [str(program)] if program.is_file() else [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def _environment(options: HeadOptions) -> dict[str, str]:
+    environment = {name: value for name, value in processes.environment().items() if name not in _DROPPED}
+    return {
+        **environment,
+        **options.environment,
+        **loopback_environment(options.address),
+        processes.MARK: options.cluster,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(options.token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray counts a machine's free memory, page cache included, and kills workers at 95 %: sandboxes have limits of their own, and a
+        # killed slot would end a sandbox that did nothing wrong.
+        "RAY_memory_monitor_refresh_ms": "0",
+    }
+
+
+def _choose_port(options: HeadOptions) -> int:
+    if options.port is not None:
+        if not is_free(options.address, options.port):
+            raise InvalidRequest(
+                f"port: {options.port} on {options.address} is taken; choose another, or none", field="port"
+            )
+        return options.port
+    return DEFAULT_PORT if is_free(options.address, DEFAULT_PORT) else free_port(options.address)
+
+
+def is_free(address: str, port: int) -> bool:
+    """Whether somebody may listen there."""
+    with socket.socket(_family(address)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(address: str) -> int:
+    """One that nobody listens on; `InvalidRequest` where the address is not this machine's."""
+    with socket.socket(_family(address)) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise InvalidRequest(
+                f"address: {address} is not an address of this machine ({error.strerror}); `ip address` lists them",
+                field="address",
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _reason(options: HeadOptions) -> str:
+    lines = (options.temp_dir / "start.log").read_text(errors="replace").splitlines()
+    return next(
+        (line.strip() for line in reversed(lines) if "rror" in line), lines[-1] if lines else "it says nothing"
+    )[:300]

@@ -1,0 +1,320 @@
+"""`shoal up` and `shoal down`: a cluster on one machine, brought up, mended and taken away.
+
+    up      engine → base image → Ray → actors → cluster.json → API. Again on a cluster that runs: nothing. On one of which a part has
+            died: what is left of it is taken away and started anew.
+    down    the same backwards, whatever of it still lives.
+
+    local_engine.py  the engine             local_ray.py     Ray's head
+    local_image.py   the base image         local_actors.py  controller and nodes
+    local_api.py     the HTTP API           serving/         the API in Serve
+    local_sweep.py   what a crash leaves    processes.py     which processes are ours
+    local_state.py   the state directory    packages.py      programs that a node needs
+
+In the state directory stay, until `purge`: the engine's images, the base image's archive, logs, settings.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shoal.cluster.local import actors as local_actors
+from shoal.cluster.local import api as local_api
+from shoal.cluster.local import engine as local_engine
+from shoal.cluster.local import image as local_image
+from shoal.cluster.local import packages, processes
+from shoal.cluster.local import ray as local_ray
+from shoal.cluster.local import state as local_state
+from shoal.cluster.local import sweep as local_sweep
+from shoal.cluster.local.engine import LocalEngine
+from shoal.model import cluster_file
+from shoal.model.cluster_file import ClusterFile
+from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
+from shoal.model.report import Report, silent
+from shoal.model.settings import Settings
+
+_PATIENT_S = 60.0
+"""How long `up` waits for what it would take away with all its sandboxes: what is dead refuses at once, what hangs may only be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """How to start Ray. `address`: what it listens on; `port` None: 6379 where it is free."""
+
+    address: str = "127.0.0.1"
+    port: int | None = None
+    region: str | None = None
+    dashboard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """What `up` did: `started` False where the cluster ran already."""
+
+    cluster: ClusterFile
+    nodes: int
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Which parts of a cluster answer; `api` None: there is none."""
+
+    engine: bool
+    ray: bool
+    api: bool | None
+
+    @property
+    def good(self) -> bool:
+        """Whether it lives. The API can be mended without touching the rest."""
+        return self.engine and self.ray
+
+
+def up(settings: Settings, options: UpOptions | None = None, report: Report = silent) -> Up:
+    """Makes sure that a cluster runs on this machine. What it had started is taken back when it fails or is interrupted.
+
+    Raises `FailedPrecondition` with the remedy where the machine lacks something, `InvalidRequest` for settings that make no sense.
+    """
+    options = options or UpOptions()
+    with local_state.lock(settings.state_dir, report):
+        cluster = cluster_file.read(settings.state_dir)
+        if cluster is not None and health(cluster, _PATIENT_S).good:
+            with report("Looking at the cluster that runs"):
+                nodes = _deploy_again(cluster)
+                local_api.mend(cluster)
+                return Up(cluster, nodes, started=False)
+        if cluster is not None:
+            with report("Taking away what is left of a cluster that died"):
+                _take_down(settings.state_dir, cluster, drain=False, keep_engine=True)
+        return _start(settings, options, report)
+
+
+def down(settings: Settings, *, purge: bool = False, report: Report = silent) -> bool:
+    """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own. Whether there was anything to take away.
+
+    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base image.
+    Raises the first thing that could not be undone, after trying all.
+    """
+    with local_state.lock(settings.state_dir, report):
+        try:
+            cluster = cluster_file.read(settings.state_dir)
+        except FailedPrecondition:
+            cluster = None  # nothing that it says is needed
+        found = cluster is not None or _leftovers(settings)
+        cluster = _presumed(settings) if cluster is None else _understood(cluster, settings)
+        with report("Ending sandboxes and stopping the cluster"):
+            errors = _take_down(settings.state_dir, cluster, drain=True, keep_engine=False)
+        if errors:
+            raise errors[0]
+        if purge:
+            with report("Removing images, caches and logs"):
+                local_state.purge(settings)
+        return found
+
+
+def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
+    """Which parts answer, without connecting to Ray. Takes milliseconds, at most twice `within_s` where something hangs.
+    `FailedPrecondition` for a cluster of another release of Shoal."""
+    local_state.settings_of(cluster)
+    engine = local_engine.answers(cluster.engine_address, within_s)
+    ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address, within_s)
+    return Health(engine, ray, local_api.answers(cluster) if cluster.api_listens else None)
+
+
+def roll(settings: Settings, report: Report = silent) -> ClusterFile:
+    """Replaces the API's replicas one after the other, while it serves: with the code that is installed now, and the certificate of now.
+
+    `FailedPrecondition` where there is no cluster with an API.
+    """
+    with local_state.lock(settings.state_dir, report):
+        cluster = cluster_file.read(settings.state_dir)
+        if cluster is None or not cluster.api_listens:
+            raise FailedPrecondition("there is no cluster with an API; run `shoal up`", state="no_cluster")
+        with report("Replacing the API's replicas"):
+            local_api.start(cluster)
+        return cluster
+
+
+def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
+    state, run_dir = settings.state_dir, settings.run_dir
+    identity = local_state.identity(state)
+    temp_dir = local_ray.choose_temp_dir(state, run_dir)
+    api = local_api.plan(settings, identity, options.address)
+    packages.ensure(packages.NODE_PROGRAMS, report)
+    engine: LocalEngine | None = None
+    try:
+        engine = local_engine.ensure(settings.engine_address, state, run_dir, report)
+        local_image.ensure(engine.address, settings.sandbox.image, state / "cache", report)
+        # Of an earlier cluster of this state directory whose `cluster.json` is lost.
+        _raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
+        local_ray.stop(identity, temp_dir)
+        local_state.forget_sessions(temp_dir)
+        cluster_file.write_private(state / "auth_token", secrets.token_hex(32).encode())
+        cluster_file.write_private(state / "secret", secrets.token_bytes(32))
+        with report("Starting Ray"):
+            head = _head_options(settings, options, identity, temp_dir)
+            address = local_ray.start(replace(head, environment=api.ray_environment()) if api is not None else head)
+        cluster = ClusterFile(
+            cluster=identity,
+            ray_address=address,
+            engine_address=engine.address,
+            auth_token_path=str(state / "auth_token"),
+            secret_path=str(state / "secret"),
+            run_dir=str(run_dir),
+            temp_dir=str(temp_dir),
+            started_at=time.time(),
+            engine=engine.process,
+            ray=tuple(local_ray.daemons(identity, temp_dir)),
+            settings=_as_found(settings, engine, api).to_dict(),
+        )
+        with report("Starting controller and node"):
+            nodes = local_actors.deploy(cluster, _secret(cluster))
+        if api is not None:
+            cluster = replace(cluster, api_listens=api.listens, api_url=api.url)
+            with report("Starting the API"):
+                local_api.start(cluster)
+        cluster_file.write(state, cluster)
+    except BaseException:
+        _take_down(state, _presumed(settings, engine), drain=False, keep_engine=False)
+        raise
+    return Up(cluster, nodes, started=True)
+
+
+def _as_found(settings: Settings, engine: LocalEngine, api: local_api.Plan | None) -> Settings:
+    """The settings as the cluster's processes get them: what was left open is decided, the API's URL too, by which tunnels are named."""
+    found: dict[str, object] = {"engine_address": engine.address}
+    if api is not None:
+        found["api"] = settings.api.model_copy(update={"port": api.port, "url": api.url})
+    return settings.model_copy(update=found)
+
+
+def _deploy_again(cluster: ClusterFile) -> int:
+    """Of a cluster whose processes live: it may only be slow, so nothing is taken away from those who use it."""
+    try:
+        return local_actors.deploy(cluster, _secret(cluster))
+    except Unavailable as error:
+        raise Unavailable(f"{error.message}; try again, or start anew with `shoal down` and `shoal up`") from None
+
+
+def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool) -> list[ShoalError]:
+    """Every step, whatever became of those before; what went wrong and is still there."""
+    settings = local_state.settings_of(cluster)
+    local_api.forget(cluster)
+    run_dir, temp_dir = Path(cluster.run_dir), Path(cluster.temp_dir)
+    if drain and cluster.ray_address and health(cluster).ray:
+        try:
+            local_actors.drain(cluster)
+        except ShoalError:
+            pass  # what actors would not take away, the sweep does
+    local_ray.stop(cluster.cluster, temp_dir)
+    engine = _reach_engine(cluster, state)
+    errors = local_sweep.everything(engine.address if engine else None, cluster.cluster, run_dir, settings.network)
+    own = engine.process if engine else None
+    if own is not None and not keep_engine and not errors:
+        assert engine is not None
+        local_sweep.containers(engine.address, None)
+        local_engine.stop(own)
+        local_sweep.mounts(run_dir)
+        local_sweep.mounts(state / "engine")
+        local_engine.forget(run_dir)
+    if not errors:
+        cluster_file.remove(state)
+        for name in ("auth_token", "secret"):
+            (state / name).unlink(missing_ok=True)
+    local_state.forget_sessions(temp_dir)
+    for directory in (temp_dir, run_dir):
+        try:
+            directory.rmdir()
+        except OSError:
+            pass  # not there, or somebody else's things are in it
+    return errors
+
+
+def _reach_engine(cluster: ClusterFile, state: Path) -> LocalEngine | None:
+    """The engine that holds the cluster's containers. One of our own that died is started again: only it can remove them properly."""
+    run_dir = Path(cluster.run_dir)
+    own = local_engine.own_address(run_dir)
+    address = cluster.engine_address
+    if address and address != own:
+        return LocalEngine(address) if local_engine.answers(address) else None
+    process = local_engine.leftover(run_dir)
+    if process is not None or cluster.engine is not None:
+        try:
+            return local_engine.start(state, run_dir)
+        except ShoalError:
+            return None
+    return None
+
+
+def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterFile:
+    """A cluster as its file would have described it, for taking away one that has none."""
+    address = engine.address if engine else settings.engine_address or ""
+    if not address:
+        own = local_engine.leftover(settings.run_dir) is not None
+        address = local_engine.own_address(settings.run_dir) if own else _engine_there(settings)
+    return ClusterFile(
+        cluster=local_state.identity(settings.state_dir),
+        ray_address="",
+        engine_address=address,
+        auth_token_path="",
+        secret_path="",
+        run_dir=str(settings.run_dir),
+        temp_dir=str(local_state.temp_dir(settings)),
+        started_at=0.0,
+        engine=engine.process if engine else local_engine.leftover(settings.run_dir),
+        settings=settings.to_dict(),
+    )
+
+
+def _understood(cluster: ClusterFile, settings: Settings) -> ClusterFile:
+    """One that another release of Shoal has started, with settings that are none for this one, is taken away by those of now."""
+    try:
+        local_state.settings_of(cluster)
+    except FailedPrecondition:
+        return replace(cluster, settings=settings.to_dict())
+    return cluster
+
+
+def _engine_there(settings: Settings) -> str:
+    try:
+        return local_engine.running(settings.engine_address, os.environ) or ""
+    except Unavailable:
+        return ""
+
+
+def _leftovers(settings: Settings) -> bool:
+    """Whether anything of a cluster without a file is there."""
+    identity = local_state.identity(settings.state_dir)
+    return (
+        bool(processes.of_cluster(identity, local_state.temp_dir(settings)))
+        or (settings.run_dir / identity).exists()
+        or local_engine.leftover(settings.run_dir) is not None
+    )
+
+
+def _head_options(settings: Settings, options: UpOptions, identity: str, temp_dir: Path) -> local_ray.HeadOptions:
+    return local_ray.HeadOptions(
+        cluster=identity,
+        temp_dir=temp_dir,
+        token_path=settings.state_dir / "auth_token",
+        address=options.address,
+        port=options.port,
+        cpus=max(1, round((os.cpu_count() or 1) * settings.node.cpu_overcommit)),
+        region=options.region,
+        dashboard=options.dashboard,
+    )
+
+
+def _secret(cluster: ClusterFile) -> bytes:
+    try:
+        return Path(cluster.secret_path).read_bytes()
+    except OSError as error:
+        raise Unavailable(f"the cluster's secret cannot be read: {error}") from None
+
+
+def _raise_first(errors: list[ShoalError]) -> None:
+    if errors:
+        raise errors[0]

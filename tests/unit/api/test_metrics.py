@@ -1,0 +1,181 @@
+"""What a replica counts and reports, health, and figures for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from shoal.cluster.api import health
+from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.metrics import exposition
+from shoal.cluster.api.request.context import RequestContext
+from shoal.model.access import AuditEntry, Caller, Scope
+from shoal.model.errors import Unavailable
+from tests.api import Api
+
+
+class Side:
+    """A controller that takes reports, or does not."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.entries: list[AuditEntry] = []
+        self.counters: dict[str, float] = {}
+        self.used: dict[str, float] = {}
+
+    async def report(
+        self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
+    ) -> None:
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unavailable("away")
+        self.entries += audit
+        for name, amount in counters.items():
+            self.counters[name] = self.counters.get(name, 0) + amount
+        self.used.update(used)
+
+
+def context(target: int) -> RequestContext:
+    return RequestContext("r", caller=Caller("tk-a", "main", Scope.RUN), action="exec", target=str(target))
+
+
+@pytest.mark.anyio
+class TestLedger:
+    async def test_what_was_not_taken_is_said_again_once(self) -> None:
+        side: Any = Side()
+        ledger = Ledger(side)
+        ledger.note(context(1))
+        ledger.add("shoal_execs_total", 2)
+        ledger.answered("GET", "/v1/x", 200, 0.003)
+        ledger.used["tk-a"] = 1.0
+        side.away = True
+        assert not await ledger.try_flush()
+        ledger.note(context(2))
+        ledger.add("shoal_execs_total", 1)
+        ledger.answered("GET", "/v1/x", 200, 40.0)
+        ledger.used["tk-a"] = 2.0
+        side.away = False
+        assert await ledger.try_flush()
+        assert await ledger.try_flush()
+        assert [entry.target for entry in side.entries] == ["1", "2"]
+        assert side.used == {"tk-a": 2.0}
+        assert side.counters["shoal_execs_total"] == 3
+        assert side.counters['shoal_http_requests_total{method="GET",route="/v1/x",status="200"}'] == 2
+        assert side.counters['shoal_http_request_seconds_bucket{le="0.0025"}'] == 0
+        assert side.counters['shoal_http_request_seconds_bucket{le="0.005"}'] == 1
+        assert side.counters['shoal_http_request_seconds_bucket{le="+Inf"}'] == 2
+        assert side.counters["shoal_http_request_seconds_sum"] == pytest.approx(40.003)
+
+    async def test_it_is_bounded_and_the_oldest_give_way(self) -> None:
+        side: Any = Side()
+        ledger = Ledger(side, most_entries=10)
+        side.away = True
+        for number in range(12):
+            ledger.note(context(number))
+        assert not await ledger.try_flush()
+        for number in range(12, 15):
+            ledger.note(context(number))
+        side.away = False
+        assert await ledger.try_flush()
+        assert [entry.target for entry in side.entries] == [str(number) for number in range(5, 15)]
+        assert side.counters["shoal_audit_dropped_total"] == 5
+
+    async def test_many_go_in_several_reports(self) -> None:
+        side: Any = Side()
+        ledger = Ledger(side)
+        for number in range(2500):
+            ledger.note(context(number))
+        await ledger.flush()
+        assert len(side.entries) == 2500
+
+    async def test_what_happens_during_a_report_is_for_the_next_one(self) -> None:
+        class Busy(Side):
+            """Requests end during each report."""
+
+            reports = 0
+
+            async def report(
+                self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
+            ) -> None:
+                await super().report(audit, counters, used)
+                self.reports += 1
+                for number in range(3):
+                    ledger.note(context(number))
+                ledger.answered("GET", "/v1/x", 200, 0.001)
+                ledger.used["tk-a"] = 1.0
+
+        side: Any = Busy()
+        ledger = Ledger(side)
+        ledger.answered("GET", "/v1/x", 200, 0.001)
+        async with asyncio.timeout(20):  # a machine may stand still for seconds
+            await ledger.flush()
+        assert side.reports == 1
+        await ledger.flush()
+        assert (side.reports, len(side.entries), side.used) == (2, 3, {"tk-a": 1.0})
+
+
+def test_the_end_of_a_replica_reports_what_is_left() -> None:
+    from tests.api import serving
+
+    with serving() as api:
+        made = api.sandbox()
+        fake = api.fake
+    assert [entry.target for entry in fake.admin.entries] == [made["id"]]
+    assert api.root.split("_")[1] in fake.replica_side.used
+
+
+class TestHealth:
+    def test_neither_asks_for_a_token(self, api: Api) -> None:
+        for path in ("/v1/health", "/v1/ready"):
+            assert api.ask("GET", path, token=None).json["status"] == "ok"
+
+    def test_it_is_not_ready_while_the_controller_is_away(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health, "_FRESH_S", 0.0)
+        api.fake.fail_next("last_event", Unavailable("it restarts"))
+        got = api.ask("GET", "/v1/ready", token=None)
+        assert (got.status, got.json["code"]) == (503, "unavailable")
+        assert api.ask("GET", "/v1/ready", token=None).status == 200
+
+    def test_a_controller_that_is_silent_is_away(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def silent() -> int:
+            await asyncio.Event().wait()
+            return 0
+
+        monkeypatch.setattr(health, "READY_S", 0.05)
+        monkeypatch.setattr(api.fake.admin, "last_event", silent)
+        assert api.ask("GET", "/v1/ready", token=None).status == 503
+        assert api.ask("GET", "/v1/health", token=None).status == 200
+
+    def test_asking_often_asks_the_controller_once(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health, "_FRESH_S", 60.0)
+        for _ in range(20):
+            api.ask("GET", "/v1/ready", token=None)
+        assert len(api.fake.named("last_event")) == 1
+
+
+class TestMetrics:
+    def test_they_hold_what_replicas_counted(self, api: Api) -> None:
+        made = api.sandbox()
+        api.ask("POST", f"/v1/sandboxes/{made['id']}/exec", {"argv": ["true"]})
+        got = api.ask("GET", "/metrics")
+        assert got.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        lines = got.body.decode().splitlines()
+        assert "# TYPE shoal_execs_total counter" in lines
+        assert "shoal_execs_total 1" in lines
+        assert 'shoal_http_requests_total{method="POST",route="/v1/sandboxes",status="201"} 1' in lines
+        assert "# TYPE shoal_http_request_seconds histogram" in lines
+        assert "# TYPE shoal_nodes gauge" in lines
+
+    def test_families_stand_together_and_buckets_in_order(self) -> None:
+        figures = {
+            "b_total": 2.0, 'a_bucket{le="+Inf"}': 3.0, 'a_bucket{le="10.0"}': 2.0, 'a_bucket{le="2.5"}': 1.0, "a_sum": 1.5,
+            "a_count": 3.0, 'c{state="running"}': 1.0, 'c{state="pending"}': 1e300,
+        }  # fmt: skip
+        assert "".join(exposition(figures)).splitlines() == [
+            "# TYPE a histogram", 'a_bucket{le="2.5"} 1', 'a_bucket{le="10.0"} 2', 'a_bucket{le="+Inf"} 3', "a_count 3",
+            "a_sum 1.5", "# TYPE b_total counter", "b_total 2", "# TYPE c gauge", 'c{state="pending"} 1e+300',
+            'c{state="running"} 1',
+        ]  # fmt: skip

@@ -1,0 +1,245 @@
+"""Sandboxes, as a user holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal.model.spec import SandboxSpec
+from tests.unit.client_lab import Face
+
+
+@pytest.fixture
+def face() -> Face:
+    return Face()
+
+
+def spec_of(face: Face, **arguments: Any) -> SandboxSpec:
+    shoal.Sandbox.create(client=face.client, **arguments)
+    spec = face.fake.named("create")[-1]
+    assert isinstance(spec, SandboxSpec)
+    return spec
+
+
+# Creating
+
+
+def test_what_is_not_given_is_the_clusters_default(face: Face) -> None:
+    spec = spec_of(face)
+    resources = spec.resources
+    assert (spec.image, spec.timeout, spec.network, spec.environment) == ("shoal/base", 300.0, "default", "main")
+    assert (resources.cpu_request, resources.cpu_limit) == (0.125, 1.0)
+    assert (resources.memory_request, resources.memory_limit, resources.disk, resources.pids) == (128, 1024, 8192, 512)
+    spec_of(face)
+    assert len(face.fake.named("defaults")) == 1  # asked for once
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"), [(0.5, (0.5, 1.0)), (2, (2, 2)), ((0.5, 4), (0.5, 4)), ([1, 2], (1, 2))], ids=str
+)
+def test_one_number_is_the_request_and_the_limit_at_least_the_default(face: Face, cpu: Any, expected: Any) -> None:
+    resources = spec_of(face, cpu=cpu).resources
+    assert (resources.cpu_request, resources.cpu_limit) == expected
+
+
+def test_all_arguments_arrive(face: Face) -> None:
+    sandbox = shoal.Sandbox.create(
+        *("sleep", "9"),
+        image="i",
+        name="n",
+        tags={"a": "b"},
+        env={"E": "1"},
+        workdir="/w",
+        user="u",
+        memory=(64, 128),
+        disk=10,
+        gpu=1,
+        pids=9,
+        timeout=5,
+        idle_timeout=2,
+        pty=True,
+        network="none",
+        region="r",
+        runtime="runsc",
+        environment="dev",
+        idempotency_key="k",
+        client=face.client,
+    )
+    spec = face.fake.named("create")[0]
+    assert spec.command == ("sleep", "9")
+    assert (spec.image, spec.name, spec.tags, spec.env, spec.workdir, spec.user) == (
+        "i",
+        "n",
+        {"a": "b"},
+        {"E": "1"},
+        "/w",
+        "u",
+    )
+    assert (spec.resources.memory_request, spec.resources.memory_limit) == (64, 128)
+    assert (spec.resources.disk, spec.resources.gpu, spec.resources.pids) == (10, 1, 9)
+    assert (spec.timeout, spec.idle_timeout, spec.pty, spec.network, spec.region) == (5, 2, True, "none", "r")
+    assert (spec.runtime, spec.environment, spec.idempotency_key) == ("runsc", "dev", "k")
+    assert (sandbox.name, sandbox.tags) == ("n", {"a": "b"})
+
+
+def test_every_create_carries_a_key_of_its_own(face: Face) -> None:
+    keys = [spec_of(face).idempotency_key for _ in range(3)]
+    assert None not in keys
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"cpu": "much"}, "cpu"),
+        ({"cpu": True}, "cpu"),
+        ({"cpu": (1, 2, 3)}, "cpu"),
+        ({"cpu": 0}, "cpu"),
+        ({"cpu": -1}, "cpu"),
+        ({"cpu": (2, 1)}, "cpu"),
+        ({"cpu": float("nan")}, "cpu"),
+        ({"memory": 1.5}, "memory"),
+        ({"memory": (512, 128)}, "memory"),
+        ({"disk": 0}, "disk"),
+        ({"gpu": -1}, "gpu"),
+        ({"pids": 0}, "pids"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"idle_timeout": -3}, "idle_timeout"),
+        ({"workdir": "relative"}, "workdir"),
+        ({"env": ["A=1"]}, "env"),
+        ({"env": {"A=B": "1"}}, "env"),
+        ({"tags": "a"}, "tags"),
+        ({"tags": {"a": 1}}, "tags"),
+        ({"name": "not a name"}, "name"),
+        ({"network": "some"}, "network"),
+        ({"image": ""}, "image"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_told_by_field_and_nothing_is_made(face: Face, arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(shoal.InvalidRequest, match=field) as caught:
+        shoal.Sandbox.create(client=face.client, **arguments)
+    assert caught.value.field == field
+    assert list(shoal.Sandbox.list(client=face.client)) == []
+
+
+# Finding
+
+
+def test_found_by_id_by_name_and_by_tags(face: Face) -> None:
+    first = face.sandbox(name="one")
+    second = shoal.Sandbox.create(tags={"job": "x", "n": "2"}, client=face.client)
+    assert shoal.Sandbox.from_id(first.id, client=face.client).name == "one"
+    assert shoal.Sandbox.from_name("one", client=face.client).id == first.id
+    assert [s.id for s in shoal.Sandbox.list(client=face.client)] == [second.id, first.id]
+    assert [s.id for s in shoal.Sandbox.list(tags={"job": "x"}, client=face.client)] == [second.id]
+    second.set_tags({"job": "y"})
+    assert second.tags == {"job": "y"}
+    assert list(shoal.Sandbox.list(tags={"job": "x"}, client=face.client)) == []
+
+
+def test_what_never_was_is_not_found_and_what_is_no_id_is_refused(face: Face) -> None:
+    with pytest.raises(shoal.SandboxNotFound):
+        shoal.Sandbox.from_id("sb-0", client=face.client)
+    with pytest.raises(shoal.InvalidRequest, match="sandbox_id"):
+        shoal.Sandbox.from_id("0", client=face.client)
+    with pytest.raises(shoal.SandboxNotFound):
+        shoal.Sandbox.from_name("nobody", client=face.client)
+
+
+def test_a_name_that_is_taken_is_refused_and_free_again_after_the_end(face: Face) -> None:
+    with face.sandbox(name="one"), pytest.raises(shoal.AlreadyExists, match="name"):
+        face.sandbox(name="one")
+    with face.sandbox(name="one") as again:
+        assert shoal.Sandbox.from_name("one", client=face.client).id == again.id
+
+
+# Ending
+
+
+def test_a_context_manager_terminates(face: Face) -> None:
+    with face.sandbox() as sandbox:
+        assert sandbox.poll() is None
+        assert not sandbox.info().ended
+    info = sandbox.info()
+    assert (info.state, info.reason) == (shoal.State.TERMINATED, shoal.Reason.TERMINATED)
+    with pytest.raises(shoal.SandboxEnded, match="ended") as caught:
+        sandbox.run("true")
+    assert caught.value.reason == "terminated"
+    sandbox.terminate()  # again is harmless
+    assert len(face.fake.named("terminate")) == 1
+
+
+def test_awaited_too(face: Face) -> None:
+    async def use() -> shoal.SandboxInfo:
+        async with await shoal.Sandbox.create.aio(client=face.client) as sandbox:
+            assert (await sandbox.run.aio("echo hi")).stdout == "hi\n"
+        return await sandbox.info.aio()
+
+    assert asyncio.run(use()).ended
+
+
+def test_its_own_command_has_output_and_an_end(face: Face) -> None:
+    sandbox = face.sandbox("echo", "hello", "there")
+    assert sandbox.wait(timeout=5) == 0
+    assert sandbox.returncode == 0
+    assert sandbox.info().reason is shoal.Reason.COMPLETED
+    assert list(sandbox.stdout) == ["hello there\n"]  # it has ended: out of what was kept
+    assert sandbox.stderr.read() == ""
+    assert sandbox.poll() == 0
+
+
+def test_its_own_commands_output_goes_on_across_the_end(face: Face) -> None:
+    sandbox = face.sandbox("cat")
+    sandbox.stdin.write("one\ntw")
+    assert sandbox.stdout.readline() == "one\n"
+    sandbox.stdin.write("o\n")
+    sandbox.stdin.close()
+    assert sandbox.wait(timeout=5) == 0
+    assert sandbox.stdout.read() == "two\n"
+
+
+def test_waiting_has_a_limit(face: Face) -> None:
+    sandbox = face.sandbox("sleep", "60")
+    began = time.monotonic()
+    with pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"):
+        sandbox.wait(timeout=0.05)
+    assert time.monotonic() - began < 30  # a machine may stand still for seconds
+    assert sandbox.returncode is None
+
+
+def test_without_a_command_of_its_own_there_is_no_output_of_it(face: Face) -> None:
+    with pytest.raises(shoal.FailedPrecondition, match="without a command"):
+        _ = face.sandbox().stdout
+
+
+# The default client
+
+
+def test_the_client_that_is_used_is_the_last_that_was_connected(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.client import cluster as client
+
+    monkeypatch.setattr(client._default, "client", face.client)
+    sandbox = shoal.Sandbox.create()
+    assert shoal.Sandbox.from_id(sandbox.id).id == sandbox.id
+    with face.client as same:
+        assert same.nodes()[0].sandboxes == 1
+    assert client._default.client is None
+    assert face.fake.named("close") == [None]
+
+
+def test_without_a_cluster_the_next_step_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.client import cluster as client
+
+    monkeypatch.setattr(client._default, "client", None)
+    monkeypatch.setenv("SHOAL_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("SHOAL_CONFIG", str(tmp_path / "config.toml"))  # not that of whoever runs this
+    for name in ("SHOAL_URL", "SHOAL_TOKEN", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(shoal.FailedPrecondition, match="run `shoal up`"):
+        shoal.Sandbox.create("true")
