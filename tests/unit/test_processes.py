@@ -90,7 +90,7 @@ def test_one_that_writes_the_raylets_log_is_the_clusters_and_a_reader_is_not(tmp
 
 def test_this_process_is_never_the_clusters(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from shoal.cluster import processes; import sys; "
+        "from pathlib import Path; from shoal.cluster.local import processes; import sys; "
         "print(processes.of_cluster(sys.argv[2], Path(sys.argv[1])))"
     )
     ours = mark()

@@ -40,7 +40,7 @@ class TestTokens:
             None, "", "Bearer", "Bearer ", "Bearer x", "Basic dXNlcjpwYXNz", f"Bearer {mint()[1]}", "Bearer shoal_tk-x_y",
             "Bearer é" + mint()[1], mint()[1],
         ],
-        ids=repr,
+        ids=["none", "empty", "no-value", "blank", "short", "basic", "unknown", "no-secret", "not-ascii", "no-scheme"],
     )  # fmt: skip
     def test_without_a_right_one_nobody_gets_in(self, api: Api, header: str | None) -> None:
         headers = {} if header is None else {"Authorization": header.encode("latin-1").decode("latin-1")}
