@@ -6,7 +6,7 @@
         result = sandbox.run("python3 -c 'print(6 * 7)'")
         print(result.stdout)
 
-Every call blocks, and has an `.aio` twin: `await shoal.Sandbox.create.aio(...)`. Names load when they are first used.
+Every call blocks, and has an `.aio` form: `await shoal.Sandbox.create.aio(...)`. Names load when they are first used.
 """
 
 from __future__ import annotations

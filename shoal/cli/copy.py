@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One end of a copy: a path here (`sandbox` None) or in a sandbox."""
+class RemotePath:
+    """A path in a sandbox, given as SANDBOX:PATH; `sandbox` is a name or an id."""
 
-    sandbox: str | None
+    sandbox: str
     path: str
 
 
 def cp(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="PATH here, or SANDBOX:PATH.", show_default=False)],
-    target: Annotated[str, typer.Argument(metavar="DST", help="PATH here, or SANDBOX:PATH.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A local PATH, or SANDBOX:PATH.", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="DST", help="A local PATH, or SANDBOX:PATH.", show_default=False)],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
 ) -> None:
     """Copy a file or a tree into a sandbox, or out of one.
 
-    As `cp -r` does: into DST where that is a directory, else to DST. Paths in a sandbox are absolute. A path here that holds a colon
-    is written with a slash, as ./a:b.
+    Works like `cp -r`: if DST is a directory, the copy goes into it. Paths in a sandbox are absolute.
+    Write a local path that holds a colon with a slash, such as ./a:b.
 
     \b
     Examples:
@@ -43,54 +43,52 @@ def cp(
       shoal cp src web:/srv/
       shoal cp web:/var/log ./logs
     """
-    from_, to = place(source), place(target)
-    if (from_.sandbox is None) == (to.sandbox is None):
+    remote_source, remote_target = parse_path(source), parse_path(target)
+    if remote_target is not None and remote_source is None:
+        moved = with_cluster(lambda client: _upload(client, Path(source), remote_target))
+    elif remote_source is not None and remote_target is None:
+        moved = with_cluster(lambda client: _download(client, remote_source, Path(target)))
+    else:
         raise InvalidRequest(
             "SRC, DST: exactly one of them must be in a sandbox, written SANDBOX:PATH, such as web:/srv/main.py",
             field="dst",
         )
-    if to.sandbox is not None:
-        inside = to.sandbox
-        moved = with_cluster(lambda client: _upload(client, inside, Path(from_.path), to.path))
-    elif from_.sandbox is not None:
-        inside = from_.sandbox
-        moved = with_cluster(lambda client: _download(client, inside, from_.path, Path(to.path)))
     for name in moved.skipped:
-        console.print_error(f"{name}: left out, as it is no file, directory or link that stays within the tree")
+        console.print_error(f"{name}: skipped: not a file, a directory or a link within the tree")
     if not quiet:
         console.err().print(f"{moved.files} file{'' if moved.files == 1 else 's'}, {moved.bytes:,} bytes")
 
 
-def place(text: str) -> Place:
-    """`SANDBOX:/path`, or a path here."""
+def parse_path(text: str) -> RemotePath | None:
+    """The remote path that `text` names; None if it is a path on this machine. `InvalidRequest` if it is relative."""
     name, colon, path = text.partition(":")
     if not colon or not name or "/" in name or name in (".", ".."):
-        return Place(None, text)
+        return None
     if not path.startswith("/"):
         raise InvalidRequest(
             f"{text}: {path!r} is relative; paths in a sandbox are absolute, such as {name}:/{path}", field="path"
         )
-    return Place(name, path)
+    return RemotePath(name, path)
 
 
-async def _upload(client: Client, name: str, source: Path, target: str) -> Transfer:
+async def _upload(client: Client, source: Path, remote: RemotePath) -> Transfer:
     size, is_tree, own_name = await asyncio.to_thread(_describe, source)
-    files = (await find(client, name)).files
+    files, target = (await find(client, remote.sandbox)).files, remote.path
     if await _is_directory(files, target) or (target.endswith("/") and is_tree):
         target = str(PurePosixPath(target) / own_name)
     with console.byte_bar(own_name, size) as moved:
         return await files.upload.aio(source, target, progress=moved)
 
 
-async def _download(client: Client, name: str, source: str, target: Path) -> Transfer:
-    files = (await find(client, name)).files
-    entry = await files.stat.aio(source)
-    own_name = PurePosixPath(source).name
+async def _download(client: Client, remote: RemotePath, target: Path) -> Transfer:
+    files = (await find(client, remote.sandbox)).files
+    entry = await files.stat.aio(remote.path)
+    own_name = PurePosixPath(remote.path).name
     into = await asyncio.to_thread(target.is_dir)
     if into and own_name:
         target /= own_name
     with console.byte_bar(own_name or "/", entry.size if entry.kind == "file" else None) as moved:
-        return await files.download.aio(source, target, progress=moved)
+        return await files.download.aio(remote.path, target, progress=moved)
 
 
 async def _is_directory(files: FileSystem, path: str) -> bool:
@@ -101,7 +99,7 @@ async def _is_directory(files: FileSystem, path: str) -> bool:
 
 
 def _describe(source: Path) -> tuple[int, bool, str]:
-    """Bytes to be moved (near enough for a bar), whether it is a tree, and its own name."""
+    """Bytes to move (an estimate, for the progress bar), whether it is a tree, and its name."""
     try:
         if not source.is_dir():
             return source.stat().st_size, False, source.name
@@ -113,5 +111,5 @@ def _describe(source: Path) -> tuple[int, bool, str]:
             try:
                 total += (Path(directory) / name).lstat().st_size
             except OSError:
-                continue  # gone meanwhile: the copy itself will tell, if it matters
+                continue  # it vanished; the copy itself reports what matters
     return total, True, source.resolve().name

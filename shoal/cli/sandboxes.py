@@ -16,7 +16,7 @@ from shoal.cli.options import EnvironmentName, Json, SandboxName, pairs
 from shoal.cli.session import find, with_cluster
 from shoal.client.arguments import states_of
 from shoal.client.output import ProcessBytes
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.model.errors import FailedPrecondition, ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.info import Listing, SandboxInfo
@@ -112,9 +112,9 @@ async def _logs(client: Client, name: str, follow: bool) -> None:
     info = await sandbox.info.aio()
     if not info.spec.command:
         raise FailedPrecondition("this sandbox was created without a command of its own", state=info.state.value)
-    reach = Reach(client.transport, sandbox.id)
+    agent = RetryingAgent(client.transport, sandbox.id)
     await asyncio.gather(
-        *(_copy_log(ProcessBytes(reach, MAIN_PROCESS, fd, peek=True, follow=follow), fd) for fd in (1, 2))
+        *(_copy_log(ProcessBytes(agent, MAIN_PROCESS, fd, peek=True, follow=follow), fd) for fd in (1, 2))
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 from shoal.client.events import Events
 from shoal.model.access import AuditEntry, Environment, Quota, Scope, TokenInfo
 from shoal.model.errors import InvalidRequest
@@ -26,7 +26,7 @@ class Administration:
 
     # Environments
 
-    @method_twin
+    @dual_method
     async def create_environment(
         self,
         name: str,
@@ -43,18 +43,18 @@ class Administration:
         check_name("name", name)
         return await self.transport.admin.create_environment(name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
-    @method_twin
+    @dual_method
     async def environments(self) -> Sequence[Environment]:
         """Those that you may see, by name, each with its quota and what is used of it."""
         return await self.transport.admin.environments()
 
-    @method_twin
+    @dual_method
     async def environment(self, name: str) -> Environment:
         """One of them; `EnvironmentNotFound`."""
         check_name("name", name)
         return await self.transport.admin.environment(name)
 
-    @method_twin
+    @dual_method
     async def set_quota(
         self,
         name: str,
@@ -71,7 +71,7 @@ class Administration:
         check_name("name", name)
         return await self.transport.admin.set_quota(name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
-    @method_twin
+    @dual_method
     async def delete_environment(self, name: str) -> None:
         """Takes it away, and revokes its tokens. `FailedPrecondition` while sandboxes live in it; `main` stays (`InvalidRequest`).
         Its name is free again once what happened in it is forgotten."""
@@ -80,7 +80,7 @@ class Administration:
 
     # Tokens
 
-    @method_twin
+    @dual_method
     async def create_token(
         self,
         name: str,
@@ -103,19 +103,19 @@ class Administration:
         where = environment if environment is not None else await self.transport.default_environment()
         return await self.transport.admin.create_token(name, where, wanted, expires_in)
 
-    @method_twin
+    @dual_method
     async def tokens(self) -> Sequence[TokenInfo]:
         """Those that you may see, newest first, revoked and expired ones included; never their texts."""
         return await self.transport.admin.tokens()
 
-    @method_twin
+    @dual_method
     async def revoke_token(self, token_id: str) -> TokenInfo:
         """Has a token (`tk-…`) refused from now on. Again is harmless; `TokenNotFound`."""
         return await self.transport.admin.revoke_token(token_id)
 
     # Looking back
 
-    @method_twin
+    @dual_method
     async def audit(self, *, limit: int = 100, before: int | None = None) -> Sequence[AuditEntry]:
         """Who did what, newest first: up to `limit` (1,000 at most) entries with an id below `before`."""
         check_number("limit", limit, 0, _MAX_AUDIT, "entries", whole=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shoal.client import cluster_address
 from shoal.client.admin import Administration
 from shoal.client.contexts import Context
-from shoal.client.dual_method import at_exit, function_twin, method_twin
+from shoal.client.dual_method import at_exit, dual_function, dual_method
 from shoal.model import cluster_file
 from shoal.model.errors import InvalidRequest
 from shoal.model.info import NodeInfo
@@ -33,12 +33,12 @@ class Client(Administration, Context):
         self.undoing = Undoing()
         self._defaults: SandboxDefaults | None = None
 
-    @method_twin
+    @dual_method
     async def nodes(self) -> Sequence[NodeInfo]:
         """The nodes of the cluster: what each has, and what runs on it. Over HTTP: for tokens of all environments."""
         return await self.transport.nodes()
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Closes the connections to sandboxes; the sandboxes live on. Again is harmless; a later call opens them again."""
         await self.undoing.settle()
@@ -48,7 +48,7 @@ class Client(Administration, Context):
 
     _leave = close
 
-    @method_twin
+    @dual_method
     async def defaults(self) -> SandboxDefaults:
         """What the cluster gives a sandbox whose creator does not say; asked for once."""
         if self._defaults is None:
@@ -56,7 +56,7 @@ class Client(Administration, Context):
         return self._defaults
 
 
-@function_twin
+@dual_function
 async def connect(address: str | None = None, *, token: str | None = None, ca: str | None = None) -> Client:
     """Connects to a cluster; `Sandbox.create` and its like use the last one connected to.
 

@@ -1,11 +1,11 @@
-"""What the face's objects do in `with` blocks and `for` loops, in the blocking form and the awaited one."""
+"""What the client's objects do in `with` blocks and `for` loops, in the blocking form and the awaited one."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Context:
     """A context manager in both forms, which calls `_leave` at the end of its block."""
 
-    _leave: method_twin[Any, [], None]  # its object is whichever class inherits this
+    _leave: dual_method[Any, [], None]  # its object is whichever class inherits this
 
     def __enter__(self) -> Self:
         return self
@@ -35,7 +35,7 @@ class Context:
 class Series(Context, Generic[T]):
     """An iterator in both forms besides: what `next` gives, until that is None."""
 
-    next: method_twin[Any, ..., T | None]
+    next: dual_method[Any, ..., T | None]
 
     def __iter__(self) -> Self:
         return self

@@ -84,9 +84,9 @@ class CreateManyCall(Protocol):
     ) -> list[Sandbox | ShoalError]: ...
 
 
-def create_many_call(twin: object) -> CreateManyCall:
-    """The twin, with a type that says more than a plain signature can."""
-    return cast(CreateManyCall, twin)
+def create_many_call(call: object) -> CreateManyCall:
+    """The same call, with overloads that a plain signature cannot express."""
+    return cast(CreateManyCall, call)
 
 
 _PLAIN: dict[str, Any] = {

@@ -3,8 +3,8 @@
 The blocking form runs the coroutine on one background event loop, in a daemon thread that is started on first use and
 shared by all threads of the process. The `.aio` form runs in the caller's own loop: there is no thread between them.
 
-    @method_twin      a method
-    @function_twin    a function, or a static method (with `@staticmethod` beneath)
+    @dual_method      a method
+    @dual_function    a function, or a static method (with `@staticmethod` beneath)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EXIT_S = 5.0
 _ENDING = "the process is ending"
 
 
-class Twin(Generic[P, R_co]):
+class DualCall(Generic[P, R_co]):
     # A call in both forms; `aio` gives the coroutine. This is no docstring: each object carries that of its body.
 
     __slots__ = ("__doc__", "aio")
@@ -61,7 +61,7 @@ class Twin(Generic[P, R_co]):
         return f"<{getattr(self.aio, '__qualname__', self.aio)}, and its .aio>"
 
 
-class method_twin(Generic[S, P, R]):  # noqa: N801  # a decorator
+class dual_method(Generic[S, P, R]):  # noqa: N801  # a decorator
     """Makes an `async def` method callable in both forms."""
 
     def __init__(self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]]) -> None:
@@ -69,21 +69,21 @@ class method_twin(Generic[S, P, R]):  # noqa: N801  # a decorator
         functools.update_wrapper(self, function)
 
     @overload
-    def __get__(self, instance: None, owner: type[S]) -> method_twin[S, P, R]: ...
+    def __get__(self, instance: None, owner: type[S]) -> dual_method[S, P, R]: ...
     @overload
-    def __get__(self, instance: S, owner: type[S]) -> Twin[P, R]: ...
-    def __get__(self, instance: S | None, owner: type[S]) -> method_twin[S, P, R] | Twin[P, R]:
+    def __get__(self, instance: S, owner: type[S]) -> DualCall[P, R]: ...
+    def __get__(self, instance: S | None, owner: type[S]) -> dual_method[S, P, R] | DualCall[P, R]:
         if instance is None:
             return self
-        return Twin(MethodType(self._function, instance))
+        return DualCall(MethodType(self._function, instance))
 
     def __call__(self, instance: S, *args: P.args, **kwargs: P.kwargs) -> R:
         return block_on(self._function(instance, *args, **kwargs))
 
 
-def function_twin(function: Callable[P, Coroutine[Any, Any, R]]) -> Twin[P, R]:
+def dual_function(function: Callable[P, Coroutine[Any, Any, R]]) -> DualCall[P, R]:
     """Makes an `async def` function callable in both forms."""
-    return Twin(function)
+    return DualCall(function)
 
 
 def block_on(coroutine: Coroutine[Any, Any, R]) -> R:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from shoal.client.contexts import Series
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 from shoal.client.retrying_agent import Patience
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import Unavailable
@@ -31,13 +31,13 @@ class Events(Series[SandboxEvent]):
         self._found: deque[SandboxEvent] = deque()
         self._closed = False
 
-    @method_twin
+    @dual_method
     async def start(self) -> None:
         """Marks the point from which on nothing is missed; the first `next` does it otherwise."""
         if self._after is None:
             self._after = await self._transport.admin.last_event()
 
-    @method_twin
+    @dual_method
     async def next(self, timeout: float | None = None) -> SandboxEvent | None:
         """The next event, whenever it comes; None once it is closed or, of one sandbox, that has ended, and after `timeout` seconds."""
         await self.start.aio()
@@ -68,7 +68,7 @@ class Events(Series[SandboxEvent]):
         self._after = event.id
         return event
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """No more. Again is harmless."""
         self._closed = True

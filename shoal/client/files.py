@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
-from shoal.client.dual_method import method_twin
-from shoal.client.retrying_agent import Reach
+from shoal.client.dual_method import dual_method
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.sandbox_file import FileBytes, SandboxFile
 from shoal.client.tar_trees import Transfer, pack, unpack
 from shoal.client.watch import Watch
@@ -46,8 +46,8 @@ class _OpenCall(Protocol):
     async def aio(self, path: PathLike, mode: str) -> SandboxFile[Any]: ...
 
 
-def _open_call(twin: object) -> _OpenCall:
-    return cast(_OpenCall, twin)
+def _open_call(call: object) -> _OpenCall:
+    return cast(_OpenCall, call)
 
 
 class FileSystem:
@@ -58,22 +58,22 @@ class FileSystem:
     user where it is not given.
     """
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, agent: RetryingAgent) -> None:
+        self._agent = agent
 
     # Content
 
-    @method_twin
+    @dual_method
     async def read_bytes(self, path: PathLike, *, offset: int = 0, length: int = -1) -> bytes:
         """A file's bytes, from `offset` on; `length` -1: to its end. More than 1 GiB is `QuotaExceeded`: use `open`."""
-        return await self._reach.call(lambda agent: agent.read_bytes(path, offset, length))
+        return await self._agent.call(lambda agent: agent.read_bytes(path, offset, length))
 
-    @method_twin
+    @dual_method
     async def read_text(self, path: PathLike) -> str:
         """A file's text, UTF-8; what is not becomes U+FFFD."""
         return (await self.read_bytes.aio(path)).decode("utf-8", "replace")
 
-    @method_twin
+    @dual_method
     async def write_bytes(
         self,
         path: PathLike,
@@ -89,27 +89,27 @@ class FileSystem:
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise InvalidRequest(f"data: {type(data).__name__} is no bytes; `write_text` takes text", field="data")
-        return await self._reach.call(
+        return await self._agent.call(
             lambda agent: agent.write(path, data, mode=mode, parents=parents, user=user or "")
         )
 
-    @method_twin
+    @dual_method
     async def write_text(
         self, path: PathLike, text: str, *, mode: int | None = None, parents: bool = True, user: str | None = None
     ) -> int:
         """As `write_bytes`, of `text` in UTF-8; returns the size in bytes."""
         return await self.write_bytes.aio(path, _encoded(text), mode=mode, parents=parents, user=user)
 
-    @method_twin
+    @dual_method
     async def append(self, path: PathLike, data: str | bytes, *, user: str | None = None) -> int:
         """Appends to a file, made if missing; returns how many bytes. Sent once: an `Unavailable` out of its middle is not retryable."""
         content = _encoded(data) if isinstance(data, str) else data
-        return await self._reach.once(
+        return await self._agent.once(
             lambda agent: agent.write(path, content, append=True, parents=True, user=user or ""), f"append to {path}"
         )
 
     @_open_call
-    @method_twin
+    @dual_method
     async def open(self, path: PathLike, mode: str = "r") -> SandboxFile[Any]:
         """A file object: `r` reads, `w` writes anew, `a` appends; with `b` bytes, else text in UTF-8.
 
@@ -119,15 +119,15 @@ class FileSystem:
         if mode not in ("r", "rb", "w", "wb", "a", "ab"):
             raise InvalidRequest(f"mode: {mode!r} is none of r, rb, w, wb, a, ab", field="mode")
         if mode[0] != "r":
-            return SandboxFile.writing(self._reach, path, mode)
+            return SandboxFile.writing(self._agent, path, mode)
         entry = await self.stat.aio(path)
         # What else is wrong with the path is told here, too, rather than at the first read.
-        await self._reach.call(lambda agent: agent.read_bytes(path, 0, 0))
-        return SandboxFile.reading(self._reach, path, mode, entry)
+        await self._agent.call(lambda agent: agent.read_bytes(path, 0, 0))
+        return SandboxFile.reading(self._agent, path, mode, entry)
 
     # Whole trees
 
-    @method_twin
+    @dual_method
     async def upload(
         self, local: PathLike, remote: PathLike, *, user: str | None = None, progress: Progress | None = None
     ) -> Transfer:
@@ -142,7 +142,7 @@ class FileSystem:
         target = _beneath(remote, source.name) if os.fspath(remote).endswith("/") else remote
         try:
             mode = (await asyncio.to_thread(source.stat)).st_mode & 0o777
-            size = await self._reach.call(
+            size = await self._agent.call(
                 lambda agent: agent.write(
                     target, _counted(_file_pieces(source), progress), mode=mode, parents=True, user=user or ""
                 )
@@ -151,7 +151,7 @@ class FileSystem:
             raise _local_error(error) from None
         return Transfer(1, size)
 
-    @method_twin
+    @dual_method
     async def download(
         self,
         remote: PathLike,
@@ -182,17 +182,17 @@ class FileSystem:
 
     # Arranging
 
-    @method_twin
+    @dual_method
     async def list(self, path: PathLike) -> Sequence[Entry]:
         """What a directory holds, sorted by name."""
-        return await self._reach.call(lambda agent: agent.list(path))
+        return await self._agent.call(lambda agent: agent.list(path))
 
-    @method_twin
+    @dual_method
     async def stat(self, path: PathLike, *, follow: bool = True) -> Entry:
         """What is at a path; `follow`: through links."""
-        return await self._reach.call(lambda agent: agent.stat(path, follow))
+        return await self._agent.call(lambda agent: agent.stat(path, follow))
 
-    @method_twin
+    @dual_method
     async def exists(self, path: PathLike) -> bool:
         """Whether there is anything at a path; a link that leads nowhere is not."""
         try:
@@ -201,25 +201,25 @@ class FileSystem:
             return False
         return True
 
-    @method_twin
+    @dual_method
     async def mkdir(self, path: PathLike, *, parents: bool = False, mode: int = 0o755, user: str | None = None) -> None:
         """Makes a directory. `parents`: makes missing ones above too, and an existing directory is no error."""
         await self._until_done(lambda agent: agent.mkdir(path, parents, mode, user or ""), AlreadyExists)
 
-    @method_twin
+    @dual_method
     async def remove(self, path: PathLike, *, recursive: bool = False) -> None:
         """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
         await self._until_done(lambda agent: agent.remove(path, recursive), PathNotFound)
 
-    @method_twin
+    @dual_method
     async def move(self, path: PathLike, to: PathLike, *, overwrite: bool = False) -> None:
         """Moves a file or tree, across file systems too. Sent once, as `append`."""
-        await self._reach.once(lambda agent: agent.move(path, to, overwrite), f"move {path}")
+        await self._agent.once(lambda agent: agent.move(path, to, overwrite), f"move {path}")
 
-    @method_twin
+    @dual_method
     async def watch(self, path: PathLike, *, recursive: bool = False) -> Watch:
         """Changes at and below a path, from now on, to be iterated over; close it, or use it in `with`."""
-        watch = Watch(self._reach, path, recursive)
+        watch = Watch(self._agent, path, recursive)
         await watch.start.aio()
         return watch
 
@@ -238,7 +238,7 @@ class FileSystem:
                 if not before:
                     raise
 
-        await self._reach.call(attempt)
+        await self._agent.call(attempt)
 
     async def _upload_tree(self, source: Path, remote: PathLike, user: str, progress: Progress | None) -> Transfer:
         skipped: list[str] = []
@@ -248,7 +248,7 @@ class FileSystem:
             return await agent.unpack(remote, _counted(pack(source, skipped), progress), user)
 
         try:
-            moved = await self._reach.call(send)
+            moved = await self._agent.call(send)
         except OSError as error:
             raise _local_error(error) from None
         return Transfer(moved["files"], moved["bytes"], tuple(skipped))
@@ -256,7 +256,7 @@ class FileSystem:
     async def _download_file(
         self, remote: PathLike, target: Path, entry: Entry, max_bytes: int, progress: Progress | None
     ) -> Transfer:
-        source = FileBytes(self._reach, remote, entry)
+        source = FileBytes(self._agent, remote, entry)
         partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
         file = await asyncio.to_thread(_create, partial, entry.mode & 0o777)
         try:
@@ -304,7 +304,7 @@ class FileSystem:
                 await chunks.aclose()  # the thread gets an error, where it still asks
                 await asyncio.wait([work])
 
-        return await self._reach.call(receive)
+        return await self._agent.call(receive)
 
 
 async def _counted(pieces: Iterator[bytes], progress: Progress | None) -> AsyncIterator[bytes]:

@@ -14,8 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
-from shoal.client.dual_method import block_on, method_twin
-from shoal.client.retrying_agent import Patience, Reach
+from shoal.client.dual_method import block_on, dual_method
+from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, Unavailable
 from shoal.model.ids import MAIN_PROCESS
 
@@ -48,8 +48,8 @@ class FlowBytes(ByteSource):
     Bound to no loop and no connection: it attaches where it is read, and again wherever it was left.
     """
 
-    def __init__(self, reach: Reach, offset: int = 0) -> None:
-        self._reach = reach
+    def __init__(self, agent: RetryingAgent, offset: int = 0) -> None:
+        self._agent = agent
         self.offset = offset
         self._ended = False
         self._held: _Held | None = None
@@ -100,7 +100,7 @@ class FlowBytes(ByteSource):
         if self._held is not None and self._held.loop is loop:
             return self._held.flow
         self._let_go()
-        flow = self._flow(await self._reach.agent())
+        flow = self._flow(await self._agent.connect())
         self._held = _Held(self, loop, flow)
         return flow
 
@@ -119,8 +119,10 @@ class ProcessBytes(FlowBytes):
     `dropped`: bytes so far that were gone before they were read. Not `follow`: it ends with what there is when it is first reached.
     """
 
-    def __init__(self, reach: Reach, process_id: str, fd: int, *, peek: bool = False, follow: bool = True) -> None:
-        super().__init__(reach)
+    def __init__(
+        self, agent: RetryingAgent, process_id: str, fd: int, *, peek: bool = False, follow: bool = True
+    ) -> None:
+        super().__init__(agent)
         self._process_id = process_id
         self._fd = fd
         self._peek = peek
@@ -152,7 +154,7 @@ class ProcessBytes(FlowBytes):
             if chunk.data:
                 return chunk.data
             if not last:  # once the sandbox has ended, what there is then is all
-                last = (await self._reach.transport.wait(self._reach.sandbox_id, _LOOK_S)).ended
+                last = (await self._agent.transport.wait(self._agent.sandbox_id, _LOOK_S)).ended
         return b""
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
@@ -188,7 +190,7 @@ class ProcessBytes(FlowBytes):
 
     async def _kept(self) -> LogChunk:
         """What is handed out of it from `offset` on; that is behind it then."""
-        chunk = await self._reach.transport.logs(self._reach.sandbox_id, self._fd, self.offset)
+        chunk = await self._agent.transport.logs(self._agent.sandbox_id, self._fd, self.offset)
         self.offset = max(self.offset, chunk.offset + len(chunk.data))
         return chunk
 
@@ -227,7 +229,7 @@ class Output(Generic[AnyStr]):
         self._at_end = False
         self._busy = False
 
-    @method_twin
+    @dual_method
     async def read(self, size: int = -1) -> AnyStr:
         """The next `size` characters (bytes in bytes mode), fewer only at the end; -1: all that is still to come."""
         pieces: list[AnyStr] = []
@@ -240,7 +242,7 @@ class Output(Generic[AnyStr]):
                 missing -= len(piece)
         return self._newline[:0].join(pieces)
 
-    @method_twin
+    @dual_method
     async def readline(self) -> AnyStr:
         """The next line with its end; empty at the end of the output. A line of more than 1 MiB comes in pieces."""
         searched = 0
@@ -253,7 +255,7 @@ class Output(Generic[AnyStr]):
                 line, self._rest = self._rest, self._newline[:0]
                 return line
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Stops reading, for now: the process waits once 1 MiB of output is unread. Reading goes on where it stopped."""
         await self._source.close()

@@ -74,11 +74,11 @@ class RunCall(Protocol):
     async def aio(self, command: str | Sequence[str], *, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
 
 
-def exec_call(twin: object) -> ExecCall:
-    """The twin, with a type that says more than a plain signature can."""
-    return cast(ExecCall, twin)
+def exec_call(call: object) -> ExecCall:
+    """The same call, with overloads that a plain signature cannot express."""
+    return cast(ExecCall, call)
 
 
-def run_call(twin: object) -> RunCall:
+def run_call(call: object) -> RunCall:
     """As `exec_call`."""
-    return cast(RunCall, twin)
+    return cast(RunCall, call)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, AnyStr, Generic
 
 from shoal.client.contexts import Context
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 from shoal.client.output import Output, ProcessBytes, bytes_output, text_output
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
 from shoal.client.stdin import Input
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxEnded, ShoalError
@@ -64,16 +64,16 @@ class Process(Context, Generic[AnyStr]):
     stderr: Output[AnyStr]
     stdin: Input
 
-    def __init__(self, reach: Reach, process_id: str, *, text: bool, new: bool, pid: int | None = None) -> None:
-        self._reach = reach
+    def __init__(self, agent: RetryingAgent, process_id: str, *, text: bool, new: bool, pid: int | None = None) -> None:
+        self._agent = agent
         self._id = process_id
         self._pid = pid
         self._returncode: int | None = None
         self._timed_out = False
         output: Any = text_output if text else bytes_output
-        self.stdout = output(ProcessBytes(reach, process_id, 1))
-        self.stderr = output(ProcessBytes(reach, process_id, 2))
-        self.stdin = Input(reach, process_id, 0 if new else None)
+        self.stdout = output(ProcessBytes(agent, process_id, 1))
+        self.stderr = output(ProcessBytes(agent, process_id, 2))
+        self.stdin = Input(agent, process_id, 0 if new else None)
 
     @property
     def id(self) -> str:
@@ -95,7 +95,7 @@ class Process(Context, Generic[AnyStr]):
         """Whether its own `timeout` ended it, once it was seen to end."""
         return self._timed_out
 
-    @method_twin
+    @dual_method
     async def wait(self, timeout: float | None = None) -> int:
         """Waits for its end and returns its exit code, `-n` where signal *n* ended it.
 
@@ -111,13 +111,13 @@ class Process(Context, Generic[AnyStr]):
         except TimeoutError:
             raise DeadlineExceeded(f"process {self._id} still runs after {timeout:g} s") from None
 
-    @method_twin
+    @dual_method
     async def poll(self) -> int | None:
         """Its exit code where it has ended, None where it runs. `ProcessNotFound`, `SandboxEnded`."""
         if self._returncode is not None:
             return self._returncode
         try:
-            rows = await self._reach.call(lambda agent: agent.ps())
+            rows = await self._agent.call(lambda agent: agent.ps())
         except SandboxEnded:
             if self._id != MAIN_PROCESS:
                 raise
@@ -126,26 +126,26 @@ class Process(Context, Generic[AnyStr]):
             return None
         return await self._wait()  # at once: it has ended, or there is none
 
-    @method_twin
+    @dual_method
     async def kill(self, signal: int | str = "KILL", *, tree: bool = False) -> None:
         """Sends a signal (a number, or a name such as `"TERM"`) to its process group; `tree`: to all its descendants.
 
         Of a process that has ended: nothing happens.
         """
         number = signal_number(signal)
-        await self._reach.call(lambda agent: agent.signal(self._id, number, tree))
+        await self._agent.call(lambda agent: agent.signal(self._id, number, tree))
 
-    @method_twin
+    @dual_method
     async def terminate(self) -> None:
         """Asks it to end (SIGTERM)."""
         await self.kill.aio("TERM")
 
-    @method_twin
+    @dual_method
     async def resize(self, rows: int, cols: int) -> None:
         """Sets the size of its terminal. `FailedPrecondition` where it has none."""
-        await self._reach.call(lambda agent: agent.resize(self._id, rows, cols))
+        await self._agent.call(lambda agent: agent.resize(self._id, rows, cols))
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Lets go of what reading and writing hold; the process itself is left alone."""
         await self.stdout.close.aio()
@@ -153,11 +153,11 @@ class Process(Context, Generic[AnyStr]):
 
     async def _wait(self) -> int:
         try:
-            end = await self._reach.call(lambda agent: agent.wait(self._id))
+            end = await self._agent.call(lambda agent: agent.wait(self._id))
         except SandboxEnded as ended:
             if self._id != MAIN_PROCESS:
                 raise
-            info = await self._reach.transport.get(self._reach.sandbox_id)
+            info = await self._agent.transport.get(self._agent.sandbox_id)
             if info.returncode is None:
                 raise ended from None
             self._returncode, self._timed_out = info.returncode, False
@@ -165,7 +165,7 @@ class Process(Context, Generic[AnyStr]):
         self._returncode, self._timed_out = end.exit, end.timed_out
         return end.exit
 
-    @method_twin
+    @dual_method
     async def _leave(self) -> None:
         try:
             if self._returncode is None:
@@ -175,7 +175,7 @@ class Process(Context, Generic[AnyStr]):
             pass  # it is gone already, alone or with its sandbox
 
     def __repr__(self) -> str:
-        return f"<Process {self._id} in {self._reach.sandbox_id}, returncode={self._returncode}>"
+        return f"<Process {self._id} in {self._agent.sandbox_id}, returncode={self._returncode}>"
 
 
 def start_of(

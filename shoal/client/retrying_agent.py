@@ -63,13 +63,14 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class RetryingAgent:
     """One sandbox's agent, by way of one transport."""
 
     transport: Transport
     sandbox_id: str
 
-    async def agent(self) -> Agent:
+    async def connect(self) -> Agent:
+        """The agent over a working connection; raises `Unavailable` at once if there is none."""
         return await self.transport.agent(self.sandbox_id)
 
     async def call(self, ask: Callable[[Agent], Awaitable[R]]) -> R:

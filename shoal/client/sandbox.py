@@ -12,12 +12,12 @@ from shoal.client.arguments import Cpu, Memory, build_spec, mapping, states_of
 from shoal.client.cluster import Client, current
 from shoal.client.contexts import Context
 from shoal.client.create import Wanted, create_all, create_many_call, named, specs_of
-from shoal.client.dual_method import function_twin, method_twin
+from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
 from shoal.client.output import Output
 from shoal.client.overloads import exec_call, run_call
 from shoal.client.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.stdin import Input
 from shoal.client.tunnels import Forward, check_port
 from shoal.model.access import Tunnel
@@ -49,21 +49,21 @@ _TAIL = 2000
 class Sandbox(Context):
     """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
 
-    Every method blocks, and has an `.aio` twin to be awaited. As a context manager the sandbox is terminated at the end.
+    Every method blocks; its `.aio` form is awaited instead. As a context manager the sandbox is terminated at the end.
     """
 
     def __init__(self, client: Client, info: SandboxInfo) -> None:
         # For `create`, `from_id` and their like.
         self._client = client
         self._info = info
-        self._reach = Reach(client.transport, info.id)
+        self._agent = RetryingAgent(client.transport, info.id)
         self._main: Process[str] | None = None
-        self.files = FileSystem(self._reach)
+        self.files = FileSystem(self._agent)
         """Its files."""
 
     # Making and finding
 
-    @function_twin
+    @dual_function
     @staticmethod
     async def create(
         *command: str,
@@ -137,7 +137,7 @@ class Sandbox(Context):
             raise named(error, key if idempotency_key is None else None) from None
 
     @create_many_call
-    @function_twin
+    @dual_function
     @staticmethod
     async def create_many(
         wanted: Wanted,
@@ -165,7 +165,7 @@ class Sandbox(Context):
         )
         return [each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made]
 
-    @function_twin
+    @dual_function
     @staticmethod
     async def from_id(sandbox_id: str, *, client: Client | None = None) -> Sandbox:
         """The sandbox of that id, living or ended; `SandboxNotFound` if there never was one."""
@@ -174,7 +174,7 @@ class Sandbox(Context):
         client = client or await current()
         return Sandbox(client, await client.transport.get(sandbox_id))
 
-    @function_twin
+    @dual_function
     @staticmethod
     async def from_name(name: str, *, environment: str | None = None, client: Client | None = None) -> Sandbox:
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
@@ -182,7 +182,7 @@ class Sandbox(Context):
         client = client or await current()
         return Sandbox(client, await client.transport.find(name, await _environment(client, environment)))
 
-    @function_twin
+    @dual_function
     @staticmethod
     async def list(
         *,
@@ -238,23 +238,23 @@ class Sandbox(Context):
         """The exit code of its own command as last seen by `wait`, `poll` or `info`; None: has none, or was not seen to end."""
         return self._info.returncode
 
-    @method_twin
+    @dual_method
     async def info(self) -> SandboxInfo:
         """Its newest state; once it has ended, the reason and the exit code."""
         if not self._info.ended:
-            self._info = await self._reach.transport.get(self.id)
+            self._info = await self._agent.transport.get(self.id)
         return self._info
 
-    @method_twin
+    @dual_method
     async def set_tags(self, tags: Mapping[str, str]) -> None:
         """Replaces its tags."""
         wanted = mapping("tags", tags)
         check_tags(wanted)
-        self._info = await self._reach.transport.set_tags(self.id, wanted)
+        self._info = await self._agent.transport.set_tags(self.id, wanted)
 
     # Its end
 
-    @method_twin
+    @dual_method
     async def wait(self, timeout: float | None = None) -> int | None:
         """Waits for its end and returns the exit code of its own command (None where it had none).
 
@@ -263,28 +263,28 @@ class Sandbox(Context):
         if timeout is not None:
             check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
         if not self._info.ended:
-            self._info = await self._reach.transport.wait(self.id, timeout)
+            self._info = await self._agent.transport.wait(self.id, timeout)
             if not self._info.ended:
                 raise DeadlineExceeded(f"sandbox {self.id} still runs after {timeout:g} s")
         return self._info.returncode
 
-    @method_twin
+    @dual_method
     async def poll(self) -> int | None:
         """The exit code of its own command where that has ended; None where it runs, or where there is none."""
         return (await self.info.aio()).returncode
 
-    @method_twin
+    @dual_method
     async def terminate(self) -> None:
         """Ends it, and returns once its processes are gone. Of one that has ended: nothing happens."""
         if not self._info.ended:
-            self._info = await self._reach.transport.terminate(self.id)
+            self._info = await self._agent.transport.terminate(self.id)
 
     _leave = terminate
 
     # Its processes
 
     @run_call
-    @method_twin
+    @dual_method
     async def run(
         self,
         command: str | Sequence[str],
@@ -310,13 +310,13 @@ class Sandbox(Context):
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
         start = start_of(new_process_id(), argv, env, workdir, user, timeout)
-        ran = await self._reach.call(lambda agent: agent.run(start, input=data, max_output=max_output))
+        ran = await self._agent.call(lambda agent: agent.run(start, input=data, max_output=max_output))
         if check and (ran.timed_out or ran.exit != 0):
             raise _failure(argv, ran, timeout)
         return _result(ran, text)
 
     @exec_call
-    @method_twin
+    @dual_method
     async def exec(
         self,
         *argv: str,
@@ -337,17 +337,17 @@ class Sandbox(Context):
         """
         size = (_TERMINAL_SIZE if pty else None) if isinstance(pty, bool) else _terminal_size(pty)
         start = start_of(new_process_id(), argv, env, workdir, user, timeout)
-        pid = await self._reach.call(lambda agent: agent.exec(start, pty=size, merge_stderr=merge_stderr))
-        return Process(self._reach, start.id, text=text, new=True, pid=pid)
+        pid = await self._agent.call(lambda agent: agent.exec(start, pty=size, merge_stderr=merge_stderr))
+        return Process(self._agent, start.id, text=text, new=True, pid=pid)
 
     def process(self, process_id: str, *, text: bool = True) -> Process[Any]:
         """The process of that id, with its output from the first byte. `ProcessNotFound` comes with its first use."""
-        return Process(self._reach, process_id, text=text, new=False)
+        return Process(self._agent, process_id, text=text, new=False)
 
-    @method_twin
+    @dual_method
     async def processes(self) -> Sequence[ProcessInfo]:
         """The processes that run, and the last that ended."""
-        rows = await self._reach.call(lambda agent: agent.ps())
+        rows = await self._agent.call(lambda agent: agent.ps())
         return [
             ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
             for r in rows
@@ -355,7 +355,7 @@ class Sandbox(Context):
 
     # Its ports
 
-    @method_twin
+    @dual_method
     async def expose(self, port: int, *, protocol: Literal["http", "tcp"] = "http", public: bool = False) -> Tunnel:
         """Opens a tunnel to a port: a URL (`http`, WebSockets included), or an address (`tcp`). It works without a network, too.
 
@@ -364,33 +364,33 @@ class Sandbox(Context):
         tunnel with a fresh token; with other arguments it is changed. Raises `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
         """
         check_port(port)
-        return await self._reach.transport.expose(self.id, port, protocol=protocol, public=public)
+        return await self._agent.transport.expose(self.id, port, protocol=protocol, public=public)
 
-    @method_twin
+    @dual_method
     async def unexpose(self, port: int) -> None:
         """Closes the tunnel to a port; of a port that has none: nothing happens."""
         check_port(port)
-        await self._reach.transport.unexpose(self.id, port)
+        await self._agent.transport.unexpose(self.id, port)
 
-    @method_twin
+    @dual_method
     async def tunnels(self) -> Sequence[Tunnel]:
         """Its tunnels by port, without tokens."""
-        return await self._reach.transport.tunnels(self.id)
+        return await self._agent.transport.tunnels(self.id)
 
-    @method_twin
+    @dual_method
     async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
         """The tunnel with a connect token for `expires_in` seconds (7 days at most), to be handed on; `TunnelNotFound`."""
         check_port(port)
         check_number("expires_in", expires_in, 0, math.inf, "seconds")
-        return await self._reach.transport.tunnel_token(self.id, port, expires_in)
+        return await self._agent.transport.tunnel_token(self.id, port, expires_in)
 
-    @method_twin
+    @dual_method
     async def forward(self, port: int, local_port: int = 0, host: str = "127.0.0.1") -> Forward:
         """Makes a port of this machine lead to one in the sandbox, exposed or not, until it is closed: a context manager.
 
         `local_port` 0: any free one; `Forward.address` is where. Whoever reaches `host` reaches the port. It works without a network, too.
         """
-        forward = Forward(self._reach, port, host, local_port)
+        forward = Forward(self._agent, port, host, local_port)
         await forward.start.aio()
         return forward
 
@@ -418,7 +418,7 @@ class Sandbox(Context):
                 state=self._info.state.value,
             )
         if self._main is None:
-            self._main = Process(self._reach, MAIN_PROCESS, text=True, new=False)
+            self._main = Process(self._agent, MAIN_PROCESS, text=True, new=False)
         return self._main
 
     def __repr__(self) -> str:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Generic, Self
 
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 from shoal.client.output import FlowBytes, Output, bytes_output, text_output
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class FileBytes(FlowBytes):
     """A file's bytes. Where the connection breaks it is opened anew, at the offset that was reached, if it is still as `entry`, which was
     seen before it was first opened: what is there now may be another file."""
 
-    def __init__(self, reach: Reach, path: str | os.PathLike[str], entry: Entry) -> None:
-        super().__init__(reach)
+    def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], entry: Entry) -> None:
+        super().__init__(agent)
         self._path = path
         self._entry = entry
         self._doubtful = False
@@ -51,7 +51,7 @@ class FileBytes(FlowBytes):
         return agent.read(self._path, self.offset)
 
     async def _check_same(self) -> None:
-        seen, now = self._entry, await self._reach.call(lambda agent: agent.stat(self._path))
+        seen, now = self._entry, await self._agent.call(lambda agent: agent.stat(self._path))
         if (now.size, now.mtime_ns) != (seen.size, seen.mtime_ns):
             raise FailedPrecondition(
                 f"{os.fspath(self._path)!r} was changed while it was read, and the connection broke in the middle; read it anew",
@@ -69,9 +69,14 @@ class SandboxFile(Generic[AnyStr]):
     _empty: AnyStr
 
     def __init__(
-        self, reach: Reach, path: str | os.PathLike[str], mode: str, output: Output[AnyStr] | None, empty: AnyStr
+        self,
+        agent: RetryingAgent,
+        path: str | os.PathLike[str],
+        mode: str,
+        output: Output[AnyStr] | None,
+        empty: AnyStr,
     ) -> None:
-        self._reach = reach
+        self._agent = agent
         self._path = path
         self._output = output
         self._kept: IO[bytes] | None = None if output else tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
@@ -81,29 +86,29 @@ class SandboxFile(Generic[AnyStr]):
         self.closed = False
 
     @classmethod
-    def reading(cls, reach: Reach, path: str | os.PathLike[str], mode: str, entry: Entry) -> SandboxFile[Any]:
+    def reading(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str, entry: Entry) -> SandboxFile[Any]:
         """Of the file that `entry` tells of. The mode was checked."""
-        source = FileBytes(reach, path, entry)
+        source = FileBytes(agent, path, entry)
         if mode == "rb":
-            return SandboxFile(reach, path, mode, bytes_output(source, by_line=True), b"")
-        return SandboxFile(reach, path, mode, text_output(source), "")
+            return SandboxFile(agent, path, mode, bytes_output(source, by_line=True), b"")
+        return SandboxFile(agent, path, mode, text_output(source), "")
 
     @classmethod
-    def writing(cls, reach: Reach, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
+    def writing(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
         """Of what is to be written. The mode was checked."""
-        return SandboxFile(reach, path, mode, None, b"" if "b" in mode else "")
+        return SandboxFile(agent, path, mode, None, b"" if "b" in mode else "")
 
-    @method_twin
+    @dual_method
     async def read(self, size: int = -1) -> AnyStr:
         """The next `size` characters (bytes in a `b` mode), fewer only at the end; -1: all the rest."""
         return await self._readable().read.aio(size)
 
-    @method_twin
+    @dual_method
     async def readline(self) -> AnyStr:
         """The next line with its end; empty at the end of the file. A line of more than 1 MiB comes in pieces."""
         return await self._readable().readline.aio()
 
-    @method_twin
+    @dual_method
     async def write(self, data: AnyStr) -> int:
         """Adds `data` to what `close` will write; returns its length."""
         if self.closed or self._kept is None:
@@ -118,7 +123,7 @@ class SandboxFile(Generic[AnyStr]):
             self._kept.write(content)
         return len(data)
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Writes what is to be written, and lets go. Again is harmless."""
         if self.closed:
@@ -135,9 +140,9 @@ class SandboxFile(Generic[AnyStr]):
             return agent.write(self._path, self._content(), append=self.mode[0] == "a", parents=True)
 
         if self.mode[0] == "a":
-            await self._reach.once(write, f"append to {self._path}")
+            await self._agent.once(write, f"append to {self._path}")
         else:
-            await self._reach.call(write)
+            await self._agent.call(write)
 
     async def _content(self) -> AsyncIterator[bytes]:
         assert self._kept is not None
@@ -150,7 +155,7 @@ class SandboxFile(Generic[AnyStr]):
             raise FailedPrecondition(f"{self._path} is {'closed' if self.closed else 'open for writing'}", state="open")
         return self._output
 
-    @method_twin
+    @dual_method
     async def _leave(self, failed: bool) -> None:
         if failed and self._kept is not None:
             self.closed = True

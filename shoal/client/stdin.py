@@ -6,8 +6,8 @@ import asyncio
 import weakref
 from typing import TYPE_CHECKING
 
-from shoal.client.dual_method import method_twin
-from shoal.client.retrying_agent import Patience, Reach
+from shoal.client.dual_method import dual_method
+from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class Input:
     nothing comes twice.
     """
 
-    def __init__(self, reach: Reach, process_id: str, offset: int | None) -> None:
+    def __init__(self, agent: RetryingAgent, process_id: str, offset: int | None) -> None:
         # `offset`: how much was written by whoever wrote before; None: ask.
-        self._reach = reach
+        self._agent = agent
         self._process_id = process_id
         self._offset = offset  # of the first byte in `_unconfirmed`
         self._unconfirmed = bytearray()
@@ -35,7 +35,7 @@ class Input:
         self._finalizer: weakref.finalize[..., Input] | None = None
         self._busy = False
 
-    @method_twin
+    @dual_method
     async def write(self, data: str | bytes | bytearray | memoryview) -> None:
         """Writes all of `data` (text as UTF-8). `FailedPrecondition` where the process has closed its input, or ended."""
         if isinstance(data, str):
@@ -48,14 +48,14 @@ class Input:
         for start in range(0, len(view), _PIECE):
             await self._move(bytes(view[start : start + _PIECE]))
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Ends the input: the process reads to its end (on a terminal, Ctrl-D). Again is harmless."""
         if not self._closed:
             await self._move(None)
             self._closed = True
 
-    @method_twin
+    @dual_method
     async def watch(self) -> None:
         """Returns at once where nothing was written. Otherwise it mends the connection as often as it breaks, so that what was written
         arrives, and raises `FailedPrecondition` when no more is taken. Cancel it before the next write."""
@@ -110,7 +110,7 @@ class Input:
         if self._stream is not None and self._loop is loop:
             return self._stream
         self._let_go()
-        agent = await self._reach.agent()
+        agent = await self._agent.connect()
         if self._offset is None:
             asking = await agent.stdin(self._process_id, 0)
             self._offset = asking.offset

@@ -9,13 +9,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from shoal.client.contexts import Context
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 from shoal.client.output import close_in
 from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
 from shoal.model.validate import check_number
 
 if TYPE_CHECKING:
-    from shoal.client.retrying_agent import Reach
+    from shoal.client.retrying_agent import RetryingAgent
     from shoal.wire.bytestream import ByteStream
 
 MAX_PORT = 65535
@@ -35,11 +35,11 @@ class Forward(Context):
     reaches the address reaches the port. As a context manager it is closed at the end.
     """
 
-    def __init__(self, reach: Reach, port: int, host: str, local_port: int) -> None:
+    def __init__(self, agent: RetryingAgent, port: int, host: str, local_port: int) -> None:
         # For `Sandbox.forward`.
         check_port(port)
         check_number("local_port", local_port, -1, MAX_PORT, "a port", whole=True)
-        self._reach = reach
+        self._agent = agent
         self._port = port
         self._wanted = (host, local_port)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,7 +59,7 @@ class Forward(Context):
         """The port of this machine."""
         return self._listening()[1]
 
-    @method_twin
+    @dual_method
     async def start(self) -> None:
         """Begins to listen, in the running loop; `FailedPrecondition` where the local port is taken."""
         host, port = self._wanted
@@ -75,7 +75,7 @@ class Forward(Context):
         found = self._server.sockets[0].getsockname()
         self._address = (found[0], found[1])
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Stops listening and ends the connections that are open. Again is harmless."""
         if self._loop is asyncio.get_running_loop():
@@ -109,12 +109,12 @@ class Forward(Context):
             async with self._room:
                 await self._carry(reader, writer)
         except (ShoalError, OSError) as error:
-            _log.info("a connection to port %d of %s ended: %s", self._port, self._reach.sandbox_id, error)
+            _log.info("a connection to port %d of %s ended: %s", self._port, self._agent.sandbox_id, error)
         finally:
             _reset(writer)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = await self._reach.transport.dial(self._reach.sandbox_id, self._port)
+        stream = await self._agent.transport.dial(self._agent.sandbox_id, self._port)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_inward(reader, stream))
@@ -129,7 +129,7 @@ class Forward(Context):
 
     def __repr__(self) -> str:
         where = "not started" if self._address is None else self.address
-        return f"<Forward {where} to port {self._port} of {self._reach.sandbox_id}>"
+        return f"<Forward {where} to port {self._port} of {self._agent.sandbox_id}>"
 
 
 def check_port(port: int) -> None:

@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 from shoal.client.contexts import Series
-from shoal.client.dual_method import method_twin
+from shoal.client.dual_method import dual_method
 from shoal.client.output import close_in
-from shoal.client.retrying_agent import Patience, Reach
+from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.model.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class Watch(Series["WatchEvent"]):
     Where the connection broke, or more changed than could be told, comes an event of kind `overflow`: look for yourself what there is.
     """
 
-    def __init__(self, reach: Reach, path: str | os.PathLike[str], recursive: bool) -> None:
-        self._reach = reach
+    def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], recursive: bool) -> None:
+        self._agent = agent
         self._path = path
         self._recursive = recursive
         self._stream: WatchStream | None = None
@@ -31,13 +31,13 @@ class Watch(Series["WatchEvent"]):
         self._missed = False
         self._closed = False
 
-    @method_twin
+    @dual_method
     async def start(self) -> None:
         """Begins to watch, in the running loop; returns once nothing is missed any more."""
         self._loop = asyncio.get_running_loop()
-        self._stream = await self._reach.call(lambda agent: _opened(agent.watch(self._path, self._recursive)))
+        self._stream = await self._agent.call(lambda agent: _opened(agent.watch(self._path, self._recursive)))
 
-    @method_twin
+    @dual_method
     async def next(self) -> WatchEvent | None:
         """The next change; None once it is closed."""
         from shoal.wire.agent import WatchEvent
@@ -60,7 +60,7 @@ class Watch(Series["WatchEvent"]):
                 await patience.after(error)
         return None
 
-    @method_twin
+    @dual_method
     async def close(self) -> None:
         """Stops watching. Again is harmless."""
         self._closed = True

@@ -4,7 +4,7 @@
     <state_dir>/auth_token       Ray's token (`auth_token_path`), 0600
     <state_dir>/secret           the cluster's own secret, 32 bytes (`secret_path`), 0600
 
-Standard library only: the face reads it before it knows whether it needs anything else.
+Standard library only: the client reads it before it needs anything else.
 """
 
 from __future__ import annotations

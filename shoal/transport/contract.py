@@ -1,4 +1,4 @@
-"""The transport contract: how the face reaches a cluster.
+"""The transport contract: how the client reaches a cluster.
 
 Terms
     control   create, look up, list, tag, terminate, wait: answered by the cluster's controller.
@@ -14,7 +14,7 @@ Rules for every transport
     - Who calls is in `shoal.model.access.caller`. A sandbox of an environment that the caller may not see is `SandboxNotFound`, as one that
       never was.
 
-Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memory, for tests of the face).
+Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memory, for tests of the client).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ LONG_CALLS = 512
 """Creates that wait for room at once, and as many terminates and their like; more of them wait for a turn, before their time begins to run."""
 
 _KEEP_S = 30.0
-"""How long a connection is kept idle: less than servers and what stands before them do, or it would be closed in a call's face."""
+"""How long a connection is kept idle: less than servers and proxies keep it, so that none closes under a call."""
 
 
 class Pool:
@@ -63,7 +63,7 @@ def _session(server: Server, user_agent: str, limit: int) -> aiohttp.ClientSessi
 
 
 def _json(value: Any) -> str:
-    """What a call sends. What the face passes on unchecked is looked at here."""
+    """What a call sends. This checks what the client passes on unchecked."""
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The agent's protocol on the client's side: the one Python implementation, used by the face, the API and the actors.
+"""The agent's protocol on the client's side: the one Python implementation, used by the client, the API and the actors.
 
     frames.py      the frame codec, sans I/O: bytes in, frames out, every length bounded
     messages.py    JSON in frames: requests out, hostile replies in

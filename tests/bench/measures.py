@@ -126,7 +126,7 @@ def measure_http(
     ready: Callable[[], None],
     say: Callable[[str], None],
 ) -> Measurements:
-    """What the HTTP API reaches, beside what was `found`: by plain requests, and through the face (`_client`)."""
+    """What the HTTP API reaches, beside what was `found`: by plain requests, and through the client (`_client`)."""
     by_requests = ShoalHttp(plain, image)
     done: list[Measured] = []
 

@@ -1,4 +1,4 @@
-"""Shoal over its HTTP API: with plain requests, as any client would send them, and through the face.
+"""Shoal over its HTTP API: with plain requests, as any client would send them, and through the client.
 
 One keep-alive connection per calling thread; the standard library's client, so that what is measured is the service.
 """
@@ -119,7 +119,7 @@ class HttpBox(Box):
 
 
 class ShoalClient(Subject):
-    """Shoal through the face, connected to the API."""
+    """Shoal through the client, connected to the API."""
 
     name = "shoal"
 

@@ -1,4 +1,4 @@
-"""The face on a real relay and a real agent, without a cluster: control is in memory. Straight to the relay, or through the HTTP API."""
+"""The client on a real relay and a real agent, without a cluster: control is in memory. Straight to the relay, or through the HTTP API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The face over a real relay and a real agent: run, streams, files, broken connections, threads, interrupts.
+"""The client over a real relay and a real agent: run, streams, files, broken connections, threads, interrupts.
 
 All of it twice: straight to the relay as inside a cluster, and through the HTTP API.
 """

@@ -359,10 +359,10 @@ async def test_events_are_followed() -> None:
         assert await events.next.aio() is None
 
 
-# The face
+# The client
 
 
-async def test_many_sandboxes_by_the_face() -> None:
+async def test_many_sandboxes_through_the_client() -> None:
     async with served() as place:
         client = Client(place.http)
         create = shoal.Sandbox.create_many.aio

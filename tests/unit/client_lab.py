@@ -1,4 +1,4 @@
-"""A face on a cluster in memory."""
+"""A client on a cluster in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from shoal.client.sandbox import Sandbox
 from shoal.transport.fake import FakeTransport
 
 
-class Face:
+class ClientLab:
     """A client, the fake behind it, and sandboxes of it."""
 
     def __init__(self) -> None:

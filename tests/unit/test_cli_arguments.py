@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.cli.console import age, printable
-from shoal.cli.copy import Place, place
+from shoal.cli.copy import RemotePath, parse_path
 from shoal.cli.options import amount, command_words, mebibytes, pairs, seconds
 from shoal.model.errors import InvalidRequest
 
@@ -15,23 +15,23 @@ from shoal.model.errors import InvalidRequest
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("web:/srv/a", Place("web", "/srv/a")),
-        ("sb-abc:/", Place("sb-abc", "/")),
-        ("web:/a:b", Place("web", "/a:b")),
-        ("main.py", Place(None, "main.py")),
-        ("./a:b", Place(None, "./a:b")),
-        ("/tmp/a:/b", Place(None, "/tmp/a:/b")),
-        (":/a", Place(None, ":/a")),
+        ("web:/srv/a", RemotePath("web", "/srv/a")),
+        ("sb-abc:/", RemotePath("sb-abc", "/")),
+        ("web:/a:b", RemotePath("web", "/a:b")),
+        ("main.py", None),
+        ("./a:b", None),
+        ("/tmp/a:/b", None),
+        (":/a", None),
     ],
 )
-def test_place(text: str, expected: Place) -> None:
-    assert place(text) == expected
+def test_parse_path(text: str, expected: RemotePath | None) -> None:
+    assert parse_path(text) == expected
 
 
 @pytest.mark.parametrize("text", ["web:srv", "web:", "web:~/x"])
 def test_a_relative_path_in_a_sandbox_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="absolute"):
-        place(text)
+        parse_path(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [(None, None), ("2", 2.0), ("0.5:2", (0.5, 2.0))])
@@ -92,7 +92,7 @@ def test_what_a_sandbox_says_cannot_steer_the_terminal() -> None:
 def test_no_module_of_the_command_imports_what_is_heavy() -> None:
     """`shoal --help` is immediate only as long as this holds."""
     heavy = ("import ray", "import docker", "import pydantic", "from pydantic", "from shoal.cluster", "from rich")
-    for path in Path(place.__code__.co_filename).parent.glob("*.py"):
+    for path in Path(parse_path.__code__.co_filename).parent.glob("*.py"):
         top = [line for line in path.read_text("utf-8").splitlines() if line.startswith(heavy)]
         assert not top, path.name
 

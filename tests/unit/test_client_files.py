@@ -11,17 +11,17 @@ import pytest
 import shoal
 from shoal.model.errors import AlreadyExists, PathNotFound, Unavailable
 from shoal.transport.fake_agent import FakeAgent
-from tests.unit.client_lab import Face
+from tests.unit.client_lab import ClientLab
 
 
 @pytest.fixture
-def face() -> Face:
-    return Face()
+def lab() -> ClientLab:
+    return ClientLab()
 
 
 @pytest.fixture
-def files(face: Face) -> shoal.FileSystem:
-    return face.sandbox().files
+def files(lab: ClientLab) -> shoal.FileSystem:
+    return lab.sandbox().files
 
 
 def test_content_goes_in_and_comes_out(files: shoal.FileSystem) -> None:
@@ -73,15 +73,15 @@ def test_bad_arguments_are_told(
         getattr(files, call)(*arguments)
 
 
-def test_what_a_first_attempt_did_is_no_error_of_the_second(face: Face, files: shoal.FileSystem) -> None:
+def test_what_a_first_attempt_did_is_no_error_of_the_second(lab: ClientLab, files: shoal.FileSystem) -> None:
     files.write_text("/f", "x")
-    face.fake.fail_next("remove", Unavailable("lost"))
-    face.fake.fail_next("remove", PathNotFound("gone already"))
+    lab.fake.fail_next("remove", Unavailable("lost"))
+    lab.fake.fail_next("remove", PathNotFound("gone already"))
     files.remove("/f")
-    face.fake.fail_next("mkdir", Unavailable("lost"))
-    face.fake.fail_next("mkdir", AlreadyExists("made already"))
+    lab.fake.fail_next("mkdir", Unavailable("lost"))
+    lab.fake.fail_next("mkdir", AlreadyExists("made already"))
     files.mkdir("/d")
-    face.fake.fail_next("remove", PathNotFound("there is none"))
+    lab.fake.fail_next("remove", PathNotFound("there is none"))
     with pytest.raises(shoal.PathNotFound):
         files.remove("/g")
 
@@ -136,43 +136,43 @@ def test_more_than_fits_in_memory(files: shoal.FileSystem, monkeypatch: pytest.M
     assert files.read_bytes("/f") == b"0123456789" * 50
 
 
-def test_reading_goes_on_after_a_broken_connection(face: Face, files: shoal.FileSystem) -> None:
+def test_reading_goes_on_after_a_broken_connection(lab: ClientLab, files: shoal.FileSystem) -> None:
     files.write_text("/f", "0123456789" * 10)
     with files.open("/f") as file:
         assert file.read(20) == "0123456789" * 2
-        face.fake.fail_next("read", Unavailable("lost"))
+        lab.fake.fail_next("read", Unavailable("lost"))
         assert file.read() == "0123456789" * 8
 
 
 @pytest.mark.parametrize("now", ["x" * 100, "x" * 10, ""], ids=len)
-def test_reading_does_not_go_on_in_another_file(face: Face, files: shoal.FileSystem, now: str) -> None:
+def test_reading_does_not_go_on_in_another_file(lab: ClientLab, files: shoal.FileSystem, now: str) -> None:
     files.write_text("/f", "0123456789" * 10)
     with files.open("/f") as file:
         assert file.read(20) == "0123456789" * 2
         files.write_text("/f", now)
-        face.fake.fail_next("read", Unavailable("lost"))
+        lab.fake.fail_next("read", Unavailable("lost"))
         for _ in range(2):
             with pytest.raises(shoal.FailedPrecondition, match="'/f' was changed while it was read") as caught:
                 file.read(50)
             assert caught.value.state == "changed"
 
 
-def test_where_it_cannot_be_told_nothing_is_skipped(face: Face, files: shoal.FileSystem) -> None:
+def test_where_it_cannot_be_told_nothing_is_skipped(lab: ClientLab, files: shoal.FileSystem) -> None:
     files.write_text("/f", "0123456789" * 10)
     with files.open("/f", "rb") as file:
         assert file.read(20) == b"0123456789" * 2
-        face.fake.fail_next("read", Unavailable("lost"))
+        lab.fake.fail_next("read", Unavailable("lost"))
         away = Unavailable("lost")
         away.retryable = False
-        face.fake.fail_next("stat", away)
+        lab.fake.fail_next("stat", away)
         with pytest.raises(shoal.Unavailable):
             file.read()
         assert file.read() == b"23456789" + b"0123456789" * 6  # 32 bytes had come in two pieces before
 
 
-def test_awaited_too(face: Face) -> None:
+def test_awaited_too(lab: ClientLab) -> None:
     async def use() -> list[str]:
-        files = (await shoal.Sandbox.create.aio(client=face.client)).files
+        files = (await shoal.Sandbox.create.aio(client=lab.client)).files
         async with await files.open.aio("/f", "w") as file:
             await file.write.aio("a\nb\n")
         async with await files.open.aio("/f") as file:
@@ -199,15 +199,15 @@ def test_a_file_goes_up_and_down(files: shoal.FileSystem, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("now", [b"B" * 100, b""], ids=len)
-def test_a_download_is_of_one_file(face: Face, files: shoal.FileSystem, tmp_path: Path, now: bytes) -> None:
+def test_a_download_is_of_one_file(lab: ClientLab, files: shoal.FileSystem, tmp_path: Path, now: bytes) -> None:
     files.write_bytes("/f", b"A" * 100)
-    agent = asyncio.run(face.fake.agent(face.fake.named("agent")[0]))
+    agent = asyncio.run(lab.fake.agent(lab.fake.named("agent")[0]))
     assert isinstance(agent, FakeAgent)
 
     def replace(received: int) -> None:
         if received == 32:
             agent.files["/f"] = now
-            face.fake.fail_next("read", Unavailable("lost"))
+            lab.fake.fail_next("read", Unavailable("lost"))
 
     with pytest.raises(shoal.FailedPrecondition, match="changed while it was read"):
         files.download("/f", tmp_path / "f", progress=replace)

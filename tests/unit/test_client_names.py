@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.client.dual_method import Twin, method_twin
+from shoal.client.dual_method import DualCall, dual_method
 from shoal.model import errors
 
 
@@ -49,11 +49,11 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_public_calls_are_twins_and_documented(cls: type) -> None:
+def test_public_calls_have_both_forms_and_documented(cls: type) -> None:
     assert cls.__doc__
     for name, member in vars(cls).items():
         if name.startswith("_"):
             continue
         assert not asyncio.iscoroutinefunction(member), f"{cls.__name__}.{name} has no blocking form"
-        if isinstance(member, method_twin | Twin | property) or inspect.isfunction(member):
+        if isinstance(member, dual_method | DualCall | property) or inspect.isfunction(member):
             assert member.__doc__, f"{cls.__name__}.{name} has no docstring"

@@ -13,14 +13,14 @@ from shoal.client import retrying_agent
 from shoal.client.output import MAX_LINE, ByteSource, bytes_output, text_output
 from shoal.client.signals import signal_number
 from shoal.model.errors import Unavailable
-from tests.unit.client_lab import Face
+from tests.unit.client_lab import ClientLab
 
 BROKEN = "connection to the sandbox was lost"
 
 
 @pytest.fixture
-def face() -> Face:
-    return Face()
+def lab() -> ClientLab:
+    return ClientLab()
 
 
 class Pieces(ByteSource):
@@ -37,8 +37,8 @@ class Pieces(ByteSource):
 # run
 
 
-def test_run_gathers_all(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_run_gathers_all(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         result = sandbox.run(["cat"], input="in\n")
         assert (result.returncode, result.stdout, result.stderr) == (0, "in\n", "")
         assert (result.timed_out, result.truncated) == (False, False)
@@ -46,12 +46,12 @@ def test_run_gathers_all(face: Face) -> None:
         assert sandbox.run("echo a line").stdout == "a line\n"
         assert sandbox.run(["echo", "x"], text=False).stdout == b"x\n"
         assert sandbox.run("echo 0123456789", max_output=4).truncated
-        assert len(face.fake.named("run")) == 4
-    assert face.fake.named("run")[1].argv == ("/bin/sh", "-c", "echo a line")
+        assert len(lab.fake.named("run")) == 4
+    assert lab.fake.named("run")[1].argv == ("/bin/sh", "-c", "echo a line")
 
 
-def test_run_can_insist_on_success(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_run_can_insist_on_success(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         assert sandbox.run("false").returncode == 1
         with pytest.raises(shoal.CommandFailed, match="'false' exited with 1") as caught:
             sandbox.run(["false"], check=True)
@@ -59,8 +59,8 @@ def test_run_can_insist_on_success(face: Face) -> None:
         assert sandbox.run("true", check=True).returncode == 0
 
 
-def test_a_run_that_takes_too_long_is_killed(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_a_run_that_takes_too_long_is_killed(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         result = sandbox.run(["sleep", "60"], timeout=0.05)
         assert (result.returncode, result.timed_out) == (-9, True)
         with pytest.raises(shoal.DeadlineExceeded, match=r"killed after 0\.05 s"):
@@ -83,9 +83,9 @@ def test_a_run_that_takes_too_long_is_killed(face: Face) -> None:
     ids=str,
 )
 def test_bad_arguments_are_told_by_field(
-    face: Face, arguments: dict[str, Any], error: type[Exception], field: str
+    lab: ClientLab, arguments: dict[str, Any], error: type[Exception], field: str
 ) -> None:
-    with face.sandbox() as sandbox, pytest.raises(error, match=field) as caught:
+    with lab.sandbox() as sandbox, pytest.raises(error, match=field) as caught:
         sandbox.run(**arguments)
     assert isinstance(caught.value, shoal.InvalidRequest)
     assert caught.value.field == field
@@ -94,8 +94,8 @@ def test_bad_arguments_are_told_by_field(
 # exec
 
 
-def test_a_process_is_fed_and_read_line_by_line(face: Face) -> None:
-    with face.sandbox() as sandbox, sandbox.exec("cat") as process:
+def test_a_process_is_fed_and_read_line_by_line(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox, sandbox.exec("cat") as process:
         process.stdin.write("one\ntwo\nthr")
         assert process.stdout.readline() == "one\n"
         assert next(process.stdout) == "two\n"
@@ -112,10 +112,10 @@ def test_a_process_is_fed_and_read_line_by_line(face: Face) -> None:
             process.stdin.write("more")
 
 
-def test_awaited_too(face: Face) -> None:
+def test_awaited_too(lab: ClientLab) -> None:
     async def use() -> list[str]:
         async with (
-            await shoal.Sandbox.create.aio(client=face.client) as sandbox,
+            await shoal.Sandbox.create.aio(client=lab.client) as sandbox,
             await sandbox.exec.aio("cat") as process,
         ):
             await process.stdin.write.aio("a\nb\n")
@@ -125,8 +125,8 @@ def test_awaited_too(face: Face) -> None:
     assert asyncio.run(use()) == ["a\n", "b\n"]
 
 
-def test_one_process_is_used_blocking_and_in_several_loops(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_one_process_is_used_blocking_and_in_several_loops(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         process = sandbox.exec("cat")
         process.stdin.write("1\n")
         assert process.stdout.readline() == "1\n"
@@ -141,12 +141,12 @@ def test_one_process_is_used_blocking_and_in_several_loops(face: Face) -> None:
         assert process.stdout.read() == ""
 
 
-def test_it_is_found_again_by_id_with_all_its_output(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_it_is_found_again_by_id_with_all_its_output(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         first = sandbox.exec("cat")
         first.stdin.write("one\n")
         assert first.stdout.read(2) == "on"
-        again = shoal.Sandbox.from_id(sandbox.id, client=face.client).process(first.id)
+        again = shoal.Sandbox.from_id(sandbox.id, client=lab.client).process(first.id)
         again.stdin.write("two\n")  # goes behind what was written before
         again.stdin.close()
         assert again.wait() == 0
@@ -158,8 +158,8 @@ def test_it_is_found_again_by_id_with_all_its_output(face: Face) -> None:
             sandbox.process("p-none").wait()
 
 
-def test_a_context_manager_kills_what_still_runs(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_a_context_manager_kills_what_still_runs(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         with sandbox.exec("sleep", "60") as process:
             pass
         assert process.wait(timeout=5) == -9
@@ -170,8 +170,8 @@ def test_a_context_manager_kills_what_still_runs(face: Face) -> None:
         assert ended.poll() == -15
 
 
-def test_waiting_has_a_limit_and_a_timeout_ends_it(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_waiting_has_a_limit_and_a_timeout_ends_it(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         with (
             sandbox.exec("sleep", "60") as process,
             pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"),
@@ -183,7 +183,7 @@ def test_waiting_has_a_limit_and_a_timeout_ends_it(face: Face) -> None:
 
 
 @pytest.mark.parametrize(("pty", "size"), [(False, None), (True, (24, 80)), ((10, 20), (10, 20))], ids=str)
-def test_a_terminal_has_a_size(face: Face, monkeypatch: pytest.MonkeyPatch, pty: Any, size: Any) -> None:
+def test_a_terminal_has_a_size(lab: ClientLab, monkeypatch: pytest.MonkeyPatch, pty: Any, size: Any) -> None:
     from shoal.transport.fake_agent import FakeAgent
 
     seen: list[Any] = []
@@ -193,7 +193,7 @@ def test_a_terminal_has_a_size(face: Face, monkeypatch: pytest.MonkeyPatch, pty:
         return 1
 
     monkeypatch.setattr(FakeAgent, "exec", exec)
-    with face.sandbox() as sandbox:
+    with lab.sandbox() as sandbox:
         sandbox.exec("cat", pty=pty)
         with pytest.raises(shoal.InvalidRequest, match="pty"):
             sandbox.exec("cat", pty=(1, 2, 3))  # type: ignore[call-overload]
@@ -214,62 +214,62 @@ def test_what_is_no_signal_is_refused(value: Any) -> None:
 # Broken connections
 
 
-def test_a_run_goes_on_after_a_broken_connection_and_runs_once(face: Face) -> None:
-    with face.sandbox() as sandbox:
-        face.fake.fail_next("run", Unavailable(BROKEN))
-        face.fake.fail_next("agent", Unavailable("the relay cannot be reached"))
+def test_a_run_goes_on_after_a_broken_connection_and_runs_once(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
+        lab.fake.fail_next("run", Unavailable(BROKEN))
+        lab.fake.fail_next("agent", Unavailable("the relay cannot be reached"))
         assert sandbox.run("echo once").stdout == "once\n"
-        ids = [start.id for start in face.fake.named("run")]
+        ids = [start.id for start in lab.fake.named("run")]
         assert len(ids) == 2
         assert len(set(ids)) == 1
 
 
-def test_output_goes_on_where_it_was(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_output_goes_on_where_it_was(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         process = sandbox.exec("cat")
         process.stdin.write("abc")
         assert process.stdout.read(3) == "abc"
-        face.fake.fail_next("output", Unavailable(BROKEN))
+        lab.fake.fail_next("output", Unavailable(BROKEN))
         process.stdin.write("def")
         process.stdin.close()
         assert process.stdout.read() == "def"
-        assert 3 in face.fake.named("output")
+        assert 3 in lab.fake.named("output")
 
 
-def test_input_is_neither_lost_nor_doubled(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_input_is_neither_lost_nor_doubled(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         process = sandbox.exec("cat")
         process.stdin.write("ab")
-        face.fake.fail_next("write_stdin", Unavailable(BROKEN))  # it arrived, but nobody said so
+        lab.fake.fail_next("write_stdin", Unavailable(BROKEN))  # it arrived, but nobody said so
         process.stdin.write("cd")
-        face.fake.fail_next("stdin", Unavailable(BROKEN))
-        face.fake.fail_next("close_stdin", Unavailable(BROKEN))
+        lab.fake.fail_next("stdin", Unavailable(BROKEN))
+        lab.fake.fail_next("close_stdin", Unavailable(BROKEN))
         process.stdin.write("ef")
         process.stdin.close()
         assert process.stdout.read() == "abcdef"
 
 
-def test_waiting_goes_on_after_a_broken_connection(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_waiting_goes_on_after_a_broken_connection(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         process = sandbox.exec("sleep", "0.05")
-        face.fake.fail_next("wait_process", Unavailable(BROKEN))
+        lab.fake.fail_next("wait_process", Unavailable(BROKEN))
         assert process.wait() == 0
 
 
-def test_patience_has_an_end(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_has_an_end(lab: ClientLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying_agent.Patience.__init__, "__defaults__", (0.2, __import__("time").monotonic))
-    with face.sandbox() as sandbox:
+    with lab.sandbox() as sandbox:
         for _ in range(100):
-            face.fake.fail_next("run", Unavailable(BROKEN))
+            lab.fake.fail_next("run", Unavailable(BROKEN))
         with pytest.raises(shoal.Unavailable, match=BROKEN) as caught:
             sandbox.run("true")
         assert caught.value.retryable
 
 
-def test_what_must_not_happen_twice_is_sent_once(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_what_must_not_happen_twice_is_sent_once(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         sandbox.files.write_text("/f", "a")
-        face.fake.fail_next("write", Unavailable(BROKEN))
+        lab.fake.fail_next("write", Unavailable(BROKEN))
         with pytest.raises(shoal.Unavailable, match="look before you do it again") as caught:
             sandbox.files.append("/f", "b")
         assert not caught.value.retryable
@@ -356,9 +356,9 @@ def test_a_line_without_end_comes_in_pieces() -> None:
     assert max(map(len, lines)) <= MAX_LINE + 100_000
 
 
-def test_one_reader_at_a_time(face: Face) -> None:
+def test_one_reader_at_a_time(lab: ClientLab) -> None:
     async def two() -> None:
-        async with await shoal.Sandbox.create.aio(client=face.client) as sandbox:
+        async with await shoal.Sandbox.create.aio(client=lab.client) as sandbox:
             process = await sandbox.exec.aio("cat")
             first = asyncio.create_task(process.stdout.readline.aio())
             await asyncio.sleep(0.02)
@@ -370,9 +370,9 @@ def test_one_reader_at_a_time(face: Face) -> None:
     asyncio.run(two())
 
 
-def test_a_reader_that_gave_up_loses_nothing(face: Face) -> None:
+def test_a_reader_that_gave_up_loses_nothing(lab: ClientLab) -> None:
     async def impatient() -> str:
-        async with await shoal.Sandbox.create.aio(client=face.client) as sandbox:
+        async with await shoal.Sandbox.create.aio(client=lab.client) as sandbox:
             process = await sandbox.exec.aio("cat")
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(process.stdout.read.aio(), 0.02)

@@ -10,17 +10,17 @@ import pytest
 
 import shoal
 from shoal.model.spec import SandboxSpec
-from tests.unit.client_lab import Face
+from tests.unit.client_lab import ClientLab
 
 
 @pytest.fixture
-def face() -> Face:
-    return Face()
+def lab() -> ClientLab:
+    return ClientLab()
 
 
-def spec_of(face: Face, **arguments: Any) -> SandboxSpec:
-    shoal.Sandbox.create(client=face.client, **arguments)
-    spec = face.fake.named("create")[-1]
+def spec_of(lab: ClientLab, **arguments: Any) -> SandboxSpec:
+    shoal.Sandbox.create(client=lab.client, **arguments)
+    spec = lab.fake.named("create")[-1]
     assert isinstance(spec, SandboxSpec)
     return spec
 
@@ -28,25 +28,25 @@ def spec_of(face: Face, **arguments: Any) -> SandboxSpec:
 # Creating
 
 
-def test_what_is_not_given_is_the_clusters_default(face: Face) -> None:
-    spec = spec_of(face)
+def test_what_is_not_given_is_the_clusters_default(lab: ClientLab) -> None:
+    spec = spec_of(lab)
     resources = spec.resources
     assert (spec.image, spec.timeout, spec.network, spec.environment) == ("shoal/base", 300.0, "default", "main")
     assert (resources.cpu_request, resources.cpu_limit) == (0.125, 1.0)
     assert (resources.memory_request, resources.memory_limit, resources.disk, resources.pids) == (128, 1024, 8192, 512)
-    spec_of(face)
-    assert len(face.fake.named("defaults")) == 1  # asked for once
+    spec_of(lab)
+    assert len(lab.fake.named("defaults")) == 1  # asked for once
 
 
 @pytest.mark.parametrize(
     ("cpu", "expected"), [(0.5, (0.5, 1.0)), (2, (2, 2)), ((0.5, 4), (0.5, 4)), ([1, 2], (1, 2))], ids=str
 )
-def test_one_number_is_the_request_and_the_limit_at_least_the_default(face: Face, cpu: Any, expected: Any) -> None:
-    resources = spec_of(face, cpu=cpu).resources
+def test_one_number_is_the_request_and_the_limit_at_least_the_default(lab: ClientLab, cpu: Any, expected: Any) -> None:
+    resources = spec_of(lab, cpu=cpu).resources
     assert (resources.cpu_request, resources.cpu_limit) == expected
 
 
-def test_all_arguments_arrive(face: Face) -> None:
+def test_all_arguments_arrive(lab: ClientLab) -> None:
     sandbox = shoal.Sandbox.create(
         *("sleep", "9"),
         image="i",
@@ -67,9 +67,9 @@ def test_all_arguments_arrive(face: Face) -> None:
         runtime="runsc",
         environment="dev",
         idempotency_key="k",
-        client=face.client,
+        client=lab.client,
     )
-    spec = face.fake.named("create")[0]
+    spec = lab.fake.named("create")[0]
     assert spec.command == ("sleep", "9")
     assert (spec.image, spec.name, spec.tags, spec.env, spec.workdir, spec.user) == (
         "i",
@@ -86,8 +86,8 @@ def test_all_arguments_arrive(face: Face) -> None:
     assert (sandbox.name, sandbox.tags) == ("n", {"a": "b"})
 
 
-def test_every_create_carries_a_key_of_its_own(face: Face) -> None:
-    keys = [spec_of(face).idempotency_key for _ in range(3)]
+def test_every_create_carries_a_key_of_its_own(lab: ClientLab) -> None:
+    keys = [spec_of(lab).idempotency_key for _ in range(3)]
     assert None not in keys
     assert len(set(keys)) == 3
 
@@ -121,49 +121,51 @@ def test_every_create_carries_a_key_of_its_own(face: Face) -> None:
     ],
     ids=str,
 )
-def test_bad_arguments_are_told_by_field_and_nothing_is_made(face: Face, arguments: dict[str, Any], field: str) -> None:
+def test_bad_arguments_are_told_by_field_and_nothing_is_made(
+    lab: ClientLab, arguments: dict[str, Any], field: str
+) -> None:
     with pytest.raises(shoal.InvalidRequest, match=field) as caught:
-        shoal.Sandbox.create(client=face.client, **arguments)
+        shoal.Sandbox.create(client=lab.client, **arguments)
     assert caught.value.field == field
-    assert list(shoal.Sandbox.list(client=face.client)) == []
+    assert list(shoal.Sandbox.list(client=lab.client)) == []
 
 
 # Finding
 
 
-def test_found_by_id_by_name_and_by_tags(face: Face) -> None:
-    first = face.sandbox(name="one")
-    second = shoal.Sandbox.create(tags={"job": "x", "n": "2"}, client=face.client)
-    assert shoal.Sandbox.from_id(first.id, client=face.client).name == "one"
-    assert shoal.Sandbox.from_name("one", client=face.client).id == first.id
-    assert [s.id for s in shoal.Sandbox.list(client=face.client)] == [second.id, first.id]
-    assert [s.id for s in shoal.Sandbox.list(tags={"job": "x"}, client=face.client)] == [second.id]
+def test_found_by_id_by_name_and_by_tags(lab: ClientLab) -> None:
+    first = lab.sandbox(name="one")
+    second = shoal.Sandbox.create(tags={"job": "x", "n": "2"}, client=lab.client)
+    assert shoal.Sandbox.from_id(first.id, client=lab.client).name == "one"
+    assert shoal.Sandbox.from_name("one", client=lab.client).id == first.id
+    assert [s.id for s in shoal.Sandbox.list(client=lab.client)] == [second.id, first.id]
+    assert [s.id for s in shoal.Sandbox.list(tags={"job": "x"}, client=lab.client)] == [second.id]
     second.set_tags({"job": "y"})
     assert second.tags == {"job": "y"}
-    assert list(shoal.Sandbox.list(tags={"job": "x"}, client=face.client)) == []
+    assert list(shoal.Sandbox.list(tags={"job": "x"}, client=lab.client)) == []
 
 
-def test_what_never_was_is_not_found_and_what_is_no_id_is_refused(face: Face) -> None:
+def test_what_never_was_is_not_found_and_what_is_no_id_is_refused(lab: ClientLab) -> None:
     with pytest.raises(shoal.SandboxNotFound):
-        shoal.Sandbox.from_id("sb-0", client=face.client)
+        shoal.Sandbox.from_id("sb-0", client=lab.client)
     with pytest.raises(shoal.InvalidRequest, match="sandbox_id"):
-        shoal.Sandbox.from_id("0", client=face.client)
+        shoal.Sandbox.from_id("0", client=lab.client)
     with pytest.raises(shoal.SandboxNotFound):
-        shoal.Sandbox.from_name("nobody", client=face.client)
+        shoal.Sandbox.from_name("nobody", client=lab.client)
 
 
-def test_a_name_that_is_taken_is_refused_and_free_again_after_the_end(face: Face) -> None:
-    with face.sandbox(name="one"), pytest.raises(shoal.AlreadyExists, match="name"):
-        face.sandbox(name="one")
-    with face.sandbox(name="one") as again:
-        assert shoal.Sandbox.from_name("one", client=face.client).id == again.id
+def test_a_name_that_is_taken_is_refused_and_free_again_after_the_end(lab: ClientLab) -> None:
+    with lab.sandbox(name="one"), pytest.raises(shoal.AlreadyExists, match="name"):
+        lab.sandbox(name="one")
+    with lab.sandbox(name="one") as again:
+        assert shoal.Sandbox.from_name("one", client=lab.client).id == again.id
 
 
 # Ending
 
 
-def test_a_context_manager_terminates(face: Face) -> None:
-    with face.sandbox() as sandbox:
+def test_a_context_manager_terminates(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox:
         assert sandbox.poll() is None
         assert not sandbox.info().ended
     info = sandbox.info()
@@ -172,20 +174,20 @@ def test_a_context_manager_terminates(face: Face) -> None:
         sandbox.run("true")
     assert caught.value.reason == "terminated"
     sandbox.terminate()  # again is harmless
-    assert len(face.fake.named("terminate")) == 1
+    assert len(lab.fake.named("terminate")) == 1
 
 
-def test_awaited_too(face: Face) -> None:
+def test_awaited_too(lab: ClientLab) -> None:
     async def use() -> shoal.SandboxInfo:
-        async with await shoal.Sandbox.create.aio(client=face.client) as sandbox:
+        async with await shoal.Sandbox.create.aio(client=lab.client) as sandbox:
             assert (await sandbox.run.aio("echo hi")).stdout == "hi\n"
         return await sandbox.info.aio()
 
     assert asyncio.run(use()).ended
 
 
-def test_its_own_command_has_output_and_an_end(face: Face) -> None:
-    sandbox = face.sandbox("echo", "hello", "there")
+def test_its_own_command_has_output_and_an_end(lab: ClientLab) -> None:
+    sandbox = lab.sandbox("echo", "hello", "there")
     assert sandbox.wait(timeout=5) == 0
     assert sandbox.returncode == 0
     assert sandbox.info().reason is shoal.Reason.COMPLETED
@@ -194,8 +196,8 @@ def test_its_own_command_has_output_and_an_end(face: Face) -> None:
     assert sandbox.poll() == 0
 
 
-def test_its_own_commands_output_goes_on_across_the_end(face: Face) -> None:
-    sandbox = face.sandbox("cat")
+def test_its_own_commands_output_goes_on_across_the_end(lab: ClientLab) -> None:
+    sandbox = lab.sandbox("cat")
     sandbox.stdin.write("one\ntw")
     assert sandbox.stdout.readline() == "one\n"
     sandbox.stdin.write("o\n")
@@ -204,8 +206,8 @@ def test_its_own_commands_output_goes_on_across_the_end(face: Face) -> None:
     assert sandbox.stdout.read() == "two\n"
 
 
-def test_waiting_has_a_limit(face: Face) -> None:
-    sandbox = face.sandbox("sleep", "60")
+def test_waiting_has_a_limit(lab: ClientLab) -> None:
+    sandbox = lab.sandbox("sleep", "60")
     began = time.monotonic()
     with pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"):
         sandbox.wait(timeout=0.05)
@@ -213,24 +215,26 @@ def test_waiting_has_a_limit(face: Face) -> None:
     assert sandbox.returncode is None
 
 
-def test_without_a_command_of_its_own_there_is_no_output_of_it(face: Face) -> None:
+def test_without_a_command_of_its_own_there_is_no_output_of_it(lab: ClientLab) -> None:
     with pytest.raises(shoal.FailedPrecondition, match="without a command"):
-        _ = face.sandbox().stdout
+        _ = lab.sandbox().stdout
 
 
 # The default client
 
 
-def test_the_client_that_is_used_is_the_last_that_was_connected(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_that_is_used_is_the_last_that_was_connected(
+    lab: ClientLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from shoal.client import cluster as client
 
-    monkeypatch.setattr(client._default, "client", face.client)
+    monkeypatch.setattr(client._default, "client", lab.client)
     sandbox = shoal.Sandbox.create()
     assert shoal.Sandbox.from_id(sandbox.id).id == sandbox.id
-    with face.client as same:
+    with lab.client as same:
         assert same.nodes()[0].sandboxes == 1
     assert client._default.client is None
-    assert face.fake.named("close") == [None]
+    assert lab.fake.named("close") == [None]
 
 
 def test_without_a_cluster_the_next_step_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A sandbox's ports, as the face offers them."""
+"""A sandbox's ports, as the client offers them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 
 import shoal
 from shoal.wire.bytestream import ByteStream
-from tests.unit.client_lab import Face
+from tests.unit.client_lab import ClientLab
 
 
 @pytest.fixture
-def face() -> Iterator[Face]:
-    face = Face()
-    yield face
-    face.client.close()
+def lab() -> Iterator[ClientLab]:
+    lab = ClientLab()
+    yield lab
+    lab.client.close()
 
 
-def test_tunnels_are_opened_listed_and_closed(face: Face) -> None:
-    sandbox = face.sandbox()
+def test_tunnels_are_opened_listed_and_closed(lab: ClientLab) -> None:
+    sandbox = lab.sandbox()
     private = sandbox.expose(8080)
     assert (private.port, private.protocol, private.public) == (8080, "http", False)
     assert private.token is not None
@@ -43,8 +43,8 @@ def test_tunnels_are_opened_listed_and_closed(face: Face) -> None:
         sandbox.connect_token(22)
 
 
-def test_a_forward_carries_connections_with_half_closes(face: Face) -> None:
-    sandbox = face.sandbox()
+def test_a_forward_carries_connections_with_half_closes(lab: ClientLab) -> None:
+    sandbox = lab.sandbox()
     with sandbox.forward(7) as forward:
         host, _, port = forward.address.rpartition(":")
         assert (host, int(port)) == ("127.0.0.1", forward.local_port)
@@ -62,16 +62,16 @@ def test_a_forward_carries_connections_with_half_closes(face: Face) -> None:
     forward.close()
 
 
-def test_a_web_page_by_a_port_of_this_machine(face: Face) -> None:
+def test_a_web_page_by_a_port_of_this_machine(lab: ClientLab) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with face.sandbox().forward(8080) as forward:
+    with lab.sandbox().forward(8080) as forward:
         for _ in range(3):
             with opener.open(f"http://{forward.address}/x", timeout=10) as answer:
                 assert answer.read().startswith(b"GET /x HTTP/1.1")
 
 
-def test_what_cannot_be_forwarded_is_told(face: Face) -> None:
-    sandbox = face.sandbox()
+def test_what_cannot_be_forwarded_is_told(lab: ClientLab) -> None:
+    sandbox = lab.sandbox()
     for port in (0, 65536, True, "80"):
         with pytest.raises(shoal.InvalidRequest) as wrong:
             sandbox.forward(port)  # type: ignore[arg-type]
@@ -89,8 +89,8 @@ def test_what_cannot_be_forwarded_is_told(face: Face) -> None:
         there.recv(1)
 
 
-def test_closing_ends_open_connections_from_any_thread(face: Face) -> None:
-    forward = face.sandbox().forward(7)
+def test_closing_ends_open_connections_from_any_thread(lab: ClientLab) -> None:
+    forward = lab.sandbox().forward(7)
     with socket.create_connection(("127.0.0.1", forward.local_port), 10) as there:
         there.sendall(b"x")
         assert there.recv(1) == b"x"
@@ -100,7 +100,7 @@ def test_closing_ends_open_connections_from_any_thread(face: Face) -> None:
             there.recv(1)
 
 
-def test_a_slow_reader_slows_the_sandbox(face: Face) -> None:
+def test_a_slow_reader_slows_the_sandbox(lab: ClientLab) -> None:
     sent = 0
     more = asyncio.Event()
 
@@ -113,7 +113,7 @@ def test_a_slow_reader_slows_the_sandbox(face: Face) -> None:
         more.set()
 
     async def run() -> None:
-        sandbox = await shoal.Sandbox.create.aio(client=face.client)
+        sandbox = await shoal.Sandbox.create.aio(client=lab.client)
         async with await sandbox.forward.aio(1) as forward:
             reader, writer = await asyncio.open_connection("127.0.0.1", forward.local_port)
             await reader.readexactly(1)
@@ -129,5 +129,5 @@ def test_a_slow_reader_slows_the_sandbox(face: Face) -> None:
             writer.close()
             await writer.wait_closed()
 
-    face.fake.ports[1] = pour
+    lab.fake.ports[1] = pour
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What a type checker makes of the face: both forms of every call, and `str` or `bytes` as it was asked for."""
+"""What a type checker makes of the client: both forms of every call, and `str` or `bytes` as it was asked for."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from shoal.client import dual_method
-from shoal.client.dual_method import block_on, function_twin, method_twin
+from shoal.client import dual_method as module
+from shoal.client.dual_method import block_on, dual_function, dual_method
 from shoal.model.errors import FailedPrecondition
 
 
@@ -27,21 +27,21 @@ class Adder:
     def __init__(self, base: int) -> None:
         self.base = base
 
-    @method_twin
+    @dual_method
     async def add(self, more: int, *, times: int = 1) -> int:
         """Adds."""
         await asyncio.sleep(0)
         return self.base + more * times
 
-    @method_twin
+    @dual_method
     async def thread(self) -> str:
         return threading.current_thread().name
 
-    @method_twin
+    @dual_method
     async def fail(self) -> None:
         raise KeyError("as it is")
 
-    @function_twin
+    @dual_function
     @staticmethod
     async def of(*values: int) -> Adder:
         """Makes one."""
@@ -112,7 +112,7 @@ async def _calls_blocking() -> int:
 
 def test_blocking_the_callers_own_loop_works_and_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # A notebook's cells run inside a loop, so this must work.
-    monkeypatch.setattr(dual_method._home, "warned", False)
+    monkeypatch.setattr(module._home, "warned", False)
     with pytest.warns(RuntimeWarning, match=r"await Adder\.add\.aio"):
         assert asyncio.run(_calls_blocking()) == 2
     with warnings.catch_warnings():
@@ -130,8 +130,8 @@ def test_an_interrupt_while_a_call_is_handed_over_leaves_nothing_running(
     handed_over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block_on(asyncio.sleep(0))  # there is a loop
-    assert dual_method._home.background is not None
-    loop = dual_method._home.background.loop
+    assert module._home.background is not None
+    loop = module._home.background.loop
     undone = threading.Event()
     hand_over = loop.call_soon_threadsafe
 
@@ -154,7 +154,7 @@ def test_an_interrupt_while_a_call_is_handed_over_leaves_nothing_running(
         block_on(coroutine)
     assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
     assert undone.is_set() is handed_over
-    assert time.monotonic() - began < dual_method._UNDO_S, "it knew when all was over"
+    assert time.monotonic() - began < module._UNDO_S, "it knew when all was over"
 
 
 def test_an_interrupt_that_comes_with_the_end_waits_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,16 +168,16 @@ def test_an_interrupt_that_comes_with_the_end_waits_for_nothing_more(monkeypatch
             assert self._lock.acquire(timeout=timeout)
             raise KeyboardInterrupt
 
-    class Call(dual_method._Call[None]):
+    class Call(module._Call[None]):
         def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
             super().__init__(coroutine)
             self.ended = Woken()  # type: ignore[assignment]
 
-    monkeypatch.setattr(dual_method, "_Call", Call)
+    monkeypatch.setattr(module, "_Call", Call)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         block_on(asyncio.sleep(0))
-    assert time.monotonic() - began < dual_method._UNDO_S
+    assert time.monotonic() - began < module._UNDO_S
 
 
 def test_an_interrupt_cancels_what_was_begun_and_goes_on() -> None:

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.watch import Watch
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import STALL_S, Path, User, itself
@@ -42,7 +42,7 @@ def router() -> APIRouter:
     async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """A tree as a tar, its names relative to `path`; of a file, the file."""
         name = query_path(request)
-        tree = await Reach(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
+        tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
         headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
         return Flowing(tree, headers=headers, media_type=TAR, stall_s=STALL_S)
 
@@ -59,7 +59,7 @@ def router() -> APIRouter:
         """Unpacks a tar below a directory, made if missing. Members that lead out of it are refused. Sent again it does no harm."""
         name = query_path(request)
         checks.path(name)
-        agent = await Reach(transport, sandbox_id).call(itself)
+        agent = await RetryingAgent(transport, sandbox_id).call(itself)
         return Json(await agent.unpack(name, streamed(request), user))
 
     @routes.get(f"{_AT}/watch", response_class=Response, responses={200: {"content": _EVENTS}})
@@ -74,7 +74,7 @@ def router() -> APIRouter:
 
         An event of kind `overflow`: some were missed, look for yourself what there is.
         """
-        watch = Watch(Reach(transport, sandbox_id), query_path(request), recursive)
+        watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive)
         await watch.start.aio()
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return Flowing(_Changes(watch), headers=headers, media_type=EVENTS, check=lambda: guard(request))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import Path
 from shoal.cluster.api.request.answers import Json
@@ -29,7 +29,7 @@ def router() -> APIRouter:
     async def list_directory(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """What a directory holds, sorted by name."""
         name = query_path(request)
-        found = await Reach(transport, sandbox_id).call(lambda agent: agent.list(name))
+        found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name))
         return Json({"entries": [entry_json(entry) for entry in found]})
 
     @routes.get(f"{_AT}/stat", response_class=Response, responses={200: {"model": EntryModel}})
@@ -42,13 +42,13 @@ def router() -> APIRouter:
     ) -> Response:
         """What is at a path."""
         name = query_path(request)
-        return Json(entry_json(await Reach(transport, sandbox_id).call(lambda agent: agent.stat(name, follow))))
+        return Json(entry_json(await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.stat(name, follow))))
 
     @routes.post(f"{_AT}/mkdir", status_code=204, response_class=Response, dependencies=[audited("files.mkdir")])
     async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Cluster) -> Response:
         """Makes a directory."""
         mode = mode_of(body.mode)
-        await Reach(transport, sandbox_id).call(
+        await RetryingAgent(transport, sandbox_id).call(
             lambda agent: agent.mkdir(body.path, body.parents, 0o755 if mode is None else mode, body.user or "")
         )
         return Response(status_code=204)
@@ -56,7 +56,7 @@ def router() -> APIRouter:
     @routes.post(f"{_AT}/move", status_code=204, response_class=Response, dependencies=[audited("files.move")])
     async def move_path(sandbox_id: str, body: Move, transport: Cluster) -> Response:
         """Moves a file or a tree, across file systems too."""
-        await Reach(transport, sandbox_id).once(
+        await RetryingAgent(transport, sandbox_id).once(
             lambda agent: agent.move(body.path, body.to, body.overwrite), f"move {body.path}"
         )
         return Response(status_code=204)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from shoal.client.output import FlowBytes
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.files.ranges import Part
 from shoal.model.errors import FailedPrecondition
 from shoal.wire.agent import Agent, Chunks, Entry
@@ -18,8 +18,8 @@ class FilePart(FlowBytes):
     says to be empty is read to its end all the same: those of `/proc` do.
     """
 
-    def __init__(self, reach: Reach, path: str, entry: Entry, part: Part) -> None:
-        super().__init__(reach, part.begin)
+    def __init__(self, agent: RetryingAgent, path: str, entry: Entry, part: Part) -> None:
+        super().__init__(agent, part.begin)
         self._path = path
         self._entry = entry
         self._end: int | None = part.end if entry.size else None
@@ -68,6 +68,6 @@ class FilePart(FlowBytes):
         await self.close()
 
     async def _same(self) -> bool:
-        now = await self._reach.call(lambda agent: agent.stat(self._path))
+        now = await self._agent.call(lambda agent: agent.stat(self._path))
         self._seen = self._opened
         return (now.size, now.mtime_ns) == (self._entry.size, self._entry.mtime_ns)

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.parts import FilePart
 from shoal.cluster.api.files.ranges import entity_tag, http_date, not_modified, part_of
@@ -80,7 +80,7 @@ def router() -> APIRouter:
     @routes.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=_CONDITIONS)
     async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
         """A file's bytes, or one range of them."""
-        return await _download(Reach(transport, sandbox_id), query_path(request), request)
+        return await _download(RetryingAgent(transport, sandbox_id), query_path(request), request)
 
     @routes.put(
         _FILES,
@@ -101,7 +101,7 @@ def router() -> APIRouter:
     ) -> Response:
         """Writes a file, of any size. A reader sees the old one or the new one, nothing between."""
         upload = _Upload(query_path(request), mode_of(mode), parents, append, user)
-        return Json({"size": await upload.run(Reach(transport, sandbox_id), request)})
+        return Json({"size": await upload.run(RetryingAgent(transport, sandbox_id), request)})
 
     @routes.delete(_FILES, status_code=204, response_class=Response, dependencies=[audited("files.remove")])
     async def remove_file(
@@ -109,15 +109,15 @@ def router() -> APIRouter:
     ) -> Response:
         """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
         name = query_path(request)
-        await Reach(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive))
+        await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive))
         return Response(status_code=204)
 
     return routes
 
 
-async def _download(reach: Reach, path: str, request: Request) -> Response:
+async def _download(agent: RetryingAgent, path: str, request: Request) -> Response:
     for _ in range(_TRIES):
-        entry = _file(await reach.call(lambda agent: agent.stat(path)))
+        entry = _file(await agent.call(lambda agent: agent.stat(path)))
         tag = entity_tag(entry.size, entry.mtime_ns)
         headers = {
             "Accept-Ranges": "bytes",
@@ -136,7 +136,7 @@ async def _download(reach: Reach, path: str, request: Request) -> Response:
         if request.method == "HEAD":
             headers["Content-Length"] = str(part.length)
             return Response(status_code=200 if part.whole else 206, headers=headers, media_type=OCTETS)
-        source = FilePart(reach, path, entry, part)
+        source = FilePart(agent, path, entry, part)
         if await source.begin():
             return Flowing(
                 source, status_code=200 if part.whole else 206, headers=headers, length=source.length, stall_s=STALL_S
@@ -162,7 +162,7 @@ class _Upload:
     append: bool
     user: str
 
-    async def run(self, reach: Reach, request: Request) -> int:
+    async def run(self, agent: RetryingAgent, request: Request) -> int:
         """Writes it and returns its size. Raises `ClientDisconnect` where the body breaks off, and then nothing was written."""
         checks.path(self.path)
         pieces = streamed(request)
@@ -170,12 +170,12 @@ class _Upload:
         if length is not None and length <= _INLINE:
             data = b"".join([piece async for piece in pieces])
             if not self.append:
-                return await reach.call(lambda agent: self._write(agent, data))
-            return await reach.once(lambda agent: self._write(agent, data), f"append to {self.path}")
+                return await agent.call(lambda agent: self._write(agent, data))
+            return await agent.once(lambda agent: self._write(agent, data), f"append to {self.path}")
         if self.append:
-            return await reach.once(lambda agent: self._write(agent, pieces), f"append to {self.path}")
+            return await agent.once(lambda agent: self._write(agent, pieces), f"append to {self.path}")
         # What the client has sent is gone: it may send it again, and the answer says so.
-        return await self._write(await reach.call(itself), pieces)
+        return await self._write(await agent.call(itself), pieces)
 
     async def _write(self, agent: Agent, data: bytes | AsyncIterable[bytes]) -> int:
         return await agent.write(

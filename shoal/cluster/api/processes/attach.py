@@ -15,7 +15,7 @@ import json
 from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
 from shoal.client.stdin import Input
 from shoal.cluster.api.access.auth import Runner, subprotocol
@@ -65,7 +65,7 @@ def router() -> APIRouter:
         await websocket.accept(subprotocol(websocket))
         try:
             first = await _first(websocket)
-            attachment = await _Attachment.of(websocket, Reach(transport, sandbox_id), first)
+            attachment = await _Attachment.of(websocket, RetryingAgent(transport, sandbox_id), first)
             await attachment.run()
             await close(websocket, NORMAL)
         except WebSocketDisconnect:
@@ -102,32 +102,32 @@ class _Attachment:
     """One client at one process."""
 
     def __init__(
-        self, websocket: WebSocket, reach: Reach, process_id: str, outputs: dict[int, Following], stdin: Input
+        self, websocket: WebSocket, agent: RetryingAgent, process_id: str, outputs: dict[int, Following], stdin: Input
     ) -> None:
         self._websocket = websocket
-        self._reach = reach
+        self._agent = agent
         self._id = process_id
         self._outputs = outputs
         self._stdin = stdin
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(_AHEAD)  # None: the end
 
     @classmethod
-    async def of(cls, websocket: WebSocket, reach: Reach, first: ProcessStart | Return) -> _Attachment:
+    async def of(cls, websocket: WebSocket, agent: RetryingAgent, first: ProcessStart | Return) -> _Attachment:
         """Starts the process, or finds it, and tells the client so."""
         if isinstance(first, ProcessStart):
             start = first.start()
-            pid = await reach.call(lambda agent: agent.exec(start, pty=first.size, merge_stderr=first.merge_stderr))
-            outputs = {fd: Following(reach, start.id, fd, 0) for fd in _NAMES}
+            pid = await agent.call(lambda agent: agent.exec(start, pty=first.size, merge_stderr=first.merge_stderr))
+            outputs = {fd: Following(agent, start.id, fd, 0) for fd in _NAMES}
             await send_json(websocket, {"type": "started", "id": start.id, "pid": pid})
-            return cls(websocket, reach, start.id, outputs, Input(reach, start.id, 0))
+            return cls(websocket, agent, start.id, outputs, Input(agent, start.id, 0))
         outputs = {
-            1: Following(reach, first.id, 1, first.stdout_offset),
-            2: Following(reach, first.id, 2, first.stderr_offset),
+            1: Following(agent, first.id, 1, first.stdout_offset),
+            2: Following(agent, first.id, 2, first.stderr_offset),
         }
         begins = {f"{_NAMES[fd]}_offset": await source.begin(follow=True) for fd, source in outputs.items()}
-        has = None if first.stdin_offset is None else await _input_of(reach, first.id, first.stdin_offset)
+        has = None if first.stdin_offset is None else await _input_of(agent, first.id, first.stdin_offset)
         await send_json(websocket, {"type": "started", "id": first.id, **begins, "stdin_offset": has})
-        return cls(websocket, reach, first.id, outputs, Input(reach, first.id, first.stdin_offset))
+        return cls(websocket, agent, first.id, outputs, Input(agent, first.id, first.stdin_offset))
 
     async def run(self) -> None:
         """Returns when the process has ended and all is told, or the client went while the process takes nothing."""
@@ -144,7 +144,7 @@ class _Attachment:
 
     async def _tell(self) -> None:
         await all_to_end(*(self._pump(fd) for fd in self._outputs))
-        end = await self._reach.call(lambda agent: agent.wait(self._id))
+        end = await self._agent.call(lambda agent: agent.wait(self._id))
         await send_json(self._websocket, {"type": "exit", "returncode": end.exit, "timed_out": end.timed_out})
 
     async def _pump(self, fd: int) -> None:
@@ -172,10 +172,10 @@ class _Attachment:
         if isinstance(said, Eof):
             await self._waiting.put(None)
         elif isinstance(said, Resize):
-            await self._reach.call(lambda agent: agent.resize(self._id, said.rows, said.cols))
+            await self._agent.call(lambda agent: agent.resize(self._id, said.rows, said.cols))
         else:
             number = signal_number(said.signal)
-            await self._reach.call(lambda agent: agent.signal(self._id, number, said.tree))
+            await self._agent.call(lambda agent: agent.signal(self._id, number, said.tree))
 
     async def _feed(self) -> None:
         try:
@@ -206,10 +206,10 @@ class _Attachment:
                 watching.exception()
 
 
-async def _input_of(reach: Reach, process_id: str, offset: int) -> int | None:
+async def _input_of(agent: RetryingAgent, process_id: str, offset: int) -> int | None:
     """How much of its input a process has, None where that is closed. Whoever writes there is put out."""
     try:
-        stream = await reach.call(lambda agent: agent.stdin(process_id, offset))
+        stream = await agent.call(lambda agent: agent.stdin(process_id, offset))
     except FailedPrecondition:
         return None
     except InvalidRequest as error:

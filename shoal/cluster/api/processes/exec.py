@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.context import Cluster, Counted, audited, counted
@@ -90,7 +90,7 @@ def router() -> APIRouter:
         data = body.stdin()
         budget: Budget = request.app.state.outputs
         share = budget.share()
-        call = Reach(transport, sandbox_id).call(
+        call = RetryingAgent(transport, sandbox_id).call(
             lambda agent: agent.run(start, input=data, max_output=body.max_output, share=share)
         )
         return _answer(await _while_there(request, call), body.encoding, share)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 
 from shoal.client.output import ProcessBytes
-from shoal.client.retrying_agent import Patience, Reach
+from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.cluster.api.processes.websockets import guard
 from shoal.cluster.api.request.streaming import Flowing
 from shoal.model.errors import SandboxEnded, Unavailable
@@ -24,8 +24,8 @@ class Following(ProcessBytes):
     that it has is told where what there is begins. `peek`: the process does not wait for this reader.
     """
 
-    def __init__(self, reach: Reach, process_id: str, fd: int, offset: int, *, peek: bool = False) -> None:
-        super().__init__(reach, process_id, fd, peek=peek)
+    def __init__(self, agent: RetryingAgent, process_id: str, fd: int, offset: int, *, peek: bool = False) -> None:
+        super().__init__(agent, process_id, fd, peek=peek)
         self.offset = offset
         self._early: bytes | None = None
         self._end: int | None = None

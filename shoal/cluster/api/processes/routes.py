@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import itself
@@ -63,7 +63,7 @@ def router() -> APIRouter:
     async def start_process(sandbox_id: str, body: ProcessStart, transport: Cluster) -> Response:
         """Starts a process, and returns as soon as it runs."""
         start = body.start()
-        pid = await Reach(transport, sandbox_id).call(
+        pid = await RetryingAgent(transport, sandbox_id).call(
             lambda agent: agent.exec(start, pty=body.size, merge_stderr=body.merge_stderr)
         )
         return Json({"id": start.id, "pid": pid}, 201)
@@ -71,7 +71,7 @@ def router() -> APIRouter:
     @routes.get(_AT, responses={200: {"model": Processes}})
     async def list_processes(sandbox_id: str, transport: Cluster) -> Response:
         """The processes that clients started and the sandbox remembers."""
-        rows = await Reach(transport, sandbox_id).call(lambda agent: agent.ps())
+        rows = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.ps())
         return Json({"processes": [_row(row) for row in rows]})
 
     @routes.get(f"{_ONE}/output", responses=_BYTES)
@@ -85,7 +85,7 @@ def router() -> APIRouter:
         follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
     ) -> Response:
         """Its output from an offset on, as it comes. Nothing is held back; a reader that comes back with an offset misses nothing."""
-        source = Following(Reach(transport, sandbox_id), process_id, FD[stream], offset)
+        source = Following(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
         return await output_response(source, request, follow=follow)
 
     @routes.post(f"{_ONE}/stdin", responses={200: {"model": StdinOffset}}, openapi_extra=_RAW)
@@ -101,20 +101,20 @@ def router() -> APIRouter:
 
         One writer at a time: who comes later takes over, and the other one gets `failed_precondition`.
         """
-        agent = await Reach(transport, sandbox_id).call(itself)
+        agent = await RetryingAgent(transport, sandbox_id).call(itself)
         return Json({"offset": await _feed(agent, process_id, request, offset, eof)})
 
     @routes.post(f"{_ONE}/signal", status_code=204, dependencies=[audited("process.signal")])
     async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Cluster) -> Response:
         """Sends a signal. Of a process that has ended: nothing happens."""
         number = signal_number(body.signal)
-        await Reach(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
+        await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
         return Response(status_code=204)
 
     @routes.post(f"{_ONE}/resize", status_code=204)
     async def resize_terminal(sandbox_id: str, process_id: str, body: Size, transport: Cluster) -> Response:
         """Sets the size of its terminal."""
-        await Reach(transport, sandbox_id).call(lambda agent: agent.resize(process_id, body.rows, body.cols))
+        await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.resize(process_id, body.rows, body.cols))
         return Response(status_code=204)
 
     @routes.get(f"{_ONE}/wait", responses={200: {"model": Waited}})
@@ -125,7 +125,7 @@ def router() -> APIRouter:
         timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 30.0,
     ) -> Response:
         """How it ended, as soon as it has; after `timeout` seconds: that it runs."""
-        end = await _end(Reach(transport, sandbox_id), process_id, timeout)
+        end = await _end(RetryingAgent(transport, sandbox_id), process_id, timeout)
         return Json(
             {
                 "running": end is None,
@@ -138,20 +138,20 @@ def router() -> APIRouter:
     return routes
 
 
-async def _end(reach: Reach, process_id: str, timeout: float) -> Exit | None:
+async def _end(agent: RetryingAgent, process_id: str, timeout: float) -> Exit | None:
     """A process's end, None where it runs on for `timeout` seconds."""
     try:
         if timeout == 0:
-            rows = await reach.call(lambda agent: agent.ps())
+            rows = await agent.call(lambda agent: agent.ps())
             if any(row["id"] == process_id and row["running"] for row in rows):
                 return None
-            return await reach.call(lambda agent: agent.wait(process_id))  # at once: it has ended, or there is none
+            return await agent.call(lambda agent: agent.wait(process_id))  # at once: it has ended, or there is none
         async with asyncio.timeout(timeout):
-            return await reach.call(lambda agent: agent.wait(process_id))
+            return await agent.call(lambda agent: agent.wait(process_id))
     except TimeoutError:
         return None
     except SandboxEnded:
-        info = None if process_id != MAIN_PROCESS else await reach.transport.get(reach.sandbox_id)
+        info = None if process_id != MAIN_PROCESS else await agent.transport.get(agent.sandbox_id)
         if info is None or info.returncode is None:
             raise
         return Exit(info.returncode, False, (info.ended_at or 0) - (info.started_at or info.ended_at or 0))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.client.retrying_agent import Reach
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.processes.output import OFFSET, Following, output_response
 from shoal.cluster.api.request.context import Cluster
@@ -42,7 +42,7 @@ def router() -> APIRouter:
         The newest 1 MiB is kept: of more than that the oldest is gone. A command waits for nobody who looks: one who follows and falls so
         far behind is broken off, comes back with the offset that it has, and is told how much it missed. A sandbox without a command has none.
         """
-        source = Following(Reach(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
+        source = Following(RetryingAgent(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
         try:
             return await output_response(source, request, follow=follow)
         except ProcessNotFound:
