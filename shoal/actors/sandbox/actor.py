@@ -14,13 +14,13 @@ import ray
 from shoal.actors.handles import find_actor
 from shoal.actors.messages import OCCUPIED, Began, End, SlotFacts
 from shoal.actors.names import node_actor_name
-from shoal.actors.sandbox.lean import spare_pydantic
 from shoal.actors.sandbox.life import Life
+from shoal.actors.sandbox.no_pydantic import hide_pydantic
 from shoal.model.errors import FailedPrecondition, SandboxNotFound, Unavailable
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
 
-spare_pydantic()  # now: Ray loads this module first of all in a slot's process
+hide_pydantic()  # before anything else: Ray loads this module first of all in a slot's process
 
 
 class SandboxActor:
