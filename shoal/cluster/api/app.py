@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from shoal.cluster.api import health, metrics
 from shoal.cluster.api.access import routes as admin
 from shoal.cluster.api.access.auth import TokenCache
-from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.files import archive, entries
 from shoal.cluster.api.files import routes as files
 from shoal.cluster.api.processes import attach, connect
@@ -75,11 +75,11 @@ def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings
         redoc_url=None,
         redirect_slashes=False,  # an address that is not in the document is none: nobody's token is to go where a Host header says
     )
-    ledger = Ledger(replica_side)
+    reporter = UsageReporter(replica_side)
     app.state.transport = transport
     app.state.replica_side = replica_side
     app.state.settings = settings
-    app.state.ledger = ledger
+    app.state.usage_reporter = reporter
     app.state.tokens = tokens = TokenCache(replica_side, settings.api.token_cache)
     app.state.outputs = Budget(execs.MOST_HELD)
     app.state.makes = set()  # creates that go on though their client may have left
@@ -88,9 +88,9 @@ def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings
     problems.install(app)
     openapi.install(app)
     app.add_middleware(
-        Tunnels, transport=transport, replica_side=replica_side, tokens=tokens, ledger=ledger, api=settings.api
+        Tunnels, transport=transport, replica_side=replica_side, tokens=tokens, reporter=reporter, api=settings.api
     )
-    app.add_middleware(Frame, api=settings.api, ledger=ledger)
+    app.add_middleware(Frame, api=settings.api, reporter=reporter)
     return app
 
 
@@ -106,11 +106,11 @@ def _take(app: FastAPI, router: APIRouter) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    ledger: Ledger = app.state.ledger
-    reporting = asyncio.create_task(ledger.run())
+    reporter: UsageReporter = app.state.usage_reporter
+    reporting = asyncio.create_task(reporter.run())
     try:
         yield
     finally:
         reporting.cancel()
         await asyncio.wait([reporting, *app.state.makes], timeout=_LAST_MAKES_S)
-        await ledger.try_flush()
+        await reporter.try_flush()

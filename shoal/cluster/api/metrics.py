@@ -10,9 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import PlainTextResponse
 
+from shoal.cluster.api.access.audit import get_usage_reporter
 from shoal.cluster.api.access.auth import needs
-from shoal.cluster.api.access.usage_reporter import Ledger
-from shoal.cluster.api.request.context import get_ledger, get_replica_side
+from shoal.cluster.api.access.usage_reporter import UsageReporter
+from shoal.cluster.api.request.context import get_replica_side
 from shoal.cluster.api.request.route import new_router
 from shoal.model.access import Caller, Scope
 from shoal.transport.admin import ReplicaSide
@@ -35,10 +36,10 @@ def router() -> APIRouter:
     async def get_metrics(
         who: Annotated[Caller, needs(Scope.READ, everywhere=True)],
         replica_side: Annotated[ReplicaSide, Depends(get_replica_side)],
-        ledger: Annotated[Ledger, Depends(get_ledger)],
+        reporter: Annotated[UsageReporter, Depends(get_usage_reporter)],
     ) -> PlainTextResponse:
         """The whole cluster's figures, whichever replica answers; those of requests are at most a second old."""
-        await ledger.try_flush()
+        await reporter.try_flush()
         return PlainTextResponse("".join(exposition(await replica_side.metrics())), media_type=_TYPE)
 
     return routes

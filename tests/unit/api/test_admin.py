@@ -101,7 +101,7 @@ class TestEnvironments:
 
 class TestAudit:
     def entries(self, api: Api, query: str = "") -> list[dict[str, Any]]:
-        api.run(api.app.state.ledger.flush())
+        api.run(api.app.state.usage_reporter.flush())
         found: list[dict[str, Any]] = api.ask("GET", f"/v1/audit{query}").json["entries"]
         return found
 

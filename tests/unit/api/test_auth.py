@@ -120,7 +120,7 @@ class TestWebSockets:
         token = api.token("main", Scope.RUN)
         self.connect(api, {"Authorization": f"Bearer {token}"})
         self.connect(api, {"Authorization": f"Bearer {api.token('main', Scope.READ)}"})
-        api.run(api.app.state.ledger.flush())
+        api.run(api.app.state.usage_reporter.flush())
         entries = api.ask("GET", "/v1/audit").json["entries"]
         told = [(e["action"], e["outcome"], e["token"]) for e in entries if e["action"] == "connect.port"]
         assert ("connect.port", "ok", token.split("_")[1]) in told
@@ -302,7 +302,7 @@ class TestScoping:
         events = api.ask("GET", "/v1/events?follow=false", token=token).json["events"]
         assert {event["sandbox_id"] for event in events} == {own["id"]}
         # Whoever reports asks for the entries only once they are there.
-        api.run(api.app.state.ledger.flush())
+        api.run(api.app.state.usage_reporter.flush())
         entries = api.ask("GET", "/v1/audit", token=token).json["entries"]
         assert {(entry["action"], entry["target"]) for entry in entries} == {("sandbox.create", own["id"])}
         everything = api.ask("GET", "/v1/audit").json["entries"]

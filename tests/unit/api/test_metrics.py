@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shoal.cluster.api import health
-from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.metrics import exposition
 from shoal.cluster.api.request.context import RequestContext
 from shoal.model.access import AuditEntry, Caller, Scope
@@ -43,23 +43,23 @@ def context(target: int) -> RequestContext:
 
 
 @pytest.mark.anyio
-class TestLedger:
+class TestUsageReporter:
     async def test_what_was_not_taken_is_said_again_once(self) -> None:
         side: Any = Side()
-        ledger = Ledger(side)
-        ledger.note(context(1))
-        ledger.add("shoal_execs_total", 2)
-        ledger.answered("GET", "/v1/x", 200, 0.003)
-        ledger.used["tk-a"] = 1.0
+        reporter = UsageReporter(side)
+        reporter.note(context(1))
+        reporter.add("shoal_execs_total", 2)
+        reporter.answered("GET", "/v1/x", 200, 0.003)
+        reporter.used["tk-a"] = 1.0
         side.away = True
-        assert not await ledger.try_flush()
-        ledger.note(context(2))
-        ledger.add("shoal_execs_total", 1)
-        ledger.answered("GET", "/v1/x", 200, 40.0)
-        ledger.used["tk-a"] = 2.0
+        assert not await reporter.try_flush()
+        reporter.note(context(2))
+        reporter.add("shoal_execs_total", 1)
+        reporter.answered("GET", "/v1/x", 200, 40.0)
+        reporter.used["tk-a"] = 2.0
         side.away = False
-        assert await ledger.try_flush()
-        assert await ledger.try_flush()
+        assert await reporter.try_flush()
+        assert await reporter.try_flush()
         assert [entry.target for entry in side.entries] == ["1", "2"]
         assert side.used == {"tk-a": 2.0}
         assert side.counters["shoal_execs_total"] == 3
@@ -71,24 +71,24 @@ class TestLedger:
 
     async def test_it_is_bounded_and_the_oldest_give_way(self) -> None:
         side: Any = Side()
-        ledger = Ledger(side, most_entries=10)
+        reporter = UsageReporter(side, most_entries=10)
         side.away = True
         for number in range(12):
-            ledger.note(context(number))
-        assert not await ledger.try_flush()
+            reporter.note(context(number))
+        assert not await reporter.try_flush()
         for number in range(12, 15):
-            ledger.note(context(number))
+            reporter.note(context(number))
         side.away = False
-        assert await ledger.try_flush()
+        assert await reporter.try_flush()
         assert [entry.target for entry in side.entries] == [str(number) for number in range(5, 15)]
         assert side.counters["shoal_audit_dropped_total"] == 5
 
     async def test_many_go_in_several_reports(self) -> None:
         side: Any = Side()
-        ledger = Ledger(side)
+        reporter = UsageReporter(side)
         for number in range(2500):
-            ledger.note(context(number))
-        await ledger.flush()
+            reporter.note(context(number))
+        await reporter.flush()
         assert len(side.entries) == 2500
 
     async def test_what_happens_during_a_report_is_for_the_next_one(self) -> None:
@@ -103,17 +103,17 @@ class TestLedger:
                 await super().report(audit, counters, used)
                 self.reports += 1
                 for number in range(3):
-                    ledger.note(context(number))
-                ledger.answered("GET", "/v1/x", 200, 0.001)
-                ledger.used["tk-a"] = 1.0
+                    reporter.note(context(number))
+                reporter.answered("GET", "/v1/x", 200, 0.001)
+                reporter.used["tk-a"] = 1.0
 
         side: Any = Busy()
-        ledger = Ledger(side)
-        ledger.answered("GET", "/v1/x", 200, 0.001)
+        reporter = UsageReporter(side)
+        reporter.answered("GET", "/v1/x", 200, 0.001)
         async with asyncio.timeout(20):  # a machine may stand still for seconds
-            await ledger.flush()
+            await reporter.flush()
         assert side.reports == 1
-        await ledger.flush()
+        await reporter.flush()
         assert (side.reports, len(side.entries), side.used) == (2, 3, {"tk-a": 1.0})
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shoal.cluster.api.files.ranges import http_date, part_of
-from shoal.cluster.api.request.streaming import Sending, all_to_end, first_to_end
+from shoal.cluster.api.request.streaming import SlowClientGuard, all_to_end, first_to_end
 from shoal.model.errors import QuotaExceeded, Unavailable
 from tests.unit.controller_world import steps
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand
 
 
 async def test_of_too_many_clients_that_do_not_read_the_oldest_is_cut_off() -> None:
-    sending = Sending(limit=2, patience_s=0.0)
+    sending = SlowClientGuard(limit=2, patience_s=0.0)
     outcomes: dict[int, str] = {}
 
     async def send(number: int) -> None:
@@ -37,7 +37,7 @@ async def test_of_too_many_clients_that_do_not_read_the_oldest_is_cut_off() -> N
 
 
 async def test_a_burst_cuts_nobody_off() -> None:
-    sending = Sending(limit=1, patience_s=60)
+    sending = SlowClientGuard(limit=1, patience_s=60)
 
     async def send() -> None:
         with sending:
@@ -48,7 +48,7 @@ async def test_a_burst_cuts_nobody_off() -> None:
 
 async def test_of_too_many_those_that_read_are_not_cut_off() -> None:
     """But those are that read next to nothing, and those of whom nobody knows."""
-    sending = Sending(limit=96, patience_s=0.0)
+    sending = SlowClientGuard(limit=96, patience_s=0.0)
     taken = {"reads": 0, "trickles": 0}
     ended: list[str] = []
 

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import serve
 
 from shoal.cluster.api.processes import websockets
-from shoal.cluster.api.request.streaming import Sending
+from shoal.cluster.api.request.streaming import SlowClientGuard
 from shoal.cluster.api.tunnels import tunnel_access, tunnel_http, tunnel_sockets
 from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model.access import Scope
@@ -246,7 +246,7 @@ def floods(kind: str, size: int) -> Callable[[asyncio.StreamReader, asyncio.Stre
 async def test_of_many_that_read_nothing_the_oldest_are_cut(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    few = Sending(limit=2, patience_s=0.0)
+    few = SlowClientGuard(limit=2, patience_s=0.0)
     monkeypatch.setattr(tunnel_sockets, "sending", few)
     monkeypatch.setattr(tunnel_http, "sending", few)
     monkeypatch.setattr(tunnel_sockets, "CLOSE_S", 0.1)
@@ -282,7 +282,7 @@ def large() -> int:
 def two_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is room for two of the largest messages."""
     room = 2 * tunnel_sockets._COPIES * tunnel_sockets.MAX_MESSAGE // MIB
-    monkeypatch.setattr(tunnel_sockets, "sending", Sending(room, patience_s=0.0))
+    monkeypatch.setattr(tunnel_sockets, "sending", SlowClientGuard(room, patience_s=0.0))
     monkeypatch.setattr(tunnel_sockets, "CLOSE_S", 0.1)
 
 

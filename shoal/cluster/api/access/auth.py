@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from fastapi import params
 from starlette.requests import HTTPConnection
 
-from shoal.cluster.api.request.context import context_of, settle
+from shoal.cluster.api.access.audit import settle
+from shoal.cluster.api.request.context import context_of
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
@@ -220,7 +221,7 @@ async def authenticate(connection: HTTPConnection) -> Caller:
     if text is None:
         raise Unauthenticated("there is no token; send 'Authorization: Bearer shoal_tk-…'")
     info = await verify(state.tokens, text)
-    state.ledger.used[info.id] = time.time()
+    state.usage_reporter.used[info.id] = time.time()
     return Caller(info.id, info.environment, info.scope, context.request_id, context.address)
 
 

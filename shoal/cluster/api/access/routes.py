@@ -8,9 +8,10 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import Reader, environment_for, needs
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, audited, context_of
+from shoal.cluster.api.request.context import Cluster, context_of
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.schema.control import (
     Audit,

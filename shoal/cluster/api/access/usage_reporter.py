@@ -17,7 +17,7 @@ from shoal.model.access import AuditEntry
 from shoal.model.errors import ShoalError
 from shoal.transport.admin import ReplicaSide
 
-_log = logging.getLogger("shoal.api.ledger")
+_log = logging.getLogger("shoal.api.reporter")
 
 INTERVAL_S = 1.0
 _REPORT_S = 10.0
@@ -28,8 +28,8 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 """Upper bounds of the histogram of how long requests take."""
 
 
-class Ledger:
-    """One replica's ledger. Belongs to one event loop."""
+class UsageReporter:
+    """One replica's reporter. Belongs to one event loop."""
 
     def __init__(self, replica_side: ReplicaSide, most_entries: int = _MOST_ENTRIES) -> None:
         self.used: dict[str, float] = {}

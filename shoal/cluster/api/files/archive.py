@@ -13,14 +13,15 @@ from starlette.responses import Response
 
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.watch import Watch
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import STALL_S, Path, User, itself
 from shoal.cluster.api.processes.websockets import guard
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import query_path, streamed
-from shoal.cluster.api.request.context import Cluster, audited
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import PathRoute, new_router
-from shoal.cluster.api.request.streaming import Flowing
+from shoal.cluster.api.request.streaming import StreamingBody
 from shoal.cluster.api.schema.data import Unpacked, path_json
 from shoal.model.access import Scope
 from shoal.wire import checks
@@ -44,7 +45,7 @@ def router() -> APIRouter:
         name = query_path(request)
         tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
         headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
-        return Flowing(tree, headers=headers, media_type=TAR, stall_s=STALL_S)
+        return StreamingBody(tree, headers=headers, media_type=TAR, stall_s=STALL_S)
 
     @routes.put(
         f"{_AT}/archive",
@@ -77,7 +78,7 @@ def router() -> APIRouter:
         watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive)
         await watch.start.aio()
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return Flowing(_Changes(watch), headers=headers, media_type=EVENTS, check=lambda: guard(request))
+        return StreamingBody(_Changes(watch), headers=headers, media_type=EVENTS, check=lambda: guard(request))
 
     return routes
 

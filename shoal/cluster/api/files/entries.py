@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shoal.client.retrying_agent import RetryingAgent
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import Path
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import query_path
-from shoal.cluster.api.request.context import Cluster, audited
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import PathRoute, new_router
 from shoal.cluster.api.schema.data import Entries, EntryModel, MakeDirectory, Move, entry_json, mode_of
 from shoal.model.access import Scope

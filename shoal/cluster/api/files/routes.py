@@ -16,14 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shoal.client.retrying_agent import RetryingAgent
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.parts import FilePart
 from shoal.cluster.api.files.ranges import entity_tag, http_date, not_modified, part_of
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import declared_length, query_path, streamed
-from shoal.cluster.api.request.context import Cluster, audited
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import PathRoute, new_router
-from shoal.cluster.api.request.streaming import OCTETS, Flowing
+from shoal.cluster.api.request.streaming import OCTETS, StreamingBody
 from shoal.cluster.api.schema.data import Written, mode_of
 from shoal.model.access import Scope
 from shoal.model.errors import FailedPrecondition, InvalidRequest
@@ -138,7 +139,7 @@ async def _download(agent: RetryingAgent, path: str, request: Request) -> Respon
             return Response(status_code=200 if part.whole else 206, headers=headers, media_type=OCTETS)
         source = FilePart(agent, path, entry, part)
         if await source.begin():
-            return Flowing(
+            return StreamingBody(
                 source, status_code=200 if part.whole else 206, headers=headers, length=source.length, stall_s=STALL_S
             )
     raise FailedPrecondition("the file is being replaced again and again; try later", state="changing")

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
 from shoal.client.stdin import Input
+from shoal.cluster.api.access.audit import audited, counted
 from shoal.cluster.api.access.auth import Runner, subprotocol
 from shoal.cluster.api.processes.output import Following
 from shoal.cluster.api.processes.websockets import (
@@ -32,7 +33,7 @@ from shoal.cluster.api.processes.websockets import (
     send_bytes,
     send_json,
 )
-from shoal.cluster.api.request.context import Cluster, audited, counted
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.problems import document
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import all_to_end, first_to_end

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import Runner, subprotocol
 from shoal.cluster.api.processes.splice import splice
 from shoal.cluster.api.processes.websockets import NORMAL, close, guard, refusal, send_json
-from shoal.cluster.api.request.context import Cluster, audited
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.problems import document
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import first_to_end

@@ -20,11 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shoal.client.retrying_agent import RetryingAgent
+from shoal.cluster.api.access.audit import Counted, audited, counted
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, Counted, audited, counted
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import ApiRoute, calls_of, new_router
-from shoal.cluster.api.request.streaming import Flowing, gone
+from shoal.cluster.api.request.streaming import StreamingBody, gone
 from shoal.cluster.api.schema.data import Exec, ExecResult
 from shoal.model.access import Scope
 from shoal.model.errors import InvalidRequest
@@ -130,7 +131,7 @@ def _answer(result: RunResult, encoding: str, share: Share) -> Response:
     if size > _AT_ONCE:
         headers = {"Cache-Control": "no-store"}
         long = _Long(head, result, encoding, share)
-        return Flowing(long, headers=headers, media_type="application/json", stall_s=_STALL_S, holds=size)
+        return StreamingBody(long, headers=headers, media_type="application/json", stall_s=_STALL_S, holds=size)
     for name, data in (("stdout", result.stdout), ("stderr", result.stderr)):
         head[name] = data.decode("utf-8", "replace") if encoding == "utf-8" else base64.b64encode(data).decode()
     share.release()

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from shoal.client.output import ProcessBytes
 from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.cluster.api.processes.websockets import guard
-from shoal.cluster.api.request.streaming import Flowing
+from shoal.cluster.api.request.streaming import StreamingBody
 from shoal.model.errors import SandboxEnded, Unavailable
 from shoal.wire.agent import Agent, OutputStream
 
@@ -77,8 +77,8 @@ class Following(ProcessBytes):
         await self.close()
 
 
-async def output_response(source: Following, request: Request, *, follow: bool) -> Flowing:
+async def output_response(source: Following, request: Request, *, follow: bool) -> StreamingBody:
     """The response; where it begins stands in `X-Shoal-Offset`."""
     begin = await source.begin(follow=follow)
     headers = {OFFSET: str(begin), "Content-Disposition": "attachment", "Cache-Control": "no-store"}
-    return Flowing(source, headers=headers, check=lambda: guard(request))
+    return StreamingBody(source, headers=headers, check=lambda: guard(request))

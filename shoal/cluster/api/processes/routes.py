@@ -12,12 +12,13 @@ from starlette.responses import Response
 
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
+from shoal.cluster.api.access.audit import audited, counted
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import itself
 from shoal.cluster.api.processes.output import Following, output_response
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import streamed
-from shoal.cluster.api.request.context import Cluster, audited, counted
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.schema.data import (
     FD,

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shoal.cluster.api.access.auth import check_local
-from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.request.context import NOBODY, SCOPE_KEY, RequestContext, current
 from shoal.cluster.api.request.problems import answer
 from shoal.model.access import caller
@@ -32,14 +32,14 @@ GONE = 499
 class Frame:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, api: ApiSettings, ledger: Ledger) -> None:
+    def __init__(self, app: ASGIApp, api: ApiSettings, reporter: UsageReporter) -> None:
         self._app = app
         self._api = api
-        self._ledger = ledger
+        self._reporter = reporter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            await _Passage(scope, receive, send).run(self._app, self._api, self._ledger)
+            await _Passage(scope, receive, send).run(self._app, self._api, self._reporter)
         else:
             await self._app(scope, receive, send)
 
@@ -72,7 +72,7 @@ class _Passage:
         except OSError as error:
             raise ClientDisconnect from error
 
-    async def run(self, app: ASGIApp, api: ApiSettings, ledger: Ledger) -> None:
+    async def run(self, app: ASGIApp, api: ApiSettings, reporter: UsageReporter) -> None:
         current.set(self.context)
         caller.set(NOBODY)  # a route that forgot to ask who calls can see nothing
         began = time.perf_counter()
@@ -94,7 +94,7 @@ class _Passage:
         except Exception:  # noqa: BLE001  # the last resort: logged with its traceback, and answered
             await self._defect()
         finally:
-            self._note(ledger, time.perf_counter() - began)
+            self._note(reporter, time.perf_counter() - began)
 
     async def _defect(self) -> None:
         _log.exception("a defect: request %s failed", self.context.request_id)
@@ -110,14 +110,14 @@ class _Passage:
         else:
             await self.send({"type": "websocket.close", "code": 1011, "reason": error.code})
 
-    def _note(self, ledger: Ledger, seconds: float) -> None:
+    def _note(self, reporter: UsageReporter, seconds: float) -> None:
         context, scope = self.context, self.scope
         status = self.status or GONE
         route = getattr(scope.get("route"), "path", "-")
         method = scope.get("method", "WS")
-        ledger.answered(method if method in _METHODS else "OTHER", route, status, seconds)
+        reporter.answered(method if method in _METHODS else "OTHER", route, status, seconds)
         if context.action is not None and context.outcome != "unauthenticated":
-            ledger.note(context)
+            reporter.note(context)
         if _log.isEnabledFor(logging.INFO):
             _log.info(
                 'method=%s route="%s" status=%d ms=%.1f outcome=%s token=%s environment=%s request=%s',

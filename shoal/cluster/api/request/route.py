@@ -18,8 +18,8 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shoal.cluster.api.access.audit import Audited
 from shoal.cluster.api.access.auth import Needs
-from shoal.cluster.api.request.context import Audited
 from shoal.cluster.api.request.limits import JsonRequest, check_path, check_query
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]

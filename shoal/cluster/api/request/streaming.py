@@ -57,7 +57,7 @@ class _Wait:
         return self.seen - before >= self.windows * LEAST
 
 
-class Sending:
+class SlowClientGuard:
     """Who waits for a client to take something: `with` it around each send, which raises `QuotaExceeded` where that was cut off."""
 
     def __init__(self, limit: int = MAX_STALLED, patience_s: float = PATIENCE_S) -> None:
@@ -114,9 +114,9 @@ class Sending:
 
 
 class _Holding:
-    """A share in `Sending` that may weigh more than one window."""
+    """A share in `SlowClientGuard` that may weigh more than one window."""
 
-    def __init__(self, sending: Sending, windows: int, taken: Taken | None) -> None:
+    def __init__(self, sending: SlowClientGuard, windows: int, taken: Taken | None) -> None:
         self._sending = sending
         self._windows = windows
         self._taken = taken
@@ -130,10 +130,10 @@ class _Holding:
         self._sending.__exit__(kind, error, traceback)
 
 
-sending = Sending()
+sending = SlowClientGuard()
 
 
-class Flowing(Response):
+class StreamingBody(Response):
     """A response out of `chunks`, whose `aclose` runs in the end, whatever happens.
 
     `length`: bytes that will come, where that is known. Fewer, or an error on the way, breaks the connection off: the client

@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from shoal.client.create import named
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import Runner, environment_for
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, audited, context_of
+from shoal.cluster.api.request.context import Cluster, context_of
 from shoal.cluster.api.request.problems import document
 from shoal.cluster.api.request.route import LargeRoute, new_router
 from shoal.cluster.api.sandboxes.detached import seen_through
@@ -80,9 +81,9 @@ def _enter(request: Request, results: list[SandboxInfo | ShoalError]) -> None:
     for result in results:
         if isinstance(result, SandboxInfo):
             context.environment = result.spec.environment
-            request.app.state.ledger.enter(context, _ACTION, result.id, "ok")
+            request.app.state.usage_reporter.enter(context, _ACTION, result.id, "ok")
         else:
-            request.app.state.ledger.enter(context, _ACTION, None, result.code)
+            request.app.state.usage_reporter.enter(context, _ACTION, None, result.code)
     context.environment = None
 
 

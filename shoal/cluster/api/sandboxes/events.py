@@ -18,7 +18,7 @@ from shoal.cluster.api.processes.websockets import guard
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import new_router
-from shoal.cluster.api.request.streaming import Flowing
+from shoal.cluster.api.request.streaming import StreamingBody
 from shoal.cluster.api.schema.control import EnvironmentQuery, Events, SandboxId
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import InvalidRequest
@@ -111,8 +111,8 @@ def _now(events: list[SandboxEvent]) -> Json:
     return Json({"events": [event.to_dict() for event in events]})
 
 
-def _stream(request: Request, lines: AsyncGenerator[bytes, None]) -> Flowing:
-    return Flowing(lines, headers=_HEADERS, media_type="text/event-stream", check=lambda: guard(request))
+def _stream(request: Request, lines: AsyncGenerator[bytes, None]) -> StreamingBody:
+    return StreamingBody(lines, headers=_HEADERS, media_type="text/event-stream", check=lambda: guard(request))
 
 
 async def _of_sandbox(cluster: Transport, sandbox_id: str, after: int) -> AsyncGenerator[bytes, None]:

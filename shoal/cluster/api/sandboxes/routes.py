@@ -10,9 +10,10 @@ from fastapi import APIRouter, Header, Path, Query
 from starlette.requests import Request
 
 from shoal.client.create import named
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import Reader, Runner, environment_for
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, audited, context_of
+from shoal.cluster.api.request.context import Cluster, context_of
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import (

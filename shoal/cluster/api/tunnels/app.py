@@ -21,7 +21,7 @@ from typing import cast
 from starlette.types import ASGIApp
 
 from shoal.cluster.api.access.auth import TokenCache
-from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.processes.websockets import left, taken
 from shoal.cluster.api.request.context import SCOPE_KEY, RequestContext
 from shoal.cluster.api.tunnels.tunnel_access import Admission, Door
@@ -58,12 +58,12 @@ class Tunnels:
         transport: Transport,
         replica_side: ReplicaSide,
         tokens: TokenCache,
-        ledger: Ledger,
+        reporter: UsageReporter,
         api: ApiSettings,
     ) -> None:
         self._app = app
         self._transport = transport
-        self._door = Door(transport, replica_side.tunnel_secret, tokens, ledger)
+        self._door = Door(transport, replica_side.tunnel_secret, tokens, reporter)
         self._domain = api.tunnel_domain
         self._public_scheme = None if api.url is None else api.url.partition(":")[0]
 

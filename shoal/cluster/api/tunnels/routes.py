@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import Reader, Runner
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, audited
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.schema.control import SandboxId
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shoal.cluster.api.access.auth import TokenCache
 from shoal.cluster.api.access.auth import verify as verify_api_token
-from shoal.cluster.api.access.usage_reporter import Ledger
+from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.request.context import NOBODY
 from shoal.cluster.api.tunnels.tunnel_visits import Visit
 from shoal.model.access import INSIDE, Caller, Scope, Tunnel, caller
@@ -60,13 +60,13 @@ class Door:
     """Lets visits through or not. `secret` gives what connect tokens are signed with; it is asked once."""
 
     def __init__(
-        self, transport: Transport, secret: Callable[[], Awaitable[bytes]], tokens: TokenCache, ledger: Ledger
+        self, transport: Transport, secret: Callable[[], Awaitable[bytes]], tokens: TokenCache, reporter: UsageReporter
     ) -> None:
         self._ask_secret = secret
         self._secret: bytes | None = None
         self._transport = transport
         self._tokens = tokens
-        self._ledger = ledger
+        self._reporter = reporter
         self._known = _Known(transport)
 
     async def admit(self, visit: Visit) -> Admission:
@@ -145,7 +145,7 @@ class Door:
                 "`shoal tunnel`), in the header X-Shoal-Connect-Token or as ?shoal_token=…"
             )
         info = await verify_api_token(self._tokens, token)
-        self._ledger.used[info.id] = time.time()
+        self._reporter.used[info.id] = time.time()
         who = Caller(info.id, info.environment, info.scope)
         if not who.scope.covers(Scope.RUN):
             raise PermissionDenied("tunnels need a token with the scope `run`; this one may only read")
