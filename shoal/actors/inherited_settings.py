@@ -1,6 +1,6 @@
 """What sandboxes take over from their machine: CA bundle, proxy, package index. Each only where the operator says so (`Settings.host`).
 
-Deciding is pure: `takeover` is given the environment and pip's configuration. `pip_config` reads the latter.
+Deciding is pure: `inherit` is given the environment and pip's configuration. `pip_config` reads the latter.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ INDEX_OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Takeover:
+class InheritedSettings:
     """Environment variables (weaker than a sandbox's own) and mounts that every container of this node gets."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
 
 
-def takeover(host: HostSettings, environ: Mapping[str, str], pip: Mapping[str, str]) -> Takeover:
+def inherit(host: HostSettings, environ: Mapping[str, str], pip: Mapping[str, str]) -> InheritedSettings:
     """What to take over. `pip`: pip's own settings by option name, such as `index-url` (see `pip_config`).
 
     Raises `FailedPrecondition` where the CA bundle is asked for and there is none. Passwords in an index's or a proxy's URL go along:
@@ -61,7 +61,7 @@ def takeover(host: HostSettings, environ: Mapping[str, str], pip: Mapping[str, s
         env.update(_proxy(environ))
     if host.package_index:
         env.update(_package_index(environ, pip))
-    return Takeover(env, mounts)
+    return InheritedSettings(env, mounts)
 
 
 def pip_config(timeout_s: float = 30.0) -> dict[str, str]:

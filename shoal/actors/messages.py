@@ -12,7 +12,7 @@ OCCUPIED = "occupied"
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class ContainerStarted:
     """Node to slot: a sandbox's container. `relay` is host:port, `token` admits to its agent; `warm`: it had been kept ready."""
 
     key: str
@@ -23,7 +23,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class ContainerLoss:
     """Node to slot: why a container was lost by itself, and so why its sandbox ends."""
 
     reason: Reason
@@ -32,7 +32,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class SandboxStarted:
     """Slot to controller: a sandbox runs; where, since when (unix seconds)."""
 
     key: str

@@ -190,7 +190,7 @@ async def test_there_is_no_ipv6(lab: NetLab) -> None:
 
 async def test_packages_are_installed_from_the_machines_index(lab: NetLab, tmp_path: Path) -> None:
     """DNS, the way out and back, and the machine's CA: all that `pip` needs."""
-    taken = inherited_settings.takeover(
+    taken = inherited_settings.inherit(
         HostSettings(ca_bundle=True, proxy=True, package_index=True),
         os.environ,
         await asyncio.to_thread(inherited_settings.pip_config),

@@ -17,7 +17,7 @@ from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import Machine
 from shoal.actors.controller.slots import Slot
 from shoal.actors.controller.store import Change
-from shoal.actors.messages import Began, End
+from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec, SlotShape
@@ -32,7 +32,7 @@ SECRET = b"s" * 32
 
 @dataclass
 class FakeSlot:
-    """A sandbox actor. `began` holds the sandbox that it has begun, `end` how that ended. `fails`: what its next start fails with;
+    """A sandbox actor. `sandbox_id`: the sandbox that it holds; `end`: how that ended. `fails`: what its next start fails with;
     `mute`: nobody hears how its next start went; `dies_ending`: SIGKILL strikes it when it has removed its container and has not said so
     yet."""
 
@@ -41,29 +41,29 @@ class FakeSlot:
     shape: SlotShape
     alive: bool = True
     sandbox_id: str | None = None
-    beginning: asyncio.Task[Began] | None = None
+    beginning: asyncio.Task[SandboxStarted] | None = None
     end: asyncio.Future[End] | None = None
     fails: ShoalError | None = None
     mute: bool = False
     dies_ending: bool = False
 
-    async def start(self, sandbox_id: str, wanted: SandboxSpec) -> Began:
+    async def start(self, sandbox_id: str, wanted: SandboxSpec) -> SandboxStarted:
         assert self.sandbox_id in (None, sandbox_id), "a slot was given a second sandbox"
         if self.beginning is None:
             self.sandbox_id = sandbox_id
             self.end = asyncio.get_running_loop().create_future()
             self.beginning = asyncio.create_task(self._begin(sandbox_id))
             self.beginning.add_done_callback(self._forget_failed)
-        began = await asyncio.shield(self.beginning)
+        started = await asyncio.shield(self.beginning)
         if self.mute:
             raise Unavailable("start: the actor is being restarted; try again", actor="restarting")
-        return began
+        return started
 
-    def _forget_failed(self, beginning: asyncio.Task[Began]) -> None:
+    def _forget_failed(self, beginning: asyncio.Task[SandboxStarted]) -> None:
         if beginning.cancelled() or beginning.exception() is not None:
             self.sandbox_id = self.beginning = self.end = None
 
-    async def _begin(self, sandbox_id: str) -> Began:
+    async def _begin(self, sandbox_id: str) -> SandboxStarted:
         await asyncio.sleep(self.world.start_s)
         if not self.alive:
             raise Unavailable("gone", actor="gone")
@@ -73,14 +73,14 @@ class FakeSlot:
         self.world.starts.append(sandbox_id)
         assert sandbox_id not in self.world.containers, "a sandbox has two containers"
         self.world.containers[sandbox_id] = f"c-{len(self.world.starts)}"
-        return Began(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm=False)
+        return SandboxStarted(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm=False)
 
-    async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> Began:
+    async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> SandboxStarted:
         if sandbox_id not in self.world.containers:
             raise NotFound("no container")
         self.sandbox_id = sandbox_id
         self.end = asyncio.get_running_loop().create_future()
-        return Began(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", started_at, warm=False)
+        return SandboxStarted(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", started_at, warm=False)
 
     async def ended(self, sandbox_id: str) -> End:
         return await asyncio.shield(self._held(sandbox_id))

@@ -209,7 +209,7 @@ class TestStrangers:
                 lambda i: parts.sandboxes.wait(i, 0, DEV_RUN),
                 lambda i: parts.sandboxes.logs(i, 1, 0, DEV_RUN),
                 lambda i: parts.sandboxes.set_tags(i, {}, DEV_RUN),
-                lambda i: parts.following.events(0, i, None, 0, DEV_RUN),
+                lambda i: parts.event_feed.events(0, i, None, 0, DEV_RUN),
             ):
                 assert await refused(call(made)) == await refused(call("sb-never"))
         there = await refused(parts.sandboxes.find("n", "main", DEV_RUN))
@@ -217,9 +217,9 @@ class TestStrangers:
         assert there == nowhere.replace("'x'", "'n'")
         with pytest.raises(EnvironmentNotFound):
             await parts.sandboxes.select(Listing("main"), DEV_RUN)
-        assert await parts.following.events(0, None, None, 0, DEV_RUN) == []
-        assert await parts.following.audit(None, 10, DEV_ADMIN) == [
-            e for e in await parts.following.audit(None, 10, INSIDE) if e.environment == "dev"
+        assert await parts.event_feed.events(0, None, None, 0, DEV_RUN) == []
+        assert await parts.event_feed.audit(None, 10, DEV_ADMIN) == [
+            e for e in await parts.event_feed.audit(None, 10, INSIDE) if e.environment == "dev"
         ]
         await controller.kill()
 
@@ -331,7 +331,7 @@ class TestTokens:
         info, _ = await controller.parts.accounts.create_token("ci", "main", Scope.RUN, None, INSIDE)
         writes = world.disk.writes
         for at in (600.0, 610.0, 659.0):
-            await controller.parts.following.report([], {info.id: at, "tk-gone": at})
+            await controller.parts.event_feed.report([], {info.id: at, "tk-gone": at})
         assert world.disk.writes == writes + 1
         assert world.disk.tokens[info.id].info.last_used_at == 600.0
         await controller.kill()
@@ -346,8 +346,8 @@ async def test_what_replicas_report_is_entered_once() -> None:
         AuditEntry(2.0, "sandbox.create", "quota_exceeded", "tk-1", "main"),
         AuditEntry(3.0, "exec", "ok", "tk-1", "main", made, "r-1", "10.0.0.1", id=99),
     ]
-    await controller.parts.following.report(seen, {})
-    entries = await controller.parts.following.audit(None, 10, INSIDE)
+    await controller.parts.event_feed.report(seen, {})
+    entries = await controller.parts.event_feed.audit(None, 10, INSIDE)
     assert [(e.action, e.outcome, e.target) for e in entries] == [
         ("exec", "ok", made),
         ("sandbox.create", "quota_exceeded", None),
@@ -360,7 +360,7 @@ async def test_what_replicas_report_is_entered_once() -> None:
 @pytest.mark.parametrize("value", [-1, 1 << 63, True, "1", 1.0])
 async def test_what_is_no_id_is_refused(value: Any) -> None:
     controller = await World().controller()
-    following = controller.parts.following
+    following = controller.parts.event_feed
     with pytest.raises(InvalidRequest, match=r"before: .* is no id"):
         await following.audit(value, 10, INSIDE)
     with pytest.raises(InvalidRequest, match=r"after: .* is no id"):
@@ -379,15 +379,15 @@ async def test_what_callers_of_all_environments_do_is_seen_in_the_sandbox_s_own(
         AuditEntry(3.0, "events", "permission_denied", "tk-ops", ANY_ENVIRONMENT),
         AuditEntry(4.0, "exec", "sandbox_not_found", "tk-main", "main", made),  # a stranger's
     ]
-    await controller.parts.following.report(seen, {})
-    entries = await controller.parts.following.audit(None, 4, INSIDE)
+    await controller.parts.event_feed.report(seen, {})
+    entries = await controller.parts.event_feed.audit(None, 4, INSIDE)
     assert [(e.token, e.environment) for e in entries] == [
         ("tk-main", "main"),
         ("tk-ops", ANY_ENVIRONMENT),
         ("tk-ops", ANY_ENVIRONMENT),
         ("tk-ops", "dev"),
     ]
-    theirs = await controller.parts.following.audit(None, 100, DEV_ADMIN)
+    theirs = await controller.parts.event_feed.audit(None, 100, DEV_ADMIN)
     assert ("exec", "tk-ops", made) in [(e.action, e.token, e.target) for e in theirs]
     await controller.kill()
 
@@ -461,7 +461,7 @@ class TestAtOnce:
         info, _ = await accounts.create_token("ci", "main", Scope.RUN, None, INSIDE)
         revoking = asyncio.ensure_future(accounts.revoke_token(info.id, INSIDE))
         await asyncio.sleep(0)  # it writes
-        await controller.parts.following.report([], {info.id: info.created_at + 1000})
+        await controller.parts.event_feed.report([], {info.id: info.created_at + 1000})
         await revoking
         assert world.disk.tokens[info.id].info.revoked_at is not None
         await controller.kill()

@@ -160,7 +160,7 @@ class TestAnActorThatDiedInAFullCluster:
 async def test_all_that_ran_on_a_lost_machine_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     controller = await world.controller()
-    sandboxes, lives = controller.parts.sandboxes, controller.parts.lives
+    sandboxes, supervisor = controller.parts.sandboxes, controller.parts.supervisor
     made = [await controller.begin(sandboxes.create(spec(), 60, True, INSIDE)) for _ in range(50)]
     store_is_back = asyncio.Event()
 
@@ -168,10 +168,10 @@ async def test_all_that_ran_on_a_lost_machine_ends_at_once(monkeypatch: pytest.M
         await store_is_back.wait()
 
     monkeypatch.setattr(world, "before_write", held_up)
-    losing = controller.begin(lives.lose_node("another"))
+    losing = controller.begin(supervisor.lose_node("another"))
     await losing
     assert len(controller.parts.registry.live()) == 50, "what ran elsewhere goes on"
-    losing = controller.begin(lives.lose_node(NODE))
+    losing = controller.begin(supervisor.lose_node(NODE))
     await until(lambda: controller.parts.registry.live() == [], "none counts as living, however long the store takes")
     assert controller.parts.registry.usage("main").sandboxes == 0
     store_is_back.set()

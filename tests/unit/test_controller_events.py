@@ -71,7 +71,7 @@ async def test_events_expire_with_the_rest() -> None:
     controller = await world.controller()
     made, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 30, True, INSIDE))
     await controller.begin(controller.parts.sandboxes.terminate(made.id, INSIDE))
-    log = controller.parts.ledger.events
+    log = controller.parts.writer.events
     assert log.since(0)
     await controller.parts._expire()
     assert log.since(0) is None
@@ -119,10 +119,10 @@ async def test_thousands_wait_for_nothing() -> None:
     await asyncio.sleep(0)
 
     def published(to: EventLog) -> float:
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(500):
             to.publish([draft(to, "sb-busy")])
-        return time.perf_counter() - began
+        return time.perf_counter() - started
 
     # Were each of those who wait looked at, it would be some thousand times as long.
     assert min(published(log) for _ in range(3)) < 50 * min(published(alone) for _ in range(3))
@@ -141,7 +141,7 @@ async def test_a_follower_misses_nothing_through_a_restart() -> None:
     async def follow() -> None:
         after = seen[-1].id if seen else 0
         while True:
-            page = await controller.parts.following.events(after, None, "main", 5, INSIDE)
+            page = await controller.parts.event_feed.events(after, None, "main", 5, INSIDE)
             seen.extend(page)
             after = seen[-1].id
 
@@ -154,7 +154,7 @@ async def test_a_follower_misses_nothing_through_a_restart() -> None:
         assert following.done()
         controller = await world.controller()
     after = seen[-1].id
-    seen += await controller.parts.following.events(after, None, None, 0, INSIDE)
+    seen += await controller.parts.event_feed.events(after, None, None, 0, INSIDE)
     assert [event.id for event in seen] == [event.id for event in world.disk.events]
     assert [event.kind for event in seen[:4]] == ["created", "starting", "running", "terminated"]
     assert seen[3].data == {
@@ -163,16 +163,16 @@ async def test_a_follower_misses_nothing_through_a_restart() -> None:
         "token": "cluster",
         "node_id": "node-1",
     }
-    assert controller.parts.ledger.events.last == seen[-1].id
+    assert controller.parts.writer.events.last == seen[-1].id
     await controller.kill()
 
 
 async def test_the_first_event_ends_a_wait_at_once() -> None:
     controller = await World().controller()
-    waiting = controller.begin(controller.parts.following.events(None, None, None, 20, INSIDE))
+    waiting = controller.begin(controller.parts.event_feed.events(None, None, None, 20, INSIDE))
     await asyncio.sleep(0)
-    began = time.monotonic()
+    started = time.monotonic()
     await controller.begin(controller.parts.sandboxes.create(spec(), 30, True, INSIDE))
     assert (await waiting)[0].kind == "created"
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - started < 15
     await controller.kill()

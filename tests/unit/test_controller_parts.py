@@ -14,7 +14,7 @@ from shoal.actors.controller import registry as registry_module
 from shoal.actors.controller.placement import Machine, check_fits
 from shoal.actors.controller.record import Exposure, SandboxRecord, from_row, to_row
 from shoal.actors.controller.registry import Registry
-from shoal.actors.messages import Began, End
+from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import AlreadyExists, InvalidRequest, Unavailable
 from shoal.model.info import Listing
 from shoal.model.states import Event, Reason, State
@@ -31,7 +31,7 @@ def running(sandbox_id: str, **changes: object) -> SandboxRecord:
     made.life.apply(Event.PLACE, 1.0)
     made.life.apply(Event.READY, 2.0)
     made.slot_id = "slot-1"
-    made.began = Began("c-1", "node", "127.0.0.1:1", 2.0, warm=False)
+    made.started = SandboxStarted("c-1", "node", "127.0.0.1:1", 2.0, warm=False)
     return made
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from shoal.actors.controller import record_writer
 from shoal.actors.controller.events import EventLog
-from shoal.actors.controller.record_writer import Ledger
+from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.store import Change
 from shoal.cluster.store import open_store
 from shoal.model.access import INSIDE
@@ -47,7 +47,7 @@ class TestWhoseStoreItIs:
             damaged.write(b"\xff" * size)
 
         overtaken: list[bool] = []
-        mine = Ledger(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
+        mine = RecordWriter(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
         await mine.store.open("c1", 10)
         with pytest.raises(FailedPrecondition, match="damaged"):
             await mine.write(Change(audit=[entry()], events=[event(1)]))
@@ -56,7 +56,7 @@ class TestWhoseStoreItIs:
 
     async def test_a_controller_learns_from_forgetting_too_that_it_was_overtaken(self, tmp_path: Path) -> None:
         overtaken: list[bool] = []
-        mine = Ledger(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
+        mine = RecordWriter(open_store(settings(tmp_path)), EventLog(0), lambda: overtaken.append(True))
         await mine.store.open("c1", 10)
         await mine.expire(1.0)
         assert not overtaken
@@ -150,7 +150,7 @@ class TestWhatIsLate:
         await until(lambda: info.id in away.refused, "that it runs is not on record")
         away.back()
         await controller.begin(sandboxes.terminate(info.id, INSIDE))
-        told = await controller.begin(controller.parts.following.events(0, info.id, None, 0, INSIDE))
+        told = await controller.begin(controller.parts.event_feed.events(0, info.id, None, 0, INSIDE))
         assert [event.kind for event in told] == ["created", "starting", "running", "terminated"]
         assert [event.kind for event in world.disk.events] == ["created", "starting", "running", "terminated"]
         await controller.kill()

@@ -110,7 +110,7 @@ async def test_a_tcp_tunnel_listens_on_the_node() -> None:
     assert made.address == "10.0.0.1:40022"
     assert made.token is not None
     claims = grants.verify(SECRET, made.token, time.time())
-    assert (claims.key, claims.port) == (record.began.key, 22), "as the relay wants it"
+    assert (claims.key, claims.port) == (record.started.key, 22), "as the relay wants it"
     assert claims.scopes == ("pass",), "good for nothing once the port is taken back"
     assert world.exposed == {(record.id, 22): True}
     await tunnels.expose(record, 22, "tcp", True, INSIDE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.actors import inherited_settings
-from shoal.actors.inherited_settings import CA_TARGET, CA_VARIABLES, parse_pip_config, takeover
+from shoal.actors.inherited_settings import CA_TARGET, CA_VARIABLES, inherit, parse_pip_config
 from shoal.model.errors import FailedPrecondition
 from shoal.model.settings import HostSettings
 
@@ -20,7 +20,7 @@ ALL = {
 
 
 def test_nothing_unless_the_operator_says_so() -> None:
-    taken = takeover(HostSettings(), ALL, {"index-url": "https://other.test"})
+    taken = inherit(HostSettings(), ALL, {"index-url": "https://other.test"})
     assert taken.env == {}
     assert taken.mounts == ()
 
@@ -28,7 +28,7 @@ def test_nothing_unless_the_operator_says_so() -> None:
 def test_ca_bundle_is_mounted_read_only_and_pointed_at(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.write_text("certificates")
-    taken = takeover(HostSettings(ca_bundle=True), {"REQUESTS_CA_BUNDLE": str(bundle)}, {})
+    taken = inherit(HostSettings(ca_bundle=True), {"REQUESTS_CA_BUNDLE": str(bundle)}, {})
     (mount,) = taken.mounts
     assert (mount.source, mount.target, mount.read_only) == (bundle, CA_TARGET, True)
     assert taken.env == dict.fromkeys(CA_VARIABLES, CA_TARGET)
@@ -39,13 +39,13 @@ def test_ca_bundle_behind_a_link_is_the_file_itself(tmp_path: Path) -> None:
     bundle, link = tmp_path / "ca.pem", tmp_path / "link.pem"
     bundle.write_text("certificates")
     link.symlink_to(bundle)
-    assert takeover(HostSettings(ca_bundle=True), {}, {"cert": str(link)}).mounts[0].source == bundle
+    assert inherit(HostSettings(ca_bundle=True), {}, {"cert": str(link)}).mounts[0].source == bundle
 
 
 def test_ca_bundle_that_is_nowhere_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inherited_settings, "CA_PLACES", ())
     with pytest.raises(FailedPrecondition, match="ca-certificates"):
-        takeover(HostSettings(ca_bundle=True), {}, {})
+        inherit(HostSettings(ca_bundle=True), {}, {})
 
 
 def test_proxy_goes_along_in_both_spellings_and_lower_case_wins() -> None:
@@ -55,7 +55,7 @@ def test_proxy_goes_along_in_both_spellings_and_lower_case_wins() -> None:
         "NO_PROXY": "localhost",
         "http_proxy": "",
     }
-    assert takeover(HostSettings(proxy=True), environ, {}).env == {
+    assert inherit(HostSettings(proxy=True), environ, {}).env == {
         "https_proxy": "http://lower.test",
         "HTTPS_PROXY": "http://lower.test",
         "no_proxy": "localhost",
@@ -65,7 +65,7 @@ def test_proxy_goes_along_in_both_spellings_and_lower_case_wins() -> None:
 
 def test_package_index_comes_from_the_environment_before_pips_files() -> None:
     pip = {"index-url": "https://file.test/simple", "extra-index-url": "https://extra.test/simple"}
-    assert takeover(HostSettings(package_index=True), {"PIP_INDEX_URL": "https://env.test/simple"}, pip).env == {
+    assert inherit(HostSettings(package_index=True), {"PIP_INDEX_URL": "https://env.test/simple"}, pip).env == {
         "PIP_INDEX_URL": "https://env.test/simple",
         "PIP_EXTRA_INDEX_URL": "https://extra.test/simple",
     }

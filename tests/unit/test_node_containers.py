@@ -10,7 +10,7 @@ import pytest
 
 from shoal.actors.engines.contract import ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, FakeEngine
-from shoal.actors.node.containers import Containers, Surroundings
+from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.logs import KEEP, LogFiles
 from shoal.actors.node.records import RecordFiles
 from shoal.model.errors import Internal, QuotaExceeded, Unavailable
@@ -54,7 +54,7 @@ class Node:
         self.net = Net()
         self.door = Door()
         self.files = RecordFiles(root / "records")
-        around = Surroundings(
+        around = ContainerDefaults(
             agent=root / "agent",
             run_root=root / "run",
             labels=LABELS,

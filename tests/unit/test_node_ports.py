@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.actors.engines.fake import FakeEngine
-from shoal.actors.node.containers import Containers, Surroundings
+from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
 from shoal.model.errors import AlreadyExists, InvalidRequest, NotFound, QuotaExceeded, ShoalError, Unavailable
@@ -66,7 +66,7 @@ class Node:
         self.opener = opener or Opener()
         self.engine = engine or FakeEngine()
         self.files = RecordFiles(root / "records")
-        around = Surroundings(
+        around = ContainerDefaults(
             root / "agent", root / "run", {"shoal.cluster": "test"}, {}, (), root / "resolv", root / "empty"
         )
         self.containers = Containers(self.engine, Net(), self.opener, self.files, around, start_limit=2)

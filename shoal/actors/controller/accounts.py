@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shoal.actors.controller.record_writer import Ledger, audited
+from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Restored
 from shoal.model.access import (
@@ -47,8 +47,8 @@ _MINUTE_S = 60.0
 class Accounts:
     """The environments and tokens of a cluster. `clock`: unix seconds."""
 
-    def __init__(self, ledger: Ledger, registry: Registry, clock: Callable[[], float] = time.time) -> None:
-        self._ledger = ledger
+    def __init__(self, writer: RecordWriter, registry: Registry, clock: Callable[[], float] = time.time) -> None:
+        self._writer = writer
         self._registry = registry
         self._clock = clock
         self._environments: dict[str, Environment] = {}
@@ -62,7 +62,7 @@ class Accounts:
         self._tokens = {token.info.id: token for token in restored.tokens}
         if MAIN_ENVIRONMENT not in self._environments:
             main = Environment(MAIN_ENVIRONMENT, Quota(), self._clock())
-            await self._ledger.write(Change(environments=(main,)))
+            await self._writer.write(Change(environments=(main,)))
             self._environments[MAIN_ENVIRONMENT] = main
 
     # -- environments -------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Accounts:
                 raise AlreadyExists(f"name: there is an environment {name!r} already; choose another", field="name")
             if len(self._environments) >= MAX_ENVIRONMENTS:
                 raise QuotaExceeded(f"there are {MAX_ENVIRONMENTS} environments, which is the most; delete some")
-            if await self._ledger.store.was_deleted(name):
+            if await self._writer.store.was_deleted(name):
                 # Sandboxes, events and keys are told apart by the name: whoever had it next would see another's.
                 raise AlreadyExists(
                     f"name: an environment {name!r} was deleted, and what happened in it is kept under that name for "
@@ -92,7 +92,7 @@ class Accounts:
                     field="name",
                 )
             made = Environment(name, quota, self._clock())
-            await self._ledger.write(_environment_change(made, "environment.create", caller))
+            await self._writer.write(_environment_change(made, "environment.create", caller))
             self._environments[name] = made
         return self._with_usage(made)
 
@@ -110,7 +110,7 @@ class Accounts:
         check_bounds(quota)
         async with self._changing:
             changed = replace(self._known(name), quota=quota)
-            await self._ledger.write(_environment_change(changed, "environment.quota", caller))
+            await self._writer.write(_environment_change(changed, "environment.quota", caller))
             self._environments[name] = changed
         return self._with_usage(changed)
 
@@ -181,7 +181,7 @@ class Accounts:
         info = TokenInfo(token_id, name, environment, scope, now, expires_at, created_by=caller.token)
         entry = audited("token.create", caller, target=token_id, environment=environment)
         token = StoredToken(info, digest)
-        await self._ledger.write(Change(tokens=(token,), audit=(entry,), removed_tokens=forgotten))
+        await self._writer.write(Change(tokens=(token,), audit=(entry,), removed_tokens=forgotten))
         self._tokens[token_id] = token
         for each in forgotten:
             self._tokens.pop(each, None)
@@ -243,7 +243,7 @@ class Accounts:
         before = {token.info.id: self._tokens[token.info.id] for token in revoked}
         self._tokens |= {token.info.id: token for token in revoked}
         try:
-            await self._ledger.write(change)
+            await self._writer.write(change)
         except ShoalError:
             self._tokens |= before
             raise

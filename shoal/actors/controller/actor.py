@@ -94,9 +94,9 @@ class ControllerActor:
     async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller = INSIDE) -> tuple[int, bytes, bool]:
         return await (await self._open()).sandboxes.logs(sandbox_id, fd, offset, caller)
 
-    async def strangers(self, sandbox_ids: list[str], node_id: str) -> list[str]:
+    async def orphans(self, sandbox_ids: list[str], node_id: str) -> list[str]:
         """For nodes: those of `sandbox_ids` that do not live there."""
-        return (await self._open()).sandboxes.strangers(sandbox_ids, node_id)
+        return (await self._open()).sandboxes.orphans(sandbox_ids, node_id)
 
     # -- tunnels ------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class ControllerActor:
     # -- looking back -------------------------------------------------------------------------------
 
     async def audit(self, before: int | None, limit: int, caller: Caller = INSIDE) -> list[AuditEntry]:
-        return await (await self._open()).following.audit(before, limit, caller)
+        return await (await self._open()).event_feed.audit(before, limit, caller)
 
     async def events(
         self,
@@ -166,10 +166,10 @@ class ControllerActor:
         wait_s: float,
         caller: Caller = INSIDE,
     ) -> list[SandboxEvent]:
-        return await (await self._open()).following.events(after, sandbox_id, environment, wait_s, caller)
+        return await (await self._open()).event_feed.events(after, sandbox_id, environment, wait_s, caller)
 
     async def last_event(self, caller: Caller = INSIDE) -> int:
-        return (await self._open()).ledger.events.last
+        return (await self._open()).writer.events.last
 
     async def report(
         self,
@@ -180,11 +180,11 @@ class ControllerActor:
     ) -> None:
         """For the API's replicas alone."""
         parts = await self._open()
-        await parts.following.report(audit, used)
-        parts.figures.report(counters)  # last: what a replica could not report it reports again
+        await parts.event_feed.report(audit, used)
+        parts.metrics.report(counters)  # last: what a replica could not report it reports again
 
     async def metrics(self, caller: Caller = INSIDE) -> dict[str, float]:
-        return await (await self._open()).metrics()
+        return await (await self._open()).collect_metrics()
 
     # -- the cluster --------------------------------------------------------------------------------
 

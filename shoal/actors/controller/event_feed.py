@@ -10,7 +10,7 @@ from typing import Any
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.events import PAGE
 from shoal.actors.controller.history import History
-from shoal.actors.controller.record_writer import Ledger
+from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Store
 from shoal.model.access import ANY_ENVIRONMENT, AuditEntry, Caller, SandboxEvent, Scope
@@ -38,10 +38,10 @@ _WRITTEN_HERE = frozenset(
 
 
 @dataclass(slots=True)
-class Following:
+class EventFeed:
     """Events and audit entries, as far as the caller may see them."""
 
-    ledger: Ledger
+    writer: RecordWriter
     registry: Registry
     history: History
     accounts: Accounts
@@ -59,7 +59,7 @@ class Following:
             await self.history.get(sandbox_id, caller)
         if after is not None:
             _check_id("after", after)
-        log = self.ledger.events
+        log = self.writer.events
         after = log.last if after is None else after
         end = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
         while True:
@@ -104,7 +104,7 @@ class Following:
             if entry.outcome != "ok" or entry.action not in _WRITTEN_HERE
         ]
         if new or tokens:
-            await self.ledger.write(Change(audit=new, tokens=tokens))
+            await self.writer.write(Change(audit=new, tokens=tokens))
 
     def _environment(self, entry: AuditEntry) -> str:
         """Where it was done: the replica knows only the caller's environment, the controller the sandbox's."""

@@ -12,33 +12,33 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.actors.controller.adoption import Takeover
+from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.endings import ON_REQUEST, ended_error, failed_start, given_up
-from shoal.actors.controller.metrics import Figures
+from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.record import SandboxRecord
-from shoal.actors.controller.record_writer import Ledger, created, entered, may_be_written
+from shoal.actors.controller.record_writer import RecordWriter, created, entered, may_be_written
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.actors.handles import is_gone
-from shoal.actors.messages import OCCUPIED, Began, End
+from shoal.actors.messages import OCCUPIED, End, SandboxStarted
 from shoal.model.access import AuditEntry
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
 from shoal.model.states import Event, State
 
-log = logging.getLogger("shoal.starts")
+log = logging.getLogger("shoal.launcher")
 
 _ATTEMPTS = 3
 
 
 @dataclass(slots=True)
-class Starts:
+class Launcher:
     """`slots`: which one has which sandbox, be it starting or running; `watch` is told what runs, `finish` what has ended."""
 
     registry: Registry
-    ledger: Ledger
+    writer: RecordWriter
     pool: SlotPool
-    takeover: Takeover
-    figures: Figures
+    adoption: Adoption
+    metrics: Metrics
     call: Callable[..., Awaitable[Any]]
     slots: dict[str, Slot]
     watch: Callable[[SandboxRecord, Slot], None]
@@ -118,7 +118,7 @@ class Starts:
             self._place(record, slot)  # one write for both: its acceptance, and where it is going to be
             happened.append(entered(record))
         try:
-            await self.ledger.put(record, *happened, audit=audit)
+            await self.writer.put(record, *happened, audit=audit)
         except ShoalError as error:
             if slot is not None:
                 self._free(record, slot)
@@ -130,7 +130,7 @@ class Starts:
                 self.registry.retract(record)
             raise
         record.accepted.set()
-        self.figures.accepted(record)
+        self.metrics.accepted(record)
         await self._bring_up(record, slot)
 
     async def _bring_up(self, record: SandboxRecord, slot: Slot | None) -> None:
@@ -145,7 +145,7 @@ class Starts:
                     await self._start(record, slot)
                     return
                 except Unavailable as error:
-                    # An idle slot may have died unnoticed, any number of them. What it began is removed by now: another takes over.
+                    # An idle slot may have died unnoticed, any number of them. What it started is removed by now: another takes over.
                     attempts += slot.idle_since == 0.0
                     if not is_gone(error) or attempts == _ATTEMPTS:
                         raise
@@ -178,14 +178,14 @@ class Starts:
         first = record.life.state is State.PENDING
         self._place(record, slot)
         try:
-            await self.ledger.put(record, *([entered(record)] if first else []))
+            await self.writer.put(record, *([entered(record)] if first else []))
         except ShoalError:
             self._free(record, slot)
             raise
 
     async def _start(self, record: SandboxRecord, slot: Slot) -> None:
         try:
-            began: Began = await self.call(
+            started: SandboxStarted = await self.call(
                 slot.handle, "start", record.id, record.spec, timeout_s=max(0.1, record.deadline - time.time())
             )
         except DeadlineExceeded:
@@ -198,7 +198,7 @@ class Starts:
                 self._abandon(record, slot)  # it may have begun all the same
                 raise
             self._discard(record, slot)
-            await self.takeover.remove(record.id, slot.node_id)
+            await self.adoption.remove(record.id, slot.node_id)
             raise
         except FailedPrecondition as error:
             if error.state != OCCUPIED:
@@ -209,16 +209,16 @@ class Starts:
         except ShoalError:
             self._free(record, slot)
             raise
-        record.began = began
+        record.started = started
         record.life.apply(Event.READY, time.time())
-        self.figures.started(record)
+        self.metrics.started(record)
         self.watch(record, slot)
-        await self.ledger.keep(record, entered(record))
+        await self.writer.keep(record, entered(record))
 
     def _abandon(self, record: SandboxRecord, slot: Slot) -> None:
         """A start of which nobody knows what came: its slot is not trusted any more, and what it made is removed."""
         self._discard(record, slot)
-        removal = asyncio.create_task(self.takeover.remove(record.id, slot.node_id))
+        removal = asyncio.create_task(self.adoption.remove(record.id, slot.node_id))
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
 
@@ -235,13 +235,13 @@ class Starts:
         if slot is not None:
             self.slots[record.id] = slot
         elif record.slot_id is not None:
-            await self.takeover.remove(record.id, None)
+            await self.adoption.remove(record.id, None)
         await self._bring_up(record, slot)
 
     async def _undo(self, record: SandboxRecord, slot: Slot | None, end: End) -> None:
         if slot is not None:
             self.pool.discard(slot)
         if record.slot_id is not None:
-            await self.takeover.remove(record.id, None)
+            await self.adoption.remove(record.id, None)
         self.registry.release_key(record)
         await self.finish(record, end)

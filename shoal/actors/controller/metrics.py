@@ -1,4 +1,4 @@
-"""The cluster's figures, as Prometheus has them: by `name{label="value"}`."""
+"""The cluster's metrics, as Prometheus has them: by `name{label="value"}`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_REPORTED = 5_000
 """Different counters that replicas may report: their labels must not fill memory."""
 
 
-class Figures:
+class Metrics:
     """What has been counted since this controller runs."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Figures:
             if took <= bound:
                 self._buckets[position] += 1
                 break
-        if record.began is not None and record.began.warm:
+        if record.started is not None and record.started.warm:
             self._counters["shoal_warm_hits_total"] += 1
 
     def ended(self, record: SandboxRecord) -> None:
@@ -61,27 +61,27 @@ class Figures:
         self, living: Iterable[SandboxRecord], nodes: Iterable[NodeInfo], idle_slots: int, last_event: int
     ) -> dict[str, float]:
         """All of it, with what there is now."""
-        figures: dict[str, float] = {**self._reported, **self._counters}
+        metrics: dict[str, float] = {**self._reported, **self._counters}
         states = Counter((record.life.state.value, record.spec.environment) for record in living)
         for (state, environment), count in states.items():
-            figures[f'shoal_sandboxes{{environment="{environment}",state="{state}"}}'] = count
+            metrics[f'shoal_sandboxes{{environment="{environment}",state="{state}"}}'] = count
         below = 0
         for bound, count in zip(CREATE_BUCKETS, self._buckets, strict=True):
             below += count
-            figures[f'shoal_create_seconds_bucket{{le="{bound:g}"}}'] = below
-        figures['shoal_create_seconds_bucket{le="+Inf"}'] = self._creates
-        figures["shoal_create_seconds_count"] = self._creates
-        figures["shoal_create_seconds_sum"] = self._create_seconds
-        figures.setdefault("shoal_warm_hits_total", 0)
+            metrics[f'shoal_create_seconds_bucket{{le="{bound:g}"}}'] = below
+        metrics['shoal_create_seconds_bucket{le="+Inf"}'] = self._creates
+        metrics["shoal_create_seconds_count"] = self._creates
+        metrics["shoal_create_seconds_sum"] = self._create_seconds
+        metrics.setdefault("shoal_warm_hits_total", 0)
         for node in nodes:
             label = f'{{node="{node.id}"}}'
-            figures[f"shoal_node_up{label}"] = float(node.alive)
-            figures[f"shoal_node_sandboxes{label}"] = node.sandboxes
-            figures[f"shoal_node_warm_containers{label}"] = node.warm
-            figures[f"shoal_node_cpu_cores{label}"] = node.cpu_total
-            figures[f"shoal_node_cpu_free_cores{label}"] = node.cpu_free
-            figures[f"shoal_node_memory_mib{label}"] = node.memory_total
-            figures[f"shoal_node_memory_free_mib{label}"] = node.memory_free
-        figures["shoal_idle_slots"] = idle_slots
-        figures["shoal_last_event"] = last_event
-        return figures
+            metrics[f"shoal_node_up{label}"] = float(node.alive)
+            metrics[f"shoal_node_sandboxes{label}"] = node.sandboxes
+            metrics[f"shoal_node_warm_containers{label}"] = node.warm
+            metrics[f"shoal_node_cpu_cores{label}"] = node.cpu_total
+            metrics[f"shoal_node_cpu_free_cores{label}"] = node.cpu_free
+            metrics[f"shoal_node_memory_mib{label}"] = node.memory_total
+            metrics[f"shoal_node_memory_free_mib{label}"] = node.memory_free
+        metrics["shoal_idle_slots"] = idle_slots
+        metrics["shoal_last_event"] = last_event
+        return metrics

@@ -11,19 +11,19 @@ from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
-from shoal.actors.controller.adoption import Takeover
-from shoal.actors.controller.event_feed import Following
+from shoal.actors.controller.adoption import Adoption
+from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.history import History
-from shoal.actors.controller.metrics import Figures
+from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
-from shoal.actors.controller.record_writer import Ledger
+from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.slots import SlotMaker, SlotPool
 from shoal.actors.controller.store import Store
-from shoal.actors.controller.supervisor import Lifecycles
+from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
 from shoal.model.access import INSIDE
@@ -49,14 +49,14 @@ class Parts:
     nodes: Nodes
     pool: SlotPool
     registry: Registry
-    ledger: Ledger
-    lives: Lifecycles
+    writer: RecordWriter
+    supervisor: SandboxSupervisor
     admission: Admission
     accounts: Accounts
     sandboxes: Sandboxes
     tunnels: Tunnels
-    following: Following
-    figures: Figures
+    event_feed: EventFeed
+    metrics: Metrics
     recovery: Recovery
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Parts:
         """Ends every sandbox, removes every slot, closes every node. Returns how many sandboxes it ended."""
         self.admission.closed = True
         living = self.registry.live()
-        ending = (self.lives.terminate(record, "the cluster was shut down", INSIDE) for record in living)
+        ending = (self.supervisor.terminate(record, "the cluster was shut down", INSIDE) for record in living)
         await asyncio.gather(*ending, return_exceptions=True)
         for loop in self._loops:
             loop.cancel()
@@ -80,25 +80,25 @@ class Parts:
         self.recovery.close()
         self.pool.close()
         await asyncio.gather(*(call(handle, "close") for handle in self.nodes.handles()))
-        await self.ledger.close()
+        await self.writer.close()
         return len(living)
 
-    async def metrics(self) -> dict[str, float]:
-        """The cluster's figures."""
+    async def collect_metrics(self) -> dict[str, float]:
+        """The cluster's metrics."""
         nodes = await self.nodes.infos()
-        return self.figures.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.ledger.events.last)
+        return self.metrics.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.writer.events.last)
 
     async def _look_at_nodes(self) -> None:
         for node_id in await self.nodes.refresh():
             log.warning("node %s is lost", node_id[:8])
-            await self.lives.lose_node(node_id)
+            await self.supervisor.lose_node(node_id)
 
     async def _expire(self) -> None:
         before = time.time() - self.settings.store.retention
         self.registry.expire(before)
         self.accounts.expire(before)
-        self.ledger.events.expire(before)
-        await self.ledger.expire(before)
+        self.writer.events.expire(before)
+        await self.writer.expire(before)
 
 
 async def open_parts(
@@ -115,13 +115,13 @@ async def open_parts(
     restored = await store.open(nodes.cluster, settings.limits.history)
     await nodes.refresh()
     defaults = settings.sandbox
-    figures = Figures()
-    ledger = Ledger(store, EventLog(restored.last_event), overtaken)
+    metrics = Metrics()
+    writer = RecordWriter(store, EventLog(restored.last_event), overtaken)
     registry = Registry(settings.limits.history)
     history = History(registry, store)
     pool = SlotPool(maker, settings.node, SlotShape(defaults.cpu_request, defaults.memory_request, 0, None))
-    lives = Lifecycles(registry, ledger, pool, Takeover(pool, maker, nodes, call), figures, call)
-    accounts = Accounts(ledger, registry)
+    supervisor = SandboxSupervisor(registry, writer, pool, Adoption(pool, maker, nodes, call), metrics, call)
+    accounts = Accounts(writer, registry)
     admission = Admission(settings.limits, registry, accounts, nodes)
     parts = Parts(
         settings=settings,
@@ -129,15 +129,15 @@ async def open_parts(
         nodes=nodes,
         pool=pool,
         registry=registry,
-        ledger=ledger,
-        lives=lives,
+        writer=writer,
+        supervisor=supervisor,
         admission=admission,
         accounts=accounts,
-        sandboxes=Sandboxes(secret, registry, history, admission, lives, nodes, ledger, figures, call),
-        tunnels=Tunnels(ledger, nodes, secret, settings.api, call),
-        following=Following(ledger, registry, history, accounts, store),
-        figures=figures,
-        recovery=Recovery(registry, lives, pool, maker),
+        sandboxes=Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, call),
+        tunnels=Tunnels(writer, nodes, secret, settings.api, call),
+        event_feed=EventFeed(writer, registry, history, accounts, store),
+        metrics=metrics,
+        recovery=Recovery(registry, supervisor, pool, maker),
     )
     await accounts.restore(restored)
     await parts.recovery.run(restored.sandboxes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from shoal.actors.messages import Began, End
+from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
@@ -46,7 +46,7 @@ class SandboxRecord:
     tags: dict[str, str]
     life: Lifecycle = field(default_factory=Lifecycle)
     slot_id: str | None = None
-    began: Began | None = None
+    started: SandboxStarted | None = None
     end: End | None = None
     deadline: float = 0.0
     created_by: str = INSIDE.token
@@ -70,18 +70,18 @@ class SandboxRecord:
 
     @property
     def info(self) -> SandboxInfo:
-        end, began = self.end, self.began
+        end, started = self.end, self.started
         return SandboxInfo(
             id=self.id,
             state=self.life.state,
             spec=self.spec,
             created_at=self.created_at,
-            started_at=began.started_at if began else None,
+            started_at=started.started_at if started else None,
             ended_at=end.ended_at if end else None,
             reason=end.reason if end else None,
             returncode=end.returncode if end else None,
             message=end.message if end else None,
-            node_id=began.node_id if began else None,
+            node_id=started.node_id if started else None,
             tags=dict(self.tags),
         )
 
@@ -144,7 +144,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "state": record.life.state.value,
         "history": [(at, event.value, state.value) for at, event, state in record.life.history],
         "slot_id": record.slot_id,
-        "began": None if record.began is None else _plain(record.began),
+        "began": None if record.started is None else _plain(record.started),
         "end": None if record.end is None else _plain(record.end),
         "deadline": record.deadline,
         "created_by": record.created_by,
@@ -167,7 +167,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         tags=dict(row["tags"]),
         life=Lifecycle(State(row["state"]), history),
         slot_id=row["slot_id"],
-        began=None if row["began"] is None else Began(**row["began"]),
+        started=None if row["began"] is None else SandboxStarted(**row["began"]),
         end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
         # Rows of an earlier version have none of these:
         deadline=row.get("deadline", 0.0),

@@ -16,7 +16,7 @@ from shoal.actors.controller.store import Change, Store
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 
-log = logging.getLogger("shoal.ledger")
+log = logging.getLogger("shoal.record_writer")
 
 _RETRY_S = 1.0
 _OVERTAKEN = "overtaken"
@@ -35,7 +35,7 @@ class Late:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Ledger:
+class RecordWriter:
     """Writes to the store, and publishes what was written. `overtaken` is called when another controller has taken the store over."""
 
     def __init__(self, store: Store, events: EventLog, overtaken: Callable[[], None]) -> None:
@@ -219,8 +219,8 @@ def created(record: SandboxRecord) -> Happened:
 def entered(record: SandboxRecord) -> Happened:
     """The state that it went into, and what there is to say of it."""
     data: dict[str, Any] = {}
-    if record.began is not None:
-        data["node_id"] = record.began.node_id
+    if record.started is not None:
+        data["node_id"] = record.started.node_id
     if record.end is not None:
         data |= {"reason": record.end.reason.value, "returncode": record.end.returncode, "message": record.end.message}
         data["token"] = record.ended_by

@@ -11,7 +11,7 @@ from typing import Any
 from shoal.actors.controller.record import SandboxRecord, from_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
-from shoal.actors.controller.supervisor import Lifecycles
+from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.model.errors import FailedPrecondition
 
 log = logging.getLogger("shoal.recovery")
@@ -22,7 +22,7 @@ class Recovery:
     """One start of the controller."""
 
     registry: Registry
-    lives: Lifecycles
+    supervisor: SandboxSupervisor
     pool: SlotPool
     maker: SlotMaker
     _looking: set[asyncio.Task[None]] = field(default_factory=set)
@@ -46,7 +46,7 @@ class Recovery:
         if living:
             log.warning("taking up %d sandboxes", len(living))
         for record in living:
-            self.lives.resume(record, held.get(record.id))
+            self.supervisor.resume(record, held.get(record.id))
         for slot_id in existing.difference(recorded):
             task = asyncio.create_task(self._look(slot_id))
             self._looking.add(task)

@@ -12,12 +12,12 @@ from typing import Any
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.endings import ON_REQUEST, ended_error
 from shoal.actors.controller.history import History
-from shoal.actors.controller.metrics import Figures
+from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import SandboxRecord
-from shoal.actors.controller.record_writer import Ledger, audited
+from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
-from shoal.actors.controller.supervisor import Lifecycles
+from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.handles import call
 from shoal.model import grants
 from shoal.model.access import Caller
@@ -41,10 +41,10 @@ class Sandboxes:
     registry: Registry
     history: History
     admission: Admission
-    lives: Lifecycles
+    supervisor: SandboxSupervisor
     nodes: Nodes
-    ledger: Ledger
-    figures: Figures
+    writer: RecordWriter
+    metrics: Metrics
     call: Callable[..., Awaitable[Any]] = call
     _looks: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = field(
         default_factory=weakref.WeakValueDictionary
@@ -56,13 +56,13 @@ class Sandboxes:
             record, new, left_s = await self._admitted(spec, deadline_s, caller)
             if wait:
                 # Its own creator is told how it ended, also where its deadline did that, once that is written.
-                await self.lives.starts.running(record, left_s + _LAST_WORD_S if new else left_s)
+                await self.supervisor.launcher.running(record, left_s + _LAST_WORD_S if new else left_s)
             else:
-                await self.lives.starts.accepted(record)
+                await self.supervisor.launcher.accepted(record)
         except ShoalError as error:
-            self.figures.refused(error.code)
+            self.metrics.refused(error.code)
             raise
-        return record.info, None if record.ended or record.began is None else self._grant(record)
+        return record.info, None if record.ended or record.started is None else self._grant(record)
 
     async def create_many(
         self, specs: Sequence[SandboxSpec], deadline_s: float, wait: bool, caller: Caller
@@ -100,7 +100,7 @@ class Sandboxes:
         record, new = self.admission.admit(spec, left_s, caller, forgotten)
         if new:
             entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
-            self.lives.starts.begin(record, [entry])
+            self.supervisor.launcher.begin(record, [entry])
         return record, new
 
     def _look(self, environment: str, key: str | None) -> asyncio.Lock:
@@ -120,10 +120,10 @@ class Sandboxes:
 
     async def _give_up(self, record: SandboxRecord, caller: Caller) -> None:
         try:
-            await self.lives.starts.accepted(record)
+            await self.supervisor.launcher.accepted(record)
         except ShoalError:
             return  # its create failed: there is nothing of it
-        await self.lives.terminate(record, "its creator gave up", caller)
+        await self.supervisor.terminate(record, "its creator gave up", caller)
 
     async def get(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """Its state, its end included; `SandboxNotFound`."""
@@ -147,13 +147,13 @@ class Sandboxes:
             raise ended_error(record)
         entry = audited("sandbox.tags", caller, target=record.id, environment=record.spec.environment)
         told = ("tags", {"tags": dict(tags), "token": caller.token})
-        await self.ledger.put(record, told, audit=[entry], change=lambda: {"tags": dict(tags)})
+        await self.writer.put(record, told, audit=[entry], change=lambda: {"tags": dict(tags)})
         return record.info
 
     async def terminate(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """Ends it and returns once its container is gone. Of one that has ended: its end."""
         record = await self.history.get(sandbox_id, caller)
-        await self.lives.terminate(record, ON_REQUEST, caller)
+        await self.supervisor.terminate(record, ON_REQUEST, caller)
         return record.info
 
     async def wait(self, sandbox_id: str, timeout_s: float, caller: Caller) -> SandboxInfo:
@@ -180,24 +180,24 @@ class Sandboxes:
             raise FailedPrecondition(
                 f"sandbox {sandbox_id} lives: its agent has its output", state=record.life.state.value
             )
-        if record.began is None or not self.nodes.alive(record.began.node_id):
+        if record.started is None or not self.nodes.alive(record.started.node_id):
             return offset, b"", True
         result: tuple[int, bytes, bool] = await self.call(
-            self.nodes.handle(record.began.node_id), "read_log", sandbox_id, fd, offset
+            self.nodes.handle(record.started.node_id), "read_log", sandbox_id, fd, offset
         )
         return result
 
-    def strangers(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
+    def orphans(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
         """Those of `sandbox_ids` that a node has a container of though they do not live there: it removes them."""
-        lives_here = {r.id for r in self.registry.live() if r.began is None or r.began.node_id == node_id}
+        lives_here = {r.id for r in self.registry.live() if r.started is None or r.started.node_id == node_id}
         return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id not in lives_here]
 
     def _grant(self, record: SandboxRecord) -> grants.Grant:
-        if record.began is None:
+        if record.started is None:
             raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.life.state.value)
         expires = time.time() + grants.TTL_S
-        token = grants.sign(self.secret, record.id, record.began.key, grants.CLIENT_SCOPES, expires)
-        address = self.nodes.relay(record.began.node_id, record.began.relay)
+        token = grants.sign(self.secret, record.id, record.started.key, grants.CLIENT_SCOPES, expires)
+        address = self.nodes.relay(record.started.node_id, record.started.relay)
         return grants.Grant(record.id, address, token, expires, record.spec.environment)
 
 

@@ -1,4 +1,4 @@
-"""Watches sandboxes to their end, ends them, and takes up those that an earlier controller left. `starts.py` brings them up.
+"""Watches sandboxes to their end, ends them, and takes up those that an earlier controller left. `launcher.py` brings them up.
 
 The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on record what it was
 about to do:
@@ -19,12 +19,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.actors.controller.adoption import Takeover
+from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.endings import ON_REQUEST, given_up, node_lost, too_late, vanished
-from shoal.actors.controller.launcher import Starts
-from shoal.actors.controller.metrics import Figures
+from shoal.actors.controller.launcher import Launcher
+from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.record import SandboxRecord
-from shoal.actors.controller.record_writer import Ledger, audited, entered
+from shoal.actors.controller.record_writer import RecordWriter, audited, entered
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.actors.handles import call, is_gone
@@ -36,27 +36,27 @@ _RETRY_S = 0.2
 
 
 @dataclass(slots=True)
-class Lifecycles:
-    """The running half of the controller: one task per living sandbox, of `starts` until it runs, and then of its own."""
+class SandboxSupervisor:
+    """The running half of the controller: one task per living sandbox, of `launcher` until it runs, and then of its own."""
 
     registry: Registry
-    ledger: Ledger
+    writer: RecordWriter
     pool: SlotPool
-    takeover: Takeover
-    figures: Figures
+    adoption: Adoption
+    metrics: Metrics
     call: Callable[..., Awaitable[Any]] = call
     _slots: dict[str, Slot] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _endings: set[asyncio.Task[None]] = field(default_factory=set)
-    starts: Starts = field(init=False)
+    launcher: Launcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.starts = Starts(
+        self.launcher = Launcher(
             self.registry,
-            self.ledger,
+            self.writer,
             self.pool,
-            self.takeover,
-            self.figures,
+            self.adoption,
+            self.metrics,
             self.call,
             self._slots,
             watch=self._begin_watching,
@@ -68,7 +68,7 @@ class Lifecycles:
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
         """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon as it is back.
         Raises what kept the sandbox off the record (then there is nothing of it), or the wish for its end (then it lives on)."""
-        await self.starts.accepted(record)  # or the wish might come to be on record alone
+        await self.launcher.accepted(record)  # or the wish might come to be on record alone
         if not record.ended:
             await self._note_end(record, by)
             await self._bring_down(record, message)
@@ -77,10 +77,10 @@ class Lifecycles:
     async def _note_end(self, record: SandboxRecord, by: Caller) -> None:
         """The intent: who wants its end. A controller that is restarted now will end it."""
         entry = audited("sandbox.terminate", by, target=record.id, environment=record.spec.environment)
-        await self.ledger.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
+        await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
 
     async def _bring_down(self, record: SandboxRecord, message: str) -> None:
-        await self.starts.stop(record, given_up(message))
+        await self.launcher.stop(record, given_up(message))
         while not record.ended:
             slot = self._slots.get(record.id)
             if slot is None:
@@ -100,8 +100,8 @@ class Lifecycles:
         if watch is not None:
             watch.cancel()
             await asyncio.wait([watch])
-        if record.began is not None:
-            await self.takeover.remove(record.id, record.began.node_id)
+        if record.started is not None:
+            await self.adoption.remove(record.id, record.started.node_id)
         await self._finish(record, end)
 
     def _begin_watching(self, record: SandboxRecord, slot: Slot | None) -> None:
@@ -112,13 +112,13 @@ class Lifecycles:
         while True:
             if slot is None:
                 self._slots.pop(record.id, None)
-                adopted = await self.takeover.adopt(record)
+                adopted = await self.adoption.adopt(record)
                 if isinstance(adopted, End):
                     await self._finish(record, adopted)
                     return
                 slot = self._slots[record.id] = adopted
                 record.slot_id = slot.id
-                await self.ledger.keep(record)
+                await self.writer.keep(record)
             try:
                 end: End = await self.call(slot.handle, "ended", record.id)
                 break
@@ -132,7 +132,7 @@ class Lifecycles:
                 break
         await self._finish(record, end)
         # Until that is on record nobody but its slot could tell the next controller.
-        await self.ledger.caught_up(record)
+        await self.writer.caught_up(record)
         self._slots.pop(record.id, None)
         try:
             await self.call(slot.handle, "wipe", record.id, timeout_s=30)
@@ -143,7 +143,7 @@ class Lifecycles:
 
     async def lose_node(self, node_id: str) -> None:
         """A machine is gone, and its sandboxes with it, all at once."""
-        gone = [r for r in self.registry.live() if r.began is not None and r.began.node_id == node_id]
+        gone = [r for r in self.registry.live() if r.started is not None and r.started.node_id == node_id]
         for record in gone:
             task = self._tasks.pop(record.id, None)
             if task is not None:
@@ -157,9 +157,9 @@ class Lifecycles:
         record.finish(end, time.time())
         self._tasks.pop(record.id, None)
         self.registry.settle(record)
-        self.figures.ended(record)
+        self.metrics.ended(record)
         try:
-            await self.ledger.keep(record, entered(record))
+            await self.writer.keep(record, entered(record))
         finally:
             record.settled.set()
 
@@ -167,18 +167,18 @@ class Lifecycles:
 
     def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
         """Goes on with a living sandbox that is on record. `slot`: the one on record with it, if that lives and holds it."""
-        if record.began is not None:
+        if record.started is not None:
             if slot is not None:
                 self._slots[record.id] = slot
             self._begin_watching(record, slot)
             if record.ended_by is not None:
                 self._go_on_ending(record)
         elif record.ended_by is not None:
-            self.starts.undo(record, slot, given_up(ON_REQUEST))
+            self.launcher.undo(record, slot, given_up(ON_REQUEST))
         elif record.deadline <= time.time():
-            self.starts.undo(record, slot, too_late())
+            self.launcher.undo(record, slot, too_late())
         else:
-            self.starts.go_on(record, slot)
+            self.launcher.go_on(record, slot)
 
     def _go_on_ending(self, record: SandboxRecord) -> None:
         ending = asyncio.create_task(self._bring_down(record, ON_REQUEST))

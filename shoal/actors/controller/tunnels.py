@@ -19,9 +19,9 @@ from typing import Any
 from shoal.actors.controller.endings import ended_error
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import Exposure, SandboxRecord
-from shoal.actors.controller.record_writer import Ledger, audited
+from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.handles import call
-from shoal.actors.messages import Began
+from shoal.actors.messages import SandboxStarted
 from shoal.model import grants
 from shoal.model.access import Caller, Tunnel
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound, QuotaExceeded, ShoalError, TunnelNotFound
@@ -44,13 +44,13 @@ class Tunnels:
 
     def __init__(
         self,
-        ledger: Ledger,
+        writer: RecordWriter,
         nodes: Nodes,
         secret: bytes,
         api: ApiSettings,
         call: Callable[..., Awaitable[Any]] = call,
     ) -> None:
-        self._ledger = ledger
+        self._writer = writer
         self._nodes = nodes
         self._secret = secret
         self._api = api
@@ -66,7 +66,7 @@ class Tunnels:
         if protocol not in ("http", "tcp"):
             raise InvalidRequest(f"protocol: {protocol!r} is neither http nor tcp", field="protocol")
         async with self._change(record):
-            began = _running(record)
+            started = _running(record)
             before = record.tunnels.get(port)
             wanted = Exposure(port, protocol, bool(public), None if before is None else before.address)
             if before is None and len(record.tunnels) >= MAX_TUNNELS:
@@ -74,9 +74,9 @@ class Tunnels:
                     f"port: {record.id} has {MAX_TUNNELS} tunnels, which is the most; close some", field="port"
                 )
             if wanted != before or (protocol == "tcp" and wanted.address is None):
-                await self._open(record, began, before, wanted, caller)
+                await self._open(record, started, before, wanted, caller)
             elif protocol == "tcp":
-                await self._find(record, began, wanted)
+                await self._find(record, started, wanted)
             return self._described(record, record.tunnels[port], TOKEN_S)
 
     async def unexpose(self, record: SandboxRecord, port: int, caller: Caller) -> None:
@@ -87,8 +87,8 @@ class Tunnels:
 
     async def _close(self, record: SandboxRecord, port: int, caller: Caller) -> None:
         kept = record.tunnels.get(port)
-        if (kept is None or kept.protocol == "tcp") and record.began is not None and not record.ended:
-            await self._close_on_node(record, record.began, port)  # also what it opened and nobody knows of any more
+        if (kept is None or kept.protocol == "tcp") and record.started is not None and not record.ended:
+            await self._close_on_node(record, record.started, port)  # also what it opened and nobody knows of any more
         if kept is None:
             return
         tunnels = {number: tunnel for number, tunnel in record.tunnels.items() if number != port}
@@ -112,42 +112,42 @@ class Tunnels:
         return self._described(record, _kept(record, port), expires_in)
 
     async def _open(
-        self, record: SandboxRecord, began: Began, before: Exposure | None, wanted: Exposure, caller: Caller
+        self, record: SandboxRecord, started: SandboxStarted, before: Exposure | None, wanted: Exposure, caller: Caller
     ) -> None:
         """On record first, and without its address: one that was only half opened, or changed, is seen, closed, and opened when asked again."""
         port = wanted.port
         entry = audited("tunnel.expose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         told = {"port": port, "protocol": wanted.protocol, "public": wanted.public, "token": caller.token}
         if before is not None and before.protocol == "tcp" and wanted.protocol != "tcp":
-            await self._close_on_node(record, began, port)
+            await self._close_on_node(record, started, port)
         wanted = replace(wanted, address=None)
         await self._put(record, {**record.tunnels, port: wanted}, ("exposed", told), entry)
         if wanted.protocol != "tcp":
             return
         try:
-            await self._find(record, began, wanted)
+            await self._find(record, started, wanted)
         except ShoalError:
             if before is None:
-                await self._take_back(record, began, port)
+                await self._take_back(record, started, port)
             raise
 
-    async def _find(self, record: SandboxRecord, began: Began, kept: Exposure) -> None:
+    async def _find(self, record: SandboxRecord, started: SandboxStarted, kept: Exposure) -> None:
         """Has the node listen, where it does not yet, and notes at which address. Asked again each time: a relay that comes back may find its
         port taken, and whoever has that now must not be sent a token."""
-        handle = self._nodes.handle(began.node_id)
+        handle = self._nodes.handle(started.node_id)
         address = await self._call(handle, "expose", record.id, kept.port, not kept.public, timeout_s=_NODE_S)
         if address != kept.address:
             record.tunnels[kept.port] = replace(kept, address=address)
-            await self._ledger.keep(record)
+            await self._writer.keep(record)
 
-    async def _take_back(self, record: SandboxRecord, began: Began, port: int) -> None:
+    async def _take_back(self, record: SandboxRecord, started: SandboxStarted, port: int) -> None:
         """The node may have opened the port all the same, or may be about to: off the record it is only once that was taken back."""
         try:
-            await self._close_on_node(record, began, port)
+            await self._close_on_node(record, started, port)
         except ShoalError:
             return
         record.tunnels.pop(port, None)
-        await self._ledger.keep(record, ("unexposed", {"port": port}))
+        await self._writer.keep(record, ("unexposed", {"port": port}))
 
     def _change(self, record: SandboxRecord) -> asyncio.Lock:
         lock = self._changing.get(record.id)
@@ -158,11 +158,11 @@ class Tunnels:
     async def _put(
         self, record: SandboxRecord, tunnels: dict[int, Exposure], happened: tuple[str, dict[str, Any]], entry: Any
     ) -> None:
-        await self._ledger.put(record, happened, audit=[entry], change=lambda: {"tunnels": tunnels})
+        await self._writer.put(record, happened, audit=[entry], change=lambda: {"tunnels": tunnels})
 
-    async def _close_on_node(self, record: SandboxRecord, began: Began, port: int) -> None:
+    async def _close_on_node(self, record: SandboxRecord, started: SandboxStarted, port: int) -> None:
         with suppress(NotFound):  # its container is gone, and the port with it
-            await self._call(self._nodes.handle(began.node_id), "unexpose", record.id, port, timeout_s=_NODE_S)
+            await self._call(self._nodes.handle(started.node_id), "unexpose", record.id, port, timeout_s=_NODE_S)
         kept = record.tunnels.get(port)
         if kept is not None:  # or else, where the store then refuses the change, it would never be opened again
             record.tunnels[port] = replace(kept, address=None)
@@ -206,9 +206,9 @@ def _kept(record: SandboxRecord, port: int) -> Exposure:
     return kept
 
 
-def _running(record: SandboxRecord) -> Began:
+def _running(record: SandboxRecord) -> SandboxStarted:
     if record.ended:
         raise ended_error(record)
-    if record.began is None:
+    if record.started is None:
         raise FailedPrecondition(f"sandbox {record.id} does not run yet; wait for it", state=record.life.state.value)
-    return record.began
+    return record.started

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ray
 
 from shoal.actors.handles import call, find_actor
-from shoal.actors.messages import Loss, Started
+from shoal.actors.messages import ContainerLoss, ContainerStarted
 from shoal.actors.names import CONTROLLER, REGION_LABEL
 from shoal.actors.node.records import ContainerRecord
 from shoal.model import grants
@@ -119,7 +119,7 @@ class NodeActor:
 
     # -- what a slot calls --------------------------------------------------------------------------
 
-    async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> Started:
+    async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> ContainerStarted:
         """A container for the sandbox: the one it has, a warm one, or a new one."""
         parts = await self._open()
         task = self._starting.get(sandbox_id)
@@ -129,7 +129,7 @@ class NodeActor:
         record, warm = await asyncio.shield(task)
         return self._started(parts, record, warm)
 
-    async def container_of(self, sandbox_id: str) -> Started:
+    async def container_of(self, sandbox_id: str) -> ContainerStarted:
         """The container that the sandbox has here; `NotFound` where it has none."""
         parts = await self._open()
         record = parts.containers.serving(sandbox_id)
@@ -137,7 +137,7 @@ class NodeActor:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         return self._started(parts, record, warm=False)
 
-    async def watch_container(self, key: str) -> Loss | None:
+    async def watch_container(self, key: str) -> ContainerLoss | None:
         """Waits until the container is lost by itself, and says how; None after a minute in which it was not."""
         parts = await self._open()
         try:
@@ -206,7 +206,7 @@ class NodeActor:
         self._watch_disk(parts, record)
         return record, False
 
-    def _started(self, parts: NodeParts, record: ContainerRecord, warm: bool) -> Started:
+    def _started(self, parts: NodeParts, record: ContainerRecord, warm: bool) -> ContainerStarted:
         token = grants.sign(
             self._secret,
             record.sandbox_id or "",
@@ -214,7 +214,7 @@ class NodeActor:
             (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN),
             time.time() + grants.TTL_S,
         )
-        return Started(record.key, self._node_id, parts.relay.address, token, warm)
+        return ContainerStarted(record.key, self._node_id, parts.relay.address, token, warm)
 
     async def _remove(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
@@ -261,15 +261,17 @@ class NodeActor:
         controller = await asyncio.to_thread(find_actor, CONTROLLER)
         if controller is None or not owned:
             return
-        for sandbox_id in await call(controller, "strangers", list(owned), self._node_id, timeout_s=_ANSWER_S):
+        for sandbox_id in await call(controller, "orphans", list(owned), self._node_id, timeout_s=_ANSWER_S):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._discard(parts, owned[sandbox_id])
 
 
-def _disk_full(parts: NodeParts, key: str, used: int) -> Loss:
+def _disk_full(parts: NodeParts, key: str, used: int) -> ContainerLoss:
     record = parts.containers.records.get(key)
     limit = "" if record is None else f", limit {record.shape.disk} MiB"
-    return Loss(Reason.OUT_OF_DISK, None, f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk=")
+    return ContainerLoss(
+        Reason.OUT_OF_DISK, None, f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk="
+    )
 
 
 async def _forever(name: str, body: Callable[[], Awaitable[None]], every: float = 1.0) -> None:

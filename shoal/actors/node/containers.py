@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Engine, EventKind, Mount
-from shoal.actors.messages import Loss
+from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
 from shoal.model.errors import NotFound, ShoalError
 from shoal.model.ids import new_container_key
@@ -31,7 +31,7 @@ class Network(Protocol):
     async def detach(self, key: str) -> None: ...
 
 
-class Doorway(Protocol):
+class RelayClient(Protocol):
     """What a container needs of the relay."""
 
     async def add(self, key: str) -> None: ...
@@ -40,7 +40,7 @@ class Doorway(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ContainerDefaults:
     """What is the same for every container of a node."""
 
     agent: Path
@@ -58,15 +58,15 @@ class Containers:
 
     engine: Engine
     network: Network
-    relay: Doorway
+    relay: RelayClient
     files: RecordFiles
-    surroundings: Surroundings
+    defaults: ContainerDefaults
     start_limit: int
     records: dict[str, ContainerRecord] = field(default_factory=dict)
     _turns: asyncio.Semaphore = field(init=False)
     _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _doomed: set[str] = field(default_factory=set)  # to be removed, until they are: a removal may fail
-    _losses: dict[str, asyncio.Future[Loss]] = field(default_factory=dict)
+    _losses: dict[str, asyncio.Future[ContainerLoss]] = field(default_factory=dict)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Containers:
         self.records[record.key] = record
         try:
             await self.files.put(record)
-            run_dir = self.surroundings.run_root / record.key
+            run_dir = self.defaults.run_root / record.key
             await asyncio.to_thread(run_dir.mkdir, 0o755, True, True)
             await self.relay.add(record.key)
             async with self._turns:
@@ -141,30 +141,30 @@ class Containers:
             await self.engine.remove(key)
             await self.network.detach(key)
         await self.relay.remove(key)
-        await asyncio.to_thread(shutil.rmtree, self.surroundings.run_root / key, True)
+        await asyncio.to_thread(shutil.rmtree, self.defaults.run_root / key, True)
         async with self._noting:  # or else what is just being noted would bring the file back
             await self.files.drop(key)
             self.records.pop(key, None)
         self._doomed.discard(key)
         loss = self._losses.pop(key, None)
         if loss is not None and not loss.done():
-            loss.set_result(Loss(Reason.TERMINATED, None, "its container was removed"))
+            loss.set_result(ContainerLoss(Reason.TERMINATED, None, "its container was removed"))
 
-    async def watch(self, key: str) -> Loss:
+    async def watch(self, key: str) -> ContainerLoss:
         """Waits until the container is lost by itself (or removed), and says how."""
         if key not in self.records:
-            return Loss(Reason.EVICTED, None, "its container is not on the node")
+            return ContainerLoss(Reason.EVICTED, None, "its container is not on the node")
         future = self._losses.get(key)
         if future is None:
             future = self._losses[key] = asyncio.get_running_loop().create_future()
         return await asyncio.shield(future)
 
-    def loss_of(self, key: str) -> Loss | None:
+    def loss_of(self, key: str) -> ContainerLoss | None:
         """How the container was lost, if it was."""
         future = self._losses.get(key)
         return future.result() if future is not None and future.done() else None
 
-    def lose(self, key: str, loss: Loss) -> None:
+    def lose(self, key: str, loss: ContainerLoss) -> None:
         """Something happened to a container by itself; the first report counts."""
         if key not in self.records:
             return
@@ -176,7 +176,7 @@ class Containers:
 
     async def follow_events(self) -> None:
         """Turns the engine's events into losses; runs for ever."""
-        async for event in self.engine.events(self.surroundings.labels):
+        async for event in self.engine.events(self.defaults.labels):
             if event.kind is EventKind.OUT_OF_MEMORY:
                 self.lose(event.key, out_of_memory(self.records.get(event.key)))
             else:
@@ -193,7 +193,9 @@ class Containers:
         else:
             self.lose(
                 container.key,
-                Loss(Reason.EVICTED, None, f"its agent was ended from outside (exit code {container.exit_code})"),
+                ContainerLoss(
+                    Reason.EVICTED, None, f"its agent was ended from outside (exit code {container.exit_code})"
+                ),
             )
 
     async def reconcile(self) -> None:
@@ -201,13 +203,13 @@ class Containers:
         ready = [
             key for key, record in self.records.items() if record.ready
         ]  # before the look: what starts meanwhile is not missed
-        found = {c.key: c for c in await self.engine.list(self.surroundings.labels)}
+        found = {c.key: c for c in await self.engine.list(self.defaults.labels)}
         removals = [key for key in found if key not in self.records]
         for key in ready:
             if key in found:
                 self.settle_exited(found[key])
             else:
-                self.lose(key, Loss(Reason.EVICTED, None, "its container is gone from the node"))
+                self.lose(key, ContainerLoss(Reason.EVICTED, None, "its container is gone from the node"))
         for key in dict.fromkeys((*removals, *self._doomed)):
             await self.discard(key)
 
@@ -218,7 +220,7 @@ class Containers:
 
     def _spec(self, record: ContainerRecord, run_dir: Path) -> ContainerSpec:
         shape = record.shape
-        around = self.surroundings
+        around = self.defaults
         resolv_conf = around.resolv_conf if shape.network == "default" else around.empty_resolv_conf
         return ContainerSpec(
             key=record.key,
@@ -237,9 +239,9 @@ class Containers:
         )
 
 
-def out_of_memory(record: ContainerRecord | None) -> Loss:
+def out_of_memory(record: ContainerRecord | None) -> ContainerLoss:
     """The kernel killed something in the container for its memory limit."""
     limit = "" if record is None else f" of {record.shape.memory} MiB"
-    return Loss(
+    return ContainerLoss(
         Reason.OUT_OF_MEMORY, 137, f"it needed more memory than its limit{limit}; raise memory=(request, limit)"
     )

@@ -17,7 +17,7 @@ from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.network import SandboxNetwork
-from shoal.actors.node.containers import Containers, Surroundings
+from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.ports import ExposedPorts
@@ -51,7 +51,7 @@ class NodeParts:
         await self.relay.close()
         await self.network.close()
         await self.engine.close()
-        await asyncio.to_thread(shutil.rmtree, self.containers.surroundings.run_root.parent, True)
+        await asyncio.to_thread(shutil.rmtree, self.containers.defaults.run_root.parent, True)
 
 
 async def open_node(settings: Settings, cluster: str, node_id: str, secret: bytes, address: str) -> NodeParts:
@@ -72,11 +72,11 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         held.push_async_callback(relay.detach)
         await relay.open()
         files = RecordFiles(state / "containers")
-        surroundings = await asyncio.to_thread(
-            _surroundings, settings, cluster, node_id, binary, run_root, state, network
+        defaults = await asyncio.to_thread(
+            _container_defaults, settings, cluster, node_id, binary, run_root, state, network
         )
         containers = Containers(
-            engine, network, relay, files, surroundings, settings.node.start_limit, records=await files.load()
+            engine, network, relay, files, defaults, settings.node.start_limit, records=await files.load()
         )
         await containers.forget_unfinished()
         await containers.reconcile()
@@ -124,10 +124,10 @@ def _install_agent(source: Path, directory: Path) -> Path:
     return target
 
 
-def _surroundings(
+def _container_defaults(
     settings: Settings, cluster: str, node_id: str, binary: Path, run_root: Path, state: Path, network: SandboxNetwork
-) -> Surroundings:
-    taken = inherited_settings.takeover(
+) -> ContainerDefaults:
+    taken = inherited_settings.inherit(
         settings.host, os.environ, inherited_settings.pip_config() if settings.host.package_index else {}
     )
     resolv, empty = state / "resolv.conf", state / "resolv.conf.none"
@@ -138,7 +138,7 @@ def _surroundings(
         "SHOAL_ORPHAN_S": f"{settings.node.orphan_timeout:.0f}",
         "SHOAL_DEADLINE_S": f"{settings.limits.timeout + _DEADLINE_MARGIN_S:.0f}",
     }
-    return Surroundings(
+    return ContainerDefaults(
         agent=binary,
         run_root=run_root,
         labels={CLUSTER_LABEL: cluster, NODE_LABEL: platform.node()},

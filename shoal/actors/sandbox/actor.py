@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from shoal.actors.handles import find_actor
-from shoal.actors.messages import OCCUPIED, Began, End, SlotFacts
+from shoal.actors.messages import OCCUPIED, End, SandboxStarted, SlotFacts
 from shoal.actors.names import node_actor_name
 from shoal.actors.sandbox.life import Life
 from shoal.actors.sandbox.no_pydantic import hide_pydantic
@@ -33,7 +33,7 @@ class SandboxActor:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._node: Any = None
         self._life: Life | None = None
-        self._beginning: asyncio.Task[Began] | None = None
+        self._beginning: asyncio.Task[SandboxStarted] | None = None
 
     async def describe(self) -> SlotFacts:
         """What this slot is and which sandbox it holds."""
@@ -42,11 +42,11 @@ class SandboxActor:
             self._slot_id, self._shape, self._node_id, None if self._life is None else self._life.sandbox_id
         )
 
-    async def start(self, sandbox_id: str, spec: SandboxSpec) -> Began:
+    async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
         """Starts the sandbox; asked again for the same one it joins the start, or tells how it went. When it raises, nothing is left."""
         return await self._take(sandbox_id, spec, adopted_start=None)
 
-    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> Began:
+    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
         """Takes over a sandbox that runs on this node and whose slot was lost; `NotFound` where its container is not here."""
         return await self._take(sandbox_id, spec, adopted_start=started_at)
 
@@ -71,7 +71,7 @@ class SandboxActor:
         """This worker's process id, for those who count what a sandbox costs, or kill it in a test."""
         return os.getpid()
 
-    async def _take(self, sandbox_id: str, spec: SandboxSpec, adopted_start: float | None) -> Began:
+    async def _take(self, sandbox_id: str, spec: SandboxSpec, adopted_start: float | None) -> SandboxStarted:
         await self._find_node()
         if self._life is not None and self._life.sandbox_id != sandbox_id:
             raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
@@ -81,7 +81,7 @@ class SandboxActor:
             self._beginning.add_done_callback(self._forget_failed)
         return await asyncio.shield(self._beginning)
 
-    def _forget_failed(self, beginning: asyncio.Task[Began]) -> None:
+    def _forget_failed(self, beginning: asyncio.Task[SandboxStarted]) -> None:
         """Of what did not begin nothing is left: the slot is free, whoever waited for it and whoever does not any more."""
         if beginning.cancelled() or beginning.exception() is not None:
             self._life = self._beginning = None

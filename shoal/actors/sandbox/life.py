@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from shoal.actors.handles import call, is_restarting
-from shoal.actors.messages import Began, End, Loss, Started
+from shoal.actors.messages import ContainerLoss, ContainerStarted, End, SandboxStarted
 from shoal.actors.sandbox.stopping import end_command, save_output
 from shoal.model.errors import ProcessNotFound, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS
@@ -22,7 +22,7 @@ from shoal.model.states import Reason
 from shoal.wire.agent import Agent, Start
 from shoal.wire.connection import Connection
 
-log = logging.getLogger("shoal.client.sandbox")
+log = logging.getLogger("shoal.sandbox")
 
 _AGENT_WAIT_S = 30.0
 _OOM_REPORT_S = 0.25
@@ -40,9 +40,9 @@ class Life:
         self._spec = spec
         self._node = node
         self._grace_s = grace_s
-        self._started: Started | None = None
+        self._started: ContainerStarted | None = None
         self._agent: Agent | None = None
-        self._began: Began | None = None
+        self._sandbox_started: SandboxStarted | None = None
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._cause: asyncio.Future[tuple[Reason, int | None, str]] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -50,7 +50,7 @@ class Life:
 
     # -- beginning ----------------------------------------------------------------------------------
 
-    async def start(self) -> Began:
+    async def start(self) -> SandboxStarted:
         """A container, its agent, the sandbox's defaults, its command. When it raises, nothing is left, or what is left the node sweeps."""
         try:
             self._started = await self._insist("start_container", self.sandbox_id, self._spec)
@@ -67,21 +67,23 @@ class Life:
             raise
         return self._begin(time.time(), self._started.warm)
 
-    async def adopt(self, started_at: float) -> Began:
+    async def adopt(self, started_at: float) -> SandboxStarted:
         """Takes over a container that another slot started; `NotFound` where it is not on this node."""
         self._started = await self._insist("container_of", self.sandbox_id)
         return self._begin(started_at, warm=False)
 
-    def _begin(self, started_at: float, warm: bool) -> Began:
+    def _begin(self, started_at: float, warm: bool) -> SandboxStarted:
         assert self._started is not None
-        self._began = Began(self._started.key, self._started.node_id, self._started.relay, started_at, warm)
+        self._sandbox_started = SandboxStarted(
+            self._started.key, self._started.node_id, self._started.relay, started_at, warm
+        )
         self._tasks = [
             asyncio.create_task(self._watch_container()),
             asyncio.create_task(self._watch_deadline(started_at + self._spec.timeout)),
             asyncio.create_task(self._watch_agent()),
             asyncio.create_task(self._finish()),
         ]
-        return self._began
+        return self._sandbox_started
 
     # -- what may end it ----------------------------------------------------------------------------
 
@@ -99,15 +101,15 @@ class Life:
         return self._end.result() if self._end.done() else None
 
     @property
-    def began(self) -> Began | None:
-        return self._began
+    def started(self) -> SandboxStarted | None:
+        return self._sandbox_started
 
     async def _watch_container(self) -> None:
         assert self._started is not None
         pauses = _pauses()
         while True:
             try:
-                loss: Loss | None = await call(self._node, "watch_container", self._started.key)
+                loss: ContainerLoss | None = await call(self._node, "watch_container", self._started.key)
             except ShoalError:
                 # The node actor is coming back, or in trouble; what happened meanwhile it finds by itself.
                 await asyncio.sleep(next(pauses))

@@ -201,7 +201,7 @@ def _takeover(settings: Settings) -> Check:
     """What sandboxes are to take over from the machine is there."""
     chosen = [name for name, value in settings.host.model_dump().items() if value]
     try:
-        inherited_settings.takeover(settings.host, os.environ, {})
+        inherited_settings.inherit(settings.host, os.environ, {})
     except ShoalError as error:
         return Check("host settings", False, error.message, packages.install_command(["ca-certificates"]))
     return Check("host settings", True, f"sandboxes take over {', '.join(chosen) or 'nothing'}")
