@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 N ?= 16
 PEERS ?=
 FUZZ ?= 30s
+WORKERS ?= $(shell nproc)
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
@@ -16,15 +17,16 @@ STAMP := $(VENV)/.stamp
 AGENT := shoal/images/agent
 AGENT_SOURCES := $(shell find $(AGENT) -name '*.go' -o -name 'go.*' 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's tests stay in one worker
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 
-.PHONY: help venv lint format test-go test-fast test demo bench fuzz soak chaos clean
+.PHONY: help venv lint format test-go test-parts test-cluster test-fast test test-long demo bench fuzz clean
 
 help: ## This list
 	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Start with `make demo`. It sets everything up (as root on Debian or Ubuntu it installs what is missing),'
 	@echo 'and leaves nothing running. `$(BIN)/shoal doctor` tells what a machine lacks.'
@@ -54,16 +56,32 @@ format: venv ## Put the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-go: venv
+test-go: venv ## The Go program's own tests
 	cd $(AGENT) && $(GO) vet ./... && $(GO) test -timeout 5m ./...
 
-test-fast: venv ## Unit tests only: no engine, no cluster, under two minutes
-	@$(MAKE) test-go
-	$(PYTEST) tests/unit -m 'not engine and not slow'
+test-parts: venv ## Unit and contract tests, on all cores (WORKERS=4)
+	$(PYTEST) tests/unit tests/contract -m 'not engine and not long' $(PARALLEL)
 
-test: venv ## Everything, on a real engine and cluster of its own; what the two need is installed first
-	@$(MAKE) -j2 lint test-go
-	$(PYTEST)
+test-cluster: venv ## What needs the container engine or the cluster, in one process: they share one of each
+	$(PYTEST) -m 'engine and not long'
+
+test-fast: venv ## Unit tests only, under two minutes: no engine, no cluster
+	@$(MAKE) test-go
+	$(PYTEST) tests/unit -m 'not engine and not long' $(PARALLEL)
+
+test: venv ## Everything but test-long, under 15 minutes; what the engine and the cluster need is installed first
+	@failed=0; \
+	$(MAKE) -k -j2 lint test-go || failed=1; \
+	$(MAKE) -k test-parts test-cluster || failed=1; \
+	exit $$failed
+
+test-long: venv ## Long tests: soak, kills under load, bulk creates, nginx and Caddy in front, fuzzing (FUZZ=5m)
+	@failed=0; \
+	$(PYTEST) -m long || failed=1; \
+	SHOAL_TEST_EXAMPLES=100 $(PYTEST) tests/unit/api/test_schemathesis.py $(PARALLEL) || failed=1; \
+	(cd $(AGENT) && SHOAL_SOAK_RUNS=20000 $(GO) test -timeout 20m -run Soak -count=1 ./e2e) || failed=1; \
+	$(MAKE) fuzz || failed=1; \
+	exit $$failed
 
 demo: venv ## Roll out N candidates on a real package, each in a sandbox of its own: make demo N=64
 	@trap 's=$$?; $(BIN)/shoal down || s=1; exit $$s' EXIT; \
@@ -79,12 +97,6 @@ fuzz: venv ## Let random input loose on every decoder of the agent and the relay
 			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ) ./$$(dirname $$file); \
 		done; \
 	done
-
-soak: venv ## The long tests: 50,000 execs in one sandbox, and their like
-	$(PYTEST) -m slow
-
-chaos: venv ## Kill the parts at any moment and look for what was lost or leaked
-	$(PYTEST) tests/chaos
 
 clean: ## Take away all that was made here (a running cluster: `shoal down`)
 	rm -rf $(VENV) build dist shoal/images/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,24 +24,37 @@ __all__ = [
 ROOT = Path(__file__).parent
 ORDER = ("unit", "contract", "integration", "chaos")
 SETUP_S = 1200
-"""For a test that happens to be the first to need what is then there for all: on a new machine programs are installed, and an image built."""
+"""For a test that is the first to need something: on a new machine programs are installed and an image is built."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell's background jobs ignore interrupts, and hand that on to all they start; some tests are about interrupts."""
+    """Some tests send interrupts, and a shell's background jobs ignore them, as does all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.hookimpl(trylast=True)  # of what is left by `-m` and `-k`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is quick comes first, and what starts a Ray of its own before this process joins the session's cluster."""
+    """Quick tests first, and tests that start a Ray of their own before this process joins the session's cluster.
+
+    In each file the first test that needs the engine, the cluster or PostgreSQL may wait for its installation: where tests run in parallel, each
+    worker sees only some of the files.
+    """
     items.sort(key=lambda item: _rank(item.path))
-    on_engine = [item for item in items if item.get_closest_marker("engine") is not None]
-    on_cluster = [item for item in on_engine if "cluster" in getattr(item, "fixturenames", ())]
-    on_postgres = [item for item in items if "postgres" in getattr(item, "fixturenames", ())]
-    for first in (*on_engine[:1], *on_cluster[:1], *on_postgres[:1]):
-        first.add_marker(pytest.mark.timeout(SETUP_S), append=False)
+    seen: set[tuple[Path, str]] = set()
+    for item in items:
+        for need in _needs(item):
+            if (item.path, need) not in seen:
+                seen.add((item.path, need))
+                item.add_marker(pytest.mark.timeout(SETUP_S), append=False)
+
+
+def _needs(item: pytest.Item) -> list[str]:
+    fixtures, parameters = getattr(item, "fixturenames", ()), getattr(item, "callspec", None)
+    named = [name for name in ("cluster", "postgres") if name in fixtures]
+    if parameters is not None and "postgresql" in parameters.params.values():
+        named.append("postgres")
+    return ["engine", *named] if item.get_closest_marker("engine") is not None else named
 
 
 def _rank(path: Path) -> int:

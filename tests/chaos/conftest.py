@@ -1,4 +1,4 @@
-"""The table that `make chaos` ends with: what was killed under load, and what was lost, doubled or leaked by it."""
+"""The table that `make test-long` ends with: what was killed under load, and what that lost, doubled or leaked."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.chaos.accounts import Load, Tally
 from tests.cluster import Cluster
 from tests.processes import actor_names, actor_pid, kill_once_there
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(300)]
 
 CALLERS = 4
 KILLS = 2

@@ -11,7 +11,7 @@ import pytest
 import shoal
 from tests.processes import agent_of, eventually, relay_pid
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 
 EXECS = 50_000
 CALLERS = 16

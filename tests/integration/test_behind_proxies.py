@@ -27,7 +27,7 @@ from tests.contract.tls_files import Authority
 from tests.ports import free_port
 from tests.unpacked import program
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]  # the first time the proxies are fetched
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]  # the first time the proxies are fetched
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 NGINX = """

@@ -15,7 +15,7 @@ from shoal.client.sandbox import Sandbox
 from shoal.transport.http_server import normal_url
 from tests.cluster import Cluster
 
-pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(400)]
 
 MANY = 10_000
 OF_ONE_KEY = 2_000

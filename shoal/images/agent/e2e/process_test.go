@@ -373,7 +373,7 @@ func TestMergedErrorsAndPs(t *testing.T) {
 }
 
 // SHOAL_SOAK_RUNS sets how many they are.
-func TestManyRunsLeaveNothing(t *testing.T) {
+func TestSoakOfRunsLeavesNothing(t *testing.T) {
 	n := start(t)
 	c := n.dial()
 	pid := n.agentPid()
@@ -397,9 +397,9 @@ func TestManyRunsLeaveNothing(t *testing.T) {
 		}
 		callers.Wait()
 	}
-	round(1000)
+	round(400)
 	before, memory := descriptors(), resident(t, pid)
-	runs := 4000
+	runs := 1200
 	if text := os.Getenv("SHOAL_SOAK_RUNS"); text != "" {
 		var err error
 		if runs, err = strconv.Atoi(text); err != nil {
