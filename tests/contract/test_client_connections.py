@@ -160,7 +160,7 @@ def test_each_loop_has_its_own_and_leaves_nothing_when_it_ends() -> None:
     code = """
         import asyncio, gc, logging
         from shoal.transport.connections import Connections
-        from tests.contract.test_face_connections import Answering, Cluster, serving
+        from tests.contract.test_client_connections import Answering, Cluster, serving
 
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of what is slow, as all is at times
         cluster = Cluster()
