@@ -144,20 +144,32 @@ def both_ways(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Clie
         client.use(cluster.client)
 
 
+@dataclass
+class LeakCheck:
+    """What the session's cluster had before the first test of a module that uses it; None if no test does."""
+
+    cluster: Cluster | None = None
+    before: leaks.Found | None = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leak_check() -> Iterator[LeakCheck]:
+    """After a module, the session's cluster has no more than before it. Other fixtures of the module end first."""
+    check = LeakCheck()
+    yield check
+    if check.cluster is not None:
+        leaks.assert_none(check.cluster.file, check.before)
+
+
 @pytest.fixture(autouse=True)
-def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that is marked `engine` has one, and leaves nothing behind on its cluster, if it uses one."""
+def needs(request: pytest.FixtureRequest, leak_check: LeakCheck) -> None:
+    """A test that is marked `engine` has one. If it uses the cluster, its module is checked for leaks."""
     if request.node.get_closest_marker("engine") is None:
-        yield
         return
     request.getfixturevalue("engine")
-    if "cluster" not in request.fixturenames:
-        yield
-        return
-    cluster: Cluster = request.getfixturevalue("cluster")
-    before = leaks.look(cluster.file)
-    yield
-    leaks.assert_none(cluster.file, before)
+    if "cluster" in request.fixturenames and leak_check.cluster is None:
+        leak_check.cluster = request.getfixturevalue("cluster")
+        leak_check.before = leaks.look(leak_check.cluster.file)
 
 
 def _http_transport(url: str, token: str | None) -> Transport:

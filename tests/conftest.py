@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import both_ways, cluster, engine, http_client, machine, no_leaks
+from tests.cluster import both_ways, cluster, engine, http_client, leak_check, machine, needs
 from tests.postgres import postgres
 
 __all__ = [
@@ -16,8 +16,9 @@ __all__ = [
     "cluster",
     "engine",
     "http_client",
+    "leak_check",
     "machine",
-    "no_leaks",
+    "needs",
     "postgres",
 ]
 

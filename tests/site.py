@@ -41,6 +41,13 @@ class Site:
         assert command.returncode == code, (arguments, command.returncode, output, errors)
         return output
 
+    def errors(self, *arguments: str, code: int) -> str:
+        """Runs the command, which must exit with `code`; what it printed on stderr."""
+        with self.start(*arguments) as command:
+            _, errors = command.communicate(timeout=200)
+        assert command.returncode == code, (arguments, command.returncode, errors)
+        return errors
+
     def up(self) -> ClusterFile:
         self.shoal("up")
         return self.file()

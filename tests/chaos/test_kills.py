@@ -101,11 +101,10 @@ def slots_of(sandboxes: list[shoal.Sandbox]) -> list[str]:
 
 def test_the_controller(kept: list[shoal.Sandbox]) -> None:
     with load(2) as running:
-        for _ in range(2):
-            running.wait_for(2)
-            before = actor_pid("controller")
-            kill(before)
-            eventually(lambda old=before: actor_pid_or_none("controller") not in (None, old), what="a new controller")
+        running.wait_for(2)
+        before = actor_pid("controller")
+        kill(before)
+        eventually(lambda: actor_pid_or_none("controller") not in (None, before), what="a new controller")
         running.wait_for(2)
     assert_typed(running.failed)
     assert_alive(kept)
@@ -136,15 +135,13 @@ def test_sandbox_actors(kept: list[shoal.Sandbox]) -> None:
 
 
 def test_a_sandbox_is_terminated_while_it_changes_actors(cluster: object) -> None:
-    for pause in (0.0, 0.02, 0.2):
-        sandbox = shoal.Sandbox.create()
-        (slot,) = slots_of([sandbox])
-        kill(actor_pid(slot))
-        time.sleep(pause)
-        began = time.monotonic()
-        sandbox.terminate()
-        assert time.monotonic() - began < 60  # a slow machine is a while at starting another actor
-        assert sandbox.info().reason == "terminated"
+    sandbox = shoal.Sandbox.create()
+    (slot,) = slots_of([sandbox])
+    kill(actor_pid(slot))
+    began = time.monotonic()
+    sandbox.terminate()
+    assert time.monotonic() - began < 60  # a slow machine is a while at starting another actor
+    assert sandbox.info().reason == "terminated"
 
 
 def test_a_timeout_counts_through_the_loss_of_its_actor(cluster: object) -> None:
@@ -170,11 +167,11 @@ def test_idle_slots_that_died_cost_a_caller_nothing(cluster: object) -> None:
 
 
 def test_the_relay(kept: list[shoal.Sandbox]) -> None:
-    follower = kept[0].exec("sh", "-c", "for i in $(seq 100); do echo $i; sleep 0.03; done")
-    for _ in range(3):
+    follower = kept[0].exec("sh", "-c", "for i in $(seq 60); do echo $i; sleep 0.03; done")
+    for _ in range(2):
         time.sleep(0.5)
         kill_relay()
-    assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 101)), "not a byte is lost"
+    assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 61)), "not a byte is lost"
     assert follower.wait() == 0
     assert_alive(kept)
 

@@ -1,6 +1,6 @@
 """`shoal up` and `shoal down` on a real machine: again, at once, interrupted, and with half of it dead.
 
-Each test's cluster stands beside the session's, on the same engine but for the first.
+Two tests have a cluster of their own beside the session's; the first also has an engine of its own.
 """
 
 from __future__ import annotations
@@ -91,11 +91,16 @@ def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
     assert {path.name for path in own_site.state_dir.iterdir()} == {"lock"}
 
 
-def test_up_mends_a_cluster_whose_ray_was_killed_and_down_takes_away_what_is_left_of_it(site: Site) -> None:
-    first = site.up()
+def test_up_again_mends_what_was_killed_and_down_needs_no_readable_file(site: Site) -> None:
+    commands = [site.start("up", "--json") for _ in range(2)]
+    answers = [json.loads(command.communicate(timeout=200)[0]) for command in commands]
+    assert sorted(answer["started"] for answer in answers) == [False, True], "one starts, the other finds"
+    assert answers[0]["cluster"] == answers[1]["cluster"]
+    assert all(answer["nodes"] == 1 for answer in answers)
+
+    first = site.file()
     site.shoal("run", "-d", "--name", "web", "shoal/base")
     kill_all(ray_of(first))
-    site.shoal("status", code=69)
     site.shoal("ls", code=69)
     mended = site.up()
     assert mended.cluster == first.cluster
@@ -111,33 +116,10 @@ def test_up_mends_a_cluster_whose_ray_was_killed_and_down_takes_away_what_is_lef
     raylet_first = sorted((p for p in everything if p not in haproxy), key=lambda p: p not in mended.ray)
     kill_all(raylet_first)
     assert processes.alive(haproxy[0])
+    cluster_file.path_in(site.state_dir).write_text("{")
+    assert "shoal down" in site.errors("up", code=78), "the remedy, which works"
     site.shoal("down")
     leaks.assert_nothing_left(mended)
-
-
-def test_up_after_a_file_that_makes_no_sense_names_the_remedy_which_works(site: Site) -> None:
-    cluster = site.up()
-    cluster_file.path_in(site.state_dir).write_text("{")
-    with site.start("up") as failed:
-        _, errors = failed.communicate(timeout=60)
-    assert failed.returncode == 78
-    assert "shoal down" in errors
-    site.shoal("down")
-    leaks.assert_nothing_left(cluster)
-
-
-def test_of_two_ups_at_once_one_starts_and_the_other_finds_and_down_does_without_a_file(site: Site) -> None:
-    commands = [site.start("up", "--json") for _ in range(2)]
-    answers = [json.loads(command.communicate(timeout=200)[0]) for command in commands]
-    assert sorted(answer["started"] for answer in answers) == [False, True]
-    assert answers[0]["cluster"] == answers[1]["cluster"]
-    assert all(answer["nodes"] == 1 for answer in answers)
-
-    cluster = site.file()
-    site.shoal("run", "-d", "shoal/base")
-    cluster_file.path_in(site.state_dir).unlink()
-    site.shoal("down")
-    leaks.assert_nothing_left(cluster)
 
 
 def test_an_up_that_fails_leaves_nothing(site: Site) -> None:
