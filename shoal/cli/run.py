@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of_process
 from shoal.cli.options import (
     Env,
-    EnvironmentName,
     Interactive,
     SandboxName,
     Tty,
@@ -24,6 +23,7 @@ from shoal.cli.options import (
     seconds,
 )
 from shoal.cli.session import find, with_cluster
+from shoal.cli.spec_options import parsed, with_spec_options
 from shoal.model.errors import DeadlineExceeded, InvalidRequest
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ Command = Annotated[
 ]
 
 
+@with_spec_options
 def run(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image's reference.", show_default=False)],
     command: Command = None,
@@ -45,7 +46,6 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the sandbox's id and leave it running.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="A name, unique among the living.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="To find it by.")] = None,
     env: Env = None,
     workdir: Workdir = None,
@@ -55,7 +55,6 @@ def run(
         str | None, typer.Option(metavar="MIB", help="Memory it is sure of (512, 2g), or REQUEST:LIMIT.")
     ] = None,
     disk: Annotated[str | None, typer.Option(metavar="MIB", help="What it may write (512, 2g).")] = None,
-    gpu: Annotated[int, typer.Option(help="Whole devices.")] = 0,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="When it is ended (90s, 15m, 12h); without, what the cluster is set to: 5m."),
@@ -63,9 +62,7 @@ def run(
     idle_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="When it is ended if nothing runs; without, never.")
     ] = None,
-    network: Annotated[str, typer.Option(metavar="default|none", help="The public internet, or nothing.")] = "default",
-    region: Annotated[str | None, typer.Option(help="Where it is to run.")] = None,
-    environment: EnvironmentName = None,
+    **spec_options: str | None,
 ) -> None:
     """Run a command in a new sandbox, which ends with it.
 
@@ -79,15 +76,12 @@ def run(
       shoal run --cpu 0.5:2 --memory 256:1g --timeout 10m shoal/base make test
       shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
-    if network not in ("default", "none"):
-        raise InvalidRequest(f"--network: {network!r} is neither default nor none", field="network")
-    chosen: Literal["default", "none"] = "none" if network == "none" else "default"
     size = mebibytes("disk", disk)
     if isinstance(size, tuple):
         raise InvalidRequest(f"--disk: {disk!r} is no one size", field="disk")
-    options: dict[str, Any] = {
+    options = {
+        **parsed(spec_options),
         "image": image,
-        "name": name,
         "tags": pairs("tag", tag),
         "env": pairs("env", env),
         "workdir": workdir,
@@ -95,12 +89,8 @@ def run(
         "cpu": amount("cpu", cpu),
         "memory": mebibytes("memory", memory),
         "disk": size,
-        "gpu": gpu,
         "timeout": seconds("timeout", timeout),
         "idle_timeout": seconds("idle-timeout", idle_timeout),
-        "network": chosen,
-        "region": region,
-        "environment": environment,
     }
     words = command_words(command)
     if detach:

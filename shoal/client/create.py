@@ -1,22 +1,23 @@
-"""Making many sandboxes in one call: the types of its options, and its two outcomes."""
+"""Making many sandboxes in one call: its types, and its two outcomes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack, cast, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, cast, overload
 
-from shoal.client.arguments import Cpu, Memory, build_spec
+from shoal.client.create_options import CreateOptions
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
-from shoal.model.spec import NetworkMode, Runtime, SandboxSpec
-from shoal.model.validate import check_spec
+from shoal.model.options import build_spec
+from shoal.model.spec import SandboxSpec
 
 if TYPE_CHECKING:
     from shoal.client.cluster import Client
-    from shoal.client.sandbox import Sandbox
+
+S = TypeVar("S")
+"""A sandbox."""
 
 BATCH = 1000
 """Creates that go to the cluster in one call."""
@@ -27,33 +28,8 @@ MOST = 100_000
 """More than this in one call is a mistake."""
 
 
-class CreateOptions(TypedDict, total=False):
-    """The arguments of `Sandbox.create` that say what a sandbox is."""
-
-    command: Sequence[str]
-    image: str | None
-    name: str | None
-    tags: Mapping[str, str] | None
-    env: Mapping[str, str] | None
-    workdir: str | os.PathLike[str] | None
-    user: str | None
-    cpu: Cpu
-    memory: Memory
-    disk: int | None
-    gpu: int
-    pids: int | None
-    timeout: float | None
-    idle_timeout: float | None
-    pty: bool
-    network: NetworkMode
-    region: str | None
-    runtime: Runtime
-    environment: str | None
-    idempotency_key: str | None
-
-
 class CommonOptions(CreateOptions, total=False):
-    """And those that hold for all of them."""
+    """The options that hold for all of them, and those of the call."""
 
     deadline: float
     client: Client | None
@@ -62,62 +38,50 @@ class CommonOptions(CreateOptions, total=False):
 Wanted = int | Sequence[CreateOptions]
 
 
-class CreateManyCall(Protocol):
+class CreateManyCall(Protocol[S]):
     """`Sandbox.create_many`."""
 
     @overload
     def __call__(
         self, wanted: Wanted, *, return_errors: Literal[False] = False, **options: Unpack[CommonOptions]
-    ) -> list[Sandbox]: ...
+    ) -> list[S]: ...
     @overload
     def __call__(
         self, wanted: Wanted, *, return_errors: Literal[True], **options: Unpack[CommonOptions]
-    ) -> list[Sandbox | ShoalError]: ...
+    ) -> list[S | ShoalError]: ...
 
     @overload
     async def aio(
         self, wanted: Wanted, *, return_errors: Literal[False] = False, **options: Unpack[CommonOptions]
-    ) -> list[Sandbox]: ...
+    ) -> list[S]: ...
     @overload
     async def aio(
         self, wanted: Wanted, *, return_errors: Literal[True], **options: Unpack[CommonOptions]
-    ) -> list[Sandbox | ShoalError]: ...
+    ) -> list[S | ShoalError]: ...
 
 
-def create_many_call(call: object) -> CreateManyCall:
-    """The same call, with overloads that a plain signature cannot express."""
-    return cast(CreateManyCall, call)
+def create_many_call(call: Callable[..., Sequence[S | ShoalError]]) -> CreateManyCall[S]:
+    """The call, with a type that says more than a plain signature can."""
+    return cast(CreateManyCall[S], call)
 
 
-_PLAIN: dict[str, Any] = {
-    **dict.fromkeys(
-        (
-            *("image", "name", "tags", "env", "workdir", "user", "cpu", "memory", "disk", "pids", "timeout"),
-            *("idle_timeout", "region", "environment", "idempotency_key"),
-        )
-    ),
-    "command": (),
-    "gpu": 0,
-    "pty": False,
-    "network": "default",
-    "runtime": "runc",
-}
+async def spec_for(client: Client, options: Mapping[str, Any]) -> SandboxSpec:
+    """The spec for the options that a caller gave, with the cluster's defaults; its values are not checked yet. Raises `InvalidRequest`."""
+    environment = options.get("environment")
+    if environment is None:
+        environment = await client.transport.default_environment()
+    return build_spec({**options, "environment": environment}, await client.defaults.aio())
 
 
 async def specs_of(client: Client, wanted: Wanted, common: Mapping[str, Any], key: str) -> list[SandboxSpec]:
-    """A spec for each that is wanted, with an idempotency key of its own made of `key`. Raises `InvalidRequest` for arguments that none has, and
-    shapes that do not fit."""
+    """A spec for each that is wanted, with an idempotency key of its own made of `key`; their values are not checked yet."""
     own = _options_of_each(wanted)
     if len(own) > 1 and common.get("name") is not None:
         raise InvalidRequest("name: it is one sandbox's only; give each its own in the list `wanted`", field="name")
-    specs = []
-    for number, options in enumerate(own):
-        given = {**common, "idempotency_key": f"{key}:{number}", **options}
-        if unknown := given.keys() - _PLAIN.keys():
-            name = min(unknown)
-            raise InvalidRequest(f"{name}: `create` has no such argument", field=name)
-        specs.append(await _spec(client, {**_PLAIN, **given}))
-    return specs
+    return [
+        await spec_for(client, {**common, "idempotency_key": f"{key}:{number}", **options})
+        for number, options in enumerate(own)
+    ]
 
 
 def _options_of_each(wanted: Any) -> Sequence[Mapping[str, Any]]:
@@ -147,6 +111,8 @@ async def create_all(
 
 
 def _wrong(spec: SandboxSpec) -> InvalidRequest | None:
+    from shoal.model.spec_model import check_spec  # only now, for it loads pydantic
+
     try:
         check_spec(spec, None)
     except InvalidRequest as error:
@@ -221,12 +187,3 @@ async def _end(client: Client, specs: Sequence[SandboxSpec], made: Sequence[Sand
     doubtful = [spec for spec, each in zip(specs, made, strict=False) if isinstance(each, ShoalError) and lost(each)]
     if doubtful:
         await end(await transport.create_many(doubtful, deadline=_DOUBT_S, wait=False))
-
-
-async def _spec(client: Client, options: dict[str, Any]) -> SandboxSpec:
-    command = options.pop("command")
-    if isinstance(command, str) or not isinstance(command, Sequence):
-        raise InvalidRequest(f"command: {command!r:.80} is no list of words; give one", field="command")
-    if options["environment"] is None:
-        options["environment"] = await client.transport.default_environment()
-    return build_spec(tuple(command), await client.defaults.aio(), **options)

@@ -6,12 +6,13 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from shoal.client.arguments import Cpu, Memory, build_spec, mapping, states_of
+from shoal.client.arguments import environment_of, states_of
 from shoal.client.cluster import Client, current
 from shoal.client.contexts import Context
-from shoal.client.create import Wanted, create_all, create_many_call, named, specs_of
+from shoal.client.create import Wanted, create_all, create_many_call, named, spec_for, specs_of
+from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
 from shoal.client.output import Output
@@ -31,9 +32,9 @@ from shoal.model.errors import (
 )
 from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
 from shoal.model.info import Listing, SandboxInfo
-from shoal.model.spec import NetworkMode, Runtime
+from shoal.model.options import mapping
 from shoal.model.states import State
-from shoal.model.validate import check_name, check_number, check_spec, check_tags, check_text
+from shoal.model.validate import check_name, check_number, check_tags, check_text
 
 if TYPE_CHECKING:
     from shoal.wire.agent import RunResult
@@ -65,76 +66,36 @@ class Sandbox(Context):
 
     @dual_function
     @staticmethod
+    @spell_out_options
     async def create(
         *command: str,
-        image: str | None = None,
-        name: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        env: Mapping[str, str] | None = None,
-        workdir: str | os.PathLike[str] | None = None,
-        user: str | None = None,
-        cpu: Cpu = None,
-        memory: Memory = None,
-        disk: int | None = None,
-        gpu: int = 0,
-        pids: int | None = None,
-        timeout: float | None = None,
-        idle_timeout: float | None = None,
-        pty: bool = False,
-        network: NetworkMode = "default",
-        region: str | None = None,
-        runtime: Runtime = "runc",
-        environment: str | None = None,
-        idempotency_key: str | None = None,
         deadline: float = CREATE_DEADLINE_S,
         client: Client | None = None,
+        **options: Unpack[SandboxOptions],
     ) -> Sandbox:
         """Creates a sandbox and returns it running.
 
-        `command`: its own command, at whose end it ends; without one it lives until its `timeout` or `terminate`.
-        `image`: a reference. `name`: unique among the living of its `environment`. `env`, `workdir` (absolute), `user` (name,
-        uid or uid:gid) are the defaults of all its processes. `cpu` in cores, `memory` in MiB: what it is sure of, or (request,
-        limit). `disk` in MiB, `gpu` in whole devices, `pids` a count. `timeout` (from its start), `idle_timeout` and `deadline`
-        (of the create itself) in seconds. `network`: `"none"` for none at all. `environment`: the one of your token where it has only one, else
-        `main`. What is not given is the cluster's default.
-        The same `idempotency_key` again gives the same sandbox again.
+        `command`: its own command, at whose end it ends; without one it lives until its `timeout` or `terminate`. `env`, `workdir` and `user`
+        are the defaults of all its processes. CPU is in cores, memory and disk in MiB, times in seconds. `cpu` and `memory` are what it is sure
+        of, or (request, limit). `deadline`: seconds for the create itself. What is not given, or None, is the cluster's default.
 
-        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
-        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then. Where it may have been made and its answer was lost, the
-        `Unavailable` is not retryable, and its field `idempotency_key` is what to call again with; with a key of yours just call again.
+        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`,
+        `DeadlineExceeded`, `Unavailable`; nothing is left then. If the answer was lost, the sandbox may have been made: the `Unavailable` is
+        not retryable, and its field `idempotency_key` is the one to call again with. With a key of your own, just call again.
         """
         check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()
         # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
-        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
-        spec = build_spec(
-            command,
-            await client.defaults.aio(),
-            image=image,
-            name=name,
-            tags=tags,
-            env=env,
-            workdir=workdir,
-            user=user,
-            cpu=cpu,
-            memory=memory,
-            disk=disk,
-            gpu=gpu,
-            pids=pids,
-            timeout=timeout,
-            idle_timeout=idle_timeout,
-            pty=pty,
-            network=network,
-            region=region,
-            runtime=runtime,
-            environment=await _environment(client, environment),
-            idempotency_key=key,
-        )
+        given = options.get("idempotency_key")
+        key = secrets.token_hex(16) if given is None else given
+        spec = await spec_for(client, {**options, "command": command, "idempotency_key": key})
+        from shoal.model.spec_model import check_spec  # only now, for it loads pydantic
+
         check_spec(spec, None)
         try:
             return Sandbox(client, await client.transport.create(spec, deadline=deadline))
         except Unavailable as error:
-            raise named(error, key if idempotency_key is None else None) from None
+            raise named(error, key if given is None else None) from None
 
     @create_many_call
     @dual_function
@@ -180,7 +141,7 @@ class Sandbox(Context):
         """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
         check_name("name", name)
         client = client or await current()
-        return Sandbox(client, await client.transport.find(name, await _environment(client, environment)))
+        return Sandbox(client, await client.transport.find(name, await environment_of(client, environment)))
 
     @dual_function
     @staticmethod
@@ -200,13 +161,13 @@ class Sandbox(Context):
         `include_ended`: those that ended, too. `limit`: so many at the most; `after`: the last of the page before, for the next one.
         """
         wanted = mapping("tags", tags)
-        check_tags(wanted)
+        check_tags("tags", wanted)
         check_number("limit", limit, 0, math.inf, "sandboxes", whole=True)
         if region is not None:
             check_text("region", region, "the name of one")
         client = client or await current()
         listing = Listing(
-            await _environment(client, environment),
+            await environment_of(client, environment),
             wanted,
             states_of(states),
             include_ended=include_ended,
@@ -249,7 +210,7 @@ class Sandbox(Context):
     async def set_tags(self, tags: Mapping[str, str]) -> None:
         """Replaces its tags."""
         wanted = mapping("tags", tags)
-        check_tags(wanted)
+        check_tags("tags", wanted)
         self._info = await self._agent.transport.set_tags(self.id, wanted)
 
     # Its end
@@ -424,13 +385,6 @@ class Sandbox(Context):
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
-
-
-async def _environment(client: Client, given: str | None) -> str:
-    if given is None:
-        return await client.transport.default_environment()
-    check_name("environment", given)
-    return given
 
 
 def _result(ran: RunResult, text: bool) -> Result[Any]:

@@ -1,9 +1,8 @@
-"""A sandbox in JSON, as the API speaks of it: flat, with the names of `Sandbox.create`'s arguments.
+"""A sandbox in JSON, as the API speaks of it: its options, flat, by the names of `Sandbox.create`'s arguments.
 
-    request   image, command, name, tags, env, workdir, user, cpu [request, limit], memory [request, limit], disk, gpu, pids, timeout,
-              idle_timeout, pty, network, region, runtime, environment
-    answer    the same without `env` (which may hold secrets), and id, state, created_at, started_at, ended_at, reason, returncode, message,
-              node_id
+    request   the options
+    answer    the same without `env` (which may hold secrets) and the idempotency key; and id, state, created_at, started_at, ended_at, reason,
+              returncode, message, node_id
 
 Units as everywhere: cores, MiB, seconds, unix seconds.
 """
@@ -14,83 +13,46 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.model.info import SandboxInfo
-from shoal.model.spec import Resources, SandboxSpec
+from shoal.model.options import options_of, spec_of
+from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason, State
 
-_PLAIN = (
-    "image",
-    "name",
-    "workdir",
-    "user",
-    "timeout",
-    "idle_timeout",
-    "pty",
-    "network",
-    "region",
-    "runtime",
-    "environment",
-)
-_COUNTS = ("disk", "gpu", "pids")
+HIDDEN = ("env", "idempotency_key")
+"""Options that an answer does not tell."""
+
+_PLAIN = ("id", "created_at", "started_at", "ended_at", "returncode", "message", "node_id")
 
 
 def spec_to_json(spec: SandboxSpec) -> dict[str, Any]:
-    """The body of a create. The idempotency key is not in it: it travels as a header, or beside it in a batch."""
-    r = spec.resources
-    return {
-        **{name: getattr(spec, name) for name in _PLAIN},
-        **{name: getattr(r, name) for name in _COUNTS},
-        "command": list(spec.command),
-        "tags": dict(spec.tags),
-        "env": dict(spec.env),
-        "cpu": [r.cpu_request, r.cpu_limit],
-        "memory": [r.memory_request, r.memory_limit],
-    }
+    """The body of a create. The idempotency key is not in it: it travels as a header, or beside it in a batch.
+
+    What is None is left out, so that a cluster of an earlier version needs to know only the options that are used.
+    """
+    options = options_of(spec)
+    del options["idempotency_key"]
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def info_to_json(info: SandboxInfo) -> dict[str, Any]:
     """The answer that describes a sandbox."""
-    data = spec_to_json(info.spec)
-    del data["env"]
+    options = options_of(info.spec)
+    for name in HIDDEN:
+        del options[name]
     return {
-        **data,
-        "id": info.id,
+        **options,
+        **{name: getattr(info, name) for name in _PLAIN},
         "state": info.state.value,
         "tags": dict(info.tags),
-        "created_at": info.created_at,
-        "started_at": info.started_at,
-        "ended_at": info.ended_at,
         "reason": None if info.reason is None else info.reason.value,
-        "returncode": info.returncode,
-        "message": info.message,
-        "node_id": info.node_id,
     }
 
 
 def info_from_json(data: Mapping[str, Any]) -> SandboxInfo:
-    """`info_to_json` back again; `KeyError`, `ValueError` or `TypeError` where it is none."""
-    cpu, memory = data["cpu"], data["memory"]
-    resources = Resources(
-        cpu_request=cpu[0],
-        cpu_limit=cpu[1],
-        memory_request=memory[0],
-        memory_limit=memory[1],
-        **{name: data[name] for name in _COUNTS},
-    )
+    """The inverse of `info_to_json`; `KeyError`, `ValueError` or `TypeError` where `data` is no sandbox."""
     return SandboxInfo(
-        id=data["id"],
+        **{name: data[name] for name in _PLAIN},
         state=State(data["state"]),
-        spec=SandboxSpec(
-            resources=resources,
-            command=tuple(data["command"]),
-            tags=dict(data["tags"]),
-            **{name: data[name] for name in _PLAIN},
-        ),
-        created_at=data["created_at"],
-        started_at=data["started_at"],
-        ended_at=data["ended_at"],
+        spec=spec_of({**data, "tags": dict(data["tags"])}),
         reason=None if data["reason"] is None else Reason(data["reason"]),
-        returncode=data["returncode"],
-        message=data["message"],
-        node_id=data["node_id"],
         tags=dict(data["tags"]),
     )

@@ -1,14 +1,32 @@
-"""What a caller asks for: the sandbox's spec, and its shape.
+"""A sandbox's spec: each field of a sandbox is written here, once, with its type, bounds, default and meaning.
 
-Plain frozen dataclasses, so that the processes that only carry a spec around need no validation library; `validate.py` is
-where a spec out of a caller's hand is checked.
+The arguments of `Sandbox.create`, the API's JSON, the options of `shoal run`, the rows of the store and the checks follow from these fields.
+To add a field, add it here, add its name and type to `client/create_options.py`, and act on it where it matters.
+
+These are plain dataclasses, because a process that only carries a spec must not load pydantic, which costs a sandbox actor 6 MB and 0.1
+CPU-seconds. The bounds are annotations: they stay unevaluated text until `spec_model.py` reads them, with the names of `field_types.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+if TYPE_CHECKING:
+    from pydantic import Field
+
+    from shoal.model.field_types import (
+        AbsolutePath,
+        Command,
+        Cores,
+        IdempotencyKey,
+        Mebibytes,
+        Name,
+        Seconds,
+        Tags,
+        Text,
+        Variables,
+    )
 
 NetworkMode = Literal["default", "none"]
 Runtime = Literal["runc", "runsc"]
@@ -20,39 +38,61 @@ MIB = 1024 * 1024
 class Resources:
     """What a sandbox is sure of (request) and may not exceed (limit).
 
-    CPU in cores, memory and disk in MiB, `gpu` in whole devices, `pids` a count. Requests are Ray resources: they decide
-    how many sandboxes fit a node. Limits are the kernel's to enforce.
+    Requests are Ray resources: they decide how many sandboxes fit a node. Limits are the kernel's to enforce. A user writes a request and its
+    limit as one option: `cpu` or `memory`.
     """
 
-    cpu_request: float
-    cpu_limit: float
-    memory_request: int
-    memory_limit: int
-    disk: int
-    pids: int
-    gpu: int = 0
+    cpu_request: Cores
+    """Cores that it is sure of"""
+    cpu_limit: Cores
+    """Cores that it may use"""
+    memory_request: Mebibytes
+    """MiB that it is sure of"""
+    memory_limit: Annotated[Mebibytes, Field(ge=16)]
+    """MiB that it may use"""
+    disk: Annotated[int, Field(gt=0, le=1 << 30)]
+    """MiB that it may write to its root filesystem"""
+    pids: Annotated[int, Field(gt=1, le=1 << 22)]
+    """Processes and threads at once"""
+    gpu: Annotated[int, Field(ge=0, le=64)] = 0
+    """Whole devices"""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """One sandbox as asked for. `timeout` and `idle_timeout` in seconds (None: no idle limit)."""
+    """One sandbox as asked for."""
 
-    image: str
+    image: Annotated[str, Field(min_length=1, max_length=512, examples=["python:3.12"])]
+    """A reference such as `shoal/base` or `python:3.12`"""
     resources: Resources
-    command: tuple[str, ...] = ()
-    name: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    workdir: str | None = None
-    user: str = ""
-    timeout: float = 300.0
-    idle_timeout: float | None = None
+    command: Command = ()
+    """Its own command; it ends with it. None: it lives until it is ended"""
+    name: Annotated[Name, Field(examples=["web"])] | None = None
+    """Unique among the living of its environment: 1 to 64 letters, digits, dots, dashes and underscores"""
+    tags: Tags = field(default_factory=dict)
+    """To find it by; up to 64"""
+    env: Variables = field(default_factory=dict)
+    """Environment variables. They are not told again"""
+    workdir: AbsolutePath | None = None
+    """An absolute path; made where it is missing"""
+    user: Annotated[str, Field(max_length=256)] = ""
+    """A name, `uid` or `uid:gid`"""
+    timeout: Seconds = 300.0
+    """Seconds from its start to its end"""
+    idle_timeout: Seconds | None = None
+    """Seconds without anything to do after which it ends; none: no such limit"""
     pty: bool = False
+    """Whether its own command has a terminal"""
     network: NetworkMode = "default"
-    region: str | None = None
+    """`default`: the public internet; `none`: nothing"""
+    region: Text | None = None
+    """Where it is to run"""
     runtime: Runtime = "runc"
-    environment: str = "main"
-    idempotency_key: str | None = None
+    """What isolates it; `runsc` is gVisor"""
+    environment: Name = "main"
+    """The environment; by default the token's, or `main` for a token of all"""
+    idempotency_key: IdempotencyKey | None = None
+    """The same key gives the same sandbox: 1 to 128 printable ASCII characters, with no space at the ends"""
 
     @property
     def slot_shape(self) -> SlotShape:

@@ -1,96 +1,26 @@
-"""Checks a sandbox's spec out of a caller's hand: every error names the field and the remedy."""
+"""Checks of single values that a caller gave: every error names the field and the remedy."""
 
 from __future__ import annotations
 
 import math
 import re
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import NAME
-from shoal.model.spec import SandboxSpec
-
-if TYPE_CHECKING:
-    from shoal.model.settings import Limits
 
 MAX_ARGV_ITEMS = 4096
-MAX_ARGV_ITEM = 128 * 1024 - 1  # the kernel's MAX_ARG_STRLEN counts the NUL at its end
+MAX_ARGV_ITEM = 128 * 1024 - 1
+"""Bytes of one argument or environment variable: the kernel's 128 KiB less the NUL at its end."""
 MAX_ARGV_BYTES = 1536 * 1024
 MAX_TAGS = 64
-MAX_REGION = 256
 MAX_KEY = 128
 """Characters of an idempotency key."""
 
 KEY = r"[!-~]([ -~]*[!-~])?"
 """An idempotency key: what a header of HTTP can carry as it is."""
-
-MAX_CORES = 1024.0
-MAX_MEMORY = 16 * 1024 * 1024  # 16 TiB in MiB
-MIN_MEMORY = 16  # MiB: less does not hold the agent and one process
-
-
-def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
-    """Raises `InvalidRequest` for the first thing wrong with `spec`; does not look at what nodes there are. `limits`: None where the cluster's
-    are not known."""
-    longest = math.inf if limits is None else limits.timeout
-    check_text("image", spec.image, "a reference such as 'shoal/base' or 'python:3.12'")
-    check_resources(spec, limits)
-    check_command("command", spec.command)
-    check_environment_variables("env", spec.env)
-    if spec.name is not None:
-        check_name("name", spec.name)
-    check_name("environment", spec.environment)
-    check_tags(spec.tags)
-    if spec.workdir is not None:
-        check_text("workdir", spec.workdir, "an absolute path such as '/work'")
-        if not spec.workdir.startswith("/"):
-            raise InvalidRequest(f"workdir: {spec.workdir!r:.200} is relative; give an absolute path", field="workdir")
-    if spec.user != "":
-        check_text("user", spec.user, "a name, 'uid' or 'uid:gid'")
-    check_number("timeout", spec.timeout, 0, longest, "seconds")
-    if spec.idle_timeout is not None:
-        check_number("idle_timeout", spec.idle_timeout, 0, longest, "seconds")
-    if not isinstance(spec.pty, bool):
-        raise InvalidRequest(f"pty: {spec.pty!r:.80} is neither True nor False", field="pty")
-    value: str | None
-    for field, value, choices in (
-        ("network", spec.network, ("default", "none")),
-        ("runtime", spec.runtime, ("runc", "runsc")),
-    ):
-        if value not in choices:
-            raise InvalidRequest(f"{field}: {value!r:.80} is none of {', '.join(choices)}", field=field)
-    if spec.region is not None:
-        check_text("region", spec.region, "a short text")
-        if len(spec.region) > MAX_REGION:
-            raise InvalidRequest(
-                f"region: {len(spec.region)} characters are too many; use at most {MAX_REGION}", field="region"
-            )
-    if spec.idempotency_key is not None:
-        check_key(spec.idempotency_key)
-
-
-def check_resources(spec: SandboxSpec, limits: Limits | None) -> None:
-    """Each amount by itself, and no request above its limit."""
-    r = spec.resources
-    check_number("cpu", r.cpu_request, 0, MAX_CORES, "cores")
-    check_number("cpu", r.cpu_limit, 0, MAX_CORES, "cores")
-    check_number("memory", r.memory_request, 0, MAX_MEMORY, "MiB", whole=True)
-    check_number("memory", r.memory_limit, MIN_MEMORY - 1, MAX_MEMORY, "MiB", whole=True)
-    check_number("disk", r.disk, 0, MAX_MEMORY * 64, "MiB", whole=True)
-    check_number("pids", r.pids, 1, math.inf if limits is None else limits.pids, "processes", whole=True)
-    if r.gpu != 0:
-        check_number("gpu", r.gpu, 0, 64, "devices", whole=True)
-    if r.cpu_request > r.cpu_limit:
-        raise InvalidRequest(
-            f"cpu: the request {r.cpu_request} is above the limit {r.cpu_limit}; lower it", field="cpu"
-        )
-    if r.memory_request > r.memory_limit:
-        raise InvalidRequest(
-            f"memory: the request {r.memory_request} MiB is above the limit {r.memory_limit} MiB; lower it",
-            field="memory",
-        )
 
 
 def check_number(field: str, value: Any, above: float, most: float, unit: str, *, whole: bool = False) -> None:
@@ -123,80 +53,91 @@ def check_key(value: Any) -> None:
         )
 
 
-def check_text(field: str, value: Any, remedy: str) -> None:
-    """`value` is a string, not empty, without NUL and valid UTF-8."""
-    if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{field}: {value!r:.80} is not usable; give {remedy}", field=field)
+def text_size(field: str, value: Any, what: str = "it") -> int:
+    """The size of a string in UTF-8. `InvalidRequest` for what is no string, holds a NUL character, or is not valid Unicode.
+
+    `what`: which part of the field it is, for the message.
+    """
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{field}: {what} is {type(value).__name__}; give a string", field=field)
     if "\0" in value:
-        raise InvalidRequest(f"{field}: it holds a NUL character; remove it", field=field)
+        raise InvalidRequest(f"{field}: {what} holds a NUL character; remove it", field=field)
+    if value.isascii():
+        return len(value)
     try:
-        value.encode()
+        return len(value.encode())
     except UnicodeEncodeError:
         raise InvalidRequest(
-            f"{field}: it is not valid UTF-8; encode what is binary, or write it to a file", field=field
+            f"{field}: {what} is not valid UTF-8; encode what is binary, or write it to a file", field=field
         ) from None
 
 
-def check_command(field: str, argv: tuple[str, ...]) -> None:
-    """An argument vector, which may be empty here."""
+def check_text(field: str, value: Any, remedy: str) -> None:
+    """`value` is a string, not empty, without NUL and valid UTF-8."""
+    if not value:
+        raise InvalidRequest(f"{field}: {value!r:.80} is not usable; give {remedy}", field=field)
+    text_size(field, value)
+
+
+def check_absolute(field: str, value: str) -> None:
+    """`value` is an absolute path."""
+    if not value.startswith("/"):
+        raise InvalidRequest(f"{field}: {value!r:.200} is relative; give an absolute path", field=field)
+
+
+def check_command(field: str, argv: Sequence[str]) -> None:
+    """An argument vector within the kernel's bounds. It may be empty, but the program's name may not."""
     if len(argv) > MAX_ARGV_ITEMS:
         raise InvalidRequest(
             f"{field}: {len(argv)} arguments are too many; pass at most {MAX_ARGV_ITEMS}, or write them to a file",
             field=field,
         )
+    if argv and not argv[0]:
+        raise InvalidRequest(f"{field}: it begins with {argv[0]!r:.80}; name the program to run", field=field)
     total = 0
     for position, item in enumerate(argv):
-        if not isinstance(item, str):
-            raise InvalidRequest(f"{field}: argument {position} is {type(item).__name__}, not a string", field=field)
-        if position == 0 or item:
-            check_text(field, item, "a program and its arguments")
-        size = len(item.encode())
-        total += size
+        size = text_size(field, item, f"argument {position}")
         if size > MAX_ARGV_ITEM:
             raise InvalidRequest(
                 f"{field}: argument {position} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file or to stdin",
                 field=field,
             )
+        total += size + 1
     if total > MAX_ARGV_BYTES:
         raise InvalidRequest(
             f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file or to stdin", field=field
         )
 
 
-def check_environment_variables(field: str, env: Mapping[str, str]) -> None:
-    """Environment variables: names not empty and without '=', all within the kernel's bounds."""
+def check_environment_variables(field: str, env: Mapping[str, str | None]) -> None:
+    """Environment variables within the kernel's bounds: names not empty and without '='. None removes one."""
     total = 0
     for name, value in env.items():
-        check_text(field, name, "names such as 'PATH'")
-        if "=" in name:
-            raise InvalidRequest(f"{field}: the name {name!r:.80} holds '='; remove it", field=field)
-        if not isinstance(value, str):
-            raise InvalidRequest(f"{field}: {name[:80]} is {type(value).__name__}, not a string", field=field)
-        if value:
-            check_text(field, value, "text")
-        size = len(name.encode()) + len(value.encode()) + 2
-        total += size
-        if size > MAX_ARGV_ITEM:
+        size = text_size(field, name, "a name")
+        if not name or "=" in name:
+            raise InvalidRequest(f"{field}: the name {name!r:.80} is empty or holds '='; give another", field=field)
+        if value is not None:
+            size += text_size(field, value, name[:80])
+        if size >= MAX_ARGV_ITEM:
             raise InvalidRequest(
-                f"{field}: {name[:80]} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file", field=field
+                f"{field}: {name[:80]} has {size} bytes with its name, at most {MAX_ARGV_ITEM - 1} are possible; write it to a file",
+                field=field,
             )
+        total += size + 2
     if total > MAX_ARGV_BYTES:
         raise InvalidRequest(
             f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file", field=field
         )
 
 
-def check_tags(tags: Mapping[str, str]) -> None:
+def check_tags(field: str, tags: Mapping[str, str]) -> None:
     """Up to 64 tags; keys and values are text of at most 256 characters."""
     if len(tags) > MAX_TAGS:
-        raise InvalidRequest(f"tags: {len(tags)} are too many; use at most {MAX_TAGS}", field="tags")
+        raise InvalidRequest(f"{field}: {len(tags)} are too many; use at most {MAX_TAGS}", field=field)
     for key, value in tags.items():
-        check_text("tags", key, "keys that are text")
-        if not isinstance(value, str):
-            raise InvalidRequest(f"tags: {key[:80]} is {type(value).__name__}, not a string", field="tags")
-        if value:
-            check_text("tags", value, "text")
+        check_text(field, key, "keys that are text")
+        text_size(field, value, key[:80])
         if len(key) > 256 or len(value) > 256:
             raise InvalidRequest(
-                f"tags: {key[:32]!r} or its value is longer than 256 characters; shorten it", field="tags"
+                f"{field}: {key[:32]!r} or its value is longer than 256 characters; shorten it", field=field
             )

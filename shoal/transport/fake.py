@@ -28,8 +28,9 @@ from shoal.model.ids import MAIN_PROCESS, new_sandbox_id
 from shoal.model.info import Listing, NodeInfo, SandboxInfo
 from shoal.model.settings import Limits, SandboxDefaults
 from shoal.model.spec import SandboxSpec
+from shoal.model.spec_model import check_spec
 from shoal.model.states import Reason, State
-from shoal.model.validate import check_spec, check_tags
+from shoal.model.validate import check_tags
 from shoal.model.visibility import no_sandbox, no_sandbox_named
 from shoal.transport.contract import LogChunk, Transport
 from shoal.transport.fake_admin import FakeAdmin, FakeReplicaSide, sees
@@ -147,7 +148,7 @@ class FakeTransport(Transport):
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
         self.note("set_tags", sandbox_id)
-        check_tags(tags)
+        check_tags("tags", tags)
         box = self._box(sandbox_id)
         box.info = replace(box.now(), tags=dict(tags))
         self._admin.happen(box.info.spec.environment, sandbox_id, "tags", tags=dict(tags))

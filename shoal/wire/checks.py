@@ -9,12 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.model import errors, ids
+from shoal.model.validate import check_command, check_environment_variables, text_size
 
-MAX_ARGS = 4096
-MAX_ARG = (128 << 10) - 1
-"""Bytes of one argument or environment entry: the kernel's 128 KiB less the NUL at its end."""
-
-MAX_ARGV = 3 << 19
 MAX_PATH = 4095
 MAX_OUTPUT = 256 << 20
 MAX_SECONDS = 365 * 86400
@@ -25,23 +21,6 @@ PathLike = str | os.PathLike[str]
 JsonPath = str | dict[str, str]
 
 
-def text_size(value: object, field: str) -> int:
-    """The size of `value` in UTF-8; `InvalidRequest` where it is no string, holds a NUL, or is not valid Unicode."""
-    if not isinstance(value, str):
-        raise errors.InvalidRequest(f"{field} must be a string, not {type(value).__name__}", field=_root(field))
-    if "\0" in value:
-        raise errors.InvalidRequest(f"{field} holds a NUL character: take it out", field=_root(field))
-    if value.isascii():
-        return len(value)
-    try:
-        return len(value.encode())
-    except UnicodeEncodeError:
-        raise errors.InvalidRequest(
-            f"{field} is not valid UTF-8 (it holds a lone surrogate): decode bytes as UTF-8, or pass them through a file",
-            field=_root(field),
-        ) from None
-
-
 def argv(value: Sequence[str]) -> list[str]:
     """A command line of 1 to 4,096 arguments, 128 KiB each and 1.5 MiB in all at most."""
     if isinstance(value, str | bytes):
@@ -49,27 +28,9 @@ def argv(value: Sequence[str]) -> list[str]:
             "argv must be a list of strings, not one: for a shell's line use ['sh', '-c', line]", field="argv"
         )
     args = list(value)
-    if not args or not args[0]:
+    if not args:
         raise errors.InvalidRequest("argv is empty: name the program to run", field="argv")
-    if len(args) > MAX_ARGS:
-        raise errors.InvalidRequest(
-            f"argv has {len(args)} arguments, at most {MAX_ARGS} are possible: pass the rest through a file",
-            field="argv",
-        )
-    total = 0
-    for index, arg in enumerate(args):
-        size = text_size(arg, f"argv[{index}]")
-        if size > MAX_ARG:
-            raise errors.InvalidRequest(
-                f"argv[{index}] is {size} bytes long, at most {MAX_ARG} are possible: pass it through a file or standard input",
-                field="argv",
-            )
-        total += size + 1
-    if total > MAX_ARGV:
-        raise errors.InvalidRequest(
-            f"argv is {total} bytes long, at most {MAX_ARGV} are possible: pass the rest through a file or standard input",
-            field="argv",
-        )
+    check_command("argv", args)
     return args
 
 
@@ -77,28 +38,8 @@ def env(value: Mapping[str, str | None]) -> dict[str, str | None]:
     """Environment variables; None removes one."""
     if not isinstance(value, Mapping):
         raise errors.InvalidRequest(f"env must map names to strings, not be a {type(value).__name__}", field="env")
-    checked: dict[str, str | None] = {}
-    total = 0
-    for name, content in value.items():
-        size = text_size(name, f"env name {name!r:.80}")
-        if not name or "=" in name:
-            raise errors.InvalidRequest(
-                f"env name {name!r:.80} is not possible: it must not be empty nor hold '='", field="env"
-            )
-        if content is not None:
-            size += text_size(content, f"env[{name!r:.80}]")
-        if size >= MAX_ARG:
-            raise errors.InvalidRequest(
-                f"env[{name!r:.80}] is {size} bytes long with its name, at most {MAX_ARG - 1} are possible: pass it through a file",
-                field="env",
-            )
-        total += size + 2
-        checked[name] = content
-    if total > MAX_ARGV:
-        raise errors.InvalidRequest(
-            f"env is {total} bytes long, at most {MAX_ARGV} are possible: pass large values through a file", field="env"
-        )
-    return checked
+    check_environment_variables("env", value)
+    return dict(value)
 
 
 def path(value: PathLike, field: str = "path") -> JsonPath:
@@ -135,7 +76,7 @@ def directory(value: PathLike) -> JsonPath:
 
 def user(value: str) -> str:
     """`""`, `name`, `uid`, `uid:gid` or `name:group`; the sandbox knows which exist."""
-    if text_size(value, "user") > 256:
+    if text_size("user", value) > 256:
         raise errors.InvalidRequest("user is too long: give a name, uid, uid:gid or name:group", field="user")
     return value
 
@@ -196,8 +137,3 @@ def content(value: Any, field: str) -> memoryview:
         raise errors.InvalidRequest(
             f"{field} must be bytes, not {type(value).__name__}: encode text first", field=field
         ) from None
-
-
-def _root(field: str) -> str:
-    """`argv[3]` and the like are shown in the message; `field` names the argument itself."""
-    return field.partition("[")[0].partition(" ")[0]

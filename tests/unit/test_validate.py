@@ -8,7 +8,8 @@ import pytest
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.settings import Limits
-from shoal.model.validate import check_number, check_spec
+from shoal.model.spec_model import check_spec
+from shoal.model.validate import check_number
 from tests.unit.builders import resources, spec
 
 NAN = float("nan")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shoal.model import errors
+from shoal.model.validate import MAX_ARGV_ITEM
 from shoal.wire import checks
 from shoal.wire.records import Start
 
@@ -87,7 +88,7 @@ def test_refused_with_the_field_named(call: Callable[[], Any], field: str) -> No
 
 def test_bounds_are_reached_from_within() -> None:
     assert len(checks.argv(["x"] * 4096)) == 4096
-    assert checks.argv(["x" * checks.MAX_ARG]) == ["x" * checks.MAX_ARG]
+    assert checks.argv(["x" * MAX_ARGV_ITEM]) == ["x" * MAX_ARGV_ITEM]
     assert checks.path("/" + "x" * 4094) == "/" + "x" * 4094
     assert checks.process_id("p-" + "a" * 32) == "p-" + "a" * 32
     assert checks.env({"a": "", "b": None, "é": "ü"}) == {"a": "", "b": None, "é": "ü"}

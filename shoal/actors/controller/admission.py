@@ -17,7 +17,8 @@ from shoal.model.errors import Unavailable
 from shoal.model.ids import new_sandbox_id
 from shoal.model.settings import Limits
 from shoal.model.spec import SandboxSpec
-from shoal.model.validate import check_number, check_spec
+from shoal.model.spec_model import check_spec
+from shoal.model.validate import check_number
 from shoal.model.visibility import check_sees_environment
 
 

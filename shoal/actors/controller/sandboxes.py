@@ -24,7 +24,8 @@ from shoal.model.access import Caller
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError
 from shoal.model.info import Listing, Page, SandboxInfo
 from shoal.model.spec import SandboxSpec
-from shoal.model.validate import check_spec, check_tags
+from shoal.model.spec_model import check_spec
+from shoal.model.validate import check_tags
 
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
@@ -141,7 +142,7 @@ class Sandboxes:
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str], caller: Caller) -> SandboxInfo:
         """Replaces its tags; `SandboxEnded` once it ended."""
-        check_tags(tags)
+        check_tags("tags", tags)
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
             raise ended_error(record)

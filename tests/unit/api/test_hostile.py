@@ -13,7 +13,7 @@ import pytest
 
 from shoal.cluster.api.request import limits
 from shoal.model.settings import ApiSettings, Limits
-from shoal.model.validate import MAX_ARGV_ITEM, MAX_CORES, MAX_MEMORY, MIN_MEMORY
+from shoal.model.validate import MAX_ARGV_ITEM, MAX_ARGV_ITEMS
 from shoal.wire import checks
 from tests.api import Answer, Api, serving
 from tests.unit.api.raw import PATIENCE_S, everything, exchange, problem, request, statuses
@@ -53,14 +53,14 @@ class TestBounds:
             ("name", "n" * 64, "n" * 65),
             ("tags", {str(i): "" for i in range(64)}, {str(i): "" for i in range(65)}),
             ("tags", {"k" * 256: "v" * 256}, {"k": "v" * 257}),
-            ("env", {"A": "x" * (MAX_ARGV_ITEM - 3)}, {"A": "x" * (MAX_ARGV_ITEM - 2)}),
+            ("env", {"A": "x" * (MAX_ARGV_ITEM - 2)}, {"A": "x" * (MAX_ARGV_ITEM - 1)}),
             ("workdir", "/" + "w" * 4095, "/" + "w" * 4096),
             ("user", "u" * 256, "u" * 257),
-            ("cpu", MAX_CORES, math.nextafter(MAX_CORES, math.inf)),
-            ("cpu", [5e-324, MAX_CORES], [0, 1]),
-            ("memory", [1, MIN_MEMORY], [1, MIN_MEMORY - 1]),
-            ("memory", MAX_MEMORY, MAX_MEMORY + 1),
-            ("disk", MAX_MEMORY * 64, MAX_MEMORY * 64 + 1),
+            ("cpu", 1024, math.nextafter(1024, math.inf)),
+            ("cpu", [5e-324, 1024], [0, 1]),
+            ("memory", [1, 16], [1, 15]),
+            ("memory", 1 << 24, (1 << 24) + 1),
+            ("disk", 1 << 30, (1 << 30) + 1),
             ("disk", 1, 0),
             ("gpu", 64, 65),
             ("gpu", 0, -1),
@@ -84,10 +84,10 @@ class TestBounds:
     @pytest.mark.parametrize(
         ("field", "most", "beyond"),
         [
-            ("argv", ["true"] * checks.MAX_ARGS, ["true"] * (checks.MAX_ARGS + 1)),
-            ("argv", ["true", "x" * checks.MAX_ARG], ["true", "x" * (checks.MAX_ARG + 1)]),
-            ("command", "true " + "x" * (checks.MAX_ARG - 5), "true " + "x" * (checks.MAX_ARG - 4)),
-            ("env", {"A": "x" * (checks.MAX_ARG - 2)}, {"A": "x" * (checks.MAX_ARG - 1)}),
+            ("argv", ["true"] * MAX_ARGV_ITEMS, ["true"] * (MAX_ARGV_ITEMS + 1)),
+            ("argv", ["true", "x" * MAX_ARGV_ITEM], ["true", "x" * (MAX_ARGV_ITEM + 1)]),
+            ("command", "true " + "x" * (MAX_ARGV_ITEM - 5), "true " + "x" * (MAX_ARGV_ITEM - 4)),
+            ("env", {"A": "x" * (MAX_ARGV_ITEM - 2)}, {"A": "x" * (MAX_ARGV_ITEM - 1)}),
             ("workdir", "/" + "w" * (checks.MAX_PATH - 1), "/" + "w" * checks.MAX_PATH),
             ("user", "u" * 256, "u" * 257),
             ("timeout", checks.MAX_SECONDS, checks.MAX_SECONDS + 1),

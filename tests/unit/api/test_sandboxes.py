@@ -128,7 +128,7 @@ class TestCreate:
             ({"nmae": "x"}, "nmae"),
             ({"name": "-"}, "name"),
             ({"cpu": "1"}, "cpu"),
-            ({"cpu": [1]}, "cpu"),
+            ({"cpu": [1]}, "cpu.1"),
             ({"cpu": 0}, "cpu"),
             ({"cpu": [2, 1]}, "cpu"),
             ({"memory": 1.5}, "memory"),

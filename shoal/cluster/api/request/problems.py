@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
@@ -28,8 +27,7 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.http import PROBLEM, problem, status_of
-
-_BRANCHES = re.compile(r"str|int|float|bool|constrained-\w+|.*\[.*")  # of a union, as pydantic names them
+from shoal.model.invalid import invalid_request
 
 
 class Refused(InvalidRequest):
@@ -84,19 +82,10 @@ def from_http(error: HTTPException) -> ShoalError:
 
 def from_validation(error: RequestValidationError | WebSocketRequestValidationError) -> InvalidRequest:
     """What is wrong first, by the dotted name of its field."""
-    first = error.errors()[0]
-    place, *names = first["loc"] or ("body",)
-    field = (".".join(str(part) for part in names if _names(part)) or str(place))[:200]
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        reason = "there is no such member; remove it"
-    elif first["type"] == "missing":
-        reason = "it is missing; give it"
-    return InvalidRequest(f"{field}: {reason[:500]}", field=field)
-
-
-def _names(part: object) -> bool:
-    return isinstance(part, int) or (isinstance(part, str) and not _BRANCHES.fullmatch(part))
+    found = error.errors()
+    place = found[0]["loc"][:1]
+    within = [{**each, "loc": each["loc"][1:] or place} for each in found if each["loc"][:1] == place]
+    return invalid_request(within)
 
 
 def install(app: FastAPI) -> None:

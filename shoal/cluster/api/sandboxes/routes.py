@@ -19,13 +19,13 @@ from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import (
     Deadline,
     EnvironmentQuery,
-    Key,
     Sandbox,
     SandboxCreate,
     SandboxId,
     SandboxPage,
     Tags,
 )
+from shoal.model import field_types
 from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.ids import NAME
@@ -34,7 +34,7 @@ from shoal.model.sandbox_json import info_to_json
 from shoal.model.states import State
 
 IdempotencyKey = Annotated[
-    Key | None,
+    field_types.IdempotencyKey | None,
     Header(
         alias="Idempotency-Key",
         description="1 to 128 printable ASCII characters: the same key gives the same sandbox.",

@@ -10,30 +10,22 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from shoal.client.arguments import build_spec
-from shoal.cluster.api.schema.strict import Strict, at_most
-from shoal.model import ids
+from shoal.model import field_types, ids
 from shoal.model.access import Quota, Scope
+from shoal.model.field_types import IdempotencyKey, Name
+from shoal.model.options import build_spec
+from shoal.model.sandbox_json import HIDDEN
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
+from shoal.model.spec_model import ASKED, TOLD
 from shoal.model.states import Reason, State
-from shoal.model.validate import (
-    KEY,
-    MAX_ARGV_BYTES,
-    MAX_ARGV_ITEM,
-    MAX_ARGV_ITEMS,
-    MAX_CORES,
-    MAX_KEY,
-    MAX_MEMORY,
-    MAX_TAGS,
-)
+from shoal.model.strict import Strict
 from shoal.model.visibility import no_sandbox
 
 MAX_BATCH = 1000
 MAX_SECONDS = 365 * 86400.0
-_NAME = f"^{ids.NAME.pattern}$"
 
 
 def _known_form(sandbox_id: str) -> str:
@@ -50,24 +42,16 @@ SandboxId = Annotated[
 ]
 """A path parameter `sandbox_id`; `SandboxNotFound` for what cannot be one."""
 
-EnvironmentName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NAME)]
 EnvironmentQuery = Annotated[
-    EnvironmentName | None, Query(description="The environment; by default the token's, or `main` for a token of all.")
+    Name | None, Query(description="The environment; by default the token's, or `main` for a token of all.")
 ]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-TagValue = Annotated[str, StringConstraints(max_length=256)]
-TagsOf = Annotated[dict[Text, TagValue], Field(max_length=MAX_TAGS), at_most(MAX_TAGS)]
-Key = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=f"^{KEY}$")]
-"""An idempotency key."""
 Deadline = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
-Amount = Annotated[float, Field(gt=0, le=MAX_CORES)]
-Mebibytes = Annotated[int, Field(gt=0, le=MAX_MEMORY)]
 
 
 class _Sent(Strict):
     """What a client sends."""
 
-    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class _Told(BaseModel):
@@ -113,64 +97,22 @@ class Problem(_Told):
     """The member or parameter at fault, dotted"""
 
 
-class SandboxCreate(_Sent):
-    """A sandbox as asked for. All is optional: what is left out is the cluster's default (`GET /v1/defaults`)."""
+_KEYLESS = {name: asked for name, asked in ASKED.items() if name != "idempotency_key"}
 
-    image: Annotated[str, Field(min_length=1, max_length=512, examples=["python:3.12"])] | None = None
-    """A reference such as `shoal/base` or `python:3.12`"""
-    command: Annotated[
-        list[Annotated[str, Field(max_length=MAX_ARGV_ITEM)]],
-        Field(max_length=MAX_ARGV_ITEMS, fail_fast=True, examples=[["sleep", "60"]]),
-    ] = []  # noqa: RUF012  # pydantic copies it, and so below
-    """Its own command; it ends with it. None: it lives until it is ended"""
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME, examples=["web"])] | None = None
-    """Unique among the living of its environment"""
-    tags: Annotated[TagsOf, Field(examples=[{"run": "42"}])] = {}  # noqa: RUF012
-    env: Annotated[
-        dict[str, Annotated[str, Field(max_length=MAX_ARGV_BYTES)]],
-        Field(max_length=MAX_ARGV_ITEMS),
-        at_most(MAX_ARGV_ITEMS),
-    ] = {}  # noqa: RUF012
-    """Environment variables. They are not told again"""
-    workdir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """An absolute path; made where it is missing"""
-    user: Annotated[str, Field(max_length=256)] = ""
-    """A name, `uid` or `uid:gid`"""
-    cpu: Amount | Annotated[list[Amount], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
-    """Cores: one number, of which it is sure, or `[request, limit]`"""
-    memory: Mebibytes | Annotated[list[Mebibytes], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
-    """MiB: one number, of which it is sure, or `[request, limit]`"""
-    disk: Annotated[int, Field(gt=0, le=MAX_MEMORY * 64)] | None = None
-    """MiB that it may write to its root filesystem"""
-    gpu: Annotated[int, Field(ge=0, le=64)] = 0
-    """Whole devices"""
-    pids: Annotated[int, Field(gt=1, le=1 << 22)] | None = None
-    """Processes and threads at once"""
-    timeout: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
-    """Seconds from its start to its end"""
-    idle_timeout: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
-    """Seconds without anything to do after which it ends; none: no such limit"""
-    pty: bool = False
-    """Whether its own command has a terminal"""
-    network: Literal["default", "none"] = "default"
-    region: Text | None = None
-    runtime: Literal["runc", "runsc"] = "runc"
-    environment: EnvironmentName | None = None
-    """By default the token's, or `main` for a token of all"""
+
+class SandboxCreate(create_model("_SandboxCreate", __base__=_Sent, **_KEYLESS)):  # type: ignore[misc]  # its fields are the spec's
+    """A sandbox as asked for. All is optional: what is left out is the cluster's default (`GET /v1/defaults`)."""
 
     def spec(self, defaults: SandboxDefaults, environment: str, key: str | None) -> SandboxSpec:
         """The spec that this asks for, in `environment`."""
-        values = {name: getattr(self, name) for name in _SPEC_FIELDS}
-        return build_spec(tuple(self.command), defaults, environment=environment, idempotency_key=key, **values)
-
-
-_SPEC_FIELDS = tuple(name for name in SandboxCreate.model_fields if name not in ("command", "environment"))
+        given = {name: getattr(self, name) for name in _KEYLESS}
+        return build_spec({**given, "environment": environment, "idempotency_key": key}, defaults)
 
 
 class BatchItem(SandboxCreate):
     """One sandbox of a batch."""
 
-    idempotency_key: Key | None = None
+    idempotency_key: IdempotencyKey | None = None
     """The same key gives the same sandbox"""
 
 
@@ -187,34 +129,17 @@ class Batch(_Sent):
 class Tags(_Sent):
     """Tags, in the place of those before."""
 
-    tags: Annotated[TagsOf, Field(examples=[{"run": "42", "owner": "ann"}])]
+    tags: Annotated[field_types.Tags, Field(examples=[{"run": "42", "owner": "ann"}])]
 
 
-class Sandbox(_Told):
+_TOLD = {name: told for name, told in TOLD.items() if name not in HIDDEN}
+
+
+class Sandbox(create_model("_Sandbox", __base__=_Told, **_TOLD)):  # type: ignore[misc]  # its fields are the spec's
     """A sandbox, living or ended. Times in unix seconds."""
 
     id: str
     state: State
-    image: str
-    command: list[str]
-    name: str | None
-    tags: dict[str, str]
-    workdir: str | None
-    user: str
-    cpu: list[float]
-    """Cores: request and limit"""
-    memory: list[int]
-    """MiB: request and limit"""
-    disk: int
-    gpu: int
-    pids: int
-    timeout: float
-    idle_timeout: float | None
-    pty: bool
-    network: str
-    region: str | None
-    runtime: str
-    environment: str
     created_at: float
     started_at: float | None
     ended_at: float | None
@@ -265,7 +190,7 @@ class QuotaModel(_Sent):
 class EnvironmentCreate(_Sent):
     """A new environment."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME, examples=["team-a"])]
+    name: Annotated[Name, Field(examples=["team-a"])]
     quota: QuotaModel = QuotaModel()
 
 

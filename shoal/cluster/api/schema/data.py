@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainValidator, RootModel, WithJsonSchema
 
-from shoal.cluster.api.schema.strict import Strict, at_most
 from shoal.model import errors, ids
+from shoal.model.field_types import at_most
+from shoal.model.strict import Strict
+from shoal.model.validate import MAX_ARGV_ITEM, MAX_ARGV_ITEMS, text_size
 from shoal.wire import checks
 from shoal.wire.records import Entry, Start
 
@@ -55,7 +57,7 @@ FD: dict[str, int] = {"stdout": 1, "stderr": 2}
 class Command(Strict):
     """What to run: `argv`, or `command` for a line of the shell."""
 
-    argv: Annotated[list[str], Field(min_length=1, max_length=checks.MAX_ARGS, fail_fast=True)] | None = Field(
+    argv: Annotated[list[str], Field(min_length=1, max_length=MAX_ARGV_ITEMS, fail_fast=True)] | None = Field(
         None, description="The program and its arguments"
     )
     command: str | None = Field(None, description=f"A line for `{SHELL} -c`, in the place of `argv`")
@@ -84,9 +86,9 @@ class Command(Strict):
         if self.argv is not None:
             return self.argv
         assert self.command is not None
-        if (size := checks.text_size(self.command, "command")) > checks.MAX_ARG:
+        if (size := text_size("command", self.command)) > MAX_ARGV_ITEM:
             raise errors.InvalidRequest(
-                f"command is {size} bytes long, at most {checks.MAX_ARG} are possible: write it to a file first",
+                f"command is {size} bytes long, at most {MAX_ARGV_ITEM} are possible: write it to a file first",
                 field="command",
             )
         return [SHELL, "-c", self.command]
@@ -107,7 +109,7 @@ class Exec(Command):
         if self.input is not None:
             if self.input_base64 is not None:
                 raise errors.InvalidRequest("give either input or input_base64, not both", field="input_base64")
-            checks.text_size(self.input.replace("\0", ""), "input")
+            text_size(self.input.replace("\0", ""), "input")
             return self.input.encode()
         if self.input_base64 is None:
             return None

@@ -1,0 +1,41 @@
+"""The options of `shoal run` that are the fields of a sandbox: one for each field that the command does not name itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from shoal.model.options import docs
+
+F = TypeVar("F", bound=Callable[..., None])
+
+_NONE_HERE = frozenset({"tags", "pty", "idempotency_key"})
+"""Fields without an option of that name: `--tag` gives one of the tags; the command is run by `exec`, and once."""
+
+
+def with_spec_options(command: F) -> F:
+    """Adds the options, which the command gets as `**spec_options`: text, or None where it is not given."""
+    signature = inspect.signature(command, eval_str=True)
+    own = {name: each for name, each in signature.parameters.items() if each.kind is not each.VAR_KEYWORD}
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(metavar=name.upper(), help=f"{text}.")],
+        )
+        for name, text in docs().items()
+        if name not in own and name not in _NONE_HERE
+    ]
+    command.__signature__ = signature.replace(parameters=[*own.values(), *added])  # type: ignore[attr-defined]
+    return command
+
+
+def parsed(options: Mapping[str, str | None]) -> dict[str, Any]:
+    """The values that the texts stand for, by their fields' types. Raises `InvalidRequest`."""
+    from shoal.model.spec_model import parse_option  # only now, for it loads pydantic
+
+    return {name: parse_option(name, text) for name, text in options.items() if text is not None}

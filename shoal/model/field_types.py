@@ -1,0 +1,63 @@
+"""The types of fields that the sandbox's spec and the API's models share, with their bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_core import PydanticKnownError
+
+from shoal.model import ids, validate
+from shoal.model.validate import KEY, MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_KEY, MAX_TAGS
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What bounds cannot say: a function of the field's name and value that raises `InvalidRequest`. `check_spec` calls it."""
+
+    function: Callable[[str, Any], None]
+
+
+def at_most(members: int) -> BeforeValidator:
+    """Refuses an object with more members before any of them is looked at, which `max_length` does only after all."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > members:
+            context = {"field_type": "Dictionary", "max_length": members, "actual_length": len(value)}
+            raise PydanticKnownError("too_long", context)
+        return value
+
+    return BeforeValidator(check)
+
+
+NAME = f"^{ids.NAME.pattern}$"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NAME)]
+"""A name of a sandbox or an environment."""
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TagValue = Annotated[str, StringConstraints(max_length=256)]
+Tags = Annotated[
+    Mapping[Text, TagValue],
+    Field(max_length=MAX_TAGS, examples=[{"run": "42"}]),
+    at_most(MAX_TAGS),
+    Check(validate.check_tags),
+]
+Argument = Annotated[str, Field(max_length=MAX_ARGV_ITEM)]
+Command = Annotated[
+    tuple[Argument, ...],
+    Field(max_length=MAX_ARGV_ITEMS, fail_fast=True, strict=False, examples=[["sleep", "60"]]),
+    Check(validate.check_command),
+]
+Variables = Annotated[
+    Mapping[str, Annotated[str, Field(max_length=MAX_ARGV_BYTES)]],
+    Field(max_length=MAX_ARGV_ITEMS),
+    at_most(MAX_ARGV_ITEMS),
+    Check(validate.check_environment_variables),
+]
+AbsolutePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Check(validate.check_absolute)]
+IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=f"^{KEY}$")]
+Cores = Annotated[float, Field(gt=0, le=1024)]
+Mebibytes = Annotated[int, Field(gt=0, le=16 * 1024 * 1024)]
+Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
