@@ -1,21 +1,20 @@
-"""The client's end of a stream, and its two plain shapes: one reply, and output gathered in memory. `streams.py` has the third.
+"""The client's end of a stream: the base class, a request with one reply, and a request that gathers output in memory.
 
-All are driven by the connection's callbacks, so that a request costs no task. What the other side may send is bounded by
-the credit that it was given; more than that, or a frame that has no place, raises `Internal`, which ends the connection.
+The connection calls these objects back, so a request costs no task. Credit bounds what the other side may send. More
+than that, or an unexpected frame, raises `Internal`, which ends the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.model import errors
 from shoal.wire.frames import Kind, decode_credit, encode, encode_credit, encode_header
 
 if TYPE_CHECKING:
     from shoal.wire.budget import Share
-    from shoal.wire.connection import Connection
 
 WINDOW = 1 << 20
 """The credit, in bytes, with which each direction of each stream starts."""
@@ -29,12 +28,29 @@ _COPY_BELOW = 16 << 10
 """Payloads up to this are copied behind their header, longer ones are handed to the transport as they are."""
 
 
+class Multiplexer(Protocol):
+    """The connection, as its streams see it."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def congested(self) -> bool:
+        """Whether the send buffer is full."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Sends bytes, unless the connection is over."""
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Closes the exchange's stream and tells the other side."""
+
+
 class Exchange:
-    """One open stream: what the connection calls, and the two credits. The subclasses say what becomes of what comes."""
+    """One open stream: what the connection calls, and the credit of both directions. Subclasses handle what arrives."""
 
     __slots__ = ("connection", "credit", "id", "owed", "sent", "window")
 
-    def __init__(self, connection: Connection, window: int = WINDOW) -> None:
+    def __init__(self, connection: Multiplexer, window: int = WINDOW) -> None:
         self.connection = connection
         self.id = 0  # the connection gives it on opening
         self.credit = WINDOW  # bytes that may still be sent
@@ -116,7 +132,7 @@ class Request(Exchange):
 
     __slots__ = ("_future", "_input", "_moved", "_seen", "_timer")
 
-    def __init__(self, connection: Connection, window: int = WINDOW) -> None:
+    def __init__(self, connection: Multiplexer, window: int = WINDOW) -> None:
         super().__init__(connection, window)
         self._future: asyncio.Future[dict[str, Any]] = connection.loop.create_future()
         self._input: memoryview | None = None
@@ -206,7 +222,7 @@ class Gather(Request):
 
     __slots__ = ("_errdata", "_limit", "_output", "_share")
 
-    def __init__(self, connection: Connection, limit: int, share: Share | None = None) -> None:
+    def __init__(self, connection: Multiplexer, limit: int, share: Share | None = None) -> None:
         super().__init__(connection)
         self._limit = limit
         self._share = share

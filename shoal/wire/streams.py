@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.model import errors
-from shoal.wire.exchanges import Exchange
+from shoal.wire.exchanges import Exchange, Multiplexer
 from shoal.wire.frames import Kind, encode
 from shoal.wire.messages import decode_object
-
-if TYPE_CHECKING:
-    from shoal.wire.connection import Connection
 
 _MAX_BACKLOG = 4 << 20
 """Bytes of events that may wait for their consumer. Events are outside the credit."""
@@ -35,7 +32,7 @@ class Stream(Exchange):
 
     __slots__ = ("_backlog", "_error", "_items", "_lossy", "_reply", "_taken", "_waiters")
 
-    def __init__(self, connection: Connection, *, lossy: bool = False) -> None:
+    def __init__(self, connection: Multiplexer, *, lossy: bool = False) -> None:
         super().__init__(connection)
         self._lossy = lossy
         self._items: deque[tuple[Kind, bytes]] = deque()
