@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import psutil
 
 from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
@@ -21,7 +22,6 @@ from shoal.client import config_file
 from shoal.cluster.local import processes
 from shoal.cluster.local import ray as local_ray
 from shoal.model.cluster_file import ClusterFile, ProcessRef
-from tests.processes import command_line
 
 SETTLING_S = 45.0
 """How long what was ended may take to be gone: a sweep that just missed it, the next one 15 s after that is done, and a busy machine."""
@@ -158,23 +158,18 @@ def _interfaces(bridge: str) -> list[str]:
 
 
 def _relays(run_dir: Path) -> list[ProcessRef]:
-    """The processes that listen below `run_dir`, whatever they are called, but for HAProxy, which has a directory of its own there."""
-    inodes = set()
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        parts = line.split(maxsplit=7)
-        if len(parts) == 8 and parts[7].startswith(f"{run_dir}/") and not parts[7].startswith(f"{run_dir}/h/"):
-            inodes.add(parts[6])
-    return list(processes.holding(inodes)) if inodes else []
+    """The processes that listen below `run_dir`, except HAProxy, which has a directory of its own there."""
+    haproxy = processes.listening_below(run_dir / "h")
+    return [process for process in processes.listening_below(run_dir) if process not in haproxy]
 
 
 def _commands(text: str) -> list[str]:
-    """Command lines that name `text`, but for this process's and its parents'."""
+    """Command lines that name `text`, except this process's and its parent's."""
     found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) not in (os.getpid(), os.getppid()):
-            line = command_line(int(entry.name)).replace("\0", " ")
-            if f"{text}/" in line:
-                found.append(f"{entry.name}: {line[:200]}")
+    for pid in psutil.pids():
+        line = " ".join(processes.command_line(pid))
+        if f"{text}/" in line and pid not in (os.getpid(), os.getppid()):
+            found.append(f"{pid}: {line[:200]}")
     return found
 
 

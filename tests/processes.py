@@ -6,9 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 import shoal
+from shoal.cluster.local import processes
 
 
 def agent_of(sandbox: shoal.Sandbox) -> int:
@@ -18,9 +22,10 @@ def agent_of(sandbox: shoal.Sandbox) -> int:
     try:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and _has(entry / "environ", word.encode()):
-                    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            for each in psutil.process_iter():
+                with suppress(psutil.Error, OSError):
+                    if word in each.environ():
+                        return each.ppid()
             time.sleep(0.05)
         raise AssertionError(f"no process of {sandbox.id} on this machine")
     finally:
@@ -45,11 +50,8 @@ def actor_names(prefix: str) -> list[str]:
 
 
 def command_line(pid: int) -> str:
-    """What a process was started as, or calls itself; empty once it is gone, as one just listed may be."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
+    """The arguments of a process, NUL between them; empty once it is gone."""
+    return "\0".join(processes.command_line(pid))
 
 
 def kill(pid: int) -> None:
@@ -62,13 +64,6 @@ def eventually(check: Callable[[], bool], within: float = 60.0, what: str = "it"
     while not check():
         assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
         time.sleep(0.05)
-
-
-def _has(file: Path, word: bytes) -> bool:
-    try:
-        return word in file.read_bytes()
-    except OSError:
-        return False
 
 
 def kill_once_there(victim: Callable[[], int]) -> None:
@@ -96,27 +91,8 @@ def kill_relay() -> None:
 
 
 def relay_pid() -> int | None:
-    """The pid of the relay of the cluster under test, whose control socket is in its run directory; None while there is none."""
-    run_dir = os.environ["SHOAL_RUN_DIR"]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and "\0relay\0" in command_line(int(entry.name)) and _holds(entry, run_dir):
-            return int(entry.name)
+    """The pid of the relay of the cluster under test, whose control socket is in its run directory; None if there is none."""
+    for process in processes.listening_below(Path(os.environ["SHOAL_RUN_DIR"])):
+        if "relay" in processes.command_line(process.pid):
+            return process.pid
     return None
-
-
-def _holds(process: Path, run_dir: str) -> bool:
-    """Whether a process listens at a socket below `run_dir`."""
-    inodes = set()
-    try:
-        descriptors = list((process / "fd").iterdir())
-    except OSError:
-        return False
-    for descriptor in descriptors:
-        try:
-            target = os.readlink(descriptor)
-        except OSError:
-            continue  # just closed, as connections are all the time
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return any(run_dir in line and line.split()[6] in inodes for line in lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -91,13 +92,11 @@ def build(recipe: Recipe, cache: Path, report: Report) -> Path:
 
 
 def distribution() -> dict[str, str]:
-    """What `/etc/os-release` says: `ID`, `VERSION_CODENAME`, `PRETTY_NAME`, …"""
+    """This machine's `/etc/os-release`: `ID`, `VERSION_CODENAME`, `PRETTY_NAME`, …; empty if there is none."""
     try:
-        lines = Path("/etc/os-release").read_text("utf-8").splitlines()
+        return platform.freedesktop_os_release()
     except OSError:
         return {}
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    return {name: value.strip("\"'") for name, _, value in pairs}
 
 
 def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path) -> list[str]:

@@ -16,15 +16,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.store import Change, Store
 from shoal.cluster.store import database, open_store
 from shoal.cluster.store.sql import SqlStore
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, Unavailable
-from tests.contract.store.things import ended, living, plain
-
-JOURNAL = ("id", "spec", "created_at", "tags", "state", "history", "slot_id", "began", "end")
-"""What a sandbox's row had in the version before this store."""
+from tests.contract.store.things import living
 
 pytestmark = pytest.mark.anyio
 
@@ -81,32 +77,6 @@ def test_its_connections_are_set_up_for_power_cuts_and_secrets(tmp_path: Path) -
     finally:
         made.close()
     assert told == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "journal_size_limit": 16 << 20}
-
-
-async def test_the_file_of_the_version_before_is_taken_over(store: Store, tmp_path: Path) -> None:
-    rows = [living("sb-1", at=1.0, name="web", idempotency_key="k"), ended("sb-2", at=2.0)]
-    write_journal(file_of(tmp_path), [{key: row[key] for key in JOURNAL} for row in rows])
-    restored = await store.open("c1", 10)
-    assert restored.sandboxes == [plain(to_row(from_row(row))) for row in rows]
-    assert (await store.sandbox_named("web", "main") or {})["id"] == "sb-1"
-    assert [row["id"] for row in await store.ended(None, None, 5)] == ["sb-2"]
-    await store.close()
-    assert stat.S_IMODE(file_of(tmp_path).stat().st_mode) == 0o600
-    assert len((await store.open("c1", 10)).sandboxes) == 2
-    await store.close()
-
-
-async def test_a_file_of_the_version_before_stays_as_it_was_when_it_cannot_be_taken_over(
-    store: Store, tmp_path: Path
-) -> None:
-    write_journal(file_of(tmp_path), [living("sb-1"), {**living("sb-2"), "state": "of a kind that never was"}])
-    with pytest.raises(FailedPrecondition, match="sb-2"):
-        await store.open("c1", 10)
-    await store.close()
-    connection = sqlite3.connect(file_of(tmp_path))
-    assert connection.execute("SELECT id FROM sandboxes ORDER BY id").fetchall() == [("sb-1",), ("sb-2",)]
-    assert connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("sandboxes",)]
-    connection.close()
 
 
 async def test_a_file_that_is_no_database_is_refused(store: Store, tmp_path: Path) -> None:
@@ -246,18 +216,3 @@ def loaded_by(code: str) -> set[str]:
     full = f"import sys\n{code}\nprint(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", full], capture_output=True, text=True, check=True, timeout=60)
     return {name.partition(".")[0] for name in done.stdout.split()}
-
-
-def write_journal(file: Path, rows: list[dict[str, Any]]) -> None:
-    """As the version before this store left it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(file)
-    connection.execute("PRAGMA journal_mode=WAL")
-    with connection:
-        connection.execute(
-            "CREATE TABLE sandboxes (id TEXT PRIMARY KEY, created_at REAL NOT NULL, record TEXT NOT NULL)"
-        )
-        connection.executemany(
-            "INSERT INTO sandboxes VALUES (?, ?, ?)", [(row["id"], row["created_at"], json.dumps(row)) for row in rows]
-        )
-    connection.close()

@@ -102,9 +102,9 @@ def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Repor
 
 def stop(engine: ProcessRef) -> None:
     """Stops an engine of our own, containerd included."""
-    family = [engine, *_descendants(engine.pid)] if processes.alive(engine) else []
+    children = processes.descendants(engine.pid) if processes.alive(engine) else []  # container shims belong to init
     processes.stop([engine], grace_s=_STOP_S)
-    processes.stop(family[1:], grace_s=2.0)
+    processes.stop(children, grace_s=2.0)
 
 
 def forget(run_dir: Path) -> None:
@@ -119,13 +119,13 @@ def own_address(run_dir: Path) -> str:
 
 
 def leftover(run_dir: Path) -> ProcessRef | None:
-    """Our own engine, by its pid file, where it still runs though nobody wrote down that it does."""
+    """Our own engine, found by its pid file, if it runs though no cluster file names it."""
     try:
         pid = int((run_dir / "engine.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return processes.ref(pid) if b"dockerd" in command and str(run_dir).encode() in command else None
+    command = " ".join(processes.command_line(pid))
+    return processes.ref(pid) if "dockerd" in command and str(run_dir) in command else None
 
 
 def _service_came_up() -> bool:
@@ -216,21 +216,6 @@ def _mount_cgroups() -> None:
     )
     if done.returncode != 0:
         raise FailedPrecondition(f"control groups are not mounted, and cannot be: {done.stderr.strip()}")
-
-
-def _descendants(pid: int) -> list[ProcessRef]:
-    """Children before grandchildren. Container shims are none: they belong to init."""
-    found: list[ProcessRef] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            process = processes.ref(child)
-            if process is not None:
-                found += [process, *_descendants(child)]
-    return found
 
 
 def _tail(log: Path) -> str:

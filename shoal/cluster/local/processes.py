@@ -1,7 +1,7 @@
-"""The processes of a cluster on this machine: told apart from all others, and stopped.
+"""The processes of a cluster on this machine: finding them and stopping them.
 
-Ray's own `ray stop` ends every Ray on the machine. Ours are told apart by what they inherit: the mark in their environment, and, as
-some programs overwrite theirs when they set their title, the descriptor that everything below the raylet holds on its log.
+`ray stop` ends every Ray on the machine. Ours are recognised by what they inherit: the mark in their environment and,
+since some programs overwrite it when they set their title, the open descriptor of the raylet's log.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 from shoal.model.cluster_file import ProcessRef
 
 MARK = "SHOAL_CLUSTER_PROCESS"
-"""Environment variable that carries the cluster's id to all that `shoal up` starts for Ray, and to their children."""
+"""Environment variable with the cluster's id, which every process of the cluster's Ray inherits."""
 
 
 def environment() -> dict[str, str]:
-    """This process's environment for a child of ours; one that runs from a source tree finds that tree from wherever it starts."""
+    """This process's environment for a child, with the source tree on PYTHONPATH if we run from one."""
     root = Path(__file__).parents[2]
     inherited = dict(os.environ)
     if root.name not in ("site-packages", "dist-packages"):
@@ -29,7 +31,8 @@ def environment() -> dict[str, str]:
 
 
 def ref(pid: int) -> ProcessRef | None:
-    """The process as it is now; None where there is none, or only its exit status is left to collect."""
+    """The process with this pid; None if there is none, or only a zombie."""
+    # Not by psutil: its `create_time` counts from the clock's boot time, which a clock step moves, and refs are kept on disk.
     try:
         data = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -43,42 +46,57 @@ def alive(process: ProcessRef) -> bool:
 
 
 def of_cluster(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """Everything of that cluster's Ray: daemons, workers and what workers started. Never this process nor those it lives under.
+    """Every process of that cluster's Ray: daemons, workers and what workers started; never this process or its parents.
 
-    Nor one in a container, whatever it wears: a sandbox that bore such processes faster than they end would keep `stop` busy for ever."""
-    mark, logs = f"{MARK}={cluster}".encode(), f"{temp_dir}/session_"
-    spared, here = _ancestors(), _namespace("self")
+    Processes in containers are left out: code in a sandbox could wear the mark and keep `stop` busy for ever.
+    """
+    logs = f"{temp_dir}/session_"
+    spared = {1, os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    here = _namespace("self")
     found = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) in spared:
+    for pid in psutil.pids():
+        if pid in spared:
             continue
-        process = ref(int(entry.name))
-        if process is None or not (_marked(process.pid, mark) or _writes_raylet_log(process.pid, logs)):
+        process = ref(pid)
+        if process is None or not (_mark(pid) == cluster or _writes_raylet_log(pid, logs)):
             continue
-        if _namespace(entry.name) == here:
+        if _namespace(str(pid)) == here:
             found.append(process)
     return found
 
 
-def holding(inodes: set[str]) -> list[ProcessRef]:
-    """The processes that hold one of these sockets open."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and any(target in wanted for _, target in _descriptors(int(entry.name))):
-            process = ref(int(entry.name))
-            if process is not None:
-                found.append(process)
-    return found
+def listening_below(directory: Path) -> list[ProcessRef]:
+    """The processes that hold a unix socket whose path is below `directory`."""
+    sockets = psutil.net_connections(kind="unix")
+    pids = {each.pid for each in sockets if each.pid is not None and str(each.laddr).startswith(f"{directory}/")}
+    return [process for process in map(ref, sorted(pids)) if process is not None]
+
+
+def command_line(pid: int) -> list[str]:
+    """The arguments that a process was started with, or the title it has set; empty if it is gone."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
+
+
+def descendants(pid: int) -> list[ProcessRef]:
+    """The children of a process and theirs, parents first."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return [process for process in (ref(child.pid) for child in children) if process is not None]
 
 
 def stop(processes: Iterable[ProcessRef], *, grace_s: float) -> None:
-    """Asks them to end, kills those that have not after `grace_s` seconds, and returns once all are gone."""
+    """Sends SIGTERM, SIGKILL after `grace_s` seconds, and returns once all processes are gone."""
+    # Not `psutil.wait_procs`: it waits for a zombie until its parent reaps it.
     left = [p for p in processes if _signal(p, signal.SIGTERM)]
     left = _await_end(left, grace_s)
     left = _await_end([p for p in left if _signal(p, signal.SIGKILL)], 10.0)
     if left:
-        raise TimeoutError(f"processes {[p.pid for p in left]} do not end; they hang in the kernel")
+        raise TimeoutError(f"processes {[p.pid for p in left]} do not end: they hang in the kernel")
 
 
 def _signal(process: ProcessRef, number: int) -> bool:
@@ -92,7 +110,7 @@ def _signal(process: ProcessRef, number: int) -> bool:
 
 
 def _await_end(processes: list[ProcessRef], seconds: float) -> list[ProcessRef]:
-    """Those that still live after at most `seconds`."""
+    """Those that are still alive after `seconds`."""
     deadline = time.monotonic() + seconds
     while processes and time.monotonic() < deadline:
         for process in processes:
@@ -111,54 +129,34 @@ def _reap(pid: int) -> None:
 
 
 def _namespace(pid: str) -> str | None:
-    """By which pids are counted where that process lives."""
+    """The PID namespace of a process."""
     try:
         return os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:  # gone, or another user's
         return None
 
 
-def _marked(pid: int, mark: bytes) -> bool:
+def _mark(pid: int) -> str | None:
     try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # gone, or another user's
-        return False
+        environment: dict[str, str] = psutil.Process(pid).environ()
+    except (psutil.Error, OSError):  # gone, or another user's
+        return None
+    return environment.get(MARK)
 
 
 def _writes_raylet_log(pid: int, prefix: str) -> bool:
-    """Whether it holds `<temp_dir>/session_…/logs/raylet.*` open for writing. A driver does not, nor does somebody reading it."""
-    for link, target in _descriptors(pid):
-        if target.startswith(prefix) and "/logs/raylet." in target:
-            try:
-                if os.lstat(link).st_mode & stat.S_IWUSR:
-                    return True
-            except OSError:
-                continue  # just closed
-    return False
-
-
-def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
-    """(link, what it points at) of each open descriptor."""
+    """Whether it holds `<temp_dir>/session_…/logs/raylet.*` open for writing. Drivers and readers of the log do not."""
+    # Not by psutil: its `open_files` leaves out files that have been deleted.
     directory = f"/proc/{pid}/fd"
     try:
-        numbers = os.listdir(directory)
+        links = [f"{directory}/{number}" for number in os.listdir(directory)]
     except OSError:  # gone, or another user's
-        return
-    for number in numbers:
-        link = f"{directory}/{number}"
+        return False
+    for link in links:
         try:
-            yield link, os.readlink(link)
+            target = os.readlink(link)
+            if target.startswith(prefix) and "/logs/raylet." in target and os.lstat(link).st_mode & stat.S_IWUSR:
+                return True
         except OSError:
-            continue
-
-
-def _ancestors() -> set[int]:
-    spared = {1}
-    pid = os.getpid()
-    while pid > 1:
-        spared.add(pid)
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-        except OSError:
-            break
-    return spared
+            continue  # just closed
+    return False

@@ -121,10 +121,8 @@ def _is_raylet(process: ProcessRef) -> bool:
 
 
 def _program(process: ProcessRef) -> str:
-    try:
-        return os.fsdecode(Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0]).rpartition("/")[2]
-    except OSError:
-        return ""
+    program = next(iter(processes.command_line(process.pid)), "")
+    return program.rpartition("/")[2]
 
 
 def _command(options: HeadOptions, port: int) -> list[str]:

@@ -1,6 +1,6 @@
-"""Taking away what a cluster left on this machine: containers, network, mounts, sockets. Needs nothing of the cluster to be alive.
+"""Removes what a cluster left on this machine: containers, network, mounts, sockets. The cluster need not be alive.
 
-Everything is found by what it is (labels, an alias, a path), never by a list that somebody had to keep.
+Everything is found by its own marks (labels, an alias, a path), not by a list that somebody had to keep.
 """
 
 from __future__ import annotations
@@ -8,12 +8,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import docker
 import requests
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from shoal.actors.names import CLUSTER_LABEL
 from shoal.actors.network import SandboxNetwork
@@ -25,7 +31,7 @@ _REMOVE_S = 60.0
 
 
 def containers(address: str, cluster: str | None) -> int:
-    """Removes the cluster's containers from the engine at `address` (None: every container, of an engine that is ours alone); how many."""
+    """Removes the cluster's containers from the engine at `address`; returns how many. `cluster` None: all containers."""
     client = docker.DockerClient(base_url=address, timeout=_REMOVE_S, version="auto")
     filters = {"label": f"{CLUSTER_LABEL}={cluster}"} if cluster is not None else {}
     removed = 0
@@ -43,36 +49,35 @@ def containers(address: str, cluster: str | None) -> int:
 
 
 def _remove(client: Any, identifier: str) -> bool:
-    deadline = time.monotonic() + _REMOVE_S
-    while True:
-        try:
-            client.api.remove_container(identifier, force=True, v=True)
-        except docker.errors.NotFound:
-            return False
-        except (docker.errors.APIError, requests.RequestException):
-            # Being removed by somebody else, or busy: the next try finds it gone.
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
-        else:
-            return True
+    """Removes one container, however often that fails within a minute; returns whether it was this call that did."""
+    try:
+        Retrying(
+            retry=retry_if_exception_type((docker.errors.APIError, requests.RequestException))
+            & retry_if_not_exception_type(docker.errors.NotFound),
+            wait=wait_fixed(0.1),
+            stop=stop_after_delay(_REMOVE_S),
+            reraise=True,
+        )(client.api.remove_container, identifier, force=True, v=True)
+    except (docker.errors.APIError, requests.RequestException):
+        return False  # gone already, or the engine does not remove it: the caller looks
+    return True
 
 
 def network(settings: NetworkSettings, cluster: str) -> None:
-    """The bridge with all its interfaces, and the packet rules; not those of another cluster that has taken the same name."""
+    """Removes the bridge with its interfaces, and the packet rules, unless another cluster owns the bridge."""
     alias = Path("/sys/class/net", settings.bridge, "ifalias")
     try:
         owner = alias.read_text().strip()
     except OSError:
-        owner = None  # no bridge; rules there may be
+        owner = None  # no bridge, though there may be rules
     if owner in (None, "", f"shoal {cluster}") and packages.find("nft") and packages.find("ip"):
         asyncio.run(SandboxNetwork(settings, cluster).close())
 
 
 def mounts(directory: Path) -> None:
-    """Whatever is mounted at or below `directory`, the deepest first."""
+    """Unmounts everything at or below `directory`, the deepest first."""
     prefix = f"{directory}/"
-    # The kernel writes blanks and their like as octal escapes.
+    # The kernel writes spaces and the like as octal escapes.
     lines = Path("/proc/self/mounts").read_text().splitlines()
     points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
     for point in sorted((p for p in points if f"{p}/".startswith(prefix)), key=len, reverse=True):
@@ -80,23 +85,12 @@ def mounts(directory: Path) -> None:
 
 
 def relays(run_dir: Path) -> None:
-    """Relay processes whose node actor is gone; each holds a listener below `run_dir`, named in `/proc/net/unix`."""
-    inodes = _listening_inodes(run_dir)
-    if inodes:
-        processes.stop(processes.holding(inodes), grace_s=2.0)
-
-
-def _listening_inodes(directory: Path) -> set[str]:
-    found = set()
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7].startswith(f"{directory}/"):
-            found.add(fields[6])
-    return found
+    """Relay processes whose node actor is gone; each listens at a unix socket below `run_dir`."""
+    processes.stop(processes.listening_below(run_dir), grace_s=2.0)
 
 
 def everything(address: str | None, cluster: str, run_dir: Path, settings: NetworkSettings) -> list[ShoalError]:
-    """All of the above, each whatever became of the others; the errors that there were. `address` None: no engine answers."""
+    """All of the above, even if some of it fails; returns the errors. `address` None: no engine answers."""
     errors: list[ShoalError] = []
     cluster_dir = run_dir / cluster
     relays(cluster_dir)

@@ -3,7 +3,6 @@
 database.py    engines and connections: the URL, timeouts, what a driver's error means
 tables.py      the tables, and the revision of the schema that they are
 schema.py      an empty or older database becomes today's; taking a store over for a cluster
-legacy.py      the file that came before this store
 rows.py        what is written, as rows of the tables
 writer.py      the one writer: fencing, writes that share a commit, commits whose answer was lost
 sql.py         the contract over all of it

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL, Engine, ExceptionContext, event
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
 
@@ -157,16 +157,10 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _keep_a_wal(cursor: Any) -> None:
-    """Waits for its turn here: of several that open a new file at once SQLite refuses all but one, whatever its timeout is."""
-    end = time.monotonic() + BUSY_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
-                raise
-        time.sleep(0.01)
+    """Retries by itself: when several open a new file at once SQLite refuses all but one, whatever its busy timeout."""
+    is_busy = retry_if_exception(lambda error: getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY)
+    again = Retrying(retry=is_busy, wait=wait_fixed(0.01), stop=stop_after_delay(BUSY_S), reraise=True)
+    again(cursor.execute, "PRAGMA journal_mode=WAL")
 
 
 def _begin_writing(connection: sqlalchemy.Connection) -> None:

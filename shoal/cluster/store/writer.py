@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Table, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from shoal.cluster.store import tables
 from shoal.cluster.store.database import FAILURES, Database
@@ -133,25 +133,30 @@ class Writer:
         return number
 
     def _took_place(self, number: int) -> bool:
-        """Whether a commit whose answer was lost did take place. While the server still works on it, its lock on `meta` makes this wait."""
-        look = select(tables.meta.c.epoch, tables.meta.c.writes).with_for_update()
-        limit = time.monotonic() + DOUBT_S
-        while True:
-            try:
-                with self._database.writes.connect() as connection:
-                    epoch, writes = connection.execute(look).one()
-                    break
-            except SQLAlchemyError as error:
-                if time.monotonic() > limit:
-                    failure = self._database.failure(error)
-                    raise Unavailable(
-                        f"{failure.message.removesuffix('; nothing was done')}; whether the last write took place is not known",
-                        outcome="unknown",
-                    ) from None
-            time.sleep(_DOUBT_PAUSE_S)
+        """Whether a commit whose answer was lost took place. While the server still works on it, its lock makes this wait."""
+        again = Retrying(
+            retry=retry_if_exception_type(SQLAlchemyError),
+            wait=wait_fixed(_DOUBT_PAUSE_S),
+            stop=stop_after_delay(DOUBT_S),
+            reraise=True,
+        )
+        try:
+            epoch, writes = again(self._counts)
+        except SQLAlchemyError as error:
+            failure = self._database.failure(error).message.removesuffix("; nothing was done")
+            raise Unavailable(
+                f"{failure}; it is not known whether the last write took place", outcome="unknown"
+            ) from None
         if epoch != self._epoch:
             raise self._overtaken()
-        return bool(writes >= number)
+        return writes >= number
+
+    def _counts(self) -> tuple[int, int]:
+        """The epoch of the store, and the number of writes in it."""
+        look = select(tables.meta.c.epoch, tables.meta.c.writes).with_for_update()
+        with self._database.writes.connect() as connection:
+            epoch, writes = connection.execute(look).one()
+        return epoch, writes
 
     def _overtaken(self) -> FailedPrecondition:
         return FailedPrecondition(

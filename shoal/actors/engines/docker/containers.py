@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +12,7 @@ from typing import Any
 
 from docker import APIClient
 from docker.errors import APIError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from shoal.actors.engines.cgroups import Cgroup, cgroup_of
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage
@@ -36,6 +36,11 @@ class _Known:
     container: Container
     trees: tuple[Path, ...]
     cgroup: Cgroup | None
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether a removal may succeed later: somebody else is removing it too, or the kernel still holds its mounts."""
+    return isinstance(error, APIError) and (error.status_code == 409 or "busy" in explanation(error).lower())
 
 
 class Containers:
@@ -108,24 +113,21 @@ class Containers:
             _log.warning("could not undo the start of container %s", key, exc_info=True)
 
     def remove(self, key: str) -> None:
-        name, deadline, pause = container_name(key), time.monotonic() + _REMOVE_DEADLINE, 0.02
         self._known.pop(key, None)
         self._out_of_memory.discard(key)
+        again = Retrying(
+            retry=retry_if_exception(_passes),
+            wait=wait_exponential(0.02, max=1.0),
+            stop=stop_after_delay(_REMOVE_DEADLINE),
+            reraise=True,
+        )
         with docker_errors(f"remove container {key}"):
-            while True:
-                try:
-                    # `v`: with the anonymous volumes that its image declares.
-                    self._client.remove_container(name, v=True, force=True)
-                    return
-                except APIError as error:
-                    if error.status_code == 404:
-                        return
-                    # Somebody else is at it, or the kernel still holds its mounts: both pass.
-                    passing = error.status_code == 409 or "busy" in explanation(error).lower()
-                    if not passing or time.monotonic() > deadline:
-                        raise
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
+            try:
+                # `v`: with the anonymous volumes that its image declares.
+                again(self._client.remove_container, container_name(key), v=True, force=True)
+            except APIError as error:
+                if error.status_code != 404:
+                    raise
 
     def get(self, key: str) -> Container:
         found = self._inspect(key)
