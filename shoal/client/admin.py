@@ -1,4 +1,4 @@
-"""What a client may do beside sandboxes: environments, tokens, who did what, what happened."""
+"""A client's calls for administrators: environments, tokens, the audit log, events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_LIFETIME_S = 10 * 366 * 86400
 
 
 class Administration:
-    """The part of a `Client` that needs more than sandboxes do: over HTTP a token of the scope `admin`, but for `events`."""
+    """The administrators' part of a `Client`. Over HTTP, all but `events` need a token of scope `admin`."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -36,21 +36,22 @@ class Administration:
         memory: int | None = None,
         creates_per_minute: int | None = None,
     ) -> Environment:
-        """A new environment, with a quota: the most that its living sandboxes may have together. None: no bound.
+        """Creates an environment with a quota: the most that its living sandboxes may use together. None: unlimited.
 
-        `cpu` in cores and `memory` in MiB count the limits of sandboxes. Raises `AlreadyExists`, `InvalidRequest`, `PermissionDenied`.
+        `cpu` in cores and `memory` in MiB count the sandboxes' limits. Raises `AlreadyExists`, `InvalidRequest`,
+        `PermissionDenied`.
         """
         check_name("name", name)
         return await self.transport.admin.create_environment(name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
     @dual_method
     async def environments(self) -> Sequence[Environment]:
-        """Those that you may see, by name, each with its quota and what is used of it."""
+        """The environments that you may see, by name, with quota and usage."""
         return await self.transport.admin.environments()
 
     @dual_method
     async def environment(self, name: str) -> Environment:
-        """One of them; `EnvironmentNotFound`."""
+        """One environment; `EnvironmentNotFound`."""
         check_name("name", name)
         return await self.transport.admin.environment(name)
 
@@ -64,17 +65,19 @@ class Administration:
         memory: int | None = None,
         creates_per_minute: int | None = None,
     ) -> Environment:
-        """Replaces an environment's quota as a whole: what is not given has no bound then. What lives beyond it lives on.
+        """Replaces an environment's whole quota: what is not given becomes unlimited. No sandbox is ended.
 
-        Not for an environment's own administrators: `PermissionDenied`.
+        Raises `PermissionDenied` for the environment's own administrators.
         """
         check_name("name", name)
         return await self.transport.admin.set_quota(name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
     @dual_method
     async def delete_environment(self, name: str) -> None:
-        """Takes it away, and revokes its tokens. `FailedPrecondition` while sandboxes live in it; `main` stays (`InvalidRequest`).
-        Its name is free again once what happened in it is forgotten."""
+        """Deletes an environment and revokes its tokens. Its name is free again once its history is forgotten.
+
+        Raises `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for `main`.
+        """
         check_name("name", name)
         await self.transport.admin.delete_environment(name)
 
@@ -89,15 +92,16 @@ class Administration:
         scope: Scope | str = Scope.RUN,
         expires_in: float | None = None,
     ) -> tuple[TokenInfo, str]:
-        """A new API token, and its text, which nobody can ask for again.
+        """Creates an API token; returns it with its text, which cannot be retrieved later.
 
-        `environment`: the only one that it sees (None: this client's own), `"*"` for all. `scope`: `read` (look), `run` (also create and enter
-        sandboxes) or `admin` (also tokens). `expires_in` in seconds; None: never. `PermissionDenied` for more than you may yourself.
+        `environment`: the only one it may see (None: this client's), or `"*"` for all. `scope`: `read` (look), `run`
+        (also create and use sandboxes) or `admin` (also manage tokens). `expires_in` in seconds; None: never. Raises
+        `PermissionDenied` if the token could do more than you can.
         """
         try:
             wanted = Scope(scope)
         except ValueError:
-            raise InvalidRequest(f"scope: {scope!r} is none; say read, run or admin", field="scope") from None
+            raise InvalidRequest(f"scope: {scope!r} is not a scope; use read, run or admin", field="scope") from None
         if expires_in is not None:
             check_number("expires_in", expires_in, 0, _MAX_LIFETIME_S, "seconds")
         where = environment if environment is not None else await self.transport.default_environment()
@@ -105,27 +109,27 @@ class Administration:
 
     @dual_method
     async def tokens(self) -> Sequence[TokenInfo]:
-        """Those that you may see, newest first, revoked and expired ones included; never their texts."""
+        """The tokens that you may see, newest first, with revoked and expired ones, without their texts."""
         return await self.transport.admin.tokens()
 
     @dual_method
     async def revoke_token(self, token_id: str) -> TokenInfo:
-        """Has a token (`tk-…`) refused from now on. Again is harmless; `TokenNotFound`."""
+        """Revokes a token (`tk-…`) at once. May be repeated; raises `TokenNotFound`."""
         return await self.transport.admin.revoke_token(token_id)
 
     # Looking back
 
     @dual_method
     async def audit(self, *, limit: int = 100, before: int | None = None) -> Sequence[AuditEntry]:
-        """Who did what, newest first: up to `limit` (1,000 at most) entries with an id below `before`."""
+        """The audit log, newest first: up to `limit` (at most 1,000) entries with an id below `before`."""
         check_number("limit", limit, 0, _MAX_AUDIT, "entries", whole=True)
         return await self.transport.admin.audit(before, limit)
 
     def events(
         self, *, after: int | None = None, sandbox_id: str | None = None, environment: str | None = None
     ) -> Events:
-        """What happens to sandboxes, as it happens and without end: iterate, with `for` or `async for`, and `close` it when it is enough.
+        """A live, endless stream of what happens to sandboxes: iterate with `for` or `async for`, and `close` it.
 
-        `after`: the id of an event, to have all since then; None: from now on. `sandbox_id`, `environment`: of that one only.
+        `after`: start after the event with this id; None: from now on. `sandbox_id`, `environment`: only their events.
         """
         return Events(self.transport, after, sandbox_id, environment)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Client(Administration, Context):
-    """A connection to a cluster, for any number of threads and event loops. `shoal.connect` makes one.
+    """A connection to a cluster, for any number of threads and event loops; `shoal.connect` makes one.
 
-    As a context manager it is closed at the end; sandboxes live on.
+    Leaving its `with` block closes it; sandboxes go on running.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -35,12 +35,12 @@ class Client(Administration, Context):
 
     @dual_method
     async def nodes(self) -> Sequence[NodeInfo]:
-        """The nodes of the cluster: what each has, and what runs on it. Over HTTP: for tokens of all environments."""
+        """The cluster's nodes with their resources and load. Over HTTP this needs a token for all environments."""
         return await self.transport.nodes()
 
     @dual_method
     async def close(self) -> None:
-        """Closes the connections to sandboxes; the sandboxes live on. Again is harmless; a later call opens them again."""
+        """Closes the connections; sandboxes go on running. May be called again; a later call reconnects."""
         await self.undoing.settle()
         await self.transport.close()
         if _default.client is self:
@@ -50,7 +50,7 @@ class Client(Administration, Context):
 
     @dual_method
     async def defaults(self) -> SandboxDefaults:
-        """What the cluster gives a sandbox whose creator does not say; asked for once."""
+        """The cluster's defaults for a new sandbox; fetched once."""
         if self._defaults is None:
             self._defaults = await self.transport.defaults()
         return self._defaults
@@ -58,14 +58,15 @@ class Client(Administration, Context):
 
 @dual_function
 async def connect(address: str | None = None, *, token: str | None = None, ca: str | None = None) -> Client:
-    """Connects to a cluster; `Sandbox.create` and its like use the last one connected to.
+    """Connects to a cluster. `Sandbox.create` and the like use the client that connected last.
 
-    `address`: an API's URL (`https://host`, `http://host:port`), or Ray's (`host:port`). Without: the URL in `SHOAL_URL`, the Ray cluster in
-    `RAY_ADDRESS` or that this process is in, the one that `shoal up` started on this machine, the default of the user's config file; whichever
-    is first. `token`: an API token; without, `SHOAL_TOKEN`, or what the config file has for that URL. `ca`: a file of certificates to trust in
-    place of the system's; without, `SHOAL_CA`, or the config file's.
+    `address`: the URL of an API (`https://host`, `http://host:port`), or a Ray address (`host:port`). Without one, the
+    first of these: `SHOAL_URL`; `RAY_ADDRESS`; the Ray cluster that this process is in; the cluster that `shoal up`
+    started on this machine; the default in the user's config file. `token`: an API token; default `SHOAL_TOKEN`, else
+    the config file's for that URL. `ca`: a certificate file to trust instead of the system's; default `SHOAL_CA`, else
+    the config file's.
 
-    Raises `FailedPrecondition` where there is none (it names all the ways) or what answers is no API of Shoal's, `Unavailable` where nobody
+    Raises `FailedPrecondition` if no cluster is found or the server is not a Shoal API, `Unavailable` if nothing
     answers, `Unauthenticated`, `InvalidRequest`.
     """
     client = Client(await _open(address, token, ca))
@@ -91,7 +92,7 @@ async def _open(address: str | None, token: str | None, ca: str | None) -> Trans
     if token is not None or ca is not None:
         name = "ca" if token is None else "token"
         raise InvalidRequest(
-            f"{name}: the cluster that is meant is reached through Ray, which takes none; pass the URL of its API, too",
+            f"{name}: this cluster is reached through Ray, which takes none; pass the URL of its API as well",
             field=name,
         )
     return await _open_ray(target.address, cluster)
@@ -101,27 +102,27 @@ async def _open_ray(address: str | None, cluster: cluster_file.ClusterFile | Non
     if cluster is not None and address in (None, cluster.ray_address):
         address = cluster.ray_address
         for name, value in cluster_file.ray_environment(cluster).items():
-            if name != "RAY_ADDRESS":  # which would decide for whatever else this process starts
+            if name != "RAY_ADDRESS":  # other libraries in this process would follow it
                 os.environ.setdefault(name, value)
-    # Only now: Ray reads its environment when it is imported.
+    # Imported only now: Ray reads its environment on import.
     from shoal.transport.ray import RayTransport
 
     return await RayTransport.open(address)
 
 
 def _inside_ray() -> bool:
-    """Whether this process is in a Ray cluster already: it has then imported Ray itself."""
+    """Whether this process is connected to a Ray cluster."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
 
 async def current() -> Client:
-    """The client that calls without one use: the last that was connected, else a new one."""
+    """The default client: the one that connected last, or else a new one."""
     return _default.client or await connect.aio()
 
 
 def use(client: Client | None) -> None:
-    """Makes `client` the one that calls without one use."""
+    """Makes `client` the default client."""
     _default.client = client
 
 
@@ -141,7 +142,7 @@ at_exit(_close_default)
 
 
 def _state_dir() -> Path:
-    # As the settings have it, without the validation library that they need.
+    # As in the settings, without importing the validation library.
     named = os.environ.get("SHOAL_STATE_DIR")
     if named:
         return Path(named)

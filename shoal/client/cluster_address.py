@@ -1,4 +1,4 @@
-"""Which cluster is meant: what the caller says, what the environment says, what this user has in a file; in this order."""
+"""Which cluster to connect to: the caller's argument, the environment, the user's config file, in this order."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """A Ray cluster: at `address`, or None: the one that this process is in, or that of this machine."""
+    """A Ray cluster. `address` None: the one that this process is in, or this machine's."""
 
     address: str | None
 
 
 def named(address: str, token: str | None, ca: str | None) -> Api | RayCluster:
-    """What an address means. Raises `InvalidRequest` where it means nothing."""
+    """The cluster at an address; `InvalidRequest` if the arguments do not fit it."""
     if "://" in address and not address.lower().startswith("ray://"):
         return api(address, token, ca)
     if token is not None or ca is not None:
         raise InvalidRequest(
-            f"address: {address!r} is one of Ray's, which takes no `token` or `ca`; for an API write http:// or https:// "
-            "before it",
+            f"address: {address!r} is a Ray address, which takes no `token` or `ca`; an API's URL starts with "
+            "http:// or https://",
             field="address",
         )
     return RayCluster(address)
 
 
 def api(url: str, token: str | None, ca: str | None) -> Api:
-    """The API at `url`: token and CA as given, else as in SHOAL_TOKEN and SHOAL_CA, else as in the config file."""
+    """The API at `url`. Token and CA default to SHOAL_TOKEN and SHOAL_CA, else to the config file's."""
     from shoal.transport.http_server import normal_url
 
     base = normal_url(url)
@@ -55,7 +55,7 @@ def api(url: str, token: str | None, ca: str | None) -> Api:
 
 
 def from_environment(token: str | None, ca: str | None) -> Api | RayCluster | None:
-    """What SHOAL_URL names, else RAY_ADDRESS; None where neither is set."""
+    """The cluster that SHOAL_URL names, else RAY_ADDRESS; None if neither is set."""
     url = os.environ.get("SHOAL_URL")
     if url:
         return api(url, token, ca)
@@ -64,15 +64,16 @@ def from_environment(token: str | None, ca: str | None) -> Api | RayCluster | No
 
 
 def from_config(token: str | None, ca: str | None) -> Api | None:
-    """The config file's default; None where it has none."""
+    """The config file's default; None if it has none."""
     default = config_file.read().default
     return None if default is None else api(default, token, ca)
 
 
 def nothing() -> FailedPrecondition:
-    """There is no cluster anywhere: all the ways to one."""
+    """No cluster was found; the message lists all ways to name one."""
     return FailedPrecondition(
-        "there is no cluster: run `shoal up` to start one on this machine; or name one's API: `shoal login URL`, SHOAL_URL with "
-        'SHOAL_TOKEN, or `shoal.connect(url, token=...)`; or a Ray cluster: RAY_ADDRESS, or `shoal.connect("host:port")`',
+        "no cluster found: run `shoal up` to start one on this machine; or name an API by `shoal login URL`, SHOAL_URL "
+        "with SHOAL_TOKEN, or `shoal.connect(url, token=...)`; or a Ray cluster by RAY_ADDRESS or "
+        '`shoal.connect("host:port")`',
         state="no_cluster",
     )

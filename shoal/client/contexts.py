@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Context:
-    """A context manager in both forms, which calls `_leave` at the end of its block."""
+    """A context manager in both forms; it calls `_leave` at the end of its block."""
 
-    _leave: dual_method[Any, [], None]  # its object is whichever class inherits this
+    _leave: dual_method[Any, [], None]  # of the subclass
 
     def __enter__(self) -> Self:
         return self
@@ -33,7 +33,7 @@ class Context:
 
 
 class Series(Context, Generic[T]):
-    """An iterator in both forms besides: what `next` gives, until that is None."""
+    """Also an iterator in both forms: it yields what `next` returns, until that is None."""
 
     next: dual_method[Any, ..., T | None]
 

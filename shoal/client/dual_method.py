@@ -1,7 +1,7 @@
-"""One async body, two ways to call it: `f(...)` blocks, `await f.aio(...)` does not.
+"""One async body with two ways to call it: `f(...)` blocks, `await f.aio(...)` does not.
 
-The blocking form runs the coroutine on one background event loop, in a daemon thread that is started on first use and
-shared by all threads of the process. The `.aio` form runs in the caller's own loop: there is no thread between them.
+The blocking form runs the coroutine on a background event loop, whose daemon thread starts on first use and serves all
+threads of the process. The `.aio` form runs in the caller's own loop, without a thread in between.
 
     @dual_method      a method
     @dual_function    a function, or a static method (with `@staticmethod` beneath)
@@ -29,17 +29,16 @@ S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 
 _UNDO_S = 10.0
-"""How long an interrupted call may take to undo what it began."""
+"""Seconds that an interrupted call may take to undo what it began."""
 
 _EXIT_S = 5.0
-"""How long the process's end may wait for connections to close."""
-
+"""Seconds that the exit of the process may wait for connections to close."""
 
 _ENDING = "the process is ending"
 
 
 class DualCall(Generic[P, R_co]):
-    # A call in both forms; `aio` gives the coroutine. This is no docstring: each object carries that of its body.
+    # A call in both forms; `aio` returns the coroutine. Not a docstring, since each object carries its body's.
 
     __slots__ = ("__doc__", "aio")
     aio: Callable[P, Coroutine[Any, Any, R_co]]
@@ -52,7 +51,7 @@ class DualCall(Generic[P, R_co]):
         return block_on(self.aio(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        # Name, docstring and signature are those of the one body, for `help()` and editors that look at run time.
+        # Name and signature are the body's, for `help()` and for editors that look at run time.
         if name in ("__name__", "__qualname__", "__module__", "__wrapped__", "__annotations__"):
             return self.aio if name == "__wrapped__" else getattr(self.aio, name)
         raise AttributeError(name)
@@ -87,18 +86,20 @@ def dual_function(function: Callable[P, Coroutine[Any, Any, R]]) -> DualCall[P, 
 
 
 def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
-    """Runs `coroutine` on the background loop and returns its result. An interrupt (Ctrl-C) cancels it, waits until it has
-    undone what it began, and goes on to the caller."""
+    """Runs `coroutine` on the background loop and returns its result.
+
+    An interrupt (Ctrl-C) cancels it, waits until it has undone what it began, and then reaches the caller.
+    """
     background = _home.background or _home.start()
     if asyncio._get_running_loop() is not None:
         _home.check_loop(coroutine)
     call = _Call(coroutine)
     try:
-        # In here: an interrupt right after it would leave a call running that nobody waits for.
+        # Inside `try`, since an interrupt right after it would leave a call running that nobody waits for.
         background.loop.call_soon_threadsafe(call.start, background.loop, context=contextvars.copy_context())
         call.ended.acquire()
     except BaseException:
-        if not call.over:  # else the interrupt came with its end, and nobody would wake this thread a second time
+        if not call.over:  # else it had just ended, and nothing would wake this thread again
             background.loop.call_soon_threadsafe(call.cancel)
             call.ended.acquire(timeout=_UNDO_S)
         raise
@@ -106,19 +107,19 @@ def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
         try:
             raise call.error
         finally:
-            call.error = None  # the traceback would hold the frame that holds the error
+            call.error = None  # breaks the cycle of error, traceback and frame
     return call.value
 
 
 def at_exit(close: Callable[[], Awaitable[None]]) -> None:
-    """Has `close` run on the background loop, where there is one, when the process ends."""
+    """Runs `close` on the background loop when the process exits, if that loop was ever used."""
     _home.closers.append(close)
 
 
 class _Call(Generic[R]):
-    """One blocking call: a task on the background loop, and the lock that its caller waits at.
+    """One blocking call: a task on the background loop, and the lock that its caller waits on.
 
-    A lock, because a future of `concurrent.futures` costs three times as much as all the rest of the way.
+    A lock, because a `concurrent.futures` future costs three times as much as all the rest of the call.
     """
 
     __slots__ = ("coroutine", "ended", "error", "over", "task", "value")
@@ -136,19 +137,19 @@ class _Call(Generic[R]):
         self.task = loop.create_task(self._drive())
 
     def cancel(self) -> None:
-        if self.task is None:  # the interrupt came before it was handed over
+        if self.task is None:  # interrupted before the loop started it
             self.coroutine.close()
             self._end()
             return
-        # Behind its first step: a task that is cancelled before it never enters `_drive`, and nobody would be woken.
+        # After its first step: a task cancelled earlier never enters `_drive`, and would wake nobody.
         self.task.get_loop().call_soon(self.task.cancel)
 
     async def _drive(self) -> None:
         try:
             self.value = await self.coroutine
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to the caller
+        except BaseException as error:  # noqa: BLE001  # any error belongs to the caller
             if error.args == (_ENDING,):
-                return  # a daemon thread that waits here ends with the process, without a word
+                return  # the daemon thread that waits here ends silently with the process
             self.error = error
         self._end()
 
@@ -158,7 +159,7 @@ class _Call(Generic[R]):
 
 
 class _Background:
-    """The loop's thread."""
+    """The background event loop and its thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -170,11 +171,11 @@ class _Background:
         self.loop.run_forever()
 
     def stop(self, closers: list[Callable[[], Awaitable[None]]]) -> None:
-        """Closes what was registered, cancels what still runs, and ends the thread: within `_EXIT_S`."""
+        """Runs the closers, cancels the tasks that are left, and ends the thread, within `_EXIT_S`."""
         stopping = asyncio.run_coroutine_threadsafe(self._wind_up(closers), self.loop)
         try:
             stopping.result(_EXIT_S)
-        except Exception:  # noqa: BLE001  # the process ends; there is nobody left to tell
+        except Exception:  # noqa: BLE001  # the process exits; nobody is left to tell
             pass
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(_EXIT_S)
@@ -187,12 +188,12 @@ class _Background:
         for task in others:
             task.cancel(_ENDING)
         await asyncio.gather(*others, return_exceptions=True)
-        # What lives with the loop goes with it: the connections of clients that nobody has closed.
+        # Closes the connections of clients that nobody has closed.
         await self.loop.shutdown_asyncgens()
 
 
 class _Home:
-    """Where the process keeps its background loop."""
+    """The process's background loop, if it has one."""
 
     def __init__(self) -> None:
         self.background: _Background | None = None
@@ -213,20 +214,21 @@ class _Home:
             background.stop(self.closers)
 
     def forget(self) -> None:
-        """In a forked child: the thread is not there, and its loop shares the parent's sockets. It must be neither used nor
-        closed, and so is kept from the garbage collector."""
+        """In a forked child, where the thread is gone and the loop shares the parent's sockets: neither use nor close
+        it.
+        """
         if self.background is not None:
-            self.left_behind.append(self.background)
+            self.left_behind.append(self.background)  # kept from the garbage collector, which would close it
         self.background = None
         self.starting = threading.Lock()
 
     def check_loop(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """The caller is about to block the loop that it stands in: legal, as notebooks do it, but hardly ever meant."""
+        """Warns a caller that is about to block its own event loop: notebooks do so on purpose, others hardly ever."""
         name = getattr(coroutine, "__qualname__", "the call")
         if self.background is not None and threading.current_thread() is self.background.thread:
             coroutine.close()
             raise FailedPrecondition(
-                f"{name}() would wait for itself: this code runs on Shoal's own event loop; use `await {name}.aio(...)`",
+                f"{name}() would wait for itself, on Shoal's own event loop; use `await {name}.aio(...)`",
                 state="in_event_loop",
             )
         if self.warned or "ipykernel" in sys.modules:

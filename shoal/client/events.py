@@ -1,4 +1,4 @@
-"""Following what happens to sandboxes."""
+"""A live stream of what happens to sandboxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WAIT_S = 20.0
 
 
 class Events(Series[SandboxEvent]):
-    """Events, one after another, without end; those of one sandbox end with it. `Client.events` makes it."""
+    """An endless stream of events, made by `Client.events`; a stream of one sandbox ends with the sandbox."""
 
     def __init__(
         self, transport: Transport, after: int | None, sandbox_id: str | None, environment: str | None
@@ -33,13 +33,13 @@ class Events(Series[SandboxEvent]):
 
     @dual_method
     async def start(self) -> None:
-        """Marks the point from which on nothing is missed; the first `next` does it otherwise."""
+        """Marks the point after which no event is missed; without it, the first `next` does."""
         if self._after is None:
             self._after = await self._transport.admin.last_event()
 
     @dual_method
     async def next(self, timeout: float | None = None) -> SandboxEvent | None:
-        """The next event, whenever it comes; None once it is closed or, of one sandbox, that has ended, and after `timeout` seconds."""
+        """Waits for the next event; None after `timeout` seconds, once closed, or once the one sandbox has ended."""
         await self.start.aio()
         end = None if timeout is None else time.monotonic() + timeout
         patience = Patience()
@@ -70,7 +70,7 @@ class Events(Series[SandboxEvent]):
 
     @dual_method
     async def close(self) -> None:
-        """No more. Again is harmless."""
+        """Ends the stream. May be called again."""
         self._closed = True
 
     _leave = close

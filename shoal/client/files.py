@@ -29,7 +29,7 @@ _PIECE = 1 << 20
 
 
 class _OpenCall(Protocol):
-    """`FileSystem.open`: bytes where the mode says so."""
+    """`FileSystem.open`, typed by its mode."""
 
     @overload
     def __call__(self, path: PathLike, mode: Literal["r", "w", "a"] = "r") -> SandboxFile[str]: ...
@@ -51,11 +51,11 @@ def _open_call(call: object) -> _OpenCall:
 
 
 class FileSystem:
-    """The files of one sandbox. Paths are absolute, inside it; names that are not UTF-8 carry surrogate escapes, as in `os`.
+    """The files of one sandbox. Paths are absolute; names that are not UTF-8 carry surrogate escapes, as in `os`.
 
-    Errors of all: `PathNotFound`, `PermissionDenied`, `AlreadyExists`, `InvalidRequest` (a relative path, a directory where a file is
-    due), `QuotaExceeded` (a full disk), `SandboxEnded`, `Unavailable`. `user` is who shall own what is made: the sandbox's own
-    user where it is not given.
+    All calls may raise `PathNotFound`, `PermissionDenied`, `AlreadyExists`, `InvalidRequest` (a relative path, or a
+    directory instead of a file), `QuotaExceeded` (the disk is full), `SandboxEnded`, `Unavailable`. `user` owns what is
+    created; default: the sandbox's user.
     """
 
     def __init__(self, agent: RetryingAgent) -> None:
@@ -65,12 +65,12 @@ class FileSystem:
 
     @dual_method
     async def read_bytes(self, path: PathLike, *, offset: int = 0, length: int = -1) -> bytes:
-        """A file's bytes, from `offset` on; `length` -1: to its end. More than 1 GiB is `QuotaExceeded`: use `open`."""
+        """A file's bytes from `offset` on; `length` -1: to the end. `QuotaExceeded` above 1 GiB: use `open`."""
         return await self._agent.call(lambda agent: agent.read_bytes(path, offset, length))
 
     @dual_method
     async def read_text(self, path: PathLike) -> str:
-        """A file's text, UTF-8; what is not becomes U+FFFD."""
+        """A file's text, decoded as UTF-8; invalid bytes become U+FFFD."""
         return (await self.read_bytes.aio(path)).decode("utf-8", "replace")
 
     @dual_method
@@ -83,12 +83,12 @@ class FileSystem:
         parents: bool = True,
         user: str | None = None,
     ) -> int:
-        """Writes a file at once, so that a reader sees the old one or the new one, and returns its size.
+        """Replaces a file atomically and returns its size: a reader sees either the old or the new content.
 
-        `mode`: None for what it had, else 0o644. `parents`: makes missing directories.
+        `mode` None: keeps the old file's, else 0o644. `parents`: creates missing directories.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
-            raise InvalidRequest(f"data: {type(data).__name__} is no bytes; `write_text` takes text", field="data")
+            raise InvalidRequest(f"data: {type(data).__name__} is not bytes; `write_text` takes text", field="data")
         return await self._agent.call(
             lambda agent: agent.write(path, data, mode=mode, parents=parents, user=user or "")
         )
@@ -97,12 +97,15 @@ class FileSystem:
     async def write_text(
         self, path: PathLike, text: str, *, mode: int | None = None, parents: bool = True, user: str | None = None
     ) -> int:
-        """As `write_bytes`, of `text` in UTF-8; returns the size in bytes."""
+        """Like `write_bytes`, with `text` encoded as UTF-8; returns the size in bytes."""
         return await self.write_bytes.aio(path, _encoded(text), mode=mode, parents=parents, user=user)
 
     @dual_method
     async def append(self, path: PathLike, data: str | bytes, *, user: str | None = None) -> int:
-        """Appends to a file, made if missing; returns how many bytes. Sent once: an `Unavailable` out of its middle is not retryable."""
+        """Appends to a file, created if missing; returns the number of bytes.
+
+        It is sent once: if the connection breaks meanwhile, the `Unavailable` is not retryable.
+        """
         content = _encoded(data) if isinstance(data, str) else data
         return await self._agent.once(
             lambda agent: agent.write(path, content, append=True, parents=True, user=user or ""), f"append to {path}"
@@ -111,17 +114,17 @@ class FileSystem:
     @_open_call
     @dual_method
     async def open(self, path: PathLike, mode: str = "r") -> SandboxFile[Any]:
-        """A file object: `r` reads, `w` writes anew, `a` appends; with `b` bytes, else text in UTF-8.
+        """A file object: `r` reads, `w` replaces, `a` appends; with `b` bytes, else text in UTF-8.
 
-        What is written arrives, all at once, when it is closed; leaving `with` by an error writes nothing. Reading goes on after a broken
-        connection; where the file was changed meanwhile that is `FailedPrecondition`.
+        Closing it writes all data at once; an error in the `with` block writes nothing. Reading continues after a
+        broken connection, or raises `FailedPrecondition` if the file was changed meanwhile.
         """
         if mode not in ("r", "rb", "w", "wb", "a", "ab"):
-            raise InvalidRequest(f"mode: {mode!r} is none of r, rb, w, wb, a, ab", field="mode")
+            raise InvalidRequest(f"mode: {mode!r} is not one of r, rb, w, wb, a, ab", field="mode")
         if mode[0] != "r":
             return SandboxFile.writing(self._agent, path, mode)
         entry = await self.stat.aio(path)
-        # What else is wrong with the path is told here, too, rather than at the first read.
+        # Raises other errors of the path here, rather than at the first read.
         await self._agent.call(lambda agent: agent.read_bytes(path, 0, 0))
         return SandboxFile.reading(self._agent, path, mode, entry)
 
@@ -131,10 +134,11 @@ class FileSystem:
     async def upload(
         self, local: PathLike, remote: PathLike, *, user: str | None = None, progress: Progress | None = None
     ) -> Transfer:
-        """Copies a file or a tree of this machine into the sandbox.
+        """Copies a local file or tree into the sandbox.
 
-        A file goes to `remote`, or into it under its own name where that ends with `/`; what a directory holds goes into the
-        directory `remote`, made if missing. Modes and links are kept. `progress` is told the bytes sent so far.
+        A file becomes `remote`; if that ends with `/`, it goes into that directory under its own name. A directory's
+        content goes into the directory `remote`, created if missing. Modes and links are kept. `progress` gets the
+        number of bytes sent so far.
         """
         source = Path(local)
         if await asyncio.to_thread(source.is_dir):
@@ -163,10 +167,11 @@ class FileSystem:
     ) -> Transfer:
         """Copies a file or a tree out of the sandbox.
 
-        A file goes to `local`, or into it under its own name where that is a directory; what a directory holds goes into the
-        directory `local`, made if missing. Links that may lead out of the tree are left out (`skipped`): absolute ones, and
-        those with `..` after a name. Beyond `max_bytes` or `max_files`: `QuotaExceeded`. A file that is another one by the time that
-        it is gone on with after a broken connection: `FailedPrecondition`. `progress` is told the bytes received so far.
+        A file becomes `local`; if that is a directory, it goes into it under its own name. A directory's content goes
+        into the directory `local`, created if missing. Links that may lead out of the tree are skipped: absolute ones,
+        and those with `..` after a name. Raises `QuotaExceeded` beyond `max_bytes` or `max_files`, and
+        `FailedPrecondition` if the file changed while the connection was broken. `progress` gets the number of bytes
+        received so far.
         """
         entry = await self.stat.aio(remote)
         target = Path(local)
@@ -184,17 +189,17 @@ class FileSystem:
 
     @dual_method
     async def list(self, path: PathLike) -> Sequence[Entry]:
-        """What a directory holds, sorted by name."""
+        """The entries of a directory, sorted by name."""
         return await self._agent.call(lambda agent: agent.list(path))
 
     @dual_method
     async def stat(self, path: PathLike, *, follow: bool = True) -> Entry:
-        """What is at a path; `follow`: through links."""
+        """The entry at a path; `follow`: follows links."""
         return await self._agent.call(lambda agent: agent.stat(path, follow))
 
     @dual_method
     async def exists(self, path: PathLike) -> bool:
-        """Whether there is anything at a path; a link that leads nowhere is not."""
+        """Whether a path exists; False for a dangling link."""
         try:
             await self.stat.aio(path)
         except PathNotFound:
@@ -203,22 +208,22 @@ class FileSystem:
 
     @dual_method
     async def mkdir(self, path: PathLike, *, parents: bool = False, mode: int = 0o755, user: str | None = None) -> None:
-        """Makes a directory. `parents`: makes missing ones above too, and an existing directory is no error."""
+        """Creates a directory. `parents`: also creates missing parents, and accepts an existing directory."""
         await self._until_done(lambda agent: agent.mkdir(path, parents, mode, user or ""), AlreadyExists)
 
     @dual_method
     async def remove(self, path: PathLike, *, recursive: bool = False) -> None:
-        """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
+        """Removes a file, a link (not its target), an empty directory, or with `recursive` a tree."""
         await self._until_done(lambda agent: agent.remove(path, recursive), PathNotFound)
 
     @dual_method
     async def move(self, path: PathLike, to: PathLike, *, overwrite: bool = False) -> None:
-        """Moves a file or tree, across file systems too. Sent once, as `append`."""
+        """Moves a file or tree, also across file systems. It is sent once, like `append`."""
         await self._agent.once(lambda agent: agent.move(path, to, overwrite), f"move {path}")
 
     @dual_method
     async def watch(self, path: PathLike, *, recursive: bool = False) -> Watch:
-        """Changes at and below a path, from now on, to be iterated over; close it, or use it in `with`."""
+        """Watches a path and what is below it: iterate over the result, and close it or use it in `with`."""
         watch = Watch(self._agent, path, recursive)
         await watch.start.aio()
         return watch
@@ -226,7 +231,7 @@ class FileSystem:
     # Inside
 
     async def _until_done(self, ask: Callable[[Agent], Any], done: type[Exception]) -> None:
-        """`ask`, again where the connection broke; `done` out of a later attempt says that an earlier one had got through."""
+        """Calls `ask`, again after a broken connection; `done` from a later attempt means an earlier one succeeded."""
         asked = False
 
         async def attempt(agent: Agent) -> None:
@@ -294,21 +299,21 @@ class FileSystem:
                 return asyncio.run_coroutine_threadsafe(following(), loop).result()
 
             chunks = agent.pack(remote)
-            # Unpacking is work on files: it has a thread of its own, which fetches what it needs from this loop.
+            # Unpacking blocks on files, so it has a thread of its own, which fetches data through this loop.
             work = asyncio.ensure_future(
                 asyncio.to_thread(unpack, pull, target, max_bytes=max_bytes, max_files=max_files)
             )
             try:
                 return await asyncio.shield(work)
             finally:
-                await chunks.aclose()  # the thread gets an error, where it still asks
+                await chunks.aclose()  # the thread gets an error if it still reads
                 await asyncio.wait([work])
 
         return await self._agent.call(receive)
 
 
 async def _counted(pieces: Iterator[bytes], progress: Progress | None) -> AsyncIterator[bytes]:
-    """Pieces that are made by blocking work, made in threads."""
+    """The pieces of a blocking iterator, each read in a thread."""
     sent = 0
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
         yield piece
@@ -319,7 +324,7 @@ async def _counted(pieces: Iterator[bytes], progress: Progress | None) -> AsyncI
 
 def _file_pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size  # one that grows is read to the size that it has now
+        left = os.fstat(file.fileno()).st_size  # a growing file is read to its present size
         while left > 0 and (piece := file.read(min(left, _PIECE))):
             left -= len(piece)
             yield piece
@@ -331,7 +336,7 @@ def _create(path: Path, mode: int) -> Any:
 
 def _encoded(text: str) -> bytes:
     if not isinstance(text, str):
-        raise InvalidRequest(f"text: {type(text).__name__} is no text; `write_bytes` takes bytes", field="text")
+        raise InvalidRequest(f"text: {type(text).__name__} is not str; `write_bytes` takes bytes", field="text")
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -344,4 +349,4 @@ def _local_error(error: OSError) -> InvalidRequest | QuotaExceeded:
     message = f"local: {where}: {error.strerror or error}"
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return QuotaExceeded(f"{message}; make room on this machine", field="local")
-    return InvalidRequest(f"{message}; give a path of this machine that can be used", field="local")
+    return InvalidRequest(f"{message}; give a local path that can be used", field="local")

@@ -1,8 +1,8 @@
-"""Reading a process's output: lines or chunks, blocking or not, over as many connections as it takes.
+"""Reading a process's output by lines or chunks, reconnecting as often as needed.
 
-ByteSource    where bytes come from, in order, until there are none
-ProcessBytes  those of a process's stdout or stderr, by offset: a broken connection is only a pause
-Output        what the user holds: iteration, `read`, `readline`
+ByteSource    bytes in order, until the end
+ProcessBytes  a process's stdout or stderr by offset, so a broken connection is only a pause
+Output        the user's object: iteration, `read`, `readline`
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shoal.wire.flows import Flow
 
 MAX_LINE = 1 << 20
-"""Characters (or bytes) after which a line without an end is handed out in pieces: what writes it may be hostile."""
+"""Characters (or bytes) after which a line is returned in pieces: a hostile process may never end its line."""
 
 _LOOK_S = 0.5
 
@@ -35,17 +35,17 @@ class ByteSource(ABC):
 
     @abstractmethod
     async def next(self) -> bytes:
-        """The next bytes; none at the end, and for ever after."""
+        """The next bytes; empty at the end, and on every later call."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Lets go of what the reading holds. Reading on is possible."""
+        """Closes the stream. A later `next` opens it again."""
 
 
 class FlowBytes(ByteSource):
-    """What flows out of a sandbox, from `offset` on, over as many connections as it takes.
+    """A byte stream out of a sandbox, from `offset` on, over as many connections as needed.
 
-    Bound to no loop and no connection: it attaches where it is read, and again wherever it was left.
+    It belongs to no event loop: it connects in the loop that reads, and continues at its offset in another.
     """
 
     def __init__(self, agent: RetryingAgent, offset: int = 0) -> None:
@@ -56,18 +56,18 @@ class FlowBytes(ByteSource):
 
     @abstractmethod
     def _flow(self, agent: Agent) -> Flow[bytes]:
-        """The flow from `offset` on."""
+        """Opens the flow at `offset`."""
 
     def _reached(self, flow: Flow[bytes], taken: int) -> int:
-        """The offset after `taken` bytes more, or at the end (0)."""
+        """The offset after `taken` more bytes; 0 at the end."""
         return self.offset + taken
 
     async def _is_all(self, flow: Flow[bytes]) -> bool:
-        """Whether nothing more is wanted of the flow."""
+        """Whether the reader needs no more of the flow."""
         return False
 
     async def _after_sandbox(self, ended: SandboxEnded) -> bytes:
-        """What comes when the sandbox has ended before the flow."""
+        """The next bytes if the sandbox ended before the flow did."""
         raise ended
 
     async def next(self) -> bytes:
@@ -93,7 +93,7 @@ class FlowBytes(ByteSource):
 
     async def close(self) -> None:
         self._let_go()
-        await asyncio.sleep(0)  # where it is this loop's, it is closed now
+        await asyncio.sleep(0)  # lets the close run if it is in this loop
 
     async def _attached(self) -> Flow[bytes]:
         loop = asyncio.get_running_loop()
@@ -111,12 +111,11 @@ class FlowBytes(ByteSource):
 
 
 class ProcessBytes(FlowBytes):
-    """A process's stdout (`fd` 1) or stderr (2). The output of the sandbox's own command goes on after the sandbox's end,
-    out of what was kept of it.
+    """A process's stdout (`fd` 1) or stderr (2). Its own command's kept output can be read after the sandbox's end.
 
-    `peek`: the process does not wait for this reader, so it may miss some of what the sandbox's own command writes. Who may look at the
-    sandbox and not run anything in it (a token of `read`) gets that command's output from what the API hands out, a piece every now and then.
-    `dropped`: bytes so far that were gone before they were read. Not `follow`: it ends with what there is when it is first reached.
+    `peek`: the process does not wait for this reader, which may therefore miss some output. With a token of scope
+    `read`, the output of the sandbox's own command is polled from the API instead. `follow` False: stops at what there
+    is when reading starts. `dropped`: bytes that were gone before they were read.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class ProcessBytes(FlowBytes):
             self._ended = last
             if chunk.data:
                 return chunk.data
-            if not last:  # once the sandbox has ended, what there is then is all
+            if not last:  # after the sandbox's end, no more output comes
                 last = (await self._agent.transport.wait(self._agent.sandbox_id, _LOOK_S)).ended
         return b""
 
@@ -166,7 +165,7 @@ class ProcessBytes(FlowBytes):
         stream = cast("OutputStream", flow)
         if self._until is None:
             held = (await stream).held
-            assert held is not None  # it was asked for
+            assert held is not None  # requested by `tell`
             self._until = held[1]
         return stream.offset >= self._until
 
@@ -180,7 +179,7 @@ class ProcessBytes(FlowBytes):
         while True:
             try:
                 chunk = await self._kept()
-            except FailedPrecondition as error:  # it is just ending
+            except FailedPrecondition as error:  # the sandbox is just ending
                 await patience.after(Unavailable(error.message))
                 continue
             self._ended = chunk.end
@@ -189,14 +188,14 @@ class ProcessBytes(FlowBytes):
             await patience.after(Unavailable("the rest of the output is not there yet"))
 
     async def _kept(self) -> LogChunk:
-        """What is handed out of it from `offset` on; that is behind it then."""
+        """The kept output from `offset` on; moves `offset` behind it."""
         chunk = await self._agent.transport.logs(self._agent.sandbox_id, self._fd, self.offset)
         self.offset = max(self.offset, chunk.offset + len(chunk.data))
         return chunk
 
 
 class _Held:
-    """An open flow, in the loop that it belongs to. It is closed there when its owner lets go of it, or is forgotten."""
+    """An open flow and its event loop. It is closed there when its owner closes it or is garbage-collected."""
 
     __slots__ = ("finalizer", "flow", "loop")
 
@@ -208,10 +207,10 @@ class _Held:
 
 
 class Output(Generic[AnyStr]):
-    """A process's output as it comes. Text is UTF-8, what is not is replaced by U+FFFD.
+    """A process's output as it comes. Text is decoded as UTF-8; invalid bytes become U+FFFD.
 
-    Iterating (`for` or `async for`) gives lines with their `\\n` in text mode, chunks of bytes as they came otherwise.
-    One reader at a time. Nothing is lost by reading late: a process that is far ahead of its reader (1 MiB) waits.
+    Iterating (`for` or `async for`) yields lines with their `\\n` in text mode, else chunks of bytes as they came. One
+    reader at a time. Late reading loses nothing: a process waits once 1 MiB of its output is unread.
     """
 
     _decode: Callable[[bytes, bool], AnyStr]
@@ -225,13 +224,13 @@ class Output(Generic[AnyStr]):
         self._decode = decode
         self._newline = newline
         self._by_line = by_line
-        self._rest: AnyStr = newline[:0]  # decoded, not yet handed out
+        self._rest: AnyStr = newline[:0]  # decoded, not yet returned
         self._at_end = False
         self._busy = False
 
     @dual_method
     async def read(self, size: int = -1) -> AnyStr:
-        """The next `size` characters (bytes in bytes mode), fewer only at the end; -1: all that is still to come."""
+        """The next `size` characters (bytes in bytes mode), fewer only at the end; -1: everything to the end."""
         pieces: list[AnyStr] = []
         missing = size
         while missing != 0 and (self._rest or await self._fill()):
@@ -257,7 +256,7 @@ class Output(Generic[AnyStr]):
 
     @dual_method
     async def close(self) -> None:
-        """Stops reading, for now: the process waits once 1 MiB of output is unread. Reading goes on where it stopped."""
+        """Disconnects; a later read continues where this one stopped. The process waits once 1 MiB is unread."""
         await self._source.close()
 
     def __iter__(self) -> Output[AnyStr]:
@@ -287,7 +286,7 @@ class Output(Generic[AnyStr]):
         return item
 
     def _line(self, searched: int) -> AnyStr | None:
-        """The next line, where it is there already; the first `searched` characters hold no end."""
+        """The next line if it has arrived; the first `searched` characters are known to hold no line end."""
         found = self._rest.find(self._newline, searched)
         length = found + 1 if found >= 0 else len(self._rest) if len(self._rest) >= MAX_LINE else 0
         if not length:
@@ -296,11 +295,11 @@ class Output(Generic[AnyStr]):
         return line
 
     async def _fill(self) -> bool:
-        """Gets more; False at the end."""
+        """Reads more; False at the end."""
         if self._at_end:
             return False
         if self._busy:
-            raise FailedPrecondition("somebody else is reading this output: one reader at a time", state="reading")
+            raise FailedPrecondition("another call is reading this output; use one reader at a time", state="reading")
         self._busy = True
         try:
             while True:
@@ -327,7 +326,7 @@ def bytes_output(source: ByteSource, *, by_line: bool = False) -> Output[bytes]:
 
 
 def close_in(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Has `aclose` run in `loop`, which may be another thread's, or over."""
+    """Runs `aclose` in `loop`, which may belong to another thread or be closed."""
     if loop.is_closed():
         return
     try:
@@ -343,4 +342,4 @@ def _spawn(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, 
 
 
 _closing: set[asyncio.Task[None]] = set()
-"""A loop holds its tasks only weakly."""
+"""Keeps the tasks alive: a loop holds them only weakly."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class StartOptions(TypedDict, total=False):
-    """What every start of a process takes."""
+    """The options of every process start."""
 
     env: Mapping[str, str | None] | None
     workdir: str | os.PathLike[str] | None
@@ -80,5 +80,5 @@ def exec_call(call: object) -> ExecCall:
 
 
 def run_call(call: object) -> RunCall:
-    """As `exec_call`."""
+    """Like `exec_call`."""
     return cast(RunCall, call)

@@ -1,4 +1,4 @@
-"""Processes in a sandbox, and what a run of one gave."""
+"""Processes in a sandbox, and the result of running one."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MAX_TIMEOUT = 365 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[AnyStr]):
-    """What `Sandbox.run` gave. `returncode`: the exit code, `-n` where signal *n* ended it (a timeout: -9).
+    """The result of `Sandbox.run`. `returncode`: the exit code, or `-n` if signal *n* ended it (-9 after a timeout).
 
-    `duration` in seconds, as measured inside the sandbox. `truncated`: there was more output than `max_output`.
+    `duration` in seconds, measured in the sandbox. `truncated`: there was more output than `max_output`.
     """
 
     returncode: int
@@ -43,7 +43,7 @@ class Result(Generic[AnyStr]):
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """One process that was started by `exec` or `run`, or the sandbox's own command. `started_at` in unix seconds."""
+    """A process started by `exec` or `run`, or the sandbox's own command. `started_at` in unix seconds."""
 
     id: str
     pid: int
@@ -56,8 +56,8 @@ class ProcessInfo:
 class Process(Context, Generic[AnyStr]):
     """A process in a sandbox: `Sandbox.exec` starts one, `Sandbox.process` finds it again by its `id`.
 
-    `stdout` and `stderr` are live, `stdin` may be written to. A process that is not read waits once 1 MiB of its output is
-    unread, as with any pipe: read both, or let `Sandbox.run` gather them. As a context manager it is killed at the end.
+    `stdout` and `stderr` are live, and `stdin` can be written to. As with any pipe, the process waits once 1 MiB of
+    output is unread: read both, or use `Sandbox.run`. Leaving its `with` block kills it.
     """
 
     stdout: Output[AnyStr]
@@ -77,29 +77,29 @@ class Process(Context, Generic[AnyStr]):
 
     @property
     def id(self) -> str:
-        """`p-…`; with the sandbox's id it finds the process again, from any machine."""
+        """`p-…`; with the sandbox's id it identifies the process from any machine."""
         return self._id
 
     @property
     def pid(self) -> int | None:
-        """Its number inside the sandbox, where it is known."""
+        """Its pid in the sandbox, if known."""
         return self._pid
 
     @property
     def returncode(self) -> int | None:
-        """As `wait` or `poll` last saw it; None: not seen to end."""
+        """The exit code as of the last `wait` or `poll`; None while it runs."""
         return self._returncode
 
     @property
     def timed_out(self) -> bool:
-        """Whether its own `timeout` ended it, once it was seen to end."""
+        """Whether its own `timeout` ended it, as of the last `wait` or `poll`."""
         return self._timed_out
 
     @dual_method
     async def wait(self, timeout: float | None = None) -> int:
-        """Waits for its end and returns its exit code, `-n` where signal *n* ended it.
+        """Waits for its end and returns its exit code, `-n` if signal *n* ended it.
 
-        Raises `DeadlineExceeded` after `timeout` seconds (it runs on), `SandboxEnded`, `ProcessNotFound`.
+        Raises `DeadlineExceeded` after `timeout` seconds (the process goes on), `SandboxEnded`, `ProcessNotFound`.
         """
         if self._returncode is not None:
             return self._returncode
@@ -124,30 +124,30 @@ class Process(Context, Generic[AnyStr]):
             rows = []
         if any(row["id"] == self._id and row["running"] for row in rows):
             return None
-        return await self._wait()  # at once: it has ended, or there is none
+        return await self._wait()  # returns at once: it has ended, or does not exist
 
     @dual_method
     async def kill(self, signal: int | str = "KILL", *, tree: bool = False) -> None:
-        """Sends a signal (a number, or a name such as `"TERM"`) to its process group; `tree`: to all its descendants.
+        """Sends a signal (a number or a name such as `"TERM"`) to its process group, or with `tree` to all descendants.
 
-        Of a process that has ended: nothing happens.
+        Does nothing if the process has ended.
         """
         number = signal_number(signal)
         await self._agent.call(lambda agent: agent.signal(self._id, number, tree))
 
     @dual_method
     async def terminate(self) -> None:
-        """Asks it to end (SIGTERM)."""
+        """Sends SIGTERM."""
         await self.kill.aio("TERM")
 
     @dual_method
     async def resize(self, rows: int, cols: int) -> None:
-        """Sets the size of its terminal. `FailedPrecondition` where it has none."""
+        """Sets the size of its terminal; `FailedPrecondition` if it has none."""
         await self._agent.call(lambda agent: agent.resize(self._id, rows, cols))
 
     @dual_method
     async def close(self) -> None:
-        """Lets go of what reading and writing hold; the process itself is left alone."""
+        """Closes the output streams; the process goes on."""
         await self.stdout.close.aio()
         await self.stderr.close.aio()
 
@@ -172,7 +172,7 @@ class Process(Context, Generic[AnyStr]):
                 await self.kill.aio(tree=True)
             await self.close.aio()
         except ShoalError:
-            pass  # it is gone already, alone or with its sandbox
+            pass  # the process or its sandbox is gone already
 
     def __repr__(self) -> str:
         return f"<Process {self._id} in {self._agent.sandbox_id}, returncode={self._returncode}>"
@@ -186,7 +186,7 @@ def start_of(
     user: str | None,
     timeout: float | None,
 ) -> Start:
-    """A process to start, out of a caller's arguments. What the agent's client checks itself is left to it."""
+    """The process to start, made from a caller's arguments; `shoal.wire` checks the rest."""
     from shoal.wire.agent import Start
 
     if workdir is not None and not os.fspath(workdir).startswith("/"):

@@ -50,7 +50,7 @@ _TAIL = 2000
 class Sandbox(Context):
     """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
 
-    Every method blocks; its `.aio` form is awaited instead. As a context manager the sandbox is terminated at the end.
+    Every method blocks; its `.aio` form is awaited instead. Leaving its `with` block terminates the sandbox.
     """
 
     def __init__(self, client: Client, info: SandboxInfo) -> None:
@@ -129,16 +129,18 @@ class Sandbox(Context):
     @dual_function
     @staticmethod
     async def from_id(sandbox_id: str, *, client: Client | None = None) -> Sandbox:
-        """The sandbox of that id, living or ended; `SandboxNotFound` if there never was one."""
+        """The sandbox with this id, living or ended; `SandboxNotFound` if it never existed."""
         if not SANDBOX.fullmatch(str(sandbox_id)):
-            raise InvalidRequest(f"sandbox_id: {sandbox_id!r:.80} is none; they look like 'sb-…'", field="sandbox_id")
+            raise InvalidRequest(
+                f"sandbox_id: {sandbox_id!r:.80} is not a sandbox id, which looks like 'sb-…'", field="sandbox_id"
+            )
         client = client or await current()
         return Sandbox(client, await client.transport.get(sandbox_id))
 
     @dual_function
     @staticmethod
     async def from_name(name: str, *, environment: str | None = None, client: Client | None = None) -> Sandbox:
-        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        """The living sandbox with this name, else the last that had it; `SandboxNotFound`."""
         check_name("name", name)
         client = client or await current()
         return Sandbox(client, await client.transport.find(name, await environment_of(client, environment)))
@@ -156,15 +158,15 @@ class Sandbox(Context):
         after: Sandbox | None = None,
         client: Client | None = None,
     ) -> Sequence[Sandbox]:
-        """The sandboxes that carry all of `tags`, newest first: those that live, or are in any of `states`; of one `region`.
+        """The sandboxes with all of `tags`, newest first: living ones, or those in any of `states`; in one `region`.
 
-        `include_ended`: those that ended, too. `limit`: so many at the most; `after`: the last of the page before, for the next one.
+        `include_ended`: also ended ones. `limit`: at most this many. `after`: the last sandbox of the previous page.
         """
         wanted = mapping("tags", tags)
         check_tags("tags", wanted)
         check_number("limit", limit, 0, math.inf, "sandboxes", whole=True)
         if region is not None:
-            check_text("region", region, "the name of one")
+            check_text("region", region, "a region's name")
         client = client or await current()
         listing = Listing(
             await environment_of(client, environment),
@@ -186,7 +188,7 @@ class Sandbox(Context):
 
     @property
     def name(self) -> str | None:
-        """The name that it was given."""
+        """Its name, if it has one."""
         return self._info.spec.name
 
     @property
@@ -196,12 +198,12 @@ class Sandbox(Context):
 
     @property
     def returncode(self) -> int | None:
-        """The exit code of its own command as last seen by `wait`, `poll` or `info`; None: has none, or was not seen to end."""
+        """Its own command's exit code as of the last `wait`, `poll` or `info`; None without one, or while it runs."""
         return self._info.returncode
 
     @dual_method
     async def info(self) -> SandboxInfo:
-        """Its newest state; once it has ended, the reason and the exit code."""
+        """Its current state; after its end, the reason and the exit code."""
         if not self._info.ended:
             self._info = await self._agent.transport.get(self.id)
         return self._info
@@ -217,9 +219,9 @@ class Sandbox(Context):
 
     @dual_method
     async def wait(self, timeout: float | None = None) -> int | None:
-        """Waits for its end and returns the exit code of its own command (None where it had none).
+        """Waits for its end and returns its own command's exit code (None without a command).
 
-        Raises `DeadlineExceeded` after `timeout` seconds; it lives on.
+        Raises `DeadlineExceeded` after `timeout` seconds; the sandbox goes on.
         """
         if timeout is not None:
             check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
@@ -231,12 +233,12 @@ class Sandbox(Context):
 
     @dual_method
     async def poll(self) -> int | None:
-        """The exit code of its own command where that has ended; None where it runs, or where there is none."""
+        """Its own command's exit code; None while it runs, or without a command."""
         return (await self.info.aio()).returncode
 
     @dual_method
     async def terminate(self) -> None:
-        """Ends it, and returns once its processes are gone. Of one that has ended: nothing happens."""
+        """Ends it and returns once its processes are gone. Does nothing if it has ended."""
         if not self._info.ended:
             self._info = await self._agent.transport.terminate(self.id)
 
@@ -261,12 +263,14 @@ class Sandbox(Context):
     ) -> Result[Any]:
         """Runs a command to its end and returns its `Result`: one round trip.
 
-        `command`: an argument list, or a line for `/bin/sh -c`. `input`: its standard input (none: empty). `timeout` in
-        seconds: then its whole tree is killed, `timed_out` is True and `returncode` -9. `max_output`: bytes of stdout and of
-        stderr that are kept (up to 256 MiB); what is beyond is dropped and `truncated` is True. `env`: over the sandbox's own,
-        None removes. `text`: False for bytes. `check`: raises `CommandFailed` for a `returncode` other than 0, `DeadlineExceeded` for a timeout.
+        `command`: an argument list, or a line for `/bin/sh -c`. `input`: its standard input; default empty. `timeout`
+        in seconds: after it the whole process tree is killed, `timed_out` is True and `returncode` -9. `max_output`:
+        bytes kept of stdout and of stderr (up to 256 MiB); if there is more, it is dropped and `truncated` is True.
+        `env` is added to the sandbox's own; None removes a variable. `text` False: bytes. `check`: raises
+        `CommandFailed` if `returncode` is not 0, `DeadlineExceeded` after a timeout.
 
-        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`, `Unavailable`.
+        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`,
+        `Unavailable`.
         """
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
@@ -289,12 +293,13 @@ class Sandbox(Context):
         text: bool = True,
         merge_stderr: bool = False,
     ) -> Process[Any]:
-        """Starts a process and returns it, running.
+        """Starts a process and returns it running.
 
-        `env`, `workdir`, `user`, `timeout` (seconds; then its whole tree is killed) as in `run`. `pty`: gives it a terminal, True
-        or (rows, columns); all its output is `stdout` then. `text`: False for bytes. `merge_stderr`: into `stdout`.
+        `env`, `workdir`, `user`, `timeout` as in `run`. `pty`: a terminal, True or (rows, columns); all its output is
+        then in `stdout`. `text` False: bytes. `merge_stderr`: sends stderr to `stdout`.
 
-        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`, `Unavailable`.
+        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`,
+        `Unavailable`.
         """
         size = (_TERMINAL_SIZE if pty else None) if isinstance(pty, bool) else _terminal_size(pty)
         start = start_of(new_process_id(), argv, env, workdir, user, timeout)
@@ -302,12 +307,12 @@ class Sandbox(Context):
         return Process(self._agent, start.id, text=text, new=True, pid=pid)
 
     def process(self, process_id: str, *, text: bool = True) -> Process[Any]:
-        """The process of that id, with its output from the first byte. `ProcessNotFound` comes with its first use."""
+        """The process with this id, with its output from the start. Its first use may raise `ProcessNotFound`."""
         return Process(self._agent, process_id, text=text, new=False)
 
     @dual_method
     async def processes(self) -> Sequence[ProcessInfo]:
-        """The processes that run, and the last that ended."""
+        """The processes that run, and the last ones that ended."""
         rows = await self._agent.call(lambda agent: agent.ps())
         return [
             ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
@@ -318,18 +323,19 @@ class Sandbox(Context):
 
     @dual_method
     async def expose(self, port: int, *, protocol: Literal["http", "tcp"] = "http", public: bool = False) -> Tunnel:
-        """Opens a tunnel to a port: a URL (`http`, WebSockets included), or an address (`tcp`). It works without a network, too.
+        """Opens a tunnel to a port: a URL (`http`, with WebSockets) or an address (`tcp`). It needs no network.
 
-        A private one comes with a connect token: `tunnel.link` is its URL for a browser; programs send the header
-        `X-Shoal-Connect-Token`, over `tcp` the token and a newline first. A `public` one is open to whoever finds it. Again: the same
-        tunnel with a fresh token; with other arguments it is changed. Raises `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
+        A private tunnel has a connect token. `tunnel.link` is its URL for a browser; programs send the header
+        `X-Shoal-Connect-Token`, or over `tcp` the token and a newline first. A `public` tunnel is open to everybody.
+        Repeated calls return the same tunnel with a fresh token, changed if the arguments differ. Raises
+        `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
         """
         check_port(port)
         return await self._agent.transport.expose(self.id, port, protocol=protocol, public=public)
 
     @dual_method
     async def unexpose(self, port: int) -> None:
-        """Closes the tunnel to a port; of a port that has none: nothing happens."""
+        """Closes the tunnel to a port. Does nothing if the port has none."""
         check_port(port)
         await self._agent.transport.unexpose(self.id, port)
 
@@ -340,16 +346,17 @@ class Sandbox(Context):
 
     @dual_method
     async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
-        """The tunnel with a connect token for `expires_in` seconds (7 days at most), to be handed on; `TunnelNotFound`."""
+        """The tunnel with a new connect token, valid for `expires_in` seconds (at most 7 days); `TunnelNotFound`."""
         check_port(port)
         check_number("expires_in", expires_in, 0, math.inf, "seconds")
         return await self._agent.transport.tunnel_token(self.id, port, expires_in)
 
     @dual_method
     async def forward(self, port: int, local_port: int = 0, host: str = "127.0.0.1") -> Forward:
-        """Makes a port of this machine lead to one in the sandbox, exposed or not, until it is closed: a context manager.
+        """Forwards a local port to a port in the sandbox, exposed or not, until it is closed; a context manager.
 
-        `local_port` 0: any free one; `Forward.address` is where. Whoever reaches `host` reaches the port. It works without a network, too.
+        `local_port` 0: any free port; `Forward.address` is the result. Whoever can reach `host` can reach the port. The
+        sandbox needs no network.
         """
         forward = Forward(self._agent, port, host, local_port)
         await forward.start.aio()
@@ -359,12 +366,12 @@ class Sandbox(Context):
 
     @property
     def stdout(self) -> Output[str]:
-        """What its own command writes to stdout, from the first byte; after its end, what was kept of it."""
+        """Its own command's stdout from the start; after the sandbox's end, what was kept of it."""
         return self._own_command().stdout
 
     @property
     def stderr(self) -> Output[str]:
-        """As `stdout`, for stderr."""
+        """Like `stdout`, for stderr."""
         return self._own_command().stderr
 
     @property
@@ -375,7 +382,7 @@ class Sandbox(Context):
     def _own_command(self) -> Process[str]:
         if not self._info.spec.command:
             raise FailedPrecondition(
-                "this sandbox was created without a command of its own; `exec` and `run` start processes in it",
+                "this sandbox has no command of its own; `exec` and `run` start processes in it",
                 state=self._info.state.value,
             )
         if self._main is None:

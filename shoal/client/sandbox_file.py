@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from shoal.wire.flows import Flow
 
 _IN_MEMORY = 8 << 20
-"""Bytes that wait in memory to be written; more wait in a temporary file."""
+"""Bytes of unwritten data kept in memory; more goes to a temporary file."""
 
 _PIECE = 1 << 20
 
 
 class FileBytes(FlowBytes):
-    """A file's bytes. Where the connection breaks it is opened anew, at the offset that was reached, if it is still as `entry`, which was
-    seen before it was first opened: what is there now may be another file."""
+    """A file's bytes. After a broken connection it is opened again at the offset, if it is unchanged since `entry`."""
 
     def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], entry: Entry) -> None:
         super().__init__(agent)
@@ -38,9 +37,9 @@ class FileBytes(FlowBytes):
         data = await super().next()
         if self._doubtful:
             try:
-                await self._check_same()  # only now: whichever file was opened anew, it was so before this
+                await self._check_same()  # after the read, so it checks the file that was read
             except BaseException:
-                self.offset -= len(data)  # nobody got it
+                self.offset -= len(data)  # the data is not returned
                 self._let_go()
                 raise
             self._doubtful = False
@@ -54,15 +53,15 @@ class FileBytes(FlowBytes):
         seen, now = self._entry, await self._agent.call(lambda agent: agent.stat(self._path))
         if (now.size, now.mtime_ns) != (seen.size, seen.mtime_ns):
             raise FailedPrecondition(
-                f"{os.fspath(self._path)!r} was changed while it was read, and the connection broke in the middle; read it anew",
+                f"{os.fspath(self._path)!r} was changed while it was read; read it again",
                 state="changed",
             )
 
 
 class SandboxFile(Generic[AnyStr]):
-    """What `FileSystem.open` gives. Reading is in order; iterating gives lines with their `\\n`.
+    """The file object that `FileSystem.open` returns. Reading is sequential; iterating yields lines with their `\\n`.
 
-    What is written is kept on this side until `close`, which writes the file at once; leaving `with` by an error discards it.
+    Written data stays here until `close`, which writes the file at once. An error in the `with` block discards it.
     """
 
     _output: Output[AnyStr] | None
@@ -79,7 +78,9 @@ class SandboxFile(Generic[AnyStr]):
         self._agent = agent
         self._path = path
         self._output = output
-        self._kept: IO[bytes] | None = None if output else tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        self._kept: IO[bytes] | None = None
+        if output is None:
+            self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
         self._size = 0
         self._empty = empty
         self.mode = mode
@@ -87,7 +88,7 @@ class SandboxFile(Generic[AnyStr]):
 
     @classmethod
     def reading(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str, entry: Entry) -> SandboxFile[Any]:
-        """Of the file that `entry` tells of. The mode was checked."""
+        """A file object for reading; `entry` is the file's. The mode is already checked."""
         source = FileBytes(agent, path, entry)
         if mode == "rb":
             return SandboxFile(agent, path, mode, bytes_output(source, by_line=True), b"")
@@ -95,7 +96,7 @@ class SandboxFile(Generic[AnyStr]):
 
     @classmethod
     def writing(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
-        """Of what is to be written. The mode was checked."""
+        """A file object for writing. The mode is already checked."""
         return SandboxFile(agent, path, mode, None, b"" if "b" in mode else "")
 
     @dual_method
@@ -125,7 +126,7 @@ class SandboxFile(Generic[AnyStr]):
 
     @dual_method
     async def close(self) -> None:
-        """Writes what is to be written, and lets go. Again is harmless."""
+        """Writes the pending data and closes. May be called again."""
         if self.closed:
             return
         self.closed = True

@@ -1,4 +1,4 @@
-"""Signals by name, with the numbers that they have inside: those of Linux, whatever system the caller is on."""
+"""Signal numbers by name, as Linux has them, whatever system the caller runs."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def signal_number(value: int | str) -> int:
     elif type(value) is int and 0 < value <= 64:
         return value
     raise InvalidRequest(
-        f"signal: {value!r} is none; give a number from 1 to 64, or a name such as 'TERM'", field="signal"
+        f"signal: {value!r} is not a signal; give a number from 1 to 64, or a name such as 'TERM'", field="signal"
     )

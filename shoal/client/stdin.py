@@ -1,4 +1,4 @@
-"""Writing to a process's standard input, over as many connections as it takes."""
+"""Writing to a process's standard input, reconnecting as often as needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PIECE = 256 << 10
 
 
 class Input:
-    """A process's standard input. `write` waits while the process does not read (beyond 1 MiB); `close` tells it the end.
+    """A process's standard input. `write` waits while more than 1 MiB is unread; `close` ends the input.
 
-    What the process's side has not yet told to have is kept, and sent again where the connection broke: nothing is lost,
-    nothing comes twice.
+    Data that the other side has not confirmed is kept and sent again after a broken connection: nothing is lost, and
+    nothing arrives twice.
     """
 
     def __init__(self, agent: RetryingAgent, process_id: str, offset: int | None) -> None:
-        # `offset`: how much was written by whoever wrote before; None: ask.
+        # `offset`: how many bytes earlier writers wrote; None: ask the agent.
         self._agent = agent
         self._process_id = process_id
         self._offset = offset  # of the first byte in `_unconfirmed`
@@ -37,11 +37,11 @@ class Input:
 
     @dual_method
     async def write(self, data: str | bytes | bytearray | memoryview) -> None:
-        """Writes all of `data` (text as UTF-8). `FailedPrecondition` where the process has closed its input, or ended."""
+        """Writes all of `data` (text as UTF-8). `FailedPrecondition` if the process has closed its input or ended."""
         if isinstance(data, str):
             data = data.encode("utf-8", "surrogateescape")
         if not isinstance(data, bytes | bytearray | memoryview):
-            raise InvalidRequest(f"data: {type(data).__name__} is neither text nor bytes", field="data")
+            raise InvalidRequest(f"data: {type(data).__name__} is neither str nor bytes", field="data")
         if self._closed:
             raise FailedPrecondition("this input is closed", state="closed")
         view = memoryview(data).cast("B")
@@ -50,27 +50,29 @@ class Input:
 
     @dual_method
     async def close(self) -> None:
-        """Ends the input: the process reads to its end (on a terminal, Ctrl-D). Again is harmless."""
+        """Ends the input, so that the process reads EOF (on a terminal, Ctrl-D). May be called again."""
         if not self._closed:
             await self._move(None)
             self._closed = True
 
     @dual_method
     async def watch(self) -> None:
-        """Returns at once where nothing was written. Otherwise it mends the connection as often as it breaks, so that what was written
-        arrives, and raises `FailedPrecondition` when no more is taken. Cancel it before the next write."""
+        """Reconnects as often as needed until all that was written has arrived; returns at once if nothing was written.
+
+        Raises `FailedPrecondition` once the process takes no more input. Cancel it before the next write.
+        """
         while self._stream is not None:
             await self._stream.finished()
             await self._move(b"")
 
     def leave(self) -> None:
-        """Lets go of what writing holds, in the loop that wrote. The input stays open for who comes next."""
+        """Closes the stream, in the loop that wrote. The input stays open for the next writer."""
         self._let_go()
 
     async def _move(self, piece: bytes | None) -> None:
         """Sends one piece, or the end of the input."""
         if self._busy:
-            raise FailedPrecondition("somebody else is writing to this input: one writer at a time", state="writing")
+            raise FailedPrecondition("another call is writing to this input; use one writer at a time", state="writing")
         self._busy = True
         patience = Patience()
         fresh = piece
@@ -80,7 +82,7 @@ class Input:
                     stream = await self._attached()
                     patience.working()
                     if fresh is not None:
-                        # From here on it is one of those that are sent again.
+                        # From here on it is sent again if the connection breaks.
                         self._unconfirmed += fresh
                         sending, fresh = fresh, None
                         await stream.write(sending)
@@ -99,13 +101,13 @@ class Input:
                         return  # the other end closed it first, or our first attempt did
                     raise
                 except asyncio.CancelledError:
-                    self._let_go()  # how much of the piece went out is not known: the next attempt finds out
+                    self._let_go()  # the next attempt finds out how much of the piece was sent
                     raise
         finally:
             self._busy = False
 
     async def _attached(self) -> StdinStream:
-        """The open stream, all that is unconfirmed sent again where it is a new one."""
+        """The open stream; a new one first gets all unconfirmed data again."""
         loop = asyncio.get_running_loop()
         if self._stream is not None and self._loop is loop:
             return self._stream
@@ -124,7 +126,7 @@ class Input:
         return stream
 
     def _confirm(self, offset: int) -> None:
-        """Forgets what the other side has."""
+        """Drops what the other side has confirmed."""
         assert self._offset is not None
         confirmed = min(max(0, offset - self._offset), len(self._unconfirmed))
         del self._unconfirmed[:confirmed]
@@ -143,7 +145,7 @@ class Input:
 
 
 def _detach_in(loop: asyncio.AbstractEventLoop, stream: StdinStream) -> None:
-    """Leaves the input open for who comes next, in the loop that the stream belongs to."""
+    """Closes the stream in the loop that it belongs to, and leaves the input open."""
     if loop.is_closed():
         return
     try:

@@ -1,8 +1,8 @@
-"""Trees as tar streams: packing one of this machine's, and unpacking one that a sandbox sent, which is hostile.
+"""Trees as tar streams: packing a local one, and unpacking one that a sandbox sent, which may be hostile.
 
-Unpacking trusts nothing: every length is bounded, names lead nowhere but below the destination (each directory is opened
-relative to the one above it, and no link is ever followed), existing files are replaced and never written through, special bits of
-modes are dropped, and links that may lead out of the tree are left out and told.
+Unpacking trusts nothing. Every length is bounded. Names lead only below the destination: each directory is opened
+relative to its parent, and no link is followed. Existing files are replaced, not written through. Special mode bits are
+dropped. Links that may lead out of the tree are skipped and reported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shoal.model.errors import FailedPrecondition, Internal, QuotaExceeded
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20
 _MAX_EXTENSION = 64 << 10
-"""Bytes of an extended header: a path and a link's target have at most 4 KiB each."""
+"""Most bytes of an extended header: a path and a link target have at most 4 KiB each."""
 
 _MAX_DEPTH = 256
 _MAX_SKIPPED = 1000
@@ -27,7 +27,7 @@ _MAX_SKIPPED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What an upload or download moved. `skipped`: what was left out (sockets, devices, links that may lead out of the tree)."""
+    """What an upload or download moved. `skipped`: sockets, devices, and links that may lead out of the tree."""
 
     files: int
     bytes: int
@@ -38,9 +38,9 @@ class Transfer:
 
 
 def pack(root: Path, skipped: list[str]) -> Iterator[bytes]:
-    """The tree below `root` as a tar, in pieces; what no archive can hold is named in `skipped`.
+    """The tree below `root` as a tar archive, in pieces; adds the names of sockets and devices to `skipped`.
 
-    A file that grows is read to the size that it had; one that shrinks raises `FailedPrecondition`.
+    A growing file is read to its first size; a shrinking one raises `FailedPrecondition`.
     """
     ready = bytearray()
     for part in _members(root, skipped):
@@ -52,7 +52,7 @@ def pack(root: Path, skipped: list[str]) -> Iterator[bytes]:
 
 
 def _members(root: Path, skipped: list[str]) -> Iterator[bytes]:
-    """One after the other: header, content, what fills its last block."""
+    """Per entry: its header, its content, and the padding of its last block."""
     for path, name in _walk(root):
         header = _header(path, name, path.lstat())
         if header is None:
@@ -65,7 +65,7 @@ def _members(root: Path, skipped: list[str]) -> Iterator[bytes]:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
-    """All below `root` with its name relative to it, directories before what they hold."""
+    """All entries below `root` with their relative names, directories before their content."""
     pending = [root]
     while pending:
         directory = pending.pop()
@@ -106,9 +106,9 @@ def _content(path: Path, size: int) -> Iterator[bytes]:
 
 
 def unpack(pull: Callable[[], bytes], root: Path, *, max_bytes: int, max_files: int) -> Transfer:
-    """Writes the tree that comes from `pull` (pieces, empty at the end) below `root`, which exists.
+    """Unpacks the archive that `pull` returns in pieces (empty at the end) below `root`, which exists.
 
-    Raises `QuotaExceeded` beyond the bounds, `Internal` where the archive is malformed; what was written stays.
+    Raises `QuotaExceeded` beyond the bounds and `Internal` if the archive is malformed; what was written stays.
     """
     source = _Source(pull)
     tree = _Tree(root)
@@ -129,7 +129,7 @@ def unpack(pull: Callable[[], bytes], root: Path, *, max_bytes: int, max_files: 
             elif not (header.issym() and tree.make_link(parts, header.linkname)):
                 if len(skipped) >= _MAX_SKIPPED:
                     raise QuotaExceeded(
-                        f"more than {_MAX_SKIPPED} entries could not be taken over, {header.name!r} next"
+                        f"more than {_MAX_SKIPPED} entries had to be skipped, the next is {header.name!r}"
                     )
                 skipped.append("/".join(parts))
     finally:
@@ -138,7 +138,7 @@ def unpack(pull: Callable[[], bytes], root: Path, *, max_bytes: int, max_files: 
 
 
 class _Source:
-    """Exact reads out of pieces of any size."""
+    """Exact reads over pieces of any size."""
 
     def __init__(self, pull: Callable[[], bytes]) -> None:
         self._pull = pull
@@ -146,7 +146,7 @@ class _Source:
         self._at = 0
 
     def read(self, size: int) -> bytes:
-        """`size` bytes, which the caller has bounded; none at the end."""
+        """`size` bytes, bounded by the caller; empty at the end."""
         taken = self._take(size)
         while len(taken) < size:
             if not self._more():
@@ -157,7 +157,7 @@ class _Source:
         return taken
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """`size` bytes, as they come."""
+        """`size` bytes, in pieces as they come."""
         while size > 0:
             if self._at == len(self._piece) and not self._more():
                 raise _malformed("it ends in the middle")
@@ -180,7 +180,7 @@ class _Source:
 
 
 def _headers(source: _Source) -> Iterator[tarfile.TarInfo]:
-    """The members, with what extended headers say about them. The caller consumes each one's content."""
+    """The members, with their extended headers applied. The caller reads each member's content."""
     extended: dict[str, str] = {}
     while True:
         block = source.read(_BLOCK)
@@ -220,14 +220,14 @@ def _records(content: bytes) -> dict[str, str]:
         record, content = content[:length], content[length:]
         key, equals, value = record.partition(b" ")[2].partition(b"=")
         if len(record) != length or length < 5 or not equals or not value.endswith(b"\n"):
-            raise _malformed("an extended header out of shape")
+            raise _malformed("a malformed extended header")
         found[key.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
     return found
 
 
 def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise _malformed(f"{text[:20]!r} is no size")
+        raise _malformed(f"{text[:20]!r} is not a size")
     return int(text)
 
 
@@ -241,11 +241,11 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 class _Tree:
-    """The destination. Every step goes from an open directory to a name in it, and never through a link."""
+    """The destination. Every step goes from an open directory to a name in it, never through a link."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self._open: tuple[tuple[str, ...], int] | None = None  # the directory that was used last
+        self._open: tuple[tuple[str, ...], int] | None = None  # the directory used last
 
     def close(self) -> None:
         self._leave()
@@ -262,7 +262,7 @@ class _Tree:
                 file.write(piece)
 
     def make_link(self, parts: tuple[str, ...], target: str) -> bool:
-        """False where it may lead out of the tree."""
+        """False if the link may lead out of the tree."""
         if not target or "\0" in target or _leads_out(parts, target):
             return False
         directory, name = self._clear(parts)
@@ -270,7 +270,7 @@ class _Tree:
         return True
 
     def _clear(self, parts: tuple[str, ...]) -> tuple[int, str]:
-        """The open directory and the name in it, at which nothing is any more."""
+        """Removes what is there; returns the open directory and the name in it."""
         if not parts:
             raise _malformed("a file without a name")
         directory = self._directory(parts[:-1])
@@ -294,7 +294,7 @@ class _Tree:
             try:
                 below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
             except OSError:
-                raise _malformed(f"{'/'.join(parts)[:200]!r} leads through what is no directory") from None
+                raise _malformed(f"{'/'.join(parts)[:200]!r} leads through something that is not a directory") from None
             finally:
                 os.close(current)
             current = below
@@ -309,8 +309,11 @@ class _Tree:
 
 
 def _leads_out(parts: tuple[str, ...], target: str) -> bool:
-    """Whether the link at `parts` may lead out of the tree. `..` is let through at its front only: there it goes up from the directory that
-    holds the link, a real one. After a name it goes up from wherever that leads, for the name may be a link itself."""
+    """Whether the link at `parts` may lead out of the tree.
+
+    `..` is safe only at the front, where it goes up from the link's own directory. After a name it is not: the name may
+    be a link itself.
+    """
     steps = PurePosixPath(target).parts
     up = next((at for at, step in enumerate(steps) if step != ".."), len(steps))
     return target.startswith("/") or up > len(parts) - 1 or ".." in steps[up:]

@@ -1,4 +1,4 @@
-"""Ports of a sandbox as ports of this machine: a listener here whose connections go on into the sandbox."""
+"""Port forwarding: a local listener whose connections continue to a port in a sandbox."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_PORT = 65535
 MAX_CONNECTIONS = 512
-"""Connections that a forward carries at once; those beyond wait to be taken."""
+"""Connections that a forward carries at once; more wait."""
 
 _CHUNK = 256 * 1024
 _BACKLOG = 128
@@ -29,10 +29,10 @@ _log = logging.getLogger("shoal.forward")
 
 
 class Forward(Context):
-    """A port of this machine that leads to one in a sandbox, for as long as it is open. `Sandbox.forward` makes one.
+    """A local port that leads to a port in a sandbox while it is open; `Sandbox.forward` makes one.
 
-    Every connection to `address` is one to the port inside, which sees it come from its own loopback; the sandbox needs no network. Whoever
-    reaches the address reaches the port. As a context manager it is closed at the end.
+    The server inside sees connections from its own loopback, so the sandbox needs no network. Whoever can reach
+    `address` can reach the port. Leaving its `with` block closes it.
     """
 
     def __init__(self, agent: RetryingAgent, port: int, host: str, local_port: int) -> None:
@@ -50,34 +50,34 @@ class Forward(Context):
 
     @property
     def address(self) -> str:
-        """`host:port`, where it listens."""
+        """The `host:port` where it listens."""
         host, port = self._listening()
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def local_port(self) -> int:
-        """The port of this machine."""
+        """The local port."""
         return self._listening()[1]
 
     @dual_method
     async def start(self) -> None:
-        """Begins to listen, in the running loop; `FailedPrecondition` where the local port is taken."""
+        """Starts listening, in the running loop; `FailedPrecondition` if the local port is taken."""
         host, port = self._wanted
         self._loop = asyncio.get_running_loop()
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=_CHUNK, backlog=_BACKLOG)
         except OSError as error:
             raise FailedPrecondition(
-                f"local_port: {host}:{port} cannot be listened on ({error.strerror or error}); choose another, or 0 for any"
+                f"local_port: cannot listen on {host}:{port} ({error.strerror or error}); choose another, or 0 for any"
             ) from None
         except UnicodeError:
-            raise InvalidRequest(f"host: {host!r} is no host name", field="host") from None
+            raise InvalidRequest(f"host: {host!r} is not a host name", field="host") from None
         found = self._server.sockets[0].getsockname()
         self._address = (found[0], found[1])
 
     @dual_method
     async def close(self) -> None:
-        """Stops listening and ends the connections that are open. Again is harmless."""
+        """Stops listening and closes open connections. May be called again."""
         if self._loop is asyncio.get_running_loop():
             await self._close()
         elif self._loop is not None:
@@ -96,7 +96,7 @@ class Forward(Context):
 
     def _listening(self) -> tuple[str, int]:
         if self._address is None:
-            raise FailedPrecondition("this forward does not listen yet; `start` it", state="new")
+            raise FailedPrecondition("this forward does not listen yet; call `start`", state="new")
         return self._address
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +123,7 @@ class Forward(Context):
             raise failed.exceptions[0] from None
         finally:
             await stream.close()
-        # Both directions have ended in good order: what is still on its way to our own client must not be cut off.
+        # Both directions ended cleanly, so let what is still buffered for our client arrive.
         writer.close()
         await writer.wait_closed()
 
@@ -133,19 +133,19 @@ class Forward(Context):
 
 
 def check_port(port: int) -> None:
-    """`InvalidRequest` for what is no port of a sandbox."""
+    """`InvalidRequest` if this is not a port number."""
     check_number("port", port, 0, MAX_PORT, "a port", whole=True)
 
 
 async def _inward(reader: asyncio.StreamReader, stream: ByteStream) -> None:
-    """Our client's bytes into the sandbox, its end included."""
+    """Copies the client's bytes, and their end, into the sandbox."""
     while data := await reader.read(_CHUNK):
         await stream.write(data)
     await stream.write_eof()
 
 
 async def _outward(stream: ByteStream, writer: asyncio.StreamWriter) -> None:
-    """The sandbox's bytes to our client, its end included."""
+    """Copies the sandbox's bytes, and their end, to the client."""
     while data := await stream.read():
         writer.write(data)
         await writer.drain()
@@ -154,7 +154,7 @@ async def _outward(stream: ByteStream, writer: asyncio.StreamWriter) -> None:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Ends a connection at once, unless it has ended in good order: what was cut off must not look like an end."""
+    """Resets a connection that did not end cleanly: a cut must not look like an end of the data."""
     sock = writer.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)

@@ -1,4 +1,4 @@
-"""Watching what changes below a path of a sandbox."""
+"""Watching a path in a sandbox for changes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class Watch(Series["WatchEvent"]):
-    """Changes, one after another, without end: iterate, and `close` it when it is enough.
+    """An endless stream of changes: iterate over it, and `close` it when done.
 
-    Where the connection broke, or more changed than could be told, comes an event of kind `overflow`: look for yourself what there is.
+    An event of kind `overflow` means that changes were missed, because the connection broke or too many came at once:
+    look at the directory yourself.
     """
 
     def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], recursive: bool) -> None:
@@ -33,13 +34,13 @@ class Watch(Series["WatchEvent"]):
 
     @dual_method
     async def start(self) -> None:
-        """Begins to watch, in the running loop; returns once nothing is missed any more."""
+        """Starts watching, in the running loop; no change after its return is missed."""
         self._loop = asyncio.get_running_loop()
         self._stream = await self._agent.call(lambda agent: _opened(agent.watch(self._path, self._recursive)))
 
     @dual_method
     async def next(self) -> WatchEvent | None:
-        """The next change; None once it is closed."""
+        """The next change; None once closed."""
         from shoal.wire.agent import WatchEvent
 
         patience = Patience()
@@ -62,7 +63,7 @@ class Watch(Series["WatchEvent"]):
 
     @dual_method
     async def close(self) -> None:
-        """Stops watching. Again is harmless."""
+        """Stops watching. May be called again."""
         self._closed = True
         self._let_go()
 
