@@ -270,7 +270,7 @@ def test_what_must_not_happen_twice_is_sent_once(lab: ClientLab) -> None:
     with lab.sandbox() as sandbox:
         sandbox.files.write_text("/f", "a")
         lab.fake.fail_next("write", Unavailable(BROKEN))
-        with pytest.raises(shoal.Unavailable, match="look before you do it again") as caught:
+        with pytest.raises(shoal.Unavailable) as caught:
             sandbox.files.append("/f", "b")
         assert not caught.value.retryable
         assert sandbox.files.read_text("/f") == "a"

@@ -216,7 +216,7 @@ def test_waiting_has_a_limit(lab: ClientLab) -> None:
 
 
 def test_without_a_command_of_its_own_there_is_no_output_of_it(lab: ClientLab) -> None:
-    with pytest.raises(shoal.FailedPrecondition, match="without a command"):
+    with pytest.raises(shoal.FailedPrecondition):
         _ = lab.sandbox().stdout
 
 

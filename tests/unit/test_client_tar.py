@@ -100,12 +100,12 @@ def test_nothing_is_written_through_a_link(root: Path) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
     (root / "theirs").symlink_to(outside)  # left from before, or made by somebody else
-    with pytest.raises(Internal, match="no directory"):
+    with pytest.raises(Internal):
         take(archive(member("theirs/evil", b"x")), root)
     inside = archive(
         member("d", kind=tarfile.DIRTYPE), member("l", kind=tarfile.SYMTYPE, link="d"), member("l/evil", b"x")
     )
-    with pytest.raises(Internal, match="no directory"):
+    with pytest.raises(Internal):
         take(inside, root)
     victim = outside / "victim"
     victim.write_text("mine")
