@@ -42,22 +42,22 @@ _LAST_MAKES_S = 5.0
 def routers() -> list[APIRouter]:
     """Every group of routes, in the order in which they are tried: the busiest first, and `by-name/…` before all that a sandbox has."""
     return [
-        execs.router(),
-        batch.router(),
-        sandboxes.router(),
-        processes.router(),
+        execs.router,
+        batch.router,
+        sandboxes.router,
+        processes.router,
         attach.router(),
-        connect.router(),
-        files.router(),
-        entries.router(),
-        archive.router(),
-        exposures.router(),
-        logs.router(),
-        events.router(),
-        admin.router(),
-        metrics.router(),
-        health.router(),
-        docs_page.router(),
+        connect.router,
+        files.router,
+        entries.router,
+        archive.router,
+        exposures.router,
+        logs.router,
+        events.router,
+        admin.router,
+        metrics.router,
+        health.router,
+        docs_page.router,
     ]
 
 

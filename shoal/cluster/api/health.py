@@ -6,12 +6,11 @@ import asyncio
 import time
 from importlib.metadata import version
 
-from fastapi import APIRouter
 from starlette.requests import Request
 
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.route import new_router
-from shoal.cluster.api.schema.control import Health
+from shoal.cluster.api.schema.administration import Health
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.transport.contract import Transport
 
@@ -23,23 +22,20 @@ _FRESH_S = 1.0
 
 _VERSION = version("shoal")
 
+router = new_router("health")
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("health")
 
-    @routes.get("/v1/health", response_model=Health, summary="Whether this replica answers")
-    async def get_health() -> Json:
-        """It does, if this is answered."""
-        return Json({"status": "ok", "version": _VERSION})
+@router.get("/v1/health", response_model=Health, summary="Whether this replica answers")
+async def get_health() -> Json:
+    """It does, if this is answered."""
+    return Json({"status": "ok", "version": _VERSION})
 
-    @routes.get("/v1/ready", response_model=Health, summary="Whether the cluster answers")
-    async def get_ready(request: Request) -> Json:
-        """200 where the cluster's controller answers within 2 s, else 503."""
-        await _probe(request).check()
-        return Json({"status": "ok", "version": _VERSION})
 
-    return routes
+@router.get("/v1/ready", response_model=Health, summary="Whether the cluster answers")
+async def get_ready(request: Request) -> Json:
+    """200 where the cluster's controller answers within 2 s, else 503."""
+    await _probe(request).check()
+    return Json({"status": "ok", "version": _VERSION})
 
 
 def _probe(request: Request) -> _Probe:

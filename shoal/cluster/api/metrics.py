@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from starlette.responses import PlainTextResponse
 
 from shoal.cluster.api.access.audit import get_usage_reporter
@@ -22,27 +22,23 @@ _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BOUND = re.compile(r'le="([^"]+)"')
 _PARTS = ("_bucket", "_count", "_sum")
 
+router = new_router("administration")
 
-def router() -> APIRouter:
-    """The route."""
-    routes = new_router("administration")
 
-    @routes.get(
-        "/metrics",
-        response_class=PlainTextResponse,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-        summary="Figures for Prometheus",
-    )
-    async def get_metrics(
-        who: Annotated[Caller, needs(Scope.READ, everywhere=True)],
-        replica_side: Annotated[ReplicaSide, Depends(get_replica_side)],
-        reporter: Annotated[UsageReporter, Depends(get_usage_reporter)],
-    ) -> PlainTextResponse:
-        """The whole cluster's figures, whichever replica answers; those of requests are at most a second old."""
-        await reporter.try_flush()
-        return PlainTextResponse("".join(exposition(await replica_side.metrics())), media_type=_TYPE)
-
-    return routes
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    summary="Figures for Prometheus",
+)
+async def get_metrics(
+    who: Annotated[Caller, needs(Scope.READ, everywhere=True)],
+    replica_side: Annotated[ReplicaSide, Depends(get_replica_side)],
+    reporter: Annotated[UsageReporter, Depends(get_usage_reporter)],
+) -> PlainTextResponse:
+    """The whole cluster's figures, whichever replica answers; those of requests are at most a second old."""
+    await reporter.try_flush()
+    return PlainTextResponse("".join(exposition(await replica_side.metrics())), media_type=_TYPE)
 
 
 def exposition(figures: Mapping[str, float]) -> Iterator[str]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from shoal.cluster.api.schema.control import Batch, EnvironmentCreate, QuotaModel, SandboxCreate, Tags, TokenCreate
+from shoal.cluster.api.schema.administration import EnvironmentCreate, QuotaModel, TokenCreate
+from shoal.cluster.api.schema.control import Batch, SandboxCreate, Tags
 from shoal.cluster.api.schema.data import Exec, MakeDirectory, ProcessStart, Said
 from tests.api import Api
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,53 +34,51 @@ _AT = "/v1/sandboxes/{sandbox_id}"
 _TAR: dict[str, Any] = {TAR: {"schema": {"type": "string", "format": "binary"}}}
 _EVENTS: dict[str, Any] = {EVENTS: {"schema": {"type": "string"}}}
 
+router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-    @routes.get(f"{_AT}/archive", response_class=Response, responses={200: {"content": _TAR}})
-    async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
-        """A tree as a tar, its names relative to `path`; of a file, the file."""
-        name = query_path(request)
-        tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
-        headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
-        return StreamingBody(tree, headers=headers, media_type=TAR, stall_s=STALL_S)
+@router.get(f"{_AT}/archive", response_class=Response, responses={200: {"content": _TAR}})
+async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
+    """A tree as a tar, its names relative to `path`; of a file, the file."""
+    name = query_path(request)
+    tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
+    headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
+    return StreamingBody(tree, headers=headers, media_type=TAR, stall_s=STALL_S)
 
-    @routes.put(
-        f"{_AT}/archive",
-        response_class=Response,
-        responses={200: {"model": Unpacked}},
-        openapi_extra={"requestBody": {"content": _TAR}},
-        dependencies=[audited("files.write")],
-    )
-    async def upload_archive(
-        sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
-    ) -> Response:
-        """Unpacks a tar below a directory, made if missing. Members that lead out of it are refused. Sent again it does no harm."""
-        name = query_path(request)
-        checks.path(name)
-        agent = await RetryingAgent(transport, sandbox_id).call(itself)
-        return Json(await agent.unpack(name, streamed(request), user))
 
-    @routes.get(f"{_AT}/watch", response_class=Response, responses={200: {"content": _EVENTS}})
-    async def watch_path(
-        sandbox_id: str,
-        request: Request,
-        path: Path,
-        transport: Cluster,
-        recursive: Annotated[bool, Query(description="Below it too, at any depth")] = False,
-    ) -> Response:
-        """Changes, as server-sent events, from the answer's first byte on.
+@router.put(
+    f"{_AT}/archive",
+    response_class=Response,
+    responses={200: {"model": Unpacked}},
+    openapi_extra={"requestBody": {"content": _TAR}},
+    dependencies=[audited("files.write")],
+)
+async def upload_archive(
+    sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
+) -> Response:
+    """Unpacks a tar below a directory, made if missing. Members that lead out of it are refused. Sent again it does no harm."""
+    name = query_path(request)
+    checks.path(name)
+    agent = await RetryingAgent(transport, sandbox_id).call(itself)
+    return Json(await agent.unpack(name, streamed(request), user))
 
-        An event of kind `overflow`: some were missed, look for yourself what there is.
-        """
-        watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive)
-        await watch.start.aio()
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingBody(_Changes(watch), headers=headers, media_type=EVENTS, check=lambda: guard(request))
 
-    return routes
+@router.get(f"{_AT}/watch", response_class=Response, responses={200: {"content": _EVENTS}})
+async def watch_path(
+    sandbox_id: str,
+    request: Request,
+    path: Path,
+    transport: Cluster,
+    recursive: Annotated[bool, Query(description="Below it too, at any depth")] = False,
+) -> Response:
+    """Changes, as server-sent events, from the answer's first byte on.
+
+    An event of kind `overflow`: some were missed, look for yourself what there is.
+    """
+    watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive)
+    await watch.start.aio()
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingBody(_Changes(watch), headers=headers, media_type=EVENTS, check=lambda: guard(request))
 
 
 class _Tree:

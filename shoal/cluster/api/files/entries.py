@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,45 +21,44 @@ from shoal.model.access import Scope
 
 _AT = "/v1/sandboxes/{sandbox_id}"
 
+router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-    @routes.get(f"{_AT}/entries", response_class=Response, responses={200: {"model": Entries}})
-    async def list_directory(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
-        """What a directory holds, sorted by name."""
-        name = query_path(request)
-        found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name))
-        return Json({"entries": [entry_json(entry) for entry in found]})
+@router.get(f"{_AT}/entries", response_class=Response, responses={200: {"model": Entries}})
+async def list_directory(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
+    """What a directory holds, sorted by name."""
+    name = query_path(request)
+    found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name))
+    return Json({"entries": [entry_json(entry) for entry in found]})
 
-    @routes.get(f"{_AT}/stat", response_class=Response, responses={200: {"model": EntryModel}})
-    async def stat_path(
-        sandbox_id: str,
-        request: Request,
-        path: Path,
-        transport: Cluster,
-        follow: Annotated[bool, Query(description="Through links")] = True,
-    ) -> Response:
-        """What is at a path."""
-        name = query_path(request)
-        return Json(entry_json(await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.stat(name, follow))))
 
-    @routes.post(f"{_AT}/mkdir", status_code=204, response_class=Response, dependencies=[audited("files.mkdir")])
-    async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Cluster) -> Response:
-        """Makes a directory."""
-        mode = mode_of(body.mode)
-        await RetryingAgent(transport, sandbox_id).call(
-            lambda agent: agent.mkdir(body.path, body.parents, 0o755 if mode is None else mode, body.user or "")
-        )
-        return Response(status_code=204)
+@router.get(f"{_AT}/stat", response_class=Response, responses={200: {"model": EntryModel}})
+async def stat_path(
+    sandbox_id: str,
+    request: Request,
+    path: Path,
+    transport: Cluster,
+    follow: Annotated[bool, Query(description="Through links")] = True,
+) -> Response:
+    """What is at a path."""
+    name = query_path(request)
+    return Json(entry_json(await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.stat(name, follow))))
 
-    @routes.post(f"{_AT}/move", status_code=204, response_class=Response, dependencies=[audited("files.move")])
-    async def move_path(sandbox_id: str, body: Move, transport: Cluster) -> Response:
-        """Moves a file or a tree, across file systems too."""
-        await RetryingAgent(transport, sandbox_id).once(
-            lambda agent: agent.move(body.path, body.to, body.overwrite), f"move {body.path}"
-        )
-        return Response(status_code=204)
 
-    return routes
+@router.post(f"{_AT}/mkdir", status_code=204, response_class=Response, dependencies=[audited("files.mkdir")])
+async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Cluster) -> Response:
+    """Makes a directory."""
+    mode = mode_of(body.mode)
+    await RetryingAgent(transport, sandbox_id).call(
+        lambda agent: agent.mkdir(body.path, body.parents, 0o755 if mode is None else mode, body.user or "")
+    )
+    return Response(status_code=204)
+
+
+@router.post(f"{_AT}/move", status_code=204, response_class=Response, dependencies=[audited("files.move")])
+async def move_path(sandbox_id: str, body: Move, transport: Cluster) -> Response:
+    """Moves a file or a tree, across file systems too."""
+    await RetryingAgent(transport, sandbox_id).once(
+        lambda agent: agent.move(body.path, body.to, body.overwrite), f"move {body.path}"
+    )
+    return Response(status_code=204)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -72,48 +72,46 @@ Path = Annotated[str, Query(min_length=1, description="Absolute; percent-encoded
 Mode = Annotated[str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; default: as it was, else 644")]
 User = Annotated[str, Query(max_length=256, description="Who shall own it; default: the sandbox's user")]
 
+router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
-    @routes.get(_FILES, responses=_DOWN, response_class=Response, openapi_extra=_CONDITIONS)
-    @routes.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=_CONDITIONS)
-    async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
-        """A file's bytes, or one range of them."""
-        return await _download(RetryingAgent(transport, sandbox_id), query_path(request), request)
+@router.get(_FILES, responses=_DOWN, response_class=Response, openapi_extra=_CONDITIONS)
+@router.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=_CONDITIONS)
+async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
+    """A file's bytes, or one range of them."""
+    return await _download(RetryingAgent(transport, sandbox_id), query_path(request), request)
 
-    @routes.put(
-        _FILES,
-        response_class=Response,
-        responses={200: {"model": Written}},
-        openapi_extra={"requestBody": {"content": _BINARY}},
-        dependencies=[audited("files.write")],
-    )
-    async def write_file(
-        sandbox_id: str,
-        request: Request,
-        path: Path,
-        transport: Cluster,
-        mode: Mode = None,
-        parents: Annotated[bool, Query(description="Make missing directories")] = False,
-        append: bool = False,
-        user: User = "",
-    ) -> Response:
-        """Writes a file, of any size. A reader sees the old one or the new one, nothing between."""
-        upload = _Upload(query_path(request), mode_of(mode), parents, append, user)
-        return Json({"size": await upload.run(RetryingAgent(transport, sandbox_id), request)})
 
-    @routes.delete(_FILES, status_code=204, response_class=Response, dependencies=[audited("files.remove")])
-    async def remove_file(
-        sandbox_id: str, request: Request, path: Path, transport: Cluster, recursive: bool = False
-    ) -> Response:
-        """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
-        name = query_path(request)
-        await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive))
-        return Response(status_code=204)
+@router.put(
+    _FILES,
+    response_class=Response,
+    responses={200: {"model": Written}},
+    openapi_extra={"requestBody": {"content": _BINARY}},
+    dependencies=[audited("files.write")],
+)
+async def write_file(
+    sandbox_id: str,
+    request: Request,
+    path: Path,
+    transport: Cluster,
+    mode: Mode = None,
+    parents: Annotated[bool, Query(description="Make missing directories")] = False,
+    append: bool = False,
+    user: User = "",
+) -> Response:
+    """Writes a file, of any size. A reader sees the old one or the new one, nothing between."""
+    upload = _Upload(query_path(request), mode_of(mode), parents, append, user)
+    return Json({"size": await upload.run(RetryingAgent(transport, sandbox_id), request)})
 
-    return routes
+
+@router.delete(_FILES, status_code=204, response_class=Response, dependencies=[audited("files.remove")])
+async def remove_file(
+    sandbox_id: str, request: Request, path: Path, transport: Cluster, recursive: bool = False
+) -> Response:
+    """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
+    name = query_path(request)
+    await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive))
+    return Response(status_code=204)
 
 
 async def _download(agent: RetryingAgent, path: str, request: Request) -> Response:

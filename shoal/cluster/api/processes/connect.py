@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shoal.cluster.api.access.audit import audited
@@ -17,27 +16,26 @@ from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import first_to_end
 from shoal.model.access import Caller
 from shoal.model.errors import InvalidRequest, ShoalError
+from shoal.transport.contract import Transport
 from shoal.wire.bytestream import ByteStream
 
+router = new_router("connections")
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("connections")
 
-    @routes.websocket("/v1/sandboxes/{sandbox_id}/connect", dependencies=[audited("connect")])
-    async def connect(websocket: WebSocket, sandbox_id: str, transport: Cluster, caller: Runner) -> None:
-        await _tie(websocket, lambda: transport.channel(sandbox_id), caller, half_close=False)
+@router.websocket("/v1/sandboxes/{sandbox_id}/connect", dependencies=[audited("connect")])
+async def connect(websocket: WebSocket, sandbox_id: str, transport: Cluster, caller: Runner) -> None:
+    await _tie(websocket, lambda: transport.channel(sandbox_id), caller, half_close=False)
 
-    @routes.websocket("/v1/sandboxes/{sandbox_id}/ports/{port}", dependencies=[audited("connect.port")])
-    async def port(websocket: WebSocket, sandbox_id: str, port: str, transport: Cluster, caller: Runner) -> None:
-        async def dial() -> ByteStream:
-            if not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
-                raise InvalidRequest(f"port must be 1 to 65535, not {port!r:.20}", field="port")
-            return await transport.dial(sandbox_id, int(port))
 
-        await _tie(websocket, dial, caller, half_close=True)
+@router.websocket("/v1/sandboxes/{sandbox_id}/ports/{port}", dependencies=[audited("connect.port")])
+async def port(websocket: WebSocket, sandbox_id: str, port: str, transport: Cluster, caller: Runner) -> None:
+    await _tie(websocket, lambda: _dial(transport, sandbox_id, port), caller, half_close=True)
 
-    return routes
+
+async def _dial(transport: Transport, sandbox_id: str, port: str) -> ByteStream:
+    if not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+        raise InvalidRequest(f"port must be 1 to 65535, not {port!r:.20}", field="port")
+    return await transport.dial(sandbox_id, int(port))
 
 
 async def _tie(

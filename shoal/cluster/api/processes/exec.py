@@ -12,7 +12,6 @@ import codecs
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -71,32 +70,29 @@ class ExecRoute(ApiRoute):
         return handle
 
 
-def router() -> APIRouter:
-    """The route."""
-    routes = new_router("processes", ExecRoute)
+router = new_router("processes", ExecRoute)
 
-    @routes.post(
-        "/v1/sandboxes/{sandbox_id}/exec",
-        response_class=Response,
-        responses={200: {"model": ExecResult}},
-        dependencies=[needs(Scope.RUN), audited("exec"), counted("shoal_execs_total")],
+
+@router.post(
+    "/v1/sandboxes/{sandbox_id}/exec",
+    response_class=Response,
+    responses={200: {"model": ExecResult}},
+    dependencies=[needs(Scope.RUN), audited("exec"), counted("shoal_execs_total")],
+)
+async def exec_command(sandbox_id: str, body: Exec, request: Request, transport: Cluster) -> Response:
+    """Runs a command to its end and returns what it printed.
+
+    Where many ask for long outputs at once there may be no room for one: `unavailable`, not `retryable`, and the command runs on. Start
+    such commands as processes, and read their output as it comes.
+    """
+    start = body.start()
+    data = body.stdin()
+    budget: Budget = request.app.state.outputs
+    share = budget.share()
+    call = RetryingAgent(transport, sandbox_id).call(
+        lambda agent: agent.run(start, input=data, max_output=body.max_output, share=share)
     )
-    async def exec_command(sandbox_id: str, body: Exec, request: Request, transport: Cluster) -> Response:
-        """Runs a command to its end and returns what it printed.
-
-        Where many ask for long outputs at once there may be no room for one: `unavailable`, not `retryable`, and the command runs on. Start
-        such commands as processes, and read their output as it comes.
-        """
-        start = body.start()
-        data = body.stdin()
-        budget: Budget = request.app.state.outputs
-        share = budget.share()
-        call = RetryingAgent(transport, sandbox_id).call(
-            lambda agent: agent.run(start, input=data, max_output=body.max_output, share=share)
-        )
-        return _answer(await _while_there(request, call), body.encoding, share)
-
-    return routes
+    return _answer(await _while_there(request, call), body.encoding, share)
 
 
 async def _while_there(request: Request, work: Awaitable[RunResult]) -> RunResult:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -50,93 +50,95 @@ _RAW = {"requestBody": {"content": {"application/octet-stream": {"schema": {"typ
 _AT = "/v1/sandboxes/{sandbox_id}/processes"
 _ONE = _AT + "/{process_id}"
 
+router = new_router("processes", dependencies=[needs(Scope.RUN)])
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("processes", dependencies=[needs(Scope.RUN)])
 
-    @routes.post(
-        _AT,
-        status_code=201,
-        responses={201: {"model": Started}},
-        dependencies=[audited("process.start"), counted("shoal_execs_total")],
+@router.post(
+    _AT,
+    status_code=201,
+    responses={201: {"model": Started}},
+    dependencies=[audited("process.start"), counted("shoal_execs_total")],
+)
+async def start_process(sandbox_id: str, body: ProcessStart, transport: Cluster) -> Response:
+    """Starts a process, and returns as soon as it runs."""
+    start = body.start()
+    pid = await RetryingAgent(transport, sandbox_id).call(
+        lambda agent: agent.exec(start, pty=body.size, merge_stderr=body.merge_stderr)
     )
-    async def start_process(sandbox_id: str, body: ProcessStart, transport: Cluster) -> Response:
-        """Starts a process, and returns as soon as it runs."""
-        start = body.start()
-        pid = await RetryingAgent(transport, sandbox_id).call(
-            lambda agent: agent.exec(start, pty=body.size, merge_stderr=body.merge_stderr)
-        )
-        return Json({"id": start.id, "pid": pid}, 201)
+    return Json({"id": start.id, "pid": pid}, 201)
 
-    @routes.get(_AT, responses={200: {"model": Processes}})
-    async def list_processes(sandbox_id: str, transport: Cluster) -> Response:
-        """The processes that clients started and the sandbox remembers."""
-        rows = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.ps())
-        return Json({"processes": [_row(row) for row in rows]})
 
-    @routes.get(f"{_ONE}/output", responses=_BYTES)
-    async def read_output(
-        sandbox_id: str,
-        process_id: str,
-        request: Request,
-        transport: Cluster,
-        stream: Annotated[Stream, Query()] = "stdout",
-        offset: Annotated[Offset, Query()] = 0,
-        follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
-    ) -> Response:
-        """Its output from an offset on, as it comes. Nothing is held back; a reader that comes back with an offset misses nothing."""
-        source = Following(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
-        return await output_response(source, request, follow=follow)
+@router.get(_AT, responses={200: {"model": Processes}})
+async def list_processes(sandbox_id: str, transport: Cluster) -> Response:
+    """The processes that clients started and the sandbox remembers."""
+    rows = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.ps())
+    return Json({"processes": [_row(row) for row in rows]})
 
-    @routes.post(f"{_ONE}/stdin", responses={200: {"model": StdinOffset}}, openapi_extra=_RAW)
-    async def write_stdin(
-        sandbox_id: str,
-        process_id: str,
-        request: Request,
-        transport: Cluster,
-        offset: Annotated[Offset, Query(description="Where the first byte of the body stands in the input")] = 0,
-        eof: Annotated[bool, Query(description="Close it after the body")] = False,
-    ) -> Response:
-        """Feeds a process. Answers once the process's side has all of it, so it may be sent again where the answer was lost.
 
-        One writer at a time: who comes later takes over, and the other one gets `failed_precondition`.
-        """
-        agent = await RetryingAgent(transport, sandbox_id).call(itself)
-        return Json({"offset": await _feed(agent, process_id, request, offset, eof)})
+@router.get(f"{_ONE}/output", responses=_BYTES)
+async def read_output(
+    sandbox_id: str,
+    process_id: str,
+    request: Request,
+    transport: Cluster,
+    stream: Annotated[Stream, Query()] = "stdout",
+    offset: Annotated[Offset, Query()] = 0,
+    follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
+) -> Response:
+    """Its output from an offset on, as it comes. Nothing is held back; a reader that comes back with an offset misses nothing."""
+    source = Following(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
+    return await output_response(source, request, follow=follow)
 
-    @routes.post(f"{_ONE}/signal", status_code=204, dependencies=[audited("process.signal")])
-    async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Cluster) -> Response:
-        """Sends a signal. Of a process that has ended: nothing happens."""
-        number = signal_number(body.signal)
-        await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
-        return Response(status_code=204)
 
-    @routes.post(f"{_ONE}/resize", status_code=204)
-    async def resize_terminal(sandbox_id: str, process_id: str, body: Size, transport: Cluster) -> Response:
-        """Sets the size of its terminal."""
-        await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.resize(process_id, body.rows, body.cols))
-        return Response(status_code=204)
+@router.post(f"{_ONE}/stdin", responses={200: {"model": StdinOffset}}, openapi_extra=_RAW)
+async def write_stdin(
+    sandbox_id: str,
+    process_id: str,
+    request: Request,
+    transport: Cluster,
+    offset: Annotated[Offset, Query(description="Where the first byte of the body stands in the input")] = 0,
+    eof: Annotated[bool, Query(description="Close it after the body")] = False,
+) -> Response:
+    """Feeds a process. Answers once the process's side has all of it, so it may be sent again where the answer was lost.
 
-    @routes.get(f"{_ONE}/wait", responses={200: {"model": Waited}})
-    async def wait_for_process(
-        sandbox_id: str,
-        process_id: str,
-        transport: Cluster,
-        timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 30.0,
-    ) -> Response:
-        """How it ended, as soon as it has; after `timeout` seconds: that it runs."""
-        end = await _end(RetryingAgent(transport, sandbox_id), process_id, timeout)
-        return Json(
-            {
-                "running": end is None,
-                "returncode": None if end is None else end.exit,
-                "timed_out": end is not None and end.timed_out,
-                "duration": None if end is None else end.duration_s,
-            }
-        )
+    One writer at a time: who comes later takes over, and the other one gets `failed_precondition`.
+    """
+    agent = await RetryingAgent(transport, sandbox_id).call(itself)
+    return Json({"offset": await _feed(agent, process_id, request, offset, eof)})
 
-    return routes
+
+@router.post(f"{_ONE}/signal", status_code=204, dependencies=[audited("process.signal")])
+async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Cluster) -> Response:
+    """Sends a signal. Of a process that has ended: nothing happens."""
+    number = signal_number(body.signal)
+    await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
+    return Response(status_code=204)
+
+
+@router.post(f"{_ONE}/resize", status_code=204)
+async def resize_terminal(sandbox_id: str, process_id: str, body: Size, transport: Cluster) -> Response:
+    """Sets the size of its terminal."""
+    await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.resize(process_id, body.rows, body.cols))
+    return Response(status_code=204)
+
+
+@router.get(f"{_ONE}/wait", responses={200: {"model": Waited}})
+async def wait_for_process(
+    sandbox_id: str,
+    process_id: str,
+    transport: Cluster,
+    timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 30.0,
+) -> Response:
+    """How it ended, as soon as it has; after `timeout` seconds: that it runs."""
+    end = await _end(RetryingAgent(transport, sandbox_id), process_id, timeout)
+    return Json(
+        {
+            "running": end is None,
+            "returncode": None if end is None else end.exit,
+            "timed_out": end is not None and end.timed_out,
+            "duration": None if end is None else end.duration_s,
+        }
+    )
 
 
 async def _end(agent: RetryingAgent, process_id: str, timeout: float) -> Exit | None:

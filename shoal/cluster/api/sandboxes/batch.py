@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 
 from shoal.client.create import named
@@ -27,39 +26,35 @@ from shoal.model.spec import SandboxSpec
 
 _ACTION = "sandbox.create"
 
+router = new_router("sandboxes", LargeRoute)
 
-def router() -> APIRouter:
-    """The route."""
-    routes = new_router("sandboxes", LargeRoute)
 
-    @routes.post(
-        "/v1/sandboxes/batch",
-        response_model=BatchResults,
-        dependencies=[audited(_ACTION, None)],
-        summary="Create many sandboxes",
-    )
-    async def create_sandboxes(
-        body: Batch, request: Request, who: Runner, cluster: Cluster, idempotency_key: IdempotencyKey = None
-    ) -> Json:
-        """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
+@router.post(
+    "/v1/sandboxes/batch",
+    response_model=BatchResults,
+    dependencies=[audited(_ACTION, None)],
+    summary="Create many sandboxes",
+)
+async def create_sandboxes(
+    body: Batch, request: Request, who: Runner, cluster: Cluster, idempotency_key: IdempotencyKey = None
+) -> Json:
+    """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
 
-        With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own. With `:<i>`, too, it has
-        128 characters at the most.
-        """
-        defaults = await cluster.defaults()
-        key = idempotency_key or secrets.token_hex(16)
-        specs = _specs(body, who, defaults, key)
-        good = [spec for spec in specs if isinstance(spec, SandboxSpec)]
-        try:
-            made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
-        except Unavailable as error:
-            known = idempotency_key is not None or all(item.idempotency_key for item in body.sandboxes)
-            raise named(error, None if known else key, KEY_AS_GIVEN) from None
-        results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
-        _enter(request, results)
-        return Json({"results": [_result(result, who.request_id) for result in results]})
-
-    return routes
+    With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own. With `:<i>`, too, it has
+    128 characters at the most.
+    """
+    defaults = await cluster.defaults()
+    key = idempotency_key or secrets.token_hex(16)
+    specs = _specs(body, who, defaults, key)
+    good = [spec for spec in specs if isinstance(spec, SandboxSpec)]
+    try:
+        made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
+    except Unavailable as error:
+        known = idempotency_key is not None or all(item.idempotency_key for item in body.sandboxes)
+        raise named(error, None if known else key, KEY_AS_GIVEN) from None
+    results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
+    _enter(request, results)
+    return Json({"results": [_result(result, who.request_id) for result in results]})
 
 
 def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str) -> list[SandboxSpec | ShoalError]:

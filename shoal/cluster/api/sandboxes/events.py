@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import Header, Query
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +19,8 @@ from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import StreamingBody
-from shoal.cluster.api.schema.control import EnvironmentQuery, Events, SandboxId
+from shoal.cluster.api.schema.administration import Events
+from shoal.cluster.api.schema.control import EnvironmentQuery, SandboxId
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import InvalidRequest
 from shoal.model.states import TERMINAL
@@ -40,63 +41,60 @@ Follow = Annotated[
 ]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=20, description="As browsers send it.")]
 
-
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("events")
-    both: dict[int | str, dict[str, Any]] = {
-        200: {
-            "model": Events,
-            "description": "Events, oldest first. Streamed, each has its `id`, its kind as `event`, and itself as `data`.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        }
+router = new_router("events")
+_BOTH: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Events,
+        "description": "Events, oldest first. Streamed, each has its `id`, its kind as `event`, and itself as `data`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
+}
 
-    @routes.get(
-        "/v1/sandboxes/{sandbox_id}/events",
-        response_class=Response,
-        responses=both,
-        summary="Follow a sandbox's events",
-    )
-    async def sandbox_events(
-        sandbox_id: SandboxId,
-        request: Request,
-        who: Reader,
-        cluster: Cluster,
-        after: After = None,
-        follow: Follow = True,
-        last_event_id: LastEventId = None,
-    ) -> Response:
-        """Its events from its creation on, or from the given one; the stream ends with its life."""
-        await cluster.get(sandbox_id)
-        start = _start(last_event_id, after) or 0
-        if not follow:
-            return _now(await cluster.admin.events(start, sandbox_id=sandbox_id))
-        return _stream(request, _of_sandbox(cluster, sandbox_id, start))
 
-    @routes.get("/v1/events", response_class=Response, responses=both, summary="Follow all events")
-    async def all_events(
-        request: Request,
-        who: Reader,
-        cluster: Cluster,
-        environment: EnvironmentQuery = None,
-        after: After = None,
-        follow: Follow = True,
-        last_event_id: LastEventId = None,
-    ) -> Response:
-        """Events of an environment, or of all that the token may see. Streamed, those that come from now on, or after the given one; not
-        streamed, from the oldest on."""
-        chosen = None if environment is None else environment_for(who, environment)
-        start = _start(last_event_id, after)
-        if not follow:
-            return _now(await cluster.admin.events(start or 0, environment=chosen))
-        if chosen is not None:
-            await cluster.admin.environment(chosen)
-        if start is None:
-            start = await cluster.admin.last_event()
-        return _stream(request, _of_all(cluster, chosen, start))
+@router.get(
+    "/v1/sandboxes/{sandbox_id}/events",
+    response_class=Response,
+    responses=_BOTH,
+    summary="Follow a sandbox's events",
+)
+async def sandbox_events(
+    sandbox_id: SandboxId,
+    request: Request,
+    who: Reader,
+    cluster: Cluster,
+    after: After = None,
+    follow: Follow = True,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Its events from its creation on, or from the given one; the stream ends with its life."""
+    await cluster.get(sandbox_id)
+    start = _start(last_event_id, after) or 0
+    if not follow:
+        return _now(await cluster.admin.events(start, sandbox_id=sandbox_id))
+    return _stream(request, _of_sandbox(cluster, sandbox_id, start))
 
-    return routes
+
+@router.get("/v1/events", response_class=Response, responses=_BOTH, summary="Follow all events")
+async def all_events(
+    request: Request,
+    who: Reader,
+    cluster: Cluster,
+    environment: EnvironmentQuery = None,
+    after: After = None,
+    follow: Follow = True,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Events of an environment, or of all that the token may see. Streamed, those that come from now on, or after the given one; not
+    streamed, from the oldest on."""
+    chosen = None if environment is None else environment_for(who, environment)
+    start = _start(last_event_id, after)
+    if not follow:
+        return _now(await cluster.admin.events(start or 0, environment=chosen))
+    if chosen is not None:
+        await cluster.admin.environment(chosen)
+    if start is None:
+        start = await cluster.admin.last_event()
+    return _stream(request, _of_all(cluster, chosen, start))
 
 
 def _start(last_event_id: str | None, after: int | None) -> int | None:

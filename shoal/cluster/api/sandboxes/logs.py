@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,33 +19,29 @@ from shoal.model.access import Scope
 from shoal.model.errors import ProcessNotFound
 from shoal.model.ids import MAIN_PROCESS
 
+router = new_router("logs", dependencies=[needs(Scope.READ)])
 
-def router() -> APIRouter:
-    """The route."""
-    routes = new_router("logs", dependencies=[needs(Scope.READ)])
 
-    @routes.get(
-        "/v1/sandboxes/{sandbox_id}/logs",
-        response_class=Response,
-        responses={200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
-    )
-    async def read_logs(
-        sandbox_id: str,
-        request: Request,
-        transport: Cluster,
-        stream: Annotated[Stream, Query()] = "stdout",
-        offset: Annotated[Offset, Query()] = 0,
-        follow: Annotated[bool, Query(description="To the end of the stream, past the sandbox's own end")] = False,
-    ) -> Response:
-        """The output of its own command from an offset on; `X-Shoal-Offset` tells where it begins.
+@router.get(
+    "/v1/sandboxes/{sandbox_id}/logs",
+    response_class=Response,
+    responses={200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def read_logs(
+    sandbox_id: str,
+    request: Request,
+    transport: Cluster,
+    stream: Annotated[Stream, Query()] = "stdout",
+    offset: Annotated[Offset, Query()] = 0,
+    follow: Annotated[bool, Query(description="To the end of the stream, past the sandbox's own end")] = False,
+) -> Response:
+    """The output of its own command from an offset on; `X-Shoal-Offset` tells where it begins.
 
-        The newest 1 MiB is kept: of more than that the oldest is gone. A command waits for nobody who looks: one who follows and falls so
-        far behind is broken off, comes back with the offset that it has, and is told how much it missed. A sandbox without a command has none.
-        """
-        source = Following(RetryingAgent(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
-        try:
-            return await output_response(source, request, follow=follow)
-        except ProcessNotFound:
-            return Response(headers={OFFSET: "0"}, media_type=OCTETS)
-
-    return routes
+    The newest 1 MiB is kept: of more than that the oldest is gone. A command waits for nobody who looks: one who follows and falls so
+    far behind is broken off, comes back with the offset that it has, and is told how much it missed. A sandbox without a command has none.
+    """
+    source = Following(RetryingAgent(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
+    try:
+        return await output_response(source, request, follow=follow)
+    except ProcessNotFound:
+        return Response(headers={OFFSET: "0"}, media_type=OCTETS)

@@ -6,7 +6,7 @@ import secrets
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import Header, Path, Query
 from starlette.requests import Request
 
 from shoal.client.create import named
@@ -47,128 +47,124 @@ KEY_AS_GIVEN = "Idempotency-Key: {}"
 _AT = "/v1/sandboxes"
 _ONE = "/v1/sandboxes/{sandbox_id}"
 
+router = new_router("sandboxes")
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("sandboxes")
 
-    @routes.post(
-        _AT,
-        status_code=201,
-        response_model=Sandbox,
-        responses={202: {"model": Sandbox, "description": "Accepted and on record (`wait=false`)"}},
-        dependencies=[audited("sandbox.create", None)],
-        summary="Create a sandbox",
+@router.post(
+    _AT,
+    status_code=201,
+    response_model=Sandbox,
+    responses={202: {"model": Sandbox, "description": "Accepted and on record (`wait=false`)"}},
+    dependencies=[audited("sandbox.create", None)],
+    summary="Create a sandbox",
+)
+async def create_sandbox(
+    body: SandboxCreate,
+    request: Request,
+    who: Runner,
+    cluster: Cluster,
+    wait: Annotated[bool, Query(description="Whether to answer only once it runs.")] = True,
+    deadline: Annotated[Deadline, Query(description="Seconds for that; then nothing is left of it.")] = 300.0,
+    idempotency_key: IdempotencyKey = None,
+) -> Json:
+    """Creates a sandbox, and answers once it runs.
+
+    A client that leaves before does not end it: the create goes on, and the same `Idempotency-Key` gives what came of it. Where that is not
+    known (503 with `sent`) and there was no key, the answer's `idempotency_key` is the one to send the same again with.
+    """
+    context = context_of(request)
+    context.environment = environment_for(who, body.environment)
+    key = idempotency_key or secrets.token_hex(16)
+    spec = body.spec(await cluster.defaults(), context.environment, key)
+    try:
+        info = await seen_through(request, cluster.create(spec, deadline=deadline, wait=wait))
+    except Unavailable as error:
+        raise named(error, key if idempotency_key is None else None, KEY_AS_GIVEN) from None
+    context.target = info.id
+    return Json(info_to_json(info), 201 if wait else 202)
+
+
+@router.get(_AT, response_model=SandboxPage, summary="List sandboxes")
+async def list_sandboxes(
+    who: Reader,
+    cluster: Cluster,
+    environment: EnvironmentQuery = None,
+    tag: Annotated[
+        list[Annotated[str, Query(max_length=1025)]],
+        Query(
+            description="`key:value`; given several times, all must be there. In the key `%3A` stands for a colon, and `%25` for `%`.",
+            max_length=64,
+        ),
+    ] = [],  # noqa: B006  # FastAPI copies it
+    state: Annotated[list[State], Query(description="Only those in one of these states.", max_length=len(State))] = [],  # noqa: B006
+    region: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
+    include_ended: Annotated[bool, Query(description="Ended ones too, where no state is given.")] = False,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")] = None,
+) -> Json:
+    """Lists sandboxes, newest first, page by page. A page may hold fewer than `limit`, even none, and have a next one: of what ended long
+    ago, only so much is looked at for each."""
+    listing = Listing(
+        environment=environment_for(who, environment),
+        tags=_tags(tag),
+        states=tuple(dict.fromkeys(state)),
+        include_ended=include_ended,
+        limit=limit + 1,
+        region=region,
+        before=None if cursor is None else decode_cursor(cursor),
     )
-    async def create_sandbox(
-        body: SandboxCreate,
-        request: Request,
-        who: Runner,
-        cluster: Cluster,
-        wait: Annotated[bool, Query(description="Whether to answer only once it runs.")] = True,
-        deadline: Annotated[Deadline, Query(description="Seconds for that; then nothing is left of it.")] = 300.0,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Json:
-        """Creates a sandbox, and answers once it runs.
+    found = await cluster.page(listing)
+    page = found.sandboxes[:limit]
+    reached = (page[-1].created_at, page[-1].id) if len(found.sandboxes) > limit else found.reached
+    more = None if reached is None else encode_cursor(reached)
+    return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
 
-        A client that leaves before does not end it: the create goes on, and the same `Idempotency-Key` gives what came of it. Where that is not
-        known (503 with `sent`) and there was no key, the answer's `idempotency_key` is the one to send the same again with.
-        """
-        context = context_of(request)
-        context.environment = environment_for(who, body.environment)
-        key = idempotency_key or secrets.token_hex(16)
-        spec = body.spec(await cluster.defaults(), context.environment, key)
-        try:
-            info = await seen_through(request, cluster.create(spec, deadline=deadline, wait=wait))
-        except Unavailable as error:
-            raise named(error, key if idempotency_key is None else None, KEY_AS_GIVEN) from None
-        context.target = info.id
-        return Json(info_to_json(info), 201 if wait else 202)
 
-    @routes.get(_AT, response_model=SandboxPage, summary="List sandboxes")
-    async def list_sandboxes(
-        who: Reader,
-        cluster: Cluster,
-        environment: EnvironmentQuery = None,
-        tag: Annotated[
-            list[Annotated[str, Query(max_length=1025)]],
-            Query(
-                description="`key:value`; given several times, all must be there. In the key `%3A` stands for a colon, and `%25` for `%`.",
-                max_length=64,
-            ),
-        ] = [],  # noqa: B006  # FastAPI copies it
-        state: Annotated[
-            list[State], Query(description="Only those in one of these states.", max_length=len(State))
-        ] = [],  # noqa: B006
-        region: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
-        include_ended: Annotated[bool, Query(description="Ended ones too, where no state is given.")] = False,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[
-            str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")
-        ] = None,
-    ) -> Json:
-        """Lists sandboxes, newest first, page by page. A page may hold fewer than `limit`, even none, and have a next one: of what ended long
-        ago, only so much is looked at for each."""
-        listing = Listing(
-            environment=environment_for(who, environment),
-            tags=_tags(tag),
-            states=tuple(dict.fromkeys(state)),
-            include_ended=include_ended,
-            limit=limit + 1,
-            region=region,
-            before=None if cursor is None else decode_cursor(cursor),
-        )
-        found = await cluster.page(listing)
-        page = found.sandboxes[:limit]
-        reached = (page[-1].created_at, page[-1].id) if len(found.sandboxes) > limit else found.reached
-        more = None if reached is None else encode_cursor(reached)
-        return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
+@router.get(f"{_AT}/by-name/{{name}}", response_model=Sandbox, summary="Find a sandbox by its name")
+async def find_sandbox(
+    name: Annotated[str, Path(max_length=64, pattern=f"^{NAME.pattern}$")],
+    who: Reader,
+    cluster: Cluster,
+    environment: EnvironmentQuery = None,
+) -> Json:
+    """The living sandbox of that name, else the last that had it."""
+    return Json(info_to_json(await cluster.find(name, environment_for(who, environment))))
 
-    @routes.get(f"{_AT}/by-name/{{name}}", response_model=Sandbox, summary="Find a sandbox by its name")
-    async def find_sandbox(
-        name: Annotated[str, Path(max_length=64, pattern=f"^{NAME.pattern}$")],
-        who: Reader,
-        cluster: Cluster,
-        environment: EnvironmentQuery = None,
-    ) -> Json:
-        """The living sandbox of that name, else the last that had it."""
-        return Json(info_to_json(await cluster.find(name, environment_for(who, environment))))
 
-    @routes.get(_ONE, response_model=Sandbox, summary="Look at a sandbox")
-    async def get_sandbox(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
-        """Its newest state; of one that has ended, how it ended."""
-        return Json(info_to_json(await cluster.get(sandbox_id)))
+@router.get(_ONE, response_model=Sandbox, summary="Look at a sandbox")
+async def get_sandbox(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
+    """Its newest state; of one that has ended, how it ended."""
+    return Json(info_to_json(await cluster.get(sandbox_id)))
 
-    @routes.delete(
-        _ONE, response_model=Sandbox, dependencies=[audited("sandbox.terminate")], summary="Terminate a sandbox"
-    )
-    async def terminate_sandbox(sandbox_id: SandboxId, request: Request, who: Runner, cluster: Cluster) -> Json:
-        """Ends it, and answers once its processes are gone. Of one that has ended: how it ended."""
-        return Json(info_to_json(await seen_through(request, cluster.terminate(sandbox_id))))
 
-    @routes.put(
-        f"{_ONE}/tags",
-        response_model=Sandbox,
-        dependencies=[audited("sandbox.tags")],
-        summary="Replace a sandbox's tags",
-    )
-    async def set_tags(sandbox_id: SandboxId, body: Tags, who: Runner, cluster: Cluster) -> Json:
-        """Puts these tags in the place of those before."""
-        return Json(info_to_json(await cluster.set_tags(sandbox_id, body.tags)))
+@router.delete(_ONE, response_model=Sandbox, dependencies=[audited("sandbox.terminate")], summary="Terminate a sandbox")
+async def terminate_sandbox(sandbox_id: SandboxId, request: Request, who: Runner, cluster: Cluster) -> Json:
+    """Ends it, and answers once its processes are gone. Of one that has ended: how it ended."""
+    return Json(info_to_json(await seen_through(request, cluster.terminate(sandbox_id))))
 
-    @routes.get(f"{_ONE}/wait", response_model=Sandbox, summary="Await a sandbox's end")
-    async def wait_sandbox(
-        sandbox_id: SandboxId,
-        who: Reader,
-        cluster: Cluster,
-        timeout: Annotated[
-            float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for its end.")
-        ] = 30.0,
-    ) -> Json:
-        """Its state once it has ended, or after `timeout` seconds, whichever is first: ask again while it lives."""
-        return Json(info_to_json(await cluster.wait(sandbox_id, timeout)))
 
-    return routes
+@router.put(
+    f"{_ONE}/tags",
+    response_model=Sandbox,
+    dependencies=[audited("sandbox.tags")],
+    summary="Replace a sandbox's tags",
+)
+async def set_tags(sandbox_id: SandboxId, body: Tags, who: Runner, cluster: Cluster) -> Json:
+    """Puts these tags in the place of those before."""
+    return Json(info_to_json(await cluster.set_tags(sandbox_id, body.tags)))
+
+
+@router.get(f"{_ONE}/wait", response_model=Sandbox, summary="Await a sandbox's end")
+async def wait_sandbox(
+    sandbox_id: SandboxId,
+    who: Reader,
+    cluster: Cluster,
+    timeout: Annotated[
+        float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for its end.")
+    ] = 30.0,
+) -> Json:
+    """Its state once it has ended, or after `timeout` seconds, whichever is first: ask again while it lives."""
+    return Json(info_to_json(await cluster.wait(sandbox_id, timeout)))
 
 
 def _tags(pairs: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The JSON of the control half: sandboxes, and what administers them.
+"""The JSON of sandboxes, as requests and answers hold it.
 
 What a client sends is strict: unknown members are refused, a number in quotes is no number. Meanings are checked by the cluster; here are
 shapes, and bounds on every length.
@@ -7,13 +7,12 @@ shapes, and bounds on every length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from shoal.model import field_types, ids
-from shoal.model.access import Quota, Scope
 from shoal.model.field_types import IdempotencyKey, Name
 from shoal.model.options import build_spec
 from shoal.model.sandbox_json import HIDDEN
@@ -48,19 +47,19 @@ EnvironmentQuery = Annotated[
 Deadline = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
-class _Sent(Strict):
+class Sent(Strict):
     """What a client sends."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class _Told(BaseModel):
-    """What an answer holds. For the document only: answers are written from what the cluster says, without a detour."""
+class Told(BaseModel):
+    """What an answer holds. For the OpenAPI document only: answers are written from the cluster's own objects."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class Problem(_Told):
+class Problem(Told):
     """An error, as RFC 9457 has it. Errors have further members of their own: `field`, `reason`, `exit_code`, `state`, `retry_after`,
     `sent`, `idempotency_key`."""
 
@@ -100,7 +99,7 @@ class Problem(_Told):
 _KEYLESS = {name: asked for name, asked in ASKED.items() if name != "idempotency_key"}
 
 
-class SandboxCreate(create_model("_SandboxCreate", __base__=_Sent, **_KEYLESS)):  # type: ignore[misc]  # its fields are the spec's
+class SandboxCreate(create_model("_SandboxCreate", __base__=Sent, **_KEYLESS)):  # type: ignore[misc]  # its fields are the spec's
     """A sandbox as asked for. All is optional: what is left out is the cluster's default (`GET /v1/defaults`)."""
 
     def spec(self, defaults: SandboxDefaults, environment: str, key: str | None) -> SandboxSpec:
@@ -116,7 +115,7 @@ class BatchItem(SandboxCreate):
     """The same key gives the same sandbox"""
 
 
-class Batch(_Sent):
+class Batch(Sent):
     """Up to 1,000 sandboxes at once, each with an outcome of its own."""
 
     sandboxes: Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)]
@@ -126,7 +125,7 @@ class Batch(_Sent):
     """Seconds for that"""
 
 
-class Tags(_Sent):
+class Tags(Sent):
     """Tags, in the place of those before."""
 
     tags: Annotated[field_types.Tags, Field(examples=[{"run": "42", "owner": "ann"}])]
@@ -135,7 +134,7 @@ class Tags(_Sent):
 _TOLD = {name: told for name, told in TOLD.items() if name not in HIDDEN}
 
 
-class Sandbox(create_model("_Sandbox", __base__=_Told, **_TOLD)):  # type: ignore[misc]  # its fields are the spec's
+class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore[misc]  # its fields are the spec's
     """A sandbox, living or ended. Times in unix seconds."""
 
     id: str
@@ -152,7 +151,7 @@ class Sandbox(create_model("_Sandbox", __base__=_Told, **_TOLD)):  # type: ignor
     node_id: str | None
 
 
-class SandboxPage(_Told):
+class SandboxPage(Told):
     """A page of sandboxes, newest first."""
 
     sandboxes: Sequence[Sandbox]
@@ -160,158 +159,14 @@ class SandboxPage(_Told):
     """What to pass as `cursor` for the next page; null: this is the last one"""
 
 
-class BatchResult(_Told):
+class BatchResult(Told):
     """One outcome: a sandbox, or the problem."""
 
     sandbox: Sandbox | None = None
     error: Problem | None = None
 
 
-class BatchResults(_Told):
+class BatchResults(Told):
     """The outcomes, in the order of the requests."""
 
     results: Sequence[BatchResult]
-
-
-class QuotaModel(_Sent):
-    """The most that an environment's living sandboxes may have together; null: no bound."""
-
-    sandboxes: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
-    cpu: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    """Cores, by their limits"""
-    memory: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
-    """MiB, by their limits"""
-    creates_per_minute: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
-
-    def quota(self) -> Quota:
-        return Quota(self.sandboxes, self.cpu, self.memory, self.creates_per_minute)
-
-
-class EnvironmentCreate(_Sent):
-    """A new environment."""
-
-    name: Annotated[Name, Field(examples=["team-a"])]
-    quota: QuotaModel = QuotaModel()
-
-
-class EnvironmentModel(_Told):
-    """An environment, what it may use and what it uses."""
-
-    name: str
-    quota: QuotaModel
-    created_at: float
-    usage: QuotaModel
-
-
-class Environments(_Told):
-    """The environments that the token may see, by name."""
-
-    environments: Sequence[EnvironmentModel]
-
-
-class TokenCreate(_Sent):
-    """A new token."""
-
-    name: Annotated[str, Field(min_length=1, max_length=256, examples=["ann's laptop"])]
-    """For people: what it is for"""
-    environment: Annotated[str, Field(min_length=1, max_length=64, pattern=rf"^(\*|{ids.NAME.pattern})$")] | None = None
-    """What it is good for; `*`: all of them. By default the one of the token that asks, or `main`"""
-    scope: Annotated[Scope, Field(strict=False)] = Scope.RUN
-    expires_in: Annotated[float, Field(gt=0, le=100 * MAX_SECONDS)] | None = None
-    """Seconds for which it is good; none: until it is revoked"""
-
-
-class Token(_Told):
-    """A token without its secret. Times in unix seconds."""
-
-    id: str
-    name: str
-    environment: str
-    scope: Scope
-    created_at: float
-    expires_at: float | None
-    revoked_at: float | None
-    last_used_at: float | None
-    created_by: str | None
-
-
-class NewToken(Token):
-    """A new token."""
-
-    token: str
-    """What to send as bearer token. Told this once"""
-
-
-class Tokens(_Told):
-    """The tokens that the token may see, newest first."""
-
-    tokens: Sequence[Token]
-
-
-class Entry(_Told):
-    """What somebody did, or was refused."""
-
-    id: int
-    at: float
-    action: str
-    outcome: str
-    """`ok`, or an error's code"""
-    token: str
-    environment: str
-    target: str | None
-    request_id: str | None
-    address: str | None
-
-
-class Audit(_Told):
-    """Entries of the audit log, newest first."""
-
-    entries: Sequence[Entry]
-
-
-class EventModel(_Told):
-    """One change in a sandbox's life."""
-
-    id: int
-    at: float
-    environment: str
-    sandbox_id: str
-    kind: str
-    data: dict[str, Any]
-
-
-class Events(_Told):
-    """Events, oldest first."""
-
-    events: Sequence[EventModel]
-
-
-class Node(_Told):
-    """One node: what it has, what runs on it. Memory in MiB, CPU in cores."""
-
-    id: str
-    address: str
-    hostname: str
-    region: str | None
-    engine: str
-    runtimes: Sequence[str]
-    alive: bool
-    sandboxes: int
-    warm: int
-    cpu_total: float
-    cpu_free: float
-    memory_total: int
-    memory_free: int
-
-
-class Nodes(_Told):
-    """The nodes of the cluster."""
-
-    nodes: Sequence[Node]
-
-
-class Health(_Told):
-    """This replica answers."""
-
-    status: Literal["ok"]
-    version: str

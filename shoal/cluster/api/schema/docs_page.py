@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import fastapi
-from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
 from shoal.cluster.api.request.route import new_router
@@ -57,23 +56,22 @@ _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/cs
 Name = Annotated[str, fastapi.Path(max_length=64)]
 
 
-def router() -> APIRouter:
-    """The page and what it is made of."""
-    routes = new_router("docs")
+"""The page and what it is made of."""
+router = new_router("docs")
 
-    @routes.get("/docs", include_in_schema=False)
-    async def page() -> Response:
-        return Response(_PAGE, media_type="text/html", headers=_HEADERS)
 
-    @routes.get("/docs/{name}", include_in_schema=False)
-    async def asset(name: Name) -> Response:
-        if name == "begin.js":
-            return Response(_BEGIN, media_type="text/javascript", headers=_HEADERS)
-        if name not in _ASSETS:
-            raise NotFound(f"/docs/{name!a}: the page has no such part; see /docs")
-        return FileResponse(_folder() / name, media_type=_ASSETS[name], headers=_HEADERS)
+@router.get("/docs", include_in_schema=False)
+async def page() -> Response:
+    return Response(_PAGE, media_type="text/html", headers=_HEADERS)
 
-    return routes
+
+@router.get("/docs/{name}", include_in_schema=False)
+async def asset(name: Name) -> Response:
+    if name == "begin.js":
+        return Response(_BEGIN, media_type="text/javascript", headers=_HEADERS)
+    if name not in _ASSETS:
+        raise NotFound(f"/docs/{name!a}: the page has no such part; see /docs")
+    return FileResponse(_folder() / name, media_type=_ASSETS[name], headers=_HEADERS)
 
 
 @functools.cache

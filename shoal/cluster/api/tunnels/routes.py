@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -73,50 +73,50 @@ class Tunnels(BaseModel):
     tunnels: Sequence[TunnelModel]
 
 
-def router() -> APIRouter:
-    """The routes."""
-    routes = new_router("tunnels")
+router = new_router("tunnels")
 
-    @routes.post(
-        _AT,
-        status_code=201,
-        response_model=TunnelModel,
-        dependencies=[audited("tunnel.expose")],
-        summary="Open a tunnel",
-    )
-    async def expose(sandbox_id: SandboxId, body: TunnelCreate, who: Runner, cluster: Cluster) -> Json:
-        """Opens a tunnel to a port, and gives a token for it where it is private. Again: the same tunnel, with what is new about it changed."""
-        tunnel = await cluster.expose(sandbox_id, body.port, protocol=body.protocol, public=body.public)
-        return Json(tunnel.to_dict(), 201, _SECRET)
 
-    @routes.get(_AT, response_model=Tunnels, summary="List a sandbox's tunnels")
-    async def list_tunnels(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
-        """Its tunnels by port, without tokens."""
-        return Json({"tunnels": [tunnel.to_dict() for tunnel in await cluster.tunnels(sandbox_id)]})
+@router.post(
+    _AT,
+    status_code=201,
+    response_model=TunnelModel,
+    dependencies=[audited("tunnel.expose")],
+    summary="Open a tunnel",
+)
+async def expose(sandbox_id: SandboxId, body: TunnelCreate, who: Runner, cluster: Cluster) -> Json:
+    """Opens a tunnel to a port, and gives a token for it where it is private. Again: the same tunnel, with what is new about it changed."""
+    tunnel = await cluster.expose(sandbox_id, body.port, protocol=body.protocol, public=body.public)
+    return Json(tunnel.to_dict(), 201, _SECRET)
 
-    @routes.delete(
-        _ONE,
-        status_code=204,
-        response_class=Response,
-        dependencies=[audited("tunnel.unexpose")],
-        summary="Close a tunnel",
-    )
-    async def unexpose(sandbox_id: SandboxId, port: PortPath, who: Runner, cluster: Cluster) -> Response:
-        """Closes the tunnel to a port; of a port that has none: nothing happens."""
-        await cluster.unexpose(sandbox_id, port)
-        return Response(status_code=204)
 
-    @routes.post(
-        f"{_ONE}/token",
-        response_model=TunnelModel,
-        dependencies=[audited("tunnel.token")],
-        summary="Make a connect token",
-    )
-    async def connect_token(
-        sandbox_id: SandboxId, port: PortPath, body: ConnectToken, who: Runner, cluster: Cluster
-    ) -> Json:
-        """The tunnel to a port, with a connect token to be handed on."""
-        tunnel = await cluster.tunnel_token(sandbox_id, port, body.expires_in)
-        return Json(tunnel.to_dict(), headers=_SECRET)
+@router.get(_AT, response_model=Tunnels, summary="List a sandbox's tunnels")
+async def list_tunnels(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
+    """Its tunnels by port, without tokens."""
+    return Json({"tunnels": [tunnel.to_dict() for tunnel in await cluster.tunnels(sandbox_id)]})
 
-    return routes
+
+@router.delete(
+    _ONE,
+    status_code=204,
+    response_class=Response,
+    dependencies=[audited("tunnel.unexpose")],
+    summary="Close a tunnel",
+)
+async def unexpose(sandbox_id: SandboxId, port: PortPath, who: Runner, cluster: Cluster) -> Response:
+    """Closes the tunnel to a port; of a port that has none: nothing happens."""
+    await cluster.unexpose(sandbox_id, port)
+    return Response(status_code=204)
+
+
+@router.post(
+    f"{_ONE}/token",
+    response_model=TunnelModel,
+    dependencies=[audited("tunnel.token")],
+    summary="Make a connect token",
+)
+async def connect_token(
+    sandbox_id: SandboxId, port: PortPath, body: ConnectToken, who: Runner, cluster: Cluster
+) -> Json:
+    """The tunnel to a port, with a connect token to be handed on."""
+    tunnel = await cluster.tunnel_token(sandbox_id, port, body.expires_in)
+    return Json(tunnel.to_dict(), headers=_SECRET)

@@ -1,0 +1,157 @@
+"""The JSON of tokens, environments, the audit log, events, nodes and health checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from shoal.cluster.api.schema.control import MAX_SECONDS, Sent, Told
+from shoal.model import ids
+from shoal.model.access import Quota, Scope
+from shoal.model.field_types import Name
+
+
+class QuotaModel(Sent):
+    """The most that an environment's living sandboxes may have together; null: no bound."""
+
+    sandboxes: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    cpu: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Cores, by their limits"""
+    memory: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
+    """MiB, by their limits"""
+    creates_per_minute: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+
+    def quota(self) -> Quota:
+        return Quota(self.sandboxes, self.cpu, self.memory, self.creates_per_minute)
+
+
+class EnvironmentCreate(Sent):
+    """A new environment."""
+
+    name: Annotated[Name, Field(examples=["team-a"])]
+    quota: QuotaModel = QuotaModel()
+
+
+class EnvironmentModel(Told):
+    """An environment, what it may use and what it uses."""
+
+    name: str
+    quota: QuotaModel
+    created_at: float
+    usage: QuotaModel
+
+
+class Environments(Told):
+    """The environments that the token may see, by name."""
+
+    environments: Sequence[EnvironmentModel]
+
+
+class TokenCreate(Sent):
+    """A new token."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256, examples=["ann's laptop"])]
+    """For people: what it is for"""
+    environment: Annotated[str, Field(min_length=1, max_length=64, pattern=rf"^(\*|{ids.NAME.pattern})$")] | None = None
+    """What it is good for; `*`: all of them. By default the one of the token that asks, or `main`"""
+    scope: Annotated[Scope, Field(strict=False)] = Scope.RUN
+    expires_in: Annotated[float, Field(gt=0, le=100 * MAX_SECONDS)] | None = None
+    """Seconds for which it is good; none: until it is revoked"""
+
+
+class Token(Told):
+    """A token without its secret. Times in unix seconds."""
+
+    id: str
+    name: str
+    environment: str
+    scope: Scope
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+    created_by: str | None
+
+
+class NewToken(Token):
+    """A new token."""
+
+    token: str
+    """What to send as bearer token. Told this once"""
+
+
+class Tokens(Told):
+    """The tokens that the token may see, newest first."""
+
+    tokens: Sequence[Token]
+
+
+class Entry(Told):
+    """What somebody did, or was refused."""
+
+    id: int
+    at: float
+    action: str
+    outcome: str
+    """`ok`, or an error's code"""
+    token: str
+    environment: str
+    target: str | None
+    request_id: str | None
+    address: str | None
+
+
+class Audit(Told):
+    """Entries of the audit log, newest first."""
+
+    entries: Sequence[Entry]
+
+
+class EventModel(Told):
+    """One change in a sandbox's life."""
+
+    id: int
+    at: float
+    environment: str
+    sandbox_id: str
+    kind: str
+    data: dict[str, Any]
+
+
+class Events(Told):
+    """Events, oldest first."""
+
+    events: Sequence[EventModel]
+
+
+class Node(Told):
+    """One node: what it has, what runs on it. Memory in MiB, CPU in cores."""
+
+    id: str
+    address: str
+    hostname: str
+    region: str | None
+    engine: str
+    runtimes: Sequence[str]
+    alive: bool
+    sandboxes: int
+    warm: int
+    cpu_total: float
+    cpu_free: float
+    memory_total: int
+    memory_free: int
+
+
+class Nodes(Told):
+    """The nodes of the cluster."""
+
+    nodes: Sequence[Node]
+
+
+class Health(Told):
+    """This replica answers."""
+
+    status: Literal["ok"]
+    version: str
