@@ -1,10 +1,10 @@
-"""The agent's calls, typed: what a caller of a sandbox's inside needs to know.
+"""The agent's calls, typed: the interface to the inside of a sandbox.
 
-All that is sent is checked before a byte goes out (`InvalidRequest`); all that comes back is bounded and checked
-(`Internal` where it is malformed). A connection that breaks fails what is open with `Unavailable`: open another one and
-make the same call again. `run`, `exec`, `output` and `stdin` are made so that this repeats and loses nothing.
+Requests are checked before anything is sent (`InvalidRequest`); replies are bounded and checked (`Internal` if
+malformed). If the connection breaks, open calls fail with `Unavailable`: open another connection and repeat the call.
+`run`, `exec`, `output` and `stdin` are safe to repeat and lose nothing.
 
-Flows (`output`, `read`, `pack`, `watch`) may be awaited, entered with `async with`, or iterated over at once.
+Flows (`output`, `read`, `pack`, `watch`) may be awaited, entered with `async with`, or iterated over directly.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
 
 
 class Agent(ProcessCalls, FileCalls):
-    """All calls to one sandbox's agent, over one connection; any number at the same time."""
+    """All calls to one sandbox's agent over one connection, any number at a time."""
 
     async def ping(self) -> dict[str, Any]:
-        """`version`, `uptime_ms` and `processes` (how many it remembers)."""
+        """The agent's `version`, `uptime_ms`, and `processes`, the number it remembers."""
         reply = await self.connection.request({"op": "ping"}, timeout_s=REPLY_S)
         return {
             "version": reply.get("version") if type(reply.get("version")) is int else records.text(reply, "version"),
@@ -49,7 +49,7 @@ class Agent(ProcessCalls, FileCalls):
     async def configure(
         self, env: Mapping[str, str | None] | None = None, workdir: checks.PathLike | None = None, user: str = ""
     ) -> None:
-        """Sets what every later start has by default: environment (over the container's), directory (made if missing), user.
+        """Sets defaults of later starts: environment (added to the container's), directory (created if missing), user.
 
         Needs the scope `admin`.
         """
@@ -59,7 +59,7 @@ class Agent(ProcessCalls, FileCalls):
         await self.connection.request(request, timeout_s=REPLY_S)
 
     async def idle(self, after_s: float) -> float:
-        """Waits until the sandbox has had nothing to do for `after_s`, however long that takes; returns for how long."""
+        """Waits, without a time limit, until the sandbox has been idle for `after_s`; returns for how long it was."""
         request = {"op": "idle", "after_ms": checks.milliseconds(after_s, "after_s")}
         return records.whole(await self.connection.request(request), "idle_ms", 0, checks.MAX_OFFSET) / 1000
 

@@ -1,8 +1,8 @@
-"""What gathered outputs may hold in memory together, however many there are.
+"""A bound on the memory of all collected outputs together.
 
-Bytes count as they arrive, of outputs that are longer than `UNCOUNTED`; so short answers cost nothing here. Where all is used up, the output
-that holds most is given up, so those who ask for much stand back for those who ask for little. It fails with an `Unavailable` that is not
-retryable: its command was started, and runs on.
+Bytes count as they arrive, but only of outputs longer than `UNCOUNTED`, so short answers cost nothing. When the budget
+is spent, the largest output is dropped, so large requests yield to small ones. It fails with an `Unavailable` that is
+not retryable: its command was started, and goes on.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Protocol
 from shoal.model.errors import Unavailable
 
 UNCOUNTED = 64 << 10
-"""Bytes up to which an output does not count."""
+"""Outputs up to this many bytes are not counted."""
 
 
 class Gathering(Protocol):
-    """Output that is being gathered."""
+    """An output that is being collected."""
 
     def give_up(self, error: Unavailable) -> None:
-        """Lets go of what was gathered, at once, and fails with `error`."""
+        """Drops the collected output at once, and fails with `error`."""
 
 
 class Budget:
-    """Bytes for all outputs of a process's; belongs to one event loop."""
+    """The memory for all outputs of this process; belongs to one event loop."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -31,11 +31,11 @@ class Budget:
         self._growing: dict[Share, Gathering] = {}
 
     def share(self) -> Share:
-        """A new output's share, empty."""
+        """A new, empty share for one output."""
         return Share(self)
 
     def grow(self, share: Share, count: int, owner: Gathering) -> None:
-        """`count` bytes more in a share; gives up outputs, `owner` perhaps among them, until all have room."""
+        """Adds `count` bytes to a share; drops outputs, perhaps `owner` too, until the rest fits."""
         share.size += count
         self.held += count
         self._growing[share] = owner
@@ -46,26 +46,26 @@ class Budget:
             loser.give_up(self._refusal())
 
     def settle(self, share: Share) -> None:
-        """The share grows no more, and is not given up."""
+        """The share is complete, and will not be dropped."""
         self._growing.pop(share, None)
 
     def release(self, share: Share) -> None:
-        """The share holds nothing any more."""
+        """The share's memory is free again."""
         self._growing.pop(share, None)
         self.held -= share.size
         share.size = 0
 
     def _refusal(self) -> Unavailable:
         error = Unavailable(
-            f"the command was started, but there is no room for its output: long outputs hold all of the {self.most >> 20} MiB that "
-            "they may here; ask for less (`max_output`), or start it as a process and read its output as it comes"
+            "the command was started, but there is no room for its output: other outputs fill all "
+            f"{self.most >> 20} MiB; ask for less (`max_output`), or start a process and read its output as it comes"
         )
         error.retryable = False
         return error
 
 
 class Share:
-    """What one output holds of a `Budget`. Whoever made it releases it once the output is in memory no more."""
+    """One output's part of a `Budget`. Its creator releases it once the output is no longer in memory."""
 
     __slots__ = ("_budget", "_uncounted", "size")
 
@@ -75,7 +75,7 @@ class Share:
         self.size = 0
 
     def add(self, count: int, owner: Gathering) -> None:
-        """`count` bytes have come to `owner`, which may be given up for it."""
+        """Counts `count` bytes that arrived for `owner`, which may be dropped for it."""
         if self.size:
             self._budget.grow(self, count, owner)
             return
@@ -85,12 +85,12 @@ class Share:
             self._budget.grow(self, count, owner)
 
     def settle(self) -> None:
-        """All has come: from now on it is not given up."""
+        """The output is complete: it will not be dropped."""
         if self.size:
             self._budget.settle(self)
 
     def release(self) -> None:
-        """Nothing of it is held. Again is harmless."""
+        """The output is no longer in memory. May be called again."""
         self._uncounted = 0
         if self.size:
             self._budget.release(self)

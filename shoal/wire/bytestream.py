@@ -1,4 +1,4 @@
-"""A raw byte stream to something in a sandbox, whatever carries it: a socket to the relay, or a WebSocket to the API."""
+"""A raw byte stream into a sandbox, over a socket to the relay or a WebSocket to the API."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from abc import ABC, abstractmethod
 
 
 class ByteStream(ABC):
-    """Bytes both ways, each direction with an end of its own. One reader and one writer at a time; belongs to the loop that opened it.
+    """Bytes in two directions, which end separately. One reader and one writer at a time; belongs to its event loop.
 
     All calls raise `Unavailable` once the stream is broken.
     """
 
     @abstractmethod
     async def read(self) -> bytes:
-        """Some bytes, 256 KiB at the most; `b""` at the end of the other side's."""
+        """The next bytes, at most 256 KiB; `b""` at the end."""
 
     @abstractmethod
     async def write(self, data: bytes) -> None:
-        """Sends `data`; returns once there is room for more, so a slow reader slows the writer and no memory fills."""
+        """Sends `data`; returns once there is room for more, so that a slow reader slows the writer."""
 
     @abstractmethod
     async def write_eof(self) -> None:
-        """No more from this side. The other direction lives on."""
+        """Ends this direction; the other stays open."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Ends both directions at once. Again is harmless."""
+        """Closes both directions at once. May be called again."""

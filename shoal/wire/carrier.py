@@ -1,4 +1,4 @@
-"""What carries the agent's frames: a socket's transport, or something that can do the same three things."""
+"""The sending side of what carries the agent's frames: a socket's transport, or anything with these methods."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class Carrier(Protocol):
     """The sending half of a byte stream, as `asyncio.Transport` has it. No call blocks."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """Takes `data` over, to be sent in order."""
+        """Sends `data`, in order."""
 
     def close(self) -> None:
-        """Sends what it has taken over, and ends. Again is harmless."""
+        """Sends what is buffered, and closes. May be called again."""
 
     def abort(self) -> None:
-        """Ends at once. Again is harmless."""
+        """Closes at once. May be called again."""

@@ -1,4 +1,4 @@
-"""What is sent is checked at once, before a byte goes out: each refusal names the field and the remedy."""
+"""Checks of requests before anything is sent; each error names the field and the remedy."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ def env(value: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def path(value: PathLike, field: str = "path") -> JsonPath:
-    """An absolute path as it travels: a string, or base64 where it is not UTF-8 (`os.fsdecode` marks such bytes)."""
+    """An absolute path in its JSON form: a string, or base64 if it is not UTF-8 (see `os.fsdecode`)."""
     name = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(name, str):
         raise errors.InvalidRequest(
-            f"{field} must be a string, not {type(name).__name__}: os.fsdecode makes one of bytes", field=field
+            f"{field} must be a string, not {type(name).__name__}: os.fsdecode decodes bytes", field=field
         )
     if not name:
         raise errors.InvalidRequest(f"{field} is empty: give an absolute path", field=field)
     if "\0" in name:
-        raise errors.InvalidRequest(f"{field} holds a NUL character: no path can", field=field)
+        raise errors.InvalidRequest(f"{field} holds a NUL character, which no path can", field=field)
     if not name.startswith("/"):
         raise errors.InvalidRequest(f"{field} must be absolute, starting with '/', not {name!r:.200}", field=field)
     try:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise errors.InvalidRequest(
-            f"{field} is not valid Unicode: os.fsdecode makes a path of bytes", field=field
+            f"{field} is not valid Unicode: decode bytes with os.fsdecode", field=field
         ) from None
     if len(raw) > MAX_PATH:
         raise errors.InvalidRequest(f"{field} is {len(raw)} bytes long, at most {MAX_PATH} are possible", field=field)
@@ -75,14 +75,14 @@ def directory(value: PathLike) -> JsonPath:
 
 
 def user(value: str) -> str:
-    """`""`, `name`, `uid`, `uid:gid` or `name:group`; the sandbox knows which exist."""
+    """`""`, `name`, `uid`, `uid:gid` or `name:group`. Whether it exists, the agent checks."""
     if text_size("user", value) > 256:
         raise errors.InvalidRequest("user is too long: give a name, uid, uid:gid or name:group", field="user")
     return value
 
 
 def process_id(value: object) -> str:
-    """A process's id: `p-` and up to 32 lower-case letters and digits."""
+    """A process id: `p-` and up to 32 lower-case letters and digits."""
     if not isinstance(value, str) or not ids.PROCESS.fullmatch(value):
         raise errors.InvalidRequest(
             f"process id {value!r:.80} is malformed: p- and 1 to 32 lower-case letters and digits", field="id"
@@ -100,7 +100,7 @@ def whole(value: int, field: str, low: int, high: int) -> int:
 
 
 def milliseconds(value: float, field: str) -> int:
-    """Seconds (0 up to a year) as milliseconds, rounded up so that a little is never none."""
+    """Seconds (0 to a year) as milliseconds, rounded up, so that only 0 gives 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise errors.InvalidRequest(f"{field} must be a number of seconds, not {type(value).__name__}", field=field)
     if not 0 <= value <= MAX_SECONDS:  # NaN too fails this
@@ -118,19 +118,19 @@ def limits(value: Mapping[str, int]) -> dict[str, int]:
 
 
 def flag(value: object, field: str) -> bool:
-    """True or False and nothing like them."""
+    """True or False, and nothing merely truthy."""
     if value is not True and value is not False:
         raise errors.InvalidRequest(f"{field} must be True or False, not {value!r:.80}", field=field)
     return value
 
 
 def mode(value: int | None) -> int | None:
-    """A file's mode, or None for what it would get."""
+    """A file's mode; None for the default."""
     return None if value is None else whole(value, "mode", 0, 0o7777)
 
 
 def content(value: Any, field: str) -> memoryview:
-    """Anything that holds bytes."""
+    """Any bytes-like object."""
     try:
         return memoryview(value).cast("B")
     except TypeError:

@@ -1,4 +1,4 @@
-"""One admitted connection to a sandbox's agent: through its node's relay, or over whatever else carries the agent's frames."""
+"""An admitted connection to a sandbox's agent, through its node's relay or any other carrier of frames."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from shoal.wire.sockets import check_opening, split_address, tune
 from shoal.wire.streams import Stream
 
 _CLOSE_S = 2.0
-"""How long what is still to be sent may take when a connection is closed."""
+"""Seconds that a closing connection may take to send what is buffered."""
 
 _INLINE = 64 << 10
-"""Input up to this travels in the write of its request."""
+"""Input up to this size is sent in the same write as its request."""
 
 _FROM_AGENT = frozenset({Kind.REPLY, Kind.EVENT, Kind.DATA, Kind.ERRDATA, Kind.CREDIT})
 _WRITE_HIGH = 1 << 20
@@ -26,10 +26,11 @@ _WRITE_HIGH = 1 << 20
 class Connection(asyncio.BufferedProtocol):
     """Many streams over one connection; belongs to the event loop that opened it.
 
-    For a socket it is the event loop's protocol, so that received bytes are copied once only; any other `Carrier` hands it what comes.
+    Over a socket it is the event loop's protocol itself, so received bytes are copied only once. Any other `Carrier`
+    passes received bytes to `received`.
 
-    When it breaks, or the other side breaks the protocol, every open stream fails at once: `Unavailable` for the first,
-    `Internal` for the second. It never reconnects by itself: open another one.
+    If the connection breaks, every open stream fails with `Unavailable`; if the other side violates the protocol, with
+    `Internal`. It never reconnects: open another one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,10 +48,10 @@ class Connection(asyncio.BufferedProtocol):
 
     @classmethod
     async def open(cls, address: str, token: str, *, wait_s: float = 0, timeout_s: float = 10) -> Self:
-        """Dials the relay at `address` (`host:port`) and waits until it admits.
+        """Connects to the relay at `address` (`host:port`) and waits until it admits the connection.
 
-        `wait_s`: how long the relay may wait for the container's agent (at most 60); `timeout_s`: for all the rest.
-        Raises `Unauthenticated`, `NotFound` (no such container on that node), `Unavailable` (no relay, no agent: try
+        `wait_s`: how long the relay may wait for the container's agent (at most 60). `timeout_s`: for all the rest.
+        Raises `Unauthenticated`, `NotFound` (no such container on that node), `Unavailable` (no relay or no agent: try
         again), `DeadlineExceeded`.
         """
         host, port = split_address(address)
@@ -76,26 +77,26 @@ class Connection(asyncio.BufferedProtocol):
         return connection
 
     def carry(self, carrier: Carrier) -> None:
-        """Goes over `carrier`, where the agent's frames may follow at once: it has admitted already. For a connection that is just made.
+        """Uses `carrier`, which has already admitted us, for a new connection.
 
-        What comes the carrier hands to `received`; it tells of a full or empty buffer by `pause_writing` and `resume_writing`, and of its end
-        by `connection_lost`.
+        The carrier calls `received` with what arrives, `pause_writing` and `resume_writing` when its buffer is full or
+        empty again, and `connection_lost` at its end.
         """
         self._carrier = carrier
         self._admitted.set_result(None)
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no more use: closed, broken or lost."""
+        """Whether it is closed, broken or lost."""
         return self._error is not None
 
     @property
     def open_streams(self) -> int:
-        """How many requests wait for their reply."""
+        """The number of requests that wait for their reply."""
         return len(self._exchanges)
 
     def close(self) -> None:
-        """Sends what is left to send, for at most 2 s, and closes. Open streams fail with `Unavailable`. Again is harmless."""
+        """Sends what is buffered, within 2 s, and closes. Open streams fail with `Unavailable`. May be repeated."""
         if self._error is None:
             self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
             if self._carrier is not None:
@@ -103,13 +104,13 @@ class Connection(asyncio.BufferedProtocol):
                 self.loop.call_later(_CLOSE_S, self._carrier.abort)
 
     def abort(self) -> None:
-        """Closes at once, whatever is left to send."""
+        """Closes at once, without sending what is buffered."""
         self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
         if self._carrier is not None:
             self._carrier.abort()
 
     async def wait_closed(self) -> None:
-        """Returns once what carried it is gone."""
+        """Returns once the carrier is closed."""
         if self._carrier is not None:
             await asyncio.shield(self._gone)
 
@@ -123,10 +124,10 @@ class Connection(asyncio.BufferedProtocol):
         timeout_s: float | None = None,
         idle_s: float | None = None,
     ) -> dict[str, Any]:
-        """Sends a request, with all its input where it has some, and returns its reply's `ok`.
+        """Sends a request with its input, if any, and returns the reply's `ok`.
 
-        A cancelled call cancels the stream. `timeout_s`: for the reply; `idle_s`: without one, for which nothing may
-        move (`DeadlineExceeded`).
+        Cancelling the call cancels the stream. Raises `DeadlineExceeded` after `timeout_s`, or after `idle_s` in which
+        nothing moved.
         """
         exchange = Request(self)
         self.start(exchange, op, data)
@@ -135,7 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         return await exchange.reply(timeout_s)
 
     def stream(self, op: dict[str, Any], *, lossy: bool = False) -> Stream:
-        """Opens a stream: its items are taken from it, and data sent on it. `lossy`: see `Stream`."""
+        """Opens a stream, for reading items and sending data. `lossy`: see `Stream`."""
         stream = Stream(self, lossy=lossy)
         self.start(stream, op)
         return stream
@@ -143,13 +144,15 @@ class Connection(asyncio.BufferedProtocol):
     def start(
         self, exchange: Exchange, op: dict[str, Any], data: memoryview | None = None, window: int | None = None
     ) -> None:
-        """Opens `exchange`. `data`: all its input, sent in the same write where it is short; `window`: bytes that may come."""
+        """Opens `exchange`. `data`: its input. `window`: bytes that may arrive."""
         request = encode_request(op)
         if self._error is not None:
             raise _copy(self._error)
         self._last_id = number = self._last_id + 1
         if number > MAX_STREAM:
-            self._fail(errors.Unavailable("connection to the sandbox was lost: it is used up, open another"))
+            self._fail(
+                errors.Unavailable("connection to the sandbox was lost: it has used up its stream ids; open another")
+            )
             raise _copy(cast(errors.ShoalError, self._error))
         exchange.id = number
         self._exchanges[number] = exchange
@@ -168,16 +171,16 @@ class Connection(asyncio.BufferedProtocol):
             exchange.feed(data)
 
     def cancel(self, exchange: Exchange) -> None:
-        """Tells the other side that nobody waits any more; what still comes is dropped."""
+        """Tells the other side that nobody waits any more; later frames are dropped."""
         if self._exchanges.pop(exchange.id, None) is not None:
             self.write(encode(Kind.CANCEL, exchange.id))
 
     def write(self, data: bytes | memoryview) -> None:
-        """Hands bytes to the carrier, unless the connection is over."""
+        """Sends bytes, unless the connection is over."""
         if self._error is None and self._carrier is not None:
             self._carrier.write(data)
 
-    # What the carrier calls: the event loop, where it is a socket
+    # Called by the carrier; for a socket, by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         socket = cast(asyncio.Transport, transport)
@@ -199,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(error)
 
     def received(self, data: bytes) -> None:
-        """The next bytes, however they are cut, from a carrier that is no socket."""
+        """Takes the next bytes, in pieces of any size, from a carrier that is not a socket."""
         try:
             for kind, stream, payload in self._decoder.feed(data):
                 self._dispatch(kind, stream, payload)
@@ -238,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             raise errors.Internal(f"malformed frame from the sandbox: {kind.name} is not for an agent to send")
         exchange = self._exchanges.get(stream)
         if exchange is None:
-            return  # it crossed our CANCEL
+            return  # the frame crossed our CANCEL
         if kind is Kind.REPLY:
             reply = decode_reply(payload)
             del self._exchanges[stream]
@@ -247,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
             exchange.on_frame(kind, payload)
 
     def _fail(self, error: errors.ShoalError) -> None:
-        """Ends the connection for a reason that lies with the other side; nothing that waits to be sent matters."""
+        """Ends the connection because of the other side, without sending what is buffered."""
         self._end(error)
         if self._carrier is not None:
             self._carrier.abort()
@@ -261,9 +264,9 @@ class Connection(asyncio.BufferedProtocol):
             exchange.on_lost(_copy(error))
         if not self._admitted.done():
             self._admitted.set_exception(_copy(error))
-            self._admitted.exception()  # whoever dialled may have given up, and then nobody looks
+            self._admitted.exception()  # read it: if the caller has given up, nobody else does
 
 
 def _copy(error: errors.ShoalError) -> errors.ShoalError:
-    """One instance raised in many tasks would gather all their tracebacks."""
+    """A copy: one instance raised in many tasks would collect all their tracebacks."""
     return errors.error_from_dict(error.to_dict())

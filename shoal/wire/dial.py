@@ -1,6 +1,6 @@
-"""A raw connection to a port in a sandbox, through its node's relay and its agent: what tunnels are made of.
+"""A raw connection to a port in a sandbox, through its node's relay and its agent. Tunnels use it.
 
-The sandbox needs no network for it. Once open it is a plain byte stream with half-closes in both directions.
+The sandbox needs no network. Once open, it is a plain byte stream that can be half-closed in either direction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shoal.wire.sockets import check_opening, split_address, tune
 
 _HEADER = struct.Struct(">IBI")
 _LIMIT = 256 << 10
-"""Bytes that the reader holds before it stops reading from the socket (twice as many at most)."""
+"""Bytes after which the reader stops reading from the socket; it holds at most twice as many."""
 
 
 async def dial(
@@ -23,13 +23,14 @@ async def dial(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connects to `port` (1 to 65535) on the sandbox's own loopback, through the relay at `address` (`host:port`).
 
-    `token` needs the scope `tunnel`. `wait_s`: how long the relay may wait for the container's agent (at most 60); `timeout_s`: for all
-    the rest. The writer's `write_eof` closes one direction and leaves the other open; close the writer when done.
+    `token` needs the scope `tunnel`. `wait_s`: how long the relay may wait for the container's agent (at most 60).
+    `timeout_s`: for all the rest. The writer's `write_eof` closes one direction and leaves the other open; close the
+    writer when done.
 
-    Raises `Unauthenticated` (malformed or expired token), `PermissionDenied` (no such scope, or the token is for another port),
-    `NotFound` (no such container on that node), `Unavailable` (no relay, no agent, or nothing listens on the port, and then with a
-    field `port`: try again later), `QuotaExceeded` (too many connections into this sandbox), `DeadlineExceeded`. Nothing is left open where
-    it raises or is cancelled.
+    Raises `Unauthenticated` (malformed or expired token), `PermissionDenied` (scope missing, or the token is for
+    another port), `NotFound` (no such container on that node), `Unavailable` (no relay, no agent, or, with the field
+    `port`, nothing listens on the port: try again later), `QuotaExceeded` (too many connections into this sandbox),
+    `DeadlineExceeded`. If it raises or is cancelled, nothing stays open.
     """
     if not 0 < port < 65536:
         raise errors.InvalidRequest(f"port must be 1 to 65535, not {port}", field="port")
@@ -39,10 +40,9 @@ async def dial(
 async def open_channel(
     address: str, token: str, *, wait_s: float = 5, timeout_s: float = 10
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the sandbox's agent, admitted by the relay at `address`, on which the agent's frames follow: for whoever passes them on
-    without looking at them.
+    """A connection to the sandbox's agent through the relay at `address`, for a proxy that passes frames on unread.
 
-    Arguments, errors and the writer's ways as for `dial`; `token` may be of any scope.
+    Arguments and errors as in `dial`; `token` may have any scope.
     """
     return await _open(address, token, wait_s, timeout_s, None)
 
@@ -79,16 +79,16 @@ def _check_dialled(answer: bytes, port: int) -> None:
     try:
         check_dialled(answer)
     except errors.Unavailable as error:
-        # `port` tells it from a relay that is away: another way there would not help.
+        # The field `port` tells it from an absent relay: another route would not help.
         raise errors.Unavailable(error.message, port=port) from None
 
 
 async def _hello(reader: asyncio.StreamReader, whose: str) -> bytes:
-    """The payload of the next HELLO; what follows it stays in the reader."""
+    """The payload of the next HELLO; later bytes stay in the reader."""
     try:
         length, kind, stream = _HEADER.unpack(await reader.readexactly(_HEADER.size))
         if kind != Kind.HELLO or stream != 0 or not 5 <= length <= MAX_HELLO + 5:
-            raise errors.Internal(f"malformed hello from the {whose}: another frame came in its place")
+            raise errors.Internal(f"malformed hello from the {whose}: another frame came instead")
         return await reader.readexactly(length - 5)
     except asyncio.IncompleteReadError:
         raise errors.Unavailable(f"the connection was closed before the {whose} answered; try again") from None

@@ -20,12 +20,12 @@ WINDOW = 1 << 20
 """The credit, in bytes, with which each direction of each stream starts."""
 
 _CREDIT_STEP = WINDOW // 4
-"""Credit is given back in steps of so many bytes: few frames, and the sender never stands still."""
+"""Credit is returned in steps of this many bytes: few frames, and the sender never stalls."""
 
 _SEND_SIZE = 256 << 10
 _SEND_AT_LEAST = 64 << 10
 _COPY_BELOW = 16 << 10
-"""Payloads up to this are copied behind their header, longer ones are handed to the transport as they are."""
+"""Payloads up to this size are copied behind their header; longer ones are written as they are."""
 
 
 class Multiplexer(Protocol):
@@ -52,11 +52,11 @@ class Exchange:
 
     def __init__(self, connection: Multiplexer, window: int = WINDOW) -> None:
         self.connection = connection
-        self.id = 0  # the connection gives it on opening
+        self.id = 0  # set by the connection on opening
         self.credit = WINDOW  # bytes that may still be sent
         self.sent = 0
-        self.window = window  # bytes that may still come
-        self.owed = 0  # bytes consumed and not yet given back
+        self.window = window  # bytes that may still arrive
+        self.owed = 0  # bytes consumed, whose credit is not yet returned
 
     def on_frame(self, kind: Kind, payload: bytes) -> None:
         """A DATA, ERRDATA, EVENT or CREDIT frame of this stream."""
@@ -73,24 +73,24 @@ class Exchange:
         self.on_data(kind, payload)
 
     def give_back(self, count: int) -> None:
-        """Notes `count` bytes as consumed; the other side may send as many more."""
+        """Marks `count` bytes as consumed, so that the other side may send as many more."""
         self.owed += count
         if self.owed >= _CREDIT_STEP:
             self.flush_credit()
 
     def flush_credit(self) -> None:
-        """Tells the other side at once how much was consumed."""
+        """Returns all owed credit at once."""
         if self.owed and not self.finished:
             self.connection.write(encode_credit(self.id, self.owed))
             self.window += self.owed
             self.owed = 0
 
     def may_send(self, view: memoryview) -> bool:
-        """Whether it is worth sending some of `view`: drops of credit would make ever smaller frames."""
+        """Whether to send some of `view` now: using tiny bits of credit would make ever smaller frames."""
         return self.credit >= min(len(view), _SEND_AT_LEAST) and not self.connection.congested
 
     def send_some(self, view: memoryview) -> memoryview:
-        """Sends as much of `view` as goes into a frame and into the credit, of which there is some; returns the rest."""
+        """Sends as much of `view` as fits a frame and the credit, which must not be 0; returns the rest."""
         count = min(len(view), self.credit, _SEND_SIZE)
         self.credit -= count
         self.sent += count
@@ -103,32 +103,32 @@ class Exchange:
 
     @property
     def finished(self) -> bool:
-        """Whether the stream is over, in whatever way."""
+        """Whether the stream is over, for any reason."""
         raise NotImplementedError
 
     def on_credit(self) -> None:
         """More may be sent."""
 
     def on_writable(self) -> None:
-        """The connection takes more again."""
+        """The connection's send buffer has room again."""
 
     def on_event(self, payload: bytes) -> None:
-        raise errors.Internal("the sandbox sent an event where none has a place")
+        raise errors.Internal("the sandbox sent an unexpected event")
 
     def on_data(self, kind: Kind, payload: bytes) -> None:
-        raise errors.Internal("the sandbox sent data where none has a place")
+        raise errors.Internal("the sandbox sent unexpected data")
 
     def on_reply(self, reply: dict[str, Any] | errors.ShoalError) -> None:
-        """The REPLY; nothing comes after it."""
+        """The REPLY, which is the last frame."""
         raise NotImplementedError
 
     def on_lost(self, error: errors.ShoalError) -> None:
-        """The connection broke, or the wait was given up; nothing comes after it."""
+        """The connection broke, or the wait was given up. Nothing follows."""
         raise NotImplementedError
 
 
 class Request(Exchange):
-    """A stream that brings nothing but its reply. It may take input with it, all of which is at hand."""
+    """A stream that receives only its reply. It may send input, all of which is in memory."""
 
     __slots__ = ("_future", "_input", "_moved", "_seen", "_timer")
 
@@ -136,7 +136,7 @@ class Request(Exchange):
         super().__init__(connection, window)
         self._future: asyncio.Future[dict[str, Any]] = connection.loop.create_future()
         self._input: memoryview | None = None
-        self._moved = 0  # grows with all that shows that the other side is alive
+        self._moved = 0  # counts signs that the other side is alive
         self._seen = -1
         self._timer: asyncio.TimerHandle | None = None
 
@@ -145,18 +145,18 @@ class Request(Exchange):
         return self._future.done()
 
     def feed(self, data: memoryview) -> None:
-        """Sends `data`, and then END, as credit comes."""
+        """Sends `data` and then END, as credit allows."""
         self._input = data
         self._pump()
 
     async def reply(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """The reply's `ok`, or the error that it tells, raised. Giving up waiting (`DeadlineExceeded`) cancels the stream."""
+        """The reply's `ok`; raises the reply's error. After `timeout_s`, cancels the stream: `DeadlineExceeded`."""
         if timeout_s is not None and not self._future.done():
             self._timer = self.connection.loop.call_later(timeout_s, self._expire, timeout_s)
         return await self._answer()
 
     async def reply_while_moving(self, idle_s: float) -> dict[str, Any]:
-        """As `reply`, given up only when nothing has moved for so long."""
+        """Like `reply`, but gives up only after `idle_s` in which nothing moved."""
         self._watch(idle_s)
         return await self._answer()
 
@@ -215,9 +215,9 @@ class Request(Exchange):
 
 
 class Gather(Request):
-    """A request whose DATA and ERRDATA are gathered in memory, each up to `limit` bytes; more is a breach.
+    """A request whose DATA and ERRDATA are collected in memory, each up to `limit` bytes; more is a protocol error.
 
-    `share`: where what they hold is counted, so that it may be given up.
+    `share`: counts the memory they use; its budget may have them dropped.
     """
 
     __slots__ = ("_errdata", "_limit", "_output", "_share")
@@ -242,7 +242,7 @@ class Gather(Request):
     def on_data(self, kind: Kind, payload: bytes) -> None:
         pile = self._output if kind is Kind.DATA else self._errdata
         if pile.size + len(payload) > self._limit:
-            raise errors.Internal(f"the sandbox sent more than the {self._limit} bytes that were asked for")
+            raise errors.Internal(f"the sandbox sent more than the {self._limit} bytes requested")
         pile.add(payload)
         if self._share is not None:
             self._share.add(len(payload), self)
@@ -251,21 +251,21 @@ class Gather(Request):
 
     def on_reply(self, reply: dict[str, Any] | errors.ShoalError) -> None:
         if self._share is not None:
-            self._share.settle()  # the answer is whole, though its caller may not have been told yet
+            self._share.settle()  # the answer is complete
         super().on_reply(reply)
 
     def give_up(self, error: errors.Unavailable) -> None:
-        """Lets go of what was gathered, at once, and fails with `error`."""
+        """Drops the collected output at once, and fails with `error`."""
         self._output, self._errdata = _Pile(), _Pile()
         self.connection.cancel(self)
         self.on_lost(error)
 
 
 class _Pile:
-    """Bytes that grow.
+    """A growing byte string.
 
-    One chunk stays what it is. More go into a `BytesIO`, which grows without being copied and gives its memory away as the
-    result: half the fresh memory, and so half the page faults, of a list that is joined in the end.
+    A single chunk is kept as it is. More go into a `BytesIO`, whose memory becomes the result without a copy: half the
+    fresh memory, and half the page faults, of joining a list.
     """
 
     __slots__ = ("_first", "_store", "size")

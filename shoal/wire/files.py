@@ -1,4 +1,4 @@
-"""The calls that have to do with files."""
+"""The agent's calls for files."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from shoal.wire.processes import REPLY_S
 from shoal.wire.records import Entry
 
 IDLE_S = 60.0
-"""How long a transfer may stand still because of the sandbox."""
+"""Seconds that a transfer may stall on the sandbox's side."""
 
 _LONG_S = 3600.0
-"""How long work may take that tells nothing until it is done (removing a large tree, moving it to another disk)."""
+"""Seconds for work that reports nothing until it is done, such as removing a large tree."""
 
 MAX_READ = 1 << 30
-"""Bytes that `read_bytes` takes into memory."""
+"""The most bytes that `read_bytes` returns."""
 
 MAX_ENTRIES = 1_000_000
 MAX_LISTING = 256 << 20
-"""Characters of paths and targets that `list` takes into memory."""
+"""The most characters of paths and targets that `list` keeps in memory."""
 
 _READ_WINDOW = 8 << 20
-"""A file read as a whole lies in memory in the end: so much of it may be under way at once."""
+"""The window of `read_bytes`, whose result ends up in memory anyway."""
 
 Content = bytes | bytearray | memoryview
 
 
 class FileCalls:
-    """Read, write and arrange files. Every path is absolute, inside the sandbox."""
+    """Reads, writes and moves files. Every path is absolute, inside the sandbox."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def read(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> Chunks:
-        """A file's bytes from `offset` on, chunk by chunk. `length` -1: to the size that it had when opened."""
+        """A file's bytes from `offset` on, chunk by chunk. `length` -1: up to its size when opened."""
         return Chunks(self.connection, _read(path, offset, length), idle_s=IDLE_S)
 
     async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> bytes:
-        """A file's bytes in one piece; more than 1 GiB is `QuotaExceeded`: use `read`."""
+        """A file's bytes; `QuotaExceeded` above 1 GiB: use `read`."""
         request = _read(path, offset, length)
         if length > MAX_READ:
             raise _too_large(f"length is {length}")
-        # Without a length the agent is asked for one byte more than is taken, which tells a file that is too large.
+        # Without a length, one byte more than the bound is requested, which shows that a file is too large.
         if length < 0:
             request["length"] = length = MAX_READ + 1
         gather = Gather(self.connection, length)
@@ -58,7 +58,7 @@ class FileCalls:
         if len(data) > MAX_READ:
             raise _too_large("the file is larger")
         if records.whole(reply, "size", 0, checks.MAX_OFFSET) != len(data):
-            raise errors.Internal(f"the sandbox sent {len(data)} bytes and told another size")
+            raise errors.Internal(f"the sandbox sent {len(data)} bytes, but reported another size")
         return data
 
     async def write(
@@ -71,9 +71,9 @@ class FileCalls:
         parents: bool = False,
         user: str = "",
     ) -> int:
-        """Writes a file and returns how many bytes. A reader sees the old file or the new, nothing between (not `append`).
+        """Writes a file and returns its size. Except with `append`, readers see either the old or the new content.
 
-        `mode`: None for what it had, else 0o644. `parents`: makes missing directories. `user`: who shall own it.
+        `mode` None: keeps the old file's, else 0o644. `parents`: creates missing directories. `user`: the owner.
         """
         request: dict[str, Any] = {
             "op": "write",
@@ -88,7 +88,7 @@ class FileCalls:
         return records.whole(reply, "size", 0, checks.MAX_OFFSET)
 
     async def list(self, path: checks.PathLike) -> list[Entry]:
-        """What a directory holds, sorted by name as bytes; `QuotaExceeded` beyond a million."""
+        """The entries of a directory, sorted by name as bytes; `QuotaExceeded` above a million."""
         stream = self.connection.stream({"op": "list", "path": checks.path(path)})
         found: list[Entry] = []
         weight = 0
@@ -108,12 +108,12 @@ class FileCalls:
         return found
 
     async def stat(self, path: checks.PathLike, follow: bool = True) -> Entry:
-        """What is at a path. `follow`: through links."""
+        """The entry at a path. `follow`: follows links."""
         request = {"op": "stat", "path": checks.path(path), "follow": checks.flag(follow, "follow")}
         return records.entry(await self.connection.request(request, timeout_s=REPLY_S))
 
     async def mkdir(self, path: checks.PathLike, parents: bool = False, mode: int = 0o755, user: str = "") -> None:
-        """Makes a directory. `parents`: makes missing ones above too, and an existing directory is no error."""
+        """Creates a directory. `parents`: also creates missing parents, and accepts an existing directory."""
         request = {
             "op": "mkdir",
             "path": checks.path(path),
@@ -124,12 +124,12 @@ class FileCalls:
         await self.connection.request(request, timeout_s=REPLY_S)
 
     async def remove(self, path: checks.PathLike, recursive: bool = False) -> None:
-        """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
+        """Removes a file, a link (not its target), an empty directory, or with `recursive` a tree."""
         request = {"op": "remove", "path": checks.path(path), "recursive": checks.flag(recursive, "recursive")}
         await self.connection.request(request, timeout_s=_LONG_S)
 
     async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False) -> None:
-        """Moves a file or tree, across file systems too. `overwrite`: in the place of an existing file."""
+        """Moves a file or tree, also across file systems. `overwrite`: replaces an existing file."""
         request = {
             "op": "move",
             "path": checks.path(path),
@@ -145,13 +145,13 @@ class FileCalls:
     async def unpack(
         self, path: checks.PathLike, chunks: Content | AsyncIterable[bytes], user: str = ""
     ) -> dict[str, int]:
-        """Unpacks a tar archive below a directory, made if missing; returns `files` and `bytes`."""
+        """Unpacks a tar archive below a directory, created if missing; returns `files` and `bytes`."""
         request = {"op": "unpack", "path": checks.path(path), "user": checks.user(user)}
         reply = await self._send(request, chunks, "chunks")
         return {name: records.whole(reply, name, 0, checks.MAX_OFFSET) for name in ("files", "bytes")}
 
     def watch(self, path: checks.PathLike, recursive: bool = False) -> WatchStream:
-        """Changes at and below a path. Await it (or enter it) before making the changes that must not be missed."""
+        """Watches a path and what is below it. Await or enter it before the first change that must not be missed."""
         request = {"op": "watch", "path": checks.path(path), "recursive": checks.flag(recursive, "recursive")}
         return WatchStream(self.connection, request, os.fspath(path), REPLY_S)
 
@@ -167,7 +167,7 @@ class FileCalls:
             stream.end()
             return await stream.reply(IDLE_S)
         finally:
-            stream.cancel()  # a source that failed must not leave half a file
+            stream.cancel()  # if the source failed, no half a file stays
 
 
 def _read(path: checks.PathLike, offset: int, length: int) -> dict[str, Any]:
@@ -180,6 +180,4 @@ def _read(path: checks.PathLike, offset: int, length: int) -> dict[str, Any]:
 
 
 def _too_large(what: str) -> errors.QuotaExceeded:
-    return errors.QuotaExceeded(
-        f"{what}, at most {MAX_READ} bytes are taken into memory: read it in chunks", field="length"
-    )
+    return errors.QuotaExceeded(f"{what}, at most {MAX_READ} bytes can be returned: read it in chunks", field="length")

@@ -1,4 +1,4 @@
-"""What flows for as long as its reader or writer likes: output, standard input, files, archives, changes."""
+"""Long-lived streams: output, standard input, files, archives, changes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Item = TypeVar("Item")
 
 
 class Flow(Generic[Item]):
-    """An async iterator that opens its stream when it is awaited, entered, or first asked for an item.
+    """An async iterator that opens its stream when it is awaited, entered, or first read.
 
-    Leave it by reading to its end, by `aclose()`, or by `async with`; one that is merely forgotten is closed when it is
-    collected. `idle_s`: silence after which it is given up.
+    It ends when read to the end, by `aclose()`, or with its `async with` block; else when it is garbage-collected.
+    `idle_s`: seconds of silence after which it fails.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Flow(Generic[Item]):
                 return taken
 
     async def aclose(self) -> None:
-        """Done with it: the other side stops, what waits is dropped. Again is harmless."""
+        """Stops the other side and drops what waits. May be called again."""
         if self._stream is not None:
             self._stream.cancel()
 
@@ -74,15 +74,15 @@ class Flow(Generic[Item]):
         return stream
 
     def _take(self, item: bytes | dict[str, Any]) -> Item | None:
-        """What the reader gets for an item, None where it gets nothing."""
+        """The value to return for an item; None for nothing."""
         raise NotImplementedError
 
     def _ended(self, reply: dict[str, Any]) -> None:
-        """The reply came, after all items were taken."""
+        """The reply arrived, and all items have been read."""
 
 
 def _cancel_in(loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
-    # The collector may run in any thread, and after the loop's end.
+    # The garbage collector may run in any thread, and after the loop is closed.
     if not stream.finished:
         try:
             loop.call_soon_threadsafe(stream.cancel)
@@ -95,16 +95,16 @@ class Chunks(Flow[bytes]):
 
     def _take(self, item: bytes | dict[str, Any]) -> bytes:
         if isinstance(item, dict):
-            raise errors.Internal("the sandbox sent an event where none has a place")
+            raise errors.Internal("the sandbox sent an unexpected event")
         return item
 
 
 class OutputStream(Flow[bytes]):
     """A process's output from an offset on, chunk by chunk.
 
-    `offset`: where the next chunk begins; a reader that comes back with it misses nothing and gets nothing twice.
-    `gaps`: the (from, to) that the sandbox dropped because nobody read them in time (only where that was asked for).
-    `held`: where that was asked for and once it is awaited, the (from, end) of what there was then; `offset` is `from`.
+    `offset`: where the next chunk begins; a reader that resumes there misses nothing and gets nothing twice. `gaps`:
+    the (from, to) ranges that the sandbox dropped because they were not read in time. `held`: with `tell`, once
+    awaited, the (from, end) of the output at that moment; `offset` is then `from`.
     """
 
     def __init__(self, connection: Connection, op: dict[str, Any], offset: int, reply_s: float) -> None:
@@ -128,11 +128,9 @@ class OutputStream(Flow[bytes]):
     def _span(self, item: bytes | dict[str, Any] | None) -> tuple[int, int]:
         span = item.get("held") if isinstance(item, dict) else None
         if type(span) is not list or len(span) != 2 or type(span[0]) is not int or type(span[1]) is not int:
-            raise errors.Internal("malformed event from the sandbox: it does not tell what it holds")
+            raise errors.Internal("malformed event from the sandbox: no valid `held`")
         if not self.offset <= span[0] <= span[1] <= checks.MAX_OFFSET:
-            raise errors.Internal(
-                f"malformed event from the sandbox: it holds what does not lie ahead of {self.offset}"
-            )
+            raise errors.Internal(f"malformed event from the sandbox: `held` is not ahead of {self.offset}")
         return span[0], span[1]
 
     def _take(self, item: bytes | dict[str, Any]) -> bytes | None:
@@ -143,7 +141,7 @@ class OutputStream(Flow[bytes]):
         if type(gap) is not list or len(gap) != 2 or type(gap[0]) is not int or type(gap[1]) is not int:
             raise errors.Internal("malformed event from the sandbox: not a gap")
         if not self.offset <= gap[0] < gap[1] <= checks.MAX_OFFSET:
-            raise errors.Internal(f"malformed event from the sandbox: a gap that does not lie ahead of {self.offset}")
+            raise errors.Internal(f"malformed event from the sandbox: a gap that is not ahead of {self.offset}")
         self.gaps.append((gap[0], gap[1]))
         self.offset = gap[1]
         return None
@@ -151,11 +149,11 @@ class OutputStream(Flow[bytes]):
     def _ended(self, reply: dict[str, Any]) -> None:
         end = records.whole(reply, "offset", 0, checks.MAX_OFFSET)
         if end != self.offset:
-            raise errors.Internal(f"the sandbox lost output: it ends at {end}, and {self.offset} is what came")
+            raise errors.Internal(f"the sandbox lost output: it ends at {end}, but {self.offset} bytes arrived")
 
 
 class WatchStream(Flow[records.WatchEvent]):
-    """Changes below a path. Once it is awaited, every change that follows is told."""
+    """Changes below a path. Once awaited, every later change is reported."""
 
     def __init__(self, connection: Connection, op: dict[str, Any], path: str, reply_s: float) -> None:
         super().__init__(connection, op, lossy=True)
@@ -171,20 +169,20 @@ class WatchStream(Flow[records.WatchEvent]):
             raise
         if not isinstance(first, dict) or first.get("watching") is not True:
             stream.cancel()
-            raise errors.Internal("malformed event from the sandbox: it does not watch")
+            raise errors.Internal("malformed event from the sandbox: not `watching`")
         return stream
 
     def _take(self, item: bytes | dict[str, Any]) -> records.WatchEvent:
         if not isinstance(item, dict):
-            raise errors.Internal("the sandbox sent data where none has a place")
+            raise errors.Internal("the sandbox sent unexpected data")
         return records.watch_event(item, self._path)
 
 
 class StdinStream:
-    """A way into a process's standard input.
+    """A writer to a process's standard input.
 
-    The first byte written stands at the offset that was asked for; what the process's side already has is skipped there.
-    `offset`: how much it has, as far as it has told; what lies before needs never be sent again.
+    The first byte written has the requested offset; the other side skips bytes that it already has. `offset`: how much
+    the other side has confirmed; bytes before it need not be sent again.
     """
 
     def __init__(self, stream: Stream, asked: int, offset: int) -> None:
@@ -194,34 +192,34 @@ class StdinStream:
 
     @property
     def offset(self) -> int:
-        # Credit comes back for what was taken, so it tells how far the other side is.
+        # Credit is returned for consumed bytes, so it shows how far the other side is.
         taken = self._stream.sent + self._stream.credit - WINDOW
         return max(self._told, self._asked + taken)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends `data`; waits while the process does not read. `FailedPrecondition` where its stdin is closed."""
+        """Sends `data`; waits while the process does not read. `FailedPrecondition` if its stdin is closed."""
         await self._stream.send(checks.content(data, "data"))
         if self._stream.finished:
             await self._stream.reply()
             raise errors.FailedPrecondition("the process's standard input is closed", state="closed")
 
     async def close(self) -> None:
-        """Ends the input (a terminal gets end-of-transmission) and waits until that is done."""
+        """Ends the input (a terminal gets end-of-transmission) and waits until that has happened."""
         self._stream.end()
         reply = await self._stream.reply()
         self._told = records.whole(reply, "offset", 0, checks.MAX_OFFSET)
 
     async def drain(self) -> None:
-        """Waits until the process's side has all that was written. `FailedPrecondition` as `write`."""
+        """Waits until the other side has all that was written. `FailedPrecondition` as in `write`."""
         while not self._stream.finished and self._stream.credit < WINDOW:
             await self._stream.changed()
         await self.write(b"")
 
     async def finished(self) -> None:
-        """Returns when nothing more is taken; the next `write` raises why."""
+        """Returns when no more input is accepted; the next `write` raises the reason."""
         while not self._stream.finished:
             await self._stream.changed()
 
     def detach(self) -> None:
-        """Leaves, and leaves the input open for who comes next."""
+        """Closes this writer, and leaves the input open for the next one."""
         self._stream.cancel()

@@ -1,4 +1,4 @@
-"""The frame codec, sans I/O: bytes in, frames out, every length bounded.
+"""The frame codec, without I/O: bytes in, frames out, every length bounded.
 
 u32 length (big-endian, of all that follows) | u8 kind | u32 stream | payload
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from shoal.model import errors
 
 MAX_PAYLOAD = 1 << 20
-"""Bytes of payload that one frame may carry."""
+"""The largest payload of a frame, in bytes."""
 
 MAX_STREAM = (1 << 32) - 1
 
@@ -22,11 +22,11 @@ _HEADER = struct.Struct(">IBI")
 _CREDIT = struct.Struct(">I")
 _HEADER_SIZE = _HEADER.size
 _BUFFER_SIZE = 32 << 10
-"""What a connection keeps to receive into. A frame that does not fit gets memory of its own, for as long as it lives."""
+"""The receive buffer of a connection. A frame that does not fit gets memory of its own."""
 
 
 class Kind(IntEnum):
-    """What a frame is. `PROTOCOL.md` says who may send which."""
+    """The kinds of frames; `PROTOCOL.md` says who may send which."""
 
     HELLO = 0
     OPEN = 1
@@ -43,7 +43,7 @@ _KINDS = tuple(Kind)
 
 
 class Frame(NamedTuple):
-    """One frame: its kind, its stream's id (0 for the connection itself) and its payload."""
+    """A frame: its kind, its stream's id (0 for the connection itself), its payload."""
 
     kind: Kind
     stream: int
@@ -51,12 +51,12 @@ class Frame(NamedTuple):
 
 
 def encode(kind: Kind, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """The frame as bytes. `payload`: at most 1 MiB; a longer one is the caller's defect (`ValueError`)."""
+    """The frame as bytes; `ValueError` if `payload` is longer than 1 MiB."""
     return encode_header(kind, stream, len(payload)) + payload
 
 
 def encode_header(kind: Kind, stream: int, size: int) -> bytes:
-    """What stands before a payload of `size` bytes, for a sender that would not copy a large payload."""
+    """The header of a frame with `size` bytes of payload, for senders that do not want to copy the payload."""
     if size > MAX_PAYLOAD:
         raise ValueError(f"a frame carries at most {MAX_PAYLOAD} bytes, not {size}")
     return _HEADER.pack(size + 5, kind, stream)
@@ -68,7 +68,7 @@ def encode_credit(stream: int, count: int) -> bytes:
 
 
 def decode_credit(payload: bytes) -> int:
-    """The count in a CREDIT frame's payload; raises `Internal` where it is none."""
+    """The count in a CREDIT frame's payload; `Internal` if malformed."""
     if len(payload) != _CREDIT.size:
         raise errors.Internal(f"malformed frame from the sandbox: a credit of {len(payload)} bytes, not {_CREDIT.size}")
     count: int = _CREDIT.unpack(payload)[0]
@@ -78,9 +78,9 @@ def decode_credit(payload: bytes) -> int:
 class Decoder:
     """Cuts a byte stream into frames.
 
-    Receive into `get_buffer()` and tell `advance` how much came; or hand bytes to `feed`. A payload too long for the
+    Receive into `get_buffer()` and pass the count to `advance`, or pass bytes to `feed`. A payload too long for the
     buffer is received straight into the memory that becomes the frame's payload, without a copy. A malformed frame
-    raises `Internal`, once and for every call after: there is no finding the next frame behind it.
+    raises `Internal`, and so does every later call: the next frame cannot be found.
     """
 
     __slots__ = ("_broken", "_buffer", "_end", "_large", "_lent", "_view")
@@ -88,7 +88,7 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
-        self._end = 0  # what is received and undecoded lies in _buffer[:_end], and starts with a header
+        self._end = 0  # _buffer[:_end] is received and undecoded, and starts with a header
         self._large: _LargeFrame | None = None
         self._lent: memoryview | None = None
         self._broken = False
@@ -106,7 +106,7 @@ class Decoder:
         return frames
 
     def get_buffer(self) -> memoryview:
-        """Where to receive next; never empty, and dead after the next `advance`."""
+        """The memory to receive into: never empty, and invalid after the next `advance`."""
         if self._large is not None:
             self._lent = self._large.room()
         else:
@@ -114,15 +114,15 @@ class Decoder:
         return self._lent
 
     def advance(self, count: int) -> list[Frame]:
-        """Takes note of `count` bytes received into `get_buffer()`; the frames that they complete, in order."""
+        """Handles `count` bytes received into `get_buffer()`; returns the frames they complete, in order."""
         if self._broken:
             self._malformed("nothing is read after a malformed frame")
         if self._lent is not None:
-            # The transport may still hold it; while it does, the memory behind cannot become a payload uncopied.
+            # While the transport holds the view, its memory cannot become a payload without a copy.
             try:
                 self._lent.release()
             except BufferError:
-                pass  # uvloop (Ray's workers) lets go only when we return: a large payload is copied then
+                pass  # uvloop (in Ray's workers) holds it until we return; a large payload is then copied
             self._lent = None
         if self._large is not None:
             return self._advance_large(count)
@@ -167,8 +167,8 @@ class Decoder:
 class _LargeFrame:
     """A frame whose payload is received into memory of its own.
 
-    `BytesIO` is the one place where Python lends out the memory of a `bytes` before it is one: `getvalue` returns
-    that very memory when nobody else holds it.
+    `BytesIO` lets us fill the memory of a `bytes` object before it exists: `getvalue` returns that memory without a
+    copy if nobody else holds it.
     """
 
     __slots__ = ("_filled", "_kind", "_memory", "_size", "_store", "_stream")
@@ -195,6 +195,6 @@ class _LargeFrame:
 
 
 def _let_go(view: memoryview) -> None:
-    """Ends a view. uvloop holds the one that it receives into until the protocol has returned, and writes to it no more."""
+    """Releases a view. uvloop keeps the one it receives into until the protocol returns, but writes to it no more."""
     with suppress(BufferError):
         view.release()

@@ -1,4 +1,4 @@
-"""JSON that travels in frames: requests out, and hostile replies, events and errors in."""
+"""The JSON in frames: outgoing requests, and incoming replies, events and errors, which may be hostile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=
 _decode = json.JSONDecoder().decode
 
 _MAX_MESSAGE = 8192
-"""Characters of an error's message that are believed and shown."""
+"""Characters of an error message that are kept."""
 
 _AGENT_ERRORS: dict[str, type[errors.ShoalError]] = {
     cls.code: cls
@@ -32,7 +32,7 @@ _AGENT_ERRORS: dict[str, type[errors.ShoalError]] = {
         errors.Internal,
     )
 }
-"""What an agent may say. That a sandbox ended, or that a token is bad, is not for code inside one to tell."""
+"""The errors that an agent may report. Code inside a sandbox must not claim that it ended, or that a token is bad."""
 
 _RELAY_ERRORS: dict[str, type[errors.ShoalError]] = {
     cls.code: cls
@@ -47,11 +47,11 @@ _RELAY_ERRORS: dict[str, type[errors.ShoalError]] = {
 }
 
 MAX_HELLO = 8192
-"""Bytes that a HELLO may have."""
+"""The largest HELLO, in bytes."""
 
 
 def encode_request(request: Mapping[str, Any]) -> bytes:
-    """A request as an OPEN's payload; `InvalidRequest` where it is too large for a frame or not UTF-8."""
+    """A request as the payload of an OPEN; `InvalidRequest` if it is too large for a frame or not valid Unicode."""
     try:
         payload = _encode(request).encode()
     except UnicodeEncodeError:
@@ -60,7 +60,7 @@ def encode_request(request: Mapping[str, Any]) -> bytes:
         ) from None
     if len(payload) > MAX_PAYLOAD:
         raise errors.InvalidRequest(
-            f"the request is {len(payload)} bytes long and at most {MAX_PAYLOAD} travel: "
+            f"the request is {len(payload)} bytes long, more than the {MAX_PAYLOAD} that fit: "
             "pass large argv or env values through a file or standard input",
             field="argv" if "argv" in request else None,
         )
@@ -68,9 +68,9 @@ def encode_request(request: Mapping[str, Any]) -> bytes:
 
 
 def decode_object(payload: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `payload`; `Internal` where it is anything else."""
+    """The JSON object in `payload`; `Internal` if it is anything else."""
     try:
-        # A deep nest of brackets is a RecursionError, not a ValueError.
+        # Deeply nested brackets raise RecursionError, not ValueError.
         value = _decode(str(payload, "utf-8"))
     except (ValueError, RecursionError):
         raise errors.Internal(f"malformed {what} from the sandbox: not JSON") from None
@@ -80,7 +80,7 @@ def decode_object(payload: bytes, what: str) -> dict[str, Any]:
 
 
 def decode_reply(payload: bytes) -> dict[str, Any] | errors.ShoalError:
-    """What a REPLY says: its `ok` object, or the error that it tells; `Internal` is raised where it is malformed."""
+    """The content of a REPLY: its `ok` object or its error; raises `Internal` if it is malformed."""
     reply = decode_object(payload, "reply")
     ok = reply.get("ok")
     if type(ok) is dict:
@@ -92,7 +92,7 @@ def decode_reply(payload: bytes) -> dict[str, Any] | errors.ShoalError:
 
 
 def encode_hello(token: str, wait_s: float, dial: int | None = None) -> bytes:
-    """The client's HELLO. `dial`: the port in the sandbox that the connection is to lead to, raw."""
+    """The client's HELLO. `dial`: the port in the sandbox to connect to, raw."""
     hello = {"v": 1, "token": token, "wait_ms": round(wait_s * 1000)}
     if dial is not None:
         hello["dial"] = dial
@@ -100,12 +100,12 @@ def encode_hello(token: str, wait_s: float, dial: int | None = None) -> bytes:
 
 
 def check_hello(payload: bytes) -> None:
-    """Raises what the relay's HELLO refuses with; returns where it admits."""
+    """Raises the relay's refusal; returns if it admits us."""
     _check_hello(payload, "relay", _RELAY_ERRORS)
 
 
 def check_dialled(payload: bytes) -> None:
-    """Raises what the agent's HELLO on a dialled connection refuses with; returns where raw bytes may follow."""
+    """Raises the agent's refusal of a dialled connection; returns if raw bytes may follow."""
     _check_hello(payload, "agent", _AGENT_ERRORS)
 
 
@@ -124,7 +124,7 @@ def _error(data: dict[str, Any], known: Mapping[str, type[errors.ShoalError]]) -
     code, message = data.get("code"), data.get("message")
     if type(code) is not str or type(message) is not str:
         return errors.Internal("malformed error from the sandbox: code and message must be strings")
-    # Lone surrogates would break whoever prints or logs the message.
+    # Printing or logging lone surrogates would fail.
     message = message[:_MAX_MESSAGE].encode(errors="replace").decode()
     cls = known.get(code)
     if cls is None:

@@ -1,4 +1,4 @@
-"""The calls that have to do with processes."""
+"""The agent's calls for processes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from shoal.wire.records import Exit, RunResult, Start
 
 DEFAULT_MAX_OUTPUT = 8 << 20
 REPLY_S = 30.0
-"""How long a call that should be answered at once may take."""
+"""Seconds that a quick call may take."""
 
 _KILL_S = 30.0
-"""How long after a process's own timeout its end may be told."""
+"""Seconds after a process's own timeout within which its end must arrive."""
 
 _MAX_PROCESSES = 100_000
 
 
 class ProcessCalls:
-    """Start, follow, feed and end processes."""
+    """Starts, reads, feeds and ends processes."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -36,11 +36,12 @@ class ProcessCalls:
         max_output: int = DEFAULT_MAX_OUTPUT,
         share: Share | None = None,
     ) -> RunResult:
-        """Runs a command to its end and returns all of it: one round trip.
+        """Runs a command to its end and returns its result, in one round trip.
 
-        `input`: its standard input, None for none. `max_output`: bytes of stdout and of stderr that are kept (0 to
-        256 MiB each). `share`: counts what is held of them, and may have it given up (`Unavailable`, not retryable); where there is a
-        result, its caller releases it. The same start sent again, after the connection broke, joins or repeats the answer; it never runs twice.
+        `input`: its standard input; None: none. `max_output`: bytes kept of stdout and of stderr (0 to 256 MiB each).
+        `share`: counts the output in memory; its budget may drop the output (`Unavailable`, not retryable). The caller
+        releases it after use. Sending the same start again, after a broken connection, waits for or repeats the answer;
+        the command never runs twice.
         """
         request = start.request("run")
         request["max_output"] = checks.whole(max_output, "max_output", 0, checks.MAX_OUTPUT)
@@ -67,10 +68,10 @@ class ProcessCalls:
         stdin: bool = True,
         tail: bool = False,
     ) -> int:
-        """Starts a process and returns its pid in the sandbox. The same start sent again starts nothing.
+        """Starts a process and returns its pid in the sandbox. Sending the same start again starts nothing.
 
-        `pty`: rows and columns of a terminal. `merge_stderr`: into stdout. `stdin`: whether it has one, or none.
-        `tail`: where nobody reads its output, the oldest is dropped rather than the process held up.
+        `pty`: rows and columns of a terminal. `merge_stderr`: sends stderr to stdout. `stdin`: whether it has one.
+        `tail`: if nobody reads its output, drops the oldest instead of blocking the process.
         """
         request = start.request("exec")
         if pty is not None:
@@ -88,9 +89,9 @@ class ProcessCalls:
     ) -> OutputStream:
         """A process's stdout (`fd` 1) or stderr (2) from `offset` on, live, to its end.
 
-        `tell`: ask what there is of it at this moment (`OutputStream.held`). An offset beyond it is `InvalidRequest`.
-        `peek`: a reader that the process does not wait for. Of what a process started with `tail` writes meanwhile it may miss some
-        (`OutputStream.gaps`), but nothing of what there is at this moment.
+        `tell`: reports how much there is at this moment (`OutputStream.held`); an offset beyond it is `InvalidRequest`.
+        `peek`: the process does not wait for this reader, which may miss later output of a process started with `tail`
+        (`OutputStream.gaps`).
         """
         request: dict[str, Any] = {
             "op": "output",
@@ -105,7 +106,7 @@ class ProcessCalls:
         return OutputStream(self.connection, request, offset, REPLY_S)
 
     async def stdin(self, process_id: str, offset: int = 0) -> StdinStream:
-        """A way into a process's standard input. `offset`: where in the input the first byte that is written stands."""
+        """Opens a process's standard input for writing. `offset`: the position of the first byte written."""
         checks.whole(offset, "offset", 0, checks.MAX_OFFSET)
         stream = self.connection.stream({"op": "stdin", "id": checks.process_id(process_id), "offset": offset})
         try:
@@ -113,18 +114,18 @@ class ProcessCalls:
             if first is None:
                 raise errors.FailedPrecondition("the process's standard input is closed", state="closed")
             if not isinstance(first, dict):
-                raise errors.Internal("the sandbox sent data where none has a place")
+                raise errors.Internal("the sandbox sent unexpected data")
             return StdinStream(stream, offset, records.whole(first, "offset", 0, checks.MAX_OFFSET))
         except BaseException:
             stream.cancel()
             raise
 
     async def wait(self, process_id: str) -> Exit:
-        """Waits for a process's end, however long it takes."""
+        """Waits for a process's end, without a time limit."""
         return records.exit_of(await self.connection.request({"op": "wait", "id": checks.process_id(process_id)}))
 
     async def signal(self, process_id: str, signal: int, tree: bool = False) -> None:
-        """Sends a signal (its number) to a process's group, or with `tree` to all its descendants. An ended one: nothing."""
+        """Sends a signal to a process's group, or with `tree` to all descendants. Does nothing if it has ended."""
         request = {
             "op": "signal",
             "id": checks.process_id(process_id),
@@ -139,7 +140,9 @@ class ProcessCalls:
         await self.connection.request(request, timeout_s=REPLY_S)
 
     async def ps(self) -> list[dict[str, Any]]:
-        """The processes that clients started and the agent remembers: `id`, `pid`, `argv`, `started_ms`, `running`, `exit`."""
+        """The processes that clients started and the agent remembers: `id`, `pid`, `argv`, `started_ms`, `running`,
+        `exit`.
+        """
         found = (await self.connection.request({"op": "ps"}, timeout_s=REPLY_S)).get("processes")
         if type(found) is not list or len(found) > _MAX_PROCESSES:
             raise errors.Internal("malformed answer from the sandbox: processes is not a list")

@@ -1,4 +1,4 @@
-"""What goes to an agent and what comes from one, as values. What comes is hostile: every field's type and bound is checked."""
+"""Values sent to and received from an agent. Replies may be hostile: the type and bound of every field is checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENTRY_KINDS = ("file", "dir", "link", "other")
 _WATCH_KINDS = ("created", "modified", "removed", "moved")
 _MAX_NAME = 255
 _MAX_TEXT = 32 << 10
-"""Characters of a path out of a reply: code inside can make deeper trees than one system call can name."""
+"""Longest path in a reply, in characters: trees can be deeper than one system call can name."""
 
 _MAX_TIME_US = 10 * checks.MAX_SECONDS * 1_000_000
 
@@ -25,10 +25,10 @@ _MAX_TIME_US = 10 * checks.MAX_SECONDS * 1_000_000
 class Start:
     """A process to start.
 
-    `id`: the caller's choice (`ids.new_process_id()`), so that the same start sent again never starts it twice.
-    `env`: over the container's own; None removes. `workdir`: absolute, None for the container's. `user`: `""` for the
-    container's, else `name`, `uid`, `uid:gid`, `name:group`. `timeout_s`: 0 for none; its whole tree is killed then.
-    `limits`: `nofile`, `nproc`, `fsize`, `core`, `cpu`, `stack`.
+    `id`: chosen by the caller (`ids.new_process_id()`), so that sending the same start again never starts it twice.
+    `env`: added to the container's; None removes a variable. `workdir`: absolute; None: the container's. `user`:
+    `name`, `uid`, `uid:gid` or `name:group`; `""`: the container's. `timeout_s`: seconds until its whole tree is
+    killed; 0: no limit. `limits`: `nofile`, `nproc`, `fsize`, `core`, `cpu`, `stack`.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Start:
     limits: Mapping[str, int] | None = None
 
     def request(self, op: str) -> dict[str, Any]:
-        """The start as a request, checked (`InvalidRequest`)."""
+        """The start as a request; `InvalidRequest`."""
         request: dict[str, Any] = {"op": op, "id": checks.process_id(self.id), "argv": checks.argv(self.argv)}
         if self.env:
             request["env"] = checks.env(self.env)
@@ -79,7 +79,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, directory, link or other thing. Names that are not UTF-8 carry surrogate escapes (`os.fsencode` undoes it)."""
+    """A directory entry. Names that are not UTF-8 carry surrogate escapes (`os.fsencode` decodes them)."""
 
     name: str
     path: str
@@ -94,7 +94,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """A change. `kind`: `created`, `modified`, `removed`, `moved` (`to`: where), or `overflow`: some were dropped."""
+    """A change. `kind`: `created`, `modified`, `removed`, `moved` (to `to`), or `overflow`: some were dropped."""
 
     kind: str
     path: str
@@ -144,7 +144,7 @@ def entry(data: object) -> Entry:
 
 
 def entries(event: dict[str, Any]) -> list[Entry]:
-    """What one event of `list` brings."""
+    """The entries in one event of `list`."""
     found = event.get("entries")
     if type(found) is not list:
         raise _malformed("entries", "is not a list")
@@ -180,7 +180,7 @@ def process(data: object) -> dict[str, Any]:
 
 
 def whole(data: dict[str, Any], field: str, low: int, high: int) -> int:
-    """A whole number out of a reply."""
+    """A whole number from a reply."""
     value = data.get(field)
     if type(value) is not int or not low <= value <= high:
         raise _malformed(field, f"is not a whole number from {low} to {high}")
@@ -188,7 +188,7 @@ def whole(data: dict[str, Any], field: str, low: int, high: int) -> int:
 
 
 def boolean(data: dict[str, Any], field: str) -> bool:
-    """A truth value out of a reply."""
+    """A boolean from a reply."""
     value = data.get(field)
     if type(value) is not bool:
         raise _malformed(field, "is not true or false")
@@ -196,7 +196,7 @@ def boolean(data: dict[str, Any], field: str) -> bool:
 
 
 def text(data: dict[str, Any], field: str) -> str:
-    """A string out of a reply: short, valid Unicode, without NUL."""
+    """A string from a reply: short, valid Unicode, without NUL."""
     value = data.get(field)
     if type(value) is not str or len(value) > _MAX_TEXT or "\0" in value or not _is_unicode(value):
         raise _malformed(field, "is not a short string")
@@ -204,7 +204,7 @@ def text(data: dict[str, Any], field: str) -> str:
 
 
 def path_text(data: dict[str, Any], field: str) -> str:
-    """A path or name out of a reply, a string or base64; what is not UTF-8 carries surrogate escapes."""
+    """A path or name from a reply, as a string or base64; non-UTF-8 bytes become surrogate escapes."""
     value = data.get(field)
     if type(value) is not dict:
         return text(data, field)
@@ -221,7 +221,7 @@ def path_text(data: dict[str, Any], field: str) -> str:
 
 
 def absolute(data: dict[str, Any], field: str) -> str:
-    """An absolute path out of a reply."""
+    """An absolute path from a reply."""
     value = path_text(data, field)
     if not value.startswith("/"):
         raise _malformed(field, "is not an absolute path")
@@ -229,7 +229,7 @@ def absolute(data: dict[str, Any], field: str) -> str:
 
 
 def _name(data: dict[str, Any], path: str) -> str:
-    # A caller may join it to a path of its own machine: it must be one plain name.
+    # A caller may join it to a local path, so it must be one plain name.
     name = path_text(data, "name")
     if name == path == "/":
         return name

@@ -1,4 +1,4 @@
-"""Addresses and socket options that every connection to a relay has in common."""
+"""Addresses and socket options of connections to a relay."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MAX_WAIT_S = 60.0
 """How long the relay may be asked to wait for an agent."""
 
 _KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
-"""A machine that vanished without a word is noticed within 35 s, so that no wait on it is for ever."""
+"""A machine that vanished is noticed within 35 s, so that nothing waits for it for ever."""
 
 _UNANSWERED_MS = 30_000
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port` in its parts; `InvalidRequest` where it is something else."""
+    """Splits `host:port`; `InvalidRequest` if it is anything else."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
@@ -25,7 +25,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def check_opening(token: str, wait_s: float) -> None:
-    """Refuses what no relay would take, before a byte goes out."""
+    """Checks what the relay would refuse, before anything is sent."""
     if not 0 <= wait_s <= MAX_WAIT_S:
         raise errors.InvalidRequest(f"wait_s must be 0 to {MAX_WAIT_S:g} seconds, not {wait_s}", field="wait_s")
     if not token or not token.isascii() or len(token) > 4096:
@@ -33,14 +33,14 @@ def check_opening(token: str, wait_s: float) -> None:
 
 
 def tune(sock: socket.socket, *, prompt_reader: bool) -> None:
-    """No delays, and a watch for a peer that vanished.
+    """Disables delays, and detects a peer that vanished.
 
-    `prompt_reader`: the peer always reads, so what it does not acknowledge for 30 s is lost. Never say so of a peer that may pause:
-    the kernel takes a window that stays closed for a peer that is gone.
+    `prompt_reader`: the peer always reads, so 30 s without an acknowledgement mean that it is gone. Not for a peer that
+    may pause: to the kernel, a window that stays closed looks the same.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = (*_KEEPALIVE, ("TCP_USER_TIMEOUT", _UNANSWERED_MS)) if prompt_reader else _KEEPALIVE
     for name, value in options:
-        if hasattr(socket, name):  # not every system has all of them
+        if hasattr(socket, name):  # some systems lack some of them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

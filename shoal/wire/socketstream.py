@@ -10,11 +10,11 @@ from shoal.wire.bytestream import ByteStream
 CHUNK = 256 << 10
 
 _HIGH = 512 << 10
-"""Bytes that may wait to be sent before a writer has to."""
+"""Bytes that may be buffered before a writer has to wait."""
 
 
 class SocketStream(ByteStream):
-    """What `shoal.wire.dial` opened."""
+    """A connection that `shoal.wire.dial` opened."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""A stream whose items are taken one by one, and on which data is sent as credit comes."""
+"""A stream whose items are read one by one, and on which data can be sent."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from shoal.wire.frames import Kind, encode
 from shoal.wire.messages import decode_object
 
 _MAX_BACKLOG = 4 << 20
-"""Bytes of events that may wait for their consumer. Events are outside the credit."""
+"""Bytes of events that may wait for their consumer; credit does not cover events."""
 
 _EVENT_COST = 128
-"""What an event is taken to weigh beside its bytes, so that a flood of tiny ones is bounded too."""
+"""Bytes added per event, so that a flood of tiny events is bounded too."""
 
 _MERGE_BELOW = 4096
-"""Chunks are merged up to this: a million chunks of one byte must not weigh a hundred million."""
+"""Chunks are merged up to this size: a million one-byte chunks must not take 100 MB."""
 
 _OVERFLOW = b'{"overflow":true}'
 
 
 class Stream(Exchange):
-    """A stream whose items are taken one by one: `async for` gives `bytes` for DATA and a dict for an EVENT, in order.
+    """A stream whose items are read one by one: `async for` yields `bytes` for DATA and a dict for an EVENT, in order.
 
-    An item counts as consumed when the next one is asked for; only then may the other side send more. One consumer.
-    `lossy`: events that the consumer is too slow for become one `{"overflow": true}`; otherwise they fail the stream.
+    An item counts as consumed when the next one is requested; only then may the other side send more. One consumer.
+    `lossy`: if the consumer is too slow, the dropped events become one `{"overflow": true}`; else the stream fails.
     """
 
     __slots__ = ("_backlog", "_error", "_items", "_lossy", "_reply", "_taken", "_waiters")
@@ -58,7 +58,7 @@ class Stream(Exchange):
         return item
 
     async def receive(self, idle_s: float | None = None) -> bytes | dict[str, Any] | None:
-        """The next item, None after the last; raises what ended the stream, and `DeadlineExceeded` after `idle_s` of silence."""
+        """The next item; None at the end. Raises the stream's error; `DeadlineExceeded` after `idle_s` of silence."""
         if self._taken:
             self.give_back(self._taken)
             self._taken = 0
@@ -76,7 +76,7 @@ class Stream(Exchange):
         return payload
 
     async def reply(self, idle_s: float | None = None) -> dict[str, Any]:
-        """The reply's `ok`, or the error that it tells, raised."""
+        """The reply's `ok`; raises the stream's error."""
         while not self.finished:
             await self._changed(idle_s)
         if self._error is not None:
@@ -87,7 +87,7 @@ class Stream(Exchange):
     # Sending
 
     async def send(self, data: bytes | bytearray | memoryview, idle_s: float | None = None) -> None:
-        """Sends `data` as credit comes. Raises what ended the stream; a reply that came early is no error, the rest is dropped."""
+        """Sends `data` as credit allows. Raises the stream's error; after an early reply, the rest is dropped."""
         view = memoryview(data).cast("B")
         while view:
             if self._error is not None:
@@ -100,12 +100,12 @@ class Stream(Exchange):
             view = self.send_some(view)
 
     def end(self) -> None:
-        """No more will be sent."""
+        """Ends this side of the stream."""
         if not self.finished:
             self.connection.write(encode(Kind.END, self.id))
 
     def cancel(self) -> None:
-        """Done with the stream: what was consumed is told, what waits is dropped. Again is harmless."""
+        """Closes the stream and drops what waits. May be called again."""
         if self.finished:
             self._items.clear()
             return
@@ -117,14 +117,14 @@ class Stream(Exchange):
         self.on_lost(errors.FailedPrecondition("the stream was closed by its reader", state="closed"))
 
     async def changed(self) -> None:
-        """Returns when something happened to the stream: data, credit, or its end; the caller looks what."""
+        """Waits for data, credit or the end of the stream; the caller checks which."""
         await self._changed(None)
 
-    # What the connection calls
+    # Called by the connection
 
     def on_data(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.ERRDATA:
-            raise errors.Internal("the sandbox sent standard error where it has no place")
+            raise errors.Internal("the sandbox sent unexpected standard error")
         if not payload:
             return
         items = self._items
@@ -140,7 +140,7 @@ class Stream(Exchange):
             self._backlog += cost
             self._items.append((Kind.EVENT, payload))
         elif not self._lossy:
-            raise errors.Internal(f"the sandbox sent more than {_MAX_BACKLOG} bytes of events that nobody took")
+            raise errors.Internal(f"the sandbox sent more than {_MAX_BACKLOG} bytes of events that were not read")
         elif self._items[-1][1] is not _OVERFLOW:
             self._backlog += len(_OVERFLOW) + _EVENT_COST
             self._items.append((Kind.EVENT, _OVERFLOW))
@@ -171,7 +171,7 @@ class Stream(Exchange):
         self._waiters.clear()
 
     async def _changed(self, idle_s: float | None) -> None:
-        """Returns when something happened to the stream; the caller looks what."""
+        """Waits until the stream changes; the caller checks how."""
         loop = self.connection.loop
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append(waiter)
@@ -188,4 +188,4 @@ class Stream(Exchange):
         if waiter.done():
             return
         self.connection.cancel(self)
-        self.on_lost(errors.DeadlineExceeded(f"nothing came from the sandbox for {idle_s:g} s"))
+        self.on_lost(errors.DeadlineExceeded(f"nothing arrived from the sandbox for {idle_s:g} s"))
