@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[2] / "shoal"
 HEAVY = {"ray", "docker", "pydantic", "pydantic_settings", "fastapi", "sqlalchemy", "typer", "rich", "numpy"}
@@ -49,12 +52,21 @@ def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names = [node.module]
-            if node.module == "shoal":
-                names = [f"shoal.{a.name}" if part_of(f"shoal.{a.name}") != "shoal" else "shoal" for a in node.names]
+            names = [_imported(node.module, alias.name) for alias in node.names]
         for name in names:
             if name.split(".")[0] == "shoal":
                 yield name, node.lineno, id(node) not in inside
+
+
+def _imported(module: str, name: str) -> str:
+    """What `from module import name` imports: `module.name` if that is a module, else `module`."""
+    path = PACKAGE.parent.joinpath(*module.split("."), name)
+    return f"{module}.{name}" if path.is_dir() or path.with_suffix(".py").exists() else module
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def modules() -> list[Path]:
@@ -73,6 +85,16 @@ def test_imports_go_one_way() -> None:
             if part_of(name) != own and part_of(name) not in ALLOWED[own]
         ]
     assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports under `TYPE_CHECKING` and inside functions count, too."""
+    names = {module_name(path): path for path in modules()}
+    graph = {name: {each for each, _, _ in imports_of(path)} - {name} for name, path in names.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("a circle of imports: " + " -> ".join(reversed(error.args[1])))
 
 
 def test_the_command_line_loads_the_cluster_only_when_it_needs_it() -> None:
