@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-pytestmark = pytest.mark.slow  # seconds for all of it
+from shoal.cli.main import app
 
 COMMANDS = (
     *("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm"),
@@ -38,14 +39,12 @@ def shoal(*arguments: str, state: Path, **environ: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize(
-    "command", [*COMMANDS, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands)]
-)
-def test_help_teaches_by_examples(command: str, tmp_path: Path) -> None:
-    shown = shoal(*command.split(), "--help", state=tmp_path)
-    assert shown.returncode == 0
-    assert "Examples:" in shown.stdout
-    assert f"shoal {command}" in shown.stdout
+def test_help_teaches_by_examples() -> None:
+    for command in [*COMMANDS, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands)]:
+        shown = CliRunner().invoke(app, [*command.split(), "--help"])
+        assert shown.exit_code == 0, command
+        assert "Examples:" in shown.output, command
+        assert f"shoal {command}" in shown.output
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
@@ -100,25 +99,14 @@ def test_status_without_a_cluster(tmp_path: Path) -> None:
     "arguments",
     [
         ("run",),
-        ("run", "shoal/base"),
         ("run", "--memory", "much", "shoal/base", "true"),
-        ("run", "--network", "host", "shoal/base", "true"),
         ("run", "-it", "shoal/base", "bash"),
-        ("exec", "web"),
         ("cp", "a", "b"),
-        ("cp", "a:/x", "b:/y"),
         ("shell", "web"),
         ("dance",),
-        ("ls", "--tag", "x"),
-        ("ls", "--state", "happy"),
         ("--url", "localhost:8000", "ls"),
-        ("login", "localhost:8000"),
         ("login", "http://127.0.0.1:1"),
-        ("logout", "http://127.0.0.1:1"),
-        ("logout",),
-        ("tokens", "create", "ci", "--expires-in", "soon"),
         ("tokens", "rm", "shoal_tk-1_x"),
-        ("environments", "create", "x", "--memory", "1:2"),
     ],
 )
 def test_a_call_that_is_wrong_exits_with_2_and_says_why(arguments: tuple[str, ...], tmp_path: Path) -> None:
@@ -128,11 +116,10 @@ def test_a_call_that_is_wrong_exits_with_2_and_says_why(arguments: tuple[str, ..
     assert "Traceback" not in failed.stderr
 
 
-@pytest.mark.parametrize("command", ["up", "down", "doctor"])
-def test_what_is_done_to_this_machine_takes_no_cluster_elsewhere(command: str, tmp_path: Path) -> None:
-    failed = shoal("--url", "https://prod", command, state=tmp_path)
+def test_what_is_done_to_this_machine_takes_no_cluster_elsewhere(tmp_path: Path) -> None:
+    failed = shoal("--url", "https://prod", "down", state=tmp_path)
     assert failed.returncode == 2
-    assert f"`shoal {command}` is about the cluster on this machine" in failed.stderr
+    assert "`shoal down` is about the cluster on this machine" in failed.stderr
 
 
 def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ DENIED = {
 }
 
 
-@pytest.mark.parametrize("what", ALLOWED)
-async def test_what_root_may_inside(docker_lab: DockerLab, what: str) -> None:
-    code, said = await docker_lab.run(await docker_lab.start(), "python3", "-c", ALLOWED[what])
-    assert code == 0, said
+async def test_what_root_may_inside(docker_lab: DockerLab) -> None:
+    container = await docker_lab.start()
+    for what, program in ALLOWED.items():
+        code, said = await docker_lab.run(container, "python3", "-c", program)
+        assert code == 0, (what, said)
 
 
 async def test_what_nobody_may_inside(docker_lab: DockerLab) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -377,7 +378,7 @@ async def hostile(lab: Lab, said: bytes, *, stay: bool = False) -> tuple[int, di
     [
         b"",
         b"SSH-2.0-OpenSSH_9.2\r\n",
-        os.urandom(4096),
+        random.Random(1).randbytes(4096),
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * (1 << 20),
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
