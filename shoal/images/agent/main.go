@@ -1,7 +1,9 @@
-// The agent is the first process of every container (`init`), and on each node the relay to those (`relay`).
+// The agent is the first process of every container (`init`), on each node the relay to those (`relay`), and on each node that serves the HTTP
+// API the front door of that (`gateway`).
 //
 //	agent init       in a container
 //	agent relay      on a node; its configuration is one line of JSON on stdin
+//	agent gateway    the same; descriptor 3 is its listening socket
 //	agent shim …     used by init where a start asks for limits
 //	agent version
 package main
@@ -15,6 +17,7 @@ import (
 	"syscall"
 
 	"shoal/agent/internal/boot"
+	"shoal/agent/internal/gateway"
 	"shoal/agent/internal/proc"
 	"shoal/agent/internal/relay"
 	"shoal/agent/internal/server"
@@ -34,13 +37,15 @@ func run(args []string) int {
 		return boot.Init()
 	case "relay":
 		return runRelay()
+	case "gateway":
+		return runGateway()
 	case "shim":
 		return proc.Shim(args[1:])
 	case "version":
 		fmt.Println(server.Version)
 		return 0
 	}
-	log.Print("usage: agent init | relay | version")
+	log.Print("usage: agent init | relay | gateway | version")
 	return 2
 }
 
@@ -54,6 +59,22 @@ func runRelay() int {
 	defer stop()
 	if err := relay.Run(ctx, config, server.Version, os.Stdout); err != nil {
 		log.Printf("relay: %v", err)
+		return 1
+	}
+	return 0
+}
+
+func runGateway() int {
+	config, err := gateway.ReadConfig(os.Stdin)
+	if err != nil {
+		log.Printf("gateway: %v", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	listening := os.NewFile(gateway.ListenerFd, "listener")
+	if err := gateway.Run(ctx, config, server.Version, listening, os.Stdout); err != nil {
+		log.Printf("gateway: %v", err)
 		return 1
 	}
 	return 0

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -63,32 +64,61 @@ func (c *Claims) MaySpeak() error {
 	return nil
 }
 
-// Check returns the claims of a token that was signed with secret and has not expired; a fault `unauthenticated` otherwise.
-// Nothing of the payload is looked at before its signature is known to be right.
+// ConnectKey is what connect tokens of tunnels say in the place of a container's key: they outlive it, and no relay takes them.
+const ConnectKey = "http"
+
+// errForged: the text is no token, or was signed with another secret.
+var errForged = errors.New("forged")
+
+// Check returns the claims of a relay's token that was signed with secret and has not expired; a fault `unauthenticated` otherwise.
 func Check(secret []byte, text string, now time.Time) (Claims, error) {
+	c, err := open(secret, text)
+	if err != nil || !ValidKey(c.Key) {
+		return c, refuse("it is malformed, or its signature is wrong")
+	}
+	if now.Unix() >= c.Expires {
+		return c, refuse("it has expired: look the sandbox up again")
+	}
+	return c, nil
+}
+
+// CheckConnect returns the claims of a connect token for the http tunnel to a port of a sandbox; a fault `unauthenticated` otherwise.
+func CheckConnect(secret []byte, text string, now time.Time, sandbox string, port int) (Claims, error) {
+	c, err := open(secret, text)
+	if err != nil {
+		return c, fault.New(fault.Unauthenticated, "the connect token is not one of this cluster's: ask for a new one")
+	}
+	if now.Unix() >= c.Expires {
+		return c, fault.New(fault.Unauthenticated, "the connect token has expired: ask for a new one")
+	}
+	if c.Sandbox != sandbox || c.Port != port || c.Key != ConnectKey || !slices.Contains(c.Scopes, ScopeTunnel) {
+		return c, fault.New(fault.Unauthenticated, "the connect token is for another tunnel: ask for one of this tunnel's own")
+	}
+	return c, nil
+}
+
+// open returns what a token says. Nothing of its payload is looked at before its signature is known to be right.
+func open(secret []byte, text string) (Claims, error) {
 	var c Claims
 	head, tail, found := strings.Cut(text, ".")
 	if !found || len(text) > MaxSize {
-		return c, refuse("it is malformed")
+		return c, errForged
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(head)
 	if err != nil {
-		return c, refuse("it is malformed")
+		return c, errForged
 	}
 	given, err := base64.RawURLEncoding.DecodeString(tail)
 	if err != nil {
-		return c, refuse("it is malformed")
+		return c, errForged
 	}
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(payload)
 	if !hmac.Equal(given, mac.Sum(nil)) { // in constant time
-		return c, refuse("its signature is wrong")
+		return c, errForged
 	}
-	if err := json.Unmarshal(payload, &c); err != nil || !ValidKey(c.Key) || c.Port < 0 || c.Port > 65535 {
-		return c, refuse("it is malformed")
-	}
-	if now.Unix() >= c.Expires {
-		return c, refuse("it has expired: look the sandbox up again")
+	if err := json.Unmarshal(payload, &c); err != nil || c.Port < 0 || c.Port > 65535 {
+		return c, errForged
 	}
 	return c, nil
 }
