@@ -1,7 +1,7 @@
-"""Who may do what: environments and their quotas, API tokens, callers, what they did.
+"""Access: environments and their quotas, API tokens, callers, the audit log.
 
-A token reads `shoal_<id>_<secret>`: `id` is public and names it in listings and in the audit log, `secret` is 160 random bits that are shown
-once. The store keeps the SHA-256 of the secret: of a random text that long nobody finds another one with the same, so no slow hash is needed.
+A token has the form `shoal_<id>_<secret>`. `id` is public, for listings and the audit log; `secret` is 160 random bits
+and shown once. The store keeps its SHA-256: a random secret this long needs no slow hash.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 from shoal.model.tunnels import url_with_token
 
 MAIN_ENVIRONMENT = "main"
-"""The environment that always is, and is meant where none is named."""
+"""The environment that always exists, and is the default."""
 
 ANY_ENVIRONMENT = "*"
-"""A token of this environment is the cluster's: it may do its scope in every environment, and with `admin` manage all of them."""
+"""The environment of tokens that are valid in all environments; with `admin`, such a token manages all of them."""
 
 _TOKEN = re.compile(r"shoal_(tk-[0-9a-z]{16})_([0-9a-z]{32})")
 
 
 class Scope(StrEnum):
-    """What a token lets its holder do. Each includes those before it."""
+    """What a token allows. Each scope includes the ones before it."""
 
     READ = "read"  # look: list, get, logs, events, metrics
     RUN = "run"  # also create, exec, files, tunnels, terminate
@@ -41,8 +41,11 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The most that an environment's living sandboxes may have together; None: no bound. CPU in cores and memory in MiB count the
-    limits of sandboxes, not their requests; `creates_per_minute` counts accepted creates in any 60 s."""
+    """The most that an environment's living sandboxes may use together; None: unlimited.
+
+    CPU in cores and memory in MiB count the sandboxes' limits, not their requests. `creates_per_minute` counts accepted
+    creates in any 60 s.
+    """
 
     sandboxes: int | None = None
     cpu: float | None = None
@@ -55,7 +58,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A namespace: names, quotas and tokens live inside one. `created_at` in unix seconds; `usage` as `Quota`, what is used now."""
+    """A namespace for names, quotas and tokens. `created_at` in unix seconds; `usage`: the part of the quota in use."""
 
     name: str
     quota: Quota
@@ -68,7 +71,10 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """An API token without its secret. Times in unix seconds; `expires_at` None: never. `last_used_at` to the minute."""
+    """An API token without its secret.
+
+    Times in unix seconds; `expires_at` None: never. `last_used_at` to the minute.
+    """
 
     id: str
     name: str
@@ -89,7 +95,7 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A token as the cluster keeps it. `digest`: SHA-256 of its secret, in hex."""
+    """A token as stored. `digest`: the SHA-256 of its secret, in hex."""
 
     info: TokenInfo
     digest: str
@@ -97,9 +103,10 @@ class StoredToken:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """On whose behalf a call is made. `token` is a token's id, or `cluster` for whoever is inside the cluster or on its own machine.
+    """On whose behalf a call is made. `token`: a token's id, or `cluster` for callers inside the cluster.
 
-    `environment`: the only one that the call may see, `*` for all. `address` is the client's, as far as known."""
+    `environment`: the only one that the call may see, or `*` for all. `address`: the client's, if known.
+    """
 
     token: str = "cluster"
     environment: str = ANY_ENVIRONMENT
@@ -109,25 +116,25 @@ class Caller:
 
 
 INSIDE = Caller()
-"""The caller where nothing else is said: in the cluster whoever reaches Ray may do everything."""
+"""The default caller: inside the cluster, whoever can reach Ray may do everything."""
 
 caller: ContextVar[Caller] = ContextVar("caller", default=INSIDE)
-"""The caller of what runs in this context. The API sets it for each request; a transport passes it on."""
+"""The caller in this context. The API sets it for each request, and transports pass it on."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One thing that somebody did or was refused. `outcome` is `ok` or an error's code; `target` an id or a name."""
+    """One action, done or refused. `outcome`: `ok` or an error's code. `target`: an id or a name."""
 
     at: float
-    action: str  # as `sandbox.create`, `token.revoke`, `exec`, `files.write`
+    action: str  # such as `sandbox.create`, `token.revoke`, `exec`, `files.write`
     outcome: str
     token: str
     environment: str
     target: str | None = None
     request_id: str | None = None
     address: str | None = None
-    id: int = 0  # the store gives it; rising
+    id: int = 0  # set by the store; rising
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -135,8 +142,11 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class SandboxEvent:
-    """One change in a sandbox's life. `id` rises over the whole cluster; `kind` is `created` or the state that it went into, `tags`,
-    `exposed`, `unexposed`; `data` as JSON: `reason`, `returncode`, `message`, `node_id`, `token` (who), as far as they apply."""
+    """One change of a sandbox. `id` rises over the whole cluster.
+
+    `kind`: `created`, the new state, `tags`, `exposed` or `unexposed`. `data`, as JSON: those of `reason`,
+    `returncode`, `message`, `node_id` and `token` (who did it) that apply.
+    """
 
     id: int
     at: float
@@ -151,10 +161,11 @@ class SandboxEvent:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """A way in from outside to a port of a sandbox. `protocol`: `http` (WebSockets included) or `tcp`.
+    """A way from outside to a port of a sandbox. `protocol`: `http` (with WebSockets) or `tcp`.
 
-    `url` for http, `address` (host:port) for tcp. A private one needs a connect token: `token`, until `expires_at` (unix seconds); both are
-    None for a public one and where tunnels are only listed."""
+    `url` is set for http, `address` (host:port) for tcp. A private tunnel needs a connect token: `token`, valid until
+    `expires_at` (unix seconds). Both are None for a public tunnel, and in a list of tunnels.
+    """
 
     sandbox_id: str
     port: int
@@ -167,7 +178,7 @@ class Tunnel:
 
     @property
     def link(self) -> str | None:
-        """The URL as a browser opens it, with the token where there is one; None for tcp."""
+        """The URL for a browser, with the token if there is one; None for tcp."""
         return self.url if self.url is None or self.token is None else url_with_token(self.url, self.token)
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,14 +186,14 @@ class Tunnel:
 
 
 def mint() -> tuple[str, str, str]:
-    """A new token: (id, the whole token to show once, digest to keep)."""
+    """A new token: (its id, its text to show once, its digest to store)."""
     token_id = f"tk-{_random(10)}"
     secret = _random(20)
     return token_id, f"shoal_{token_id}_{secret}", digest_of(secret)
 
 
 def split(token: str) -> tuple[str, str] | None:
-    """(id, secret) of what looks like a token, else None."""
+    """(id, secret) of a text that has the form of a token, else None."""
     match = _TOKEN.fullmatch(token)
     return None if match is None else (match[1], match[2])
 
@@ -192,7 +203,7 @@ def digest_of(secret: str) -> str:
 
 
 def matches(stored: StoredToken, secret: str) -> bool:
-    """Whether `secret` is the token's, in a time that does not depend on how much of it is right."""
+    """Whether `secret` is the token's, compared in constant time."""
     return hmac.compare_digest(stored.digest, digest_of(secret))
 
 

@@ -1,4 +1,4 @@
-"""`cluster.json`: what `shoal up` writes into the state directory, so that everything else on the machine finds the cluster.
+"""`cluster.json`, which `shoal up` writes into the state directory so that others on the machine find the cluster.
 
     <state_dir>/cluster.json     this file, 0600: addresses, processes, settings (a `store.url` may hold a password)
     <state_dir>/auth_token       Ray's token (`auth_token_path`), 0600
@@ -23,7 +23,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
-    """A process that Shoal started. `started` is the kernel's start time in clock ticks: with it a pid used again is told apart."""
+    """A process that Shoal started. `started`: its start time in clock ticks, which tells a reused pid apart."""
 
     pid: int
     started: int
@@ -31,10 +31,10 @@ class ProcessRef:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFile:
-    """A one-machine cluster. `engine` is the engine's own process where `shoal up` started it, None where it was there before.
+    """A one-machine cluster. `engine`: the process of an engine that `shoal up` started; None if it ran before.
 
-    `temp_dir` is the directory that Ray keeps its sessions in; `started_at` in unix seconds. `api_listens` is the address (`host:port`) that
-    the HTTP API listens on, `api_url` how clients reach it; empty where there is none.
+    `temp_dir` is the directory that Ray keeps its sessions in; `started_at` in unix seconds. `api_listens` is the
+    address (`host:port`) that the HTTP API listens on, `api_url` how clients reach it; empty where there is none.
     """
 
     cluster: str
@@ -55,7 +55,7 @@ class ClusterFile:
 
 
 def ray_environment(cluster: ClusterFile) -> dict[str, str]:
-    """The variables that a driver needs to reach the cluster. They must be set before `ray` is imported: it reads them then."""
+    """The variables that a driver needs to reach the cluster, set before `ray` is imported."""
     return {
         "RAY_ADDRESS": cluster.ray_address,
         "RAY_AUTH_MODE": "token",
@@ -65,9 +65,11 @@ def ray_environment(cluster: ClusterFile) -> dict[str, str]:
 
 
 def loopback_environment(host: str) -> dict[str, str]:
-    """Ray takes a loopback address for a mistake and puts the machine's own in its place, unless it thinks that this is no
-    machine for clusters. Told so, it takes 127.0.0.1 for the machine's own, of all loopback addresses that one, and binds every one of its
-    ports to it."""
+    """Lets Ray bind all its ports to 127.0.0.1.
+
+    By default Ray replaces a loopback address by the machine's own, except on platforms where it supports no clusters.
+    Treated as one of these, it accepts 127.0.0.1, and no other loopback address.
+    """
     return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if host == "127.0.0.1" else {}
 
 
@@ -76,7 +78,7 @@ def path_in(state_dir: Path) -> Path:
 
 
 def read(state_dir: Path) -> ClusterFile | None:
-    """The cluster of that state directory; None where none was started, `FailedPrecondition` where the file makes no sense."""
+    """The cluster of this state directory; None if none was started, `FailedPrecondition` if the file is malformed."""
     path = path_in(state_dir)
     try:
         data = json.loads(path.read_text("utf-8"))
@@ -93,7 +95,7 @@ def read(state_dir: Path) -> ClusterFile | None:
 
 
 def write(state_dir: Path, cluster: ClusterFile) -> None:
-    """Writes it so that a reader sees the old file or the new one, never half of one."""
+    """Writes the file atomically."""
     write_private(path_in(state_dir), json.dumps(asdict(cluster), indent=2).encode() + b"\n")
 
 

@@ -1,12 +1,12 @@
-"""Every error that Shoal raises, classed by what the caller should do.
+"""Every error that Shoal raises, classed by what the caller should do about it.
 
     ShoalError
     ├── InvalidRequest            the call is wrong: fix it
     │   ├── CommandNotFound           no such program in the sandbox (exit code 127)
-    │   └── CommandNotExecutable      there, but it cannot be run (exit code 126)
-    ├── Unauthenticated           who are you? get a token
-    ├── PermissionDenied          you may not
-    ├── NotFound                  there is no such thing
+    │   └── CommandNotExecutable      it exists but cannot be executed (exit code 126)
+    ├── Unauthenticated           no valid credentials: get a token
+    ├── PermissionDenied          the caller may not do this
+    ├── NotFound                  it does not exist
     │   ├── SandboxNotFound
     │   ├── ProcessNotFound
     │   ├── ImageNotFound
@@ -17,14 +17,14 @@
     │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
-    │   └── CommandFailed             it ran and did not exit with 0 (where the caller asked to be told so)
-    ├── QuotaExceeded             ask less, or later (a full disk is one)
+    │   └── CommandFailed             a command exited with another code than 0 (if `check` was set)
+    ├── QuotaExceeded             a limit or a full disk: ask for less, or later
     ├── SandboxEnded              carries reason and exit code
     ├── DeadlineExceeded          it took longer than you allowed
-    ├── Unavailable               nothing happened: retry the same call; or where it is not `retryable`, look first
-    └── Internal                  a defect of Shoal's: report it
+    ├── Unavailable               nothing happened: retry the same call; if not `retryable`, check first
+    └── Internal                  a bug in Shoal: report it
 
-Each class has a stable `code`; errors cross process and language borders as `{"code", "message", ...fields}`.
+Each class has a stable `code`. Between processes and languages, an error is `{"code", "message", ...fields}`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 
 
 class ShoalError(Exception):
-    """Any error of Shoal's. `retryable`: the very same call may succeed later without harm."""
+    """The base class of all errors. `retryable`: repeating the same call is safe and may succeed."""
 
     code: ClassVar[str] = "error"
     retryable: bool = False
@@ -51,12 +51,12 @@ class ShoalError(Exception):
         return _rebuild, (self.to_dict(),)
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as it travels: `code`, `message` and its own fields."""
+        """The error as a dict: `code`, `message` and its own fields."""
         return {"code": self.code, "message": self.message, **self.fields}
 
 
 class InvalidRequest(ShoalError):
-    """The call is wrong as it stands. `field` names the argument at fault, where there is one."""
+    """The call is wrong as it stands. `field` names the argument at fault, if it is one."""
 
     code = "invalid_request"
 
@@ -67,81 +67,81 @@ class InvalidRequest(ShoalError):
 
 
 class CommandNotFound(InvalidRequest):
-    """The program is not in the sandbox (what a shell reports as exit code 127)."""
+    """The program is not in the sandbox (exit code 127 in a shell)."""
 
     code = "command_not_found"
     exit_code = 127
 
 
 class CommandNotExecutable(InvalidRequest):
-    """The program is there but cannot be executed (what a shell reports as exit code 126)."""
+    """The program exists but cannot be executed (exit code 126 in a shell)."""
 
     code = "command_not_executable"
     exit_code = 126
 
 
 class Unauthenticated(ShoalError):
-    """No credentials, or credentials that are wrong or expired."""
+    """The credentials are missing, wrong or expired."""
 
     code = "unauthenticated"
 
 
 class PermissionDenied(ShoalError):
-    """The caller is known and may not do this."""
+    """The caller is known, but may not do this."""
 
     code = "permission_denied"
 
 
 class NotFound(ShoalError):
-    """There is no such thing, and there never was."""
+    """It does not exist, and never did."""
 
     code = "not_found"
 
 
 class SandboxNotFound(NotFound):
-    """No sandbox of that id or name. One that ended is `SandboxEnded`, never this."""
+    """No sandbox has this id or name. For one that has ended, `SandboxEnded` is raised instead."""
 
     code = "sandbox_not_found"
 
 
 class ProcessNotFound(NotFound):
-    """No process of that id in the sandbox, or it ended long ago."""
+    """No process in the sandbox has this id, or it ended long ago."""
 
     code = "process_not_found"
 
 
 class ImageNotFound(NotFound):
-    """No such image on the node, and no registry gave it."""
+    """The image is neither on the node nor in a registry."""
 
     code = "image_not_found"
 
 
 class PathNotFound(NotFound):
-    """No such path in the sandbox."""
+    """The path does not exist in the sandbox."""
 
     code = "path_not_found"
 
 
 class UserNotFound(NotFound):
-    """No such user or group in the sandbox's `/etc/passwd` or `/etc/group`."""
+    """The user or group is not in the sandbox's `/etc/passwd` or `/etc/group`."""
 
     code = "user_not_found"
 
 
 class EnvironmentNotFound(NotFound):
-    """No such environment, as far as the caller may know."""
+    """No environment has this name, or the caller may not see it."""
 
     code = "environment_not_found"
 
 
 class TokenNotFound(NotFound):
-    """No API token of that id."""
+    """No API token has this id."""
 
     code = "token_not_found"
 
 
 class TunnelNotFound(NotFound):
-    """The sandbox has no tunnel to that port."""
+    """The sandbox has no tunnel to this port."""
 
     code = "tunnel_not_found"
 
@@ -153,7 +153,7 @@ class AlreadyExists(ShoalError):
 
 
 class FailedPrecondition(ShoalError):
-    """Right call, wrong moment. `state` is the state that stood in the way."""
+    """A right call at the wrong moment. `state`: the state that prevented it."""
 
     code = "failed_precondition"
 
@@ -164,7 +164,7 @@ class FailedPrecondition(ShoalError):
 
 
 class CommandFailed(FailedPrecondition):
-    """A command that was to succeed exited with another code than 0. `stdout`, `stderr`: the ends of its output, as text."""
+    """A command with `check` exited with another code than 0. `stdout`, `stderr`: the end of its output, as text."""
 
     code = "command_failed"
 
@@ -182,7 +182,7 @@ class CommandFailed(FailedPrecondition):
 
 
 class QuotaExceeded(ShoalError):
-    """A limit was hit: ask less, or later. `retry_after`: seconds after which the same call may pass, where that is known."""
+    """A limit was hit: ask for less, or later. `retry_after`: seconds until the same call may succeed, if known."""
 
     code = "quota_exceeded"
 
@@ -193,13 +193,13 @@ class QuotaExceeded(ShoalError):
 
 
 class SandboxEnded(ShoalError):
-    """The sandbox has ended. `reason` is one of `states.Reason`; `exit_code` where there was a process."""
+    """The sandbox has ended. `reason` is one of `states.Reason`; `exit_code` is set if there was a process."""
 
     code = "sandbox_ended"
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message, **fields)
-        # The machine went, not the work: the same create elsewhere may do.
+        # Only the machine was lost: the same create may succeed on another.
         self.retryable = self.fields.get("reason") == "node_lost"
 
     @property
@@ -219,21 +219,24 @@ class DeadlineExceeded(ShoalError):
 
 
 class Unavailable(ShoalError):
-    """A part of the cluster did not answer, and nothing happened: the same call may be made again. With the field `sent` it may have happened:
-    where it is not `retryable`, look first, or call again with the `idempotency_key` that a create tells."""
+    """A part of the cluster did not answer, and nothing happened: the same call may be repeated.
+
+    With the field `sent` it may have happened. If it is not `retryable`, check first, or repeat the create with the
+    `idempotency_key` in the error.
+    """
 
     code = "unavailable"
     retryable = True
 
 
 class Internal(ShoalError):
-    """A defect of Shoal's own."""
+    """A bug in Shoal."""
 
     code = "internal"
 
 
 def error_classes() -> Iterator[type[ShoalError]]:
-    """Every concrete class of the tree, parents before children. One without a code of its own is its parent to others, so not among them."""
+    """Every class with a code of its own, parents before children."""
     pending: list[type[ShoalError]] = [ShoalError]
     while pending:
         current = pending.pop(0)
@@ -243,7 +246,7 @@ def error_classes() -> Iterator[type[ShoalError]]:
 
 
 def error_from_dict(data: dict[str, Any]) -> ShoalError:
-    """The error that `to_dict` described. An unknown code becomes `Internal`, so that a newer peer still makes sense."""
+    """The error that `to_dict` described. An unknown code, as from a newer peer, becomes `Internal`."""
     fields = {k: v for k, v in data.items() if k not in ("code", "message") and isinstance(k, str)}
     message = str(data.get("message", "no message"))
     for cls in error_classes():

@@ -1,6 +1,6 @@
-"""Relay tokens: who may talk to which sandbox's agent, for how long.
+"""Relay tokens: who may talk to which sandbox's agent, and for how long.
 
-`base64url(payload).base64url(HMAC-SHA256(secret, payload))`, without padding. The relay checks them without asking anybody.
+`base64url(payload).base64url(HMAC-SHA256(secret, payload))`, without padding. The relay checks them offline.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SCOPE_PASS = "pass"
 CLIENT_SCOPES = (SCOPE_EXEC, SCOPE_FILES, SCOPE_TUNNEL)
 
 TTL_S = 600
-"""How long a token admits new connections. A connection once admitted stays."""
+"""Seconds for which a token admits new connections. An admitted connection stays."""
 
 
 MAX_TOKEN = 2048
-"""Bytes of a token; longer ones are nobody's."""
+"""The longest valid token, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says. `expires`: unix seconds; `port`: the only one that it is good for, None for any."""
+    """The content of a token. `expires`: unix seconds. `port`: the only port it is valid for; None: any."""
 
     sandbox_id: str
     key: str
@@ -43,7 +43,7 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Where a sandbox's agent is reached, and the token that admits. `expires`: unix seconds."""
+    """The address of a sandbox's agent, and a token for it. `expires`: unix seconds."""
 
     sandbox_id: str
     address: str  # host:port of the node's relay
@@ -57,8 +57,8 @@ def sign(
 ) -> str:
     """A token for the container `key` of sandbox `sandbox_id`. `secret`: 32 bytes, the cluster's.
 
-    `port`: good for connections to that port in the sandbox (scope `tunnel`: by the relay itself; scope `pass`: through the port that it is
-    exposed at, and only while it is) and for nothing else; None: for all that the scopes allow.
+    `port`: valid only for connections to this port in the sandbox (scope `tunnel`: by the relay itself; scope `pass`:
+    through the port's tunnel, while it is exposed). None: valid for all that the scopes allow.
     """
     claims: dict[str, object] = {"sandbox": sandbox_id, "key": key, "scopes": list(scopes), "exp": int(expires)}
     if port is not None:
@@ -71,7 +71,7 @@ def sign(
 
 
 def verify(secret: bytes, token: str, now: float) -> Claims:
-    """What `token` says, where it was signed with `secret` and has not expired at `now` (unix seconds); else `Unauthenticated`."""
+    """The content of `token`; `Unauthenticated` if its signature is wrong or it has expired at `now` (unix seconds)."""
     payload = _signed_payload(secret, token)
     if payload is None:
         raise Unauthenticated("the connect token is not one of this cluster's: ask for a new one")
@@ -80,7 +80,7 @@ def verify(secret: bytes, token: str, now: float) -> Claims:
         scopes = tuple(str(scope) for scope in data["scopes"])
         port = data.get("port")
         claims = Claims(str(data["sandbox"]), str(data["key"]), scopes, float(data["exp"]), port)
-    except (ValueError, KeyError, TypeError):  # we signed something else with this secret
+    except (ValueError, KeyError, TypeError):  # signed with this secret, but for something else
         raise Unauthenticated("the connect token makes no sense: ask for a new one") from None
     if now >= claims.expires:
         raise Unauthenticated("the connect token has expired: ask for a new one")
@@ -88,7 +88,7 @@ def verify(secret: bytes, token: str, now: float) -> Claims:
 
 
 def _signed_payload(secret: bytes, token: str) -> bytes | None:
-    """The payload, once its signature was found right in a time that does not depend on how much of it is."""
+    """The payload, after checking its signature in constant time."""
     if len(token) > MAX_TOKEN or not token.isascii():
         return None
     first, _, second = token.partition(".")

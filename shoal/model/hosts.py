@@ -1,4 +1,4 @@
-"""Which hosts are this machine and nothing else."""
+"""Loopback hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address, as it stands in a URL or alone, can mean nothing but this machine."""
+    """Whether a name or address, alone or as in a URL, always means this machine."""
     host = host.removeprefix("[").removesuffix("]").removesuffix(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -23,9 +23,9 @@ def is_loopback(host: str) -> bool:
 
 
 def check_open(api: ApiSettings) -> None:
-    """`InvalidRequest` where an API that asks for no token would be open to others than this machine."""
+    """`InvalidRequest` if an API without authentication would be open to other machines."""
     if not api.auth and not is_loopback(api.host):
         raise InvalidRequest(
-            f"api.auth: it may be off only on a loopback address, and api.host is {api.host!r}; leave it on, or listen on 127.0.0.1",
+            f"api.auth: off needs a loopback address, but api.host is {api.host!r}; leave it on, or use 127.0.0.1",
             field="api.auth",
         )

@@ -1,7 +1,8 @@
 """The error tree as HTTP: one status for each class, and problem documents (RFC 9457).
 
-A problem is `{"type", "title", "status", "detail", "code", "retryable", "request_id", …fields of the error}`, as `application/problem+json`.
-`code` is the error's own and stable; `type` is `urn:shoal:error:<code>`. The API writes them, the HTTP transport reads them.
+A problem is `{"type", "title", "status", "detail", "code", "retryable", "request_id", …fields of the error}`, as
+`application/problem+json`. `code` is the error's own and stable; `type` is `urn:shoal:error:<code>`. The API writes
+them, the HTTP transport reads them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from shoal.model.errors import (
 PROBLEM = "application/problem+json"
 
 REQUEST_ID = "[A-Za-z0-9._-]{1,64}"
-"""What an `X-Request-Id` of a client's own must be; any other gives way to a new one."""
+"""The form of a client's `X-Request-Id`; any other value is replaced by a new one."""
 
 SUBPROTOCOL = "shoal.v1"
 BEARER_SUBPROTOCOL = "shoal.bearer."
-"""What a WebSocket's client may offer: the API's own, and its token behind this, for browsers can send no header."""
+"""WebSocket subprotocols: the API's own, and a prefix for the token, since browsers cannot send headers."""
 
 STATUS: dict[type[ShoalError], int] = {
     InvalidRequest: 400,
@@ -47,7 +48,7 @@ STATUS: dict[type[ShoalError], int] = {
     Internal: 500,
     Unavailable: 503,
 }
-"""By class; a class that is not here has its parent's."""
+"""By class; other classes have their parent's."""
 
 _TITLES = {
     400: "The request is wrong",
@@ -70,7 +71,7 @@ def status_of(error: ShoalError) -> int:
 
 
 def problem(error: ShoalError, request_id: str | None = None) -> dict[str, Any]:
-    """The problem document for an error, JSON-ready: what is no text in it, such as a byte of a path, is spelt out (`\\udcff`)."""
+    """The problem document for an error, JSON-ready; non-text in it, such as a path's bytes, is escaped (`\\udcff`)."""
     status = status_of(error)
     fields = {name: _spelt(value) for name, value in error.fields.items() if name not in _OURS}
     return {
@@ -104,16 +105,16 @@ def error_from_problem(data: dict[str, Any]) -> ShoalError:
 
 
 def error_from_response(status: int, content_type: str, body: bytes) -> ShoalError:
-    """The error that a response with a status of 400 or more stands for, also where it is not Shoal's own but a proxy's."""
+    """The error for a response with a status of 400 or more, from Shoal or from a proxy before it."""
     if content_type.split(";")[0].strip() == PROBLEM:
         try:
             data = json.loads(body)
             if isinstance(data, dict):
                 return error_from_problem(data)
         except ValueError:
-            pass  # cut short on its way
+            pass  # truncated
     text = body[:200].decode("utf-8", "replace").strip()
     if status in (502, 503, 504):
-        return Unavailable(f"the API did not answer (HTTP {status} of what stands before it: {text})")
+        return Unavailable(f"the API did not answer (HTTP {status} from a proxy before it: {text})")
     known = {401: Unauthenticated, 403: PermissionDenied, 429: QuotaExceeded}
-    return known.get(status, Internal)(f"HTTP {status}, not of Shoal's API: {text}; is the URL right?")
+    return known.get(status, Internal)(f"HTTP {status}, not from a Shoal API: {text}; is the URL right?")

@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that tells the kind, and 80 random bits in base 32 (lower case, sortable by nothing, guessable by nobody)."""
+"""Identifiers: a prefix for the kind, and 80 random bits in base 32 (lower case, without order, not guessable)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 """Names of sandboxes and environments: 1 to 64 letters, digits, dots, dashes and underscores."""
 
 MAIN_PROCESS = "p-main"
-"""The sandbox's own command."""
+"""The process id of a sandbox's own command."""
 
 
 def _random() -> str:
@@ -29,7 +29,7 @@ def new_process_id() -> str:
 
 
 def new_container_key() -> str:
-    """A container's key is Shoal's own name for it, known before the engine gives one of its own."""
+    """A container's key: Shoal's own name for it, known before the engine assigns an id."""
     return f"c-{_random()}"
 
 

@@ -1,4 +1,4 @@
-"""How long work tells of its progress: one step after another, each entered and left."""
+"""Progress reports of long work, step by step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Report = Callable[[str], AbstractContextManager[None]]
-"""`with report("Starting Ray"): …` – the text says what is being done; leaving it by an exception means that it failed."""
+"""`with report("Starting Ray"): …`: the text names the step; an exception in the block means that it failed."""
 
 
 @contextmanager
 def silent(_: str) -> Iterator[None]:
-    """The report that tells nobody."""
+    """A report that shows nothing."""
     yield

@@ -1,7 +1,7 @@
 """Every setting of a cluster, in one typed model: name, default and meaning on one line.
 
-Read, later over earlier: the defaults here, a TOML file (`SHOAL_SETTINGS`, else `settings.toml` in the state directory), environment variables
-(`SHOAL_NODE__IDLE_SLOTS=4`), what the code passes. Unknown keys are refused.
+Read, later over earlier: the defaults here, a TOML file (`SHOAL_SETTINGS`, else `settings.toml` in the state
+directory), environment variables (`SHOAL_NODE__IDLE_SLOTS=4`), what the code passes. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 
 def default_state_dir() -> Path:
-    """Where Shoal keeps what must outlive its processes: `/var/lib/shoal` for root, else below the user's data directory."""
+    """The default directory for durable state: `/var/lib/shoal` for root, else below the user's data directory."""
     if os.geteuid() == 0:
         return Path("/var/lib/shoal")
     return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "shoal"
@@ -26,125 +26,125 @@ class _Section(BaseModel):
 
 
 class SandboxDefaults(_Section):
-    """What a sandbox gets when its creator does not say."""
+    """The defaults of a sandbox."""
 
     image: str = "shoal/base"
-    """Built where it is missing; any other reference is pulled"""
+    """Built if missing; any other reference is pulled"""
     cpu_request: Annotated[float, Field(gt=0)] = 0.125
-    """Cores that it is sure of"""
+    """Guaranteed cores"""
     cpu_limit: Annotated[float, Field(gt=0)] = 1.0
-    """Cores that it may use"""
+    """Most cores"""
     memory_request: Annotated[int, Field(gt=0)] = 128
-    """MiB that it is sure of"""
+    """Guaranteed MiB"""
     memory_limit: Annotated[int, Field(gt=0)] = 1024
-    """MiB that it may use"""
+    """Most MiB"""
     disk: Annotated[int, Field(gt=0)] = 8192
-    """MiB written to the root filesystem"""
+    """Most MiB written to the root filesystem"""
     pids: Annotated[int, Field(gt=0)] = 512
-    """Processes and threads at once"""
+    """Most processes and threads at once"""
     timeout: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds from its start"""
+    """Lifetime in seconds from its start"""
 
 
 class Limits(_Section):
-    """The most that anybody may ask for."""
+    """The most that a caller may ask for."""
 
     timeout: float = 7 * 86400.0
-    """Seconds that a sandbox may ask to live"""
+    """Longest lifetime of a sandbox, in seconds"""
     pids: int = 65536
-    """Processes and threads of one sandbox"""
+    """Most processes and threads of one sandbox"""
     create_deadline: float = 300.0
-    """Seconds that a create may wait for room and start"""
+    """Most seconds for a create: waiting for room, and starting"""
     history: int = 10_000
     """Ended sandboxes kept in memory; older ones are read from the store"""
     history_age: float = 86400.0
-    """Seconds that the last output of an ended sandbox is kept on its node; of all of them the newest 2 GiB"""
+    """Seconds for which an ended sandbox's last output is kept on its node; the newest 2 GiB in all"""
 
 
 class NodeSettings(_Section):
-    """How a node works."""
+    """Each node."""
 
     start_limit: Annotated[int, Field(gt=0)] = 4
-    """Containers being started or removed at once; more wait in line"""
+    """Containers started or removed at once; more wait"""
     idle_slots: Annotated[int, Field(ge=0)] = 2
     """Sandbox actors of the default shape kept ready"""
     slot_linger: Annotated[float, Field(ge=0)] = 120.0
-    """Seconds that an idle slot beyond those is kept for the next sandbox of its shape"""
+    """Seconds for which further idle slots are kept for the next sandbox of their shape"""
     warm_containers: Annotated[int, Field(ge=0)] = 2
     """Containers kept ready of each recently used shape (0: none)"""
     warm_shapes: Annotated[int, Field(ge=0)] = 4
-    """How many shapes are kept warm: the most recently used"""
+    """Shapes kept warm: the most recently used"""
     warm_after: Annotated[int, Field(ge=1)] = 2
     """Creates of a shape within `warm_linger` before it is kept warm"""
     warm_linger: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds without a create after which a shape's warm containers go"""
+    """Seconds without a create after which a shape's warm containers are removed"""
     cpu_overcommit: Annotated[float, Field(gt=0)] = 1.0
-    """CPU that Ray may hand out in requests, as a multiple of the machine's cores"""
+    """CPU that Ray may assign to requests, as a multiple of the machine's cores"""
     sweep_interval: Annotated[float, Field(gt=0)] = 15.0
-    """Seconds between sweeps for what no sandbox owns"""
+    """Seconds between sweeps for orphaned containers and files"""
     disk_interval: Annotated[float, Field(gt=0)] = 1.0
-    """Seconds between looks at a sandbox's disk, where the file system has no quotas (longer for trees that take long to count)"""
+    """Seconds between checks of a sandbox's disk use, if the file system has no quotas (longer for large trees)"""
     stop_grace: Annotated[float, Field(ge=0)] = 2.0
     """Seconds between SIGTERM and SIGKILL for a sandbox's own command"""
     orphan_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds after which an agent that finds no relay gives up"""
+    """Seconds after which an agent without a relay gives up"""
     relay_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0: any free one"""
+    """0: any free port"""
 
 
 class NetworkSettings(_Section):
-    """What sandboxes may reach. Whatever stands here, never the node itself nor another sandbox."""
+    """What sandboxes may reach: never the node itself or another sandbox, whatever is set here."""
 
     bridge: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,11}$")] = "shoal0"
-    """The bridge that sandboxes are on; made and taken away by Shoal"""
+    """The sandboxes' bridge; Shoal creates and removes it"""
     subnet: str = "10.213.0.0/16"
-    """Their addresses"""
+    """The sandboxes' addresses"""
     allow: tuple[str, ...] = ()
-    """Private destinations that are opened all the same: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`"""
+    """Private destinations that are allowed: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`"""
     dns: tuple[str, ...] = ()
-    """Name servers for sandboxes; none: the machine's own"""
+    """Name servers for sandboxes; empty: the machine's"""
 
 
 class ApiSettings(_Section):
-    """The HTTP API. Off loopback it wants TLS, of its own or of a proxy before it."""
+    """The HTTP API. Beyond loopback it needs TLS, its own or a proxy's."""
 
     enabled: bool = True
     """Whether `shoal up` serves it"""
     host: str = "127.0.0.1"
-    """The address that it listens on"""
+    """The address to listen on"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """0: any free one"""
+    """0: any free port"""
     replicas: Annotated[int, Field(ge=1, le=64)] = 2
-    """Processes that answer"""
+    """Worker processes"""
     auth: bool = True
-    """Ask for a token. May be off on a loopback address only"""
+    """Whether a token is required. May be off only on a loopback address"""
     tls_cert: Path | None = None
     """Certificate chain (PEM); with `tls_key` the API speaks HTTPS"""
     tls_key: Path | None = None
     """Its private key (PEM)"""
     url: str | None = None
-    """How clients reach it, where that is not host and port: behind a proxy, `https://shoal.example.com`"""
+    """The URL for clients, if it is not host and port: behind a proxy, `https://shoal.example.com`"""
     tunnel_domain: str | None = None
     """Tunnels are `https://<port>-<sandbox>.<tunnel_domain>`; none: paths below the API's own address"""
     header_timeout: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    """Seconds that a client may take to send a request's headers"""
+    """Seconds for a client to send a request's headers"""
     token_cache: Annotated[float, Field(ge=0)] = 5.0
     """Seconds until a revoked token is refused everywhere"""
     max_body: Annotated[int, Field(gt=0)] = 1 << 20
-    """Bytes of a JSON request; a batch may have 4 times that, a file has no limit but the disk's"""
+    """Most bytes of a JSON request; 4 times as many for a batch; files have no limit"""
 
 
 class StoreSettings(_Section):
-    """Where the cluster keeps what it knows."""
+    """The cluster's database."""
 
     url: str | None = None
     """`postgresql://user:password@host/database`; none: a SQLite file in the state directory"""
     retention: Annotated[float, Field(gt=0)] = 7 * 86400.0
-    """Seconds that ended sandboxes, events and audit entries are kept"""
+    """Seconds for which ended sandboxes, events and audit entries are kept"""
 
 
 class HostSettings(_Section):
-    """What sandboxes take over from the machine, for networks behind a company's proxy or CA. Off unless the operator says so."""
+    """What sandboxes inherit from the machine, for networks behind a company's proxy or CA. Off by default."""
 
     ca_bundle: bool = False
     """Mount the machine's CA bundle and point the usual variables at it"""
@@ -166,15 +166,15 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Field(default_factory=default_state_dir)
-    """What must outlive processes: `/var/lib/shoal` for root, else `~/.local/share/shoal`"""
+    """Durable state: `/var/lib/shoal` for root, else `~/.local/share/shoal`"""
     run_dir: Path = Path("/run/shoal")
-    """Sockets; a short path, for a socket's name has 107 bytes"""
+    """Sockets; keep it short, since a socket's path has at most 107 bytes"""
     engine: str = "docker"
-    """Which engine starts containers"""
+    """The engine that starts containers"""
     engine_address: str | None = None
-    """Where the engine listens; none: its usual place, or the one that `shoal up` started"""
+    """The engine's address; none: the usual one, or the engine that `shoal up` started"""
     agent: Path | None = None
-    """The agent's binary; none: the one in the package"""
+    """The agent's binary; none: the package's"""
     sandbox: SandboxDefaults = SandboxDefaults()
     limits: Limits = Limits()
     node: NodeSettings = NodeSettings()
@@ -198,21 +198,21 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, for carrying to another machine; `Settings.from_dict` is its inverse."""
+        """The settings as JSON-ready values for another machine; the inverse of `Settings.from_dict`."""
         return self.model_dump(mode="json")
 
     def to_dict_for_others(self) -> dict[str, Any]:
-        """As `to_dict`, for whoever does not open the store: its URL may hold a password."""
+        """Like `to_dict` without the store's URL, which may hold a password."""
         return self.model_copy(update={"store": self.store.model_copy(update={"url": None})}).to_dict()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Settings:
-        """The settings as another process had them, whatever stands in this one's environment and files."""
+        """The settings of another process, without this one's environment and files."""
         return cls.model_construct(**dict(_Carried(**data)))
 
 
 class _Carried(Settings):
-    """Made of what it is given alone: a mistake in this machine's file must not keep what restarts from starting."""
+    """Reads no files or variables: a mistake in this machine's settings must not stop a restart."""
 
     @classmethod
     def settings_customise_sources(

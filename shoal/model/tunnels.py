@@ -1,4 +1,4 @@
-"""Where a port of a sandbox is found from outside: URLs of tunnels, made and read.
+"""URLs of tunnels: building and parsing them.
 
 by path   <the API's URL>/t/<sandbox>/<port>/…
 by host   <scheme>://<port>-<sandbox>.<tunnel domain>[:<port of the API's URL>]/…
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 TOKEN_PARAMETER = "shoal_token"
-"""The query parameter that a connect token comes in where no header can be set."""
+"""The query parameter for a connect token, for clients that cannot set a header."""
 
 TOKEN_HEADER = "X-Shoal-Connect-Token"
 
@@ -21,7 +21,7 @@ _LABEL = re.compile(r"([1-9][0-9]{0,4})-(sb-[0-9a-z]{1,32})")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A port in a sandbox. `prefix`: the part of the path that leads there, empty where the host name does."""
+    """A port in a sandbox. `prefix`: the path prefix that names it; empty if the host name does."""
 
     sandbox_id: str
     port: int
@@ -29,7 +29,7 @@ class Target:
 
 
 def tunnel_url(api_url: str, domain: str | None, sandbox_id: str, port: int) -> str:
-    """The URL of a tunnel, with a slash at its end. `domain`: the setting `api.tunnel_domain`; scheme and port are the API's own."""
+    """The URL of a tunnel, ending in `/`. `domain`: the setting `api.tunnel_domain`; scheme and port are the API's."""
     if domain is None:
         return f"{api_url.rstrip('/')}{path_prefix(sandbox_id, port)}/"
     parts = urlsplit(api_url)
@@ -43,12 +43,12 @@ def url_with_token(url: str, token: str) -> str:
 
 
 def path_prefix(sandbox_id: str, port: int) -> str:
-    """What stands before a tunnel's own paths."""
+    """The prefix of a tunnel's paths."""
     return f"/t/{sandbox_id}/{port}"
 
 
 def target_of_path(raw_path: bytes) -> Target | None:
-    """The target that a request's path names, as it was sent; None where it is no tunnel's."""
+    """The target named by a request's raw path; None if it is not a tunnel's."""
     match = _PATH.match(raw_path)
     if match is None or int(match[2]) > 65535:
         return None
@@ -56,7 +56,7 @@ def target_of_path(raw_path: bytes) -> Target | None:
 
 
 def target_of_host(host: str, domain: str) -> Target | None:
-    """The target that a `Host` header names; None where it is not right below the tunnel domain."""
+    """The target named by a `Host` header; None if it is not directly below the tunnel domain."""
     name = re.sub(r":[0-9]*\Z", "", host.lower()).removesuffix(".")
     label, dot, rest = name.partition(".")
     match = _LABEL.fullmatch(label)
