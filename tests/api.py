@@ -113,7 +113,7 @@ def serving(api: ApiSettings | None = None) -> Iterator[Api]:
     """Serves the API over a new cluster in memory. Tokens are believed for ever so short, unless `api` says otherwise."""
     fake = FakeTransport()
     settings = Settings(api=api or ApiSettings(token_cache=0.05))
-    app = make_app(fake, fake.replica_side, settings)
+    app = make_app(fake, settings)
     # With its protocol named: asyncio turns Nagle's delay off only where that is so, and an answer comes in two pieces.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))

@@ -13,9 +13,11 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from shoal.actors.controller.actor import ControllerActor
 from shoal.actors.controller.store import Store
-from shoal.actors.handles import find_actor, translate
-from shoal.actors.names import CONTROLLER, NAMESPACE, NODE_PREFIX, SLOT_PREFIX, controller_options
+from shoal.actors.handles import find_actor
+from shoal.actors.names import NODE_PREFIX, SLOT_PREFIX, controller_options
 from shoal.model.errors import Unavailable
+from shoal.model.ids import CONTROLLER, NAMESPACE
+from shoal.model.ray_errors import translate
 
 
 def deploy(
@@ -39,7 +41,7 @@ def deploy(
     except GetTimeoutError:
         raise Unavailable(f"the controller did not answer within {timeout_s:g} s; see Ray's logs") from None
     except RayError as error:
-        raise translate(error, "ready") from None
+        raise translate(error, "the controller (ready)") from None
     return answer
 
 
@@ -54,7 +56,7 @@ def drain(*, timeout_s: float = 60.0) -> int:
         if controller is not None:
             ended = cast("int", ray.get(controller.drain.remote(), timeout=timeout_s))
     except RayError as error:
-        raise translate(error, "drain") from None
+        raise translate(error, "the controller (drain)") from None
     finally:
         for entry in ray.util.list_named_actors(all_namespaces=True):
             ours = entry["name"] == CONTROLLER or entry["name"].startswith((NODE_PREFIX, SLOT_PREFIX))

@@ -7,18 +7,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    GetTimeoutError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    TaskCancelledError,
-)
+from ray.exceptions import RayError
 
-from shoal.actors.names import NAMESPACE
-from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, Unavailable
+from shoal.model.ids import NAMESPACE
+from shoal.model.ray_errors import translate
 
 
 def is_gone(error: Unavailable) -> bool:
@@ -50,24 +43,6 @@ async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: flo
 
 async def _settle(reference: Any) -> Any:
     return await reference
-
-
-def translate(error: RayError, method: str) -> ShoalError:
-    """Shoal's error for one of Ray's."""
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, ShoalError):
-            return cause
-        if isinstance(cause, RayError):
-            return translate(cause, method)
-        return Internal(f"{method} failed: {cause!r}")
-    if isinstance(error, ActorUnavailableError):
-        return Unavailable(f"{method}: the actor is being restarted; try again", actor="restarting")
-    if isinstance(error, ActorDiedError | RayActorError):
-        return Unavailable(f"{method}: the actor has died", actor="gone")
-    if isinstance(error, GetTimeoutError | TaskCancelledError):
-        return Unavailable(f"{method}: no answer ({type(error).__name__}); try again")
-    return Unavailable(f"{method}: {type(error).__name__}: {error}")
 
 
 def find_actor(name: str) -> ActorHandle[Any] | None:

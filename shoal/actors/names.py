@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.model.ids import CONTROLLER, NAMESPACE
 from shoal.model.spec import MIB, SlotShape
 
-NAMESPACE = "shoal"
-CONTROLLER = "controller"
 SLOT_PREFIX = "slot-"
 NODE_PREFIX = "node-"
 REGION_LABEL = "ray.io/availability-region"

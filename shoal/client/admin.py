@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shoal.client.dual_method import dual_method
 from shoal.client.events import Events
+from shoal.model import verbs
 from shoal.model.access import AuditEntry, Environment, Quota, Scope, TokenInfo
 from shoal.model.errors import InvalidRequest
 from shoal.model.validate import check_name, check_number
@@ -42,18 +43,20 @@ class Administration:
         `PermissionDenied`.
         """
         check_name("name", name)
-        return await self.transport.admin.create_environment(name, Quota(sandboxes, cpu, memory, creates_per_minute))
+        return await self.transport.ask(
+            verbs.create_environment, name, Quota(sandboxes, cpu, memory, creates_per_minute)
+        )
 
     @dual_method
     async def environments(self) -> Sequence[Environment]:
         """The environments that you may see, by name, with quota and usage."""
-        return await self.transport.admin.environments()
+        return await self.transport.ask(verbs.environments)
 
     @dual_method
     async def environment(self, name: str) -> Environment:
         """One environment; `EnvironmentNotFound`."""
         check_name("name", name)
-        return await self.transport.admin.environment(name)
+        return await self.transport.ask(verbs.environment, name)
 
     @dual_method
     async def set_quota(
@@ -70,7 +73,7 @@ class Administration:
         Raises `PermissionDenied` for the environment's own administrators.
         """
         check_name("name", name)
-        return await self.transport.admin.set_quota(name, Quota(sandboxes, cpu, memory, creates_per_minute))
+        return await self.transport.ask(verbs.set_quota, name, Quota(sandboxes, cpu, memory, creates_per_minute))
 
     @dual_method
     async def delete_environment(self, name: str) -> None:
@@ -79,7 +82,7 @@ class Administration:
         Raises `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for `main`.
         """
         check_name("name", name)
-        await self.transport.admin.delete_environment(name)
+        await self.transport.ask(verbs.delete_environment, name)
 
     # Tokens
 
@@ -105,17 +108,17 @@ class Administration:
         if expires_in is not None:
             check_number("expires_in", expires_in, 0, _MAX_LIFETIME_S, "seconds")
         where = environment if environment is not None else await self.transport.default_environment()
-        return await self.transport.admin.create_token(name, where, wanted, expires_in)
+        return await self.transport.ask(verbs.create_token, name, where, wanted, expires_in)
 
     @dual_method
     async def tokens(self) -> Sequence[TokenInfo]:
         """The tokens that you may see, newest first, with revoked and expired ones, without their texts."""
-        return await self.transport.admin.tokens()
+        return await self.transport.ask(verbs.tokens)
 
     @dual_method
     async def revoke_token(self, token_id: str) -> TokenInfo:
         """Revokes a token (`tk-…`) at once. May be repeated; raises `TokenNotFound`."""
-        return await self.transport.admin.revoke_token(token_id)
+        return await self.transport.ask(verbs.revoke_token, token_id)
 
     # Looking back
 
@@ -123,7 +126,7 @@ class Administration:
     async def audit(self, *, limit: int = 100, before: int | None = None) -> Sequence[AuditEntry]:
         """The audit log, newest first: up to `limit` (at most 1,000) entries with an id below `before`."""
         check_number("limit", limit, 0, _MAX_AUDIT, "entries", whole=True)
-        return await self.transport.admin.audit(before, limit)
+        return await self.transport.ask(verbs.audit, before, limit)
 
     def events(
         self, *, after: int | None = None, sandbox_id: str | None = None, environment: str | None = None

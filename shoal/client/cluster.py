@@ -12,10 +12,10 @@ from shoal.client import cluster_address
 from shoal.client.admin import Administration
 from shoal.client.contexts import Context
 from shoal.client.dual_method import at_exit, dual_function, dual_method
-from shoal.model import cluster_file
+from shoal.model import cluster_file, verbs
 from shoal.model.errors import InvalidRequest
 from shoal.model.info import NodeInfo
-from shoal.transport.rollback import Undoing
+from shoal.transport.rollback import Rollback
 
 if TYPE_CHECKING:
     from shoal.model.settings import SandboxDefaults
@@ -30,18 +30,18 @@ class Client(Administration, Context):
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
-        self.undoing = Undoing()
+        self.rollback = Rollback()
         self._defaults: SandboxDefaults | None = None
 
     @dual_method
     async def nodes(self) -> Sequence[NodeInfo]:
         """The cluster's nodes with their resources and load. Over HTTP this needs a token for all environments."""
-        return await self.transport.nodes()
+        return await self.transport.ask(verbs.nodes)
 
     @dual_method
     async def close(self) -> None:
         """Closes the connections; sandboxes go on running. May be called again; a later call reconnects."""
-        await self.undoing.settle()
+        await self.rollback.settle()
         await self.transport.close()
         if _default.client is self:
             _default.client = None

@@ -137,10 +137,10 @@ async def _create_good(
             if or_none and any(isinstance(each, ShoalError) for each in made):
                 break
     except asyncio.CancelledError:
-        await client.undoing.undo(_end(client, specs, made))  # the transport undoes what was under way
+        await client.rollback.run(_end(client, specs, made))  # the transport undoes what was under way
         raise
     if or_none and (errors := [each for each in made if isinstance(each, ShoalError)]):
-        await client.undoing.undo(_end(client, specs, made), whole=True)
+        await client.rollback.run(_end(client, specs, made), whole=True)
         if lost(errors[0]):
             errors[0].retryable = False
         raise errors[0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shoal.client.contexts import Series
 from shoal.client.dual_method import dual_method
 from shoal.client.retrying_agent import Patience
+from shoal.model import verbs
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import Unavailable
 
@@ -35,7 +36,7 @@ class Events(Series[SandboxEvent]):
     async def start(self) -> None:
         """Marks the point after which no event is missed; without it, the first `next` does."""
         if self._after is None:
-            self._after = await self._transport.admin.last_event()
+            self._after = await self._transport.ask(verbs.last_event)
 
     @dual_method
     async def next(self, timeout: float | None = None) -> SandboxEvent | None:
@@ -45,7 +46,7 @@ class Events(Series[SandboxEvent]):
         patience = Patience()
         while not self._found and not self._closed:
             wait_s = _WAIT_S if end is None else max(0.0, min(_WAIT_S, end - time.monotonic()))
-            ending = self._sandbox_id is not None and (await self._transport.get(self._sandbox_id)).ended
+            ending = self._sandbox_id is not None and (await self._transport.ask(verbs.get, self._sandbox_id)).ended
             try:
                 patience.working()
                 await self._fetch(0 if ending else wait_s)
@@ -58,9 +59,7 @@ class Events(Series[SandboxEvent]):
 
     async def _fetch(self, wait_s: float) -> None:
         self._found.extend(
-            await self._transport.admin.events(
-                self._after, sandbox_id=self._sandbox_id, environment=self._environment, wait_s=wait_s
-            )
+            await self._transport.ask(verbs.events, self._after, self._sandbox_id, self._environment, wait_s)
         )
 
     def _take(self) -> SandboxEvent:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
 from shoal.client.dual_method import block_on, dual_method
 from shoal.client.retrying_agent import Patience, RetryingAgent
+from shoal.model import verbs
 from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, Unavailable
 from shoal.model.ids import MAIN_PROCESS
 
 if TYPE_CHECKING:
-    from shoal.transport.contract import LogChunk
+    from shoal.model.info import LogChunk
     from shoal.wire.agent import Agent, OutputStream
     from shoal.wire.flows import Flow
 
@@ -189,7 +190,7 @@ class ProcessBytes(FlowBytes):
 
     async def _kept(self) -> LogChunk:
         """The kept output from `offset` on; moves `offset` behind it."""
-        chunk = await self._agent.transport.logs(self._agent.sandbox_id, self._fd, self.offset)
+        chunk = await self._agent.transport.ask(verbs.logs, self._agent.sandbox_id, self._fd, self.offset)
         self.offset = max(self.offset, chunk.offset + len(chunk.data))
         return chunk
 

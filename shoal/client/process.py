@@ -14,6 +14,7 @@ from shoal.client.output import Output, ProcessBytes, bytes_output, text_output
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
 from shoal.client.stdin import Input
+from shoal.model import verbs
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxEnded, ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.validate import check_number
@@ -157,7 +158,7 @@ class Process(Context, Generic[AnyStr]):
         except SandboxEnded as ended:
             if self._id != MAIN_PROCESS:
                 raise
-            info = await self._agent.transport.get(self._agent.sandbox_id)
+            info = await self._agent.transport.ask(verbs.get, self._agent.sandbox_id)
             if info.returncode is None:
                 raise ended from None
             self._returncode, self._timed_out = info.returncode, False

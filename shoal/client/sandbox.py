@@ -21,6 +21,7 @@ from shoal.client.process import MAX_TIMEOUT, Process, ProcessInfo, Result, star
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.stdin import Input
 from shoal.client.tunnels import Forward, check_port
+from shoal.model import verbs
 from shoal.model.access import Tunnel
 from shoal.model.errors import (
     CommandFailed,
@@ -135,7 +136,7 @@ class Sandbox(Context):
                 f"sandbox_id: {sandbox_id!r:.80} is not a sandbox id, which looks like 'sb-…'", field="sandbox_id"
             )
         client = client or await current()
-        return Sandbox(client, await client.transport.get(sandbox_id))
+        return Sandbox(client, await client.transport.ask(verbs.get, sandbox_id))
 
     @dual_function
     @staticmethod
@@ -143,7 +144,7 @@ class Sandbox(Context):
         """The living sandbox with this name, else the last that had it; `SandboxNotFound`."""
         check_name("name", name)
         client = client or await current()
-        return Sandbox(client, await client.transport.find(name, await environment_of(client, environment)))
+        return Sandbox(client, await client.transport.ask(verbs.find, name, await environment_of(client, environment)))
 
     @dual_function
     @staticmethod
@@ -205,7 +206,7 @@ class Sandbox(Context):
     async def info(self) -> SandboxInfo:
         """Its current state; after its end, the reason and the exit code."""
         if not self._info.ended:
-            self._info = await self._agent.transport.get(self.id)
+            self._info = await self._agent.transport.ask(verbs.get, self.id)
         return self._info
 
     @dual_method
@@ -213,7 +214,7 @@ class Sandbox(Context):
         """Replaces its tags."""
         wanted = mapping("tags", tags)
         check_tags("tags", wanted)
-        self._info = await self._agent.transport.set_tags(self.id, wanted)
+        self._info = await self._agent.transport.ask(verbs.set_tags, self.id, wanted)
 
     # Its end
 
@@ -331,25 +332,25 @@ class Sandbox(Context):
         `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
         """
         check_port(port)
-        return await self._agent.transport.expose(self.id, port, protocol=protocol, public=public)
+        return await self._agent.transport.ask(verbs.expose, self.id, port, protocol, public)
 
     @dual_method
     async def unexpose(self, port: int) -> None:
         """Closes the tunnel to a port. Does nothing if the port has none."""
         check_port(port)
-        await self._agent.transport.unexpose(self.id, port)
+        await self._agent.transport.ask(verbs.unexpose, self.id, port)
 
     @dual_method
     async def tunnels(self) -> Sequence[Tunnel]:
         """Its tunnels by port, without tokens."""
-        return await self._agent.transport.tunnels(self.id)
+        return await self._agent.transport.ask(verbs.tunnels, self.id)
 
     @dual_method
     async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
         """The tunnel with a new connect token, valid for `expires_in` seconds (at most 7 days); `TunnelNotFound`."""
         check_port(port)
         check_number("expires_in", expires_in, 0, math.inf, "seconds")
-        return await self._agent.transport.tunnel_token(self.id, port, expires_in)
+        return await self._agent.transport.ask(verbs.tunnel_token, self.id, port, expires_in)
 
     @dual_method
     async def forward(self, port: int, local_port: int = 0, host: str = "127.0.0.1") -> Forward:

@@ -1,4 +1,4 @@
-"""Cursors of listings: after which sandbox the next page begins, as a text that says nothing to whoever passes it on."""
+"""Cursors of listings as opaque text."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import math
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import SANDBOX
+from shoal.model.info import PageCursor
 
 MAX_LENGTH = 128
 
 
-def encode_cursor(place: tuple[float, str]) -> str:
-    """The cursor of the page after a place: (created_at, id) of a sandbox, as in `Listing.before`."""
-    plain = json.dumps([float(place[0]), place[1]], separators=(",", ":"))
+def encode_cursor(cursor: PageCursor) -> str:
+    """The text for `Listing.before`."""
+    plain = json.dumps([float(cursor[0]), cursor[1]], separators=(",", ":"))
     return base64.urlsafe_b64encode(plain.encode()).rstrip(b"=").decode("ascii")
 
 
-def decode_cursor(cursor: str) -> tuple[float, str]:
-    """(created_at, id) of the sandbox that a page comes after; `InvalidRequest`."""
+def decode_cursor(cursor: str) -> PageCursor:
+    """What `encode_cursor` was given; `InvalidRequest` for any other text."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         value = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))

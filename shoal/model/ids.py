@@ -15,6 +15,12 @@ NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 MAIN_PROCESS = "p-main"
 """The process id of a sandbox's own command."""
 
+NAMESPACE = "shoal"
+"""Of all of Shoal's actors in Ray."""
+
+CONTROLLER = "controller"
+"""The controller actor's name there."""
+
 
 def _random() -> str:
     return base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()

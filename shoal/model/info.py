@@ -64,6 +64,19 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Saved output of a sandbox's own command, for after its end. `offset` is that of the first byte of `data`."""
+
+    offset: int
+    data: bytes
+    end: bool
+
+
+PageCursor = tuple[float, str]
+"""Where a page of a listing ends: (created_at, id) of its last sandbox."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live), of one `region`.
 
@@ -76,7 +89,7 @@ class Listing:
     include_ended: bool = False
     limit: int = 1000
     region: str | None = None
-    before: tuple[float, str] | None = None
+    before: PageCursor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +98,4 @@ class Page:
     there may be more. None: here are all, or as many as were asked for."""
 
     sandboxes: list[SandboxInfo]
-    reached: tuple[float, str] | None = None
+    reached: PageCursor | None = None

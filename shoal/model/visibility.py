@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from shoal.model.access import ANY_ENVIRONMENT, Caller, TokenInfo
-from shoal.model.errors import EnvironmentNotFound, SandboxNotFound, TokenNotFound
+from shoal.model.access import ANY_ENVIRONMENT, Caller, Scope, TokenInfo
+from shoal.model.errors import EnvironmentNotFound, PermissionDenied, SandboxNotFound, TokenNotFound
+
+
+def check_may(caller: Caller, scope: Scope, *, everywhere: bool = False) -> None:
+    """`PermissionDenied` where the caller's token does not cover `scope` or, `everywhere`, is of one environment only."""
+    if not caller.scope.covers(scope):
+        raise PermissionDenied(f"this needs a token of scope '{scope}'; yours has '{caller.scope}'")
+    if everywhere and caller.environment != ANY_ENVIRONMENT:
+        raise PermissionDenied(
+            f"this needs a token of the whole cluster (environment '*'); yours is of {caller.environment!r} only"
+        )
 
 
 def sees(caller: Caller, environment: str) -> bool:

@@ -1,7 +1,7 @@
-"""The transport contract: how the client reaches a cluster.
+"""The transport contract: how a client reaches a cluster.
 
 Terms
-    control   create, look up, list, tag, terminate, wait: answered by the cluster's controller.
+    control   the verbs of `shoal.model.verbs`: answered by the cluster's controller (`ask`).
     data      run, exec, files: spoken with the sandbox's agent over one connection per sandbox and event loop, which the transport
               opens, keeps and renews (`agent`).
 
@@ -19,80 +19,47 @@ Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memor
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from shoal.model.access import MAIN_ENVIRONMENT, Tunnel
+from shoal.model import verbs
+from shoal.model.access import MAIN_ENVIRONMENT
 from shoal.model.errors import ShoalError
-from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
-from shoal.model.settings import SandboxDefaults
-from shoal.model.spec import SandboxSpec
-from shoal.transport.admin import Admin
-from shoal.wire.agent import Agent
-from shoal.wire.bytestream import ByteStream
+from shoal.model.info import Listing, SandboxInfo
+from shoal.model.verbs import Verb
 
+if TYPE_CHECKING:
+    from shoal.model.settings import SandboxDefaults
+    from shoal.model.spec import SandboxSpec
+    from shoal.wire.agent import Agent
+    from shoal.wire.bytestream import ByteStream
 
-@dataclass(frozen=True, slots=True)
-class LogChunk:
-    """Saved output of a sandbox's own command, for after its end. `offset` is that of the first byte of `data`."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    offset: int
-    data: bytes
-    end: bool
+_POLL_S = 30.0
+"""How long one call of a `wait` may take; longer waits are made of several."""
 
 
 class Transport(ABC):
     """A way to a cluster. See the module for the rules."""
 
     @abstractmethod
-    async def defaults(self) -> SandboxDefaults:
-        """What the cluster gives a sandbox whose creator does not say."""
-
-    async def default_environment(self) -> str:
-        """The environment that is meant where a caller names none: `main`, or the only one that its token sees."""
-        return MAIN_ENVIRONMENT
-
-    @property
-    @abstractmethod
-    def admin(self) -> Admin:
-        """Environments, tokens, audit log and events."""
+    async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
+        """Asks the cluster for a verb with its arguments. Creates go through `create` and `create_many`, which undo what is given up."""
 
     @abstractmethod
     async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
-        """Creates a sandbox and returns it running, within `deadline` seconds (`DeadlineExceeded`, and nothing is left).
-
-        Not `wait`: returns it as soon as it is accepted and on record, `pending` or further; how it ends is then in its state.
-
-        Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`. One that
-        is cancelled ends what it was making, for which it may take some seconds.
-        """
+        """`verbs.create`. One that is cancelled ends what it was making, for which it may take some seconds."""
 
     @abstractmethod
     async def create_many(
         self, specs: Sequence[SandboxSpec], *, deadline: float, wait: bool = True
     ) -> Sequence[SandboxInfo | ShoalError]:
-        """Creates up to 1,000 sandboxes in one call; for each, in the same order, what `create` would have returned or raised."""
-
-    @abstractmethod
-    async def get(self, sandbox_id: str) -> SandboxInfo:
-        """Its newest state, its end included; `SandboxNotFound` only if it never existed."""
-
-    @abstractmethod
-    async def find(self, name: str, environment: str) -> SandboxInfo:
-        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
-
-    @abstractmethod
-    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
-        """Replaces its tags."""
-
-    @abstractmethod
-    async def terminate(self, sandbox_id: str) -> SandboxInfo:
-        """Ends it and returns once its processes are gone. Of one that has ended: its end."""
-
-    @abstractmethod
-    async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
-        """Its state once it has ended, or after `timeout` seconds, whichever is first."""
+        """`verbs.create_many`, of any number of sandboxes; cancelled, as `create`."""
 
     @abstractmethod
     async def agent(self, sandbox_id: str) -> Agent:
@@ -107,38 +74,48 @@ class Transport(ABC):
         """A connection to a port in the sandbox; errors as `agent`, `Unavailable` where nothing listens."""
 
     @abstractmethod
-    async def expose(self, sandbox_id: str, port: int, *, protocol: str, public: bool) -> Tunnel:
-        """Opens a tunnel to a port; `protocol` is `http` or `tcp`. Again with the same arguments: the same tunnel, with a fresh token where it
-        is private; with others: it is changed. `SandboxEnded`, `FailedPrecondition` before it runs."""
-
-    @abstractmethod
-    async def unexpose(self, sandbox_id: str, port: int) -> None:
-        """Closes a tunnel; of a port that has none: nothing happens."""
-
-    @abstractmethod
-    async def tunnels(self, sandbox_id: str) -> Sequence[Tunnel]:
-        """Its tunnels by port, without tokens."""
-
-    @abstractmethod
-    async def tunnel_token(self, sandbox_id: str, port: int, expires_in: float) -> Tunnel:
-        """The tunnel with a connect token that lasts `expires_in` seconds (7 days at most); `TunnelNotFound`."""
-
-    @abstractmethod
-    async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
-        """Output of its own command as kept after its end (`fd` 1 or 2); `FailedPrecondition` while it lives: read from the agent."""
-
-    @abstractmethod
-    async def nodes(self) -> list[NodeInfo]:
-        """The nodes of the cluster."""
-
-    @abstractmethod
     async def close(self) -> None:
         """Closes this loop's connections; sandboxes live on. Idempotent."""
 
-    async def page(self, listing: Listing) -> Page:
-        """As `list`, but it need not look to the end: for whoever hands pages on."""
-        return Page(await self.list(listing))
-
     @abstractmethod
+    def forget(self, sandbox_id: str) -> None:
+        """The sandbox has ended: closes this loop's connection to its agent."""
+
+    async def default_environment(self) -> str:
+        """The environment that is meant where a caller names none: `main`, or the only one that its token sees."""
+        return MAIN_ENVIRONMENT
+
+    async def defaults(self) -> SandboxDefaults:
+        """`verbs.defaults`, without what only a newer cluster knows."""
+        from shoal.model.settings import SandboxDefaults
+
+        told = await self.ask(verbs.defaults)
+        return SandboxDefaults(**{name: value for name, value in told.items() if name in SandboxDefaults.model_fields})
+
     async def list(self, listing: Listing) -> list[SandboxInfo]:
-        """Sandboxes, newest first."""
+        """`verbs.list_sandboxes`, page after page until there are no more or `listing.limit`."""
+        page = await self.ask(verbs.list_sandboxes, listing)
+        found = [*page.sandboxes]
+        while page.reached is not None and len(found) < listing.limit:
+            rest = replace(listing, limit=listing.limit - len(found), before=page.reached)
+            page = await self.ask(verbs.list_sandboxes, rest)
+            found += page.sandboxes
+        return found
+
+    async def terminate(self, sandbox_id: str) -> SandboxInfo:
+        """`verbs.terminate`, and forgets the sandbox."""
+        info = await self.ask(verbs.terminate, sandbox_id)
+        self.forget(sandbox_id)
+        return info
+
+    async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
+        """`verbs.wait` for as long as it takes, at most `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _POLL_S if end is None else min(_POLL_S, max(0.0, end - time.monotonic()))
+            info = await self.ask(verbs.wait, sandbox_id, left)
+            if info.ended:
+                self.forget(sandbox_id)
+                return info
+            if end is not None and time.monotonic() >= end:
+                return info

@@ -11,8 +11,9 @@ import builtins
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
+from shoal.model import verbs
 from shoal.model.access import Quota, Tunnel, caller
 from shoal.model.errors import (
     AlreadyExists,
@@ -25,19 +26,23 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.ids import MAIN_PROCESS, new_sandbox_id
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
+from shoal.model.info import Listing, LogChunk, NodeInfo, Page, SandboxInfo
 from shoal.model.settings import Limits, SandboxDefaults
 from shoal.model.spec import SandboxSpec
 from shoal.model.spec_model import check_spec
 from shoal.model.states import Reason, State
 from shoal.model.validate import check_tags
+from shoal.model.verbs import Verb
 from shoal.model.visibility import no_sandbox, no_sandbox_named
-from shoal.transport.contract import LogChunk, Transport
+from shoal.transport.contract import Transport
 from shoal.transport.fake_admin import FakeAdmin, FakeReplicaSide, sees
 from shoal.transport.fake_agent import FakeAgent, FakeProcess
 from shoal.transport.fake_streams import Serve, connect, echo, web
 from shoal.wire.agent import Agent, Start
 from shoal.wire.bytestream import ByteStream
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _TICK_S = 0.005
 
@@ -77,6 +82,18 @@ class FakeTransport(Transport):
     def named(self, call: str) -> builtins.list[Any]:
         """The first arguments of all calls of that name so far."""
         return [argument for name, argument in self.calls if name == call]
+
+    async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
+        if verb is verbs.defaults:
+            return cast(R, (await self.defaults()).model_dump())
+        part = next(each for each in (self, self._admin, self.replica_side) if hasattr(each, verb.name))
+        return cast(R, await getattr(part, verb.name)(*args, **options))
+
+    async def list_sandboxes(self, listing: Listing) -> Page:
+        return Page(await self.list(listing))
+
+    def forget(self, sandbox_id: str) -> None:
+        pass  # the agents of those that ended refuse by themselves
 
     async def defaults(self) -> SandboxDefaults:
         self.note("defaults")
@@ -195,7 +212,7 @@ class FakeTransport(Transport):
             )
         return connect(self.ports[port], self._tasks)
 
-    async def expose(self, sandbox_id: str, port: int, *, protocol: str, public: bool) -> Tunnel:
+    async def expose(self, sandbox_id: str, port: int, protocol: str, public: bool) -> Tunnel:
         self.note("expose", port)
         box = self._living(sandbox_id)
         if box.info.state is State.PENDING:

@@ -31,7 +31,6 @@ from shoal.model.errors import (
     PermissionDenied,
 )
 from shoal.model.ids import NAME
-from shoal.transport.admin import Admin, ReplicaSide
 
 _TICK_S = 0.005
 _MOST_EVENTS = 1000
@@ -43,7 +42,7 @@ def sees(environment: str) -> bool:
     return visibility.sees(caller.get(), environment)
 
 
-class FakeAdmin(Admin):
+class FakeAdmin:
     """Administration in memory. `note` hears of every call first, and may raise; `usage` says what an environment uses."""
 
     def __init__(self, note: Note, usage: Callable[[str], Quota], environments: Sequence[str]) -> None:
@@ -148,7 +147,7 @@ class FakeAdmin(Admin):
         ][:limit]
 
     async def events(
-        self, after: int | None, *, sandbox_id: str | None = None, environment: str | None = None, wait_s: float = 0
+        self, after: int | None, sandbox_id: str | None = None, environment: str | None = None, wait_s: float = 0
     ) -> builtins.list[SandboxEvent]:
         self.note("events", after)
         if environment is not None:
@@ -176,7 +175,7 @@ class FakeAdmin(Admin):
         self.happened.append(SandboxEvent(len(self.happened) + 1, time.time(), environment, sandbox_id, kind, {**data}))
 
 
-class FakeReplicaSide(ReplicaSide):
+class FakeReplicaSide:
     """What replicas ask of the cluster in memory. `counters` and `used` are what they reported."""
 
     def __init__(self, admin: FakeAdmin) -> None:

@@ -9,40 +9,46 @@ import asyncio
 import builtins
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import quote
 
-from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, TokenInfo, Tunnel
-from shoal.model.cursors import encode_cursor
-from shoal.model.errors import SandboxEnded, ShoalError, Unauthenticated, Unavailable
+from shoal.model import verbs
+from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, SandboxEvent, TokenInfo
+from shoal.model.cursors import decode_cursor, encode_cursor
+from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError, Unauthenticated, Unavailable
 from shoal.model.http import error_from_problem
-from shoal.model.info import Listing, NodeInfo, SandboxInfo
-from shoal.model.sandbox_json import spec_to_json
-from shoal.model.settings import SandboxDefaults
+from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
+from shoal.model.sandbox_json import info_from_json, spec_to_json
 from shoal.model.spec import SandboxSpec
 from shoal.model.validate import check_key
-from shoal.transport import http_json
+from shoal.model.verbs import Retry, Verb
 from shoal.transport.agent_pool import Agents, Opened
-from shoal.transport.contract import LogChunk, Transport
-from shoal.transport.http_admin import HttpAdmin
+from shoal.transport.contract import Transport
 from shoal.transport.http_calls import HttpCalls
+from shoal.transport.http_events import events_after, newest_event, next_events
 from shoal.transport.http_server import server
 from shoal.transport.http_socket import SocketStream, open_connection, open_socket
-from shoal.transport.rollback import Undoing, with_key
+from shoal.transport.http_verbs import decoded, decoder, request_for, result_of
+from shoal.transport.rollback import Rollback, with_key
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_BATCH = 1000
 """Creates in one call; more of them are several calls."""
 
+MAX_PAGE = 1000
+"""Sandboxes in one page of a listing."""
+
 _BATCH_BYTES = (1 << 20) - 256
 """Bytes of creates in one call, likewise: neither end is to be held up by one of them for long."""
 
-_POLL_S = 30.0
-"""How long one call of a `wait` may take; longer waits are made of several."""
-
-_TERMINATE_S = 60.0
+_EVENTS = "/v1/events"
+_LONGEST_WAIT_S = 30.0
+_LOGS_S = 30.0
 _UNDO_AT_ONCE = 16
 
 
@@ -55,8 +61,13 @@ class HttpTransport(Transport):
     def __init__(self, url: str, token: str | None = None, ca: str | None = None) -> None:
         self.calls = HttpCalls(server(url, token, ca))
         self._agents = Agents(self._open_agent)
-        self._admin = HttpAdmin(self.calls)
-        self._undoing = Undoing()
+        self._special: dict[Verb[..., Any], Callable[..., Awaitable[Any]]] = {
+            verbs.list_sandboxes: self._list_sandboxes,
+            verbs.logs: self._logs,
+            verbs.events: self._events,
+            verbs.last_event: self._last_event,
+        }
+        self._rollback = Rollback()
         self._whoami: TokenInfo | None = None
 
     @classmethod
@@ -90,15 +101,11 @@ class HttpTransport(Transport):
         """The API's, without a slash at its end."""
         return self.calls.server.url
 
-    @property
-    def admin(self) -> HttpAdmin:
-        return self._admin
-
     async def whoami(self, *, patience_s: float = 20.0) -> TokenInfo:
         """What the API knows of this transport's token; asked for once."""
         if self._whoami is None:
             data = await self.calls.json("GET", "/v1/tokens/self", patience_s=patience_s)
-            self._whoami = http_json.decoded(http_json.token, data)
+            self._whoami = decoded(decoder(TokenInfo), data)
         return self._whoami
 
     async def default_environment(self) -> str:
@@ -107,10 +114,18 @@ class HttpTransport(Transport):
 
     # Control
 
-    async def defaults(self) -> SandboxDefaults:
-        data = await self.calls.json("GET", "/v1/defaults")
-        known = SandboxDefaults.model_fields
-        return http_json.decoded(lambda d: SandboxDefaults(**{k: v for k, v in d.items() if k in known}), data)
+    async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
+        special = self._special.get(verb)
+        if special is not None:
+            return cast(R, await special(*args, **options))
+        if not verb.path:
+            raise FailedPrecondition(f"{verb.name} is asked inside the cluster, not over HTTP", state="http")
+        arguments = verb.named(args, options)
+        takes = verb.takes if isinstance(verb.takes, float) else max(0.001, arguments[verb.takes])
+        path, query, body = request_for(verb, arguments)
+        again = verb.retry is not Retry.NEVER
+        answer = await self.calls.call(verb.method, path, query=query, body=body, again=again, takes_s=takes)
+        return cast(R, None if answer.status == 204 else result_of(verb, answer.json()))
 
     async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
         spec = with_key(spec)
@@ -118,7 +133,7 @@ class HttpTransport(Transport):
             return await self._create(spec, deadline, wait)
         except asyncio.CancelledError:
             if wait:
-                await self._undoing.undo(self._give_up([spec], deadline))
+                await self._rollback.run(self._end_made([spec], deadline))
             raise
 
     async def create_many(
@@ -140,86 +155,44 @@ class HttpTransport(Transport):
                     made += [error] * len(batch)  # those before are there, and their caller must know of them
         except asyncio.CancelledError:
             if wait:
-                await self._undoing.undo(self._give_up(wanted, deadline))
+                await self._rollback.run(self._end_made(wanted, deadline))
             raise
         return made
 
-    async def get(self, sandbox_id: str) -> SandboxInfo:
-        return http_json.decoded(http_json.sandbox, await self.calls.json("GET", _path(sandbox_id)))
+    # Verbs whose routes are not plain
 
-    async def find(self, name: str, environment: str) -> SandboxInfo:
-        path = f"/v1/sandboxes/by-name/{quote(name, safe='')}"
-        data = await self.calls.json("GET", path, query={"environment": environment})
-        return http_json.decoded(http_json.sandbox, data)
-
-    async def list(self, listing: Listing) -> builtins.list[SandboxInfo]:
+    async def _list_sandboxes(self, listing: Listing) -> Page:
         query = {
             "environment": listing.environment,
             "tag": [f"{_before_colon(key)}:{value}" for key, value in listing.tags.items()],
             "state": [state.value for state in listing.states],
             "region": listing.region,
             "include_ended": listing.include_ended,
+            "limit": min(listing.limit, MAX_PAGE),
+            "cursor": None if listing.before is None else encode_cursor(listing.before),
         }
-        found: list[SandboxInfo] = []
-        cursor = None if listing.before is None else encode_cursor(listing.before)
-        while len(found) < listing.limit:
-            page = {**query, "limit": min(listing.limit - len(found), MAX_BATCH), "cursor": cursor}
-            data = await self.calls.json("GET", "/v1/sandboxes", query=page)
-            found += http_json.many("sandboxes", http_json.sandbox, data)
-            cursor = data.get("next_cursor")
-            if cursor is None:
-                break
-        return found
+        return decoded(_page, await self.calls.json("GET", verbs.list_sandboxes.path, query=query))
 
-    async def set_tags(self, sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
-        data = await self.calls.json("PUT", f"{_path(sandbox_id)}/tags", body={"tags": dict(tags)})
-        return http_json.decoded(http_json.sandbox, data)
-
-    async def terminate(self, sandbox_id: str) -> SandboxInfo:
-        data = await self.calls.json("DELETE", _path(sandbox_id), takes_s=_TERMINATE_S)
-        self._agents.forget(sandbox_id)
-        return http_json.decoded(http_json.sandbox, data)
-
-    async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = _POLL_S if end is None else min(_POLL_S, max(0.0, end - time.monotonic()))
-            query = {"timeout": f"{left:.3f}"}
-            data = await self.calls.json("GET", f"{_path(sandbox_id)}/wait", query=query, takes_s=max(left, 0.001))
-            info = http_json.decoded(http_json.sandbox, data)
-            if info.ended:
-                self._agents.forget(sandbox_id)
-                return info
-            if end is not None and time.monotonic() >= end:
-                return info
-
-    async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
+    async def _logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
         query = {"stream": "stdout" if fd == 1 else "stderr", "offset": offset}
-        answer = await self.calls.call("GET", f"{_path(sandbox_id)}/logs", query=query, takes_s=_POLL_S)
-        start = http_json.decoded(int, answer.headers.get("X-Shoal-Offset", offset))
+        answer = await self.calls.call("GET", f"{_path(sandbox_id)}/logs", query=query, takes_s=_LOGS_S)
+        start = decoded(int, answer.headers.get("X-Shoal-Offset", offset))
         return LogChunk(start, answer.body, True)
 
-    async def nodes(self) -> builtins.list[NodeInfo]:
-        return http_json.many("nodes", http_json.node, await self.calls.json("GET", "/v1/nodes"))
+    async def _events(
+        self, after: int | None, sandbox_id: str | None = None, environment: str | None = None, wait_s: float = 0.0
+    ) -> builtins.list[SandboxEvent]:
+        path = _EVENTS if sandbox_id is None else f"{_path(sandbox_id)}/events"
+        query: dict[str, int | str] = {"after": await self._last_event() if after is None else after}
+        if sandbox_id is None and environment is not None:
+            query["environment"] = environment
+        found = [] if after is None else await events_after(self.calls, path, query)
+        if found or wait_s <= 0:
+            return found
+        return await next_events(self.calls, path, query, min(wait_s, _LONGEST_WAIT_S))
 
-    # Tunnels
-
-    async def expose(self, sandbox_id: str, port: int, *, protocol: str, public: bool) -> Tunnel:
-        body = {"port": port, "protocol": protocol, "public": public}
-        data = await self.calls.json("POST", f"{_path(sandbox_id)}/tunnels", body=body)
-        return http_json.decoded(http_json.tunnel, data)
-
-    async def unexpose(self, sandbox_id: str, port: int) -> None:
-        await self.calls.call("DELETE", f"{_path(sandbox_id)}/tunnels/{int(port)}")
-
-    async def tunnels(self, sandbox_id: str) -> Sequence[Tunnel]:
-        data = await self.calls.json("GET", f"{_path(sandbox_id)}/tunnels")
-        return http_json.many("tunnels", http_json.tunnel, data)
-
-    async def tunnel_token(self, sandbox_id: str, port: int, expires_in: float) -> Tunnel:
-        body = {"expires_in": expires_in}
-        data = await self.calls.json("POST", f"{_path(sandbox_id)}/tunnels/{int(port)}/token", body=body)
-        return http_json.decoded(http_json.tunnel, data)
+    async def _last_event(self) -> int:
+        return await newest_event(self.calls, _EVENTS)
 
     # Data
 
@@ -227,7 +200,7 @@ class HttpTransport(Transport):
         try:
             return await self._agents.get(sandbox_id)
         except SandboxEnded:
-            self._agents.forget(sandbox_id)
+            self.forget(sandbox_id)
             raise
 
     async def channel(self, sandbox_id: str) -> ByteStream:
@@ -239,8 +212,11 @@ class HttpTransport(Transport):
     async def _open_agent(self, sandbox_id: str) -> Opened:
         return Opened(await open_connection(self.calls, f"{_path(sandbox_id)}/connect"))
 
+    def forget(self, sandbox_id: str) -> None:
+        self._agents.forget(sandbox_id)
+
     async def close(self) -> None:
-        await self._undoing.settle()
+        await self._rollback.settle()
         await self._agents.close()
         await self.calls.close()
 
@@ -249,23 +225,23 @@ class HttpTransport(Transport):
     async def _create(self, spec: SandboxSpec, deadline: float, wait: bool) -> SandboxInfo:
         data = await self.calls.json(
             "POST",
-            "/v1/sandboxes",
+            verbs.create.path,
             query={"wait": wait},
             body=spec_to_json(spec),
             headers={"Idempotency-Key": _key(spec)},
             for_room=wait,
             deadline_s=deadline,
         )
-        return http_json.decoded(http_json.sandbox, data)
+        return decoded(info_from_json, data)
 
     async def _create_batch(
         self, sandboxes: builtins.list[dict[str, Any]], deadline: float, wait: bool
     ) -> builtins.list[SandboxInfo | ShoalError]:
         body = {"sandboxes": sandboxes, "wait": wait, "deadline": deadline}
-        data = await self.calls.json("POST", "/v1/sandboxes/batch", body=body, for_room=wait, takes_s=deadline)
-        return http_json.many("results", _result, data)
+        data = await self.calls.json("POST", verbs.create_many.path, body=body, for_room=wait, takes_s=deadline)
+        return decoded(lambda answer: [_result(each) for each in answer["results"]], data)
 
-    async def _give_up(self, specs: Sequence[SandboxSpec], deadline: float) -> None:
+    async def _end_made(self, specs: Sequence[SandboxSpec], deadline: float) -> None:
         """Ends what creates have made or are making: the same keys again tell which these are."""
         at_once = asyncio.Semaphore(_UNDO_AT_ONCE)
 
@@ -295,9 +271,15 @@ def _batches(specs: Sequence[SandboxSpec]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
+def _page(data: Any) -> Page:
+    cursor = data.get("next_cursor")
+    sandboxes = [info_from_json(each) for each in data["sandboxes"]]
+    return Page(sandboxes, None if cursor is None else decode_cursor(cursor))
+
+
 def _result(data: Any) -> SandboxInfo | ShoalError:
     error = data.get("error")
-    return http_json.sandbox(data["sandbox"]) if error is None else error_from_problem(error)
+    return info_from_json(data["sandbox"]) if error is None else error_from_problem(error)
 
 
 def _before_colon(key: str) -> str:

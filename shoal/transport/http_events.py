@@ -12,8 +12,8 @@ import aiohttp
 
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
-from shoal.transport import http_json
 from shoal.transport.http_calls import Broken, HttpCalls, translate
+from shoal.transport.http_verbs import decoded, decoder
 
 MAX_EVENTS = 1000
 _MAX_LINE = 1 << 20
@@ -30,7 +30,7 @@ class _Message(NamedTuple):
 async def events_after(calls: HttpCalls, path: str, query: dict[str, Any]) -> list[SandboxEvent]:
     """The events that are there."""
     data = await calls.json("GET", path, query={**query, "follow": "false"})
-    return http_json.many("events", http_json.event, data)
+    return decoded(lambda answer: [_event(each) for each in answer["events"]], data)
 
 
 async def next_events(calls: HttpCalls, path: str, query: dict[str, Any], wait_s: float) -> list[SandboxEvent]:
@@ -40,7 +40,7 @@ async def next_events(calls: HttpCalls, path: str, query: dict[str, Any], wait_s
         async with asyncio.timeout(wait_s) as patience, aclosing(_messages(calls, path, query)) as messages:
             async for message in messages:
                 if message.data:
-                    found.append(http_json.decoded(lambda text: http_json.event(json.loads(text)), message.data))
+                    found.append(decoded(lambda text: _event(json.loads(text)), message.data))
                     patience.reschedule(asyncio.get_running_loop().time() + _TOGETHER_S)
                 if len(found) >= MAX_EVENTS:
                     break
@@ -59,10 +59,15 @@ async def newest_event(calls: HttpCalls, path: str) -> int:
     try:
         async with asyncio.timeout(_FIRST_S), aclosing(_messages(calls, path, {})) as messages:
             async for message in messages:
-                return http_json.decoded(int, message.id)
+                return decoded(int, message.id)
     except TimeoutError:
         raise Unavailable(f"{calls.server.url} did not begin to tell of events within {_FIRST_S:g} s") from None
     raise FailedPrecondition(f"{calls.server.url} tells of no events: it is of another version", state="version")
+
+
+def _event(data: Any) -> SandboxEvent:
+    event: SandboxEvent = decoder(SandboxEvent)(data)
+    return event
 
 
 async def _messages(calls: HttpCalls, path: str, query: dict[str, Any]) -> AsyncGenerator[_Message, None]:

@@ -15,7 +15,8 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.actor import ActorHandle
 
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unauthenticated, Unavailable
-from shoal.transport.ray_calls import CONTROLLER, NAMESPACE, translate
+from shoal.model.ids import CONTROLLER, NAMESPACE
+from shoal.model.ray_errors import translate
 
 _KNOCK_S = 5.0
 _GREETING_S = 0.5
@@ -35,7 +36,7 @@ def attach(address: str | None) -> ActorHandle[Any]:
                 "this Ray cluster has no controller of Shoal's; start one with `shoal up`", state="no_cluster"
             ) from None
         except ray_errors.RayError as error:
-            raise translate(error, "connect") from None
+            raise translate(error, "Ray") from None
 
 
 def _init(address: str | None) -> None:

@@ -15,13 +15,13 @@ UNDO_S = 8.0
 """How long a caller who gives up, or closes the transport, waits for that."""
 
 
-class Undoing:
-    """What is being undone."""
+class Rollback:
+    """Work that ends what given-up creates have made."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def undo(self, work: Coroutine[Any, Any, None], *, whole: bool = False) -> None:
+    async def run(self, work: Coroutine[Any, Any, None], *, whole: bool = False) -> None:
         """Does `work`, which ends what was made: given `UNDO_S`, and then to its end without being waited for. `whole`: it is waited for to
         its end, or where whoever waits gives up, for `UNDO_S` more."""
         task = asyncio.get_running_loop().create_task(_quietly(work))

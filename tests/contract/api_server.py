@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from shoal.cluster.api.app import make_app
 from shoal.cluster.serving.websockets import OPTIONS
 from shoal.model.settings import Settings
-from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
 
 
@@ -29,11 +28,9 @@ class ApiServer:
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
 
     @classmethod
-    async def start(
-        cls, transport: Transport, replica_side: ReplicaSide, settings: Settings | None = None, port: int = 0
-    ) -> Self:
+    async def start(cls, transport: Transport, settings: Settings | None = None, port: int = 0) -> Self:
         """Listens on the loopback when it returns. `port` 0: any free one."""
-        app = make_app(transport, replica_side, settings or Settings())
+        app = make_app(transport, settings or Settings())
         listening = socket.create_server(("127.0.0.1", port), backlog=512)
         # asyncio sets it only on sockets that say they are TCP's; without it each answer's body waits 40 ms for an acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -77,7 +77,7 @@ class Ground:
         self.token = ""
         transport: Transport = self.cluster
         if way == "http":
-            self.api = self.do(ApiServer.start(self.cluster, self.cluster.replica_side))
+            self.api = self.do(ApiServer.start(self.cluster))
             _, self.token = self.do(self.cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None))
             transport = HttpTransport(self.api.url, self.token)
         self.client = Client(transport)

@@ -13,13 +13,14 @@ import pytest
 import ray
 from ray import exceptions
 
-from shoal.model.access import Caller, caller
+from shoal.model import verbs
+from shoal.model.access import Caller, Scope, caller
 from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal, ShoalError, Unavailable
-from shoal.model.info import Listing, NodeInfo, Page, SandboxInfo
+from shoal.model.info import Listing, Page, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
 from shoal.transport.ray import RayTransport
-from shoal.transport.ray_calls import translate
+from shoal.transport.ray_calls import lost
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -27,7 +28,7 @@ SPEC = SandboxSpec("image", Resources(0.1, 1.0, 64, 128, 100, 10), idempotency_k
 
 
 class Controller:
-    """Answers as the real one does, and remembers what it was asked across restarts (in a directory)."""
+    """Answers verbs as the real one does, and remembers what it was asked across restarts (in a directory)."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -38,12 +39,14 @@ class Controller:
     async def pid(self) -> int:
         return os.getpid()
 
-    async def defaults(self, *, caller: Caller) -> dict[str, Any]:
-        return {"image": "the/default"}
+    async def call(self, verb: str, arguments: tuple[Any, ...], caller: Caller) -> Any:
+        self.caller = caller
+        return await getattr(self, verb)(*arguments)
 
-    async def create(
-        self, spec: SandboxSpec, deadline: float, wait: bool, *, caller: Caller
-    ) -> tuple[SandboxInfo, None]:
+    async def defaults(self) -> dict[str, Any]:
+        return {"image": "the/default", "only_of_a_newer_cluster": 1}
+
+    async def create(self, spec: SandboxSpec, deadline: float, wait: bool) -> tuple[SandboxInfo, None]:
         self._note("create")
         if spec.image == "taken":
             raise AlreadyExists("name: it is taken", field="name")
@@ -54,51 +57,55 @@ class Controller:
             raise Unavailable("the cluster is being shut down")
         return _info("sb-new", spec), None
 
-    async def get(self, sandbox_id: str, *, caller: Caller) -> SandboxInfo:
+    async def get(self, sandbox_id: str) -> SandboxInfo:
         if sandbox_id == "sb-bug":
             raise ZeroDivisionError("a defect")
         return _info(sandbox_id, SPEC)
 
     async def create_many(
-        self, specs: list[SandboxSpec], deadline: float, wait: bool, *, caller: Caller
+        self, specs: list[SandboxSpec], deadline: float, wait: bool
     ) -> list[tuple[SandboxInfo, None] | ShoalError]:
         return [
             AlreadyExists("name: it is taken", field="name") if s.image == "taken" else (_info(s.image, s), None)
             for s in specs
         ]
 
-    async def list_sandboxes(self, listing: Listing, *, caller: Caller) -> Page:
+    async def list_sandboxes(self, listing: Listing) -> Page:
         """A page with one, one with none, and the last."""
         number = 0 if listing.before is None else int(listing.before[0])
         found = [] if number == 1 else [_info(f"sb-{number}", SPEC)]
         return Page(found[: listing.limit], (number + 1.0, "sb") if number < 2 else None)
 
-    async def give_up(self, keys: list[tuple[str, str]], *, caller: Caller) -> list[tuple[str, str]]:
+    async def give_up(self, keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
         made = [] if self.making is None else [(self.making.environment, self.making.idempotency_key or "")]
         found = [key for key in keys if key in made]
         for _, key in found:
             self._note(f"give up {key}")
         return found
 
-    async def wait(self, sandbox_id: str, timeout: float, *, caller: Caller) -> SandboxInfo:
+    async def wait(self, sandbox_id: str, timeout: float) -> SandboxInfo:
         await asyncio.sleep(min(timeout, 0.2))
         self._note("wait")
         return _info(sandbox_id, SPEC, State.TERMINATED if self.notes().count("wait") >= 3 else State.RUNNING)
 
-    async def logs(self, sandbox_id: str, fd: int, offset: int, *, caller: Caller) -> tuple[int, bytes, bool]:
-        return offset, b"x" * fd, True
+    async def events(self, *arguments: Any) -> list[Any]:
+        return [*arguments]
 
-    async def nodes(self, *, caller: Caller) -> list[NodeInfo]:
-        return []
+    async def stored_token(self, token_id: str) -> str:
+        return self.caller.token
 
-    async def whose(self, *, caller: Caller) -> str:
-        return caller.token
+    async def environment(self, name: str) -> str:
+        return self.caller.token
 
-    async def flaky(self, *, caller: Caller) -> int:
+    async def last_event(self) -> int:
         self._note("flaky")
         if self.notes().count("flaky") < 3:
             raise Unavailable("not just now")
         return self.notes().count("flaky")
+
+    async def create_token(self, *arguments: Any) -> None:
+        self._note("create_token")
+        os.kill(os.getpid(), 9)
 
     def notes(self) -> list[str]:
         with open(os.path.join(self.directory, "notes")) as file:
@@ -154,15 +161,14 @@ async def test_values_and_errors_travel(controller: Any) -> None:
     assert (await transport.create(SPEC, deadline=5)).spec == SPEC
     assert [info.id for info in await transport.list(Listing())] == ["sb-0", "sb-2"]
     assert [info.id for info in await transport.list(Listing(limit=1))] == ["sb-0"]
-    assert (await transport.page(Listing())).reached == (1.0, "sb")
-    assert (await transport.logs("sb-1", 2, 7)).data == b"xx"
-    assert await transport.nodes() == []
+    assert (await transport.ask(verbs.list_sandboxes, Listing())).reached == (1.0, "sb")
+    assert await transport.ask(verbs.events, 1, wait_s=2.0) == [1, None, None, 2.0], "defaults are filled in"
     with pytest.raises(AlreadyExists, match="it is taken") as caught:
         await transport.create(SandboxSpec("taken", SPEC.resources), deadline=5)
     assert type(caught.value) is AlreadyExists
     assert caught.value.fields == {"field": "name"}
     with pytest.raises(Internal, match="ZeroDivisionError"):
-        await transport.get("sb-bug")
+        await transport.ask(verbs.get, "sb-bug")
     await transport.close()
 
 
@@ -179,12 +185,23 @@ async def test_each_of_many_has_its_own_outcome(controller: Any) -> None:
 
 async def test_the_controller_is_told_on_whose_behalf(controller: Any) -> None:
     transport = await RayTransport.open()
-    assert await transport._controller.call("whose") == "cluster"
+    assert str(await transport.ask(verbs.environment, "dev")) == "cluster"
     token = caller.set(Caller("tk-1", "dev"))
     try:
-        assert await transport._controller.call("whose") == "tk-1"
+        assert str(await transport.ask(verbs.environment, "dev")) == "tk-1"
+        assert str(await transport.ask(verbs.stored_token, "tk-2")) == "cluster", "which replicas ask for themselves"
     finally:
         caller.reset(token)
+    await transport.close()
+
+
+async def test_what_may_have_been_done_and_is_not_the_same_twice_is_not_sent_again(controller: Any) -> None:
+    transport = await RayTransport.open()
+    with pytest.raises(Unavailable) as caught:
+        await transport.ask(verbs.create_token, "ci", "main", Scope.RUN, None)
+    assert caught.value.fields["sent"]
+    assert not caught.value.retryable
+    assert notes(controller).count("create_token") == 1
     await transport.close()
 
 
@@ -201,14 +218,14 @@ async def test_a_killed_controller_is_waited_for(controller: Any) -> None:
     os.kill(ray.get(controller.pid.remote()), 9)
     began = time.monotonic()
     assert (await transport.create(SPEC, deadline=5)).id == "sb-new"
-    assert (await transport.get("sb-1")).id == "sb-1"
+    assert (await transport.ask(verbs.get, "sb-1")).id == "sb-1"
     assert time.monotonic() - began < 20
     await transport.close()
 
 
 async def test_what_the_controller_cannot_do_just_now_is_asked_again_but_for_creates(controller: Any) -> None:
     transport = await RayTransport.open()
-    assert await transport._controller.call("flaky") == 3
+    assert await transport.ask(verbs.last_event) == 3
     with pytest.raises(Unavailable, match="shut down"):
         await transport.create(SandboxSpec("busy", SPEC.resources), deadline=5)
     assert notes(controller).count("create") == 1
@@ -239,6 +256,7 @@ async def test_a_connection_without_an_address_is_refused(monkeypatch: pytest.Mo
     "error", [exceptions.ActorDiedError(), exceptions.RaySystemError("the GCS is away")], ids=lambda e: type(e).__name__
 )
 def test_of_a_create_whose_answer_is_lost_it_is_told_that_it_may_have_happened(error: exceptions.RayError) -> None:
-    assert translate(error, "create").fields["sent"]
-    assert translate(error, "create_many").fields["sent"]
-    assert "sent" not in translate(error, "get").fields
+    assert lost(error, verbs.create).fields["sent"]
+    assert lost(error, verbs.create_many).fields["sent"]
+    assert lost(error, verbs.create).retryable
+    assert "sent" not in lost(error, verbs.get).fields

@@ -16,6 +16,7 @@ import pytest
 
 from shoal import Sandbox
 from shoal.client.cluster import Client
+from shoal.model import verbs
 from shoal.model.access import Quota, Scope
 from shoal.model.errors import (
     AlreadyExists,
@@ -64,8 +65,8 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_requests_say_who_asks_and_by_what() -> None:
     async with serving(sandbox()) as peer:
         transport = HttpTransport(f"{peer.url}/base/", TOKEN)
-        assert await transport.get("sb-1") == await transport.get("sb-1")
-        assert await transport.get("sb/../1?")
+        assert await transport.ask(verbs.get, "sb-1") == await transport.ask(verbs.get, "sb-1")
+        assert await transport.ask(verbs.get, "sb/../1?")
         await transport.close()
     first, second, third = peer.asked
     assert first.headers["authorization"] == f"Bearer {TOKEN}"
@@ -127,7 +128,7 @@ async def test_a_server_may_say_when_to_come_back() -> None:
     async with serving(refusal(Unavailable("rolling"), Retry_After="1"), sandbox()) as peer:
         transport = HttpTransport(peer.url, TOKEN)
         began = time.monotonic()
-        await transport.get("sb-1")
+        await transport.ask(verbs.get, "sb-1")
         assert 1.0 <= time.monotonic() - began < 15  # a machine may stand still for seconds
         await transport.close()
 
@@ -138,7 +139,7 @@ async def test_patience_ends(short_patience: None) -> None:
         transport = HttpTransport(peer.url, TOKEN)
         transport.calls._clock = lambda: 0.05 * next(looks)  # on which no machine stands still
         with pytest.raises(Unavailable, match="never") as caught:
-            await transport.get("sb-1")
+            await transport.ask(verbs.get, "sb-1")
         await transport.close()
     assert 2 <= len(peer.asked) < 20
     assert caught.value.retryable
@@ -164,7 +165,7 @@ async def test_what_cannot_get_better_is_asked_once(trouble: bytes, kind: type[E
     async with serving(trouble) as peer:
         transport = HttpTransport(peer.url, TOKEN)
         with pytest.raises(kind) as caught:
-            await transport.get("sb-1")
+            await transport.ask(verbs.get, "sb-1")
         await transport.close()
     assert len(peer.asked) == 1
     assert type(caught.value) is kind
@@ -176,10 +177,10 @@ async def test_errors_name_their_request() -> None:
     async with serving(refusal(SandboxNotFound("none"), X_Request_Id="rq-of-the-server"), RESET) as peer:
         transport = HttpTransport(peer.url, TOKEN)
         with pytest.raises(SandboxNotFound) as refused:
-            await transport.get("sb-1")
+            await transport.ask(verbs.get, "sb-1")
         assert refused.value.fields["request_id"] == "rq-of-the-server"
         with pytest.raises(Unavailable) as broken:
-            await transport.admin.create_environment("new", Quota())
+            await transport.ask(verbs.create_environment, "new", Quota())
         assert broken.value.fields["request_id"] == peer.asked[-1].headers["x-request-id"]
         await transport.close()
 
@@ -188,9 +189,9 @@ async def test_what_may_have_happened_is_not_done_twice() -> None:
     async with serving(RESET) as peer:
         transport = HttpTransport(peer.url, TOKEN)
         for call in (
-            transport.admin.create_token("ci", "main", Scope.RUN, None),
-            transport.admin.create_environment("new", Quota()),
-            transport.admin.delete_environment("old"),
+            transport.ask(verbs.create_token, "ci", "main", Scope.RUN, None),
+            transport.ask(verbs.create_environment, "new", Quota()),
+            transport.ask(verbs.delete_environment, "old"),
         ):
             with pytest.raises(Unavailable, match="it may have happened") as caught:
                 await call
@@ -249,7 +250,7 @@ async def test_what_was_never_sent_is_tried_again_whatever_it_is() -> None:
     with socket.socket() as reserved:  # nobody else gets the port
         reserved.bind(("127.0.0.1", 0))
         transport = HttpTransport(f"http://127.0.0.1:{reserved.getsockname()[1]}", TOKEN)
-        creating = asyncio.create_task(transport.admin.create_token("ci", "main", Scope.RUN, None))
+        creating = asyncio.create_task(transport.ask(verbs.create_token, "ci", "main", Scope.RUN, None))
         await asyncio.sleep(0.2)
         server = await asyncio.start_server(_answer_token, sock=reserved)
         info, text = await asyncio.wait_for(creating, 30)
@@ -269,7 +270,7 @@ async def test_an_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(raw(b"x" * 2000)) as peer:
         transport = HttpTransport(peer.url, TOKEN)
         with pytest.raises(Internal, match="longer than"):
-            await transport.get("sb-1")
+            await transport.ask(verbs.get, "sb-1")
         await transport.close()
 
 
@@ -387,7 +388,7 @@ async def test_a_host_that_cannot_be_is_none_that_answers(host: str) -> None:
 async def test_a_pause_that_is_no_number_is_none() -> None:
     async with serving(refusal(Unavailable("starting", retry_after="soon")), sandbox()) as peer:
         transport = HttpTransport(peer.url, TOKEN)
-        assert (await transport.get("sb-1")).id
+        assert (await transport.ask(verbs.get, "sb-1")).id
         await transport.close()
 
 
@@ -395,7 +396,7 @@ async def test_an_answer_that_is_too_deep_is_no_api(short_patience: None) -> Non
     async with serving(raw(b"[" * 1_000_000, 200, "application/json")) as peer:
         transport = HttpTransport(peer.url, TOKEN)
         with pytest.raises(FailedPrecondition, match="not Shoal's API"):
-            await transport.get("sb-1")
+            await transport.ask(verbs.get, "sb-1")
         await transport.close()
 
 
@@ -436,7 +437,7 @@ async def test_tls_with_a_ca_of_its_own(tmp_path: Path) -> None:
             await HttpTransport.open(peer.url, TOKEN)
         assert peer.asked == []
         transport = await HttpTransport.open(peer.url, TOKEN, str(authority.certificate))
-        assert await transport.get("sb-1") is not INFO
+        assert await transport.ask(verbs.get, "sb-1") is not INFO
         await transport.close()
         with pytest.raises(FailedPrecondition, match=r"use a host name that it has") as caught:  # the right CA
             await HttpTransport.open(peer.url.replace("127.0.0.1", "localhost"), TOKEN, str(authority.certificate))

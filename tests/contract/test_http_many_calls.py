@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from shoal.transport import http, http_calls, http_pools
+from shoal.model import verbs
+from shoal.transport import http_calls, http_pools
 from shoal.transport.http import HttpTransport
 from shoal.transport.http_events import next_events
 from tests.contract.http_peer import SPEC, Asked, sandbox, serving
@@ -97,7 +98,7 @@ async def test_what_makes_room_does_not_wait_for_creates_that_wait_for_it() -> N
 
 
 async def test_a_call_s_time_begins_with_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_TERMINATE_S", 0.01)
+    monkeypatch.setattr(verbs.terminate, "takes", 0.01)
     monkeypatch.setattr(http_calls, "ANSWER_S", 30.0)
     monkeypatch.setattr(http_pools, "LONG_CALLS", 1)
     monkeypatch.setitem(http_calls.HttpCalls.call.__kwdefaults__, "patience_s", 0)
@@ -138,9 +139,9 @@ async def test_a_call_that_stands_in_line_is_made_after_all_where_the_connection
         transport = HttpTransport(peer.url, TOKEN)
         gate = Gate("sb-held")
         peer.script = [gate.answer]
-        held = asyncio.create_task(transport.get("sb-held"))
+        held = asyncio.create_task(transport.ask(verbs.get, "sb-held"))
         await gate.until(1)
-        in_line = asyncio.create_task(transport.get("sb-1"))
+        in_line = asyncio.create_task(transport.ask(verbs.get, "sb-1"))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await transport.calls.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.model import verbs
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.transport.http import HttpTransport
 from tests.contract.http_peer import no_host_is_known, raw, sandbox, serving
@@ -25,12 +26,12 @@ async def test_a_proxy_is_asked_unless_the_server_is_this_machine(monkeypatch: p
     async with serving(sandbox()) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         transport = HttpTransport("http://shoal.invalid:8000", TOKEN)
-        await transport.get("sb-1")
+        await transport.ask(verbs.get, "sb-1")
         await transport.close()
         assert proxy.asked[0].path == "http://shoal.invalid:8000/v1/sandboxes/sb-1"
         async with serving(sandbox()) as here:
             transport = HttpTransport(here.url, TOKEN)
-            await transport.get("sb-1")
+            await transport.ask(verbs.get, "sb-1")
             await transport.close()
             assert len(here.asked) == 1
         monkeypatch.setenv("no_proxy", "shoal.invalid")
@@ -76,7 +77,7 @@ async def test_nothing_is_sent_to_a_proxy_of_another_kind(
         assert PASSWORD not in str(caught.value)
         monkeypatch.setenv("http_proxy", proxy.url)  # the one for the scheme goes first
         transport = HttpTransport("http://shoal.invalid:8000", TOKEN)
-        await transport.get("sb-1")
+        await transport.ask(verbs.get, "sb-1")
         await transport.close()
 
 

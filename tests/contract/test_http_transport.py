@@ -17,6 +17,7 @@ import pytest
 
 import shoal
 from shoal.client.cluster import Client
+from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, Quota, Scope
 from shoal.model.errors import (
     AlreadyExists,
@@ -61,7 +62,7 @@ class Served:
 @asynccontextmanager
 async def served() -> AsyncIterator[Served]:
     fake = FakeTransport()
-    api = await ApiServer.start(fake, fake.replica_side)
+    api = await ApiServer.start(fake)
     _, token = await fake.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None)
     http = await HttpTransport.open(api.url, token)
     try:
@@ -81,17 +82,17 @@ async def test_a_sandbox_from_its_create_to_its_end() -> None:
         assert made.state is State.RUNNING
         assert made.spec == replace(SPEC, name="web", env={})  # which are not told again
         assert place.fake.named("create")[-1].env == {"A": "secret"}
-        assert await http.get(made.id) == await http.find("web", "main") == made
-        assert (await http.set_tags(made.id, {"x": "ü y"})).tags == {"x": "ü y"}
+        assert await http.ask(verbs.get, made.id) == await http.ask(verbs.find, "web", "main") == made
+        assert (await http.ask(verbs.set_tags, made.id, {"x": "ü y"})).tags == {"x": "ü y"}
         assert not (await http.wait(made.id, 0.05)).ended
         waiting = asyncio.create_task(http.wait(made.id, None))
         assert (await http.terminate(made.id)).ended
         assert (await waiting).reason == "terminated"
         assert (await http.terminate(made.id)).ended
         with pytest.raises(SandboxNotFound):
-            await http.get("sb-none")
+            await http.ask(verbs.get, "sb-none")
         with pytest.raises(SandboxNotFound):
-            await http.find("none", "main")
+            await http.ask(verbs.find, "none", "main")
 
 
 async def test_the_same_key_gives_the_same_sandbox() -> None:
@@ -219,11 +220,11 @@ async def test_a_create_that_nobody_waits_for() -> None:
 async def test_the_rest_of_what_a_cluster_tells() -> None:
     async with served() as place:
         assert await place.http.defaults() == await place.fake.defaults()
-        assert await place.http.nodes() == await place.fake.nodes()
+        assert await place.http.ask(verbs.nodes) == await place.fake.nodes()
         ended = await place.fake.create(replace(SPEC, command=("echo", "hi")), deadline=5)
         await place.fake.terminate(ended.id)
         kept = await place.fake.logs(ended.id, 1, 0)
-        told = await place.http.logs(ended.id, 1, 0)
+        told = await place.http.ask(verbs.logs, ended.id, 1, 0)
         assert (told.offset, told.data, told.end) == (0, kept.data, True)
         with pytest.raises(SandboxEnded) as caught:
             await place.http.agent(ended.id)
@@ -238,15 +239,15 @@ async def test_the_rest_of_what_a_cluster_tells() -> None:
 async def test_tunnels() -> None:
     async with served() as place:
         info = await place.http.create(SPEC, deadline=5)
-        tunnel = await place.http.expose(info.id, 8080, protocol="http", public=False)
+        tunnel = await place.http.ask(verbs.expose, info.id, 8080, protocol="http", public=False)
         assert (tunnel.port, tunnel.protocol, tunnel.public) == (8080, "http", False)
         assert tunnel.token
-        assert [each.port for each in await place.http.tunnels(info.id)] == [8080]
-        assert (await place.http.tunnel_token(info.id, 8080, 60)).token
-        await place.http.unexpose(info.id, 8080)
-        await place.http.unexpose(info.id, 8080)
+        assert [each.port for each in await place.http.ask(verbs.tunnels, info.id)] == [8080]
+        assert (await place.http.ask(verbs.tunnel_token, info.id, 8080, 60)).token
+        await place.http.ask(verbs.unexpose, info.id, 8080)
+        await place.http.ask(verbs.unexpose, info.id, 8080)
         with pytest.raises(TunnelNotFound):
-            await place.http.tunnel_token(info.id, 8080, 60)
+            await place.http.ask(verbs.tunnel_token, info.id, 8080, 60)
 
 
 async def test_a_port_is_a_byte_stream_with_two_ends() -> None:
@@ -292,39 +293,44 @@ async def test_a_stream_that_breaks_says_so() -> None:
 
 async def test_environments() -> None:
     async with served() as place:
-        admin = place.http.admin
-        made = await admin.create_environment("team", Quota(sandboxes=2, cpu=1.5))
+        admin = place.http
+        made = await admin.ask(verbs.create_environment, "team", Quota(sandboxes=2, cpu=1.5))
         assert (made.name, made.quota) == ("team", Quota(sandboxes=2, cpu=1.5))
-        assert "team" in [each.name for each in await admin.environments()]
-        assert (await admin.set_quota("team", Quota(memory=512))).quota == Quota(memory=512)
-        assert (await admin.environment("team")).quota == Quota(memory=512)
-        await admin.delete_environment("team")
-        for call in (admin.environment("team"), admin.delete_environment("team")):
+        assert "team" in [each.name for each in await admin.ask(verbs.environments)]
+        assert (await admin.ask(verbs.set_quota, "team", Quota(memory=512))).quota == Quota(memory=512)
+        assert (await admin.ask(verbs.environment, "team")).quota == Quota(memory=512)
+        await admin.ask(verbs.delete_environment, "team")
+        for call in (admin.ask(verbs.environment, "team"), admin.ask(verbs.delete_environment, "team")):
             with pytest.raises(EnvironmentNotFound):
                 await call
 
 
 async def test_tokens_and_what_they_may() -> None:
     async with served() as place:
-        info, text = await place.http.admin.create_token("ci", "dev", Scope.RUN, 3600)
+        info, text = await place.http.ask(verbs.create_token, "ci", "dev", Scope.RUN, 3600)
         assert (info.environment, info.scope, info.valid(time.time())) == ("dev", Scope.RUN, True)
-        assert info in await place.http.admin.tokens()
+        assert info in await place.http.ask(verbs.tokens)
         other = await HttpTransport.open(place.api.url, text)
         assert await other.default_environment() == "dev"
         assert await place.http.default_environment() == "main"
         with pytest.raises(PermissionDenied):
-            await other.admin.tokens()
+            await other.ask(verbs.tokens)
         mine = await place.http.create(SPEC, deadline=5)
-        for call in (other.get(mine.id), other.terminate(mine.id), other.agent(mine.id), other.dial(mine.id, 7)):
+        for call in (
+            other.ask(verbs.get, mine.id),
+            other.terminate(mine.id),
+            other.agent(mine.id),
+            other.dial(mine.id, 7),
+        ):
             with pytest.raises(SandboxNotFound):
                 await _any(call)
-        assert (await place.http.admin.revoke_token(info.id)).revoked_at is not None
+        assert (await place.http.ask(verbs.revoke_token, info.id)).revoked_at is not None
         with pytest.raises(Unauthenticated):
-            await other.get(mine.id)
+            await other.ask(verbs.get, mine.id)
         with pytest.raises(Unauthenticated):
             await other.agent(mine.id)
         with pytest.raises(TokenNotFound):
-            await place.http.admin.revoke_token("tk-none")
+            await place.http.ask(verbs.revoke_token, "tk-none")
         await other.close()
 
 
@@ -332,7 +338,7 @@ async def test_a_token_that_may_only_look_enters_nothing() -> None:
     async with served() as place:
         info = await place.http.create(SPEC, deadline=5)
         reader = await place.with_token("main", Scope.READ)
-        assert (await reader.get(info.id)).id == info.id
+        assert (await reader.ask(verbs.get, info.id)).id == info.id
         for call in (reader.agent(info.id), reader.create(SPEC, deadline=5), reader.dial(info.id, 7)):
             with pytest.raises(PermissionDenied):
                 await _any(call)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 import shoal
+from shoal.model import verbs
 from shoal.model.access import Quota, Scope
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
@@ -58,27 +59,27 @@ async def test_a_burst_that_nobody_waits_for_survives_the_controller(cluster: Cl
 
 async def test_what_it_knew_is_known_after_a_kill(cluster: Cluster) -> None:
     transport = cluster.client.transport
-    admin = transport.admin
-    await admin.create_environment("kept", Quota(sandboxes=5))
+    admin = transport
+    await admin.ask(verbs.create_environment, "kept", Quota(sandboxes=5))
     try:
-        token, text = await admin.create_token("ci", "kept", Scope.RUN, 3600)
+        token, text = await admin.ask(verbs.create_token, "ci", "kept", Scope.RUN, 3600)
         sandbox = await shoal.Sandbox.create.aio("sh", "-c", "exit 7", environment="kept", tags={"a": "b"})
         await sandbox.wait.aio(timeout=20)
         ended = await shoal.Sandbox.create.aio(environment="kept")
         await ended.terminate.aio()
-        before = await admin.events(0, environment="kept")
+        before = await admin.ask(verbs.events, 0, environment="kept")
         kill(await asyncio.to_thread(actor_pid, "controller"))
 
-        info = await transport.get(sandbox.id)
+        info = await transport.ask(verbs.get, sandbox.id)
         assert (info.reason, info.returncode, info.tags) == ("completed", 7, {"a": "b"})
-        environment = await admin.environment("kept")
+        environment = await admin.ask(verbs.environment, "kept")
         assert environment.quota == Quota(sandboxes=5)
-        assert token in await admin.tokens()
+        assert token in await admin.ask(verbs.tokens)
         assert text.startswith(f"shoal_{token.id}_")
-        assert await admin.events(0, environment="kept") == before
+        assert await admin.ask(verbs.events, 0, environment="kept") == before
         last = [event for event in before if event.sandbox_id == ended.id][-1]
         assert (last.kind, last.data["reason"], last.data["token"]) == ("terminated", "terminated", "cluster")
-        done = [(entry.action, entry.target) for entry in await admin.audit(None, 100)]
+        done = [(entry.action, entry.target) for entry in await admin.ask(verbs.audit, None, 100)]
         for did in (
             ("environment.create", "kept"),
             ("token.create", token.id),
@@ -86,9 +87,9 @@ async def test_what_it_knew_is_known_after_a_kill(cluster: Cluster) -> None:
             ("sandbox.terminate", ended.id),
         ):
             assert did in done
-        assert (await admin.revoke_token(token.id)).revoked_at is not None
+        assert (await admin.ask(verbs.revoke_token, token.id)).revoked_at is not None
     finally:
-        await admin.delete_environment("kept")
+        await admin.ask(verbs.delete_environment, "kept")
 
 
 def infos(outcomes: Sequence[SandboxInfo | shoal.ShoalError]) -> list[SandboxInfo]:
@@ -102,10 +103,10 @@ async def settle(cluster: Cluster, sandbox_id: str, limit: float) -> SandboxInfo
     """Its state once it runs or has ended."""
     transport = cluster.client.transport
     while True:
-        last = await transport.admin.last_event()
-        info = await transport.get(sandbox_id)
+        last = await transport.ask(verbs.last_event)
+        info = await transport.ask(verbs.get, sandbox_id)
         if info.ended or info.state == "running":
             return info
         left = limit - time.monotonic()
         assert left > 0, f"{sandbox_id} is {info.state} beyond its deadline"
-        await transport.admin.events(last, sandbox_id=sandbox_id, wait_s=min(left, 20))
+        await transport.ask(verbs.events, last, sandbox_id=sandbox_id, wait_s=min(left, 20))

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.actors.names import CONTROLLER, NAMESPACE
 from shoal.model import grants
+from shoal.model.ids import CONTROLLER, NAMESPACE
 from shoal.wire.dial import dial
 from tests.cluster import Cluster
 from tests.processes import actor_names, actor_pid, eventually, kill, kill_relay

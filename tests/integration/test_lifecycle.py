@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import shoal
+from shoal.model import verbs
 from shoal.model.access import Quota
 from tests.cluster import Cluster
 
@@ -128,10 +129,10 @@ def test_waiting_has_a_limit(cluster: object) -> None:
 @pytest.fixture(scope="module")
 def dev(cluster: Cluster) -> Iterator[str]:
     """An environment beside `main`."""
-    admin = cluster.client.transport.admin
-    asyncio.run(admin.create_environment("dev", Quota()))
+    admin = cluster.client.transport
+    asyncio.run(admin.ask(verbs.create_environment, "dev", Quota()))
     yield "dev"
-    asyncio.run(admin.delete_environment("dev"))
+    asyncio.run(admin.ask(verbs.delete_environment, "dev"))
 
 
 @over_both

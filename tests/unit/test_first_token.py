@@ -24,10 +24,10 @@ async def good(cluster: FakeTransport) -> list[str]:
 
 
 async def test_a_good_token_stays(cluster: FakeTransport) -> None:
-    first = await choose(None, cluster.admin, cluster.replica_side)
-    assert await choose(first, cluster.admin, cluster.replica_side) == first
+    first = await choose(None, cluster)
+    assert await choose(first, cluster) == first
     _, own = await cluster.admin.create_token("my own", ANY_ENVIRONMENT, Scope.READ, None)
-    assert await choose(own, cluster.admin, cluster.replica_side) == own
+    assert await choose(own, cluster) == own
     assert sorted(await good(cluster)) == ["my own", NAME]
 
 
@@ -37,7 +37,7 @@ async def test_a_good_token_stays(cluster: FakeTransport) -> None:
 async def test_one_that_is_not_good_is_replaced_by_one_that_may_do_everything(
     known: str | None, cluster: FakeTransport
 ) -> None:
-    first = await choose(None, cluster.admin, cluster.replica_side)
+    first = await choose(None, cluster)
     _, other = await cluster.admin.create_token("other", ANY_ENVIRONMENT, Scope.READ, 1e-9)
     if known == "changed":
         known = first[:-1] + ("a" if first[-1] == "b" else "b")
@@ -46,7 +46,7 @@ async def test_one_that_is_not_good_is_replaced_by_one_that_may_do_everything(
         await cluster.admin.revoke_token(revoked.id)
     elif known == "expired":
         known = other
-    second = await choose(known, cluster.admin, cluster.replica_side)
+    second = await choose(known, cluster)
     assert second not in (first, known)
     assert await good(cluster) == [NAME]
     made, *_ = await cluster.admin.tokens()

@@ -1,6 +1,7 @@
 """The controller: the cluster's registry, one named, restartable actor.
 
-    actor.py          the actor: what clients call
+    actor.py          the actor: one method that answers all verbs, and its start and end
+    handlers.py       which part answers which verb
     parts.py          its parts put together, and the loops that keep them in order
     sandboxes.py      what clients ask of sandboxes
     admission.py      from a spec to an accepted sandbox

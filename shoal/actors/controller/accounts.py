@@ -1,4 +1,7 @@
-"""Environments and API tokens: who there is, and what they may have. All of it is in memory, and on record before it counts."""
+"""Environments and API tokens: who there is, and what they may have. All of it is in memory, and on record before it counts.
+
+That a caller's scope allows a verb at all was checked before: see `handlers`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Restored
+from shoal.model import verbs
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
@@ -33,6 +37,7 @@ from shoal.model.errors import (
 )
 from shoal.model.ids import NAME
 from shoal.model.validate import check_number, check_text
+from shoal.model.verbs import Verb
 from shoal.model.visibility import check_sees_environment, no_environment, no_token, sees, visible_tokens
 
 MAX_ENVIRONMENTS = 1_000
@@ -73,7 +78,6 @@ class Accounts:
 
     async def create_environment(self, name: str, quota: Quota, caller: Caller) -> Environment:
         """A new one; `AlreadyExists` also where one of that name was deleted and is still remembered."""
-        _need_everything(caller, "make environments")
         if not NAME.fullmatch(name):
             raise InvalidRequest(
                 f"name: {name!r} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field="name"
@@ -92,7 +96,7 @@ class Accounts:
                     field="name",
                 )
             made = Environment(name, quota, self._clock())
-            await self._writer.write(_environment_change(made, "environment.create", caller))
+            await self._writer.write(_environment_change(made, verbs.create_environment, caller))
             self._environments[name] = made
         return self._with_usage(made)
 
@@ -106,17 +110,15 @@ class Accounts:
 
     async def set_quota(self, name: str, quota: Quota, caller: Caller) -> Environment:
         check_sees_environment(caller, name)
-        _need_everything(caller, "set quotas")  # which bind its own administrators, too
         check_bounds(quota)
         async with self._changing:
             changed = replace(self._known(name), quota=quota)
-            await self._writer.write(_environment_change(changed, "environment.quota", caller))
+            await self._writer.write(_environment_change(changed, verbs.set_quota, caller))
             self._environments[name] = changed
         return self._with_usage(changed)
 
     async def delete_environment(self, name: str, caller: Caller) -> None:
         check_sees_environment(caller, name)
-        _need_everything(caller, "delete environments")
         if name == MAIN_ENVIRONMENT:
             raise InvalidRequest(f"name: {name!r} always is; delete another", field="name")
         async with self._changing:
@@ -134,7 +136,7 @@ class Accounts:
             if token.info.environment == name and token.info.revoked_at is None
         ]
         del self._environments[name]  # first of all: nothing may be made in it from now on
-        entry = audited("environment.delete", caller, target=name, environment=name)
+        entry = audited(verbs.delete_environment, caller, target=name, environment=name)
         try:
             await self._revoke(revoked, Change(removed_environments=(name,), tokens=revoked, audit=(entry,)))
         except ShoalError:
@@ -147,7 +149,6 @@ class Accounts:
         self, name: str, environment: str, scope: Scope, expires_in: float | None, caller: Caller
     ) -> tuple[TokenInfo, str]:
         """A new token and its text, which is kept nowhere."""
-        _need(caller, Scope.ADMIN, "make tokens")
         check_text("name", name, "a short text that tells what the token is for")
         if len(name) > MAX_NAME:
             raise InvalidRequest(f"name: {len(name)} characters are too many; use at most {MAX_NAME}", field="name")
@@ -179,7 +180,7 @@ class Accounts:
         token_id, text, digest = mint()
         expires_at = None if expires_in is None else now + expires_in
         info = TokenInfo(token_id, name, environment, scope, now, expires_at, created_by=caller.token)
-        entry = audited("token.create", caller, target=token_id, environment=environment)
+        entry = audited(verbs.create_token, caller, target=token_id, environment=environment)
         token = StoredToken(info, digest)
         await self._writer.write(Change(tokens=(token,), audit=(entry,), removed_tokens=forgotten))
         self._tokens[token_id] = token
@@ -188,19 +189,17 @@ class Accounts:
         return info, text
 
     def tokens(self, caller: Caller) -> list[TokenInfo]:
-        _need(caller, Scope.ADMIN, "list tokens")
         found = visible_tokens(caller, [token.info for token in self._tokens.values()])
         return sorted(found, key=lambda info: (info.created_at, info.id), reverse=True)
 
     async def revoke_token(self, token_id: str, caller: Caller) -> TokenInfo:
-        _need(caller, Scope.ADMIN, "revoke tokens")
         async with self._changing:
             token = self._tokens.get(token_id)
             if token is None or not sees(caller, token.info.environment):
                 raise no_token(token_id)
             if token.info.revoked_at is None:
                 token = _revoked(token, self._clock())
-                entry = audited("token.revoke", caller, target=token_id, environment=token.info.environment)
+                entry = audited(verbs.revoke_token, caller, target=token_id, environment=token.info.environment)
                 await self._revoke([token], Change(tokens=(token,), audit=(entry,)))
         return token.info
 
@@ -260,8 +259,8 @@ def check_bounds(quota: Quota) -> None:
             raise InvalidRequest(f"{name}: {value!r} is no bound; give a number of 0 or more, or none", field=name)
 
 
-def _environment_change(environment: Environment, action: str, caller: Caller) -> Change:
-    entry = audited(action, caller, target=environment.name, environment=environment.name)
+def _environment_change(environment: Environment, verb: Verb[..., Any], caller: Caller) -> Change:
+    entry = audited(verb, caller, target=environment.name, environment=environment.name)
     return Change(environments=(environment,), audit=(entry,))
 
 
@@ -280,14 +279,3 @@ def _scope(value: Any) -> Scope:
         raise InvalidRequest(
             f"scope: {value!r} is none of {', '.join(scope.value for scope in Scope)}", field="scope"
         ) from None
-
-
-def _need(caller: Caller, scope: Scope, what: str) -> None:
-    if not caller.scope.covers(scope):
-        raise PermissionDenied(f"your token may not {what}; that needs the scope {scope.value!r}")
-
-
-def _need_everything(caller: Caller, what: str) -> None:
-    _need(caller, Scope.ADMIN, what)
-    if caller.environment != ANY_ENVIRONMENT:
-        raise PermissionDenied(f"your token may not {what}; that needs one of the whole cluster (environment '*')")

@@ -13,7 +13,7 @@ from shoal.actors.controller.store import Store
 from shoal.model.access import Caller
 from shoal.model.errors import Internal
 from shoal.model.ids import NAME, SANDBOX
-from shoal.model.info import Listing
+from shoal.model.info import Listing, PageCursor
 from shoal.model.spec import SandboxSpec
 from shoal.model.visibility import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
 
@@ -22,8 +22,6 @@ log = logging.getLogger("shoal.history")
 _PAGE = 100
 _PAGES = 20
 """Of the store, for one look at a listing: whoever asks for what is hardly there goes on by asking again, and others have their turn."""
-
-Place = tuple[float, str]
 
 
 @dataclass(slots=True)
@@ -53,7 +51,7 @@ class History:
             raise no_sandbox_named(name, environment)
         return record
 
-    async def select(self, listing: Listing, caller: Caller) -> tuple[list[SandboxRecord], Place | None]:
+    async def select(self, listing: Listing, caller: Caller) -> tuple[list[SandboxRecord], PageCursor | None]:
         """Newest first; and where the look ended, if that was before the end of the listing (`Page.reached`)."""
         check_sees_environment(caller, listing.environment)
         found = self.registry.select(listing)
@@ -86,7 +84,7 @@ class History:
 
     async def _with_older(
         self, found: list[SandboxRecord], listing: Listing
-    ) -> tuple[list[SandboxRecord], Place | None]:
+    ) -> tuple[list[SandboxRecord], PageCursor | None]:
         """With those that are in the store alone."""
         known = {record.id for record in found}
         before, reached = listing.before, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,9 @@ from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
-from shoal.model.access import INSIDE
+from shoal.model.access import INSIDE, AuditEntry, Caller
 from shoal.model.errors import ShoalError
+from shoal.model.info import NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import SlotShape
 
@@ -83,7 +84,22 @@ class Parts:
         await self.writer.close()
         return len(living)
 
-    async def collect_metrics(self) -> dict[str, float]:
+    async def report(
+        self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
+    ) -> None:
+        """Takes in what a replica reports. The counters last: whatever fails before, the replica reports all of it again."""
+        await self.event_feed.report(audit, used)
+        self.metrics.report(counters)
+
+    async def node_infos(self, caller: Caller) -> list[NodeInfo]:
+        """The nodes of the cluster."""
+        return await self.nodes.infos()
+
+    def defaults(self, caller: Caller) -> dict[str, Any]:
+        """What a sandbox gets when its creator does not say."""
+        return self.settings.sandbox.model_dump()
+
+    async def collect_metrics(self, caller: Caller) -> dict[str, float]:
         """The cluster's metrics."""
         nodes = await self.nodes.infos()
         return self.metrics.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.writer.events.last)
@@ -134,7 +150,7 @@ async def open_parts(
         admission=admission,
         accounts=accounts,
         sandboxes=Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, call),
-        tunnels=Tunnels(writer, nodes, secret, settings.api, call),
+        tunnels=Tunnels(history, writer, nodes, secret, settings.api, call),
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,
         recovery=Recovery(registry, supervisor, pool, maker),

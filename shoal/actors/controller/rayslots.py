@@ -12,9 +12,9 @@ from ray.exceptions import RayError
 from shoal.actors.controller.slots import Slot
 from shoal.actors.handles import call, find_actor, is_gone
 from shoal.actors.messages import SlotFacts
-from shoal.actors.names import NAMESPACE, SLOT_PREFIX, slot_options
+from shoal.actors.names import SLOT_PREFIX, slot_options
 from shoal.model.errors import ShoalError, Unavailable
-from shoal.model.ids import new_slot_id
+from shoal.model.ids import NAMESPACE, new_slot_id
 from shoal.model.spec import MIB, SlotShape
 
 _PLACE_ATTEMPTS = 50

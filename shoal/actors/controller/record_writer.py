@@ -15,6 +15,7 @@ from shoal.actors.controller.record import SandboxRecord, to_row
 from shoal.actors.controller.store import Change, Store
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
+from shoal.model.verbs import Verb
 
 log = logging.getLogger("shoal.record_writer")
 
@@ -197,12 +198,12 @@ def may_be_written(error: ShoalError) -> bool:
 
 
 def audited(
-    action: str, by: Caller, *, target: str | None = None, environment: str | None = None, outcome: str = "ok"
+    verb: Verb[..., Any], by: Caller, *, target: str | None = None, environment: str | None = None, outcome: str = "ok"
 ) -> AuditEntry:
-    """An entry for the audit log: what `by` did just now. `environment`: where it was done, else the caller's own."""
+    """An entry for the audit log: that `by` did what the verb says just now. `environment`: where it was done, else the caller's own."""
     return AuditEntry(
         at=time.time(),
-        action=action,
+        action=verb.audit or verb.name,
         outcome=outcome,
         token=by.token,
         environment=by.environment if environment is None else environment,

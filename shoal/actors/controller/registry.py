@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from shoal.actors.controller.quotas import Usage
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.errors import AlreadyExists, InvalidRequest
-from shoal.model.info import Listing
+from shoal.model.info import Listing, PageCursor
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL
 
@@ -176,7 +176,7 @@ class Registry:
             del self._keys[spec.environment, spec.idempotency_key]
 
 
-def position(record: SandboxRecord) -> tuple[float, str]:
+def position(record: SandboxRecord) -> PageCursor:
     """Where it stands in a listing."""
     return record.created_at, record.id
 

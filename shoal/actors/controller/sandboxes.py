@@ -1,4 +1,4 @@
-"""What clients ask of sandboxes. Each method says which errors it raises; all may be retried on `Unavailable`."""
+"""The verbs that are about sandboxes: see `shoal.model.verbs` for what each does and raises."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.handles import call
-from shoal.model import grants
+from shoal.model import grants, verbs
 from shoal.model.access import Caller
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError
-from shoal.model.info import Listing, Page, SandboxInfo
+from shoal.model.grants import Grant
+from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
 from shoal.model.spec import SandboxSpec
 from shoal.model.spec_model import check_spec
 from shoal.model.validate import check_tags
+from shoal.model.verbs import Made
 
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
 _LAST_WORD_S = 10.0
-
-Made = tuple[SandboxInfo, grants.Grant | None]
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Sandboxes:
     ) -> tuple[SandboxRecord, bool]:
         record, new = self.admission.admit(spec, left_s, caller, forgotten)
         if new:
-            entry = audited("sandbox.create", caller, target=record.id, environment=spec.environment)
+            entry = audited(verbs.create, caller, target=record.id, environment=spec.environment)
             self.supervisor.launcher.begin(record, [entry])
         return record, new
 
@@ -146,7 +146,7 @@ class Sandboxes:
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
             raise ended_error(record)
-        entry = audited("sandbox.tags", caller, target=record.id, environment=record.spec.environment)
+        entry = audited(verbs.set_tags, caller, target=record.id, environment=record.spec.environment)
         told = ("tags", {"tags": dict(tags), "token": caller.token})
         await self.writer.put(record, told, audit=[entry], change=lambda: {"tags": dict(tags)})
         return record.info
@@ -167,39 +167,36 @@ class Sandboxes:
             pass
         return record.info
 
-    async def grant(self, sandbox_id: str, caller: Caller) -> grants.Grant:
+    async def grant(self, sandbox_id: str, caller: Caller) -> Grant:
         """Where its agent is reached, and a token; `SandboxEnded`, `SandboxNotFound`, `FailedPrecondition` before it runs."""
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
             raise ended_error(record)
         return self._grant(record)
 
-    async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller) -> tuple[int, bytes, bool]:
-        """Output of its own command as kept after its end: (offset of the first byte, bytes, whether they are the last)."""
+    async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller) -> LogChunk:
+        """Output of its own command as kept after its end."""
         record = await self.history.get(sandbox_id, caller)
         if not record.ended:
             raise FailedPrecondition(
                 f"sandbox {sandbox_id} lives: its agent has its output", state=record.life.state.value
             )
         if record.started is None or not self.nodes.alive(record.started.node_id):
-            return offset, b"", True
-        result: tuple[int, bytes, bool] = await self.call(
-            self.nodes.handle(record.started.node_id), "read_log", sandbox_id, fd, offset
-        )
-        return result
+            return LogChunk(offset, b"", True)
+        return LogChunk(*await self.call(self.nodes.handle(record.started.node_id), "read_log", sandbox_id, fd, offset))
 
     def orphans(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
         """Those of `sandbox_ids` that a node has a container of though they do not live there: it removes them."""
         lives_here = {r.id for r in self.registry.live() if r.started is None or r.started.node_id == node_id}
         return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id not in lives_here]
 
-    def _grant(self, record: SandboxRecord) -> grants.Grant:
+    def _grant(self, record: SandboxRecord) -> Grant:
         if record.started is None:
             raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.life.state.value)
         expires = time.time() + grants.TTL_S
         token = grants.sign(self.secret, record.id, record.started.key, grants.CLIENT_SCOPES, expires)
         address = self.nodes.relay(record.started.node_id, record.started.relay)
-        return grants.Grant(record.id, address, token, expires, record.spec.environment)
+        return Grant(record.id, address, token, expires, record.spec.environment)
 
 
 def _outcome(outcome: Made | BaseException) -> Made | ShoalError:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
+from shoal.model.info import PageCursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,7 @@ class Store(ABC):
         """The row of the last sandbox that was created with that idempotency key."""
 
     @abstractmethod
-    async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int
-    ) -> list[dict[str, Any]]:
+    async def ended(self, environment: str | None, before: PageCursor | None, limit: int) -> list[dict[str, Any]]:
         """Rows of ended sandboxes, newest first by (created_at, id), from `before` on, of one environment or (None) of all. No other
         filter: a page must cost no more than its rows."""
 

@@ -29,6 +29,7 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.actors.handles import call, is_gone
 from shoal.actors.messages import End
+from shoal.model import verbs
 from shoal.model.access import Caller
 from shoal.model.errors import SandboxNotFound, ShoalError, Unavailable
 
@@ -76,7 +77,7 @@ class SandboxSupervisor:
 
     async def _note_end(self, record: SandboxRecord, by: Caller) -> None:
         """The intent: who wants its end. A controller that is restarted now will end it."""
-        entry = audited("sandbox.terminate", by, target=record.id, environment=record.spec.environment)
+        entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
         await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
 
     async def _bring_down(self, record: SandboxRecord, message: str) -> None:

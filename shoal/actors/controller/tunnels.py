@@ -17,12 +17,13 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.actors.controller.endings import ended_error
+from shoal.actors.controller.history import History
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import Exposure, SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.handles import call
 from shoal.actors.messages import SandboxStarted
-from shoal.model import grants
+from shoal.model import grants, verbs
 from shoal.model.access import Caller, Tunnel
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound, QuotaExceeded, ShoalError, TunnelNotFound
 from shoal.model.settings import ApiSettings
@@ -44,12 +45,14 @@ class Tunnels:
 
     def __init__(
         self,
+        history: History,
         writer: RecordWriter,
         nodes: Nodes,
         secret: bytes,
         api: ApiSettings,
         call: Callable[..., Awaitable[Any]] = call,
     ) -> None:
+        self._history = history
         self._writer = writer
         self._nodes = nodes
         self._secret = secret
@@ -58,10 +61,14 @@ class Tunnels:
         # Of sandboxes whose tunnels are being changed: record and node must hear of changes in one order.
         self._changing: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.secret = hmac.new(secret, b"connect tokens of http tunnels", hashlib.sha256).digest()
-        """Signs connect tokens of `http` tunnels: the API's replicas have it, and with it nothing else."""
 
-    async def expose(self, record: SandboxRecord, port: int, protocol: str, public: bool, caller: Caller) -> Tunnel:
+    def tell_secret(self) -> bytes:
+        """What connect tokens of `http` tunnels are signed with: for the API's replicas, which have nothing else with it."""
+        return self.secret
+
+    async def expose(self, sandbox_id: str, port: int, protocol: str, public: bool, caller: Caller) -> Tunnel:
         """Opens a tunnel, or changes it; the same again: the same, with a fresh token where it is private."""
+        record = await self._history.get(sandbox_id, caller)
         check_number("port", port, 0, 65535, "a port", whole=True)
         if protocol not in ("http", "tcp"):
             raise InvalidRequest(f"protocol: {protocol!r} is neither http nor tcp", field="protocol")
@@ -79,8 +86,9 @@ class Tunnels:
                 await self._find(record, started, wanted)
             return self._described(record, record.tunnels[port], TOKEN_S)
 
-    async def unexpose(self, record: SandboxRecord, port: int, caller: Caller) -> None:
+    async def unexpose(self, sandbox_id: str, port: int, caller: Caller) -> None:
         """Closes a tunnel; of a port that has none: nothing."""
+        record = await self._history.get(sandbox_id, caller)
         check_number("port", port, 0, 65535, "a port", whole=True)
         async with self._change(record):
             await self._close(record, port, caller)
@@ -92,17 +100,19 @@ class Tunnels:
         if kept is None:
             return
         tunnels = {number: tunnel for number, tunnel in record.tunnels.items() if number != port}
-        entry = audited("tunnel.unexpose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
+        entry = audited(verbs.unexpose, caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         await self._put(record, tunnels, ("unexposed", {"port": port, "token": caller.token}), entry)
 
-    def tunnels(self, record: SandboxRecord) -> list[Tunnel]:
+    async def tunnels(self, sandbox_id: str, caller: Caller) -> list[Tunnel]:
         """Those of a sandbox by port, without tokens; of one that has ended: none."""
+        record = await self._history.get(sandbox_id, caller)
         if record.ended:
             return []
         return [self._described(record, record.tunnels[port], None) for port in sorted(record.tunnels)]
 
-    async def token(self, record: SandboxRecord, port: int, expires_in: float) -> Tunnel:
+    async def token(self, sandbox_id: str, port: int, expires_in: float, caller: Caller) -> Tunnel:
         """The tunnel with a connect token."""
+        record = await self._history.get(sandbox_id, caller)
         check_number("expires_in", expires_in, 0, LONGEST_TOKEN_S, "seconds")
         if _kept(record, port).protocol == "tcp":
             async with self._change(record):
@@ -116,7 +126,7 @@ class Tunnels:
     ) -> None:
         """On record first, and without its address: one that was only half opened, or changed, is seen, closed, and opened when asked again."""
         port = wanted.port
-        entry = audited("tunnel.expose", caller, target=f"{record.id}:{port}", environment=record.spec.environment)
+        entry = audited(verbs.expose, caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         told = {"port": port, "protocol": wanted.protocol, "public": wanted.public, "token": caller.token}
         if before is not None and before.protocol == "tcp" and wanted.protocol != "tcp":
             await self._close_on_node(record, started, port)

@@ -16,10 +16,11 @@ import ray
 
 from shoal.actors.handles import call, find_actor
 from shoal.actors.messages import ContainerLoss, ContainerStarted
-from shoal.actors.names import CONTROLLER, REGION_LABEL
+from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.records import ContainerRecord
 from shoal.model import grants
 from shoal.model.errors import NotFound, ShoalError
+from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
 from shoal.model.spec import MIB, SandboxSpec
 from shoal.model.states import Reason
@@ -261,7 +262,10 @@ class NodeActor:
         controller = await asyncio.to_thread(find_actor, CONTROLLER)
         if controller is None or not owned:
             return
-        for sandbox_id in await call(controller, "orphans", list(owned), self._node_id, timeout_s=_ANSWER_S):
+        from shoal.model import verbs
+
+        asked = verbs.orphans.name, (list(owned), self._node_id)
+        for sandbox_id in await call(controller, "call", *asked, timeout_s=_ANSWER_S):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._discard(parts, owned[sandbox_id])
 

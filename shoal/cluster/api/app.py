@@ -31,7 +31,6 @@ from shoal.cluster.api.tunnels import routes as exposures
 from shoal.cluster.api.tunnels.app import Tunnels
 from shoal.model.hosts import check_open
 from shoal.model.settings import Settings
-from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
 from shoal.wire.budget import Budget
 
@@ -61,7 +60,7 @@ def routers() -> list[APIRouter]:
     ]
 
 
-def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings) -> FastAPI:
+def make_app(transport: Transport, settings: Settings) -> FastAPI:
     """The application, for any ASGI server. `InvalidRequest` where authentication is off on an address that others reach."""
     check_open(settings.api)
     app = FastAPI(
@@ -75,21 +74,18 @@ def make_app(transport: Transport, replica_side: ReplicaSide, settings: Settings
         redoc_url=None,
         redirect_slashes=False,  # an address that is not in the document is none: nobody's token is to go where a Host header says
     )
-    reporter = UsageReporter(replica_side)
+    reporter = UsageReporter(transport)
     app.state.transport = transport
-    app.state.replica_side = replica_side
     app.state.settings = settings
     app.state.usage_reporter = reporter
-    app.state.tokens = tokens = TokenCache(replica_side, settings.api.token_cache)
+    app.state.tokens = tokens = TokenCache(transport, settings.api.token_cache)
     app.state.outputs = Budget(execs.MOST_HELD)
     app.state.makes = set()  # creates that go on though their client may have left
     for router in routers():
         _take(app, router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(
-        Tunnels, transport=transport, replica_side=replica_side, tokens=tokens, reporter=reporter, api=settings.api
-    )
+    app.add_middleware(Tunnels, transport=transport, tokens=tokens, reporter=reporter, api=settings.api)
     app.add_middleware(Frame, api=settings.api, reporter=reporter)
     return app
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.schema.administration import Health
+from shoal.model import verbs
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.transport.contract import Transport
 
@@ -67,7 +68,7 @@ class _Probe:
     async def _ask(self) -> Unavailable | None:
         try:
             async with asyncio.timeout(READY_S):
-                await self._transport.admin.last_event()
+                await self._transport.ask(verbs.last_event)
         except TimeoutError:
             return Unavailable(f"the controller did not answer within {READY_S:g} s; wait for it")
         except ShoalError as error:

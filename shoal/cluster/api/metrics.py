@@ -13,10 +13,10 @@ from starlette.responses import PlainTextResponse
 from shoal.cluster.api.access.audit import get_usage_reporter
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.access.usage_reporter import UsageReporter
-from shoal.cluster.api.request.context import get_replica_side
+from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import new_router
+from shoal.model import verbs
 from shoal.model.access import Caller, Scope
-from shoal.transport.admin import ReplicaSide
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BOUND = re.compile(r'le="([^"]+)"')
@@ -33,12 +33,12 @@ router = new_router("administration")
 )
 async def get_metrics(
     who: Annotated[Caller, needs(Scope.READ, everywhere=True)],
-    replica_side: Annotated[ReplicaSide, Depends(get_replica_side)],
+    cluster: Cluster,
     reporter: Annotated[UsageReporter, Depends(get_usage_reporter)],
 ) -> PlainTextResponse:
     """The whole cluster's figures, whichever replica answers; those of requests are at most a second old."""
     await reporter.try_flush()
-    return PlainTextResponse("".join(exposition(await replica_side.metrics())), media_type=_TYPE)
+    return PlainTextResponse("".join(exposition(await cluster.ask(verbs.metrics))), media_type=_TYPE)
 
 
 def exposition(figures: Mapping[str, float]) -> Iterator[str]:

@@ -123,16 +123,18 @@ def _about_serve(request: dict[str, Any]) -> Any:
 def _relays(timeout_s: float) -> list[str]:
     import ray
 
-    from shoal.actors.handles import find_actor, translate
-    from shoal.actors.names import CONTROLLER
+    from shoal.actors.handles import find_actor
+    from shoal.model import verbs
+    from shoal.model.ids import CONTROLLER
+    from shoal.model.ray_errors import translate
 
     controller: Any = find_actor(CONTROLLER)
     if controller is None:
         raise Unavailable("Ray runs, but there is no controller")
     try:
-        nodes = cast("list[NodeInfo]", ray.get(controller.nodes.remote(), timeout=timeout_s))
+        nodes = cast("list[NodeInfo]", ray.get(controller.call.remote(verbs.nodes.name, ()), timeout=timeout_s))
     except ray.exceptions.RayError as error:
-        raise translate(error, "nodes") from None
+        raise translate(error, "the controller (nodes)") from None
     return [node.address for node in nodes]
 
 

@@ -40,7 +40,7 @@ class Replica:
         from shoal.cluster.api.request.log_lines import write_lines
 
         write_lines()
-        return make_app(self._transport, self._transport.replica_side, self._settings)
+        return make_app(self._transport, self._settings)
 
     async def check_health(self) -> None:
         """A replica that runs this is well. Whether the controller answers is no reason to replace replicas: `/v1/ready` tells that."""

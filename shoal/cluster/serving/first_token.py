@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, Scope, matches, split
-from shoal.transport.admin import Admin, ReplicaSide
+from shoal.transport.contract import Transport
 from shoal.transport.ray import RayTransport
 
 NAME = "shoal up"
@@ -20,22 +21,22 @@ def first_token(known: str | None) -> str:
     async def ask() -> str:
         transport = await RayTransport.open()
         try:
-            return await choose(known, transport.admin, transport.replica_side)
+            return await choose(known, transport)
         finally:
             await transport.close()
 
     return asyncio.run(ask())
 
 
-async def choose(known: str | None, admin: Admin, replica_side: ReplicaSide) -> str:
-    """As `first_token`, of the cluster behind these."""
+async def choose(known: str | None, transport: Transport) -> str:
+    """As `first_token`, through a transport."""
     parts = split(known) if known is not None else None
     if known is not None and parts is not None:
-        stored = await replica_side.stored_token(parts[0])
+        stored = await transport.ask(verbs.stored_token, parts[0])
         if stored is not None and matches(stored, parts[1]) and stored.info.valid(time.time()):
             return known
-    for earlier in await admin.tokens():
+    for earlier in await transport.ask(verbs.tokens):
         if earlier.name == NAME and earlier.revoked_at is None:
-            await admin.revoke_token(earlier.id)
-    _, text = await admin.create_token(NAME, ANY_ENVIRONMENT, Scope.ADMIN, None)
+            await transport.ask(verbs.revoke_token, earlier.id)
+    _, text = await transport.ask(verbs.create_token, NAME, ANY_ENVIRONMENT, Scope.ADMIN, None)
     return text

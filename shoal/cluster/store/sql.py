@@ -19,6 +19,7 @@ from shoal.cluster.store.database import FAILURES, Database, postgresql_database
 from shoal.cluster.store.writer import Writer
 from shoal.model.access import AuditEntry, SandboxEvent
 from shoal.model.errors import FailedPrecondition
+from shoal.model.info import PageCursor
 
 _T = TypeVar("_T")
 
@@ -68,9 +69,7 @@ class SqlStore(Store):
     async def sandbox_keyed(self, key: str, environment: str) -> dict[str, Any] | None:
         return await self._last(tables.sandboxes.c.idempotency_key == rows.text(key), environment)
 
-    async def ended(
-        self, environment: str | None, before: tuple[float, str] | None, limit: int
-    ) -> list[dict[str, Any]]:
+    async def ended(self, environment: str | None, before: PageCursor | None, limit: int) -> list[dict[str, Any]]:
         query = _newest_ended(limit, before)
         if environment is not None:
             query = query.where(tables.sandboxes.c.environment == rows.text(environment))
@@ -203,7 +202,7 @@ def _newest(connection: Connection, history: int) -> tuple[list[Any], bool]:
     """The newest sandboxes that ended, page by page up to a number and a size of them; whether these are all."""
     found: list[Any] = []
     size = 0
-    before: tuple[float, str] | None = None
+    before: PageCursor | None = None
     while (limit := min(history - len(found), _RESTORED_AT_ONCE)) > 0 and size < RESTORED_BYTES:
         page = connection.execute(_newest_ended(limit, before)).all()
         found += page
@@ -214,7 +213,7 @@ def _newest(connection: Connection, history: int) -> tuple[list[Any], bool]:
     return found, False
 
 
-def _newest_ended(limit: int, before: tuple[float, str] | None) -> Select[Any]:
+def _newest_ended(limit: int, before: PageCursor | None) -> Select[Any]:
     c = tables.sandboxes.c
     query = select(c.created_at, c.id, c.row).where(c.ended_at.is_not(None))
     if before is not None:

@@ -15,8 +15,8 @@ import aiohttp
 from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.errors import FailedPrecondition, SandboxEnded
 from shoal.model.grants import SCOPE_TUNNEL
+from shoal.model.info import LogChunk
 from shoal.model.settings import ApiSettings, Settings
-from shoal.transport.contract import LogChunk
 from shoal.wire.agent import Agent
 from tests.contract.api_server import ApiServer
 from tests.contract.client_relay import RelayedCluster
@@ -126,7 +126,7 @@ async def lab(*command: str) -> AsyncIterator[Lab]:
     async with bed() as made:
         cluster = EndingCluster(lambda: (made.relay.address, made.token(scopes=(*SCOPES, SCOPE_TUNNEL))))
         settings = Settings(api=ApiSettings(token_cache=0.1))
-        server = await ApiServer.start(cluster, cluster.replica_side, settings)
+        server = await ApiServer.start(cluster, settings)
         try:
             info = await cluster.create(spec(command=command), deadline=5)
             _, token = await cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None)

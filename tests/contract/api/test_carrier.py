@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from shoal.model import verbs
 from shoal.transport.http import HttpTransport
 from shoal.transport.http_socket import open_connection
 from tests.contract.api.lab import Lab, until
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 @pytest.mark.parametrize("turns", [0, 1, 2])
 async def test_a_connection_that_is_aborted_at_once_leaves_nothing(place: Lab, turns: int) -> None:
     transport = HttpTransport(place.server.url, place.token)
-    await transport.get(place.sandbox_id)
+    await transport.ask(verbs.get, place.sandbox_id)
     before = asyncio.all_tasks()
     connection = await open_connection(transport.calls, f"/v1/sandboxes/{place.sandbox_id}/connect")
     for _ in range(turns):

@@ -14,9 +14,11 @@ import pytest
 from shoal.cluster.api.access import auth
 from shoal.cluster.api.access.auth import TokenCache, check_local
 from shoal.cluster.api.app import make_app
+from shoal.model import verbs
 from shoal.model.access import Scope, StoredToken, TokenInfo, mint
 from shoal.model.errors import InvalidRequest, PermissionDenied, Unavailable
 from shoal.model.settings import ApiSettings, Settings
+from shoal.model.verbs import Verb
 from shoal.transport.fake import FakeTransport
 from tests.api import Answer, Api, serving
 
@@ -136,7 +138,8 @@ class Side:
         self.gate.set()
         self.away = False
 
-    async def stored_token(self, token_id: str) -> StoredToken | None:
+    async def ask(self, verb: Verb[..., Any], token_id: str) -> StoredToken | None:
+        assert verb is verbs.stored_token
         self.asked.append(token_id)
         await self.gate.wait()
         if self.away:
@@ -347,7 +350,7 @@ class TestOff:
     def test_only_where_nobody_else_can_reach_it(self, host: str) -> None:
         fake = FakeTransport()
         with pytest.raises(InvalidRequest, match="loopback"):
-            make_app(fake, fake.replica_side, Settings(api=ApiSettings(auth=False, host=host)))
+            make_app(fake, Settings(api=ApiSettings(auth=False, host=host)))
 
     def test_everybody_may_do_everything(self, local: Api) -> None:
         assert local.ask("POST", "/v1/sandboxes", {}, token=None).status == 201

@@ -27,7 +27,7 @@ FIRST = '{"argv": ["true"]}'
 
 def _app() -> Any:
     fake = FakeTransport()
-    return make_app(fake, fake.replica_side, Settings())
+    return make_app(fake, Settings())
 
 
 APP = _app()

@@ -12,8 +12,10 @@ from shoal.cluster.api import health
 from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.metrics import exposition
 from shoal.cluster.api.request.context import RequestContext
+from shoal.model import verbs
 from shoal.model.access import AuditEntry, Caller, Scope
 from shoal.model.errors import Unavailable
+from shoal.model.verbs import Verb
 from tests.api import Api
 
 
@@ -25,6 +27,10 @@ class Side:
         self.entries: list[AuditEntry] = []
         self.counters: dict[str, float] = {}
         self.used: dict[str, float] = {}
+
+    async def ask(self, verb: Verb[..., Any], *args: Any) -> None:
+        assert verb is verbs.report
+        await self.report(*args)
 
     async def report(
         self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]

@@ -20,7 +20,7 @@ OPEN = {"/v1/health", "/v1/ready"}
 
 def document() -> dict[str, Any]:
     fake = FakeTransport()
-    return make_app(fake, fake.replica_side, Settings()).openapi()
+    return make_app(fake, Settings()).openapi()
 
 
 def operations() -> list[tuple[str, str, dict[str, Any]]]:

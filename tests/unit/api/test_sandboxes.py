@@ -236,7 +236,7 @@ class TestList:
             shown = [info for info in seen if dict(listing.tags).items() <= dict(info.tags).items()]
             return Page(shown, (seen[-1].created_at, seen[-1].id) if len(seen) == 2 else None)
 
-        monkeypatch.setattr(api.fake, "page", page)
+        monkeypatch.setattr(api.fake, "list_sandboxes", page)
         pages: list[Answer] = []
         cursor = ""
         while cursor is not None:

@@ -107,7 +107,7 @@ def session(api: Api) -> Iterator[requests.Session]:
 def document() -> BaseSchema:
     """The document, out of an application that nobody serves: so each operation is a test of its own."""
     fake = FakeTransport()
-    app = make_app(fake, fake.replica_side, Settings())
+    app = make_app(fake, Settings())
     return schemathesis.openapi.from_dict(app.openapi(), config=SchemathesisConfig.from_dict(CONFIG))
 
 

@@ -96,7 +96,7 @@ async def opened(tmp_path: Path, **api: Any) -> AsyncIterator[Lab]:
     """A lab with these settings of the API; nothing is left of it afterwards."""
     fake = FakeTransport()
     settings = Settings(state_dir=tmp_path, api=ApiSettings(**api))
-    app = make_app(fake, fake.replica_side, settings)
+    app = make_app(fake, settings)
     # The protocol is named, for else asyncio does not see that it is TCP, and leaves Nagle's algorithm on.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.bind(("127.0.0.1", 0))

@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 
 from shoal.cluster.api.access.audit import settle
 from shoal.cluster.api.request.context import context_of
+from shoal.model import verbs
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
@@ -36,8 +37,8 @@ from shoal.model.access import (
 from shoal.model.errors import PermissionDenied, Unauthenticated, Unavailable
 from shoal.model.hosts import is_loopback
 from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from shoal.model.visibility import no_environment
-from shoal.transport.admin import ReplicaSide
+from shoal.model.visibility import check_may, no_environment
+from shoal.transport.contract import Transport
 
 T = TypeVar("T")
 
@@ -57,8 +58,8 @@ _DUMMY = StoredToken(TokenInfo("tk-", "", "-", Scope.READ, 0.0), digest_of(""))
 class TokenCache:
     """Tokens by id, as the cluster told. Belongs to one event loop; `ttl`: seconds for which an answer holds."""
 
-    def __init__(self, replica_side: ReplicaSide, ttl: float) -> None:
-        self._replica_side = replica_side
+    def __init__(self, transport: Transport, ttl: float) -> None:
+        self._transport = transport
         self._ttl = ttl
         self._known: OrderedDict[str, tuple[StoredToken, float]] = OrderedDict()
         # Apart from the known ones, so that guesses push out none of those.
@@ -112,10 +113,10 @@ class TokenCache:
     async def _ask(self, token_id: str) -> StoredToken | None:
         at = time.monotonic()
         if token_id in self._known:
-            stored = await self._replica_side.stored_token(token_id)
+            stored = await self._transport.ask(verbs.stored_token, token_id)
         else:
             async with self._guesses:
-                stored = await self._replica_side.stored_token(token_id)
+                stored = await self._transport.ask(verbs.stored_token, token_id)
         if stored is None:
             self._known.pop(token_id, None)
             _remember(self._unknown, token_id, at)
@@ -184,12 +185,7 @@ class Needs:
             context.caller = await authenticate(connection)
             context.authenticated = True
         who = context.caller
-        if not who.scope.covers(self.scope):
-            raise PermissionDenied(f"this needs a token of scope '{self.scope}'; yours has '{who.scope}'")
-        if self.everywhere and who.environment != ANY_ENVIRONMENT:
-            raise PermissionDenied(
-                "this needs a token of the whole cluster (environment '*'); yours is of one environment"
-            )
+        check_may(who, self.scope, everywhere=self.everywhere)
         caller.set(who)
         context.admitted = True
         settle(connection)

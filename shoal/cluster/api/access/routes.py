@@ -8,11 +8,10 @@ from fastapi import Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.cluster.api.access.audit import audited
-from shoal.cluster.api.access.auth import Reader, environment_for, needs
-from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, context_of
-from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.access.auth import Reader, environment_for
+from shoal.cluster.api.request.answers import Json, listed
+from shoal.cluster.api.request.context import Cluster, Who, context_of
+from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.administration import (
     Audit,
     EnvironmentCreate,
@@ -25,15 +24,13 @@ from shoal.cluster.api.schema.administration import (
     TokenCreate,
     Tokens,
 )
-from shoal.model.access import ANY_ENVIRONMENT, Caller, Scope, TokenInfo
+from shoal.model import verbs
+from shoal.model.access import ANY_ENVIRONMENT, TokenInfo
 from shoal.model.errors import PermissionDenied
 from shoal.model.ids import NAME
 from shoal.model.settings import SandboxDefaults
 from shoal.model.visibility import no_token
 
-Administrator = Annotated[Caller, needs(Scope.ADMIN)]
-Owner = Annotated[Caller, needs(Scope.ADMIN, everywhere=True)]
-Overseer = Annotated[Caller, needs(Scope.READ, everywhere=True)]
 TokenId = Annotated[str, Path(max_length=64, examples=["tk-2fq7c3j5kx6n4a7b"])]
 Name = Annotated[str, Path(max_length=64, pattern=f"^{NAME.pattern}$", examples=["team-a"])]
 
@@ -43,14 +40,14 @@ router = new_router("administration")
 # Tokens
 
 
-@router.post(
-    "/v1/tokens",
+@verb_route(
+    router,
+    verbs.create_token,
     status_code=201,
     response_model=NewToken,
-    dependencies=[audited("token.create", None)],
     summary="Make a token",
 )
-async def create_token(body: TokenCreate, request: Request, who: Administrator, cluster: Cluster) -> Json:
+async def create_token(body: TokenCreate, request: Request, who: Who, cluster: Cluster) -> Json:
     """Makes a token, and tells it: this once, for only its digest is kept."""
     context = context_of(request)
     if body.environment == ANY_ENVIRONMENT:
@@ -60,15 +57,15 @@ async def create_token(body: TokenCreate, request: Request, who: Administrator, 
     else:
         environment = environment_for(who, body.environment)
     context.environment = environment
-    info, text = await cluster.admin.create_token(body.name, environment, body.scope, body.expires_in)
+    info, text = await cluster.ask(verbs.create_token, body.name, environment, body.scope, body.expires_in)
     context.target = info.id
     return Json({**info.to_dict(), "token": text}, 201, {"Cache-Control": "no-store"})
 
 
-@router.get("/v1/tokens", response_model=Tokens, summary="List tokens")
-async def list_tokens(who: Administrator, cluster: Cluster) -> Json:
+@verb_route(router, verbs.tokens, response_model=Tokens, summary="List tokens")
+async def list_tokens(cluster: Cluster) -> Json:
     """The tokens of the caller's environment, or of all; revoked and expired ones included, newest first."""
-    return Json({"tokens": [info.to_dict() for info in await cluster.admin.tokens()]})
+    return listed(verbs.tokens, await cluster.ask(verbs.tokens))
 
 
 @router.get("/v1/tokens/self", response_model=Token, summary="Look at the token in use")
@@ -80,17 +77,17 @@ async def get_own_token(request: Request, who: Reader) -> Json:
     return Json(TokenInfo(who.token, "authentication is off", who.environment, who.scope, 0.0).to_dict())
 
 
-@router.delete(
-    "/v1/tokens/{token_id}",
+@verb_route(
+    router,
+    verbs.revoke_token,
     response_model=Token,
-    dependencies=[audited("token.revoke", "token_id")],
     summary="Revoke a token",
 )
-async def revoke_token(token_id: TokenId, request: Request, who: Administrator, cluster: Cluster) -> Json:
+async def revoke_token(token_id: TokenId, request: Request, cluster: Cluster) -> Json:
     """From now on it is refused: here at once, by other replicas within seconds."""
     if "\0" in token_id:
         raise no_token(token_id)
-    info = await cluster.admin.revoke_token(token_id)
+    info = await cluster.ask(verbs.revoke_token, token_id)
     request.app.state.tokens.forget(token_id)
     return Json(info.to_dict())
 
@@ -98,77 +95,76 @@ async def revoke_token(token_id: TokenId, request: Request, who: Administrator, 
 # Environments
 
 
-@router.post(
-    "/v1/environments",
+@verb_route(
+    router,
+    verbs.create_environment,
     status_code=201,
     response_model=EnvironmentModel,
-    dependencies=[audited("environment.create", None)],
     summary="Make an environment",
 )
-async def create_environment(body: EnvironmentCreate, request: Request, who: Owner, cluster: Cluster) -> Json:
+async def create_environment(body: EnvironmentCreate, request: Request, cluster: Cluster) -> Json:
     """A new namespace, with a quota of its own."""
     context_of(request).target = body.name
-    return Json((await cluster.admin.create_environment(body.name, body.quota.quota())).to_dict(), 201)
+    return Json((await cluster.ask(verbs.create_environment, body.name, body.quota.quota())).to_dict(), 201)
 
 
-@router.get("/v1/environments", response_model=Environments, summary="List environments")
-async def list_environments(who: Reader, cluster: Cluster) -> Json:
+@verb_route(router, verbs.environments, response_model=Environments, summary="List environments")
+async def list_environments(cluster: Cluster) -> Json:
     """Those that the token may see, by name, with what they use."""
-    return Json({"environments": [found.to_dict() for found in await cluster.admin.environments()]})
+    return listed(verbs.environments, await cluster.ask(verbs.environments))
 
 
-@router.get("/v1/environments/{name}", response_model=EnvironmentModel, summary="Look at an environment")
-async def get_environment(name: Name, who: Reader, cluster: Cluster) -> Json:
+@verb_route(router, verbs.environment, response_model=EnvironmentModel, summary="Look at an environment")
+async def get_environment(name: Name, who: Who, cluster: Cluster) -> Json:
     """Its quota, and what its living sandboxes use."""
-    return Json((await cluster.admin.environment(environment_for(who, name))).to_dict())
+    return Json((await cluster.ask(verbs.environment, environment_for(who, name))).to_dict())
 
 
-@router.put(
-    "/v1/environments/{name}/quota",
+@verb_route(
+    router,
+    verbs.set_quota,
     response_model=EnvironmentModel,
-    dependencies=[audited("environment.quota", "name")],
     summary="Replace an environment's quota",
 )
-async def set_quota(name: Name, body: QuotaModel, who: Owner, cluster: Cluster) -> Json:
+async def set_quota(name: Name, body: QuotaModel, cluster: Cluster) -> Json:
     """What lives beyond it lives on; new sandboxes wait for room under it."""
-    return Json((await cluster.admin.set_quota(name, body.quota())).to_dict())
+    return Json((await cluster.ask(verbs.set_quota, name, body.quota())).to_dict())
 
 
-@router.delete(
-    "/v1/environments/{name}",
+@verb_route(
+    router,
+    verbs.delete_environment,
     status_code=204,
     response_class=Response,
-    dependencies=[audited("environment.delete", "name")],
     summary="Delete an environment",
 )
-async def delete_environment(name: Name, who: Owner, cluster: Cluster) -> Response:
+async def delete_environment(name: Name, cluster: Cluster) -> Response:
     """Revokes its tokens too. Refused while sandboxes live in it, and for `main`. Its name is free again once what
     happened in it is forgotten."""
-    await cluster.admin.delete_environment(name)
+    await cluster.ask(verbs.delete_environment, name)
     return Response(status_code=204)
 
 
 # The cluster
 
 
-@router.get("/v1/audit", response_model=Audit, summary="Read the audit log")
+@verb_route(router, verbs.audit, response_model=Audit, summary="Read the audit log")
 async def list_audit(
-    who: Administrator,
     cluster: Cluster,
     before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only entries with an id below this.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Json:
     """Who did what, or was refused, newest first; of the caller's environment, or of all."""
-    return Json({"entries": [entry.to_dict() for entry in await cluster.admin.audit(before, limit)]})
+    return listed(verbs.audit, await cluster.ask(verbs.audit, before, limit))
 
 
-@router.get("/v1/defaults", response_model=SandboxDefaults, summary="What a sandbox gets by default")
-async def get_defaults(who: Reader, cluster: Cluster) -> Json:
+@verb_route(router, verbs.defaults, response_model=SandboxDefaults, summary="What a sandbox gets by default")
+async def get_defaults(cluster: Cluster) -> Json:
     """What the cluster gives a sandbox whose creator does not say."""
-    return Json((await cluster.defaults()).model_dump())
+    return Json(await cluster.ask(verbs.defaults))
 
 
-@router.get("/v1/nodes", response_model=Nodes, summary="List nodes")
-async def list_nodes(who: Overseer, cluster: Cluster) -> Json:
+@verb_route(router, verbs.nodes, response_model=Nodes, summary="List nodes")
+async def list_nodes(cluster: Cluster) -> Json:
     """The machines of the cluster: what they have, what is free."""
-    return Json({"nodes": [node.to_dict() for node in await cluster.nodes()]})
+    return listed(verbs.nodes, await cluster.ask(verbs.nodes))

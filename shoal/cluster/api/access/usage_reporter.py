@@ -13,9 +13,10 @@ from bisect import bisect_left
 from collections import Counter, deque
 
 from shoal.cluster.api.request.context import RequestContext
+from shoal.model import verbs
 from shoal.model.access import AuditEntry
 from shoal.model.errors import ShoalError
-from shoal.transport.admin import ReplicaSide
+from shoal.transport.contract import Transport
 
 _log = logging.getLogger("shoal.api.reporter")
 
@@ -31,9 +32,9 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 class UsageReporter:
     """One replica's reporter. Belongs to one event loop."""
 
-    def __init__(self, replica_side: ReplicaSide, most_entries: int = _MOST_ENTRIES) -> None:
+    def __init__(self, transport: Transport, most_entries: int = _MOST_ENTRIES) -> None:
         self.used: dict[str, float] = {}
-        self._replica_side = replica_side
+        self._transport = transport
         self._most = most_entries
         self._entries: deque[AuditEntry] = deque()
         self._counters: Counter[str] = Counter()
@@ -91,7 +92,7 @@ class UsageReporter:
         counters = self._taken()
         try:
             async with asyncio.timeout(_REPORT_S):
-                await self._replica_side.report(entries, counters, used)
+                await self._transport.ask(verbs.report, entries, counters, used)
         except BaseException:
             self._put_back(entries, counters, used)
             raise

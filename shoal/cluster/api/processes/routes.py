@@ -32,6 +32,7 @@ from shoal.cluster.api.schema.data import (
     Stream,
     Waited,
 )
+from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.model.errors import DeadlineExceeded, SandboxEnded
 from shoal.model.ids import MAIN_PROCESS
@@ -154,7 +155,7 @@ async def _end(agent: RetryingAgent, process_id: str, timeout: float) -> Exit | 
     except TimeoutError:
         return None
     except SandboxEnded:
-        info = None if process_id != MAIN_PROCESS else await agent.transport.get(agent.sandbox_id)
+        info = None if process_id != MAIN_PROCESS else await agent.transport.ask(verbs.get, agent.sandbox_id)
         if info is None or info.returncode is None:
             raise
         return Exit(info.returncode, False, (info.ended_at or 0) - (info.started_at or info.ended_at or 0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.responses import Response
+
+from shoal.model.verbs import Verb
 
 
 class Json(Response):
@@ -15,3 +18,8 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return to_json(content)
+
+
+def listed(verb: Verb[..., Any], found: Iterable[Any]) -> Json:
+    """The answer to a verb that gives a list."""
+    return Json({verb.many: [each.to_dict() for each in found]})

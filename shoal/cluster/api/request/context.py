@@ -15,7 +15,6 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from shoal.model.access import Caller, Scope
-from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
 
 SCOPE_KEY = "shoal.context"
@@ -69,6 +68,9 @@ async def get_transport(connection: HTTPConnection) -> Transport:
 Cluster = Annotated[Transport, Depends(get_transport)]
 
 
-async def get_replica_side(connection: HTTPConnection) -> ReplicaSide:
-    """What only replicas ask of the cluster."""
-    return cast(ReplicaSide, connection.app.state.replica_side)
+async def get_caller(connection: HTTPConnection) -> Caller:
+    """Who calls, once the route has let them in."""
+    return context_of(connection).caller
+
+
+Who = Annotated[Caller, Depends(get_caller)]

@@ -9,8 +9,9 @@ What the audit log is to hold of the route is known from the first step on, so w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import APIRouter, params
 from fastapi.dependencies.models import Dependant
@@ -18,11 +19,14 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.cluster.api.access.audit import Audited
-from shoal.cluster.api.access.auth import Needs
+from shoal.cluster.api.access.audit import Audited, audited
+from shoal.cluster.api.access.auth import Needs, needs
 from shoal.cluster.api.request.limits import JsonRequest, check_path, check_query
+from shoal.model.verbs import Verb
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+_PARAMETER = re.compile(r"{(\w+)}")
 
 
 class ApiRoute(APIRoute):
@@ -83,6 +87,17 @@ def new_router(
     return APIRouter(
         tags=[tag], route_class=route_class, dependencies=dependencies, generate_unique_id_function=_operation_id
     )
+
+
+def verb_route(routes: APIRouter, verb: Verb[..., Any], **options: Any) -> Callable[[_Endpoint], _Endpoint]:
+    """Decorates the handler of a verb. Its address, who may ask, and its action in the audit log stand in the table of verbs; `options` are
+    FastAPI's. What the audit log calls the target is the first parameter of the path."""
+    assert verb.scope is not None
+    dependencies = [needs(verb.scope, everywhere=verb.everywhere)]
+    if verb.audit is not None:
+        target = _PARAMETER.search(verb.path)
+        dependencies.append(audited(verb.audit, None if target is None else target[1]))
+    return routes.api_route(verb.path, methods=[verb.method], dependencies=dependencies, **options)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -8,15 +8,15 @@ from typing import Any
 from starlette.requests import Request
 
 from shoal.client.create import named
-from shoal.cluster.api.access.audit import audited
-from shoal.cluster.api.access.auth import Runner, environment_for
+from shoal.cluster.api.access.auth import environment_for
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, context_of
+from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.problems import document
-from shoal.cluster.api.request.route import LargeRoute, new_router
+from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.sandboxes.routes import KEY_AS_GIVEN, IdempotencyKey
 from shoal.cluster.api.schema.control import Batch, BatchResults
+from shoal.model import verbs
 from shoal.model.access import Caller
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
@@ -24,19 +24,17 @@ from shoal.model.sandbox_json import info_to_json
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import SandboxSpec
 
-_ACTION = "sandbox.create"
-
 router = new_router("sandboxes", LargeRoute)
 
 
-@router.post(
-    "/v1/sandboxes/batch",
+@verb_route(
+    router,
+    verbs.create_many,
     response_model=BatchResults,
-    dependencies=[audited(_ACTION, None)],
     summary="Create many sandboxes",
 )
 async def create_sandboxes(
-    body: Batch, request: Request, who: Runner, cluster: Cluster, idempotency_key: IdempotencyKey = None
+    body: Batch, request: Request, who: Who, cluster: Cluster, idempotency_key: IdempotencyKey = None
 ) -> Json:
     """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
 
@@ -76,9 +74,9 @@ def _enter(request: Request, results: list[SandboxInfo | ShoalError]) -> None:
     for result in results:
         if isinstance(result, SandboxInfo):
             context.environment = result.spec.environment
-            request.app.state.usage_reporter.enter(context, _ACTION, result.id, "ok")
+            request.app.state.usage_reporter.enter(context, verbs.create_many.audit, result.id, "ok")
         else:
-            request.app.state.usage_reporter.enter(context, _ACTION, None, result.code)
+            request.app.state.usage_reporter.enter(context, verbs.create_many.audit, None, result.code)
     context.environment = None
 
 

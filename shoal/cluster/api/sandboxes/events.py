@@ -21,6 +21,7 @@ from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import StreamingBody
 from shoal.cluster.api.schema.administration import Events
 from shoal.cluster.api.schema.control import EnvironmentQuery, SandboxId
+from shoal.model import verbs
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import InvalidRequest
 from shoal.model.states import TERMINAL
@@ -67,10 +68,10 @@ async def sandbox_events(
     last_event_id: LastEventId = None,
 ) -> Response:
     """Its events from its creation on, or from the given one; the stream ends with its life."""
-    await cluster.get(sandbox_id)
+    await cluster.ask(verbs.get, sandbox_id)
     start = _start(last_event_id, after) or 0
     if not follow:
-        return _now(await cluster.admin.events(start, sandbox_id=sandbox_id))
+        return _now(await cluster.ask(verbs.events, start, sandbox_id))
     return _stream(request, _of_sandbox(cluster, sandbox_id, start))
 
 
@@ -89,11 +90,11 @@ async def all_events(
     chosen = None if environment is None else environment_for(who, environment)
     start = _start(last_event_id, after)
     if not follow:
-        return _now(await cluster.admin.events(start or 0, environment=chosen))
+        return _now(await cluster.ask(verbs.events, start or 0, environment=chosen))
     if chosen is not None:
-        await cluster.admin.environment(chosen)
+        await cluster.ask(verbs.environment, chosen)
     if start is None:
-        start = await cluster.admin.last_event()
+        start = await cluster.ask(verbs.last_event)
     return _stream(request, _of_all(cluster, chosen, start))
 
 
@@ -118,8 +119,8 @@ async def _of_sandbox(cluster: Transport, sandbox_id: str, after: int) -> AsyncG
     ended = False
     while True:
         # That it has ended is looked at first: then its last event is there to be found.
-        ended = ended or (await cluster.get(sandbox_id)).ended
-        found = await cluster.admin.events(after, sandbox_id=sandbox_id, wait_s=0 if ended else COMMENT_S)
+        ended = ended or (await cluster.ask(verbs.get, sandbox_id)).ended
+        found = await cluster.ask(verbs.events, after, sandbox_id, wait_s=0 if ended else COMMENT_S)
         for event in found:
             yield _sse(event)
             after = event.id
@@ -135,7 +136,7 @@ async def _of_all(cluster: Transport, environment: str | None, after: int) -> As
     # The id without an event: a client that is cut off before the first one comes back to this place.
     yield b": events follow\nid: %d\n\n" % after
     while True:
-        found = await cluster.admin.events(after, environment=environment, wait_s=COMMENT_S)
+        found = await cluster.ask(verbs.events, after, environment=environment, wait_s=COMMENT_S)
         for event in found:
             yield _sse(event)
             after = event.id

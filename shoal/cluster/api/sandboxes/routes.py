@@ -10,11 +10,10 @@ from fastapi import Header, Path, Query
 from starlette.requests import Request
 
 from shoal.client.create import named
-from shoal.cluster.api.access.audit import audited
-from shoal.cluster.api.access.auth import Reader, Runner, environment_for
+from shoal.cluster.api.access.auth import environment_for
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster, context_of
-from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.request.context import Cluster, Who, context_of
+from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import (
     Deadline,
@@ -25,7 +24,7 @@ from shoal.cluster.api.schema.control import (
     SandboxPage,
     Tags,
 )
-from shoal.model import field_types
+from shoal.model import field_types, verbs
 from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.ids import NAME
@@ -44,24 +43,22 @@ IdempotencyKey = Annotated[
 
 KEY_AS_GIVEN = "Idempotency-Key: {}"
 
-_AT = "/v1/sandboxes"
-_ONE = "/v1/sandboxes/{sandbox_id}"
 
 router = new_router("sandboxes")
 
 
-@router.post(
-    _AT,
+@verb_route(
+    router,
+    verbs.create,
     status_code=201,
     response_model=Sandbox,
     responses={202: {"model": Sandbox, "description": "Accepted and on record (`wait=false`)"}},
-    dependencies=[audited("sandbox.create", None)],
     summary="Create a sandbox",
 )
 async def create_sandbox(
     body: SandboxCreate,
     request: Request,
-    who: Runner,
+    who: Who,
     cluster: Cluster,
     wait: Annotated[bool, Query(description="Whether to answer only once it runs.")] = True,
     deadline: Annotated[Deadline, Query(description="Seconds for that; then nothing is left of it.")] = 300.0,
@@ -84,9 +81,9 @@ async def create_sandbox(
     return Json(info_to_json(info), 201 if wait else 202)
 
 
-@router.get(_AT, response_model=SandboxPage, summary="List sandboxes")
+@verb_route(router, verbs.list_sandboxes, response_model=SandboxPage, summary="List sandboxes")
 async def list_sandboxes(
-    who: Reader,
+    who: Who,
     cluster: Cluster,
     environment: EnvironmentQuery = None,
     tag: Annotated[
@@ -113,51 +110,50 @@ async def list_sandboxes(
         region=region,
         before=None if cursor is None else decode_cursor(cursor),
     )
-    found = await cluster.page(listing)
+    found = await cluster.ask(verbs.list_sandboxes, listing)
     page = found.sandboxes[:limit]
     reached = (page[-1].created_at, page[-1].id) if len(found.sandboxes) > limit else found.reached
     more = None if reached is None else encode_cursor(reached)
     return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
 
 
-@router.get(f"{_AT}/by-name/{{name}}", response_model=Sandbox, summary="Find a sandbox by its name")
+@verb_route(router, verbs.find, response_model=Sandbox, summary="Find a sandbox by its name")
 async def find_sandbox(
     name: Annotated[str, Path(max_length=64, pattern=f"^{NAME.pattern}$")],
-    who: Reader,
+    who: Who,
     cluster: Cluster,
     environment: EnvironmentQuery = None,
 ) -> Json:
     """The living sandbox of that name, else the last that had it."""
-    return Json(info_to_json(await cluster.find(name, environment_for(who, environment))))
+    return Json(info_to_json(await cluster.ask(verbs.find, name, environment_for(who, environment))))
 
 
-@router.get(_ONE, response_model=Sandbox, summary="Look at a sandbox")
-async def get_sandbox(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
+@verb_route(router, verbs.get, response_model=Sandbox, summary="Look at a sandbox")
+async def get_sandbox(sandbox_id: SandboxId, cluster: Cluster) -> Json:
     """Its newest state; of one that has ended, how it ended."""
-    return Json(info_to_json(await cluster.get(sandbox_id)))
+    return Json(info_to_json(await cluster.ask(verbs.get, sandbox_id)))
 
 
-@router.delete(_ONE, response_model=Sandbox, dependencies=[audited("sandbox.terminate")], summary="Terminate a sandbox")
-async def terminate_sandbox(sandbox_id: SandboxId, request: Request, who: Runner, cluster: Cluster) -> Json:
+@verb_route(router, verbs.terminate, response_model=Sandbox, summary="Terminate a sandbox")
+async def terminate_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
     """Ends it, and answers once its processes are gone. Of one that has ended: how it ended."""
     return Json(info_to_json(await seen_through(request, cluster.terminate(sandbox_id))))
 
 
-@router.put(
-    f"{_ONE}/tags",
+@verb_route(
+    router,
+    verbs.set_tags,
     response_model=Sandbox,
-    dependencies=[audited("sandbox.tags")],
     summary="Replace a sandbox's tags",
 )
-async def set_tags(sandbox_id: SandboxId, body: Tags, who: Runner, cluster: Cluster) -> Json:
+async def set_tags(sandbox_id: SandboxId, body: Tags, cluster: Cluster) -> Json:
     """Puts these tags in the place of those before."""
-    return Json(info_to_json(await cluster.set_tags(sandbox_id, body.tags)))
+    return Json(info_to_json(await cluster.ask(verbs.set_tags, sandbox_id, body.tags)))
 
 
-@router.get(f"{_ONE}/wait", response_model=Sandbox, summary="Await a sandbox's end")
+@verb_route(router, verbs.wait, response_model=Sandbox, summary="Await a sandbox's end")
 async def wait_sandbox(
     sandbox_id: SandboxId,
-    who: Reader,
     cluster: Cluster,
     timeout: Annotated[
         float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for its end.")

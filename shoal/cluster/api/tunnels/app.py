@@ -30,10 +30,10 @@ from shoal.cluster.api.tunnels.tunnel_http import Broken, Carrier, Receive, Send
 from shoal.cluster.api.tunnels.tunnel_pages import cookie_redirect, error_answer, nothing_listens, slash_redirect
 from shoal.cluster.api.tunnels.tunnel_sockets import Denied, SocketCarrier, denial
 from shoal.cluster.api.tunnels.tunnel_visits import Headers, Scope, Visit, visit_of
+from shoal.model import verbs
 from shoal.model.access import INSIDE, caller
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import ApiSettings
-from shoal.transport.admin import ReplicaSide
 from shoal.transport.contract import Transport
 from shoal.wire.bytestream import ByteStream
 
@@ -56,14 +56,13 @@ class Tunnels:
         app: ASGIApp,
         *,
         transport: Transport,
-        replica_side: ReplicaSide,
         tokens: TokenCache,
         reporter: UsageReporter,
         api: ApiSettings,
     ) -> None:
         self._app = app
         self._transport = transport
-        self._door = Door(transport, replica_side.tunnel_secret, tokens, reporter)
+        self._door = Door(transport, lambda: transport.ask(verbs.tunnel_secret), tokens, reporter)
         self._domain = api.tunnel_domain
         self._public_scheme = None if api.url is None else api.url.partition(":")[0]
 

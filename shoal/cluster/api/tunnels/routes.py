@@ -9,17 +9,14 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from shoal.cluster.api.access.audit import audited
-from shoal.cluster.api.access.auth import Reader, Runner
-from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster
-from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.control import SandboxId
+from shoal.model import verbs
 
 PortPath = Annotated[int, Path(ge=1, le=65535, description="A port in the sandbox.", examples=[8080])]
 
-_AT = "/v1/sandboxes/{sandbox_id}/tunnels"
-_ONE = _AT + "/{port}"
 _LONGEST_S = 7 * 86400.0
 _SECRET = {"cache-control": "no-store"}
 
@@ -76,47 +73,45 @@ class Tunnels(BaseModel):
 router = new_router("tunnels")
 
 
-@router.post(
-    _AT,
+@verb_route(
+    router,
+    verbs.expose,
     status_code=201,
     response_model=TunnelModel,
-    dependencies=[audited("tunnel.expose")],
     summary="Open a tunnel",
 )
-async def expose(sandbox_id: SandboxId, body: TunnelCreate, who: Runner, cluster: Cluster) -> Json:
+async def expose(sandbox_id: SandboxId, body: TunnelCreate, cluster: Cluster) -> Json:
     """Opens a tunnel to a port, and gives a token for it where it is private. Again: the same tunnel, with what is new about it changed."""
-    tunnel = await cluster.expose(sandbox_id, body.port, protocol=body.protocol, public=body.public)
+    tunnel = await cluster.ask(verbs.expose, sandbox_id, body.port, body.protocol, body.public)
     return Json(tunnel.to_dict(), 201, _SECRET)
 
 
-@router.get(_AT, response_model=Tunnels, summary="List a sandbox's tunnels")
-async def list_tunnels(sandbox_id: SandboxId, who: Reader, cluster: Cluster) -> Json:
+@verb_route(router, verbs.tunnels, response_model=Tunnels, summary="List a sandbox's tunnels")
+async def list_tunnels(sandbox_id: SandboxId, cluster: Cluster) -> Json:
     """Its tunnels by port, without tokens."""
-    return Json({"tunnels": [tunnel.to_dict() for tunnel in await cluster.tunnels(sandbox_id)]})
+    return listed(verbs.tunnels, await cluster.ask(verbs.tunnels, sandbox_id))
 
 
-@router.delete(
-    _ONE,
+@verb_route(
+    router,
+    verbs.unexpose,
     status_code=204,
     response_class=Response,
-    dependencies=[audited("tunnel.unexpose")],
     summary="Close a tunnel",
 )
-async def unexpose(sandbox_id: SandboxId, port: PortPath, who: Runner, cluster: Cluster) -> Response:
+async def unexpose(sandbox_id: SandboxId, port: PortPath, cluster: Cluster) -> Response:
     """Closes the tunnel to a port; of a port that has none: nothing happens."""
-    await cluster.unexpose(sandbox_id, port)
+    await cluster.ask(verbs.unexpose, sandbox_id, port)
     return Response(status_code=204)
 
 
-@router.post(
-    f"{_ONE}/token",
+@verb_route(
+    router,
+    verbs.tunnel_token,
     response_model=TunnelModel,
-    dependencies=[audited("tunnel.token")],
     summary="Make a connect token",
 )
-async def connect_token(
-    sandbox_id: SandboxId, port: PortPath, body: ConnectToken, who: Runner, cluster: Cluster
-) -> Json:
+async def connect_token(sandbox_id: SandboxId, port: PortPath, body: ConnectToken, cluster: Cluster) -> Json:
     """The tunnel to a port, with a connect token to be handed on."""
-    tunnel = await cluster.tunnel_token(sandbox_id, port, body.expires_in)
+    tunnel = await cluster.ask(verbs.tunnel_token, sandbox_id, port, body.expires_in)
     return Json(tunnel.to_dict(), headers=_SECRET)

@@ -17,6 +17,7 @@ from shoal.cluster.api.access.auth import verify as verify_api_token
 from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.request.context import NOBODY
 from shoal.cluster.api.tunnels.tunnel_visits import Visit
+from shoal.model import verbs
 from shoal.model.access import INSIDE, Caller, Scope, Tunnel, caller
 from shoal.model.errors import (
     PermissionDenied,
@@ -163,7 +164,7 @@ class Door:
         if isinstance(found, SandboxEnded):
             return found
         if not isinstance(found, ShoalError):
-            info = await self._transport.get(sandbox_id)
+            info = await self._transport.ask(verbs.get, sandbox_id)
             if info.ended:
                 return SandboxEnded(
                     f"sandbox {sandbox_id} has ended: {info.reason}", reason=info.reason, exit_code=info.returncode
@@ -208,7 +209,7 @@ class _Known:
         asked_at = asyncio.get_running_loop().time()
         answer: Sequence[Tunnel] | ShoalError
         try:
-            answer = tuple(await self._transport.tunnels(key[1]))
+            answer = tuple(await self._transport.ask(verbs.tunnels, key[1]))
         except (SandboxNotFound, SandboxEnded) as error:
             answer = error
         self._answers[key] = (asked_at, answer)

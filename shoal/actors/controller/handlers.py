@@ -1,0 +1,70 @@
+"""Which part of the controller answers which verb."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Any
+
+from shoal.actors.controller.parts import Parts
+from shoal.model import verbs
+from shoal.model.access import Caller
+from shoal.model.errors import InvalidRequest
+from shoal.model.visibility import check_may
+
+Handler = Callable[..., Awaitable[Any] | Any]
+"""Takes the verb's arguments in their order, and then the caller where the verb has a scope."""
+
+
+def handlers(parts: Parts) -> Mapping[str, Handler]:
+    """The handler of each verb, by the verb's name."""
+    sandboxes, tunnels, accounts, event_feed = parts.sandboxes, parts.tunnels, parts.accounts, parts.event_feed
+    found: dict[verbs.Verb[..., Any], Handler] = {
+        verbs.create: sandboxes.create,
+        verbs.create_many: sandboxes.create_many,
+        verbs.give_up: sandboxes.give_up,
+        verbs.get: sandboxes.get,
+        verbs.find: sandboxes.find,
+        verbs.list_sandboxes: sandboxes.select,
+        verbs.set_tags: sandboxes.set_tags,
+        verbs.terminate: sandboxes.terminate,
+        verbs.wait: sandboxes.wait,
+        verbs.grant: sandboxes.grant,
+        verbs.logs: sandboxes.logs,
+        verbs.orphans: sandboxes.orphans,
+        verbs.expose: tunnels.expose,
+        verbs.unexpose: tunnels.unexpose,
+        verbs.tunnels: tunnels.tunnels,
+        verbs.tunnel_token: tunnels.token,
+        verbs.tunnel_secret: tunnels.tell_secret,
+        verbs.create_environment: accounts.create_environment,
+        verbs.environments: accounts.environments,
+        verbs.environment: accounts.environment,
+        verbs.set_quota: accounts.set_quota,
+        verbs.delete_environment: accounts.delete_environment,
+        verbs.create_token: accounts.create_token,
+        verbs.tokens: accounts.tokens,
+        verbs.revoke_token: accounts.revoke_token,
+        verbs.stored_token: accounts.stored_token,
+        verbs.audit: event_feed.audit,
+        verbs.events: event_feed.events,
+        verbs.last_event: event_feed.last_event,
+        verbs.report: parts.report,
+        verbs.metrics: parts.collect_metrics,
+        verbs.defaults: parts.defaults,
+        verbs.nodes: parts.node_infos,
+    }
+    return {verb.name: handler for verb, handler in found.items()}
+
+
+async def answer(known: Mapping[str, Handler], name: str, arguments: tuple[Any, ...], caller: Caller) -> Any:
+    """What the verb of that name gives; `PermissionDenied` where the caller's scope does not cover it."""
+    verb = verbs.VERBS.get(name)
+    if verb is None:
+        raise InvalidRequest(f"the controller knows no {name!r}: it is of another version than the caller")
+    if verb.scope is None:
+        result = known[name](*arguments)
+    else:
+        check_may(caller, verb.scope, everywhere=verb.everywhere)
+        result = known[name](*arguments, caller)
+    return await result if isawaitable(result) else result

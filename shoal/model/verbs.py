@@ -1,0 +1,314 @@
+"""The table of verbs: all that can be asked of a cluster's controller, each declared once.
+
+A declaration gives the arguments, the result and the errors; its decorator says who may ask, and how the verb travels. Everything else follows
+from here: the controller's dispatch, both transports, the addresses and scopes of the API's routes, the audit log, and what is sent again.
+
+Rules for every verb
+    - Errors are of `shoal.model.errors`. What a caller may not see does not exist for it: `SandboxNotFound`, `EnvironmentNotFound`.
+    - A transport asks again after `Unavailable`, as far as the verb's `retry` allows.
+
+Over HTTP an argument that is named in the path goes there. The others are the query of a GET or DELETE and the members of the JSON body of a
+POST or PUT; a `Quota` is the body itself. A verb without an address is asked within the cluster only, or its route is not plain.
+"""
+# mypy: disable-error-code="empty-body"
+# Declarations have no bodies: what answers them is in the controller.
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import cached_property
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo, Tunnel
+from shoal.model.errors import ShoalError
+from shoal.model.grants import Grant
+from shoal.model.info import Listing, LogChunk, NodeInfo, Page, SandboxInfo
+from shoal.model.spec import SandboxSpec
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+Made = tuple[SandboxInfo, Grant | None]
+"""A sandbox that was created, and access to its agent where it runs."""
+
+
+class Retry(Enum):
+    """When a transport sends a verb again."""
+
+    ALWAYS = "always"
+    """When no answer came, and when the answer is `Unavailable`."""
+    UNANSWERED = "unanswered"
+    """Only when no answer came: the controller refuses it only after having waited itself."""
+    NEVER = "never"
+    """Not once it may have been received: sent twice, it does something else."""
+
+
+class Verb(Generic[P, R_co]):
+    """One verb.
+
+    `scope`: what a caller's token must cover, None where only the cluster's own parts ask. `everywhere`: the token must be one of all
+    environments, too. `method`, `path`: its address in the API. `many`: the name under which a JSON answer holds its list. `audit`: its
+    action in the audit log. `takes`: seconds that it may take beside those of an ordinary call, or the argument that says so.
+    """
+
+    def __init__(
+        self,
+        declaration: Callable[P, R_co],
+        scope: Scope | None,
+        http: str | None,
+        many: str | None,
+        everywhere: bool,
+        audit: str | None,
+        retry: Retry,
+        takes: float | str,
+    ) -> None:
+        self.declaration = declaration
+        self.name = declaration.__name__
+        self.scope = scope
+        self.method, _, self.path = (http or "").partition(" ")
+        self.many = many
+        self.everywhere = everywhere
+        self.audit = audit
+        self.retry = retry
+        self.takes = takes
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Its arguments by name."""
+        return inspect.signature(self.declaration)
+
+    @cached_property
+    def _count(self) -> int:
+        return len(self.signature.parameters)
+
+    def named(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, defaults included."""
+        bound = self.signature.bind(*args, **options)
+        bound.apply_defaults()
+        return bound.arguments
+
+    def in_order(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The arguments of a call in their order, defaults included."""
+        if not options and len(args) == self._count:
+            return args
+        return tuple(self.named(args, options).values())
+
+    def __repr__(self) -> str:
+        return f"<Verb {self.name}>"
+
+
+def verb(
+    scope: Scope | None,
+    http: str | None = None,
+    *,
+    many: str | None = None,
+    everywhere: bool = False,
+    audit: str | None = None,
+    retry: Retry = Retry.ALWAYS,
+    takes: float | str = 0.0,
+) -> Callable[[Callable[P, R_co]], Verb[P, R_co]]:
+    """Declares a verb; `http` as in `"GET /v1/nodes"`, the rest as in `Verb`."""
+    return lambda declaration: Verb(declaration, scope, http, many, everywhere, audit, retry, takes)
+
+
+# Sandboxes
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes", audit="sandbox.create", retry=Retry.UNANSWERED)
+def create(spec: SandboxSpec, deadline: float, wait: bool) -> Made:
+    """Creates a sandbox within `deadline` seconds and returns it running; not `wait`: as soon as it is on record. Its idempotency key makes
+    it safe to send twice.
+
+    Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`, `DeadlineExceeded`;
+    nothing is left then.
+    """
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes/batch", audit="sandbox.create", retry=Retry.UNANSWERED)
+def create_many(specs: Sequence[SandboxSpec], deadline: float, wait: bool) -> list[Made | ShoalError]:
+    """Up to 1,000 creates; for each, in the same order, what `create` would have returned or raised."""
+
+
+@verb(Scope.RUN)
+def give_up(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Ends what creates have made, or are making, whose caller has gone. `keys`: (environment, idempotency key). Returns those it knows."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}")
+def get(sandbox_id: str) -> SandboxInfo:
+    """Its newest state, its end included; `SandboxNotFound` only if it never existed."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/by-name/{name}")
+def find(name: str, environment: str) -> SandboxInfo:
+    """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes")
+def list_sandboxes(listing: Listing) -> Page:
+    """Sandboxes, newest first, as far as one look reaches; `EnvironmentNotFound`."""
+
+
+@verb(Scope.RUN, "PUT /v1/sandboxes/{sandbox_id}/tags", audit="sandbox.tags")
+def set_tags(sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
+    """Replaces its tags; `SandboxEnded`."""
+
+
+@verb(Scope.RUN, "DELETE /v1/sandboxes/{sandbox_id}", audit="sandbox.terminate", takes=60.0)
+def terminate(sandbox_id: str) -> SandboxInfo:
+    """Ends it and returns once its processes are gone. Of one that has ended: its end."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/wait", takes="timeout")
+def wait(sandbox_id: str, timeout: float) -> SandboxInfo:
+    """Its state once it has ended, or after `timeout` seconds (30 at most), whichever is first."""
+
+
+@verb(Scope.READ, retry=Retry.UNANSWERED)
+def grant(sandbox_id: str) -> Grant:
+    """Where its agent is reached, and a token; `SandboxEnded`, `FailedPrecondition` before it runs."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/logs")
+def logs(sandbox_id: str, fd: int, offset: int) -> LogChunk:
+    """Output of its own command as kept after its end (`fd` 1 or 2); `FailedPrecondition` while it lives: read from the agent."""
+
+
+# Tunnels
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/tunnels", audit="tunnel.expose")
+def expose(sandbox_id: str, port: int, protocol: str, public: bool) -> Tunnel:
+    """Opens a tunnel to a port; `protocol` is `http` or `tcp`. Again with the same arguments: the same tunnel, with a fresh token where it is
+    private; with others: it is changed. `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`."""
+
+
+@verb(Scope.RUN, "DELETE /v1/sandboxes/{sandbox_id}/tunnels/{port}", audit="tunnel.unexpose")
+def unexpose(sandbox_id: str, port: int) -> None:
+    """Closes a tunnel; of a port that has none: nothing happens."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/tunnels", many="tunnels")
+def tunnels(sandbox_id: str) -> list[Tunnel]:
+    """Its tunnels by port, without tokens; of one that has ended: none."""
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/tunnels/{port}/token", audit="tunnel.token")
+def tunnel_token(sandbox_id: str, port: int, expires_in: float) -> Tunnel:
+    """The tunnel with a connect token that lasts `expires_in` seconds (7 days at most); `TunnelNotFound`."""
+
+
+# Environments
+
+
+@verb(Scope.ADMIN, "POST /v1/environments", everywhere=True, audit="environment.create", retry=Retry.NEVER)
+def create_environment(name: str, quota: Quota) -> Environment:
+    """A new one; `InvalidRequest`, `AlreadyExists` also where one of that name was deleted and is still remembered."""
+
+
+@verb(Scope.READ, "GET /v1/environments", many="environments")
+def environments() -> list[Environment]:
+    """Those that the caller may see, by name, with their use."""
+
+
+@verb(Scope.READ, "GET /v1/environments/{name}")
+def environment(name: str) -> Environment:
+    """One, with its use; `EnvironmentNotFound`."""
+
+
+@verb(Scope.ADMIN, "PUT /v1/environments/{name}/quota", everywhere=True, audit="environment.quota")
+def set_quota(name: str, quota: Quota) -> Environment:
+    """Replaces its quota. What lives beyond it lives on; new creates wait for room under it."""
+
+
+@verb(Scope.ADMIN, "DELETE /v1/environments/{name}", everywhere=True, audit="environment.delete", retry=Retry.NEVER)
+def delete_environment(name: str) -> None:
+    """Takes it away and revokes its tokens; `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for `main`.
+    Its name is free again once what happened in it is forgotten."""
+
+
+# Tokens
+
+
+@verb(Scope.ADMIN, "POST /v1/tokens", audit="token.create", retry=Retry.NEVER)
+def create_token(name: str, environment: str, scope: Scope, expires_in: float | None) -> tuple[TokenInfo, str]:
+    """A new token and its text, which is kept nowhere. `expires_in` in seconds. `PermissionDenied` for more than the caller may."""
+
+
+@verb(Scope.ADMIN, "GET /v1/tokens", many="tokens")
+def tokens() -> list[TokenInfo]:
+    """Those that the caller may see, newest first, revoked and expired ones included."""
+
+
+@verb(Scope.ADMIN, "DELETE /v1/tokens/{token_id}", audit="token.revoke")
+def revoke_token(token_id: str) -> TokenInfo:
+    """It is refused from now on (by every replica within `api.token_cache` seconds). Again is harmless; `TokenNotFound`."""
+
+
+# Looking back
+
+
+@verb(Scope.ADMIN, "GET /v1/audit", many="entries")
+def audit(before: int | None, limit: int) -> list[AuditEntry]:
+    """Who did what, newest first, with an id below `before`; up to 1,000."""
+
+
+@verb(Scope.READ)
+def events(
+    after: int | None, sandbox_id: str | None = None, environment: str | None = None, wait_s: float = 0.0
+) -> list[SandboxEvent]:
+    """Events with an id above `after`, oldest first, at most 1,000; waits up to `wait_s` (30 at most) for the first. `after` None: only those
+    that come from now on. Of one sandbox, of one environment (None: all that the caller may see)."""
+
+
+@verb(Scope.READ)
+def last_event() -> int:
+    """The id of the newest event."""
+
+
+@verb(Scope.READ, everywhere=True)
+def metrics() -> dict[str, float]:
+    """The cluster's figures, by `name{label="value"}`: counters that replicas reported, sandboxes by state, ends by reason, creates, nodes."""
+
+
+# The cluster
+
+
+@verb(Scope.READ, "GET /v1/defaults")
+def defaults() -> dict[str, Any]:
+    """What a sandbox gets when its creator does not say: `SandboxDefaults` as a dict."""
+
+
+@verb(Scope.READ, "GET /v1/nodes", everywhere=True, many="nodes")
+def nodes() -> list[NodeInfo]:
+    """The nodes of the cluster."""
+
+
+# Asked by the API's replicas and by nodes, on nobody's behalf
+
+
+@verb(None)
+def stored_token(token_id: str) -> StoredToken | None:
+    """For replicas: a token with its digest; None where there is none of that id (any more)."""
+
+
+@verb(None)
+def report(audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]) -> None:
+    """For replicas: what one did since its last report. Entries for the audit log, amounts to add to the cluster's counters
+    (`name{label="value"}`), and when which token was last used."""
+
+
+@verb(None)
+def tunnel_secret() -> bytes:
+    """For replicas: the secret that connect tokens of tunnels are signed with. 32 bytes, derived from the cluster's."""
+
+
+@verb(None)
+def orphans(sandbox_ids: Sequence[str], node_id: str) -> list[str]:
+    """For nodes: those of `sandbox_ids` that do not live there."""
+
+
+VERBS: Mapping[str, Verb[..., Any]] = {each.name: each for each in [*globals().values()] if isinstance(each, Verb)}
+"""All of them, by name."""
