@@ -1,4 +1,4 @@
-"""`shoal tokens` and `shoal environments`: who may do what."""
+"""`shoal tokens` and `shoal environments`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.cli.session import with_cluster
 from shoal.model.access import Environment, TokenInfo
 from shoal.model.errors import InvalidRequest
 
-tokens = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="API tokens: make, list and revoke them.")
+tokens = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="API tokens: create, list and revoke them.")
 environments = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Environments: namespaces with quotas and tokens."
 )
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 _TOKEN_COLUMNS = ("ID", "NAME", "ENVIRONMENT", "SCOPE", "AGE", "STATE", "LAST USED")
 _ENVIRONMENT_COLUMNS = ("NAME", "SANDBOXES", "CPU", "MEMORY", "CREATES/MIN", "AGE")
 
-Sandboxes = Annotated[int | None, typer.Option(metavar="N", help="Living sandboxes, at the most.")]
-Cpu = Annotated[float | None, typer.Option(metavar="CORES", help="Cores of all their limits together.")]
-Memory = Annotated[str | None, typer.Option(metavar="MIB", help="Memory of all their limits together (512, 64g).")]
-Creates = Annotated[int | None, typer.Option("--creates-per-minute", metavar="N", help="Creates in any 60 s.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The environment's.", show_default=False)]
+Sandboxes = Annotated[int | None, typer.Option(metavar="N", help="Most living sandboxes.")]
+Cpu = Annotated[float | None, typer.Option(metavar="CORES", help="Most cores, as the sum of their limits.")]
+Memory = Annotated[str | None, typer.Option(metavar="MIB", help="Most memory, as the sum of their limits (512, 64g).")]
+Creates = Annotated[int | None, typer.Option("--creates-per-minute", metavar="N", help="Most creates in any 60 s.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The environment's name.", show_default=False)]
 
 
 @tokens.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="To know it again.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for the token.", show_default=False)],
     environment: EnvironmentName = None,
     scope: Annotated[
         str,
-        typer.Option(metavar="read|run|admin", help="Look; also create and enter sandboxes; also tokens."),
+        typer.Option(metavar="read|run|admin", help="Look; also create and use sandboxes; also manage tokens."),
     ] = "run",
     expires_in: Annotated[
-        str | None, typer.Option("--expires-in", metavar="TIME", help="12h, 30d, …; without, it does not expire.")
+        str | None, typer.Option("--expires-in", metavar="TIME", help="12h, 30d, …; default: never.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a token, and print it: the only time that it can be seen.
+    """Create a token and print it, the only time it is shown.
 
     \b
     Examples:
@@ -61,12 +61,12 @@ def create_token(
         console.print_json({**info.to_dict(), "token": text})
         return
     typer.echo(text)
-    console.err().print(f"{console.token(info)}. Keep it: it is shown only now.", markup=False)
+    console.err().print(f"{console.token(info)}. Store it: it is shown only now.", markup=False)
 
 
 @tokens.command("ls")
 def list_tokens(
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those revoked or expired, too.")] = False, json: Json = False
+    all: Annotated[bool, typer.Option("--all", "-a", help="Also revoked and expired ones.")] = False, json: Json = False
 ) -> None:
     """List tokens, newest first.
 
@@ -89,7 +89,7 @@ def list_tokens(
 def revoke_token(
     ids: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Ids (tk-…).", show_default=False)],
 ) -> None:
-    """Revoke tokens: they are refused within seconds, and stay so.
+    """Revoke tokens for good, within seconds.
 
     \b
     Examples:
@@ -98,7 +98,7 @@ def revoke_token(
     for token_id in ids:
         if token_id.startswith("shoal_"):
             raise InvalidRequest(
-                "TOKEN: that is a token's text, not its id; the id is the part from 'tk-' to the next '_'",
+                "TOKEN: this is a token's text, not its id; the id is the part from 'tk-' to the next '_'",
                 field="token",
             )
     with_cluster(lambda client: _revoke(client, ids))
@@ -113,7 +113,7 @@ def create_environment(
     creates_per_minute: Creates = None,
     json: Json = False,
 ) -> None:
-    """Make an environment. What is not bounded may grow as the cluster allows.
+    """Create an environment. A limit that is not given is the cluster's.
 
     \b
     Examples:
@@ -126,7 +126,7 @@ def create_environment(
 
 @environments.command("ls")
 def list_environments(json: Json = False) -> None:
-    """List environments, with what is used of their quotas.
+    """List environments with their quotas and usage.
 
     \b
     Examples:
@@ -150,7 +150,7 @@ def set_quota(
     creates_per_minute: Creates = None,
     json: Json = False,
 ) -> None:
-    """Replace an environment's quota as a whole. What is not given has no bound then; what lives beyond it lives on.
+    """Replace an environment's whole quota. What is not given becomes unlimited; no sandbox is ended.
 
     \b
     Examples:
@@ -163,14 +163,16 @@ def set_quota(
 
 @environments.command("rm")
 def delete_environment(name: Name) -> None:
-    """Take an environment away, and revoke its tokens. No sandbox may live in it. Its name is free again once what happened in it is forgotten.
+    """Delete an empty environment and its tokens.
+
+    Its name is free again once its history is forgotten.
 
     \b
     Examples:
       shoal environments rm play
     """
     with_cluster(lambda client: client.delete_environment.aio(name))
-    console.err().print(f"{name} is gone.", markup=False)
+    console.err().print(f"{name} is deleted.", markup=False)
 
 
 async def _revoke(client: Client, ids: Sequence[str]) -> None:
@@ -182,7 +184,7 @@ async def _revoke(client: Client, ids: Sequence[str]) -> None:
 def _quota(sandboxes: int | None, cpu: float | None, memory: str | None, creates: int | None) -> dict[str, Any]:
     size = mebibytes("memory", memory)
     if isinstance(size, tuple):
-        raise InvalidRequest(f"--memory: {memory!r} is no one size", field="memory")
+        raise InvalidRequest(f"--memory: {memory!r} is not one size", field="memory")
     return {"sandboxes": sandboxes, "cpu": cpu, "memory": size, "creates_per_minute": creates}
 
 

@@ -1,4 +1,4 @@
-"""Joining a process in a sandbox to this terminal, or to the pipes in its place."""
+"""Connects a process in a sandbox to this terminal, or to pipes."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def is_terminal(fd: int) -> bool:
 
 
 async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
-    """Copies input and output until the process has ended; returns its exit code. Cancelled, or with nobody left to read what it
-    writes, it kills the process and what that started.
+    """Copies input and output until the process ends; returns its exit code.
 
-    With `pty` this terminal is made raw meanwhile, and its changes of size are passed on.
+    If it is cancelled, or nobody reads our output any more, it kills the process tree. With `pty` the terminal is raw
+    meanwhile, and its changes of size are passed on.
     """
     async with process:
         with _raw_terminal(pty and stdin and is_terminal(0)), _resizing(process, pty):
@@ -59,7 +59,7 @@ async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
                         group.create_task(copy(process.stderr, 2))
                     waiting = group.create_task(process.wait.aio())
             except BaseExceptionGroup as failed:
-                raise failed.exceptions[0] from None  # the others say the same
+                raise failed.exceptions[0] from None  # the others are the same
             finally:
                 if feeding is not None:
                     await feeding.stop()
@@ -67,13 +67,13 @@ async def attach(process: Process[bytes], *, stdin: bool, pty: bool) -> int:
 
 
 async def copy(output: Output[Any], fd: int) -> None:
-    """Writes all of an output to a descriptor as it comes. `BrokenPipeError` once our own reader has gone."""
+    """Copies an output to a descriptor as it comes; `BrokenPipeError` once nobody reads the descriptor."""
     async for chunk in output:
         await write(fd, chunk)
 
 
 async def write(fd: int, chunk: str | bytes) -> None:
-    """Writes all of `chunk` to a descriptor, however long that takes."""
+    """Writes all of `chunk` to a descriptor, without a time limit."""
     data = chunk.encode("utf-8", "surrogateescape") if isinstance(chunk, str) else chunk
     await asyncio.to_thread(_write_all, fd, data)
 
@@ -85,7 +85,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 class _Feeder:
-    """Our standard input into the process's. A thread, for there is no other way to read every kind of input; it ends with us."""
+    """Copies our stdin to the process's, in a daemon thread, which can read every kind of input."""
 
     def __init__(self, process: Process[bytes]) -> None:
         self._process = process
@@ -96,7 +96,7 @@ class _Feeder:
         threading.Thread(target=self._run, name="stdin", daemon=True).start()
 
     async def stop(self) -> None:
-        """No more is passed on of what was read."""
+        """Stops passing on input."""
         await self._watch_no_more()
 
     def _run(self) -> None:
@@ -105,14 +105,14 @@ class _Feeder:
                 self._await(self._pass_on(data))
             self._await(self._end())
         except (FailedPrecondition, SandboxEnded, CancelledError):
-            pass  # it does not read any more, or is over
+            pass  # it has closed its input, or ended
         except ShoalError as error:
-            sys.stderr.write(f"shoal: the input could not be passed on: {error}\n")
+            sys.stderr.write(f"shoal: cannot pass on the input: {error}\n")
 
     async def _pass_on(self, data: bytes) -> None:
         await self._watch_no_more()
         await self._process.stdin.write.aio(data)
-        # The next key may be long in coming: were the connection to break meanwhile, this one might be lost with it.
+        # The next key may come late; if the connection breaks before, this one must not be lost.
         self._watching = self._loop.create_task(self._process.stdin.watch.aio())
         self._watching.add_done_callback(_seen)
 
@@ -130,12 +130,12 @@ class _Feeder:
         try:
             return os.read(0, _CHUNK)
         except OSError:
-            return b""  # there is none, or the terminal went away
+            return b""  # no stdin, or the terminal went away
 
     def _await(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:  # the loop has closed
+        except RuntimeError:  # the loop is closed
             coroutine.close()
             raise CancelledError from None
         future.result()
@@ -185,4 +185,4 @@ async def _resize(process: Process[bytes]) -> None:
     try:
         await process.resize.aio(*terminal_size())
     except ShoalError:
-        pass  # it has just ended; if it has not, the next change tells it
+        pass  # it has just ended, or the next change of size repeats this

@@ -24,23 +24,26 @@ if TYPE_CHECKING:
 
 def up(
     address_ip: Annotated[
-        str, typer.Option(metavar="IP", help="What Ray listens on; another than the loopback lets other machines join.")
+        str,
+        typer.Option(
+            metavar="IP", help="The address Ray listens on; any other than loopback lets other machines join."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Ray's port; 6379, or any free one where that is taken.")] = None,
-    region: Annotated[
-        str | None, typer.Option(help="Where this machine is, for sandboxes that ask for a region.")
+    port: Annotated[
+        int | None, typer.Option(help="Ray's port; default 6379, or any free one if that is taken.")
     ] = None,
-    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard, too.")] = False,
+    region: Annotated[str | None, typer.Option(help="This machine's region, for sandboxes that ask for one.")] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Also start Ray's dashboard.")] = False,
     no_api: Annotated[bool, typer.Option("--no-api", help="Serve no HTTP API.")] = False,
     roll: Annotated[
-        bool, typer.Option("--roll", help="Replace the API's replicas, one after the other; nothing else is touched.")
+        bool, typer.Option("--roll", help="Replace the API's replicas one after the other, and nothing else.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Start a cluster on this machine, or mend the one there is.
+    """Start a cluster on this machine, or repair the one there is.
 
-    Uses the Docker engine that runs, or else starts one of its own, and builds the base image where it is missing. As root on Debian or Ubuntu
-    it installs what is not there. On a cluster that runs it changes nothing.
+    It uses the Docker engine that runs, or starts one of its own, and builds the base image if it is missing. As root
+    on Debian or Ubuntu it installs missing packages. A cluster that runs stays as it is.
 
     \b
     Examples:
@@ -73,11 +76,11 @@ def up(
 
 
 def down(
-    purge: Annotated[bool, typer.Option("--purge", help="Remove images, caches and logs, too.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also remove images, caches and logs.")] = False,
 ) -> None:
-    """Stop the cluster on this machine; take away all it made.
+    """Stop this machine's cluster and remove what it made.
 
-    Works whatever of it has died before. Images, caches and logs stay in the state directory, so that the next start is fast.
+    This works even if parts of the cluster have died. Images, caches and logs stay, so that the next start is fast.
 
     \b
     Examples:
@@ -97,10 +100,10 @@ def status(
         bool, typer.Option("--env", help="Print the variables that a Ray program needs to join the cluster.")
     ] = False,
 ) -> None:
-    """Tell whether the cluster runs and what it has. Exit code 69 where it does not.
+    """Show whether the cluster runs, and its nodes. The exit code is 69 if it does not run.
 
-    It is the cluster that other commands mean, too: what --url or SHOAL_URL names, else RAY_ADDRESS, else the one on this machine, else that of
-    the last `shoal login`.
+    Like all commands it looks for the cluster in --url, SHOAL_URL, RAY_ADDRESS, this machine and the last `shoal
+    login`, in this order.
 
     \b
     Examples:
@@ -112,7 +115,7 @@ def status(
     if elsewhere is None:
         state_dir = settings.load().state_dir
         cluster = cluster_file.read(state_dir)
-        # What --env prints takes the place of the variable.
+        # What --env prints replaces the variable.
         ray_address = None if env else os.environ.get("RAY_ADDRESS") or None
         if cluster is not None and ray_address in (None, cluster.ray_address):
             _status_here(cluster, json, env)
@@ -124,14 +127,14 @@ def status(
             raise _not_running(json, f"no cluster was started from {state_dir}; run `shoal up`, or `shoal login URL`")
     if env:
         raise InvalidRequest(
-            f"--env: it tells of a cluster that `shoal up` started on this machine, and {elsewhere} is meant",
+            f"--env: only for a cluster that `shoal up` started on this machine, not for {elsewhere}",
             field="env",
         )
     remote.status(elsewhere, json)
 
 
 def doctor(json: Json = False) -> None:
-    """Tell what this machine lacks, and the command to mend it. Exit code 1 where something is missing.
+    """Show what this machine lacks and how to fix it. The exit code is 1 if something is missing.
 
     \b
     Examples:
@@ -181,7 +184,7 @@ def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
             report["nodes"] = with_cluster(_nodes)
             report["running"] = True
         except InvalidRequest:
-            raise  # of the options that were given; the cluster has not been asked
+            raise  # the options are wrong; the cluster was not contacted
         except ShoalError as error:
             problem = error.message
     if json:
@@ -191,7 +194,7 @@ def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
     if not report["running"]:
         dead = [part for part, well in (("the engine", health.engine), ("Ray", health.ray)) if not well]
         reason = problem or f"{' and '.join(dead)} does not answer"
-        raise _not_running(json, f"the cluster is broken: {reason}; run `shoal up` to mend it")
+        raise _not_running(json, f"the cluster is broken: {reason}; run `shoal up` to repair it")
 
 
 async def _nodes(client: Client) -> list[dict[str, Any]]:
@@ -222,10 +225,10 @@ def _print_status(report: dict[str, Any]) -> None:
 
 def _api_state(report: dict[str, Any]) -> str:
     if not report["api"]:
-        return "does not answer; run `shoal up` to mend it"
+        return "does not answer; run `shoal up` to repair it"
     return f"answers, {report['replicas']} replicas"
 
 
 def _not_running(json: bool, message: str) -> Exception:
-    """For scripts the JSON has said it already."""
+    """With `json`, the error is already in the output."""
     return typer.Exit(EXIT_CODES[Unavailable]) if json else Unavailable(message)

@@ -1,4 +1,4 @@
-"""What people and scripts get to see: results on stdout, all the rest on stderr."""
+"""Output for people and scripts: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 
 def out() -> Console:
-    """For results that a person reads."""
+    """The console for results that people read."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
 
 
 def err() -> Console:
-    """For progress and remarks."""
+    """The console for progress and remarks."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """For results that a script reads."""
+    """Prints a result for scripts."""
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def print_error(message: str) -> None:
-    """One line, whatever the message holds: it may come from inside a sandbox."""
+    """Prints one line, whatever the message holds: it may come from a sandbox."""
     text = " ".join(message.split())
     sys.stderr.write(f"shoal: {printable(text)}\n")
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere, without what a terminal would obey."""
+    """Foreign text, without terminal control characters."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -60,7 +60,7 @@ def steps(text: str) -> Iterator[None]:
 
 @contextmanager
 def byte_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar for bytes moved; gives what is to be told their number so far. Nothing where nobody looks."""
+    """A progress bar for bytes; yields the function to call with their number. None without a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
     console = err()
@@ -77,7 +77,7 @@ def byte_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headings: no frame, nothing cut off where the output is no terminal."""
+    """A table without a frame; without a terminal, nothing is cut off."""
     from rich.table import Table
     from rich.text import Text
 
@@ -101,6 +101,6 @@ def age(seconds: float) -> str:
 
 
 def token(info: TokenInfo) -> str:
-    """Which token it is, and what it may do."""
+    """A token's id, name, scope and environment."""
     where = "all environments" if info.environment == "*" else info.environment
     return f"{info.id} ({info.name}: {info.scope.value} in {where})"

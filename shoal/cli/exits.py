@@ -1,4 +1,4 @@
-"""What the command's exit code says: that of the process that ran, or which kind of error it was. The one map from the error tree."""
+"""Exit codes: the process's own, or one for each class of error. The only map from the error tree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shoal.model.errors import (
 from shoal.model.states import Reason
 
 NOBODY_READS = 141
-"""What a shell reports of a program that SIGPIPE ended."""
+"""A shell's exit code for a program that SIGPIPE ended."""
 
 EXIT_CODES: dict[type[ShoalError], int] = {
     InvalidRequest: 2,
@@ -40,12 +40,13 @@ EXIT_CODES: dict[type[ShoalError], int] = {
     CommandNotFound: 127,
     SandboxEnded: 137,
 }
-"""By class; a class that is not here has its parent's. From 64 on as in `sysexits.h`, from 124 on as shells and `timeout` have it."""
+"""By class; other classes have their parent's. From 64 on as in `sysexits.h`, from 124 on as in shells."""
 
 HELP = """\
-Exit codes: that of the process, 128+n where signal n ended it. Of Shoal's own errors: 2 the call is wrong, 66 no such thing, 69
-nothing answers (try again), 70 a defect of Shoal's, 73 the name is taken, 75 a limit was hit, 77 not allowed, 78 not possible as things are,
-124 it took too long, 126 and 127 the command cannot be run or is not there, 130 interrupted, 137 the sandbox ended meanwhile.
+Exit codes: the process's own, or 128+n if signal n ended it. For Shoal's own errors: 2 the call is wrong, 66 not found,
+69 no answer (try again), 70 a bug in Shoal, 73 the name is taken, 75 a limit was hit, 77 not allowed, 78 not possible
+in this state, 124 it took too long, 126 and 127 the command cannot be run or does not exist, 130 interrupted, 137 the
+sandbox ended meanwhile.
 """
 
 
@@ -60,5 +61,5 @@ def exit_code_of(error: ShoalError) -> int:
 
 
 def exit_code_of_process(returncode: int) -> int:
-    """As a shell would report it: a process that signal n ended has 128+n."""
+    """The exit code in a shell: 128+n for a process that signal n ended."""
     return 128 - returncode if returncode < 0 else returncode

@@ -1,4 +1,4 @@
-"""`shoal audit` and `shoal events`: who did what, and what happens."""
+"""`shoal audit` and `shoal events`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _AUDIT_COLUMNS = ("TIME", "ACTION", "TARGET", "OUTCOME", "TOKEN", "ENVIRONMENT",
 
 
 def audit(
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", help="So many entries at the most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", help="Most entries to show.")] = 50,
     before: Annotated[
-        int | None, typer.Option(metavar="ID", help="Only entries before this one: the next page.")
+        int | None, typer.Option(metavar="ID", help="Only entries before this id, for the next page.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show who did what, or was refused it, newest first. Needs a token of the scope admin.
+    """Show what was done or refused, and by whom, newest first. Needs a token of scope admin.
 
     \b
     Examples:
@@ -44,19 +44,19 @@ def audit(
 
 def events(
     sandbox: Annotated[
-        str | None, typer.Argument(metavar="SANDBOX", help="Only of this one: its id or name.", show_default=False)
+        str | None, typer.Argument(metavar="SANDBOX", help="Only this sandbox: its id or name.", show_default=False)
     ] = None,
     after: Annotated[
-        int | None, typer.Option(metavar="ID", help="All since this event, too; 0: all that are kept.")
+        int | None, typer.Option(metavar="ID", help="Also show events since this id; 0: all that are kept.")
     ] = None,
     environment: Annotated[
         str | None,
-        typer.Option("--environment", metavar="NAME", help="Only of it; without, of all that your token sees."),
+        typer.Option("--environment", metavar="NAME", help="Only this environment; default: all that your token sees."),
     ] = None,
-    no_follow: Annotated[bool, typer.Option("--no-follow", help="End when all that there are were shown.")] = False,
+    no_follow: Annotated[bool, typer.Option("--no-follow", help="Stop after the events so far.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what happens to sandboxes, as it happens, until Ctrl-C.
+    """Show events of sandboxes as they happen, until Ctrl-C.
 
     \b
     Examples:

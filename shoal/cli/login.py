@@ -1,4 +1,4 @@
-"""`shoal login` and `logout`: the APIs that this user knows."""
+"""`shoal login` and `logout`: the APIs that this user has tokens for."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="https://host, or http:/
 
 def login(
     url: Url,
-    token_stdin: Annotated[bool, typer.Option("--token-stdin", help="Read the token from the standard input.")] = False,
-    keep_default: Annotated[
-        bool, typer.Option("--keep-default", help="Another one stays the one that is meant where none is named.")
-    ] = False,
+    token_stdin: Annotated[bool, typer.Option("--token-stdin", help="Read the token from standard input.")] = False,
+    keep_default: Annotated[bool, typer.Option("--keep-default", help="Keep the present default cluster.")] = False,
 ) -> None:
-    """Keep the token of a cluster's API, so that none is needed.
+    """Store the token of a cluster's API.
 
-    Asks for the token without showing it, tries it, and writes both into ~/.config/shoal/config.toml, which only you can read. From then on that
-    cluster is meant where none is named.
+    Asks for the token without showing it, tries it, and writes it to ~/.config/shoal/config.toml, which only you can
+    read. The cluster becomes the default one.
 
     \b
     Examples:
@@ -39,7 +37,7 @@ def login(
       shoal login http://127.0.0.1:8000 --token-stdin < token
       shoal --ca own-ca.pem login https://shoal.internal:8443
     """
-    known = config_file.read()  # whatever is wrong with it is told before a token is asked for
+    known = config_file.read()  # raises its errors before asking for a token
     meant = cluster_address.api(url, None, session.target.get().ca)
     base, ca = meant.url, meant.ca
     token = _token(token_stdin, base)
@@ -51,10 +49,10 @@ def login(
 
 def logout(
     url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="Without: the one that is the default.", show_default=False)
+        str | None, typer.Argument(metavar="URL", help="Default: the default cluster.", show_default=False)
     ] = None,
 ) -> None:
-    """Forget the token of a cluster's API. It stays valid: `shoal tokens rm` revokes it.
+    """Remove the stored token of a cluster's API. It stays valid until `shoal tokens rm` revokes it.
 
     \b
     Examples:
@@ -66,10 +64,10 @@ def logout(
     url = url or session.target.get().url
     base = config_file.read().default if url is None else normal_url(url)
     if base is None:
-        raise InvalidRequest(f"URL: there is no default in {config_file.path()}; name what to forget", field="url")
+        raise InvalidRequest(f"URL: {config_file.path()} has no default; name the cluster", field="url")
     if not config_file.remove(base):
-        raise InvalidRequest(f"URL: {base} is not in {config_file.path()}; there is nothing to forget", field="url")
-    console.err().print(f"{base} is forgotten.", markup=False)
+        raise InvalidRequest(f"URL: {base} is not in {config_file.path()}", field="url")
+    console.err().print(f"{base} is removed.", markup=False)
 
 
 def _token(from_stdin: bool, base: str) -> str:
@@ -80,7 +78,7 @@ def _token(from_stdin: bool, base: str) -> str:
         return sys.stdin.read(_MAX_TOKEN + 1).strip()
     if not sys.stdin.isatty():
         raise InvalidRequest(
-            "--token-stdin: this input is no terminal to ask for the token at; pass --token-stdin to read it from there",
+            "--token-stdin: standard input is not a terminal; pass --token-stdin to read the token from it",
             field="token_stdin",
         )
     import getpass
@@ -100,4 +98,4 @@ async def _try(base: str, token: str, ca: str | None) -> TokenInfo:
 
 def _told(base: str, info: TokenInfo, default: bool) -> str:
     meant = "; it is meant from now on where no cluster is named" if default else ""
-    return f"{base} takes the token {console.token(info)}{meant}."
+    return f"{base} accepts the token {console.token(info)}{meant}."

@@ -61,19 +61,21 @@ def _root(
     ] = False,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="The cluster's API, before SHOAL_URL. Not for up, down and doctor."),
+        typer.Option(
+            "--url", metavar="URL", help="The API of the cluster; default SHOAL_URL. Not for up, down and doctor."
+        ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             metavar="TOKEN",
-            help="Its token. Others see it in the list of processes: rather set SHOAL_TOKEN.",
+            help="The API's token. Other users see it in the process list: better set SHOAL_TOKEN.",
         ),
     ] = None,
     ca: Annotated[
         str | None,
-        typer.Option("--ca", metavar="FILE", help="Certificates to trust in place of the system's; before SHOAL_CA."),
+        typer.Option("--ca", metavar="FILE", help="Certificates to trust instead of the system's; default SHOAL_CA."),
     ] = None,
 ) -> None:
     """Sandboxes for untrusted code, on machines of your own.
@@ -84,15 +86,15 @@ def _root(
       shoal up                             start a cluster on it
       shoal run shoal/base python3 -c 'print(6 * 7)'
       shoal run -it shoal/base bash
-      shoal down                           take all of it away
+      shoal down                           remove all of it
 
     \b
-    A cluster elsewhere:
-      shoal login https://shoal.example.org        asks for a token, and keeps it
-      shoal --url https://shoal.example.org ls     with the token in SHOAL_TOKEN, or kept by `login`
+    A remote cluster:
+      shoal login https://shoal.example.org        asks for a token and stores it
+      shoal --url https://shoal.example.org ls     with the token in SHOAL_TOKEN, or stored by `login`
 
-    `shoal COMMAND --help` has examples of each. Settings: SHOAL_… variables, or settings.toml in the state directory.
-    SHOAL_DEBUG=1 shows where an error came from.
+    `shoal COMMAND --help` shows examples. Settings: SHOAL_… variables, or settings.toml in the state directory.
+    SHOAL_DEBUG=1 shows tracebacks.
     """
     if url is not None:
         from shoal.transport.http_server import normal_url
@@ -102,7 +104,7 @@ def _root(
 
 
 def _stop(number: int, _: object) -> None:
-    """As an interrupt: whatever was begun is undone on the way out."""
+    """Handles it like an interrupt, so that what was begun is undone."""
     raise Ended(128 + number)
 
 
@@ -119,10 +121,10 @@ def main() -> None:
             raise
         print_error(error.message)
         sys.exit(exits.exit_code_of(error))
-    except Exception as error:  # whatever it is, the user gets one line
+    except Exception as error:  # the user gets one line, whatever it is
         if os.environ.get("SHOAL_DEBUG"):
             raise
-        print_error(f"a defect of Shoal's: {type(error).__name__}: {error}; SHOAL_DEBUG=1 shows more")
+        print_error(f"a bug in Shoal: {type(error).__name__}: {error}; SHOAL_DEBUG=1 shows the traceback")
         sys.exit(exits.EXIT_CODES[Internal])
 
 

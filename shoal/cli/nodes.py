@@ -11,7 +11,7 @@ _COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "CPU FREE", "MEMORY 
 
 
 def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
-    """`nodes`: each as `NodeInfo.to_dict()`."""
+    """A table of `nodes`, each as from `NodeInfo.to_dict()`."""
     rows = [
         (
             node["hostname"],

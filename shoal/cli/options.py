@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their text means."""
+"""Options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from shoal.model.errors import InvalidRequest
 
 Env = Annotated[
     list[str] | None,
-    typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Environment variable; without a value, the one here."),
+    typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Environment variable; without a value, the local one."),
 ]
 Workdir = Annotated[str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Absolute path to start in.")]
 User = Annotated[str | None, typer.Option("--user", "-u", metavar="USER", help="Name, uid or uid:gid.")]
 Interactive = Annotated[
     bool,
-    typer.Option("--interactive", "-i", help="Pass on this terminal's input. What is piped in is passed on anyway."),
+    typer.Option("--interactive", "-i", help="Pass on this terminal's input; piped input is always passed on."),
 ]
 Tty = Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 EnvironmentName = Annotated[
     str | None,
-    typer.Option("--environment", metavar="NAME", help="The environment; without, your token's own, or main."),
+    typer.Option("--environment", metavar="NAME", help="The environment; default: your token's, or main."),
 ]
 SandboxName = Annotated[str, typer.Argument(metavar="SANDBOX", help="Its id (sb-…) or its name.", show_default=False)]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 ENDS_OPTIONS = {"allow_interspersed_args": False}
-"""Context settings of commands that take another command: its options are its own."""
+"""Context settings of commands that take another command with its options."""
 
 
 def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
-    """`NAME=VALUE`, and `NAME` for what this process has in its environment."""
+    """`NAME=VALUE`, or `NAME` for a variable of this process."""
     found: dict[str, str] = {}
     for value in values or ():
         name, equals, text = value.partition("=")
@@ -66,7 +66,7 @@ def amount(option: str, text: str | None) -> float | tuple[float, float] | None:
 
 
 def mebibytes(option: str, text: str | None) -> int | tuple[int, int] | None:
-    """As `amount`, in whole MiB; `2g` is 2048."""
+    """Like `amount`, in whole MiB; `2g` is 2048."""
     if text is None:
         return None
     sizes = [_mebibytes(option, part) for part in text.split(":")]
@@ -83,12 +83,12 @@ def _mebibytes(option: str, text: str) -> int:
     unit = {"m": 1, "g": 1024, "t": 1024 * 1024}.get(text[-1:].lower())
     digits = text[:-1] if unit else text
     if not (digits.isascii() and digits.isdigit()):
-        raise InvalidRequest(f"--{option}: {text!r} is no size in MiB; write 512, 512m or 2g", field=option)
+        raise InvalidRequest(f"--{option}: {text!r} is not a size in MiB; write 512, 512m or 2g", field=option)
     return int(digits) * (unit or 1)
 
 
 def command_words(words: Sequence[str] | None) -> tuple[str, ...]:
-    """A command as it is typed, without the `--` that other programs want before one."""
+    """The command as typed, without a leading `--`."""
     command = tuple(words or ())
     return command[1:] if command[:1] == ("--",) else command
 
@@ -100,5 +100,5 @@ def seconds(option: str, text: str | None) -> float | None:
     unit = _UNITS_S.get(text[-1:].lower())
     digits = text[:-1] if unit else text
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits) or float(digits) == 0:
-        raise InvalidRequest(f"--{option}: {text!r} is no length of time; write 90s, 15m, 12h or 30d", field=option)
+        raise InvalidRequest(f"--{option}: {text!r} is not a duration; write 90s, 15m, 12h or 30d", field=option)
     return float(digits) * (unit or 1)

@@ -1,4 +1,4 @@
-"""`shoal status` of a cluster that is elsewhere: what its API tells, or its Ray."""
+"""`shoal status` of a remote cluster, by its API or by Ray."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """`nodes` None: they are not for this token."""
+    """`nodes` None: the token may not see them."""
 
     token: TokenInfo | None
     nodes: list[dict[str, Any]] | None
 
 
 def status(where: str, json: bool) -> None:
-    """Prints what the cluster at `where` tells. To a token of one environment that is no more than that it is there."""
+    """Prints the state of the cluster at `where`. A token of one environment only sees that it answers."""
     try:
         told = with_cluster(_ask)
     except Unavailable:

@@ -1,4 +1,4 @@
-"""`shoal run`, `exec` and `shell`: commands in sandboxes, joined to this terminal."""
+"""`shoal run`, `exec` and `shell`: commands in sandboxes, connected to this terminal."""
 
 from __future__ import annotations
 
@@ -46,27 +46,28 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the sandbox's id and leave it running.")
     ] = False,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="To find it by.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag, to find it by.")] = None,
     env: Env = None,
     workdir: Workdir = None,
     user: User = None,
-    cpu: Annotated[str | None, typer.Option(metavar="CORES", help="Cores it is sure of, or REQUEST:LIMIT.")] = None,
+    cpu: Annotated[str | None, typer.Option(metavar="CORES", help="Guaranteed cores, or REQUEST:LIMIT.")] = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="MIB", help="Memory it is sure of (512, 2g), or REQUEST:LIMIT.")
+        str | None, typer.Option(metavar="MIB", help="Guaranteed memory (512, 2g), or REQUEST:LIMIT.")
     ] = None,
-    disk: Annotated[str | None, typer.Option(metavar="MIB", help="What it may write (512, 2g).")] = None,
+    disk: Annotated[str | None, typer.Option(metavar="MIB", help="Most it may write (512, 2g).")] = None,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="When it is ended (90s, 15m, 12h); without, what the cluster is set to: 5m."),
+        typer.Option(metavar="TIME", help="Its lifetime (90s, 15m, 12h); default: the cluster's, 5m unless set."),
     ] = None,
     idle_timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it is ended if nothing runs; without, never.")
+        str | None, typer.Option(metavar="TIME", help="End it after this time without a process; default: never.")
     ] = None,
     **spec_options: str | None,
 ) -> None:
-    """Run a command in a new sandbox, which ends with it.
+    """Run a command in a new sandbox, which ends with the command.
 
-    Its output comes as it is written, what is piped in goes to it, and its exit code becomes that of `shoal run`. Ctrl-C ends the sandbox.
+    Its output appears as it is written, piped input goes to it, and `shoal run` exits with its exit code. Ctrl-C ends
+    the sandbox.
 
     \b
     Examples:
@@ -78,7 +79,7 @@ def run(
     """
     size = mebibytes("disk", disk)
     if isinstance(size, tuple):
-        raise InvalidRequest(f"--disk: {disk!r} is no one size", field="disk")
+        raise InvalidRequest(f"--disk: {disk!r} is not one size", field="disk")
     options = {
         **parsed(spec_options),
         "image": image,
@@ -98,7 +99,7 @@ def run(
         return
     if not words:
         raise InvalidRequest(
-            "COMMAND: there is none; name a program, or pass --detach for a sandbox that waits", field="command"
+            "COMMAND: missing; name a program, or pass --detach for a sandbox that waits", field="command"
         )
     _check_terminal(tty, interactive)
     raise typer.Exit(with_cluster(lambda client: _run(client, options, words, interactive, tty)))
@@ -114,12 +115,12 @@ def exec_(
     user: User = None,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="When the command is killed (90s, 15m), with all it started."),
+        typer.Option(metavar="TIME", help="Kill the command and all it started after this time (90s, 15m)."),
     ] = None,
 ) -> None:
-    """Run a command in a sandbox that runs.
+    """Run a command in a running sandbox.
 
-    As in `shoal run`: output as it comes, input that is piped in, the command's own exit code. Ctrl-C kills the command; the sandbox lives on.
+    Output, piped input and exit code are as in `shoal run`. Ctrl-C kills the command; the sandbox goes on.
 
     \b
     Examples:
@@ -138,7 +139,7 @@ def exec_(
 
 
 def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> None:
-    """Open a shell in a sandbox: bash where it has one, else sh.
+    """Open a shell in a sandbox: bash if it has one, else sh.
 
     \b
     Examples:
@@ -146,9 +147,7 @@ def shell(sandbox: SandboxName, user: User = None, workdir: Workdir = None) -> N
       shoal shell --user nobody sb-4fd2mzq7c3wnk5xe
     """
     if not attach.is_terminal(0):
-        raise InvalidRequest(
-            "stdin: this input is no terminal; without one use `shoal exec SANDBOX COMMAND`", field="stdin"
-        )
+        raise InvalidRequest("stdin: not a terminal; use `shoal exec SANDBOX COMMAND` instead", field="stdin")
     settings: dict[str, Any] = {"workdir": workdir, "user": user}
     argv = ("/bin/sh", "-c", _SHELL)
     raise typer.Exit(with_cluster(lambda client: _exec(client, sandbox, argv, settings, True, True)))

@@ -1,4 +1,4 @@
-"""`shoal ls`, `logs` and `rm`: sandboxes as a whole."""
+"""`shoal ls`, `logs` and `rm`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _COLUMNS = ("ID", "NAME", "IMAGE", "STATE", "AGE", "COMMAND")
 
 
 def ls(
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended, too.")] = False,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Also ended ones.")] = False,
     tag: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only those that carry it.")
+        list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only those with this tag.")
     ] = None,
     state: Annotated[
-        list[str] | None, typer.Option("--state", metavar="STATE", help="Only those in it, such as running.")
+        list[str] | None, typer.Option("--state", metavar="STATE", help="Only those in this state, such as running.")
     ] = None,
-    region: Annotated[str | None, typer.Option(metavar="REGION", help="Only those of it.")] = None,
+    region: Annotated[str | None, typer.Option(metavar="REGION", help="Only those in this region.")] = None,
     environment: EnvironmentName = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only their ids.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only ids.")] = False,
     json: Json = False,
 ) -> None:
     """List sandboxes, newest first.
@@ -70,12 +70,12 @@ def ls(
 
 def logs(
     sandbox: SandboxName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until its command ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the output until the command ends.")] = False,
 ) -> None:
     """Print the output of a sandbox's own command.
 
-    All there is so far, from its beginning; also after its end. The command never waits for this: of what is not read, the newest 1 MiB of
-    stdout and of stderr is kept, and what was left out is said.
+    Prints all output so far, from the beginning, also after the sandbox's end. The command does not wait for readers:
+    of unread output, the newest 1 MiB of stdout and of stderr is kept, and gaps are reported.
 
     \b
     Examples:
@@ -88,7 +88,7 @@ def logs(
 def rm(
     sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
 ) -> None:
-    """End sandboxes and remove all that they hold.
+    """End sandboxes and remove their files.
 
     \b
     Examples:
@@ -126,7 +126,7 @@ async def _copy_log(source: ProcessBytes, fd: int) -> None:
             if source.dropped > told:
                 name = "stdout" if fd == 1 else "stderr"
                 console.print_error(
-                    f"{source.dropped - told} bytes of {name} are left out here: they are no longer kept"
+                    f"{source.dropped - told} bytes of {name} are missing here: they are no longer kept"
                 )
                 told = source.dropped
             if not chunk:

@@ -1,4 +1,4 @@
-"""A command's time with the cluster: one event loop, signals that cancel it, connections closed at the end."""
+"""A command's session with the cluster: one event loop, cancelled by signals, with connections closed at the end."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which cluster is meant, as the command's own options say it; None: as `shoal.connect` finds it."""
+    """The cluster given by the command's own options; None: as `shoal.connect` finds it."""
 
     url: str | None = None
     token: str | None = None
     ca: str | None = None
 
 
-target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B039  # it is frozen
+target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B039  # frozen
 
 
 def api_named() -> str | None:
-    """The URL of an API that the command's options or the environment name."""
+    """The URL of the API in the command's options or the environment."""
     return target.get().url or os.environ.get("SHOAL_URL") or None
 
 
 def check_here(command: str) -> None:
-    """Refuses a cluster that is named: what `command` does it does to the one on this machine."""
+    """`InvalidRequest` if options name a cluster: `command` is about the one on this machine."""
     meant = target.get()
     for name in ("url", "token", "ca"):
         if getattr(meant, name) is not None:
             raise InvalidRequest(
-                f"--{name}: `shoal {command}` is about the cluster on this machine, whichever is named; leave it out",
+                f"--{name}: `shoal {command}` is about the cluster on this machine; leave it out",
                 field=name,
             )
 
 
 class Ended(Exception):
-    """The command was asked to end, or nobody reads what it writes; `code` is its exit code."""
+    """A signal ended the command, or nobody reads its output; `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -58,7 +58,7 @@ class Ended(Exception):
 
 
 def with_cluster(body: Callable[[Client], Awaitable[R]]) -> R:
-    """Connects, runs `body` and closes. SIGINT, SIGTERM and SIGHUP cancel it, so that it undoes what it began; then `Ended` is raised."""
+    """Connects, runs `body` and closes. SIGINT, SIGTERM and SIGHUP cancel `body`, which undoes its work: `Ended`."""
     return asyncio.run(_cancellable(body))
 
 

@@ -1,4 +1,4 @@
-"""The settings of this machine, and what is wrong with them, in one line."""
+"""The settings of this machine, with errors as one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load() -> Settings:
-    """Out of defaults, file and environment. `InvalidRequest` names the setting and the remedy."""
+    """The settings from defaults, file and environment; `InvalidRequest` names the setting and the remedy."""
     from pydantic import ValidationError
 
     from shoal.model.settings import Settings

@@ -1,4 +1,4 @@
-"""The options of `shoal run` that are the fields of a sandbox: one for each field that the command does not name itself."""
+"""The options of `shoal run` for fields of a sandbox: one for each field without an option of its own."""
 
 from __future__ import annotations
 

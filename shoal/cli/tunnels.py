@@ -1,4 +1,4 @@
-"""`shoal tunnel`, `tunnels` and `forward`: ways in to a sandbox's ports."""
+"""`shoal tunnel`, `tunnels` and `forward`: access to a sandbox's ports."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ Port = Annotated[int, typer.Argument(metavar="PORT", help="The port in the sandb
 def tunnel(
     sandbox: SandboxName,
     port: Port,
-    public: Annotated[bool, typer.Option("--public", help="Open to whoever finds it, without a token.")] = False,
-    tcp: Annotated[bool, typer.Option("--tcp", help="A port of the sandbox's node, for what is not HTTP.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Open to everybody, without a token.")] = False,
+    tcp: Annotated[
+        bool, typer.Option("--tcp", help="A port of the sandbox's node, for other protocols than HTTP.")
+    ] = False,
     rm: Annotated[bool, typer.Option("--rm", help="Close the tunnel.")] = False,
     expires_in: Annotated[
-        str, typer.Option("--expires-in", metavar="TIME", help="How long the token of a private one lasts (90s, 12h).")
+        str, typer.Option("--expires-in", metavar="TIME", help="Lifetime of a private tunnel's token (90s, 12h).")
     ] = "1h",
     json: Json = False,
 ) -> None:
-    """Open a way in from outside to a port in a sandbox.
+    """Open a tunnel to a port in a sandbox.
 
-    It prints where that is: for a private one over HTTP a link that a browser opens; over TCP the address, and below it the token, which is to
-    be sent as the connection's first line.
+    It prints the tunnel's address: over HTTP a URL, with the token if it is private; over TCP host:port and, on the
+    next line, the token, which a client sends as its first line.
 
     \b
     Examples:
@@ -75,15 +77,15 @@ def forward(
     sandbox: SandboxName,
     port: Annotated[
         str,
-        typer.Argument(metavar="PORT[:LOCAL]", help="The port in the sandbox, and the one here.", show_default=False),
+        typer.Argument(metavar="PORT[:LOCAL]", help="The port in the sandbox, and the local one.", show_default=False),
     ],
     host: Annotated[
-        str, typer.Option("--host", help="The address here; whoever reaches it reaches the port.")
+        str, typer.Option("--host", help="The local address; whoever can reach it can reach the port.")
     ] = "127.0.0.1",
 ) -> None:
-    """Make a port of this machine lead to one in a sandbox.
+    """Forward a local port to a port in a sandbox.
 
-    Until it is interrupted, or the sandbox ends. The port need not be exposed. Without LOCAL it has the same number here.
+    It runs until it is interrupted or the sandbox ends. The port need not be exposed. LOCAL defaults to PORT.
 
     \b
     Examples:
@@ -125,12 +127,12 @@ def _row(tunnel: Tunnel) -> tuple[str, ...]:
     return (
         str(tunnel.port),
         tunnel.protocol,
-        "everybody" if tunnel.public else "who has a token",
+        "everybody" if tunnel.public else "token holders",
         tunnel.url or tunnel.address or "",
     )
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5):
-        raise InvalidRequest(f"PORT: {text!r} is no port; write PORT or PORT:LOCAL, such as 8080:9000", field="port")
+        raise InvalidRequest(f"PORT: {text!r} is not a port; write PORT or PORT:LOCAL, such as 8080:9000", field="port")
     return int(text)

@@ -83,7 +83,7 @@ def test_login_asks_without_an_echo(place: Ground, environment: Path) -> None:
     with terminal("login", place.api.url) as at:
         at.expect("Token for")
         at.type(f"{place.token}\n")
-        assert place.token not in at.expect("takes the token")
+        assert place.token not in at.expect("accepts the token")
         assert at.exit_code() == 0
     assert place.token in environment.read_text()
 
