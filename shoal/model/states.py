@@ -1,14 +1,11 @@
-"""The life of a sandbox: its states, the reasons of its end, and which transitions are legal.
+"""The life of a sandbox as its users see it: its states, which may follow which, and the reasons of its end.
 
-Transitions are data. Deciding is here and pure; doing is the sandbox actor's.
+The controller tells more phases apart (`shoal.actors.controller.phase`); the state follows from the phase.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
-
-from shoal.model.errors import FailedPrecondition
 
 
 class State(StrEnum):
@@ -39,70 +36,20 @@ class Reason(StrEnum):
     EVICTED = "evicted"  # its container or agent was taken away from outside Shoal
 
 
-class Event(StrEnum):
-    """What may happen to a sandbox."""
-
-    PLACE = "place"
-    READY = "ready"
-    PAUSE = "pause"
-    RESUME = "resume"
-    STOP = "stop"
-    KEEP = "keep"
-    REMOVE = "remove"
-    FAIL = "fail"
-
+FAILURES = frozenset({Reason.NODE_LOST, Reason.IMAGE_ERROR, Reason.START_FAILED, Reason.EVICTED})
+"""Ends that are Shoal's or the machine's doing: the sandbox failed. All others: it was terminated."""
 
 TERMINAL = frozenset({State.TERMINATED, State.FAILED})
 LIVE = frozenset(State) - TERMINAL
 
-TRANSITIONS: dict[tuple[State, Event], tuple[State, str]] = {
-    (State.PENDING, Event.PLACE): (State.STARTING, "a slot took it"),
-    (State.PENDING, Event.REMOVE): (State.TERMINATED, "given up before it found room"),
-    (State.PENDING, Event.FAIL): (State.FAILED, "no room, or the request cannot be met"),
-    (State.STARTING, Event.READY): (State.RUNNING, "the agent answered and the command, if any, started"),
-    (State.STARTING, Event.REMOVE): (State.TERMINATED, "terminated while starting"),
-    (State.STARTING, Event.FAIL): (State.FAILED, "image, container, agent or command did not start"),
-    (State.RUNNING, Event.STOP): (State.STOPPING, "its command ended, a limit was reached, or somebody asked"),
-    (State.RUNNING, Event.PAUSE): (State.PAUSED, "frozen on request"),
-    (State.RUNNING, Event.FAIL): (State.FAILED, "its container, agent or node was lost"),
-    (State.PAUSED, Event.RESUME): (State.RUNNING, "thawed on request"),
-    (State.PAUSED, Event.STOP): (State.STOPPING, "a limit was reached, or somebody asked"),
-    (State.STOPPING, Event.KEEP): (State.STOPPED, "persistent: its disk stays"),
-    (State.STOPPING, Event.REMOVE): (State.TERMINATED, "its container is gone"),
-    (State.STOPPED, Event.PLACE): (State.STARTING, "started again"),
-    (State.STOPPED, Event.REMOVE): (State.TERMINATED, "its disk was given up"),
+MAY_BECOME: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.STARTING}) | TERMINAL,
+    State.STARTING: frozenset({State.RUNNING, State.STOPPING}) | TERMINAL,
+    State.RUNNING: frozenset({State.PAUSED, State.STOPPING}) | TERMINAL,
+    State.PAUSED: frozenset({State.RUNNING, State.STOPPING}),
+    State.STOPPING: frozenset({State.STOPPED}) | TERMINAL,
+    State.STOPPED: frozenset({State.STARTING, State.TERMINATED}),
+    State.TERMINATED: frozenset(),
+    State.FAILED: frozenset(),
 }
-
-
-def next_state(state: State, event: Event) -> State:
-    """The state that `event` leads to; raises `FailedPrecondition` where it is illegal."""
-    try:
-        return TRANSITIONS[state, event][0]
-    except KeyError:
-        legal = sorted(e.value for s, e in TRANSITIONS if s is state)
-        raise FailedPrecondition(
-            f"{event.value} is not possible in state {state.value}; possible: {', '.join(legal) or 'nothing, it has ended'}",
-            state=state.value,
-        ) from None
-
-
-@dataclass(slots=True)
-class Lifecycle:
-    """One sandbox's state and how it got there. `history` holds (unix seconds, event, state reached), newest last."""
-
-    state: State = State.PENDING
-    history: list[tuple[float, Event, State]] = field(default_factory=list)
-
-    def apply(self, event: Event, now: float) -> State:
-        """Makes the transition; an illegal one raises `FailedPrecondition` with the history in its message."""
-        try:
-            self.state = next_state(self.state, event)
-        except FailedPrecondition as error:
-            path = " → ".join(f"{e.value}:{s.value}" for _, e, s in self.history) or "just created"
-            raise FailedPrecondition(f"{error.message} (history: {path})", state=self.state.value) from None
-        self.history.append((now, event, self.state))
-        return self.state
-
-    @property
-    def ended(self) -> bool:
-        return self.state in TERMINAL
+"""Which states may follow a state."""

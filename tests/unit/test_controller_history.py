@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shoal.actors.controller import history
+from shoal.actors.controller.phase import SETTLED
 from shoal.actors.controller.record import to_row
 from shoal.model.access import INSIDE, Caller, Quota
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxNotFound
@@ -65,7 +66,7 @@ async def test_what_could_not_be_made_leaves_little_however_much_was_asked_for()
     with pytest.raises(DeadlineExceeded):
         await controller.begin(controller.parts.sandboxes.create(asked, 0.01, True, INSIDE))
     [record] = controller.parts.registry.select(Listing(include_ended=True))
-    await record.settled.wait()
+    await record.life.reached(SETTLED)
     assert record.weight < 20_000
     [kept] = world.disk.sandboxes.values()
     assert len(kept) < 6000
@@ -129,7 +130,7 @@ async def test_a_key_whose_create_failed_is_free_also_when_only_the_store_knows(
         with pytest.raises(DeadlineExceeded):
             await controller.begin(controller.parts.sandboxes.create(tried, 0.01, True, INSIDE))
         while controller.parts.registry.live():
-            await controller.parts.registry.live()[0].settled.wait()
+            await controller.parts.registry.live()[0].life.reached(SETTLED)
     assert controller.parts.registry.keyed("main", "again") is None
     world.capacity = 1
     assert (await controller.parts.sandboxes.get(await make(controller, wanted), INSIDE)).state is State.RUNNING

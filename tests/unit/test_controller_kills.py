@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from shoal.actors.controller.phase import ACCEPTED
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import FailedPrecondition, Internal, SandboxEnded, Unavailable
 from shoal.model.info import Listing
@@ -22,7 +23,7 @@ STEPS = 35
 
 
 def living(controller: Controller) -> list[State]:
-    return [record.life.state for record in controller.parts.registry.live()]
+    return [record.state for record in controller.parts.registry.live()]
 
 
 def all_run(controller: Controller, count: int) -> Callable[[], bool]:
@@ -177,7 +178,7 @@ async def test_one_that_waits_for_room_is_ended_at_once() -> None:
     creating = controller.begin(controller.parts.sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
     await until(lambda: living(controller) == [State.PENDING], "it waits")
     (record,) = controller.parts.registry.live()
-    await until(record.accepted.is_set, "it is on record")
+    await record.life.reached(ACCEPTED)
     assert await controller.begin(controller.parts.sandboxes.give_up([("main", "k"), ("main", "x")], INSIDE)) == [
         ("main", "k")
     ]

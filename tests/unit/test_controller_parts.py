@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from shoal.actors.controller import registry as registry_module
+from shoal.actors.controller.phase import Phase
 from shoal.actors.controller.placement import Machine, check_fits
 from shoal.actors.controller.record import Exposure, SandboxRecord, from_row, to_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import AlreadyExists, InvalidRequest, Unavailable
 from shoal.model.info import Listing
-from shoal.model.states import Event, Reason, State
+from shoal.model.states import Reason, State
 from tests.unit.builders import resources, spec
 
 
@@ -28,22 +29,22 @@ def record(sandbox_id: str, **changes: object) -> SandboxRecord:
 
 def running(sandbox_id: str, **changes: object) -> SandboxRecord:
     made = record(sandbox_id, **changes)
-    made.life.apply(Event.PLACE, 1.0)
-    made.life.apply(Event.READY, 2.0)
+    made.life.phase = Phase.RUNNING
     made.slot_id = "slot-1"
     made.started = SandboxStarted("c-1", "node", "127.0.0.1:1", 2.0, warm=False)
     return made
 
 
 def ended(made: SandboxRecord, at: float = 3.0, reason: Reason = Reason.TERMINATED) -> SandboxRecord:
-    made.finish(End(reason, 0, "why", at), at)
+    made.life.phase = Phase.CLOSED
+    made.finish(End(reason, 0, "why", at))
     return made
 
 
 class TestRecord:
     def test_survives_the_disk(self) -> None:
         made = ended(running("sb-1", command=("a", "b"), env={"K": "v"}, name="n", idle_timeout=3.5))
-        made.deadline, made.created_by, made.ended_by, made.released = 7.0, "tk-1", "tk-2", True
+        made.deadline, made.created_by, made.ended_by = 7.0, "tk-1", "tk-2"
         made.tunnels = {
             80: Exposure(80, "tcp", public=True, address="127.0.0.1:4"),
             90: Exposure(90, "http", public=False),
@@ -54,13 +55,18 @@ class TestRecord:
         assert copy.spec == made.spec
         assert copy.life == made.life
         assert copy.tunnels == made.tunnels
-        assert copy.settled.is_set()
 
     def test_rows_of_before_there_were_tokens_are_read(self) -> None:
         row = to_row(running("sb-1"))
-        for later in ("deadline", "created_by", "ended_by", "released", "tunnels"):
+        for later in ("deadline", "created_by", "ended_by", "tunnels"):
             del row[later]
         assert from_row(row).created_by == "cluster"
+
+    def test_rows_of_before_there_were_phases_are_read(self) -> None:
+        old = {"history": [[1.0, "place", "starting"], [2.0, "ready", "running"]], "released": False}
+        for made in (record("sb-1"), running("sb-2"), ended(running("sb-3"))):
+            copy = from_row({**to_row(made), **old})
+            assert (copy.state, copy.ended) == (made.state, made.ended)
 
     @pytest.mark.parametrize("reason", list(Reason))
     def test_every_reason_ends_every_stage(self, reason: Reason) -> None:
@@ -68,8 +74,8 @@ class TestRecord:
             ended(made, reason=reason)
             assert made.ended
             assert made.info.reason is reason
-        assert ended(running("sb-3"), reason=Reason.EVICTED).life.state is State.FAILED
-        assert ended(running("sb-4"), reason=Reason.TIMEOUT).life.state is State.TERMINATED
+        assert ended(running("sb-3"), reason=Reason.EVICTED).state is State.FAILED
+        assert ended(running("sb-4"), reason=Reason.TIMEOUT).state is State.TERMINATED
 
     def test_what_only_its_life_needed_is_let_go_of_at_its_end(self) -> None:
         asked = spec(command=("sh", "-c", "x" * 100_000, "y"), env={"KEY": "hunter2"}, tags={"a": "b"})
@@ -99,11 +105,6 @@ class TestRecord:
         assert made.spec.env == {}
         assert made.asked_for(asked)
         assert made.asked_for(replace(asked, timeout=60.0)), "the same number"
-
-    def test_the_first_end_counts(self) -> None:
-        made = ended(running("sb-1"), reason=Reason.OUT_OF_MEMORY)
-        ended(made, reason=Reason.TERMINATED)
-        assert made.info.reason is Reason.OUT_OF_MEMORY
 
 
 class Unseen(OrderedDict[str, SandboxRecord]):
@@ -138,7 +139,7 @@ class TestRegistry:
         assert registry.same_request(spec(idempotency_key="k", environment="dev")) is None
         with pytest.raises(InvalidRequest, match="idempotency_key"):
             registry.same_request(spec(idempotency_key="k", user="root"))
-        registry.release_key(first)
+        registry.settle(ended(first, reason=Reason.START_FAILED))
         assert registry.same_request(spec(idempotency_key="k")) is None
 
     def test_lists_by_tags_and_states(self) -> None:
@@ -268,9 +269,12 @@ class TestRegistry:
     def test_a_restart_brings_back_names_keys_and_use(self) -> None:
         registry = Registry(10)
         failed = record("sb-0", idempotency_key="again")
-        failed.released = True
         registry.restore(
-            [ended(failed), running("sb-1", name="n", idempotency_key="k"), ended(running("sb-2", name="n"))]
+            [
+                ended(failed, reason=Reason.IMAGE_ERROR),
+                running("sb-1", name="n", idempotency_key="k"),
+                ended(running("sb-2", name="n")),
+            ]
         )
         assert registry.keyed("main", "again") is None, "its create failed, so it may be tried again"
         found = registry.find("n", "main")

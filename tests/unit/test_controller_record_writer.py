@@ -110,7 +110,7 @@ class TestWhatIsRefused:
 
         second = await world.controller()
         (record,) = second.parts.registry.live()
-        assert record.life.state is State.RUNNING, "nobody ended it, though both were asked"
+        assert record.state is State.RUNNING, "nobody ended it, though both were asked"
         await second.kill()
 
     async def test_tags_that_two_set_at_once(self) -> None:

@@ -1,4 +1,4 @@
-"""When an actor of a sandbox's is lost: another takes its container over, or what there is of it is removed."""
+"""Replaces the lost actor of a running sandbox: another adopts its container, or the container is removed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 from shoal.actors.controller.endings import node_lost, outlived, vanished
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.phase import Event
 from shoal.actors.controller.record import SandboxRecord
-from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
-from shoal.actors.messages import End, SandboxStarted
+from shoal.actors.controller.run import Outcome
+from shoal.actors.controller.slots import SlotMaker, SlotPool
+from shoal.actors.messages import SandboxStarted
 from shoal.model.errors import NotFound, ShoalError
 
 log = logging.getLogger("shoal.adoption")
@@ -32,40 +34,41 @@ class Adoption:
     nodes: Nodes
     call: Callable[..., Awaitable[Any]]
 
-    async def adopt(self, record: SandboxRecord) -> Slot | End:
-        """The slot of a running sandbox died: a new one on the same machine takes its container over, as soon as it finds room there. Where
-        none can, or none does in the sandbox's lifetime, which nobody else sees to meanwhile: its end."""
+    async def adopt(self, record: SandboxRecord) -> Outcome:
+        """The slot of a running sandbox died: a new one on the same machine adopts its container, as soon as it finds room there. If none
+        can, or none does within the sandbox's lifetime, which nobody else watches meanwhile, it has ended."""
         assert record.started is not None
-        log.warning("slot %s of %s died; taking its container over", record.slot_id, record.id)
+        log.warning("slot %s of %s died; another adopts its container", record.slot_id, record.id)
         try:
             async with asyncio.timeout(max(0.0, record.started.started_at + record.spec.timeout - time.time())):
                 return await self._adopt(record, record.started)
         except TimeoutError:
             await self.remove(record.id, record.started.node_id)
-            return outlived(record)
+            return Outcome(Event.ENDED, end=outlived(record))
 
-    async def _adopt(self, record: SandboxRecord, started: SandboxStarted) -> Slot | End:
+    async def _adopt(self, record: SandboxRecord, started: SandboxStarted) -> Outcome:
         for _ in range(_ATTEMPTS):
             slot = self.maker.create(record.spec.slot_shape, started.node_id)
             try:
                 await self.maker.placed(slot)
-                record.started = await self.call(slot.handle, "adopt", record.id, record.spec, started.started_at)
+                adopted = await self.call(slot.handle, "adopt", record.id, record.spec, started.started_at)
             except NotFound:
                 self.pool.put(slot)
-                return vanished(record, "its container was gone when its actor came back")
+                end = vanished(record, "its container was gone when its actor came back")
+                return Outcome(Event.ENDED, end=end)
             except ShoalError as error:
                 log.warning("%s: %s", record.id, error)
                 self.maker.kill(slot)
                 if not self.nodes.alive(started.node_id):
-                    return node_lost()
+                    return Outcome(Event.ENDED, end=node_lost())
                 await asyncio.sleep(_RETRY_S)
             except BaseException:
                 self.maker.kill(slot)
                 raise
             else:
-                return slot
+                return Outcome(Event.ADOPTED, slot=slot, started=adopted)
         await self.remove(record.id, started.node_id)
-        return vanished(record, "no actor could take its container over")
+        return Outcome(Event.ENDED, end=vanished(record, "no actor could adopt its container"))
 
     async def remove(self, sandbox_id: str, node_id: str | None) -> None:
         """Whatever container the sandbox has on a node, or (None) anywhere, is removed. A node that does not answer sweeps by itself later."""

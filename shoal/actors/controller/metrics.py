@@ -62,7 +62,7 @@ class Metrics:
     ) -> dict[str, float]:
         """All of it, with what there is now."""
         metrics: dict[str, float] = {**self._reported, **self._counters}
-        states = Counter((record.life.state.value, record.spec.environment) for record in living)
+        states = Counter((record.state.value, record.spec.environment) for record in living)
         for (state, environment), count in states.items():
             metrics[f'shoal_sandboxes{{environment="{environment}",state="{state}"}}'] = count
         below = 0

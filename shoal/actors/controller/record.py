@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import sys
@@ -10,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
+from shoal.actors.controller.phase import ENDED, STATE, Lifecycle, Phase
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
+from shoal.model.errors import ShoalError
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
-from shoal.model.states import Event, Lifecycle, Reason, State
+from shoal.model.states import FAILURES, TERMINAL, Reason, State
 
 _COMMAND_KEPT = 4096
 """Characters of its command that are kept of a sandbox that has ended."""
@@ -34,8 +35,8 @@ class Exposure:
 class SandboxRecord:
     """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
 
-    `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before the end begins. `released`: its create failed, so its
-    idempotency key is free again. `accepted` is set once it is on record, `settled` once its end is, or is to be as soon as the store is back.
+    `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before
+    the end begins. `failure`: what its create failed with, `refusal`: what kept it off the record; both for those who wait for it.
     `asked`: creates that named it since this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may
     be kept of that. `weight`: bytes of what of it may be long. `name_from`: which sandbox had its name last.
     """
@@ -51,10 +52,9 @@ class SandboxRecord:
     deadline: float = 0.0
     created_by: str = INSIDE.token
     ended_by: str | None = None
-    released: bool = False
     tunnels: dict[int, Exposure] = field(default_factory=dict)
-    accepted: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: ShoalError | None = None
+    refusal: ShoalError | None = None
     asked: int = 0
     digest: str | None = None
     weight: int = 0
@@ -66,14 +66,25 @@ class SandboxRecord:
 
     @property
     def ended(self) -> bool:
-        return self.life.ended
+        return self.life.phase in ENDED
+
+    @property
+    def state(self) -> State:
+        if self.end is not None:
+            return State.FAILED if self.end.reason in FAILURES else State.TERMINATED
+        return STATE[self.life.phase]
+
+    @property
+    def released(self) -> bool:
+        """Whether its create failed, so that its idempotency key is free again."""
+        return self.end is not None and self.end.reason in _CREATE_FAILED
 
     @property
     def info(self) -> SandboxInfo:
         end, started = self.end, self.started
         return SandboxInfo(
             id=self.id,
-            state=self.life.state,
+            state=self.state,
             spec=self.spec,
             created_at=self.created_at,
             started_at=started.started_at if started else None,
@@ -85,18 +96,8 @@ class SandboxRecord:
             tags=dict(self.tags),
         )
 
-    def finish(self, end: End, now: float) -> None:
-        """Notes the end; of one that has ended already: nothing. Whoever has put it on record sets `settled`."""
-        if self.ended:
-            return
-        if end.reason in FAILURES:
-            steps = {State.STOPPING: [Event.REMOVE]}.get(self.life.state, [Event.FAIL])
-        else:
-            steps = {State.RUNNING: [Event.STOP, Event.REMOVE], State.PAUSED: [Event.STOP, Event.REMOVE]}.get(
-                self.life.state, [Event.REMOVE]
-            )
-        for step in steps:
-            self.life.apply(step, now)
+    def finish(self, end: End) -> None:
+        """Notes the end."""
         self.end = end
         self.shorten()
 
@@ -129,8 +130,7 @@ def spec_weight(spec: SandboxSpec) -> int:
     return sum(map(sys.getsizeof, (spec.image, spec.workdir or "", *spec.command, *named)))
 
 
-FAILURES = frozenset({Reason.NODE_LOST, Reason.IMAGE_ERROR, Reason.START_FAILED, Reason.EVICTED})
-"""Ends that are Shoal's or the machine's doing: the sandbox failed. All others: it was terminated."""
+_CREATE_FAILED = frozenset({Reason.IMAGE_ERROR, Reason.START_FAILED})
 
 
 def to_row(record: SandboxRecord) -> dict[str, Any]:
@@ -141,15 +141,13 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "digest": record.digest,
         "created_at": record.created_at,
         "tags": record.tags,
-        "state": record.life.state.value,
-        "history": [(at, event.value, state.value) for at, event, state in record.life.history],
+        "state": record.state.value,
         "slot_id": record.slot_id,
         "began": None if record.started is None else _plain(record.started),
         "end": None if record.end is None else _plain(record.end),
         "deadline": record.deadline,
         "created_by": record.created_by,
         "ended_by": record.ended_by,
-        "released": record.released,
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
 
@@ -158,14 +156,13 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec = dict(row["spec"])
     spec["resources"] = Resources(**spec["resources"])
     spec["command"] = tuple(spec["command"])
-    history = [(float(at), Event(event), State(state)) for at, event, state in row["history"]]
     end = row["end"]
     record = SandboxRecord(
         id=row["id"],
         spec=SandboxSpec(**spec),
         created_at=row["created_at"],
         tags=dict(row["tags"]),
-        life=Lifecycle(State(row["state"]), history),
+        life=Lifecycle(_phase_on_record(row)),
         slot_id=row["slot_id"],
         started=None if row["began"] is None else SandboxStarted(**row["began"]),
         end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
@@ -173,15 +170,23 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         deadline=row.get("deadline", 0.0),
         created_by=row.get("created_by", INSIDE.token),
         ended_by=row.get("ended_by"),
-        released=row.get("released", False),
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
     )
-    record.accepted.set()
     if record.ended:
         record.shorten()
-        record.settled.set()
     return record
+
+
+def _phase_on_record(row: Mapping[str, Any]) -> Phase:
+    """Where a controller that reads the row begins with the sandbox; `ValueError` for a state that only another version knows."""
+    if State(row["state"]) not in {*STATE.values(), *TERMINAL}:
+        raise ValueError(f"state {row['state']!r}")
+    if row["end"] is not None:
+        return Phase.CLOSED
+    if row["began"] is not None:
+        return Phase.RUNNING
+    return Phase.QUEUED if row["slot_id"] is None else Phase.STARTING
 
 
 def _plain(value: Any) -> dict[str, Any]:

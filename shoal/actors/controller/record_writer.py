@@ -225,4 +225,4 @@ def entered(record: SandboxRecord) -> Happened:
     if record.end is not None:
         data |= {"reason": record.end.reason.value, "returncode": record.end.returncode, "message": record.end.message}
         data["token"] = record.ended_by
-    return record.life.state.value, {name: value for name, value in data.items() if value is not None}
+    return record.state.value, {name: value for name, value in data.items() if value is not None}

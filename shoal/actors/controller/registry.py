@@ -54,6 +54,8 @@ class Registry:
 
     def settle(self, record: SandboxRecord) -> None:
         """A sandbox has ended: moves it to the history, whose oldest is forgotten here."""
+        if record.released:
+            self._drop_key(record)
         if self._leave(record):
             self._remember(record)
         self._trim()
@@ -66,13 +68,6 @@ class Registry:
         had_it = record.name_from
         if record.spec.name is not None and had_it is not None and had_it in self._ended:
             self._names.setdefault((record.spec.environment, record.spec.name), had_it)
-
-    def release_key(self, record: SandboxRecord) -> None:
-        """A create failed so that it may be tried again under the same key."""
-        record.released = True
-        spec = record.spec
-        if spec.idempotency_key is not None and self._keys.get((spec.environment, spec.idempotency_key)) == record.id:
-            del self._keys[spec.environment, spec.idempotency_key]
 
     def expire(self, before: float) -> list[str]:
         """Forgets sandboxes that ended before that moment. Returns their ids."""
@@ -172,6 +167,10 @@ class Registry:
         spec = record.spec
         if spec.name is not None and self._names.get((spec.environment, spec.name)) == record.id:
             del self._names[spec.environment, spec.name]
+        self._drop_key(record)
+
+    def _drop_key(self, record: SandboxRecord) -> None:
+        spec = record.spec
         if spec.idempotency_key is not None and self._keys.get((spec.environment, spec.idempotency_key)) == record.id:
             del self._keys[spec.environment, spec.idempotency_key]
 
@@ -189,7 +188,7 @@ def matches(record: SandboxRecord, listing: Listing) -> bool:
     """Whether a listing is to show it (living and ended alike: that is for the caller to choose)."""
     return (
         record.spec.environment == listing.environment
-        and (not listing.states or record.life.state in listing.states)
+        and (not listing.states or record.state in listing.states)
         and (listing.region is None or record.spec.region == listing.region)
         and (listing.before is None or position(record) < listing.before)
         and all(record.tags.get(key) == value for key, value in listing.tags.items())

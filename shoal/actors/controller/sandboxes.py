@@ -14,6 +14,7 @@ from shoal.actors.controller.endings import ON_REQUEST, ended_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.phase import SETTLED
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
@@ -57,9 +58,9 @@ class Sandboxes:
             record, new, left_s = await self._admitted(spec, deadline_s, caller)
             if wait:
                 # Its own creator is told how it ended, also where its deadline did that, once that is written.
-                await self.supervisor.launcher.running(record, left_s + _LAST_WORD_S if new else left_s)
+                await self.supervisor.launched(record, left_s + _LAST_WORD_S if new else left_s)
             else:
-                await self.supervisor.launcher.accepted(record)
+                await self.supervisor.accepted(record)
         except ShoalError as error:
             self.metrics.refused(error.code)
             raise
@@ -101,7 +102,7 @@ class Sandboxes:
         record, new = self.admission.admit(spec, left_s, caller, forgotten)
         if new:
             entry = audited(verbs.create, caller, target=record.id, environment=spec.environment)
-            self.supervisor.launcher.begin(record, [entry])
+            self.supervisor.begin(record, [entry])
         return record, new
 
     def _look(self, environment: str, key: str | None) -> asyncio.Lock:
@@ -121,7 +122,7 @@ class Sandboxes:
 
     async def _give_up(self, record: SandboxRecord, caller: Caller) -> None:
         try:
-            await self.supervisor.launcher.accepted(record)
+            await self.supervisor.accepted(record)
         except ShoalError:
             return  # its create failed: there is nothing of it
         await self.supervisor.terminate(record, "its creator gave up", caller)
@@ -162,7 +163,7 @@ class Sandboxes:
         record = await self.history.get(sandbox_id, caller)
         try:
             async with asyncio.timeout(min(timeout_s, _LONGEST_WAIT_S)):
-                await record.settled.wait()
+                await record.life.reached(SETTLED)
         except TimeoutError:
             pass
         return record.info
@@ -178,9 +179,7 @@ class Sandboxes:
         """Output of its own command as kept after its end."""
         record = await self.history.get(sandbox_id, caller)
         if not record.ended:
-            raise FailedPrecondition(
-                f"sandbox {sandbox_id} lives: its agent has its output", state=record.life.state.value
-            )
+            raise FailedPrecondition(f"sandbox {sandbox_id} lives: its agent has its output", state=record.state.value)
         if record.started is None or not self.nodes.alive(record.started.node_id):
             return LogChunk(offset, b"", True)
         return LogChunk(*await self.call(self.nodes.handle(record.started.node_id), "read_log", sandbox_id, fd, offset))
@@ -192,7 +191,7 @@ class Sandboxes:
 
     def _grant(self, record: SandboxRecord) -> Grant:
         if record.started is None:
-            raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.life.state.value)
+            raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.state.value)
         expires = time.time() + grants.TTL_S
         token = grants.sign(self.secret, record.id, record.started.key, grants.CLIENT_SCOPES, expires)
         address = self.nodes.relay(record.started.node_id, record.started.relay)

@@ -1,10 +1,10 @@
-"""Watches sandboxes to their end, ends them, and takes up those that an earlier controller left. `launcher.py` brings them up.
+"""Carries out what a sandbox's phase asks for, one activity after another, from its acceptance to its end. `phase.py` decides.
 
 The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on record what it was
 about to do:
 
-    pending                 nothing of it exists; it waits for room
-    starting, with a slot   the slot may hold it, may have begun its container, or may know nothing of it
+    pending                 nothing of it exists; it waits for a slot
+    starting, with a slot   the slot may hold it, may have started its container, or may know nothing of it
     running                 its container lives, or has just ended; its slot, if that lives, knows how
     ended_by set, no end    somebody asked for its end: it is ended
 
@@ -14,31 +14,45 @@ and of each it does what is left to do.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.actors.controller.adoption import Adoption
-from shoal.actors.controller.endings import ON_REQUEST, given_up, node_lost, too_late, vanished
+from shoal.actors.controller.endings import (
+    ON_REQUEST,
+    ended_error,
+    failed_start,
+    given_up,
+    node_lost,
+    too_late,
+    vanished,
+)
 from shoal.actors.controller.launcher import Launcher
 from shoal.actors.controller.metrics import Metrics
+from shoal.actors.controller.phase import ACCEPTED, ACTIVITY, LAUNCHED, SETTLED, Action, Event, Phase
 from shoal.actors.controller.record import SandboxRecord
-from shoal.actors.controller.record_writer import RecordWriter, audited, entered
+from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slots import Slot, SlotPool
 from shoal.actors.handles import call, is_gone
-from shoal.actors.messages import End
 from shoal.model import verbs
-from shoal.model.access import Caller
-from shoal.model.errors import SandboxNotFound, ShoalError, Unavailable
+from shoal.model.access import AuditEntry, Caller
+from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
+
+log = logging.getLogger("shoal.supervisor")
 
 _RETRY_S = 0.2
+_AFTER_DEFECT_S = 1.0
+_WIPE_S = 30.0
 
 
 @dataclass(slots=True)
 class SandboxSupervisor:
-    """The running half of the controller: one task per living sandbox, of `launcher` until it runs, and then of its own."""
+    """The running half of the controller: one task per living sandbox. `call`: how actors are called."""
 
     registry: Registry
     writer: RecordWriter
@@ -46,142 +60,241 @@ class SandboxSupervisor:
     adoption: Adoption
     metrics: Metrics
     call: Callable[..., Awaitable[Any]] = call
-    _slots: dict[str, Slot] = field(default_factory=dict)
-    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _endings: set[asyncio.Task[None]] = field(default_factory=set)
-    launcher: Launcher = field(init=False)
+    _runs: dict[str, Run] = field(default_factory=dict)
+    _at_once: dict[Action, Callable[[Run], None]] = field(init=False)
+    _activities: dict[Action, Callable[[Run], Awaitable[Outcome]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.launcher = Launcher(
-            self.registry,
-            self.writer,
-            self.pool,
-            self.adoption,
-            self.metrics,
-            self.call,
-            self._slots,
-            watch=self._begin_watching,
-            finish=self._finish,
-        )
+        launcher = Launcher(self.writer, self.pool, self.call)
+        self._at_once = {
+            Action.FREE_SLOT: self._free_slot,
+            Action.DISCARD_SLOT: self._discard_slot,
+            Action.FORGET_SLOT: self._forget_slot,
+            Action.REMOVE_LATER: self._remove_later,
+            Action.COUNT_ACCEPTANCE: self._count_acceptance,
+            Action.COUNT_START: self._count_start,
+            Action.RETRACT: self._retract,
+            Action.NOTE_END: self._note_end,
+        }
+        self._activities = {
+            Action.WRITE_ACCEPTANCE: launcher.write_acceptance,
+            Action.FIND_SLOT: launcher.find_slot,
+            Action.WRITE_SLOT: launcher.write_slot,
+            Action.START: launcher.start,
+            Action.REMOVE: self._remove,
+            Action.WRITE_RUNNING: self._write_state,
+            Action.WATCH: self._watch,
+            Action.ADOPT: self._adopt,
+            Action.STOP: self._stop,
+            Action.WRITE_END: self._write_state,
+            Action.CLEAR: self._clear,
+        }
 
-    # -- ending -------------------------------------------------------------------------------------
+    # -- what is asked of it ------------------------------------------------------------------------
+
+    def begin(self, record: SandboxRecord, audit: Sequence[AuditEntry] = ()) -> None:
+        """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. If that fails, it has ended."""
+        slot = self.pool.take_idle(record.spec.slot_shape)
+        run = self._runs[record.id] = Run(record, audit=audit)
+        record.life.phase = Phase.ACCEPTING
+        if slot is not None:
+            record.life.phase = Phase.ACCEPTING_PLACED
+            _hold(run, slot)
+        self._carry_on(run, ACTIVITY[record.life.phase])
+
+    def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
+        """Goes on with a living sandbox that an earlier controller left. `slot`: the one on record with it, if that lives and holds it."""
+        run = self._runs[record.id] = Run(record, slot, told=record.state)
+        if slot is None and record.life.phase is not Phase.QUEUED:
+            self._take(run, Outcome(Event.SLOT_LOST))
+        if record.started is not None:
+            if record.ended_by is not None:
+                self._take(run, Outcome(Event.END_REQUESTED, end=given_up(ON_REQUEST)))
+        elif record.ended_by is not None:
+            self._take(run, Outcome(Event.GIVEN_UP, end=given_up(ON_REQUEST)))
+        elif record.deadline <= time.time():
+            self._take(run, Outcome(Event.GIVEN_UP, end=too_late()))
+        self._carry_on(run, ACTIVITY[record.life.phase])
+
+    async def accepted(self, record: SandboxRecord) -> None:
+        """Waits until it is on record; raises what kept it from that."""
+        await record.life.reached(ACCEPTED)
+        if record.refusal is not None:
+            raise record.refusal
+
+    async def launched(self, record: SandboxRecord, timeout_s: float) -> None:
+        """Waits until it has been brought up, or raises what that failed with; `DeadlineExceeded` where that takes longer than this caller
+        has, though not the create itself."""
+        if record.life.phase in LAUNCHED:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await record.life.reached(LAUNCHED)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{record.id} is still being made for an earlier call with the same key; ask again, with a longer deadline",
+                field="deadline",
+            ) from None
+        if record.failure is not None:
+            raise record.failure
+        if record.ended and record.started is None:  # its end was asked for meanwhile
+            raise ended_error(record)
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
         """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon as it is back.
-        Raises what kept the sandbox off the record (then there is nothing of it), or the wish for its end (then it lives on)."""
-        await self.launcher.accepted(record)  # or the wish might come to be on record alone
+        Raises what kept the sandbox off the record (then there is nothing of it), or the request for its end (then it lives on)."""
+        await self.accepted(record)  # or the request might come to be on record alone
         if not record.ended:
-            await self._note_end(record, by)
-            await self._bring_down(record, message)
-        await record.settled.wait()
-
-    async def _note_end(self, record: SandboxRecord, by: Caller) -> None:
-        """The intent: who wants its end. A controller that is restarted now will end it."""
-        entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
-        await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
-
-    async def _bring_down(self, record: SandboxRecord, message: str) -> None:
-        await self.launcher.stop(record, given_up(message))
-        while not record.ended:
-            slot = self._slots.get(record.id)
-            if slot is None:
-                await self._take_away(record, given_up(message))
-                return
-            try:
-                await self.call(slot.handle, "terminate", record.id, message)
-                return
-            except Unavailable:
-                await asyncio.sleep(_RETRY_S)  # its slot died: it is being recovered, then ended
-            except SandboxNotFound:
-                return  # it has just ended, as its watch is about to tell
-
-    async def _take_away(self, record: SandboxRecord, end: End) -> None:
-        """Ends one that no slot holds: the next waits for room to take it over, perhaps for ever."""
-        watch = self._tasks.pop(record.id, None)
-        if watch is not None:
-            watch.cancel()
-            await asyncio.wait([watch])
-        if record.started is not None:
-            await self.adoption.remove(record.id, record.started.node_id)
-        await self._finish(record, end)
-
-    def _begin_watching(self, record: SandboxRecord, slot: Slot | None) -> None:
-        self._tasks[record.id] = asyncio.create_task(self._watch(record, slot))
-
-    async def _watch(self, record: SandboxRecord, slot: Slot | None) -> None:
-        """Waits for the sandbox's end, through any number of slots; None: its slot was lost."""
-        while True:
-            if slot is None:
-                self._slots.pop(record.id, None)
-                adopted = await self.adoption.adopt(record)
-                if isinstance(adopted, End):
-                    await self._finish(record, adopted)
-                    return
-                slot = self._slots[record.id] = adopted
-                record.slot_id = slot.id
-                await self.writer.keep(record)
-            try:
-                end: End = await self.call(slot.handle, "ended", record.id)
-                break
-            except Unavailable as error:
-                if is_gone(error):
-                    slot = None
-                else:
-                    await asyncio.sleep(_RETRY_S)
-            except SandboxNotFound:
-                end = vanished(record, "its actor does not hold it any more")
-                break
-        await self._finish(record, end)
-        # Until that is on record nobody but its slot could tell the next controller.
-        await self.writer.caught_up(record)
-        self._slots.pop(record.id, None)
-        try:
-            await self.call(slot.handle, "wipe", record.id, timeout_s=30)
-        except ShoalError:
-            self.pool.discard(slot)
-        else:
-            self.pool.put(slot)
+            entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
+            # The intent: a controller that is restarted now will end it.
+            await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
+            run = self._runs.get(record.id)
+            if run is not None:
+                self._interrupt(run, Outcome(Event.END_REQUESTED, end=given_up(message)))
+        await record.life.reached(SETTLED)
 
     async def lose_node(self, node_id: str) -> None:
         """A machine is gone, and its sandboxes with it, all at once."""
-        gone = [r for r in self.registry.live() if r.started is not None and r.started.node_id == node_id]
-        for record in gone:
-            task = self._tasks.pop(record.id, None)
-            if task is not None:
-                task.cancel()
-            self._slots.pop(record.id, None)
-        await asyncio.gather(*(self._finish(record, node_lost()) for record in gone))
+        lost = [
+            run
+            for run in self._runs.values()
+            if not run.record.ended and run.record.started is not None and run.record.started.node_id == node_id
+        ]
+        for run in lost:
+            self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
+        await asyncio.gather(*(run.record.life.reached(SETTLED) for run in lost))
 
-    async def _finish(self, record: SandboxRecord, end: End) -> None:
-        if record.ended:
-            return
-        record.finish(end, time.time())
-        self._tasks.pop(record.id, None)
-        self.registry.settle(record)
-        self.metrics.ended(record)
-        try:
-            await self.writer.keep(record, entered(record))
-        finally:
-            record.settled.set()
+    # -- how it goes on -----------------------------------------------------------------------------
 
-    # -- after a restart ----------------------------------------------------------------------------
+    def _interrupt(self, run: Run, outcome: Outcome) -> None:
+        """Something happened that the activity under way did not tell: it goes on, or another takes its place."""
+        activity = self._take(run, outcome)
+        if activity is not None:
+            self._carry_on(run, activity)
 
-    def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
-        """Goes on with a living sandbox that is on record. `slot`: the one on record with it, if that lives and holds it."""
-        if record.started is not None:
-            if slot is not None:
-                self._slots[record.id] = slot
-            self._begin_watching(record, slot)
-            if record.ended_by is not None:
-                self._go_on_ending(record)
-        elif record.ended_by is not None:
-            self.launcher.undo(record, slot, given_up(ON_REQUEST))
-        elif record.deadline <= time.time():
-            self.launcher.undo(record, slot, too_late())
-        else:
-            self.launcher.go_on(record, slot)
+    def _carry_on(self, run: Run, activity: Action) -> None:
+        """The one place where a task of a sandbox's is started."""
+        before = run.task
+        if before is not None:
+            before.cancel()
+        run.task = asyncio.create_task(self._live(run, activity, before))
 
-    def _go_on_ending(self, record: SandboxRecord) -> None:
-        ending = asyncio.create_task(self._bring_down(record, ON_REQUEST))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+    async def _live(self, run: Run, activity: Action | None, before: asyncio.Task[None] | None) -> None:
+        """Carries out one activity after another, as soon as the task that was interrupted has let go."""
+        if before is not None:
+            await asyncio.wait([before])
+        while activity is not None:
+            try:
+                activity = self._take(run, await self._activities[activity](run))
+            except Exception:  # a defect, or an error that nobody foresaw: all activities may be tried again
+                log.exception("%s of %s", activity, run.record.id)
+                await asyncio.sleep(_AFTER_DEFECT_S)
+        self._runs.pop(run.record.id, None)
+
+    def _take(self, run: Run, outcome: Outcome) -> Action | None:
+        """Makes the step, does what is to be done at once, and returns the activity that is next, if another is."""
+        record = run.record
+        if outcome.error is not None:
+            record.failure = outcome.error
+            if record.life.phase not in ACCEPTED:
+                record.refusal = outcome.error
+            run.end = failed_start(outcome.error)
+        if outcome.slot is not None:
+            _hold(run, outcome.slot)
+        if outcome.started is not None:
+            record.started = outcome.started
+        if outcome.end is not None and not record.ended:
+            run.end = outcome.end
+        for action in record.life.apply(outcome.event, time.time()):
+            if action in self._activities:
+                return action
+            self._at_once[action](run)
+        return None
+
+    # -- what is done at once -----------------------------------------------------------------------
+
+    def _free_slot(self, run: Run) -> None:
+        if run.slot is not None:
+            self.pool.put(run.slot)
+            run.slot = None
+
+    def _discard_slot(self, run: Run) -> None:
+        if run.slot is not None:
+            self.pool.discard(run.slot)
+            self._forget_slot(run)
+
+    def _forget_slot(self, run: Run) -> None:
+        if run.slot is not None:
+            run.node_id = run.slot.node_id
+            run.slot = None
+
+    def _remove_later(self, run: Run) -> None:
+        run.remains = True
+
+    def _count_acceptance(self, run: Run) -> None:
+        self.metrics.accepted(run.record)
+
+    def _count_start(self, run: Run) -> None:
+        self.metrics.started(run.record)
+
+    def _retract(self, run: Run) -> None:
+        self.registry.retract(run.record)
+
+    def _note_end(self, run: Run) -> None:
+        assert run.end is not None
+        run.record.finish(run.end)
+        self.registry.settle(run.record)
+        self.metrics.ended(run.record)
+
+    # -- activities ---------------------------------------------------------------------------------
+
+    async def _write_state(self, run: Run) -> Outcome:
+        await self.writer.keep(run.record, *run.news())
+        return Outcome(Event.WRITTEN)
+
+    async def _watch(self, run: Run) -> Outcome:
+        return await self._end_of(run, "ended")
+
+    async def _stop(self, run: Run) -> Outcome:
+        assert run.end is not None
+        return await self._end_of(run, "terminate", run.end.message)
+
+    async def _end_of(self, run: Run, method: str, *args: Any) -> Outcome:
+        """The end that the slot tells."""
+        assert run.slot is not None
+        while True:
+            try:
+                return Outcome(Event.ENDED, end=await self.call(run.slot.handle, method, run.record.id, *args))
+            except Unavailable as error:
+                if is_gone(error):
+                    return Outcome(Event.SLOT_LOST)
+                await asyncio.sleep(_RETRY_S)
+            except SandboxNotFound:
+                return Outcome(Event.ENDED, end=vanished(run.record, "its actor does not hold it any more"))
+
+    async def _adopt(self, run: Run) -> Outcome:
+        return await self.adoption.adopt(run.record)
+
+    async def _remove(self, run: Run) -> Outcome:
+        started = run.record.started
+        await self.adoption.remove(run.record.id, run.node_id if started is None else started.node_id)
+        return Outcome(Event.REMOVED)
+
+    async def _clear(self, run: Run) -> Outcome:
+        if run.remains:
+            await self.adoption.remove(run.record.id, run.node_id)
+        if run.slot is not None:
+            # Until its end is on record nobody but its slot could tell the next controller.
+            await self.writer.caught_up(run.record)
+            try:
+                await self.call(run.slot.handle, "wipe", run.record.id, timeout_s=_WIPE_S)
+            except ShoalError:
+                self._discard_slot(run)
+            else:
+                self._free_slot(run)
+        return Outcome(Event.CLEARED)
+
+
+def _hold(run: Run, slot: Slot) -> None:
+    run.slot = slot
+    run.record.slot_id = slot.id

@@ -220,5 +220,5 @@ def _running(record: SandboxRecord) -> SandboxStarted:
     if record.ended:
         raise ended_error(record)
     if record.started is None:
-        raise FailedPrecondition(f"sandbox {record.id} does not run yet; wait for it", state=record.life.state.value)
+        raise FailedPrecondition(f"sandbox {record.id} does not run yet; wait for it", state=record.state.value)
     return record.started

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.actors.controller.phase import Phase
 from shoal.actors.controller.record import SandboxRecord, to_row
 from shoal.actors.messages import End
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
-from shoal.model.states import Event, Reason
+from shoal.model.states import Reason
 from tests.unit import builders
 
 
@@ -17,9 +18,8 @@ def living(sandbox_id: str, at: float = 1.0, **spec: Any) -> dict[str, Any]:
 
 def ended(sandbox_id: str, at: float = 1.0, ended_at: float = 2.0, **spec: Any) -> dict[str, Any]:
     record = SandboxRecord(sandbox_id, builders.spec(**spec), at, {})
-    record.life.apply(Event.PLACE, at)
-    record.life.apply(Event.READY, at)
-    record.finish(End(Reason.COMPLETED, 3, "its command ended", ended_at), ended_at)
+    record.life.phase = Phase.CLOSED
+    record.finish(End(Reason.COMPLETED, 3, "its command ended", ended_at))
     return to_row(record)
 
 
