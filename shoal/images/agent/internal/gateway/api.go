@@ -99,6 +99,9 @@ func checkAnswer(r *http.Response) error {
 	if len(r.Header["X-Request-Id"]) > 0 {
 		return nil
 	}
+	if r.StatusCode == http.StatusForbidden {
+		return newProblem(fault.PermissionDenied, "the API refuses this WebSocket")
+	}
 	if r.StatusCode >= 400 && r.StatusCode < 500 {
 		return newProblem(fault.InvalidRequest, "this is no request of HTTP/1.1 that the API can read")
 	}

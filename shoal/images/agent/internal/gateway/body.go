@@ -28,7 +28,7 @@ func (in *inbound) readBody(w *response, r *http.Request) {
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(b.renewed) > renewal {
+	if now := time.Now(); isStale(b.renewed, now) {
 		b.renewed = now
 		b.control.SetReadDeadline(now.Add(clientPatience))
 	}

@@ -113,7 +113,7 @@ func (c *sandboxConn) Read(p []byte) (int, error) {
 }
 
 func (c *sandboxConn) Write(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(c.renewed) > renewal {
+	if now := time.Now(); isStale(c.renewed, now) {
 		c.renewed = now
 		c.Conn.SetWriteDeadline(now.Add(serverPatience))
 	}

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// clientPatience is how long a client may take nothing of its answer, or send nothing of its body, while that is its turn.
-const clientPatience = 120 * time.Second
+// clientPatience is how long a client may take nothing of its answer, or send nothing of its body, while that is its turn. Tests have less.
+var clientPatience = 120 * time.Second
 
-// renewal is how old a deadline may get before it is set again: that costs more than most writes may.
-const renewal = 5 * time.Second
+// isStale tells whether a deadline that was set then is to be set again: doing so each time would cost more than most writes may.
+func isStale(set, now time.Time) bool { return now.Sub(set) > clientPatience/24 }
 
 // maxInterim bounds the answers such as `103 Early Hints` before the real one.
 const maxInterim = 16
@@ -78,7 +78,7 @@ func (w *response) FlushError() error {
 }
 
 func (w *response) renew() {
-	if now := time.Now(); now.Sub(w.renewed) > renewal {
+	if now := time.Now(); isStale(w.renewed, now) {
 		w.renewed = now
 		w.control.SetWriteDeadline(now.Add(clientPatience))
 	}
@@ -119,7 +119,7 @@ func (c *upgradedConn) Read(p []byte) (int, error) {
 }
 
 func (c *upgradedConn) Write(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(c.renewed) > renewal {
+	if now := time.Now(); isStale(c.renewed, now) {
 		c.renewed = now
 		c.Conn.SetWriteDeadline(now.Add(clientPatience))
 	}

@@ -124,6 +124,7 @@ func TestWhatRunsIsServedToItsEndByTheOldGateway(t *testing.T) {
 	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "begun ended" {
 		t.Fatalf("%q %v", body, err)
 	}
+	l.client.CloseIdleConnections() // else they are waited for
 	<-stopped
 }
 

@@ -21,7 +21,8 @@ var guardEvery = 10 * time.Second
 
 const (
 
-	// A server that serves one connection after another is held up by an idle one; dialling for each request costs it a third of its rate.
+	// A server that serves one connection after another is held up by an idle one, and dialling for each request costs most of the rate that
+	// a server can have.
 	idleInside    = 100 * time.Millisecond
 	maxIdleInside = 64
 
@@ -57,22 +58,40 @@ type tunnels struct {
 func newTunnels(config *Config, replicas *replicas) *tunnels {
 	t := &tunnels{config: config, gatekeeper: &gatekeeper{oracle: newOracle(replicas)}}
 	t.proxy = httputil.ReverseProxy{
-		Rewrite:    t.rewrite,
-		BufferPool: buffers,
-		Transport: &http.Transport{
-			DialContext:            t.dial,
-			DisableCompression:     true,
-			MaxIdleConnsPerHost:    maxIdleInside,
-			IdleConnTimeout:        idleInside,
-			ResponseHeaderTimeout:  serverPatience,
-			ExpectContinueTimeout:  time.Second,
-			MaxResponseHeaderBytes: maxHeaderBytes,
-		},
+		Rewrite:        t.rewrite,
+		BufferPool:     buffers,
+		Transport:      &inside{kept: t.transport(false), fresh: t.transport(true)},
 		ModifyResponse: t.fitAnswer,
 		ErrorHandler:   t.tellFailure,
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
 	return t
+}
+
+func (t *tunnels) transport(closing bool) *http.Transport {
+	return &http.Transport{
+		DialContext:            t.dial,
+		DisableCompression:     true,
+		DisableKeepAlives:      closing,
+		MaxIdleConnsPerHost:    maxIdleInside,
+		IdleConnTimeout:        idleInside,
+		ResponseHeaderTimeout:  serverPatience,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+	}
+}
+
+// inside speaks with servers in sandboxes. What cannot be sent again gets a connection of its own: a kept one the server may just close.
+type inside struct {
+	kept, fresh *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (i *inside) RoundTrip(r *http.Request) (*http.Response, error) {
+	if mayRepeat(r) && r.Header.Get("Upgrade") == "" {
+		return i.kept.RoundTrip(r)
+	}
+	return i.fresh.RoundTrip(r)
 }
 
 // serve answers one request. It changes the request's headers.
@@ -213,7 +232,6 @@ func (t *tunnels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if p := saidByAgent(request.target, err); p != nil {
 		return nil, p
 	}
-	log.Printf("gateway: no way to port %d in %s: %v", request.target.port, request.target.sandbox, err)
 	return nil, newProblem(fault.Unavailable, "the sandbox cannot be reached at the moment; try again")
 }
 

@@ -33,6 +33,7 @@ type tunnelLab struct {
 	*lab
 	secret []byte
 	relay  net.Listener
+	public http.HandlerFunc // the API
 
 	mu        sync.Mutex
 	open      map[int]bool   // the sandbox's http tunnels: port → public
@@ -45,14 +46,14 @@ type tunnelLab struct {
 
 func newTunnelLab(t testing.TB, change func(*Config)) *tunnelLab {
 	t.Helper()
-	l := &tunnelLab{lab: started(t, change), secret: make([]byte, 32), open: map[int]bool{portInside: false}, servers: map[int]string{}}
+	l := &tunnelLab{lab: started(t, change), secret: make([]byte, 32), open: map[int]bool{portInside: false}, servers: map[int]string{}, public: says("the API")}
 	var err error
 	if l.relay, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.relay.Close() })
 	go l.acceptClients()
-	l.lab.replica("r1", says("the API"), l.answerQuestions)
+	l.lab.replica("r1", func(w http.ResponseWriter, r *http.Request) { l.public(w, r) }, l.answerQuestions)
 	time.Sleep(2 * lookEvery)
 	return l
 }
