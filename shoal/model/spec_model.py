@@ -44,18 +44,23 @@ def _pair_type(name: str, hints: dict[str, Any]) -> Any:
     return types.GenericAlias(tuple, (hints[f"{name}_request"], hints[f"{name}_limit"]))
 
 
+_TYPES = {name: _HINTS[name] for name in (*PLAIN, *AMOUNTS)} | {
+    name: typing.Annotated[_pair_type(name, _HINTS), Field(strict=False)] for name in PAIRS
+}
+"""Each option's type in a whole spec. Not strict: JSON has lists for tuples."""
+
+
 def _asked() -> Iterator[tuple[str, Any]]:
     """Each option's type and default in a request, where it may be left out."""
     described = docs()
     for name, field in {**PLAIN, **AMOUNTS}.items():
         if name in SandboxDefaults.model_fields or name == "environment":
-            yield name, (_HINTS[name] | None, Field(None, description=described[name]))
+            yield name, (_TYPES[name] | None, Field(None, description=described[name]))
         else:
             default = default_of(field)
-            yield name, (_HINTS[name], Field(default, description=described[name]))
+            yield name, (_TYPES[name], Field(default, description=described[name]))
     for name in PAIRS:
-        both: Any = typing.Annotated[_pair_type(name, _HINTS), Field(strict=False)]
-        yield name, (_HINTS[f"{name}_request"] | both | None, Field(None, description=described[name]))
+        yield name, (_HINTS[f"{name}_request"] | _TYPES[name] | None, Field(None, description=described[name]))
 
 
 ASKED: dict[str, Any] = dict(_asked())
@@ -67,7 +72,8 @@ TOLD: dict[str, Any] = {
 }
 """The fields of a model of an answer."""
 
-_Options = create_model("_Options", __base__=Strict, **ASKED)
+_REQUIRED: dict[str, Any] = {name: (kind, ...) for name, kind in _TYPES.items()}
+_Whole = create_model("_Whole", __base__=Strict, **_REQUIRED)
 
 
 def _checks(hint: Any) -> Iterator[Check]:
@@ -77,13 +83,13 @@ def _checks(hint: Any) -> Iterator[Check]:
     yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Check))
 
 
-_CHECKS = {name: tuple(_checks(_HINTS[name])) for name in PLAIN}
+_CHECKS = {name: tuple(_checks(kind)) for name, kind in _TYPES.items()}
 
 
 def parse_option(name: str, text: str) -> Any:
     """The value of an option that is written as text, as on a command line. Raises `InvalidRequest`."""
     try:
-        return TypeAdapter(_HINTS[name]).validate_strings(text)
+        return TypeAdapter(_TYPES[name]).validate_strings(text)
     except ValidationError as error:
         found = [{**each, "loc": (name, *each["loc"])} for each in error.errors(include_url=False)]
         raise invalid_request(found, docs()) from None
@@ -94,14 +100,14 @@ def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
     known. It does not look at what nodes there are."""
     options = options_of(spec)
     try:
-        _Options.model_validate(options)
+        _Whole.model_validate(options)
     except ValidationError as error:
         raise invalid_request(error.errors(include_url=False), docs()) from None
     for name, value in options.items():
         if isinstance(value, str) and value:
             check_text(name, value, docs()[name])
         if value is not None:
-            for check in _CHECKS.get(name, ()):
+            for check in _CHECKS[name]:
                 check.function(name, value)
     for name in PAIRS:
         request, limit = options[name]

@@ -16,10 +16,12 @@ NAN = float("nan")
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("image", {"image": ""}, "image"),
+    ("no image", {"image": None}, "image"),
     ("image NUL", {"image": "a\0b"}, "image"),
     ("name", {"name": "no spaces"}, "name"),
     ("long name", {"name": "x" * 65}, "name"),
     ("environment", {"environment": "-"}, "environment"),
+    ("no environment", {"environment": None}, "environment"),
     ("workdir", {"workdir": "relative/path"}, "workdir"),
     ("user", {"user": "root\0"}, "user"),
     ("timeout zero", {"timeout": 0}, "timeout"),
