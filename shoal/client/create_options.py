@@ -27,6 +27,7 @@ class SandboxOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     workdir: str | os.PathLike[str] | None
     user: str | None
+    hostname: str | None
     timeout: float | None
     idle_timeout: float | None
     pty: bool | None

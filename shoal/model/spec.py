@@ -77,6 +77,8 @@ class SandboxSpec:
     """An absolute path; made where it is missing"""
     user: Annotated[str, Field(max_length=256)] = ""
     """A name, `uid` or `uid:gid`"""
+    hostname: Annotated[str, Field(max_length=63, pattern="^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$")] = "sandbox"
+    """Its host name: up to 63 letters, digits and dashes"""
     timeout: Seconds = 300.0
     """Seconds from its start to its end"""
     idle_timeout: Seconds | None = None
@@ -105,7 +107,7 @@ class SandboxSpec:
         """What must be equal for a warm container to serve this spec: all that is fixed when a container starts."""
         r = self.resources
         return ContainerShape(
-            self.image, r.cpu_limit, r.memory_limit, r.disk, r.pids, r.gpu, self.network, self.runtime
+            self.image, r.cpu_limit, r.memory_limit, r.disk, r.pids, r.gpu, self.network, self.runtime, self.hostname
         )
 
 
@@ -131,3 +133,4 @@ class ContainerShape:
     gpu: int
     network: NetworkMode
     runtime: Runtime
+    hostname: str = "sandbox"

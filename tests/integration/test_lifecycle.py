@@ -121,6 +121,11 @@ def test_too_much_disk_is_reported_as_such(cluster: object) -> None:
 
 
 @over_both
+def test_it_has_the_host_name_that_was_asked_for(cluster: object) -> None:
+    with shoal.Sandbox.create(hostname="castle") as sandbox:
+        assert sandbox.run("hostname").stdout == "castle\n"
+
+
 def test_waiting_has_a_limit(cluster: object) -> None:
     with shoal.Sandbox.create() as sandbox, pytest.raises(shoal.DeadlineExceeded):
         sandbox.wait(timeout=0.3)

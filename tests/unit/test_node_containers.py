@@ -269,4 +269,14 @@ def test_of_too_many_logs_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_shapes_differ_by_all_that_is_fixed_at_a_start() -> None:
-    assert set(ContainerShape.__slots__) == {"image", "cpu", "memory", "disk", "pids", "gpu", "network", "runtime"}
+    assert set(ContainerShape.__slots__) == {
+        "image",
+        "cpu",
+        "memory",
+        "disk",
+        "pids",
+        "gpu",
+        "network",
+        "runtime",
+        "hostname",
+    }

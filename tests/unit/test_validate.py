@@ -21,6 +21,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("name", {"name": "no spaces"}, "name"),
     ("long name", {"name": "x" * 65}, "name"),
     ("environment", {"environment": "-"}, "environment"),
+    ("hostname", {"hostname": "under_score"}, "hostname"),
     ("no environment", {"environment": None}, "environment"),
     ("workdir", {"workdir": "relative/path"}, "workdir"),
     ("user", {"user": "root\0"}, "user"),

@@ -233,6 +233,7 @@ class Containers:
             disk=shape.disk * MIB,
             gpu=shape.gpu,
             runtime=shape.runtime,
+            hostname=shape.hostname,
             env=around.env,
             labels=around.labels,
             mounts=(*around.mounts, Mount(resolv_conf, "/etc/resolv.conf")),
