@@ -16,8 +16,8 @@ def cause_of(error: RayError) -> BaseException:
 def translate(error: RayError, what: str) -> ShoalError:
     """Shoal's error for one that a call to an actor raised; `what` was called.
 
-    The error that the method raised, if it is Shoal's; else `Unavailable`, whose field `actor` says `restarting` or `gone` where the actor
-    is away; `Unauthenticated`, `Internal`.
+    The error that the method raised, if it is Shoal's; else `Unavailable`, whose field `actor` says `restarting` or
+    `gone` where the actor is away; `Unauthenticated`, `Internal`.
     """
     cause = cause_of(error)
     if isinstance(cause, ShoalError):

@@ -1,17 +1,20 @@
-"""The table of verbs: all that can be asked of a cluster's controller, each declared once.
+"""The table of verbs: everything that the cluster's controller can be asked, declared once.
 
-A declaration gives the arguments, the result and the errors; its decorator says who may ask, and how the verb travels. Everything else follows
-from here: the controller's dispatch, both transports, the addresses and scopes of the API's routes, the audit log, and what is sent again.
+A declaration gives a verb's arguments, result and errors. Its decorator says who may ask, and how the verb travels.
+The rest follows from here: the controller's dispatch, both transports, the addresses and scopes of the API's routes,
+the actions in the audit log, and what is sent again.
 
 Rules for every verb
-    - Errors are of `shoal.model.errors`. What a caller may not see does not exist for it: `SandboxNotFound`, `EnvironmentNotFound`.
-    - A transport asks again after `Unavailable`, as far as the verb's `retry` allows.
+    - Errors are of `shoal.model.errors`. What a caller may not see does not exist for it: `SandboxNotFound`,
+      `EnvironmentNotFound`.
+    - After `Unavailable` a transport asks again, as far as the verb's `retry` allows.
 
-Over HTTP an argument that is named in the path goes there. The others are the query of a GET or DELETE and the members of the JSON body of a
-POST or PUT; a `Quota` is the body itself. A verb without an address is asked within the cluster only, or its route is not plain.
+Over HTTP, an argument that the path names goes into the path. The others are the query of a GET or DELETE, or the
+members of the JSON body of a POST or PUT; a lone `Quota` is the body itself. A verb without an address is asked only
+inside the cluster, or has a route of its own kind.
 """
 # mypy: disable-error-code="empty-body"
-# Declarations have no bodies: what answers them is in the controller.
+# Declarations have no bodies: the controller has the handlers.
 
 from __future__ import annotations
 
@@ -48,9 +51,10 @@ class Retry(Enum):
 class Verb(Generic[P, R_co]):
     """One verb.
 
-    `scope`: what a caller's token must cover, None where only the cluster's own parts ask. `everywhere`: the token must be one of all
-    environments, too. `method`, `path`: its address in the API. `many`: the name under which a JSON answer holds its list. `audit`: its
-    action in the audit log. `takes`: seconds that it may take beside those of an ordinary call, or the argument that says so.
+    `scope`: what a caller's token must cover, None where only the cluster's own parts ask. `everywhere`: the token must
+    be one of all environments, too. `method`, `path`: its address in the API. `many`: the name under which a JSON
+    answer holds its list. `audit`: its action in the audit log. `takes`: seconds that it may take beside those of an
+    ordinary call, or the argument that says so.
     """
 
     def __init__(
@@ -118,11 +122,11 @@ def verb(
 
 @verb(Scope.RUN, "POST /v1/sandboxes", audit="sandbox.create", retry=Retry.UNANSWERED)
 def create(spec: SandboxSpec, deadline: float, wait: bool) -> Made:
-    """Creates a sandbox within `deadline` seconds and returns it running; not `wait`: as soon as it is on record. Its idempotency key makes
-    it safe to send twice.
+    """Creates a sandbox within `deadline` seconds and returns it running; not `wait`: as soon as it is on record. Its
+    idempotency key makes it safe to send twice.
 
-    Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`, `DeadlineExceeded`;
-    nothing is left then.
+    Raises `InvalidRequest` (with `field`), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`,
+    `DeadlineExceeded`; nothing is left then.
     """
 
 
@@ -133,7 +137,8 @@ def create_many(specs: Sequence[SandboxSpec], deadline: float, wait: bool) -> li
 
 @verb(Scope.RUN)
 def give_up(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Ends what creates have made, or are making, whose caller has gone. `keys`: (environment, idempotency key). Returns those it knows."""
+    """Ends the sandboxes of creates whose caller has gone. `keys`: (environment, idempotency key).
+    Returns the keys that it knows."""
 
 
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}")
@@ -158,7 +163,7 @@ def set_tags(sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
 
 @verb(Scope.RUN, "DELETE /v1/sandboxes/{sandbox_id}", audit="sandbox.terminate", takes=60.0)
 def terminate(sandbox_id: str) -> SandboxInfo:
-    """Ends it and returns once its processes are gone. Of one that has ended: its end."""
+    """Ends it and returns once its processes are gone. For one that has ended: its end."""
 
 
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/wait", takes="timeout")
@@ -173,7 +178,8 @@ def grant(sandbox_id: str) -> Grant:
 
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/logs")
 def logs(sandbox_id: str, fd: int, offset: int) -> LogChunk:
-    """Output of its own command as kept after its end (`fd` 1 or 2); `FailedPrecondition` while it lives: read from the agent."""
+    """Output of its own command as kept after its end (`fd` 1 or 2); `FailedPrecondition` while it lives: read from the
+    agent."""
 
 
 # Tunnels
@@ -181,18 +187,19 @@ def logs(sandbox_id: str, fd: int, offset: int) -> LogChunk:
 
 @verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/tunnels", audit="tunnel.expose")
 def expose(sandbox_id: str, port: int, protocol: str, public: bool) -> Tunnel:
-    """Opens a tunnel to a port; `protocol` is `http` or `tcp`. Again with the same arguments: the same tunnel, with a fresh token where it is
-    private; with others: it is changed. `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`."""
+    """Opens a tunnel to a port; `protocol` is `http` or `tcp`. Again with the same arguments: the same tunnel, with a
+    fresh token where it is private; with others: it is changed. `SandboxEnded`, `FailedPrecondition` before it runs,
+    `QuotaExceeded`."""
 
 
 @verb(Scope.RUN, "DELETE /v1/sandboxes/{sandbox_id}/tunnels/{port}", audit="tunnel.unexpose")
 def unexpose(sandbox_id: str, port: int) -> None:
-    """Closes a tunnel; of a port that has none: nothing happens."""
+    """Closes a tunnel. If the port has none, nothing happens."""
 
 
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/tunnels", many="tunnels")
 def tunnels(sandbox_id: str) -> list[Tunnel]:
-    """Its tunnels by port, without tokens; of one that has ended: none."""
+    """Its tunnels by port, without tokens; for one that has ended: none."""
 
 
 @verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/tunnels/{port}/token", audit="tunnel.token")
@@ -205,7 +212,7 @@ def tunnel_token(sandbox_id: str, port: int, expires_in: float) -> Tunnel:
 
 @verb(Scope.ADMIN, "POST /v1/environments", everywhere=True, audit="environment.create", retry=Retry.NEVER)
 def create_environment(name: str, quota: Quota) -> Environment:
-    """A new one; `InvalidRequest`, `AlreadyExists` also where one of that name was deleted and is still remembered."""
+    """A new one; `InvalidRequest`, `AlreadyExists`, also while the history of a deleted one of that name is kept."""
 
 
 @verb(Scope.READ, "GET /v1/environments", many="environments")
@@ -225,8 +232,8 @@ def set_quota(name: str, quota: Quota) -> Environment:
 
 @verb(Scope.ADMIN, "DELETE /v1/environments/{name}", everywhere=True, audit="environment.delete", retry=Retry.NEVER)
 def delete_environment(name: str) -> None:
-    """Takes it away and revokes its tokens; `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for `main`.
-    Its name is free again once what happened in it is forgotten."""
+    """Deletes it and revokes its tokens; `FailedPrecondition` while sandboxes live in it, `InvalidRequest` for
+    `main`. Its name is free again once its history has expired."""
 
 
 # Tokens
@@ -234,7 +241,8 @@ def delete_environment(name: str) -> None:
 
 @verb(Scope.ADMIN, "POST /v1/tokens", audit="token.create", retry=Retry.NEVER)
 def create_token(name: str, environment: str, scope: Scope, expires_in: float | None) -> tuple[TokenInfo, str]:
-    """A new token and its text, which is kept nowhere. `expires_in` in seconds. `PermissionDenied` for more than the caller may."""
+    """A new token and its text, which is not stored. `expires_in` in seconds. `PermissionDenied` for more than the
+    caller may."""
 
 
 @verb(Scope.ADMIN, "GET /v1/tokens", many="tokens")
@@ -244,7 +252,8 @@ def tokens() -> list[TokenInfo]:
 
 @verb(Scope.ADMIN, "DELETE /v1/tokens/{token_id}", audit="token.revoke")
 def revoke_token(token_id: str) -> TokenInfo:
-    """It is refused from now on (by every replica within `api.token_cache` seconds). Again is harmless; `TokenNotFound`."""
+    """From now on the token is refused, by every replica within `api.token_cache` seconds. May be called again;
+    `TokenNotFound`."""
 
 
 # Looking back
@@ -259,8 +268,9 @@ def audit(before: int | None, limit: int) -> list[AuditEntry]:
 def events(
     after: int | None, sandbox_id: str | None = None, environment: str | None = None, wait_s: float = 0.0
 ) -> list[SandboxEvent]:
-    """Events with an id above `after`, oldest first, at most 1,000; waits up to `wait_s` (30 at most) for the first. `after` None: only those
-    that come from now on. Of one sandbox, of one environment (None: all that the caller may see)."""
+    """Events with an id above `after`, oldest first, at most 1,000; waits up to `wait_s` (30 at most) for the first.
+    `after` None: only those that come from now on. Of one sandbox, of one environment (None: all that the caller may
+    see)."""
 
 
 @verb(Scope.READ)
@@ -270,7 +280,8 @@ def last_event() -> int:
 
 @verb(Scope.READ, everywhere=True)
 def metrics() -> dict[str, float]:
-    """The cluster's figures, by `name{label="value"}`: counters that replicas reported, sandboxes by state, ends by reason, creates, nodes."""
+    """The cluster's figures, by `name{label="value"}`: counters that replicas reported, sandboxes by state, ends by
+    reason, creates, nodes."""
 
 
 # The cluster
@@ -286,18 +297,18 @@ def nodes() -> list[NodeInfo]:
     """The nodes of the cluster."""
 
 
-# Asked by the API's replicas and by nodes, on nobody's behalf
+# Asked by the API's replicas and by nodes themselves, on behalf of no caller
 
 
 @verb(None)
 def stored_token(token_id: str) -> StoredToken | None:
-    """For replicas: a token with its digest; None where there is none of that id (any more)."""
+    """For replicas: the token of that id with its digest, or None."""
 
 
 @verb(None)
 def report(audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]) -> None:
-    """For replicas: what one did since its last report. Entries for the audit log, amounts to add to the cluster's counters
-    (`name{label="value"}`), and when which token was last used."""
+    """For replicas: what one did since its last report. Entries for the audit log, amounts to add to the cluster's
+    counters (`name{label="value"}`), and when which token was last used."""
 
 
 @verb(None)

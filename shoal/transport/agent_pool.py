@@ -1,9 +1,9 @@
-"""The agents of many sandboxes, each over one connection per event loop, which is renewed when it has broken.
+"""The agents of many sandboxes, each over one connection per event loop. A broken connection is replaced.
 
-A connection belongs to the loop that opened it, so each loop has its own. Concurrent callers share one attempt to open one. The table of a
-loop is bounded: beyond `MAX_CONNECTIONS` the one that was asked for least recently is closed, whose users come back.
+A connection belongs to the loop that opened it, so each loop has its own. Concurrent callers share one attempt to open
+one. A loop keeps `MAX_CONNECTIONS`; beyond that the least recently used one is closed, and its users open it again.
 
-One table may serve many callers, so what is kept is given only to those who may see the environment that its sandbox lives in.
+One table may serve many callers, so an agent is given only to callers that may see the environment of its sandbox.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MAX_CONNECTIONS = 2048
 
 
 class Opened(NamedTuple):
-    """A connection to a sandbox's agent, and the environment that the sandbox lives in; None where there is but one caller, who may see it."""
+    """A connection to a sandbox's agent, and the environment that the sandbox lives in; None if there is only one
+    caller."""
 
     connection: Connection
     environment: str | None = None
@@ -39,8 +40,8 @@ class Agents:
         self._tables: PerLoop[_Table] = PerLoop(_Table, _Table.close)
 
     async def get(self, sandbox_id: str) -> Agent:
-        """The agent of a sandbox, over the connection that is open or else a new one; raises what `open` does, and `SandboxNotFound` where the
-        caller may not see its sandbox."""
+        """The agent of a sandbox, over the open connection or a new one. Raises what `open` raises, and
+        `SandboxNotFound` if the caller may not see the sandbox."""
         table = self._tables.peek() or await self._tables.get()
         known = table.agents.get(sandbox_id)
         if known is not None and not known.agent.connection.closed:
@@ -48,7 +49,7 @@ class Agents:
                 check_sees_sandbox(caller.get(), sandbox_id, known.environment)
             table.agents.move_to_end(sandbox_id)
             return known.agent
-        # An attempt is made on behalf of its caller, so only those who may see the same share one.
+        # An attempt is made on behalf of its caller, so only callers that see the same environments share it.
         attempt = (sandbox_id, caller.get().environment)
         opening = table.opening.get(attempt)
         if opening is None:
@@ -56,7 +57,7 @@ class Agents:
             table.opening[attempt] = opening
             opening.add_done_callback(lambda task: _settle(table, attempt, task))
         try:
-            # Shielded: one caller that gives up does not take the attempt from the others.
+            # Shielded: a cancelled caller does not cancel the attempt for the others.
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             if opening.cancelled() and not being_cancelled():
@@ -96,7 +97,7 @@ class _Known(NamedTuple):
 
 
 class _Table:
-    """What one loop has open. Sandboxes that ended have closed their connections by themselves: a sweep drops what is left."""
+    """One loop's connections. Those of ended sandboxes close by themselves; a sweep drops them from the table."""
 
     def __init__(self) -> None:
         self.agents: OrderedDict[str, _Known] = OrderedDict()
@@ -126,4 +127,4 @@ class _Table:
 def _settle(table: _Table, attempt: tuple[str, str], task: asyncio.Task[Agent]) -> None:
     table.opening.pop(attempt, None)
     if not task.cancelled():
-        task.exception()  # seen, also where every caller has given up
+        task.exception()  # retrieved, even if every caller was cancelled

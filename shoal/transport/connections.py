@@ -1,6 +1,6 @@
-"""Ways into a cluster's sandboxes through their nodes' relays: what grants access to each is asked for, kept while it is good, and renewed.
+"""Connections to a cluster's sandboxes through their nodes' relays. Grants are kept while they are valid, and renewed.
 
-What is kept serves many callers, so each answer is checked against what its caller may see: a grant knows its sandbox's environment.
+One grant serves many callers, so its sandbox's environment is checked against what each caller may see.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from shoal.wire.socketstream import SocketStream
 T = TypeVar("T")
 
 AGENT_WAIT_S = 5.0
-"""How long the relay may wait for a sandbox's agent, which is about to dial again when many clients come at once."""
+"""How long the relay may wait for a sandbox's agent, which dials again when many clients come at once."""
 
 OPEN_S = 10.0
 _GRANT_MARGIN_S = 30.0
-"""A grant that ends sooner is not used any more: clocks differ."""
+"""A grant that ends sooner than this is no longer used: clocks differ."""
 
 
 class Connections:
-    """The agents of a cluster's sandboxes, each over a connection of the running loop. `grant` asks the cluster for access."""
+    """The agents of a cluster's sandboxes, each over a connection of the running loop. `grant` asks the cluster for
+    access."""
 
     def __init__(self, grant: Callable[[str], Awaitable[Grant]], limit: int = MAX_CONNECTIONS) -> None:
         self._grant = grant
@@ -42,23 +43,23 @@ class Connections:
         self._agents = Agents(self._open, limit)
 
     async def agent(self, sandbox_id: str) -> Agent:
-        """The agent of a sandbox, over the connection that is open or else a new one."""
+        """The agent of a sandbox, over the open connection or a new one."""
         return await self._agents.get(sandbox_id)
 
     async def channel(self, sandbox_id: str) -> ByteStream:
-        """A connection of its own to the agent, admitted, on which the agent's frames follow. Not kept: its user closes it."""
+        """A separate connection to the agent, admitted, on which the agent's frames follow. Its user closes it."""
         return SocketStream(*await self._with_grant(sandbox_id, _open_channel))
 
     async def dial(self, sandbox_id: str, port: int) -> ByteStream:
-        """A connection of its own to a port in the sandbox. Not kept: its user closes it."""
+        """A separate connection to a port in the sandbox. Its user closes it."""
         return SocketStream(*await self._with_grant(sandbox_id, lambda grant: dial(grant.address, grant.token, port)))
 
     async def grant(self, sandbox_id: str) -> Grant:
-        """Access to a sandbox: what is kept, else what the cluster gives."""
+        """Access to a sandbox: the kept grant, or a new one."""
         return self._kept(sandbox_id) or await self._ask(sandbox_id)
 
     def learn(self, grant: Grant) -> None:
-        """Keeps access that came unasked, so that the first connection need not ask for it."""
+        """Keeps a grant that came with a create, so that the first connection need not ask for one."""
         self._grants[grant.sandbox_id] = grant
         if len(self._grants) > 2 * self._limit:
             self._grants.popitem(last=False)
@@ -85,7 +86,7 @@ class Connections:
         return grant
 
     async def _with_grant(self, sandbox_id: str, connect: Callable[[Grant], Awaitable[T]]) -> T:
-        """Connects with the grant that is kept, and where that is of no use any more with a new one."""
+        """Connects with the kept grant; if that fails, with a new one."""
         kept = self._kept(sandbox_id)
         if kept is not None:
             try:
@@ -99,7 +100,7 @@ class Connections:
         try:
             return await connect(grant)
         except NotFound as error:
-            # The cluster said that it lives there: the relay has only just been started, or the sandbox is just ending.
+            # The cluster says that it lives there, so the relay has just been started, or the sandbox is just ending.
             self._grants.pop(sandbox_id, None)
             raise Unavailable(error.message) from None
 

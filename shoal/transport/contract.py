@@ -1,18 +1,20 @@
 """The transport contract: how a client reaches a cluster.
 
 Terms
-    control   the verbs of `shoal.model.verbs`: answered by the cluster's controller (`ask`).
-    data      run, exec, files: spoken with the sandbox's agent over one connection per sandbox and event loop, which the transport
-              opens, keeps and renews (`agent`).
+    control   the verbs of `shoal.model.verbs`, answered by the cluster's controller (`ask`).
+    data      run, exec, files: spoken with the sandbox's agent over one connection per sandbox and event loop. The
+              transport opens, keeps and renews it (`agent`).
 
 Rules for every transport
-    - All methods are async and may be called from any event loop; what is bound to a loop (connections) is kept per loop.
-    - Errors are of `shoal.model.errors`. `Unavailable` means that nothing happened and the same call may be made again; a transport has
-      by then retried for as long as that is sensible. Where an answer was lost its field `sent` is True: it may have happened, and is
-      `retryable` only where it does no harm twice. A create is that by its idempotency key: again with the same one.
-    - Of a sandbox that ended: control calls answer with its end, `agent` raises `SandboxEnded` with reason and exit code.
-    - Who calls is in `shoal.model.access.caller`. A sandbox of an environment that the caller may not see is `SandboxNotFound`, as one that
-      never was.
+    - All methods are async and may be called from any event loop. Connections are kept per loop.
+    - Errors are of `shoal.model.errors`. `Unavailable` means that nothing happened and that the same call may be made
+      again; the transport has then already retried for as long as that makes sense. If an answer was lost, the field
+      `sent` is True: the call may have been carried out, and the error is `retryable` only if a second call does no
+      harm. A create does none, by its idempotency key.
+    - For a sandbox that has ended, verbs answer with its end, and `agent` raises `SandboxEnded` with reason and exit
+      code.
+    - The caller is in `shoal.model.access.caller`. A sandbox of an environment that the caller may not see raises
+      `SandboxNotFound`, as if it had never existed.
 
 Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memory, for tests of the client).
 """
@@ -45,11 +47,12 @@ _POLL_S = 30.0
 
 
 class Transport(ABC):
-    """A way to a cluster. See the module for the rules."""
+    """Reaches one cluster. The module has the rules."""
 
     @abstractmethod
     async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
-        """Asks the cluster for a verb with its arguments. Creates go through `create` and `create_many`, which undo what is given up."""
+        """Asks the cluster for a verb with its arguments. Creates go through `create` and `create_many`, which undo
+        what is given up."""
 
     @abstractmethod
     async def create(self, spec: SandboxSpec, *, deadline: float, wait: bool = True) -> SandboxInfo:
@@ -67,22 +70,22 @@ class Transport(ABC):
 
     @abstractmethod
     async def channel(self, sandbox_id: str) -> ByteStream:
-        """A connection of its own to the agent, admitted, on which the agent's frames follow: for whoever passes them on. Errors as `agent`."""
+        """A separate connection to the agent, admitted, for those that pass the agent's frames on. Errors as `agent`."""
 
     @abstractmethod
     async def dial(self, sandbox_id: str, port: int) -> ByteStream:
-        """A connection to a port in the sandbox; errors as `agent`, `Unavailable` where nothing listens."""
+        """A connection to a port in the sandbox; errors as `agent`, `Unavailable` if nothing listens."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Closes this loop's connections; sandboxes live on. Idempotent."""
+        """Closes this loop's connections; sandboxes live on. May be called again."""
 
     @abstractmethod
     def forget(self, sandbox_id: str) -> None:
         """The sandbox has ended: closes this loop's connection to its agent."""
 
     async def default_environment(self) -> str:
-        """The environment that is meant where a caller names none: `main`, or the only one that its token sees."""
+        """The environment for callers that name none: `main`, or the only one that the token sees."""
         return MAIN_ENVIRONMENT
 
     async def defaults(self) -> SandboxDefaults:

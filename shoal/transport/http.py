@@ -1,6 +1,6 @@
-"""The transport through the HTTP API: control by its requests, data by the agent's own protocol over a WebSocket.
+"""The transport through the HTTP API: control by requests, data by the agent's own protocol over a WebSocket.
 
-So all that goes on inside a sandbox is spoken as inside the cluster: streams, offsets, and going on after a connection that broke.
+So streams, offsets and resuming after a broken connection work as they do inside the cluster.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_PAGE = 1000
 """Sandboxes in one page of a listing."""
 
 _BATCH_BYTES = (1 << 20) - 256
-"""Bytes of creates in one call, likewise: neither end is to be held up by one of them for long."""
+"""Bytes of creates in one call, so that no call keeps either end busy for long."""
 
 _EVENTS = "/v1/events"
 _LONGEST_WAIT_S = 30.0
@@ -53,9 +53,11 @@ _UNDO_AT_ONCE = 16
 
 
 class HttpTransport(Transport):
-    """A way to the API at `url`. Nothing is sent before the first call; `open` also looks whether it is there and takes the token.
+    """Reaches the API at `url`. Nothing is sent before the first call; `open` also checks that the API is there and
+    takes the token.
 
-    `token`: an API token. `ca`: a file of the certificates to trust in place of the system's. Raises `InvalidRequest`, `Unauthenticated`.
+    `token`: an API token. `ca`: a file of the certificates to trust in place of the system's. Raises `InvalidRequest`,
+    `Unauthenticated`.
     """
 
     def __init__(self, url: str, token: str | None = None, ca: str | None = None) -> None:
@@ -72,10 +74,10 @@ class HttpTransport(Transport):
 
     @classmethod
     async def open(cls, url: str, token: str | None = None, ca: str | None = None) -> HttpTransport:
-        """With one call made: so that the first mistake (address, token, certificate) is told at once.
+        """Makes one call, so that a wrong address, token or certificate is noticed at once.
 
-        Raises `InvalidRequest`, `Unauthenticated`, `Unavailable` (nobody answers there), `FailedPrecondition` (it is no API of Shoal's, or its
-        certificate is not trusted).
+        Raises `InvalidRequest`, `Unauthenticated`, `Unavailable` (nobody answers), `FailedPrecondition` (it is no API
+        of Shoal's, or its certificate is not trusted).
         """
         transport = cls(url, token, ca)
         try:
@@ -102,7 +104,7 @@ class HttpTransport(Transport):
         return self.calls.server.url
 
     async def whoami(self, *, patience_s: float = 20.0) -> TokenInfo:
-        """What the API knows of this transport's token; asked for once."""
+        """This transport's token as the API knows it; asked for once."""
         if self._whoami is None:
             data = await self.calls.json("GET", "/v1/tokens/self", patience_s=patience_s)
             self._whoami = decoded(decoder(TokenInfo), data)
@@ -141,7 +143,7 @@ class HttpTransport(Transport):
     ) -> Sequence[SandboxInfo | ShoalError]:
         wanted = [with_key(spec) for spec in specs]
         for spec in wanted:
-            _key(spec)  # before the first call: of several, the first ones' sandboxes would stay
+            _key(spec)  # before the first of several calls, whose sandboxes would stay
         end = time.monotonic() + deadline
         made: list[SandboxInfo | ShoalError] = []
         try:
@@ -152,7 +154,7 @@ class HttpTransport(Transport):
                 except ShoalError as error:
                     if not made:
                         raise
-                    made += [error] * len(batch)  # those before are there, and their caller must know of them
+                    made += [error] * len(batch)  # those of the earlier calls exist, and the caller must get them
         except asyncio.CancelledError:
             if wait:
                 await self._rollback.run(self._end_made(wanted, deadline))
@@ -220,7 +222,7 @@ class HttpTransport(Transport):
         await self._agents.close()
         await self.calls.close()
 
-    # Creates, and those that are given up
+    # Creates and their rollback
 
     async def _create(self, spec: SandboxSpec, deadline: float, wait: bool) -> SandboxInfo:
         data = await self.calls.json(
@@ -242,7 +244,7 @@ class HttpTransport(Transport):
         return decoded(lambda answer: [_result(each) for each in answer["results"]], data)
 
     async def _end_made(self, specs: Sequence[SandboxSpec], deadline: float) -> None:
-        """Ends what creates have made or are making: the same keys again tell which these are."""
+        """Ends what creates have made or are making: the same idempotency keys give the same sandboxes."""
         at_once = asyncio.Semaphore(_UNDO_AT_ONCE)
 
         async def end(sandbox_id: str) -> None:
@@ -256,7 +258,7 @@ class HttpTransport(Transport):
 
 
 def _batches(specs: Sequence[SandboxSpec]) -> Iterator[list[dict[str, Any]]]:
-    """The creates as the API takes them, in their order: of each call's no more than fit."""
+    """The creates as JSON, in order, split into calls of a size that the API takes."""
     batch: list[dict[str, Any]] = []
     size = 0
     for spec in specs:

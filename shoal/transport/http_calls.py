@@ -1,17 +1,16 @@
-"""Requests to the API: one body for all of them. Errors as Shoal's, and again where that does no harm.
+"""Requests to the API, with Shoal's errors and with retries.
 
-A call that failed is made again where nothing of it was sent, where it may be sent twice (`again`), and where the API itself says that it may
-succeed (`retryable`): for `PATIENCE_S`, with pauses that grow and differ, or are as long as the API asks for.
+A call that failed is repeated if nothing of it was sent, if it may be sent twice (`again`), or if the API says that it
+may succeed later (`retryable`). It is repeated for `PATIENCE_S`, after pauses that grow and vary, or that are as long
+as the API asks for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import random
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -21,17 +20,18 @@ from typing import Any
 
 import aiohttp
 
-from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
+from shoal.model.errors import Internal, QuotaExceeded, ShoalError, Unavailable
 from shoal.model.http import PROBLEM, error_from_response
+from shoal.transport.http_errors import Broken, not_shoal, translate
 from shoal.transport.http_pools import CONNECT_S, pools
 from shoal.transport.http_server import Server
 from shoal.transport.loops import CLOSED, being_cancelled
 
 PATIENCE_S = 20.0
-"""How long a call goes on after the first failure: an API that is being restarted is back by then."""
+"""How long a call is repeated after its first failure. An API that is being restarted is back by then."""
 
 ANSWER_S = 30.0
-"""How long an answer may take, beside what the call itself is allowed."""
+"""How long an answer may take in addition to the time that the call itself may take."""
 
 MAX_ANSWER = 64 << 20
 _MAX_PROBLEM = 1 << 20
@@ -41,7 +41,7 @@ _LONGEST_DELAY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response that is no error, read to its end."""
+    """A successful response, read to its end."""
 
     status: int
     headers: Mapping[str, str]
@@ -82,11 +82,13 @@ class HttpCalls:
     ) -> Answer:
         """Makes a call and returns its answer, or raises its error, whose fields have the `request_id`.
 
-        `path`: below the API's base, quoted. `query`: None left out, sequences repeated. `body`: sent as JSON. `again`: sent twice it does what
-        it does sent once. `for_room`: it waits for room, which other calls may have to make. `takes_s`: seconds that the API may take for it;
-        `deadline_s`: the same, which the API is told as `deadline`, what is left of it each time.
+        `path`: below the API's base, quoted. `query`: values of None are left out, sequences repeated. `body`: sent as
+        JSON. `again`: the call may be sent twice. `for_room`: it waits for room that other calls may have to free.
+        `takes_s`: seconds that the API may take for it. `deadline_s`: the same, and the API is told what is left of it
+        as `deadline`, at each attempt.
         """
-        # What does work over there has its turn first: none of its time passes meanwhile, but a deadline's, which is its caller's.
+        # A call that takes long waits for its turn first. Its `takes_s` begins after that; a deadline, which is its
+        # caller's, runs meanwhile.
         turn: AbstractAsyncContextManager[None] = nullcontext()
         if method != "GET" and (takes_s > 0 or deadline_s is not None):
             pool = await self.pools.get()
@@ -111,10 +113,10 @@ class HttpCalls:
                     if not (error.unsent or again):
                         failed.retryable = False
                     if not error.silence and self._clock() - begun > patience_s:
-                        since = self._clock()  # it had been under way for long: the trouble has only just begun
+                        since = self._clock()  # it had run for long, so the trouble has only just begun
                 except Unavailable as error:
                     failed = error
-                    since = started  # the API has been patient itself
+                    since = started  # the API has waited itself
                 failed.fields["request_id"] = request_id
                 told = failed.fields.get("retry_after", 0)
                 pause = max(delay * random.uniform(0.5, 1.0), told if isinstance(told, int | float) else 0)
@@ -135,9 +137,10 @@ class HttpCalls:
         request_id: str | None = None,
         takes_s: float | None = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One attempt: a response that is no error, its body still to be read. Raises `Broken`, or the error that it tells.
+        """One attempt: a successful response, its body not read yet. Raises `Broken`, or the error that the API
+        answered with.
 
-        `takes_s` None: its body may take for ever.
+        `takes_s` None: the body may take any time.
         """
         request_id = request_id or new_request_id()
         pool = await self.pools.get()
@@ -154,7 +157,7 @@ class HttpCalls:
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_S),
             ) as response:
                 if response.status in (502, 504):
-                    # Of what stands before the API: whoever had the request is gone, or does not answer.
+                    # A proxy before the API says that the API has gone, or does not answer.
                     error = await self._error(response, request_id)
                     raise Broken(error.message)
                 if response.status >= 300:
@@ -162,13 +165,13 @@ class HttpCalls:
                 yield response
         except asyncio.CancelledError:
             if session.closed and not being_cancelled():
-                raise Broken(CLOSED, unsent=True) from None  # closing them cancels whoever stands in line for one
+                raise Broken(CLOSED, unsent=True) from None  # closing the pool cancels those that wait for a connection
             raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise translate(error, self.server, method) from None
 
     def headers(self, request_id: str) -> dict[str, str]:
-        """What every request carries."""
+        """The headers of every request."""
         bearer = {} if self.server.token is None else {"Authorization": f"Bearer {self.server.token}"}
         return {**bearer, "X-Request-Id": request_id}
 
@@ -192,89 +195,12 @@ class HttpCalls:
         return error
 
 
-class Broken(Exception):
-    """No answer came, or only part of one. `unsent`: the request did not go out; `silence`: nothing came for as long as was waited;
-    `hopeless`: what it means where trying again is of no use."""
-
-    def __init__(
-        self, message: str, *, unsent: bool = False, silence: bool = False, hopeless: ShoalError | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.unsent = unsent
-        self.silence = silence
-        self.hopeless = hopeless
-
-    def to_shoal(self) -> ShoalError:
-        """The error for whoever called."""
-        if self.hopeless is not None:
-            return self.hopeless
-        if self.unsent:
-            return Unavailable(self.message)
-        return Unavailable(f"{self.message}; it may have happened", sent=True)
-
-
-def translate(error: Exception, server: Server, what: str) -> Broken:
-    """What a failure of the way to the API means."""
-    url = server.url
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        # Whatever was to be connected to. Others of this process may let go of theirs, so it is tried again.
-        return Broken("there are no file descriptors left for a connection; raise `ulimit -n`", unsent=True)
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why, remedy = _distrust(error.certificate_error)
-        return _hopeless(FailedPrecondition(f"the certificate of {url} is not trusted ({why}); {remedy}", state="tls"))
-    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        told = getattr(error, "strerror", None) or error
-        return _hopeless(FailedPrecondition(f"{url} does not speak TLS ({told}); is it http://?", state="tls"))
-    if isinstance(error, aiohttp.InvalidURL):
-        return _hopeless(InvalidRequest(f"address: {url!r}, or the proxy on the way, is no URL", field="address"))
-    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        # Not the error's own text: it has the proxy's URL, in which a password may stand.
-        said = error.strerror if isinstance(error, aiohttp.ClientProxyConnectionError) else f"HTTP {error.status}"
-        remedy = "NO_PROXY names what to reach without it"
-        return Broken(f"the proxy on the way to {url} does not let through ({said}); {remedy}", unsent=True)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        # A proxy's, where there is one.
-        return Broken(f"{url}: there is no host {error.host}, or no name server tells of it", unsent=True)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return Broken(f"no API answers at {url} ({error.strerror}); is it up, and the port right?", unsent=True)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        scheme = url.partition(":")[0]
-        return Broken(
-            f"no API answers at {url} within {CONNECT_S:g} s; are {scheme}, host and port right?", unsent=True
-        )
-    if isinstance(error, TimeoutError):
-        return Broken(f"{url} did not answer {what} in time", silence=True)
-    return Broken(f"the connection to {url} broke ({str(error) or type(error).__name__})")
-
-
-def _distrust(error: Exception) -> tuple[str, str]:
-    """Why a certificate is not trusted, and what mends that."""
-    why = getattr(error, "verify_message", "").rstrip(".") or str(error)
-    match getattr(error, "verify_code", None):  # OpenSSL's numbers
-        case 62 | 64:  # another host name, another address
-            return why, "use a host name that it has"
-        case 9 | 10:  # not yet valid, expired
-            return why, "it must be renewed there, if this machine's clock is right"
-        case _:
-            return why, "name its CA's file as `ca=`, by --ca or in SHOAL_CA"
-
-
-def _hopeless(error: ShoalError) -> Broken:
-    return Broken(error.message, unsent=True, hopeless=error)
-
-
-def not_shoal(message: str) -> FailedPrecondition:
-    """What answered is no API of Shoal's."""
-    return FailedPrecondition(message, state="not_shoal")
-
-
 def new_request_id() -> str:
     return f"rq-{secrets.token_hex(8)}"
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body, which is not taken in where it is longer than `limit`."""
+    """The whole body; `Internal` if it has more than `limit` bytes, which are then not read."""
     if (response.content_length or 0) <= limit:
         pieces, size = [], 0
         async for piece in response.content.iter_any():
@@ -303,5 +229,5 @@ def _retry_after(text: str | None) -> float | None:
 def _version() -> str:
     try:
         return version("shoal")
-    except PackageNotFoundError:  # a tree that was never installed
+    except PackageNotFoundError:  # a source tree that was not installed
         return "0"

@@ -1,4 +1,4 @@
-"""Events from the API: those that are there, and as a stream (SSE) those to come."""
+"""Events from the API: past ones as JSON, and those to come as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import aiohttp
 
 from shoal.model.access import SandboxEvent
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
-from shoal.transport.http_calls import Broken, HttpCalls, translate
+from shoal.transport.http_calls import HttpCalls
+from shoal.transport.http_errors import Broken, translate
 from shoal.transport.http_verbs import decoded, decoder
 
 MAX_EVENTS = 1000
 _MAX_LINE = 1 << 20
 _FIRST_S = 10.0
 _TOGETHER_S = 0.01
-"""What happened together was written together: how long after one event the next is waited for."""
+"""How long the next event is waited for after one came: events of one change arrive together."""
 
 
 class _Message(NamedTuple):
@@ -28,13 +29,13 @@ class _Message(NamedTuple):
 
 
 async def events_after(calls: HttpCalls, path: str, query: dict[str, Any]) -> list[SandboxEvent]:
-    """The events that are there."""
+    """The events that have happened."""
     data = await calls.json("GET", path, query={**query, "follow": "false"})
     return decoded(lambda answer: [_event(each) for each in answer["events"]], data)
 
 
 async def next_events(calls: HttpCalls, path: str, query: dict[str, Any], wait_s: float) -> list[SandboxEvent]:
-    """The first that come, with all that come along with them; none after `wait_s`."""
+    """The next events, as far as they arrive together; none after `wait_s`."""
     found: list[SandboxEvent] = []
     try:
         async with asyncio.timeout(wait_s) as patience, aclosing(_messages(calls, path, query)) as messages:
@@ -44,7 +45,7 @@ async def next_events(calls: HttpCalls, path: str, query: dict[str, Any], wait_s
                     patience.reschedule(asyncio.get_running_loop().time() + _TOGETHER_S)
                 if len(found) >= MAX_EVENTS:
                     break
-            if not found:  # the stream has ended, as that of a sandbox does with its life: nothing will come any more
+            if not found:  # the stream has ended with its sandbox: nothing more will come
                 await asyncio.sleep(wait_s)
     except TimeoutError:
         pass
@@ -71,7 +72,7 @@ def _event(data: Any) -> SandboxEvent:
 
 
 async def _messages(calls: HttpCalls, path: str, query: dict[str, Any]) -> AsyncGenerator[_Message, None]:
-    """What a stream says, message by message; comments, which only show that it lives, are passed over."""
+    """The messages of a stream, without comments."""
     own = {"Accept": "text/event-stream"}
     try:
         async with calls.response("GET", path, query=query, headers=own, takes_s=None) as response:

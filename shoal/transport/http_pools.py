@@ -1,4 +1,4 @@
-"""The HTTP connections of one event loop: kept open, closed with the loop; and how many calls it makes at once."""
+"""The HTTP connections of one event loop, closed with it, and the number of calls that it makes at once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from shoal.transport.loops import PerLoop
 CONNECT_S = 10.0
 
 SHORT_CONNECTIONS = 64
-"""For calls that are answered at once; more of them wait for each other."""
+"""For calls that are answered at once. Further ones wait for a free connection."""
 
 LONG_CALLS = 512
-"""Creates that wait for room at once, and as many terminates and their like; more of them wait for a turn, before their time begins to run."""
+"""Creates that wait for room at the same time, and as many other long calls. Further ones wait for a turn before their
+time begins."""
 
 _KEEP_S = 30.0
-"""How long a connection is kept idle: less than servers and proxies keep it, so that none closes under a call."""
+"""How long an idle connection is kept: less than servers and proxies keep it, so that none is closed during a call."""
 
 
 class Pool:
-    """One loop's sessions: `short` for calls that are answered at once, `long` for those that take their time at the other side and for
-    WebSockets. Of these there are as many as their users like: whoever waits for a thousand sandboxes has a thousand connections. A bound
-    would make one wait of another, for as long as a sandbox lives. `turns` bounds the calls that do work over there; those that wait for room
-    have their own, `room_turns`, or the ends that make room would stand in line behind them."""
+    """One loop's sessions.
+
+    `short`: for calls that are answered at once. `long`: for calls that take long and for WebSockets. It is not
+    bounded: a program that waits for a thousand sandboxes has a thousand connections, and a bound would make it wait
+    for one of those sandboxes to end. `turns` bounds the calls that change something. Creates that wait for room have
+    their own, `room_turns`: else the terminates that free the room would queue behind them.
+    """
 
     def __init__(self, server: Server, user_agent: str) -> None:
         self.short = _session(server, user_agent, SHORT_CONNECTIONS)
@@ -53,7 +57,7 @@ def _session(server: Server, user_agent: str, limit: int) -> aiohttp.ClientSessi
             limit=limit, ssl=tls, keepalive_timeout=_KEEP_S, loop=asyncio.get_running_loop()
         ),
         headers={"User-Agent": user_agent, "Accept": "application/json, application/problem+json"},
-        cookie_jar=aiohttp.DummyCookieJar(),  # the API has none, and what stands before it shall set none
+        cookie_jar=aiohttp.DummyCookieJar(),  # the API sets no cookies, and proxies shall set none
         proxy=server.proxy,
         json_serialize=_json,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
@@ -63,7 +67,7 @@ def _session(server: Server, user_agent: str, limit: int) -> aiohttp.ClientSessi
 
 
 def _json(value: Any) -> str:
-    """What a call sends. This checks what the client passes on unchecked."""
+    """The JSON of a body; `InvalidRequest` for values that JSON does not have."""
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:

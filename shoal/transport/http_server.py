@@ -1,4 +1,4 @@
-"""Where an API is, how it is trusted and by what way it is reached: read once, before anything is sent."""
+"""Where an API is, which certificates are trusted, and which proxy leads there. Read once, before anything is sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NETLOC_MAX = 300
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An API. `url` as `normal_url` gives it; `tls` and `proxy` None where there is none; `token` not shown by `repr`."""
+    """An API. `url` as `normal_url` gives it; `tls` and `proxy` may be None; `repr` does not show `token`."""
 
     url: str
     token: str | None
@@ -46,7 +46,8 @@ def server(url: str, token: str | None, ca: str | None) -> Server:
 
 
 def normal_url(url: str) -> str:
-    """`url` without a slash at its end: scheme, host, port and a path that stands before the API's own. `InvalidRequest` for anything else."""
+    """`url` without a slash at its end: scheme, host, port and a path that stands before the API's own.
+    `InvalidRequest` for anything else."""
     try:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname, parts.port
@@ -70,7 +71,7 @@ def normal_url(url: str) -> str:
 
 
 def check_token(token: str) -> None:
-    """Refuses at once what can be no token: nothing of it goes out then."""
+    """`Unauthenticated` for a text that cannot be a token, before any of it is sent."""
     if not token or len(token) > 4096 or not all("!" <= c <= "~" for c in token):
         raise Unauthenticated(
             "token: it is empty or holds characters that no token has; copy it again, as a whole and without line ends"
@@ -78,7 +79,7 @@ def check_token(token: str) -> None:
 
 
 def _proxy(url: str) -> str | None:
-    """The environment's proxy for a URL. None for the machine itself, whatever the environment says."""
+    """The proxy that the environment names for a URL; None for the loopback, whatever the environment says."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
@@ -89,7 +90,7 @@ def _proxy(url: str) -> str | None:
     if not found:
         return None
     proxy = found if "://" in found else f"http://{found}"
-    if not _is_http_proxy(proxy):  # of the text nothing is told: a password may stand in it
+    if not _is_http_proxy(proxy):  # the text is not shown: it may hold a password
         raise InvalidRequest(
             f"{name.upper()}_PROXY: it is no HTTP proxy's URL, and Shoal goes through no other; name one in "
             f"{parts.scheme.upper()}_PROXY as http://host:port, or set NO_PROXY={host} to go without",
@@ -99,7 +100,7 @@ def _proxy(url: str) -> str | None:
 
 
 def _is_http_proxy(url: str) -> bool:
-    # One of SOCKS would be spoken HTTP to, and given the token in clear.
+    # A SOCKS proxy would be spoken to in HTTP, and get the token in clear text.
     try:
         parts = urlsplit(url)
         spaced = any(c.isspace() for c in url)

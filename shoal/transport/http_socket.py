@@ -1,6 +1,6 @@
-"""WebSockets to the API: what carries an agent's frames, and raw bytes of a port.
+"""WebSockets to the API: they carry an agent's frames, or the bytes of a port.
 
-Both are byte streams in binary messages. First the server says in a text message whether it goes on: `{"ok": true}` or `{"error": problem}`.
+Both are byte streams in binary messages. The server's first message is text: `{"ok": true}` or `{"error": problem}`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.http import error_from_problem
-from shoal.transport.http_calls import HttpCalls, new_request_id, translate
+from shoal.transport.http_calls import HttpCalls, new_request_id
+from shoal.transport.http_errors import translate
 from shoal.transport.loops import CLOSED, being_cancelled
 from shoal.wire.bytestream import ByteStream
 from shoal.wire.connection import Connection
 
 MAX_MESSAGE = 256 << 10
-"""Bytes that are sent in one message."""
+"""Bytes in one message that is sent."""
 
 _MAX_RECEIVED = 1 << 20
 _OPEN_S = 20.0
-"""How long it may take until the server goes on: it waits for the sandbox's agent, too."""
+"""How long the server's first message may take: the server waits for the sandbox's agent, too."""
 
 _HEARTBEAT_S = 20.0
 _CLOSE_S = 2.0
 _HIGH, _LOW = 1 << 20, 256 << 10
-"""Bytes that wait to be sent: at the first number the connection is told to wait, at the second to go on."""
+"""Bytes that wait to be sent: above the first number the connection pauses, below the second it resumes."""
 
 _REFUSED = {401: Unauthenticated, 403: PermissionDenied, 404: SandboxNotFound, 429: QuotaExceeded}
 
 
 async def open_socket(calls: HttpCalls, path: str, *, heartbeat: bool) -> aiohttp.ClientWebSocketResponse:
-    """A WebSocket on which the server has said that it goes on. Raises what it says instead, or `Unavailable`.
+    """A WebSocket that the server has accepted. Raises the server's error, or `Unavailable`.
 
-    `heartbeat`: for one that is always read; of one that its user may leave unread a missed answer says nothing.
+    `heartbeat`: only for one that is always read. If its user may leave it unread, a missing answer means nothing.
     """
     request_id = new_request_id()
     pool = await calls.pools.get()
@@ -119,8 +120,8 @@ async def open_connection(calls: HttpCalls, path: str) -> Connection:
 
 
 class SocketCarrier:
-    """Carries a connection over an open WebSocket: a task that receives, and one that sends what was written meanwhile in as few messages as
-    can be. It ends with the WebSocket."""
+    """Carries a connection over an open WebSocket, until that ends. One task receives; another sends what was written
+    meanwhile in as few messages as possible."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, connection: Connection) -> None:
         self._socket = socket
@@ -137,7 +138,7 @@ class SocketCarrier:
     def write(self, data: bytes | memoryview) -> None:
         if self._closing or not data:
             return
-        # A view may be of memory that its owner changes once the call is over.
+        # The owner of a view may change its memory after this call.
         self._waiting.append(data if isinstance(data, bytes) else bytes(data))
         self._size += len(data)
         if self._size > _HIGH and not self._connection.congested:
@@ -153,8 +154,8 @@ class SocketCarrier:
         self._size = 0
         self._closing = True
         if self._begun:
-            self._sending.cancel()  # it may stand before a server that takes nothing any more
-        # Else it has yet to run, and would not even close the socket if it were cancelled: it finds that there is nothing to send.
+            self._sending.cancel()  # the server may take nothing any more
+        # If it has not run yet, cancelling it would leave the socket open; it will find nothing to send and close it.
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
@@ -173,14 +174,14 @@ class SocketCarrier:
                 if self._connection.congested and self._size < _LOW:
                     self._connection.resume_writing()
         except (aiohttp.ClientError, OSError):
-            pass  # the receiving side finds out, too, and tells why
+            pass  # the receiving task notices, too, and says why
         finally:
             self._closing = True
-            # Ends the receiving side; waits for the server's own word, for a moment.
+            # Ends the receiving task; waits a moment for the server's close message.
             await self._socket.close()
 
     def _next_message(self) -> bytes:
-        """As much of what waits as goes into one message."""
+        """The next message: as many waiting bytes as fit."""
         pieces: list[bytes | memoryview] = []
         room = MAX_MESSAGE
         while self._waiting and room:
@@ -254,7 +255,7 @@ class SocketStream(ByteStream):
 
 
 def _end_of(message: aiohttp.WSMessage, code: int | None) -> Exception | None:
-    """Why a WebSocket is over; None where the other side ended it in good order."""
+    """Why a WebSocket ended; None if the other side closed it normally."""
     if message.type is aiohttp.WSMsgType.TEXT:
         problem = _parsed(message.data).get("error")
         return (

@@ -68,7 +68,8 @@ def _decoder(verb: Verb[..., Any]) -> Callable[[Any], Any]:
 
 @cache
 def decoder(kind: Any) -> Callable[[Any], Any]:
-    """What makes an object of that type out of JSON. Members that are not known are passed over: a newer server may tell more."""
+    """What makes an object of that type out of JSON. Members that are not known are passed over: a newer server may
+    tell more."""
     if kind is SandboxInfo:
         return info_from_json
     if get_origin(kind) is tuple:  # a new token with its text

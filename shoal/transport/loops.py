@@ -1,4 +1,4 @@
-"""Things that belong to one event loop each, and go with it."""
+"""Objects that belong to one event loop each and end with it."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ CLOSED = "the connections were closed meanwhile"
 
 
 def being_cancelled() -> bool:
-    """Whether it is the running task itself that is being cancelled, not only something that it awaits."""
+    """Whether the running task itself is being cancelled, not only something that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 class PerLoop(Generic[T]):
-    """One thing for each event loop that asks: made by `make` in that loop, ended there by `end` when the loop is, or when nobody holds this
-    any more. Neither function may hold it."""
+    """One object for each event loop that asks for one. `make` makes it in that loop; `end` ends it there, when the
+    loop ends or when this object is no longer referenced. Neither function may reference this object."""
 
     def __init__(self, make: Callable[[], T], end: Callable[[T], Awaitable[None]]) -> None:
         self._make = make
         self._end = end
         self._held: _Held[T] = {}
-        # Holds what is held until then: as garbage along with this, it would complain of not having been ended.
+        # Keeps the objects alive until then: collected together with this, they would warn that they were not closed.
         weakref.finalize(self, _end_all, self._held).atexit = False
 
     def __len__(self) -> int:
         return len(self._held)
 
     def peek(self) -> T | None:
-        """The running loop's, where it has one."""
+        """The running loop's object, if it has one."""
         held = self._held.get(asyncio.get_running_loop())
         return None if held is None else held[0]
 
     async def get(self) -> T:
-        """The running loop's; a new one where it has none."""
+        """The running loop's object; a new one if it has none."""
         held = self._held.get(asyncio.get_running_loop())
         return held[0] if held is not None else await self._begin()
 
     async def close(self) -> None:
-        """Ends the running loop's. Again is harmless; `get` makes a new one."""
+        """Ends the running loop's object. May be called again; `get` then makes a new one."""
         held = self._held.pop(asyncio.get_running_loop(), None)
         if held is not None:
             await held[1].aclose()
@@ -56,9 +56,9 @@ class PerLoop(Generic[T]):
         loop = asyncio.get_running_loop()
         for other in list(self._held):
             if other.is_closed():
-                self._held.pop(other, None)  # it was closed without a word to its generators
+                self._held.pop(other, None)  # it was closed without closing its generators
         made = self._make()
-        # A loop tells nobody that it ends, except the generators that it has seen: `asyncio.run` closes them.
+        # When a loop ends, only its async generators are told: `asyncio.run` closes them.
         guard = _guard(self._held, loop, made, self._end)
         self._held[loop] = made, guard
         await anext(guard)
@@ -77,12 +77,12 @@ async def _guard(
 
 
 def _end_all(held: _Held[T]) -> None:
-    """In whatever thread the garbage is collected."""
+    """Ends all objects, called from any thread by the garbage collector."""
     for loop, (_, guard) in list(held.items()):
         try:
             loop.call_soon_threadsafe(_end, loop, guard)
         except RuntimeError:
-            pass  # it is closed, and what it held with it
+            pass  # the loop is closed, and its objects with it
 
 
 def _end(loop: asyncio.AbstractEventLoop, guard: _Guard) -> None:
@@ -96,4 +96,4 @@ async def _close(guard: _Guard) -> None:
 
 
 _ending: set[asyncio.Task[None]] = set()
-"""A loop holds its tasks only weakly."""
+"""Keeps references: a loop references its tasks only weakly."""

@@ -38,8 +38,8 @@ class RayTransport(Transport):
     async def open(cls, address: str | None = None) -> RayTransport:
         """Connects this process to Ray, where it is not, and finds the controller.
 
-        `address`: Ray's; None: only what this process is connected to already. Ray's token is where Ray looks for it (its
-        environment variables). Raises `FailedPrecondition`, `Unavailable`, `Unauthenticated`.
+        `address`: Ray's; None: only what this process is connected to already. Ray's token is where Ray looks for it
+        (its environment variables). Raises `FailedPrecondition`, `Unavailable`, `Unauthenticated`.
         """
         return cls(await asyncio.to_thread(attach, address))
 
@@ -67,7 +67,7 @@ class RayTransport(Transport):
         return info
 
     async def _or_roll_back(self, call: Awaitable[R], specs: Sequence[SandboxSpec], wait: bool) -> R:
-        """Awaits a create; cancelled, it ends what that made. The controller does not notice that its caller has gone."""
+        """Awaits a create. If cancelled, ends what it made: the controller does not notice that its caller has gone."""
         try:
             return await call
         except asyncio.CancelledError:
@@ -76,7 +76,8 @@ class RayTransport(Transport):
             raise
 
     async def _give_up(self, specs: Sequence[SandboxSpec]) -> None:
-        """Ends what a create has made or is making. Its idempotency key tells which that is; the call may just be under way."""
+        """Ends what a create has made or is making. Its idempotency key tells which that is; the call may just be under
+        way."""
         left = {(spec.environment, cast(str, spec.idempotency_key)) for spec in specs}
         for delay in (0.0, 0.05, 0.2):
             await asyncio.sleep(delay)

@@ -50,8 +50,8 @@ def _init(address: str | None) -> None:
     _read_environment_again(address)
     log = logging.getLogger("ray._private.worker")
     level = log.level
-    log.setLevel(logging.ERROR)  # it warns that it takes no signals over in this thread, which is as it should be
-    # What Ray wants to tell a driver it prints to its stdout, whatever `log_to_driver` says: into the JSON that a script reads.
+    log.setLevel(logging.ERROR)  # it warns that it does not handle signals in this thread, which is intended
+    # Ray prints what it tells a driver to stdout, whatever `log_to_driver` says: into the JSON that a script reads.
     ray_worker.print_to_stdstream = _log_what_ray_says
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
@@ -72,7 +72,7 @@ def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
 
 
 def _knock(address: str) -> None:
-    """`Unavailable` at once where nobody listens: Ray itself tries for minutes."""
+    """`Unavailable` at once if nobody listens: Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit():
         return  # one of Ray's words, such as `auto`
@@ -89,7 +89,7 @@ def _knock(address: str) -> None:
 
 
 def _speaks_http(connection: socket.socket) -> bool:
-    """Whether it is an HTTP server: it waits to be asked, where Ray's speaks first."""
+    """Whether it is an HTTP server: that waits for a request, while Ray's server speaks first."""
     try:
         connection.settimeout(_GREETING_S)
         try:
@@ -98,12 +98,12 @@ def _speaks_http(connection: socket.socket) -> bool:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return connection.recv(5) == b"HTTP/"
     except OSError:
-        return False  # whatever it is, Ray will tell
+        return False  # Ray will say what it is
 
 
 def _read_environment_again(address: str) -> None:
-    """Ray reads its environment when it is imported, which the program may have done before the cluster was known."""
+    """Ray reads its environment on import, which may have been before the cluster was known."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     if address.startswith("127.0.0.1:"):
-        ray_constants.ENABLE_RAY_CLUSTER = False  # it would put the machine's own address in the place of the loopback
+        ray_constants.ENABLE_RAY_CLUSTER = False  # it would replace the loopback by the machine's own address

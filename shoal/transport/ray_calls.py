@@ -30,8 +30,8 @@ class Controller:
         self._handle = handle
 
     async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
-        """The verb's result, or the error that it raised. On behalf of the context's caller, where the verb has a scope. While the controller
-        is away the call is made again, for `RESTART_S` and as far as the verb may be."""
+        """The verb's result, or the error that it raised. On behalf of the context's caller, where the verb has a
+        scope. While the controller is away the call is made again, for `RESTART_S` and as far as the verb may be."""
         arguments = verb.in_order(args, options)
         on_behalf_of = INSIDE if verb.scope is None else caller.get()
         end = time.monotonic() + RESTART_S

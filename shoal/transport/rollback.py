@@ -1,4 +1,4 @@
-"""Creates that are given up while they are under way: nobody will ever hold what they make, so it must not stay."""
+"""Ends what cancelled creates have made: their caller never gets it, so it must not stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal.model.errors import ShoalError
 from shoal.model.spec import SandboxSpec
 
 UNDO_S = 8.0
-"""How long a caller who gives up, or closes the transport, waits for that."""
+"""How long a cancelled caller, or one that closes the transport, waits for that."""
 
 
 class Rollback:
@@ -22,8 +22,10 @@ class Rollback:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, work: Coroutine[Any, Any, None], *, whole: bool = False) -> None:
-        """Does `work`, which ends what was made: given `UNDO_S`, and then to its end without being waited for. `whole`: it is waited for to
-        its end, or where whoever waits gives up, for `UNDO_S` more."""
+        """Runs `work`, which ends what was made, and waits `UNDO_S` for it; after that it goes on in the background.
+
+        `whole`: waits until it is done, or `UNDO_S` longer if the caller is cancelled meanwhile.
+        """
         task = asyncio.get_running_loop().create_task(_quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -35,7 +37,7 @@ class Rollback:
             raise
 
     async def settle(self) -> None:
-        """Waits until all is undone in the running loop, for `UNDO_S` at most."""
+        """Waits for the running loop's work, for `UNDO_S` at most."""
         loop = asyncio.get_running_loop()
         tasks = [task for task in [*self._tasks] if task.get_loop() is loop]
         if tasks:
@@ -46,9 +48,9 @@ async def _quietly(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except ShoalError:
-        pass  # the cluster is away, or refuses now as it did before: the sandbox's own timeout will end what there is
+        pass  # the cluster does not answer, or refuses: the sandbox's own timeout will end it
 
 
 def with_key(spec: SandboxSpec) -> SandboxSpec:
-    """With an idempotency key: a call that is sent twice makes one sandbox, and what it makes is found again to be undone."""
+    """`spec` with an idempotency key: sent twice it makes one sandbox, and a rollback finds that by the key."""
     return spec if spec.idempotency_key is not None else replace(spec, idempotency_key=secrets.token_hex(16))

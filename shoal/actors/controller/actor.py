@@ -48,7 +48,8 @@ class ControllerActor:
         return await answer(self._handlers, verb, arguments, caller)
 
     async def ready(self) -> int:
-        """Waits until at least one node answers; how many do. Raises what keeps a node from it, `Unavailable` after a minute."""
+        """Waits until at least one node answers; how many do. Raises what keeps a node from it, `Unavailable` after a
+        minute."""
         await self._open()
         limit = time.monotonic() + _READY_S
         while not self._nodes.machines():
@@ -64,7 +65,8 @@ class ControllerActor:
         return len(self._nodes.machines())
 
     async def drain(self) -> int:
-        """Ends every sandbox, removes every slot, closes every node: for `shoal down`. Returns how many sandboxes it ended."""
+        """Ends every sandbox, removes every slot, closes every node: for `shoal down`. Returns how many sandboxes it
+        ended."""
         return await (await self._open()).drain()
 
     async def _open(self) -> Parts:
@@ -88,6 +90,7 @@ class ControllerActor:
 
 
 def _end() -> None:
-    """Another controller has taken the store over. Where this one is still the cluster's, Ray starts it anew, and it takes over in turn."""
+    """Another controller has taken the store over. Where this one is still the cluster's, Ray starts it anew, and it
+    takes over in turn."""
     log.error("another controller writes to the store; this one ends")
     os._exit(1)
