@@ -4,5 +4,5 @@
     handles.py     the thin wrapper around calls to them: Ray's errors become Shoal's
     deploy.py      creates and drains them: the one place that wires the real parts together
 
-Control goes through them; exec, files and streams do not (they go through the relay).
+Control goes through them. Exec, files and streams go through the relay.
 """

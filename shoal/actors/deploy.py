@@ -1,4 +1,4 @@
-"""Creates the cluster's actors in a running Ray, and takes them away: the one place that wires the real parts together.
+"""Creates the cluster's actors in a running Ray, and removes them.
 
 The caller has connected to Ray (`ray.init`). Both calls block.
 """
@@ -28,11 +28,12 @@ def deploy(
     store: Callable[[dict[str, Any]], Store],
     timeout_s: float = 60.0,
 ) -> int:
-    """Makes sure of the controller and, through it, of a node actor per machine; returns how many nodes answer. Idempotent.
+    """Creates the controller and, through it, one node actor per machine; returns how many nodes answer. Idempotent.
 
-    `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens; `store`: makes, from the
-    settings, what the controller keeps its state in (a function that can be imported where it runs).
-    Raises `Unavailable` where they do not answer within `timeout_s` seconds, and whatever kept them from starting.
+    `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens;
+    `store`: makes, from the settings, what the controller keeps its state in (a function that can be imported where it
+    runs). Raises `Unavailable` if they do not answer within `timeout_s` seconds, or the error that kept them from
+    starting.
     """
     actor_class: Any = ray.remote(ControllerActor)
     controller = actor_class.options(**controller_options()).remote(settings, cluster, secret, store)
@@ -46,9 +47,10 @@ def deploy(
 
 
 def drain(*, timeout_s: float = 60.0) -> int:
-    """Ends all sandboxes and all of Shoal's actors, and has every node undo what it did to its machine. Returns how many sandboxes were ended.
+    """Ends all sandboxes and all of Shoal's actors; every node undoes what it did to its machine. Returns how many
+    sandboxes were ended.
 
-    Where an actor does not answer in time it is killed all the same: what its node left is for the caller to sweep.
+    An actor that does not answer in time is killed too. The caller then sweeps what its node left.
     """
     ended = 0
     controller = find_actor(CONTROLLER)

@@ -1,4 +1,4 @@
-"""The thin wrapper around calls to actors: arguments go as they are, Ray's errors come back as Shoal's."""
+"""A thin wrapper around calls to actors: Ray's errors become Shoal's."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from shoal.model.ray_errors import translate
 
 
 def is_gone(error: Unavailable) -> bool:
-    """The actor has died for good, so that another must take over (rather than: it is being restarted)."""
+    """Whether the actor has died for good, rather than being restarted."""
     return error.fields.get("actor") == "gone"
 
 
 def is_restarting(error: Unavailable) -> bool:
-    """It was the actor that did not answer, and Ray is bringing it back."""
+    """Whether Ray is restarting the actor."""
     return error.fields.get("actor") == "restarting"
 
 
 async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: float | None = None) -> Any:
     """Calls `method` on an actor and returns its result.
 
-    Raises the `ShoalError` that the method raised; `Unavailable` for an actor that died for good (`is_gone`) or is
-    being restarted; `DeadlineExceeded` after `timeout_s` seconds, `Internal` for whatever else went wrong in it.
+    Raises the `ShoalError` that the method raised; `Unavailable` if the actor died for good (`is_gone`) or is being
+    restarted; `DeadlineExceeded` after `timeout_s` seconds; `Internal` for any other failure in the actor.
     """
     try:
         reference = getattr(handle, method).remote(*args)

@@ -1,4 +1,5 @@
-"""What sandboxes take over from their machine: CA bundle, proxy, package index. Each only where the operator says so (`Settings.host`).
+"""What sandboxes inherit from their machine: CA bundle, proxy, package index. Each only if the operator enables it
+(`Settings.host`).
 
 Deciding is pure: `inherit` is given the environment and pip's configuration. `pip_config` reads the latter.
 """
@@ -25,9 +26,10 @@ CA_VARIABLES = (
     "GIT_SSL_CAINFO",
     "NODE_EXTRA_CA_CERTS",
 )
-"""What programs look at for a CA bundle. The first four are also where the machine's own is looked for, in this order."""
+"""Variables that programs read for a CA bundle. The first four also tell where the machine's own bundle is, in this
+order."""
 
-CA_PLACES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
+CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
@@ -47,10 +49,10 @@ class InheritedSettings:
 
 
 def inherit(host: HostSettings, environ: Mapping[str, str], pip: Mapping[str, str]) -> InheritedSettings:
-    """What to take over. `pip`: pip's own settings by option name, such as `index-url` (see `pip_config`).
+    """The settings to inherit. `pip`: pip's own settings by option name, such as `index-url` (see `pip_config`).
 
-    Raises `FailedPrecondition` where the CA bundle is asked for and there is none. Passwords in an index's or a proxy's URL go along:
-    that is what the operator asked for.
+    Raises `FailedPrecondition` if the CA bundle is enabled and the machine has none. Passwords in the URL of an index
+    or a proxy are passed on, as the operator asked for.
     """
     env: dict[str, str] = {}
     mounts: tuple[Mount, ...] = ()
@@ -65,7 +67,7 @@ def inherit(host: HostSettings, environ: Mapping[str, str], pip: Mapping[str, st
 
 
 def pip_config(timeout_s: float = 30.0) -> dict[str, str]:
-    """Pip's settings out of its files, by option name; empty where there is no pip. Blocks: it runs pip."""
+    """Pip's settings from its files, by option name; empty without pip. Blocks: it runs pip."""
     try:
         listed = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"],
@@ -81,7 +83,8 @@ def pip_config(timeout_s: float = 30.0) -> dict[str, str]:
 
 
 def parse_pip_config(text: str) -> dict[str, str]:
-    """What `pip config list` prints (`global.index-url='https://…'`), with `install.` before `global.`, and `:env:` left out."""
+    """What `pip config list` prints (`global.index-url='https://…'`), with `install.` before `global.`, and `:env:`
+    left out."""
     found: dict[str, str] = {}
     rank: dict[str, int] = {}
     for line in text.splitlines():
@@ -102,16 +105,17 @@ def _unquote(value: str) -> str:
 
 def _ca_bundle(environ: Mapping[str, str], pip: Mapping[str, str]) -> Path:
     named = [environ.get(name) for name in CA_VARIABLES[:4]]
-    for place in (*named, pip.get("cert"), *CA_PLACES):
-        if place and Path(place).is_file():
-            return Path(place).resolve()
+    for path in (*named, pip.get("cert"), *CA_BUNDLES):
+        if path and Path(path).is_file():
+            return Path(path).resolve()
     raise FailedPrecondition(
-        "host.ca_bundle: this machine has no CA bundle in any usual place; install ca-certificates, set SSL_CERT_FILE, or set it to false"
+        "host.ca_bundle: no CA bundle was found in the usual paths of this machine; "
+        "install ca-certificates, set SSL_CERT_FILE, or set it to false"
     )
 
 
 def _proxy(environ: Mapping[str, str]) -> dict[str, str]:
-    """Both spellings, as programs look at one or the other; lower case wins where they differ, as in curl."""
+    """Both spellings, as programs read one or the other; if they differ, lower case wins, as in curl."""
     env: dict[str, str] = {}
     for name in PROXY_VARIABLES:
         value = environ.get(name) or environ.get(name.upper())

@@ -1,4 +1,4 @@
-"""What the actors say to each other. Plain values; nothing here imports more than the model."""
+"""The messages between the actors: plain values that import only the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ OCCUPIED = "occupied"
 
 @dataclass(frozen=True, slots=True)
 class ContainerStarted:
-    """Node to slot: a sandbox's container. `relay` is host:port, `token` admits to its agent; `warm`: it had been kept ready."""
+    """Node to slot: a sandbox's container. `relay`: host:port; `token`: admits to its agent; `warm`: it had been kept
+    ready."""
 
     key: str
     node_id: str
@@ -24,7 +25,7 @@ class ContainerStarted:
 
 @dataclass(frozen=True, slots=True)
 class ContainerLoss:
-    """Node to slot: why a container was lost by itself, and so why its sandbox ends."""
+    """Node to slot: why a container was lost, which ends its sandbox."""
 
     reason: Reason
     exit_code: int | None
@@ -33,7 +34,7 @@ class ContainerLoss:
 
 @dataclass(frozen=True, slots=True)
 class SandboxStarted:
-    """Slot to controller: a sandbox runs; where, since when (unix seconds)."""
+    """Slot to controller: a sandbox runs. `started_at`: unix seconds."""
 
     key: str
     node_id: str
@@ -44,7 +45,8 @@ class SandboxStarted:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Slot to controller: how a sandbox ended. `returncode`: of its command, negative for a signal; 137 when it ran out of memory."""
+    """Slot to controller: how a sandbox ended. `returncode`: of its command, negative for a signal; 137 when it ran out
+    of memory."""
 
     reason: Reason
     returncode: int | None
@@ -54,7 +56,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class SlotFacts:
-    """Slot to controller: what it is and what it holds."""
+    """Slot to controller: its shape, its machine and the sandbox that it holds."""
 
     slot_id: str
     shape: SlotShape

@@ -1,4 +1,4 @@
-"""What the actors are called in Ray, and the Ray options each kind is created with."""
+"""The actors' names in Ray, and the Ray options of each kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REGION_LABEL = "ray.io/availability-region"
 
 CLUSTER_LABEL = "shoal.cluster"
 NODE_LABEL = "shoal.node"
-"""Labels of every container: whose it is, and where."""
+"""Labels of every container: its cluster and its node."""
 
 
 def node_actor_name(node_id: str) -> str:
@@ -21,7 +21,7 @@ def node_actor_name(node_id: str) -> str:
 
 
 def controller_options() -> dict[str, Any]:
-    """Restarted for ever, on the head, and in nobody's way."""
+    """Restarted without limit, on the head node; takes no CPU from others."""
     return {
         "name": CONTROLLER,
         "namespace": NAMESPACE,
@@ -36,7 +36,7 @@ def controller_options() -> dict[str, Any]:
 
 
 def node_options(node_id: str) -> dict[str, Any]:
-    """Restarted for ever on its own machine, and on no other."""
+    """Restarted without limit, only on its own machine."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return {
@@ -53,8 +53,8 @@ def node_options(node_id: str) -> dict[str, Any]:
 
 
 def slot_options(slot_id: str, shape: SlotShape, node_id: str | None) -> dict[str, Any]:
-    """Placed by Ray where its resources are free, or on `node_id`. Never restarted by Ray, which might choose another machine:
-    the controller makes a new slot where the container is."""
+    """Placed by Ray where its resources are free, or on `node_id`. Ray never restarts it, as it might choose another
+    machine: the controller makes a new slot on the machine of the container."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     options: dict[str, Any] = {

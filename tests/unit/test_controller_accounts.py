@@ -355,9 +355,9 @@ async def test_what_replicas_report_is_entered_once() -> None:
 async def test_what_is_no_id_is_refused(value: Any) -> None:
     controller = await World().controller()
     following = controller.parts.event_feed
-    with pytest.raises(InvalidRequest, match=r"before: .* is no id"):
+    with pytest.raises(InvalidRequest, match=r"before: .* is not an id"):
         await following.audit(value, 10, INSIDE)
-    with pytest.raises(InvalidRequest, match=r"after: .* is no id"):
+    with pytest.raises(InvalidRequest, match=r"after: .* is not an id"):
         await following.events(value, None, None, 0, INSIDE)
     await controller.kill()
 

@@ -43,7 +43,7 @@ def test_ca_bundle_behind_a_link_is_the_file_itself(tmp_path: Path) -> None:
 
 
 def test_ca_bundle_that_is_nowhere_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inherited_settings, "CA_PLACES", ())
+    monkeypatch.setattr(inherited_settings, "CA_BUNDLES", ())
     with pytest.raises(FailedPrecondition, match="ca-certificates"):
         inherit(HostSettings(ca_bundle=True), {}, {})
 

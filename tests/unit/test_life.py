@@ -112,7 +112,7 @@ async def test_a_start_that_failed_with_nobody_waiting_leaves_the_slot_free(plac
     await asyncio.wait_for(stuck.reached.wait(), WITHIN_S)
     start.cancel()
     await asyncio.wait([start])
-    beginning = slot._beginning
+    beginning = slot._start_task
     assert beginning is not None
     stuck.let_go.set()
     await asyncio.wait([beginning], timeout=WITHIN_S)

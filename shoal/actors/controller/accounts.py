@@ -1,7 +1,4 @@
-"""Environments and API tokens: who there is, and what they may have. All of it is in memory, and on record before it counts.
-
-That a caller's scope allows a verb at all was checked before: see `handlers`.
-"""
+"""Environments and API tokens. They are in memory, and on record before they count."""
 
 from __future__ import annotations
 
@@ -42,7 +39,8 @@ from shoal.model.visibility import check_sees_environment, no_environment, no_to
 
 MAX_ENVIRONMENTS = 1_000
 MAX_TOKENS = 1_000
-"""Tokens that one environment may have. Of those that were revoked or have expired the newest are kept as far as there is room."""
+"""Tokens that one environment may have. Of those that were revoked or have expired the newest are kept as far as there
+is room."""
 
 MAX_NAME = 128
 _LONGEST_S = 10 * 366 * 86400.0
@@ -58,11 +56,11 @@ class Accounts:
         self._clock = clock
         self._environments: dict[str, Environment] = {}
         self._tokens: dict[str, StoredToken] = {}
-        # One change at a time: each rests on what is in memory, which the one before changes once it is on record.
+        # One change at a time: each depends on memory, which the one before changes once it is on record.
         self._changing = asyncio.Lock()
 
     async def restore(self, restored: Restored) -> None:
-        """Takes up what the store kept, and sees to it that there is a `main`."""
+        """Takes over what the store kept, and creates `main` if it is missing."""
         self._environments = {environment.name: environment for environment in restored.environments}
         self._tokens = {token.info.id: token for token in restored.tokens}
         if MAIN_ENVIRONMENT not in self._environments:
@@ -73,11 +71,11 @@ class Accounts:
     # -- environments -------------------------------------------------------------------------------
 
     def quota(self, name: str) -> Quota:
-        """The quota that holds in an environment; `EnvironmentNotFound`."""
+        """The quota of an environment; `EnvironmentNotFound`."""
         return self._known(name).quota
 
     async def create_environment(self, name: str, quota: Quota, caller: Caller) -> Environment:
-        """A new one; `AlreadyExists` also where one of that name was deleted and is still remembered."""
+        """Creates an environment; `AlreadyExists` also if one of that name was deleted and is still remembered."""
         if not NAME.fullmatch(name):
             raise InvalidRequest(
                 f"name: {name!r} is no name; use 1 to 64 letters, digits, dots, dashes and underscores", field="name"
@@ -89,7 +87,7 @@ class Accounts:
             if len(self._environments) >= MAX_ENVIRONMENTS:
                 raise QuotaExceeded(f"there are {MAX_ENVIRONMENTS} environments, which is the most; delete some")
             if await self._writer.store.was_deleted(name):
-                # Sandboxes, events and keys are told apart by the name: whoever had it next would see another's.
+                # Sandboxes, events and keys are found by the name: the next owner would see those of the last.
                 raise AlreadyExists(
                     f"name: an environment {name!r} was deleted, and what happened in it is kept under that name for "
                     "`store.retention`; choose another, or wait until that is over",
@@ -135,7 +133,7 @@ class Accounts:
             for token in self._tokens.values()
             if token.info.environment == name and token.info.revoked_at is None
         ]
-        del self._environments[name]  # first of all: nothing may be made in it from now on
+        del self._environments[name]  # first, so that nothing is created in it from now on
         entry = audited(verbs.delete_environment, caller, target=name, environment=name)
         try:
             await self._revoke(revoked, Change(removed_environments=(name,), tokens=revoked, audit=(entry,)))
@@ -148,7 +146,7 @@ class Accounts:
     async def create_token(
         self, name: str, environment: str, scope: Scope, expires_in: float | None, caller: Caller
     ) -> tuple[TokenInfo, str]:
-        """A new token and its text, which is kept nowhere."""
+        """Creates a token and returns it with its text, which is stored nowhere."""
         check_text("name", name, "a short text that tells what the token is for")
         if len(name) > MAX_NAME:
             raise InvalidRequest(f"name: {len(name)} characters are too many; use at most {MAX_NAME}", field="name")
@@ -175,7 +173,7 @@ class Accounts:
         void = sorted((info for info in kept if not info.valid(now)), key=_void_since)
         if len(kept) - len(void) >= MAX_TOKENS:
             raise QuotaExceeded(f"environment {environment!r} has {MAX_TOKENS} tokens, which is the most; revoke some")
-        # Or one that makes and revokes them in a loop would fill memory and store: the audit log has them still.
+        # Else a loop of creates and revokes would fill memory and store. The audit log still has them.
         forgotten = [info.id for info in void[: max(0, len(kept) + 1 - MAX_TOKENS)]]
         token_id, text, digest = mint()
         expires_at = None if expires_in is None else now + expires_in
@@ -207,7 +205,7 @@ class Accounts:
         return self._tokens.get(token_id)
 
     def used(self, when: Mapping[str, float]) -> list[StoredToken]:
-        """Notes when tokens were last used, and returns those of which that is worth writing."""
+        """Notes when tokens were last used; returns those whose change is worth writing."""
         changed = []
         for token_id, at in when.items():
             token = self._tokens.get(token_id)
@@ -220,7 +218,7 @@ class Accounts:
         return changed
 
     def expire(self, before: float) -> None:
-        """Forgets tokens that were revoked or expired before that moment, as the store does."""
+        """Forgets tokens that were revoked or expired before that time, as the store does."""
         for token in list(self._tokens.values()):
             info = token.info
             if any(at is not None and at < before for at in (info.revoked_at, info.expires_at)):
@@ -238,7 +236,7 @@ class Accounts:
         return replace(environment, usage=self._registry.usage(environment.name).as_quota(self._clock()))
 
     async def _revoke(self, revoked: Sequence[StoredToken], change: Change) -> None:
-        """Revoked in memory first: else a use that is noted meanwhile would write the token down as good, over its end."""
+        """Revokes in memory first: else a use that is noted meanwhile would overwrite the revocation."""
         before = {token.info.id: self._tokens[token.info.id] for token in revoked}
         self._tokens |= {token.info.id: token for token in revoked}
         try:
@@ -249,7 +247,7 @@ class Accounts:
 
 
 def check_bounds(quota: Quota) -> None:
-    """Raises `InvalidRequest` for a quota that makes no sense."""
+    """Raises `InvalidRequest` for an invalid quota."""
     for name in ("sandboxes", "cpu", "memory", "creates_per_minute"):
         value: Any = getattr(quota, name)
         if value is None:

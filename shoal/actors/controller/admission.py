@@ -1,4 +1,4 @@
-"""From a spec to an accepted sandbox: whether it may be, all decided in one go, so that no two creates can both have the last room."""
+"""Decides whether a create is accepted, in one step without a wait, so that no two creates both get the last room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shoal.model.visibility import check_sees_environment
 
 @dataclass(slots=True)
 class Admission:
-    """What a create has to pass. `closed`: the cluster is being shut down."""
+    """The checks of a create. `closed`: the cluster is being shut down."""
 
     limits: Limits
     registry: Registry
@@ -34,21 +34,21 @@ class Admission:
     closed: bool = False
 
     def check_call(self, spec: SandboxSpec, deadline_s: float, caller: Caller) -> None:
-        """Whether the call may be made at all, whatever there is: comes before `admit`. `InvalidRequest`, `EnvironmentNotFound`."""
+        """Checks the call itself, before `admit`: `InvalidRequest`, `EnvironmentNotFound`."""
         check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
         check_sees_environment(caller, spec.environment)
 
     def admit(
         self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None
     ) -> tuple[SandboxRecord, bool]:
-        """The sandbox for a create, and whether it is a new one rather than that of an earlier call with the same key (`forgotten`, where
-        only the store knows of it). `left_s`: of its deadline.
+        """The sandbox for a create, and whether it is new rather than that of an earlier call with the same key
+        (`forgotten`: the one that only the store knows). `left_s`: seconds left of its deadline.
 
-        Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `Unavailable`; then there is nothing of it.
+        Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `Unavailable`; then nothing
+        was created.
         """
-        record = self.registry.same_request(
-            spec, forgotten
-        )  # before all that costs time: what is the same has passed it
+        # First, as it is cheap: the same request has passed all other checks.
+        record = self.registry.same_request(spec, forgotten)
         if record is not None:
             record.asked += 1
             return record, False

@@ -35,8 +35,9 @@ class Adoption:
     call: Callable[..., Awaitable[Any]]
 
     async def adopt(self, record: SandboxRecord) -> Outcome:
-        """The slot of a running sandbox died: a new one on the same machine adopts its container, as soon as it finds room there. If none
-        can, or none does within the sandbox's lifetime, which nobody else watches meanwhile, it has ended."""
+        """The slot of a running sandbox died: a new one on the same machine adopts its container, as soon as it finds
+        room there. If none can, or none does within the sandbox's lifetime, which nobody else watches meanwhile, it has
+        ended."""
         assert record.started is not None
         log.warning("slot %s of %s died; another adopts its container", record.slot_id, record.id)
         try:
@@ -71,7 +72,8 @@ class Adoption:
         return Outcome(Event.ENDED, end=vanished(record, "no actor could adopt its container"))
 
     async def remove(self, sandbox_id: str, node_id: str | None) -> None:
-        """Whatever container the sandbox has on a node, or (None) anywhere, is removed. A node that does not answer sweeps by itself later."""
+        """Removes the sandbox's container on a node, or (None) on every node. A node that does not answer sweeps it
+        later."""
         if node_id is not None and not self.nodes.alive(node_id):
             return
         handles = self.nodes.handles() if node_id is None else [self.nodes.handle(node_id)]

@@ -1,4 +1,4 @@
-"""What is said of a sandbox's end where it is the controller that says it."""
+"""The ends of sandboxes that the controller itself decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ ON_REQUEST = "terminated on request"
 
 
 def vanished(record: SandboxRecord, why: str) -> End:
-    """Its container is gone, and nobody lives who could say how: by what was asked for, or else by somebody outside Shoal."""
+    """Its container is gone, and its slot cannot tell why: its end was requested, or somebody outside Shoal removed
+    it."""
     if record.ended_by is not None:
         return given_up(ON_REQUEST)
     return End(Reason.EVICTED, None, why, time.time())
@@ -24,18 +25,18 @@ def node_lost() -> End:
 
 
 def outlived(record: SandboxRecord) -> End:
-    """Its lifetime is over, and no actor holds it that would say so."""
+    """Its lifetime is over, and it has no slot to tell that."""
     return End(Reason.TIMEOUT, None, f"its lifetime of {record.spec.timeout:g} s was over; raise timeout=", time.time())
 
 
 def given_up(message: str) -> End:
-    """It was ended on request, and there is no exit code to tell."""
+    """It was ended on request, without an exit code."""
     return End(Reason.TERMINATED, None, message, time.time())
 
 
 def too_late() -> End:
-    """A controller that was restarted found it half made, and nobody waits for it any more."""
-    message = "the controller was restarted while it was made, and its deadline has passed; create it again"
+    """A restarted controller found it half started, and nobody waits for it any more."""
+    message = "the controller was restarted while it started, and its deadline has passed; create it again"
     return End(Reason.START_FAILED, None, message, time.time())
 
 
@@ -45,7 +46,7 @@ def failed_start(error: ShoalError) -> End:
 
 
 def ended_error(record: SandboxRecord) -> SandboxEnded:
-    """What a caller gets who wants something of a sandbox that has ended."""
+    """The error for a caller who needs a sandbox that has ended."""
     assert record.end is not None
     end = record.end
     return SandboxEnded(

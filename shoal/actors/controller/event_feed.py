@@ -1,4 +1,4 @@
-"""What clients ask of the past: events as they come, and the audit log."""
+"""Events as they come, and the audit log, for clients."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from shoal.model.visibility import check_sees_environment
 _LONGEST_WAIT_S = 30.0
 
 _WRITTEN_HERE = frozenset(each.audit for each in VERBS.values() if each is not verbs.tunnel_token)
-"""The actions that the controller enters in the audit log together with their effect. Replicas report them too; of theirs only what was
-refused is new. A connect token has no effect here."""
+"""The actions that the controller enters in the audit log together with their effect. Replicas report them too; of
+theirs only what was refused is new. A connect token has no effect here."""
 
 
 @dataclass(slots=True)
 class EventFeed:
-    """Events and audit entries, as far as the caller may see them."""
+    """Events and audit entries that the caller may see."""
 
     writer: RecordWriter
     registry: Registry
@@ -40,7 +40,8 @@ class EventFeed:
     async def events(
         self, after: int | None, sandbox_id: str | None, environment: str | None, wait_s: float, caller: Caller
     ) -> list[SandboxEvent]:
-        """Events with an id above `after` (None: from now on), oldest first, at most 1,000; waits up to `wait_s` (30 at most) for the first."""
+        """Events with an id above `after` (None: from now on), oldest first, at most 1,000; waits up to `wait_s` (30 at
+        most) for the first."""
         if environment is not None:
             check_sees_environment(caller, environment)
         elif caller.environment != ANY_ENVIRONMENT:
@@ -53,7 +54,7 @@ class EventFeed:
         after = log.last if after is None else after
         end = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
         while True:
-            # Only what came since the last look is looked at again.
+            # Only events since the last turn are searched.
             horizon = log.last
             found = log.since(after, environment=environment, sandbox_id=sandbox_id)
             if found is None:
@@ -84,10 +85,10 @@ class EventFeed:
         return self.writer.events.last
 
     async def report(self, audit: Sequence[AuditEntry], used: Mapping[str, float]) -> None:
-        """What a replica saw: entries for the audit log, and which tokens were used.
+        """Takes the report of a replica: entries for the audit log, and which tokens were used.
 
-        What was done to a sandbox is entered under its own environment also where the caller is of all of them: whoever administers
-        that environment is to see it.
+        What was done to a sandbox is entered under its environment, even if the caller has access to all: the
+        administrators of that environment must see it.
         """
         tokens = self.accounts.used(used)
         new = [
@@ -99,7 +100,7 @@ class EventFeed:
             await self.writer.write(Change(audit=new, tokens=tokens))
 
     def _environment(self, entry: AuditEntry) -> str:
-        """Where it was done: the replica knows only the caller's environment, the controller the sandbox's."""
+        """The environment in which it was done: the replica knows the caller's, the controller the sandbox's."""
         if entry.environment != ANY_ENVIRONMENT or entry.target is None:
             return entry.environment
         record = self.registry.get(entry.target)
@@ -109,4 +110,4 @@ class EventFeed:
 def _check_id(field: str, value: Any) -> None:
     """An event's or an entry's id, or 0."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise InvalidRequest(f"{field}: {value!r:.80} is no id; pass on one as it came", field=field)
+        raise InvalidRequest(f"{field}: {value!r:.80} is not an id; pass one on as you got it", field=field)

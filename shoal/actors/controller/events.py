@@ -1,7 +1,7 @@
-"""What happens to sandboxes, as it is told to those who follow: the newest in memory, and who waits for the next.
+"""The events of sandboxes: the newest in memory, and the callers that wait for the next.
 
-An event is drafted (it gets its id), written with its effect, and then published, always in the order of ids: who has seen one has
-seen all before.
+An event is drafted (it gets its id), written together with its effect, and then published, always in the order of ids:
+whoever has seen one has seen all before it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ RING = 10_000
 """Events kept in memory; older ones are read from the store."""
 
 RING_BYTES = 32 << 20
-"""Their texts (tags, messages) have together no more than this."""
+"""The most bytes that their texts (tags, messages) take together."""
 
 PAGE = 1000
-"""The most that one look returns."""
+"""The most events that one call returns."""
 
 
 class EventLog:
-    """The events of one controller's life. `last`: the id of the newest event before it. No disk and no clock in here."""
+    """The events of one run of the controller. `last`: the id of the newest event before it. Uses no disk and no
+    clock."""
 
     def __init__(self, last: int, size: int = RING) -> None:
         self._drafted = last
@@ -34,7 +35,7 @@ class EventLog:
         self._ring: deque[SandboxEvent] = deque()
         self._size = size
         self._weight = 0
-        self._in_order: deque[int] = deque()  # drafted, and neither published nor dropped
+        self._in_order: deque[int] = deque()  # drafted, not yet published or dropped
         self._settled: dict[int, SandboxEvent | None] = {}
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
 
@@ -44,25 +45,25 @@ class EventLog:
         return self._published
 
     def draft(self, at: float, environment: str, sandbox_id: str, kind: str, data: dict[str, Any]) -> SandboxEvent:
-        """A new event with the next id. It must be published or dropped: later ones wait for it."""
+        """A new event with the next id. Publish or drop it: later ones wait for it."""
         self._drafted += 1
         self._in_order.append(self._drafted)
         return SandboxEvent(self._drafted, at, environment, sandbox_id, kind, data)
 
     def publish(self, events: Iterable[SandboxEvent]) -> None:
-        """They are on record: tells all who wait, once all before them are settled."""
+        """The events are on record: wakes the callers that wait, once all earlier events are settled."""
         self._settled.update((event.id, event) for event in events)
         self._advance()
 
     def drop(self, events: Iterable[SandboxEvent]) -> None:
-        """They were not written: their ids stay unused."""
+        """The events were not written: their ids stay unused."""
         self._settled.update((event.id, None) for event in events)
         self._advance()
 
     def since(
         self, after: int, *, environment: str | None = None, sandbox_id: str | None = None, limit: int = PAGE
     ) -> list[SandboxEvent] | None:
-        """Published events with an id above `after`, oldest first; None where memory does not reach back so far."""
+        """Published events with an id above `after`, oldest first; None if memory does not reach back so far."""
         if after < self._floor:
             return None
         newer = []
@@ -74,7 +75,7 @@ class EventLog:
         return [event for event, _ in zip(found, range(limit), strict=False)]
 
     async def wait(self, environment: str | None, sandbox_id: str | None, timeout_s: float) -> bool:
-        """Waits until something is published that may concern those who ask; False after `timeout_s`."""
+        """Waits until an event is published that may match; False after `timeout_s`."""
         topic = _topic(environment, sandbox_id)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters = self._waiting.setdefault(topic, [])
@@ -90,7 +91,7 @@ class EventLog:
         return True
 
     def expire(self, before: float) -> None:
-        """Forgets those from before that moment, as the store does."""
+        """Forgets events from before that time, as the store does."""
         while self._ring and self._ring[0].at < before:
             self._forget()
 
@@ -120,7 +121,7 @@ def _concerns(event: SandboxEvent, environment: str | None, sandbox_id: str | No
 
 
 def _topic(environment: str | None, sandbox_id: str | None) -> str:
-    """What to wait for: one sandbox, one environment, or everything."""
+    """The topic to wait for: one sandbox, one environment, or everything."""
     if sandbox_id is not None:
         return f"sandbox {sandbox_id}"
     return "everything" if environment is None else f"environment {environment}"

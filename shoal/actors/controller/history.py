@@ -1,4 +1,4 @@
-"""Sandboxes wherever they are known: in memory, and of those that ended long ago in the store. Only what the caller may see."""
+"""Looks sandboxes up in memory and, if they ended long ago, in the store. Returns only what the caller may see."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ log = logging.getLogger("shoal.history")
 
 _PAGE = 100
 _PAGES = 20
-"""Of the store, for one look at a listing: whoever asks for what is hardly there goes on by asking again, and others have their turn."""
+"""Pages of the store that one call reads. A rare match may take several calls, so that other callers have their
+turn."""
 
 
 @dataclass(slots=True)
 class History:
-    """All sandboxes of which there is a trace."""
+    """All sandboxes that memory or the store knows."""
 
     registry: Registry
     store: Store
 
     async def get(self, sandbox_id: str, caller: Caller) -> SandboxRecord:
-        """The sandbox, living or ended; `SandboxNotFound`, for those of other environments too."""
+        """The sandbox, living or ended; `SandboxNotFound`, also for other environments."""
         record = self.registry.get(sandbox_id)
         if record is None:
             record = await self._stored(sandbox_id)
@@ -40,7 +41,7 @@ class History:
         return record
 
     async def find(self, name: str, environment: str, caller: Caller) -> SandboxRecord:
-        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        """The living sandbox of that name, else the last that had the name; `SandboxNotFound`."""
         if not sees(caller, environment):
             raise no_sandbox_named(name, environment)
         record = self.registry.find(name, environment)
@@ -52,7 +53,7 @@ class History:
         return record
 
     async def select(self, listing: Listing, caller: Caller) -> tuple[list[SandboxRecord], PageCursor | None]:
-        """Newest first; and where the look ended, if that was before the end of the listing (`Page.reached`)."""
+        """Newest first, and where the search stopped, if that was before the end of the listing (`Page.reached`)."""
         check_sees_environment(caller, listing.environment)
         found = self.registry.select(listing)
         if self.registry.complete or not wants_ended(listing):
@@ -60,17 +61,17 @@ class History:
         return await self._with_older(found, listing)
 
     def may_have_forgotten(self, spec: SandboxSpec) -> bool:
-        """Whether an earlier create with its idempotency key may be so long ago that only the store knows of it."""
+        """Whether only the store may know of an earlier create with the same idempotency key."""
         key = spec.idempotency_key
         return key is not None and not self.registry.complete and self.registry.keyed(spec.environment, key) is None
 
     async def forgotten(self, spec: SandboxSpec) -> SandboxRecord | None:
-        """The sandbox that was created with the same idempotency key, where memory has forgotten it."""
+        """The sandbox that was created with the same idempotency key, if memory has forgotten it."""
         if spec.idempotency_key is None or not self.may_have_forgotten(spec):
             return None
         row = await self.store.sandbox_keyed(spec.idempotency_key, spec.environment)
         record = None if row is None else _record(row)
-        # Of what is in memory, memory knows better.
+        # For a sandbox in memory, memory is right.
         known = record is None or record.released or not record.ended or self.registry.get(record.id) is not None
         return None if known else record
 
@@ -85,26 +86,26 @@ class History:
     async def _with_older(
         self, found: list[SandboxRecord], listing: Listing
     ) -> tuple[list[SandboxRecord], PageCursor | None]:
-        """With those that are in the store alone."""
+        """Adds those that only the store has."""
         known = {record.id for record in found}
         before, reached = listing.before, None
         for page in range(1, _PAGES + 1):
             rows = await self.store.ended(listing.environment, before, _PAGE)
-            records = [record for row in rows if (record := _legible(row)) is not None]
+            records = [record for row in rows if (record := _valid_record(row)) is not None]
             found += [r for r in records if r.id not in known and not self.registry.get(r.id) and matches(r, listing)]
             if len(rows) < _PAGE:
                 break
             before = rows[-1]["created_at"], rows[-1]["id"]
             newer = [record for record in found if position(record) >= before]
             if len(newer) >= listing.limit:
-                break  # what is left to look at is older than all that is wanted
+                break  # all further rows are older than what is wanted
             if page == _PAGES:
                 found, reached = newer, before
         return heapq.nlargest(listing.limit, found, key=position), reached
 
 
-def _legible(row: dict[str, Any]) -> SandboxRecord | None:
-    """None where a row makes no sense: it must not keep all others from being listed."""
+def _valid_record(row: dict[str, Any]) -> SandboxRecord | None:
+    """None if the row is invalid: it must not keep the others from being listed."""
     try:
         return _record(row)
     except Internal as error:

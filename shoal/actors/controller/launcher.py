@@ -1,4 +1,5 @@
-"""Brings a sandbox up: each step of a start as a plain coroutine that returns what it came to. `supervisor.py` says which is next."""
+"""Brings a sandbox up: each step of a start as a plain coroutine that returns what it came to. `supervisor.py` says
+which is next."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ MAX_REPORTED = 5_000
 
 
 class Metrics:
-    """What has been counted since this controller runs."""
+    """Counters since this controller started."""
 
     def __init__(self) -> None:
         self._counters: Counter[str] = Counter()
@@ -27,11 +27,11 @@ class Metrics:
         self._create_seconds = 0.0
 
     def accepted(self, record: SandboxRecord) -> None:
-        """A create is on record."""
+        """Counts a create that is on record."""
         self._counters[f'shoal_creates_total{{environment="{record.spec.environment}"}}'] += 1
 
     def started(self, record: SandboxRecord) -> None:
-        """A sandbox runs."""
+        """Counts a sandbox that runs."""
         took = max(0.0, time.time() - record.created_at)
         self._creates += 1
         self._create_seconds += took
@@ -43,16 +43,16 @@ class Metrics:
             self._counters["shoal_warm_hits_total"] += 1
 
     def ended(self, record: SandboxRecord) -> None:
-        """A sandbox has ended."""
+        """Counts a sandbox that has ended."""
         if record.end is not None:
             self._counters[f'shoal_ends_total{{reason="{record.end.reason.value}"}}'] += 1
 
     def refused(self, why: str) -> None:
-        """A create was refused; `why` is an error's code."""
+        """Counts a refused create. `why`: the error's code."""
         self._counters[f'shoal_creates_refused_total{{code="{why}"}}'] += 1
 
     def report(self, amounts: Mapping[str, float]) -> None:
-        """What a replica has counted since it last said so."""
+        """Adds what a replica has counted since its last report."""
         for name, amount in amounts.items():
             if name in self._reported or len(self._reported) < MAX_REPORTED:
                 self._reported[name] = self._reported.get(name, 0.0) + amount
@@ -60,7 +60,7 @@ class Metrics:
     def snapshot(
         self, living: Iterable[SandboxRecord], nodes: Iterable[NodeInfo], idle_slots: int, last_event: int
     ) -> dict[str, float]:
-        """All of it, with what there is now."""
+        """All counters, with the current gauges."""
         metrics: dict[str, float] = {**self._reported, **self._counters}
         states = Counter((record.state.value, record.spec.environment) for record in living)
         for (state, environment), count in states.items():

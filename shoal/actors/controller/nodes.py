@@ -1,4 +1,4 @@
-"""The machines of the cluster: finds them, gives each its node actor, notices when one is gone."""
+"""The machines of the cluster: finds them, gives each a node actor, and notices when one is lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ log = logging.getLogger("shoal.nodes")
 
 _ANSWER_S = 30.0
 _LOST_AFTER = 3
-"""Looks in a row in which Ray calls a node dead before its sandboxes are given up."""
+"""A node is lost after Ray called it dead this many times in a row."""
 
 
 @dataclass(slots=True)
 class Node:
-    """One machine: its node actor and what it said last, or failed with. `missed`: looks in a row without it."""
+    """One machine: its node actor, its last answer and its last error. `missed`: how often in a row Ray did not list it
+    as alive."""
 
     id: str
     handle: ActorHandle[Any]
@@ -47,10 +48,11 @@ class Nodes:
     cluster: str
     secret: bytes
     _nodes: dict[str, Node] = field(default_factory=dict)
-    _class: Any = None  # `NodeActor` as Ray makes it, which has no type
+    _class: Any = None  # the Ray class of `NodeActor`, which has no type
 
     async def refresh(self) -> list[str]:
-        """Looks at the cluster once: new machines get a node actor, all are asked how they are. Returns ids of machines that were lost."""
+        """Asks Ray for the machines once: new ones get a node actor, and all are asked for their state. Returns the ids
+        of lost machines."""
         if self._class is None:
             self._class = ray.remote(NodeActor)
         seen = {n["NodeID"]: n for n in await asyncio.to_thread(ray.nodes) if n["Alive"]}
@@ -78,28 +80,28 @@ class Nodes:
             log.warning("node %s: %s", node.id[:8], error)
 
     def handle(self, node_id: str) -> ActorHandle[Any]:
-        """The node actor of a machine; `Unavailable` for one that is not there (any more)."""
+        """The node actor of a machine; `Unavailable` if the machine is not part of the cluster."""
         node = self._nodes.get(node_id)
         if node is None:
-            raise Unavailable(f"node {node_id[:8]} is not part of the cluster (any more)")
+            raise Unavailable(f"node {node_id[:8]} is not part of the cluster")
         return node.handle
 
     def failure(self) -> ShoalError | None:
-        """Why a machine can't take part, where waiting won't help."""
+        """The error that keeps a machine from taking part, if waiting cannot help."""
         return next((n.error for n in self._nodes.values() if n.error is not None and not n.error.retryable), None)
 
     def alive(self, node_id: str) -> bool:
-        """Whether Ray counted the machine among the living at the last look."""
+        """Whether Ray listed the machine as alive when last asked."""
         node = self._nodes.get(node_id)
         return node is not None and node.missed == 0
 
     def relay(self, node_id: str, otherwise: str) -> str:
-        """Where a machine's relay listens now."""
+        """The address of a machine's relay now."""
         node = self._nodes.get(node_id)
         return otherwise if node is None or node.info is None else node.info.address
 
     def machines(self) -> list[Machine]:
-        """What the machines can give, for those whose node actor has answered."""
+        """The capacity of each machine whose node actor has answered."""
         return [
             Machine(
                 cores=node.info.cpu_total,
@@ -115,7 +117,7 @@ class Nodes:
         ]
 
     async def infos(self) -> list[NodeInfo]:
-        """The nodes as a caller sees them, with what Ray has free to hand out."""
+        """The nodes as callers see them, with the free resources that Ray reports."""
         per_node = await asyncio.to_thread(_free_resources)
         result = []
         for node in self._nodes.values():

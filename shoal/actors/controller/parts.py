@@ -43,7 +43,7 @@ Call = Callable[..., Awaitable[Any]]
 
 @dataclass(slots=True)
 class Parts:
-    """What a controller is made of, once it is open."""
+    """The parts of an open controller."""
 
     settings: Settings
     store: Store
@@ -65,7 +65,7 @@ class Parts:
         """The loops."""
         self._loops = [
             asyncio.create_task(_every(_TEND_S, self.pool.tend)),
-            asyncio.create_task(_every(_LOOK_S, self._look_at_nodes)),
+            asyncio.create_task(_every(_LOOK_S, self._refresh_nodes)),
             asyncio.create_task(_every(_EXPIRE_S, self._expire)),
         ]
 
@@ -87,7 +87,8 @@ class Parts:
     async def report(
         self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
     ) -> None:
-        """Takes in what a replica reports. The counters last: whatever fails before, the replica reports all of it again."""
+        """Takes in what a replica reports. The counters last: whatever fails before, the replica reports all of it
+        again."""
         await self.event_feed.report(audit, used)
         self.metrics.report(counters)
 
@@ -104,7 +105,7 @@ class Parts:
         nodes = await self.nodes.infos()
         return self.metrics.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.writer.events.last)
 
-    async def _look_at_nodes(self) -> None:
+    async def _refresh_nodes(self) -> None:
         for node_id in await self.nodes.refresh():
             log.warning("node %s is lost", node_id[:8])
             await self.supervisor.lose_node(node_id)
@@ -126,8 +127,8 @@ async def open_parts(
     overtaken: Callable[[], None],
     call: Call = call,
 ) -> Parts:
-    """Opens the store, takes up what an earlier controller left, and starts the loops. `secret`: the cluster's; `overtaken`: called
-    when another controller has taken the store over; `call`: how actors are called."""
+    """Opens the store, resumes what an earlier controller left, and starts the loops. `secret`: the cluster's;
+    `overtaken`: called when another controller has opened the store; `call`: how actors are called."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     await nodes.refresh()
     defaults = settings.sandbox
@@ -168,6 +169,6 @@ async def _every(seconds: float, body: Callable[[], Awaitable[None]]) -> None:
             await body()
         except (ShoalError, OSError) as error:
             log.warning("%s: %s", getattr(body, "__name__", "a loop"), error)
-        except Exception:  # a loop of the controller's must outlive any single failure
+        except Exception:  # a loop of the controller must outlive any single failure
             log.exception("%s", getattr(body, "__name__", "a loop"))
         await asyncio.sleep(seconds)

@@ -6,7 +6,8 @@
     rejected                retrying ◄── cleaning             adopting  ▼
                                                                      stopping, removing ──► ended ──► closing ──► closed
 
-Deciding is pure and here: `step` looks up an edge of the table. `supervisor.py` does what it says. The public state follows from the phase.
+Deciding is pure and here: `step` looks up an edge of the table. `supervisor.py` does what it says. The public state
+follows from the phase.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from shoal.model.states import State
 
 
 class Phase(StrEnum):
-    """What the controller is doing with a sandbox. In each phase but `aborting` one activity is under way: see `ACTIVITY`."""
+    """What the controller is doing with a sandbox. In each phase but `aborting` one activity is under way: see
+    `ACTIVITY`."""
 
     ACCEPTING = "accepting"  # its acceptance is being written
     ACCEPTING_PLACED = "accepting_placed"  # the same, together with the idle slot that will start it
@@ -259,7 +261,8 @@ EDGES: dict[tuple[Phase, Event], Edge] = {
 
 
 def step(phase: Phase, event: Event) -> tuple[Phase, tuple[Action, ...]]:
-    """The next phase, and what is to be done, in that order; the last may be an activity. `FailedPrecondition` where that is illegal."""
+    """The next phase, and what is to be done, in that order; the last may be an activity. `FailedPrecondition` where
+    that is illegal."""
     edge = EDGES.get((phase, event))
     if edge is None:
         raise FailedPrecondition(f"{event} cannot happen to a sandbox that is {phase}", state=phase)
@@ -270,14 +273,16 @@ def step(phase: Phase, event: Event) -> tuple[Phase, tuple[Action, ...]]:
 
 @dataclass(slots=True)
 class Lifecycle:
-    """One sandbox's phase. `history`: (unix seconds, event, phase reached) of its latest steps in this controller, newest last."""
+    """One sandbox's phase. `history`: (unix seconds, event, phase reached) of its latest steps in this controller,
+    newest last."""
 
     phase: Phase = Phase.ACCEPTING
     history: list[tuple[float, Event, Phase]] = field(default_factory=list, compare=False)
     _stepped: asyncio.Event | None = field(default=None, compare=False, repr=False)
 
     def apply(self, event: Event, now: float) -> tuple[Action, ...]:
-        """Makes the step and returns what is to be done; an illegal one raises `FailedPrecondition` with the history in its message."""
+        """Makes the step and returns what is to be done; an illegal one raises `FailedPrecondition` with the history in
+        its message."""
         try:
             self.phase, actions = step(self.phase, event)
         except FailedPrecondition as error:

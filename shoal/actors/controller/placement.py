@@ -1,6 +1,6 @@
-"""Whether a request fits any machine of the cluster at all. Pure.
+"""Checks whether a request fits any machine of the cluster. Pure.
 
-Waiting for room is Ray's; waiting for a machine that does not exist is refused here, by name of the field.
+Ray waits for room; a request for a machine that does not exist is refused here, with the name of the field.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from shoal.model.spec import SandboxSpec
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What one node can give: `cpu_shares` and `memory_shares` (MiB) are what Ray may hand out in requests, `cores` and `memory` what it has."""
+    """A node's capacity. `cpu_shares`, `memory_shares` (MiB): what Ray may hand out as requests; `cores`, `memory`:
+    what it has."""
 
     cores: float
     memory: int
@@ -30,7 +31,7 @@ _Remedy = Callable[[Sequence[Machine]], str]
 
 
 def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
-    """Raises `InvalidRequest` naming the first field that no machine (left by those before) can meet."""
+    """Raises `InvalidRequest` for the first field that none of the remaining machines can meet."""
     r = spec.resources
     checks: tuple[tuple[str, _Fits, _Remedy], ...] = (
         (

@@ -1,4 +1,4 @@
-"""What an environment uses, and whether one more sandbox is within its quota. Pure: the clock is handed in."""
+"""What an environment uses, and whether one more sandbox is within its quota. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from shoal.model.spec import SandboxSpec
 
 WINDOW_S = 60.0
 _SOON_S = 1.0
-"""When to look again whether something has ended."""
+"""Seconds after which to ask again whether something has ended."""
 
 _MICRO = 1_000_000
 
 SPEC_BYTES = 256 << 20
-"""What may be long of the specs of one environment's living sandboxes (commands, variables, tags) has together no more than this: it is in
-the controller's memory, also of those that wait for room, of which there may be any number."""
+"""The most bytes that the texts in the specs (commands, variables, tags) of one environment's living sandboxes may
+take. The controller holds them in memory, and any number of sandboxes may wait for room."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """What the living sandboxes of one environment have together, and when the creates of the last minute were accepted. `weight`: bytes of
-    what may be long of their specs."""
+    """What the living sandboxes of one environment use together, and when the creates of the last minute were accepted.
+    `weight`: bytes of the texts in their specs."""
 
     sandboxes: int = 0
     memory: int = 0
     weight: int = 0
-    _microcores: int = 0  # whole numbers: a million sums of fractions must come back to nothing
+    _microcores: int = 0  # an integer: a million sums of fractions must come back to zero
     _accepted: deque[float] = field(default_factory=deque)
 
     @property
@@ -36,22 +36,22 @@ class Usage:
         return self._microcores / _MICRO
 
     def add(self, spec: SandboxSpec, weight: int) -> None:
-        """One more lives."""
+        """Adds a living sandbox."""
         self._count(spec, 1)
         self.weight += weight
 
     def remove(self, spec: SandboxSpec, weight: int) -> None:
-        """One has ended. `weight`: as it was added."""
+        """Removes a sandbox that has ended. `weight`: the same as in `add`."""
         self._count(spec, -1)
         self.weight -= weight
 
     def accept(self, now: float) -> None:
-        """A create was accepted at that moment."""
+        """Counts a create that was accepted at `now`."""
         self._accepted.append(now)
         self._forget(now)
 
     def take_back(self) -> None:
-        """The create accepted last was not, after all."""
+        """Takes back the create that was counted last."""
         if self._accepted:
             self._accepted.pop()
 
@@ -65,11 +65,11 @@ class Usage:
         self._forget(now)
         if len(self._accepted) < allowed:
             return 0.0
-        # With none allowed it never is: asking again after a minute is as good as anything.
+        # If none is allowed, no wait helps: any delay will do.
         return WINDOW_S if allowed == 0 else max(0.0, self._accepted[-allowed] + WINDOW_S - now)
 
     def as_quota(self, now: float) -> Quota:
-        """What is used, in a quota's terms."""
+        """The usage as a `Quota`."""
         return Quota(self.sandboxes, self.cpu, self.memory, self.creates(now))
 
     def _count(self, spec: SandboxSpec, sign: int) -> None:
@@ -83,11 +83,13 @@ class Usage:
 
 
 def check_quota(quota: Quota, usage: Usage, spec: SandboxSpec, now: float) -> None:
-    """Raises `QuotaExceeded` for the first bound that one more sandbox like `spec` would break; names it, what is used and allowed."""
+    """Raises `QuotaExceeded` for the first bound that one more sandbox like `spec` would break; names it, what is used
+    and allowed."""
     if quota.creates_per_minute is not None and (delay := usage.room_in(quota.creates_per_minute, now)) > 0:
         raise _exceeded(
             "creates_per_minute",
-            f"{usage.creates(now)} creates were accepted in the last minute and {quota.creates_per_minute} are allowed; "
+            f"{usage.creates(now)} creates were accepted in the last minute "
+            f"and {quota.creates_per_minute} are allowed; "
             f"try again in {delay:.1f} s",
             spec,
             usage.creates(now),
@@ -103,7 +105,8 @@ def check_quota(quota: Quota, usage: Usage, spec: SandboxSpec, now: float) -> No
         if allowed is not None and used + more > allowed + 1e-9:
             raise _exceeded(
                 name,
-                f"{used:g} of {allowed:g} {unit} are in use and {more:g} more were asked for; end some sandboxes, ask for less, or have "
+                f"{used:g} of {allowed:g} {unit} are in use and {more:g} more were asked for; "
+                "end some sandboxes, ask for less, or have "
                 "the quota raised",
                 spec,
                 used,
@@ -117,7 +120,8 @@ def check_weight(usage: Usage, spec: SandboxSpec, weight: int) -> None:
     if usage.weight + weight > SPEC_BYTES:
         raise _exceeded(
             "env",
-            f"commands and variables of its living sandboxes are {usage.weight >> 20} of {SPEC_BYTES >> 20} MiB long and this one's "
+            f"commands and variables of its living sandboxes are {usage.weight >> 20} of {SPEC_BYTES >> 20} MiB long "
+            "and this one's "
             f"{weight >> 10} KiB; end some sandboxes, or put what is large into a file",
             spec,
             usage.weight,

@@ -24,27 +24,27 @@ class RaySlotMaker:
     """Makes sandbox actors. `grace_s`: between SIGTERM and SIGKILL for a sandbox's command."""
 
     def __init__(self, grace_s: float) -> None:
-        # Here and not above: loaded first in a worker it makes that worker lean, which the controller is not meant to be.
+        # Not at the top: loaded first in a worker, it makes that worker lean, which the controller must not be.
         from shoal.actors.sandbox.actor import SandboxActor
 
         self._grace_s = grace_s
-        self._class: Any = ray.remote(SandboxActor)  # of no type that is known
+        self._class: Any = ray.remote(SandboxActor)  # has no type
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
-        """Asks Ray for a new one, on `node_id` if given, and returns at once."""
+        """Asks Ray for a new slot, on `node_id` if given, and returns at once."""
         slot_id = new_slot_id()
         handle = self._class.options(**slot_options(slot_id, shape, node_id)).remote(slot_id, shape, self._grace_s)
         return Slot(slot_id, shape, handle)
 
     async def placed(self, slot: Slot) -> None:
-        """Waits until it runs and its machine's node actor answers, and sets `node_id`."""
+        """Waits until it runs and the node actor of its machine answers, and sets `node_id`."""
         for attempt in range(_PLACE_ATTEMPTS):
             try:
                 facts: SlotFacts = await call(slot.handle, "describe")
             except Unavailable as error:
                 if is_gone(error) or attempt == _PLACE_ATTEMPTS - 1:
                     raise
-                await asyncio.sleep(0.1)  # a new machine's node actor is on its way
+                await asyncio.sleep(0.1)  # the node actor of a new machine is starting
             else:
                 slot.node_id = facts.node_id
                 return
@@ -64,12 +64,13 @@ class RaySlotMaker:
         )
 
     async def existing(self) -> list[str]:
-        """The ids of the slots that an earlier controller asked for, whether they run yet or not."""
+        """The ids of the slots of an earlier controller, running or pending."""
         names = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
         return [n["name"] for n in names if n["namespace"] == NAMESPACE and n["name"].startswith(SLOT_PREFIX)]
 
     async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
-        """A slot of an earlier controller's and the sandbox it holds. None for one that does not answer: it is ended."""
+        """A slot of an earlier controller and the sandbox that it holds. None, and the slot is ended, if it does not
+        answer."""
         handle = await asyncio.to_thread(find_actor, slot_id)
         if handle is None:
             return None

@@ -23,7 +23,7 @@ _COMMAND_KEPT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """A tunnel as it is kept. `address`: host:port of a `tcp` one, once its node listens."""
+    """A tunnel as it is stored. `address`: host:port of a `tcp` tunnel, once its node listens."""
 
     port: int
     protocol: str
@@ -35,10 +35,11 @@ class Exposure:
 class SandboxRecord:
     """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
 
-    `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it; `ended_by` is on record before
-    the end begins. `failure`: what its create failed with, `refusal`: what kept it off the record; both for those who wait for it.
-    `asked`: creates that named it since this controller runs. `digest`: of what was asked for, once it has ended and `spec` is only what may
-    be kept of that. `weight`: bytes of what of it may be long. `name_from`: which sandbox had its name last.
+    `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
+    `ended_by` is on record before the end begins. `failure`: what its create failed with, `refusal`: what kept it off
+    the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
+    the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
+    which sandbox had its name last.
     """
 
     id: str
@@ -102,8 +103,8 @@ class SandboxRecord:
         self.shorten()
 
     def shorten(self) -> None:
-        """It has ended: lets go of what its life alone needed. Its variables may hold secrets, which must not outlive it, and with a long
-        command they are a thousand times what else there is to keep of it."""
+        """Drops what only a living sandbox needs. Its variables may hold secrets, which must not outlive it, and
+        together with a long command they are a thousand times the size of the rest."""
         if self.digest is None:
             self.digest = _digest(self.spec)
             self.spec = replace(self.spec, env={}, command=_beginning(self.spec.command))
@@ -112,7 +113,7 @@ class SandboxRecord:
         self.weight = spec_weight(self.spec) + sum(map(sys.getsizeof, texts))
 
     def asked_for(self, spec: SandboxSpec) -> bool:
-        """Whether this is what its creator asked for."""
+        """Whether its creator asked for `spec`."""
         return self.spec == spec if self.digest is None else self.digest == _digest(spec)
 
     @property
@@ -125,7 +126,7 @@ class SandboxRecord:
 
 
 def spec_weight(spec: SandboxSpec) -> int:
-    """Bytes of what of a spec may be long."""
+    """Bytes of the texts in a spec."""
     named = (pair for texts in (spec.env, spec.tags) for item in texts.items() for pair in item)
     return sum(map(sys.getsizeof, (spec.image, spec.workdir or "", *spec.command, *named)))
 
@@ -166,7 +167,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         slot_id=row["slot_id"],
         started=None if row["began"] is None else SandboxStarted(**row["began"]),
         end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
-        # Rows of an earlier version have none of these:
+        # Missing in rows of an earlier version:
         deadline=row.get("deadline", 0.0),
         created_by=row.get("created_by", INSIDE.token),
         ended_by=row.get("ended_by"),
@@ -179,7 +180,8 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
 
 
 def _phase_on_record(row: Mapping[str, Any]) -> Phase:
-    """Where a controller that reads the row begins with the sandbox; `ValueError` for a state that only another version knows."""
+    """Where a controller that reads the row begins with the sandbox; `ValueError` for a state that only another version
+    knows."""
     if State(row["state"]) not in {*STATE.values(), *TERMINAL}:
         raise ValueError(f"state {row['state']!r}")
     if row["end"] is not None:
@@ -190,12 +192,14 @@ def _phase_on_record(row: Mapping[str, Any]) -> Phase:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A dataclass as a dict, one level deep: `asdict` copies all that lies below, which is most of what a create costs here."""
+    """A dataclass as a dict, one level deep: `asdict` copies all that lies below, which is most of what a create costs
+    here."""
     return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def _digest(spec: SandboxSpec) -> str:
-    """The same for specs that ask for the same. What is at its default is left out: a later version may know of more to ask for."""
+    """The same for specs that ask for the same. What is at its default is left out: a later version may know of more to
+    ask for."""
     asked = {**_asked(spec), "resources": _asked(spec.resources)}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The controller's way to its store: what changes is written together with the events and audit entries that tell of it."""
+"""Writes to the controller's store: each change together with its events and audit entries."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _RETRY_S = 1.0
 _OVERTAKEN = "overtaken"
 
 Happened = tuple[str, dict[str, Any]]
-"""What to tell of a sandbox: an event's kind and data."""
+"""An event's kind and data."""
 
 
 @dataclass(slots=True)
-class Late:
-    """What has happened to a sandbox and is not on record yet. `over` is set once it is, or is given up."""
+class Unwritten:
+    """Changes of a sandbox that could not be written yet. `over` is set once they are, or are given up."""
 
     record: SandboxRecord
     happened: list[Happened] = field(default_factory=list)
@@ -37,16 +37,17 @@ class Late:
 
 
 class RecordWriter:
-    """Writes to the store, and publishes what was written. `overtaken` is called when another controller has taken the store over."""
+    """Writes to the store and publishes the events. `overtaken` is called when another controller has opened the
+    store."""
 
     def __init__(self, store: Store, events: EventLog, overtaken: Callable[[], None]) -> None:
         self.store = store
         self.events = events
         self._overtaken = overtaken
         self._writing: set[asyncio.Task[None]] = set()
-        # One write of a sandbox at a time: each carries all of it, so what the last one came to must be known.
+        # One write per sandbox at a time: each writes the whole row, so the outcome of the last one must be known.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._late: dict[str, Late] = {}
+        self._late: dict[str, Unwritten] = {}
         self._catching_up: asyncio.Task[None] | None = None
 
     async def put(
@@ -56,21 +57,21 @@ class RecordWriter:
         audit: Sequence[AuditEntry] = (),
         change: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        """Returns once the record is on disk as it is now, and all that is told of it; `Unavailable` where nothing was written, or
-        (`may_be_written`) where nobody knows.
+        """Returns once the record and its events are on disk. `Unavailable` if nothing was written, or
+        (`may_be_written`) if that is not known.
 
-        `change`: what of the record becomes different with that, by its names. In memory it does so once it is on disk: nobody sees, and no
-        other write carries, what may yet be refused.
+        `change`: attributes of the record that this write changes. They change in memory once they are on disk: nobody
+        sees, and no other write contains, what may yet be refused.
         """
         await self._see_through(self._put(record, happened, audit, change))
 
     async def keep(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
-        """As `put`, for what has happened and can't be refused any more: where the store is away, it is written as soon as it is back, and
-        before anything that happens to the sandbox later."""
+        """As `put`, for what has already happened and cannot be refused: if the store is away, it is written as soon as
+        the store is back, before any later change of the sandbox."""
         await self._see_through(self._keep(record, happened, audit))
 
     async def caught_up(self, record: SandboxRecord) -> None:
-        """Waits until all that was to be kept of it is on record."""
+        """Waits until all its changes are on record."""
         late = self._late.get(record.id)
         if late is not None:
             await late.over.wait()
@@ -80,18 +81,19 @@ class RecordWriter:
         await self._see_through(self._write(change))
 
     async def close(self) -> None:
-        """Waits for what is being written, and closes the store."""
+        """Waits for the writes under way, and closes the store."""
         if self._catching_up is not None:
             self._catching_up.cancel()
         await asyncio.gather(*self._writing, return_exceptions=True)
         await self.store.close()
 
     async def expire(self, before: float) -> None:
-        """Has the store forget what is over since before that moment. A controller that was overtaken and writes nothing learns of it here."""
+        """Has the store forget what ended before that time. An overtaken controller that writes nothing else notices it
+        here."""
         await self._as_owner(self.store.expire(before))
 
     async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
-        """A caller that is cancelled does not take a write back."""
+        """A write goes on if its caller is cancelled."""
         task = asyncio.create_task(work)
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
@@ -113,7 +115,7 @@ class RecordWriter:
                 await self._put_in_turn(record, happened, audit, {})
             except ShoalError as error:
                 log.warning("%s is not on record yet: %s", record.id, error)
-                late = self._late.setdefault(record.id, Late(record))
+                late = self._late.setdefault(record.id, Unwritten(record))
                 late.happened += happened
                 late.audit += audit
                 if self._catching_up is None:
@@ -126,7 +128,7 @@ class RecordWriter:
         audit: Sequence[AuditEntry],
         changed: dict[str, Any],
     ) -> None:
-        """With what is late of the sandbox before it."""
+        """Writes the changes that are still unwritten first."""
         late = self._late.get(record.id)
         if late is not None:
             happened, audit = [*late.happened, *happened], [*late.audit, *audit]
@@ -154,7 +156,7 @@ class RecordWriter:
         self.events.publish(change.events)
 
     async def _as_owner(self, work: Awaitable[Any]) -> None:
-        """What only the cluster's one controller may do with its store."""
+        """Does what only the cluster's current controller may do."""
         try:
             await work
         except FailedPrecondition as error:
@@ -173,34 +175,35 @@ class RecordWriter:
         finally:
             self._catching_up = None
 
-    async def _written(self, late: Late) -> bool:
-        """Tries again. False: the store is away, and others need not try."""
+    async def _written(self, late: Unwritten) -> bool:
+        """Tries again. False: the store is away, so the others need not try."""
         try:
             await self.put(late.record)
         except Unavailable as error:
             log.warning("the store is still away: %s", error)
             return False
-        except Internal as error:  # the store can't hold it, and never will
+        except Internal as error:  # the store cannot hold it, now or later
             log.warning("%s is given up: %s", late.record.id, error)
             self._forget(late)
         except ShoalError as error:
             log.warning("%s is not on record yet: %s", late.record.id, error)
         return True
 
-    def _forget(self, late: Late) -> None:
+    def _forget(self, late: Unwritten) -> None:
         self._late.pop(late.record.id, None)
         late.over.set()
 
 
 def may_be_written(error: ShoalError) -> bool:
-    """Whether a write that failed with it may have taken place all the same."""
+    """Whether the write that failed with `error` may have taken place all the same."""
     return error.fields.get("outcome") == "unknown"
 
 
 def audited(
     verb: Verb[..., Any], by: Caller, *, target: str | None = None, environment: str | None = None, outcome: str = "ok"
 ) -> AuditEntry:
-    """An entry for the audit log: that `by` did what the verb says just now. `environment`: where it was done, else the caller's own."""
+    """An entry for the audit log: that `by` did what the verb says just now. `environment`: where it was done, else the
+    caller's own."""
     return AuditEntry(
         at=time.time(),
         action=verb.audit or verb.name,
@@ -218,7 +221,7 @@ def created(record: SandboxRecord) -> Happened:
 
 
 def entered(record: SandboxRecord) -> Happened:
-    """The state that it went into, and what there is to say of it."""
+    """The event for the state that it is in now."""
     data: dict[str, Any] = {}
     if record.started is not None:
         data["node_id"] = record.started.node_id

@@ -1,4 +1,5 @@
-"""Takes up what an earlier controller left: slots that live, sandboxes in them, sandboxes half made, sandboxes about to be ended."""
+"""Resumes what an earlier controller left: slots, sandboxes that run, sandboxes half started, sandboxes that were to
+end."""
 
 from __future__ import annotations
 
@@ -28,15 +29,16 @@ class Recovery:
     _looking: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Returns once every sandbox is known again and on its way; what takes long (slots that Ray has not placed yet) goes on behind.
+        """Returns once every sandbox is known again and resumed. Slots that Ray has not placed yet are looked at in the
+        background.
 
-        `FailedPrecondition`, and nothing is touched, where one lives of which this version makes no sense."""
+        `FailedPrecondition`, and nothing is touched, if a living sandbox is invalid to this version."""
         records, complete = _records(rows)
         self.registry.restore(records)
         self.registry.complete = self.registry.complete and complete
         living = self.registry.live()
         existing = set(await self.maker.existing())
-        # Only a slot that is on record can hold a sandbox, but for those that are told apart below.
+        # Only slots on record are asked before this returns; the others hold no sandbox that is to live on.
         recorded = [record.slot_id for record in living if record.slot_id in existing]
         described = await asyncio.gather(*(self.maker.describe(slot_id) for slot_id in recorded))
         held: dict[str, Slot] = {}
@@ -44,7 +46,7 @@ class Recovery:
             if found is not None:
                 self._sort(found, {record.id: record for record in living}, held)
         if living:
-            log.warning("taking up %d sandboxes", len(living))
+            log.warning("resuming %d sandboxes", len(living))
         for record in living:
             self.supervisor.resume(record, held.get(record.id))
         for slot_id in existing.difference(recorded):
@@ -64,7 +66,7 @@ class Recovery:
         elif record is not None and record.slot_id == slot.id:
             held[record.id] = slot
         else:
-            # Its sandbox has ended as far as anybody was told, or is another slot's: the node sweeps what container there is.
+            # Its sandbox has ended, or another slot holds it. The node sweeps its container, if any.
             self.pool.discard(slot)
 
     async def _look(self, slot_id: str) -> None:
@@ -74,16 +76,17 @@ class Recovery:
 
 
 def _records(rows: Iterable[dict[str, Any]]) -> tuple[Sequence[SandboxRecord], bool]:
-    """The sandboxes of all rows that make sense, and whether all do."""
+    """The sandboxes of all valid rows, and whether all rows are valid."""
     records, complete = [], True
     for row in rows:
         try:
             records.append(from_row(row))
         except (KeyError, TypeError, ValueError) as error:
             if row.get("end") is None:
-                # To a controller that does not know it, its container would be a stranger's, which nodes remove.
+                # Nodes would remove its container as an orphan.
                 raise FailedPrecondition(
-                    f"the store's row of sandbox {row.get('id')}, which lives, makes no sense to this version: {error!r}; "
+                    f"the store's row of sandbox {row.get('id')}, which lives, "
+                    f"makes no sense to this version: {error!r}; "
                     "run the version that wrote it, or end the sandbox with that"
                 ) from None
             log.warning("the store's row of sandbox %s makes no sense: %r", row.get("id"), error)

@@ -1,6 +1,6 @@
 """The sandboxes in memory, by id, name and idempotency key. Pure: no Ray, no disk, no clock.
 
-Memory holds all that live and the newest that ended. What it does not know may still be in the store.
+Memory holds all living sandboxes and the newest ended ones. The store may know more.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL
 
 HISTORY_BYTES = 64 << 20
-"""What may be long of ended sandboxes (commands, tags, messages) has together no more than this in memory."""
+"""The most bytes that the texts of ended sandboxes (commands, tags, messages) take in memory."""
 
 
 class Registry:
-    """The sandboxes that live and the newest `history` that ended. Names are unique among the living of one environment."""
+    """The sandboxes that live and the newest `history` that ended. Names are unique among the living of one
+    environment."""
 
     def __init__(self, history: int) -> None:
         self._history = history
@@ -33,10 +34,10 @@ class Registry:
         self._keys: dict[tuple[str, str], str] = {}
         self._usage: dict[str, Usage] = {}
         self.complete = True
-        """Whether every sandbox that there is a trace of is here."""
+        """Whether memory has every sandbox that the store has."""
 
     def add(self, record: SandboxRecord) -> None:
-        """Takes a new sandbox in; `AlreadyExists` where its name is taken by a living one."""
+        """Adds a new sandbox; `AlreadyExists` if a living one has its name."""
         spec = record.spec
         if spec.name is not None:
             holder = self._names.get((spec.environment, spec.name))
@@ -53,7 +54,7 @@ class Registry:
         self._enter(record)
 
     def settle(self, record: SandboxRecord) -> None:
-        """A sandbox has ended: moves it to the history, whose oldest is forgotten here."""
+        """Moves a sandbox that has ended to the history, and frees its idempotency key if its create failed."""
         if record.released:
             self._drop_key(record)
         if self._leave(record):
@@ -61,7 +62,7 @@ class Registry:
         self._trim()
 
     def retract(self, record: SandboxRecord) -> None:
-        """A sandbox that could not be put on record: as if it had never been."""
+        """Removes a sandbox that could not be put on record, as if it had never existed."""
         if self._leave(record):
             self.usage(record.spec.environment).take_back()
         self._unlink(record)
@@ -70,7 +71,7 @@ class Registry:
             self._names.setdefault((record.spec.environment, record.spec.name), had_it)
 
     def expire(self, before: float) -> list[str]:
-        """Forgets sandboxes that ended before that moment. Returns their ids."""
+        """Forgets sandboxes that ended before that time. Returns their ids."""
         old = [r.id for r in self._ended.values() if r.end is not None and r.end.ended_at < before]
         for sandbox_id in old:
             self._forget(sandbox_id)
@@ -81,18 +82,18 @@ class Registry:
         return self._live.get(sandbox_id) or self._ended.get(sandbox_id)
 
     def find(self, name: str, environment: str) -> SandboxRecord | None:
-        """The sandbox that has that name, or had it last, if memory has it."""
+        """The sandbox in memory that has that name, or had it last."""
         sandbox_id = self._names.get((environment, name))
         return None if sandbox_id is None else self.get(sandbox_id)
 
     def keyed(self, environment: str, key: str) -> SandboxRecord | None:
-        """The sandbox that was made with that idempotency key."""
+        """The sandbox that was created with that idempotency key."""
         sandbox_id = self._keys.get((environment, key))
         return None if sandbox_id is None else self.get(sandbox_id)
 
     def same_request(self, spec: SandboxSpec, forgotten: SandboxRecord | None = None) -> SandboxRecord | None:
-        """The sandbox that an earlier call with the same idempotency key made; `forgotten`: the one that only the store knows, if it does.
-        `InvalidRequest` where that call asked for something else."""
+        """The sandbox of an earlier call with the same idempotency key; `forgotten`: the one that only the store knows.
+        `InvalidRequest` if that call asked for something else."""
         if spec.idempotency_key is None:
             return None
         record = self.keyed(spec.environment, spec.idempotency_key) or forgotten
@@ -176,7 +177,7 @@ class Registry:
 
 
 def position(record: SandboxRecord) -> PageCursor:
-    """Where it stands in a listing."""
+    """Its position in a listing."""
     return record.created_at, record.id
 
 
@@ -185,7 +186,7 @@ def wants_ended(listing: Listing) -> bool:
 
 
 def matches(record: SandboxRecord, listing: Listing) -> bool:
-    """Whether a listing is to show it (living and ended alike: that is for the caller to choose)."""
+    """Whether a listing includes it; the caller decides about ended ones."""
     return (
         record.spec.environment == listing.environment
         and (not listing.states or record.state in listing.states)

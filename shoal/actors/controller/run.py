@@ -29,9 +29,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class Run:
-    """A living sandbox. `audit`: goes on record with its acceptance. `slot`: the one that is to start it or holds it; `node_id`: where one
-    was that is lost or not trusted any more. `attempts`: starts in new slots. `end`: with which it will end. `remains`: a container may be
-    left of its start. `told`: the public state that was told last. `task`: carries out its activities, one after another.
+    """A living sandbox. `audit`: goes on record with its acceptance. `slot`: the one that is to start it or holds it;
+    `node_id`: where one was that is lost or not trusted any more. `attempts`: starts in new slots. `end`: with which it
+    will end. `remains`: a container may be left of its start. `told`: the public state that was told last. `task`:
+    carries out its activities, one after another.
     """
 
     record: SandboxRecord

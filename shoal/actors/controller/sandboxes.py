@@ -37,7 +37,7 @@ _LAST_WORD_S = 10.0
 
 @dataclass(slots=True)
 class Sandboxes:
-    """All sandboxes, for those who may see them. `secret`: the cluster's."""
+    """All sandboxes, as far as the caller may see them. `secret`: the cluster's."""
 
     secret: bytes
     registry: Registry
@@ -53,11 +53,12 @@ class Sandboxes:
     )
 
     async def create(self, spec: SandboxSpec, deadline_s: float, wait: bool, caller: Caller) -> Made:
-        """Creates a sandbox and returns it with a way to its agent, running or (not `wait`) as soon as it is on record, without a way."""
+        """Creates a sandbox. Returns it running, with a grant for its agent, or (not `wait`) as soon as it is on
+        record, without a grant."""
         try:
             record, new, left_s = await self._admitted(spec, deadline_s, caller)
             if wait:
-                # Its own creator is told how it ended, also where its deadline did that, once that is written.
+                # Its creator waits a little longer, to be told that the deadline ended it, once that is written.
                 await self.supervisor.launched(record, left_s + _LAST_WORD_S if new else left_s)
             else:
                 await self.supervisor.accepted(record)
@@ -69,7 +70,7 @@ class Sandboxes:
     async def create_many(
         self, specs: Sequence[SandboxSpec], deadline_s: float, wait: bool, caller: Caller
     ) -> list[Made | ShoalError]:
-        """As many creates; for each, in the same order, what `create` would have returned or raised."""
+        """Creates many. Returns for each, in the same order, what `create` would have returned or raised."""
         if not 1 <= len(specs) <= MAX_MANY:
             raise InvalidRequest(f"sandboxes: {len(specs)} in one call; give 1 to {MAX_MANY}", field="sandboxes")
         creates = (self.create(spec, deadline_s, wait, caller) for spec in specs)
@@ -79,11 +80,11 @@ class Sandboxes:
     async def _admitted(
         self, spec: SandboxSpec, deadline_s: float, caller: Caller
     ) -> tuple[SandboxRecord, bool, float]:
-        """Its sandbox, whether that is a new one, and what is left of its deadline."""
+        """The sandbox, whether it is new, and the seconds left of the deadline."""
         self.admission.check_call(spec, deadline_s, caller)
         if not self.history.may_have_forgotten(spec):
             return *self._begin(spec, deadline_s, caller), deadline_s
-        check_spec(spec, None)  # what can never be is not worth a look
+        check_spec(spec, None)  # no store call for an invalid spec
         end = time.monotonic() + deadline_s
         try:
             async with asyncio.timeout(deadline_s), self._look(spec.environment, spec.idempotency_key):
@@ -92,7 +93,8 @@ class Sandboxes:
                 return *self._begin(spec, left_s, caller, forgotten), left_s
         except TimeoutError:
             raise DeadlineExceeded(
-                "the store did not tell in time whether that was created before; nothing was created. Allow more with deadline=",
+                "the store did not tell in time whether that was created before; "
+                "nothing was created. Allow more with deadline=",
                 field="deadline",
             ) from None
 
@@ -106,14 +108,14 @@ class Sandboxes:
         return record, new
 
     def _look(self, environment: str, key: str | None) -> asyncio.Lock:
-        """Held by whoever asks the store for a key, until what came of that is in the registry: others then find it there."""
+        """Held while the store is asked for a key, until the outcome is in the registry, where others then find it."""
         return self._looks.setdefault((environment, key), asyncio.Lock())
 
     async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
-        """Ends what creates have made or are making whose caller has gone; `keys`: (environment, idempotency key). Returns those that it
-        knows. One that another create has asked for too lives on: that one may have been answered."""
+        """Ends the sandboxes of creates whose caller has gone. `keys`: (environment, idempotency key). Returns the
+        known keys. A sandbox that another create has asked for too lives on, as that one may have been answered."""
         for key in keys:
-            async with self._look(*key):  # a create that asks the store for it is in no registry yet
+            async with self._look(*key):  # a create that is asking the store is not in the registry yet
                 pass
         known = [(key, record) for key in keys if (record := self.registry.keyed(*key)) is not None]
         mine = [record for _, record in known if record.asked <= 1 and record.created_by == caller.token]
@@ -124,15 +126,15 @@ class Sandboxes:
         try:
             await self.supervisor.accepted(record)
         except ShoalError:
-            return  # its create failed: there is nothing of it
+            return  # its create failed: nothing was created
         await self.supervisor.terminate(record, "its creator gave up", caller)
 
     async def get(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
-        """Its state, its end included; `SandboxNotFound`."""
+        """The sandbox, living or ended; `SandboxNotFound`."""
         return (await self.history.get(sandbox_id, caller)).info
 
     async def find(self, name: str, environment: str, caller: Caller) -> SandboxInfo:
-        """The living sandbox of that name, else the last that had it; `SandboxNotFound`."""
+        """The living sandbox of that name, else the last that had the name; `SandboxNotFound`."""
         return (await self.history.find(name, environment, caller)).info
 
     async def select(self, listing: Listing, caller: Caller) -> Page:
@@ -142,7 +144,7 @@ class Sandboxes:
         return Page([record.info for record in found], reached)
 
     async def set_tags(self, sandbox_id: str, tags: Mapping[str, str], caller: Caller) -> SandboxInfo:
-        """Replaces its tags; `SandboxEnded` once it ended."""
+        """Replaces its tags; `SandboxEnded`."""
         check_tags("tags", tags)
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
@@ -153,13 +155,13 @@ class Sandboxes:
         return record.info
 
     async def terminate(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
-        """Ends it and returns once its container is gone. Of one that has ended: its end."""
+        """Ends it and returns once its container is gone. Idempotent."""
         record = await self.history.get(sandbox_id, caller)
         await self.supervisor.terminate(record, ON_REQUEST, caller)
         return record.info
 
     async def wait(self, sandbox_id: str, timeout_s: float, caller: Caller) -> SandboxInfo:
-        """Its state once it has ended, or after `timeout_s` (30 at most), whichever is first."""
+        """The sandbox once it has ended, or after `timeout_s` (at most 30)."""
         record = await self.history.get(sandbox_id, caller)
         try:
             async with asyncio.timeout(min(timeout_s, _LONGEST_WAIT_S)):
@@ -169,14 +171,16 @@ class Sandboxes:
         return record.info
 
     async def grant(self, sandbox_id: str, caller: Caller) -> Grant:
-        """Where its agent is reached, and a token; `SandboxEnded`, `SandboxNotFound`, `FailedPrecondition` before it runs."""
+        """The address of its agent, and a token; `SandboxEnded`, `SandboxNotFound`, `FailedPrecondition` before it
+        runs."""
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
             raise ended_error(record)
         return self._grant(record)
 
     async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller) -> LogChunk:
-        """Output of its own command as kept after its end."""
+        """Output of its own command, as kept after its end: (offset of the first byte, bytes, whether they are the
+        last)."""
         record = await self.history.get(sandbox_id, caller)
         if not record.ended:
             raise FailedPrecondition(f"sandbox {sandbox_id} lives: its agent has its output", state=record.state.value)
@@ -185,7 +189,7 @@ class Sandboxes:
         return LogChunk(*await self.call(self.nodes.handle(record.started.node_id), "read_log", sandbox_id, fd, offset))
 
     def orphans(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
-        """Those of `sandbox_ids` that a node has a container of though they do not live there: it removes them."""
+        """Those of `sandbox_ids` that do not live on the node that has a container of them. The node removes them."""
         lives_here = {r.id for r in self.registry.live() if r.started is None or r.started.node_id == node_id}
         return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id not in lives_here]
 

@@ -1,7 +1,7 @@
-"""The sandbox actors: idle ones reused, new ones made where none is idle, surplus ones let go.
+"""The sandbox actors: reuses idle ones, creates new ones if none is idle, and ends surplus ones.
 
-A Ray worker costs half a second and 45 MB, so a slot that has become free waits a while for the next sandbox of its shape. A slot that is
-being made holds a place in Ray's queue: that is the demand which Ray's autoscaler sees.
+Starting a Ray worker takes half a second and 45 MB, so a free slot waits a while for the next sandbox of its shape. A
+slot that is being created is pending in Ray: that is the demand which Ray's autoscaler sees.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ log = logging.getLogger("shoal.slots")
 _PRESSURE_S = 0.5
 
 MAX_UNPLACED = 128
-"""Slots of one shape that Ray is asked for at once; who waits beyond them is served as they come. Thousands would choke Ray."""
+"""The most slots of one shape that are pending in Ray at once. Thousands would overload Ray."""
 
 
 @dataclass(slots=True)
 class Slot:
-    """A sandbox actor. `handle` is its maker's: Ray's, or what stands in for it. `node_id` is None until Ray has placed it."""
+    """A sandbox actor. `handle`: the maker's handle of it; `node_id`: None until Ray has placed it; `idle_since`:
+    monotonic seconds."""
 
     id: str
     shape: SlotShape
@@ -37,13 +38,13 @@ class Slot:
 
 
 class SlotMaker(Protocol):
-    """How slots come and go: Ray in a cluster, something simpler in tests."""
+    """Creates and ends slots: by Ray, or in memory in tests."""
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
         """Asks Ray for a new one and returns at once."""
 
     async def placed(self, slot: Slot) -> None:
-        """Waits until it runs, and sets `node_id`; `Unavailable` where it died."""
+        """Waits until it runs, and sets `node_id`; `Unavailable` if it died."""
 
     def kill(self, slot: Slot) -> None:
         """Ends its worker. Idempotent."""
@@ -52,15 +53,16 @@ class SlotMaker(Protocol):
         """Whether one more would start at once."""
 
     async def existing(self) -> list[str]:
-        """The ids of the slots that an earlier controller asked for, whether they run yet or not."""
+        """The ids of the slots of an earlier controller, running or pending."""
 
     async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
-        """A slot of an earlier controller's and the sandbox it holds. None for one that does not answer: it is ended."""
+        """A slot of an earlier controller and the sandbox that it holds. None, and the slot is ended, if it does not
+        answer."""
 
 
 @dataclass(slots=True)
 class SlotPool:
-    """All slots that hold no sandbox, and those who wait for one."""
+    """The slots that hold no sandbox, and the callers that wait for one."""
 
     maker: SlotMaker
     settings: NodeSettings
@@ -70,7 +72,8 @@ class SlotPool:
     _making: dict[str, tuple[Slot, asyncio.Task[None]]] = field(default_factory=dict)
 
     async def take(self, shape: SlotShape, deadline_s: float) -> Slot:
-        """An idle slot of `shape`, or the next that becomes free or is made; `DeadlineExceeded` where that takes too long."""
+        """An idle slot of `shape`, or the next that becomes free or is created; `DeadlineExceeded` after
+        `deadline_s`."""
         idle = self.take_idle(shape)
         if idle is not None:
             return idle
@@ -78,16 +81,17 @@ class SlotPool:
         queue = self._waiting.setdefault(shape, deque())
         queue.append(waiter)
         self._make_missing(shape)
-        pressure = asyncio.create_task(self._press(shape))
+        pressure = asyncio.create_task(self._make_room(shape))
         try:
             async with asyncio.timeout(deadline_s):
                 return await waiter
         except BaseException as error:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.put(waiter.result())  # it came in the very moment of giving up
+                self.put(waiter.result())  # it came as the wait ended
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
-                    f"no room came free within {round(deadline_s, 2):g} s; ask for less, end other sandboxes, or add nodes",
+                    f"no room came free within {round(deadline_s, 2):g} s; "
+                    "ask for less, end other sandboxes, or add nodes",
                     field="deadline",
                 ) from None
             raise
@@ -100,10 +104,10 @@ class SlotPool:
     def take_idle(self, shape: SlotShape) -> Slot | None:
         """An idle slot of `shape`, if there is one now."""
         idle = self._idle.get(shape)
-        return idle.pop() if idle else None  # the one used last: its memory is the likeliest to be in the caches
+        return idle.pop() if idle else None  # the one used last: its memory is most likely cached
 
     def put(self, slot: Slot) -> None:
-        """A slot became free: it goes to whoever waits longest for its shape, else it idles."""
+        """Gives a free slot to the caller that has waited longest for its shape, else lets it idle."""
         queue = self._waiting.get(slot.shape)
         while queue:
             waiter = queue.popleft()
@@ -114,11 +118,11 @@ class SlotPool:
         self._idle.setdefault(slot.shape, deque()).append(slot)
 
     def discard(self, slot: Slot) -> None:
-        """A slot that is not to be used again."""
+        """Ends a slot that must not be used again."""
         self.maker.kill(slot)
 
     async def tend(self) -> None:
-        """One turn of the pool's loop: lets go of what idled too long, makes the few that are to be ready."""
+        """One turn of the pool's loop: ends slots that idled too long, and keeps a few of the default shape ready."""
         now = time.monotonic()
         for shape, idle in list(self._idle.items()):
             keep = self.settings.idle_slots if shape == self.default_shape else 0
@@ -150,7 +154,7 @@ class SlotPool:
         return sum(len(idle) for idle in self._idle.values())
 
     def _make_missing(self, shape: SlotShape) -> None:
-        """One for each who waits."""
+        """Creates a slot for each caller that waits."""
         for _ in range(self._being_made(shape), min(len(self._waiting.get(shape, ())), MAX_UNPLACED)):
             self._make(shape)
 
@@ -174,8 +178,8 @@ class SlotPool:
             self._making.pop(slot.id, None)
             self._make_missing(slot.shape)
 
-    async def _press(self, shape: SlotShape) -> None:
-        """While somebody waits, idle slots of other shapes make room, oldest first."""
+    async def _make_room(self, shape: SlotShape) -> None:
+        """While a caller waits, ends idle slots of other shapes to make room, oldest first."""
         while True:
             await asyncio.sleep(_PRESSURE_S)
             others = [idle[0] for other, idle in self._idle.items() if other != shape and idle]
@@ -188,7 +192,7 @@ class SlotPool:
                 self.maker.kill(oldest)
 
     def _drop_surplus_demand(self, shape: SlotShape) -> None:
-        """Nobody waits for them any more: slots that Ray has not placed leave its queue."""
+        """Ends pending slots for which nobody waits any more."""
         wanted = len(self._waiting.get(shape, ()))
         if shape == self.default_shape:
             wanted = max(wanted, self.settings.idle_slots - len(self._idle.get(shape, ())))

@@ -1,19 +1,20 @@
 """The store contract: what must outlive the controller, and is written before the controller acts on it.
 
 Terms
-    row       a sandbox in JSON-ready form (`record.to_row`); its columns for queries are taken out of it by the store.
-    state     what a controller takes up when it starts: living sandboxes and the newest that ended, environments, tokens.
+    row       a sandbox in JSON-ready form (`record.to_row`); the store takes its columns for queries from it.
+    state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens.
 
 Rules for every store
-    - A `write` returns once all of it is on disk, as one transaction; what several callers write at the same time may share one commit.
-      It raises `Unavailable` where nothing of it was written. Only where a database went away while it committed, and did not come back
-      within half a minute, the error says that this is not known (its `outcome` is "unknown"); the same write may be made again in either case.
-    - One controller writes to a store. `open` takes it over: an earlier controller that still writes is refused from then on
+    - `write` returns once all of it is on disk, as one transaction. Concurrent writes may share one commit.
+      It raises `Unavailable` if nothing was written. If a database went away while it committed, and did not come back
+      within half a minute, the outcome is not known: the error's `outcome` is "unknown". Either way the write may be
+      made again.
+    - One controller writes to a store. `open` fences off an earlier controller: its writes are refused from then on
       (`FailedPrecondition`, in the state "overtaken").
-    - A store belongs to one cluster: `open` of one that is another cluster's raises `FailedPrecondition`.
-    - Methods are async and block no loop.
+    - A store belongs to one cluster: `open` for another cluster raises `FailedPrecondition`.
+    - Methods are async and never block the loop.
 
-The implementation is `shoal.cluster.store` (SQLite or PostgreSQL); the actors get it handed in and never import it.
+The implementation is `shoal.cluster.store` (SQLite or PostgreSQL); the actors are given one and never import it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from shoal.model.info import PageCursor
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a store held when it was opened. `sandboxes`: rows of all that live and of the newest that ended, oldest first; `complete`: these
-    are all that it holds."""
+    """The state of a store when it was opened. `sandboxes`: rows of all living ones and the newest ended ones, oldest
+    first; `complete`: the store has no others."""
 
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
@@ -41,7 +42,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is written together. Sandboxes, environments and tokens replace what has their id or name."""
+    """A set of changes to write together. Sandboxes, environments and tokens replace those with the same id or name."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -53,20 +54,20 @@ class Change:
 
 
 class Store(ABC):
-    """Where a cluster keeps what it knows. See the module for the rules."""
+    """Stores what a cluster knows. See the module for the rules."""
 
     @abstractmethod
     async def open(self, cluster: str, history: int) -> Restored:
-        """Opens it for the cluster of that id, brings its schema up to date, and returns its state with up to `history` ended sandboxes;
-        fewer, where these are large."""
+        """Opens the store for the cluster of that id, updates its schema, and returns its state with up to `history`
+        ended sandboxes; fewer if they are large."""
 
     @abstractmethod
     async def write(self, change: Change) -> None:
-        """Writes all of `change`, or raises `Unavailable` and has written nothing of it."""
+        """Writes all of `change`. `Unavailable` if nothing was written."""
 
     @abstractmethod
     async def sandbox(self, sandbox_id: str) -> dict[str, Any] | None:
-        """The row of a sandbox, however long ago it ended, if it is still kept."""
+        """The row of a sandbox, however long ago it ended, if it is still stored."""
 
     @abstractmethod
     async def sandbox_named(self, name: str, environment: str) -> dict[str, Any] | None:
@@ -78,8 +79,8 @@ class Store(ABC):
 
     @abstractmethod
     async def ended(self, environment: str | None, before: PageCursor | None, limit: int) -> list[dict[str, Any]]:
-        """Rows of ended sandboxes, newest first by (created_at, id), from `before` on, of one environment or (None) of all. No other
-        filter: a page must cost no more than its rows."""
+        """Rows of ended sandboxes, newest first by (created_at, id), starting after `before`, of one environment or
+        (None) of all. No other filter: a page must cost no more than its rows."""
 
     @abstractmethod
     async def events(
@@ -93,13 +94,14 @@ class Store(ABC):
 
     @abstractmethod
     async def was_deleted(self, environment: str) -> bool:
-        """Whether an environment of that name was deleted so lately that what happened in it may still be kept."""
+        """Whether an environment of that name was deleted so lately that the store may still know what happened in
+        it."""
 
     @abstractmethod
     async def expire(self, before: float) -> int:
-        """Forgets sandboxes that ended, events and audit entries from before that moment; how many rows. Tokens that were revoked or expired
-        before it go too."""
+        """Forgets sandboxes that ended, events and audit entries from before that time; returns how many rows. Also
+        forgets tokens that were revoked or expired before it."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Closes it. Again is harmless."""
+        """Closes the store. Idempotent."""

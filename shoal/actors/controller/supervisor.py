@@ -1,7 +1,8 @@
-"""Carries out what a sandbox's phase asks for, one activity after another, from its acceptance to its end. `phase.py` decides.
+"""Carries out what a sandbox's phase asks for, one activity after another, from its acceptance to its end. `phase.py`
+decides.
 
-The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on record what it was
-about to do:
+The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on
+record what it was about to do:
 
     pending                 nothing of it exists; it waits for a slot
     starting, with a slot   the slot may hold it, may have started its container, or may know nothing of it
@@ -93,7 +94,8 @@ class SandboxSupervisor:
     # -- what is asked of it ------------------------------------------------------------------------
 
     def begin(self, record: SandboxRecord, audit: Sequence[AuditEntry] = ()) -> None:
-        """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. If that fails, it has ended."""
+        """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. If that fails, it
+        has ended."""
         slot = self.pool.take_idle(record.spec.slot_shape)
         run = self._runs[record.id] = Run(record, audit=audit)
         record.life.phase = Phase.ACCEPTING
@@ -103,7 +105,8 @@ class SandboxSupervisor:
         self._carry_on(run, ACTIVITY[record.life.phase])
 
     def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
-        """Goes on with a living sandbox that an earlier controller left. `slot`: the one on record with it, if that lives and holds it."""
+        """Goes on with a living sandbox that an earlier controller left. `slot`: the one on record with it, if that
+        lives and holds it."""
         run = self._runs[record.id] = Run(record, slot, told=record.state)
         if slot is None and record.life.phase is not Phase.QUEUED:
             self._take(run, Outcome(Event.SLOT_LOST))
@@ -123,8 +126,8 @@ class SandboxSupervisor:
             raise record.refusal
 
     async def launched(self, record: SandboxRecord, timeout_s: float) -> None:
-        """Waits until it has been brought up, or raises what that failed with; `DeadlineExceeded` where that takes longer than this caller
-        has, though not the create itself."""
+        """Waits until it has been brought up, or raises what that failed with; `DeadlineExceeded` where that takes
+        longer than this caller has, though not the create itself."""
         if record.life.phase in LAUNCHED:
             return
         try:
@@ -132,7 +135,8 @@ class SandboxSupervisor:
                 await record.life.reached(LAUNCHED)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{record.id} is still being made for an earlier call with the same key; ask again, with a longer deadline",
+                f"{record.id} is still being made for an earlier call with the same key; "
+                "ask again, with a longer deadline",
                 field="deadline",
             ) from None
         if record.failure is not None:
@@ -141,8 +145,9 @@ class SandboxSupervisor:
             raise ended_error(record)
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon as it is back.
-        Raises what kept the sandbox off the record (then there is nothing of it), or the request for its end (then it lives on)."""
+        """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon
+        as it is back. Raises what kept the sandbox off the record (then there is nothing of it), or the request for its
+        end (then it lives on)."""
         await self.accepted(record)  # or the request might come to be on record alone
         if not record.ended:
             entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)

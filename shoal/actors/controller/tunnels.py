@@ -1,7 +1,7 @@
-"""Tunnels: which ports of a sandbox have a way in from outside, and the tokens that admit to the private ones.
+"""Tunnels: which ports of a sandbox can be reached from outside, and the tokens for private ones.
 
-They are kept in the sandbox's row. An `http` tunnel is nothing but its record, which the API goes by; for a `tcp` one the sandbox's
-node listens.
+They are stored in the sandbox's row. An `http` tunnel is only that record, which the API reads; for a `tcp` one the
+sandbox's node listens.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NODE_S = 20.0
 
 
 class Tunnels:
-    """`secret`: the cluster's; `api`: by which URLs are made."""
+    """`secret`: the cluster's; `api`: the settings from which URLs are made."""
 
     def __init__(
         self,
@@ -58,16 +58,17 @@ class Tunnels:
         self._secret = secret
         self._api = api
         self._call = call
-        # Of sandboxes whose tunnels are being changed: record and node must hear of changes in one order.
+        # Locks of sandboxes whose tunnels are being changed: record and node must get the changes in the same order.
         self._changing: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.secret = hmac.new(secret, b"connect tokens of http tunnels", hashlib.sha256).digest()
 
     def tell_secret(self) -> bytes:
-        """What connect tokens of `http` tunnels are signed with: for the API's replicas, which have nothing else with it."""
+        """What connect tokens of `http` tunnels are signed with: for the API's replicas, which have nothing else with
+        it."""
         return self.secret
 
     async def expose(self, sandbox_id: str, port: int, protocol: str, public: bool, caller: Caller) -> Tunnel:
-        """Opens a tunnel, or changes it; the same again: the same, with a fresh token where it is private."""
+        """Opens or changes a tunnel. Idempotent; a private tunnel gets a fresh token each time."""
         record = await self._history.get(sandbox_id, caller)
         check_number("port", port, 0, 65535, "a port", whole=True)
         if protocol not in ("http", "tcp"):
@@ -87,7 +88,7 @@ class Tunnels:
             return self._described(record, record.tunnels[port], TOKEN_S)
 
     async def unexpose(self, sandbox_id: str, port: int, caller: Caller) -> None:
-        """Closes a tunnel; of a port that has none: nothing."""
+        """Closes a tunnel. Idempotent."""
         record = await self._history.get(sandbox_id, caller)
         check_number("port", port, 0, 65535, "a port", whole=True)
         async with self._change(record):
@@ -96,7 +97,7 @@ class Tunnels:
     async def _close(self, record: SandboxRecord, port: int, caller: Caller) -> None:
         kept = record.tunnels.get(port)
         if (kept is None or kept.protocol == "tcp") and record.started is not None and not record.ended:
-            await self._close_on_node(record, record.started, port)  # also what it opened and nobody knows of any more
+            await self._close_on_node(record, record.started, port)  # also a port that it opened without a record
         if kept is None:
             return
         tunnels = {number: tunnel for number, tunnel in record.tunnels.items() if number != port}
@@ -104,7 +105,7 @@ class Tunnels:
         await self._put(record, tunnels, ("unexposed", {"port": port, "token": caller.token}), entry)
 
     async def tunnels(self, sandbox_id: str, caller: Caller) -> list[Tunnel]:
-        """Those of a sandbox by port, without tokens; of one that has ended: none."""
+        """The sandbox's tunnels by port, without tokens; none if it has ended."""
         record = await self._history.get(sandbox_id, caller)
         if record.ended:
             return []
@@ -116,7 +117,7 @@ class Tunnels:
         check_number("expires_in", expires_in, 0, LONGEST_TOKEN_S, "seconds")
         if _kept(record, port).protocol == "tcp":
             async with self._change(record):
-                kept = _kept(record, port)  # it may have been changed or closed while this waited
+                kept = _kept(record, port)  # it may have changed meanwhile
                 if kept.protocol == "tcp":
                     await self._find(record, _running(record), kept)
         return self._described(record, _kept(record, port), expires_in)
@@ -124,7 +125,8 @@ class Tunnels:
     async def _open(
         self, record: SandboxRecord, started: SandboxStarted, before: Exposure | None, wanted: Exposure, caller: Caller
     ) -> None:
-        """On record first, and without its address: one that was only half opened, or changed, is seen, closed, and opened when asked again."""
+        """Records the tunnel first, without its address: a half-opened or half-changed one is visible, can be closed,
+        and is opened when asked again."""
         port = wanted.port
         entry = audited(verbs.expose, caller, target=f"{record.id}:{port}", environment=record.spec.environment)
         told = {"port": port, "protocol": wanted.protocol, "public": wanted.public, "token": caller.token}
@@ -138,20 +140,21 @@ class Tunnels:
             await self._find(record, started, wanted)
         except ShoalError:
             if before is None:
-                await self._take_back(record, started, port)
+                await self._withdraw(record, started, port)
             raise
 
     async def _find(self, record: SandboxRecord, started: SandboxStarted, kept: Exposure) -> None:
-        """Has the node listen, where it does not yet, and notes at which address. Asked again each time: a relay that comes back may find its
-        port taken, and whoever has that now must not be sent a token."""
+        """Has the node listen, and records the address. Asked each time: a relay that comes back may find its port
+        taken, and the new owner of that port must not be sent a token."""
         handle = self._nodes.handle(started.node_id)
         address = await self._call(handle, "expose", record.id, kept.port, not kept.public, timeout_s=_NODE_S)
         if address != kept.address:
             record.tunnels[kept.port] = replace(kept, address=address)
             await self._writer.keep(record)
 
-    async def _take_back(self, record: SandboxRecord, started: SandboxStarted, port: int) -> None:
-        """The node may have opened the port all the same, or may be about to: off the record it is only once that was taken back."""
+    async def _withdraw(self, record: SandboxRecord, started: SandboxStarted, port: int) -> None:
+        """Closes the port on the node first, as the node may have opened it all the same, and then removes the
+        record."""
         try:
             await self._close_on_node(record, started, port)
         except ShoalError:
@@ -174,7 +177,7 @@ class Tunnels:
         with suppress(NotFound):  # its container is gone, and the port with it
             await self._call(self._nodes.handle(started.node_id), "unexpose", record.id, port, timeout_s=_NODE_S)
         kept = record.tunnels.get(port)
-        if kept is not None:  # or else, where the store then refuses the change, it would never be opened again
+        if kept is not None:  # else, if the store then refuses the change, it would never be opened again
             record.tunnels[port] = replace(kept, address=None)
 
     def _described(self, record: SandboxRecord, kept: Exposure, token_s: float | None) -> Tunnel:
@@ -195,12 +198,13 @@ class Tunnels:
     def _sign(self, record: SandboxRecord, kept: Exposure, expires: float) -> str:
         if kept.protocol == "http":
             return grants.sign(self.secret, record.id, _HTTP_KEY, (grants.SCOPE_TUNNEL,), expires, port=kept.port)
-        # Of a scope of its own: the relay takes this secret's tokens at its own address, too, and asks nobody what is exposed.
+        # Its own scope: the relay accepts tokens of this secret at its own address, too, and does not ask what is
+        # exposed.
         return grants.sign(self._secret, record.id, _running(record).key, (grants.SCOPE_PASS,), expires, port=kept.port)
 
 
 def api_url(api: ApiSettings) -> str:
-    """How clients reach the API, as far as the settings tell."""
+    """The API's URL for clients, as far as the settings tell."""
     if api.url is not None:
         return api.url
     host = f"[{api.host}]" if ":" in api.host else api.host

@@ -1,1 +1,1 @@
-"""What starts containers: one contract (`contract.py`), a sibling per engine. No Ray in here."""
+"""The engines that start containers: one contract (`contract.py`) and one module or package per engine. Without Ray."""

@@ -1,4 +1,4 @@
-"""Every engine there is, in one list."""
+"""The list of all engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shoal.model.settings import Settings
 
 
 def engine_named(name: str, settings: Settings) -> Engine:
-    """The engine, not yet open. `InvalidRequest` (field `engine`) for a name that is not in the list."""
+    """The engine, not open yet. `InvalidRequest` (field `engine`) for an unknown name."""
     make = ENGINES.get(name)
     if make is None:
         raise InvalidRequest(f"engine: there is no {name!r}, only {', '.join(sorted(ENGINES))}", field="engine")
@@ -18,7 +18,7 @@ def engine_named(name: str, settings: Settings) -> Engine:
 
 
 def _docker(settings: Settings) -> Engine:
-    # Importing the SDK takes a tenth of a second, and only who uses it should need it.
+    # Imported here: the SDK takes a tenth of a second, and may be absent.
     from shoal.actors.engines.docker import DockerEngine
 
     return DockerEngine(settings.engine_address, settings.node.start_limit)

@@ -1,5 +1,5 @@
-"""What a process tree uses, straight from the kernel's files (control groups v1 and v2): a tenth of a millisecond, where an engine's own figures
-take a second."""
+"""Reads what a process tree uses from the kernel's control groups (v1 and v2): in a tenth of a millisecond, where
+asking an engine takes a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _READ = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """The directories of one process's control group, per controller; with v2 all are the same."""
+    """The control group directories of one process, by controller. With v2 all are the same."""
 
     cpu: Path
     memory: Path
@@ -33,14 +33,15 @@ class Cgroup:
         return Usage(cpu_s=cpu_s, memory=max(0, memory - droppable), pids=_number(self.pids / "pids.current"))
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel ever killed something in the group for its memory limit; `OSError` once it is gone."""
+        """Whether the kernel ever killed a process in the group for its memory limit; `OSError` once the group is
+        gone."""
         file = "memory.events" if self.unified else "memory.oom_control"
         return _table(self.memory / file).get("oom_kill", 0) > 0
 
 
 def cgroup_of(pid: int, *, name: str, proc: Path = Path("/proc")) -> Cgroup | None:
-    """The group of `pid`, whose path must have `name` (the engine's own id of the container) in it: a pid that was given to another
-    process never answers for the container. None where the kernel's files can't be seen from here."""
+    """The group of `pid`. Its path must contain `name` (the engine's own id of the container), so that a reused pid
+    never answers for the container. None if the kernel's files cannot be read from here."""
     try:
         groups = (proc / str(pid) / "cgroup").read_text()
         mounts = (proc / "self" / "mountinfo").read_text()
@@ -52,7 +53,7 @@ def cgroup_of(pid: int, *, name: str, proc: Path = Path("/proc")) -> Cgroup | No
 
 
 def find(groups: str, mountinfo: str) -> Cgroup | None:
-    """From the text of `/proc/<pid>/cgroup` and `/proc/self/mountinfo` to the directories."""
+    """Finds the directories from the text of `/proc/<pid>/cgroup` and `/proc/self/mountinfo`."""
     paths: dict[str, str] = {}
     for line in groups.splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -67,7 +68,7 @@ def find(groups: str, mountinfo: str) -> Cgroup | None:
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
-    """Controller (`""`: all of v2) → the root within the hierarchy that is mounted, and where."""
+    """By controller (`""`: all of v2): the root within the mounted hierarchy, and the mount point."""
     found: dict[str, tuple[str, str]] = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")

@@ -1,8 +1,8 @@
-"""The engine contract: what a node needs of whatever starts its containers.
+"""The engine contract: what a node needs of the engine that starts its containers.
 
 Terms
-    container   an isolated process tree with a root filesystem of its own, whose first process is Shoal's agent. Shoal's name
-                for it is its *key* (`c-…`), chosen before it is created; engines may have names of their own and keep them to themselves.
+    container   an isolated process tree with its own root filesystem, whose first process is Shoal's agent. Its name is
+                its *key* (`c-…`), chosen before it is created. An engine's own names stay inside the engine.
     image       a root filesystem on this node, named by a reference.
     agent       a static program mounted read-only at `AGENT_PATH`, started with `init`; its link to the node is the
                 directory `run_dir`, mounted read-only at `RUN_MOUNT`.
@@ -18,15 +18,16 @@ Life of a container
 
 Rules for every engine
     - All methods are async and never block the loop. Blocking libraries go to the engine's own bounded threads.
-    - `start` is all or nothing: when it raises or is cancelled, nothing of the container is left.
-    - Everything carries the labels given in `ContainerSpec.labels`; `list` finds by them, after any crash of the caller.
+    - `start` is all or nothing: if it raises or is cancelled, nothing of the container is left.
+    - Every container carries `ContainerSpec.labels`; `list` finds containers by them, after any crash of the caller.
     - `remove` is idempotent, kills what runs, and returns once container, root filesystem and mounts are gone.
-    - Errors are of `shoal.model.errors`: `ImageNotFound`, `InvalidRequest` (a limit the engine can't keep), `Unavailable` (the engine
-      does not answer: nothing happened), `FailedPrecondition` (not possible in this state), `NotFound`, `Internal`.
+    - Errors are of `shoal.model.errors`: `ImageNotFound`, `InvalidRequest` (a limit that the engine cannot keep),
+      `Unavailable` (the engine does not answer: nothing happened), `FailedPrecondition` (not possible in this state),
+      `NotFound`, `Internal`.
     - Who retries: the caller, on `Unavailable` only.
 
-Memory checkpoints and disk quotas are abilities that only some engines have: `abilities` tells, and a call without the ability raises
-`FailedPrecondition` at once.
+Memory checkpoints and disk quotas are abilities that only some engines have: `abilities` tells, and a call without the
+ability raises `FailedPrecondition` at once.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ RUN_MOUNT = "/.shoal/run"
 
 
 class Ability(StrEnum):
-    """What not every engine can do."""
+    """An ability that not every engine has."""
 
     PULL = "pull"  # fetch images by reference from a registry
     PAUSE = "pause"
@@ -58,7 +59,7 @@ class ContainerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A directory or file of the node's, seen in the container at `target`."""
+    """A directory or file of the node, visible in the container at `target`."""
 
     source: Path
     target: str
@@ -67,7 +68,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image on this node. `env`, `user` and `workdir` are the defaults that it gives to processes. Size in bytes."""
+    """An image on this node. `env`, `user` and `workdir`: the defaults for its processes; `size`: bytes."""
 
     reference: str
     digest: str
@@ -79,7 +80,8 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """One container to start. `cpu` in cores, `memory` and `disk` in bytes (0: no limit), `pids` a count, `gpu` whole devices."""
+    """A container to start. `cpu`: cores; `memory`, `disk`: bytes (0: no limit); `pids`: a count; `gpu`: whole
+    devices."""
 
     key: str
     image: str
@@ -99,7 +101,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the engine sees it. `pid` is its agent's in the node's pid namespace (0 once it exited)."""
+    """A container as the engine sees it. `pid`: the agent's, in the node's pid namespace; 0 once it exited."""
 
     key: str
     state: ContainerState
@@ -112,7 +114,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container uses now. CPU in seconds since its start, memory in bytes without page cache that can be dropped."""
+    """What a container uses now. `cpu_s`: seconds since its start; `memory`: bytes, without page cache that can be
+    dropped."""
 
     cpu_s: float
     memory: int
@@ -126,7 +129,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """Something that happened to a container by itself."""
+    """An event of a container that the node did not cause."""
 
     kind: EventKind
     key: str
@@ -142,16 +145,18 @@ class Engine(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Connects and learns `abilities` and `runtimes`; `Unavailable` (with the remedy) where the engine does not answer."""
+        """Connects and learns `abilities` and `runtimes`; `Unavailable` (with the remedy) if the engine does not
+        answer."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Lets go of connections and threads; containers run on. Idempotent."""
+        """Closes connections and threads; containers keep running. Idempotent."""
 
     @abstractmethod
     async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
-        """The image, pulled if it is not here and `pull` is set. `ImageNotFound` with the reason where it can't be had,
-        `InvalidRequest` (field `image`) for what is no reference, `Unavailable` for a registry that does not answer."""
+        """The image, pulled if it is not on the node and `pull` is set. `ImageNotFound` with the reason if it cannot be
+        had, `InvalidRequest` (field `image`) for an invalid reference, `Unavailable` if the registry does not
+        answer."""
 
     @abstractmethod
     async def start(self, spec: ContainerSpec) -> Container:
@@ -159,15 +164,15 @@ class Engine(ABC):
 
     @abstractmethod
     async def remove(self, key: str) -> None:
-        """Kills and removes. Of one that is not there: nothing."""
+        """Kills and removes the container. Idempotent."""
 
     @abstractmethod
     async def get(self, key: str) -> Container:
-        """The container; `NotFound` where there is none."""
+        """The container; `NotFound`."""
 
     @abstractmethod
     async def list(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers that carry all of `labels`, exited ones too, in no order."""
+        """All containers that carry all of `labels`, including exited ones, in any order."""
 
     @abstractmethod
     async def usage(self, key: str) -> Usage:
@@ -175,7 +180,8 @@ class Engine(ABC):
 
     @abstractmethod
     async def disk_usage(self, key: str, *, limit: int) -> int:
-        """Bytes written to its root filesystem. Counting may stop once beyond `limit`. Never follows a link, never trusts a name."""
+        """Bytes written to its root filesystem. Counting may stop beyond `limit`. Never follows a link or trusts a
+        name."""
 
     @abstractmethod
     async def pause(self, key: str) -> None:
@@ -187,5 +193,5 @@ class Engine(ABC):
 
     @abstractmethod
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
-        """Events of containers that carry `labels`, from now on, until the iterator is closed. Reconnects by itself; what happened in
-        between is found by `list`."""
+        """Events of containers that carry `labels`, from now on, until the iterator is closed. Reconnects by itself;
+        `list` finds what happened in between."""

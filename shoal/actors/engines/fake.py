@@ -1,7 +1,6 @@
-"""An engine that starts nothing: containers in memory. It remembers its calls, and injects one failure.
+"""An engine in memory that starts nothing. It remembers its calls and injects one failure.
 
-It holds to the contract as every engine does, so what passes with it passes with a real one: tests of what stands on engines
-need neither root nor a daemon.
+It keeps to the contract like every engine, so tests of the layers above need neither root nor a daemon.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from shoal.model.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the engine's, in the order they came."""
+    """One call of the engine."""
 
     method: str
     args: tuple[Any, ...]
@@ -49,7 +48,7 @@ class Call:
 
 
 class Failure(ABC):
-    """What goes wrong at the next call of `method`, once. Subclasses say what."""
+    """A failure of the next call of `method`. Subclasses define it."""
 
     def __init__(self, method: str) -> None:
         self.method = method
@@ -67,7 +66,7 @@ class EngineDown(Failure):
 
 
 class EngineBroken(Failure):
-    """The engine fails in a way that nobody foresaw."""
+    """The engine fails with an unforeseen error."""
 
     async def happen(self) -> None:
         raise Internal("the engine failed")
@@ -99,7 +98,7 @@ class EngineRefuses(Failure):
 
 @dataclass(slots=True)
 class FakeContainer:
-    """What a test may set about a container."""
+    """The state of a container, which a test may set."""
 
     spec: ContainerSpec
     container: Container
@@ -108,8 +107,8 @@ class FakeContainer:
 
 
 class FakeEngine(Engine):
-    """Containers in memory. `images` are the ones on the node, `registry` what can be pulled; `clock` gives times in seconds;
-    `delay` is how long each call takes, in seconds."""
+    """Containers in memory. `images`: those on the node; `registry`: those that can be pulled; `clock`: gives seconds;
+    `delay`: seconds that each call takes."""
 
     name = "fake"
 
@@ -135,14 +134,14 @@ class FakeEngine(Engine):
         self._listeners: list[tuple[dict[str, str], asyncio.Queue[EngineEvent | None]]] = []
 
     def inject(self, failure: Failure) -> None:
-        """`failure` happens at the next call of its method, and then no more."""
+        """`failure` happens at the next call of its method, once."""
         self.failure = failure
 
     def called(self, method: str) -> list[Call]:
         return [call for call in self.calls if call.method == method]
 
     def push(self, event: EngineEvent, labels: Mapping[str, str] | None = None) -> None:
-        """Tells all who listen for `labels` (default: those of the container)."""
+        """Sends an event to the listeners for `labels` (default: those of the container)."""
         known = self.containers.get(event.key)
         carried = labels if labels is not None else (known.spec.labels if known else {})
         for wanted, queue in self._listeners:
@@ -150,7 +149,7 @@ class FakeEngine(Engine):
                 queue.put_nowait(event)
 
     def end(self, key: str, exit_code: int = 137, *, out_of_memory: bool = False) -> None:
-        """The container ends by itself."""
+        """Ends the container, as if by itself."""
         known = self._find(key)
         known.container = replace(
             known.container, state=ContainerState.EXITED, pid=0, exit_code=exit_code, out_of_memory=out_of_memory
@@ -258,7 +257,7 @@ class FakeEngine(Engine):
         self.calls.append(Call(method, args, self._clock()))
         if needs_open and not self._open:
             raise _not_open()
-        # Also without a delay other tasks get their turn, as with an engine that works elsewhere.
+        # Yields even without a delay, as a real engine does.
         await asyncio.sleep(self._delay)
         failure = self.failure
         if failure is not None and failure.method == method:
@@ -281,7 +280,7 @@ class FakeEngine(Engine):
 
 
 def fake_image(reference: str) -> ImageInfo:
-    """An image as a node would know it."""
+    """An image as a node knows it."""
     return ImageInfo(
         reference=reference, digest=f"sha256:{hashlib.sha256(reference.encode()).hexdigest()}", size=1 << 20
     )

@@ -1,4 +1,4 @@
-"""What can name an image."""
+"""Image references."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from shoal.model.errors import InvalidRequest
 
-# The grammar of references, as loose as is safe: an engine has the last word, but nothing odd gets into a URL.
+# As loose as is safe in a URL: the engine decides in the end.
 _REFERENCE = re.compile(
     r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/)?"  # registry
     r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"  # name
@@ -18,7 +18,7 @@ _LENGTH, _SHOWN = 512, 80
 
 
 def check_reference(reference: str) -> None:
-    """`InvalidRequest` for what can't name an image."""
+    """Raises `InvalidRequest` for an invalid image reference."""
     if len(reference) > _LENGTH or not _REFERENCE.fullmatch(reference):
         raise InvalidRequest(
             f"image: {reference[:_SHOWN]!r} is no image reference; write it as [registry/]name[:tag], in lower case",

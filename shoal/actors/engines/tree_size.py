@@ -1,8 +1,9 @@
-"""How much space a hostile directory tree takes.
+"""Measures the size of a hostile directory tree.
 
-Code in a container shapes the tree while it is counted: links that lead out, names that are no names, trees deeper than any path can
-say or than a process may hold descriptors open, files that vanish. So nothing is ever opened by path nor through a link: the walk holds one
-directory open, steps down by name without following links, and steps up by `..`, where it makes sure that it is where it came from.
+Code in a container may change the tree while it is counted: links that lead out, invalid names, trees deeper than a
+path or the open descriptors allow, files that vanish. So nothing is opened by path or through a link. The walk holds
+one directory open, descends by name without following links, and ascends by `..`, where it checks that it is where it
+came from.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without it, reading would change access times all over the tree.
+# Else reading would change the access times in the tree.
 _QUIET = os.O_NOATIME
 
 BLOCK = 512
 ENTRY = 1024
 """Every entry counts at least so many bytes: countless empty files fill a disk, too."""
 LINKS_REMEMBERED = 1_000_000
-"""Files with several names that are told apart. Beyond it each name counts: memory here is bounded, whatever is done in there."""
+"""Files with several names that are told apart. Beyond it each name counts: memory here is bounded, whatever is done in
+there."""
 WAITING = 1_000_000
 """Directories that may wait to be seen. A tree with more counts as beyond its limit, for the same reason."""
 
 
 def tree_size(root: Path, *, limit: int) -> int:
-    """Bytes that the tree below `root` takes on its file system; stops once beyond `limit`. A file with several names counts once. What
-    vanishes or moves while it is counted counts or not. Raises `OSError` only where `root` itself can't be read."""
+    """Bytes that the tree below `root` takes on its file system; stops beyond `limit`. A file with several names counts
+    once. Files that vanish or move meanwhile may or may not count. Raises `OSError` only if `root` itself cannot be
+    read."""
     walk = _Walk(limit)
     fd = os.open(root, _DIRECTORY)
     try:
@@ -38,7 +41,7 @@ def tree_size(root: Path, *, limit: int) -> int:
 
 @dataclass(slots=True)
 class _Level:
-    """A directory on the way down, and which of its directories are still to be seen."""
+    """A directory on the way down, and its subdirectories that are still to be counted."""
 
     identity: tuple[int, int]
     pending: list[str]
@@ -66,7 +69,7 @@ class _Walk:
             else:
                 self.levels.pop()
                 if self.levels and not self._up(self.levels[-1].identity):
-                    # Somebody moved the directory away beneath us: the rest of this walk can't be trusted to be inside.
+                    # The directory was moved meanwhile: the rest of the walk might leave the tree.
                     return
 
     def close(self) -> None:
@@ -97,7 +100,7 @@ class _Walk:
         return (status.st_dev, status.st_ino) == expected
 
     def _count(self, device: int) -> list[str]:
-        """Adds up the entries of the directory that is open; the names of the directories among them."""
+        """Adds up the entries of the open directory; returns the names of its subdirectories."""
         directories: list[str] = []
         try:
             with os.scandir(self.fd) as entries:
@@ -126,12 +129,12 @@ class _Walk:
 
 
 def _open_directory(name: str, parent: int) -> int:
-    """A descriptor, or -1 where it is gone, has become something else or may not be read."""
+    """A descriptor, or -1 if the directory is gone, is no directory any more, or may not be read."""
     for flags in (_DIRECTORY | _QUIET, _DIRECTORY):
         try:
             return os.open(name, flags, dir_fd=parent)
         except PermissionError:
-            # Only its owner and root may ask for a quiet look.
+            # Only the owner and root may open without changing the access time.
             continue
         except OSError:
             return -1

@@ -1,13 +1,14 @@
-"""How sandboxes reach the internet, and nothing else: one bridge, one interface per sandbox, packet rules. For any engine; no Ray in here.
+"""Lets sandboxes reach the internet, and nothing else: one bridge, one interface per sandbox, packet rules. For any
+engine, without Ray.
 
 network.py     `SandboxNetwork`: open, attach, detach, verify, close
 rules.py       pure: the packet rules, as text for nft
-destinations.py  pure: which destinations a settings entry names
+destinations.py  pure: the destinations that a settings entry names
 addresses.py   pure: which sandbox has which address
 resolvers.py   pure: which name servers sandboxes ask
-forwarding.py  living beside others' iptables rules
+forwarding.py  keeps others' iptables rules from dropping our packets
 links.py       bridge and interfaces, through `ip`
-commands.py    running `ip`, `nft` and their like
+commands.py    runs `ip`, `nft` and other commands
 """
 
 from shoal.actors.network.network import SandboxNetwork

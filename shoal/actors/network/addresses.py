@@ -1,4 +1,4 @@
-"""Which sandbox has which address. Pure bookkeeping."""
+"""Assigns addresses to sandboxes. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from shoal.model.errors import FailedPrecondition, Unavailable
 
 
 class AddressPool:
-    """The addresses of `network`, but for its first, which is the bridge's. A freed address comes round again as late as possible:
-    what the kernel still remembers of its old connections is gone by then."""
+    """The addresses of `network`, except the first, which is the bridge's. A freed address is reused as late as
+    possible: by then the kernel has forgotten its old connections."""
 
     def __init__(self, network: IPv4Network) -> None:
         self.network = network
@@ -25,7 +25,7 @@ class AddressPool:
         return {key: str(IPv4Address(number)) for key, number in self._held.items()}
 
     def take(self, key: str) -> str:
-        """A free address for `key`; the one it has, if it has one. `Unavailable` when all are taken."""
+        """A free address for `key`, or the one that it has. `Unavailable` if all are taken."""
         if key in self._held:
             return str(IPv4Address(self._held[key]))
         size = self._last - self._first + 1
@@ -41,7 +41,7 @@ class AddressPool:
         return str(IPv4Address(number))
 
     def claim(self, key: str, address: str) -> None:
-        """`key` has `address` already. `FailedPrecondition` where another has it, or it lies outside."""
+        """Notes that `key` has `address`. `FailedPrecondition` if another has it or it lies outside the network."""
         number = int(IPv4Address(address))
         if not self._first <= number <= self._last:
             raise FailedPrecondition(f"{address} is no address for a sandbox in {self.network}", state="outside")

@@ -1,4 +1,4 @@
-"""Running `ip`, `nft` and their like: never through a shell, never for ever."""
+"""Runs `ip`, `nft` and other commands, without a shell and with a time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = {"ip": "iproute2", "nft": "nftables", "iptables": "iptables", "nsent
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended and what it said."""
+    """A command's status and output."""
 
     status: int
     output: str
@@ -24,12 +24,12 @@ class Done:
 
 
 async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
-    """Runs a command with `given` as its input and the descriptors `inherit`. Ended with its task, and after 10 seconds (`Internal`).
-    `FailedPrecondition` where the program is not installed."""
+    """Runs a command with `given` as its input and the descriptors `inherit`. It is ended with its task, and after 10
+    seconds (`Internal`). `FailedPrecondition` if the program is not installed."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            # Ray's workers run on uvloop, which refuses to write, be it nothing, to a command that has ended already.
+            # Ray's workers run on uvloop, which refuses to write, even nothing, to a command that has ended.
             stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -38,7 +38,8 @@ async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
     except FileNotFoundError as error:
         package = _PACKAGES.get(argv[0], argv[0])
         raise FailedPrecondition(
-            f"sandbox networking needs `{argv[0]}`, which is not on this machine; install it (Debian: apt-get install {package})",
+            f"sandbox networking needs `{argv[0]}`, which is not on this machine; "
+            f"install it (Debian: apt-get install {package})",
             state="not installed",
         ) from error
     try:
@@ -54,7 +55,7 @@ async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
 
 
 async def must(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> str:
-    """As `run`, but a status other than 0 is an error: `FailedPrecondition` for missing rights, else `Internal`."""
+    """As `run`, but a status other than 0 raises `FailedPrecondition` for missing rights, else `Internal`."""
     done = await run(*argv, given=given, inherit=inherit)
     if done.status != 0:
         said = done.errors.strip()[:_SAID]

@@ -10,14 +10,14 @@ from shoal.model.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Addresses, and the one port that is meant, or all."""
+    """A network, and one port of it, or all."""
 
     network: IPv4Network
     port: int | None = None
 
 
 def parse_destination(entry: str) -> Destination:
-    """`InvalidRequest` (field `network.allow`) for what is none."""
+    """Raises `InvalidRequest` (field `network.allow`) for an invalid destination."""
     place, colon, port = entry.strip().partition(":")
     if colon and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise _invalid(entry)
@@ -29,7 +29,8 @@ def parse_destination(entry: str) -> Destination:
 
 
 def parse_subnet(subnet: str) -> IPv4Network:
-    """The sandboxes' own network. `InvalidRequest` (field `network.subnet`) for what is none, or too small for a bridge and a sandbox."""
+    """The sandboxes' own network. `InvalidRequest` (field `network.subnet`) for an invalid one, or one too small for a
+    bridge and a sandbox."""
     try:
         network = IPv4Network(subnet)
     except ValueError as error:

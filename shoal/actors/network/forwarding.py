@@ -1,7 +1,8 @@
-"""Living beside others' rules for forwarded packets.
+"""Keeps others' rules for forwarded packets from dropping those of sandboxes.
 
-Docker, ufw and others set the policy of iptables' FORWARD chain to DROP: every table must let a packet pass, so ours alone can't. Two
-rules at the head of that chain let pass what `rules.py` has judged already; a comment marks them as ours.
+Docker, ufw and others set the policy of iptables' FORWARD chain to DROP. Every table must let a packet pass, so ours
+alone cannot. Two rules at the head of that chain accept what `rules.py` has already judged; a comment marks them as
+ours.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ def rules_for(bridge: str) -> list[list[str]]:
 
 
 def needs_rules(listing: str) -> bool:
-    """Whether the FORWARD chain, as `iptables -S FORWARD` lists it, can drop anything at all."""
+    """Whether the FORWARD chain, as `iptables -S FORWARD` lists it, can drop anything."""
     return any(line.strip() not in ("", "-P FORWARD ACCEPT") for line in listing.splitlines())
 
 
 def present(listing: str, bridge: str) -> list[list[str]]:
-    """The rules in the listing that are ours by their comment, as arguments of iptables."""
+    """Our rules in the listing, found by their comment, as arguments of iptables."""
     mark = f"shoal:{bridge}"
     split = (shlex.split(line) for line in listing.splitlines() if mark in line)
     return [words[2:] for words in split if words[:2] == ["-A", "FORWARD"] and mark in words]
 
 
 async def let_pass(bridge: str) -> bool:
-    """Puts in what is missing of our rules; whether anything was."""
+    """Adds our missing rules; returns whether any was missing."""
     listing = await _listing()
     if listing is None or not needs_rules(listing):
         return False
@@ -48,15 +49,16 @@ async def let_pass(bridge: str) -> bool:
 
 
 async def take_back(bridge: str) -> None:
-    """Removes what is there of our rules."""
+    """Removes our rules."""
     listing = await _listing()
     for rule in present(listing or "", bridge):
-        # Whoever was faster has done it: the status does not matter.
+        # Somebody else may have removed it first: ignore the status.
         await run("iptables", *_WAIT, "-D", "FORWARD", *rule)
 
 
 async def _listing() -> str | None:
-    """The FORWARD chain; None where there is no iptables, or none of its tables in this kernel: then nobody drops anything there."""
+    """The FORWARD chain; None without iptables or without its tables in this kernel: then nothing drops packets
+    there."""
     if shutil.which("iptables") is None:
         return None
     done = await run("iptables", *_WAIT, "-S", "FORWARD")
@@ -64,5 +66,5 @@ async def _listing() -> str | None:
 
 
 def _normal(rule: list[str]) -> frozenset[str]:
-    """Versions of iptables list a rule's parts in orders of their own."""
+    """A rule's parts in one order: versions of iptables list them in different orders."""
     return frozenset(rule)

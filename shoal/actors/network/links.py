@@ -1,4 +1,5 @@
-"""The bridge and the sandboxes' interfaces, through `ip`. The kernel is the only record: what is there is read back from it after a restart."""
+"""The bridge and the sandboxes' interfaces, through `ip`. The kernel is the only record: after a restart the state is
+read back from it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _DEFAULT_MTU = 1500
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A sandbox's interface on the node's side: its name, and what its alias says about it."""
+    """A sandbox's interface on the node's side: its name and its alias."""
 
     name: str
     key: str
@@ -30,7 +31,7 @@ class Port:
 
 
 def port_name(key: str) -> str:
-    """The interface's name on the node's side: at most 15 characters, the kernel's limit, and the same for a key always."""
+    """The interface's name on the node's side: at most 15 characters, the kernel's limit; always the same for a key."""
     return "sh" + base64.b32encode(hashlib.sha256(key.encode()).digest()[:8]).decode("ascii").lower().rstrip("=")
 
 
@@ -39,8 +40,8 @@ def exists(name: str) -> bool:
 
 
 async def check_bridge(bridge: str, subnet: IPv4Network, owner: str) -> None:
-    """Whether the bridge may be made, or is ours. Changes nothing. `FailedPrecondition` where the name belongs to somebody else,
-    `InvalidRequest` (field `network.subnet`) where the node has a route into the subnet already."""
+    """Checks, without a change, that the bridge may be created or is ours. `FailedPrecondition` if the name belongs to
+    somebody else, `InvalidRequest` (field `network.subnet`) if the node already has a route into the subnet."""
     link = await _bridge(bridge)
     if link:
         await _check_owner(bridge, link, _mark(owner))
@@ -48,11 +49,12 @@ async def check_bridge(bridge: str, subnet: IPv4Network, owner: str) -> None:
 
 
 async def ensure_bridge(bridge: str, gateway: IPv4Address, subnet: IPv4Network, owner: str) -> bool:
-    """The bridge with its address, up, without IPv6, and forwarding on; whether anything of it was missing."""
+    """Makes sure of the bridge: its address, up, without IPv6, and forwarding on. Returns whether anything was
+    missing."""
     repaired = await asyncio.to_thread(_set_sysctl, "ipv4/ip_forward", "1")
     link, steps = await _bridge(bridge), []
     if not link:
-        # With an address of its own: else it takes the lowest of its ports', and changes it as they come and go.
+        # A fixed address: else it takes the lowest of its ports', which changes as they come and go.
         steps.append(f"link add {bridge} address {_mac(gateway)} type bridge mcast_snooping 0")
     if link.get("ifalias") != _mark(owner):
         steps.append(f'link set {bridge} alias "{_mark(owner)}"')
@@ -71,7 +73,7 @@ async def ensure_bridge(bridge: str, gateway: IPv4Address, subnet: IPv4Network, 
 
 
 async def remove_bridge(bridge: str) -> None:
-    """The bridge and all interfaces on it. One that is not there: nothing."""
+    """Removes the bridge and all interfaces on it. Idempotent."""
     if not exists(bridge):
         return
     names = [port["ifname"] for port in await _json("ip", "link", "show", "master", bridge)]
@@ -81,7 +83,7 @@ async def remove_bridge(bridge: str) -> None:
 async def remove_links(names: Iterable[str]) -> None:
     steps = [f"link del {name}" for name in names if exists(name)]
     if steps:
-        # `-force` goes on where one went by itself meanwhile, as an interface does with its container.
+        # `-force` goes on if an interface has gone meanwhile, as it does with its container.
         await run("ip", "-force", "-batch", "-", given="\n".join(steps) + "\n")
 
 
@@ -96,20 +98,20 @@ async def ports(bridge: str) -> list[Port]:
 
 
 async def connect(port: Port, pid: int, bridge: str, pool: tuple[IPv4Address, IPv4Network]) -> None:
-    """A pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of `pid`, with address and default route. `NotFound`
-    where the process is gone."""
+    """Creates a pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of `pid`, with
+    address and default route. `NotFound` if the process is gone."""
     gateway, subnet = pool
     mtu = await asyncio.to_thread(_mtu, bridge)
     space = await asyncio.to_thread(_open_namespace, pid)
     try:
-        # Everything refers to the descriptor: whatever becomes of the pid, this is the namespace that was looked at.
+        # Use the descriptor throughout: the pid may be reused meanwhile.
         path = f"/proc/self/fd/{space}"
         await _batch(
             [
                 f"link add {port.name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {path}",
                 f'link set {port.name} alias "{port.key} {port.address}"',
                 f"link set {port.name} master {bridge}",
-                # Before it is up: there is no moment in which sandboxes reach each other.
+                # Before it is up, so that sandboxes never reach each other.
                 f"link set {port.name} type bridge_slave isolated on",
                 f"link set {port.name} addrgenmode none up",
             ],
@@ -117,7 +119,7 @@ async def connect(port: Port, pid: int, bridge: str, pool: tuple[IPv4Address, IP
         )
         await _batch(
             [
-                # No address is made for IPv6, so there is none.
+                # No IPv6 address is generated.
                 "link set eth0 addrgenmode none up",
                 f"addr add {port.address}/{subnet.prefixlen} dev eth0",
                 f"route add default via {gateway}",
@@ -140,7 +142,7 @@ async def own_addresses() -> set[str]:
 
 
 async def uplink_mtu() -> int:
-    """The largest packet of the interface that leads to the internet: larger ones would vanish on the way."""
+    """The largest packet of the interface that leads to the internet: larger ones would be lost on the way."""
     for route in await _json("ip", "-4", "route", "show", "default"):
         device = route.get("dev")
         if device and exists(device):
@@ -153,7 +155,7 @@ def _mark(owner: str) -> str:
 
 
 async def _bridge(bridge: str) -> dict[str, Any]:
-    """What the kernel says of it; empty where there is none."""
+    """The kernel's description of the bridge; empty if there is none."""
     if not exists(bridge):
         return {}
     found = await _json("ip", "-d", "-4", "addr", "show", "dev", bridge)
@@ -179,10 +181,11 @@ async def _check_owner(bridge: str, link: dict[str, Any], mine: str) -> None:
             f"network.bridge: there is an interface {bridge} that is no bridge; set another name", state="taken"
         )
     theirs = link.get("ifalias")
-    # Without sandboxes on it, it is what a cluster left behind that never came to clean up.
+    # Without sandboxes on it, it was left behind by a cluster that did not clean up.
     if theirs != mine and await _json("ip", "link", "show", "master", bridge):
         raise FailedPrecondition(
-            f"network.bridge: {bridge} is in use by {theirs or 'somebody else'}; set network.bridge and network.subnet to others, "
+            f"network.bridge: {bridge} is in use by {theirs or 'somebody else'}; "
+            "set network.bridge and network.subnet to others, "
             f"or remove it with `ip link del {bridge}`",
             state="taken",
         )
@@ -206,10 +209,12 @@ def _open_namespace(pid: int) -> int:
         raise NotFound(f"process {pid} is gone, and its network with it") from error
     except PermissionError as error:
         raise FailedPrecondition(
-            f'the network of process {pid} may not be opened; run the node as root, or create sandboxes with network="none"',
+            f"the network of process {pid} may not be opened; "
+            'run the node as root, or create sandboxes with network="none"',
             state="not root",
         ) from error
-    # A container has a namespace of its own. If this is the node's, the pid went to another process, and we would tear at the node itself.
+    # A container has its own namespace. If this is the node's, the pid was reused by another process, and we would
+    # change the node itself.
     if pid <= 0 or os.fstat(space).st_ino == Path("/proc/self/ns/net").stat().st_ino:
         os.close(space)
         raise NotFound(f"process {pid} is none of a container: it shares the node's network")
@@ -217,7 +222,7 @@ def _open_namespace(pid: int) -> int:
 
 
 def _set_sysctl(name: str, value: str) -> bool:
-    """Whether it had to be changed. What this kernel does not have needs no setting."""
+    """Sets a kernel setting; returns whether it changed. One that this kernel lacks needs none."""
     file = _SYSCTL / name
     if not file.exists() or file.read_text().strip() == value:
         return False
@@ -230,5 +235,5 @@ def _mtu(device: str) -> int:
 
 
 def _mac(gateway: IPv4Address) -> str:
-    """A locally administered address made of the bridge's IPv4 address: the same after every restart."""
+    """A locally administered address made from the bridge's IPv4 address: the same after every restart."""
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x53, *gateway.packed))

@@ -1,9 +1,10 @@
 """Sandbox networking on one node. See the package for its parts.
 
-A sandbox with `network="default"` gets an interface on a bridge that leads out through the node's address translation; `rules.py` says where
-to. One with `network="none"` is never attached, and has only its own loopback.
+A sandbox with `network="default"` gets an interface on a bridge that leads out through the node's address translation;
+`rules.py` says where to. One with `network="none"` is never attached, and has only its own loopback.
 
-State is the kernel's own: interfaces carry their sandbox's key and address as an alias, so a node that starts again finds them.
+State is the kernel's own: interfaces carry their sandbox's key and address as an alias, so a node that starts again
+finds them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _AT_ONCE = 4
 
 
 class SandboxNetwork:
-    """The network of one node's sandboxes. `cluster` marks the bridge, so that two clusters on one machine don't share it by mistake.
-    `InvalidRequest` names a setting that makes no sense."""
+    """The network of one node's sandboxes. `cluster`: marks the bridge, so that two clusters on one machine do not
+    share it by mistake. Raises `InvalidRequest` for an invalid setting."""
 
     def __init__(self, settings: NetworkSettings, cluster: str) -> None:
         self._bridge = settings.bridge
@@ -49,10 +50,11 @@ class SandboxNetwork:
         self._setup = asyncio.Lock()
 
     async def open(self) -> None:
-        """Bridge and rules, whatever of them is missing; finds the sandboxes that are attached already. Idempotent. `FailedPrecondition` without
-        the rights or programs for it, or where the bridge's name is taken; `InvalidRequest` for a subnet that the node uses otherwise."""
+        """Creates what is missing of bridge and rules, and finds the sandboxes that are attached. Idempotent.
+        `FailedPrecondition` without the rights or programs for it, or if the bridge's name is taken; `InvalidRequest`
+        if the node uses the subnet otherwise."""
         async with self._setup:
-            # Before anything is touched: what is there may be another cluster's.
+            # Before any change: the bridge may be another cluster's.
             await links.check_bridge(self._bridge, self._subnet, self._cluster)
             self._dns = await self._choose_servers()
             # Rules first: an interface on a bridge without rules would be open to everything.
@@ -64,8 +66,9 @@ class SandboxNetwork:
             self._opened = True
 
     async def attach(self, key: str, pid: int, address: str | None = None) -> str:
-        """Gives the container `key`, whose first process is `pid`, an interface; its IPv4 address. `address`: this one and no other. One that is
-        attached keeps what it has. All or nothing. `NotFound` if the process is gone, `Unavailable` if all addresses are taken."""
+        """Gives the container `key`, whose first process is `pid`, an interface; returns its IPv4 address. `address`:
+        use exactly this one. An attached container keeps its address. All or nothing. `NotFound` if the process is
+        gone, `Unavailable` if all addresses are taken."""
         if not self._opened:
             raise FailedPrecondition("the sandbox network is not open; call `open` first", state="closed")
         async with self._lock(key):
@@ -84,17 +87,18 @@ class SandboxNetwork:
             return port.address
 
     async def detach(self, key: str) -> None:
-        """Takes the interface and frees the address. Of one that is not attached: nothing."""
+        """Removes the interface and frees the address. Idempotent."""
         async with self._lock(key):
             await self._disconnect(key)
         self._keys.pop(key, None)
 
     def attached(self) -> dict[str, str]:
-        """Key → address of all that are attached, those of an earlier run too."""
+        """Key → address of all that are attached, including those of an earlier run."""
         return self._pool.holders()
 
     async def close_off(self, addresses: Iterable[str]) -> None:
-        """Closes further addresses to all sandboxes, in place of those named before: the cluster's other nodes, where they are public."""
+        """Closes these further addresses to all sandboxes, in place of those before: the cluster's other nodes, if they
+        are public."""
         wanted = tuple(sorted({str(IPv4Address(address)) for address in addresses}))
         async with self._setup:
             if wanted != self._closed_off:
@@ -102,7 +106,7 @@ class SandboxNetwork:
                 await self._load()
 
     async def verify(self) -> bool:
-        """Puts right what somebody took away: rules, bridge, forwarding. Whether anything had to be."""
+        """Restores rules, bridge and forwarding; returns whether anything was missing."""
         async with self._setup:
             listed = await self._listing()
             wrong = listed != self._loaded
@@ -115,8 +119,8 @@ class SandboxNetwork:
             return wrong
 
     async def close(self) -> None:
-        """Takes all of it away, every sandbox's interface included: for the end of the cluster, not of this process. Forwarding stays on, for
-        others may have come to need it. Idempotent."""
+        """Removes everything, including every sandbox's interface: for the end of the cluster, not of this process.
+        Leaves forwarding on, as others may need it by now. Idempotent."""
         async with self._setup:
             self._opened = False
             await links.remove_bridge(self._bridge)
@@ -125,7 +129,8 @@ class SandboxNetwork:
             self._pool = AddressPool(self._subnet)
 
     def resolv_conf(self) -> str:
-        """`/etc/resolv.conf` for sandboxes with this network (once open); those without a network get an empty one."""
+        """`/etc/resolv.conf` for sandboxes with this network, once it is open; those without a network get an empty
+        one."""
         return resolv_conf(self._dns)
 
     async def _disconnect(self, key: str) -> None:
@@ -164,6 +169,6 @@ def _resolv_texts() -> list[str]:
         try:
             texts.append(file.read_text(errors="replace"))
         except OSError:
-            # Not this machine's way of keeping it.
+            # This machine does not use this file.
             continue
     return texts

@@ -1,4 +1,4 @@
-"""Which name servers sandboxes ask."""
+"""Chooses the name servers for sandboxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shoal.model.errors import InvalidRequest
 
-# Where a local resolver stands in `/etc/resolv.conf`, these name the servers that it asks itself.
+# If `/etc/resolv.conf` names a local resolver, the others name the servers that it asks.
 RESOLV_FILES = (
     Path("/etc/resolv.conf"),
     Path("/run/systemd/resolve/resolv.conf"),
@@ -29,8 +29,9 @@ def parse_servers(text: str) -> list[str]:
 
 
 def choose_servers(configured: Iterable[str], texts: Iterable[str], own: Collection[str]) -> tuple[str, ...]:
-    """The configured ones; else those of the first text that names any which sandboxes can ask. Never one on the node itself: its
-    addresses are closed to sandboxes, DNS or not. `InvalidRequest` (field `network.dns`) for what is no address."""
+    """The configured servers; else those of the first text that names any which sandboxes can ask. Never one on the
+    node itself: its addresses are closed to sandboxes, also for DNS. `InvalidRequest` (field `network.dns`) for an
+    invalid address."""
     wanted = list(configured)
     for server in wanted:
         if not _is_ipv4(server):
@@ -43,7 +44,7 @@ def choose_servers(configured: Iterable[str], texts: Iterable[str], own: Collect
 
 
 def resolv_conf(servers: Iterable[str]) -> str:
-    """What sandboxes get as `/etc/resolv.conf`."""
+    """The text of `/etc/resolv.conf` for sandboxes."""
     return "".join(f"nameserver {server}\n" for server in servers)
 
 

@@ -1,10 +1,11 @@
-"""The packet rules, as text for nft. Pure: the whole of what a sandbox may reach can be read here.
+"""The packet rules, as text for nft. Pure: shows all that a sandbox may reach.
 
-A table of its own, in which nothing names an address of the node: `fib daddr type local` asks the kernel, so an address that the node gets
-tomorrow is closed, too. Destinations are judged twice, before and behind anybody's address translation: else a port that is published on
-the node, or a service address of a cluster, would lead to where a packet may not go.
+The rules are a table of their own that names no address of the node: `fib daddr type local` asks the kernel, so an
+address that the node gets tomorrow is closed, too. Destinations are judged twice, before and after anybody's address
+translation. Else a port that is published on the node, or a service address of a cluster, would lead to where a packet
+may not go.
 
-Others' tables see the packets as well, and each may drop them: `forwarding.py` is about that.
+Other tables see the packets as well, and each may drop them: see `forwarding.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def table_name(bridge: str) -> str:
 def ruleset(
     bridge: str, subnet: IPv4Network, dns: Sequence[str], allow: Sequence[Destination], closed_off: Sequence[str] = ()
 ) -> str:
-    """`closed_off` are further addresses to close, whatever `allow` opens. Replaces the table as one transaction: there is no moment
-    without rules."""
+    """The rules. `closed_off`: further addresses to close, whatever `allow` opens. They replace the table in one
+    transaction, so that there is no moment without rules."""
     table = f"inet {table_name(bridge)}"
     closed = (*METADATA, *closed_off)
     before = _judgement(subnet, dns, allow, closed, original="ip daddr", port="th dport", closes_local=True)
@@ -96,7 +97,7 @@ def _judgement(
     port: str,
     closes_local: bool,
 ) -> list[str]:
-    """The rules about destinations, first match wins. `original` and `port` are where the sender meant to go."""
+    """The rules about destinations; the first match wins. `original`, `port`: where the sender meant to go."""
     rules = []
     if closes_local:
         rules.append("fib daddr type != unicast drop")

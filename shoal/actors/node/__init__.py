@@ -1,9 +1,12 @@
 """The node actor: one per machine, owner of its engine, network, relay and containers.
 
 actor.py       the actor: what controller and slots call, and the loops
-containers.py  start and remove, bounded, with the intent on disk before the effect
+containers.py  starts and removes containers, a few at once; writes the intent to disk first
 records.py     that intent: one small file per container
 warm.py        which containers to keep ready (pure), and those that are
-relay.py       the relay process: started, watched, adopted
-logs.py        output of commands, kept after their sandbox's end
+relay.py       the relay process: started, watched, adopted after a restart
+ports.py       exposed ports
+disk_watch.py  disk limits where the file system has no quotas
+wiring.py      opens the parts and puts them together
+logs.py        output of commands, kept after the end of their sandbox
 """

@@ -1,6 +1,7 @@
 """The node actor: what the controller and the slots call on one machine, and the loops that keep it in order.
 
-It may die at any moment. What it must know again is on disk (`records.py`), in the engine, and in the relay, which outlives it.
+It may die at any moment. What it needs after a restart is on disk (`records.py`), in the engine, and in the relay,
+which outlives it.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ _REFILL_S = 5.0
 
 
 class NodeActor:
-    """One machine's part of the cluster. Made by the controller with `names.node_options`; all methods are idempotent."""
+    """One machine's part of the cluster. The controller creates it with `names.node_options`. All methods are
+    idempotent."""
 
     def __init__(self, settings: dict[str, Any], cluster: str, secret: bytes) -> None:
-        # Here and not above: whoever looks this actor up loads this module, each slot among them, and must stay small.
+        # Not at the top: every slot loads this module when it looks the actor up, and must stay small.
         from shoal.actors.node import wiring
         from shoal.model.settings import Settings
 
@@ -59,7 +61,7 @@ class NodeActor:
     # -- what the controller calls ------------------------------------------------------------------
 
     async def info(self) -> NodeInfo:
-        """What this node has and holds."""
+        """The node's capacity and what it holds."""
         parts = await self._open()
         records = parts.containers.records.values()
         total_cpu, total_memory = self._wiring.machine_size()
@@ -80,7 +82,7 @@ class NodeActor:
         )
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
-        """Whatever container the sandbox has here, or is about to have, is removed."""
+        """Removes the container that the sandbox has here, or is about to have."""
         parts = await self._open()
         starting = self._starting.get(sandbox_id)
         if starting is not None:
@@ -101,12 +103,12 @@ class NodeActor:
         return await parts.ports.expose(sandbox_id, port, private, listen)
 
     async def unexpose(self, sandbox_id: str, port: int) -> None:
-        """Takes that back, and closes what goes through it. Idempotent."""
+        """Closes the exposed port and the connections through it. Idempotent."""
         parts = await self._open()
         await parts.ports.unexpose(sandbox_id, port)
 
     async def close(self) -> None:
-        """Removes every container, the network, the relay: the machine is as it was before."""
+        """Removes every container, the network and the relay, so that the machine is as it was before."""
         parts = await self._open()
         for loop in self._loops:
             loop.cancel()
@@ -121,7 +123,7 @@ class NodeActor:
     # -- what a slot calls --------------------------------------------------------------------------
 
     async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> ContainerStarted:
-        """A container for the sandbox: the one it has, a warm one, or a new one."""
+        """Gives the sandbox a container: the one that it has, a warm one, or a new one."""
         parts = await self._open()
         task = self._starting.get(sandbox_id)
         if task is None:
@@ -131,7 +133,7 @@ class NodeActor:
         return self._started(parts, record, warm)
 
     async def container_of(self, sandbox_id: str) -> ContainerStarted:
-        """The container that the sandbox has here; `NotFound` where it has none."""
+        """The sandbox's container here; `NotFound` if it has none."""
         parts = await self._open()
         record = parts.containers.serving(sandbox_id)
         if record is None:
@@ -139,7 +141,7 @@ class NodeActor:
         return self._started(parts, record, warm=False)
 
     async def watch_container(self, key: str) -> ContainerLoss | None:
-        """Waits until the container is lost by itself, and says how; None after a minute in which it was not."""
+        """Waits until the container is lost, and returns how; None after a minute."""
         parts = await self._open()
         try:
             return await asyncio.wait_for(parts.containers.watch(key), _WATCH_S)
@@ -147,11 +149,11 @@ class NodeActor:
             return None
 
     async def remove_container(self, key: str) -> None:
-        """Kills and removes; returns once nothing of it is left."""
+        """Kills and removes a container; returns once nothing of it is left."""
         await self._remove(await self._open(), key)
 
     async def save_log(self, sandbox_id: str, fd: int, offset: int, data: bytes) -> None:
-        """Keeps output of a sandbox's command for after its end."""
+        """Keeps output of a sandbox's command, to be read after its end."""
         parts = await self._open()
         await asyncio.to_thread(parts.logs.save, sandbox_id, fd, offset, data)
 
@@ -175,7 +177,7 @@ class NodeActor:
         parts = await self._wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
         for record in parts.containers.records.values():
-            if record.sandbox_id is None and record.ready:  # half made: it could not be removed yet
+            if record.sandbox_id is None and record.ready:  # else half made, and not removed yet
                 parts.warm.put(record.shape, record.key)
             self._watch_disk(parts, record)
         self._parts = parts
@@ -193,7 +195,7 @@ class NodeActor:
         if existing is not None:
             return existing, False
         left = parts.containers.of_sandbox(sandbox_id)
-        if left is not None:  # by a start that failed, and could not be undone
+        if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
         shape = spec.container_shape
         await parts.engine.image(spec.image)
@@ -222,7 +224,7 @@ class NodeActor:
         await parts.containers.remove(key)
 
     async def _discard(self, parts: NodeParts, key: str) -> None:
-        """Removes what nobody waits to be rid of: where that fails, the others go all the same, and the next sweep tries again."""
+        """Removes a container for which nobody waits: a failure is logged, and the next sweep tries again."""
         self._forget(parts, key)
         await parts.containers.discard(key)
 
@@ -235,7 +237,7 @@ class NodeActor:
             parts.disk_watch.add(record.key, record.shape.disk * MIB)
 
     async def _keep_warm(self, parts: NodeParts) -> None:
-        """Starts what the pool lacks, one at a time and only while nobody waits for a start; removes what it has too much."""
+        """Starts what the pool lacks, one at a time and only while nobody waits for a start; removes its surplus."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REFILL_S):  # `wait_for` may swallow the cancellation that ends this loop
@@ -252,7 +254,8 @@ class NodeActor:
                 await self._discard(parts, key)
 
     async def _sweep(self, parts: NodeParts) -> None:
-        """Removes what no living sandbox owns, finds losses that no event told of, re-asserts the network's rules."""
+        """Removes containers that no living sandbox owns, finds losses that no event reported, and restores the
+        network's rules."""
         await parts.containers.reconcile()
         await parts.network.verify()
         for key in [k for k in parts.warm.keys if parts.containers.loss_of(k) is not None]:
@@ -279,12 +282,12 @@ def _disk_full(parts: NodeParts, key: str, used: int) -> ContainerLoss:
 
 
 async def _forever(name: str, body: Callable[[], Awaitable[None]], every: float = 1.0) -> None:
-    """Runs a loop's body again and again; an error is logged and ends only that turn."""
+    """Repeats a loop's body for ever; an error is logged and ends only that turn."""
     while True:
         try:
             await body()
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - a loop of the node's must outlive any single failure
+        except Exception as error:  # noqa: BLE001 - a loop of the node must outlive any single failure
             log.warning("%s: %s", name, error)
         await asyncio.sleep(every)

@@ -1,4 +1,5 @@
-"""Starts and removes the containers of a node: a bound on how many at once, the intent on disk first, and nothing left where it fails."""
+"""Starts and removes the containers of a node, a few at once. The intent is on disk first, and a failed start leaves
+nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class RelayClient(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ContainerDefaults:
-    """What is the same for every container of a node."""
+    """The settings that every container of a node shares."""
 
     agent: Path
     run_root: Path
@@ -65,7 +66,7 @@ class Containers:
     records: dict[str, ContainerRecord] = field(default_factory=dict)
     _turns: asyncio.Semaphore = field(init=False)
     _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _doomed: set[str] = field(default_factory=set)  # to be removed, until they are: a removal may fail
+    _doomed: set[str] = field(default_factory=set)  # being removed: a removal may fail and be retried
     _losses: dict[str, asyncio.Future[ContainerLoss]] = field(default_factory=dict)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -74,19 +75,20 @@ class Containers:
 
     @property
     def busy(self) -> bool:
-        """Every place for starts and removals is taken."""
+        """Whether as many starts and removals are under way as may be."""
         return self._turns.locked()
 
     def of_sandbox(self, sandbox_id: str) -> ContainerRecord | None:
         return next((r for r in self.records.values() if r.sandbox_id == sandbox_id), None)
 
     def serving(self, sandbox_id: str) -> ContainerRecord | None:
-        """The sandbox's container, where it is ready and nobody has begun to remove it."""
+        """The sandbox's container, if it is ready and not being removed."""
         record = self.of_sandbox(sandbox_id)
         return record if record is not None and record.ready and record.key not in self._doomed else None
 
     async def start(self, shape: ContainerShape, sandbox_id: str | None) -> ContainerRecord:
-        """A new container of `shape`, its agent started and its network standing. When it raises, nothing is left, or it is discarded."""
+        """Starts a container of `shape` with its agent and network. If it raises, nothing is left, or a sweep removes
+        it."""
         record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id)
         self.records[record.key] = record
         try:
@@ -106,14 +108,14 @@ class Containers:
         return record
 
     async def assign(self, key: str, sandbox_id: str) -> ContainerRecord:
-        """Gives a warm container to a sandbox, for good."""
+        """Gives a warm container to a sandbox."""
         record = self.records[key].but(sandbox_id=sandbox_id)
         self.records[key] = record
         await self.files.put(record)
         return record
 
     async def note_exposed(self, key: str, exposed: tuple[ExposedPort, ...]) -> None:
-        """Remembers which ports of a container are exposed. `NotFound` where the container is gone, or going."""
+        """Records which ports of a container are exposed. `NotFound` if the container is gone or being removed."""
         async with self._noting:
             if key not in self.records or key in self._removals:
                 raise NotFound("the sandbox's container is gone from this node")
@@ -121,7 +123,7 @@ class Containers:
             await self.files.put(record)
 
     async def remove(self, key: str) -> None:
-        """Removes the container and all that belongs to it. Idempotent; two callers share one removal."""
+        """Removes the container and all that belongs to it. Idempotent; concurrent callers share one removal."""
         task = self._removals.get(key)
         if task is None:
             self._doomed.add(key)
@@ -130,7 +132,7 @@ class Containers:
         await asyncio.shield(task)
 
     async def discard(self, key: str) -> None:
-        """Removes a container that nobody waits to be rid of: now, or, where that fails, at a sweep."""
+        """Removes a container for which nobody waits: now or, if that fails, at a sweep."""
         try:
             await self.remove(key)
         except (ShoalError, OSError) as error:
@@ -142,7 +144,7 @@ class Containers:
             await self.network.detach(key)
         await self.relay.remove(key)
         await asyncio.to_thread(shutil.rmtree, self.defaults.run_root / key, True)
-        async with self._noting:  # or else what is just being noted would bring the file back
+        async with self._noting:  # or a concurrent write would bring the file back
             await self.files.drop(key)
             self.records.pop(key, None)
         self._doomed.discard(key)
@@ -151,7 +153,7 @@ class Containers:
             loss.set_result(ContainerLoss(Reason.TERMINATED, None, "its container was removed"))
 
     async def watch(self, key: str) -> ContainerLoss:
-        """Waits until the container is lost by itself (or removed), and says how."""
+        """Waits until the container is lost or removed, and returns how."""
         if key not in self.records:
             return ContainerLoss(Reason.EVICTED, None, "its container is not on the node")
         future = self._losses.get(key)
@@ -165,7 +167,7 @@ class Containers:
         return future.result() if future is not None and future.done() else None
 
     def lose(self, key: str, loss: ContainerLoss) -> None:
-        """Something happened to a container by itself; the first report counts."""
+        """Notes how a container was lost; the first report counts."""
         if key not in self.records:
             return
         future = self._losses.get(key)
@@ -175,17 +177,17 @@ class Containers:
             future.set_result(loss)
 
     async def follow_events(self) -> None:
-        """Turns the engine's events into losses; runs for ever."""
+        """Turns the engine's events into losses, for ever."""
         async for event in self.engine.events(self.defaults.labels):
             if event.kind is EventKind.OUT_OF_MEMORY:
                 self.lose(event.key, out_of_memory(self.records.get(event.key)))
             else:
-                # The engine tells of the exit and of its cause in two events, in either order.
+                # The engine reports the exit and its cause as two events, in either order.
                 with contextlib.suppress(ShoalError):
                     self.settle_exited(await self.engine.get(event.key))
 
     def settle_exited(self, container: Container) -> None:
-        """A container whose agent has ended is lost: out of memory, or taken away from outside."""
+        """Notes the loss of a container whose agent has ended: out of memory, or ended from outside."""
         if container.state is not ContainerState.EXITED:
             return
         if container.out_of_memory:
@@ -199,10 +201,11 @@ class Containers:
             )
 
     async def reconcile(self) -> None:
-        """Makes disk, engine and memory agree: what has no record goes, and what could not be removed before; exited ones are lost."""
+        """Makes disk, engine and memory agree: removes containers without a record and retries failed removals; exited
+        ones are lost."""
         ready = [
             key for key, record in self.records.items() if record.ready
-        ]  # before the look: what starts meanwhile is not missed
+        ]  # before the engine is asked: what starts meanwhile is not taken for lost
         found = {c.key: c for c in await self.engine.list(self.defaults.labels)}
         removals = [key for key in found if key not in self.records]
         for key in ready:
@@ -214,18 +217,18 @@ class Containers:
             await self.discard(key)
 
     async def forget_unfinished(self) -> None:
-        """After a restart: what was being made then is removed, for nobody waits for it any more."""
+        """Removes, after a restart, the containers that were being started: nobody waits for them any more."""
         for record in [r for r in self.records.values() if not r.ready]:
             await self.discard(record.key)
 
     def _spec(self, record: ContainerRecord, run_dir: Path) -> ContainerSpec:
         shape = record.shape
-        around = self.defaults
-        resolv_conf = around.resolv_conf if shape.network == "default" else around.empty_resolv_conf
+        defaults = self.defaults
+        resolv_conf = defaults.resolv_conf if shape.network == "default" else defaults.empty_resolv_conf
         return ContainerSpec(
             key=record.key,
             image=shape.image,
-            agent=around.agent,
+            agent=defaults.agent,
             run_dir=run_dir,
             cpu=shape.cpu,
             memory=shape.memory * MIB,
@@ -234,9 +237,9 @@ class Containers:
             gpu=shape.gpu,
             runtime=shape.runtime,
             hostname=shape.hostname,
-            env=around.env,
-            labels=around.labels,
-            mounts=(*around.mounts, Mount(resolv_conf, "/etc/resolv.conf")),
+            env=defaults.env,
+            labels=defaults.labels,
+            mounts=(*defaults.mounts, Mount(resolv_conf, "/etc/resolv.conf")),
         )
 
 

@@ -1,7 +1,8 @@
-"""Watches what sandboxes write, where the file system has no quotas.
+"""Measures what sandboxes write, if the file system has no quotas.
 
-`Schedule` decides, purely, when to look at which container and whether it is over its limit; `DiskWatch` looks. A look counts a
-whole tree, so trees that take long to count are looked at less often: one may take a twentieth of a core, all together a quarter.
+`Schedule` is pure: it decides when to measure which container and whether that is over its limit. `DiskWatch` measures.
+A measurement counts a whole tree, so slow trees are measured less often: one may take a twentieth of a core, all
+together a quarter.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from shoal.model.errors import NotFound, ShoalError
 _log = logging.getLogger(__name__)
 
 ONE_TREE = 20
-"""A tree rests for so many times as long as counting it took."""
+"""A tree rests this many times as long as counting it took."""
 ALL_TREES = 4
-"""… and for so many times as long as counting all trees took."""
+"""It also rests this many times as long as counting all trees took."""
 
 _AT_ONCE = 2
 _LONGEST_WAIT = 60.0
@@ -35,14 +36,14 @@ class _Watched:
 
 
 class Schedule:
-    """When to look at which container. Times are in seconds of whatever clock the caller keeps, sizes in bytes."""
+    """When to measure which container. Times: seconds of the caller's clock; sizes: bytes."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._watched: dict[str, _Watched] = {}
 
     def add(self, key: str, limit: int, now: float) -> None:
-        """From now on, first at once. Of one that is watched already: sets its limit."""
+        """Watches a container, due at once. If it is watched already, sets its limit."""
         known = self._watched.get(key)
         if known is None:
             self._watched[key] = _Watched(limit, now)
@@ -53,14 +54,15 @@ class Schedule:
         self._watched.pop(key, None)
 
     def begin(self, now: float) -> list[tuple[str, int]]:
-        """(key, limit) of all that are due; each is not due again before its look has ended."""
+        """(key, limit) of all that are due; none is due again before `end`."""
         due = [(key, watched) for key, watched in self._watched.items() if not watched.looking and watched.due <= now]
         for _, watched in due:
             watched.looking = True
         return [(key, watched.limit) for key, watched in sorted(due, key=lambda pair: pair[1].due)]
 
     def end(self, key: str, used: int | None, began: float, now: float) -> bool:
-        """A look ended; `used` None: it failed. Whether the container is over its limit: then it is not looked at any more."""
+        """Notes a measurement (`used` None: it failed). Returns whether the container is over its limit; then it is
+        watched no more."""
         watched = self._watched.get(key)
         if watched is None:
             return False
@@ -74,14 +76,14 @@ class Schedule:
         return False
 
     def wait(self, now: float) -> float | None:
-        """Seconds until the next look is due; None while there is nothing to wait for."""
+        """Seconds until the next measurement is due; None if nothing is watched."""
         dues = [watched.due for watched in self._watched.values() if not watched.looking]
         return max(0.0, min(dues) - now) if dues else None
 
 
 class DiskWatch:
-    """Looks at the containers that were added, while `run` runs, and calls `on_exceeded(key, bytes)` once for one beyond its limit. `interval`
-    is the least time between two looks at the same, in seconds."""
+    """Measures the containers that were added while `run` runs, and calls `on_exceeded(key, bytes)` once for each
+    beyond its limit. `interval`: the least seconds between two measurements of one container."""
 
     def __init__(
         self,
@@ -99,13 +101,13 @@ class DiskWatch:
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     def add(self, key: str, limit: int) -> None:
-        """Watches `key`; `limit` in bytes. 0: no limit, so nothing to watch."""
+        """Watches `key`. `limit`: bytes; 0: no limit, so it is not watched."""
         if limit > 0:
             self._schedule.add(key, limit, self._clock())
             self._changed.set()
 
     def remove(self, key: str) -> None:
-        """Of one that is not watched: nothing."""
+        """Stops watching `key`. Idempotent."""
         self._schedule.remove(key)
 
     async def run(self) -> None:
@@ -117,7 +119,7 @@ class DiskWatch:
                 await self._wait()
 
     async def step(self) -> None:
-        """One look at each that is due now."""
+        """Measures each that is due now."""
         await asyncio.gather(*(self._look(key, limit) for key, limit in self._schedule.begin(self._clock())))
 
     async def _wait(self) -> None:
@@ -127,7 +129,7 @@ class DiskWatch:
             async with asyncio.timeout(_LONGEST_WAIT if seconds is None else seconds):
                 await self._changed.wait()
         except TimeoutError:
-            # Time for the next look.
+            # The next measurement is due.
             pass
 
     async def _look(self, key: str, limit: int) -> None:
@@ -142,7 +144,7 @@ class DiskWatch:
         except ShoalError as error:
             _log.warning("could not measure the disk of container %s: %s", key, error)
         finally:
-            # Also when cancelled: whoever runs the watch again finds it due again.
+            # Also when cancelled: it is due again when the watch runs again.
             over = self._schedule.end(key, used, began, self._clock())
             self._changed.set()
         if over and used is not None and self.on_exceeded is not None:

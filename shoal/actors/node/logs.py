@@ -1,4 +1,5 @@
-"""Output of sandboxes' own commands, kept on the node after their end: at most `KEEP` bytes a stream, and `KEEP_ALL` of all together."""
+"""Output of sandboxes' own commands, kept on the node after their end: at most `KEEP` bytes per stream and `KEEP_ALL`
+in total."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ CHUNK = 256 * 1024
 
 
 class LogFiles:
-    """`<directory>/<sandbox>.<fd>`: eight bytes, the stream's offset of the first byte kept, then the bytes. Blocking: call in a thread."""
+    """Files `<directory>/<sandbox>.<fd>`: the offset of the first byte kept in eight bytes, then the bytes. Blocks:
+    call in a thread."""
 
     def __init__(self, directory: Path, keep_all: int = KEEP_ALL) -> None:
         self._directory = directory
@@ -33,7 +35,8 @@ class LogFiles:
         temporary.replace(file)
 
     def read(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
-        """(offset of the first byte, up to `CHUNK` bytes, whether they are the last); nothing kept reads as an empty end."""
+        """(offset of the first byte, up to `CHUNK` bytes, whether they are the last). If nothing was kept: empty, the
+        last."""
         try:
             with self._file(sandbox_id, fd).open("rb") as source:
                 base = int.from_bytes(source.read(8), "big")
@@ -45,8 +48,8 @@ class LogFiles:
             return offset, b"", True
 
     def sweep(self, max_age: float, now: float | None = None) -> None:
-        """Removes what is older than `max_age` seconds, and the oldest of what is too much: many short sandboxes write more than a disk
-        holds."""
+        """Removes files older than `max_age` seconds, and the oldest ones beyond the total: many short sandboxes would
+        fill the disk."""
         moment = time.time() if now is None else now
         left = self._keep_all
         for written, size, file in sorted(self._files(), reverse=True):
@@ -55,7 +58,7 @@ class LogFiles:
                 file.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """(when it was written, its size, file) of each."""
+        """(time written, size, path) of each file."""
         if not self._directory.exists():
             return
         for file in self._directory.iterdir():

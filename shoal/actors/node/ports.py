@@ -1,6 +1,7 @@
 """Exposed ports: ports of this node that lead to ports in sandboxes.
 
-The relay listens and carries, and remembers nothing; the containers' records remember. So they come back with either.
+The relay listens and forwards but stores nothing; the containers' records store the ports. So they survive a restart of
+either.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class ExposedPorts:
     async def expose(self, sandbox_id: str, port: int, private: bool, listen: int = 0) -> str:
         """Opens a port of the node for `port` in the sandbox and returns its address (`host:port`). Idempotent.
 
-        `private`: connections must begin with a token (see PROTOCOL.md); a change of it cuts those that stand. `listen`: the node's
-        port, 0: any. Raises `NotFound` (no such sandbox here), `AlreadyExists` (`listen` is taken, or the port is exposed on
-        another), `QuotaExceeded`, `Unavailable` (the relay is being restarted: try again).
+        `private`: connections must begin with a token (see PROTOCOL.md); a change of it cuts those that stand.
+        `listen`: the node's port, 0: any. Raises `NotFound` (no such sandbox here), `AlreadyExists` (`listen` is taken,
+        or the port is exposed on another), `QuotaExceeded`, `Unavailable` (the relay is being restarted: try again).
         """
         _check(port, listen)
         async with self._turn:
@@ -53,7 +54,7 @@ class ExposedPorts:
             known = _find(record, port)
             if known is not None and known.listen and listen not in (0, known.listen):
                 raise AlreadyExists(
-                    f"port {port} is exposed on {known.listen} already: take that back first, or leave listen out",
+                    f"port {port} is exposed on {known.listen} already: unexpose it first, or leave listen out",
                     field="listen",
                 )
             wanted = ExposedPort(port, private, listen or (known.listen if known is not None else 0))
@@ -71,9 +72,9 @@ class ExposedPorts:
             await self.relay.unexpose(record.key, port)
 
     async def restore(self) -> None:
-        """Makes the relay's ports those of the records, on the addresses that they had where these are free.
+        """Makes the relay's ports match the records, on their former addresses if these are free.
 
-        Raises `Unavailable` where the relay went away meanwhile.
+        Raises `Unavailable` if the relay went away meanwhile.
         """
         async with self._turn:
             records = dict(self.containers.records)
@@ -86,7 +87,8 @@ class ExposedPorts:
                     await self._reopen(record.key, port)
 
     async def _open(self, record: ContainerRecord, wanted: ExposedPort) -> str:
-        """The intent first, so that what the relay opens is known whatever happens; undone where it opens nothing."""
+        """Records the intent first, so that what the relay opens is known whatever happens. Undone if the relay opens
+        nothing."""
         key, before = record.key, record.exposed
         if wanted not in before:
             await self.containers.note_exposed(key, (*_without(record, wanted.port), wanted))
@@ -106,9 +108,9 @@ class ExposedPorts:
             if all(known.port != port for known in before):
                 await self.relay.unexpose(key, port)
         except NotFound:
-            pass  # the container went, and its ports with it
+            pass  # the container is gone, and its ports with it
         except Unavailable:
-            pass  # the next relay, or the next connection to this one, is told what there is
+            pass  # `restore` tells the next relay
 
     async def _reopen(self, key: str, port: ExposedPort) -> None:
         record = self.containers.records.get(key)

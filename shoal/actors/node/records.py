@@ -1,6 +1,7 @@
 """One small file per container, written before the container is made and removed after it is gone.
 
-After a crash the files say which containers were wanted, for whom, and with which address; what the engine has beyond them is rubbish.
+After a crash the files tell which containers were wanted, for which sandbox, and with which address. Any other
+container is removed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shoal.model.spec import ContainerShape
 
 @dataclass(frozen=True, slots=True)
 class ExposedPort:
-    """A port in the container that a port of the node leads to. `listen`: the node's port, 0 while none was given yet."""
+    """A port in the container that a port of the node leads to. `listen`: the node's port; 0: not chosen yet."""
 
     port: int
     private: bool
@@ -25,7 +26,7 @@ class ExposedPort:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRecord:
-    """A container of this node. `sandbox_id` is None while it is warm; `ready` once its agent was started and its network stands.
+    """A container of this node. `sandbox_id`: None while it is warm; `ready`: its agent and its network are up.
 
     `pid` is the agent's in the node's pid namespace, `ip` its address on the sandbox network.
     """
@@ -44,13 +45,13 @@ class ContainerRecord:
 
 
 class RecordFiles:
-    """The records of one node, below `directory`. Each write is atomic; a torn file can't be."""
+    """The records of one node, in `directory`. Each write is atomic."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     async def load(self) -> dict[str, ContainerRecord]:
-        """All records by key. Files that are none of ours, or unreadable, are removed: what they meant is swept as rubbish."""
+        """All records by key. Unreadable and foreign files are removed; the containers behind them are then swept."""
         return await asyncio.to_thread(self._load)
 
     async def put(self, record: ContainerRecord) -> None:

@@ -1,4 +1,4 @@
-"""Warm containers: which to keep ready, decided by what was asked for lately. Pure; the clock is the caller's."""
+"""Warm containers: which to keep ready, by what was created lately. Pure; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from shoal.model.spec import ContainerShape
 class WarmPool:
     """The warm containers of a node, by shape, and the policy of how many there should be.
 
-    A shape is kept warm once it was created `warm_after` times within `warm_linger` seconds, and until it was not for as long; only
-    the `warm_shapes` most recently used are.
+    A shape is kept warm once it was created `warm_after` times within `warm_linger` seconds, until it is unused for as
+    long. Only the `warm_shapes` most recently used shapes are kept.
     """
 
     settings: NodeSettings
@@ -22,12 +22,12 @@ class WarmPool:
     _ready: dict[ContainerShape, deque[str]] = field(default_factory=dict)
 
     def note_create(self, shape: ContainerShape, now: float) -> None:
-        """A sandbox of `shape` was asked for."""
+        """Notes that a sandbox of `shape` was created."""
         times = self._created.setdefault(shape, deque(maxlen=self.settings.warm_after))
         times.append(now)
 
     def take(self, shape: ContainerShape) -> str | None:
-        """A ready container's key, oldest first; it is the caller's from now on."""
+        """Takes a ready container out of the pool, oldest first; returns its key."""
         ready = self._ready.get(shape)
         if not ready:
             return None
@@ -37,11 +37,11 @@ class WarmPool:
         return key
 
     def put(self, shape: ContainerShape, key: str) -> None:
-        """A container became ready."""
+        """Adds a ready container."""
         self._ready.setdefault(shape, deque()).append(key)
 
     def discard(self, key: str) -> bool:
-        """Forgets a container that died; False where it was not warm."""
+        """Forgets a container that died; False if it was not in the pool."""
         for shape, ready in self._ready.items():
             if key in ready:
                 ready.remove(key)
@@ -75,7 +75,7 @@ class WarmPool:
         return None
 
     def surplus(self, now: float) -> list[str]:
-        """Keys of containers that are no longer wanted; they are out of the pool from now on."""
+        """Takes the containers that are no longer wanted out of the pool; returns their keys."""
         wanted = set(self.wanted(now))
         keys: list[str] = []
         for shape in [s for s in self._ready if s not in wanted]:

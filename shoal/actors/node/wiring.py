@@ -1,4 +1,4 @@
-"""Opens the parts of a node and puts them together; the one place where they are real."""
+"""Opens the parts of a node and puts them together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
 _DEADLINE_MARGIN_S = 3600
-"""A container outlives the longest sandbox by so much, should nobody be left to end it."""
+"""A container ends itself this long after the longest lifetime of a sandbox, if nobody else ends it."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class NodeParts:
     disk_watch: DiskWatch
 
     async def close(self) -> None:
-        """Undoes what opening did to the machine; the containers are gone by now."""
+        """Undoes what opening did to the machine. The containers are gone by now."""
         await self.relay.close()
         await self.network.close()
         await self.engine.close()
@@ -55,8 +55,9 @@ class NodeParts:
 
 
 async def open_node(settings: Settings, cluster: str, node_id: str, secret: bytes, address: str) -> NodeParts:
-    """Opens engine, network and relay and takes up the containers that an earlier node actor left. `address`: this machine's in the cluster.
-    When it raises, the machine's part of it stays, for the next try and for what runs there, and this process holds nothing of it."""
+    """Opens engine, network and relay, and resumes the containers of an earlier node actor. `address`: this machine's
+    in the cluster. If it raises, network and relay stay for what runs there and for the next try; this process holds
+    nothing open."""
     state = Path(settings.state_dir) / "node"
     run_root = Path(settings.run_dir) / cluster / "c"
     binary = await asyncio.to_thread(_install_agent, settings.agent or agent_binary(), state / "bin")
@@ -82,7 +83,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         await containers.reconcile()
         ports = ExposedPorts(containers, relay)
         relay.on_connected = ports.restore
-        with contextlib.suppress(Unavailable):  # the relay is being restarted, and then it is called
+        with contextlib.suppress(Unavailable):  # the relay is being restarted, and calls it then
             await ports.restore()
         held.pop_all()
     return NodeParts(
@@ -112,7 +113,7 @@ def hostname() -> str:
 
 
 def _install_agent(source: Path, directory: Path) -> Path:
-    """A copy of the agent named by its content: containers that run keep theirs when Shoal is upgraded."""
+    """Copies the agent to a name made of its content: running containers keep theirs when Shoal is upgraded."""
     content = source.read_bytes()
     target = directory / f"agent-{hashlib.sha256(content).hexdigest()[:16]}"
     if not target.exists():
@@ -127,14 +128,14 @@ def _install_agent(source: Path, directory: Path) -> Path:
 def _container_defaults(
     settings: Settings, cluster: str, node_id: str, binary: Path, run_root: Path, state: Path, network: SandboxNetwork
 ) -> ContainerDefaults:
-    taken = inherited_settings.inherit(
+    inherited = inherited_settings.inherit(
         settings.host, os.environ, inherited_settings.pip_config() if settings.host.package_index else {}
     )
     resolv, empty = state / "resolv.conf", state / "resolv.conf.none"
     resolv.write_text(network.resolv_conf())
     empty.write_text("")
     env = {
-        **taken.env,
+        **inherited.env,
         "SHOAL_ORPHAN_S": f"{settings.node.orphan_timeout:.0f}",
         "SHOAL_DEADLINE_S": f"{settings.limits.timeout + _DEADLINE_MARGIN_S:.0f}",
     }
@@ -143,7 +144,7 @@ def _container_defaults(
         run_root=run_root,
         labels={CLUSTER_LABEL: cluster, NODE_LABEL: platform.node()},
         env=env,
-        mounts=taken.mounts,
+        mounts=inherited.mounts,
         resolv_conf=resolv,
         empty_resolv_conf=empty,
     )

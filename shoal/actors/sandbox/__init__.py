@@ -4,5 +4,6 @@
     life.py       one sandbox's life in it: start, watch, end
     stopping.py   the end: grace for the command, its output saved, the container removed
 
-An idle Ray worker is most of what an idle sandbox costs, so nothing here imports more than it must: no pydantic, no settings.
+An idle Ray worker is most of what an idle sandbox costs, so nothing here imports more than it must: no pydantic, no
+settings.
 """

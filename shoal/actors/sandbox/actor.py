@@ -1,6 +1,7 @@
-"""The sandbox actor: what the controller calls. It is a slot: when its sandbox has ended it takes the next of the same shape.
+"""The sandbox actor. It is a slot: once its sandbox has ended, it takes the next one of the same shape.
 
-It holds the sandbox's Ray resources for as long as it lives. Every call names the sandbox; a slot refuses one that it does not hold.
+It holds the sandbox's Ray resources for as long as it lives. Every call names the sandbox; a slot refuses a sandbox
+that it does not hold.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ hide_pydantic()  # before anything else: Ray loads this module first of all in a
 
 
 class SandboxActor:
-    """One slot. Made by the controller with `names.slot_options`; `grace_s`: between SIGTERM and SIGKILL for a command."""
+    """One slot. Made by the controller with `names.slot_options`; `grace_s`: between SIGTERM and SIGKILL for a
+    command."""
 
     def __init__(self, slot_id: str, shape: SlotShape, grace_s: float) -> None:
         self._slot_id = slot_id
@@ -33,25 +35,26 @@ class SandboxActor:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._node: Any = None
         self._life: Life | None = None
-        self._beginning: asyncio.Task[SandboxStarted] | None = None
+        self._start_task: asyncio.Task[SandboxStarted] | None = None
 
     async def describe(self) -> SlotFacts:
-        """What this slot is and which sandbox it holds."""
+        """Its shape, its machine and the sandbox that it holds."""
         await self._find_node()
         return SlotFacts(
             self._slot_id, self._shape, self._node_id, None if self._life is None else self._life.sandbox_id
         )
 
     async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
-        """Starts the sandbox; asked again for the same one it joins the start, or tells how it went. When it raises, nothing is left."""
+        """Starts the sandbox. Called again for the same sandbox, it joins the first start. If it raises, nothing is
+        left."""
         return await self._take(sandbox_id, spec, adopted_start=None)
 
     async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
-        """Takes over a sandbox that runs on this node and whose slot was lost; `NotFound` where its container is not here."""
+        """Takes a sandbox of this node whose slot was lost; `NotFound` if its container is not here."""
         return await self._take(sandbox_id, spec, adopted_start=started_at)
 
     async def ended(self, sandbox_id: str) -> End:
-        """Waits for the sandbox's end; its container is gone by then."""
+        """Waits for the sandbox's end, by which its container is gone."""
         return await self._held(sandbox_id).ended()
 
     async def terminate(self, sandbox_id: str, message: str) -> End:
@@ -61,30 +64,30 @@ class SandboxActor:
         return await life.ended()
 
     async def wipe(self, sandbox_id: str) -> None:
-        """The controller knows the sandbox's end: the slot is free for the next. Idempotent."""
+        """Frees the slot for the next sandbox, once the controller knows the end of this one. Idempotent."""
         if self._life is not None and self._life.sandbox_id == sandbox_id:
             if self._life.end is None:
                 raise FailedPrecondition(f"{sandbox_id} has not ended yet", state="running")
-            self._life = self._beginning = None
+            self._life = self._start_task = None
 
     async def pid(self) -> int:
-        """This worker's process id, for those who count what a sandbox costs, or kill it in a test."""
+        """This worker's process id, for measurements and for tests that kill it."""
         return os.getpid()
 
     async def _take(self, sandbox_id: str, spec: SandboxSpec, adopted_start: float | None) -> SandboxStarted:
         await self._find_node()
         if self._life is not None and self._life.sandbox_id != sandbox_id:
             raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
-        if self._beginning is None:
+        if self._start_task is None:
             self._life = life = Life(sandbox_id, spec, self._node, self._grace_s)
-            self._beginning = asyncio.create_task(life.start() if adopted_start is None else life.adopt(adopted_start))
-            self._beginning.add_done_callback(self._forget_failed)
-        return await asyncio.shield(self._beginning)
+            self._start_task = asyncio.create_task(life.start() if adopted_start is None else life.adopt(adopted_start))
+            self._start_task.add_done_callback(self._forget_failed)
+        return await asyncio.shield(self._start_task)
 
-    def _forget_failed(self, beginning: asyncio.Task[SandboxStarted]) -> None:
-        """Of what did not begin nothing is left: the slot is free, whoever waited for it and whoever does not any more."""
-        if beginning.cancelled() or beginning.exception() is not None:
-            self._life = self._beginning = None
+    def _forget_failed(self, start_task: asyncio.Task[SandboxStarted]) -> None:
+        """If the start failed, nothing is left and the slot is free, whether anybody still waits for it or not."""
+        if start_task.cancelled() or start_task.exception() is not None:
+            self._life = self._start_task = None
 
     def _held(self, sandbox_id: str) -> Life:
         if self._life is None or self._life.sandbox_id != sandbox_id:

@@ -1,6 +1,6 @@
-"""One sandbox's life in its slot: start or take over its container, watch for whatever ends it, end it.
+"""One sandbox's life in its slot: starts or adopts its container, watches for what ends it, and ends it.
 
-What may end it: its command, its lifetime, its idleness, the loss of its container, and whoever asks. The first counts.
+Its command, its lifetime, its idleness, the loss of its container or a request may end it. The first of them counts.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class Life:
         self._tasks: list[asyncio.Task[None]] = []
         self._main_exit: int | None = None
 
-    # -- beginning ----------------------------------------------------------------------------------
+    # -- start ----------------------------------------------------------------------------------
 
     async def start(self) -> SandboxStarted:
-        """A container, its agent, the sandbox's defaults, its command. When it raises, nothing is left, or what is left the node sweeps."""
+        """Starts a container, its agent and the sandbox's command. If it raises, nothing is left, or the node sweeps
+        what is."""
         try:
-            self._started = await self._insist("start_container", self.sandbox_id, self._spec)
+            self._started = await self._call_node("start_container", self.sandbox_id, self._spec)
             agent = self._agent = await self._connect(_AGENT_WAIT_S)
             spec = self._spec
             await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
@@ -62,17 +63,17 @@ class Life:
                 await agent.exec(start, pty=(24, 80) if spec.pty else None, stdin=True, tail=True)
         except BaseException:
             self._close_connection()
-            with suppress(ShoalError):  # why it did not start says more than why the node could not clear up at once
-                await asyncio.shield(self._insist("remove_sandbox", self.sandbox_id))
+            with suppress(ShoalError):  # the first error says more than a failed clean-up
+                await asyncio.shield(self._call_node("remove_sandbox", self.sandbox_id))
             raise
-        return self._begin(time.time(), self._started.warm)
+        return self._watch(time.time(), self._started.warm)
 
     async def adopt(self, started_at: float) -> SandboxStarted:
-        """Takes over a container that another slot started; `NotFound` where it is not on this node."""
-        self._started = await self._insist("container_of", self.sandbox_id)
-        return self._begin(started_at, warm=False)
+        """Adopts a container that another slot started; `NotFound` if it is not on this node."""
+        self._started = await self._call_node("container_of", self.sandbox_id)
+        return self._watch(started_at, warm=False)
 
-    def _begin(self, started_at: float, warm: bool) -> SandboxStarted:
+    def _watch(self, started_at: float, warm: bool) -> SandboxStarted:
         assert self._started is not None
         self._sandbox_started = SandboxStarted(
             self._started.key, self._started.node_id, self._started.relay, started_at, warm
@@ -88,12 +89,12 @@ class Life:
     # -- what may end it ----------------------------------------------------------------------------
 
     def give_up(self, reason: Reason, returncode: int | None, message: str) -> None:
-        """Ends the sandbox for `reason`, unless something else has already."""
+        """Ends the sandbox for `reason`, unless it is already ending for another."""
         if not self._cause.done():
             self._cause.set_result((reason, returncode, message))
 
     async def ended(self) -> End:
-        """Waits for its end: its container is gone by then."""
+        """Waits for its end, by which its container is gone."""
         return await asyncio.shield(self._end)
 
     @property
@@ -111,7 +112,7 @@ class Life:
             try:
                 loss: ContainerLoss | None = await call(self._node, "watch_container", self._started.key)
             except ShoalError:
-                # The node actor is coming back, or in trouble; what happened meanwhile it finds by itself.
+                # The node actor is being restarted, or failing. It finds out by itself what happened meanwhile.
                 await asyncio.sleep(next(pauses))
                 continue
             if loss is not None:
@@ -124,10 +125,11 @@ class Life:
         self.give_up(Reason.TIMEOUT, None, f"its lifetime of {self._spec.timeout:g} s was over; raise timeout=")
 
     async def _watch_agent(self) -> None:
-        """Its command's end and its idleness are the agent's to tell, over a connection that is renewed when the relay restarts."""
+        """Asks the agent for the command's end and for idleness, over a connection that is renewed when the relay
+        restarts."""
         spec = self._spec
         if not spec.command and spec.idle_timeout is None:
-            self._close_connection()  # nothing to be told: one connection less for each idle sandbox
+            self._close_connection()  # nothing to ask: saves a connection per idle sandbox
             return
         while True:
             try:
@@ -150,7 +152,7 @@ class Life:
             return
         self._main_exit = exit_.exit
         if exit_.exit == -9:
-            # Perhaps the kernel's answer to too much memory, which the node is about to report: that says more.
+            # Perhaps the kernel killed it for its memory. The node is about to report that, which says more.
             await asyncio.sleep(_OOM_REPORT_S)
         self.give_up(Reason.COMPLETED, exit_.exit, f"its command ended with {exit_.exit}")
 
@@ -162,7 +164,7 @@ class Life:
 
     async def _finish(self) -> None:
         reason, returncode, message = await asyncio.shield(self._cause)
-        if self._spec.command and reason is not Reason.EVICTED:  # then there is no agent any more
+        if self._spec.command and reason is not Reason.EVICTED:  # then the agent is gone
             await self._end_command()
         if returncode is None:
             returncode = self._main_exit
@@ -174,7 +176,7 @@ class Life:
         self._end.set_result(End(reason, returncode, message, time.time()))
 
     async def _end_command(self) -> None:
-        """As far as the agent goes along: it is in the sandbox's hands, and its container goes whatever it says."""
+        """Best effort: the agent is in the hands of the sandbox, and its container is removed whatever it answers."""
         try:
             agent = self._agent or await self._reconnect()
             if self._main_exit is None:
@@ -182,11 +184,11 @@ class Life:
             await save_output(agent, self._node, self.sandbox_id)
         except (ShoalError, OSError):
             pass
-        except Exception as error:  # noqa: BLE001 - no defect of ours may leave a sandbox half ended, either
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not leave a sandbox half ended
             log.warning("%s: ending its command: %r", self.sandbox_id, error)
 
     async def _remove_container(self) -> None:
-        """Tries for as long as it takes: one that is half ended would hold its slot and its quota for ever."""
+        """Retries until it succeeds: a half-ended sandbox would hold its slot and its quota for ever."""
         assert self._started is not None
         for pause in _pauses():
             try:
@@ -197,7 +199,7 @@ class Life:
                     log.warning("%s: its container cannot be removed yet: %s", self.sandbox_id, error)
                 await asyncio.sleep(pause)
 
-    # -- the way to node and agent --------------------------------------------------------------------
+    # -- calls to node and agent --------------------------------------------------------------------
 
     async def _connect(self, wait_s: float) -> Agent:
         assert self._started is not None
@@ -206,7 +208,7 @@ class Life:
         )
 
     async def _reconnect(self) -> Agent:
-        self._started = await self._insist("container_of", self.sandbox_id)
+        self._started = await self._call_node("container_of", self.sandbox_id)
         return await self._connect(_RECONNECT_S)
 
     def _close_connection(self) -> None:
@@ -214,8 +216,8 @@ class Life:
             self._agent.connection.close()
             self._agent = None
 
-    async def _insist(self, method: str, *args: Any) -> Any:
-        """Calls the node, again while its actor is being restarted: its methods are idempotent."""
+    async def _call_node(self, method: str, *args: Any) -> Any:
+        """Calls the node, and retries while its actor is being restarted: its methods are idempotent."""
         for attempt in range(_NODE_ATTEMPTS):
             try:
                 return await call(self._node, method, *args)
@@ -227,7 +229,7 @@ class Life:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds between one try and the next: short ones for an actor that is being restarted, long ones for what lasts."""
+    """Seconds between tries: short at first, for an actor that is being restarted, then longer."""
     pause = _RETRY_S
     while True:
         yield pause

@@ -1,8 +1,8 @@
 """Keeps pydantic out of a slot's process: 7 MB of each idle sandbox's 55 (Ray 2.60).
 
-Ray's serializer imports pydantic in every worker where it is installed, and does without it where it is not, as in Ray's
-minimal installation. A slot sends and takes plain dataclasses only, so in its process pydantic counts as not installed:
-`None` in `sys.modules` is Python's own way to say that (the import system's reference, "The module cache").
+Ray's serializer imports pydantic in every worker where it is installed, and does without it where it is not, as in
+Ray's minimal installation. A slot sends and takes plain dataclasses only, so in its process pydantic counts as not
+installed: `None` in `sys.modules` is Python's own way to say that (the import system's reference, "The module cache").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The end of a sandbox's command: asked to stop, made to stop, its last output saved on the node."""
+"""Ends a sandbox's command: SIGTERM, then SIGKILL, then saves its last output on the node."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from shoal.model.errors import ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.wire.agent import Agent
 
-# Both take milliseconds; a machine may stand still for seconds, and an agent is in its sandbox's hands and may say nothing.
+# Both take milliseconds, but a machine may stall for seconds, and a hostile agent may never answer.
 _KILL_WAIT_S = 5.0
 _OUTPUT_WAIT_S = 5.0
 _OUTPUT_KEEP = 1024 * 1024
 
 
 async def end_command(agent: Agent, grace_s: float) -> int | None:
-    """SIGTERM to the command's group, SIGKILL to its whole tree after `grace_s`; its exit, None if even that could not be learnt."""
+    """Sends SIGTERM to the command's group, and SIGKILL to its whole tree after `grace_s`. Returns its exit code, None
+    if unknown."""
     for number, tree, patience in ((signal.SIGTERM, False, grace_s), (signal.SIGKILL, True, _KILL_WAIT_S)):
         await agent.signal(MAIN_PROCESS, number, tree=tree)
         with suppress(TimeoutError):
@@ -28,7 +29,7 @@ async def end_command(agent: Agent, grace_s: float) -> int | None:
 
 
 async def save_output(agent: Agent, node: Any, sandbox_id: str) -> None:
-    """Keeps on the node what the command wrote last, for those who read it after the end. Does what it can in a few seconds."""
+    """Saves the command's last output on the node, to be read after the end. Best effort, for a few seconds."""
     for fd in (1, 2):
         with suppress(TimeoutError, ShoalError):
             offset, data = await asyncio.wait_for(_last_output(agent, fd), _OUTPUT_WAIT_S)

@@ -1,4 +1,4 @@
-"""Containers of the daemon, by key. Blocking: called in the engine's threads, several at once."""
+"""The daemon's containers, by key. Blocks: called in the engine's threads, several at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STATES = {"running": ContainerState.RUNNING, "paused": ContainerState.PAUSED}
 
 @dataclass(slots=True)
 class _Known:
-    """What never changes about a container that runs: seen once, not asked for again."""
+    """What never changes about a running container: read once."""
 
     id: str
     container: Container
@@ -51,11 +51,12 @@ class Containers:
         self._gives_quota = gives_quota
         self._known: dict[str, _Known] = {}
         self._starting: set[str] = set()
-        # Keys of those in which something was killed for memory. The daemon tells it once, as an event, and not in every version afterwards.
+        # Keys of containers in which a process was killed for memory. Some versions of the daemon tell it only
+        # once, as an event.
         self._out_of_memory: set[str] = set()
 
     def start(self, spec: ContainerSpec, abandoned: threading.Event) -> Container:
-        """All or nothing. `abandoned`: nobody waits any more, so undo."""
+        """Starts a container, all or nothing. `abandoned`: the caller has gone, so undo."""
         check(spec, runtimes=self._runtimes)
         if spec.key in self._starting:
             raise FailedPrecondition(f"container {spec.key} is being started already", state="starting")
@@ -79,15 +80,15 @@ class Containers:
                     self._client.create_container_from_config(request, name)
                 return
             except ImageNotFound:
-                # What we remember of the image may be out of date: it was removed, or replaced.
+                # The remembered image may have been removed or replaced.
                 self._images.forget(spec.image)
                 if fresh:
                     raise
             except FailedPrecondition:
-                # The name is taken, and by no doing of ours: what is there is not undone.
+                # The name is taken by another container, which must not be undone.
                 raise
             except ShoalError:
-                # Refused, or no answer: then it may be there all the same.
+                # Refused, or no answer: it may exist all the same.
                 self._undo(spec.key)
                 raise
 
@@ -109,7 +110,7 @@ class Containers:
         try:
             self.remove(key)
         except ShoalError:
-            # The error that made us undo says more; the node's sweep finds what is left by its labels.
+            # The first error says more. The node's sweep finds what is left by its labels.
             _log.warning("could not undo the start of container %s", key, exc_info=True)
 
     def remove(self, key: str) -> None:
@@ -123,7 +124,7 @@ class Containers:
         )
         with docker_errors(f"remove container {key}"):
             try:
-                # `v`: with the anonymous volumes that its image declares.
+                # `v`: also remove the anonymous volumes that its image declares.
                 again(self._client.remove_container, container_name(key), v=True, force=True)
             except APIError as error:
                 if error.status_code != 404:
@@ -147,7 +148,7 @@ class Containers:
         if key in self._starting:
             return None
         known = self._known.get(key)
-        # Of one that runs nothing has changed since it was seen: that spares a question each.
+        # A running container has not changed since it was read: saves a question each.
         if known is not None and known.id == summary["Id"] and known.container.state is state:
             return known.container
         try:
@@ -161,7 +162,7 @@ class Containers:
             try:
                 return known.cgroup.usage()
             except (OSError, ValueError, KeyError):
-                # It ended just now, or these files are not what we take them for: the daemon knows.
+                # It has just ended, or these files belong to another process: ask the daemon.
                 self._known.pop(key, None)
                 self._running(key)
         with docker_errors(f"read the usage of container {key}"):
@@ -185,7 +186,7 @@ class Containers:
                 if total > limit:
                     break
         except OSError:
-            # Gone, or not to be read from here: `_inspect` tells the one from the other.
+            # Gone, or not readable from here: `_inspect` tells which.
             trees = ()
             self._known.pop(key, None)
             self._inspect(key)
@@ -208,7 +209,7 @@ class Containers:
             with docker_errors(f"{verb} container {key}"):
                 getattr(self._client, verb)(container_name(key))
         except (FailedPrecondition, Internal) as error:
-            # Docker says "conflict" and, in some versions, "server error" of what is already so.
+            # Docker answers "conflict" or, in some versions, "server error" if it is already so.
             state = to_container(self._inspect(key)).state
             if state is wanted:
                 return
@@ -226,12 +227,12 @@ class Containers:
         return known
 
     def note_out_of_memory(self, key: str) -> None:
-        """The daemon told that something in it was killed for memory."""
+        """Notes the daemon's event that the kernel killed a process in the container for memory."""
         self._out_of_memory.add(key)
         self._known.pop(key, None)
 
     def _remember(self, found: dict[str, Any], container: Container) -> Container:
-        """Keeps what spares questions later; the container with what is known beyond the daemon's word."""
+        """Stores what saves questions later; returns the container with what is known beyond the daemon's answer."""
         cgroup = cgroup_of(container.pid, name=found["Id"]) if container.pid else None
         if cgroup is not None and _killed_for_memory(cgroup):
             self._out_of_memory.add(container.key)
@@ -255,7 +256,8 @@ class Containers:
 
 
 def to_container(found: dict[str, Any]) -> Container:
-    """What the daemon says of a container, in the contract's terms. One that was created but never ran counts as exited, without a code."""
+    """The daemon's description as a `Container`. One that was created but never ran counts as exited, without a
+    code."""
     said, labels = found["State"], dict(found["Config"].get("Labels") or {})
     state = _STATES.get(said["Status"], ContainerState.EXITED)
     ended = state is ContainerState.EXITED
@@ -272,7 +274,7 @@ def to_container(found: dict[str, Any]) -> Container:
 
 
 def _trees(found: dict[str, Any]) -> tuple[Path, ...]:
-    """The directories that hold what it writes: its layer, and the volumes that its image declares."""
+    """The directories that hold what the container writes: its layer, and the volumes that its image declares."""
     upper = ((found.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
     if not upper:
         return ()
@@ -291,7 +293,7 @@ def _killed_for_memory(cgroup: Cgroup) -> bool:
     try:
         return cgroup.out_of_memory()
     except (OSError, ValueError):
-        # It ended in this moment: then the daemon's word is all there is.
+        # It has just ended: the daemon's answer must do.
         return False
 
 

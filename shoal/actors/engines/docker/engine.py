@@ -1,7 +1,7 @@
-"""The engine itself: the contract's methods over the `docker` SDK's low-level client.
+"""The engine: the contract's methods over the low-level client of the `docker` SDK.
 
-The SDK blocks, so every method has a body that runs in one of the engine's bounded thread pools. Starts, looks, walks and pulls have pools of
-their own: a look never waits in line behind a pull.
+The SDK blocks, so every method runs in one of the engine's bounded thread pools. Starts, queries, tree walks and pulls
+have a pool each, so that a query never waits behind a pull.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LOOKS, _WALKS, _PULLS = 4, 2, 4
 
 
 class DockerEngine(Engine):
-    """Containers of the Docker daemon at `address` (None: `DOCKER_HOST`, else its usual socket). At most `start_limit` are started or removed
-    at once; `timeout` is how many seconds the daemon may take for one answer."""
+    """Containers of the Docker daemon at `address` (None: `DOCKER_HOST`, else the usual socket). At most `start_limit`
+    are started or removed at once; `timeout`: seconds that the daemon may take for one answer."""
 
     name = "docker"
 
@@ -70,7 +70,7 @@ class DockerEngine(Engine):
                 client.close()
                 raise
         default = info.get("DefaultRuntime") or "runc"
-        # What begins with `io.containerd.` are the shims that the others stand for.
+        # Names that begin with `io.containerd.` are the shims behind the others.
         others = sorted(
             name for name in info.get("Runtimes") or {} if not name.startswith("io.containerd.") and name != default
         )
@@ -89,9 +89,9 @@ class DockerEngine(Engine):
         self._client = client
 
     def _connect(self) -> APIClient:
-        """A client of its own; asks the daemon once, for the API's version."""
+        """A new client; asks the daemon once, for the API's version."""
         place: dict[str, Any] = {"base_url": self._address} if self._address else kwargs_from_env(os.environ)
-        _knock(place.get("base_url") or _USUAL)
+        _probe(place.get("base_url") or _USUAL)
         return APIClient(version="auto", timeout=self._timeout, max_pool_size=self._connections, **place)
 
     async def close(self) -> None:
@@ -130,7 +130,7 @@ class DockerEngine(Engine):
             raise
 
     async def _undo(self, work: asyncio.Future[Container], key: str) -> None:
-        """Waits for a start that nobody wants any more. One that failed has undone itself."""
+        """Waits for a start whose caller has gone, and removes it. A failed start has undone itself."""
         await asyncio.wait([work])
         if not work.cancelled() and work.exception() is None:
             await self.remove(key)
@@ -184,8 +184,9 @@ class DockerEngine(Engine):
         return self._images
 
 
-def _knock(address: str) -> None:
-    """Raises the `OSError` that says why nobody answers. The SDK would bury it in its own errors, and lose the socket that it made."""
+def _probe(address: str) -> None:
+    """Raises the `OSError` that tells why nobody answers. The SDK would hide it in its own errors and leak its
+    socket."""
     path = address.removeprefix("unix://")
     if path == address:
         return
@@ -198,7 +199,7 @@ def _not_open() -> FailedPrecondition:
 
 
 async def _finish(work: Any) -> None:
-    """Awaits `work` to its end, however often the waiting task is cancelled meanwhile."""
+    """Awaits `work` to its end, however often the waiting task is cancelled."""
     task = asyncio.ensure_future(work)
     while not task.done():
         try:

@@ -1,6 +1,6 @@
-"""The daemon's event stream, as the contract's events.
+"""The daemon's event stream as the contract's events.
 
-Reading it blocks, so each stream has a daemon thread of its own; closing shuts its socket, which ends the read at once.
+Reading it blocks, so each stream has its own daemon thread. `close` shuts its socket, which ends the read at once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _QUEUE = 10_000
 
 
 class EventStream:
-    """Events of containers that carry `labels`, from its making on; iterate it in the loop that made it. `on_out_of_memory(key)` is called
-    in the stream's thread, before the event is handed on."""
+    """Events of containers that carry `labels`, from its creation on. Iterate it in the loop that created it.
+    `on_out_of_memory(key)` is called in the stream's thread, before the event is delivered."""
 
     def __init__(
         self, connect: Callable[[], APIClient], labels: Mapping[str, str], on_out_of_memory: Callable[[str], None]
@@ -39,8 +39,8 @@ class EventStream:
         self._connect = connect
         self._on_out_of_memory = on_out_of_memory
         self._filters = {"type": "container", "event": ["die", "oom"], "label": [f"{k}={v}" for k, v in labels.items()]}
-        # Nanoseconds from which on a new connection asks. A little is asked for twice, for events may come out of order, and what was seen
-        # is left out: so nothing is lost in between and nothing comes twice.
+        # A new connection asks for events from these nanoseconds on. It asks for a little twice, as events may come
+        # out of order, and skips those seen before: so none is lost and none comes twice.
         self._since = time.time_ns()
         self._seen: deque[tuple[object, ...]] = deque(maxlen=256)
         self._loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class EventStream:
             self.close()
 
     def close(self) -> None:
-        """Ends iteration and thread. Idempotent, from any thread, never blocks."""
+        """Ends iteration and thread. Idempotent, callable from any thread, never blocks."""
         self._closed.set()
         with self._lock:
             _shut(self._stream)
@@ -87,7 +87,7 @@ class EventStream:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _listen(self, client: APIClient) -> bool:
-        """Reads until the stream ends; whether there was one at all."""
+        """Reads until the stream ends; returns whether there was a stream."""
         since = f"{self._since // 10**9}.{self._since % 10**9:09d}"
         stream = client.events(since=since, filters=self._filters, decode=True)
         with self._lock:
@@ -125,7 +125,7 @@ class EventStream:
 
 
 def to_event(message: Mapping[str, Any]) -> EngineEvent | None:
-    """The daemon's message as an event; None for one that says nothing to us."""
+    """The daemon's message as an event; None if it is of no interest."""
     attributes = (message.get("Actor") or {}).get("Attributes") or {}
     key, action = attributes.get(KEY_LABEL), message.get("Action")
     if not key:
@@ -144,5 +144,5 @@ def _shut(stream: Any) -> None:
     try:
         stream.close()
     except (OSError, AttributeError, DockerException):
-        # It was closed from the other side in the same moment: then there is no socket to shut any more.
+        # The other side has just closed it: there is no socket left to shut.
         pass

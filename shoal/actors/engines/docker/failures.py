@@ -1,4 +1,4 @@
-"""The one map from Docker's errors to Shoal's."""
+"""Maps Docker's errors to Shoal's."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _ABSENT = (
 
 @contextmanager
 def docker_errors(doing: str) -> Iterator[None]:
-    """Raises what Docker's SDK raises inside as Shoal's errors. `doing` ends the sentence "could not …"."""
+    """Raises errors of Docker's SDK as Shoal's. `doing` completes the sentence "could not …"."""
     try:
         yield
     except APIError as error:
@@ -71,14 +71,14 @@ def docker_errors(doing: str) -> Iterator[None]:
 
 
 def from_api(error: APIError, doing: str) -> ShoalError:
-    """What the daemon answered, as one of Shoal's errors."""
+    """An answer of the daemon as one of Shoal's errors."""
     status, said = error.status_code or 0, explanation(error)
     lowered = said.lower()
     if status == 404:
         if "no such image" in lowered:
             return ImageNotFound(f"could not {doing}: {said}")
         return NotFound(f"could not {doing}: {said}")
-    # A start that fails comes as 400 or 500 alike, so only the words tell.
+    # A failed start is answered with 400 or 500, so only the message tells.
     if status in (400, 409, 500):
         for words, field, remedy in _BAD_FIELDS:
             if words in lowered:
@@ -91,7 +91,7 @@ def from_api(error: APIError, doing: str) -> ShoalError:
 
 
 def from_connection(error: Exception, doing: str) -> Unavailable:
-    """There was no answer: why not, as far as the chain of causes tells, and what to do."""
+    """The error for a daemon that does not answer: why, as far as the causes tell, and what to do."""
     if _caused_by(error, PermissionError):
         why = "this user may not open the engine's socket"
     elif _caused_by(error, FileNotFoundError):
@@ -114,7 +114,7 @@ def from_pull(said: str, reference: str) -> ShoalError:
             f"image: {reference!r} is no image reference; write it as [registry/]name[:tag]", field="image"
         )
     if "no such host" in lowered:
-        # The name service has answered: trying again would not help, as it may where a registry is silent.
+        # The name service has answered, so a retry would not help, unlike with a silent registry.
         return ImageNotFound(
             f"{here}, and its registry is not known to this machine's name service: {_cut(said)}; "
             "check the name, or load the image on the node beforehand"
@@ -134,7 +134,7 @@ def from_pull(said: str, reference: str) -> ShoalError:
 
 
 def explanation(error: APIError) -> str:
-    """The daemon's own words, cut to a length that a message can carry."""
+    """The daemon's own words, shortened."""
     said = error.explanation or str(error)
     return _cut(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said))
 
@@ -144,8 +144,8 @@ def _cut(text: str) -> str:
 
 
 def release(error: BaseException) -> None:
-    """Lets go of what the frames of `error` hold. The SDK does not close the socket that it made where nobody answers on it: it lives as long as
-    the error's traceback, and a daemon that stays away would cost a descriptor with every call."""
+    """Releases what the frames of `error` hold. The SDK does not close its socket if nobody answers: it lives as long
+    as the traceback, so a daemon that stays away would cost a descriptor with every call."""
     for cause in _causes(error):
         traceback.clear_frames(cause.__traceback__)
 
@@ -155,7 +155,7 @@ def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what led to it. `requests` and `urllib3` keep the cause as an argument of theirs as often as in the chain."""
+    """The error and its causes. `requests` and `urllib3` often keep the cause as an argument."""
     pending: list[object] = [error]
     found: list[BaseException] = []
     while pending and len(found) < 64:

@@ -1,4 +1,4 @@
-"""Image references, what they give, and pulling. Blocking: called in the engine's threads."""
+"""Looks images up and pulls them. Blocks: called in the engine's threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shoal.model.errors import ImageNotFound
 
 
 class Images:
-    """The node's images. What a reference stands for is remembered for `ttl` seconds."""
+    """The node's images. The answer for a reference is remembered for `ttl` seconds."""
 
     def __init__(self, client: APIClient, *, ttl: float = 10.0) -> None:
         self._client = client
@@ -49,10 +49,10 @@ class Images:
         return image
 
     def pull(self, reference: str) -> ImageInfo:
-        """Fetches it, or whatever of it is not here yet. Minutes, for a large one."""
+        """Fetches the image, or the missing parts of it. Takes minutes for a large one."""
         check_reference(reference)
         repository, tag = parse_repository_tag(reference)
-        # Without a tag the daemon would fetch all there are.
+        # Without a tag the daemon would fetch all tags.
         tag = tag or "latest"
         with docker_errors(f"pull image {reference}"):
             try:

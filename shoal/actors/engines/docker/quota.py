@@ -1,4 +1,4 @@
-"""Can the daemon's storage driver enforce a disk limit?"""
+"""Tells whether the daemon's storage driver can enforce a disk limit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 
 
 def gives_quota(driver: str, backing: str, root: str, mountinfo: str) -> bool:
-    """Only overlay2 on an XFS that is mounted with project quotas. `mountinfo` is the text of `/proc/self/mountinfo`: the daemon does not
-    tell the mount options itself."""
+    """Only overlay2 on XFS with project quotas can. `mountinfo`: the text of `/proc/self/mountinfo`, as the daemon does
+    not tell the mount options."""
     if driver != "overlay2" or backing != "xfs":
         return False
     best, options = -1, ""

@@ -1,4 +1,5 @@
-"""From a `ContainerSpec` to what the daemon is asked for. Pure, so that the whole safety of a container is one readable table."""
+"""Turns a `ContainerSpec` into the daemon's request. Pure, so that the whole safety of a container is one readable
+table."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from shoal.model.errors import InvalidRequest
 KEY_LABEL: Final = "shoal.key"
 MiB: Final = 1 << 20
 
-# What programs that expect to be root in a container can't live without. Of Docker's own default set these stay out: MKNOD,
-# NET_RAW (forged packets, ARP), SYS_CHROOT, SETPCAP, SETFCAP and AUDIT_WRITE.
+# What programs that expect to be root in a container need. Left out of Docker's default set:
+# MKNOD, NET_RAW (forged packets, ARP), SYS_CHROOT, SETPCAP, SETFCAP and AUDIT_WRITE.
 CAPABILITIES: Final = (
     "CHOWN",  # package managers give files their owners
     "DAC_OVERRIDE",  # root writes into what a user owns (`pip install` into a user's tree, apt's caches)
@@ -32,7 +33,7 @@ _SHM = 64 * MiB
 
 
 def container_name(key: str) -> str:
-    """The daemon's name for the container `key`. `InvalidRequest` for what is no key: it becomes part of a URL."""
+    """The daemon's name for the container `key`. `InvalidRequest` for an invalid key, as it becomes part of a URL."""
     if not ids.CONTAINER.fullmatch(key):
         raise InvalidRequest(f"key: {key[:64]!r} is no container key", field="key")
     return f"shoal-{key}"
@@ -41,11 +42,11 @@ def container_name(key: str) -> str:
 def create_request(spec: ContainerSpec, image: ImageInfo, *, gives_quota: bool) -> dict[str, Any]:
     """The body of the daemon's "create container" for `spec`."""
     return {
-        # By digest: the name may be moved to another image between looking it up and now.
+        # By digest: the name may have moved to another image since it was looked up.
         "Image": image.digest,
         "Entrypoint": [AGENT_PATH, "init"],
         "Cmd": [],
-        # The agent is root in there, so that it can start processes as anyone; what the image says goes to it below.
+        # The agent is root, so that it can start processes as any user; it gets the image's user below.
         "User": "0:0",
         "WorkingDir": "/",
         "Env": [f"{name}={value}" for name, value in {**spec.env, **_image_defaults(image)}.items()],
@@ -57,7 +58,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, gives_quota: bool) 
 
 
 def check(spec: ContainerSpec, *, runtimes: tuple[str, ...]) -> None:
-    """`InvalidRequest` for what the daemon would refuse late, or would take for "no limit"."""
+    """Raises `InvalidRequest` for what the daemon would refuse late or take for "no limit"."""
     container_name(spec.key)
     if spec.cpu < 0.01:
         raise InvalidRequest("cpu: a container can't be limited to less than 0.01 cores; ask for more", field="cpu")
@@ -88,7 +89,7 @@ def _isolation(spec: ContainerSpec) -> dict[str, Any]:
         "Runtime": spec.runtime,
         "Init": False,
         "RestartPolicy": {"Name": "no"},
-        # All output goes through the agent: a log beside it would only grow.
+        # All output goes through the agent: the engine's own log would only grow.
         "LogConfig": {"Type": "none"},
         # Its own name resolves even without a network.
         "ExtraHosts": [f"{spec.hostname}:127.0.0.1"],
@@ -104,7 +105,7 @@ def _limits(spec: ContainerSpec, *, gives_quota: bool) -> dict[str, Any]:
         "ShmSize": max(_SHM, spec.memory // 2),
     }
     if spec.memory:
-        # The same figure for both means: no swap.
+        # The same number for both means: no swap.
         limits |= {"Memory": spec.memory, "MemorySwap": spec.memory}
     if spec.disk and gives_quota:
         limits["StorageOpt"] = {"size": str(spec.disk)}
@@ -114,7 +115,7 @@ def _limits(spec: ContainerSpec, *, gives_quota: bool) -> dict[str, Any]:
 
 
 def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
-    """Mounts, not "binds": those would make a missing source as an empty directory."""
+    """Mounts rather than "binds", which would create a missing source as an empty directory."""
     mounts = [(str(spec.agent), AGENT_PATH, True), (str(spec.run_dir), RUN_MOUNT, True)]
     mounts += [(str(mount.source), mount.target, mount.read_only) for mount in spec.mounts]
     return [
