@@ -3,7 +3,7 @@
 //
 //	agent init       in a container
 //	agent relay      on a node; its configuration is one line of JSON on stdin
-//	agent gateway    the same; descriptor 3 is its listening socket
+//	agent gateway    the same; it is started with the listening socket
 //	agent shim …     used by init where a start asks for limits
 //	agent version
 package main
@@ -72,7 +72,7 @@ func runGateway() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	listening := os.NewFile(gateway.ListenerFd, "listener")
+	listening := os.NewFile(uintptr(config.Listener), "listener")
 	if err := gateway.Run(ctx, config, server.Version, listening, os.Stdout); err != nil {
 		log.Printf("gateway: %v", err)
 		return 1

@@ -39,6 +39,7 @@ import (
 
 // Config is the one JSON line that a gateway reads from its standard input.
 type Config struct {
+	Listener       int      `json:"listener"`        // descriptor of the listening socket
 	Control        string   `json:"control"`         // path of the control socket
 	Replicas       string   `json:"replicas"`        // directory of the replicas' sockets
 	TLSCert        string   `json:"tls_cert"`        // path; with TLSKey: TLS only
@@ -60,7 +61,7 @@ const maxConfig = 64 << 10
 
 // ReadConfig reads and checks the configuration.
 func ReadConfig(r io.Reader) (Config, error) {
-	c := Config{HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 60, Auth: true}
+	c := Config{Listener: 3, HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 60, Auth: true}
 	line, err := bufio.NewReader(io.LimitReader(r, maxConfig)).ReadBytes('\n')
 	if err != nil && len(line) == 0 {
 		return c, fmt.Errorf("the configuration must come as one JSON line on standard input: %w", err)
@@ -72,6 +73,9 @@ func ReadConfig(r io.Reader) (Config, error) {
 }
 
 func (c *Config) check() error {
+	if c.Listener < 3 {
+		return fmt.Errorf("listener: %d is no descriptor of a socket", c.Listener)
+	}
 	if !filepath.IsAbs(c.Control) || !filepath.IsAbs(c.Replicas) {
 		return fmt.Errorf("control and replicas: give absolute paths")
 	}

@@ -129,6 +129,10 @@ func (g *Gateway) carryOut(o order) (answer any, rights []byte) {
 	case "drain":
 		g.stop()
 		return map[string]any{"ok": struct{}{}}, nil
+	case "stop":
+		g.hasty.Store(true)
+		g.stop()
+		return map[string]any{"ok": struct{}{}}, nil
 	}
 	return map[string]string{"error": fmt.Sprintf("op: there is no %q", o.Op)}, nil
 }

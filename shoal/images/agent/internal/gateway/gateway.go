@@ -16,6 +16,9 @@ import (
 // lastWord is how long clients on idle connections may still come with a request once the gateway is to go: its answer ends their connection.
 const lastWord = 5 * time.Second
 
+// hurry is how long the end takes where nothing is waited for.
+const hurry = 20 * time.Millisecond
+
 // Gateway is the running program.
 type Gateway struct {
 	config    Config
@@ -30,6 +33,7 @@ type Gateway struct {
 
 	requests atomic.Int64 // under way
 	draining atomic.Bool
+	hasty    atomic.Bool // it is to end without waiting for what runs
 }
 
 // Run serves until the context ends, the node asks for the end, or nobody was at the control socket for too long; then what runs may go on for
@@ -144,6 +148,10 @@ func (g *Gateway) waitForEnd(ctx context.Context, served <-chan error) error {
 // drain accepts nobody any more and lets what runs come to its end. Each answer now ends its connection, so clients are hardly ever between two
 // requests when theirs is closed.
 func (g *Gateway) drain(server *http.Server) error {
+	if g.hasty.Load() {
+		time.Sleep(hurry) // the answer to the order is on its way
+		return server.Close()
+	}
 	until := time.Now().Add(seconds(g.config.DrainS))
 	g.draining.Store(true)
 	g.clients.Close()

@@ -32,7 +32,7 @@ func newLab(t testing.TB, change func(*Config)) *lab {
 	t.Helper()
 	dir := t.TempDir()
 	l := &lab{t: t, config: Config{
-		Control: filepath.Join(dir, "gateway.sock"), Replicas: filepath.Join(dir, "api"),
+		Listener: 3, Control: filepath.Join(dir, "gateway.sock"), Replicas: filepath.Join(dir, "api"),
 		HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 20, Auth: true,
 	}}
 	if change != nil {

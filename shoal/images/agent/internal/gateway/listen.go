@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// ListenerFd is the descriptor of the listening socket that a gateway is started with.
-const ListenerFd = 3
-
 const (
 	// A connection costs a descriptor here and often one more to a replica or a relay.
 	spareDescriptors = 512
@@ -42,7 +39,7 @@ func listenOn(file *os.File) (*clients, error) {
 	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
 		listener.Close()
-		return nil, errors.New("descriptor 3 is no listening TCP socket")
+		return nil, errors.New("it is no listening TCP socket")
 	}
 	return &clients{TCPListener: tcp, room: make(chan struct{}, roomFor(raiseDescriptors())), closed: make(chan struct{})}, nil
 }

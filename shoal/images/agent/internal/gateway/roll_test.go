@@ -178,6 +178,29 @@ func TestTheControlSocket(t *testing.T) {
 	})
 }
 
+func TestAGatewayThatIsToldToStopWaitsForNobody(t *testing.T) {
+	l := started(t, nil)
+	l.replica("r1", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, nil)
+	asked := make(chan error, 1)
+	go func() {
+		_, err := l.try("GET", "/", nil, nil)
+		asked <- err
+	}()
+	time.Sleep(2 * lookEvery)
+	conn, err := net.Dial("unix", l.config.Control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, `{"op":"stop"}`+"\n")
+	if answer, err := bufio.NewReader(conn).ReadString('\n'); err != nil || answer != `{"ok":{}}`+"\n" {
+		t.Fatal(answer, err)
+	}
+	if err := <-asked; err == nil {
+		t.Error("the request was waited for")
+	}
+}
+
 func TestAGatewayThatNobodyControlsEnds(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.IdleExitS = 0.5 })
 	ended := make(chan error, 1)
