@@ -28,6 +28,7 @@ from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Sco
 from shoal.model.errors import ShoalError
 from shoal.model.grants import Grant
 from shoal.model.info import Listing, LogChunk, NodeInfo, Page, SandboxInfo
+from shoal.model.metrics import Series
 from shoal.model.spec import SandboxSpec
 
 P = ParamSpec("P")
@@ -279,9 +280,8 @@ def last_event() -> int:
 
 
 @verb(Scope.READ, everywhere=True)
-def metrics() -> dict[str, float]:
-    """The cluster's figures, by `name{label="value"}`: counters that replicas reported, sandboxes by state, ends by
-    reason, creates, nodes."""
+def metrics() -> dict[Series, float]:
+    """The cluster's metrics: what replicas reported, sandboxes by state, ends by reason, creates, nodes."""
 
 
 # The cluster
@@ -306,9 +306,9 @@ def stored_token(token_id: str) -> StoredToken | None:
 
 
 @verb(None)
-def report(audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]) -> None:
+def report(audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: Mapping[str, float]) -> None:
     """For replicas: what one did since its last report. Entries for the audit log, amounts to add to the cluster's
-    counters (`name{label="value"}`), and when which token was last used."""
+    metrics, and when which token was last used."""
 
 
 @verb(None)

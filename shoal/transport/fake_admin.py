@@ -31,6 +31,7 @@ from shoal.model.errors import (
     PermissionDenied,
 )
 from shoal.model.ids import NAME
+from shoal.model.metrics import Series
 
 _TICK_S = 0.005
 _MOST_EVENTS = 1000
@@ -179,7 +180,7 @@ class FakeReplicaSide:
     """What replicas ask of the cluster in memory. `counters` and `used` are what they reported."""
 
     def __init__(self, admin: FakeAdmin) -> None:
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[Series] = Counter()
         self.used: dict[str, float] = {}
         self._admin = admin
 
@@ -188,7 +189,7 @@ class FakeReplicaSide:
         return self._admin.stored.get(token_id)
 
     async def report(
-        self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
+        self, audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: Mapping[str, float]
     ) -> None:
         self._admin.note("report", len(audit))
         entries = self._admin.entries
@@ -196,9 +197,9 @@ class FakeReplicaSide:
         self.counters.update(counters)
         self.used.update(used)
 
-    async def metrics(self) -> dict[str, float]:
+    async def metrics(self) -> dict[Series, float]:
         self._admin.note("metrics", None)
-        return {"shoal_nodes": 1.0, **self.counters}
+        return {Series("shoal_nodes", "gauge", "Nodes", "shoal_nodes"): 1.0, **self.counters}
 
     async def tunnel_secret(self) -> bytes:
         self._admin.note("tunnel_secret", None)

@@ -1,87 +1,96 @@
-"""The cluster's metrics, as Prometheus has them: by `name{label="value"}`."""
+"""The cluster's metrics: what this controller counts, what replicas report, and what there is now."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.info import NodeInfo
+from shoal.model.metrics import Series, flatten
 
 CREATE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds from a create's acceptance until the sandbox runs."""
 
 MAX_REPORTED = 5_000
-"""Different counters that replicas may report: their labels must not fill memory."""
+"""Different series that replicas may report: their labels must not fill memory."""
+
+_NODE_GAUGES: dict[str, tuple[str, Callable[[NodeInfo], float]]] = {
+    "up": ("Whether the node answers", lambda node: node.alive),
+    "sandboxes": ("Sandboxes on the node", lambda node: node.sandboxes),
+    "warm_containers": ("Warm containers on the node", lambda node: node.warm),
+    "cpu_cores": ("Cores of the node", lambda node: node.cpu_total),
+    "cpu_free_cores": ("Cores not requested by sandboxes", lambda node: node.cpu_free),
+    "memory_mib": ("Memory of the node", lambda node: node.memory_total),
+    "memory_free_mib": ("Memory not requested by sandboxes", lambda node: node.memory_free),
+}
 
 
 class Metrics:
-    """Counters since this controller started."""
+    """What has been counted since this controller started."""
 
     def __init__(self) -> None:
-        self._counters: Counter[str] = Counter()
-        self._reported: dict[str, float] = {}
-        self._buckets = [0] * len(CREATE_BUCKETS)
-        self._creates = 0
-        self._create_seconds = 0.0
+        self._registry = registry = CollectorRegistry()
+        self._reported: dict[Series, float] = {}
+        self._creates = Counter("shoal_creates", "Creates accepted", ["environment"], registry=registry)
+        self._refused = Counter("shoal_creates_refused", "Creates refused, by error", ["code"], registry=registry)
+        self._ends = Counter("shoal_ends", "Sandboxes that ended, by reason", ["reason"], registry=registry)
+        self._warm_hits = Counter("shoal_warm_hits", "Creates that got a warm container", registry=registry)
+        self._create_seconds = Histogram(
+            "shoal_create_seconds",
+            "From a create's acceptance until the sandbox runs",
+            buckets=CREATE_BUCKETS,
+            registry=registry,
+        )
+        self._sandboxes = Gauge("shoal_sandboxes", "Living sandboxes", ["environment", "state"], registry=registry)
+        self._idle_slots = Gauge("shoal_idle_slots", "Sandbox actors without a sandbox", registry=registry)
+        self._last_event = Gauge("shoal_last_event", "Id of the newest event", registry=registry)
+        self._nodes = {
+            name: Gauge(f"shoal_node_{name}", text, ["node"], registry=registry)
+            for name, (text, _) in _NODE_GAUGES.items()
+        }
 
     def accepted(self, record: SandboxRecord) -> None:
-        """Counts a create that is on record."""
-        self._counters[f'shoal_creates_total{{environment="{record.spec.environment}"}}'] += 1
+        """A create is on record."""
+        self._creates.labels(record.spec.environment).inc()
 
     def started(self, record: SandboxRecord) -> None:
-        """Counts a sandbox that runs."""
-        took = max(0.0, time.time() - record.created_at)
-        self._creates += 1
-        self._create_seconds += took
-        for position, bound in enumerate(CREATE_BUCKETS):
-            if took <= bound:
-                self._buckets[position] += 1
-                break
+        """A sandbox runs."""
+        self._create_seconds.observe(max(0.0, time.time() - record.created_at))
         if record.started is not None and record.started.warm:
-            self._counters["shoal_warm_hits_total"] += 1
+            self._warm_hits.inc()
 
     def ended(self, record: SandboxRecord) -> None:
-        """Counts a sandbox that has ended."""
+        """A sandbox has ended."""
         if record.end is not None:
-            self._counters[f'shoal_ends_total{{reason="{record.end.reason.value}"}}'] += 1
+            self._ends.labels(record.end.reason.value).inc()
 
-    def refused(self, why: str) -> None:
-        """Counts a refused create. `why`: the error's code."""
-        self._counters[f'shoal_creates_refused_total{{code="{why}"}}'] += 1
+    def refused(self, code: str) -> None:
+        """A create was refused with an error of this code."""
+        self._refused.labels(code).inc()
 
-    def report(self, amounts: Mapping[str, float]) -> None:
+    def report(self, amounts: Mapping[Series, float]) -> None:
         """Adds what a replica has counted since its last report."""
-        for name, amount in amounts.items():
-            if name in self._reported or len(self._reported) < MAX_REPORTED:
-                self._reported[name] = self._reported.get(name, 0.0) + amount
+        for series, amount in amounts.items():
+            if series in self._reported or len(self._reported) < MAX_REPORTED:
+                self._reported[series] = self._reported.get(series, 0.0) + amount
 
     def snapshot(
         self, living: Iterable[SandboxRecord], nodes: Iterable[NodeInfo], idle_slots: int, last_event: int
-    ) -> dict[str, float]:
-        """All counters, with the current gauges."""
-        metrics: dict[str, float] = {**self._reported, **self._counters}
-        states = Counter((record.state.value, record.spec.environment) for record in living)
-        for (state, environment), count in states.items():
-            metrics[f'shoal_sandboxes{{environment="{environment}",state="{state}"}}'] = count
-        below = 0
-        for bound, count in zip(CREATE_BUCKETS, self._buckets, strict=True):
-            below += count
-            metrics[f'shoal_create_seconds_bucket{{le="{bound:g}"}}'] = below
-        metrics['shoal_create_seconds_bucket{le="+Inf"}'] = self._creates
-        metrics["shoal_create_seconds_count"] = self._creates
-        metrics["shoal_create_seconds_sum"] = self._create_seconds
-        metrics.setdefault("shoal_warm_hits_total", 0)
+    ) -> dict[Series, float]:
+        """All values, with the present state of the cluster."""
+        self._sandboxes.clear()
+        states = Tally((record.spec.environment, record.state.value) for record in living)
+        for labels, count in states.items():
+            self._sandboxes.labels(*labels).set(count)
+        for gauge in self._nodes.values():
+            gauge.clear()
         for node in nodes:
-            label = f'{{node="{node.id}"}}'
-            metrics[f"shoal_node_up{label}"] = float(node.alive)
-            metrics[f"shoal_node_sandboxes{label}"] = node.sandboxes
-            metrics[f"shoal_node_warm_containers{label}"] = node.warm
-            metrics[f"shoal_node_cpu_cores{label}"] = node.cpu_total
-            metrics[f"shoal_node_cpu_free_cores{label}"] = node.cpu_free
-            metrics[f"shoal_node_memory_mib{label}"] = node.memory_total
-            metrics[f"shoal_node_memory_free_mib{label}"] = node.memory_free
-        metrics["shoal_idle_slots"] = idle_slots
-        metrics["shoal_last_event"] = last_event
-        return metrics
+            for name, (_, value) in _NODE_GAUGES.items():
+                self._nodes[name].labels(node.id).set(value(node))
+        self._idle_slots.set(idle_slots)
+        self._last_event.set(last_event)
+        return {**flatten(self._registry), **self._reported}

@@ -29,6 +29,7 @@ from shoal.actors.handles import call
 from shoal.model.access import INSIDE, AuditEntry, Caller
 from shoal.model.errors import ShoalError
 from shoal.model.info import NodeInfo
+from shoal.model.metrics import Series
 from shoal.model.settings import Settings
 from shoal.model.spec import SlotShape
 
@@ -85,7 +86,7 @@ class Parts:
         return len(living)
 
     async def report(
-        self, audit: Sequence[AuditEntry], counters: Mapping[str, float], used: Mapping[str, float]
+        self, audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: Mapping[str, float]
     ) -> None:
         """Takes in what a replica reports. The counters last: whatever fails before, the replica reports all of it
         again."""
@@ -100,7 +101,7 @@ class Parts:
         """What a sandbox gets when its creator does not say."""
         return self.settings.sandbox.model_dump()
 
-    async def collect_metrics(self, caller: Caller) -> dict[str, float]:
+    async def collect_metrics(self, caller: Caller) -> dict[Series, float]:
         """The cluster's metrics."""
         nodes = await self.nodes.infos()
         return self.metrics.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.writer.events.last)

@@ -1,6 +1,6 @@
-"""What a replica has to tell the cluster: what it counted, what is for the audit log, which tokens were used when.
+"""What a replica reports to the controller: its metrics, entries for the audit log, and when each token was used.
 
-Kept in memory, bounded, and reported each second; while the controller is away it waits.
+It is kept in memory, bounded, and reported each second. While the controller is away, it waits.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import asyncio
 import logging
 import math
 import time
-from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from shoal.cluster.api.request.context import RequestContext
 from shoal.model import verbs
 from shoal.model.access import AuditEntry
 from shoal.model.errors import ShoalError
+from shoal.model.metrics import Series, flatten
 from shoal.transport.contract import Transport
 
 _log = logging.getLogger("shoal.api.reporter")
@@ -26,7 +28,7 @@ _BATCH = 1000
 _MOST_ENTRIES = 20_000
 _MOST_USED = 10_000
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds of the histogram of how long requests take."""
+"""Bounds of the histogram of request durations, in seconds."""
 
 
 class UsageReporter:
@@ -37,32 +39,40 @@ class UsageReporter:
         self._transport = transport
         self._most = most_entries
         self._entries: deque[AuditEntry] = deque()
-        self._counters: Counter[str] = Counter()
-        self._requests: Counter[tuple[str, str, int]] = Counter()
-        self._durations = [0] * (len(BUCKETS_S) + 1)
-        self._seconds = 0.0
         self._flushing = asyncio.Lock()
+        self._registry = registry = CollectorRegistry()
+        self._reported: dict[Series, float] = {}
+        self._counters: dict[str, Counter] = {}
+        self._dropped = Counter("shoal_audit_dropped", "Entries that the audit log has lost", registry=registry)
+        self._requests = Counter(
+            "shoal_http_requests", "Requests answered", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "shoal_http_request_seconds", "Durations of requests", buckets=BUCKETS_S, registry=registry
+        )
 
     def add(self, counter: str, amount: float) -> None:
-        """Adds to a counter, `name` or `name{label="value"}`; the set of names must be a closed one."""
-        self._counters[counter] += amount  # type: ignore[assignment]  # a Counter holds floats too
+        """Adds to the counter of this name, such as `shoal_execs_total`; the set of names must be a closed one."""
+        if counter not in self._counters:
+            text = counter.removeprefix("shoal_").removesuffix("_total").replace("_", " ").capitalize()
+            self._counters[counter] = Counter(counter, text, registry=self._registry)
+        self._counters[counter].inc(amount)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        self._requests[method, route, status] += 1
-        self._durations[bisect_left(BUCKETS_S, seconds)] += 1
-        self._seconds += seconds
+        self._requests.labels(method, route, status).inc()
+        self._seconds.observe(seconds)
 
     def note(self, context: RequestContext) -> None:
-        """Enters in the audit log what a request did."""
+        """Enters a request in the audit log."""
         self.enter(context, context.action or "-", context.target, context.outcome)
 
     def enter(self, context: RequestContext, action: str, target: str | None, outcome: str) -> None:
-        """Enters one thing, where a request did several. The oldest give way where there are too many, and are counted."""
+        """Enters one action of a request in the audit log. If there are too many entries, the oldest is dropped and counted."""
         who = context.caller
         if len(self._entries) >= self._most:
             self._entries.popleft()
-            self._counters["shoal_audit_dropped_total"] += 1
+            self._dropped.inc()
         self._entries.append(
             AuditEntry(
                 time.time(),
@@ -77,63 +87,51 @@ class UsageReporter:
         )
 
     async def flush(self) -> None:
-        """Reports what there is as it begins: what comes meanwhile is for the next time, so it ends however busy the replica is.
+        """Reports all there is when it begins; later additions are for the next time, so that it ends on a busy replica.
 
-        What could not be said stays for the next time, too; raises what reporting raised.
+        What could not be reported stays for the next time; raises the error.
         """
         async with self._flushing:
-            if self._entries or self.used or self._counters or self._requests:
-                for _ in range(max(1, math.ceil(len(self._entries) / _BATCH))):
-                    await self._report()
+            for _ in range(max(1, math.ceil(len(self._entries) / _BATCH))):
+                await self._report()
 
     async def _report(self) -> None:
+        counted = flatten(self._registry)
+        counters = {
+            series: value - self._reported.get(series, 0.0)
+            for series, value in counted.items()
+            if value != self._reported.get(series)
+        }
+        if not (counters or self._entries or self.used):
+            return
         entries = [self._entries.popleft() for _ in range(min(_BATCH, len(self._entries)))]
         used, self.used = self.used, {}
-        counters = self._taken()
         try:
             async with asyncio.timeout(_REPORT_S):
                 await self._transport.ask(verbs.report, entries, counters, used)
         except BaseException:
-            self._put_back(entries, counters, used)
+            self._put_back(entries, used)
             raise
+        self._reported = counted
 
-    def _taken(self) -> dict[str, float]:
-        """All counters by their names, which start at nothing again."""
-        counters: Counter[str] = self._counters
-        for (method, route, status), count in self._requests.items():
-            counters[f'shoal_http_requests_total{{method="{method}",route="{route}",status="{status}"}}'] += count
-        if any(self._durations):
-            below = 0
-            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self._durations, strict=True):
-                below += count
-                counters[f'shoal_http_request_seconds_bucket{{le="{bound}"}}'] += below
-            counters["shoal_http_request_seconds_count"] += below
-            counters["shoal_http_request_seconds_sum"] += self._seconds  # type: ignore[assignment]  # a Counter holds floats too
-        self._counters, self._requests = Counter(), Counter()
-        self._durations, self._seconds = [0] * (len(BUCKETS_S) + 1), 0.0
-        return dict(counters)
-
-    def _put_back(self, entries: list[AuditEntry], counters: dict[str, float], used: dict[str, float]) -> None:
-        for name, amount in counters.items():
-            self._counters[name] += amount  # type: ignore[assignment]
+    def _put_back(self, entries: list[AuditEntry], used: dict[str, float]) -> None:
         room = max(0, self._most - len(self._entries))
         dropped = max(0, len(entries) - room)
-        if dropped:
-            self._counters["shoal_audit_dropped_total"] += dropped
+        self._dropped.inc(dropped)
         self._entries.extendleft(reversed(entries[dropped:]))
         self.used = dict([*{**used, **self.used}.items()][-_MOST_USED:])
 
     async def run(self) -> None:
-        """Reports each second, for as long as the replica lives."""
+        """Reports each second, for ever."""
         while True:
             await asyncio.sleep(INTERVAL_S)
             await self.try_flush()
 
     async def try_flush(self) -> bool:
-        """Reports, and says whether it went through."""
+        """Reports; returns whether that succeeded."""
         try:
             await self.flush()
         except (ShoalError, TimeoutError) as error:
-            _log.warning("the controller did not take the report, which is kept: %s", error)
+            _log.warning("the controller did not accept the report, which is kept: %s", error)
             return False
         return True
