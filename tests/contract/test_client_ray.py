@@ -201,6 +201,7 @@ async def test_what_may_have_been_done_and_is_not_the_same_twice_is_not_sent_aga
         await transport.ask(verbs.create_token, "ci", "main", Scope.RUN, None)
     assert caught.value.fields["sent"]
     assert not caught.value.retryable
+    assert (await transport.ask(verbs.get, "sb-1")).id == "sb-1", "it is back, and can be asked for its notes"
     assert notes(controller).count("create_token") == 1
     await transport.close()
 
