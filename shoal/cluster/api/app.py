@@ -35,11 +35,13 @@ from shoal.transport.contract import Transport
 from shoal.wire.budget import Budget
 
 _LAST_MAKES_S = 5.0
-"""Seconds that a replica which ends gives to creates whose clients have left. What is on record by then the controller sees through."""
+"""Seconds that a replica which ends gives to creates whose clients have left. What is on record by then the controller
+sees through."""
 
 
 def routers() -> list[APIRouter]:
-    """Every group of routes, in the order in which they are tried: the busiest first, and `by-name/…` before all that a sandbox has."""
+    """Every group of routes, in the order in which they are tried: the busiest first, and `by-name/…` before all that a
+    sandbox has."""
     return [
         execs.router,
         batch.router,
@@ -61,7 +63,8 @@ def routers() -> list[APIRouter]:
 
 
 def make_app(transport: Transport, settings: Settings) -> FastAPI:
-    """The application, for any ASGI server. `InvalidRequest` where authentication is off on an address that others reach."""
+    """The application, for any ASGI server. `InvalidRequest` where authentication is off on an address that others
+    reach."""
     check_open(settings.api)
     app = FastAPI(
         title="Shoal",
@@ -91,7 +94,8 @@ def make_app(transport: Transport, settings: Settings) -> FastAPI:
 
 
 def _take(app: FastAPI, router: APIRouter) -> None:
-    """Adds a router's routes as they are: `include_router` would wrap each, and have it found through two tables instead of one."""
+    """Adds a router's routes as they are: `include_router` would wrap each, and have it found through two tables
+    instead of one."""
     for route in router.routes:
         if isinstance(route, APIRoute) and not isinstance(route, ApiRoute):
             raise TypeError(

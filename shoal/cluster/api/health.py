@@ -1,4 +1,5 @@
-"""Whether this replica lives, and whether it can do its work. Neither asks for a token, nor says anything about the cluster."""
+"""Health checks: whether this replica lives, and whether it can work. They need no token and say nothing about the
+cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ READY_S = 2.0
 """Seconds in which the controller must answer."""
 
 _FRESH_S = 1.0
-"""Seconds for which an answer of the controller's holds: nobody without a token can make this replica ask more often."""
+"""Seconds for which the controller's answer is kept, so that nobody without a token can make this replica ask more
+often."""
 
 _VERSION = version("shoal")
 
@@ -28,13 +30,13 @@ router = new_router("health")
 
 @router.get("/v1/health", response_model=Health, summary="Whether this replica answers")
 async def get_health() -> Json:
-    """It does, if this is answered."""
+    """It does if it answers this."""
     return Json({"status": "ok", "version": _VERSION})
 
 
 @router.get("/v1/ready", response_model=Health, summary="Whether the cluster answers")
 async def get_ready(request: Request) -> Json:
-    """200 where the cluster's controller answers within 2 s, else 503."""
+    """200 if the cluster's controller answers within 2 s, else 503."""
     await _probe(request).check()
     return Json({"status": "ok", "version": _VERSION})
 
@@ -57,7 +59,7 @@ class _Probe:
         self._error: Unavailable | None = None
 
     async def check(self) -> None:
-        """Raises `Unavailable` where the controller does not answer."""
+        """Raises `Unavailable` if the controller does not answer."""
         async with self._lock:
             if time.monotonic() - self._asked_at >= _FRESH_S:
                 self._error = await self._ask()

@@ -1,4 +1,4 @@
-"""What a route's use counts as: its entry in the audit log, and a counter of its own. Dependencies of routes."""
+"""Dependencies of routes that enter their use in the audit log, or count it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Audited:
 
 
 class Counted:
-    """Counts a route's uses by a name of their own: see `counted`."""
+    """Counts a route's uses: see `counted`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,9 +48,10 @@ class Counted:
 
 
 def settle(connection: HTTPConnection) -> None:
-    """Once the caller is let in, whichever of the dependencies comes first: counts, and enters a WebSocket in the audit log.
+    """Once the caller is admitted, whichever dependency runs first: counts the use, and enters a WebSocket in the audit
+    log.
 
-    That may last for days: it is noted as it begins, not once it is over.
+    A WebSocket may last for days, so it is entered when it begins.
     """
     context = context_of(connection)
     reporter: UsageReporter = connection.app.state.usage_reporter
@@ -67,7 +68,7 @@ def settle(connection: HTTPConnection) -> None:
 def audited(action: str, target: str | None = "sandbox_id") -> params.Depends:
     """A dependency: the route's use goes into the audit log as `action`, on what its path parameter `target` names.
 
-    An HTTP request is entered once it is answered, with its outcome; a WebSocket when it is let in.
+    An HTTP request is entered once it is answered, with its outcome; a WebSocket when it is admitted.
     """
     return params.Depends(Audited(action, target))
 

@@ -1,11 +1,11 @@
-"""Who calls: API tokens, and what stands in for them where authentication is off.
+"""Authentication: API tokens, and the checks that replace them if authentication is off.
 
-A token is looked up by its id, and what was found, or that nothing was, is believed for `api.token_cache` seconds, so requests cost the
-controller nothing; half that long after, the next use has it looked up again while nobody waits. Its secret and its expiry are checked
-each time.
+A token is looked up by its id. The result, also that there is none, is kept for `api.token_cache` seconds, so that
+requests cost the controller nothing. After half that time the next use looks the token up again in the background. Its
+secret and its expiry are checked each time.
 
-While the controller does not answer, what it told last is believed on, for `TRUST_S`: it is not on the path of exec. Nor can a token be revoked
-meanwhile, but by the store's own hand.
+While the controller does not answer, its last answer is used for up to `TRUST_S`: the controller is not on the path of
+exec. A token cannot be revoked meanwhile.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ from shoal.transport.contract import Transport
 T = TypeVar("T")
 
 TRUST_S = 600.0
-"""Seconds for which a token that was good is taken for good while nobody can tell."""
+"""Seconds for which a valid token stays valid while the controller does not answer."""
 
 _ANSWER_S = 1.0
-"""Seconds after which a controller counts as one that does not answer."""
+"""Seconds after which the controller counts as not answering."""
 
 _MOST_TOKENS = 10_000
-_LOOKUPS = 32  # of ids never heard of, at once: guesses must not fill the controller's queue
+_LOOKUPS = 32  # of unknown ids at the same time: guesses must not fill the controller's queue
 
 _DUMMY = StoredToken(TokenInfo("tk-", "", "-", Scope.READ, 0.0), digest_of(""))
-"""What the secret of an unknown token is compared with, so that it takes as long as with a known one."""
+"""The secret of an unknown token is compared with this one's, so that it takes as long as for a known token."""
 
 
 class TokenCache:
-    """Tokens by id, as the cluster told. Belongs to one event loop; `ttl`: seconds for which an answer holds."""
+    """The cluster's tokens by id. Belongs to one event loop. `ttl`: seconds for which an answer is kept."""
 
     def __init__(self, transport: Transport, ttl: float) -> None:
         self._transport = transport
         self._ttl = ttl
         self._known: OrderedDict[str, tuple[StoredToken, float]] = OrderedDict()
-        # Apart from the known ones, so that guesses push out none of those.
+        # Separate from the known ones, so that guesses do not displace those.
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._lookups: dict[str, tuple[asyncio.Task[StoredToken | None], float]] = {}  # since when
         self._guesses = asyncio.Semaphore(_LOOKUPS)
 
     async def get(self, token_id: str) -> StoredToken | None:
-        """The token of that id, None where there is none; `Unavailable`."""
+        """The token of that id, or None; `Unavailable`."""
         now = time.monotonic()
         if known := self._known.get(token_id):
             stored, at = known
@@ -85,7 +85,8 @@ class TokenCache:
         return await asyncio.shield(asking)
 
     async def _again(self, token_id: str, stored: StoredToken) -> StoredToken | None:
-        """Looks up what is known already, and goes on with that where there is no answer. Only the first to ask waits for one."""
+        """Looks a known token up again, and uses the known one if there is no answer. Only the first caller waits for
+        the answer."""
         asking, since = self._lookup(token_id)
         try:
             async with asyncio.timeout(max(0.0, since + _ANSWER_S - time.monotonic())):
@@ -94,7 +95,7 @@ class TokenCache:
             return stored
 
     def forget(self, token_id: str) -> None:
-        """The next use of it is looked up."""
+        """The next use looks it up."""
         self._known.pop(token_id, None)
 
     def _lookup(self, token_id: str) -> tuple[asyncio.Task[StoredToken | None], float]:
@@ -108,7 +109,7 @@ class TokenCache:
     def _asked(self, token_id: str, done: asyncio.Task[StoredToken | None]) -> None:
         del self._lookups[token_id]
         if not done.cancelled():
-            done.exception()  # whoever waits has it; where nobody does, the next use asks again
+            done.exception()  # those who wait get it; if nobody does, the next use asks again
 
     async def _ask(self, token_id: str) -> StoredToken | None:
         at = time.monotonic()
@@ -134,7 +135,7 @@ def _remember(table: OrderedDict[str, T], key: str, value: T) -> None:
 
 
 async def verify(tokens: TokenCache, text: str) -> TokenInfo:
-    """The token that `text` is; `Unauthenticated` whatever is wrong with it."""
+    """The token that `text` is; `Unauthenticated` if it is not valid, for whatever reason."""
     parts = split(text)
     if parts is None:
         raise Unauthenticated(
@@ -148,7 +149,7 @@ async def verify(tokens: TokenCache, text: str) -> TokenInfo:
 
 
 def presented(connection: HTTPConnection) -> str | None:
-    """The token text that a request carries, None without one."""
+    """The token text of a request, or None."""
     found: str | None = None
     for name, value in connection.scope["headers"]:
         if name == b"authorization":
@@ -168,12 +169,12 @@ def presented(connection: HTTPConnection) -> str | None:
 
 
 def subprotocol(connection: HTTPConnection) -> str | None:
-    """What to accept a WebSocket with: `shoal.v1` where the client offers it."""
+    """The subprotocol to accept a WebSocket with: `shoal.v1` if the client offers it."""
     return SUBPROTOCOL if SUBPROTOCOL in connection.scope.get("subprotocols", ()) else None
 
 
 class Needs:
-    """Lets in whoever has a token of `scope`: see `needs`."""
+    """Admits callers with a token of `scope`: see `needs`."""
 
     def __init__(self, scope: Scope, everywhere: bool) -> None:
         self.scope = scope
@@ -196,9 +197,9 @@ _NEEDS = {(scope, everywhere): Needs(scope, everywhere) for scope in Scope for e
 
 
 def needs(scope: Scope, *, everywhere: bool = False) -> params.Depends:
-    """A dependency: the caller, whose token covers `scope` (and, `everywhere`, is the whole cluster's).
+    """A dependency: the caller, whose token covers `scope` and, if `everywhere`, is one of all environments.
 
-    Sets `shoal.model.access.caller`. `Unauthenticated`, `PermissionDenied`. On a route it is asked before a byte of the body is read.
+    Sets `shoal.model.access.caller`. `Unauthenticated`, `PermissionDenied`. A route checks it before it reads the body.
     """
     return params.Depends(_NEEDS[scope, everywhere])
 
@@ -208,7 +209,7 @@ Runner = Annotated[Caller, needs(Scope.RUN)]
 
 
 async def authenticate(connection: HTTPConnection) -> Caller:
-    """Who a request's token says that it is from; where authentication is off, everybody is the cluster's own."""
+    """The caller by the request's token. If authentication is off, everybody is the cluster's administrator."""
     context = context_of(connection)
     state = connection.app.state
     if not state.settings.api.auth:
@@ -222,7 +223,7 @@ async def authenticate(connection: HTTPConnection) -> Caller:
 
 
 def environment_for(who: Caller, asked: str | None) -> str:
-    """The environment that a request is about. Every other than a token's own does not exist for it."""
+    """The environment that a request is about: `EnvironmentNotFound` for any other than the token's own."""
     if who.environment == ANY_ENVIRONMENT:
         return asked or MAIN_ENVIRONMENT
     if asked is not None and asked != who.environment:
@@ -234,10 +235,10 @@ def environment_for(who: Caller, asked: str | None) -> str:
 
 
 def check_local(headers: list[tuple[bytes, bytes]], tunnel_domain: str | None) -> None:
-    """With authentication off: refuses what a web page from elsewhere makes a browser on this machine send.
+    """With authentication off: refuses requests that a foreign web page makes a browser on this machine send.
 
-    Its own host name may have been made to mean this machine (DNS rebinding), so the Host must be a loopback name; and an Origin, where
-    there is one, must be the very same host and port, for pages served out of sandboxes are foreign too.
+    The page's host name may resolve to this machine (DNS rebinding), so the Host must be a loopback name. An Origin, if
+    there is one, must be the same host and port: pages served out of sandboxes are foreign, too.
     """
     hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
     origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]

@@ -1,4 +1,4 @@
-"""Tokens, environments and their quotas, the audit log, what the cluster consists of."""
+"""Routes of tokens, environments and their quotas, the audit log, defaults and nodes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ router = new_router("administration")
     summary="Make a token",
 )
 async def create_token(body: TokenCreate, request: Request, who: Who, cluster: Cluster) -> Json:
-    """Makes a token, and tells it: this once, for only its digest is kept."""
+    """Makes a token and returns its text, this once: only its digest is kept."""
     context = context_of(request)
     if body.environment == ANY_ENVIRONMENT:
         if who.environment != ANY_ENVIRONMENT:
@@ -64,13 +64,13 @@ async def create_token(body: TokenCreate, request: Request, who: Who, cluster: C
 
 @verb_route(router, verbs.tokens, response_model=Tokens, summary="List tokens")
 async def list_tokens(cluster: Cluster) -> Json:
-    """The tokens of the caller's environment, or of all; revoked and expired ones included, newest first."""
+    """The tokens of the caller's environment, or of all, newest first, including revoked and expired ones."""
     return listed(verbs.tokens, await cluster.ask(verbs.tokens))
 
 
 @router.get("/v1/tokens/self", response_model=Token, summary="Look at the token in use")
 async def get_own_token(request: Request, who: Reader) -> Json:
-    """The token that this request carries. Where none is needed, one that stands for that: `cluster`."""
+    """The token of this request. If authentication is off, a token `cluster` that stands for that."""
     stored = await request.app.state.tokens.get(who.token) if request.app.state.settings.api.auth else None
     if stored is not None:
         return Json(stored.info.to_dict())
@@ -84,7 +84,7 @@ async def get_own_token(request: Request, who: Reader) -> Json:
     summary="Revoke a token",
 )
 async def revoke_token(token_id: TokenId, request: Request, cluster: Cluster) -> Json:
-    """From now on it is refused: here at once, by other replicas within seconds."""
+    """From now on the token is refused: by this replica at once, by others within seconds."""
     if "\0" in token_id:
         raise no_token(token_id)
     info = await cluster.ask(verbs.revoke_token, token_id)
@@ -110,13 +110,13 @@ async def create_environment(body: EnvironmentCreate, request: Request, cluster:
 
 @verb_route(router, verbs.environments, response_model=Environments, summary="List environments")
 async def list_environments(cluster: Cluster) -> Json:
-    """Those that the token may see, by name, with what they use."""
+    """The environments that the token may see, by name, with their use."""
     return listed(verbs.environments, await cluster.ask(verbs.environments))
 
 
 @verb_route(router, verbs.environment, response_model=EnvironmentModel, summary="Look at an environment")
 async def get_environment(name: Name, who: Who, cluster: Cluster) -> Json:
-    """Its quota, and what its living sandboxes use."""
+    """Its quota, and the use of its living sandboxes."""
     return Json((await cluster.ask(verbs.environment, environment_for(who, name))).to_dict())
 
 
@@ -127,7 +127,7 @@ async def get_environment(name: Name, who: Who, cluster: Cluster) -> Json:
     summary="Replace an environment's quota",
 )
 async def set_quota(name: Name, body: QuotaModel, cluster: Cluster) -> Json:
-    """What lives beyond it lives on; new sandboxes wait for room under it."""
+    """Sandboxes beyond the new quota live on; new ones wait for room under it."""
     return Json((await cluster.ask(verbs.set_quota, name, body.quota())).to_dict())
 
 
@@ -139,8 +139,8 @@ async def set_quota(name: Name, body: QuotaModel, cluster: Cluster) -> Json:
     summary="Delete an environment",
 )
 async def delete_environment(name: Name, cluster: Cluster) -> Response:
-    """Revokes its tokens too. Refused while sandboxes live in it, and for `main`. Its name is free again once what
-    happened in it is forgotten."""
+    """Revokes its tokens, too. Refused while sandboxes live in it, and for `main`. Its name is free again once its
+    history has expired."""
     await cluster.ask(verbs.delete_environment, name)
     return Response(status_code=204)
 
@@ -154,17 +154,17 @@ async def list_audit(
     before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only entries with an id below this.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Json:
-    """Who did what, or was refused, newest first; of the caller's environment, or of all."""
+    """Who did what, or was refused it, newest first, in the caller's environment or in all environments."""
     return listed(verbs.audit, await cluster.ask(verbs.audit, before, limit))
 
 
 @verb_route(router, verbs.defaults, response_model=SandboxDefaults, summary="What a sandbox gets by default")
 async def get_defaults(cluster: Cluster) -> Json:
-    """What the cluster gives a sandbox whose creator does not say."""
+    """What a sandbox gets if its create does not say."""
     return Json(await cluster.ask(verbs.defaults))
 
 
 @verb_route(router, verbs.nodes, response_model=Nodes, summary="List nodes")
 async def list_nodes(cluster: Cluster) -> Json:
-    """The machines of the cluster: what they have, what is free."""
+    """The machines of the cluster: what they have, and what is free."""
     return listed(verbs.nodes, await cluster.ask(verbs.nodes))

@@ -1,4 +1,4 @@
-"""Whole trees as tar archives, down and up, and a watch on what changes in them."""
+"""Directory trees as tar archives, down and up, and a watch on changes in them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
 @router.get(f"{_AT}/archive", response_class=Response, responses={200: {"content": _TAR}})
 async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
-    """A tree as a tar, its names relative to `path`; of a file, the file."""
+    """A directory tree as a tar, with names relative to `path`; for a file, that file."""
     name = query_path(request)
     tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
     headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
@@ -56,7 +56,8 @@ async def download_archive(sandbox_id: str, request: Request, path: Path, transp
 async def upload_archive(
     sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
 ) -> Response:
-    """Unpacks a tar below a directory, made if missing. Members that lead out of it are refused. Sent again it does no harm."""
+    """Unpacks a tar below a directory, which is made if missing. Members that lead out of it are refused. It may be
+    sent again."""
     name = query_path(request)
     checks.path(name)
     agent = await RetryingAgent(transport, sandbox_id).call(itself)
@@ -73,7 +74,7 @@ async def watch_path(
 ) -> Response:
     """Changes, as server-sent events, from the answer's first byte on.
 
-    An event of kind `overflow`: some were missed, look for yourself what there is.
+    An event of kind `overflow` says that some were missed: list the directory again.
     """
     watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive)
     await watch.start.aio()
@@ -82,7 +83,7 @@ async def watch_path(
 
 
 class _Tree:
-    """An archive as it comes; what is wrong with the path is told by `begun`, before the answer has begun."""
+    """An archive as a stream. `begun` raises what is wrong with the path, before the answer begins."""
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks

@@ -1,4 +1,4 @@
-"""What is where in a sandbox: listing, looking, arranging."""
+"""Directories in a sandbox: list, stat, make, move."""
 
 from __future__ import annotations
 

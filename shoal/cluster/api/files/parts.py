@@ -1,4 +1,4 @@
-"""A part of a file on its way out of a sandbox, over as many connections as it takes."""
+"""A part of a file as a stream out of a sandbox, resumed over a new connection if one breaks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from shoal.wire.agent import Agent, Chunks, Entry
 
 
 class FilePart(FlowBytes):
-    """Bytes of a file that `entry` describes. `begin` first.
+    """Bytes of the file that `entry` describes. Call `begin` first.
 
-    Where the connection broke and the file is another one by then, or became shorter, it ends with `FailedPrecondition`. A file that
-    says to be empty is read to its end all the same: those of `/proc` do.
+    If the connection broke and the file was replaced or became shorter meanwhile, it ends with `FailedPrecondition`. A
+    file of size 0 is read to its end as well: those in `/proc` say 0.
     """
 
     def __init__(self, agent: RetryingAgent, path: str, entry: Entry, part: Part) -> None:
@@ -29,7 +29,7 @@ class FilePart(FlowBytes):
 
     @property
     def length(self) -> int | None:
-        """How many bytes come; None: nobody knows."""
+        """How many bytes come; None if that is not known."""
         if self._end is None:
             return None if self._first else 0
         return self._end - self.offset + len(self._first)
@@ -39,7 +39,7 @@ class FilePart(FlowBytes):
         return agent.read(self._path, self.offset, -1 if self._end is None else self._end - self.offset)
 
     async def begin(self) -> bool:
-        """Opens it; False where it is another file than `entry` describes, and then it is closed again."""
+        """Opens it. False if it is another file than `entry` describes; it is then closed again."""
         try:
             self._first = await self.next()
             same = await self._same()

@@ -1,7 +1,7 @@
 """Which part of a file a request asks for, and whether the file is still the one that it means (RFC 9110). Pure.
 
-One range is served; of several, which nobody needs of a file in a sandbox, the whole file is the right answer. An entity tag is weak: made of
-size and time of change, it may miss a change within the clock's own grain.
+One range is served; to several the answer is the whole file. Entity tags are weak: they are made of size and time of
+change, and may miss a change within the clock's resolution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RANGE = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes `begin` to `end` (not included) of a file; `whole` where nothing less was asked for."""
+    """Bytes `begin` to `end` (not included) of a file; `whole`: no range was asked for."""
 
     begin: int
     end: int
@@ -35,7 +35,7 @@ def entity_tag(size: int, mtime_ns: int) -> str:
 
 
 def http_date(mtime_ns: int) -> str:
-    """A time as HTTP has it, whole seconds."""
+    """A time in HTTP's format, in whole seconds."""
     return formatdate(min(max(0, mtime_ns // 10**9), 253402300799), usegmt=True)
 
 
@@ -49,14 +49,14 @@ def not_modified(headers: Mapping[str, str], tag: str, mtime_ns: int) -> bool:
 
 
 def part_of(headers: Mapping[str, str], size: int, tag: str, mtime_ns: int) -> Part:
-    """The part of a file of `size` bytes that is asked for; `Refused` (416) where it has none of it."""
+    """The part that is asked for of a file of `size` bytes; `Refused` (416) if the file has none of it."""
     whole = Part(0, size, True)
     asked = headers.get("range")
     if asked is None or not _still(headers.get("if-range"), tag, mtime_ns):
         return whole
     match = _RANGE.fullmatch(asked)
     if match is None or match[1] == match[2] == "":
-        return whole  # several, another unit, or nonsense: as if it had not been asked
+        return whole  # several, another unit, or malformed: as if none was asked for
     if match[1] == "":
         begin, end = max(0, size - int(match[2])), size
     else:
@@ -74,7 +74,7 @@ def part_of(headers: Mapping[str, str], size: int, tag: str, mtime_ns: int) -> P
 
 
 def _still(condition: str | None, tag: str, mtime_ns: int) -> bool:
-    """Whether `If-Range` holds. The tag is weak, and compared all the same: the file's owner and its reader are one here."""
+    """Whether `If-Range` holds. The tag is compared though it is weak: here a file's owner is also its reader."""
     if condition is None:
         return True
     if '"' in condition:

@@ -1,8 +1,8 @@
-"""Files in a sandbox: their bytes, down in parts or whole, and up.
+"""Files in a sandbox: download whole or in parts, upload, remove.
 
-A download is of one state of the file as far as that can be told: it is looked at before it is opened and after. What comes is never shown
-by a browser as a page of the API's own origin. An upload appears at its end, whole; a client that goes away in its middle leaves the old
-file. Only `append` is what it says, and then a part of it may be there.
+A download is of one state of the file, as far as that can be known: the file is looked at before and after it is
+opened. A browser never shows a download as a page of the API's own origin. An upload appears as a whole at its end; if
+the client goes away before, the old file stays. Only `append` may leave a part.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from shoal.wire.agent import Agent, Entry
 
 _FILES = "/v1/sandboxes/{sandbox_id}/files"
 _INLINE = 64 << 10
-"""Uploads up to this are gathered first: one round trip, and made again where the connection broke."""
+"""Uploads up to this size are read first, sent in one round trip, and sent again if the connection broke."""
 
 STALL_S = 300.0
-"""Seconds that a client may take nothing of a download. It may come back for the rest with `Range`."""
+"""Seconds for which a client may not read from a download. It may get the rest with `Range`."""
 
 _TRIES = 3
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -48,7 +48,7 @@ _DOWN: dict[int | str, dict[str, Any]] = {
 
 
 def _header(name: str, description: str, *examples: str) -> dict[str, Any]:
-    # In the document only: a range or a date that makes no sense is as none, as HTTP has it.
+    # Only for the document: HTTP ignores malformed ranges and dates.
     shown = {str(place): {"value": value} for place, value in enumerate(examples)}
     return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description, "examples": shown}
 
@@ -99,7 +99,7 @@ async def write_file(
     append: bool = False,
     user: User = "",
 ) -> Response:
-    """Writes a file, of any size. A reader sees the old one or the new one, nothing between."""
+    """Writes a file, of any size. A reader sees the old file or the new one, nothing between."""
     upload = _Upload(query_path(request), mode_of(mode), parents, append, user)
     return Json({"size": await upload.run(RetryingAgent(transport, sandbox_id), request)})
 
@@ -108,7 +108,7 @@ async def write_file(
 async def remove_file(
     sandbox_id: str, request: Request, path: Path, transport: Cluster, recursive: bool = False
 ) -> Response:
-    """Removes a file, a link (never what it leads to), an empty directory, or with `recursive` a tree."""
+    """Removes a file, a link (not its target), an empty directory, or with `recursive` a directory tree."""
     name = query_path(request)
     await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive))
     return Response(status_code=204)
@@ -146,14 +146,14 @@ async def _download(agent: RetryingAgent, path: str, request: Request) -> Respon
 def _file(entry: Entry) -> Entry:
     if entry.kind == "dir":
         raise InvalidRequest("path: it is a directory; `/entries` lists it, `/archive` packs it", field="path")
-    if entry.kind == "other":  # a download would be refused by the agent, but a HEAD never asks it
+    if entry.kind == "other":  # the agent would refuse a download, but HEAD does not ask it
         raise InvalidRequest("path: it is no regular file; use it by a command run in the sandbox", field="path")
     return entry
 
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
-    """A file to write out of a request's body."""
+    """A file to write from a request's body."""
 
     path: str
     mode: int | None
@@ -162,7 +162,7 @@ class _Upload:
     user: str
 
     async def run(self, agent: RetryingAgent, request: Request) -> int:
-        """Writes it and returns its size. Raises `ClientDisconnect` where the body breaks off, and then nothing was written."""
+        """Writes it and returns its size. If the body breaks off, nothing is written: `ClientDisconnect`."""
         checks.path(self.path)
         pieces = streamed(request)
         length = declared_length(request)
@@ -173,7 +173,7 @@ class _Upload:
             return await agent.once(lambda agent: self._write(agent, data), f"append to {self.path}")
         if self.append:
             return await agent.once(lambda agent: self._write(agent, pieces), f"append to {self.path}")
-        # What the client has sent is gone: it may send it again, and the answer says so.
+        # The client's bytes are gone. It may send them again, and the answer says so.
         return await self._write(await agent.call(itself), pieces)
 
     async def _write(self, agent: Agent, data: bytes | AsyncIterable[bytes]) -> int:
@@ -183,5 +183,5 @@ class _Upload:
 
 
 async def itself(agent: Agent) -> Agent:
-    """What to ask of a sandbox when it is only to be reached."""
+    """A question that only reaches the agent."""
     return agent

@@ -1,7 +1,7 @@
-"""One command in one call: the hot path. One round trip to the agent, and nothing else.
+"""One command in one call: the hot path, one round trip to the agent.
 
-A client that goes away gives up its answer and nothing more: the process runs on, to its end or its timeout. Sent again with the same
-`id` within 30 s, the call joins the run or repeats its answer; but not of a run of over a second that was given up so.
+A client that goes away only loses its answer: the process runs on, to its end or its timeout. A call with the same `id`
+within 30 s joins the run or repeats its answer, unless the run took over a second and its client had gone.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ from shoal.wire.agent import RunResult
 from shoal.wire.budget import Budget, Share
 
 _AT_ONCE = 256 << 10
-"""Bytes of output up to which an answer is built in one piece. A longer one is built and sent piece by piece, so that no call holds the
-loop up, and its text never lies in memory beside its bytes."""
+"""Bytes of output up to which an answer is built in one piece. A longer one is built and sent in pieces, so that no
+call blocks the loop, and its text is never in memory together with its bytes."""
 
 MOST_HELD = 512 << 20
-"""Bytes of output that all calls of this replica may hold at a time, gathered or on their way out."""
+"""Bytes of output that all calls of this replica together may hold in memory."""
 
 _STALL_S = 60.0
-"""Seconds that a client may take nothing of a long answer: all of it waits in memory."""
+"""Seconds for which a client may not read from a long answer, all of which is in memory."""
 
 _PIECE = 192 << 10  # a multiple of three, for base64
 _WATCH_AFTER_S = 1.0
-"""Seconds after which it is worth watching whether the client is still there."""
+"""Seconds after which a call watches whether its client is still there."""
 
 
 class ExecRoute(ApiRoute):
-    """FastAPI finds out anew for each call what a handler depends on, which costs more than all else on this path: here it is known."""
+    """FastAPI resolves a handler's dependencies anew for each call, which costs more than all else on this path. Here
+    they are known."""
 
     def inner_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         counts = [call for call in calls_of(self.dependant) if isinstance(call, Counted)]
@@ -82,8 +83,8 @@ router = new_router("processes", ExecRoute)
 async def exec_command(sandbox_id: str, body: Exec, request: Request, transport: Cluster) -> Response:
     """Runs a command to its end and returns what it printed.
 
-    Where many ask for long outputs at once there may be no room for one: `unavailable`, not `retryable`, and the command runs on. Start
-    such commands as processes, and read their output as it comes.
+    If many long outputs are asked for at once, there may be no room for one: `unavailable`, not `retryable`, and the
+    command runs on. Start such commands as processes, and read their output as it comes.
     """
     start = body.start()
     data = body.stdin()
@@ -96,7 +97,8 @@ async def exec_command(sandbox_id: str, body: Exec, request: Request, transport:
 
 
 async def _while_there(request: Request, work: Awaitable[RunResult]) -> RunResult:
-    """`work`, cancelled when the client goes away. Most is over before that is worth a task."""
+    """The result of `work`, which is cancelled when the client goes away. A task watches for that only after
+    `_WATCH_AFTER_S`."""
     task = asyncio.current_task()
     assert task is not None
     watching: list[asyncio.Task[None]] = []
@@ -135,7 +137,7 @@ def _answer(result: RunResult, encoding: str, share: Share) -> Response:
 
 
 class _Long:
-    """A long answer, piece by piece. Its share of the memory for outputs ends with it."""
+    """A long answer in pieces. Its share of the memory for outputs is released with it."""
 
     def __init__(self, head: dict[str, Any], result: RunResult, encoding: str, share: Share) -> None:
         self._head = head
@@ -159,6 +161,6 @@ class _Long:
         yield b"}"
 
     async def aclose(self) -> None:
-        """Lets go of the output."""
+        """Releases the output."""
         self._outputs.clear()
         self._share.release()

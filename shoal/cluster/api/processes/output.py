@@ -1,4 +1,4 @@
-"""A process's output as a response: from an offset on, over as many connections to the sandbox as it takes."""
+"""A process's output as a response, from an offset on, resumed over a new connection if one breaks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OFFSET = "X-Shoal-Offset"
 class Following(ProcessBytes):
     """A process's stdout or stderr from `offset` on.
 
-    `begin` first. What a process wrote and nobody ever read may be gone (only of the sandbox's own command); then it begins later. It
-    never leaves anything out in the middle: where something was lost there, it ends with `Unavailable`, and who comes back with the offset
-    that it has is told where what there is begins. `peek`: the process does not wait for this reader.
+    Call `begin` first. Old output of the sandbox's own command may be gone; then it begins later. It never skips
+    anything in the middle: if something was lost there, it ends with `Unavailable`, and a reader that comes back with
+    its offset learns where the output begins. `peek`: the process does not wait for this reader.
     """
 
     def __init__(self, agent: RetryingAgent, process_id: str, fd: int, offset: int, *, peek: bool = False) -> None:
@@ -34,7 +34,7 @@ class Following(ProcessBytes):
         return agent.output(self._process_id, self._fd, self.offset, tell=True, peek=self._peek)
 
     async def begin(self, *, follow: bool) -> int:
-        """Attaches, and returns where the output begins. Not `follow`: it ends with what there is at this moment."""
+        """Attaches, and returns where the output begins. Without `follow` it ends with what there is now."""
         patience = Patience()
         while True:
             try:
@@ -73,12 +73,12 @@ class Following(ProcessBytes):
             yield data if self._end is None else data[: self._end - before]
 
     async def aclose(self) -> None:
-        """Lets go of the stream."""
+        """Closes the stream."""
         await self.close()
 
 
 async def output_response(source: Following, request: Request, *, follow: bool) -> StreamingBody:
-    """The response; where it begins stands in `X-Shoal-Offset`."""
+    """The response. `X-Shoal-Offset` says where it begins."""
     begin = await source.begin(follow=follow)
     headers = {OFFSET: str(begin), "Content-Disposition": "attachment", "Cache-Control": "no-store"}
     return StreamingBody(source, headers=headers, check=lambda: guard(request))

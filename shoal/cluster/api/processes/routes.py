@@ -1,4 +1,4 @@
-"""Processes: start, read by offset, feed by offset, signal, resize, wait."""
+"""Processes: start, list, read and write by offset, signal, resize, wait."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from shoal.model.ids import MAIN_PROCESS
 from shoal.wire.agent import Agent, Exit
 
 STDIN_IDLE_S = 300.0
-"""Seconds that a body of standard input may pause: it may well be a person's. And those for which the process may take none of it: nobody
-finds out meanwhile whether the client is still there."""
+"""Seconds for which a body of standard input may pause, as a person at a terminal does; and for which the process may
+not read from it, since nobody notices meanwhile whether the client is still there."""
 
 MAX_WAIT_S = 60.0
 _BYTES: dict[int | str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ async def read_output(
     offset: Annotated[Offset, Query()] = 0,
     follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
 ) -> Response:
-    """Its output from an offset on, as it comes. Nothing is held back; a reader that comes back with an offset misses nothing."""
+    """Its output from an offset on, as it comes. A reader that comes back with its offset misses nothing."""
     source = Following(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
     return await output_response(source, request, follow=follow)
 
@@ -100,9 +100,10 @@ async def write_stdin(
     offset: Annotated[Offset, Query(description="Where the first byte of the body stands in the input")] = 0,
     eof: Annotated[bool, Query(description="Close it after the body")] = False,
 ) -> Response:
-    """Feeds a process. Answers once the process's side has all of it, so it may be sent again where the answer was lost.
+    """Writes to its standard input. Answers once the sandbox has all of it, so it may be sent again if the answer was
+    lost.
 
-    One writer at a time: who comes later takes over, and the other one gets `failed_precondition`.
+    There is one writer at a time: a later one takes over, and the earlier one gets `failed_precondition`.
     """
     agent = await RetryingAgent(transport, sandbox_id).call(itself)
     return Json({"offset": await _feed(agent, process_id, request, offset, eof)})
@@ -110,7 +111,7 @@ async def write_stdin(
 
 @router.post(f"{_ONE}/signal", status_code=204, dependencies=[audited("process.signal")])
 async def send_signal(sandbox_id: str, process_id: str, body: Signal, transport: Cluster) -> Response:
-    """Sends a signal. Of a process that has ended: nothing happens."""
+    """Sends a signal. Does nothing if the process has ended."""
     number = signal_number(body.signal)
     await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.signal(process_id, number, body.tree))
     return Response(status_code=204)
@@ -130,7 +131,7 @@ async def wait_for_process(
     transport: Cluster,
     timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 30.0,
 ) -> Response:
-    """How it ended, as soon as it has; after `timeout` seconds: that it runs."""
+    """How it ended, as soon as it has; after `timeout` seconds, that it still runs."""
     end = await _end(RetryingAgent(transport, sandbox_id), process_id, timeout)
     return Json(
         {
@@ -143,7 +144,7 @@ async def wait_for_process(
 
 
 async def _end(agent: RetryingAgent, process_id: str, timeout: float) -> Exit | None:
-    """A process's end, None where it runs on for `timeout` seconds."""
+    """A process's end; None if it still runs after `timeout` seconds."""
     try:
         if timeout == 0:
             rows = await agent.call(lambda agent: agent.ps())
@@ -169,7 +170,7 @@ async def _feed(agent: Agent, process_id: str, request: Request, offset: int, eo
         await _taken(stdin.close() if eof else stdin.drain())
         return stdin.offset
     except ClientDisconnect:
-        return stdin.offset  # nobody reads it; what came has gone in, and may be sent again
+        return stdin.offset  # nobody reads this answer; what came was written, and may be sent again
     finally:
         stdin.detach()
 

@@ -1,4 +1,5 @@
-"""A WebSocket and a byte stream into a sandbox, tied together: what comes from one goes to the other, no faster than it is taken."""
+"""A WebSocket and a byte stream into a sandbox, tied together: what comes from one goes to the other, no faster than it
+is taken."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from shoal.wire.bytestream import ByteStream
 
 
 async def splice(websocket: WebSocket, stream: ByteStream, *, half_close: bool) -> None:
-    """Returns when either side is done. `half_close`: each direction ends for itself, by a text message `{"eof": true}`; it is done when both
-    have ended. Raises `Unavailable` where the sandbox's side breaks, `WebSocketDisconnect` where the client's does; a client that went while the
-    sandbox takes nothing ends it without a word."""
+    """Returns when either side is done. `half_close`: each direction ends for itself, by a text message `{"eof":
+    true}`; it is done when both have ended. Raises `Unavailable` where the sandbox's side breaks, `WebSocketDisconnect`
+    where the client's does; a client that went while the sandbox takes nothing ends it without a word."""
     ended = [asyncio.Event(), asyncio.Event()]
 
     async def upwards() -> None:

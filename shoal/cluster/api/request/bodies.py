@@ -15,7 +15,8 @@ IDLE_S = 60.0
 
 
 def query_path(connection: HTTPConnection, name: str = "path") -> str:
-    """A path out of the query string, its bytes as they are: what is not UTF-8 carries surrogate escapes, as in `os.fsdecode`."""
+    """A path out of the query string, its bytes as they are: what is not UTF-8 carries surrogate escapes, as in
+    `os.fsdecode`."""
     raw: str = connection.scope["query_string"].decode("latin-1")
     for key, value in parse_qsl(raw, keep_blank_values=True, encoding="utf-8", errors="surrogateescape"):
         if key == name:
@@ -30,7 +31,8 @@ def declared_length(request: Request) -> int | None:
 
 
 async def streamed(request: Request, idle_s: float = IDLE_S) -> AsyncIterator[bytes]:
-    """A raw body piece by piece, of any size. `ClientDisconnect` where it breaks off, `DeadlineExceeded` where it stands still for `idle_s`.
+    """A raw body piece by piece, of any size. `ClientDisconnect` where it breaks off, `DeadlineExceeded` where it
+    stands still for `idle_s`.
 
     The server takes no more from the client than is asked for here, beyond what its socket buffers hold.
     """

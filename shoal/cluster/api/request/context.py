@@ -1,7 +1,8 @@
 """What is known of the request being answered, and what every route may ask the application for.
 
-A request's context is in its ASGI scope and in a context variable, so that log lines find its id. The middleware makes it, `auth` fills in
-who calls, routes say what they do (`audited`), and the middleware writes it down once the request is over.
+A request's context is in its ASGI scope and in a context variable, so that log lines find its id. The middleware makes
+it, `auth` fills in who calls, routes say what they do (`audited`), and the middleware writes it down once the request
+is over.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much a request may send, and how long it may take over it."""
+"""Limits of a request: how much it may send, and how long that may take."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ async def _bounded(request: Request, most: int) -> bytes:
 
 
 def _too_large(most: int) -> Refused:
-    # The rest of the body is not read: the connection is of no further use.
+    # The rest of the body is not read, so the connection cannot be used again.
     return Refused(
         413, f"the body has more than {most} bytes; send less at a time", {"Connection": "close"}, limit=most
     )
 
 
 def check_path(path: bytes) -> None:
-    """Raises `InvalidRequest` where a path, as it came, is not text: the framework would put other characters in its place."""
+    """Raises `InvalidRequest` if a raw path is not text: the framework would replace characters."""
     _check_ascii(path, "path")
     if b"%" in path:
         try:
@@ -89,7 +89,7 @@ def check_path(path: bytes) -> None:
 def check_query(query: bytes, known: frozenset[str], byte_path: bool) -> None:
     """Raises `InvalidRequest` for a query string that is not text, or holds a parameter that is not `known`.
 
-    `byte_path`: the parameter `path` may be any bytes, for so may a file's name.
+    `byte_path`: the parameter `path` may be any bytes, as a file's name may.
     """
     _check_ascii(query, "query")
     for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="surrogateescape"):

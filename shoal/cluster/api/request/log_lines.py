@@ -14,7 +14,8 @@ _protocols = logging.getLogger("shoal.protocols")
 
 
 def write_lines(stream: TextIO | None = None, level: int = logging.INFO) -> logging.Handler:
-    """Writes what Shoal logs in this process to `stream` (none: stderr, which Serve keeps in the replica's own file). Returns the handler.
+    """Writes what Shoal logs in this process to `stream` (none: stderr, which Serve keeps in the replica's own file).
+    Returns the handler.
 
     What the protocols' libraries log is `DEBUG` from then on: see `lower_protocols`.
     """
@@ -32,8 +33,8 @@ def write_lines(stream: TextIO | None = None, level: int = logging.INFO) -> logg
 def lower_protocols() -> None:
     """Makes each thing that uvicorn and websockets log one line of `DEBUG`.
 
-    They log warnings and tracebacks of what strangers send, text that is not UTF-8 for one: who sends rubbish must not fill the log with it.
-    What goes wrong in the application itself is logged by its frame. Again is harmless.
+    They log warnings and tracebacks of what strangers send, text that is not UTF-8 for one: who sends rubbish must not
+    fill the log with it. What goes wrong in the application itself is logged by its frame. Again is harmless.
     """
     for name in _PROTOCOLS:
         logger = logging.getLogger(name)

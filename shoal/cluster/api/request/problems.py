@@ -31,7 +31,7 @@ from shoal.model.invalid import invalid_request
 
 
 class Refused(InvalidRequest):
-    """A request that is wrong in a way for which HTTP has a status of its own; to clients it is an `InvalidRequest`.
+    """An invalid request for which HTTP has its own status; clients see an `InvalidRequest`.
 
     413 (too large), 415 (not JSON), 416 (no such range), 405 (method).
     """
@@ -67,7 +67,7 @@ def answer(error: ShoalError, request_id: str | None) -> Response:
 
 
 def from_http(error: HTTPException) -> ShoalError:
-    """The error of the tree for one that the framework raised."""
+    """Shoal's error for one that the framework raised."""
     status, detail = error.status_code, str(error.detail)
     if status == 404:
         return NotFound("there is nothing at this address; see /docs for what there is")
@@ -81,7 +81,7 @@ def from_http(error: HTTPException) -> ShoalError:
 
 
 def from_validation(error: RequestValidationError | WebSocketRequestValidationError) -> InvalidRequest:
-    """What is wrong first, by the dotted name of its field."""
+    """The first thing that is wrong, by the dotted name of its field."""
     found = error.errors()
     place = found[0]["loc"][:1]
     within = [{**each, "loc": each["loc"][1:] or place} for each in found if each["loc"][:1] == place]
@@ -116,7 +116,7 @@ def install(app: FastAPI) -> None:
 
 
 def _methods_at(connection: HTTPConnection) -> str:
-    """Every method that the address has: the framework tells only those of the first route that has it."""
+    """All methods of the address: the framework names only those of its first route."""
     path = getattr(connection.scope.get("route"), "path", None)
     found = {m for route in connection.app.routes if getattr(route, "path", None) == path for m in _methods(route)}
     return ", ".join(sorted(found))
@@ -133,11 +133,11 @@ async def _refuse(connection: HTTPConnection, error: ShoalError) -> Response | N
     if not isinstance(connection, WebSocket):
         return response
     if connection.application_state is not WebSocketState.CONNECTING:
-        # Its own router says what went wrong, in messages; all that is left here is to end it.
+        # Its handler has said what went wrong in messages; here it is only closed.
         if connection.application_state is WebSocketState.CONNECTED:
             await connection.close(1011 if status_of(error) >= 500 else 1008, error.code)
     elif "websocket.http.response" in connection.scope.get("extensions", {}):
         await connection.send_denial_response(response)
     else:
-        await connection.close(1008, error.code)  # refused with 403, which is all that such a server can say
+        await connection.close(1008, error.code)  # answered with 403: such a server can say no more
     return None

@@ -1,10 +1,10 @@
-"""The route class of the whole API: what is checked of every request before its own handler runs, in this order.
+"""The route class of the API. Before a route's handler runs, it checks, in this order:
 
-    1. who calls, and whether they may (`needs`), before a byte of the body is read
+    1. who calls, and whether they may (`needs`), before the body is read
     2. path and query are text, and hold no parameter that the route does not know
-    3. a JSON body is called so, within its bounds, and strictly JSON
+    3. a JSON body is labelled as JSON, within its bounds, and strictly JSON
 
-What the audit log is to hold of the route is known from the first step on, so what was refused is entered too.
+The audit entry is prepared before the first step, so that refused requests are entered, too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _PARAMETER = re.compile(r"{(\w+)}")
 
 
 class ApiRoute(APIRoute):
-    """A route of the API. `body_factor`: how many times `api.max_body` its JSON may have. `byte_query`: its query holds a path, whose bytes
-    need not be UTF-8."""
+    """A route of the API. `body_factor`: its JSON may have this many times `api.max_body`. `byte_query`: its query
+    holds a path that need not be UTF-8."""
 
     body_factor: ClassVar[int] = 1
     byte_query: ClassVar[bool] = False
@@ -64,12 +64,12 @@ class ApiRoute(APIRoute):
         return handle
 
     def inner_handler(self) -> _Handler:
-        """What runs once all that is checked: FastAPI's own handler."""
+        """The handler to run after the checks: FastAPI's own."""
         return super().get_route_handler()
 
 
 class LargeRoute(ApiRoute):
-    """A route whose JSON may be larger. Not by much: the replica does nothing else while it is parsed."""
+    """A route whose JSON may be larger, but not by much: the replica does nothing else while it parses it."""
 
     body_factor = 4
 
@@ -83,15 +83,15 @@ class PathRoute(ApiRoute):
 def new_router(
     tag: str, route_class: type[ApiRoute] = ApiRoute, *, dependencies: Sequence[params.Depends] = ()
 ) -> APIRouter:
-    """A router of the API; `tag` is its chapter in the OpenAPI document, `dependencies` are those of all its routes."""
+    """A router of the API. `tag`: its section in the OpenAPI document; `dependencies`: those of all its routes."""
     return APIRouter(
         tags=[tag], route_class=route_class, dependencies=dependencies, generate_unique_id_function=_operation_id
     )
 
 
 def verb_route(routes: APIRouter, verb: Verb[..., Any], **options: Any) -> Callable[[_Endpoint], _Endpoint]:
-    """Decorates the handler of a verb. Its address, who may ask, and its action in the audit log stand in the table of verbs; `options` are
-    FastAPI's. What the audit log calls the target is the first parameter of the path."""
+    """Decorates a verb's handler. The table of verbs gives its address, its scope and its action in the audit log,
+    whose target is the path's first parameter. `options`: FastAPI's."""
     assert verb.scope is not None
     dependencies = [needs(verb.scope, everywhere=verb.everywhere)]
     if verb.audit is not None:
@@ -101,12 +101,12 @@ def verb_route(routes: APIRouter, verb: Verb[..., Any], **options: Any) -> Calla
 
 
 def _operation_id(route: APIRoute) -> str:
-    """Its function's name, so that clients made out of the document read well."""
+    """The function's name, so that generated clients read well."""
     return f"head_{route.name}" if route.methods == {"HEAD"} else route.name
 
 
 def calls_of(dependant: Dependant) -> Iterator[Any]:
-    """Every dependency of a route, its own dependencies included."""
+    """All dependencies of a route, with their own dependencies."""
     for child in dependant.dependencies:
         yield child.call
         yield from calls_of(child)

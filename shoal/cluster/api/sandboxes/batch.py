@@ -36,10 +36,10 @@ router = new_router("sandboxes", LargeRoute)
 async def create_sandboxes(
     body: Batch, request: Request, who: Who, cluster: Cluster, idempotency_key: IdempotencyKey = None
 ) -> Json:
-    """Creates up to 1,000 sandboxes, each with an outcome of its own, in the order of the requests.
+    """Creates up to 1,000 sandboxes. Each has its own outcome, in the order of the requests.
 
-    With an `Idempotency-Key` the i-th of them (from 0) has the key `<key>:<i>`, where it has none of its own. With `:<i>`, too, it has
-    128 characters at the most.
+    With an `Idempotency-Key`, the i-th sandbox (from 0) has the key `<key>:<i>` unless it has its own. That may have
+    128 characters, including `:<i>`.
     """
     defaults = await cluster.defaults()
     key = idempotency_key or secrets.token_hex(16)
@@ -56,7 +56,7 @@ async def create_sandboxes(
 
 
 def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str) -> list[SandboxSpec | ShoalError]:
-    """For each item its spec, or what is wrong with it."""
+    """Each item's spec, or what is wrong with it."""
     specs: list[SandboxSpec | ShoalError] = []
     for place, item in enumerate(body.sandboxes):
         own = item.idempotency_key or f"{key}:{place}"
@@ -68,7 +68,7 @@ def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str) -> lis
 
 
 def _enter(request: Request, results: list[SandboxInfo | ShoalError]) -> None:
-    """One entry in the audit log for each, instead of one for the call."""
+    """Enters each sandbox in the audit log, instead of the call."""
     context = context_of(request)
     context.action = None
     for result in results:

@@ -1,4 +1,4 @@
-"""Work that goes on though the client that asked for it may have left."""
+"""Work that goes on even if its client has left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def seen_through(connection: HTTPConnection, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives. Where this call is cancelled, for its client has gone, the work is done to its end all the same."""
+    """The result of `work`. If this call is cancelled, because its client has gone, the work goes on to its end."""
     makes: set[asyncio.Task[Any]] = connection.app.state.makes
     task = asyncio.get_running_loop().create_task(work)
     makes.add(task)
@@ -23,4 +23,4 @@ async def seen_through(connection: HTTPConnection, work: Coroutine[Any, Any, T])
 def _done(makes: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
     makes.discard(task)
     if not task.cancelled():
-        task.exception()  # whoever waits has it; where nobody does any more, the key gives it again
+        task.exception()  # the caller gets it; if it has gone, the same key gives it again

@@ -1,6 +1,6 @@
-"""What happens to sandboxes, as server-sent events or as JSON.
+"""Events of sandboxes, as server-sent events or as JSON.
 
-A stream asks the cluster for what comes next only when the client has taken what came before: a slow reader holds one batch, no more.
+A stream asks the cluster for more only when the client has read what came before, so a slow reader holds one batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shoal.model.states import TERMINAL
 from shoal.transport.contract import Transport
 
 COMMENT_S = 15.0
-"""Seconds after which a silent stream says that it is still there."""
+"""Seconds after which a silent stream sends a comment to show that it lives."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LAST = {state.value for state in TERMINAL}
@@ -67,7 +67,7 @@ async def sandbox_events(
     follow: Follow = True,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """Its events from its creation on, or from the given one; the stream ends with its life."""
+    """Its events from its creation on, or after the given one. The stream ends when the sandbox ends."""
     await cluster.ask(verbs.get, sandbox_id)
     start = _start(last_event_id, after) or 0
     if not follow:
@@ -85,8 +85,8 @@ async def all_events(
     follow: Follow = True,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """Events of an environment, or of all that the token may see. Streamed, those that come from now on, or after the given one; not
-    streamed, from the oldest on."""
+    """Events of an environment, or of all that the token may see. A stream begins now, or after the given event;
+    without `follow` the answer begins with the oldest."""
     chosen = None if environment is None else environment_for(who, environment)
     start = _start(last_event_id, after)
     if not follow:
@@ -118,7 +118,7 @@ async def _of_sandbox(cluster: Transport, sandbox_id: str, after: int) -> AsyncG
     yield b": these are its events\n\n"
     ended = False
     while True:
-        # That it has ended is looked at first: then its last event is there to be found.
+        # Whether it has ended is checked first: then its last event is already there.
         ended = ended or (await cluster.ask(verbs.get, sandbox_id)).ended
         found = await cluster.ask(verbs.events, after, sandbox_id, wait_s=0 if ended else COMMENT_S)
         for event in found:
@@ -133,7 +133,7 @@ async def _of_sandbox(cluster: Transport, sandbox_id: str, after: int) -> AsyncG
 
 
 async def _of_all(cluster: Transport, environment: str | None, after: int) -> AsyncGenerator[bytes, None]:
-    # The id without an event: a client that is cut off before the first one comes back to this place.
+    # An id without an event: a client that is cut off before the first event resumes here.
     yield b": events follow\nid: %d\n\n" % after
     while True:
         found = await cluster.ask(verbs.events, after, environment=environment, wait_s=COMMENT_S)

@@ -1,4 +1,4 @@
-"""What a sandbox's own command wrote: out of the sandbox while it lives, out of what was kept after its end, in one stream."""
+"""The output of a sandbox's own command: from the sandbox while it lives, from the node's log after its end."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ async def read_logs(
     offset: Annotated[Offset, Query()] = 0,
     follow: Annotated[bool, Query(description="To the end of the stream, past the sandbox's own end")] = False,
 ) -> Response:
-    """The output of its own command from an offset on; `X-Shoal-Offset` tells where it begins.
+    """The output of its own command from an offset on; `X-Shoal-Offset` says where it begins.
 
-    The newest 1 MiB is kept: of more than that the oldest is gone. A command waits for nobody who looks: one who follows and falls so
-    far behind is broken off, comes back with the offset that it has, and is told how much it missed. A sandbox without a command has none.
+    The newest 1 MiB is kept. The command does not wait for readers: one that follows and falls that far behind is cut
+    off, comes back with its offset, and learns how much it missed. A sandbox without a command has no output.
     """
     source = Following(RetryingAgent(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
     try:

@@ -1,4 +1,4 @@
-"""Sandboxes: create, look up, list, tag, await, end."""
+"""Sandboxes: create, get, find, list, tag, wait, terminate."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ async def create_sandbox(
 ) -> Json:
     """Creates a sandbox, and answers once it runs.
 
-    A client that leaves before does not end it: the create goes on, and the same `Idempotency-Key` gives what came of it. Where that is not
-    known (503 with `sent`) and there was no key, the answer's `idempotency_key` is the one to send the same again with.
+    If the client leaves before that, the create goes on, and the same `Idempotency-Key` gives its result. If the result
+    is not known (503 with `sent`) and the request had no key, repeat it with the answer's `idempotency_key`.
     """
     context = context_of(request)
     context.environment = environment_for(who, body.environment)
@@ -99,8 +99,8 @@ async def list_sandboxes(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")] = None,
 ) -> Json:
-    """Lists sandboxes, newest first, page by page. A page may hold fewer than `limit`, even none, and have a next one: of what ended long
-    ago, only so much is looked at for each."""
+    """Lists sandboxes, newest first, in pages. A page may hold fewer than `limit`, even none, and still have a next
+    one: each looks at a limited number of old sandboxes."""
     listing = Listing(
         environment=environment_for(who, environment),
         tags=_tags(tag),
@@ -130,13 +130,13 @@ async def find_sandbox(
 
 @verb_route(router, verbs.get, response_model=Sandbox, summary="Look at a sandbox")
 async def get_sandbox(sandbox_id: SandboxId, cluster: Cluster) -> Json:
-    """Its newest state; of one that has ended, how it ended."""
+    """Its newest state; for one that has ended, how it ended."""
     return Json(info_to_json(await cluster.ask(verbs.get, sandbox_id)))
 
 
 @verb_route(router, verbs.terminate, response_model=Sandbox, summary="Terminate a sandbox")
 async def terminate_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
-    """Ends it, and answers once its processes are gone. Of one that has ended: how it ended."""
+    """Ends it, and answers once its processes are gone. For one that has ended: how it ended."""
     return Json(info_to_json(await seen_through(request, cluster.terminate(sandbox_id))))
 
 
@@ -147,7 +147,7 @@ async def terminate_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cl
     summary="Replace a sandbox's tags",
 )
 async def set_tags(sandbox_id: SandboxId, body: Tags, cluster: Cluster) -> Json:
-    """Puts these tags in the place of those before."""
+    """Replaces all its tags."""
     return Json(info_to_json(await cluster.ask(verbs.set_tags, sandbox_id, body.tags)))
 
 
@@ -159,7 +159,7 @@ async def wait_sandbox(
         float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for its end.")
     ] = 30.0,
 ) -> Json:
-    """Its state once it has ended, or after `timeout` seconds, whichever is first: ask again while it lives."""
+    """Its state once it has ended, or after `timeout` seconds, whichever is first. Ask again while it lives."""
     return Json(info_to_json(await cluster.wait(sandbox_id, timeout)))
 
 

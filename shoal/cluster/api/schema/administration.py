@@ -14,7 +14,7 @@ from shoal.model.field_types import Name
 
 
 class QuotaModel(Sent):
-    """The most that an environment's living sandboxes may have together; null: no bound."""
+    """The most that an environment's living sandboxes may use together; null: no bound."""
 
     sandboxes: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
     cpu: Annotated[float, Field(ge=0, le=1e9)] | None = None
@@ -55,10 +55,10 @@ class TokenCreate(Sent):
     name: Annotated[str, Field(min_length=1, max_length=256, examples=["ann's laptop"])]
     """For people: what it is for"""
     environment: Annotated[str, Field(min_length=1, max_length=64, pattern=rf"^(\*|{ids.NAME.pattern})$")] | None = None
-    """What it is good for; `*`: all of them. By default the one of the token that asks, or `main`"""
+    """The only one that it sees; `*`: all. By default that of the requesting token, or `main`"""
     scope: Annotated[Scope, Field(strict=False)] = Scope.RUN
     expires_in: Annotated[float, Field(gt=0, le=100 * MAX_SECONDS)] | None = None
-    """Seconds for which it is good; none: until it is revoked"""
+    """Seconds until it expires; none: never"""
 
 
 class Token(Told):
@@ -79,7 +79,7 @@ class NewToken(Token):
     """A new token."""
 
     token: str
-    """What to send as bearer token. Told this once"""
+    """The bearer token to send. It is shown only this once"""
 
 
 class Tokens(Told):

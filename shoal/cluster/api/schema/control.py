@@ -1,7 +1,7 @@
 """The JSON of sandboxes, as requests and answers hold it.
 
-What a client sends is strict: unknown members are refused, a number in quotes is no number. Meanings are checked by the cluster; here are
-shapes, and bounds on every length.
+What a client sends is checked strictly: unknown members are refused, and a number in quotes is no number. Here are
+shapes, and a bound on every length; the cluster checks meanings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_SECONDS = 365 * 86400.0
 
 
 def _known_form(sandbox_id: str) -> str:
-    """What cannot be a sandbox's id is no sandbox, rather than a wrong request."""
+    """`SandboxNotFound` for a text that cannot be a sandbox's id."""
     if not ids.SANDBOX.fullmatch(sandbox_id):
         raise no_sandbox(ascii(sandbox_id[:64])[1:-1])
     return sandbox_id
@@ -39,7 +39,7 @@ SandboxId = Annotated[
     AfterValidator(_known_form),
     Path(description="The sandbox's id.", examples=["sb-2fq7c3j5kx6n4a7b"]),
 ]
-"""A path parameter `sandbox_id`; `SandboxNotFound` for what cannot be one."""
+"""A path parameter `sandbox_id`."""
 
 EnvironmentQuery = Annotated[
     Name | None, Query(description="The environment; by default the token's, or `main` for a token of all.")
@@ -60,8 +60,8 @@ class Told(BaseModel):
 
 
 class Problem(Told):
-    """An error, as RFC 9457 has it. Errors have further members of their own: `field`, `reason`, `exit_code`, `state`, `retry_after`,
-    `sent`, `idempotency_key`."""
+    """An error in the form of RFC 9457. Some have further members: `field`, `reason`, `exit_code`, `state`,
+    `retry_after`, `sent`, `idempotency_key`."""
 
     model_config = ConfigDict(
         use_attribute_docstrings=True,
@@ -89,7 +89,7 @@ class Problem(Told):
     code: str
     """Stable, for programs"""
     retryable: bool
-    """Whether the very same call may succeed later"""
+    """Whether the same call may succeed later"""
     request_id: str
     """As in `X-Request-Id`: found again in the logs"""
     field: str | None = None
@@ -100,7 +100,7 @@ _KEYLESS = {name: asked for name, asked in ASKED.items() if name != "idempotency
 
 
 class SandboxCreate(create_model("_SandboxCreate", __base__=Sent, **_KEYLESS)):  # type: ignore[misc]  # its fields are the spec's
-    """A sandbox as asked for. All is optional: what is left out is the cluster's default (`GET /v1/defaults`)."""
+    """A sandbox to create. Everything is optional: what is left out is the cluster's default (`GET /v1/defaults`)."""
 
     def spec(self, defaults: SandboxDefaults, environment: str, key: str | None) -> SandboxSpec:
         """The spec that this asks for, in `environment`."""
@@ -116,7 +116,7 @@ class BatchItem(SandboxCreate):
 
 
 class Batch(Sent):
-    """Up to 1,000 sandboxes at once, each with an outcome of its own."""
+    """Up to 1,000 sandboxes to create, each with its own outcome."""
 
     sandboxes: Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)]
     wait: bool = True
@@ -126,7 +126,7 @@ class Batch(Sent):
 
 
 class Tags(Sent):
-    """Tags, in the place of those before."""
+    """The new tags, which replace all others."""
 
     tags: Annotated[field_types.Tags, Field(examples=[{"run": "42", "owner": "ann"}])]
 

@@ -1,7 +1,7 @@
 """The JSON of the data half: processes, files, attachments.
 
-Types are strict: a number in quotes is no number. A path is a string or, where it is not UTF-8, `{"b64": "…"}`; inside the replica both are a
-`str` in which `os.fsencode` finds the bytes again.
+Types are strict: a number in quotes is no number. A path is a string or, where it is not UTF-8, `{"b64": "…"}`; inside
+the replica both are a `str` in which `os.fsencode` finds the bytes again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`/docs`: the OpenAPI document for people, as Swagger UI, all of it from this machine.
+"""`/docs`: the OpenAPI document as a page, by Swagger UI, served from this machine only.
 
-A token is typed into this page. So it runs no code of third parties, may speak to nothing but the API it came from, and forgets the token once
-it is closed: what a browser remembers, pages of sandboxes read too where they share the API's origin.
+Users type tokens into this page. So it runs no third-party code, connects only to its own API, and forgets the token
+when it is closed: pages of sandboxes that share the API's origin could read what a browser stores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from shoal.cluster.api.request.route import new_router
 from shoal.model.errors import NotFound
 
-# Addresses are relative, for a proxy may put the API below a path.
+# Addresses are relative: a proxy may serve the API below a path.
 _PAGE = b"""\
 <!doctype html>
 <html lang="en">

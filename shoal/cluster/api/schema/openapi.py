@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI knows of the routes, and what it cannot know: problems, authentication, scopes."""
+"""The OpenAPI document: FastAPI's, completed by problems, authentication and scopes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from shoal.model.http import PROBLEM
 VERSION = "1"
 SUMMARY = "Sandboxes for untrusted code, on machines of your own."
 DESCRIPTION = """\
-Every error is a problem document (RFC 9457) with a stable `code` and `retryable`: whether the very same call may succeed later. A request
-that does not fit this document is answered with 400 and names the `field`; members and query parameters that are not in it are refused.
-A JSON body that is too large is answered with 413, one that takes more than 30 s to arrive with 408.
+Every error is a problem document (RFC 9457) with a stable `code` and `retryable`: whether the same call may succeed
+later. A request that does not fit this document is answered with 400 and names the `field`; members and query
+parameters that are not in it are refused. A JSON body that is too large is answered with 413, one that takes more than
+30 s to arrive with 408.
 
-Every answer has an `X-Request-Id`: the request's own where it sent one (letters, digits, `.`, `_`, `-`; at most 64), else a new one.
+Every answer has an `X-Request-Id`: the request's own if it sent one (letters, digits, `.`, `_`, `-`; at most 64), else
+a new one.
 
-A token is of one environment, or of all (`*`). What is in other environments does not exist for it.
+A token sees one environment, or all (`*`). What is in other environments does not exist for it.
 
 Units: cores, MiB, seconds, unix seconds.
 """
@@ -54,7 +56,7 @@ _MEANINGS = {
 
 
 def install(app: FastAPI) -> None:
-    """Has the application give this document at `/openapi.json`."""
+    """Makes the application serve this document at `/openapi.json`."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:

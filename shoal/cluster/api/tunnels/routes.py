@@ -24,25 +24,25 @@ _SENT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False
 
 
 class TunnelCreate(BaseModel):
-    """A tunnel as asked for."""
+    """A tunnel to open."""
 
     model_config = _SENT
 
     port: Annotated[int, Field(ge=1, le=65535, examples=[8080])]
     """The port in the sandbox"""
     protocol: Literal["http", "tcp"] = "http"
-    """`http` has WebSockets in it and gives a URL, `tcp` gives an address"""
+    """`http` includes WebSockets and gives a URL, `tcp` gives an address"""
     public: bool = False
-    """Open to whoever finds it; else a connect token is needed"""
+    """Open to everybody; else a connect token is needed"""
 
 
 class ConnectToken(BaseModel):
-    """A connect token as asked for."""
+    """A connect token to make."""
 
     model_config = _SENT
 
     expires_in: Annotated[float, Field(gt=0, le=_LONGEST_S)] = 3600.0
-    """Seconds for which it is good"""
+    """Seconds until it expires"""
 
 
 class TunnelModel(BaseModel):
@@ -55,13 +55,14 @@ class TunnelModel(BaseModel):
     protocol: Literal["http", "tcp"]
     public: bool
     url: str | None
-    """Of an `http` one"""
+    """Of an `http` tunnel"""
     address: str | None
-    """Of a `tcp` one, `host:port`"""
+    """Of a `tcp` tunnel, `host:port`"""
     token: str | None
-    """Of a private one, where it was just asked for: the header `X-Shoal-Connect-Token`, or `?shoal_token=`; over `tcp` the first line"""
+    """Of a private tunnel, if it was just made: send it as the header `X-Shoal-Connect-Token` or as `?shoal_token=`,
+    over `tcp` as the first line"""
     expires_at: float | None
-    """When the token ends, in unix seconds"""
+    """When the token expires, in unix seconds"""
 
 
 class Tunnels(BaseModel):
@@ -81,7 +82,8 @@ router = new_router("tunnels")
     summary="Open a tunnel",
 )
 async def expose(sandbox_id: SandboxId, body: TunnelCreate, cluster: Cluster) -> Json:
-    """Opens a tunnel to a port, and gives a token for it where it is private. Again: the same tunnel, with what is new about it changed."""
+    """Opens a tunnel to a port. A private one comes with a token. The same port again: the same tunnel, changed as
+    asked."""
     tunnel = await cluster.ask(verbs.expose, sandbox_id, body.port, body.protocol, body.public)
     return Json(tunnel.to_dict(), 201, _SECRET)
 
@@ -100,7 +102,7 @@ async def list_tunnels(sandbox_id: SandboxId, cluster: Cluster) -> Json:
     summary="Close a tunnel",
 )
 async def unexpose(sandbox_id: SandboxId, port: PortPath, cluster: Cluster) -> Response:
-    """Closes the tunnel to a port; of a port that has none: nothing happens."""
+    """Closes the tunnel to a port. If the port has none, nothing happens."""
     await cluster.ask(verbs.unexpose, sandbox_id, port)
     return Response(status_code=204)
 
@@ -112,6 +114,6 @@ async def unexpose(sandbox_id: SandboxId, port: PortPath, cluster: Cluster) -> R
     summary="Make a connect token",
 )
 async def connect_token(sandbox_id: SandboxId, port: PortPath, body: ConnectToken, cluster: Cluster) -> Json:
-    """The tunnel to a port, with a connect token to be handed on."""
+    """The tunnel to a port, with a connect token to pass on."""
     tunnel = await cluster.ask(verbs.tunnel_token, sandbox_id, port, body.expires_in)
     return Json(tunnel.to_dict(), headers=_SECRET)
