@@ -21,10 +21,10 @@ from shoal.transport.http import HttpTransport
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
 from tests.contract.api_server import ApiServer
-from tests.contract.relay_fixture import Bed, bed
+from tests.contract.relay_fixture import AgentLab, agent_lab
 
 R = TypeVar("R")
-Way = Literal["relay", "http"]
+Route = Literal["relay", "http"]
 SPEC = SandboxSpec("none", Resources(1.0, 1.0, 64, 64, 1, 64))
 
 
@@ -54,9 +54,9 @@ class RelayedCluster(FakeTransport):
         await self._connections.close()
 
 
-def sandbox_at(way: Way, address: str, token: str, sandbox_id: str = "") -> Sandbox:
+def sandbox_at(route: Route, address: str, token: str, sandbox_id: str = "") -> Sandbox:
     """A sandbox, as a user holds it: by the relay at `address`, or the one of that id by the API at that URL."""
-    if way == "http":
+    if route == "http":
         return Sandbox.from_id(sandbox_id, client=Client(HttpTransport(address, token)))
     return _sandbox(Client(RelayedCluster(lambda: (address, token))))
 
@@ -65,18 +65,18 @@ def _sandbox(client: Client) -> Sandbox:
     return Sandbox.create("sleep", "1000", cpu=1, memory=64, client=client)
 
 
-class Ground:
+class ClientLab:
     """A relay and an agent that live in a thread of their own, so that tests may block; with an API in front of them, if asked for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, made: Bed, way: Way) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, made: AgentLab, route: Route) -> None:
         self._loop = loop
-        self.bed = made
-        self.way = way
+        self.agent_lab = made
+        self.route = route
         self.cluster = RelayedCluster(self.relay_access)
         self.api: ApiServer | None = None
         self.token = ""
         transport: Transport = self.cluster
-        if way == "http":
+        if route == "http":
             self.api = self.do(ApiServer.start(self.cluster))
             _, self.token = self.do(self.cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None))
             transport = HttpTransport(self.api.url, self.token)
@@ -84,25 +84,25 @@ class Ground:
         self.sandbox = Sandbox(self.client, _sandbox(Client(self.cluster)).info())
 
     def relay_access(self) -> tuple[str, str]:
-        return self.bed.relay.address, self.bed.token()
+        return self.agent_lab.relay.address, self.agent_lab.token()
 
-    def access(self) -> tuple[Way, str, str, str]:
+    def access(self) -> tuple[Route, str, str, str]:
         """The arguments of `sandbox_at` for another process."""
         if self.api is not None:
-            return self.way, self.api.url, self.token, self.sandbox.id
-        return self.way, *self.relay_access(), ""
+            return self.route, self.api.url, self.token, self.sandbox.id
+        return self.route, *self.relay_access(), ""
 
     def do(self, coroutine: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     def restart_relay(self, away_s: float = 0.05) -> None:
         """SIGKILL, and another one at the same address."""
-        self.do(self.bed.relay.kill())
+        self.do(self.agent_lab.relay.kill())
         time.sleep(away_s)
-        self.do(self.bed.relay.start())
+        self.do(self.agent_lab.relay.start())
 
     def interrupt(self) -> None:
-        """Breaks every connection on the way: the relay's, or the API's with its clients."""
+        """Breaks every connection on the route: the relay's, or the API's with its clients."""
         if self.api is None:
             self.restart_relay()
         else:
@@ -122,20 +122,20 @@ class Ground:
 
 
 @contextmanager
-def ground(way: Way = "relay") -> Iterator[Ground]:
+def client_lab(route: Route = "relay") -> Iterator[ClientLab]:
     """A relay, an agent and a sandbox; nothing is left of them afterwards."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="ground")
+    thread = threading.Thread(target=loop.run_forever, name="client lab")
     thread.start()
-    context = bed()
+    context = agent_lab()
 
     def do(coroutine: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
 
     try:
-        bedded = do(context.__aenter__())
+        opened = do(context.__aenter__())
         try:
-            made = Ground(loop, bedded, way)
+            made = ClientLab(loop, opened, route)
             try:
                 yield made
             finally:

@@ -78,7 +78,7 @@ class RelayProcess:
         return answer
 
 
-class Bed:
+class AgentLab:
     """One relay and one agent. `directory`: a place for files that both sides see."""
 
     def __init__(self, relay: RelayProcess, key: str, pid: int, directory: Path) -> None:
@@ -119,7 +119,7 @@ class Bed:
 
 
 @asynccontextmanager
-async def bed() -> AsyncIterator[Bed]:
+async def agent_lab() -> AsyncIterator[AgentLab]:
     """A relay and an agent; afterwards both are gone, and so is every process that the agent started."""
     await _build()
     with _directory() as top:
@@ -129,7 +129,7 @@ async def bed() -> AsyncIterator[Bed]:
         work.mkdir()
         key = ids.new_container_key()
         unshare: asyncio.subprocess.Process | None = None
-        made: Bed | None = None
+        made: AgentLab | None = None
         try:
             await relay.start()
             await relay.add(key)
@@ -138,7 +138,7 @@ async def bed() -> AsyncIterator[Bed]:
                 env={**os.environ, "SHOAL_SOCKET": str(relay.root / key / "relay.sock")},
                 stdin=asyncio.subprocess.DEVNULL,
             )
-            made = Bed(relay, key, await _child_of(unshare.pid), work)
+            made = AgentLab(relay, key, await _child_of(unshare.pid), work)
             yield made
         finally:
             if unshare is not None:

@@ -15,20 +15,20 @@ import pytest
 from shoal.client import config_file
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
-from tests.contract.client_relay import Ground, ground
+from tests.contract.client_relay import ClientLab, client_lab
 from tests.terminal import COMMAND, terminal
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Ground]:
-    with ground("http") as made:
+def lab() -> Iterator[ClientLab]:
+    with client_lab("http") as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
-def environment(place: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def environment(lab: ClientLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user who knows of no cluster yet; gives the file that `login` writes."""
     for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_"))]:
         monkeypatch.delenv(name)
@@ -38,12 +38,12 @@ def environment(place: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def known(place: Ground, monkeypatch: pytest.MonkeyPatch) -> str:
+def known(lab: ClientLab, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL, which the environment names, and its token."""
-    assert place.api is not None
-    monkeypatch.setenv("SHOAL_URL", place.api.url)
-    monkeypatch.setenv("SHOAL_TOKEN", place.token)
-    return place.api.url
+    assert lab.api is not None
+    monkeypatch.setenv("SHOAL_URL", lab.api.url)
+    monkeypatch.setenv("SHOAL_TOKEN", lab.token)
+    return lab.api.url
 
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
@@ -58,19 +58,19 @@ def good(*arguments: str, stdin: bytes = b"") -> str:
     return done.stdout
 
 
-def test_login_and_logout(place: Ground, environment: Path) -> None:
-    assert place.api is not None
-    url = place.api.url
+def test_login_and_logout(lab: ClientLab, environment: Path) -> None:
+    assert lab.api is not None
+    url = lab.api.url
     wrong = run("login", url, "--token-stdin", stdin=b"shoal_tk-aaaaaaaaaaaaaaaa_" + b"b" * 32)
     assert (wrong.returncode, environment.exists()) == (77, False)
     assert "does not take the token" in wrong.stderr
     assert run("login", url).returncode == 2  # no terminal to ask at
-    told = run("login", f"{url}/", "--token-stdin", stdin=f"{place.token}\n".encode())
+    told = run("login", f"{url}/", "--token-stdin", stdin=f"{lab.token}\n".encode())
     assert told.returncode == 0
     assert url in told.stderr
-    assert place.token not in told.stderr
+    assert lab.token not in told.stderr
     assert stat.S_IMODE(environment.stat().st_mode) == 0o600
-    assert place.sandbox.id in good("ls", "-q")
+    assert lab.sandbox.id in good("ls", "-q")
     assert f"Cluster at {url}" in good("status")
     assert good("logout") == ""
     assert run("status").returncode == 69
@@ -78,22 +78,22 @@ def test_login_and_logout(place: Ground, environment: Path) -> None:
     assert run("--url", url, "ls").returncode == 77
 
 
-def test_login_asks_without_an_echo(place: Ground, environment: Path) -> None:
-    assert place.api is not None
-    with terminal("login", place.api.url) as at:
+def test_login_asks_without_an_echo(lab: ClientLab, environment: Path) -> None:
+    assert lab.api is not None
+    with terminal("login", lab.api.url) as at:
         at.expect("Token for")
-        at.type(f"{place.token}\n")
-        assert place.token not in at.expect("accepts the token")
+        at.type(f"{lab.token}\n")
+        assert lab.token not in at.expect("accepts the token")
         assert at.exit_code() == 0
-    assert place.token in environment.read_text()
+    assert lab.token in environment.read_text()
 
 
-def test_options_go_before_the_environment(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_go_before_the_environment(lab: ClientLab, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_URL", "http://127.0.0.1:1")
     assert run("ls").returncode == 69
-    assert place.sandbox.id in good("--url", known, "ls", "-q")
+    assert lab.sandbox.id in good("--url", known, "ls", "-q")
     monkeypatch.delenv("SHOAL_TOKEN")
-    assert place.sandbox.id in good("--url", known, "--token", place.token, "ls", "-q")
+    assert lab.sandbox.id in good("--url", known, "--token", lab.token, "ls", "-q")
 
 
 def test_logout_forgets_the_one_that_is_named(environment: Path) -> None:
@@ -103,10 +103,10 @@ def test_logout_forgets_the_one_that_is_named(environment: Path) -> None:
     assert config_file.read() == config_file.Config("http://b:1", {"http://b:1": config_file.ServerEntry("x")})
 
 
-def test_sandboxes(place: Ground, known: str) -> None:
-    assert place.sandbox.id in good("ls", "-q", "--state", "running")
+def test_sandboxes(lab: ClientLab, known: str) -> None:
+    assert lab.sandbox.id in good("ls", "-q", "--state", "running")
     assert good("ls", "-q", "--state", "pending") == ""
-    box = place.sandbox.id
+    box = lab.sandbox.id
     assert good("exec", box, "sh", "-c", "echo out; cat", stdin=b"in") == "out\nin"
     failed = run("exec", box, "sh", "-c", "echo err >&2; exit 7")
     assert (failed.returncode, failed.stderr) == (7, "err\n")
@@ -117,7 +117,7 @@ def test_sandboxes(place: Ground, known: str) -> None:
     assert (late.returncode, late.stderr) == (124, "shoal: the command took longer than 0.2 s and was killed\n")
     # Gathered in one place so that the data really goes both ways.
     data = os.urandom(3_000_000)
-    source, target = place.bed.directory / "source", place.bed.directory / "target"
+    source, target = lab.agent_lab.directory / "source", lab.agent_lab.directory / "target"
     source.write_bytes(data)
     good("cp", "-q", str(source), f"{box}:{target}")
     assert target.read_bytes() == data
@@ -131,7 +131,7 @@ def test_status(known: str) -> None:
     assert known in good("status")
 
 
-def test_status_with_a_token_of_one_environment(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_with_a_token_of_one_environment(lab: ClientLab, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = json.loads(good("tokens", "create", "ours", "--environment", "main", "--scope", "read", "--json"))
     monkeypatch.setenv("SHOAL_TOKEN", made["token"])
     told = json.loads(good("status", "--json"))
@@ -153,8 +153,8 @@ def test_what_is_evaluated_is_never_a_table(known: str) -> None:
     assert known in done.stderr
 
 
-def test_a_shell_at_a_terminal(place: Ground, known: str) -> None:
-    with terminal("shell", place.sandbox.id) as at:
+def test_a_shell_at_a_terminal(lab: ClientLab, known: str) -> None:
+    with terminal("shell", lab.sandbox.id) as at:
         at.expect("# ")
         at.type("PS1='$ '; tty; stty size; echo $TERM-$((6*7))\n")
         at.expect("/dev/pts/")
@@ -170,7 +170,7 @@ def test_a_shell_at_a_terminal(place: Ground, known: str) -> None:
         at.expect("$ ")
         at.type("echo still-$((2+2))\n")
         at.expect("still-4")
-        place.interrupt()  # the connection breaks, the shell does not
+        lab.interrupt()  # the connection breaks, the shell does not
         at.type("echo after-$((3+3))\n")
         at.expect("after-6")
         at.expect("$ ")
@@ -190,7 +190,7 @@ def test_tokens(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
 
-def test_tokens_are_listed_and_revoked(place: Ground, known: str) -> None:
+def test_tokens_are_listed_and_revoked(lab: ClientLab, known: str) -> None:
     made = json.loads(good("tokens", "create", "old", "--scope", "read", "--json"))
     assert made["token"].startswith("shoal_tk-")
     rows = good("tokens", "ls").splitlines()
@@ -218,7 +218,7 @@ def test_environments(known: str) -> None:
     assert run("environments", "rm", "main").returncode == 2
 
 
-def test_audit_and_events(place: Ground, known: str) -> None:
+def test_audit_and_events(lab: ClientLab, known: str) -> None:
     good("tokens", "create", "for-the-log")
     wanted = "token.create"
     deadline = time.monotonic() + 20
@@ -226,20 +226,20 @@ def test_audit_and_events(place: Ground, known: str) -> None:
         assert time.monotonic() < deadline, shown
     assert wanted in {entry["action"] for entry in json.loads(good("audit", "-n", "5", "--json"))}
     first = good("events", "--no-follow", "--json").splitlines()[0]
-    assert json.loads(first)["sandbox_id"] == place.sandbox.id
+    assert json.loads(first)["sandbox_id"] == lab.sandbox.id
     with terminal("events", "--after", "0") as at:
-        at.expect(place.sandbox.id)
+        at.expect(lab.sandbox.id)
         at.type("\x03")
         assert at.exit_code() == 130
 
 
-def test_logs_hold_nobody_up(place: Ground, known: str, tmp_path: Path) -> None:
+def test_logs_hold_nobody_up(lab: ClientLab, known: str, tmp_path: Path) -> None:
     go, done = tmp_path / "go", tmp_path / "done"
     script = f"echo ready; while [ ! -e {go} ]; do sleep 0.01; done; seq 1000000; touch {done}; seq 3 >&2"
-    agent = place.do(place.cluster.agent(place.sandbox.id))
-    place.do(agent.exec(Start("p-main", ["sh", "-c", script]), tail=True, stdin=False))
+    agent = lab.do(lab.cluster.agent(lab.sandbox.id))
+    lab.do(agent.exec(Start("p-main", ["sh", "-c", script]), tail=True, stdin=False))
     following = subprocess.Popen(
-        [*COMMAND, "logs", "-f", place.sandbox.id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "logs", "-f", lab.sandbox.id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with following:
         assert following.stdout is not None
@@ -258,11 +258,11 @@ def test_logs_hold_nobody_up(place: Ground, known: str, tmp_path: Path) -> None:
     assert len(out) + missed == sum(len(f"{number}\n") for number in range(1, 1_000_001))
     assert out.startswith("1\n2\n3\n")
     assert out.endswith("999999\n1000000\n")
-    assert good("logs", place.sandbox.id).endswith("\n1000000\n")
+    assert good("logs", lab.sandbox.id).endswith("\n1000000\n")
 
 
-def test_empty_states_say_what_to_do(place: Ground, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, text = place.do(place.cluster.admin.create_token("dev", "dev", Scope.READ, None))
+def test_empty_states_say_what_to_do(lab: ClientLab, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text = lab.do(lab.cluster.admin.create_token("dev", "dev", Scope.READ, None))
     monkeypatch.setenv("SHOAL_TOKEN", text)
     assert good("events", "--no-follow") == ""
     listed = good("ls")

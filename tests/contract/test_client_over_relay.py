@@ -20,21 +20,21 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.contract.client_relay import Ground, ground
+from tests.contract.client_relay import ClientLab, client_lab
 
 pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["relay", "http"])
-def place(request: pytest.FixtureRequest) -> Iterator[Ground]:
-    with ground(request.param) as made:
+def lab(request: pytest.FixtureRequest) -> Iterator[ClientLab]:
+    with client_lab(request.param) as made:
         yield made
 
 
 @pytest.fixture
-def sandbox(place: Ground) -> shoal.Sandbox:
-    return place.sandbox
+def sandbox(lab: ClientLab) -> shoal.Sandbox:
+    return lab.sandbox
 
 
 # run
@@ -87,20 +87,20 @@ def test_output_is_live(sandbox: shoal.Sandbox) -> None:
     assert [info.returncode for info in sandbox.processes() if info.id == process.id] == [7]
 
 
-def test_awaited_side_by_side(place: Ground) -> None:
-    met = place.bed.directory / "met"
+def test_awaited_side_by_side(lab: ClientLab) -> None:
+    met = lab.agent_lab.directory / "met"
     met.mkdir()
     # Each ends once all are there: one after the other they would wait for ever.
     meet = f"touch {met}/$0; echo $0; while [ $(ls {met} | wc -l) -lt 20 ]; do sleep 0.05; done; echo end"
 
     async def one(number: int) -> list[str]:
-        async with await place.sandbox.exec.aio("sh", "-c", meet, str(number)) as process:
+        async with await lab.sandbox.exec.aio("sh", "-c", meet, str(number)) as process:
             return [line async for line in process.stdout]
 
     async def all_of_them() -> list[list[str]]:
         async with asyncio.timeout(60):
             found = await asyncio.gather(*[one(number) for number in range(20)])
-        await place.client.close.aio()
+        await lab.client.close.aio()
         return found
 
     assert asyncio.run(all_of_them()) == [[f"{number}\n", "end\n"] for number in range(20)]
@@ -140,11 +140,11 @@ def test_signals(sandbox: shoal.Sandbox) -> None:
 # Connections break: the relay is killed, the API drops its clients
 
 
-def test_a_stream_goes_on_where_it_was(place: Ground) -> None:
-    process = place.sandbox.exec(
+def test_a_stream_goes_on_where_it_was(lab: ClientLab) -> None:
+    process = lab.sandbox.exec(
         *("sh", "-c", "i=0; while [ $i -lt 40 ]; do seq $((i*5000)) $((i*5000+4999)); i=$((i+1)); sleep 0.03; done")
     )
-    killer = threading.Thread(target=place.interrupt_often, args=[0.3])
+    killer = threading.Thread(target=lab.interrupt_often, args=[0.3])
     killer.start()
     lines = list(process.stdout)
     killer.join()
@@ -152,11 +152,11 @@ def test_a_stream_goes_on_where_it_was(place: Ground) -> None:
     assert process.wait() == 0
 
 
-def test_input_goes_on_where_it_was(place: Ground) -> None:
-    target = place.bed.directory / "copy"
-    process = place.sandbox.exec("sh", "-c", f"cat > {target}")
+def test_input_goes_on_where_it_was(lab: ClientLab) -> None:
+    target = lab.agent_lab.directory / "copy"
+    process = lab.sandbox.exec("sh", "-c", f"cat > {target}")
     data = b"".join(b"%d\n" % number for number in range(400_000))
-    killer = threading.Thread(target=place.interrupt_often, args=[0.2])
+    killer = threading.Thread(target=lab.interrupt_often, args=[0.2])
     killer.start()
     for start in range(0, len(data), 70_000):
         process.stdin.write(data[start : start + 70_000])
@@ -167,36 +167,36 @@ def test_input_goes_on_where_it_was(place: Ground) -> None:
     assert target.read_bytes() == data
 
 
-def test_runs_and_waits_go_on_and_nothing_runs_twice(place: Ground) -> None:
-    log = place.bed.directory / "log"
-    waited = place.sandbox.exec("sleep", "1")
+def test_runs_and_waits_go_on_and_nothing_runs_twice(lab: ClientLab) -> None:
+    log = lab.agent_lab.directory / "log"
+    waited = lab.sandbox.exec("sleep", "1")
 
     def one(number: int) -> str:
-        return place.sandbox.run(f"echo {number} >> {log}; sleep 0.{number % 9 + 1}; echo {number}").stdout
+        return lab.sandbox.run(f"echo {number} >> {log}; sleep 0.{number % 9 + 1}; echo {number}").stdout
 
     with ThreadPoolExecutor(17) as pool:
         results = [pool.submit(one, number) for number in range(32)]
         ending = pool.submit(waited.wait)
-        place.interrupt_often(0.2)
+        lab.interrupt_often(0.2)
         assert [result.result() for result in results] == [f"{number}\n" for number in range(32)]
         assert ending.result() == 0
     assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(32)]
 
 
-def test_a_relay_that_stays_away_is_told_in_time(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relay_that_stays_away_is_told_in_time(lab: ClientLab, monkeypatch: pytest.MonkeyPatch) -> None:
     from shoal.client import retrying_agent
 
     monkeypatch.setattr(retrying_agent.Patience.__init__, "__defaults__", (0.5, time.monotonic))
-    assert place.sandbox.run("true").returncode == 0
-    place.do(place.bed.relay.kill())
+    assert lab.sandbox.run("true").returncode == 0
+    lab.do(lab.agent_lab.relay.kill())
     try:
         began = time.monotonic()
         with pytest.raises(shoal.Unavailable) as caught:
-            place.sandbox.run("true")
+            lab.sandbox.run("true")
         assert caught.value.retryable
         assert time.monotonic() - began < 12  # less than is usual, and more than a machine may stand still
     finally:
-        place.do(place.bed.relay.start())
+        lab.do(lab.agent_lab.relay.start())
 
 
 # Threads and interrupts
@@ -210,7 +210,7 @@ def test_sixteen_threads_at_once(sandbox: shoal.Sandbox) -> None:
         assert list(pool.map(work, range(16))) == [40] * 16
 
 
-def test_an_interrupt_reaches_the_caller_and_ends_the_wait(place: Ground) -> None:
+def test_an_interrupt_reaches_the_caller_and_ends_the_wait(lab: ClientLab) -> None:
     code = """
         import logging, sys
         from tests.contract.client_relay import sandbox_at
@@ -229,7 +229,7 @@ def test_an_interrupt_reaches_the_caller_and_ends_the_wait(place: Ground) -> Non
         process.kill()
     """
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", textwrap.dedent(code), *place.access()],
+        [sys.executable, "-W", "error", "-X", "dev", "-c", textwrap.dedent(code), *lab.access()],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -249,8 +249,8 @@ def test_an_interrupt_reaches_the_caller_and_ends_the_wait(place: Ground) -> Non
 # Files
 
 
-def test_files(place: Ground) -> None:
-    files, top = place.sandbox.files, place.bed.directory
+def test_files(lab: ClientLab) -> None:
+    files, top = lab.sandbox.files, lab.agent_lab.directory
     big = os.urandom(20 << 20)
     assert files.write_bytes(top / "big", big) == len(big)
     assert files.read_bytes(top / "big") == big
@@ -267,23 +267,23 @@ def test_files(place: Ground) -> None:
     assert not files.exists(top / "d")
 
 
-def test_reading_goes_on_in_the_same_file_or_not_at_all(place: Ground) -> None:
-    files, path = place.sandbox.files, place.bed.directory / "big"
+def test_reading_goes_on_in_the_same_file_or_not_at_all(lab: ClientLab) -> None:
+    files, path = lab.sandbox.files, lab.agent_lab.directory / "big"
     data = os.urandom(40 << 20)  # more than is ever under way
     files.write_bytes(path, data)
     with files.open(path, "rb") as file:
         start = file.read(1 << 20)
-        place.interrupt()
+        lab.interrupt()
         assert start + file.read() == data
     with files.open(path, "rb") as file:
         file.read(1 << 20)
         files.write_bytes(path, bytes(len(data)))
-        place.interrupt()
+        lab.interrupt()
         with pytest.raises(shoal.FailedPrecondition, match="changed while it was read"):
             file.read()
 
 
-def test_trees_go_up_and_down(place: Ground, tmp_path: Path) -> None:
+def test_trees_go_up_and_down(lab: ClientLab, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "a/b").mkdir(parents=True)
     for number in range(300):
@@ -291,9 +291,9 @@ def test_trees_go_up_and_down(place: Ground, tmp_path: Path) -> None:
     (source / "a/b/run").write_text("#!/bin/sh\necho ran\n")
     (source / "a/b/run").chmod(0o755)
     (source / "link").symlink_to("a/b/run")
-    files, remote = place.sandbox.files, str(place.bed.directory / "tree")
+    files, remote = lab.sandbox.files, str(lab.agent_lab.directory / "tree")
     assert files.upload(source, remote).skipped == ()
-    assert place.sandbox.run([f"{remote}/link"]).stdout == "ran\n"
+    assert lab.sandbox.run([f"{remote}/link"]).stdout == "ran\n"
     seen: list[int] = []
     transfer = files.download(remote, tmp_path / "back", progress=seen.append)
     assert transfer.skipped == ()
@@ -302,14 +302,14 @@ def test_trees_go_up_and_down(place: Ground, tmp_path: Path) -> None:
     assert (tmp_path / "back/a/b/run").stat().st_mode & 0o777 == 0o755
 
 
-def test_changes_are_watched_across_a_broken_connection(place: Ground) -> None:
-    top = place.bed.directory / "watched"
+def test_changes_are_watched_across_a_broken_connection(lab: ClientLab) -> None:
+    top = lab.agent_lab.directory / "watched"
     top.mkdir()
-    with place.sandbox.files.watch(top) as watch:
+    with lab.sandbox.files.watch(top) as watch:
         (top / "one").touch()
         event = next(watch)
         assert (event.kind, event.path) == ("created", str(top / "one"))
-        place.interrupt()
+        lab.interrupt()
         while event.kind != "overflow":  # what happened meanwhile is not known
             event = next(watch)
         (top / "two").touch()

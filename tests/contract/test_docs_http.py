@@ -11,7 +11,7 @@ import pytest
 
 from shoal.cluster.local import packages
 from tests.cluster import printing
-from tests.contract.client_relay import ground
+from tests.contract.client_relay import client_lab
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -25,12 +25,12 @@ def test_commands_of_the_page_run() -> None:
     assert len(blocks) == text.count("```sh")
     assert len(blocks) > 8
     script = "set -euo pipefail\nPS4='+ line ${LINENO}: '\nset -x\n" + "\n".join(blocks)
-    with ground("http") as place:
-        assert place.api is not None
+    with client_lab("http") as lab:
+        assert lab.api is not None
         kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         done = subprocess.run(
             ["bash", "-c", script],
-            env={**kept, "SHOAL_URL": place.api.url, "SHOAL_TOKEN": place.token},
+            env={**kept, "SHOAL_URL": lab.api.url, "SHOAL_TOKEN": lab.token},
             capture_output=True,
             text=True,
             timeout=60,

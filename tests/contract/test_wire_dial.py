@@ -11,7 +11,7 @@ import pytest
 from shoal.model import errors, grants
 from shoal.wire.dial import dial
 from shoal.wire.frames import Kind, encode
-from tests.contract.relay_fixture import Bed, bed
+from tests.contract.relay_fixture import AgentLab, agent_lab
 from tests.contract.wire_peer import Peer, serving
 from tests.ports import silent_port
 
@@ -62,11 +62,11 @@ async def inside(serve: Serve) -> AsyncIterator[int]:
             task.cancel()
 
 
-async def connections(a_bed: Bed) -> int:
+async def connections(a_bed: AgentLab) -> int:
     return int((await a_bed.relay.ask({"op": "info"}))["connections"])
 
 
-async def none_left(a_bed: Bed) -> None:
+async def none_left(a_bed: AgentLab) -> None:
     for _ in range(500):
         if await connections(a_bed) == 0:
             return
@@ -75,7 +75,7 @@ async def none_left(a_bed: Bed) -> None:
 
 
 async def test_bytes_go_both_ways_and_ends_are_passed_on() -> None:
-    async with bed() as a_bed, inside(echo) as port:
+    async with agent_lab() as a_bed, inside(echo) as port:
         reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
         sent = bytes(range(256)) * 8192
         writer.write(sent)
@@ -86,7 +86,7 @@ async def test_bytes_go_both_ways_and_ends_are_passed_on() -> None:
 
 
 async def test_the_client_may_end_first_and_still_hear() -> None:
-    async with bed() as a_bed, inside(count) as port:
+    async with agent_lab() as a_bed, inside(count) as port:
         reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
         writer.write(b"x" * 300_000)
         writer.write_eof()
@@ -103,7 +103,7 @@ async def test_a_server_that_does_not_read_holds_the_client_back() -> None:
         await go_on.wait()
         await count(reader, writer)
 
-    async with bed() as a_bed, inside(slow) as port:
+    async with agent_lab() as a_bed, inside(slow) as port:
         reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
         before = a_bed.rss()
         size = 64 << 20
@@ -119,7 +119,7 @@ async def test_a_server_that_does_not_read_holds_the_client_back() -> None:
 
 
 async def test_refusals() -> None:
-    async with bed() as a_bed, inside(echo) as port:
+    async with agent_lab() as a_bed, inside(echo) as port:
         address, token = a_bed.relay.address, a_bed.token(scopes=TUNNEL)
         with pytest.raises(errors.Unauthenticated):
             await dial(address, a_bed.token(ttl_s=-1, scopes=TUNNEL), port)
@@ -139,7 +139,7 @@ async def test_refusals() -> None:
 
 
 async def test_a_token_for_one_port() -> None:
-    async with bed() as a_bed, inside(echo) as port, inside(echo) as other:
+    async with agent_lab() as a_bed, inside(echo) as port, inside(echo) as other:
         token = grants.sign(a_bed.relay.secret, "sb-test", a_bed.key, TUNNEL, 1 << 40, port=port)
         _, writer = await dial(a_bed.relay.address, token, port)
         writer.close()

@@ -13,25 +13,25 @@ import pytest
 
 from shoal.model import errors
 from shoal.wire.agent import Agent, WatchEvent
-from tests.contract.relay_fixture import Bed, bed
+from tests.contract.relay_fixture import AgentLab, agent_lab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Bed]:
-    async with bed() as made:
+async def sandbox() -> AsyncIterator[AgentLab]:
+    async with agent_lab() as made:
         yield made
 
 
 @pytest.fixture
-async def agent(sandbox: Bed) -> AsyncIterator[Agent]:
+async def agent(sandbox: AgentLab) -> AsyncIterator[Agent]:
     async with sandbox.agent() as made:
         yield made
 
 
 @pytest.fixture
-def place(sandbox: Bed) -> Path:
+def place(sandbox: AgentLab) -> Path:
     return sandbox.directory
 
 

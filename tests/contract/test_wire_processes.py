@@ -13,19 +13,19 @@ import pytest
 
 from shoal.model import errors, ids
 from shoal.wire.agent import Agent, Connection, Start
-from tests.contract.relay_fixture import Bed, bed
+from tests.contract.relay_fixture import AgentLab, agent_lab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Bed]:
-    async with bed() as made:
+async def sandbox() -> AsyncIterator[AgentLab]:
+    async with agent_lab() as made:
         yield made
 
 
 @pytest.fixture
-async def agent(sandbox: Bed) -> AsyncIterator[Agent]:
+async def agent(sandbox: AgentLab) -> AsyncIterator[Agent]:
     async with sandbox.agent() as made:
         yield made
 
@@ -51,7 +51,7 @@ async def test_ping(agent: Agent) -> None:
 # Admission
 
 
-async def test_tokens(sandbox: Bed) -> None:
+async def test_tokens(sandbox: AgentLab) -> None:
     good = sandbox.token()
     for bad in (good[:-2], "x" + good, "nonsense", sandbox.token(ttl_s=-5)):
         with pytest.raises(errors.Unauthenticated):
@@ -60,7 +60,7 @@ async def test_tokens(sandbox: Bed) -> None:
         await Connection.open(sandbox.relay.address, sandbox.token(key="c-none"))
 
 
-async def test_scopes(sandbox: Bed) -> None:
+async def test_scopes(sandbox: AgentLab) -> None:
     connection = await Connection.open(sandbox.relay.address, sandbox.token(scopes=("files",)), wait_s=5)
     agent = Agent(connection)
     try:
@@ -73,7 +73,7 @@ async def test_scopes(sandbox: Bed) -> None:
         await connection.wait_closed()
 
 
-async def test_no_agent(sandbox: Bed) -> None:
+async def test_no_agent(sandbox: AgentLab) -> None:
     await sandbox.relay.add("c-empty")
     started = time.monotonic()
     with pytest.raises(errors.Unavailable):
@@ -106,7 +106,7 @@ async def test_run_in_its_circumstances(agent: Agent) -> None:
     assert result.stdout.decode() == "é--/usr-65534:65533-77\n"
 
 
-async def test_configure_sets_the_defaults(sandbox: Bed, agent: Agent) -> None:
+async def test_configure_sets_the_defaults(sandbox: AgentLab, agent: Agent) -> None:
     place = sandbox.directory / "made"
     await agent.configure({"COLOUR": "blue"}, place, "")
     result = await agent.run(shell('echo "$COLOUR $PWD"'))
@@ -172,7 +172,7 @@ async def test_a_request_too_large_for_a_frame(agent: Agent) -> None:
     assert (await agent.run(command("true"))).exit == 0
 
 
-async def test_the_same_run_twice_runs_once(sandbox: Bed, agent: Agent) -> None:
+async def test_the_same_run_twice_runs_once(sandbox: AgentLab, agent: Agent) -> None:
     log = sandbox.directory / "log"
     start = shell(f"echo ran >> {log}; sleep 0.3; echo done")
     async with sandbox.agent() as other:
@@ -208,7 +208,7 @@ async def test_exec_and_follow(agent: Agent) -> None:
     assert (row["pid"], row["running"], row["exit"], row["argv"]) == (pid, False, 5, list(start.argv))
 
 
-async def test_the_same_exec_twice_starts_once(sandbox: Bed, agent: Agent) -> None:
+async def test_the_same_exec_twice_starts_once(sandbox: AgentLab, agent: Agent) -> None:
     log = sandbox.directory / "log"
     start = shell(f"echo ran >> {log}; cat")
     assert await agent.exec(start) == await agent.exec(start)
@@ -316,7 +316,7 @@ async def test_input_to_a_process_that_ended(agent: Agent) -> None:
 # Pressure
 
 
-async def test_a_writer_without_end_waits_for_its_reader(sandbox: Bed, agent: Agent) -> None:
+async def test_a_writer_without_end_waits_for_its_reader(sandbox: AgentLab, agent: Agent) -> None:
     await agent.run(command("true"))
     before = sandbox.rss()
     start = command("yes", "0123456789abcde")
@@ -420,7 +420,7 @@ async def test_idle(agent: Agent) -> None:
     assert idle >= 0.3
 
 
-async def test_shutdown(sandbox: Bed, agent: Agent) -> None:
+async def test_shutdown(sandbox: AgentLab, agent: Agent) -> None:
     start = shell("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
     await agent.exec(start)
     output = await agent.output(start.id, 1)

@@ -12,7 +12,7 @@ import pytest
 
 from shoal.model import errors, ids
 from shoal.wire.agent import Agent, Connection, Start
-from tests.contract.relay_fixture import Bed, bed
+from tests.contract.relay_fixture import AgentLab, agent_lab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -20,15 +20,15 @@ R = TypeVar("R")
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Bed]:
-    async with bed() as made:
+async def sandbox() -> AsyncIterator[AgentLab]:
+    async with agent_lab() as made:
         yield made
 
 
 class Redialling:
     """What a caller makes of `Unavailable`: dial again, make the same call again."""
 
-    def __init__(self, sandbox: Bed) -> None:
+    def __init__(self, sandbox: AgentLab) -> None:
         self._sandbox = sandbox
         self._agent: Agent | None = None
         self._dialling = asyncio.Lock()
@@ -58,13 +58,13 @@ class Redialling:
 
 
 @pytest.fixture
-async def redialling(sandbox: Bed) -> AsyncIterator[Redialling]:
+async def redialling(sandbox: AgentLab) -> AsyncIterator[Redialling]:
     made = Redialling(sandbox)
     yield made
     await made.close()
 
 
-async def restarts(sandbox: Bed, redialling: Redialling, count: int, pause_s: float) -> None:
+async def restarts(sandbox: AgentLab, redialling: Redialling, count: int, pause_s: float) -> None:
     """Each is noticed before the next: somebody has to use the connection until this returns."""
     for _ in range(count):
         await asyncio.sleep(pause_s)
@@ -76,7 +76,7 @@ async def restarts(sandbox: Bed, redialling: Redialling, count: int, pause_s: fl
             await asyncio.sleep(0.01)
 
 
-async def test_output_goes_on_where_it_was(sandbox: Bed, redialling: Redialling) -> None:
+async def test_output_goes_on_where_it_was(sandbox: AgentLab, redialling: Redialling) -> None:
     enough = sandbox.directory / "enough"
     start = Start(
         ids.new_process_id(),
@@ -108,7 +108,7 @@ async def test_output_goes_on_where_it_was(sandbox: Bed, redialling: Redialling)
     assert (await redialling.call(lambda agent: agent.wait(start.id))).exit == 0
 
 
-async def test_input_goes_on_where_it_was(sandbox: Bed, redialling: Redialling) -> None:
+async def test_input_goes_on_where_it_was(sandbox: AgentLab, redialling: Redialling) -> None:
     target = sandbox.directory / "copy"
     start = Start(ids.new_process_id(), ["/bin/sh", "-c", f"cat > {target}"])
     await redialling.call(lambda agent: agent.exec(start))
@@ -142,7 +142,7 @@ async def test_input_goes_on_where_it_was(sandbox: Bed, redialling: Redialling) 
     assert target.read_bytes() == data
 
 
-async def test_a_run_sent_again_runs_once(sandbox: Bed, redialling: Redialling) -> None:
+async def test_a_run_sent_again_runs_once(sandbox: AgentLab, redialling: Redialling) -> None:
     log = sandbox.directory / "log"
     starts = [
         Start(
@@ -163,7 +163,7 @@ async def test_a_run_sent_again_runs_once(sandbox: Bed, redialling: Redialling) 
     assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(31)]
 
 
-async def test_what_waits_is_told_at_once(sandbox: Bed) -> None:
+async def test_what_waits_is_told_at_once(sandbox: AgentLab) -> None:
     agent = await sandbox.connect()
     start = Start(ids.new_process_id(), ["sleep", "60"])
     await agent.exec(start)
@@ -177,7 +177,7 @@ async def test_what_waits_is_told_at_once(sandbox: Bed) -> None:
     await agent.connection.wait_closed()
 
 
-async def test_a_killed_agent_is_told_at_once(sandbox: Bed) -> None:
+async def test_a_killed_agent_is_told_at_once(sandbox: AgentLab) -> None:
     agent = await sandbox.connect()
     start = Start(ids.new_process_id(), ["sleep", "60"])
     waiting = asyncio.create_task(agent.run(start))

@@ -17,7 +17,7 @@ from shoal.cluster.store import open_store
 from shoal.model.access import INSIDE
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 from shoal.model.states import State
-from tests.contract.store.things import entry, event, living
+from tests.contract.store.samples import entry, event, living
 from tests.unit.builders import spec
 from tests.unit.controller_world import Away, Controller, Refusal, World, until
 

@@ -20,7 +20,7 @@ from shoal.actors.controller.store import Change, Store
 from shoal.cluster.store import database, open_store
 from shoal.cluster.store.sql import SqlStore
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, Unavailable
-from tests.contract.store.things import living
+from tests.contract.store.samples import living
 
 pytestmark = pytest.mark.anyio
 

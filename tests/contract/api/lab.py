@@ -20,7 +20,7 @@ from shoal.model.settings import ApiSettings, Settings
 from shoal.wire.agent import Agent
 from tests.contract.api_server import ApiServer
 from tests.contract.client_relay import RelayedCluster
-from tests.contract.relay_fixture import SCOPES, Bed, bed
+from tests.contract.relay_fixture import SCOPES, AgentLab, agent_lab
 from tests.unit.builders import spec
 
 
@@ -55,7 +55,7 @@ class EndingCluster(RelayedCluster):
 class Lab:
     """`at`: the URL of the sandbox. `http`: a session that carries a token of the whole cluster."""
 
-    bed: Bed
+    agent_lab: AgentLab
     cluster: EndingCluster
     server: ApiServer
     sandbox_id: str
@@ -69,7 +69,7 @@ class Lab:
     @property
     def directory(self) -> Path:
         """A place for files that the sandbox sees too."""
-        return self.bed.directory
+        return self.agent_lab.directory
 
     async def exec(self, command: str | list[str], **more: Any) -> dict[str, Any]:
         """What `exec` answers, having checked that it went well."""
@@ -123,7 +123,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, within_s: f
 @asynccontextmanager
 async def lab(*command: str) -> AsyncIterator[Lab]:
     """A relay, an agent, an API and a client; nothing is left of them afterwards."""
-    async with bed() as made:
+    async with agent_lab() as made:
         cluster = EndingCluster(lambda: (made.relay.address, made.token(scopes=(*SCOPES, SCOPE_TUNNEL))))
         settings = Settings(api=ApiSettings(token_cache=0.1))
         server = await ApiServer.start(cluster, settings)

@@ -278,8 +278,8 @@ async def test_a_download_goes_on_after_the_relay_was_restarted(place: Lab) -> N
     path.write_bytes(data)
     async with place.http.get(f"{place.at}/files", params={"path": str(path)}) as answer:
         begin = await answer.content.readexactly(100_000)
-        await place.bed.relay.kill()
-        await place.bed.relay.start()
+        await place.agent_lab.relay.kill()
+        await place.agent_lab.relay.start()
         assert begin + await answer.read() == data
 
 
@@ -290,9 +290,9 @@ async def test_a_file_that_is_replaced_meanwhile_is_not_mixed_up(place: Lab) -> 
         await answer.content.readexactly(100_000)
         other = place.directory / "other"
         other.write_bytes(b"b" * (20 << 20))
-        await place.bed.relay.kill()
+        await place.agent_lab.relay.kill()
         other.rename(path)
-        await place.bed.relay.start()
+        await place.agent_lab.relay.start()
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
     path.write_bytes(b"c" * (20 << 20))

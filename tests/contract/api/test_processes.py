@@ -143,8 +143,8 @@ async def test_execs_survive_a_relay_that_is_restarted(place: Lab) -> None:
         return marks.exists()
 
     await until(began, "it runs")
-    await place.bed.relay.kill()
-    await place.bed.relay.start()
+    await place.agent_lab.relay.kill()
+    await place.agent_lab.relay.start()
     assert (await running)["stdout"] == "done\n"
     assert marks.read_text() == "x\n"
 

@@ -19,7 +19,7 @@ CLUSTER = "c0ffee00"
 
 
 @dataclass(frozen=True)
-class Place:
+class StoreLocation:
     """Where a test's store lies. `postgres` is its server, where it has one; `disk` is what the controllers' own tests have in its stead."""
 
     settings: dict[str, Any]
@@ -49,24 +49,24 @@ def settings_of(state_dir: Path, url: str | None) -> dict[str, Any]:
     return {"state_dir": str(state_dir), "store": {"url": url, "retention": 60.0}}
 
 
-SQL = pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
+SQL = pytest.mark.parametrize("location", ["sqlite", "postgresql"], indirect=True)
 """For what only a database can show."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreLocation]:
     if request.param != "postgresql":
-        yield Place(settings_of(tmp_path, None), disk=Disk() if request.param == "memory" else None)
+        yield StoreLocation(settings_of(tmp_path, None), disk=Disk() if request.param == "memory" else None)
         return
     server: Postgres = request.getfixturevalue("postgres")
     with server.database() as url:
-        yield Place(settings_of(tmp_path, url), server)
+        yield StoreLocation(settings_of(tmp_path, url), server)
 
 
 @pytest.fixture
-async def store(place: Place, anyio_backend: str) -> AsyncIterator[Store]:
+async def store(location: StoreLocation, anyio_backend: str) -> AsyncIterator[Store]:
     """One that is open and empty."""
-    opened = place.store()
+    opened = location.store()
     await opened.open(CLUSTER, 100)
     yield opened
     await opened.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from shoal.actors.controller.store import Change, Store
 from shoal.cluster.store import open_store
-from tests.contract.store.things import entry, event, living
+from tests.contract.store.samples import entry, event, living
 
 WRITERS = 16
 PARTS = 3

@@ -14,36 +14,36 @@ from shoal.actors.controller.store import Change
 from shoal.cluster.store import writer
 from shoal.cluster.store.sql import SqlStore
 from shoal.model.errors import FailedPrecondition, Unavailable
-from tests.contract.store.conftest import CLUSTER, Place, settings_of
+from tests.contract.store.conftest import CLUSTER, StoreLocation, settings_of
 from tests.contract.store.cutter import Moment, cutter
-from tests.contract.store.things import entry, event, living
+from tests.contract.store.samples import entry, event, living
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def place(postgres: Postgres, tmp_path: Path) -> Iterator[Place]:
+def location(postgres: Postgres, tmp_path: Path) -> Iterator[StoreLocation]:
     with postgres.database() as url:
-        yield Place(settings_of(tmp_path, url), postgres)
+        yield StoreLocation(settings_of(tmp_path, url), postgres)
 
 
 def change(number: int) -> Change:
     return Change([living(f"sb-{number}")], [event(number + 1, f"sb-{number}")], [entry(target=f"sb-{number}")])
 
 
-def there(place: Place) -> list[int]:
+def there(location: StoreLocation) -> list[int]:
     """The numbers of the changes that are there; none of them half."""
     found = [
-        sorted(int(name[3:]) for (name,) in place.execute(f"SELECT {column} FROM {table}"))
+        sorted(int(name[3:]) for (name,) in location.execute(f"SELECT {column} FROM {table}"))
         for table, column in (("sandboxes", "id"), ("events", "sandbox_id"), ("audit", "target"))
     ]
     assert found[0] == found[1] == found[2]
     return found[0]
 
 
-async def test_a_restarted_server_is_found_again(place: Place, postgres: Postgres) -> None:
-    store = place.store()
+async def test_a_restarted_server_is_found_again(location: StoreLocation, postgres: Postgres) -> None:
+    store = location.store()
     try:
         await store.open(CLUSTER, 10)
         await store.write(change(0))
@@ -63,20 +63,20 @@ async def test_a_restarted_server_is_found_again(place: Place, postgres: Postgre
         await asyncio.to_thread(postgres.start)
         await store.write(change(3))  # its connection had died, and nobody notices
         assert (await store.sandbox("sb-3") or {})["id"] == "sb-3"
-        assert there(place) == [0, 2, 3]
+        assert there(location) == [0, 2, 3]
     finally:
         await store.close()
 
 
 @pytest.mark.parametrize("sessions", ["read-write", "any"])
 async def test_a_server_that_takes_no_writes_any_more_is_left_for_one_that_does(
-    place: Place, postgres: Postgres, sessions: str
+    location: StoreLocation, postgres: Postgres, sessions: str
 ) -> None:
     """As after a fail-over. `any`: a session on it is begun all the same, as through a pooler that has not noticed yet."""
-    url = place.settings["store"]["url"]
+    url = location.settings["store"]["url"]
     query = "" if sessions == "read-write" else f"?target_session_attrs={sessions}"
     name = url.rpartition("/")[2]
-    store = place.store(store={"url": url + query, "retention": 60.0})
+    store = location.store(store={"url": url + query, "retention": 60.0})
     try:
         await store.open(CLUSTER, 10)
         await store.write(change(0))
@@ -87,7 +87,7 @@ async def test_a_server_that_takes_no_writes_any_more_is_left_for_one_that_does(
         postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await store.write(change(2))
         assert (await store.sandbox("sb-2") or {})["id"] == "sb-2"
-        assert there(place) == [0, 2]
+        assert there(location) == [0, 2]
     finally:
         await store.close()
 
@@ -99,9 +99,9 @@ def forget_statements(connection: Connection) -> int:
     return len(prepared)
 
 
-async def test_a_session_that_forgot_its_statements_is_begun_anew(place: Place) -> None:
+async def test_a_session_that_forgot_its_statements_is_begun_anew(location: StoreLocation) -> None:
     """As behind a pooler, which gives a session's transactions to one server after another."""
-    store = place.store()
+    store = location.store()
     try:
         await store.open(CLUSTER, 10)
         for number in range(10):  # the driver prepares what it says often
@@ -110,15 +110,15 @@ async def test_a_session_that_forgot_its_statements_is_begun_anew(place: Place) 
         _, writer = store._opened()
         assert await writer.run(forget_statements) > 0
         await store.write(change(10))
-        assert there(place) == list(range(11))
+        assert there(location) == list(range(11))
     finally:
         await store.close()
 
 
 async def test_a_server_that_crashes_under_load_has_all_that_was_acknowledged_and_no_more(
-    place: Place, postgres: Postgres
+    location: StoreLocation, postgres: Postgres
 ) -> None:
-    store = place.store()
+    store = location.store()
     done: list[int] = []
     refused: list[int] = []
     news: asyncio.Queue[int] = asyncio.Queue()
@@ -153,15 +153,17 @@ async def test_a_server_that_crashes_under_load_has_all_that_was_acknowledged_an
             await more(200)
             stopping.set()
         assert refused
-        assert there(place) == sorted(done)
+        assert there(location) == sorted(done)
     finally:
         await store.close()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_commit_whose_answer_is_lost_happens_once(place: Place, postgres: Postgres, moment: Moment) -> None:
+async def test_a_commit_whose_answer_is_lost_happens_once(
+    location: StoreLocation, postgres: Postgres, moment: Moment
+) -> None:
     async with cutter(postgres.port) as way:
-        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        store = dataclasses.replace(location, settings=_through(location, postgres, way.port)).store()
         try:
             await store.open(CLUSTER, 10)
             way.arm(moment)
@@ -170,16 +172,16 @@ async def test_a_commit_whose_answer_is_lost_happens_once(place: Place, postgres
             await store.write(change(1))
         finally:
             await store.close()
-    assert there(place) == [0, 1]
-    assert place.execute("SELECT writes FROM meta") == [(2,)]
+    assert there(location) == [0, 1]
+    assert location.execute("SELECT writes FROM meta") == [(2,)]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_lost_answer_is_looked_for_until_the_server_is_back(
-    place: Place, postgres: Postgres, moment: Moment
+    location: StoreLocation, postgres: Postgres, moment: Moment
 ) -> None:
     async with cutter(postgres.port) as way:
-        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        store = dataclasses.replace(location, settings=_through(location, postgres, way.port)).store()
         try:
             await store.open(CLUSTER, 10)
             way.arm(moment, shut=True)
@@ -190,15 +192,15 @@ async def test_a_lost_answer_is_looked_for_until_the_server_is_back(
             await writing
         finally:
             await store.close()
-    assert there(place) == [0]
+    assert there(location) == [0]
 
 
 async def test_whoever_cannot_be_told_whether_it_took_place_is_told_so(
-    place: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    location: StoreLocation, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "DOUBT_S", 0.3)
     async with cutter(postgres.port) as way:
-        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
+        store = dataclasses.replace(location, settings=_through(location, postgres, way.port)).store()
         try:
             await store.open(CLUSTER, 10)
             way.arm("after", shut=True)
@@ -210,15 +212,15 @@ async def test_whoever_cannot_be_told_whether_it_took_place_is_told_so(
             await store.write(Change(change(0).sandboxes, change(0).events))  # again: it makes no difference
         finally:
             await store.close()
-    assert there(place) == [0]
+    assert there(location) == [0]
 
 
 async def test_a_lost_answer_of_one_who_was_overtaken_meanwhile_is_not_made_up(
-    place: Place, postgres: Postgres
+    location: StoreLocation, postgres: Postgres
 ) -> None:
     async with cutter(postgres.port) as way:
-        store = dataclasses.replace(place, settings=_through(place, postgres, way.port)).store()
-        second = place.store()
+        store = dataclasses.replace(location, settings=_through(location, postgres, way.port)).store()
+        second = location.store()
         try:
             await store.open(CLUSTER, 10)
             way.arm("after", shut=True)
@@ -234,9 +236,9 @@ async def test_a_lost_answer_of_one_who_was_overtaken_meanwhile_is_not_made_up(
             await store.close()
 
 
-async def test_a_database_in_use_by_something_else_is_left_alone(place: Place) -> None:
-    place.execute("CREATE TABLE events (id integer)")
-    store = place.store()
+async def test_a_database_in_use_by_something_else_is_left_alone(location: StoreLocation) -> None:
+    location.execute("CREATE TABLE events (id integer)")
+    store = location.store()
     try:
         with pytest.raises(FailedPrecondition, match=r"another program \(events\)"):
             await store.open(CLUSTER, 10)
@@ -244,10 +246,10 @@ async def test_a_database_in_use_by_something_else_is_left_alone(place: Place) -
         await store.close()
 
 
-async def test_no_error_names_the_password(place: Place, postgres: Postgres) -> None:
-    place.execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
+async def test_no_error_names_the_password(location: StoreLocation, postgres: Postgres) -> None:
+    location.execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
     host = f"127.0.0.1:{postgres.port}"
-    name = place.settings["store"]["url"].rpartition("/")[2]
+    name = location.settings["store"]["url"].rpartition("/")[2]
     try:
         for url, expected in (
             (f"postgresql://guest:wrong-hunter2@{host}/{name}", Unavailable),
@@ -256,7 +258,7 @@ async def test_no_error_names_the_password(place: Place, postgres: Postgres) -> 
             (f"postgresql://guest:hunter2@{host}/{name}", FailedPrecondition),  # may not make tables
             ("postgresql://guest:hunter2@127.0.0.1:1/nowhere", Unavailable),
         ):
-            store = place.store(store={"url": url, "retention": 1.0})
+            store = location.store(store={"url": url, "retention": 1.0})
             try:
                 with pytest.raises(expected) as caught:
                     await store.open(CLUSTER, 10)
@@ -265,9 +267,9 @@ async def test_no_error_names_the_password(place: Place, postgres: Postgres) -> 
             assert "hunter2" not in repr(caught.value)
             assert caught.value.__cause__ is None
     finally:
-        place.execute("DROP ROLE guest")
+        location.execute("DROP ROLE guest")
 
 
-def _through(place: Place, postgres: Postgres, port: int) -> dict[str, object]:
-    name = place.settings["store"]["url"].rpartition("/")[2]
-    return {**place.settings, "store": {"url": f"{postgres.url(name, port)}?sslmode=disable", "retention": 60.0}}
+def _through(location: StoreLocation, postgres: Postgres, port: int) -> dict[str, object]:
+    name = location.settings["store"]["url"].rpartition("/")[2]
+    return {**location.settings, "store": {"url": f"{postgres.url(name, port)}?sslmode=disable", "retention": 60.0}}

@@ -15,16 +15,16 @@ from shoal.actors.controller.store import Change
 from shoal.cluster.store import rows, schema, tables
 from shoal.cluster.store.database import Database, postgresql_database, sqlite_database
 from shoal.cluster.store.writer import Writer
-from tests.contract.store.conftest import CLUSTER, SQL, Place
-from tests.contract.store.things import ended, entry, environment, event, living, plain, token
+from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
+from tests.contract.store.samples import ended, entry, environment, event, living, plain, token
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def database(place: Place) -> Iterator[Database]:
-    url = place.settings["store"]["url"]
-    made = sqlite_database(place.file) if url is None else postgresql_database(url)
+def database(location: StoreLocation) -> Iterator[Database]:
+    url = location.settings["store"]["url"]
+    made = sqlite_database(location.file) if url is None else postgresql_database(url)
     yield made
     made.close()
 
@@ -78,7 +78,7 @@ def test_an_older_database_is_migrated(database: Database) -> None:
 
 @SQL
 async def test_a_database_of_the_first_revision_is_migrated_with_all_that_is_in_it(
-    place: Place, database: Database
+    location: StoreLocation, database: Database
 ) -> None:
     with database.writes.begin() as connection:
         schema.migrate(connection, "test", "0001")
@@ -90,7 +90,7 @@ async def test_a_database_of_the_first_revision_is_migrated_with_all_that_is_in_
     row = ended("sb-1", name="web", idempotency_key="k")
     await first.write(rows.rows_of(Change([row], [event(7)], [entry()], [environment("main")], [token("tk-1")])))
     await first.close()
-    store = place.store()
+    store = location.store()
     try:
         restored = await store.open(CLUSTER, 10)
         assert restored.sandboxes == [await store.sandbox_keyed("k", "main")] == [plain(row)]

@@ -13,25 +13,25 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
-from tests.contract.store.conftest import CLUSTER, SQL, Place
-from tests.contract.store.things import ended, entry, environment, event, living, plain, token
+from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
+from tests.contract.store.samples import ended, entry, environment, event, living, plain, token
 
 pytestmark = pytest.mark.anyio
 
 
-async def reopened(place: Place, history: int = 100) -> Restored:
-    store = place.store()
+async def reopened(location: StoreLocation, history: int = 100) -> Restored:
+    store = location.store()
     try:
         return await store.open(CLUSTER, history)
     finally:
         await store.close()
 
 
-async def test_a_new_store_is_empty(place: Place) -> None:
-    assert await reopened(place) == Restored([], [], [], 0)
+async def test_a_new_store_is_empty(location: StoreLocation) -> None:
+    assert await reopened(location) == Restored([], [], [], 0)
 
 
-async def test_all_that_was_written_is_there_when_it_is_opened_again(place: Place, store: Store) -> None:
+async def test_all_that_was_written_is_there_when_it_is_opened_again(location: StoreLocation, store: Store) -> None:
     row = living("sb-1", name="ünï", idempotency_key="k", environment="team-a")
     environments = [environment("main"), environment("team-a", sandboxes=3, cpu=1.5, memory=64, creates_per_minute=9)]
     tokens = [
@@ -40,27 +40,27 @@ async def test_all_that_was_written_is_there_when_it_is_opened_again(place: Plac
     ]
     await store.write(Change(sandboxes=[row], events=[event(41)], environments=environments, tokens=tokens))
     await store.close()
-    restored = await reopened(place)
+    restored = await reopened(location)
     assert restored.sandboxes == [plain(row)]
     assert sorted(restored.environments, key=lambda e: e.name) == environments
     assert sorted(restored.tokens, key=lambda t: t.info.id) == tokens
     assert restored.last_event == 41
 
 
-async def test_what_is_written_replaces_what_has_its_id_or_name(place: Place, store: Store) -> None:
+async def test_what_is_written_replaces_what_has_its_id_or_name(location: StoreLocation, store: Store) -> None:
     await store.write(Change(sandboxes=[living("sb-1")], environments=[environment("a")], tokens=[token("tk-1")]))
     last = ended("sb-1")
     await store.write(
         Change(sandboxes=[last], environments=[environment("a", cpu=2.0)], tokens=[token("tk-1", revoked_at=3.0)])
     )
     assert await store.sandbox("sb-1") == plain(last)
-    restored = await reopened(place)
+    restored = await reopened(location)
     assert restored.sandboxes == [plain(last)]
     assert [e.quota for e in restored.environments] == [Quota(cpu=2.0)]
     assert [t.info.revoked_at for t in restored.tokens] == [3.0]
 
 
-async def test_environments_are_removed_in_the_order_of_the_writes(place: Place, store: Store) -> None:
+async def test_environments_are_removed_in_the_order_of_the_writes(location: StoreLocation, store: Store) -> None:
     await store.write(Change(environments=[environment("a"), environment("b")]))
     await asyncio.gather(
         store.write(Change(removed_environments=["a", "never-was"])),
@@ -68,17 +68,17 @@ async def test_environments_are_removed_in_the_order_of_the_writes(place: Place,
         store.write(Change(environments=[environment("a", cpu=3.0)])),
         store.write(Change(removed_environments=["c"])),
     )
-    restored = await reopened(place)
+    restored = await reopened(location)
     assert sorted((e.name, e.quota.cpu) for e in restored.environments) == [("a", 3.0), ("b", 1.0)]
 
 
-async def test_tokens_are_removed_in_the_order_of_the_writes(place: Place, store: Store) -> None:
+async def test_tokens_are_removed_in_the_order_of_the_writes(location: StoreLocation, store: Store) -> None:
     await store.write(Change(tokens=[token("tk-1"), token("tk-2"), token("tk-3")]))
     await asyncio.gather(
         store.write(Change(tokens=[token("tk-4")], removed_tokens=["tk-1", "tk-2", "tk-never"])),
         store.write(Change(tokens=[token("tk-2", name="again")])),
     )
-    restored = await reopened(place)
+    restored = await reopened(location)
     assert sorted((t.info.id, t.info.name) for t in restored.tokens) == [
         ("tk-2", "again"),
         ("tk-3", "ci"),
@@ -86,11 +86,13 @@ async def test_tokens_are_removed_in_the_order_of_the_writes(place: Place, store
     ]
 
 
-async def test_it_opens_with_all_that_live_and_the_newest_that_ended_oldest_first(place: Place, store: Store) -> None:
+async def test_it_opens_with_all_that_live_and_the_newest_that_ended_oldest_first(
+    location: StoreLocation, store: Store
+) -> None:
     old = [living(f"sb-live-{n}", at=float(n)) for n in range(3)]
     past = [ended(f"sb-past-{n}", at=n + 0.5) for n in range(6)]
     await store.write(Change(sandboxes=[*past, *old]))
-    restored = await reopened(place, history=2)
+    restored = await reopened(location, history=2)
     assert [row["id"] for row in restored.sandboxes] == [
         "sb-live-0",
         "sb-live-1",
@@ -98,7 +100,7 @@ async def test_it_opens_with_all_that_live_and_the_newest_that_ended_oldest_firs
         "sb-past-4",
         "sb-past-5",
     ]
-    assert [row["id"] for row in (await reopened(place, history=0)).sandboxes] == [row["id"] for row in old]
+    assert [row["id"] for row in (await reopened(location, history=0)).sandboxes] == [row["id"] for row in old]
 
 
 async def test_a_sandbox_is_found_by_its_id_and_the_last_of_a_name_by_that(store: Store) -> None:
@@ -138,7 +140,7 @@ async def test_names_from_outside_that_no_database_takes_are_not_found(store: St
 
 
 @SQL
-async def test_who_ended_it_and_why_and_its_exit_code_are_kept(place: Place, store: Store) -> None:
+async def test_who_ended_it_and_why_and_its_exit_code_are_kept(location: StoreLocation, store: Store) -> None:
     await store.write(
         Change(sandboxes=[ended("sb-1")], events=[event(1)], audit=[entry(action="sandbox.terminate", target="sb-1")])
     )
@@ -146,7 +148,7 @@ async def test_who_ended_it_and_why_and_its_exit_code_are_kept(place: Place, sto
     assert row is not None
     assert (row["end"]["reason"], row["end"]["returncode"]) == ("completed", 3)
     columns = "state, reason, returncode, ended_at, environment"
-    assert place.execute(f"SELECT {columns} FROM sandboxes") == [("terminated", "completed", 3, 2.0, "main")]
+    assert location.execute(f"SELECT {columns} FROM sandboxes") == [("terminated", "completed", 3, 2.0, "main")]
     [told] = await store.audit(None, 10)
     assert (told.action, told.target, told.token) == ("sandbox.terminate", "sb-1", "tk-1")
 
@@ -196,12 +198,12 @@ async def test_an_event_that_is_written_again_is_kept_once(store: Store) -> None
     assert [(e.id, e.at) for e in await store.events(0, 10)] == [(1, 1.0), (2, 9.0)]
 
 
-async def test_ids_of_events_go_on_after_all_of_them_expired(place: Place, store: Store) -> None:
+async def test_ids_of_events_go_on_after_all_of_them_expired(location: StoreLocation, store: Store) -> None:
     await store.write(Change(events=[event(7), event(8)]))
     await store.write(Change(events=[event(5)]))
     assert await store.expire(100.0) == 3
     assert await store.events(0, 10) == []
-    assert (await reopened(place)).last_event == 8
+    assert (await reopened(location)).last_event == 8
 
 
 async def test_audit_entries_get_rising_ids_and_come_newest_first(store: Store) -> None:
@@ -246,7 +248,7 @@ async def test_text_of_any_kind_is_kept_in_a_row(store: Store) -> None:
     assert await store.sandbox("sb-1") == plain(row)
 
 
-async def test_expiry_forgets_what_ended_before_and_nothing_that_lives(place: Place, store: Store) -> None:
+async def test_expiry_forgets_what_ended_before_and_nothing_that_lives(location: StoreLocation, store: Store) -> None:
     await store.write(
         Change(
             sandboxes=[living("sb-live"), ended("sb-old", ended_at=9.0), ended("sb-new", ended_at=10.0)],
@@ -264,7 +266,7 @@ async def test_expiry_forgets_what_ended_before_and_nothing_that_lives(place: Pl
     )
     assert await store.expire(10.0) == 5
     assert await store.expire(10.0) == 0
-    restored = await reopened(place)
+    restored = await reopened(location)
     assert sorted(row["id"] for row in restored.sandboxes) == ["sb-live", "sb-new"]
     assert sorted(t.info.id for t in restored.tokens) == ["tk-for-ever", "tk-just-revoked", "tk-valid"]
     assert len(restored.environments) == 1
@@ -279,30 +281,30 @@ async def test_much_that_expired_goes_while_others_write(store: Store) -> None:
 
 
 @SQL
-async def test_expiry_holds_up_a_write_for_a_part_of_it_only(place: Place, store: Store) -> None:
+async def test_expiry_holds_up_a_write_for_a_part_of_it_only(location: StoreLocation, store: Store) -> None:
     await store.write(Change(sandboxes=[ended(f"sb-{n}") for n in range(1500)]))
     expiry = asyncio.create_task(store.expire(100.0))
     await asyncio.sleep(0)
     await store.write(Change(sandboxes=[living("sb-live")]))
-    [(left,)] = place.execute("SELECT count(*) FROM sandboxes WHERE ended_at IS NOT NULL")
+    [(left,)] = location.execute("SELECT count(*) FROM sandboxes WHERE ended_at IS NOT NULL")
     assert left > 0
     assert await expiry == 1500
 
 
 @SQL
 async def test_it_opens_with_no_more_of_the_past_than_memory_has_room_for(
-    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+    location: StoreLocation, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql, "RESTORED_BYTES", 1_000_000)
     past = [ended(f"sb-{n:04}", at=float(n), tags={"a": "x" * 5000}) for n in range(1000)]
     await store.write(Change(sandboxes=[living("sb-live", at=0.5), *past]))
-    restored = await reopened(place, history=10_000)
+    restored = await reopened(location, history=10_000)
     kept = [row["id"] for row in restored.sandboxes]
     assert kept[0] == "sb-live"
     assert 150 < len(kept) < 400
     assert kept[1:] == [row["id"] for row in past[-len(kept) + 1 :]]
     assert not restored.complete
-    assert (await reopened(place, history=5)).complete is False
+    assert (await reopened(location, history=5)).complete is False
 
 
 async def test_a_change_is_written_as_it_was_when_it_was_handed_in(store: Store) -> None:
@@ -341,9 +343,9 @@ async def test_a_caller_that_gives_up_takes_nothing_back(store: Store) -> None:
     assert await store.sandbox("sb-1") is not None
 
 
-async def test_an_overtaken_controller_writes_nothing_more(place: Place, store: Store) -> None:
+async def test_an_overtaken_controller_writes_nothing_more(location: StoreLocation, store: Store) -> None:
     await store.write(Change(sandboxes=[living("sb-1")]))
-    second = place.store()
+    second = location.store()
     await second.open(CLUSTER, 10)
     try:
         with pytest.raises(FailedPrecondition, match="another controller") as caught:
@@ -358,8 +360,8 @@ async def test_an_overtaken_controller_writes_nothing_more(place: Place, store: 
         await second.close()
 
 
-async def test_of_many_that_open_an_empty_store_at_once_one_may_write(place: Place) -> None:
-    stores = [place.store() for _ in range(4)]
+async def test_of_many_that_open_an_empty_store_at_once_one_may_write(location: StoreLocation) -> None:
+    stores = [location.store() for _ in range(4)]
     try:
         await asyncio.gather(*(store.open(CLUSTER, 10) for store in stores))
         changes = [store.write(Change(sandboxes=[living(f"sb-{n}")])) for n, store in enumerate(stores)]
@@ -381,15 +383,15 @@ async def test_it_may_be_opened_again(store: Store) -> None:
     assert len((await store.open(CLUSTER, 10)).sandboxes) == 2
 
 
-async def test_the_store_of_another_cluster_is_left_alone(place: Place, store: Store) -> None:
+async def test_the_store_of_another_cluster_is_left_alone(location: StoreLocation, store: Store) -> None:
     await store.write(Change(sandboxes=[living("sb-1")]))
     another = "another"
     if (
-        place.postgres is None and place.disk is None
+        location.postgres is None and location.disk is None
     ):  # each has a file of its own, but for one that was put in another's place
-        place.execute("UPDATE meta SET cluster = 'other'")
+        location.execute("UPDATE meta SET cluster = 'other'")
         another = CLUSTER
-    other = place.store()
+    other = location.store()
     try:
         with pytest.raises(FailedPrecondition, match="database of its own"):
             await other.open(another, 10)
@@ -399,9 +401,9 @@ async def test_the_store_of_another_cluster_is_left_alone(place: Place, store: S
 
 
 @SQL
-async def test_a_store_of_a_newer_version_is_left_alone(place: Place, store: Store) -> None:
-    place.execute("UPDATE alembic_version SET version_num = '9999'")
-    other = place.store()
+async def test_a_store_of_a_newer_version_is_left_alone(location: StoreLocation, store: Store) -> None:
+    location.execute("UPDATE alembic_version SET version_num = '9999'")
+    other = location.store()
     try:
         with pytest.raises(FailedPrecondition, match="newer version"):
             await other.open(CLUSTER, 10)
@@ -409,10 +411,10 @@ async def test_a_store_of_a_newer_version_is_left_alone(place: Place, store: Sto
         await other.close()
 
 
-async def test_ten_thousand_sandboxes_are_written_and_restored(place: Place, store: Store) -> None:
+async def test_ten_thousand_sandboxes_are_written_and_restored(location: StoreLocation, store: Store) -> None:
     rows = [ended(f"sb-{n:05}", at=float(n), ended_at=n + 0.5, env={"K": "v" * 300}) for n in range(10_000)]
     await store.write(Change(sandboxes=rows))
-    restored = await reopened(place, history=10_000)
+    restored = await reopened(location, history=10_000)
     assert len(restored.sandboxes) == 10_000
 
 

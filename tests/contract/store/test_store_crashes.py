@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.contract.store.conftest import CLUSTER, SQL, Place
+from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
 from tests.contract.store.crashing_writer import PARTS
 
 pytestmark = pytest.mark.anyio
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.anyio
 @SQL
 @pytest.mark.parametrize("acknowledged_first", [1, 200, 700])
 async def test_a_writer_killed_in_the_middle_has_lost_nothing_and_left_nothing_half(
-    place: Place, acknowledged_first: int
+    location: StoreLocation, acknowledged_first: int
 ) -> None:
-    acknowledged = _written_until_killed(place, acknowledged_first)
-    store = place.store()
+    acknowledged = _written_until_killed(location, acknowledged_first)
+    store = location.store()
     try:
         restored = await store.open(CLUSTER, 10)
         parts = Counter(row["id"].split("-")[1] for row in restored.sandboxes)
@@ -35,10 +35,10 @@ async def test_a_writer_killed_in_the_middle_has_lost_nothing_and_left_nothing_h
     assert restored.last_event == max(e * PARTS + PARTS for e in map(int, parts))
 
 
-def _written_until_killed(place: Place, count: int) -> set[str]:
+def _written_until_killed(location: StoreLocation, count: int) -> set[str]:
     """The numbers of the writes that the writer had been told were done."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.contract.store.crashing_writer", json.dumps(place.settings), CLUSTER],
+        [sys.executable, "-m", "tests.contract.store.crashing_writer", json.dumps(location.settings), CLUSTER],
         stdout=subprocess.PIPE,
     ) as process:
         try:
