@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from shoal.cluster.api.app import make_app
-from shoal.cluster.serving.websockets import OPTIONS
+from shoal.cluster.serving.replica_server import OPTIONS
 from shoal.model.access import Scope
 from shoal.model.settings import ApiSettings, Settings
 from shoal.transport.fake import FakeTransport
@@ -119,7 +119,8 @@ def serving(api: ApiSettings | None = None) -> Iterator[Api]:
     listening.bind(("127.0.0.1", 0))
     listening.listen(512)
     port = listening.getsockname()[1]
-    config = uvicorn.Config(app, log_config=None, loop="asyncio", timeout_graceful_shutdown=1, lifespan="on", **OPTIONS)
+    options = {**OPTIONS, "timeout_graceful_shutdown": 1}
+    config = uvicorn.Config(app, loop="asyncio", lifespan="on", **options)
     server = PromptServer(config)
     loop = asyncio.new_event_loop()
     started = threading.Event()

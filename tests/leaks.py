@@ -38,6 +38,8 @@ class Found:
     holders: frozenset[str]
     """Sandboxes that hold a container."""
     relays: int
+    gateways: int
+    """One that is going, after a roll, still counts."""
     unfinished: frozenset[str]
     """Files that were being written."""
 
@@ -52,7 +54,8 @@ def look(cluster: ClusterFile) -> Found:
         directories=frozenset(path.name for path in _children(run_dir / "c")),
         interfaces=frozenset(_interfaces(cluster.settings["network"]["bridge"])),
         holders=frozenset(holder for holder in records.values() if holder is not None),
-        relays=len(_relays(run_dir)),
+        relays=len(_listening(run_dir, "relay")),
+        gateways=len(_listening(run_dir, "gateway")),
         unfinished=frozenset(
             str(path) for part in ("node", "controller") for path in files_below(state / part) if path.suffix == ".tmp"
         ),
@@ -71,6 +74,8 @@ def problems(found: Found, before: Found | None = None) -> list[str]:
         wrong.append(f"records without containers: {', '.join(sorted(missing))}")
     if found.relays != 1:
         wrong.append(f"{found.relays} relays")
+    if found.gateways < 1:
+        wrong.append("no gateway")
     if found.unfinished:
         wrong.append(f"unfinished files: {', '.join(sorted(found.unfinished))}")
     if before is not None and found.holders - before.holders:
@@ -93,7 +98,8 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
     while cluster.engine is not None and shims(cluster) and time.monotonic() < deadline:
         time.sleep(0.05)  # a shim ends by itself, a moment after its container
     left = {
-        "processes": processes.of_cluster(cluster.cluster, Path(cluster.temp_dir)) + _relays(run_dir / cluster.cluster),
+        "processes": processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
+        + processes.listening_below(run_dir / cluster.cluster),
         "engine": [cluster.engine] if cluster.engine is not None and processes.alive(cluster.engine) else [],
         "containers": _containers(cluster) if cluster.engine is None else [],
         "shims": shims(cluster) if cluster.engine is not None else [],
@@ -102,7 +108,6 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
         + list(run_dir.glob("engine*")) * (cluster.engine is not None),
         "bridge": [p for p in (Path("/sys/class/net", cluster.settings["network"]["bridge"]),) if p.exists()],
         "rules": _tables(cluster.settings["network"]["bridge"]),
-        "haproxy": _commands(f"{run_dir}/{cluster.cluster}/h"),
         "port": [cluster.api_listens] if cluster.api_listens and local_ray.answers(cluster.api_listens) else [],
         "token": [url for url in config_file.read().servers if url == cluster.api_url],
         "secrets": [p for p in (Path(cluster.secret_path), Path(cluster.auth_token_path)) if p.exists()],
@@ -157,10 +162,10 @@ def _interfaces(bridge: str) -> list[str]:
     return keys
 
 
-def _relays(run_dir: Path) -> list[ProcessRef]:
-    """The processes that listen below `run_dir`, except HAProxy, which has a directory of its own there."""
-    haproxy = processes.listening_below(run_dir / "h")
-    return [process for process in processes.listening_below(run_dir) if process not in haproxy]
+def _listening(run_dir: Path, mode: str) -> list[ProcessRef]:
+    """The Go programs in that mode that listen below `run_dir`."""
+    found = processes.listening_below(run_dir)
+    return [process for process in found if mode in processes.command_line(process.pid)]
 
 
 def _commands(text: str) -> list[str]:

@@ -81,18 +81,30 @@ def kill_once_there(victim: Callable[[], int]) -> None:
 
 def kill_relay() -> None:
     """Kills the relay of the cluster under test."""
+    kill_once_there(lambda: _known(relay_pid()))
 
-    def the_relay() -> int:
-        pid = relay_pid()
-        assert pid is not None
-        return pid
 
-    kill_once_there(the_relay)
+def kill_gateway() -> None:
+    """Kills the gateway of the cluster under test."""
+    kill_once_there(lambda: _known(gateway_pid()))
 
 
 def relay_pid() -> int | None:
-    """The pid of the relay of the cluster under test, whose control socket is in its run directory; None if there is none."""
-    for process in processes.listening_below(Path(os.environ["SHOAL_RUN_DIR"])):
-        if "relay" in processes.command_line(process.pid):
-            return process.pid
-    return None
+    """The pid of the relay of the cluster under test; None if there is none."""
+    return next(iter(_programs("relay")), None)
+
+
+def gateway_pid() -> int | None:
+    """The pid of the gateway of the cluster under test; None if there is none. Of several the last one that was started."""
+    return max(_programs("gateway"), default=None)
+
+
+def _known(pid: int | None) -> int:
+    assert pid is not None
+    return pid
+
+
+def _programs(mode: str) -> list[int]:
+    """Pids of the Go program in that mode, whose control socket is in the run directory of the cluster under test."""
+    found = processes.listening_below(Path(os.environ["SHOAL_RUN_DIR"]))
+    return [process.pid for process in found if mode in processes.command_line(process.pid)]

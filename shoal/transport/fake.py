@@ -25,6 +25,7 @@ from shoal.model.errors import (
     TunnelNotFound,
     Unavailable,
 )
+from shoal.model.grants import TTL_S, Grant
 from shoal.model.ids import MAIN_PROCESS, new_sandbox_id
 from shoal.model.info import Listing, LogChunk, NodeInfo, Page, SandboxInfo
 from shoal.model.settings import Limits, SandboxDefaults
@@ -197,6 +198,11 @@ class FakeTransport(Transport):
                 f"sandbox {sandbox_id} has ended: {info.reason}", reason=info.reason, exit_code=info.returncode
             )
         return box
+
+    async def grant(self, sandbox_id: str) -> Grant:
+        self.note("grant", sandbox_id)
+        self._living(sandbox_id)
+        return Grant(sandbox_id, "127.0.0.1:1", "token", time.time() + TTL_S)
 
     async def channel(self, sandbox_id: str) -> ByteStream:
         self.note("channel", sandbox_id)

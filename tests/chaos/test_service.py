@@ -11,7 +11,7 @@ import shoal
 from tests import leaks
 from tests.chaos.accounts import Load, Tally
 from tests.cluster import Cluster
-from tests.processes import actor_names, actor_pid, kill_once_there
+from tests.processes import actor_names, actor_pid, gateway_pid, kill_once_there
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -37,6 +37,12 @@ def the_serve_controller() -> int:
     return actor_pid("SERVE_CONTROLLER_ACTOR")
 
 
+def the_gateway() -> int:
+    pid = gateway_pid()
+    assert pid is not None
+    return pid
+
+
 def the_controller() -> int:
     return actor_pid("controller")
 
@@ -54,6 +60,7 @@ def a_sandbox_actor() -> int:
     [
         ("a Serve replica", a_replica),
         ("the Serve controller", the_serve_controller),
+        ("the gateway", the_gateway),
         ("Shoal's controller", the_controller),
         ("a node actor", the_node_actor),
         ("a sandbox actor", a_sandbox_actor),

@@ -80,7 +80,7 @@ async def test_requests_say_who_asks_and_by_what() -> None:
 # What is asked again
 
 GONE = json.dumps(problem(Internal("the replica that had it is gone"))).encode()
-"""What HAProxy says of a replica that ended before it answered."""
+"""What the gateway says of a replica that ended before it answered."""
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 from tests import leaks
 from tests.cluster import Cluster, Machine
-from tests.processes import command_line, eventually
+from tests.processes import command_line
 from tests.site import Site, make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -58,8 +58,8 @@ def ray_of(cluster: ClusterFile) -> list[ProcessRef]:
     return processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
 
 
-def haproxies(cluster: ClusterFile) -> list[ProcessRef]:
-    return [each for each in ray_of(cluster) if command_line(each.pid).partition("\0")[0].endswith("haproxy")]
+def gateways(cluster: ClusterFile) -> list[ProcessRef]:
+    return [each for each in ray_of(cluster) if "\0gateway\0" in command_line(each.pid)]
 
 
 def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
@@ -110,12 +110,10 @@ def test_up_again_mends_what_was_killed_and_down_needs_no_readable_file(site: Si
     assert site.shoal("run", "--name", "web", "shoal/base", "echo", "again") == "again\n"
 
     site.shoal("run", "-d", "shoal/base")
-    # HAProxy serves on: nobody is left who would stop it.
-    eventually(lambda: len(haproxies(mended)) == 1, what="one HAProxy: another may still go on after the last change")
-    everything, haproxy = ray_of(mended), haproxies(mended)
-    raylet_first = sorted((p for p in everything if p not in haproxy), key=lambda p: p not in mended.ray)
-    kill_all(raylet_first)
-    assert processes.alive(haproxy[0])
+    # The gateway lives on for a while: nobody is left who would stop it.
+    everything, left = ray_of(mended), gateways(mended)
+    kill_all(sorted((p for p in everything if p not in left), key=lambda p: p not in mended.ray))
+    assert processes.alive(left[0])
     cluster_file.path_in(site.state_dir).write_text("{")
     assert "shoal down" in site.errors("up", code=78), "the remedy, which works"
     site.shoal("down")
@@ -161,7 +159,8 @@ def assert_clean(site: Site) -> None:
 
 
 def test_ray_listens_on_the_loopback_only(cluster: Cluster) -> None:
-    ours = {process.pid for process in ray_of(cluster.file)}
+    """But for what Serve's replicas have among themselves: `test_serving` shows that they ask for Ray's token."""
+    ours = {process.pid for process in ray_of(cluster.file) if "ServeReplica" not in command_line(process.pid)}
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
     addresses = [line.split()[3] for line in listening if any(f"pid={pid}," in line for pid in ours)]
     assert len(addresses) >= 3
@@ -223,6 +222,4 @@ def test_doctor_finds_nothing_missing(cluster: Cluster) -> None:
     checks = json.loads(examined.stdout)
     assert [check for check in checks if not check["ok"]] == []
     assert examined.returncode == 0
-    assert {"relay", "controller", "ray", "base image", "token", "haproxy", "api"} <= {
-        check["name"] for check in checks
-    }
+    assert {"relay", "controller", "ray", "base image", "token", "api"} <= {check["name"] for check in checks}

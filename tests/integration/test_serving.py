@@ -28,7 +28,7 @@ from shoal.model.cluster_file import ClusterFile, ProcessRef
 from shoal.model.errors import ShoalError
 from shoal.model.http import error_from_response
 from tests.cluster import Cluster
-from tests.processes import command_line, eventually, kill
+from tests.processes import actor_names, actor_pid, command_line, eventually, gateway_pid, kill, kill_gateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -71,17 +71,6 @@ class Api:
         everything = processes.of_cluster(self.file.cluster, Path(self.file.temp_dir))
         return [process for process in everything if title in command_line(process.pid)]
 
-    def only(self, title: str) -> ProcessRef:
-        """The one that is called so; of a HAProxy that was replaced the old one goes on until its last connection is at its end."""
-        found: list[ProcessRef] = []
-
-        def one() -> bool:
-            found[:] = self.workers(title)
-            return len(found) == 1
-
-        eventually(one, what=f"one {title}")
-        return found[0]
-
     def replicas(self) -> list[int]:
         return sorted(process.pid for process in self.workers("ray::ServeReplica:"))
 
@@ -106,6 +95,7 @@ class Load:
     good: int = 0
     problems: list[ShoalError] = field(default_factory=list)
     unreached: int = 0
+    refused: int = 0
     slowest: float = 0.0
 
 
@@ -123,8 +113,9 @@ def load(ask: Callable[[], tuple[int, bytes, str]], callers: int = 4) -> Iterato
                     result.good += 1
                 else:
                     result.problems.append(error_from_response(status, content_type, body))
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException) as error:
                 result.unreached += 1
+                result.refused += isinstance(error, ConnectionRefusedError)
             result.slowest = max(result.slowest, time.monotonic() - start)
             if result.unreached:
                 done.wait(0.05)
@@ -196,17 +187,33 @@ def test_a_replica_that_is_killed_takes_no_request_along(api: Api) -> None:
     assert all(found.count(key) == 1 for key in made)
 
 
-def test_a_haproxy_that_is_killed_comes_back(api: Api) -> None:
-    old = api.only("bin/haproxy")
+def test_a_gateway_that_is_killed_refuses_nobody(api: Api) -> None:
+    """What it was answering breaks off; who connects meanwhile waits for the next one."""
+    old = gateway_pid()
     with load(lambda: api.ask("GET", "/v1/health"), 2) as looks:
-        kill(old.pid)
-        eventually(lambda: looks.unreached > 0 and api.whole(), what="a new HAProxy")
-        eventually(lambda: looks.good > 0, what="an answer")
+        eventually(lambda: looks.good > 20, what="the load")
+        kill_gateway()
+        eventually(lambda: gateway_pid() not in (None, old) and api.whole(), what="a new gateway")
+        good = looks.good
+        eventually(lambda: looks.good > good + 20, what="answers")
+    assert looks.refused == 0
+    assert looks.unreached <= 2, "one for each caller"
     assert all(error.retryable for error in looks.problems), looks.problems
 
 
+def test_a_node_actor_that_is_killed_takes_its_gateway_again(api: Api) -> None:
+    before = gateway_pid()
+    with load(lambda: api.ask("GET", "/v1/health"), 2) as looks:
+        kill(actor_pid(actor_names("node-")[0]))
+        eventually(lambda: looks.good > 20, what="the load")
+        eventually(lambda: api.call("GET", "/v1/nodes") is not None, what="the node actor")
+    assert (looks.problems, looks.unreached, gateway_pid()) == ([], 0, before)
+    kill_gateway()  # by now it is watched again, and its socket is kept
+    eventually(lambda: gateway_pid() not in (None, before) and api.whole(), what="a new gateway")
+
+
 def test_while_serves_controller_is_dead_the_api_answers(api: Api) -> None:
-    old = api.only("ray::ServeController")
+    (old,) = api.workers("ray::ServeController")
     with load(lambda: api.ask("GET", "/v1/sandboxes?limit=1"), 2) as looks:
         kill(old.pid)
         eventually(lambda: api.workers("ray::ServeController") not in ([], [old]), what="a new controller")
@@ -215,7 +222,7 @@ def test_while_serves_controller_is_dead_the_api_answers(api: Api) -> None:
 
 
 def test_replicas_roll_with_requests_in_flight(api: Api, cluster: Cluster) -> None:
-    before = api.replicas()
+    before, gateway = api.replicas(), gateway_pid()
     sandbox = str(api.call("POST", "/v1/sandboxes", {"timeout": 120})["id"])
     slow = {"command": "sleep 6; echo done"}
     try:
@@ -228,6 +235,7 @@ def test_replicas_roll_with_requests_in_flight(api: Api, cluster: Cluster) -> No
     finally:
         api.call("DELETE", f"/v1/sandboxes/{sandbox}")
     assert len(api.replicas()) == 2
+    assert gateway_pid() != gateway
     assert (looks.problems, looks.unreached) == ([], 0)
     assert (execs.problems, execs.unreached) == ([], 0)
     assert execs.good >= 2

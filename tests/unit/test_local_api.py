@@ -15,7 +15,6 @@ from shoal.client import config_file
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local.doctor import examine
-from shoal.cluster.serving.place import PORTS, Place
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.settings import ApiSettings, Settings
@@ -34,7 +33,7 @@ def settings(run_dir: Path = Path("/tmp/r"), **api: object) -> Settings:
 
 
 def plan(**api: object) -> local_api.Plan:
-    made = local_api.plan(settings(**api), "0123abcd", "127.0.0.1")  # type: ignore[arg-type]
+    made = local_api.plan(settings(**api), "0123abcd")  # type: ignore[arg-type]
     assert made is not None
     return made
 
@@ -62,7 +61,7 @@ def refused(**api: object) -> InvalidRequest:
 
 
 def test_none_is_planned_where_none_is_wanted() -> None:
-    assert local_api.plan(settings(enabled=False), "0123abcd", "127.0.0.1") is None
+    assert local_api.plan(settings(enabled=False), "0123abcd") is None
 
 
 def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
@@ -136,7 +135,7 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
 
 
 def test_doctor_knows_how_long_the_names_of_sockets_will_be(tmp_path: Path) -> None:
-    found = settings(run_dir=Path("/tmp", "r" * 27)).model_copy(update={"state_dir": tmp_path})
+    found = settings(run_dir=Path("/tmp", "r" * 70)).model_copy(update={"state_dir": tmp_path})
     checks = {check.name: check for check in examine(found)}
     assert not checks["api"].ok
     assert checks["api"].remedy == "mend run_dir; then shoal up"
@@ -145,20 +144,17 @@ def test_doctor_knows_how_long_the_names_of_sockets_will_be(tmp_path: Path) -> N
 def test_a_certificate_that_does_not_fit_its_key_replaces_nothing(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     found = settings(tmp_path, tls_cert=authority.server_certificate, tls_key=authority.server_key)
-    place = Place(tmp_path, "0123abcd")
-    place.prepare(found.api, 1, "127.0.0.1")
-    before, key = place.certificate.read_bytes(), authority.server_key.read_bytes()
+    key = authority.server_key.read_bytes()
     authority.renew()
     authority.server_key.write_bytes(key)
     with pytest.raises(InvalidRequest) as caught:
         local_api.start(started(found, 1))
     assert caught.value.field == "api.tls_cert"
-    assert place.certificate.read_bytes() == before
 
 
 def test_a_run_directory_that_is_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        local_api.plan(settings(run_dir=Path("/tmp", "r" * 40)), "0123abcd", "127.0.0.1")
+        local_api.plan(settings(run_dir=Path("/tmp", "r" * 70)), "0123abcd")
     assert caught.value.field == "run_dir"
 
 
@@ -185,12 +181,10 @@ def test_clients_are_told_an_address_that_they_can_reach(api: dict[str, object],
     assert made.url == url.format(port=made.port)
 
 
-def test_clusters_on_one_machine_keep_off_each_others_ports() -> None:
-    one, other = Place(Path("/tmp/r"), "00000000"), Place(Path("/tmp/r"), "00000001")
-    assert abs(one.choose_ports("127.0.0.1") - other.choose_ports("127.0.0.1")) >= PORTS
-    first = one.choose_ports("127.0.0.1")
-    with socket.create_server(("127.0.0.1", first)):
-        assert abs(one.choose_ports("127.0.0.1") - first) >= PORTS
+@pytest.mark.parametrize("proxy", ["10.0.0.1/8", "proxy.example.com", "", "10.0.0.0/33"])
+def test_trusted_proxies_are_addresses_and_networks(proxy: str) -> None:
+    assert refused(trusted_proxies=[proxy]).field == "api.trusted_proxies"
+    plan(trusted_proxies=["10.1.2.3", "10.0.0.0/8", "2001:db8::/32"])
 
 
 class Listener(http.server.ThreadingHTTPServer):
@@ -232,7 +226,7 @@ def test_the_operators_token_goes_to_the_cluster_and_not_to_whoever_listens(
     config_file.put(url, "shoal_tk-known", ca="/own/ca.pem", default=True)
     asked: list[str | None] = []
 
-    def serve(cluster: ClusterFile, host: str, port: int, token: str | None) -> str | None:
+    def serve(cluster: ClusterFile, token: str | None, *, roll: bool) -> str | None:
         asked.append(token)
         return token if good else "shoal_tk-new"
 

@@ -107,6 +107,15 @@ class NodeActor:
         parts = await self._open()
         await parts.ports.unexpose(sandbox_id, port)
 
+    async def open_gateway(self) -> None:
+        """Makes sure that this node's gateway runs: the API is served here from now on."""
+        await (await self._open()).gateway.open()
+
+    async def roll_gateway(self) -> None:
+        """Replaces the gateway by one of the binary that is installed now, and with the certificate of now."""
+        parts = await self._open()
+        await parts.gateway.roll(await asyncio.to_thread(self._wiring.install_agent, self._settings))
+
     async def close(self) -> None:
         """Removes every container, the network and the relay, so that the machine is as it was before."""
         parts = await self._open()

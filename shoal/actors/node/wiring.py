@@ -19,6 +19,7 @@ from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
+from shoal.actors.node.gateway import Gateway
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import RecordFiles
@@ -26,6 +27,7 @@ from shoal.actors.node.relay import Relay
 from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import Unavailable
+from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
@@ -40,6 +42,7 @@ class NodeParts:
     engine: Engine
     network: SandboxNetwork
     relay: Relay
+    gateway: Gateway
     containers: Containers
     ports: ExposedPorts
     warm: WarmPool
@@ -48,6 +51,7 @@ class NodeParts:
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now."""
+        await self.gateway.close()
         await self.relay.close()
         await self.network.close()
         await self.engine.close()
@@ -60,8 +64,13 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
     nothing open."""
     state = Path(settings.state_dir) / "node"
     run_root = Path(settings.run_dir) / cluster / "c"
-    binary = await asyncio.to_thread(_install_agent, settings.agent or agent_binary(), state / "bin")
+    binary = await asyncio.to_thread(install_agent, settings)
     async with contextlib.AsyncExitStack() as held:
+        # First: it ends where nobody comes back to it, and needs none of the others.
+        gateway = Gateway(binary, ServingPaths(settings.run_dir, cluster), settings.api, state / "gateway.log")
+        held.push_async_callback(gateway.detach)
+        if gateway.wanted:
+            gateway.watch()
         engine = engine_named(settings.engine, settings)
         held.push_async_callback(engine.close)
         await engine.open()
@@ -90,6 +99,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         engine,
         network,
         relay,
+        gateway,
         containers,
         ports,
         WarmPool(settings.node),
@@ -112,9 +122,10 @@ def hostname() -> str:
     return socket.gethostname()
 
 
-def _install_agent(source: Path, directory: Path) -> Path:
-    """Copies the agent to a name made of its content: running containers keep theirs when Shoal is upgraded."""
-    content = source.read_bytes()
+def install_agent(settings: Settings) -> Path:
+    """Copies the agent to a name made of its content: running containers keep theirs when Shoal is upgraded. Blocks."""
+    content = (settings.agent or agent_binary()).read_bytes()
+    directory = Path(settings.state_dir) / "node" / "bin"
     target = directory / f"agent-{hashlib.sha256(content).hexdigest()[:16]}"
     if not target.exists():
         directory.mkdir(parents=True, exist_ok=True)

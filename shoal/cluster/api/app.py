@@ -28,7 +28,6 @@ from shoal.cluster.api.sandboxes import batch, events, logs
 from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
 from shoal.cluster.api.tunnels import routes as exposures
-from shoal.cluster.api.tunnels.app import Tunnels
 from shoal.model.hosts import check_open
 from shoal.model.settings import Settings
 from shoal.transport.contract import Transport
@@ -81,14 +80,13 @@ def make_app(transport: Transport, settings: Settings) -> FastAPI:
     app.state.transport = transport
     app.state.settings = settings
     app.state.usage_reporter = reporter
-    app.state.tokens = tokens = TokenCache(transport, settings.api.token_cache)
+    app.state.tokens = TokenCache(transport, settings.api.token_cache)
     app.state.outputs = Budget(execs.MOST_HELD)
     app.state.makes = set()  # creates that go on though their client may have left
     for router in routers():
         _take(app, router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Tunnels, transport=transport, tokens=tokens, reporter=reporter, api=settings.api)
     app.add_middleware(Frame, api=settings.api, reporter=reporter)
     return app
 

@@ -11,7 +11,6 @@ import sys
 from typing import Any, cast
 
 from shoal.cluster.local import processes
-from shoal.cluster.serving.place import DRIVER
 from shoal.model.cluster_file import ClusterFile, ray_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
 from shoal.model.info import NodeInfo
@@ -36,10 +35,12 @@ def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
     return [str(address) for address in _ask(cluster, {"call": "relays"}, timeout_s)]
 
 
-def serve(cluster: ClusterFile, host: str, port: int, token: str | None, *, timeout_s: float = 120.0) -> str:
-    """Deploys the API, or rolls its replicas; returns `token` where that is good, else a new one that may do everything. `host`: what replicas
-    listen on, `port`: the API's."""
-    request = {"settings": cluster.settings, "host": host, "port": port, "token": token}
+def serve(cluster: ClusterFile, token: str | None, *, roll: bool = False, timeout_s: float = 120.0) -> str:
+    """Deploys the API, or rolls its replicas, and with `roll` its gateway, too.
+
+    Returns `token` where that is good, else a new one that may do everything.
+    """
+    request = {"settings": cluster.settings, "cluster": cluster.cluster, "roll": roll, "token": token}
     return str(_ask(cluster, {"call": "serve", **request}, timeout_s))
 
 
@@ -53,7 +54,7 @@ def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any
     try:
         done = subprocess.run(
             [sys.executable, "-m", "shoal.cluster.local.actors"],
-            env={**environment, **ray_environment(cluster), **DRIVER},
+            env={**environment, **ray_environment(cluster)},
             cwd="/",
             input=json.dumps({**request, "address": cluster.ray_address, "timeout_s": timeout_s}),
             capture_output=True,
@@ -116,7 +117,8 @@ def _about_serve(request: dict[str, Any]) -> Any:
 
     if request["call"] == "unserve":
         return control.stop()
-    control.start(request["settings"], request["host"], request["port"])
+    deploy = control.roll if request["roll"] else control.start
+    deploy(request["settings"], request["cluster"])
     return first_token(request["token"])
 
 

@@ -1,14 +1,16 @@
 """The HTTP API of a one-machine cluster: chosen a place for, started last, looked at, mended, rolled.
 
-Everything is done through Serve but the look: that is a request, as a client makes one.
+Replicas are Serve's and the gateway is the node actor's. Whether the API answers is asked as a client asks.
 """
 
 from __future__ import annotations
 
 import http.client
 import ipaddress
+import json
 import os
 import re
+import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -18,12 +20,10 @@ from shoal.client import config_file
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
-from shoal.cluster.serving import haproxy
-from shoal.cluster.serving.haproxy_config import address
-from shoal.cluster.serving.place import Place
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
 from shoal.model.hosts import check_open
+from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import ApiSettings, Settings
 from shoal.transport.http_server import normal_url
 
@@ -37,25 +37,15 @@ _DOMAIN = re.compile(rf"(?=.{{1,180}}\Z)({_LABEL}\.)*(?=[a-z]){_LABEL}")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where a cluster's API is to be: its port, and what Ray is told of it. `node_host`: the address of Ray, and of replicas."""
+    """Where a cluster's API is to be."""
 
     settings: ApiSettings
-    place: Place
     port: int
-    node_host: str
-
-    def ray_environment(self) -> dict[str, str]:
-        """For all that Ray starts."""
-        return self.place.environment(self.place.choose_ports(self.node_host))
-
-    def prepare(self) -> None:
-        """Writes the files that HAProxy starts from."""
-        self.place.prepare(self.settings, self.port, self.node_host)
 
     @property
     def listens(self) -> str:
         """`host:port`."""
-        return address(self.settings.host, self.port)
+        return _address(self.settings.host, self.port)
 
     @property
     def url(self) -> str:
@@ -63,43 +53,33 @@ class Plan:
         if self.settings.url is not None:
             return self.settings.url
         scheme = "https" if self.settings.tls_cert is not None else "http"
-        return f"{scheme}://{address(_reachable(self.settings.host), self.port)}"
+        return f"{scheme}://{_address(_reachable(self.settings.host), self.port)}"
 
 
-def plan(settings: Settings, cluster: str, node_host: str) -> Plan | None:
+def plan(settings: Settings, cluster: str) -> Plan | None:
     """None where the API is not wanted. `InvalidRequest` with the remedy where it cannot be as the settings say."""
     api = settings.api
     if not api.enabled:
         return None
     _check(api)
     config_file.read()  # what is wrong with it is better said before all is started
-    place = Place(settings.run_dir, cluster)
-    place.check()
-    return Plan(api, place, _choose_port(api), node_host)
+    ServingPaths(settings.run_dir, cluster).check()
+    return Plan(api, _choose_port(api))
 
 
-def planned(cluster: ClusterFile) -> Plan | None:
-    """The plan by which the cluster's API was started; None where it has none."""
+def start(cluster: ClusterFile, *, roll: bool = False) -> None:
+    """Deploys the API, or rolls the one that is there: replica by replica, and with `roll` the gateway, each ending what it does.
+
+    Returns once it takes requests, and its URL and a token stand in this user's configuration file.
+    """
     if not cluster.api_listens:
-        return None
-    settings = local_state.settings_of(cluster)
-    host = cluster.ray_address.rpartition(":")[0]
-    return Plan(settings.api, Place(Path(cluster.run_dir), cluster.cluster), _port(cluster), host)
-
-
-def start(cluster: ClusterFile) -> None:
-    """Deploys the API, or rolls the one that is there: replica by replica, each ending what it does. Returns once it takes requests, and its
-    URL and a token stand in this user's configuration file."""
-    made = planned(cluster)
-    if made is None:
         return
     _check(
-        made.settings
-    )  # files change: with others than fit HAProxy would stay as it is, and send all to replicas that are gone
-    made.prepare()
+        local_state.settings_of(cluster).api
+    )  # files change: what does not fit must not take the place of what works
     url = normal_url(cluster.api_url)
     known = config_file.read().servers.get(url, config_file.ServerEntry()).token
-    token = local_actors.serve(cluster, made.node_host, made.port, known)
+    token = local_actors.serve(cluster, known, roll=roll)
     _await_ready(cluster)
     if token != known:
         config_file.put(url, token, default=False)
@@ -128,10 +108,17 @@ def mend(cluster: ClusterFile) -> bool:
 
 
 def replicas(cluster: ClusterFile) -> int:
-    """How many replicas take requests, as HAProxy sees it."""
-    made = planned(cluster)
-    sockets = made.place.files.glob("*/s") if made is not None else ()
-    return sum(haproxy.replicas(str(path)) for path in sockets)
+    """How many replicas take requests, as the gateway sees it; 0 where it does not answer."""
+    control = ServingPaths(Path(cluster.run_dir), cluster.cluster).control
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_LOOK_S)
+            connection.connect(str(control))
+            connection.sendall(b'{"op":"info"}\n')
+            with connection.makefile("rb") as answer:
+                return int(json.loads(answer.readline())["replicas"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def answers(cluster: ClusterFile, path: str = "/v1/health") -> bool:
@@ -160,7 +147,7 @@ def _await_ready(cluster: ClusterFile, within_s: float = _READY_S) -> None:
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"the API at {cluster.api_listens} did not answer within {within_s:g} s; look into the logs of Serve in "
-                f"{cluster.temp_dir}/session_latest/logs/serve"
+                f"{cluster.temp_dir}/session_latest/logs/serve and into gateway.log in the state directory's `node`"
             )
         time.sleep(0.05)
 
@@ -200,6 +187,14 @@ def _check(api: ApiSettings) -> None:
         ipaddress.ip_address(api.host)
     except ValueError:
         raise InvalidRequest(f"api.host: {api.host!r} is no IP address; 0.0.0.0 means all", field="api.host") from None
+    for proxy in api.trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise InvalidRequest(
+                f"api.trusted_proxies: {proxy!r} is neither an IP address nor a network such as 10.0.0.0/8",
+                field="api.trusted_proxies",
+            ) from None
     check_open(api)
 
 
@@ -214,6 +209,11 @@ def _choose_port(api: ApiSettings) -> int:
         remedy = "stop what listens there, or set SHOAL_API__PORT=0 for any free one"
         raise InvalidRequest(f"api.port: {api.port} on {api.host} is taken; {remedy}", field="api.port")
     return api.port
+
+
+def _address(host: str, port: int) -> str:
+    """As in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _reachable(host: str) -> str:

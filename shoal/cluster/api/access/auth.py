@@ -234,7 +234,7 @@ def environment_for(who: Caller, asked: str | None) -> str:
 # Authentication off
 
 
-def check_local(headers: list[tuple[bytes, bytes]], tunnel_domain: str | None) -> None:
+def check_local(headers: list[tuple[bytes, bytes]]) -> None:
     """With authentication off: refuses requests that a foreign web page makes a browser on this machine send.
 
     The page's host name may resolve to this machine (DNS rebinding), so the Host must be a loopback name. An Origin, if
@@ -243,9 +243,7 @@ def check_local(headers: list[tuple[bytes, bytes]], tunnel_domain: str | None) -
     hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
     origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
     host = hosts[0] if len(hosts) == 1 else ""
-    name = _hostname(f"//{host}")
-    below_domain = tunnel_domain is not None and name.endswith(f".{tunnel_domain}")
-    if not is_loopback(name) and not below_domain:
+    if not is_loopback(_hostname(f"//{host}")):
         raise PermissionDenied(
             f"the Host {host[:100]!r} is not this machine; with authentication off, ask for 127.0.0.1 or localhost"
         )

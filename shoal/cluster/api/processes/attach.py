@@ -27,7 +27,6 @@ from shoal.cluster.api.processes.websockets import (
     close,
     fail,
     guard,
-    left,
     parse,
     receive,
     send_bytes,
@@ -38,7 +37,7 @@ from shoal.cluster.api.request.problems import document
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import all_to_end, first_to_end
 from shoal.cluster.api.schema.data import Eof, ProcessStart, Resize, Return, Said
-from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
+from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError, Unavailable
 
 FIRST_S = 10.0
 """Seconds that a client has for its first message."""
@@ -48,6 +47,9 @@ _STDIN = 0
 _NAMES = {1: "stdout", 2: "stderr"}
 _AHEAD = 4
 """Messages of input that wait here while the process does not read: behind them no signal is heard."""
+
+INPUT_STALL_S = 3600.0
+"""Seconds after which a client is let go whose input nobody takes: whether it is still there cannot be seen while it is not read from."""
 
 
 def router() -> APIRouter:
@@ -131,11 +133,9 @@ class _Attachment:
         return cls(websocket, agent, first.id, outputs, Input(agent, first.id, first.stdin_offset))
 
     async def run(self) -> None:
-        """Returns when the process has ended and all is told, or the client went while the process takes nothing."""
+        """Returns when the process has ended and all is told."""
         try:
-            await first_to_end(
-                self._listen(), self._feed(), self._tell(), guard(self._websocket), left(self._websocket.scope)
-            )
+            await first_to_end(self._listen(), self._feed(), self._tell(), guard(self._websocket))
         finally:
             self._stdin.leave()
             for source in self._outputs.values():
@@ -162,7 +162,7 @@ class _Attachment:
             if isinstance(message, str):
                 await self._obey(message)
             elif message[:1] == bytes((_STDIN,)):
-                await self._waiting.put(message[1:])
+                await self._hand_on(message[1:])
             else:
                 raise InvalidRequest(
                     "message: a binary one begins with a 0 byte, then standard input follows", field="message"
@@ -177,6 +177,13 @@ class _Attachment:
         else:
             number = signal_number(said.signal)
             await self._agent.call(lambda agent: agent.signal(self._id, number, said.tree))
+
+    async def _hand_on(self, piece: bytes | None) -> None:
+        try:
+            async with asyncio.timeout(INPUT_STALL_S):
+                await self._waiting.put(piece)
+        except TimeoutError:
+            raise Unavailable(f"the process took none of its input for {INPUT_STALL_S:g} s; come back later") from None
 
     async def _feed(self) -> None:
         try:

@@ -7,7 +7,7 @@ import asyncio
 
 from starlette.websockets import WebSocket
 
-from shoal.cluster.api.processes.websockets import MAX_PIECE, STALL_S, left, parse, receive, send_bytes, send_json
+from shoal.cluster.api.processes.websockets import MAX_PIECE, STALL_S, parse, receive, send_bytes, send_json
 from shoal.cluster.api.request.streaming import first_to_end
 from shoal.cluster.api.schema.data import HalfClose
 from shoal.model.errors import InvalidRequest, Unavailable
@@ -16,8 +16,8 @@ from shoal.wire.bytestream import ByteStream
 
 async def splice(websocket: WebSocket, stream: ByteStream, *, half_close: bool) -> None:
     """Returns when either side is done. `half_close`: each direction ends for itself, by a text message `{"eof":
-    true}`; it is done when both have ended. Raises `Unavailable` where the sandbox's side breaks, `WebSocketDisconnect`
-    where the client's does; a client that went while the sandbox takes nothing ends it without a word."""
+    true}`; it is done when both have ended. Raises `Unavailable` where the sandbox's side breaks or takes nothing for
+    `STALL_S`, `WebSocketDisconnect` where the client's breaks."""
     ended = [asyncio.Event(), asyncio.Event()]
 
     async def upwards() -> None:
@@ -42,7 +42,7 @@ async def splice(websocket: WebSocket, stream: ByteStream, *, half_close: bool) 
             ended[1].set()
             await ended[0].wait()
 
-    await first_to_end(upwards(), downwards(), left(websocket.scope))
+    await first_to_end(upwards(), downwards())
 
 
 async def _write(stream: ByteStream, data: bytes) -> None:

@@ -1,14 +1,12 @@
 """What the WebSockets of the data half have in common: messages that are bounded, errors as messages, and ends.
 
-A client is read from only when there is room for what it says, and sent to only as it takes: neither side can fill this process. While a
-client's messages wait for the sandbox to take them, its pongs wait too: replicas do not miss them then (`serving.websockets`).
+A client is read from only when there is room for what it says, and sent to only as it takes: neither side can fill this process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from shoal.cluster.api.access.auth import authenticate
 from shoal.cluster.api.request.problems import document
-from shoal.cluster.api.request.streaming import Taken, sending
+from shoal.cluster.api.request.streaming import slow_clients
 from shoal.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -33,17 +31,8 @@ from shoal.model.errors import (
 MAX_PIECE = 256 << 10
 """Bytes of one binary message, either way (less the byte that names its stream)."""
 
-GONE = "shoal.gone"
-"""An ASGI extension of replicas: an `asyncio.Event`, set once a WebSocket's connection is lost, also while what its client said still waits."""
-
-TAKEN = "shoal.taken"
-"""Another: a `Taken`, for the WebSocket's client."""
-
 STALL_S = 100.0
-"""Seconds that a sandbox's side may take nothing of what its client says. HAProxy gives up after 120, without a word."""
-
-LAST_S = 30.0
-"""Seconds in which what a client said before it went may still be taken."""
+"""Seconds that a sandbox's side may take nothing of what its client says. The gateway gives up after 120, without a word."""
 
 NORMAL = 1000
 REFUSED = 1008
@@ -74,14 +63,14 @@ async def receive(websocket: WebSocket, limit: int) -> str | bytes:
 
 async def send_bytes(websocket: WebSocket, data: bytes) -> None:
     """Sends a binary message; returns once the client has taken most of it."""
-    with sending.holding(len(data), taken(websocket.scope)):
+    with slow_clients.waiting(len(data)):
         await websocket.send_bytes(data)
 
 
 async def send_json(websocket: WebSocket, message: dict[str, Any]) -> None:
     """Sends a text message."""
     text = json.dumps(message, separators=(",", ":"))
-    with sending.holding(len(text), taken(websocket.scope)):
+    with slow_clients.waiting(len(text)):
         await websocket.send_text(text)
 
 
@@ -121,19 +110,6 @@ async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
             await websocket.close(code, reason)
     except (TimeoutError, WebSocketDisconnect, RuntimeError):
         pass  # it has gone meanwhile
-
-
-def taken(scope: MutableMapping[str, Any]) -> Taken | None:
-    """What tells how far a WebSocket's client is, where that is known."""
-    found: Taken | None = (scope.get("extensions") or {}).get(TAKEN)
-    return found
-
-
-async def left(scope: MutableMapping[str, Any]) -> None:
-    """Returns when the client has been gone for `LAST_S`: one that is not being listened to is missed by nobody else."""
-    gone = (scope.get("extensions") or {}).get(GONE)
-    await (asyncio.Event() if gone is None else gone).wait()
-    await asyncio.sleep(LAST_S)
 
 
 async def guard(connection: HTTPConnection) -> None:

@@ -78,7 +78,7 @@ class _Passage:
         began = time.perf_counter()
         try:
             if not api.auth:
-                check_local(self.scope["headers"], api.tunnel_domain)
+                check_local(self.scope["headers"])
             await app(self.scope, self.receive, self.send)
         except ClientDisconnect:
             self.context.outcome = "disconnected"

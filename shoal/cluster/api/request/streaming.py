@@ -1,9 +1,9 @@
 """Bytes on their way to a client: streamed responses, and what becomes of clients that do not take them.
 
-Nothing is held whole: a chunk is asked for when the one before was taken. A client that goes away ends the source at once. A client that
+Nothing is held whole: a chunk is asked for once the one before was taken. A client that goes away ends the source at once. A client that
 stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the agent's; a long answer of `exec` is held
-whole): so beyond `MAX_STALLED` windows the clients that have not taken their piece for the longest time are cut off; they may come back and
-go on by offset or range. Of WebSockets it is known how much of a piece was taken: who reads is not cut off for the size of what it reads.
+whole) until the gateway cuts it off, after two minutes. Where many do so at once, those that wait longest are cut off sooner; they may
+come back and go on by offset or range.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from starlette.responses import Response
@@ -30,35 +30,19 @@ MAX_STALLED = 256
 PATIENCE_S = 5.0
 """Seconds after which a client that has not taken its piece counts as stalled, where there are too many."""
 
-LEAST = 32 << 10
-"""Bytes for each window held that a client takes in that time if it reads. With less anyone could hold much for little."""
-
 OCTETS = "application/octet-stream"
 
 
-Taken = Callable[[], int]
-"""How many bytes a client has taken so far of what waited for it."""
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Wait:
-    """`since`: when it began, or was last seen to go on. `seen`: what was taken then."""
+    """Since when a client has been waited for, and how many windows it holds meanwhile."""
 
     since: float
     windows: int
-    taken: Taken | None
-    seen: int
-
-    def goes_on(self) -> bool:
-        """Whether the client has read since then."""
-        if self.taken is None:
-            return False
-        before, self.seen = self.seen, self.taken()
-        return self.seen - before >= self.windows * LEAST
 
 
 class SlowClientGuard:
-    """Who waits for a client to take something: `with` it around each send, which raises `QuotaExceeded` where that was cut off."""
+    """Bounds what clients that do not read hold in memory: `with` its `waiting` around each send."""
 
     def __init__(self, limit: int = MAX_STALLED, patience_s: float = PATIENCE_S) -> None:
         self._limit = limit
@@ -67,28 +51,31 @@ class SlowClientGuard:
         self._held = 0  # windows, by all that wait
         self._cut: set[asyncio.Task[Any]] = set()
 
-    def holding(self, size: int, taken: Taken | None = None) -> _Holding:
-        """The same for a sender that holds `size` bytes until its client has taken them, of which `taken` tells how far it is."""
-        return _Holding(self, max(1, size // WINDOW), taken)
-
-    def __enter__(self) -> None:
-        self.begin(1)
-
-    def begin(self, windows: int, taken: Taken | None = None) -> None:
-        """The current task begins to wait, and holds so many windows meanwhile."""
+    @contextmanager
+    def waiting(self, size: int = WINDOW) -> Iterator[None]:
+        """Around a send by the current task, which holds `size` bytes meanwhile. `QuotaExceeded` where it was cut off."""
         task = asyncio.current_task()
         assert task is not None
-        now = time.monotonic()
-        self._waiting[task] = _Wait(now, windows, taken, 0 if taken is None else taken())
-        self._held += windows
+        wait = _Wait(time.monotonic(), max(1, size // WINDOW))
+        self._waiting[task] = wait
+        self._held += wait.windows
+        self._cut_off(wait.since)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._cut:
+                raise
+            task.uncancel()
+            raise QuotaExceeded("the client does not read, as too many do not: come back for the rest") from None
+        finally:
+            self._leave(task)
+            self._cut.discard(task)
+
+    def _cut_off(self, now: float) -> None:
         while self._held > self._limit:
             oldest, wait = next(iter(self._waiting.items()))
             if now - wait.since <= self._patience_s:
                 return
-            if wait.goes_on():
-                wait.since = now
-                self._waiting.move_to_end(oldest)
-                continue
             self._leave(oldest)
             self._cut.add(oldest)
             oldest.cancel()
@@ -98,39 +85,8 @@ class SlowClientGuard:
         if wait is not None:
             self._held -= wait.windows
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._leave(task)
-        if task in self._cut:
-            self._cut.discard(task)
-            if kind is asyncio.CancelledError:
-                task.uncancel()
-                raise QuotaExceeded(
-                    "the client does not read, or too slowly, as too many do: come back for the rest"
-                ) from None
 
-
-class _Holding:
-    """A share in `SlowClientGuard` that may weigh more than one window."""
-
-    def __init__(self, sending: SlowClientGuard, windows: int, taken: Taken | None) -> None:
-        self._sending = sending
-        self._windows = windows
-        self._taken = taken
-
-    def __enter__(self) -> None:
-        self._sending.begin(self._windows, self._taken)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._sending.__exit__(kind, error, traceback)
-
-
-sending = SlowClientGuard()
+slow_clients = SlowClientGuard()
 
 
 class StreamingBody(Response):
@@ -179,7 +135,7 @@ class StreamingBody(Response):
         try:
             async for chunk in self._chunks:
                 async with asyncio.timeout(self._stall_s):
-                    with sending.holding(self._holds):
+                    with slow_clients.waiting(self._holds):
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError:
             raise DeadlineExceeded(f"the client took nothing for {self._stall_s:g} s") from None

@@ -1,0 +1,138 @@
+"""The gateway as the node holds it: killed, rolled and adopted without a connection that is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shoal.actors.node.gateway import Gateway
+from shoal.images.binaries import agent_binary
+from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.serving_paths import ServingPaths
+from shoal.model.settings import ApiSettings
+from tests.ports import free_port
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+WITHIN_S = 20.0
+ANSWER = b"HTTP/1.1 200 OK\r\nX-Request-Id: x\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.fixture
+def paths() -> Iterator[ServingPaths]:
+    made = Path(tempfile.mkdtemp(prefix="shoal-", dir="/tmp"))
+    yield ServingPaths(made, "lab")
+    shutil.rmtree(made)
+
+
+@asynccontextmanager
+async def replica(paths: ServingPaths, delay_s: float = 0.0) -> AsyncIterator[None]:
+    """A replica that answers everything, each request on a connection of its own."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(delay_s)
+                writer.write(ANSWER)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    paths.replicas.mkdir(parents=True, exist_ok=True)
+    async with await asyncio.start_unix_server(serve, str(paths.replicas / "0.sock")):
+        yield
+
+
+def gateway(paths: ServingPaths, port: int) -> Gateway:
+    return Gateway(agent_binary(), paths, ApiSettings(port=port), paths.run_dir / "log")
+
+
+async def ask(port: int) -> str:
+    """The status line of an answer; a connection that is refused raises."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        return (await asyncio.wait_for(reader.readline(), WITHIN_S)).decode().strip()
+    finally:
+        writer.close()
+
+
+async def pid(made: Gateway) -> int:
+    """Of the process, as soon as it answers."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            try:
+                return int((await made.ask({"op": "info"}))["pid"])
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+async def test_one_that_is_killed_refuses_nobody(paths: ServingPaths) -> None:
+    port = free_port()
+    made = gateway(paths, port)
+    async with replica(paths):
+        await made.open()
+        await made.open()  # again is harmless
+        try:
+            before = await pid(made)
+            assert await ask(port) == "HTTP/1.1 200 OK"
+            os.kill(before, signal.SIGKILL)
+            assert await ask(port) == "HTTP/1.1 200 OK"
+            assert await pid(made) != before
+        finally:
+            await made.close()
+    with pytest.raises(ConnectionRefusedError):
+        await ask(port)
+    assert not paths.control.exists()
+
+
+async def test_a_roll_ends_what_is_under_way_and_refuses_nobody(paths: ServingPaths) -> None:
+    port = free_port()
+    made = gateway(paths, port)
+    async with replica(paths, delay_s=0.5):
+        await made.open()
+        try:
+            before = await pid(made)
+            under_way = asyncio.gather(*(ask(port) for _ in range(8)))
+            await asyncio.sleep(0.2)
+            await made.roll(agent_binary())
+            assert await ask(port) == "HTTP/1.1 200 OK"
+            assert await under_way == ["HTTP/1.1 200 OK"] * 8
+            after = await pid(made)
+            assert after != before
+            os.kill(after, signal.SIGKILL)
+            assert await ask(port) == "HTTP/1.1 200 OK"
+        finally:
+            await made.close()
+
+
+async def test_another_actor_takes_it_with_its_listening_socket(paths: ServingPaths) -> None:
+    port = free_port()
+    first, second = gateway(paths, port), gateway(paths, port)
+    async with replica(paths):
+        await first.open()
+        before = await pid(first)
+        await first.detach()
+        first.release()
+        assert second.wanted
+        await second.open()
+        try:
+            assert await pid(second) == before
+            os.kill(before, signal.SIGKILL)
+            assert await ask(port) == "HTTP/1.1 200 OK"
+        finally:
+            await second.close()
+
+
+async def test_a_port_that_is_taken_is_told(paths: ServingPaths) -> None:
+    port = free_port()
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", port):
+        with pytest.raises(FailedPrecondition):
+            await gateway(paths, port).open()
