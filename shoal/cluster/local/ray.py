@@ -162,6 +162,8 @@ def _environment(options: HeadOptions) -> dict[str, str]:
         # Ray counts a machine's free memory, page cache included, and kills workers at 95 %: sandboxes have limits of their own, and a
         # killed slot would end a sandbox that did nothing wrong.
         "RAY_memory_monitor_refresh_ms": "0",
+        # Replicas' own lines then go where Serve's go, into files of bounded size.
+        "RAY_SERVE_LOG_TO_STDERR": "0",
     }
 
 
