@@ -41,6 +41,7 @@ def site(machine: Machine, engine: str, authority: Authority) -> Iterator[Site]:
         "SHOAL_API__TLS_CERT": str(authority.server_certificate),
         "SHOAL_API__TLS_KEY": str(authority.server_key),
         "SHOAL_API__TUNNEL_DOMAIN": DOMAIN,
+        "SHOAL_API__TRUSTED_PROXIES": '["127.0.0.0/8"]',
     }
     for site in make_site(machine, engine):
         yield replace(site, environ={**site.environ, **files})
@@ -95,11 +96,12 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pyt
             tunnel = sandbox.expose(8080)
             assert tunnel.url == f"https://8080-{sandbox.id}.{DOMAIN}:{port}/"
             assert tunnel.token is not None
-            headers = {"X-Shoal-Connect-Token": tunnel.token}
+            headers = {"X-Shoal-Connect-Token": tunnel.token, "X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
             status, body = get(f"{tunnel.url}data.json", trusted, headers)
             assert status == 200
             seen = dict(json.loads(body)["headers"])
             assert seen["x-forwarded-proto"] == "https"
+            assert seen["x-forwarded-for"] == "203.0.113.7", "the last that a trusted proxy named"
             assert seen["host"] == urlsplit(tunnel.url).netloc
             assert get(f"{tunnel.url}data.json", trusted, {})[0] == 401
             raw, uri = socket.create_connection(("127.0.0.1", port), 30), tunnel.url.replace("https", "wss", 1) + "ws"

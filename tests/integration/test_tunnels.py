@@ -72,7 +72,7 @@ def test_a_web_server_by_its_url(cluster: Cluster, served: shoal.Sandbox) -> Non
     assert tunnel.url == f"{cluster.file.api_url}/t/{served.id}/{WEB}/"
     assert tunnel.token is not None
 
-    status, _, body = ask(tunnel.url + "data.json", token=tunnel.token)
+    status, _, body = ask(tunnel.url + "data.json", token=tunnel.token, X_Forwarded_For="203.0.113.7")
     seen = {name.lower(): value for name, value in json.loads(body)["headers"]}
     assert (status, json.loads(body)["word"]) == (200, "hello")
     assert seen["host"] == seen["x-forwarded-host"] == urlsplit(tunnel.url).netloc
