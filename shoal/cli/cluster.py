@@ -36,7 +36,7 @@ def up(
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Also start Ray's dashboard.")] = False,
     no_api: Annotated[bool, typer.Option("--no-api", help="Serve no HTTP API.")] = False,
     roll: Annotated[
-        bool, typer.Option("--roll", help="Replace the API's replicas one after the other, and nothing else.")
+        bool, typer.Option("--roll", help="Replace the API's replicas and gateway while they serve, and nothing else.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -34,7 +34,7 @@ def test_replicas_of_the_api_do_not_get_it(settings: Settings) -> None:
     from shoal.cluster.serving.deployment import application
 
     assert PASSWORD.encode() in cloudpickle.dumps(settings.to_dict())
-    assert PASSWORD.encode() not in cloudpickle.dumps(application(settings.to_dict()))
+    assert PASSWORD.encode() not in cloudpickle.dumps(application(settings.to_dict(), "0123abcd"))
 
 
 class NodeClass:

@@ -105,7 +105,7 @@ class ReplicaServer:
     def _run(self) -> None:
         try:
             # The loop that uvicorn itself would choose.
-            with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=uvicorn.Config("", **OPTIONS).get_loop_factory()) as runner:
                 self._loop = runner.get_loop()
                 runner.run(self._serve())
         except BaseException as error:  # noqa: BLE001  # `start` raises it
