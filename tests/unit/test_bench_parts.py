@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from tests.bench import creates, execs, files, memory, ours, quiet, table
-from tests.bench.measures import AT_LEAST, Measured, Measurements, measure_peer
+from tests.bench import creates, execs, files, memory, table
+from tests.bench.measures import AT_LEAST, Measured, Measurements
 from tests.bench.memory import Cost, Usage
 from tests.bench.stats import Samples, samples, times_better
 from tests.bench.subject import WORKLOAD, Box, Subject
@@ -94,12 +90,6 @@ def test_samples_tell_median_and_tail() -> None:
     assert found.to_dict() == {"unit": "s", "n": 4, "min": 1.0, "median": 2.5, "p95": 10.0, "max": 10.0}
 
 
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
-def test_samples_refuse_what_is_no_measurement(values: list[float]) -> None:
-    with pytest.raises(ValueError, match="samples"):
-        samples("s", values)
-
-
 def test_larger_is_better_for_times_and_rates_alike() -> None:
     assert times_better(samples("s", [0.001]), samples("s", [0.050])) == pytest.approx(50)
     assert times_better(samples("/s", [1000]), samples("/s", [25])) == pytest.approx(40)
@@ -116,19 +106,6 @@ def test_exec_loops_time_every_call_and_close_every_box(here: Here) -> None:
     assert rate.median > 10
     assert here.most_open == 3
     here.close()
-
-
-def test_throughput_uses_every_box(here: Here) -> None:
-    used: Counter[int] = Counter()
-
-    class Counted(HereBox):
-        def execute(self) -> None:
-            super().execute()
-            used[id(self)] += 1  # its own key: no two threads of one box matter here
-
-    boxes = [Counted(here) for _ in range(4)]
-    execs.throughput(boxes, 0.1)
-    assert len(used) == 4
 
 
 def test_an_exec_that_fails_fails_the_measure_and_leaves_no_box(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,39 +177,10 @@ def test_usage_counts_the_processes_that_are_named() -> None:
     assert found.descriptors[name] >= len(os.listdir("/proc/self/fd")) - 1
 
 
-def test_processes_are_found_by_their_forebears() -> None:
-    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as shell:
-        try:
-            while len(ours.with_descendants({shell.pid}, ours.parent_of())) < 2:
-                time.sleep(0.01)
-            parents = ours.parent_of()
-            assert parents[shell.pid] == os.getpid()
-            assert ours.with_descendants({shell.pid}, parents) < ours.with_descendants({os.getpid()}, parents)
-        finally:
-            for pid in ours.with_descendants({shell.pid}, ours.parent_of()) - {shell.pid}:
-                os.kill(pid, signal.SIGKILL)
-    assert ours.with_descendants({5}, {1: 0, 5: 1, 6: 5, 7: 6, 8: 1}) == {5, 6, 7}
-
-
 def test_cost_is_the_difference_shared_out() -> None:
     before = Usage(Counter(a=5_000_000, gone=1_000_000), Counter(a=1, gone=1), Counter(a=10, gone=4))
     after = Usage(Counter(a=7_000_000, b=8_000_000), Counter(a=1, b=4), Counter(a=12, b=16))
     assert memory.cost(before, after, 4) == Cost(2.25, 0.75, 3.5, {"a": 0.5, "b": 2.0, "gone": -0.25})
-
-
-def test_settled_waits_until_nothing_changes_but_not_for_ever() -> None:
-    seen = iter([{1}, {1, 2}, {1, 2, 3}])
-    assert memory.settled(lambda: next(seen, {1, 2, 3}), still_for=0.3, at_most=10.0) == {1, 2, 3}
-    counter = iter(range(1000))
-    assert len(memory.settled(lambda: {next(counter)}, still_for=99.0, at_most=0.3)) == 1
-
-
-def test_cpu_ticks(tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
-    stat.write_text("cpu  10 1 5 100 4 0 2 0 0 0\ncpu0 1 1 1 1\n", "ascii")
-    assert quiet.cpu_ticks(stat) == (18, 122)
-    busy, total = quiet.cpu_ticks()
-    assert 0 < busy < total
 
 
 def found(factor: float) -> Measurements:
@@ -265,31 +213,3 @@ def test_file_holds_ratios_and_what_they_are_made_of() -> None:
     assert result["idle_sandbox"]["shoal"]["processes"] == 3
     assert result["machine"] == {"cores": 2}
     assert result["seconds"] == 12.3
-
-
-def test_table_tells_measure_target_and_whether_met() -> None:
-    written = io.StringIO()
-    table.show(Console(file=written, width=80), found(0.5))
-    rows = {line.split("│")[1].strip(): line for line in written.getvalue().splitlines() if line.startswith("│")}
-    assert set(rows) == {*AT_LEAST, "pss_mb"}
-    assert "…" not in written.getvalue()
-    assert all("│ no " in row.replace("  ", " ") for row in rows.values())
-    assert "× 12.5" in rows["exec_p50"]
-    assert "× 25" in rows["exec_p50"]
-    assert "120.0 MB" in rows["pss_mb"]
-
-
-def test_a_peer_that_gives_up_keeps_what_it_reached(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("no more")
-
-    monkeypatch.setattr(files, "write_and_read", fail)
-    said: list[str] = []
-    before = found(1.0)
-    after = measure_peer(here, before, said.append)
-    by_key = {each.key: each.by for each in after.measured}
-    assert "here" in by_key["exec_rate_8"]
-    assert "here" not in by_key["file_write"]
-    assert said == ["here gave up: RuntimeError: no more"]
-    assert table.ratios(after) == table.ratios(before)
-    here.close()
