@@ -1,4 +1,4 @@
-"""A real browser without a screen: Chromium's headless shell out of Debian's packages, driven over its DevTools protocol."""
+"""A real browser without a screen: Debian's headless Chromium, driven over the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _UNTIL = """new Promise((done, failed) => {
   const end = Date.now() + LIMIT;
   const look = () => {
     const now = (EXPRESSION);
-    if (now) done(now); else if (Date.now() > end) failed(new Error("never: " + document.title)); else setTimeout(look, 20);
+    if (now) done(now);
+    else if (Date.now() > end) failed(new Error("never: " + document.title));
+    else setTimeout(look, 20);
   };
   look();
 })"""
@@ -95,7 +97,7 @@ class Page:
 
 @contextmanager
 def browser(report: Report) -> Iterator[Page]:
-    """An empty tab of a browser that was just started; nothing is left of it afterwards. Installs it where it is missing."""
+    """An empty tab of a new browser, which is removed afterwards. Installs the browser if it is missing."""
     packages.ensure({PROGRAM: PROGRAM}, report)
     profile = Path(tempfile.mkdtemp(prefix="shoal-browser-"))
     program = packages.find(PROGRAM)

@@ -1,7 +1,7 @@
-"""What a cluster under test has on this machine, and whether anything is there that nothing owns.
+"""What a cluster under test has on this machine, and what of it has leaked.
 
-Warm containers and idle slots are no leaks: every container has a record, a directory, and (but for those without a network) an interface;
-each of these without the others is one.
+Each container has a record, a directory and, unless it has no network, an interface. One of these without the others is
+a leak. Warm containers and idle slots are none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shoal.cluster.local import ray as local_ray
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 
 SETTLING_S = 45.0
-"""How long what was ended may take to be gone: a sweep that just missed it, the next one 15 s after that is done, and a busy machine."""
+"""Time for ended containers to go: two sweeps of the node, 15 s apart, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def shims(cluster: ClusterFile) -> list[str]:
 
 
 def files_below(directory: Path, *but: str) -> list[Path]:
-    """All that is no directory, at any depth, but not in a directory called as in `but`. What is there may come and go meanwhile."""
+    """All files at any depth, except in directories named in `but`. Files may come and go meanwhile."""
     found = []
     for place, directories, names in os.walk(directory):
         directories[:] = [name for name in directories if name not in but]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and that neither the system nor a cluster gives to somebody else before the caller takes it."""
+    """A free port that neither the system nor a cluster gives to anyone else before the caller binds it."""
     for port in random.sample(range(30_000, 32_768), 100):
         with socket.socket() as probe:
             try:

@@ -59,7 +59,7 @@ def kill(pid: int) -> None:
 
 
 def eventually(check: Callable[[], bool], within: float = 60.0, what: str = "it") -> None:
-    """Waits until `check` is true. Long enough for Ray to start an actor anew on a slow and busy machine: only one that fails waits so long."""
+    """Wait until `check` is true. The limit allows for Ray restarting an actor on a busy machine."""
     deadline = time.monotonic() + within
     while not check():
         assert time.monotonic() < deadline, f"{what} did not come true within {within} s"

@@ -1,4 +1,4 @@
-"""The table of settings in `docs/operating.md`, out of the settings themselves: `python -m tests.settings_table` writes it."""
+"""Write the table of settings in `docs/operating.md` from the settings: `python -m tests.settings_table`."""
 
 from __future__ import annotations
 

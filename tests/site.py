@@ -1,4 +1,4 @@
-"""A place for a cluster that a test starts with `shoal up` for itself, beside the session's."""
+"""A site: directories and settings for a cluster that a test starts with `shoal up`, beside the session's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cluster import Machine, free_subnet
 
 @dataclass(frozen=True)
 class Site:
-    """A place for a cluster of its own."""
+    """Where a cluster of its own lives. `environ`: what its commands get."""
 
     state_dir: Path
     environ: dict[str, str]
@@ -59,7 +59,7 @@ class Site:
 
 
 def make_site(machine: Machine, engine: str | None) -> Iterator[Site]:
-    """A place; whatever runs there is taken down at the end. `engine`: the address of one that runs, None for one of its own."""
+    """A site, taken down at the end. `engine`: the address of a running engine; None: it starts its own."""
     state_dir = Path(tempfile.mkdtemp(prefix="shoal-", dir="/tmp"))
     (state_dir / "cache").symlink_to((machine.state_dir / "cache").resolve())
     run_dir = state_dir / "run"

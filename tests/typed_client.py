@@ -1,4 +1,7 @@
-"""What a type checker makes of the client. `make lint` checks this file and nothing runs it: a `type: ignore` that is not needed is an error."""
+"""The client's types, as a type checker sees them.
+
+`make lint` checks this file; nothing runs it. A `type: ignore` that is not needed is an error.
+"""
 
 from __future__ import annotations
 

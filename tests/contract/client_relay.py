@@ -1,4 +1,7 @@
-"""The client on a real relay and a real agent, without a cluster: control is in memory. Straight to the relay, or through the HTTP API."""
+"""The Python client on a real relay and agent, with the rest of the cluster in memory.
+
+It goes straight to the relay, or through the HTTP API.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ SPEC = SandboxSpec("none", Resources(1.0, 1.0, 64, 64, 1, 64))
 
 
 class RelayedCluster(FakeTransport):
-    """A cluster in memory, all sandboxes of which have the one real agent: `access` gives its relay's address and a token."""
+    """A cluster in memory. All its sandboxes share one real agent; `access` gives the relay's address and a token."""
 
     def __init__(self, access: Callable[[], tuple[str, str]]) -> None:
         super().__init__()
@@ -66,7 +69,7 @@ def _sandbox(client: Client) -> Sandbox:
 
 
 class ClientLab:
-    """A relay and an agent that live in a thread of their own, so that tests may block; with an API in front of them, if asked for."""
+    """A relay and an agent in a thread of their own, so that tests may block. Route `http` adds an API."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, made: AgentLab, route: Route) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""Many calls of the HTTP transport at once: who waits for whom, and what becomes of those that wait when it is closed."""
+"""Many calls of the HTTP transport at once: which of them wait, and what happens to those when it is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "shoal_tk-1_secret"
 
 
 class Gate:
-    """A server at which what `holds` is in is not answered before `open`. `held`: how many stand there now; `most`: ever did."""
+    """A server that holds requests containing `holds` until `open`. `held`: how many now; `most`: the maximum."""
 
     def __init__(self, holds: str) -> None:
         self._holds = holds

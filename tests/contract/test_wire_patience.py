@@ -1,4 +1,4 @@
-"""The client's patience: peers that say nothing, calls that are given up, sources that fail. Each ends, and leaves nothing open."""
+"""Silent peers, cancelled calls and failing sources: each call ends in time and leaves nothing open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte streams over sockets: both directions with an end of their own, slow readers slow the writer, breaks are told."""
+"""Byte streams over sockets: half-closes, backpressure and broken connections."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ basicConstraints = critical,CA:false
 
 
 class Authority:
-    """`certificate`: what a client is to trust. `server_certificate`, `server_key`: those of a server that is 127.0.0.1 and all of `names`."""
+    """A CA (`certificate`, for clients to trust) and the certificate and key of a server: 127.0.0.1 and `names`."""
 
     def __init__(self, directory: Path, names: Sequence[str] = ()) -> None:
         packages.ensure({"openssl": "openssl"}, printing)

@@ -51,7 +51,7 @@ class Peer:
 
 @asynccontextmanager
 async def serving(script: Script, *, admit: bool = True) -> AsyncIterator[str]:
-    """A server that runs `script` for each connection; gives its address. A failed assertion in a script fails the test."""
+    """The address of a server that runs `script` for each connection. A script's failed assertion fails the test."""
     failures: list[BaseException] = []
     tasks: set[asyncio.Task[None]] = set()
 

@@ -1,4 +1,4 @@
-"""A network to prove things in: sandboxes on a bridge of their own, and a machine far away, whose addresses the tests choose."""
+"""A network under test: sandboxes on a bridge of their own, and a remote machine whose addresses tests choose."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from shoal.actors.network import SandboxNetwork
 from shoal.model.settings import NetworkSettings
 from tests.contract.engines.labs import DockerLab
 
-# Tries all targets at once. A packet that is dropped shows as "silent" after the deadline; what was answered before it counts, however late
-# this program comes to look.
+# Tries all targets at once. A dropped packet shows as "silent" after the deadline. An answer before the deadline counts,
+# however late this program reads it.
 PROBE = """
 import errno, json, select, socket, sys, time
 tries, found = {}, {}
@@ -41,8 +41,8 @@ found |= {f"{host} {port}": "silent" for host, port in tries.values()}
 print(json.dumps(found))
 """
 
-# Serves TCP on the ports given (0: any) and answers UDP with "pong", from the very address that was asked (8 is IP_PKTINFO); prints the
-# ports once it listens.
+# Serves TCP on the given ports (0: any) and answers UDP with "pong", from the address that was asked (8 is IP_PKTINFO).
+# Prints the ports once it listens.
 SERVE = """
 import json, selectors, socket, sys
 pick = selectors.DefaultSelector()

@@ -1,4 +1,4 @@
-"""Wrong calls on a real cluster: a typed error at once that names the field and the remedy, and nothing started or left."""
+"""Wrong calls on a real cluster: each fails at once with a typed error, and nothing is started or left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ over_both = pytest.mark.usefixtures("both_ways")
 """For errors that a transport carries; what only an agent or a node does is the same over each."""
 
 AT_ONCE_S = 15.0
-"""Far less than the minutes for which a create waits for room; a machine that stands still for some seconds is no defect."""
+"""Much less than a create waits for room, which is minutes; a busy machine may still take seconds."""
 
 
 def refused(error: type[shoal.ShoalError], call: Callable[[], Any], *says: str, within: float = AT_ONCE_S) -> Any:

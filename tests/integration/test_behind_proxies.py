@@ -1,4 +1,4 @@
-"""The API behind nginx and behind Caddy, as docs/operating.md configures them: its own examples run here, before a cluster."""
+"""The API behind nginx and Caddy, configured by the examples in docs/operating.md."""
 
 from __future__ import annotations
 

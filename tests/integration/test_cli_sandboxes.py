@@ -21,8 +21,7 @@ pytestmark = pytest.mark.engine
 
 
 def run(*arguments: str, stdin: bytes | None = None, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
-    given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=timeout, check=False, **given)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([*COMMAND, *arguments], input=stdin or b"", capture_output=True, timeout=timeout, check=False)
 
 
 def living() -> list[str]:
@@ -42,7 +41,10 @@ def test_run_exits_as_its_command_did(cluster: Cluster, script: str, code: int) 
 
 
 def test_run_keeps_the_streams_apart_and_every_byte(cluster: Cluster) -> None:
-    script = "import os; d = bytes(range(256)) * 4096; os.write(2, b'error'); n = 0\nwhile n < len(d): n += os.write(1, d[n:])"
+    script = (
+        "import os; d = bytes(range(256)) * 4096; os.write(2, b'error'); n = 0\n"
+        "while n < len(d): n += os.write(1, d[n:])"
+    )
     done = run("run", "shoal/base", "python3", "-c", script)
     assert done.returncode == 0
     assert done.stdout == bytes(range(256)) * 4096

@@ -1,4 +1,4 @@
-"""The controller is killed in the middle of a burst of creates that nobody waits for; and what it knew is known afterwards."""
+"""The controller is killed during a burst of creates that nobody waits for. It forgets nothing."""
 
 from __future__ import annotations
 

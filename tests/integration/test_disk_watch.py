@@ -1,4 +1,4 @@
-"""The disk watch over a real engine: whoever writes beyond the limit is told of, and nobody else."""
+"""The disk watch on a real engine reports the container that writes too much, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.engines.labs import DockerLab, MiB, opened
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 
-# A chain of directories deeper than any path may be, a link to the whole machine, a sparse file, and a file that is gone but held open.
+# Directories nested deeper than any path may be, links out of the tree, and a sparse file.
 HOSTILE = """
 import os
 os.makedirs("/h"); os.chdir("/h")

@@ -1,4 +1,4 @@
-"""The same create over HTTP ten thousand times, as clients behind a bad network send it: one sandbox for each key."""
+"""The same create over HTTP thousands of times, as clients on a bad network send it: one sandbox for each key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tag(cluster: Cluster) -> Iterator[str]:
 
 
 async def replay(cluster: Cluster, body: dict[str, object], keys: Sequence[str]) -> tuple[list[str], float]:
-    """One create for each of `keys`, `AT_ONCE` at a time: the sandboxes' ids in the same order, and creates per second."""
+    """One create for each of `keys`, `AT_ONCE` at a time. Gives the ids in the same order, and creates per second."""
     url = normal_url(cluster.file.api_url)
     headers = {"Authorization": f"Bearer {config_file.read().servers[url].token}"}
     ids = [""] * len(keys)
@@ -62,7 +62,7 @@ async def test_one_key_gives_one_sandbox(cluster: Cluster, tag: str) -> None:
 
 
 async def test_a_hundred_keys_give_a_hundred(cluster: Cluster, tag: str) -> None:
-    """Each asks for all of the machine's cores, so all but a few wait for room: what is tried is their number, not their start."""
+    """Each asks for all cores, so most wait for room: the test is about their number, not their start."""
     cores = os.cpu_count()
     keys = [f"{tag}-{number % KEYS}" for number in range(MANY)]
     ids, rate = await replay(cluster, {"tags": {"test": tag}, "cpu": cores, "timeout": LIFE_S}, keys)

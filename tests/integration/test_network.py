@@ -91,7 +91,7 @@ async def test_sandboxes_do_not_reach_each_other(lab: NetLab) -> None:
         assert (await probe(entering(other.pid), [target], PATIENCE_S)) == {target: "reached"}
         assert (await probe(inside, [target]))[target] in ("silent", "EHOSTUNREACH")
 
-        # Twice over: not even the packet rules are needed while the bridge keeps its ports apart, nor the other way round.
+        # Two defences, each enough alone: the packet rules, and the bridge's isolated ports.
         command("nft", "delete", "table", "inet", f"shoal_{lab.bridge}")
         assert (await probe(inside, [target]))[target] in ("silent", "EHOSTUNREACH")
         command("ip", "link", "set", port, "type", "bridge_slave", "isolated", "off")

@@ -1,4 +1,4 @@
-"""A whole cluster that keeps what it knows in PostgreSQL: its controller and the server are killed, and nothing is forgotten."""
+"""A cluster whose store is PostgreSQL forgets nothing when its controller and the server are killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hostile code inside a sandbox can't do: each tried from inside."""
+"""What hostile code in a sandbox cannot do. Each test tries it from inside."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def test_sandboxes_do_not_reach_each_other(sandbox: shoal.Sandbox) -> None:
         server = other.exec("python3", "-m", "http.server", "8765")
         address = other.run("hostname -I").stdout.split()[0]
         other.run(
-            "for i in $(seq 50); do python3 -c \"import socket; socket.create_connection(('127.0.0.1', 8765))\" 2>/dev/null && break;"
+            "for i in $(seq 50); do"
+            " python3 -c \"import socket; socket.create_connection(('127.0.0.1', 8765))\" 2>/dev/null && break;"
             " sleep 0.1; done",
             check=True,
         )
@@ -232,7 +233,7 @@ os.symlink('../../../../../../../../tmp/out', '/tmp/evil/up')
 
 
 def test_moving_the_agents_directory_away_does_not_make_one_the_relay(cluster: object) -> None:
-    """Root inside may rename what lies above the mounts; after the relay's restart the agent must still dial the real one."""
+    """Root inside may rename the directory above the mounts. The agent must still dial the real relay."""
     with shoal.Sandbox.create() as sandbox:
         moved = sandbox.run("mv /.shoal /moved && mkdir -p /.shoal/run && ls -d /moved/run")
         assert moved.stdout == "/moved/run\n", moved.stderr

@@ -1,4 +1,4 @@
-"""What tunnels' tests run inside a sandbox, with nothing but the standard library: a web server with a WebSocket echo, and a raw TCP service."""
+"""Servers that the tests of tunnels run in a sandbox, standard library only: HTTP, a WebSocket echo, raw TCP."""
 
 import base64
 import hashlib

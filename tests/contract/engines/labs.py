@@ -1,4 +1,4 @@
-"""What the conformance suite needs beside an engine: containers to start, and a hand that does in them what code inside would."""
+"""Labs for the conformance suite: an engine, containers to start, and the acts of code inside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a real daemon can show: that the limits bite, that images of all kinds start, that a broken connection mends."""
+"""What only a real daemon can show: enforced limits, images of all kinds, broken connections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 ALLOWED = {
     "give files away": "import os; open('/f', 'w').close(); os.chown('/f', 1234, 1234)",
     "write where another may": (
-        "import os; os.makedirs('/d', 0o700); os.chown('/d', 1234, 1234); open('/d/f', 'w').close(); os.chmod('/d', 0o711)"
+        "import os; os.makedirs('/d', 0o700); os.chown('/d', 1234, 1234);"
+        " open('/d/f', 'w').close(); os.chmod('/d', 0o711)"
     ),
     "become another": "import os; os.setgroups([]); os.setgid(1234); os.setuid(1234); assert os.getuid() == 1234",
     "end another's process": (
@@ -43,7 +44,9 @@ DENIED = {
     "write its link": "open('/.shoal/run/x', 'w')",
     "write the kernel's settings": "open('/proc/sys/kernel/core_pattern', 'w').write('|x')",
     "read the kernel's memory": "assert open('/proc/kcore', 'rb').read(1)",
-    "lower its priority to be killed": "import os; os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')",
+    "lower its priority to be killed": (
+        "import os; os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')"
+    ),
     "make a user namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
 }
 
@@ -319,7 +322,8 @@ async def test_events_go_on_after_the_daemon_was_away_and_none_is_lost(docker_la
             await engine.get(second.key)
         await docker_lab.kill(second)
         async with asyncio.timeout(20):
-            while (await docker_lab.engine.get(second.key)).state is not ContainerState.EXITED:  # noqa: ASYNC110  # it is asked beside the proxy
+            # Asked past the proxy, so no event can tell.
+            while (await docker_lab.engine.get(second.key)).state is not ContainerState.EXITED:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await proxy.begin()
         await docker_lab.kill(third)

@@ -1,4 +1,4 @@
-"""The places that a store may lie in: each test runs over all of them, or (`SQL`) over those that are databases."""
+"""Where a store may lie. Each test runs on all of them, or with `SQL` on the databases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLUSTER = "c0ffee00"
 
 @dataclass(frozen=True)
 class StoreLocation:
-    """Where a test's store lies. `postgres` is its server, where it has one; `disk` is what the controllers' own tests have in its stead."""
+    """Where a test's store lies: in a file, in a database of `postgres`, or in memory (`disk`)."""
 
     settings: dict[str, Any]
     postgres: Postgres | None = None

@@ -1,4 +1,4 @@
-"""Writes to a store without end and says what was acknowledged, until it is killed: `python -m … <settings as JSON> <cluster>`."""
+"""Write to a store until killed, and print what was acknowledged: `python -m … <settings as JSON> <cluster>`."""
 
 from __future__ import annotations
 

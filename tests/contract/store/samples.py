@@ -1,4 +1,4 @@
-"""What the store's tests write."""
+"""Sample rows and records for the store's tests."""
 
 from __future__ import annotations
 

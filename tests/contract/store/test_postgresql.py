@@ -72,7 +72,7 @@ async def test_a_restarted_server_is_found_again(location: StoreLocation, postgr
 async def test_a_server_that_takes_no_writes_any_more_is_left_for_one_that_does(
     location: StoreLocation, postgres: Postgres, sessions: str
 ) -> None:
-    """As after a fail-over. `any`: a session on it is begun all the same, as through a pooler that has not noticed yet."""
+    """As after a fail-over. `any`: the client accepts a read-only session, as through a pooler."""
     url = location.settings["store"]["url"]
     query = "" if sessions == "read-write" else f"?target_session_attrs={sessions}"
     name = url.rpartition("/")[2]
