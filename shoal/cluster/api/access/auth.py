@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from typing import Annotated, TypeVar
+from collections.abc import MutableMapping
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from cachetools import LRUCache, TTLCache
 from fastapi import params
 from starlette.requests import HTTPConnection
 
@@ -40,8 +41,6 @@ from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from shoal.model.visibility import check_may, no_environment
 from shoal.transport.contract import Transport
 
-T = TypeVar("T")
-
 TRUST_S = 600.0
 """Seconds for which a valid token stays valid while the controller does not answer."""
 
@@ -61,9 +60,10 @@ class TokenCache:
     def __init__(self, transport: Transport, ttl: float) -> None:
         self._transport = transport
         self._ttl = ttl
-        self._known: OrderedDict[str, tuple[StoredToken, float]] = OrderedDict()
-        # Separate from the known ones, so that guesses do not displace those.
-        self._unknown: OrderedDict[str, float] = OrderedDict()
+        # Not a TTL cache: an entry is refreshed before it is too old, and used for longer while the controller is away.
+        self._known: MutableMapping[str, tuple[StoredToken, float]] = LRUCache(_MOST_TOKENS)
+        # Separate, so that guesses do not evict known tokens.
+        self._unknown: MutableMapping[str, bool] = TTLCache(_MOST_TOKENS, ttl)
         self._lookups: dict[str, tuple[asyncio.Task[StoredToken | None], float]] = {}  # since when
         self._guesses = asyncio.Semaphore(_LOOKUPS)
 
@@ -72,14 +72,13 @@ class TokenCache:
         now = time.monotonic()
         if known := self._known.get(token_id):
             stored, at = known
-            self._known.move_to_end(token_id)
             if now - at < self._ttl:
                 if now - at > self._ttl / 2:
                     self._lookup(token_id)
                 return stored
             if now - at < TRUST_S:
                 return await self._again(token_id, stored)
-        elif now - self._unknown.get(token_id, -self._ttl) < self._ttl:
+        elif token_id in self._unknown:
             return None
         asking, _ = self._lookup(token_id)
         return await asyncio.shield(asking)
@@ -120,18 +119,11 @@ class TokenCache:
                 stored = await self._transport.ask(verbs.stored_token, token_id)
         if stored is None:
             self._known.pop(token_id, None)
-            _remember(self._unknown, token_id, at)
+            self._unknown[token_id] = True
         else:
             self._unknown.pop(token_id, None)
-            _remember(self._known, token_id, (stored, at))
+            self._known[token_id] = stored, at
         return stored
-
-
-def _remember(table: OrderedDict[str, T], key: str, value: T) -> None:
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > _MOST_TOKENS:
-        table.popitem(last=False)
 
 
 async def verify(tokens: TokenCache, text: str) -> TokenInfo:
