@@ -1,7 +1,8 @@
-"""The base image, `shoal/base`: Debian or Ubuntu as this machine has it, with Python 3, pip, git and CA certificates.
+"""The base image, `shoal/base`: this machine's Debian or Ubuntu with Python 3, pip, git and CA certificates.
 
-Built from the machine's own package sources with mmdebstrap, so that it works wherever `apt-get install` does, without any image registry. The
-archive is kept in `cache`, named by its recipe: importing it into another engine takes a few seconds.
+Built from the machine's own package sources with mmdebstrap, so that it works wherever `apt-get install` does, without
+any image registry. The archive is kept in `cache`, named by its recipe: importing it into another engine takes a few
+seconds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _BUILD_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides what is in the image. `sources`: apt's one-line form, one per line."""
+    """What determines the image. `sources`: in apt's one-line form, one per line."""
 
     suite: str
     sources: str
@@ -57,12 +58,12 @@ class Recipe:
 
 
 def recipe() -> Recipe:
-    """The recipe for this machine; `FailedPrecondition` on one that is neither Debian nor Ubuntu."""
+    """The recipe for this machine; `FailedPrecondition` if it is neither Debian nor Ubuntu."""
     about = distribution()
     family, suite = about.get("ID", ""), about.get("VERSION_CODENAME", "")
     if family not in ("debian", "ubuntu") or not suite:
         raise FailedPrecondition(
-            f"{REFERENCE} can only be built on Debian or Ubuntu, and this is {about.get('PRETTY_NAME', 'neither')}; "
+            f"{REFERENCE} can only be built on Debian or Ubuntu, but this is {about.get('PRETTY_NAME', 'neither')}; "
             "name another image, such as SHOAL_SANDBOX__IMAGE=python:3.12"
         )
     sources = _sources(family, suite)
@@ -74,7 +75,7 @@ def recipe() -> Recipe:
 
 
 def build(recipe: Recipe, cache: Path, report: Report) -> Path:
-    """The image's archive, out of the cache or built into it. Needs `mmdebstrap`, and root or user namespaces."""
+    """The image's archive, from the cache or newly built. Needs `mmdebstrap`, and root or user namespaces."""
     archive = cache / f"base-{recipe.suite}-{recipe.digest}.tar"
     if archive.is_file():
         return archive
@@ -105,10 +106,10 @@ def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path) -> list[str]:
         "--quiet",
         "--variant=minbase",
         f"--include={','.join(recipe.include)}",
-        "--dpkgopt=force-unsafe-io",  # the archive is what must be durable
+        "--dpkgopt=force-unsafe-io",  # only the archive must be durable
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_NEEDED),
         *(f"--aptopt={line}" for line in _network_options()),
-        # Nobody else manages the sandbox's Python: pip may install into it.
+        # pip may install into the sandbox's Python, which nothing else manages.
         '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
         '--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/* "$1"/var/log/*',
         recipe.suite,
@@ -118,28 +119,28 @@ def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path) -> list[str]:
 
 
 def _sources(family: str, suite: str) -> str:
-    """The distribution's own sources as apt knows them, security updates included; third parties' are left out."""
+    """The distribution's own sources from apt, with security updates, without third parties."""
     form = "$(ORIGIN)|$(CODENAME)|$(SIGNED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
     listed = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
     lines = set()
     for row in listed.splitlines():
         origin, codename, signed_by, uri, release, component = (row.split("|") + [""] * 6)[:6]
         if origin.lower() == family and codename.split("-")[0] == suite:
-            # A key given inline, rather than as a file, is one of the distribution's own keyring.
+            # An inline key, rather than a file, is from the distribution's keyring.
             option = f"[signed-by={signed_by}] " if signed_by.startswith("/") else ""
             lines.add(f"deb {option}{uri} {release} {component}\n")
     return "".join(sorted(lines))
 
 
 def _network_options() -> list[str]:
-    """How the machine's apt reaches its sources: proxies and CA bundles, which mmdebstrap would not look at."""
+    """The machine's apt options for proxies and CA bundles, which mmdebstrap does not read itself."""
     dumped = _run(["apt-config", "dump", "--no-empty", "Acquire::http", "Acquire::https"])
     wanted = ("Proxy", "CAInfo", "CAPath", "Verify")
     return [line for line in dumped.splitlines() if line.split(" ")[0].rpartition("::")[2].startswith(wanted)]
 
 
 def _run(command: list[str]) -> str:
-    """What the command printed; `FailedPrecondition` with the end of its errors where it failed."""
+    """The command's output; `FailedPrecondition` with its last errors if it fails."""
     try:
         done = subprocess.run(
             command,

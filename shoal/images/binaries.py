@@ -1,4 +1,4 @@
-"""Where the agent's binary for this machine is."""
+"""Finds the agent's binary for this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm6
 
 
 def agent_binary() -> Path:
-    """The agent in the package; `FailedPrecondition` with the remedy where this machine's is not there."""
+    """The package's binary for this machine; `FailedPrecondition` if there is none."""
     machine = platform.machine().lower()
     architecture = _ARCHITECTURES.get(machine)
     if architecture is None:

@@ -188,9 +188,9 @@ async def test_a_url_that_is_none_is_refused_without_its_password(tmp_path: Path
 
 async def test_what_no_database_can_look_for_is_an_error_of_the_tree(store: Store) -> None:
     await store.open("c1", 10)
-    with pytest.raises(Internal, match="takes no such value"):
+    with pytest.raises(Internal):
         await store.audit(1 << 70, 5)
-    with pytest.raises(Internal, match="takes no such value"):
+    with pytest.raises(Internal):
         await store.events(-(1 << 70), 5)
     await store.close()
 

@@ -1,4 +1,4 @@
-"""`shoal doctor`: what this machine lacks to be a node, and the command that mends each.
+"""`shoal doctor`: what this machine lacks to be a node, and the command to fix it.
 
 Looks only, changes nothing. Each check stands for itself: one that fails says nothing about the next.
 """
@@ -36,12 +36,12 @@ _CONTROLLERS = ("cpu", "memory", "pids")
 _NETWORK_PROBE = (
     "ip link add shoal-a type bridge && ip link add shoal-b type veth peer name shoal-c && nft add table inet shoal-d"
 )
-"""Done in a network namespace of its own, which goes away with its only process."""
+"""Run in a network namespace of its own, which ends with the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. `remedy` is a command, or what to do; empty where all is well."""
+    """One check. `remedy`: a command, or what to do; empty if all is well."""
 
     name: str
     ok: bool
@@ -53,7 +53,7 @@ class Check:
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """All checks, each as soon as it is done: first what the machine must have, then whether the cluster runs."""
+    """All checks, each as soon as it is done: first the machine's needs, then whether the cluster runs."""
     yield _root()
     yield from _programs()
     yield _control_groups()
@@ -116,7 +116,7 @@ def _control_groups() -> Check:
 
 
 def _controllers() -> set[str]:
-    """Those that are mounted, of either version."""
+    """The mounted controllers, of either version."""
     found = set()
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, point, kind, options = line.split()[:4]
@@ -190,18 +190,18 @@ def _agent(settings: Settings) -> Check:
     except ShoalError as error:
         return Check("agent", False, error.message, remedy)
     if not os.access(binary, os.X_OK):
-        return Check("agent", False, f"{binary} is not there, or cannot be executed", remedy)
+        return Check("agent", False, f"{binary} does not exist, or cannot be executed", remedy)
     return Check("agent", True, str(binary))
 
 
 def _takeover(settings: Settings) -> Check:
-    """What sandboxes are to take over from the machine is there."""
+    """What sandboxes shall inherit from the machine exists."""
     chosen = [name for name, value in settings.host.model_dump().items() if value]
     try:
         inherited_settings.inherit(settings.host, os.environ, {})
     except ShoalError as error:
         return Check("host settings", False, error.message, packages.install_command(["ca-certificates"]))
-    return Check("host settings", True, f"sandboxes take over {', '.join(chosen) or 'nothing'}")
+    return Check("host settings", True, f"sandboxes inherit {', '.join(chosen) or 'nothing'}")
 
 
 def _cluster(settings: Settings) -> ClusterFile | Check | None:
@@ -259,7 +259,7 @@ def _token(cluster: ClusterFile) -> Check:
     except OSError as error:
         return Check("token", False, f"{path}: {error.strerror}", "shoal down && shoal up")
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return Check("token", False, f"{path} can be read by others", f"chmod 600 {path}; shoal down && shoal up")
+        return Check("token", False, f"{path} can be read by other users", f"chmod 600 {path}; shoal down && shoal up")
     return Check("token", True, f"{path}, readable by its owner only")
 
 
@@ -270,7 +270,7 @@ def _ray(cluster: ClusterFile) -> Check:
 
 
 def _relays(cluster: ClusterFile) -> Iterator[Check]:
-    """Of each node: that its relay takes connections."""
+    """Each node's relay accepts connections."""
     try:
         addresses = local_actors.relays(cluster)
     except ShoalError as error:
@@ -283,11 +283,11 @@ def _relays(cluster: ClusterFile) -> Iterator[Check]:
 
 
 def _api_can_be(settings: Settings) -> Check:
-    """That the API could be started as the settings say."""
+    """The API can be started with the settings."""
     try:
         plan = local_api.plan(settings, "0" * 8)
     except ShoalError as error:
-        return Check("api", False, error.message, f"mend {error.fields.get('field', 'that')}; then shoal up")
+        return Check("api", False, error.message, f"fix {error.fields.get('field', 'that')}; then shoal up")
     return Check("api", True, f"can listen on {plan.listens if plan else 'nothing'}")
 
 
@@ -299,7 +299,7 @@ def _api_answers(cluster: ClusterFile) -> Check:
 
 
 def _nearest(path: Path) -> Path:
-    """`path`, or the first directory above it that is there."""
+    """`path`, or the nearest parent directory that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

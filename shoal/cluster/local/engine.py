@@ -1,7 +1,7 @@
-"""An engine for one machine: the Docker engine that runs, or else one of Shoal's own.
+"""The engine of one machine: the Docker engine that runs, or one of Shoal's own.
 
-Shoal's own keeps images in `<state_dir>/engine` and its sockets below `<run_dir>`, reads no configuration but ours, and makes no network:
-no bridge, no packet rules, no forwarding. All of that is the node's.
+Shoal's own keeps images in `<state_dir>/engine` and its sockets below `<run_dir>`, reads no configuration but ours, and
+makes no network: no bridge, no packet rules, no forwarding. All of that is the node's.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _SERVICE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
-    """An engine that answers at `address`; `process` where it is Shoal's own."""
+    """An engine that answers at `address`. `process`: set if it is Shoal's own."""
 
     address: str
     process: ProcessRef | None = None
 
 
 def answers(address: str, timeout_s: float = 3.0) -> bool:
-    """Whether a Docker engine answers a ping there. A `unix:` address is asked directly, others through the SDK."""
+    """Whether a Docker engine answers a ping: directly at a `unix:` address, else by the SDK."""
     if not address.startswith("unix://"):
         return _answers_remote(address, timeout_s)
     with socket.socket(socket.AF_UNIX) as link:
@@ -66,7 +66,7 @@ def _answers_remote(address: str, timeout_s: float) -> bool:
 
 
 def running(configured: str | None, environ: Mapping[str, str]) -> str | None:
-    """The address of an engine that is there without our doing: the configured one, `DOCKER_HOST`, or the usual place.
+    """The address of an engine that is not ours: the configured one, `DOCKER_HOST`, or the usual one.
 
     One that somebody named and that does not answer is an `Unavailable`, not a reason to start another.
     """
@@ -74,14 +74,12 @@ def running(configured: str | None, environ: Mapping[str, str]) -> str | None:
         if address:
             if answers(address):
                 return address
-            raise Unavailable(
-                f"{name}: no Docker engine answers at {address}; start it, or unset {name} so that one is found or started"
-            )
+            raise Unavailable(f"{name}: no Docker engine answers at {address}; start it, or unset {name}")
     return USUAL_ADDRESS if answers(USUAL_ADDRESS) else None
 
 
 def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Report) -> LocalEngine:
-    """The engine that runs, or one of our own, installed and started as need be.
+    """The engine that runs, or one of our own, installed and started if necessary.
 
     `configured`: an address to use and no other. Named so, our own's (`own_address`) means that it shall be our own.
     """
@@ -94,7 +92,7 @@ def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Repor
         raise FailedPrecondition(
             "no Docker engine answers, and only root can start one; start Docker, or run `shoal up` as root"
         )
-    if not wants_own and _service_came_up():  # installing it may have started it
+    if not wants_own and _service_came_up():  # the installation may have started it
         return LocalEngine(USUAL_ADDRESS)
     with report("Starting a Docker engine"):
         return start(state_dir, run_dir)
@@ -108,7 +106,7 @@ def stop(engine: ProcessRef) -> None:
 
 
 def forget(run_dir: Path) -> None:
-    """What an engine that has stopped leaves below `run_dir`."""
+    """Removes what a stopped engine leaves below `run_dir`."""
     for name in ("engine.sock", "engine.pid", "engine.json"):
         (run_dir / name).unlink(missing_ok=True)
     shutil.rmtree(run_dir / "engine", ignore_errors=True)
@@ -140,7 +138,7 @@ def _service_came_up() -> bool:
 
 
 def start(state_dir: Path, run_dir: Path) -> LocalEngine:
-    """Our own engine: the one that runs, or else a new one, which takes up the containers of the last."""
+    """Our own engine: the one that runs, or a new one, which adopts the last one's containers."""
     adopted = leftover(run_dir)
     address = own_address(run_dir)
     if adopted is not None and answers(address):
@@ -180,7 +178,7 @@ def start(state_dir: Path, run_dir: Path) -> LocalEngine:
     started = processes.ref(process.pid)
     if started is None:
         raise FailedPrecondition(f"the Docker engine ended right after its start; {log} ends with: {_tail(log)}")
-    process.returncode = 0  # it is meant to outlive us: no warning that it still runs
+    process.returncode = 0  # it shall outlive us: avoids a warning that it still runs
     return LocalEngine(address, started)
 
 
@@ -193,7 +191,7 @@ def _configuration(state_dir: Path, run_dir: Path) -> dict[str, object]:
         "exec-root": str(run_dir / "engine"),
         "pidfile": str(run_dir / "engine.pid"),
         "hosts": [own_address(run_dir)],
-        # Told of no bridge, Docker removes `docker0`, which may be the one of another Docker on this machine: that one it is told of.
+        # With `none`, Docker removes `docker0`, which another Docker on this machine may use: then name that bridge.
         "bridge": _DEFAULT_BRIDGE if Path("/sys/class/net", _DEFAULT_BRIDGE).exists() else "none",
         "iptables": False,
         "ip-forward": False,
@@ -204,7 +202,7 @@ def _configuration(state_dir: Path, run_dir: Path) -> dict[str, object]:
 
 
 def _mount_cgroups() -> None:
-    """On a machine whose init has mounted no control groups; containers need them."""
+    """Mounts control groups, which containers need, if the machine's init has not."""
     mounts = Path("/proc/self/mounts").read_text()
     if any(line.split()[2] in ("cgroup", "cgroup2") for line in mounts.splitlines()):
         return

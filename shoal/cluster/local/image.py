@@ -1,4 +1,4 @@
-"""Making sure that an engine has the image that sandboxes get when nobody says which."""
+"""Provides an engine with the default image."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TIMEOUT_S = 300.0
 
 
 def ensure(address: str, reference: str, cache: Path, report: Report) -> None:
-    """Makes sure that the engine at `address` has the image `reference`.
+    """Provides the engine at `address` with the image `reference`.
 
-    `shoal/base` is built here where it is missing; any other reference is pulled. `shoal/base` itself is never looked for in a registry: it
-    names none, and what a public registry has under it is not ours.
+    `shoal/base` is built here where it is missing; any other reference is pulled. `shoal/base` itself is never looked
+    for in a registry: it names none, and what a public registry has under it is not ours.
     """
     client = _connect(address)
     try:
@@ -70,7 +70,7 @@ def _import(client: Any, archive: Path, report: Report) -> None:
         except docker.errors.APIError as error:
             raise FailedPrecondition(f"the engine refused {archive}: {error.explanation}") from None
         if not present(client, base.REFERENCE):
-            raise FailedPrecondition(f"the engine did not take {archive}: {answer[-300:]}")
+            raise FailedPrecondition(f"the engine did not import {archive}: {answer[-300:]}")
 
 
 def _pull(client: Any, reference: str, report: Report) -> None:
@@ -80,5 +80,5 @@ def _pull(client: Any, reference: str, report: Report) -> None:
             client.images.pull(reference, tag=tag)
         except docker.errors.APIError as error:
             raise ImageNotFound(
-                f"image: {reference} cannot be pulled ({error.explanation}); give one that can be, or unset SHOAL_SANDBOX__IMAGE"
+                f"image: cannot pull {reference} ({error.explanation}); choose another, or unset SHOAL_SANDBOX__IMAGE"
             ) from None

@@ -1,4 +1,4 @@
-"""Programs that a node needs, and getting them from Debian's or Ubuntu's packages."""
+"""The programs that a node needs, and their installation from Debian or Ubuntu packages."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from shoal.model.errors import FailedPrecondition
 from shoal.model.report import Report
 
 NODE_PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "mount": "mount"}
-"""Program → the package it comes in. What sandboxes' networks are made with."""
+"""Program → its package. For the sandboxes' networks."""
 
 ENGINE_PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "iptables": "iptables"}
 
 BASE_IMAGE_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
 
-_LOCK_TRIES = 30  # another apt may be at work: on a new machine that is usual
+_LOCK_TRIES = 30  # another apt may run, as usual on a new machine
 _TIMEOUT_S = 900.0
 
 
 def find(program: str) -> str | None:
-    """Where it is. Looks into the directories of system programs too, which a user's PATH may lack."""
+    """The program's path, also in system directories, which a user's PATH may lack."""
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 
 
 def missing(programs: dict[str, str]) -> list[str]:
-    """The packages of those programs that are not here, each once."""
+    """The packages of the programs that are missing."""
     return sorted({package for program, package in programs.items() if find(program) is None})
 
 
@@ -37,12 +37,12 @@ def can_install() -> bool:
 
 
 def install_command(packages: Iterable[str]) -> str:
-    """For a person to type."""
+    """The command for a person to type."""
     return f"apt-get update && apt-get install -y {' '.join(packages)}"
 
 
 def ensure(programs: dict[str, str], report: Report) -> None:
-    """Installs what is missing, never asking anything; `FailedPrecondition` with the command where that is not possible."""
+    """Installs what is missing, without questions; `FailedPrecondition` with the command if that is not possible."""
     packages = missing(programs)
     if not packages:
         return
@@ -54,7 +54,7 @@ def ensure(programs: dict[str, str], report: Report) -> None:
         _apt(["install", "-q", "-y", "--no-install-recommends", *packages], remedy)
     still = missing(programs)
     if still:
-        raise FailedPrecondition(f"{', '.join(still)}: installed, but its programs are not on the PATH")
+        raise FailedPrecondition(f"{', '.join(still)}: installed, but the programs are not on the PATH")
 
 
 def _apt(arguments: list[str], remedy: str) -> None:

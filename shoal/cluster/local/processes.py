@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 
 def ref(pid: int) -> ProcessRef | None:
     """The process with this pid; None if there is none, or only a zombie."""
-    # Not by psutil: its `create_time` counts from the clock's boot time, which a clock step moves, and refs are kept on disk.
+    # Not by psutil: its `create_time` moves when the clock is set, and refs are kept on disk.
     try:
         data = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -46,7 +46,8 @@ def alive(process: ProcessRef) -> bool:
 
 
 def of_cluster(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """Every process of that cluster's Ray: daemons, workers and what workers started; never this process or its parents.
+    """Every process of that cluster's Ray: daemons, workers and what workers started; never this process or its
+    parents.
 
     Processes in containers are left out: code in a sandbox could wear the mark and keep `stop` busy for ever.
     """
@@ -125,7 +126,7 @@ def _reap(pid: int) -> None:
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        pass  # somebody else's child
+        pass  # not our child
 
 
 def _namespace(pid: str) -> str | None:
@@ -145,7 +146,7 @@ def _mark(pid: int) -> str | None:
 
 
 def _writes_raylet_log(pid: int, prefix: str) -> bool:
-    """Whether it holds `<temp_dir>/session_…/logs/raylet.*` open for writing. Drivers and readers of the log do not."""
+    """Whether it holds `<temp_dir>/session_…/logs/raylet.*` open for writing, unlike drivers and readers."""
     # Not by psutil: its `open_files` leaves out files that have been deleted.
     directory = f"/proc/{pid}/fd"
     try:

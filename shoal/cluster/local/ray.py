@@ -1,7 +1,7 @@
-"""Ray's head on this machine: started, found again, stopped. Nothing else's Ray is touched.
+"""Ray's head on this machine: starting, finding and stopping it. Other Ray clusters are left alone.
 
-On a loopback address Ray listens on nothing but the loopback. Its token lies in a file that only the owner reads; no other of its
-ways to a token (`~/.ray`) is looked at.
+On a loopback address Ray listens on nothing but the loopback. Its token lies in a file that only the owner reads; no
+other of its ways to a token (`~/.ray`) is looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DROPPED = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PA
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """How to start the head. `cpus`: what Ray may hand out. `port` None: the usual one if it is free, else any."""
+    """How to start the head. `cpus`: what Ray may assign. `port` None: the usual one if free, else any."""
 
     cluster: str
     temp_dir: Path
@@ -43,12 +43,12 @@ class HeadOptions:
 
 
 def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
-    """Where Ray keeps its sessions: with the state, or with the sockets where that path is too long for Ray's own sockets."""
+    """Ray's session directory: in the state directory, or in `run_dir` if that path is too long for Ray's sockets."""
     for directory in (state_dir / "ray", run_dir / "ray"):
         if len(os.fsencode(directory)) + _LONGEST_SOCKET <= 107:
             return directory
     raise InvalidRequest(
-        f"state_dir: {state_dir} and run_dir {run_dir} are too long for Ray's sockets; use a shorter one such as /var/lib/shoal",
+        f"state_dir: {state_dir} and run_dir {run_dir} are too long for Ray's sockets; use one like /var/lib/shoal",
         field="state_dir",
     )
 
@@ -57,10 +57,10 @@ def start(options: HeadOptions) -> str:
     """Starts a head and returns its address (`host:port`) once it answers."""
     environment = _environment(options)
     options.temp_dir.mkdir(parents=True, exist_ok=True)
-    (options.temp_dir / "ray_current_cluster").unlink(missing_ok=True)  # of an earlier head
+    (options.temp_dir / "ray_current_cluster").unlink(missing_ok=True)  # from an earlier head
     port = _choose_port(options)
     try:
-        # A file, not a pipe: the daemons inherit it, and reading a pipe to its end would last as long as they do.
+        # A file, because the daemons inherit it: a pipe would stay open as long as they live.
         with (options.temp_dir / "start.log").open("wb") as log:
             done = subprocess.run(
                 _command(options, port),
@@ -83,11 +83,11 @@ def start(options: HeadOptions) -> str:
 
 
 def stop(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """Stops all of that cluster's Ray, workers and what they started included; returns what it found. Idempotent."""
+    """Stops that cluster's Ray with its workers and their children; returns what it found. Idempotent."""
     stopped: list[ProcessRef] = []
-    # A raylet that ends may still start something: look until there is nothing.
+    # An ending raylet may still start processes: repeat until there are none.
     while found := processes.of_cluster(cluster, temp_dir):
-        # The raylet tells the GCS that it goes, and waits for the answer.
+        # The GCS last: the raylet reports its end to it and waits for the answer.
         processes.stop([p for p in found if not _is_gcs(p)], grace_s=_GRACE_S)
         processes.stop(found, grace_s=_GRACE_S)
         stopped += found
@@ -96,12 +96,12 @@ def stop(cluster: str, temp_dir: Path) -> list[ProcessRef]:
 
 
 def daemons(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """GCS and raylet: without either the cluster is dead."""
+    """The GCS and the raylet; without either the cluster is dead."""
     return [p for p in processes.of_cluster(cluster, temp_dir) if _is_gcs(p) or _is_raylet(p)]
 
 
 def answers(address: str, timeout_s: float = 2.0) -> bool:
-    """Whether something listens there."""
+    """Whether something listens at the address."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout_s).close()
@@ -134,10 +134,10 @@ def _command(options: HeadOptions, port: int) -> list[str]:
         f"--num-cpus={options.cpus}",
         f"--temp-dir={options.temp_dir}",
         f"--include-dashboard={str(options.dashboard).lower()}",
-        "--include-log-monitor=false",  # 50 MB, to copy workers' output to drivers that do not ask for it
+        "--include-log-monitor=false",  # it costs 50 MB, and only copies workers' output to drivers
         "--disable-usage-stats",
         "--log-color=false",
-        # Fixed ports would keep a second cluster from standing beside this one.
+        # Fixed ports would prevent a second cluster on this machine.
         f"--ray-client-server-port={free_port(options.address)}",
         "--dashboard-agent-listen-port=0",
         *([f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}"] if labels else []),
@@ -145,7 +145,7 @@ def _command(options: HeadOptions, port: int) -> list[str]:
 
 
 def _ray_program() -> list[str]:
-    """The `ray` of this very Python, wherever the PATH points."""
+    """The `ray` command of this Python, whatever the PATH."""
     program = Path(sysconfig.get_path("scripts")) / "ray"
     return [str(program)] if program.is_file() else [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -159,8 +159,8 @@ def _environment(options: HeadOptions) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(options.token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray counts a machine's free memory, page cache included, and kills workers at 95 %: sandboxes have limits of their own, and a
-        # killed slot would end a sandbox that did nothing wrong.
+        # Ray's monitor counts the page cache as used, and kills workers at 95 %. Sandboxes have limits of their own,
+        # and a killed slot would end a sandbox that did nothing wrong.
         "RAY_memory_monitor_refresh_ms": "0",
         # Replicas' own lines then go where Serve's go, into files of bounded size.
         "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -178,7 +178,7 @@ def _choose_port(options: HeadOptions) -> int:
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether somebody may listen there."""
+    """Whether the port is free."""
     with socket.socket(_family(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -189,7 +189,7 @@ def is_free(address: str, port: int) -> bool:
 
 
 def free_port(address: str) -> int:
-    """One that nobody listens on; `InvalidRequest` where the address is not this machine's."""
+    """A free port; `InvalidRequest` if the address is not this machine's."""
     with socket.socket(_family(address)) as probe:
         try:
             probe.bind((address, 0))

@@ -1,4 +1,4 @@
-"""What lies in the state directory, apart from what the engine, Ray and the actors keep there themselves.
+"""The files of `shoal up` in the state directory, beside those of the engine, Ray and the actors.
 
 lock         held by the `up` or `down` that is at work
 cluster-id   the id of this directory's clusters, one after the other
@@ -33,7 +33,7 @@ _KEPT_BY_PURGE = ("settings.toml", "lock")
 
 @contextmanager
 def lock(state: Path, report: Report) -> Iterator[None]:
-    """One `up` or `down` at a time for a state directory; a second one waits."""
+    """Allows one `up` or `down` at a time per state directory; a second one waits."""
     try:
         state.mkdir(parents=True, exist_ok=True)
         file = (state / "lock").open("w")
@@ -61,7 +61,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def identity(state: Path) -> str:
-    """The id of this state directory's clusters, one after the other: what a crash leaves is found by it."""
+    """The id of all clusters of this state directory, by which the leftovers of a crash are found."""
     file = state / _ID_FILE
     try:
         return file.read_text("ascii").strip()
@@ -72,20 +72,20 @@ def identity(state: Path) -> str:
 
 
 def settings_of(cluster: ClusterFile) -> Settings:
-    """Those that the cluster was started with. `FailedPrecondition` where they are none for this release of Shoal."""
+    """The settings that the cluster was started with; `FailedPrecondition` if this version of Shoal rejects them."""
     try:
         return Settings.from_dict(cluster.settings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise FailedPrecondition(
-            f"the cluster was started by another version of Shoal, with settings that are none for this one "
+            f"the cluster was started by another version of Shoal, with settings unknown to this one "
             f"({'.'.join(map(str, first['loc']))}: {first['msg']}); run `shoal down`, then `shoal up`",
             state="other_version",
         ) from None
 
 
 def temp_dir(settings: Settings) -> Path:
-    """Where Ray would have kept its sessions; where no path was short enough for them, there were none."""
+    """Ray's session directory, if any path was short enough for one."""
     try:
         return local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
     except InvalidRequest:
@@ -93,7 +93,7 @@ def temp_dir(settings: Settings) -> Path:
 
 
 def forget_sessions(directory: Path) -> None:
-    """Of the heads that have stopped, the sockets go and the logs of the last few stay."""
+    """Removes the sockets of stopped heads, and all but the newest logs."""
     sessions = sorted(path for path in directory.glob("session_*") if not path.is_symlink())
     for session in sessions[:-_KEPT_SESSIONS]:
         shutil.rmtree(session, ignore_errors=True)
@@ -104,7 +104,7 @@ def forget_sessions(directory: Path) -> None:
 
 
 def purge(settings: Settings) -> None:
-    """All but the operator's own `settings.toml`, and the lock that we hold."""
+    """Removes all but the operator's `settings.toml` and the lock that we hold."""
     shutil.rmtree(temp_dir(settings), ignore_errors=True)
     for path in settings.state_dir.iterdir():
         if path.name not in _KEPT_BY_PURGE:

@@ -1,8 +1,8 @@
-"""The store behind `shoal.actors.controller.store`: one SQLite file, or a PostgreSQL database, through SQLAlchemy.
+"""The implementation of `shoal.actors.controller.store`: a SQLite file or a PostgreSQL database, by SQLAlchemy.
 
 database.py    engines and connections: the URL, timeouts, what a driver's error means
 tables.py      the tables, and the revision of the schema that they are
-schema.py      an empty or older database becomes today's; taking a store over for a cluster
+schema.py      creates, migrates and claims the database
 rows.py        what is written, as rows of the tables
 writer.py      the one writer: fencing, writes that share a commit, commits whose answer was lost
 sql.py         the contract over all of it
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def open_store(settings: dict[str, Any]) -> Store:
-    """The store that `settings` (`Settings.to_dict()`) ask for; nothing is touched, and no wrong URL raises, before its `open`."""
+    """The store for `settings` (`Settings.to_dict()`). Nothing is opened or checked before its `open`."""
     from pathlib import Path
 
     from shoal.cluster.store.sql import SqlStore

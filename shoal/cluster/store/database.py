@@ -1,4 +1,4 @@
-"""Connections to SQLite and PostgreSQL: the URL, the bounds on every wait, and what a driver's error means to a caller."""
+"""Connections to SQLite and PostgreSQL: the URL, the timeouts, and the translation of a driver's errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 from shoal.model.errors import FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
 
 BUSY_S = 5.0
-"""How long a SQLite writer waits for another one: an overtaken controller's last write."""
+"""Seconds that a SQLite writer waits for another, such as an overtaken controller's last write."""
 
 _WAL_KEPT = 16 << 20
-"""Bytes of SQLite's second file that stay on the disk when it is empty again."""
+"""Bytes that SQLite's WAL file keeps on disk when it is empty."""
 
 _POSTGRESQL = {
     "application_name": "shoal",
@@ -27,30 +27,30 @@ _POSTGRESQL = {
     "keepalives_idle": 10,  # s
     "keepalives_interval": 5,  # s
     "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # ms that a statement may go unacknowledged: a server that vanished
-    "target_session_attrs": "read-write",  # of several hosts the one that is the primary, whichever that is by now
+    "tcp_user_timeout": 15_000,  # ms without an acknowledgement, until the server counts as gone
+    "target_session_attrs": "read-write",  # of several hosts, the present primary
 }
 _NOT_THIS_ONE = ("25006", "26000")
-"""A server that takes no writes (any more), and one that knows nothing of this session: another one behind the same address. Elsewhere,
-or in a new session, it may go well."""
+"""SQLSTATEs of a server that is now read-only, and of one that does not know our session. Both mean that another server
+answers at the same address; a new connection may work."""
 
 _SESSION = (
     "SET lock_timeout = '10s'",
     "SET statement_timeout = '30s'",
-    "SET idle_in_transaction_session_timeout = '30s'",  # a writer that vanished in the middle lets go of its locks
+    "SET idle_in_transaction_session_timeout = '30s'",  # releases the locks of a writer that vanished
 )
 _WRONG_DATA = (DataError, IntegrityError, ProgrammingError)
 FAILURES = (SQLAlchemyError, OverflowError, UnicodeError, TypeError)
-"""What a statement may raise: drivers don't wrap what they say about a value that does not fit."""
+"""What a statement may raise: drivers do not wrap errors about a value that does not fit."""
 
 _SENSELESS = re.compile(r"(connection is bad: )?(invalid|bad value for) ")
-"""How PostgreSQL's library begins what it says of options that it refuses before it has asked any server."""
+"""How libpq's message begins if it refuses the options before connecting."""
 
 _FORM = "postgresql://user:password@host/database"
 
 
 class Database:
-    """Where a store lies. `writes` and `reads` have one connection each, for one thread each."""
+    """A store's database. `writes` and `reads` have one connection each, for one thread each."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -64,25 +64,25 @@ class Database:
 
     @property
     def name(self) -> str:
-        """Where it lies, without its password."""
+        """The location, without the password."""
         return str(self.url.database) if self.sqlite else f"{self.url.host or 'localhost'}/{self.url.database or ''}"
 
     def failure(self, error: Exception) -> ShoalError:
-        """What an error of a transaction that was not committed means to the caller. It names no password."""
+        """The caller's error for a transaction that was not committed. It holds no password."""
         cause = getattr(error, "orig", None) or error
         text = self._masked(" ".join(str(cause).split())[:500])
-        if type(cause) is sqlite3.DatabaseError:  # as such: not a database, or one that is damaged
-            return FailedPrecondition(f"the store {self.name} is damaged: {text}; put a backup in its place")
+        if type(cause) is sqlite3.DatabaseError:  # exactly this class: not a database, or a damaged one
+            return FailedPrecondition(f"the store {self.name} is damaged: {text}; restore a backup")
         if str(getattr(cause, "sqlstate", "")).startswith("42"):  # PostgreSQL: no such table, no right to it
             return FailedPrecondition(
-                f"the store {self.name} refuses: {text}; its tables must be Shoal's alone, and its user their owner"
+                f"the store {self.name} refuses: {text}; its tables must be Shoal's only, and owned by its user"
             )
         if not self.sqlite and getattr(cause, "sqlstate", None) is None and _SENSELESS.match(text):
             return InvalidRequest(
                 f"store.url: {text.removeprefix('connection is bad: ')}; write {_FORM}", field="store.url"
             )
         if isinstance(error, _WRONG_DATA) or not isinstance(error, SQLAlchemyError):
-            return Internal(f"the store {self.name} takes no such value: {text}")
+            return Internal(f"the store {self.name} cannot hold this value: {text}")
         return Unavailable(f"the store {self.name} does not answer: {text}; nothing was done")
 
     def close(self) -> None:
@@ -116,23 +116,23 @@ class Database:
 
 
 def sqlite_database(file: Path) -> Database:
-    """The database in that file, which only its owner may read; made where it is missing."""
+    """The database in this file, readable by its owner only; created if missing."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        file.chmod(0o600)  # one that an earlier version made; SQLite gives its side files the same mode
+        file.chmod(0o600)  # SQLite gives its side files the same mode
     except OSError as error:
         raise FailedPrecondition(
-            f"the store {file} cannot be written: {error.strerror}; give it to the user that the cluster runs as"
+            f"the store {file} cannot be written: {error.strerror}; its owner must be the user that the cluster runs as"
         ) from None
     return Database(URL.create("sqlite+pysqlite", database=str(file)))
 
 
 def postgresql_database(url: str) -> Database:
-    """The database at a `postgresql://…` URL; `InvalidRequest` where that is none. Does not connect yet."""
+    """The database at a `postgresql://…` URL; `InvalidRequest` if it is malformed. Does not connect yet."""
     try:
         parsed = sqlalchemy.make_url(url)
-    except (ArgumentError, ValueError):  # whose texts may hold the password
+    except (ArgumentError, ValueError):  # their messages may hold the password
         parsed = None
     if (
         parsed is None
@@ -140,18 +140,18 @@ def postgresql_database(url: str) -> Database:
         or parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg")
     ):
         raise InvalidRequest(
-            f"store.url: it is no URL of a PostgreSQL database; write {_FORM}, with what is special in a password percent-encoded",
+            f"store.url: not a PostgreSQL URL; write {_FORM}, with special characters of the password percent-encoded",
             field="store.url",
         )
     return Database(parsed.set(drivername="postgresql+psycopg"))
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where `_begin_…` say so, not where the driver guesses
+    connection.isolation_level = None  # transactions begin by `_begin_…`, not by the driver's guess
     cursor = connection.cursor()
     _keep_a_wal(cursor)
-    cursor.execute("PRAGMA synchronous=FULL")  # in WAL anything less leaves commits to be undone by a power cut
-    cursor.execute("PRAGMA secure_delete=ON")  # an ended sandbox's variables are not to be read out of the file
+    cursor.execute("PRAGMA synchronous=FULL")  # with WAL, anything less loses commits in a power cut
+    cursor.execute("PRAGMA secure_delete=ON")  # ended sandboxes' variables must not stay in the file
     cursor.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
     cursor.close()
 
@@ -164,7 +164,7 @@ def _keep_a_wal(cursor: Any) -> None:
 
 
 def _begin_writing(connection: sqlalchemy.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # two writers wait for each other here, and not halfway
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # two writers wait for each other here, not halfway
 
 
 def _begin_reading(connection: sqlalchemy.Connection) -> None:
@@ -175,12 +175,12 @@ def _set_up_postgresql(connection: Any, _record: Any) -> None:
     with connection.cursor() as cursor:
         for statement in _SESSION:
             cursor.execute(statement)
-    connection.commit()  # or the first rollback would take the settings back
+    connection.commit()  # or the first rollback would undo the settings
 
 
 def _look_elsewhere(context: ExceptionContext) -> None:
     if getattr(context.original_exception, "sqlstate", None) in _NOT_THIS_ONE:
-        context.is_disconnect = True  # so its connection is given up, and what it was for is tried once on a new one
+        context.is_disconnect = True  # closes the connection; the caller tries once on a new one
 
 
 def _first(value: str | tuple[str, ...] | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What the contract speaks of, as rows of the tables, and back."""
+"""Conversion between the contract's objects and rows of the tables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class Rows:
-    """One or more changes as rows, by what they replace: of two for the same thing the later one counts."""
+    """Changes as rows, by key: the later of two rows with the same key wins."""
 
     sandboxes: dict[str, Row] = field(default_factory=dict)
     events: dict[int, Row] = field(default_factory=dict)
     audit: list[Row] = field(default_factory=list)
     environments: dict[str, Row | None] = field(default_factory=dict)
-    """None: it is removed."""
+    """None: the row is removed."""
     tokens: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
@@ -38,7 +38,7 @@ class Rows:
 
 
 def rows_of(change: Change) -> Rows:
-    """The rows of a change as it is now: what its caller does to it later makes no difference."""
+    """The rows of a change, copied: later changes by its caller have no effect."""
     return Rows(
         sandboxes={row["id"]: sandbox_row(row) for row in change.sandboxes},
         events={event.id: _event_row(event) for event in change.events},
@@ -62,14 +62,14 @@ def merged(changes: Iterable[Rows]) -> Rows:
 
 
 def text(value: str) -> str:
-    """As databases take it: without NUL and lone surrogates, which what comes from outside may hold."""
+    """A text that databases accept: without the NULs and lone surrogates that foreign text may hold."""
     if value.isascii() and "\0" not in value:
         return value
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def sandbox_row(row: Mapping[str, Any]) -> Row:
-    """A sandbox of the controller's (`record.to_row`) with its columns."""
+    """The columns of a sandbox (`record.to_row`)."""
     spec, began, end = row["spec"], row.get("began") or {}, row.get("end") or {}
     ended = State(row["state"]) in TERMINAL
     return {
@@ -136,7 +136,7 @@ def _event_row(event: SandboxEvent) -> Row:
 
 
 def _audit_row(entry: AuditEntry) -> Row:
-    # Whoever is refused chose some of these: none of them may keep the entry from being written.
+    # A refused caller chose some of these values; none may prevent the entry.
     return {
         name: text(value) if isinstance(value, str) else value for name, value in asdict(entry).items() if name != "id"
     }

@@ -1,4 +1,4 @@
-"""Bringing a database up to date, and taking it over for a cluster's controller. All of it in the caller's transaction."""
+"""Migrating a database, and claiming it for a cluster's controller, all in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shoal.model.errors import FailedPrecondition
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_ADVISORY_LOCK = 0x73686F616C  # "shoal"; two controllers that open an empty database at once make its tables once
+_ADVISORY_LOCK = 0x73686F616C  # "shoal"; of two controllers that open an empty database, one creates the tables
 
 
 def bring_up_to_date(connection: Connection, name: str) -> None:
-    """Makes the tables, or migrates them; `FailedPrecondition` where `name` is no store, or one of a newer version."""
+    """Creates or migrates the tables; `FailedPrecondition` if `name` is not a store, or one of a newer version."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
     found = set(inspect(connection).get_table_names())
@@ -28,15 +28,13 @@ def bring_up_to_date(connection: Connection, name: str) -> None:
 
 
 def migrate(connection: Connection, name: str, revision: str = "head") -> None:
-    """Takes the database from its revision to the newest, or to `revision`, with Alembic, which is loaded for this only."""
+    """Migrates the database to `revision` with Alembic, which is imported only here."""
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
 
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            "SET LOCAL statement_timeout = 0"
-        )  # as long as it takes: nothing else runs before it
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a migration may take any time
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -45,19 +43,19 @@ def migrate(connection: Connection, name: str, revision: str = "head") -> None:
     except CommandError as error:
         raise FailedPrecondition(
             f"the store {name} was written by a newer version of Shoal, or by another program ({error}); "
-            "install that version, or give another database"
+            "install that version, or use another database"
         ) from None
 
 
 def claim(connection: Connection, cluster: str, name: str) -> int:
-    """Makes the store the cluster's, and this controller the one that may write; returns its epoch."""
+    """Claims the store for the cluster, and makes this controller its only writer; returns its epoch."""
     owner = connection.execute(select(tables.meta.c.cluster)).scalar()
     if owner is None:
         connection.execute(insert(tables.meta).values(id=1, cluster=cluster, epoch=1, writes=0, last_event=0))
         return 1
     if owner != cluster:
         raise FailedPrecondition(
-            f"the store {name} is that of cluster {owner}, and this is {cluster}; give each cluster a database of its own "
+            f"the store {name} belongs to cluster {owner}, not to {cluster}; give each cluster a database of its own "
             "(`store.url`), or empty this one if that cluster is no more"
         )
     raised = update(tables.meta).values(epoch=tables.meta.c.epoch + 1).returning(tables.meta.c.epoch)

@@ -1,4 +1,4 @@
-"""The store contract over SQLAlchemy: one thread writes, another reads, and neither holds up the caller's loop."""
+"""The store contract over SQLAlchemy: one thread writes, another reads, and neither blocks the caller's loop."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from shoal.model.info import PageCursor
 _T = TypeVar("_T")
 
 _EXPIRED_AT_ONCE = 200
-"""Rows that one transaction forgets: writes in between wait for no more than that, however long the rows are."""
+"""Rows deleted per transaction, which bounds the wait of writes in between."""
 
 _RESTORED_AT_ONCE = 100
 RESTORED_BYTES = 64 << 20
-"""Of ended sandboxes no more than this is read when a store is opened, and at most one page beyond it."""
+"""Bytes of ended sandboxes read when a store is opened; at most one page more."""
 
 
 class SqlStore(Store):
-    """The store at `url`, or without one in `<directory>/<cluster>.sqlite`."""
+    """The store at `url`; without one, in `<directory>/<cluster>.sqlite`."""
 
     def __init__(self, url: str | None, directory: Path) -> None:
         self._url = url
@@ -97,7 +97,7 @@ class SqlStore(Store):
 
     async def was_deleted(self, environment: str) -> bool:
         c = tables.audit.c
-        # Its deletion was the last that happened in it: once that is forgotten, all before it is.
+        # Its deletion is its last event: once that is forgotten, so are all others.
         query = select(c.id).where(
             c.environment == rows.text(environment), c.action == "environment.delete", c.outcome == "ok"
         )
@@ -151,7 +151,7 @@ class SqlStore(Store):
         return found[0] if found else None
 
     async def _all(self, query: Select[Any], made_of: Callable[[Any], _T]) -> list[_T]:
-        """What is made of each row is made on the reader's thread, too: JSON takes longer than the query."""
+        """Converts the rows on the reader's thread too: JSON takes longer than the query."""
         database, _ = self._opened()
         return await self._on_reader(_read, database, lambda c: [made_of(row) for row in c.execute(query)])
 
@@ -160,7 +160,7 @@ class SqlStore(Store):
 
 
 def _reader() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "store-reader")  # starts its thread when there is something to read
+    return ThreadPoolExecutor(1, "store-reader")  # starts its thread on the first read
 
 
 def _take_over(database: Database, cluster: str) -> int:
@@ -173,7 +173,7 @@ def _take_over(database: Database, cluster: str) -> int:
 
 
 def _read(database: Database, body: Callable[[Connection], _T]) -> _T:
-    """Carries out `body`, and once more where the connection had died unnoticed."""
+    """Runs `body`, and once more if the connection had died unnoticed."""
     for last in (False, True):
         try:
             with database.reads.connect() as connection:
@@ -199,7 +199,7 @@ def _restore(connection: Connection, history: int) -> Restored:
 
 
 def _newest(connection: Connection, history: int) -> tuple[list[Any], bool]:
-    """The newest sandboxes that ended, page by page up to a number and a size of them; whether these are all."""
+    """The newest ended sandboxes, page by page, up to a number and a size; and whether these are all."""
     found: list[Any] = []
     size = 0
     before: PageCursor | None = None
@@ -232,6 +232,6 @@ def _carry_out(removal: Delete, connection: Connection) -> int:
 
 
 def _removal(table: Table, stale: ColumnElement[bool]) -> Delete:
-    """Forgets some of what is stale."""
+    """Deletes some of the expired rows."""
     some = select(table.c.id).where(stale).limit(_EXPIRED_AT_ONCE)
     return delete(table).where(table.c.id.in_(some))

@@ -1,4 +1,4 @@
-"""The tables. What is asked for has a column of its own; the rest of a sandbox is JSON, which only the controller reads.
+"""The tables. What queries need has a column of its own; the rest of a sandbox is JSON that only the controller reads.
 
 A change here needs a migration and a new `REVISION`: a test compares the two.
 """
@@ -8,11 +8,9 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
 REVISION = "0002"
-"""The newest migration: what `tables` below amount to."""
+"""The newest migration, whose result is `tables` below."""
 
-_BIG = BigInteger().with_variant(
-    Integer(), "sqlite"
-)  # SQLite's INTEGER has 64 bits, and as a primary key it is the row's own number
+_BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
 
 tables = MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"},
@@ -23,11 +21,11 @@ meta = Table(
     tables,
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
     Column("cluster", Text, nullable=False),
-    Column("epoch", _BIG, nullable=False),  # which controller may write: the one that opened it last
+    Column("epoch", _BIG, nullable=False),  # of the controller that may write: the last that opened the store
     Column(
         "writes", _BIG, nullable=False
-    ),  # rises with each commit: tells whether one whose answer was lost took place
-    Column("last_event", _BIG, nullable=False),  # ids go on rising after the events themselves have expired
+    ),  # rises with each commit; shows whether a commit took place whose answer was lost
+    Column("last_event", _BIG, nullable=False),  # ids keep rising after the events have expired
 )
 
 sandboxes = Table(
@@ -40,13 +38,13 @@ sandboxes = Table(
     Column("reason", Text),
     Column("returncode", Integer),
     Column("created_at", Double, nullable=False),
-    Column("ended_at", Double),  # null exactly while it lives
+    Column("ended_at", Double),  # null while it lives
     Column("node_id", Text),
     Column("idempotency_key", Text),
     Column("row", Text, nullable=False),
     Index(None, "created_at", "id"),
     Index(None, "environment", "created_at", "id"),
-    # In the order of what is looked for, the newest: SQLite would walk an environment's whole past rather than sort two rows.
+    # Ordered by age: else SQLite walks an environment's whole past rather than sort two rows.
     Index(None, "environment", "name", "created_at", "id"),
     Index(None, "environment", "idempotency_key", "created_at", "id"),
     Index(None, "ended_at"),
@@ -80,7 +78,7 @@ audit = Table(
     Column("address", Text),
     Index(None, "environment", "id"),
     Index(None, "at"),
-    sqlite_autoincrement=True,  # no id is given twice, not even after the newest entries have expired
+    sqlite_autoincrement=True,  # no id is used twice, even after the newest entries have expired
 )
 
 environments = Table(
@@ -108,7 +106,7 @@ tokens = Table(
 
 version = Table(
     "alembic_version",
-    MetaData(),  # Alembic's own, as Alembic makes it
+    MetaData(),  # as Alembic creates it
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )

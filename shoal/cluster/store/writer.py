@@ -1,4 +1,4 @@
-"""The one writer of a store: one thread, one connection. Writes that are waiting when a commit ends share the next one."""
+"""The only writer of a store: one thread, one connection. Writes that wait while one commits share the next commit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavail
 _T = TypeVar("_T")
 
 _ATTEMPTS = 2
-"""A connection may have died unnoticed, with the server long back: a new one is worth a try."""
+"""A connection may have died unnoticed, so a new one is worth a try."""
 
 DOUBT_S = 30.0
 _DOUBT_PAUSE_S = 0.2
 
 
 class Writer:
-    """Writes for the controller of one epoch. `epoch` is what `schema.claim` gave."""
+    """Writes for the controller of one epoch, which `schema.claim` returned."""
 
     def __init__(self, database: Database, epoch: int) -> None:
         self._database = database
@@ -45,14 +45,14 @@ class Writer:
         self._waiting.append((rows, written))
         if self._task is None:
             self._task = asyncio.create_task(self._work_off())
-        await asyncio.shield(written)  # a caller that gives up takes nothing back from those it shares a commit with
+        await asyncio.shield(written)  # a cancelled caller does not undo the shared commit
 
     async def run(self, body: Callable[[Connection], _T]) -> _T:
-        """Carries out `body` in a transaction of its own, between those of the writes."""
+        """Runs `body` in a transaction of its own, between the writes."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, body)
 
     async def close(self) -> None:
-        """After what is waiting has been written."""
+        """Closes after writing what waits."""
         self._closed = True
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -72,10 +72,10 @@ class Writer:
                         written.set_result(None)
                     else:
                         written.set_exception(outcome)
-                        written.exception()  # its caller may be gone: that is no error of ours
+                        written.exception()  # its caller may be gone
         finally:
             self._task = None
-            for _, written in batch + self._waiting:  # nobody waits for ever for a writer that failed
+            for _, written in batch + self._waiting:  # nobody may wait for a failed writer
                 if not written.done():
                     written.set_exception(Internal("the store's writer failed; the controller's log says why"))
                     written.exception()
@@ -83,27 +83,27 @@ class Writer:
     # -- on the thread --------------------------------------------------------------------------------
 
     def _write(self, batch: list[Rows]) -> list[ShoalError | None]:
-        """What became of each of `batch`."""
+        """The outcome of each write of `batch`."""
         try:
             self._transact(lambda connection: _apply(connection, merged(batch)), max(rows.last_event for rows in batch))
         except Internal as error:
             if len(batch) == 1:
                 return [error]
-            # One that can't be held harms itself only.
+            # A write that the database refuses fails alone.
             return [outcome for rows in batch for outcome in self._write([rows])]
         except ShoalError as error:
-            return [error_from_dict(error.to_dict()) for _ in batch]  # to each caller its own, for it is raised in each
+            return [error_from_dict(error.to_dict()) for _ in batch]  # a copy for each caller, since each raises it
         return [None] * len(batch)
 
     def _transact(self, body: Callable[[Connection], _T], last_event: int = 0) -> _T:
-        """One transaction, which happens once or not at all."""
+        """One transaction, which happens exactly once or not at all."""
         for attempt in range(1, _ATTEMPTS + 1):
             number = None
             try:
                 with self._database.writes.connect() as connection:
                     fenced = self._fence(connection, last_event)
                     result = body(connection)
-                    number = fenced  # from here on an error does not mean that nothing happened
+                    number = fenced  # after this, an error may come after the commit
                     connection.commit()
             except FAILURES as error:
                 if number is not None and not self._database.sqlite and self._took_place(number):
@@ -116,7 +116,10 @@ class Writer:
         raise AssertionError("unreachable")
 
     def _fence(self, connection: Connection, last_event: int) -> int:
-        """Keeps other controllers out until the transaction ends; the number of this transaction. First in each: it locks `meta`."""
+        """Locks `meta`, so that other controllers wait until the transaction ends; returns its number.
+
+        First in each.
+        """
         meta = tables.meta.c
         mine = (
             update(tables.meta)
@@ -133,7 +136,10 @@ class Writer:
         return number
 
     def _took_place(self, number: int) -> bool:
-        """Whether a commit whose answer was lost took place. While the server still works on it, its lock makes this wait."""
+        """Whether a commit whose answer was lost took place.
+
+        While the server still works on it, its lock makes this wait.
+        """
         again = Retrying(
             retry=retry_if_exception_type(SQLAlchemyError),
             wait=wait_fixed(_DOUBT_PAUSE_S),
@@ -160,7 +166,7 @@ class Writer:
 
     def _overtaken(self) -> FailedPrecondition:
         return FailedPrecondition(
-            f"another controller has taken the store {self._database.name} over; this one must write no more and end",
+            f"another controller has taken over the store {self._database.name}; this one must stop",
             state="overtaken",
         )
 
@@ -184,7 +190,7 @@ def _put_or_remove(
 
 
 def _put(connection: Connection, table: Table, rows: list[Row]) -> None:
-    """Each row in the place of the one with its key, or as a new one."""
+    """Inserts or replaces rows."""
     if rows:
         connection.execute(_UPSERTS[connection.dialect.name, table.name], rows)
 
