@@ -1,4 +1,6 @@
-"""A static web server in a sandbox, reached by a tunnel; beside the same server in a container of the engine's, by a published port.
+"""A static web server in a sandbox, reached by a tunnel; beside the same server in a container of the engine's, by its own address.
+
+A published port (`docker run -p`) leads to that address by one rule of the kernel's; the engine that `shoal up` starts has no such rules.
 
 The server is small and fast, and so is the client: what is measured is the way between them.
 """
@@ -87,13 +89,13 @@ def by_tunnel(plain: Plain, image: str) -> Iterator[Site]:
 
 
 @contextmanager
-def by_port(docker_py: DockerPy) -> Iterator[Site]:
-    """In a container, as by `docker run -p`."""
-    container = docker_py.start(("python3", "-c", SERVER), MEMORY_LIMIT, {f"{PORT}/tcp": ("127.0.0.1", None)})
+def by_address(docker_py: DockerPy) -> Iterator[Site]:
+    """In a container on a bridge."""
+    container = docker_py.start(("python3", "-c", SERVER), MEMORY_LIMIT)
     try:
         container.reload()
-        published = container.attrs["NetworkSettings"]["Ports"][f"{PORT}/tcp"][0]
-        site = Site("127.0.0.1", int(published["HostPort"]), "/")
+        (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+        site = Site(network["IPAddress"], PORT, "/")
         _await(site)
         yield site
     finally:
@@ -180,7 +182,8 @@ def _await(site: Site, within_s: float = 20.0) -> None:
 
 
 async def _once(site: Site) -> None:
-    reader, writer = await asyncio.open_connection(site.host, site.port)
+    async with asyncio.timeout(2):
+        reader, writer = await asyncio.open_connection(site.host, site.port)
     try:
         await _get(reader, writer, site.request("small"))
     finally:

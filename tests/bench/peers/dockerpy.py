@@ -6,7 +6,7 @@ import io
 import secrets
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import docker
@@ -32,8 +32,8 @@ class DockerPy(Subject):
     def create(self, memory: int = MEMORY_LIMIT) -> DockerBox:
         return DockerBox(self._client.api, self.start(IDLE, memory))
 
-    def start(self, command: Sequence[str], memory: int, ports: Mapping[str, Any] | None = None) -> Any:
-        """A container that runs `command`, with the limits that all subjects have; `ports` as for `docker run -p`."""
+    def start(self, command: Sequence[str], memory: int) -> Any:
+        """A container that runs `command`, with the limits that all subjects have."""
         return self._client.containers.run(
             self._image,
             list(command),
@@ -43,7 +43,6 @@ class DockerPy(Subject):
             mem_limit=f"{memory}m",
             nano_cpus=int(CPU_LIMIT * 1e9),
             pids_limit=PIDS_LIMIT,
-            ports=ports,
             security_opt=["no-new-privileges"],
         )
 
