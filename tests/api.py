@@ -86,7 +86,10 @@ class Api:
         headers: dict[str, str] | None = None,
         raw: bytes | None = None,
     ) -> Answer:
-        """One request over a connection of its own. `body` is sent as JSON; `token` None: none; `raw`: a body as it is."""
+        """One request over a connection of its own.
+
+        `body` is sent as JSON; `token` None: none; `raw`: a body as it is.
+        """
         sent = {} if token is None else {"Authorization": f"Bearer {self.root if token == 'root' else token}"}
         data = raw
         if raw is None and body is not None:
@@ -110,7 +113,10 @@ class Api:
 
 @contextmanager
 def serving(api: ApiSettings | None = None) -> Iterator[Api]:
-    """Serves the API over a new cluster in memory. Tokens are believed for ever so short, unless `api` says otherwise."""
+    """Serves the API over a new cluster in memory.
+
+    Tokens are believed for ever so short, unless `api` says otherwise.
+    """
     fake = FakeTransport()
     settings = Settings(api=api or ApiSettings(token_cache=0.05))
     app = make_app(fake, settings)

@@ -1,7 +1,7 @@
 """Fixtures: an engine, and a cluster of one machine on it, for the whole session.
 
-Both are brought up by the code of `shoal up`, in a state directory, with a bridge and a subnet of their own, so that they can stand beside a
-cluster that is in use. `SHOAL_TEST_ENGINE` names an engine to use in place of an own one.
+Both are brought up by the code of `shoal up`, in a state directory, with a bridge and a subnet of their own, so that
+they can stand beside a cluster that is in use. `SHOAL_TEST_ENGINE` names an engine to use in place of an own one.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first, and tests that start a Ray of their own before this process joins the session's cluster.
 
-    In each file the first test that needs the engine, the cluster or PostgreSQL may wait for its installation: where tests run in parallel, each
-    worker sees only some of the files.
+    In each file the first test that needs the engine, the cluster or PostgreSQL may wait for its installation: where
+    tests run in parallel, each worker sees only some of the files.
     """
     items.sort(key=lambda item: _rank(item.path))
     seen: set[tuple[Path, str]] = set()

@@ -1,7 +1,7 @@
 """A PostgreSQL server of the session's own, in a temporary directory, on a free port of the loopback.
 
-Its programs come from the distribution's packages, which are kept from starting a server by themselves. PostgreSQL refuses
-to run as root, so root runs it as the package's own user.
+Its programs come from the distribution's packages, which are kept from starting a server by themselves. PostgreSQL
+refuses to run as root, so root runs it as the package's own user.
 """
 
 from __future__ import annotations

@@ -95,7 +95,10 @@ def relay_pid() -> int | None:
 
 
 def gateway_pid() -> int | None:
-    """The pid of the gateway of the cluster under test; None if there is none. Of several the last one that was started."""
+    """The pid of the gateway of the cluster under test; None if there is none.
+
+    Of several the last one that was started.
+    """
     return max(_programs("gateway"), default=None)
 
 

@@ -1,4 +1,5 @@
-"""Reinforcement-learning rollouts on real code: many candidate patches, each judged by the test suite in a sandbox of its own.
+"""Reinforcement-learning rollouts on real code: many candidate patches, each judged by the test suite in a sandbox of
+its own.
 
 package.py    the task: a published package and its own tests
 mutate.py     the policy: candidate patches of one of its modules

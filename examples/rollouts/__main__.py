@@ -1,4 +1,7 @@
-"""`python -m examples.rollouts --candidates 16`: needs a cluster (`shoal up`). Exit code 0 if the rewards make sense."""
+"""`python -m examples.rollouts --candidates 16`: needs a cluster (`shoal up`).
+
+Exit code 0 if the rewards make sense.
+"""
 
 from __future__ import annotations
 

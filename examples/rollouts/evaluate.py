@@ -1,4 +1,7 @@
-"""The rollout: one candidate, one sandbox, one reward. This is the part to read: the rest only feeds it and shows what came out."""
+"""The rollout: one candidate, one sandbox, one reward.
+
+This is the part to read: the rest only feeds it and shows what came out.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ WORKDIR = "/work"
 class Outcome:
     """What a candidate earned. Times in seconds.
 
-    `create`: until the sandbox was ready. `exec`: the run of the suite; `inside`: that part of it which the suite itself took, as
-    measured in the sandbox. `seconds`: everything, from the create to the sandbox's end.
+    `create`: until the sandbox was ready. `exec`: the run of the suite; `inside`: that part of it which the suite
+    itself took, as measured in the sandbox. `seconds`: everything, from the create to the sandbox's end.
     """
 
     candidate: Candidate
@@ -62,7 +65,10 @@ async def roll_out(
     tags: dict[str, str],
     on_outcome: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Evaluates all candidates, `parallel` of them at a time. The first error ends the others, and their sandboxes with them."""
+    """Evaluates all candidates, `parallel` of them at a time.
+
+    The first error ends the others, and their sandboxes with them.
+    """
     room = asyncio.Semaphore(parallel)
 
     async def rollout(candidate: Candidate) -> Outcome:

@@ -1,4 +1,7 @@
-"""The policy: a stand-in for the model, which proposes small patches of one module. Some are harmless, most break something."""
+"""The policy: a stand-in for the model, which proposes small patches of one module.
+
+Some are harmless, most break something.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,9 @@ def _patches_of(node: ast.AST, lines: list[bytes]) -> Iterator[Patch]:
 
 
 def _swap_between(left: ast.expr, right: ast.expr, lines: list[bytes]) -> Iterator[Patch]:
-    """The operator between two operands on one line: the tree does not tell where it stands, but nothing else than brackets is there."""
+    """The operator between two operands on one line: the tree does not tell where it stands, but nothing else than
+    brackets is there.
+    """
     if left.end_lineno != right.lineno or left.end_col_offset is None:
         return
     found = OPERATOR.search(lines[right.lineno - 1], left.end_col_offset, right.col_offset)

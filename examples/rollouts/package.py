@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# Its suite needs the standard library only, has no build step and takes about two seconds: 817 tests, doctests among them.
+# Its suite needs the standard library only, has no build step and takes about two seconds: 817 tests, doctests among
+# them.
 PIN = "more-itertools==10.5.0"
 MODULE = "more_itertools/more.py"
 TESTS = ("python3", "-m", "unittest")
@@ -21,7 +22,10 @@ class FetchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An unpacked source distribution. `module` is the path, below `root`, of the file to be patched; `tests` runs the suite in `root`."""
+    """An unpacked source distribution.
+
+    `module` is the path, below `root`, of the file to be patched; `tests` runs the suite in `root`.
+    """
 
     name: str
     root: Path
@@ -35,7 +39,9 @@ class Package:
 
 
 def fetch(directory: Path) -> Package:
-    """Downloads and unpacks the package below `directory`. Uses pip, so this machine's index, proxy and CA settings count.
+    """Downloads and unpacks the package below `directory`.
+
+    Uses pip, so this machine's index, proxy and CA settings count.
 
     Raises `FetchError`.
     """

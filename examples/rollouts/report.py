@@ -41,12 +41,16 @@ class Live:
             description = f"Rolling out, {self._passed} of {self._done} passed"
             self._bar.update(self._task, advance=1, description=description)
         else:
-            line = f"[{self._done}/{self._total}] candidate {outcome.candidate.number}: reward {outcome.reward} ({outcome.verdict})"
+            number, reward, verdict = outcome.candidate.number, outcome.reward, outcome.verdict
+            line = f"[{self._done}/{self._total}] candidate {number}: reward {reward} ({verdict})"
             self._console.print(line, highlight=False, markup=False)
 
 
 def print_report(console: Console, outcomes: Sequence[Outcome], wall: float) -> None:
-    """The table of candidates, and beneath it how fast it went. `wall` is the time of all rollouts together, in seconds."""
+    """The table of candidates, and beneath it how fast it went.
+
+    `wall` is the time of all rollouts together, in seconds.
+    """
     console.print(candidates_table(outcomes))
     console.print(figures_table(outcomes, wall))
     earned = sum(outcome.reward for outcome in outcomes)

@@ -66,7 +66,10 @@ def create_many_call(call: Callable[..., Sequence[S | ShoalError]]) -> CreateMan
 
 
 async def spec_for(client: Client, options: Mapping[str, Any]) -> SandboxSpec:
-    """The spec for the options that a caller gave, with the cluster's defaults; its values are not checked yet. Raises `InvalidRequest`."""
+    """The spec for the options that a caller gave, with the cluster's defaults; its values are not checked yet.
+
+    Raises `InvalidRequest`.
+    """
     environment = options.get("environment")
     if environment is None:
         environment = await client.transport.default_environment()
@@ -74,7 +77,9 @@ async def spec_for(client: Client, options: Mapping[str, Any]) -> SandboxSpec:
 
 
 async def specs_of(client: Client, wanted: Wanted, common: Mapping[str, Any], key: str) -> list[SandboxSpec]:
-    """A spec for each that is wanted, with an idempotency key of its own made of `key`; their values are not checked yet."""
+    """A spec for each that is wanted, with an idempotency key of its own made of `key`; their values are not checked
+    yet.
+    """
     own = _options_of_each(wanted)
     if len(own) > 1 and common.get("name") is not None:
         raise InvalidRequest("name: it is one sandbox's only; give each its own in the list `wanted`", field="name")
@@ -90,7 +95,7 @@ def _options_of_each(wanted: Any) -> Sequence[Mapping[str, Any]]:
     if isinstance(wanted, list | tuple) and len(wanted) <= MOST and all(isinstance(each, Mapping) for each in wanted):
         return wanted
     raise InvalidRequest(
-        f"wanted: {str(wanted)[:100]!r} is neither a number of sandboxes (up to {MOST:,}) nor a list of their arguments",
+        f"wanted: {str(wanted)[:100]!r} is neither a number of sandboxes (at most {MOST:,}) nor a list of arguments",
         field="wanted",
     )
 
@@ -98,9 +103,12 @@ def _options_of_each(wanted: Any) -> Sequence[Mapping[str, Any]]:
 async def create_all(
     client: Client, specs: Sequence[SandboxSpec], *, key: str | None, deadline: float, or_none: bool
 ) -> list[SandboxInfo | ShoalError]:
-    """What became of each, in their order, within `deadline` seconds. `key`: the specs' idempotency key, where the caller does not know it.
+    """What became of each, in their order, within `deadline` seconds.
 
-    `or_none`: where one could not be made, the others are ended and its error is raised. Where it is given up, none stays either way.
+    `key`: the specs' idempotency key, where the caller does not know it.
+
+    `or_none`: where one could not be made, the others are ended and its error is raised. Where it is given up, none
+    stays either way.
     """
     wrong = [_wrong(spec) for spec in specs]
     if or_none and (error := next(filter(None, wrong), None)):
@@ -153,8 +161,10 @@ def lost(error: ShoalError) -> bool:
 
 
 def named(error: ShoalError, key: str | None, as_given: str = "idempotency_key={!r}") -> ShoalError:
-    """`error` of a create that carries the idempotency key `key`, where its caller does not know that one (else None). The same call again would
-    have another key, and make another sandbox: it is told the key, and how to give it."""
+    """`error` of a create that carries the idempotency key `key`, where its caller does not know that one (else None).
+
+    The same call again would have another key, and make another sandbox: it is told the key, and how to give it.
+    """
     if key is None or not lost(error):
         return error
     told = Unavailable(

@@ -45,7 +45,9 @@ class CreateOptions(SandboxOptions, total=False):
 
 
 def spell_out_options(function: F) -> F:
-    """Gives a function that takes `**options: Unpack[SandboxOptions]` each of them in its signature and its docstring, for `help()`."""
+    """Gives a function that takes `**options: Unpack[SandboxOptions]` each of them in its signature and its docstring,
+    for `help()`.
+    """
     signature = inspect.signature(function)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     listed = [

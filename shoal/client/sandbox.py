@@ -76,13 +76,15 @@ class Sandbox(Context):
     ) -> Sandbox:
         """Creates a sandbox and returns it running.
 
-        `command`: its own command, at whose end it ends; without one it lives until its `timeout` or `terminate`. `env`, `workdir` and `user`
-        are the defaults of all its processes. CPU is in cores, memory and disk in MiB, times in seconds. `cpu` and `memory` are what it is sure
-        of, or (request, limit). `deadline`: seconds for the create itself. What is not given, or None, is the cluster's default.
+        `command`: its own command, at whose end it ends; without one it lives until its `timeout` or `terminate`.
+        `env`, `workdir` and `user` are the defaults of all its processes. CPU is in cores, memory and disk in MiB,
+        times in seconds. `cpu` and `memory` are what it is sure of, or (request, limit). `deadline`: seconds for the
+        create itself. What is not given, or None, is the cluster's default.
 
-        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`, `QuotaExceeded`,
-        `DeadlineExceeded`, `Unavailable`; nothing is left then. If the answer was lost, the sandbox may have been made: the `Unavailable` is
-        not retryable, and its field `idempotency_key` is the one to call again with. With a key of your own, just call again.
+        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
+        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then. If the answer was lost, the sandbox
+        may have been made: the `Unavailable` is not retryable, and its field `idempotency_key` is the one to call again
+        with. With a key of your own, just call again.
         """
         check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()
@@ -111,11 +113,13 @@ class Sandbox(Context):
     ) -> Sequence[Sandbox | ShoalError]:
         """Creates many sandboxes in one call and returns them running, in the order of `wanted`.
 
-        `wanted`: how many, or a list of dicts, each with the arguments of one sandbox. `options`: the arguments of `create` that hold for all of
-        them, `command` as a list. All within `deadline` seconds. With an `idempotency_key` the i-th, counted from 0, has `<key>:<i>`.
+        `wanted`: how many, or a list of dicts, each with the arguments of one sandbox. `options`: the arguments of
+        `create` that hold for all of them, `command` as a list. All within `deadline` seconds. With an
+        `idempotency_key` the i-th, counted from 0, has `<key>:<i>`.
 
-        All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those that could be made
-        stay, and in the place of each other stands its error. Where an answer was lost, as with `create`.
+        All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those
+        that could be made stay, and in the place of each other stands its error. Where an answer was lost, as with
+        `create`.
         """
         check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()

@@ -15,7 +15,10 @@ from shoal.model.validate import KEY, MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_IT
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What bounds cannot say: a function of the field's name and value that raises `InvalidRequest`. `check_spec` calls it."""
+    """What bounds cannot say: a function of the field's name and value that raises `InvalidRequest`.
+
+    `check_spec` calls it.
+    """
 
     function: Callable[[str, Any], None]
 

@@ -78,9 +78,11 @@ PageCursor = tuple[float, str]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live), of one `region`.
+    """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live),
+    of one `region`.
 
-    `before`: only those that come after this one, named by (created_at, id), in the order newest first: how a next page is asked for.
+    `before`: only those that come after this one, named by (created_at, id), in the order newest first: how a next page
+    is asked for.
     """
 
     environment: str = "main"
@@ -94,8 +96,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one look at a listing found. `reached`: the look was long enough and ends here; the next one goes on with it as `before`, for
-    there may be more. None: here are all, or as many as were asked for."""
+    """What one look at a listing found.
+
+    `reached`: the look was long enough and ends here; the next one goes on with it as `before`, for there may be more.
+    None: here are all, or as many as were asked for.
+    """
 
     sandboxes: list[SandboxInfo]
     reached: PageCursor | None = None

@@ -1,4 +1,5 @@
-"""A spec as its creator writes it: flat, by the names of `Sandbox.create`'s options, with `cpu` and `memory` as (request, limit).
+"""A spec as its creator writes it: flat, by the names of `Sandbox.create`'s options, with `cpu` and `memory` as
+(request, limit).
 
     image, cpu, memory, disk, pids, gpu, command, name, tags, … as in `SandboxSpec`
 
@@ -39,8 +40,11 @@ def options_of(spec: SandboxSpec) -> dict[str, Any]:
 
 
 def spec_of(options: Mapping[str, Any]) -> SandboxSpec:
-    """The spec that `options` make. What is not among them gets its default; `KeyError` or `TypeError` where it has none, `ValueError` for what
-    is no pair. Values are not checked."""
+    """The spec that `options` make.
+
+    What is not among them gets its default; `KeyError` or `TypeError` where it has none, `ValueError` for what is no
+    pair. Values are not checked.
+    """
     sizes = {name: options[name] for name in AMOUNTS if name in options}
     for name in PAIRS:
         sizes[f"{name}_request"], sizes[f"{name}_limit"] = options[name]
@@ -49,7 +53,9 @@ def spec_of(options: Mapping[str, Any]) -> SandboxSpec:
 
 
 def build_spec(given: Mapping[str, Any], defaults: SandboxDefaults) -> SandboxSpec:
-    """The spec for the options that a caller gave. What is not given, or None, gets the cluster's default, else the field's.
+    """The spec for the options that a caller gave.
+
+    What is not given, or None, gets the cluster's default, else the field's.
 
     Raises `InvalidRequest` for what is no option, and for shapes that cannot be. Values are checked by `check_spec`.
     """
@@ -120,7 +126,7 @@ def mapping(field: str, value: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _pair(field: str, value: Any, default_request: Any, default_limit: Any) -> tuple[Any, Any]:
-    """Request and limit. One number is the request, and the limit is then the default one, or as high as the request."""
+    """Request and limit. One number is the request; the limit is then the default, or the request if higher."""
     if value is None:
         return default_request, default_limit
     if isinstance(value, tuple | list):

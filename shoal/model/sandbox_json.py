@@ -1,8 +1,8 @@
 """A sandbox in JSON, as the API speaks of it: its options, flat, by the names of `Sandbox.create`'s arguments.
 
     request   the options
-    answer    the same without `env` (which may hold secrets) and the idempotency key; and id, state, created_at, started_at, ended_at, reason,
-              returncode, message, node_id
+    answer    the same without `env` (which may hold secrets) and the idempotency key; and id, state, created_at,
+              started_at, ended_at, reason, returncode, message, node_id
 
 Units as everywhere: cores, MiB, seconds, unix seconds.
 """

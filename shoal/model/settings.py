@@ -127,7 +127,9 @@ class ApiSettings(_Section):
     tunnel_domain: str | None = None
     """Tunnels are `https://<port>-<sandbox>.<tunnel_domain>`; none: paths below the API's own address"""
     trusted_proxies: tuple[str, ...] = ()
-    """Proxies before the API whose `X-Forwarded-*` is believed: `10.1.2.3`, `10.0.0.0/8`; none: what it says is thrown away"""
+    """Proxies before the API whose `X-Forwarded-*` is believed: `10.1.2.3`, `10.0.0.0/8`; none: what it says is thrown
+    away
+    """
     header_timeout: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     """Seconds for a client to send a request's headers"""
     token_cache: Annotated[float, Field(ge=0)] = 5.0

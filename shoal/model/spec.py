@@ -1,10 +1,12 @@
 """A sandbox's spec: each field of a sandbox is written here, once, with its type, bounds, default and meaning.
 
-The arguments of `Sandbox.create`, the API's JSON, the options of `shoal run`, the rows of the store and the checks follow from these fields.
-To add a field, add it here, add its name and type to `client/create_options.py`, and act on it where it matters.
+The arguments of `Sandbox.create`, the API's JSON, the options of `shoal run`, the rows of the store and the checks
+follow from these fields. To add a field, add it here, add its name and type to `client/create_options.py`, and act on
+it where it matters.
 
-These are plain dataclasses, because a process that only carries a spec must not load pydantic, which costs a sandbox actor 6 MB and 0.1
-CPU-seconds. The bounds are annotations: they stay unevaluated text until `spec_model.py` reads them, with the names of `field_types.py`.
+These are plain dataclasses, because a process that only carries a spec must not load pydantic, which costs a sandbox
+actor 6 MB and 0.1 CPU-seconds. The bounds are annotations: they stay unevaluated text until `spec_model.py` reads them,
+with the names of `field_types.py`.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ MIB = 1024 * 1024
 class Resources:
     """What a sandbox is sure of (request) and may not exceed (limit).
 
-    Requests are Ray resources: they decide how many sandboxes fit a node. Limits are the kernel's to enforce. A user writes a request and its
-    limit as one option: `cpu` or `memory`.
+    Requests are Ray resources: they decide how many sandboxes fit a node. Limits are the kernel's to enforce. A user
+    writes a request and its limit as one option: `cpu` or `memory`.
     """
 
     cpu_request: Cores

@@ -96,8 +96,10 @@ def parse_option(name: str, text: str) -> Any:
 
 
 def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
-    """Raises `InvalidRequest` for the first thing wrong with `spec`, with its field and the remedy. `limits`: None where the cluster's are not
-    known. It does not look at what nodes there are."""
+    """Raises `InvalidRequest` for the first thing wrong with `spec`, with its field and the remedy.
+
+    `limits`: None where the cluster's are not known. It does not look at what nodes there are.
+    """
     options = options_of(spec)
     try:
         _Whole.model_validate(options)

@@ -1,6 +1,8 @@
-"""What all models of what clients send share: unknown members are refused, types are not converted, and wrong data costs no more than right.
+"""What all models of what clients send share: unknown members are refused, types are not converted, and wrong data
+costs no more than right.
 
-Pydantic collects all that is wrong, at a hundred bytes and more for each; here a client is told the first, so nothing beyond that is looked for.
+Pydantic collects all that is wrong, at a hundred bytes and more for each; here a client is told the first, so nothing
+beyond that is looked for.
 """
 
 from __future__ import annotations

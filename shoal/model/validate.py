@@ -48,13 +48,15 @@ def check_key(value: Any) -> None:
     """`value` is an idempotency key."""
     if not isinstance(value, str) or len(value) > MAX_KEY or not re.fullmatch(KEY, value):
         raise InvalidRequest(
-            f"idempotency_key: {value!r:.200} is none; give 1 to {MAX_KEY} printable ASCII characters, with no space at the ends",
+            f"idempotency_key: {value!r:.200} is not 1 to {MAX_KEY} printable ASCII characters, without outer spaces",
             field="idempotency_key",
         )
 
 
 def text_size(field: str, value: Any, what: str = "it") -> int:
-    """The size of a string in UTF-8. `InvalidRequest` for what is no string, holds a NUL character, or is not valid Unicode.
+    """The size of a string in UTF-8.
+
+    `InvalidRequest` for what is no string, holds a NUL character, or is not valid Unicode.
 
     `what`: which part of the field it is, for the message.
     """
@@ -99,7 +101,7 @@ def check_command(field: str, argv: Sequence[str]) -> None:
         size = text_size(field, item, f"argument {position}")
         if size > MAX_ARGV_ITEM:
             raise InvalidRequest(
-                f"{field}: argument {position} has {size} bytes, more than {MAX_ARGV_ITEM}; write it to a file or to stdin",
+                f"{field}: argument {position} has {size} bytes, more than {MAX_ARGV_ITEM}; use a file or stdin",
                 field=field,
             )
         total += size + 1
@@ -120,7 +122,7 @@ def check_environment_variables(field: str, env: Mapping[str, str | None]) -> No
             size += text_size(field, value, name[:80])
         if size >= MAX_ARGV_ITEM:
             raise InvalidRequest(
-                f"{field}: {name[:80]} has {size} bytes with its name, at most {MAX_ARGV_ITEM - 1} are possible; write it to a file",
+                f"{field}: {name[:80]} has {size} bytes with its name, more than {MAX_ARGV_ITEM - 1}; use a file",
                 field=field,
             )
         total += size + 2

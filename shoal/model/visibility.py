@@ -7,7 +7,7 @@ from shoal.model.errors import EnvironmentNotFound, PermissionDenied, SandboxNot
 
 
 def check_may(caller: Caller, scope: Scope, *, everywhere: bool = False) -> None:
-    """`PermissionDenied` where the caller's token does not cover `scope` or, `everywhere`, is of one environment only."""
+    """`PermissionDenied` if the token lacks `scope` or, with `everywhere`, is for one environment only."""
     if not caller.scope.covers(scope):
         raise PermissionDenied(f"this needs a token of scope '{scope}'; yours has '{caller.scope}'")
     if everywhere and caller.environment != ANY_ENVIRONMENT:

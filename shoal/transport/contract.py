@@ -70,7 +70,10 @@ class Transport(ABC):
 
     @abstractmethod
     async def channel(self, sandbox_id: str) -> ByteStream:
-        """A separate connection to the agent, admitted, for those that pass the agent's frames on. Errors as `agent`."""
+        """A separate connection to the agent, admitted, for those that pass the agent's frames on.
+
+        Errors as `agent`.
+        """
 
     @abstractmethod
     async def dial(self, sandbox_id: str, port: int) -> ByteStream:

@@ -1,7 +1,7 @@
 """A cluster in memory, for tests of what stands on a transport: it remembers calls and injects one failure.
 
-Its sandboxes have files and a handful of programs (`fake_agent`), an echo on port 7 and a web page on port 8080, and end when they are
-terminated or their command ends. It heeds who calls as a cluster does.
+Its sandboxes have files and a handful of programs (`fake_agent`), an echo on port 7 and a web page on port 8080, and
+end when they are terminated or their command ends. It heeds who calls as a cluster does.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ _TICK_S = 0.005
 class FakeTransport(Transport):
     """A cluster in memory. `calls` holds (name, first argument) of every call to it and to its agents.
 
-    `start_s`: seconds for which a new sandbox is pending. `ports`: what answers on a sandbox's ports; `serve_channel`: what is at the other
-    end of a channel, an echo unless a test says better. `replica_side` is what an API in front of it is given.
+    `start_s`: seconds for which a new sandbox is pending. `ports`: what answers on a sandbox's ports; `serve_channel`:
+    what is at the other end of a channel, an echo unless a test says better. `replica_side` is what an API in front of
+    it is given.
     """
 
     def __init__(self, environments: Sequence[str] = ("main", "dev")) -> None:

@@ -1,4 +1,6 @@
-"""The administration of a cluster in memory: environments, tokens, audit log, events, and the side of it that replicas use."""
+"""The administration of a cluster in memory: environments, tokens, audit log, events, and the side of it that replicas
+use.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def sees(environment: str) -> bool:
 
 
 class FakeAdmin:
-    """Administration in memory. `note` hears of every call first, and may raise; `usage` says what an environment uses."""
+    """Administration in memory.
+
+    `note` hears of every call first, and may raise; `usage` says what an environment uses.
+    """
 
     def __init__(self, note: Note, usage: Callable[[str], Quota], environments: Sequence[str]) -> None:
         self.note = note

@@ -1,6 +1,7 @@
 """An agent in memory: a dict of files, and the programs `true`, `false`, `echo`, `cat` and `sleep`.
 
-It belongs to no event loop: a process's state is a matter of the clock and of its input, and who waits looks again and again.
+It belongs to no event loop: a process's state is a matter of the clock and of its input, and who waits looks again and
+again.
 """
 
 from __future__ import annotations

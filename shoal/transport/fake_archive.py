@@ -25,7 +25,10 @@ def packed(top: str, files: dict[str, bytes], directories: set[str]) -> bytes:
 
 
 def unpacked(top: str, data: bytes) -> dict[str, bytes | None]:
-    """What an archive holds, by absolute path; None for a directory. `InvalidRequest` where it is none, or leads out of `top`."""
+    """What an archive holds, by absolute path; None for a directory.
+
+    `InvalidRequest` where it is none, or leads out of `top`.
+    """
     found: dict[str, bytes | None] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:

@@ -86,7 +86,7 @@ class HttpTransport(Transport):
             await transport.close()
             if token is None:
                 raise Unauthenticated(
-                    f"{transport.url} wants a token: pass `token=`, set SHOAL_TOKEN, or run `shoal login {transport.url}`"
+                    f"{transport.url} needs a token: pass `token=`, set SHOAL_TOKEN, or `shoal login {transport.url}`"
                 ) from None
             raise Unauthenticated(
                 f"{transport.url} does not take the token ({error.message}); make a new one with `shoal tokens create`"

@@ -74,7 +74,7 @@ async def open_socket(calls: HttpCalls, path: str, *, heartbeat: bool) -> aiohtt
     except aiohttp.WSServerHandshakeError as error:
         kind = _REFUSED.get(error.status, Internal if error.status < 500 else Unavailable)
         raise kind(
-            f"{calls.server.url} refuses the WebSocket (HTTP {error.status}); is the token right, and does all that stands "
+            f"{calls.server.url} refuses the WebSocket (HTTP {error.status}); is the token right, and do all proxies "
             "before the API let WebSockets through?",
             request_id=request_id,
         ) from None

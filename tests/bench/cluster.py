@@ -20,7 +20,8 @@ from tests.bench.shoalpy import REQUEST
 @contextmanager
 def cluster(report: Report) -> Iterator[ClusterFile]:
     """Up within the block. It has the state directory of `shoal up`, so the base image is there if it was ever made."""
-    # Fewer idle processes of Ray's than an over-commit by far would bring, and still twice the sandboxes of any measure.
+    # Fewer idle processes of Ray's than an over-commit by far would bring, and still twice the sandboxes of any
+    # measure.
     cores = max(2 * RATE_CREATES * REQUEST[0], os.cpu_count() or 1)
     overrides: dict[str, Any] = {"node": {"cpu_overcommit": cores / (os.cpu_count() or 1)}}
     settings = Settings(**overrides)

@@ -20,7 +20,7 @@ _unlike = itertools.count(MEMORY_LIMIT + 1)
 
 
 def cold(subjects: Sequence[Subject], quiet: Callable[[], None]) -> dict[str, Samples]:
-    """The image is there and nothing else: every create asks for another memory limit, so no container made ahead fits."""
+    """Only the image is there: every create asks for another memory limit, so no warm container fits."""
     times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for turn in range(COLD + 1):
         memory = next(_unlike)
@@ -47,7 +47,9 @@ def warm(subject: Subject, ready: Callable[[], None]) -> Samples:
 
 
 def rate(subjects: Sequence[Subject], quiet: Callable[[], None]) -> dict[str, Samples]:
-    """`RATE_CREATES` sandboxes by `RATE_CALLERS` threads, each created, used once and taken away: per second, one sample per round."""
+    """`RATE_CREATES` sandboxes by `RATE_CALLERS` threads, each created, used once and taken away: per second, one
+    sample per round.
+    """
     rates: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for subject in subjects:  # the steady state: as many were there a moment ago
         one_round(subject, RATE_CALLERS * 2)

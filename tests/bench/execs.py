@@ -48,7 +48,9 @@ def rate(subjects: Sequence[Subject], boxes_each: int, callers: int = CALLERS) -
 
 
 def throughput(boxes: Sequence[Box], seconds: float, callers: int = CALLERS) -> float:
-    """Execs per second of `callers` threads that call for so long, each at least once, counted to the end of the last one."""
+    """Execs per second of `callers` threads that call for so long, each at least once, counted to the end of the last
+    one.
+    """
     start = 0.0
 
     def begin() -> None:

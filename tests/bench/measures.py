@@ -28,7 +28,10 @@ AT_LEAST: dict[str, float] = {
     "http_create_warm": 6,
     "tunnel_get_rate": 0.7,
 }
-"""How many times better than docker-py, by measure. A container's own address leads there straight through the kernel."""
+"""How many times better than docker-py, by measure.
+
+A container's own address leads there straight through the kernel.
+"""
 
 FIGURES_AT_LEAST: dict[str, float] = {"http_file_up": 150, "http_file_down": 150, "tunnel_down": 500}
 """MB/s. docker-py has nothing that streams a file."""
@@ -71,14 +74,18 @@ class Measurements:
 def measure_all(
     shoal: Shoal, docker_py: Subject, ours: Callable[[], set[int]], say: Callable[[str], None]
 ) -> Measurements:
-    """Takes every measure, one group after the other; `say` is told what comes next. `ours`: the processes that count for memory."""
+    """Takes every measure, one group after the other; `say` is told what comes next.
+
+    `ours`: the processes that count for memory.
+    """
     subjects: list[Subject] = [docker_py, shoal]
     done: list[Measured] = []
 
     def add(key: str, what: str, by: dict[str, Samples]) -> None:
         done.append(Measured(key, what, by))
 
-    # First: later there are idle slots left from what was measured before, and a sandbox that takes one of these adds too little.
+    # First: later there are idle slots left from what was measured before, and a sandbox that takes one of these adds
+    # too little.
     say("memory of idle sandboxes")
     idle = {subject.name: memory.per_sandbox(subject, ours) for subject in (shoal, docker_py)}
 
@@ -176,7 +183,10 @@ def in_ms(seconds: Samples) -> Samples:
 
 
 def measure_peer(peer: Subject, found: Measurements, say: Callable[[str], None]) -> Measurements:
-    """What a peer reaches in the measures that it shares, beside what was `found`. Where it gives up it keeps what it has reached."""
+    """What a peer reaches in the measures that it shares, beside what was `found`.
+
+    Where it gives up it keeps what it has reached.
+    """
     reached: dict[str, Samples] = {}
     try:
         reached["exec_p50"] = execs.latency([peer])[peer.name]

@@ -1,6 +1,7 @@
 """What an idle sandbox costs the machine: memory (PSS), processes, file descriptors.
 
-Counted are the processes of the cluster, the engine and the containers: what else runs on the machine comes and goes as it likes.
+Counted are the processes of the cluster, the engine and the containers: what else runs on the machine comes and goes as
+it likes.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ def cost(before: Usage, after: Usage, sandboxes: int) -> Cost:
 
 
 def usage(pids: Iterable[int], proc: Path = Path("/proc")) -> Usage:
-    """What these processes hold now. One that goes while it is looked at is left out; kernel threads have no memory of their own."""
+    """What these processes hold now.
+
+    One that goes while it is looked at is left out; kernel threads have no memory of their own.
+    """
     found = Usage(Counter(), Counter(), Counter())
     for pid in pids:
         directory = proc / str(pid)

@@ -153,7 +153,10 @@ def file_rates(subject: ShoalHttp) -> tuple[Samples, Samples]:
 
 
 def first_byte(subject: ShoalHttp, plain: Plain) -> Samples:
-    """Seconds from a running process's writing of a line to the client's having it. Both are on this machine, by one clock."""
+    """Seconds from a running process's writing of a line to the client's having it.
+
+    Both are on this machine, by one clock.
+    """
     script = (
         "import time\n"
         f"for _ in range({FIRST_BYTES}):\n"

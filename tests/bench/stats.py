@@ -11,7 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Numbers measured, in `unit`: `s` for times, `/s` and `MB/s` for rates, `MB` and `count` for sizes. Never empty."""
+    """Numbers measured, in `unit`: `s` for times, `/s` and `MB/s` for rates, `MB` and `count` for sizes.
+
+    Never empty.
+    """
 
     unit: str
     values: tuple[float, ...]
@@ -49,7 +52,10 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def times_better(ours: Samples, theirs: Samples) -> float:
-    """How many times better the median of `ours` is than that of `theirs`: a lower time, a higher rate. Above 1 is better."""
+    """How many times better the median of `ours` is than that of `theirs`: a lower time, a higher rate.
+
+    Above 1 is better.
+    """
     if ours.unit != theirs.unit:
         raise ValueError(f"{ours.unit} cannot be compared with {theirs.unit}")
     if ours.unit == "/s":

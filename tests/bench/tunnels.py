@@ -1,6 +1,8 @@
-"""A static web server in a sandbox, reached by a tunnel; beside the same server in a container of the engine's, by its own address.
+"""A static web server in a sandbox, reached by a tunnel; beside the same server in a container of the engine's, by its
+own address.
 
-A published port (`docker run -p`) leads to that address by one rule of the kernel's; the engine that `shoal up` starts has no such rules.
+A published port (`docker run -p`) leads to that address by one rule of the kernel's; the engine that `shoal up` starts
+has no such rules.
 
 The server is small and fast, and so is the client: what is measured is the way between them.
 """

@@ -1,7 +1,7 @@
 """A load of creates and execs whose every effect is counted: what was asked for, what was confirmed, what is there.
 
-Every create has a key and carries it as a tag; every exec appends a word of its own to a file of its sandbox. So what was lost and what was
-done twice can be read off the cluster afterwards.
+Every create has a key and carries it as a tag; every exec appends a word of its own to a file of its sandbox. So what
+was lost and what was done twice can be read off the cluster afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Every process of Shoal's is killed with SIGKILL while it works: no sandbox is lost, no container leaks, calls fail typed or succeed."""
+"""Every process of Shoal's is killed with SIGKILL while it works: no sandbox is lost, no container leaks, calls fail
+typed or succeed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Each part of the service is killed with SIGKILL under a load of creates and execs over HTTP; then everything is counted."""
+"""Each part of the service is killed with SIGKILL under a load of creates and execs over HTTP; then everything is
+counted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The API over any transport, on a socket of this process: what replicas are, without Serve. With the real gateway before it, if asked for."""
+"""The API over any transport, on a socket of this process: what replicas are, without Serve.
+
+With the real gateway before it, if asked for.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ class ApiServer:
         """Listens on the loopback when it returns. `port` 0: any free one."""
         app = make_app(transport, settings or Settings())
         listening = socket.create_server(("127.0.0.1", port), backlog=512)
-        # asyncio sets it only on sockets that say they are TCP's; without it each answer's body waits 40 ms for an acknowledgement.
+        # asyncio sets it only on sockets that say they are TCP's; without it each answer's body waits 40 ms for an
+        # acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made = cls(app, f"http://127.0.0.1:{listening.getsockname()[1]}")
         await made._serve(_config(app), [listening])

@@ -163,7 +163,8 @@ def test_a_shell_at_a_terminal(lab: ClientLab, known: str) -> None:
         at.resize(50, 132)
         at.type("while [ \"$(stty size)\" != '50 132' ]; do sleep 0.05; done; echo done-$((1+1))\n")
         at.expect("done-2")
-        # Told by the program itself: a Ctrl-C between two commands is the shell's own, and the next one may start all the same.
+        # Told by the program itself: a Ctrl-C between two commands is the shell's own, and the next one may start all
+        # the same.
         at.type("sh -c 'echo begun-$((1+1)); exec sleep 100'\n")
         at.expect("begun-2")
         at.type("\x03")  # Ctrl-C is for the program inside; it also drops what was typed ahead

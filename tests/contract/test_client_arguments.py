@@ -1,4 +1,6 @@
-"""Arguments that are wrong, in memory and through the HTTP API: the same error, and the same field, whichever way the cluster is reached."""
+"""Arguments that are wrong, in memory and through the HTTP API: the same error, and the same field, whichever way the
+cluster is reached.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the HTTP transport makes of servers that fail, refuse, or are something else: what is asked again, and what is told."""
+"""What the HTTP transport makes of servers that fail, refuse, or are something else: what is asked again, and what is
+told.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +199,8 @@ async def test_what_may_have_happened_is_not_done_twice() -> None:
                 await call
             assert not caught.value.retryable
         await transport.close()
-    # The client library itself repeats what HTTP calls idempotent, once, where a kept connection turns out to be closed.
+    # The client library itself repeats what HTTP calls idempotent, once, where a kept connection turns out to be
+    # closed.
     assert [asked.method for asked in peer.asked if asked.method == "POST"] == ["POST", "POST"]
 
 

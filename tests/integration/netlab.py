@@ -16,8 +16,8 @@ from shoal.actors.network import SandboxNetwork
 from shoal.model.settings import NetworkSettings
 from tests.contract.engines.labs import DockerLab
 
-# Tries all targets at once. A dropped packet shows as "silent" after the deadline. An answer before the deadline counts,
-# however late this program reads it.
+# Tries all targets at once. A dropped packet shows as "silent" after the deadline. An answer before the deadline
+# counts, however late this program reads it.
 PROBE = """
 import errno, json, select, socket, sys, time
 tries, found = {}, {}

@@ -1,4 +1,4 @@
-"""The API as `shoal up` serves it: what dies comes back, what is under way is not lost, and slow clients cost nothing."""
+"""The API as `shoal up` serves it: it recovers, loses no request under way, and slow clients cost nothing."""
 
 from __future__ import annotations
 
@@ -287,7 +287,8 @@ def most_that_goes(connection: socket.socket, piece: bytes, total: int) -> int:
 def test_what_nobody_uses_is_not_kept_in_memory(api: Api, sandbox: str) -> None:
     started = api.call("POST", f"/v1/sandboxes/{sandbox}/processes", {"argv": ["sleep", "60"]})
     before = {pid: resident(pid) for pid in api.replicas()}
-    head = f"POST /v1/sandboxes/{sandbox}/processes/{started['id']}/stdin HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
+    path = f"/v1/sandboxes/{sandbox}/processes/{started['id']}/stdin"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
     with socket.create_connection((api.host, api.port), 10) as client:
         client.sendall(f"{head}Content-Length: {512 * MIB}\r\n\r\n".encode())
         sent = most_that_goes(client, bytes(MIB), 512 * MIB)
@@ -299,7 +300,8 @@ def test_what_nobody_uses_is_not_kept_in_memory(api: Api, sandbox: str) -> None:
 def test_what_nobody_reads_is_not_kept_in_memory(api: Api, sandbox: str) -> None:
     api.call("POST", f"/v1/sandboxes/{sandbox}/exec", {"command": "head -c 300000000 /dev/zero > /tmp/zeros"})
     before = {pid: resident(pid) for pid in api.replicas()}
-    head = f"GET /v1/sandboxes/{sandbox}/files?path=/tmp/zeros HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n\r\n"
+    path = f"/v1/sandboxes/{sandbox}/files?path=/tmp/zeros"
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n\r\n"
     clients = [socket.create_connection((api.host, api.port), 30) for _ in range(4)]
     try:
         for client in clients:

@@ -1,4 +1,6 @@
-"""A whole cluster that speaks TLS by certificate files, with tunnels on names of their own, as docs/operating.md and docs/tunnels.md say."""
+"""A whole cluster that speaks TLS by certificate files, with tunnels on names of their own, as docs/operating.md and
+docs/tunnels.md say.
+"""
 
 from __future__ import annotations
 

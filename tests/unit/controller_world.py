@@ -1,4 +1,5 @@
-"""A machine in memory under the controller's real parts: slots that hold sandboxes, a node with containers, a disk; controllers can be killed.
+"""A machine in memory under the controller's real parts: slots that hold sandboxes, a node with containers, a disk;
+controllers can be killed.
 
 What a controller asked of a slot goes on when that controller dies, as an actor's method does.
 """
@@ -32,9 +33,11 @@ SECRET = b"s" * 32
 
 @dataclass
 class FakeSlot:
-    """A sandbox actor. `sandbox_id`: the sandbox that it holds; `end`: how that ended. `fails`: what its next start fails with;
-    `mute`: nobody hears how its next start went; `dies_ending`: SIGKILL strikes it when it has removed its container and has not said so
-    yet."""
+    """A sandbox actor. `sandbox_id`: the sandbox that it holds; `end`: how that ended.
+
+    `fails`: what its next start fails with; `mute`: nobody hears how its next start went; `dies_ending`: SIGKILL
+    strikes it when it has removed its container and has not said so yet.
+    """
 
     world: World
     id: str
@@ -163,8 +166,9 @@ class Controller:
 
 
 class Store(MemoryStore):
-    """A world's store: a test sees each write before and after it, may hold it up, and may let it fail: before it nothing was done, after it
-    the answer is lost."""
+    """A world's store: a test sees each write before and after it, may hold it up, and may let it fail: before it
+    nothing was done, after it the answer is lost.
+    """
 
     def __init__(self, world: World, die_after: int | None) -> None:
         super().__init__(world.disk, die_after)
@@ -182,9 +186,12 @@ async def _nothing(change: Change) -> None:
 
 @dataclass
 class World:
-    """What outlives a controller. `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox,
-    `remove_s`: the node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`: what
-    comes between a controller and its disk."""
+    """What outlives a controller.
+
+    `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox, `remove_s`: the
+    node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`:
+    what comes between a controller and its disk.
+    """
 
     disk: Disk = field(default_factory=Disk)
     slots: dict[str, FakeSlot] = field(default_factory=dict)

@@ -1,6 +1,8 @@
-"""A store in memory that outlives the controllers of a test: what was written is there for the next, as it came out of JSON.
+"""A store in memory that outlives the controllers of a test: what was written is there for the next, as it came out of
+JSON.
 
-It passes the contract's suite in `tests/contract/store`. Whoever wants an answer lost or a write held up overrides `write`.
+It passes the contract's suite in `tests/contract/store`. Whoever wants an answer lost or a write held up overrides
+`write`.
 """
 
 from __future__ import annotations
@@ -45,8 +47,11 @@ class Disk:
 
 
 class MemoryStore(Store):
-    """One controller's way to a `Disk`. `die`: from now on nothing reaches it, and nothing returns, as after SIGKILL. `looks`: how often what
-    ended was asked for."""
+    """One controller's way to a `Disk`.
+
+    `die`: from now on nothing reaches it, and nothing returns, as after SIGKILL. `looks`: how often what ended was
+    asked for.
+    """
 
     def __init__(self, disk: Disk, die_after: int | None = None) -> None:
         self.disk = disk

@@ -57,7 +57,10 @@ class Net:
 
 
 class Handle:
-    """An actor of this process, as `shoal.actors.handles.call` takes one. `failures`: what the next calls of a method raise, one each."""
+    """An actor of this process, as `shoal.actors.handles.call` takes one.
+
+    `failures`: what the next calls of a method raise, one each.
+    """
 
     def __init__(self, actor: object) -> None:
         self.actor = actor
@@ -81,7 +84,10 @@ class _Method:
 
 @dataclass
 class Machine:
-    """`containers`, of all engines: each time that the node opens it makes a new one. `fault` strikes the next engine that is made."""
+    """`containers`, of all engines: each time that the node opens it makes a new one.
+
+    `fault` strikes the next engine that is made.
+    """
 
     run_dir: Path
     net: Net

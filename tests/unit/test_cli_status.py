@@ -1,4 +1,7 @@
-"""`shoal status`: which cluster it means where there are several. Of the one on this machine two listeners are Ray and the engine."""
+"""`shoal status`: which cluster it means where there are several.
+
+Of the one on this machine two listeners are Ray and the engine.
+"""
 
 from __future__ import annotations
 

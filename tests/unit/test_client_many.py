@@ -1,4 +1,6 @@
-"""Many sandboxes in one call: all or none, whatever fails or is given up in the middle; and creates whose answer is lost."""
+"""Many sandboxes in one call: all or none, whatever fails or is given up in the middle; and creates whose answer is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ pytestmark = pytest.mark.anyio
 
 
 class Troubled(FakeTransport):
-    """A cluster in memory whose `trouble` comes at the second call of `create_many`, or at the first of `create`: an error instead of it, or one
-    in the place of its answer (`sent`). What hangs does so once it has begun."""
+    """A cluster in memory whose `trouble` comes at the second call of `create_many`, or at the first of `create`: an
+    error instead of it, or one in the place of its answer (`sent`). What hangs does so once it has begun.
+    """
 
     def __init__(self, trouble: shoal.ShoalError | None = None) -> None:
         super().__init__()

@@ -288,7 +288,10 @@ class TestLongAgo:
 
 
 def world_with_a_past(special: tuple[int, ...] = (), lost: tuple[int, ...] = ()) -> World:
-    """500 that have ended, of which memory has room for three, and one that lives and was created in their middle. `lost`: with their node."""
+    """500 that have ended, of which memory has room for three, and one that lives and was created in their middle.
+
+    `lost`: with their node.
+    """
     world = World(settings={"limits": {"history": 3}}, containers={"sb-living": "c-1"})
     for number in range(500):
         reason = Reason.NODE_LOST if number in lost else Reason.TERMINATED

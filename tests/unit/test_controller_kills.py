@@ -1,4 +1,6 @@
-"""A controller that is killed between any two of its steps: the next one finishes or removes what was half made, and doubles nothing."""
+"""A controller that is killed between any two of its steps: the next one finishes or removes what was half made, and
+doubles nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The doer of what the phases ask for: each action has one, a defect strands no sandbox, and what happens at once happens in some order."""
+"""The doer of what the phases ask for: each action has one, a defect strands no sandbox, and what happens at once
+happens in some order.
+"""
 
 from __future__ import annotations
 

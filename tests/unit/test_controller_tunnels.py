@@ -29,8 +29,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand
 
 
 class TcpWorld(World):
-    """A node that exposes ports: `exposed` by (sandbox, port). `fault` is raised by the next call; of the next `unheard` calls what is asked
-    for is done, and the answer is lost."""
+    """A node that exposes ports: `exposed` by (sandbox, port).
+
+    `fault` is raised by the next call; of the next `unheard` calls what is asked for is done, and the answer is lost.
+    """
 
     exposed: dict[tuple[str, int], bool]
     fault: ShoalError | None = None

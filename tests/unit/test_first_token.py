@@ -1,4 +1,7 @@
-"""Which token the operator of a machine has after the API was started, mended or rolled. Whether the API answers plays no part."""
+"""Which token the operator of a machine has after the API was started, mended or rolled.
+
+Whether the API answers plays no part.
+"""
 
 from __future__ import annotations
 

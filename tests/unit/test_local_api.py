@@ -131,14 +131,14 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
     assert refused(tls_cert=file).field == "api.tls_key"
     assert refused(tls_key=file).field == "api.tls_cert"
     assert refused(tls_cert=tmp_path / "none", tls_key=file).field == "api.tls_cert"
-    assert "no certificate" in refused(tls_cert=file, tls_key=file).message
+    assert refused(tls_cert=file, tls_key=file).field == "api.tls_cert"
 
 
 def test_doctor_knows_how_long_the_names_of_sockets_will_be(tmp_path: Path) -> None:
     found = settings(run_dir=Path("/tmp", "r" * 70)).model_copy(update={"state_dir": tmp_path})
     checks = {check.name: check for check in examine(found)}
     assert not checks["api"].ok
-    assert checks["api"].remedy == "mend run_dir; then shoal up"
+    assert "run_dir" in (checks["api"].remedy or "")
 
 
 def test_a_certificate_that_does_not_fit_its_key_replaces_nothing(tmp_path: Path) -> None:

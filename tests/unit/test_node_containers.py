@@ -1,4 +1,6 @@
-"""The node's containers over the in-memory engine: what fails leaves nothing, what was lost is told, what a crash left is swept."""
+"""The node's containers over the in-memory engine: what fails leaves nothing, what was lost is told, what a crash left
+is swept.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A field of a sandbox is written once: whatever lists the fields agrees with the spec, and earlier versions' specs stay what they were."""
+"""A field of a sandbox is written once: whatever lists the fields agrees with the spec, and earlier versions' specs
+stay what they were.
+"""
 
 from __future__ import annotations
 

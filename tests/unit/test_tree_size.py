@@ -122,7 +122,9 @@ def test_odd_names(tree: Path) -> None:
 
 
 def test_a_tree_that_changes_while_it_is_counted(tree: Path, tmp_path: Path) -> None:
-    """Directories are moved, replaced by links and removed all the while: the count ends, and never counts what lies outside."""
+    """Directories are moved, replaced by links and removed all the while: the count ends, and never counts what lies
+    outside.
+    """
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "large").write_bytes(b"x" * (64 << 20))

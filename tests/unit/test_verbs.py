@@ -1,4 +1,6 @@
-"""The table of verbs: every verb has a handler that takes and gives what was declared, and its callers' scope is checked."""
+"""The table of verbs: every verb has a handler that takes and gives what was declared, and its callers' scope is
+checked.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The gateway of a node that serves the API: it takes the API's connections and passes requests to replicas and tunnels.
+"""The gateway of a node that serves the API: it takes the API's connections and passes requests to replicas and
+tunnels.
 
-The listening socket is the keeper's as much as the gateway's: where the gateway is killed, the kernel keeps who connects
-meanwhile for the next one, and a successor takes over without a refused connection.
+The listening socket is the keeper's as much as the gateway's: where the gateway is killed, the kernel keeps who
+connects meanwhile for the next one, and a successor takes over without a refused connection.
 """
 
 from __future__ import annotations

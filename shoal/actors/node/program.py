@@ -46,7 +46,9 @@ class Program(ABC):
         self._process: asyncio.subprocess.Process | None = None
         self._settled = False
         self.on_connected: Callable[[], Awaitable[None]] | None = None
-        """Called, until it succeeds, after each connection to a program that may have been started anew and remembers nothing."""
+        """Called, until it succeeds, after each connection to a program that may have been started anew and remembers
+        nothing.
+        """
 
     @abstractmethod
     async def start(self) -> None:

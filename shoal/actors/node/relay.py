@@ -63,7 +63,9 @@ class Relay(Program):
         await self.ask({"op": "remove", "key": key})
 
     async def expose(self, key: str, port: int, private: bool, listen: int, sandbox_id: str) -> str:
-        """The address (`host:port`) on this node that leads to a port in the container. Idempotent for the same `private`.
+        """The address (`host:port`) on this node that leads to a port in the container.
+
+        Idempotent for the same `private`.
 
         `listen`: the node's port, 0: any. Raises `AlreadyExists` (it is taken), `NotFound`, `QuotaExceeded`.
         """

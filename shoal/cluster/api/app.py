@@ -74,7 +74,8 @@ def make_app(transport: Transport, settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # it loads code from elsewhere: see `docs`
         redoc_url=None,
-        redirect_slashes=False,  # an address that is not in the document is none: nobody's token is to go where a Host header says
+        # An address that is not in the document is none: nobody's token is to go where a Host header says.
+        redirect_slashes=False,
     )
     reporter = UsageReporter(transport)
     app.state.transport = transport

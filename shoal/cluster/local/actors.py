@@ -1,6 +1,8 @@
-"""Deploying and draining the actors and the API, in a process of its own: a driver's connection to Ray marks a process for good.
+"""Deploying and draining the actors and the API, in a process of its own: a driver's connection to Ray marks a process
+for good.
 
-`python -m shoal.cluster.local.actors` reads one JSON request from its input and prints one JSON answer as the last line of its output.
+`python -m shoal.cluster.local.actors` reads one JSON request from its input and prints one JSON answer as the last line
+of its output.
 """
 
 from __future__ import annotations

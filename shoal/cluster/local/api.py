@@ -68,7 +68,8 @@ def plan(settings: Settings, cluster: str) -> Plan | None:
 
 
 def start(cluster: ClusterFile, *, roll: bool = False) -> None:
-    """Deploys the API, or rolls the one that is there: replica by replica, and with `roll` the gateway, each ending what it does.
+    """Deploys the API, or rolls the one that is there: replica by replica, and with `roll` the gateway, each ending
+    what it does.
 
     Returns once it takes requests, and its URL and a token stand in this user's configuration file.
     """
@@ -95,7 +96,10 @@ def forget(cluster: ClusterFile) -> None:
 
 
 def mend(cluster: ClusterFile) -> bool:
-    """Makes sure that the API answers; whether there was anything to do. Serve heals itself where it can: it is given a little time."""
+    """Makes sure that the API answers; whether there was anything to do.
+
+    Serve heals itself where it can: it is given a little time.
+    """
     if not cluster.api_listens or answers(cluster):
         return False
     try:
@@ -146,7 +150,7 @@ def _await_ready(cluster: ClusterFile, within_s: float = _READY_S) -> None:
     while not answers(cluster, "/v1/ready"):
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"the API at {cluster.api_listens} did not answer within {within_s:g} s; look into the logs of Serve in "
+                f"the API at {cluster.api_listens} did not answer within {within_s:g} s; see the logs of Serve in "
                 f"{cluster.temp_dir}/session_latest/logs/serve and into gateway.log in the state directory's `node`"
             )
         time.sleep(0.05)
@@ -165,7 +169,7 @@ def _check(api: ApiSettings) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(api.tls_cert, api.tls_key, password="")
         except (OSError, ValueError) as error:
             raise InvalidRequest(
-                f"api.tls_cert: {api.tls_cert} and {api.tls_key} are no certificate (PEM) and its key without a password: "
+                f"api.tls_cert: {api.tls_cert} and {api.tls_key} are not a certificate (PEM) and its plain key: "
                 f"{error}",
                 field="api.tls_cert",
             ) from None
@@ -180,7 +184,7 @@ def _check(api: ApiSettings) -> None:
             ) from None
     if api.tunnel_domain is not None and not _DOMAIN.fullmatch(api.tunnel_domain):
         raise InvalidRequest(
-            f"api.tunnel_domain: {api.tunnel_domain!r} is no host name; write it in small letters, without scheme and port",
+            f"api.tunnel_domain: {api.tunnel_domain!r} is not a host name; use lower case, without scheme and port",
             field="api.tunnel_domain",
         )
     try:

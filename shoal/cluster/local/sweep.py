@@ -31,7 +31,10 @@ _REMOVE_S = 60.0
 
 
 def containers(address: str, cluster: str | None) -> int:
-    """Removes the cluster's containers from the engine at `address`; returns how many. `cluster` None: all containers."""
+    """Removes the cluster's containers from the engine at `address`; returns how many.
+
+    `cluster` None: all containers.
+    """
     client = docker.DockerClient(base_url=address, timeout=_REMOVE_S, version="auto")
     filters = {"label": f"{CLUSTER_LABEL}={cluster}"} if cluster is not None else {}
     removed = 0

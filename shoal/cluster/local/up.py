@@ -1,7 +1,7 @@
-"""`shoal up` and `shoal down`: a cluster on one machine, brought up, mended and taken away.
+"""`shoal up` and `shoal down`: starting, repairing and removing a cluster on one machine.
 
-    up      engine → base image → Ray → actors → cluster.json → API. Again on a cluster that runs: nothing. On one of which a part has
-            died: what is left of it is taken away and started anew.
+    up      engine → base image → Ray → actors → cluster.json → API. A cluster that runs stays as it is; if a part has
+            died, the rest is removed and all is started anew.
     down    the same backwards, whatever of it still lives.
 
     local_engine.py  the engine             local_ray.py     Ray's head
@@ -37,7 +37,9 @@ from shoal.model.report import Report, silent
 from shoal.model.settings import Settings
 
 _PATIENT_S = 60.0
-"""How long `up` waits for what it would take away with all its sandboxes: what is dead refuses at once, what hangs may only be slow."""
+"""How long `up` waits for what it would take away with all its sandboxes: what is dead refuses at once, what hangs may
+only be slow.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,12 @@ class Health:
 
 
 def up(settings: Settings, options: UpOptions | None = None, report: Report = silent) -> Up:
-    """Makes sure that a cluster runs on this machine. What it had started is taken back when it fails or is interrupted.
+    """Makes sure that a cluster runs on this machine.
 
-    Raises `FailedPrecondition` with the remedy where the machine lacks something, `InvalidRequest` for settings that make no sense.
+    What it had started is taken back when it fails or is interrupted.
+
+    Raises `FailedPrecondition` with the remedy where the machine lacks something, `InvalidRequest` for settings that
+    make no sense.
     """
     options = options or UpOptions()
     with local_state.lock(settings.state_dir, report):
@@ -93,10 +98,12 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
 
 
 def down(settings: Settings, *, purge: bool = False, report: Report = silent) -> bool:
-    """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own. Whether there was anything to take away.
+    """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own.
 
-    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base image.
-    Raises the first thing that could not be undone, after trying all.
+    Whether there was anything to take away.
+
+    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base
+    image. Raises the first thing that could not be undone, after trying all.
     """
     with local_state.lock(settings.state_dir, report):
         try:
@@ -116,8 +123,11 @@ def down(settings: Settings, *, purge: bool = False, report: Report = silent) ->
 
 
 def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
-    """Which parts answer, without connecting to Ray. Takes milliseconds, at most twice `within_s` where something hangs.
-    `FailedPrecondition` for a cluster of another release of Shoal."""
+    """Which parts answer, without connecting to Ray.
+
+    Takes milliseconds, at most twice `within_s` where something hangs. `FailedPrecondition` for a cluster of another
+    release of Shoal.
+    """
     local_state.settings_of(cluster)
     engine = local_engine.answers(cluster.engine_address, within_s)
     ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address, within_s)
@@ -125,7 +135,8 @@ def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
 
 
 def roll(settings: Settings, report: Report = silent) -> ClusterFile:
-    """Replaces the API's replicas and gateway while it serves: with the code that is installed now, and the certificate of now.
+    """Replaces the API's replicas and gateway while it serves: with the code that is installed now, and the certificate
+    of now.
 
     `FailedPrecondition` where there is no cluster with an API.
     """
@@ -184,7 +195,9 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
 
 
 def _as_found(settings: Settings, engine: LocalEngine, api: local_api.Plan | None) -> Settings:
-    """The settings as the cluster's processes get them: what was left open is decided, the API's URL too, by which tunnels are named."""
+    """The settings as the cluster's processes get them: what was left open is decided, the API's URL too, by which
+    tunnels are named.
+    """
     found: dict[str, object] = {"engine_address": engine.address}
     if api is not None:
         found["api"] = settings.api.model_copy(update={"port": api.port, "url": api.url})
@@ -234,7 +247,10 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
 
 
 def _reach_engine(cluster: ClusterFile, state: Path) -> LocalEngine | None:
-    """The engine that holds the cluster's containers. One of our own that died is started again: only it can remove them properly."""
+    """The engine that holds the cluster's containers.
+
+    One of our own that died is started again: only it can remove them properly.
+    """
     run_dir = Path(cluster.run_dir)
     own = local_engine.own_address(run_dir)
     address = cluster.engine_address
@@ -270,7 +286,9 @@ def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterF
 
 
 def _understood(cluster: ClusterFile, settings: Settings) -> ClusterFile:
-    """One that another release of Shoal has started, with settings that are none for this one, is taken away by those of now."""
+    """One that another release of Shoal has started, with settings that are none for this one, is taken away by those
+    of now.
+    """
     try:
         local_state.settings_of(cluster)
     except FailedPrecondition:

@@ -45,7 +45,10 @@ class Replica:
         return app, make_internal_app(app)
 
     async def check_health(self) -> None:
-        """Serve replaces a replica whose servers have ended. Whether the controller answers is no reason to: `/v1/ready` tells."""
+        """Serve replaces a replica whose servers have ended.
+
+        Whether the controller answers is no reason to: `/v1/ready` tells.
+        """
         if self._server is None or not await self._server.answers():
             raise Unavailable("the replica's HTTP servers have ended")
 

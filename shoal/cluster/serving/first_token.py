@@ -14,9 +14,12 @@ NAME = "shoal up"
 
 
 def first_token(known: str | None) -> str:
-    """`known`, the operator's own, while it is good. Else a new one that may do everything, in place of the one that an earlier call made.
+    """`known`, the operator's own, while it is good.
 
-    For a process that is connected to Ray: the cluster is asked, not the API, which may be what is being mended."""
+    Else a new one that may do everything, in place of the one that an earlier call made.
+
+    For a process that is connected to Ray: the cluster is asked, not the API, which may be what is being mended.
+    """
 
     async def ask() -> str:
         transport = await RayTransport.open()

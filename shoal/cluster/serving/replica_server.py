@@ -22,7 +22,8 @@ GRACE_S = 60
 """Seconds that a replica which goes gives to what it is doing."""
 
 UNKNOWN_S = 1.5
-"""Seconds for which it still answers once its sockets have no name any more: until the gateway sends it nothing more."""
+"""Seconds for which it still answers once its sockets have no name any more: until the gateway sends it nothing more.
+"""
 
 _MESSAGE_BYTES = 1 << 20
 _PING_INTERVAL_S = 20.0

@@ -72,7 +72,8 @@ class DockerBox(Box):
         self._container = container
 
     def execute(self) -> None:
-        # What `container.exec_run` does, with the handle reused: create, start and read to the end, ask for the exit code.
+        # What `container.exec_run` does, with the handle reused: create, start and read to the end, ask for the exit
+        # code.
         handle = self._api.exec_create(self._container.id, list(WORKLOAD))["Id"]
         self._api.exec_start(handle)
         code = self._api.exec_inspect(handle)["ExitCode"]

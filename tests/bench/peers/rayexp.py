@@ -1,4 +1,7 @@
-"""Ray's own `ray.experimental.sandbox`: gVisor under a Ray actor. Needs `runsc` and an `mkfs.erofs` that reads tar (erofs-utils 1.7)."""
+"""Ray's own `ray.experimental.sandbox`: gVisor under a Ray actor.
+
+Needs `runsc` and an `mkfs.erofs` that reads tar (erofs-utils 1.7).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """SWE-ReX: an HTTP server in every container. From the package index, beside Shoal's own packages and not among them.
 
-Its own way to start containers installs itself into each of them over the network; here it is in the image already, which is kinder to it.
+Its own way to start containers installs itself into each of them over the network; here it is in the image already,
+which is kinder to it.
 """
 
 from __future__ import annotations

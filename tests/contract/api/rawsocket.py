@@ -68,7 +68,10 @@ class RawSocket:
 
 @asynccontextmanager
 async def connection(url: str, head: str, *, receive_buffer: int | None = None) -> AsyncIterator[RawSocket]:
-    """A plain connection on which `head`, lines of a request, was sent. `receive_buffer`: bytes that the kernel keeps for us."""
+    """A plain connection on which `head`, lines of a request, was sent.
+
+    `receive_buffer`: bytes that the kernel keeps for us.
+    """
     parts = urlsplit(url)
     sock = socket.socket()
     if receive_buffer is not None:

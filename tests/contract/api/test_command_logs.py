@@ -89,7 +89,8 @@ async def test_a_reader_that_takes_nothing_does_not_hold_the_command_up(place: L
                 return (await answer.read()).endswith(everything[1_999_900:2_000_000])
 
         await until(written, "it has written")
-        head = f"GET /v1/sandboxes/{place.sandbox_id}/logs?follow={follow} HTTP/1.1\nHost: x\nAuthorization: Bearer {token}"
+        path = f"/v1/sandboxes/{place.sandbox_id}/logs?follow={follow}"
+        head = f"GET {path} HTTP/1.1\nHost: x\nAuthorization: Bearer {token}"
         async with connection(place.server.url, head, receive_buffer=1 << 14) as client:
             headers = (await client.reader.readuntil(b"\r\n\r\n")).lower()
             (begin,) = (int(line.split()[1]) for line in headers.split(b"\r\n") if line.startswith(b"x-shoal-offset:"))

@@ -44,5 +44,7 @@ def test_a_token_is_used_and_forgotten() -> None:
 
 _WATCH = """
 window.refused = [];
-document.addEventListener("securitypolicyviolation", event => window.refused.push(event.violatedDirective + " " + event.blockedURI));
+document.addEventListener("securitypolicyviolation", event => {
+  window.refused.push(event.violatedDirective + " " + event.blockedURI);
+});
 """

@@ -1,4 +1,6 @@
-"""A burst of execs with long outputs: the replica's memory stays within its bound, and who asks for little does not notice."""
+"""A burst of execs with long outputs: the replica's memory stays within its bound, and who asks for little does not
+notice.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ CLIENTS = 64
 ASKED = 32 * MIB
 MOST = 128 * MIB
 HELD_WITH_HOLES = 4 * MOST
-"""What outputs may add to the process: buffers that grow, and holes in the heap of a process that has run a thousand tests, come to about
-twice what is held. Without the bound it is all of `CLIENTS * ASKED`, four times this."""
+"""What outputs may add to the process: buffers that grow, and holes in the heap of a process that has run a thousand
+tests, come to about twice what is held. Without the bound it is all of `CLIENTS * ASKED`, four times this.
+"""
 
 
 @dataclass

@@ -1,5 +1,6 @@
-"""Clients that break off, flood, stall and lie over WebSockets and streams: the process in the sandbox lives on, and nothing is left in the
-server."""
+"""Clients that break off, flood, stall and lie over WebSockets and streams: the process in the sandbox lives on, and
+nothing is left in the server.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +228,8 @@ async def test_a_flood_of_pings_keeps_nobody_waiting(place: Lab) -> None:
 
         flooding = asyncio.ensure_future(send())
         for _ in range(5):
-            # The flood does not end: whoever stands behind it waits for ever, and others no longer than a machine may stand still.
+            # The flood does not end: whoever stands behind it waits for ever, and others no longer than a machine may
+            # stand still.
             async with asyncio.timeout(20):
                 assert (await place.exec("true"))["returncode"] == 0
         flooding.cancel()
@@ -287,7 +289,9 @@ async def test_who_reads_nothing_fills_no_memory(place: Lab, what: str) -> None:
 
 
 async def test_of_long_answers_that_nobody_reads_few_are_kept(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer of `exec` is held whole: where too many wait, those whose clients have stood still for the longest are given up."""
+    """An answer of `exec` is held whole: where too many wait, those whose clients have stood still for the longest are
+    given up.
+    """
     monkeypatch.setattr(streaming, "slow_clients", streaming.SlowClientGuard(limit=100, patience_s=0.1))
     body = json.dumps({"command": f"head -c {32 * MIB} /dev/zero", "max_output": 32 * MIB}).encode()
     async with nothing_left(place):

@@ -182,7 +182,8 @@ async def test_output_arrives_as_it_is_written(place: Lab) -> None:
                 offset = (await fed.json())["offset"]
             written = int(await answer.content.readline())
             late.append(time.time_ns() - written)
-    # Nothing waits on purpose, as for an acknowledgement (40 ms): a busy machine delays half of them and more, but hardly three of four.
+    # Nothing waits on purpose, as for an acknowledgement (40 ms): a busy machine delays half of them and more, but
+    # hardly three of four.
     assert sorted(late)[len(late) // 4] < 20_000_000, late
 
 

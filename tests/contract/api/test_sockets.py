@@ -391,5 +391,6 @@ async def test_bytes_come_as_they_are_written(place: Lab) -> None:
             while client.streams[1].count(b"\n") < number:
                 await client.take()
             late.append(time.time_ns() - int(client.streams[1].split()[-1]))
-    # Nothing waits on purpose, as for an acknowledgement (40 ms): a busy machine delays half of them and more, but hardly three of four.
+    # Nothing waits on purpose, as for an acknowledgement (40 ms): a busy machine delays half of them and more, but
+    # hardly three of four.
     assert sorted(late)[len(late) // 4] < 20_000_000, late

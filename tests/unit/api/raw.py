@@ -10,7 +10,10 @@ PATIENCE_S = 10.0
 
 
 def exchange(port: int, *pieces: bytes, half_close: bool = False) -> bytes:
-    """All that the server says to these bytes until it closes the connection. `half_close`: no more comes, and the server is told so."""
+    """All that the server says to these bytes until it closes the connection.
+
+    `half_close`: no more comes, and the server is told so.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         try:
             for piece in pieces:
@@ -58,7 +61,9 @@ def problem(said: bytes) -> dict[str, Any]:
 
 
 def request(method: str, path: str, *headers: str, body: bytes = b"", token: str | None = None) -> bytes:
-    """A request, its `Content-Length` only where `headers` say one; closes the connection afterwards unless they say otherwise."""
+    """A request, its `Content-Length` only where `headers` say one; closes the connection afterwards unless they say
+    otherwise.
+    """
     lines = [f"{method} {path} HTTP/1.1", "Host: shoal.test", *headers]
     if token is not None:
         lines.append(f"Authorization: Bearer {token}")

@@ -35,7 +35,8 @@ class TestTokens:
     @pytest.mark.parametrize(
         ("body", "field"),
         [
-            ({}, "name"), ({"name": ""}, "name"), ({"name": "x", "scope": "root"}, "scope"), ({"name": "x", "scope": 1}, "scope"),
+            ({}, "name"), ({"name": ""}, "name"), ({"name": "x", "scope": "root"}, "scope"), ({"name": "x",
+            "scope": 1}, "scope"),
             ({"name": "x", "expires_in": 0}, "expires_in"), ({"name": "x", "expires_in": "1"}, "expires_in"),
             ({"name": "x", "environment": "**"}, "environment"), ({"name": "x", "token": "y"}, "token"),
         ],

@@ -39,7 +39,8 @@ class TestTokens:
     @pytest.mark.parametrize(
         "header",
         [
-            None, "", "Bearer", "Bearer ", "Bearer x", "Basic dXNlcjpwYXNz", f"Bearer {mint()[1]}", "Bearer shoal_tk-x_y",
+            None, "", "Bearer", "Bearer ", "Bearer x", "Basic dXNlcjpwYXNz", f"Bearer {mint()[1]}",
+            "Bearer shoal_tk-x_y",
             "Bearer é" + mint()[1], mint()[1],
         ],
         ids=["none", "empty", "no-value", "blank", "short", "basic", "unknown", "no-secret", "not-ascii", "no-scheme"],
@@ -283,7 +284,8 @@ class TestScoping:
             ("GET", "/v1/sandboxes?environment={}", None), ("GET", "/v1/sandboxes/by-name/secret?environment={}", None),
             ("GET", "/v1/environments/{}", None),
             ("GET", "/v1/events?environment={}", None), ("GET", "/v1/events?follow=false&environment={}", None),
-            ("POST", "/v1/sandboxes", {"environment": "{}"}), ("POST", "/v1/tokens", {"name": "x", "environment": "{}"}),
+            ("POST", "/v1/sandboxes", {"environment": "{}"}), ("POST", "/v1/tokens", {"name": "x",
+            "environment": "{}"}),
         ]:  # fmt: skip
             there, nowhere = (
                 api.ask(method, path.format(e), body and {k: v.format(e) for k, v in body.items()}, token=token)

@@ -33,8 +33,10 @@ def test_a_tunnel_from_its_opening_to_its_end(api: Api) -> None:
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({}, "port"), ({"port": 0}, "port"), ({"port": 65536}, "port"), ({"port": "80"}, "port"), ({"port": 80.5}, "port"),
-        ({"port": 80, "protocol": "udp"}, "protocol"), ({"port": 80, "public": 1}, "public"), ({"port": 80, "token": "x"}, "token"),
+        ({}, "port"), ({"port": 0}, "port"), ({"port": 65536}, "port"), ({"port": "80"}, "port"), ({"port": 80.5},
+        "port"),
+        ({"port": 80, "protocol": "udp"}, "protocol"), ({"port": 80, "public": 1}, "public"), ({"port": 80,
+        "token": "x"}, "token"),
     ],
     ids=repr,
 )  # fmt: skip

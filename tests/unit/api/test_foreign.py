@@ -1,4 +1,6 @@
-"""Sandboxes of other environments: on every route that the document has, and on WebSockets and tunnels, they are as those that never were."""
+"""Sandboxes of other environments: on every route that the document has, and on WebSockets and tunnels, they are as
+those that never were.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def told(answer: Answer, sandbox_id: str) -> tuple[int, dict[str, str], str]:
 
 
 def calls_since(api: Api, start: int, sandbox_id: str) -> list[tuple[str, str]]:
-    """What was asked of the cluster: as much for the one as for the other, so that time does not tell them apart either."""
+    """What was asked of the cluster: as much for the one as for the other, so that time does not tell them apart
+    either.
+    """
     noise = {"report", "stored_token"}
     return [(n, str(a).replace(sandbox_id, "SANDBOX")) for n, a in api.fake.calls[start:] if n not in noise]
 

@@ -1,4 +1,6 @@
-"""What no well-meant client sends: values at their bounds and beyond, JSON that is none, bodies that lie about their length."""
+"""What no well-meant client sends: values at their bounds and beyond, JSON that is none, bodies that lie about their
+length.
+"""
 
 from __future__ import annotations
 
@@ -154,11 +156,15 @@ class TestJson:
     @pytest.mark.parametrize(
         "body",
         [
-            b"", b"{", b"nul", b"{}{}", b"{} x", b"\xff\xfe{\x00}\x00", b"\xef\xbb\xbf{}", b"{'a':1}", b'{"a":1,}', b"[" * 500_000,
-            b'{"env":' * 100_000, b'{"timeout":NaN}', b'{"timeout":Infinity}', b'{"timeout":-Infinity}', b'{"timeout":1e999}',
-            b'{"timeout":' + b"9" * 100_000 + b"}", b'{"name":"\xff"}', b'{"name":"\xed\xa0\x80"}', b'{"name":"\xc0\xaf"}',
+            b"", b"{", b"nul", b"{}{}", b"{} x", b"\xff\xfe{\x00}\x00", b"\xef\xbb\xbf{}", b"{'a':1}", b'{"a":1,}',
+            b"[" * 500_000,
+            b'{"env":' * 100_000, b'{"timeout":NaN}', b'{"timeout":Infinity}', b'{"timeout":-Infinity}',
+            b'{"timeout":1e999}',
+            b'{"timeout":' + b"9" * 100_000 + b"}", b'{"name":"\xff"}', b'{"name":"\xed\xa0\x80"}',
+            b'{"name":"\xc0\xaf"}',
             b'{"name":"\\ud800"}', b'{"env":{"\\udfff":"a"}}', b'{"tags":{"a":"\\ud800x"}}', b'{"name":"a\\u0000b"}',
-            b'{"command":["a\\u0000"]}', b'{"env":{"A":"\\u0000"}}', b'{"tags":{"\\u0000":""}}', b'{"image":"a\\u0000"}',
+            b'{"command":["a\\u0000"]}', b'{"env":{"A":"\\u0000"}}', b'{"tags":{"\\u0000":""}}',
+            b'{"image":"a\\u0000"}',
             b'{"user":"\\u0000"}', b'{"region":"\\u0000"}', b'{"workdir":"/\\u0000"}', b'{"environment":"main\\u0000"}',
             b'{"name":"main\\n"}', b"null", b"1", b'"x"', b"[]", b"[{}]", b"true",
         ],
@@ -206,7 +212,10 @@ class TestJson:
 
 
 class TestBodies:
-    """Bodies that are not what they say. A connection on which that is so is closed: nobody knows where the next request begins."""
+    """Bodies that are not what they say.
+
+    A connection on which that is so is closed: nobody knows where the next request begins.
+    """
 
     def test_one_without_an_end_is_cut_off(self, api: Api) -> None:
         head = request("POST", "/v1/sandboxes", JSON, "Transfer-Encoding: chunked", token=api.root)
@@ -268,7 +277,9 @@ class TestBodies:
         ids=repr,
     )
     def test_of_two_lengths_no_request_is_made_up(self, api: Api, headers: tuple[str, ...]) -> None:
-        """A front that reads the length the other way would take what follows for another client's request, or the other way round."""
+        """A front that reads the length the other way would take what follows for another client's request, or the
+        other way round.
+        """
         smuggled = request("DELETE", f"/v1/sandboxes/{api.sandbox()['id']}", token=api.root)
         head = request("POST", "/v1/sandboxes", JSON, *headers, "Connection: keep-alive", token=api.root)
         said = exchange(api.port, head, b"0\r\n\r\n" + smuggled, half_close=True)
@@ -296,8 +307,10 @@ class TestText:
 
     @pytest.mark.parametrize(
         "path",
-        ["/v1/sandboxes/sb-a%00", "/v1/sandboxes/by-name/a%00b", "/v1/environments/main%00", "/v1/sandboxes/sb-%2e%2e%2fx",
-         "/v1/sandboxes/sb-a%0a", "/v1/sandboxes/by-name/a%0a", "/v1/environments/main%0a", "/v1//sandboxes", "/v1/sandboxes/"],
+        ["/v1/sandboxes/sb-a%00", "/v1/sandboxes/by-name/a%00b", "/v1/environments/main%00",
+         "/v1/sandboxes/sb-%2e%2e%2fx",
+         "/v1/sandboxes/sb-a%0a", "/v1/sandboxes/by-name/a%0a", "/v1/environments/main%0a", "/v1//sandboxes",
+         "/v1/sandboxes/"],
     )  # fmt: skip
     def test_paths_that_name_nothing(self, api: Api, path: str) -> None:
         said = exchange(api.port, request("GET", path, token=api.root))

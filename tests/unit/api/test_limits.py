@@ -91,7 +91,8 @@ class TestKind:
     @pytest.mark.parametrize(
         "raw",
         [
-            b"", b"{", b"nul", b"{}{}", b'{"name": "\xff"}', b'{"name": "\\ud800"}', b'{"\\udc00": 1}', b'{"name": "a\\u0000"}',
+            b"", b"{", b"nul", b"{}{}", b'{"name": "\xff"}', b'{"name": "\\ud800"}', b'{"\\udc00": 1}',
+            b'{"name": "a\\u0000"}',
             b'{"timeout": NaN}', b'{"timeout": Infinity}', b'{"timeout": -Infinity}', b'{"timeout": 1e999}',
             b'{"timeout": ' + b"9" * 5000 + b"}", b'{"disk": ' + b"9" * 400 + b"}", b"[" * 100_000, b'{"a":' * 5000,
             b'\xef\xbb\xbf{"name": "x"}', b"\x00", b'"text"', b"null", b"1", b"\xff\xfe{\x00}\x00",

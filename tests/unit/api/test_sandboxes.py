@@ -264,7 +264,8 @@ class TestList:
     @pytest.mark.parametrize(
         ("query", "field"),
         [
-            ("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("tag=run", "tag"), ("state=dead", "state"),
+            ("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("tag=run", "tag"), ("state=dead",
+            "state"),
             ("tag=run:1&tag=run:2", "tag"),
             ("cursor=abc", "cursor"), ("cursor=%s" % ("a" * 129), "cursor"), ("sort=id", "sort"), ("region=", "region"),
             ("region=%00", "region"), ("region=%ff", "region"), ("environment=-", "environment"),

@@ -1,6 +1,7 @@
 """The API against its own OpenAPI document: data that fits it and data that does not, for every operation.
 
-By hand, for longer: `SHOAL_TEST_EXAMPLES=500 pytest tests/unit/api/test_schemathesis.py`; and `SHOAL_TEST_SEED=…` for other data.
+By hand, for longer: `SHOAL_TEST_EXAMPLES=500 pytest tests/unit/api/test_schemathesis.py`; and `SHOAL_TEST_SEED=…` for
+other data.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ CONFIG = {
     # Its own examples, and its own walk over every bound and type, beside random data.
     "phases": {"examples": {"enabled": True}, "coverage": {"enabled": True}, "fuzzing": {"enabled": True}},
     "checks": {
-        # What JSON Schema cannot say is refused all the same: a path must be absolute, one of two members be given, 1.0 is no whole number.
+        # What JSON Schema cannot say is refused all the same: a path must be absolute, one of two members be given, 1.0
+        # is no whole number.
         "positive_data_acceptance": {"enabled": False},
-        # What is too large is told so, and so is a body that is not called JSON, before anyone looks what else is wrong with it. A range
-        # that a file does not have is one, too.
+        # What is too large is told so, and so is a body that is not called JSON, before anyone looks what else is wrong
+        # with it. A range that a file does not have is one, too.
         "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 409, 413, 415, 416, 429]},
     },
 }
@@ -52,7 +54,9 @@ PROGRAMS = (["true"], ["echo", "a b"], ["false"], ["cat"])
 
 
 class Home:
-    """Where requests are sent to: a sandbox that runs, with a process and a file, whatever the requests before did to it."""
+    """Where requests are sent to: a sandbox that runs, with a process and a file, whatever the requests before did to
+    it.
+    """
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -134,7 +138,9 @@ def says_less(case: schemathesis.Case) -> bool:
 
 
 def reach(case: schemathesis.Case, home: Home) -> None:
-    """In three cases of four, has a request that is good so far reach what it is for, instead of made-up ids; and ends what would last."""
+    """In three cases of four, has a request that is good so far reach what it is for, instead of made-up ids; and ends
+    what would last.
+    """
     meta = case.meta
     operation = case.operation.label
     if meta is None:
@@ -150,7 +156,8 @@ def reach(case: schemathesis.Case, home: Home) -> None:
         if name in known:
             case.path_parameters[name] = known[name]()
     if isinstance(tags := case.query.get("tag"), list) and len(tags) > 32:
-        # As many as may be, each as long as it may be, are more than uvicorn takes; and the gateway refuses far shorter addresses.
+        # As many as may be, each as long as it may be, are more than uvicorn takes; and the gateway refuses far shorter
+        # addresses.
         case.query["tag"] = [tag[:100] if isinstance(tag, str) else tag for tag in tags]
     if not meta.is_negative_at(ParameterLocation.QUERY):
         declared = {parameter.name for parameter in case.operation.query}

@@ -68,7 +68,10 @@ class UsageReporter:
         self.enter(context, context.action or "-", context.target, context.outcome)
 
     def enter(self, context: RequestContext, action: str, target: str | None, outcome: str) -> None:
-        """Enters one action of a request in the audit log. If there are too many entries, the oldest is dropped and counted."""
+        """Enters one action of a request in the audit log.
+
+        If there are too many entries, the oldest is dropped and counted.
+        """
         who = context.caller
         if len(self._entries) >= self._most:
             self._entries.popleft()
@@ -87,7 +90,8 @@ class UsageReporter:
         )
 
     async def flush(self) -> None:
-        """Reports all there is when it begins; later additions are for the next time, so that it ends on a busy replica.
+        """Reports all there is when it begins; later additions are for the next time, so that it ends on a busy
+        replica.
 
         What could not be reported stays for the next time; raises the error.
         """

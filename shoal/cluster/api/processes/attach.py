@@ -1,10 +1,13 @@
-"""A process over one WebSocket: both outputs, standard input, signals and size, and a way back after the connection broke.
+"""A process over one WebSocket: both outputs, standard input, signals and size, and a way back after the connection
+broke.
 
-The first message starts a process or names one to come back to. Nothing is lost on the way: output is addressed by offset and waits in the
-sandbox, where the process waits too once 1 MiB is unread. A client that is gone leaves the process running.
+The first message starts a process or names one to come back to. Nothing is lost on the way: output is addressed by
+offset and waits in the sandbox, where the process waits too once 1 MiB is unread. A client that is gone leaves the
+process running.
 
-Of two clients that write to one standard input the later takes over; the earlier gets `{"type": "stdin_closed", "problem": …}` and goes on
-reading. So does one whose process has closed its input. What it sends then is dropped, as by a pipe that nobody reads.
+Of two clients that write to one standard input the later takes over; the earlier gets `{"type": "stdin_closed",
+"problem": …}` and goes on reading. So does one whose process has closed its input. What it sends then is dropped, as by
+a pipe that nobody reads.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ _AHEAD = 4
 """Messages of input that wait here while the process does not read: behind them no signal is heard."""
 
 INPUT_STALL_S = 3600.0
-"""Seconds after which a client is let go whose input nobody takes: whether it is still there cannot be seen while it is not read from."""
+"""Seconds after which a client is let go whose input nobody takes: whether it is still there cannot be seen while it is
+not read from.
+"""
 
 
 def router() -> APIRouter:
@@ -196,7 +201,10 @@ class _Attachment:
             await self._waiting.get()  # what nobody wants
 
     async def _next_piece(self) -> bytes | None:
-        """The client's next piece. Raises where the one before turns out to be unwelcome: not only the next would be lost."""
+        """The client's next piece.
+
+        Raises where the one before turns out to be unwelcome: not only the next would be lost.
+        """
         if not self._waiting.empty():
             return self._waiting.get_nowait()
         getting = asyncio.ensure_future(self._waiting.get())

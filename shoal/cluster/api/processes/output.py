@@ -68,7 +68,8 @@ class Following(ProcessBytes):
                 return
             if self.offset != before + len(data):
                 raise Unavailable(
-                    f"output from {before} to {self.offset - len(data)} is gone: it was not read in time; come back with the offset {before}"
+                    f"output from {before} to {self.offset - len(data)} is lost: it was not read in time; "
+                    f"continue at the offset {before}"
                 )
             yield data if self._end is None else data[: self._end - before]
 

@@ -181,7 +181,7 @@ async def _taken(writing: Awaitable[None]) -> None:
             await writing
     except TimeoutError:
         raise DeadlineExceeded(
-            f"the process did not take its input within {STDIN_IDLE_S:g} s; send it again, with the same offset, once it reads"
+            f"the process did not read its input within {STDIN_IDLE_S:g} s; send it again later with the same offset"
         ) from None
 
 

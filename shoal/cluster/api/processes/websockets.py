@@ -1,6 +1,7 @@
 """What the WebSockets of the data half have in common: messages that are bounded, errors as messages, and ends.
 
-A client is read from only when there is room for what it says, and sent to only as it takes: neither side can fill this process.
+A client is read from only when there is room for what it says, and sent to only as it takes: neither side can fill this
+process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ MAX_PIECE = 256 << 10
 """Bytes of one binary message, either way (less the byte that names its stream)."""
 
 STALL_S = 100.0
-"""Seconds that a sandbox's side may take nothing of what its client says. The gateway gives up after 120, without a word."""
+"""Seconds that a sandbox's side may take nothing of what its client says.
+
+The gateway gives up after 120, without a word.
+"""
 
 NORMAL = 1000
 REFUSED = 1008
@@ -47,7 +51,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def receive(websocket: WebSocket, limit: int) -> str | bytes:
-    """The next message, text or binary. Raises `WebSocketDisconnect`, and `InvalidRequest` for one of more than `limit` bytes."""
+    """The next message, text or binary.
+
+    Raises `WebSocketDisconnect`, and `InvalidRequest` for one of more than `limit` bytes.
+    """
     message = await websocket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1006))

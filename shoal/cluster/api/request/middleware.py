@@ -1,4 +1,5 @@
-"""What is around every request: its id, its line in the log, its count, its entry in the audit log, and the last resort for its errors.
+"""What is around every request: its id, its line in the log, its count, its entry in the audit log, and the last resort
+for its errors.
 
 Plain ASGI, so streams pass through untouched.
 """

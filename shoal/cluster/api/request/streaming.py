@@ -1,9 +1,9 @@
 """Bytes on their way to a client: streamed responses, and what becomes of clients that do not take them.
 
-Nothing is held whole: a chunk is asked for once the one before was taken. A client that goes away ends the source at once. A client that
-stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the agent's; a long answer of `exec` is held
-whole) until the gateway cuts it off, after two minutes. Where many do so at once, those that wait longest are cut off sooner; they may
-come back and go on by offset or range.
+Nothing is held whole: a chunk is asked for once the one before was taken. A client that goes away ends the source at
+once. A client that stays and does not read holds up to a window of bytes in this process (1 MiB for a stream of the
+agent's; a long answer of `exec` is held whole) until the gateway cuts it off, after two minutes. Where many do so at
+once, those that wait longest are cut off sooner; they may come back and go on by offset or range.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class SlowClientGuard:
 
     @contextmanager
     def waiting(self, size: int = WINDOW) -> Iterator[None]:
-        """Around a send by the current task, which holds `size` bytes meanwhile. `QuotaExceeded` where it was cut off."""
+        """Around a send by the current task, which holds `size` bytes meanwhile.
+
+        `QuotaExceeded` where it was cut off.
+        """
         task = asyncio.current_task()
         assert task is not None
         wait = _Wait(time.monotonic(), max(1, size // WINDOW))
@@ -92,9 +95,10 @@ slow_clients = SlowClientGuard()
 class StreamingBody(Response):
     """A response out of `chunks`, whose `aclose` runs in the end, whatever happens.
 
-    `length`: bytes that will come, where that is known. Fewer, or an error on the way, breaks the connection off: the client
-    must not take what it has for the whole. `stall_s`: seconds that the client may take nothing, None for any time. `holds`: bytes that it
-    keeps in memory until it is through. `check`: runs beside it, and breaks it off by raising.
+    `length`: bytes that will come, where that is known. Fewer, or an error on the way, breaks the connection off: the
+    client must not take what it has for the whole. `stall_s`: seconds that the client may take nothing, None for any
+    time. `holds`: bytes that it keeps in memory until it is through. `check`: runs beside it, and breaks it off by
+    raising.
     """
 
     def __init__(

@@ -89,7 +89,7 @@ async def list_sandboxes(
     tag: Annotated[
         list[Annotated[str, Query(max_length=1025)]],
         Query(
-            description="`key:value`; given several times, all must be there. In the key `%3A` stands for a colon, and `%25` for `%`.",
+            description="`key:value`; if repeated, all must match. In the key, `%3A` is `:` and `%25` is `%`.",
             max_length=64,
         ),
     ] = [],  # noqa: B006  # FastAPI copies it

@@ -51,7 +51,7 @@ _MEANINGS = {
     416: "There is nothing of the `Range`; `Content-Range` says how much there is.",
     429: "A quota or rate was hit; see `Retry-After`.",
     500: "A defect of Shoal's.",
-    503: "Not possible at the moment, and nothing happened: repeat the call. Unless it has `sent` and is not `retryable`: then look first.",
+    503: "Not possible now, and nothing happened: repeat the call. With `sent` and not `retryable`: check first.",
 }
 
 

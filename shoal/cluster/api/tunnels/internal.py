@@ -1,8 +1,8 @@
 """What the gateway asks a replica about tunnels: whether one is open, to whom, and where it leads.
 
-An application of its own, on a socket that only the gateway reaches. The gateway checks connect tokens itself, keeps answers for a
-moment, and tells what stands in `refusal` only to those who were admitted: to everybody else a sandbox that is not there, one without
-tunnels and one whose tunnels are private look the same.
+An application of its own, on a socket that only the gateway reaches. The gateway checks connect tokens itself, keeps
+answers for a moment, and tells what stands in `refusal` only to those who were admitted: to everybody else a sandbox
+that is not there, one without tunnels and one whose tunnels are private look the same.
 """
 
 from __future__ import annotations

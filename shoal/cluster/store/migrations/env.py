@@ -1,7 +1,7 @@
 """How Alembic runs the migrations: in the connection and the transaction that `schema.migrate` hands it.
 
-To write a new one, change `tables.py`, add `versions/r0003_….py` by the example of those there, and raise `tables.REVISION`;
-`tests/contract/store/test_schema.py` tells what the two do not agree on.
+To write a new one, change `tables.py`, add `versions/r0003_….py` by the example of those there, and raise
+`tables.REVISION`; `tests/contract/store/test_schema.py` tells what the two do not agree on.
 """
 
 from __future__ import annotations
