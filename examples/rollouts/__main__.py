@@ -24,7 +24,7 @@ from examples.rollouts.mutate import Candidate, propose
 from examples.rollouts.package import FetchError, Package, fetch
 from examples.rollouts.report import Live, print_report
 
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
+INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ async def _run(
 ) -> list[Outcome]:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # ends as Ctrl-C does
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # like Ctrl-C
     tags = {"job": f"rollouts-{secrets.token_hex(4)}"}
     live = Live(console, len(candidates))
     start = time.perf_counter()
@@ -64,7 +64,7 @@ async def _run(
 
 
 def _sensible(outcomes: list[Outcome]) -> bool:
-    """A judge that fails what its authors published, or passes whatever comes, teaches nothing."""
+    """Checks that the tests pass on the published code: tests that fail it, or pass anything, teach nothing."""
     return outcomes[0].reward == 1 and any(outcome.reward == 0 for outcome in outcomes[1:])
 
 

@@ -15,14 +15,14 @@ from examples.rollouts.mutate import Candidate
 from examples.rollouts.package import Package
 from shoal import Result, Sandbox, SandboxEnded
 
-SUITE_TIMEOUT = 60.0  # seconds; a patch that loops for ever earns nothing
+SUITE_TIMEOUT = 60.0  # seconds; an endless loop earns nothing
 LIFETIME = 2 * SUITE_TIMEOUT
 WORKDIR = "/work"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a candidate earned. Times in seconds.
+    """The result of one candidate. Times in seconds.
 
     `create`: until the sandbox was ready. `exec`: the run of the suite; `inside`: that part of it which the suite
     itself took, as measured in the sandbox. `seconds`: everything, from the create to the sandbox's end.
@@ -49,7 +49,7 @@ async def evaluate(candidate: Candidate, package: Package, tags: dict[str, str])
             result = await sandbox.run.aio(package.tests, workdir=WORKDIR, timeout=SUITE_TIMEOUT)
             reward, verdict = judge(result)
             inside = result.duration
-        except SandboxEnded as end:  # the patch ate more memory, disk or time than it was given
+        except SandboxEnded as end:  # the patch used more memory, disk or time than allowed
             reward, verdict = 0, end.reason.replace("_", " ")
             inside = None
         done = time.perf_counter()
@@ -86,7 +86,7 @@ async def roll_out(
 
 
 def judge(result: Result[str]) -> tuple[int, str]:
-    """Reward and verdict, from what `python -m unittest` said."""
+    """Reward and verdict, from the output of `python -m unittest`."""
     if result.timed_out:
         return 0, "timed out"
     if result.returncode < 0:

@@ -1,4 +1,4 @@
-"""The policy: a stand-in for the model, which proposes small patches of one module.
+"""The policy: a stand-in for the model that proposes small patches of one module.
 
 Some are harmless, most break something.
 """
@@ -43,7 +43,7 @@ class Patch:
     new: str
 
     def apply(self, source: str) -> str:
-        """The module's text with the patch made."""
+        """The module's text with the patch applied."""
         lines = source.encode().splitlines(keepends=True)
         line, end = lines[self.line - 1], self.column + len(self.old.encode())
         if line[self.column : end] != self.old.encode():
@@ -57,7 +57,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One proposal: the whole text of the module. Number 0 carries no patch."""
+    """One proposal: the whole text of the module. Number 0 is unpatched."""
 
     number: int
     patch: Patch | None
@@ -80,14 +80,14 @@ def propose(source: str, count: int, seed: int) -> list[Candidate]:
 
 
 def all_patches(source: str) -> Iterator[Patch]:
-    """Every patch that the policy knows to make of a module."""
+    """Every patch of a module that the policy can propose."""
     lines = source.encode().splitlines()
     for node in _walk(ast.parse(source)):
         yield from _patches_of(node, lines)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those within f-strings: Python 3.11 does not know where these stand."""
+    """All nodes except those in f-strings, whose positions Python 3.11 does not know."""
     yield node
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.JoinedStr):

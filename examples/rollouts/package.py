@@ -17,7 +17,7 @@ DOWNLOAD_TIMEOUT = 180.0  # seconds
 
 
 class FetchError(Exception):
-    """The package could not be had; the message holds the package client's own words."""
+    """The package could not be downloaded; the message is pip's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Progress while it runs; table and figures when it is done."""
+"""Progress while it runs; table and rates at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from examples.rollouts.evaluate import Outcome
 
 
 class Live:
-    """A bar on a terminal; on anything else one line per outcome, so that a log tells as much."""
+    """A progress bar on a terminal; elsewhere one line per outcome, for logs."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -47,7 +47,7 @@ class Live:
 
 
 def print_report(console: Console, outcomes: Sequence[Outcome], wall: float) -> None:
-    """The table of candidates, and beneath it how fast it went.
+    """The table of candidates, and below it the speed.
 
     `wall` is the time of all rollouts together, in seconds.
     """
@@ -60,7 +60,7 @@ def print_report(console: Console, outcomes: Sequence[Outcome], wall: float) -> 
 def candidates_table(outcomes: Sequence[Outcome]) -> Table:
     table = Table(title="Rollouts", title_justify="left")
     table.add_column("candidate", justify="right", no_wrap=True)
-    table.add_column("patch")  # the one that gives way on a narrow terminal
+    table.add_column("patch")  # shrinks on a narrow terminal
     table.add_column("reward", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
@@ -77,7 +77,7 @@ def candidates_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def figures_table(outcomes: Sequence[Outcome], wall: float) -> Table:
-    """Rates over the whole run, which the tests themselves fill nearly to the brim. `exec` is a run of the suite."""
+    """Rates over the whole run, most of which is the tests' own time. `exec` is one run of the suite."""
     table = Table()
     for name in ("", "number", "per second", "p50", "p95"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -92,7 +92,7 @@ def figures_table(outcomes: Sequence[Outcome], wall: float) -> Table:
 
 
 def percentile(samples: Sequence[float], q: float) -> float:
-    """The smallest sample that at least `q` per cent of them do not exceed; 0 of no samples."""
+    """The `q`-th percentile: the smallest sample that `q` per cent do not exceed; 0 without samples."""
     if not samples:
         return 0.0
     ordered = sorted(samples)

@@ -1,4 +1,4 @@
-"""Arguments that several calls take."""
+"""Arguments that several calls share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def states_of(values: Sequence[State | str]) -> tuple[State, ...]:
 
 
 async def environment_of(client: Client, given: str | None) -> str:
-    """The environment that was given, else the token's own."""
+    """The given environment, else the token's."""
     if given is None:
         return await client.transport.default_environment()
     check_name("environment", given)

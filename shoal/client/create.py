@@ -1,4 +1,4 @@
-"""Making many sandboxes in one call: its types, and its two outcomes."""
+"""Creating many sandboxes in one call: its types and its two outcomes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ S = TypeVar("S")
 """A sandbox."""
 
 BATCH = 1000
-"""Creates that go to the cluster in one call."""
+"""Creates sent to the cluster in one call."""
 
 _DOUBT_S = 30.0
 
 MOST = 100_000
-"""More than this in one call is a mistake."""
+"""The most in one call."""
 
 
 class CommonOptions(CreateOptions, total=False):
-    """The options that hold for all of them, and those of the call."""
+    """Options for all sandboxes, and options of the call."""
 
     deadline: float
     client: Client | None
@@ -61,7 +61,7 @@ class CreateManyCall(Protocol[S]):
 
 
 def create_many_call(call: Callable[..., Sequence[S | ShoalError]]) -> CreateManyCall[S]:
-    """The call, with a type that says more than a plain signature can."""
+    """The same call, with overloads that a plain signature cannot express."""
     return cast(CreateManyCall[S], call)
 
 
@@ -119,7 +119,7 @@ async def create_all(
 
 
 def _wrong(spec: SandboxSpec) -> InvalidRequest | None:
-    from shoal.model.spec_model import check_spec  # only now, for it loads pydantic
+    from shoal.model.spec_model import check_spec  # imported only now: it loads pydantic
 
     try:
         check_spec(spec, None)
@@ -145,7 +145,7 @@ async def _create_good(
             if or_none and any(isinstance(each, ShoalError) for each in made):
                 break
     except asyncio.CancelledError:
-        await client.rollback.run(_end(client, specs, made))  # the transport undoes what was under way
+        await client.rollback.run(_end(client, specs, made))  # the transport undoes those under way
         raise
     if or_none and (errors := [each for each in made if isinstance(each, ShoalError)]):
         await client.rollback.run(_end(client, specs, made), whole=True)
@@ -156,7 +156,7 @@ async def _create_good(
 
 
 def lost(error: ShoalError) -> bool:
-    """Whether it is the answer that did not come: what was asked for may have been done."""
+    """Whether only the answer is missing, so that the call may have taken effect."""
     return isinstance(error, Unavailable) and bool(error.fields.get("sent"))
 
 

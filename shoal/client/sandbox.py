@@ -81,14 +81,14 @@ class Sandbox(Context):
         times in seconds. `cpu` and `memory` are what it is sure of, or (request, limit). `deadline`: seconds for the
         create itself. What is not given, or None, is the cluster's default.
 
-        Raises `InvalidRequest` (its `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
-        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; nothing is left then. If the answer was lost, the sandbox
-        may have been made: the `Unavailable` is not retryable, and its field `idempotency_key` is the one to call again
-        with. With a key of your own, just call again.
+        Raises `InvalidRequest` (with the `field` at fault), `ImageNotFound`, `AlreadyExists` (name), `CommandNotFound`,
+        `QuotaExceeded`, `DeadlineExceeded`, `Unavailable`; then nothing is left. If the answer was lost, the sandbox
+        may exist: the `Unavailable` is not retryable; repeat the call with the `idempotency_key` in its fields. With a
+        key of your own, just repeat the call.
         """
         check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()
-        # With a key of its own a create may be sent again when the controller was restarted in the middle of it.
+        # With a key, the transport may repeat a create that a restart of the controller interrupted.
         given = options.get("idempotency_key")
         key = secrets.token_hex(16) if given is None else given
         spec = await spec_for(client, {**options, "command": command, "idempotency_key": key})
@@ -113,13 +113,12 @@ class Sandbox(Context):
     ) -> Sequence[Sandbox | ShoalError]:
         """Creates many sandboxes in one call and returns them running, in the order of `wanted`.
 
-        `wanted`: how many, or a list of dicts, each with the arguments of one sandbox. `options`: the arguments of
-        `create` that hold for all of them, `command` as a list. All within `deadline` seconds. With an
-        `idempotency_key` the i-th, counted from 0, has `<key>:<i>`.
+        `wanted`: how many, or a list of dicts with the arguments of each sandbox. `options`: arguments of `create` for
+        all of them, with `command` as a list. `deadline`: seconds for all together. With an `idempotency_key`, sandbox
+        i, counted from 0, gets `<key>:<i>`.
 
-        All or none: where one cannot be made, the others are ended and its error is raised. With `return_errors` those
-        that could be made stay, and in the place of each other stands its error. Where an answer was lost, as with
-        `create`.
+        All or none: if one create fails, the others are ended and its error is raised. With `return_errors`, the
+        others stay, and the list holds the error of each one that failed. If an answer was lost, see `create`.
         """
         check_number("deadline", deadline, 0, math.inf, "seconds")
         client = client or await current()

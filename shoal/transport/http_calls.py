@@ -35,6 +35,7 @@ ANSWER_S = 30.0
 
 MAX_ANSWER = 64 << 20
 _MAX_PROBLEM = 1 << 20
+# A loop of our own, not tenacity's: it takes `retry_after` and renews its budget, on the path of every exec over HTTP.
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 2.0
 

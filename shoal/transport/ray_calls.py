@@ -35,7 +35,7 @@ class Controller:
         arguments = verb.in_order(args, options)
         on_behalf_of = INSIDE if verb.scope is None else caller.get()
         end = time.monotonic() + RESTART_S
-        delay = 0.05
+        delay = 0.05  # not tenacity: it adds 50 µs to each call, and cannot look up a new handle
         while True:
             try:
                 return cast(R, await self._handle.call.remote(verb.name, arguments, on_behalf_of))
