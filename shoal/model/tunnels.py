@@ -13,6 +13,9 @@ TOKEN_PARAMETER = "shoal_token"
 
 TOKEN_HEADER = "X-Shoal-Connect-Token"
 
+CONNECT_KEY = "http"
+"""The container key in connect tokens of `http` tunnels: these outlive a container, and no relay takes them."""
+
 
 def tunnel_url(api_url: str, domain: str | None, sandbox_id: str, port: int) -> str:
     """The URL of a tunnel, ending in `/`. `domain`: the setting `api.tunnel_domain`; scheme and port are the API's."""

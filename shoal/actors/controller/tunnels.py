@@ -27,7 +27,7 @@ from shoal.model import grants, verbs
 from shoal.model.access import Caller, Tunnel
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound, QuotaExceeded, ShoalError, TunnelNotFound
 from shoal.model.settings import ApiSettings
-from shoal.model.tunnels import tunnel_url
+from shoal.model.tunnels import CONNECT_KEY, tunnel_url
 from shoal.model.validate import check_number
 
 MAX_TUNNELS = 64
@@ -36,7 +36,6 @@ MAX_TUNNELS = 64
 TOKEN_S = 3600.0
 LONGEST_TOKEN_S = 7 * 86400.0
 
-_HTTP_KEY = "http"
 _NODE_S = 20.0
 
 
@@ -197,7 +196,7 @@ class Tunnels:
 
     def _sign(self, record: SandboxRecord, kept: Exposure, expires: float) -> str:
         if kept.protocol == "http":
-            return grants.sign(self.secret, record.id, _HTTP_KEY, (grants.SCOPE_TUNNEL,), expires, port=kept.port)
+            return grants.sign(self.secret, record.id, CONNECT_KEY, (grants.SCOPE_TUNNEL,), expires, port=kept.port)
         # Its own scope: the relay accepts tokens of this secret at its own address, too, and does not ask what is
         # exposed.
         return grants.sign(self._secret, record.id, _running(record).key, (grants.SCOPE_PASS,), expires, port=kept.port)

@@ -46,7 +46,7 @@ def routers() -> list[APIRouter]:
         batch.router,
         sandboxes.router,
         processes.router,
-        attach.router(),
+        attach.router,
         connect.router,
         files.router,
         entries.router,

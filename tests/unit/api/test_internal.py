@@ -9,11 +9,12 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from shoal.cluster.api.app import make_app
-from shoal.cluster.api.tunnels.internal import CONNECT_KEY, make_internal_app
+from shoal.cluster.api.tunnels.internal import make_internal_app
 from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.model.errors import Unavailable
 from shoal.model.settings import Settings
+from shoal.model.tunnels import CONNECT_KEY
 from shoal.transport.fake import FakeTransport
 from tests.unit.builders import spec
 

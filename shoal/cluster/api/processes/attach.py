@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 
-from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shoal.client.retrying_agent import RetryingAgent
@@ -57,31 +56,26 @@ not read from.
 """
 
 
-def router() -> APIRouter:
-    """The route."""
-    routes = new_router("processes")
+router = new_router("processes")
 
-    @routes.websocket(
-        "/v1/sandboxes/{sandbox_id}/attach", dependencies=[audited("attach"), counted("shoal_execs_total")]
-    )
-    async def attach(
-        websocket: WebSocket,
-        sandbox_id: str,
-        transport: Cluster,
-        caller: Runner,
-    ) -> None:
-        await websocket.accept(subprotocol(websocket))
-        try:
-            first = await _first(websocket)
-            attachment = await _Attachment.of(websocket, RetryingAgent(transport, sandbox_id), first)
-            await attachment.run()
-            await close(websocket, NORMAL)
-        except WebSocketDisconnect:
-            pass  # the process runs on
-        except ShoalError as error:
-            await fail(websocket, error, caller.request_id)
 
-    return routes
+@router.websocket("/v1/sandboxes/{sandbox_id}/attach", dependencies=[audited("attach"), counted("shoal_execs_total")])
+async def attach(
+    websocket: WebSocket,
+    sandbox_id: str,
+    transport: Cluster,
+    caller: Runner,
+) -> None:
+    await websocket.accept(subprotocol(websocket))
+    try:
+        first = await _first(websocket)
+        attachment = await _Attachment.of(websocket, RetryingAgent(transport, sandbox_id), first)
+        await attachment.run()
+        await close(websocket, NORMAL)
+    except WebSocketDisconnect:
+        pass  # the process runs on
+    except ShoalError as error:
+        await fail(websocket, error, caller.request_id)
 
 
 async def _first(websocket: WebSocket) -> ProcessStart | Return:

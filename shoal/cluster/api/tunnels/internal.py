@@ -35,10 +35,8 @@ from shoal.model.errors import (
 )
 from shoal.model.grants import Grant
 from shoal.model.http import problem
+from shoal.model.tunnels import CONNECT_KEY
 from shoal.transport.contract import Transport
-
-CONNECT_KEY = "http"
-"""What connect tokens of tunnels say in the place of a container's key: they outlive it, and no relay takes them."""
 
 _MOST_ASKED = 64
 """Questions at once: those who guess ids must not fill the controller."""
