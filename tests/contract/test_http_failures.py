@@ -365,7 +365,7 @@ asyncio.run(main())
 
 async def test_a_missing_token_is_asked_for() -> None:
     async with serving(refusal(Unauthenticated("there is no token"))) as peer:
-        with pytest.raises(Unauthenticated, match="SHOAL_TOKEN, or run `shoal login"):
+        with pytest.raises(Unauthenticated, match="SHOAL_TOKEN"):
             await HttpTransport.open(peer.url)
         assert "authorization" not in peer.asked[0].headers
 
