@@ -60,9 +60,10 @@ class RawSocket:
                 return int.from_bytes(data[:2], "big")
 
     def cut(self) -> None:
-        """Gone at once: the server gets a reset."""
+        """Gone at once: the server gets a reset, unless it has closed the connection itself."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sock.fileno() != -1:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
