@@ -1,10 +1,10 @@
-// The agent is the first process of every container (`init`), on each node the relay to those (`relay`), and on each node that serves the HTTP
-// API the front door of that (`gateway`).
+// The agent is one program with three roles: the first process of every container (`init`), the relay to the containers of a node (`relay`), and the
+// front end of the HTTP API on a node that serves it (`gateway`).
 //
 //	agent init       in a container
-//	agent relay      on a node; its configuration is one line of JSON on stdin
-//	agent gateway    the same; it is started with the listening socket
-//	agent shim …     used by init where a start asks for limits
+//	agent relay      on a node; reads its configuration, one line of JSON, from stdin
+//	agent gateway    on a node; the same, and it inherits the listening socket
+//	agent shim …     run by init to start a process with limits
 //	agent version
 package main
 
@@ -72,14 +72,14 @@ func runGateway() int {
 		return 2
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
-		// Enough for what the replicas and sandboxes on the other half can take. On two cores a request costs a quarter less this way: threads
-		// that wake each other are most of the difference.
+		// The replicas and sandboxes use the other half. Measured on two cores, a request then costs a quarter less CPU time, mostly because
+		// fewer threads wake each other.
 		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	listening := os.NewFile(uintptr(config.Listener), "listener")
-	if err := gateway.Run(ctx, config, server.Version, listening, os.Stdout); err != nil {
+	listener := os.NewFile(uintptr(config.Listener), "listener")
+	if err := gateway.Run(ctx, config, server.Version, listener, os.Stdout); err != nil {
 		log.Printf("gateway: %v", err)
 		return 1
 	}

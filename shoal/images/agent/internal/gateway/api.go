@@ -12,16 +12,17 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// maxHeldBody is how much of a body is read before its request goes on, so that it can be sent again, and no replica waits for a slow client.
-const maxHeldBody = 64 << 10
+// maxBufferedBody is the largest body that the gateway reads before it forwards the request. The request can then be retried, and no replica
+// waits for a slow client.
+const maxBufferedBody = 64 << 10
 
-// serveHeaders are those by which clients of Ray Serve direct it.
-var serveHeaders = []string{
+// rayServeHeaders are the headers with which clients of Ray Serve control it.
+var rayServeHeaders = []string{
 	"X-Request-Timeout-Seconds", "Serve_multiplexed_model_id", "Serve-Multiplexed-Model-Id", "X-Session-Id", "X_session_id",
 	"X-Request-Disconnect-Disabled",
 }
 
-// api passes requests to the API's replicas.
+// api proxies requests to the API's replicas.
 type api struct {
 	proxy httputil.ReverseProxy
 }
@@ -32,8 +33,8 @@ func newAPI(replicas *replicas) *api {
 		Rewrite:        rewriteForReplica,
 		Transport:      newUpstream(replicas),
 		BufferPool:     buffers,
-		ModifyResponse: checkAnswer,
-		ErrorHandler:   tellFailure,
+		ModifyResponse: checkReplicaResponse,
+		ErrorHandler:   writeError,
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
 	return a
@@ -47,9 +48,9 @@ func (a *api) serve(w *response, r *http.Request, in *inbound) {
 		}
 	}
 	if r.ContentLength != 0 {
-		in.readBody(w, r)
-		if err := hold(r); err != nil {
-			tellFailure(w, r.WithContext(in.in(r.Context())), err)
+		in.wrapBody(w, r)
+		if err := bufferBody(r); err != nil {
+			writeError(w, r.WithContext(withInbound(r.Context(), in)), err)
 			return
 		}
 	}
@@ -58,44 +59,44 @@ func (a *api) serve(w *response, r *http.Request, in *inbound) {
 			in.replica.outstanding.Add(-1)
 		}
 	}()
-	a.proxy.ServeHTTP(w, r.WithContext(in.in(r.Context())))
+	a.proxy.ServeHTTP(w, r.WithContext(withInbound(r.Context(), in)))
 }
 
-// hold reads a small body, so that it can be given again.
-func hold(r *http.Request) error {
-	if r.ContentLength < 0 || r.ContentLength > maxHeldBody || r.Header.Get("Expect") != "" {
+// bufferBody reads a small body into memory, so that the request can be retried.
+func bufferBody(r *http.Request) error {
+	if r.ContentLength < 0 || r.ContentLength > maxBufferedBody || r.Header.Get("Expect") != "" {
 		return nil
 	}
-	held := make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(r.Body, held); err != nil {
+	connections := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, connections); err != nil {
 		return err
 	}
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held)), nil }
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(connections)), nil }
 	r.Body, _ = r.GetBody()
 	return nil
 }
 
 func rewriteForReplica(p *httputil.ProxyRequest) {
-	in := inboundOf(p.In.Context())
+	in := inboundFrom(p.In.Context())
 	p.Out.URL.Scheme = "http"
 	p.Out.URL.RawQuery = p.In.URL.RawQuery
 	p.Out.Host = p.In.Host
 	h := p.Out.Header
 	in.setForwarded(h, in.scheme)
-	for _, name := range serveHeaders {
+	for _, name := range rayServeHeaders {
 		delete(h, name)
 	}
 	delete(h, "Te")
-	if !in.websocket { // no other protocol is spoken there
+	if !in.websocket { // replicas upgrade to no other protocol
 		delete(h, "Connection")
 		delete(h, "Upgrade")
 	}
 	h["X-Request-Id"] = []string{in.id}
 }
 
-// checkAnswer finds out whether the application itself answers: it marks each of its answers with the request id. Else it is the server before
-// it, with no words for a client's eyes.
-func checkAnswer(r *http.Response) error {
+// checkReplicaResponse replaces a response that is not the application's by a problem. The application sets X-Request-Id on each of its
+// responses; the HTTP server in front of it does not, and its responses are not meant for clients.
+func checkReplicaResponse(r *http.Response) error {
 	if len(r.Header["X-Request-Id"]) > 0 {
 		return nil
 	}
@@ -103,15 +104,15 @@ func checkAnswer(r *http.Response) error {
 		return newProblem(fault.PermissionDenied, "the API refuses this WebSocket")
 	}
 	if r.StatusCode >= 400 && r.StatusCode < 500 {
-		return newProblem(fault.InvalidRequest, "this is no request of HTTP/1.1 that the API can read")
+		return newProblem(fault.InvalidRequest, "this is not a valid HTTP/1.1 request")
 	}
-	return newProblem(fault.Internal, "a replica of the API answered for a reason that only its log has")
+	return newProblem(fault.Internal, "a replica of the API failed; its log says why")
 }
 
-// tellFailure answers in the place of a replica.
-func tellFailure(w http.ResponseWriter, r *http.Request, err error) {
-	in := inboundOf(r.Context())
-	if p := in.brokenOff(r); p != nil {
+// writeError answers a request that got no response from a replica.
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
+	in := inboundFrom(r.Context())
+	if p := in.bodyProblem(r); p != nil {
 		p.write(w, in.id)
 		return
 	}
@@ -119,10 +120,10 @@ func tellFailure(w http.ResponseWriter, r *http.Request, err error) {
 		p.write(w, in.id)
 		return
 	}
-	p := newProblem(fault.Internal, "the replica that had this request ended before it answered, and nobody knows whether it was carried out: look first")
+	p := newProblem(fault.Internal, "the replica with this request ended before it answered; the request may have been carried out: check before you retry")
 	p.status = http.StatusBadGateway
 	if isTimeout(err) {
-		p.detail, p.status = "the replica that had this request did not answer in time", http.StatusGatewayTimeout
+		p.detail, p.status = "the replica with this request did not answer in time", http.StatusGatewayTimeout
 	}
 	p.write(w, in.id)
 }

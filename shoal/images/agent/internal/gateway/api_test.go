@@ -189,7 +189,7 @@ func TestRequestsGoToTheReplicaThatHasTheFewest(t *testing.T) {
 	go func() { asked <- l.get("/", nil) }()
 	time.Sleep(200 * time.Millisecond)
 	l.replica("idle", says("idle"), nil)
-	time.Sleep(2 * lookEvery)
+	time.Sleep(2 * scanInterval)
 	for range 10 {
 		expect(t, "who answers", string(l.get("/", nil).body), "idle")
 	}
@@ -209,7 +209,7 @@ func TestAnAnswerThatIsNotTheApplicationsIsToldAsAProblem(t *testing.T) {
 		a.problem(t)
 		expect(t, "status", a.StatusCode, wanted)
 		r.unlink()
-		time.Sleep(2 * lookEvery)
+		time.Sleep(2 * scanInterval)
 	}
 }
 

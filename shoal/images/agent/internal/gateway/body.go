@@ -11,52 +11,52 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// requestBody is a body on its way from a client that may be slow.
+// requestBody reads a client's body with a deadline that each read renews.
 type requestBody struct {
 	io.ReadCloser
-	control *http.ResponseController
-	renewed time.Time
-	stalled atomic.Bool // the client took too long
-	broken  atomic.Bool // what it sent is no body
+	control  *http.ResponseController
+	renewed  time.Time
+	failed   atomic.Bool // the body could not be read
+	timedOut atomic.Bool // the reason: the client sent nothing for clientTimeout
 }
 
-// readBody has the request's body read within a deadline that each read renews, also while the answer is being written.
-func (in *inbound) readBody(w *response, r *http.Request) {
+// wrapBody replaces the request's body by a requestBody, which can be read while the response is being written.
+func (in *inbound) wrapBody(w *response, r *http.Request) {
 	w.control.EnableFullDuplex()
 	in.body = &requestBody{ReadCloser: r.Body, control: w.control}
 	r.Body = in.body
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	if now := time.Now(); isStale(b.renewed, now) {
+	if now := time.Now(); renewalDue(b.renewed, now) {
 		b.renewed = now
-		b.control.SetReadDeadline(now.Add(clientPatience))
+		b.control.SetReadDeadline(now.Add(clientTimeout))
 	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		b.broken.Store(true)
-		b.stalled.Store(isTimeout(err))
+		b.failed.Store(true)
+		b.timedOut.Store(isTimeout(err))
 	}
 	return n, err
 }
 
-// brokenOff returns what to tell a client whose body stalled or is none. It ends the request of one that has gone. Nil where neither is so.
-func (in *inbound) brokenOff(r *http.Request) *problem {
-	// Looked at first: net/http ends the context of a request whose body could not be read.
-	if in.body != nil && in.body.stalled.Load() {
-		return last(newProblem(deadlineExceeded, "the request did not arrive in time; send it faster"))
+// bodyProblem returns a problem if the client's body came too slowly or is malformed, else nil. It aborts the handler if the client is gone.
+func (in *inbound) bodyProblem(r *http.Request) *problem {
+	// This check comes first, because net/http cancels the context of a request whose body cannot be read.
+	if in.body != nil && in.body.timedOut.Load() {
+		return closeAfter(newProblem(deadlineExceeded, "the request did not arrive in time; send it faster"))
 	}
-	if r.Context().Err() != nil && !errors.Is(context.Cause(r.Context()), errNoHTTP) {
+	if r.Context().Err() != nil && !errors.Is(context.Cause(r.Context()), errInvalidResponse) {
 		panic(http.ErrAbortHandler)
 	}
-	if in.body != nil && in.body.broken.Load() {
-		return last(newProblem(fault.InvalidRequest, "the request's body is not encoded as its headers say"))
+	if in.body != nil && in.body.failed.Load() {
+		return closeAfter(newProblem(fault.InvalidRequest, "the request's body is not encoded as its headers say"))
 	}
 	return nil
 }
 
-// last has the connection end with the answer: nobody knows where the next request would begin.
-func last(p *problem) *problem {
+// closeAfter closes the connection after the answer: where the next request would begin is unknown.
+func closeAfter(p *problem) *problem {
 	p.headers = map[string]string{"Connection": "close"}
 	return p
 }

@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// certificateLook is how often the files are looked at, at the most: when a client comes.
-const certificateLook = time.Second
+// certificateCheckInterval is the least time between two checks of the files. They are checked when a client connects.
+const certificateCheckInterval = time.Second
 
-// certificate is a pair of PEM files, read again when they change. A new pair that cannot be read leaves the old one in use.
+// certificate is a pair of PEM files, reloaded when they change. If the new pair cannot be loaded, the old one stays in use.
 type certificate struct {
 	certPath, keyPath string
 
-	mu       sync.Mutex
-	pair     *tls.Certificate
-	version  [2]fileVersion
-	lookedAt time.Time
+	mu        sync.Mutex
+	pair      *tls.Certificate
+	version   [2]fileVersion
+	checkedAt time.Time
 }
 
 type fileVersion struct {
@@ -32,7 +32,7 @@ func loadCertificate(certPath, keyPath string) (*certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.pair, c.version, c.lookedAt = &pair, c.versions(), time.Now()
+	c.pair, c.version, c.checkedAt = &pair, c.versions(), time.Now()
 	return c, nil
 }
 
@@ -43,8 +43,8 @@ func (c *certificate) config() *tls.Config {
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := time.Now(); now.Sub(c.lookedAt) >= certificateLook {
-		c.lookedAt = now
+	if now := time.Now(); now.Sub(c.checkedAt) >= certificateCheckInterval {
+		c.checkedAt = now
 		c.reload()
 	}
 	return c.pair, nil
@@ -55,14 +55,14 @@ func (c *certificate) reload() {
 	if version == c.version {
 		return
 	}
-	c.version = version // told once for each change
+	c.version = version // also if loading fails: log the failure once for each change
 	pair, err := tls.LoadX509KeyPair(c.certPath, c.keyPath)
 	if err != nil {
-		log.Printf("gateway: the new certificate is of no use, the old one stays: %v", err)
+		log.Printf("gateway: loading the new certificate failed, the old one stays in use: %v", err)
 		return
 	}
 	c.pair = &pair
-	log.Printf("gateway: a new certificate is in use")
+	log.Printf("gateway: loaded the new certificate")
 }
 
 func (c *certificate) versions() (versions [2]fileVersion) {

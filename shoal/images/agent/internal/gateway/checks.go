@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	maxHeaderBytes = 64 << 10 // net/http's own bound; beyond it the client gets its plain 431
+	maxHeaderBytes = 64 << 10 // beyond this net/http answers with its own plain 431
 	maxURL         = 8 << 10
 	maxHeaders     = 100
 	maxHeadersSize = 16 << 10
 )
 
-// checkRequest returns what is wrong with any request, whatever it is for; nil where nothing is.
+// checkRequest checks any request, to the API or to a tunnel. It returns nil for a valid one.
 func checkRequest(r *http.Request) *problem {
 	if len(r.RequestURI) > maxURL {
-		return refused(http.StatusRequestURITooLong, "its URL has more than 8 KiB; send less, or send it in a body")
+		return invalidRequest(http.StatusRequestURITooLong, "the URL is longer than 8 KiB; send less, or send it in a body")
 	}
 	count, size := 0, 0
 	for name, values := range r.Header {
@@ -30,33 +30,33 @@ func checkRequest(r *http.Request) *problem {
 		}
 	}
 	if count > maxHeaders || size > maxHeadersSize {
-		return refused(http.StatusRequestHeaderFieldsTooLarge, "its headers have more than 16 KiB, or are more than 100; send fewer")
+		return invalidRequest(http.StatusRequestHeaderFieldsTooLarge, "the headers are larger than 16 KiB, or more than 100; send fewer")
 	}
 	if r.Method == http.MethodConnect {
-		p := refused(http.StatusMethodNotAllowed, "this is no proxy: CONNECT is not possible")
+		p := invalidRequest(http.StatusMethodNotAllowed, "CONNECT is not supported: this is not a proxy")
 		p.headers = map[string]string{"Allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 		return p
 	}
 	return nil
 }
 
-// checkHandshake returns what is wrong with a request for a WebSocket; nil where nothing is.
+// checkHandshake checks a WebSocket handshake. It returns nil for a valid one.
 func checkHandshake(r *http.Request) *problem {
 	if r.Method != http.MethodGet {
-		p := refused(http.StatusMethodNotAllowed, "a WebSocket is opened by GET")
+		p := invalidRequest(http.StatusMethodNotAllowed, "a WebSocket handshake must be a GET request")
 		p.headers = map[string]string{"Allow": "GET"}
 		return p
 	}
 	if r.ContentLength != 0 {
-		return newProblem(fault.InvalidRequest, "a WebSocket's handshake has no body")
+		return newProblem(fault.InvalidRequest, "a WebSocket handshake must not have a body")
 	}
 	if versions := r.Header["Sec-Websocket-Version"]; len(versions) != 1 || versions[0] != "13" {
-		p := refused(http.StatusUpgradeRequired, "a WebSocket's handshake has the header Sec-WebSocket-Version: 13")
+		p := invalidRequest(http.StatusUpgradeRequired, "a WebSocket handshake must have the header Sec-WebSocket-Version: 13")
 		p.headers = map[string]string{"Sec-WebSocket-Version": "13", "Upgrade": "websocket", "Connection": "Upgrade"}
 		return p
 	}
 	if keys := r.Header["Sec-Websocket-Key"]; len(keys) != 1 || !isHandshakeKey(keys[0]) {
-		return newProblem(fault.InvalidRequest, "a WebSocket's handshake has one header Sec-WebSocket-Key: 16 bytes in base64")
+		return newProblem(fault.InvalidRequest, "a WebSocket handshake must have one header Sec-WebSocket-Key: 16 bytes in base64")
 	}
 	return nil
 }
@@ -66,17 +66,17 @@ func isHandshakeKey(text string) bool {
 	return err == nil && len(key) == 16
 }
 
-// checkLocal refuses, with authentication off, what a web page from elsewhere makes a browser on this machine send to a tunnel; the replicas do
-// the same for the API (check_local). Its own host name may have been made to mean this machine (DNS rebinding), so the host must be a loopback
-// name or the tunnels' own; and an Origin must be the very same host and port, for pages served out of sandboxes are foreign too.
+// checkLocal protects tunnels while authentication is off: it refuses requests that a web page from elsewhere makes a browser on this machine
+// send. The replicas do the same for the API (check_local). The host must be a loopback name or a tunnel's: an attacker may have pointed a name
+// of his own at this machine (DNS rebinding). An Origin must have exactly the same host and port: pages from sandboxes are foreign as well.
 func (c *Config) checkLocal(r *http.Request) *problem {
 	name := r.Host
 	if host, _, err := net.SplitHostPort(name); err == nil {
 		name = host
 	}
 	name = strings.ToLower(strings.Trim(name, "[]"))
-	below := c.TunnelDomain != "" && strings.HasSuffix(name, "."+c.TunnelDomain)
-	if !below && !isLoopback(name) {
+	isBelow := c.TunnelDomain != "" && strings.HasSuffix(name, "."+c.TunnelDomain)
+	if !isBelow && !isLoopback(name) {
 		return newProblem(fault.PermissionDenied, "this Host is not this machine; with authentication off, ask for 127.0.0.1 or localhost")
 	}
 	for _, origin := range r.Header["Origin"] {

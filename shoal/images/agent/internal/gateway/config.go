@@ -1,28 +1,28 @@
-// Package gateway is the front door of the HTTP API on a node: it speaks TLS, HTTP/1.1 and HTTP/2 with clients, passes what they ask to the API's
-// replicas, and carries tunnels to ports in sandboxes itself.
+// Package gateway is the front end of the HTTP API on a node. It serves TLS, HTTP/1.1 and HTTP/2 to clients, forwards API requests to the API's
+// replicas, and proxies tunnels to ports in sandboxes.
 //
-// Its only state is the listening socket, which others hold too, and the directory of the replicas' sockets: it can be killed, started again,
+// Its only state is the listening socket, which other processes hold too, and the directory of the replicas' sockets. It can be killed, restarted,
 // and run beside its successor. PROTOCOL.md is the manual.
 //
-//	gateway.go      the program: server, drain, end
-//	listen.go       connections of clients
-//	control.go      the node's orders
-//	certificate.go  TLS
-//	inbound.go      one request: who asks, how, under which id
-//	response.go     an answer on its way to a client that may be slow
-//	checks.go       what is checked of a request before anybody else sees it
-//	body.go         its body on its way from a client that may be slow
-//	problem.go      errors as documents and pages
-//	replicas.go     which replicas there are
-//	upstream.go     a request to one of them, or to another
-//	api.go          the API's own requests
-//	target.go       which tunnel a request is for
-//	credentials.go  what it brings along to be let in
-//	admission.go    who may
-//	knowledge.go    what the API said of tunnels a moment ago
-//	relay.go        a connection into a sandbox
-//	tunnel.go       one request through a tunnel
-//	rewrite.go      its answer made fit for the client
+//	gateway.go      the program: server, drain, stop
+//	listen.go       client connections
+//	control.go      the control socket
+//	certificate.go  TLS certificates
+//	inbound.go      the context of one request: client, host, request id
+//	checks.go       the checks of every request
+//	body.go         request bodies
+//	response.go     responses, and connections after a protocol switch
+//	problem.go      errors as problem documents and HTML pages
+//	replicas.go     the list of replicas
+//	upstream.go     sending and retrying requests to replicas
+//	api.go          requests to the API
+//	target.go       parsing which tunnel a request is for
+//	credentials.go  connect tokens and API tokens in a request
+//	authorizer.go   who may use a tunnel
+//	lookup.go       asking the API about tunnels, with a cache
+//	relay.go        connections into sandboxes
+//	tunnel.go       requests to tunnels
+//	rewrite.go      responses from tunnels
 package gateway
 
 import (
@@ -39,19 +39,19 @@ import (
 
 // Config is the one JSON line that a gateway reads from its standard input.
 type Config struct {
-	Listener       int      `json:"listener"`        // descriptor of the listening socket
+	Listener       int      `json:"listener"`        // file descriptor of the listening socket
 	Control        string   `json:"control"`         // path of the control socket
 	Replicas       string   `json:"replicas"`        // directory of the replicas' sockets
-	TLSCert        string   `json:"tls_cert"`        // path; with TLSKey: TLS only
+	TLSCert        string   `json:"tls_cert"`        // path; if set, the gateway serves TLS only
 	TLSKey         string   `json:"tls_key"`         // path
-	PublicURL      string   `json:"public_url"`      // how clients reach the API, where that is known
-	TunnelDomain   string   `json:"tunnel_domain"`   // "": tunnels by path only
-	TrustedProxies []string `json:"trusted_proxies"` // networks or addresses whose X-Forwarded-* are believed
+	PublicURL      string   `json:"public_url"`      // how clients reach the API; may be empty
+	TunnelDomain   string   `json:"tunnel_domain"`   // empty: tunnels by path only
+	TrustedProxies []string `json:"trusted_proxies"` // networks or addresses whose X-Forwarded-* headers are used
 	HeaderTimeoutS float64  `json:"header_timeout_s"`
 	IdleTimeoutS   float64  `json:"idle_timeout_s"`
-	DrainS         float64  `json:"drain_s"`     // how long requests may take to end once the gateway is to go
-	IdleExitS      float64  `json:"idle_exit_s"` // 0: it runs without anybody at the control socket
-	Auth           bool     `json:"auth"`        // without it only what this machine itself asks for is let through
+	DrainS         float64  `json:"drain_s"`     // how long requests may still take when the gateway drains
+	IdleExitS      float64  `json:"idle_exit_s"` // how long the gateway runs without a connection to the control socket; 0: for ever
+	Auth           bool     `json:"auth"`        // false: only requests from this machine may use tunnels
 
 	trusted      []netip.Prefix
 	publicScheme string
@@ -74,7 +74,7 @@ func ReadConfig(r io.Reader) (Config, error) {
 
 func (c *Config) check() error {
 	if c.Listener < 3 {
-		return fmt.Errorf("listener: %d is no descriptor of a socket", c.Listener)
+		return fmt.Errorf("listener: %d is not the descriptor of a socket", c.Listener)
 	}
 	if !filepath.IsAbs(c.Control) || !filepath.IsAbs(c.Replicas) {
 		return fmt.Errorf("control and replicas: give absolute paths")
@@ -83,12 +83,12 @@ func (c *Config) check() error {
 		return fmt.Errorf("tls_cert and tls_key: give both or neither")
 	}
 	if c.HeaderTimeoutS <= 0 || c.IdleTimeoutS <= 0 || c.DrainS < 0 || c.IdleExitS < 0 {
-		return fmt.Errorf("header_timeout_s, idle_timeout_s, drain_s, idle_exit_s: give seconds")
+		return fmt.Errorf("header_timeout_s and idle_timeout_s must be positive, drain_s and idle_exit_s must not be negative")
 	}
 	if c.PublicURL != "" {
 		parsed, err := url.Parse(c.PublicURL)
 		if err != nil || (parsed.Scheme != "http" && parsed.Scheme != "https") {
-			return fmt.Errorf("public_url: %q is no http or https URL", c.PublicURL)
+			return fmt.Errorf("public_url: %q is not an http or https URL", c.PublicURL)
 		}
 		c.publicScheme = parsed.Scheme
 	}
@@ -116,8 +116,8 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return address.Unmap().Prefix(address.Unmap().BitLen())
 }
 
-// trusts tells whether an address is one of a trusted proxy.
-func (c *Config) trusts(address netip.Addr) bool {
+// isTrustedProxy reports whether an address is a trusted proxy's.
+func (c *Config) isTrustedProxy(address netip.Addr) bool {
 	for _, prefix := range c.trusted {
 		if prefix.Contains(address) {
 			return true

@@ -13,17 +13,17 @@ import (
 
 const maxControlLine = 64 << 10
 
-// control is the socket on which the node gives orders, a line of JSON each.
+// control is the control socket. Each command is one line of JSON.
 type control struct {
 	path     string
 	listener *net.UnixListener
-	made     os.FileInfo
+	created  os.FileInfo // the socket's own file
 
-	held   atomic.Int64 // connections
-	heldAt atomic.Int64 // unix nanoseconds of the moment in which the last one ended
+	connections  atomic.Int64
+	lastClosedAt atomic.Int64 // when the last connection ended, in unix nanoseconds
 }
 
-// listenControl takes the path over from whichever gateway had it: that one serves those who are with it to their end.
+// listenControl takes the path over from a gateway that has it already. That one keeps the connections that it has.
 func listenControl(path string) (*control, error) {
 	temporary := fmt.Sprintf("%s.%d", path, os.Getpid())
 	if err := os.Remove(temporary); err != nil && !os.IsNotExist(err) {
@@ -35,7 +35,7 @@ func listenControl(path string) (*control, error) {
 	}
 	listener.SetUnlinkOnClose(false)
 	c := &control{path: path, listener: listener}
-	c.heldAt.Store(time.Now().UnixNano())
+	c.lastClosedAt.Store(time.Now().UnixNano())
 	if err := c.takePath(temporary); err != nil {
 		listener.Close()
 		os.Remove(temporary)
@@ -44,35 +44,36 @@ func listenControl(path string) (*control, error) {
 	return c, nil
 }
 
+// takePath replaces the socket at the path in one step.
 func (c *control) takePath(temporary string) error {
 	if err := os.Chmod(temporary, 0o600); err != nil {
 		return err
 	}
 	var err error
-	if c.made, err = os.Lstat(temporary); err != nil {
+	if c.created, err = os.Lstat(temporary); err != nil {
 		return err
 	}
 	return os.Rename(temporary, c.path)
 }
 
-// close removes the socket, unless the path is a successor's by now.
+// close removes the socket, unless a successor has taken the path over.
 func (c *control) close() {
 	c.listener.Close()
-	if now, err := os.Lstat(c.path); err == nil && os.SameFile(now, c.made) {
+	if now, err := os.Lstat(c.path); err == nil && os.SameFile(now, c.created) {
 		os.Remove(c.path)
 	}
 }
 
-// idle is for how long nobody has been there.
+// idle returns for how long there has been no connection.
 func (c *control) idle() time.Duration {
-	if c.held.Load() > 0 {
+	if c.connections.Load() > 0 {
 		return 0
 	}
-	return time.Since(time.Unix(0, c.heldAt.Load()))
+	return time.Since(time.Unix(0, c.lastClosedAt.Load()))
 }
 
-// order is one line on the control socket.
-type order struct {
+// command is one line on the control socket.
+type command struct {
 	Op string `json:"op"`
 }
 
@@ -82,32 +83,32 @@ func (g *Gateway) acceptControl() {
 		if err != nil {
 			return
 		}
-		g.control.held.Add(1)
+		g.control.connections.Add(1)
 		go func() {
 			defer func() {
 				conn.Close()
-				g.control.heldAt.Store(time.Now().UnixNano())
-				g.control.held.Add(-1)
+				g.control.lastClosedAt.Store(time.Now().UnixNano())
+				g.control.connections.Add(-1)
 			}()
 			if isOwnUser(conn) {
-				g.obey(conn)
+				g.serveControl(conn)
 			}
 		}()
 	}
 }
 
-// obey answers orders until the connection ends.
-func (g *Gateway) obey(conn *net.UnixConn) {
+// serveControl answers commands until the connection ends.
+func (g *Gateway) serveControl(conn *net.UnixConn) {
 	lines := bufio.NewScanner(conn)
 	lines.Buffer(make([]byte, 0, 4<<10), maxControlLine)
 	for lines.Scan() {
-		var o order
+		var c command
 		var answer any
 		var rights []byte
-		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
+		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			answer = map[string]string{"error": "not JSON"}
 		} else {
-			answer, rights = g.carryOut(o)
+			answer, rights = g.execute(c)
 		}
 		line, err := json.Marshal(answer)
 		if err != nil {
@@ -119,31 +120,31 @@ func (g *Gateway) obey(conn *net.UnixConn) {
 	}
 }
 
-// carryOut returns the answer, and the control message that goes along with it.
-func (g *Gateway) carryOut(o order) (answer any, rights []byte) {
-	switch o.Op {
+// execute returns the answer and the socket control message that is sent along with it.
+func (g *Gateway) execute(c command) (answer any, rights []byte) {
+	switch c.Op {
 	case "info":
 		return g.info(), nil
 	case "listener":
-		return map[string]any{"ok": struct{}{}}, syscall.UnixRights(int(g.listening.Fd()))
+		return map[string]any{"ok": struct{}{}}, syscall.UnixRights(int(g.listenerFile.Fd()))
 	case "drain":
 		g.stop()
 		return map[string]any{"ok": struct{}{}}, nil
 	case "stop":
-		g.hasty.Store(true)
+		g.stopNow.Store(true)
 		g.stop()
 		return map[string]any{"ok": struct{}{}}, nil
 	}
-	return map[string]string{"error": fmt.Sprintf("op: there is no %q", o.Op)}, nil
+	return map[string]string{"error": fmt.Sprintf("op: there is no %q", c.Op)}, nil
 }
 
-// info is what the node wants to know.
+// info is the answer to the command "info".
 type info struct {
 	Pid      int    `json:"pid"`
 	Version  string `json:"version"`
 	Replicas int    `json:"replicas"`
-	Open     int64  `json:"open"`     // connections of clients
-	Requests int64  `json:"requests"` // under way
+	Open     int64  `json:"open"`     // client connections
+	Requests int64  `json:"requests"` // in progress
 	Draining bool   `json:"draining"`
 }
 
@@ -154,7 +155,7 @@ func (g *Gateway) info() info {
 	}
 }
 
-// isOwnUser tells whether the process at the other end is of the user that the gateway itself runs as. The kernel says so, not the peer.
+// isOwnUser reports whether the peer runs as the gateway's own user, according to the kernel.
 func isOwnUser(conn *net.UnixConn) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {

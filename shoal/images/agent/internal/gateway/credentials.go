@@ -12,42 +12,55 @@ const (
 	connectCookie    = "shoal_tunnel"
 
 	subprotocol       = "shoal.v1"
-	bearerSubprotocol = "shoal.bearer." // and an API token: browsers can send no header with a WebSocket
+	bearerSubprotocol = "shoal.bearer." // followed by an API token: browsers cannot send headers with a WebSocket
 
-	maxConnectCookies = 4 // a page of the same origin may have set others beside the right one
+	maxConnectCookies = 4 // pages of the same origin may have set others
 )
 
-// credentials is what a request brings along to be let in.
+// credentials are a request's connect tokens and API token.
 type credentials struct {
-	header, query string
+	header, query string // connect tokens
 	cookies       []string
+	trustCookies  bool
 	apiToken      string
-	// ownPage: it comes from the tunnel's own pages or from the address bar, so that a browser's cookie says something about who wanted it.
-	ownPage bool
 }
 
-func (c *credentials) none() bool {
+func (c *credentials) empty() bool {
 	return c.header == "" && c.query == "" && len(c.cookies) == 0 && c.apiToken == ""
 }
 
-// takeCredentials takes out of the headers, which are the caller's own, what opens Shoal's own doors, needed or not: none of it goes into a
-// sandbox.
-func takeCredentials(h http.Header) (c credentials, acceptsAPI bool) {
+// connectTokens returns the connect tokens to be tried, in this order.
+func (c *credentials) connectTokens() []string {
+	tokens := make([]string, 0, 2+len(c.cookies))
+	for _, token := range []string{c.header, c.query} {
+		if token != "" {
+			tokens = append(tokens, token)
+		}
+	}
+	if c.trustCookies {
+		tokens = append(tokens, c.cookies...)
+	}
+	return tokens
+}
+
+// extractCredentials removes all of Shoal's credentials from the headers, needed or not: a sandbox must not see them. echoSubprotocol is true
+// if the client offered the API's subprotocol along with a token.
+func extractCredentials(h http.Header) (c credentials, echoSubprotocol bool) {
 	c.header = h.Get(connectHeader)
 	delete(h, connectHeader)
-	c.cookies = takeCookies(h)
+	c.cookies = extractCookies(h)
 	if token, found := bearer(h.Get("Authorization")); found {
 		c.apiToken = token
 		delete(h, "Authorization")
 	}
-	token, acceptsAPI := takeSubprotocols(h)
+	token, echoSubprotocol := extractSubprotocols(h)
 	if c.apiToken == "" {
 		c.apiToken = token
 	}
-	return c, acceptsAPI
+	return c, echoSubprotocol
 }
 
-func takeCookies(h http.Header) (ours []string) {
+func extractCookies(h http.Header) (ours []string) {
 	lines := h["Cookie"]
 	if len(lines) == 0 {
 		return nil
@@ -75,9 +88,9 @@ func takeCookies(h http.Header) (ours []string) {
 	return ours[:min(len(ours), maxConnectCookies)]
 }
 
-// takeSubprotocols takes the API's own from those that a WebSocket offers, where its token is among them. acceptsAPI: the client wants to
-// hear of the API's own.
-func takeSubprotocols(h http.Header) (token string, acceptsAPI bool) {
+// extractSubprotocols removes the API's subprotocols from a WebSocket's offer if an API token is among them. echoSubprotocol is true if the
+// client also offered the API's subprotocol itself.
+func extractSubprotocols(h http.Header) (token string, echoSubprotocol bool) {
 	lines := h["Sec-Websocket-Protocol"]
 	if len(lines) == 0 {
 		return "", false
@@ -90,7 +103,7 @@ func takeSubprotocols(h http.Header) (token string, acceptsAPI bool) {
 				token = given
 			}
 		} else if name == subprotocol {
-			acceptsAPI = true
+			echoSubprotocol = true
 		} else if name != "" {
 			kept = append(kept, name)
 		}
@@ -103,11 +116,11 @@ func takeSubprotocols(h http.Header) (token string, acceptsAPI bool) {
 	} else {
 		delete(h, "Sec-Websocket-Protocol")
 	}
-	return token, acceptsAPI
+	return token, echoSubprotocol
 }
 
-// takeQuery takes connect tokens out of a query, and returns the first of them.
-func takeQuery(query string) (kept, token string) {
+// extractQueryToken removes connect tokens from a query and returns the first one.
+func extractQueryToken(query string) (kept, token string) {
 	if query == "" {
 		return "", ""
 	}
@@ -131,7 +144,7 @@ func unescape(text string) string {
 	return text
 }
 
-// bearer returns an API token of Shoal's (shoal.model.access); any other authorisation is the application's own business.
+// bearer returns the API token (shoal.model.access) in an Authorization header. Any other authorization is for the application in the sandbox.
 func bearer(value string) (string, bool) {
 	kind, token, _ := strings.Cut(strings.TrimSpace(value), " ")
 	token = strings.TrimSpace(token)
@@ -151,10 +164,11 @@ func isAPIToken(text string) bool {
 	return true
 }
 
-// isOwnPage tells whether the tunnel's own pages ask, or a person: browsers send cookies along for whoever makes them ask. own is the origin.
-func isOwnPage(r *http.Request, websocket bool, own string) bool {
+// trustCookies reports whether the request comes from one of the tunnel's own pages or from the browser's user. Browsers send cookies with the
+// requests of other sites' pages too. origin is the tunnel's.
+func trustCookies(r *http.Request, websocket bool, origin string) bool {
 	origins := r.Header["Origin"]
-	if len(origins) > 0 && origins[0] != own {
+	if len(origins) > 0 && origins[0] != origin {
 		return false
 	}
 	if websocket {

@@ -13,41 +13,42 @@ import (
 	"time"
 )
 
-// lastWord is how long clients on idle connections may still come with a request once the gateway is to go: its answer ends their connection.
-const lastWord = 5 * time.Second
+// idleDrainTimeout is how long idle connections stay open when the gateway drains. The answer to a request in that time closes its connection.
+const idleDrainTimeout = 5 * time.Second
 
-// hurry is how long the end takes where nothing is waited for.
-const hurry = 20 * time.Millisecond
+// stopDelay is how long a gateway that is stopped waits for its answer on the control socket to be read.
+const stopDelay = 20 * time.Millisecond
 
 // Gateway is the running program.
 type Gateway struct {
-	config    Config
-	version   string
-	listening *os.File
-	clients   *clients
-	control   *control
-	replicas  *replicas
-	api       *api
-	tunnels   *tunnels
-	stop      context.CancelFunc
+	config       Config
+	version      string
+	listenerFile *os.File
+	clients      *clients
+	control      *control
+	replicas     *replicas
+	api          *api
+	tunnels      *tunnels
+	stop         context.CancelFunc
 
-	requests atomic.Int64 // under way
+	requests atomic.Int64 // in progress
 	draining atomic.Bool
-	hasty    atomic.Bool // it is to end without waiting for what runs
+	stopNow  atomic.Bool // end without draining
 }
 
-// Run serves until the context ends, the node asks for the end, or nobody was at the control socket for too long; then what runs may go on for
-// `drain_s`. It prints one JSON line with its pid when it is ready. listening is the socket, which stays open for others.
-func Run(ctx context.Context, config Config, version string, listening *os.File, out io.Writer) error {
+// Run serves until the context ends, a command on the control socket ends it, or the control socket has had no connection for idle_exit_s. It
+// then drains for up to drain_s. It prints one JSON line with its pid when it is ready. It does not shut down the socket of listenerFile, which
+// other processes hold too.
+func Run(ctx context.Context, config Config, version string, listenerFile *os.File, out io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	g := &Gateway{config: config, version: version, listening: listening, stop: stop, replicas: newReplicas(config.Replicas)}
+	g := &Gateway{config: config, version: version, listenerFile: listenerFile, stop: stop, replicas: newReplicas(config.Replicas)}
 	g.api, g.tunnels = newAPI(g.replicas), newTunnels(&g.config, g.replicas)
 	server, err := g.newServer()
 	if err != nil {
 		return err
 	}
-	if g.clients, err = listenOn(listening); err != nil {
+	if g.clients, err = newClientListener(listenerFile); err != nil {
 		return fmt.Errorf("the listening socket: %w", err)
 	}
 	defer g.clients.Close()
@@ -55,9 +56,9 @@ func Run(ctx context.Context, config Config, version string, listening *os.File,
 		return fmt.Errorf("the control socket: %w", err)
 	}
 	defer g.control.close()
-	watching, done := context.WithCancel(context.Background())
-	defer done()
-	go g.replicas.watch(watching)
+	watchCtx, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	go g.replicas.watch(watchCtx)
 	go g.acceptControl()
 	served := make(chan error, 1)
 	go func() { served <- g.serve(server) }()
@@ -68,7 +69,7 @@ func Run(ctx context.Context, config Config, version string, listening *os.File,
 	if _, err := fmt.Fprintf(out, "%s\n", line); err != nil {
 		return err
 	}
-	if err := g.waitForEnd(ctx, served); err != nil {
+	if err := g.waitForStop(ctx, served); err != nil {
 		return err
 	}
 	return g.drain(server)
@@ -88,9 +89,9 @@ func (g *Gateway) newServer() (*http.Server, error) {
 			MaxConcurrentStreams: 100,
 			SendPingTimeout:      keepAlive.Idle,
 			PingTimeout:          keepAlive.Idle,
-			WriteByteTimeout:     clientPatience,
+			WriteByteTimeout:     clientTimeout,
 		},
-		ErrorLog: log.New(defectsOnly{os.Stderr}, "gateway: ", 0),
+		ErrorLog: log.New(panicFilter{os.Stderr}, "gateway: ", 0),
 	}
 	if g.config.TLSCert == "" {
 		protocols.SetUnencryptedHTTP2(true)
@@ -116,7 +117,7 @@ func (g *Gateway) serve(server *http.Server) error {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.requests.Add(1)
 	defer g.requests.Add(-1)
-	in := g.config.describe(r)
+	in := g.config.newInbound(r)
 	answer := newResponse(w, in, g.draining.Load())
 	if p := checkRequest(r); p != nil {
 		p.write(answer, in.id)
@@ -127,8 +128,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// waitForEnd returns when the gateway is to end.
-func (g *Gateway) waitForEnd(ctx context.Context, served <-chan error) error {
+// waitForStop returns when the gateway has to end.
+func (g *Gateway) waitForStop(ctx context.Context, served <-chan error) error {
 	limit := seconds(g.config.IdleExitS)
 	for {
 		select {
@@ -139,32 +140,32 @@ func (g *Gateway) waitForEnd(ctx context.Context, served <-chan error) error {
 		case <-time.After(time.Second):
 		}
 		if idle := g.control.idle(); limit > 0 && idle > limit {
-			log.Printf("gateway: nobody at the control socket for %s: ending", idle.Round(time.Second))
+			log.Printf("gateway: no connection to the control socket for %s: ending", idle.Round(time.Second))
 			return nil
 		}
 	}
 }
 
-// drain accepts nobody any more and lets what runs come to its end. Each answer now ends its connection, so clients are hardly ever between two
-// requests when theirs is closed.
+// drain stops accepting connections and waits for the requests in progress. From now on each response closes its connection, so that hardly any
+// client sends a request on a connection that is being closed.
 func (g *Gateway) drain(server *http.Server) error {
-	if g.hasty.Load() {
-		time.Sleep(hurry) // the answer to the order is on its way
+	if g.stopNow.Load() {
+		time.Sleep(stopDelay)
 		return server.Close()
 	}
 	until := time.Now().Add(seconds(g.config.DrainS))
 	g.draining.Store(true)
 	g.clients.Close()
-	g.awaitQuiet(earlier(until, time.Now().Add(lastWord)), g.clients.open.Load)
+	waitForZero(earlier(until, time.Now().Add(idleDrainTimeout)), g.clients.open.Load)
 	ctx, cancel := context.WithDeadline(context.Background(), until)
 	defer cancel()
 	server.Shutdown(ctx)
-	g.awaitQuiet(until, g.requests.Load) // upgraded connections, of which the server no longer knows
+	waitForZero(until, g.requests.Load) // Shutdown does not wait for upgraded connections
 	return server.Close()
 }
 
-func (g *Gateway) awaitQuiet(until time.Time, left func() int64) {
-	for left() > 0 && time.Now().Before(until) {
+func waitForZero(until time.Time, count func() int64) {
+	for count() > 0 && time.Now().Before(until) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
@@ -176,10 +177,10 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// defectsOnly passes on what the server logs of a defect of ours; what clients do wrong is nobody's news.
-type defectsOnly struct{ w io.Writer }
+// panicFilter passes on what the server logs about panics. It drops the rest, which is about clients' mistakes.
+type panicFilter struct{ w io.Writer }
 
-func (d defectsOnly) Write(p []byte) (int, error) {
+func (d panicFilter) Write(p []byte) (int, error) {
 	if bytes.Contains(p, []byte("panic")) {
 		return d.w.Write(p)
 	}

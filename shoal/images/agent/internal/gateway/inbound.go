@@ -9,32 +9,32 @@ import (
 	"strings"
 )
 
-// inbound is what the gateway knows of a request.
+// inbound is the context of one request.
 type inbound struct {
 	id        string // the request id
-	client    string // the client's address
-	scheme    string // "http" or "https", as the client reached us or the proxy before us
-	host      string // as the client calls us
-	websocket bool   // it asks for a WebSocket
+	client    string // the client's IP address
+	scheme    string // "http" or "https": how the client reached the gateway, or the proxy in front of it
+	host      string // the host, and the port if there is one, that the client asked for
+	websocket bool   // the client asks for a WebSocket
 
-	body    *requestBody // if it has one that is read as it comes
-	replica *replica     // that has the request, if it is one to the API
-	tunnel  *tunnelRequest
+	body    *requestBody   // nil if there is no body
+	replica *replica       // the replica that answered; nil for tunnels
+	tunnel  *tunnelRequest // nil for requests to the API
 }
 
 type inboundKey struct{}
 
-func (in *inbound) in(ctx context.Context) context.Context {
+func withInbound(ctx context.Context, in *inbound) context.Context {
 	return context.WithValue(ctx, inboundKey{}, in)
 }
 
-func inboundOf(ctx context.Context) *inbound {
+func inboundFrom(ctx context.Context) *inbound {
 	in, _ := ctx.Value(inboundKey{}).(*inbound)
 	return in
 }
 
-// describe looks at a request. What it says about the client itself is believed only where a trusted proxy sent it.
-func (c *Config) describe(r *http.Request) *inbound {
+// newInbound describes a request. It uses X-Forwarded-* only if a trusted proxy sent the request.
+func (c *Config) newInbound(r *http.Request) *inbound {
 	in := &inbound{id: requestID(r.Header), scheme: "http", host: cleanHost(r.Host)}
 	if r.TLS != nil {
 		in.scheme = "https"
@@ -42,17 +42,17 @@ func (c *Config) describe(r *http.Request) *inbound {
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		address := peer.Addr().Unmap()
 		in.client = address.String()
-		if c.trusts(address) {
-			c.believe(in, r.Header)
+		if c.isTrustedProxy(address) {
+			c.applyForwarded(in, r.Header)
 		}
 	}
-	in.websocket = strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && hasToken(r.Header["Connection"], "upgrade")
+	in.websocket = strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && hasElement(r.Header["Connection"], "upgrade")
 	return in
 }
 
-// believe takes what a trusted proxy says. Of several addresses the last one that is no trusted proxy's is the client's: whatever stands
-// before it the client may have made up.
-func (c *Config) believe(in *inbound, h http.Header) {
+// applyForwarded takes over a trusted proxy's X-Forwarded-* headers. The client's address is the last one that is not a trusted proxy's:
+// the client may have made up those before it.
+func (c *Config) applyForwarded(in *inbound, h http.Header) {
 	chain := strings.Split(strings.Join(h["X-Forwarded-For"], ","), ",")
 	for i := len(chain) - 1; i >= 0; i-- {
 		address, err := netip.ParseAddr(strings.TrimSpace(chain[i]))
@@ -61,20 +61,20 @@ func (c *Config) believe(in *inbound, h http.Header) {
 		}
 		address = address.Unmap()
 		in.client = address.String()
-		if !c.trusts(address) {
+		if !c.isTrustedProxy(address) {
 			break
 		}
 	}
-	switch proto := strings.ToLower(lastOf(h["X-Forwarded-Proto"])); proto {
+	switch proto := strings.ToLower(lastElement(h["X-Forwarded-Proto"])); proto {
 	case "http", "https":
 		in.scheme = proto
 	}
-	if host := lastOf(h["X-Forwarded-Host"]); host != "" && cleanHost(host) == host {
+	if host := lastElement(h["X-Forwarded-Host"]); host != "" && cleanHost(host) == host {
 		in.host = host
 	}
 }
 
-// publicScheme is how browsers reach us.
+// publicScheme returns the scheme with which browsers reach the gateway.
 func (in *inbound) publicScheme(c *Config) string {
 	if c.publicScheme != "" {
 		return c.publicScheme
@@ -82,7 +82,7 @@ func (in *inbound) publicScheme(c *Config) string {
 	return in.scheme
 }
 
-// setForwarded says in the request's headers who asks, one clean value each, in the place of all that a client said.
+// setForwarded replaces all forwarding headers by the gateway's own, with exactly one value each.
 func (in *inbound) setForwarded(h http.Header, scheme string) {
 	for name := range h {
 		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Shoal-Gateway-") {
@@ -95,7 +95,7 @@ func (in *inbound) setForwarded(h http.Header, scheme string) {
 	h["X-Forwarded-Host"] = []string{in.host}
 }
 
-// requestID is the client's own, if it is the only one and looks like one (REQUEST_ID in shoal.model.http); else a new one.
+// requestID returns the client's request id if there is exactly one and it is valid (REQUEST_ID in shoal.model.http), else a new one.
 func requestID(h http.Header) string {
 	if given := h["X-Request-Id"]; len(given) == 1 && isRequestID(given[0]) {
 		return given[0]
@@ -124,7 +124,7 @@ func isRequestID(text string) bool {
 	return true
 }
 
-// cleanHost is the host as it may stand in redirects and pages; "localhost" for nonsense, which whoever sent it would find there again.
+// cleanHost returns the host if it is safe in redirects and pages, else "localhost". Only the client that sent an unsafe host sees the latter.
 func cleanHost(host string) string {
 	if host == "" || len(host) > 300 {
 		return "localhost"
@@ -139,8 +139,8 @@ func cleanHost(host string) string {
 	return host
 }
 
-// lastOf is the last element of a header that is a list.
-func lastOf(values []string) string {
+// lastElement returns the last element of a header that is a list.
+func lastElement(values []string) string {
 	if len(values) == 0 {
 		return ""
 	}
@@ -148,11 +148,11 @@ func lastOf(values []string) string {
 	return strings.TrimSpace(value[strings.LastIndexByte(value, ',')+1:])
 }
 
-// hasToken tells whether a header that is a list has an element, in whatever case.
-func hasToken(values []string, token string) bool {
+// hasElement reports whether a header that is a list has the element, in upper or lower case.
+func hasElement(values []string, wanted string) bool {
 	for _, value := range values {
 		for element := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(strings.TrimSpace(element), token) {
+			if strings.EqualFold(strings.TrimSpace(element), wanted) {
 				return true
 			}
 		}

@@ -147,7 +147,7 @@ func (r *fakeReplica) unlink() {
 // roll ends it as replicas end: their sockets are gone before they are.
 func (r *fakeReplica) roll() {
 	r.unlink()
-	time.Sleep(5 * lookEvery)
+	time.Sleep(5 * scanInterval)
 	for _, server := range r.servers {
 		server.Shutdown(context.Background())
 	}

@@ -12,26 +12,26 @@ import (
 )
 
 const (
-	// A connection costs a descriptor here and often one more to a replica or a relay.
-	spareDescriptors = 512
-	maxClients       = 16_384
+	// Each client connection uses one descriptor here, and often one more to a replica or a relay.
+	reservedDescriptors = 512
+	maxClients          = 16_384
 )
 
-// keepAlive finds out within a minute that a client's machine no longer answers.
+// keepAlive detects within a minute that a client's machine no longer answers.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
 
-// clients accepts connections, as many as there are descriptors for; the others wait in the kernel's queue. Closing it leaves the socket itself
-// open: others hold it too, and accept what comes from then on.
+// clients accepts as many connections as there are file descriptors for. Further ones wait in the kernel's queue. Close does not shut the socket
+// down: other processes hold it too, and go on accepting.
 type clients struct {
 	*net.TCPListener
-	room   chan struct{}
+	slots  chan struct{} // one element for each open connection
 	open   atomic.Int64
 	once   sync.Once
 	closed chan struct{}
 }
 
-// listenOn takes up the listening socket that the gateway was started with.
-func listenOn(file *os.File) (*clients, error) {
+// newClientListener uses the listening socket that the gateway was started with.
+func newClientListener(file *os.File) (*clients, error) {
 	listener, err := net.FileListener(file)
 	if err != nil {
 		return nil, err
@@ -39,26 +39,26 @@ func listenOn(file *os.File) (*clients, error) {
 	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
 		listener.Close()
-		return nil, errors.New("it is no listening TCP socket")
+		return nil, errors.New("not a listening TCP socket")
 	}
-	return &clients{TCPListener: tcp, room: make(chan struct{}, roomFor(raiseDescriptors())), closed: make(chan struct{})}, nil
+	return &clients{TCPListener: tcp, slots: make(chan struct{}, connectionLimit(raiseFileLimit())), closed: make(chan struct{})}, nil
 }
 
 // Accept implements net.Listener.
 func (c *clients) Accept() (net.Conn, error) {
 	select {
-	case c.room <- struct{}{}:
+	case c.slots <- struct{}{}:
 	case <-c.closed:
 		return nil, net.ErrClosed
 	}
 	conn, err := c.TCPListener.AcceptTCP()
 	if err != nil {
-		<-c.room
+		<-c.slots
 		return nil, err
 	}
 	conn.SetKeepAliveConfig(keepAlive)
 	c.open.Add(1)
-	return &clientConn{TCPConn: conn, clients: c}, nil
+	return &countedConn{TCPConn: conn, clients: c}, nil
 }
 
 // Close implements net.Listener.
@@ -67,23 +67,23 @@ func (c *clients) Close() error {
 	return c.TCPListener.Close()
 }
 
-// clientConn gives its room back when it is closed.
-type clientConn struct {
+// countedConn frees its slot when it is closed.
+type countedConn struct {
 	*net.TCPConn
 	clients *clients
 	once    sync.Once
 }
 
-func (c *clientConn) Close() error {
+func (c *countedConn) Close() error {
 	c.once.Do(func() {
 		c.clients.open.Add(-1)
-		<-c.clients.room
+		<-c.clients.slots
 	})
 	return c.TCPConn.Close()
 }
 
-// raiseDescriptors takes all that the machine allows, and returns how many that are.
-func raiseDescriptors() int {
+// raiseFileLimit raises the limit of file descriptors to the hard limit, and returns the new limit.
+func raiseFileLimit() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 1024
@@ -91,12 +91,12 @@ func raiseDescriptors() int {
 	before := limit.Cur
 	limit.Cur = limit.Max
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		log.Printf("gateway: raising the limit of descriptors: %v", err)
+		log.Printf("gateway: raising the limit of file descriptors: %v", err)
 		limit.Cur = before
 	}
 	return int(min(limit.Cur, 1<<30))
 }
 
-func roomFor(descriptors int) int {
-	return min(maxClients, max(64, (descriptors-spareDescriptors)/2))
+func connectionLimit(descriptors int) int {
+	return min(maxClients, max(64, (descriptors-reservedDescriptors)/2))
 }

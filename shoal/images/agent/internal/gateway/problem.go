@@ -14,18 +14,16 @@ import (
 
 const problemType = "application/problem+json"
 
-// Codes of shoal.model.errors that only the gateway uses.
-const (
-	deadlineExceeded fault.Code = "deadline_exceeded"
-)
+// deadlineExceeded is a code of shoal.model.errors that only the gateway uses.
+const deadlineExceeded fault.Code = "deadline_exceeded"
 
-// problem is an error as it is told to a client: a problem document (RFC 9457) as the API's own.
+// problem is an error that is sent to a client as a problem document (RFC 9457), in the same form as the API's own.
 type problem struct {
 	status     int
 	code       fault.Code
 	detail     string
 	retryable  bool
-	retryAfter int // seconds; 0: 1 where a client may try again
+	retryAfter int // seconds; 0: 1 second if the client may retry
 	fields     map[string]any
 	headers    map[string]string
 }
@@ -48,13 +46,13 @@ func newProblem(code fault.Code, detail string) *problem {
 	return &problem{status: statuses[code], code: code, detail: detail, retryable: code == fault.Unavailable}
 }
 
-// refused is an invalid_request for which HTTP has a status of its own.
-func refused(status int, detail string) *problem {
+// invalidRequest is an invalid_request with a more specific status.
+func invalidRequest(status int, detail string) *problem {
 	return &problem{status: status, code: fault.InvalidRequest, detail: detail}
 }
 
-// unsure is an error of what was sent on: whether something came of it nobody knows.
-func unsure(detail string) *problem {
+// unknownOutcome is for a request that was sent and may have been carried out.
+func unknownOutcome(detail string) *problem {
 	return &problem{status: http.StatusServiceUnavailable, code: fault.Unavailable, detail: detail}
 }
 
@@ -65,13 +63,13 @@ func asProblem(err error) (*problem, bool) {
 	return p, found
 }
 
-// told is a problem document that the API wrote, as one of ours. What makes no sense is an internal error.
-func told(document map[string]any) *problem {
+// problemFromDocument converts a problem document of the API. A document that is not valid becomes an internal error.
+func problemFromDocument(document map[string]any) *problem {
 	code, _ := document["code"].(string)
 	status, _ := document["status"].(float64)
 	detail, _ := document["detail"].(string)
 	if code == "" || status < 400 || status > 599 {
-		return newProblem(fault.Internal, "the API refused for no reason that it told")
+		return newProblem(fault.Internal, "the API refused the request without a valid reason")
 	}
 	p := &problem{status: int(status), code: fault.Code(code), detail: detail, fields: maps.Clone(document)}
 	p.retryable, _ = document["retryable"].(bool)
@@ -119,17 +117,17 @@ func (p *problem) document(requestID string) []byte {
 	return body
 }
 
-// write answers with the problem.
+// write sends the problem document.
 func (p *problem) write(w http.ResponseWriter, requestID string) {
 	p.writeBody(w, requestID, problemType, p.document(requestID))
 }
 
-// writePage answers with the problem as a page for people.
+// writePage sends the problem as an HTML page.
 func (p *problem) writePage(w http.ResponseWriter, requestID string) {
 	page := strings.NewReplacer(
 		"{title}", html.EscapeString(p.title()), "{detail}", html.EscapeString(p.detail),
 		"{status}", strconv.Itoa(p.status), "{code}", html.EscapeString(string(p.code)),
-	).Replace(page)
+	).Replace(pageTemplate)
 	p.writeBody(w, requestID, "text/html; charset=utf-8", []byte(page))
 }
 
@@ -155,7 +153,7 @@ func (p *problem) writeBody(w http.ResponseWriter, requestID, kind string, body 
 	w.Write(body)
 }
 
-const page = `<!doctype html>
+const pageTemplate = `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:15vh auto;padding:0 1em}h1{font-size:1.3em}small{opacity:.6}</style>

@@ -13,37 +13,37 @@ import (
 )
 
 const (
-	agentWait     = 5 * time.Second  // how long the relay waits for the sandbox's agent
-	dialPatience  = 5 * time.Second  // for the connection to the relay
-	helloPatience = 12 * time.Second // for both HELLOs: the agent tries the port for 5 s
+	agentWait    = 5 * time.Second  // how long the relay waits for the sandbox's agent
+	dialTimeout  = 5 * time.Second  // for the connection to the relay
+	helloTimeout = 12 * time.Second // for both HELLOs: the agent tries the port for 5 s
 
-	// serverPatience is how long a server in a sandbox may take nothing of a request, or think before its answer begins.
-	serverPatience = 300 * time.Second
+	// serverTimeout is how long a server in a sandbox may read nothing of a request, or take until its response begins.
+	serverTimeout = 300 * time.Second
 )
 
-// agentError is what the sandbox's agent says of a port. Anything else is of the way there.
+// agentError is the sandbox agent's own error about a port. All other errors are about the connection to the agent.
 type agentError struct{ fault *fault.Fault }
 
 func (e *agentError) Error() string { return e.fault.Message }
 
-// dialSandbox connects to a port in a sandbox by way of its node's relay (PROTOCOL.md, "Raw connections").
+// dialSandbox connects to a port in a sandbox through its node's relay (PROTOCOL.md, "Raw connections").
 func dialSandbox(ctx context.Context, relay, grant string, port int) (*sandboxConn, error) {
-	dialer := net.Dialer{Timeout: dialPatience}
+	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(ctx, "tcp", relay)
 	if err != nil {
 		return nil, err
 	}
-	ahead, err := greet(ctx, conn, grant, port)
+	buffered, err := handshake(ctx, conn, grant, port)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &sandboxConn{Conn: conn, ahead: ahead}, nil
+	return &sandboxConn{Conn: conn, buffered: buffered}, nil
 }
 
-// greet says HELLO and reads those of the relay and of the agent. It returns what the server said right behind them.
-func greet(ctx context.Context, conn net.Conn, grant string, port int) ([]byte, error) {
-	deadline := time.Now().Add(helloPatience)
+// handshake sends the HELLO and reads the HELLOs of the relay and of the agent. It returns what the server sent right after them.
+func handshake(ctx context.Context, conn net.Conn, grant string, port int) ([]byte, error) {
+	deadline := time.Now().Add(helloTimeout)
 	if limit, found := ctx.Deadline(); found {
 		deadline = earlier(deadline, limit)
 	}
@@ -62,9 +62,9 @@ func greet(ctx context.Context, conn net.Conn, grant string, port int) ([]byte, 
 		return nil, err
 	}
 	if err := readHello(decoder); err != nil {
-		var said *fault.Fault
-		if errors.As(err, &said) {
-			err = &agentError{said}
+		var f *fault.Fault
+		if errors.As(err, &f) {
+			err = &agentError{f}
 		}
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func greet(ctx context.Context, conn net.Conn, grant string, port int) ([]byte, 
 	return append([]byte(nil), decoder.Buffered()...), nil
 }
 
-// readHello returns the fault that a HELLO tells, nil where it welcomes.
+// readHello returns the error in a HELLO, or nil if the HELLO accepts the connection.
 func readHello(decoder *frame.Decoder) error {
 	f, err := decoder.Next()
 	if err != nil {
@@ -96,29 +96,29 @@ func readHello(decoder *frame.Decoder) error {
 	return nil
 }
 
-// sandboxConn is a connection to a server in a sandbox, which may be slow to take what it is told.
+// sandboxConn is a connection to a server in a sandbox, with a deadline that each write renews.
 type sandboxConn struct {
 	net.Conn
-	ahead   []byte // what came behind the HELLOs
-	renewed time.Time
+	buffered []byte // received right after the HELLOs
+	renewed  time.Time
 }
 
 func (c *sandboxConn) Read(p []byte) (int, error) {
-	if len(c.ahead) > 0 {
-		n := copy(p, c.ahead)
-		c.ahead = c.ahead[n:]
+	if len(c.buffered) > 0 {
+		n := copy(p, c.buffered)
+		c.buffered = c.buffered[n:]
 		return n, nil
 	}
 	return c.Conn.Read(p)
 }
 
 func (c *sandboxConn) Write(p []byte) (int, error) {
-	if now := time.Now(); isStale(c.renewed, now) {
+	if now := time.Now(); renewalDue(c.renewed, now) {
 		c.renewed = now
-		c.Conn.SetWriteDeadline(now.Add(serverPatience))
+		c.Conn.SetWriteDeadline(now.Add(serverTimeout))
 	}
 	return c.Conn.Write(p)
 }
 
-// CloseWrite passes on the end of what the client says.
+// CloseWrite tells the server that the client sends no more.
 func (c *sandboxConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }

@@ -13,61 +13,62 @@ import (
 )
 
 const (
-	publicSuffix   = ".sock"     // where a replica serves the API
-	internalSuffix = ".internal" // where it answers the gateway's own questions
+	publicSuffix   = ".sock"     // of the socket on which a replica serves the API
+	internalSuffix = ".internal" // of the socket on which it answers the gateway's own requests
 
-	lookEvery = 100 * time.Millisecond
-	// restFor is how long a replica that took no connection is asked only if nobody else is there.
-	restFor = 500 * time.Millisecond
+	scanInterval = 100 * time.Millisecond
+	// backoffTime is how long a replica that accepted no connection is used only if there is no other.
+	backoffTime = 500 * time.Millisecond
 )
 
 // replica is one process of the API on this node.
 type replica struct {
 	id           string
-	outstanding  atomic.Int64 // requests that it has
-	restingUntil atomic.Int64 // unix nanoseconds
+	outstanding  atomic.Int64 // requests in progress
+	backoffUntil atomic.Int64 // unix nanoseconds
 }
 
-func (r *replica) rest() { r.restingUntil.Store(time.Now().Add(restFor).UnixNano()) }
+func (r *replica) backOff() { r.backoffUntil.Store(time.Now().Add(backoffTime).UnixNano()) }
 
-// replicas is the directory of their sockets, looked at again and again. A replica that is to go takes its sockets away first.
+// replicas is the list of the replicas in the directory of their sockets, which is scanned at an interval. A replica removes its sockets before
+// it ends.
 type replicas struct {
-	dir  string
-	list atomic.Pointer[[]*replica]
-	turn atomic.Uint32 // spreads what has no other preference
+	dir       string
+	list      atomic.Pointer[[]*replica]
+	nextIndex atomic.Uint32 // for round robin among equally busy replicas
 
 	mu      sync.Mutex
-	changed chan struct{} // closed when the list changes
+	changed chan struct{} // closed when the list changes, and replaced
 }
 
 func newReplicas(dir string) *replicas {
 	r := &replicas{dir: dir, changed: make(chan struct{})}
 	r.list.Store(&[]*replica{})
-	r.look()
+	r.scan()
 	return r
 }
 
-// watch looks until the context ends.
+// watch scans the directory until the context ends.
 func (r *replicas) watch(ctx context.Context) {
-	ticker := time.NewTicker(lookEvery)
+	ticker := time.NewTicker(scanInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			r.look()
+			r.scan()
 		}
 	}
 }
 
-// look takes up what is in the directory now.
-func (r *replicas) look() {
+// scan updates the list from the directory.
+func (r *replicas) scan() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	entries, err := os.ReadDir(r.dir)
 	if err != nil && !os.IsNotExist(err) {
-		log.Printf("gateway: looking for replicas: %v", err) // out of descriptors, say: those that were known are asked on
+		log.Printf("gateway: scanning for replicas: %v", err) // out of file descriptors, for example: keep the list
 		return
 	}
 	old := *r.list.Load()
@@ -92,50 +93,50 @@ func (r *replicas) look() {
 	r.changed = make(chan struct{})
 }
 
-// pick returns the replica with the fewest requests that is not among those tried; nil where none is left.
+// pick returns the replica with the fewest requests that is not in tried, or nil if there is none. Replicas that back off come last.
 func (r *replicas) pick(tried []*replica) *replica {
 	list := *r.list.Load()
 	if len(list) == 0 {
 		return nil
 	}
 	now := time.Now().UnixNano()
-	start := int(r.turn.Add(1) % uint32(len(list)))
+	start := int(r.nextIndex.Add(1) % uint32(len(list)))
 	var best *replica
 	var fewest int64
-	var resting bool
+	var bestBackingOff bool
 	for i := range list {
 		candidate := list[(start+i)%len(list)]
 		if slices.Contains(tried, candidate) {
 			continue
 		}
-		n, rests := candidate.outstanding.Load(), candidate.restingUntil.Load() > now
-		if best == nil || (resting && !rests) || (resting == rests && n < fewest) {
-			best, fewest, resting = candidate, n, rests
+		n, backingOff := candidate.outstanding.Load(), candidate.backoffUntil.Load() > now
+		if best == nil || (bestBackingOff && !backingOff) || (bestBackingOff == backingOff && n < fewest) {
+			best, fewest, bestBackingOff = candidate, n, backingOff
 		}
 	}
 	return best
 }
 
-// wait returns once there may be another replica than before, and false where the time is up.
+// wait returns true when the list may have changed, and false when the time is up.
 func (r *replicas) wait(ctx context.Context, until time.Time) bool {
-	left := time.Until(until)
-	if left <= 0 || ctx.Err() != nil {
+	remaining := time.Until(until)
+	if remaining <= 0 || ctx.Err() != nil {
 		return false
 	}
 	r.mu.Lock()
 	changed := r.changed
 	r.mu.Unlock()
-	timer := time.NewTimer(min(left, lookEvery/2))
+	timer := time.NewTimer(min(remaining, scanInterval/2))
 	defer timer.Stop()
 	select {
 	case <-changed:
 	case <-timer.C:
-		r.look()
+		r.scan()
 	case <-ctx.Done():
 		return false
 	}
 	return true
 }
 
-// path is the socket of a replica.
+// path returns the path of a replica's socket.
 func (r *replicas) path(id, suffix string) string { return filepath.Join(r.dir, id+suffix) }

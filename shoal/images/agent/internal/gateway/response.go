@@ -10,26 +10,27 @@ import (
 	"time"
 )
 
-// clientPatience is how long a client may take nothing of its answer, or send nothing of its body, while that is its turn. Tests have less.
-var clientPatience = 120 * time.Second
+// clientTimeout is how long a client may read nothing of its response or send nothing of its body while the gateway waits for it. Tests
+// shorten it.
+var clientTimeout = 120 * time.Second
 
-// isStale tells whether a deadline that was set then is to be set again: doing so each time would cost more than most writes may.
-func isStale(set, now time.Time) bool { return now.Sub(set) > clientPatience/24 }
+// renewalDue reports whether a deadline must be renewed. Renewing it on each write would cost too much.
+func renewalDue(set, now time.Time) bool { return now.Sub(set) > clientTimeout/24 }
 
-// maxInterim bounds the answers such as `103 Early Hints` before the real one.
+// maxInterim bounds the interim responses, such as `103 Early Hints`, before the final one.
 const maxInterim = 16
 
-// response is an answer on its way to the client: what is written goes out at once, within a deadline that each write renews.
+// response writes to a client. It flushes each write, with a deadline that each write renews.
 type response struct {
 	http.ResponseWriter
 	control  *http.ResponseController
 	id       string // the request id
-	draining bool   // the connection ends with this answer
-	abort    func() // ends the request
+	draining bool   // close the connection after this response
+	abort    func() // cancels the request
 
-	renewed time.Time
-	left    int64 // bytes of the body that are to come; below zero where nobody knows
-	interim int
+	renewed   time.Time
+	remaining int64 // bytes of the body still to be written; -1: unknown
+	interim   int   // interim responses so far
 }
 
 func newResponse(w http.ResponseWriter, in *inbound, draining bool) *response {
@@ -38,7 +39,7 @@ func newResponse(w http.ResponseWriter, in *inbound, draining bool) *response {
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader passes over interim answers: net/http asks for bodies itself, and many clients take any other for the real one.
+// WriteHeader drops interim responses. net/http itself sends `100 Continue`, and many clients take any other for the final response.
 func (w *response) WriteHeader(status int) {
 	if status < 200 && status != http.StatusSwitchingProtocols {
 		if w.interim++; w.interim > maxInterim {
@@ -51,10 +52,10 @@ func (w *response) WriteHeader(status int) {
 	if w.draining {
 		h["Connection"] = []string{"close"}
 	}
-	w.left = -1
+	w.remaining = -1
 	if length := h["Content-Length"]; len(length) == 1 {
 		if n, err := strconv.ParseInt(length[0], 10, 64); err == nil {
-			w.left = n
+			w.remaining = n
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -63,10 +64,10 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Write(p []byte) (int, error) {
 	w.renew()
 	n, err := w.ResponseWriter.Write(p)
-	if err != nil || w.left < 0 {
-		return n, err // of unknown length: httputil.ReverseProxy flushes
+	if err != nil || w.remaining < 0 {
+		return n, err // if the length is unknown, httputil.ReverseProxy flushes
 	}
-	if w.left -= int64(n); w.left > 0 {
+	if w.remaining -= int64(n); w.remaining > 0 {
 		err = w.control.Flush()
 	}
 	return n, err
@@ -78,55 +79,55 @@ func (w *response) FlushError() error {
 }
 
 func (w *response) renew() {
-	if now := time.Now(); isStale(w.renewed, now) {
+	if now := time.Now(); renewalDue(w.renewed, now) {
 		w.renewed = now
-		w.control.SetWriteDeadline(now.Add(clientPatience))
+		w.control.SetWriteDeadline(now.Add(clientTimeout))
 	}
 }
 
-// Hijack hands out the connection of a client whose protocol changes.
+// Hijack returns the connection of a client that switches protocols.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := w.control.Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	w.Header().Del("Connection") // the upgrade has its own
+	w.Header().Del("Connection") // the 101 response has its own
 	conn.SetDeadline(time.Time{})
 	upgraded := &upgradedConn{Conn: conn}
 	if n := buffered.Reader.Buffered(); n > 0 {
-		ahead, _ := buffered.Reader.Peek(n)
-		upgraded.ahead = append([]byte(nil), ahead...)
+		early, _ := buffered.Reader.Peek(n)
+		upgraded.buffered = append([]byte(nil), early...)
 	}
 	return upgraded, buffered, nil
 }
 
-// upgradedConn is the connection of a client that no longer speaks HTTP. It holds little memory while nothing comes.
+// upgradedConn is the connection of a client after a protocol switch. It uses little memory while it is idle.
 type upgradedConn struct {
 	net.Conn
-	ahead   []byte // what net/http had read already
-	renewed time.Time
+	buffered []byte // read by net/http before the switch
+	renewed  time.Time
 }
 
-const idleBuffer = 2 << 10
+const smallBufferSize = 2 << 10
 
 func (c *upgradedConn) Read(p []byte) (int, error) {
-	if len(c.ahead) > 0 {
-		n := copy(p, c.ahead)
-		c.ahead = c.ahead[n:]
+	if len(c.buffered) > 0 {
+		n := copy(p, c.buffered)
+		c.buffered = c.buffered[n:]
 		return n, nil
 	}
 	return c.Conn.Read(p)
 }
 
 func (c *upgradedConn) Write(p []byte) (int, error) {
-	if now := time.Now(); isStale(c.renewed, now) {
+	if now := time.Now(); renewalDue(c.renewed, now) {
 		c.renewed = now
-		c.Conn.SetWriteDeadline(now.Add(clientPatience))
+		c.Conn.SetWriteDeadline(now.Add(clientTimeout))
 	}
 	return c.Conn.Write(p)
 }
 
-// CloseWrite passes on the end of what the server says.
+// CloseWrite tells the client that the server sends no more.
 func (c *upgradedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -134,26 +135,19 @@ func (c *upgradedConn) CloseWrite() error {
 	return c.Conn.Close()
 }
 
-// WriteTo and ReadFrom are how io.Copy carries both directions.
+// WriteTo and ReadFrom are called by io.Copy, for either direction.
 func (c *upgradedConn) WriteTo(w io.Writer) (int64, error) {
-	return carry(w, struct{ io.Reader }{readerFunc(c.Read)})
+	return copyStream(w, c)
 }
 
 func (c *upgradedConn) ReadFrom(r io.Reader) (int64, error) {
-	return carry(writerFunc(c.Write), r)
+	return copyStream(c, r)
 }
 
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// carry copies until the end. It waits with a small buffer, and takes a large one only for what comes in bulk.
-func carry(w io.Writer, r io.Reader) (int64, error) {
-	small := make([]byte, idleBuffer)
+// copyStream copies until EOF. It waits with a small buffer and uses a large one only for bulk data.
+// Unlike io.Copy, it calls Read and Write only.
+func copyStream(w io.Writer, r io.Reader) (int64, error) {
+	small := make([]byte, smallBufferSize)
 	var total int64
 	for {
 		n, err := r.Read(small)
@@ -165,7 +159,7 @@ func carry(w io.Writer, r io.Reader) (int64, error) {
 		}
 		if err == nil && n == len(small) {
 			var more int64
-			more, err = carryBulk(w, r)
+			more, err = copyBulk(w, r)
 			total += more
 		}
 		if err == io.EOF {
@@ -177,8 +171,8 @@ func carry(w io.Writer, r io.Reader) (int64, error) {
 	}
 }
 
-// carryBulk copies until a read brings less than a large buffer's worth.
-func carryBulk(w io.Writer, r io.Reader) (int64, error) {
+// copyBulk copies until a read returns less than smallBufferSize.
+func copyBulk(w io.Writer, r io.Reader) (int64, error) {
 	buffer := buffers.Get()
 	defer buffers.Put(buffer)
 	var total int64
@@ -190,13 +184,13 @@ func carryBulk(w io.Writer, r io.Reader) (int64, error) {
 			}
 			total += int64(n)
 		}
-		if err != nil || n < idleBuffer {
+		if err != nil || n < smallBufferSize {
 			return total, err
 		}
 	}
 }
 
-// bufferPool keeps the buffers that bodies are copied with.
+// bufferPool implements httputil.BufferPool.
 type bufferPool struct{ pool sync.Pool }
 
 const bufferSize = 64 << 10

@@ -7,69 +7,70 @@ import (
 	"strings"
 )
 
-// originWide are headers with an effect on a whole origin, which by path all tunnels and the API share. What a page does there with scripts is
-// not ours to prevent; that a single header does it is.
-var originWide = []string{
+// originWideHeaders affect a whole origin, which the API and all tunnels by path share. The gateway cannot prevent what scripts of a page do
+// there, but it can prevent that a header alone does it.
+var originWideHeaders = []string{
 	"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Public-Key-Pins", "Origin-Agent-Cluster", "Nel",
 	"Report-To", "Reporting-Endpoints", "Expect-Ct",
 }
 
-// sandboxed gives a page no origin at all.
-const sandboxed = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
+// sandboxPolicy is a Content-Security-Policy that gives a page an opaque origin.
+const sandboxPolicy = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
 
-// fitAnswer makes what a server in a sandbox answers fit for the client: paths and cookies below the tunnel's prefix, nothing that reaches
-// beyond.
-func (t *tunnels) fitAnswer(r *http.Response) error {
-	in := inboundOf(r.Request.Context())
+// modifyResponse makes a response of a server in a sandbox safe for the client: paths and cookies stay below the tunnel's prefix, and headers
+// that affect more than the tunnel are removed.
+func (t *tunnels) modifyResponse(r *http.Response) error {
+	in := inboundFrom(r.Request.Context())
 	request := in.tunnel
 	count := 0
 	for _, values := range r.Header {
 		count += len(values)
 	}
-	if count > maxAnswerHeaders || r.StatusCode > 599 {
-		return errNoHTTP
+	if count > maxResponseHeaders || r.StatusCode > 599 {
+		return errInvalidResponse
 	}
 	h := r.Header
-	delete(h, "Alt-Svc")      // it would lead clients past us
-	delete(h, "X-Request-Id") // these are ours to give
+	delete(h, "Alt-Svc")      // it would direct clients past the gateway
+	delete(h, "X-Request-Id") // the gateway sets these two itself
 	delete(h, "Date")
 	prefix := request.target.prefix
-	fitCookies(h, prefix)
+	rewriteCookies(h, prefix)
 	if prefix != "" {
-		for _, name := range originWide {
+		for _, name := range originWideHeaders {
 			delete(h, name)
 		}
 		for _, name := range []string{"Location", "Content-Location"} {
 			if values := h[name]; len(values) > 0 {
-				h[name] = []string{fitLocation(values[0], request.target, in.host)}
+				h[name] = []string{rewriteLocation(values[0], request.target, in.host)}
 			}
 		}
 		if t.config.TunnelDomain != "" && r.StatusCode != http.StatusSwitchingProtocols {
-			h.Add("Content-Security-Policy", sandboxed)
+			h.Add("Content-Security-Policy", sandboxPolicy)
 		}
 	}
-	if r.StatusCode == http.StatusSwitchingProtocols && request.acceptsAPI && h.Get("Sec-Websocket-Protocol") == "" {
+	if r.StatusCode == http.StatusSwitchingProtocols && request.echoSubprotocol && h.Get("Sec-Websocket-Protocol") == "" {
 		h.Set("Sec-Websocket-Protocol", subprotocol)
 	}
 	return nil
 }
 
-func fitCookies(h http.Header, prefix string) {
+func rewriteCookies(h http.Header, prefix string) {
 	given := h["Set-Cookie"]
 	if len(given) == 0 {
 		return
 	}
 	var kept []string
 	for _, cookie := range given {
-		if fit := fitCookie(cookie, prefix); fit != "" {
-			kept = append(kept, fit)
+		if rewritten := rewriteCookie(cookie, prefix); rewritten != "" {
+			kept = append(kept, rewritten)
 		}
 	}
 	h["Set-Cookie"] = kept
 }
 
-// fitCookie is a cookie for this tunnel only: no `Domain`, and its path below the prefix. "" for one that would take the place of ours.
-func fitCookie(cookie, prefix string) string {
+// rewriteCookie restricts a cookie to this tunnel: it drops `Domain` and puts the path below the prefix. It returns "" for a cookie that would
+// replace Shoal's own.
+func rewriteCookie(cookie, prefix string) string {
 	parts := strings.Split(cookie, ";")
 	if name, _, _ := strings.Cut(parts[0], "="); strings.TrimSpace(name) == connectCookie {
 		return ""
@@ -86,7 +87,7 @@ func fitCookie(cookie, prefix string) string {
 			if !strings.HasPrefix(value, "/") {
 				value = "/"
 			}
-			if !below(value, prefix) {
+			if !isBelow(value, prefix) {
 				value = prefix + value
 			}
 			attribute = "Path=" + value
@@ -96,8 +97,9 @@ func fitCookie(cookie, prefix string) string {
 	return strings.Join(kept, "; ")
 }
 
-// fitLocation is a URL of the server's own, under the tunnel's prefix. One that leads elsewhere stays as it is. host is what the client calls us.
-func fitLocation(text string, where target, host string) string {
+// rewriteLocation puts a URL of the server's own below the tunnel's prefix. It leaves other URLs as they are. host is the one that the client
+// asked for.
+func rewriteLocation(text string, dest target, host string) string {
 	text = strings.TrimSpace(text)
 	parsed, err := url.Parse(text)
 	if err != nil {
@@ -106,7 +108,7 @@ func fitLocation(text string, where target, host string) string {
 	rest := text
 	switch {
 	case parsed.Host != "":
-		if (parsed.Scheme != "" && parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.User != nil || !isOwnHost(parsed.Host, where, host) {
+		if (parsed.Scheme != "" && parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.User != nil || !isOwnHost(parsed.Host, dest, host) {
 			return text
 		}
 		rest = text[strings.Index(text, "//")+2+len(parsed.Host):]
@@ -116,26 +118,26 @@ func fitLocation(text string, where target, host string) string {
 	if !strings.HasPrefix(rest, "/") {
 		rest = "/" + rest
 	}
-	if path, _, _ := strings.Cut(rest, "?"); !below(strings.SplitN(path, "#", 2)[0], where.prefix) {
-		rest = where.prefix + rest
+	if path, _, _ := strings.Cut(rest, "?"); !isBelow(strings.SplitN(path, "#", 2)[0], dest.prefix) {
+		rest = dest.prefix + rest
 	}
 	return rest
 }
 
-func isOwnHost(named string, where target, host string) bool {
+func isOwnHost(named string, dest target, host string) bool {
 	if strings.EqualFold(named, host) {
 		return true
 	}
 	for _, name := range []string{"localhost", "127.0.0.1", "[::1]"} {
-		if strings.EqualFold(named, name+":"+strconv.Itoa(where.port)) {
+		if strings.EqualFold(named, name+":"+strconv.Itoa(dest.port)) {
 			return true
 		}
 	}
 	return false
 }
 
-// escapeRest escapes what of a path may not stand in one, and leaves the rest as it was sent. An empty path is "/".
-func escapeRest(path string) string {
+// escapePath escapes what is not allowed in a path, and leaves the rest as it was sent. An empty path becomes "/".
+func escapePath(path string) string {
 	if path == "" {
 		return "/"
 	}

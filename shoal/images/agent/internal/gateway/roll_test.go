@@ -75,13 +75,13 @@ func TestARollOfReplicasRefusesNobody(t *testing.T) {
 			next := l.replica(fmt.Sprintf("r%d", i+1), slow, nil)
 			go current.roll()
 			current = next
-			time.Sleep(10 * lookEvery)
+			time.Sleep(10 * scanInterval)
 		}
 		// Even where none is left for a while.
 		go current.roll()
-		time.Sleep(5 * lookEvery)
+		time.Sleep(5 * scanInterval)
 		l.replica("last", slow, nil)
-		time.Sleep(5 * lookEvery)
+		time.Sleep(5 * scanInterval)
 	})
 }
 
@@ -131,7 +131,7 @@ func TestWhatRunsIsServedToItsEndByTheOldGateway(t *testing.T) {
 func TestTheControlSocket(t *testing.T) {
 	l := started(t, func(c *Config) { c.IdleExitS = 3600 })
 	l.replica("r1", says("hi"), nil)
-	time.Sleep(2 * lookEvery)
+	time.Sleep(2 * scanInterval)
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: l.config.Control, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestAGatewayThatIsToldToStopWaitsForNobody(t *testing.T) {
 		_, err := l.try("GET", "/", nil, nil)
 		asked <- err
 	}()
-	time.Sleep(2 * lookEvery)
+	time.Sleep(2 * scanInterval)
 	conn, err := net.Dial("unix", l.config.Control)
 	if err != nil {
 		t.Fatal(err)
@@ -281,7 +281,7 @@ func TestTLS(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(certificateLook + 100*time.Millisecond)
+	time.Sleep(certificateCheckInterval + 100*time.Millisecond)
 	expect(t, "serial", serial(), "1")
 	writePair(t, dir, 2)
 	eventually(t, "the new certificate", func() bool { return serial() == "2" })

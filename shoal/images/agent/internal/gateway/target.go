@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// target is a port in a sandbox. prefix is the part of the path that leads there, empty where the host name does.
+// target is a port in a sandbox. prefix is the part of the path that names it, or empty if the host name does.
 type target struct {
 	sandbox string
 	port    int
@@ -15,7 +15,7 @@ type target struct {
 
 const tunnelPath = "/t/"
 
-// targetOf tells which tunnel a request is for, by its host or its path (shoal.model.tunnels).
+// targetOf returns the tunnel that a request is for, by its host or its path (shoal.model.tunnels).
 func (c *Config) targetOf(r *http.Request, in *inbound) (target, bool) {
 	if c.TunnelDomain != "" {
 		if found, ok := targetOfHost(in.host, c.TunnelDomain); ok {
@@ -25,7 +25,7 @@ func (c *Config) targetOf(r *http.Request, in *inbound) (target, bool) {
 	return targetOfPath(rawPath(r))
 }
 
-// targetOfHost reads `<port>-<sandbox>.<domain>`, with or without a port of the API's behind it.
+// targetOfHost parses `<port>-<sandbox>.<domain>`, with or without the gateway's port after it.
 func targetOfHost(host, domain string) (target, bool) {
 	host = strings.ToLower(host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
@@ -43,7 +43,7 @@ func targetOfHost(host, domain string) (target, bool) {
 	return target{sandbox: sandbox, port: port}, ok
 }
 
-// targetOfPath reads `/t/<sandbox>/<port>`, followed by nothing or a slash.
+// targetOfPath parses `/t/<sandbox>/<port>`, followed by nothing or a slash.
 func targetOfPath(path string) (target, bool) {
 	rest, found := strings.CutPrefix(path, tunnelPath)
 	if !found {
@@ -79,17 +79,17 @@ func parsePort(text string) (int, bool) {
 	return port, err == nil && port <= 65535
 }
 
-// rawPath is the request's path as it was sent.
+// rawPath returns the request's path as it was sent.
 func rawPath(r *http.Request) string {
 	if !strings.HasPrefix(r.RequestURI, "/") {
-		return r.URL.EscapedPath() // it was asked for as of a proxy
+		return r.URL.EscapedPath() // the URL is absolute, as in a request to a proxy
 	}
 	path, _, _ := strings.Cut(r.RequestURI, "?")
 	return path
 }
 
-// below tells whether a path is the prefix or below it.
-func below(path, prefix string) bool {
+// isBelow reports whether a path is the prefix or below it.
+func isBelow(path, prefix string) bool {
 	rest, found := strings.CutPrefix(path, prefix)
 	return found && (rest == "" || rest[0] == '/')
 }

@@ -40,7 +40,7 @@ func TestTargets(t *testing.T) {
 }
 
 func TestLocationsStayBelowThePrefix(t *testing.T) {
-	where := target{"sb-a", 8080, "/t/sb-a/8080"}
+	dest := target{"sb-a", 8080, "/t/sb-a/8080"}
 	for given, wanted := range map[string]string{
 		"/x?a=b#c":                             "/t/sb-a/8080/x?a=b#c",
 		"/t/sb-a/8080/x":                       "/t/sb-a/8080/x",
@@ -56,7 +56,7 @@ func TestLocationsStayBelowThePrefix(t *testing.T) {
 		"mailto:a@b":                           "mailto:a@b",
 		"http://[bad":                          "http://[bad",
 	} {
-		expect(t, given, fitLocation(given, where, "api:1"), wanted)
+		expect(t, given, rewriteLocation(given, dest, "api:1"), wanted)
 	}
 }
 
@@ -68,19 +68,19 @@ func TestCookiesStayBelowThePrefix(t *testing.T) {
 		"sid=1":                                        "sid=1",
 		"shoal_tunnel=mine; Path=/":                    "",
 	} {
-		expect(t, given, fitCookie(given, "/t/p"), wanted)
+		expect(t, given, rewriteCookie(given, "/t/p"), wanted)
 	}
-	expect(t, "of a host of its own", fitCookie("a=1; DOMAIN=x; Path=/y", ""), "a=1; Path=/y")
+	expect(t, "of a host of its own", rewriteCookie("a=1; DOMAIN=x; Path=/y", ""), "a=1; Path=/y")
 }
 
 func FuzzPaths(f *testing.F) {
 	f.Add("/t/sb-a/80/x")
 	f.Add("/t/sb-a/80")
 	f.Fuzz(func(t *testing.T, path string) {
-		if found, ok := targetOfPath(path); ok && !below(path, found.prefix) {
+		if found, ok := targetOfPath(path); ok && !isBelow(path, found.prefix) {
 			t.Fatalf("%q: %v", path, found)
 		}
-		if fit := escapeRest(path); fit == "" || escapeRest(fit) != fit {
+		if fit := escapePath(path); fit == "" || escapePath(fit) != fit {
 			t.Fatalf("%q becomes %q", path, fit)
 		}
 	})

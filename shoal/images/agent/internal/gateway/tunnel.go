@@ -16,161 +16,161 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// guardEvery is how often it is looked whether who is inside would still be let in. Tests look more often.
-var guardEvery = 10 * time.Second
+// recheckInterval is how often the authorization of a request in progress is checked again. Tests shorten it.
+var recheckInterval = 10 * time.Second
 
 const (
+	// An idle connection blocks a server that handles one connection at a time. A new connection for each request, on the other hand, costs
+	// most of the rate that a server can reach.
+	sandboxIdleTimeout = 100 * time.Millisecond
+	maxIdlePerSandbox  = 64
 
-	// A server that serves one connection after another is held up by an idle one, and dialling for each request costs most of the rate that
-	// a server can have.
-	idleInside    = 100 * time.Millisecond
-	maxIdleInside = 64
-
-	maxAnswerHeaders = 256
+	maxResponseHeaders = 256
 )
 
-// errNoHTTP: what the server answers is nothing that may be passed on.
-var errNoHTTP = errors.New("no proper HTTP answer")
+// errInvalidResponse means that the server's response must not be passed on.
+var errInvalidResponse = errors.New("invalid HTTP response")
 
-// tunnelRequest is a request to a tunnel, taken apart.
+// tunnelRequest is a parsed request to a tunnel.
 type tunnelRequest struct {
-	target     target
-	scheme     string // as browsers reach the tunnel
-	path       string // as the server inside sees it, escaped
-	query      string // without connect tokens
-	offered    credentials
-	acceptsAPI bool // the client offered the API's own subprotocol, which carried the token, and wants to hear of it
-	noSlash    bool // the prefix itself was asked for: relative links would lead out of the tunnel
-	admission  admission
+	target          target
+	scheme          string // with which browsers reach the tunnel
+	path            string // for the server in the sandbox, escaped
+	query           string // without connect tokens
+	credentials     credentials
+	echoSubprotocol bool // the client offered the API's subprotocol with the token: the handshake's answer must accept it
+	missingSlash    bool // the path is the bare prefix: relative links would lead out of the tunnel
+	authorization   authorization
 }
 
-func (t *tunnelRequest) question() question {
-	return question{sandbox: t.target.sandbox, port: t.target.port}
+func (t *tunnelRequest) lookupKey() lookupKey {
+	return lookupKey{sandbox: t.target.sandbox, port: t.target.port}
 }
 
-// tunnels carries requests to ports in sandboxes.
+// tunnels proxies requests to ports in sandboxes.
 type tunnels struct {
 	config     *Config
-	gatekeeper *gatekeeper
+	authorizer *tunnelAuthorizer
 	proxy      httputil.ReverseProxy
 }
 
 func newTunnels(config *Config, replicas *replicas) *tunnels {
-	t := &tunnels{config: config, gatekeeper: &gatekeeper{oracle: newOracle(replicas)}}
+	t := &tunnels{config: config, authorizer: &tunnelAuthorizer{lookup: newTunnelLookup(replicas)}}
 	t.proxy = httputil.ReverseProxy{
 		Rewrite:        t.rewrite,
 		BufferPool:     buffers,
-		Transport:      &inside{kept: t.transport(false), fresh: t.transport(true)},
-		ModifyResponse: t.fitAnswer,
-		ErrorHandler:   t.tellFailure,
+		Transport:      &sandboxTransport{pooled: t.transport(false), unpooled: t.transport(true)},
+		ModifyResponse: t.modifyResponse,
+		ErrorHandler:   t.writeError,
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
 	return t
 }
 
-func (t *tunnels) transport(closing bool) *http.Transport {
+func (t *tunnels) transport(disableKeepAlives bool) *http.Transport {
 	return &http.Transport{
 		DialContext:            t.dial,
 		DisableCompression:     true,
-		DisableKeepAlives:      closing,
-		MaxIdleConnsPerHost:    maxIdleInside,
-		IdleConnTimeout:        idleInside,
-		ResponseHeaderTimeout:  serverPatience,
+		DisableKeepAlives:      disableKeepAlives,
+		MaxIdleConnsPerHost:    maxIdlePerSandbox,
+		IdleConnTimeout:        sandboxIdleTimeout,
+		ResponseHeaderTimeout:  serverTimeout,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 	}
 }
 
-// inside speaks with servers in sandboxes. What cannot be sent again gets a connection of its own: a kept one the server may just close.
-type inside struct {
-	kept, fresh *http.Transport
+// sandboxTransport sends requests to servers in sandboxes. A request that cannot be retried gets a new connection, because the server may
+// close a pooled one at that very moment.
+type sandboxTransport struct {
+	pooled, unpooled *http.Transport
 }
 
 // RoundTrip implements http.RoundTripper.
-func (i *inside) RoundTrip(r *http.Request) (*http.Response, error) {
-	if mayRepeat(r) && r.Header.Get("Upgrade") == "" {
-		return i.kept.RoundTrip(r)
+func (t *sandboxTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if canRetry(r) && r.Header.Get("Upgrade") == "" {
+		return t.pooled.RoundTrip(r)
 	}
-	return i.fresh.RoundTrip(r)
+	return t.unpooled.RoundTrip(r)
 }
 
 // serve answers one request. It changes the request's headers.
-func (t *tunnels) serve(w *response, r *http.Request, in *inbound, where target) {
-	in.tunnel = t.takeApart(r, in, where)
-	ctx, cancel := context.WithCancelCause(in.in(r.Context()))
+func (t *tunnels) serve(w *response, r *http.Request, in *inbound, dest target) {
+	in.tunnel = t.newRequest(r, in, dest)
+	ctx, cancel := context.WithCancelCause(withInbound(r.Context(), in))
 	defer cancel(nil)
 	r = r.WithContext(ctx)
 	if !t.config.Auth {
 		if p := t.config.checkLocal(r); p != nil {
-			t.tellFailure(w, r, p)
+			t.writeError(w, r, p)
 			return
 		}
 	}
-	let, err := t.gatekeeper.admit(ctx, in.tunnel)
+	auth, err := t.authorizer.authorize(ctx, in.tunnel)
 	if err != nil {
-		t.tellFailure(w, r, err)
+		t.writeError(w, r, err)
 		return
 	}
-	in.tunnel.admission = let
+	in.tunnel.authorization = auth
 	if t.redirect(w, r, in) {
 		return
 	}
-	w.abort = func() { cancel(errNoHTTP) }
-	guard := time.AfterFunc(guardEvery, func() { t.guard(ctx, in.tunnel, cancel) })
-	defer guard.Stop()
+	w.abort = func() { cancel(errInvalidResponse) }
+	recheck := time.AfterFunc(recheckInterval, func() { t.recheck(ctx, in.tunnel, cancel) })
+	defer recheck.Stop()
 	if r.ContentLength != 0 {
-		in.readBody(w, r)
+		in.wrapBody(w, r)
 	}
 	t.proxy.ServeHTTP(w, r)
 }
 
-func (t *tunnels) takeApart(r *http.Request, in *inbound, where target) *tunnelRequest {
-	request := &tunnelRequest{target: where, scheme: in.publicScheme(t.config)}
-	path := strings.TrimPrefix(rawPath(r), where.prefix)
-	request.noSlash = path == ""
-	request.path = escapeRest(path)
-	request.offered, request.acceptsAPI = takeCredentials(r.Header)
-	request.query, request.offered.query = takeQuery(r.URL.RawQuery)
-	request.offered.ownPage = isOwnPage(r, in.websocket, request.scheme+"://"+in.host)
+func (t *tunnels) newRequest(r *http.Request, in *inbound, dest target) *tunnelRequest {
+	request := &tunnelRequest{target: dest, scheme: in.publicScheme(t.config)}
+	path := strings.TrimPrefix(rawPath(r), dest.prefix)
+	request.missingSlash = path == ""
+	request.path = escapePath(path)
+	request.credentials, request.echoSubprotocol = extractCredentials(r.Header)
+	request.query, request.credentials.query = extractQueryToken(r.URL.RawQuery)
+	request.credentials.trustCookies = trustCookies(r, in.websocket, request.scheme+"://"+in.host)
 	return request
 }
 
-// guard looks again and again whether a request that goes on would still be let in, and else ends it.
-func (t *tunnels) guard(ctx context.Context, request *tunnelRequest, end context.CancelCauseFunc) {
+// recheck ends a request in progress once it is no longer authorized.
+func (t *tunnels) recheck(ctx context.Context, request *tunnelRequest, end context.CancelCauseFunc) {
 	for ctx.Err() == nil {
-		if err := t.gatekeeper.still(ctx, request, request.admission); err != nil && ctx.Err() == nil {
+		if err := t.authorizer.recheck(ctx, request, request.authorization); err != nil && ctx.Err() == nil {
 			end(err)
 			return
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(guardEvery):
+		case <-time.After(recheckInterval):
 		}
 	}
 }
 
-// redirect sends a browser on that came with a token in the URL, or without the slash; false for all others.
+// redirect answers a request with a valid token in its URL or without the slash after the prefix. It returns false for all others.
 func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
-	request, let := in.tunnel, in.tunnel.admission
-	byLink := request.offered.query != "" && isSafe(r.Method) && let.token != ""
-	if in.websocket || !(byLink || request.noSlash) {
+	request, auth := in.tunnel, in.tunnel.authorization
+	tokenInURL := request.credentials.query != "" && isSafe(r.Method) && auth.token != ""
+	if in.websocket || !(tokenInURL || request.missingSlash) {
 		return false
 	}
-	where := request.target.prefix + request.path
+	location := request.target.prefix + request.path
 	if request.query != "" {
-		where += "?" + request.query
+		location += "?" + request.query
 	}
 	h := w.Header()
-	h.Set("Location", withinHost(where))
+	h.Set("Location", sameHostPath(location))
 	h.Set("Content-Length", "0")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Referrer-Policy", "no-referrer")
-	if !byLink {
+	if !tokenInURL {
 		w.WriteHeader(http.StatusPermanentRedirect)
 		return true
 	}
-	age := max(1, int(time.Until(let.expires).Seconds()))
-	cookie := connectCookie + "=" + let.token + "; Path=" + request.target.prefix + "/; Max-Age=" + strconv.Itoa(age) + "; HttpOnly; SameSite=Lax"
+	age := max(1, int(time.Until(auth.expires).Seconds()))
+	cookie := connectCookie + "=" + auth.token + "; Path=" + request.target.prefix + "/; Max-Age=" + strconv.Itoa(age) + "; HttpOnly; SameSite=Lax"
 	if request.scheme == "https" {
 		cookie += "; Secure"
 	}
@@ -179,12 +179,12 @@ func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 	return true
 }
 
-// withinHost is a path that no browser takes for another host.
-func withinHost(path string) string { return "/" + strings.TrimLeft(path, `/\`) }
+// sameHostPath returns the path in a form that no browser takes for the URL of another host.
+func sameHostPath(path string) string { return "/" + strings.TrimLeft(path, `/\`) }
 
-// rewrite makes the request as the server inside gets it. Nothing that opens Shoal's own doors is left in it.
+// rewrite makes the request for the server in the sandbox. It contains none of Shoal's own credentials.
 func (t *tunnels) rewrite(p *httputil.ProxyRequest) {
-	in := inboundOf(p.In.Context())
+	in := inboundFrom(p.In.Context())
 	request := in.tunnel
 	p.Out.URL = &url.URL{
 		Scheme: "http", Host: request.target.sandbox + ":" + strconv.Itoa(request.target.port),
@@ -205,58 +205,59 @@ func (t *tunnels) rewrite(p *httputil.ProxyRequest) {
 	}
 }
 
-// dial connects to the target of the request that the context is of. The sandbox's place may be another than it was a moment ago.
+// dial connects to the target of the context's request. If the relay cannot be reached, it looks the sandbox up again and tries once more: the
+// sandbox may have moved to another node.
 func (t *tunnels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	request := inboundOf(ctx).tunnel
-	known := request.admission.knowledge
-	conn, err := dialSandbox(ctx, known.Relay, known.Grant, request.target.port)
+	request := inboundFrom(ctx).tunnel
+	info := request.authorization.info
+	conn, err := dialSandbox(ctx, info.Relay, info.Grant, request.target.port)
 	if err == nil {
 		return conn, nil
 	}
-	if p := saidByAgent(request.target, err); p != nil {
+	if p := agentProblem(request.target, err); p != nil {
 		return nil, p
 	}
 	if ctx.Err() != nil {
 		return nil, err
 	}
-	known, failed := t.gatekeeper.oracle.look(ctx, request.question(), 0)
+	info, failed := t.authorizer.lookup.get(ctx, request.lookupKey(), 0)
 	if failed != nil {
 		return nil, failed
 	}
-	if !known.Open {
-		return nil, known.absence()
+	if !info.Open {
+		return nil, info.notFoundProblem()
 	}
-	if conn, err = dialSandbox(ctx, known.Relay, known.Grant, request.target.port); err == nil {
+	if conn, err = dialSandbox(ctx, info.Relay, info.Grant, request.target.port); err == nil {
 		return conn, nil
 	}
-	if p := saidByAgent(request.target, err); p != nil {
+	if p := agentProblem(request.target, err); p != nil {
 		return nil, p
 	}
 	return nil, newProblem(fault.Unavailable, "the sandbox cannot be reached at the moment; try again")
 }
 
-// saidByAgent is what the sandbox's own agent says of the port, as a problem; nil where the error is another.
-func saidByAgent(where target, err error) *problem {
-	var said *agentError
-	if !errors.As(err, &said) {
+// agentProblem returns the sandbox agent's error about the port as a problem, or nil for any other error.
+func agentProblem(dest target, err error) *problem {
+	var failure *agentError
+	if !errors.As(err, &failure) {
 		return nil
 	}
-	if said.fault.Code != fault.Unavailable {
-		return newProblem(said.fault.Code, said.fault.Message)
+	if failure.fault.Code != fault.Unavailable {
+		return newProblem(failure.fault.Code, failure.fault.Message)
 	}
-	at := strconv.Itoa(where.port)
-	p := newProblem(fault.Unavailable, "nothing listens on port "+at+" in sandbox "+where.sandbox+"; start your server there, on 127.0.0.1:"+at+
+	port := strconv.Itoa(dest.port)
+	p := newProblem(fault.Unavailable, "nothing listens on port "+port+" in sandbox "+dest.sandbox+"; start your server there, on 127.0.0.1:"+port+
 		" or on all addresses, and load this again")
-	p.fields = map[string]any{"port": where.port}
+	p.fields = map[string]any{"port": dest.port}
 	return p
 }
 
-// tellFailure answers in the place of a server in a sandbox: as a page where a browser asks for one.
-func (t *tunnels) tellFailure(w http.ResponseWriter, r *http.Request, err error) {
-	in := inboundOf(r.Context())
-	p := in.brokenOff(r)
+// writeError answers a request that failed: with an HTML page if the client accepts one, else with a problem document.
+func (t *tunnels) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	in := inboundFrom(r.Context())
+	p := in.bodyProblem(r)
 	if p == nil {
-		p = failureOf(in.tunnel.target, err)
+		p = serverProblem(in.tunnel.target, err)
 	}
 	if !in.websocket && strings.Contains(r.Header.Get("Accept"), "text/html") {
 		p.writePage(w, in.id)
@@ -265,13 +266,13 @@ func (t *tunnels) tellFailure(w http.ResponseWriter, r *http.Request, err error)
 	}
 }
 
-func failureOf(where target, err error) *problem {
+func serverProblem(dest target, err error) *problem {
 	if p, found := asProblem(err); found {
 		return p
 	}
-	at := strconv.Itoa(where.port)
+	server := "the server on port " + strconv.Itoa(dest.port) + " in the sandbox"
 	if isTimeout(err) {
-		return unsure("what listens on port " + at + " in the sandbox did not answer in time")
+		return unknownOutcome(server + " did not answer in time")
 	}
-	return unsure("what listens on port " + at + " in the sandbox gave no proper HTTP answer; is it a web server?")
+	return unknownOutcome(server + " gave no valid HTTP answer; is it a web server?")
 }

@@ -54,7 +54,7 @@ func newTunnelLab(t testing.TB, change func(*Config)) *tunnelLab {
 	t.Cleanup(func() { l.relay.Close() })
 	go l.acceptClients()
 	l.lab.replica("r1", func(w http.ResponseWriter, r *http.Request) { l.public(w, r) }, l.answerQuestions)
-	time.Sleep(2 * lookEvery)
+	time.Sleep(2 * scanInterval)
 	return l
 }
 

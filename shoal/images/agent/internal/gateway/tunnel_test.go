@@ -44,7 +44,7 @@ func TestWhoHoldsNothingLearnsNothing(t *testing.T) {
 	expect(t, "another port", told("/t/"+sandboxID+"/9/"), private)
 	expect(t, "no such sandbox", told("/t/sb-never/8080/"), private)
 	l.set(func() { l.ended = true })
-	time.Sleep(doubtedFor)
+	time.Sleep(negativeCacheTTL)
 	expect(t, "one that ended", told(prefix+"/"), private)
 }
 
@@ -113,7 +113,7 @@ func TestWhoMayKnowIsToldWhatIsWrong(t *testing.T) {
 		t.Error(page)
 	}
 	l.set(func() { l.ended = true })
-	time.Sleep(knownFor)
+	time.Sleep(cacheTTL)
 	a = l.get(prefix+"/", l.key())
 	expect(t, "ended", []any{a.StatusCode, a.problem(t)["code"]}, []any{410, "sandbox_ended"})
 }
@@ -123,7 +123,7 @@ func TestAPublicTunnelNeedsNothingAndClosesSoon(t *testing.T) {
 	l.web(tellRequest)
 	expect(t, "private", l.get(prefix+"/", nil).StatusCode, 401)
 	l.set(func() { l.open[portInside] = true })
-	time.Sleep(doubtedFor)
+	time.Sleep(negativeCacheTTL)
 	expect(t, "public", l.get(prefix+"/", nil).StatusCode, 200)
 	before := l.questions
 	done := make(chan int)
@@ -260,9 +260,9 @@ func TestAServerThatWantsNoWebSocketSaysSoItself(t *testing.T) {
 }
 
 func TestWhatIsTakenBackIsCut(t *testing.T) {
-	guard := guardEvery
-	guardEvery = 100 * time.Millisecond
-	defer func() { guardEvery = guard }()
+	guard := recheckInterval
+	recheckInterval = 100 * time.Millisecond
+	defer func() { recheckInterval = guard }()
 	l := newTunnelLab(t, nil)
 	l.says(func(conn net.Conn, head string) {
 		if strings.Contains(head, "pgrade") {
@@ -291,7 +291,7 @@ func TestWhatIsTakenBackIsCut(t *testing.T) {
 	}
 	holder, user := standing(l.key()), standing(map[string]string{"Authorization": "Bearer " + apiToken})
 	l.set(func() { l.open[portInside] = true })
-	time.Sleep(knownFor)
+	time.Sleep(cacheTTL)
 	anyone := standing(nil)
 	l.set(func() { l.open[portInside] = false })
 	if !cut(anyone) {

@@ -10,18 +10,18 @@ import (
 )
 
 const (
-	replicaPatience   = 2 * time.Second  // how long a request waits for a replica where there is none
-	handshakePatience = 60 * time.Second // in which a replica must have answered a WebSocket's handshake
-	maxTries          = 3                // of what may be sent again
+	replicaWaitTimeout = 2 * time.Second  // how long a request waits if there is no replica
+	handshakeTimeout   = 60 * time.Second // for a replica's answer to a WebSocket handshake
+	maxAttempts        = 3                // of a request that can be retried
 
-	// Replicas keep idle connections for longer, so that none ends one on which a request is under way.
-	idleReplicaConn  = 30 * time.Second
-	maxIdleToReplica = 512
+	// Replicas keep idle connections longer, so that they do not close one just when the gateway sends a request on it.
+	replicaIdleTimeout = 30 * time.Second
+	maxIdlePerReplica  = 512
 )
 
-var errNoReplica = newProblem("unavailable", "no replica of the API takes requests right now, and nothing was done; try again")
+var errNoReplica = newProblem("unavailable", "no replica of the API takes requests at the moment; nothing was done; try again")
 
-// dialError: no connection was made, so nothing was sent.
+// dialError means that no connection was made, so nothing was sent.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return e.err.Error() }
@@ -32,20 +32,20 @@ func isDialError(err error) bool {
 	return errors.As(err, &dial)
 }
 
-// upstream sends each request to the replica that has the fewest, and to another one where that is safe.
+// upstream sends each request to the replica with the fewest requests, and retries on another one if that is safe.
 type upstream struct {
-	replicas *replicas
-	plain    *http.Transport
-	sockets  *http.Transport // for WebSockets
+	replicas   *replicas
+	plain      *http.Transport
+	webSockets *http.Transport
 }
 
 func newUpstream(r *replicas) *upstream {
-	sockets := replicaTransport(r, publicSuffix)
-	sockets.ResponseHeaderTimeout = handshakePatience
-	return &upstream{replicas: r, plain: replicaTransport(r, publicSuffix), sockets: sockets}
+	webSockets := replicaTransport(r, publicSuffix)
+	webSockets.ResponseHeaderTimeout = handshakeTimeout
+	return &upstream{replicas: r, plain: replicaTransport(r, publicSuffix), webSockets: webSockets}
 }
 
-// replicaTransport speaks HTTP with replicas: a URL's host is a replica's id.
+// replicaTransport sends requests to replicas. The host of a URL is the id of a replica.
 func replicaTransport(r *replicas, suffix string) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -61,24 +61,25 @@ func replicaTransport(r *replicas, suffix string) *http.Transport {
 			return conn, nil
 		},
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    maxIdleToReplica,
-		IdleConnTimeout:        idleReplicaConn,
+		MaxIdleConnsPerHost:    maxIdlePerReplica,
+		IdleConnTimeout:        replicaIdleTimeout,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 	}
 }
 
-// RoundTrip implements http.RoundTripper. The replica that answered is noted in the request's inbound, which counts it back.
+// RoundTrip implements http.RoundTripper. It sets the inbound's replica to the one that answered. The caller decrements that replica's count of
+// outstanding requests when the response is done.
 func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
-	in := inboundOf(r.Context())
+	in := inboundFrom(r.Context())
 	transport := u.plain
 	if in.websocket {
-		transport = u.sockets
+		transport = u.webSockets
 	}
-	body := bodies(r)
-	until := time.Now().Add(replicaPatience)
+	body := bodyPerAttempt(r)
+	until := time.Now().Add(replicaWaitTimeout)
 	var tried []*replica
-	for tries := 1; ; {
+	for attempts := 1; ; {
 		chosen := u.replicas.pick(tried)
 		if chosen == nil {
 			if !u.replicas.wait(r.Context(), until) {
@@ -100,17 +101,17 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if isDialError(err) {
-			chosen.rest()
-		} else if tries++; tries > maxTries || !mayRepeat(r) {
+			chosen.backOff()
+		} else if attempts++; attempts > maxAttempts || !canRetry(r) {
 			return nil, err
 		}
 		tried = append(tried, chosen)
 	}
 }
 
-// bodies returns what gives the request's body for each try. One that is not in memory is the same each time, for it goes on only as long as
-// nothing was read of it: where no connection was made. A try never closes it: whoever made the request does.
-func bodies(r *http.Request) func() io.ReadCloser {
+// bodyPerAttempt returns a function that returns the request's body for each attempt. A body that is not in memory is the same each time: it is
+// used again only after a dial error, when nothing was read. RoundTrip does not close the body; whoever made the request does.
+func bodyPerAttempt(r *http.Request) func() io.ReadCloser {
 	original := r.Body
 	if original == nil || original == http.NoBody {
 		return func() io.ReadCloser { return nil }
@@ -125,8 +126,8 @@ func bodies(r *http.Request) func() io.ReadCloser {
 	}
 }
 
-// mayRepeat tells whether a request does no harm that was carried out already, and can be sent again.
-func mayRepeat(r *http.Request) bool {
+// canRetry reports whether carrying out the request twice does no harm, and its body can be sent again.
+func canRetry(r *http.Request) bool {
 	if r.Body != nil && r.Body != http.NoBody && r.GetBody == nil {
 		return false
 	}

@@ -12,9 +12,9 @@ import (
 
 // impatient has clients cut soon.
 func impatient(t *testing.T) {
-	before := clientPatience
-	clientPatience = 500 * time.Millisecond
-	t.Cleanup(func() { clientPatience = before })
+	before := clientTimeout
+	clientTimeout = 500 * time.Millisecond
+	t.Cleanup(func() { clientTimeout = before })
 }
 
 func TestAClientThatTakesNothingIsCut(t *testing.T) {
@@ -66,7 +66,7 @@ func TestAClientThatReadsSlowlyIsNotCut(t *testing.T) {
 	}
 	defer response.Body.Close()
 	for range 8 {
-		time.Sleep(clientPatience / 3)
+		time.Sleep(clientTimeout / 3)
 		if n, err := io.CopyN(io.Discard, response.Body, size/8); err != nil {
 			t.Fatal(n, err)
 		}
