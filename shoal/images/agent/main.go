@@ -1,5 +1,5 @@
-// The agent is one program with three roles: the first process of every container (`init`), the relay to the containers of a node (`relay`), and the
-// front end of the HTTP API on a node that serves it (`gateway`).
+// The agent is one program with three roles: the first process of every container (`init`), the relay to the containers
+// of a node (`relay`), and the front end of the HTTP API on a node that serves it (`gateway`).
 //
 //	agent init       in a container
 //	agent relay      on a node; reads its configuration, one line of JSON, from stdin
@@ -72,8 +72,8 @@ func runGateway() int {
 		return 2
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
-		// The replicas and sandboxes use the other half. Measured on two cores, a request then costs a quarter less CPU time, mostly because
-		// fewer threads wake each other.
+		// The replicas and sandboxes use the other half. Measured on two cores, a request then costs a quarter less CPU
+		// time, mostly because fewer threads wake each other.
 		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

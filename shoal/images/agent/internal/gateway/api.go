@@ -12,14 +12,14 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// maxBufferedBody is the largest body that the gateway reads before it forwards the request. The request can then be retried, and no replica
-// waits for a slow client.
+// maxBufferedBody is the largest body that the gateway reads before it forwards the request. The request can then be
+// retried, and no replica waits for a slow client.
 const maxBufferedBody = 64 << 10
 
 // rayServeHeaders are the headers with which clients of Ray Serve control it.
 var rayServeHeaders = []string{
-	"X-Request-Timeout-Seconds", "Serve_multiplexed_model_id", "Serve-Multiplexed-Model-Id", "X-Session-Id", "X_session_id",
-	"X-Request-Disconnect-Disabled",
+	"X-Request-Timeout-Seconds", "Serve_multiplexed_model_id", "Serve-Multiplexed-Model-Id",
+	"X-Session-Id", "X_session_id", "X-Request-Disconnect-Disabled",
 }
 
 // api proxies requests to the API's replicas.
@@ -94,8 +94,9 @@ func rewriteForReplica(p *httputil.ProxyRequest) {
 	h["X-Request-Id"] = []string{in.id}
 }
 
-// checkReplicaResponse replaces a response that is not the application's by a problem. The application sets X-Request-Id on each of its
-// responses; the HTTP server in front of it does not, and its responses are not meant for clients.
+// checkReplicaResponse replaces a response that is not the application's by a problem. The application sets
+// X-Request-Id on each of its responses; the HTTP server in front of it does not, and its responses are not meant for
+// clients.
 func checkReplicaResponse(r *http.Response) error {
 	if len(r.Header["X-Request-Id"]) > 0 {
 		return nil
@@ -120,7 +121,8 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 		p.write(w, in.id)
 		return
 	}
-	p := newProblem(fault.Internal, "the replica with this request ended before it answered; the request may have been carried out: check before you retry")
+	p := newProblem(fault.Internal, "the replica with this request ended before it answered; "+
+		"the request may have been carried out: check before you retry")
 	p.status = http.StatusBadGateway
 	if isTimeout(err) {
 		p.detail, p.status = "the replica with this request did not answer in time", http.StatusGatewayTimeout

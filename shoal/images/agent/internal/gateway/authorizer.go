@@ -16,8 +16,9 @@ type authorization struct {
 	expires time.Time // when the token expires
 }
 
-// tunnelAuthorizer decides who may use a tunnel. Everybody may use a public one. A private one needs a connect token for this tunnel or an API
-// token for the sandbox's environment. Without either, a missing sandbox, a sandbox without tunnels and a private tunnel give the same answer.
+// tunnelAuthorizer decides who may use a tunnel. Everybody may use a public one. A private one needs a connect token
+// for this tunnel or an API token for the sandbox's environment. Without either, a missing sandbox, a sandbox without
+// tunnels and a private tunnel give the same answer.
 type tunnelAuthorizer struct {
 	lookup *tunnelLookup
 }
@@ -47,8 +48,8 @@ func (a *tunnelAuthorizer) authorize(ctx context.Context, t *tunnelRequest) (aut
 	return auth, nil
 }
 
-// recheck returns a problem if a request in progress is no longer allowed. It returns nil if the API cannot say at the moment. A connect token
-// that has expired since the request began does not end the request.
+// recheck returns a problem if a request in progress is no longer allowed. It returns nil if the API cannot say at the
+// moment. A connect token that has expired since the request began does not end the request.
 func (a *tunnelAuthorizer) recheck(ctx context.Context, t *tunnelRequest, auth authorization) error {
 	var err error
 	if auth.token == "" {
@@ -58,10 +59,11 @@ func (a *tunnelAuthorizer) recheck(ctx context.Context, t *tunnelRequest, auth a
 	} else if !info.Open {
 		err = info.notFoundProblem()
 	}
-	if p, found := asProblem(err); found && p.code != fault.Unavailable && p.code != fault.QuotaExceeded && p.code != fault.Internal {
-		return p
+	p, found := asProblem(err)
+	if !found || p.code == fault.Unavailable || p.code == fault.QuotaExceeded || p.code == fault.Internal {
+		return nil
 	}
-	return nil
+	return p
 }
 
 // requireOpen asks the API again if there is no tunnel in the cache: the tunnel may have been opened a moment ago.
@@ -76,7 +78,8 @@ func (a *tunnelAuthorizer) requireOpen(ctx context.Context, key lookupKey, info 
 	return info, err
 }
 
-// authorizePublic checks the connect token in the URL as well, if there is one: the client is then redirected to the URL without it.
+// authorizePublic checks the connect token in the URL as well, if there is one: the client is then redirected to the
+// URL without it.
 func (a *tunnelAuthorizer) authorizePublic(ctx context.Context, t *tunnelRequest, info *tunnelInfo) authorization {
 	if t.credentials.query != "" {
 		if auth, err := a.authorizeConnectToken(ctx, t); err == nil {
@@ -87,8 +90,8 @@ func (a *tunnelAuthorizer) authorizePublic(ctx context.Context, t *tunnelRequest
 	return authorization{info: info}
 }
 
-// authorizeConnectToken returns an authorization without a token if the request has no valid connect token and an API token may be tried.
-// The error is that of the last invalid connect token.
+// authorizeConnectToken returns an authorization without a token if the request has no valid connect token and an API
+// token may be tried. The error is that of the last invalid connect token.
 func (a *tunnelAuthorizer) authorizeConnectToken(ctx context.Context, t *tunnelRequest) (authorization, error) {
 	tokens := t.credentials.connectTokens()
 	if len(tokens) == 0 {
@@ -118,8 +121,9 @@ func (a *tunnelAuthorizer) authorizeConnectToken(ctx context.Context, t *tunnelR
 
 func (a *tunnelAuthorizer) authorizeAPIToken(ctx context.Context, t *tunnelRequest) (authorization, error) {
 	if t.credentials.apiToken == "" {
-		return authorization{}, newProblem(fault.Unauthenticated, "this tunnel is private or does not exist; open it with a connect token "+
-			"(`sandbox.connect_token`, `shoal tunnel`), in the header X-Shoal-Connect-Token or as ?shoal_token=…")
+		return authorization{}, newProblem(fault.Unauthenticated, "this tunnel is private or does not exist; "+
+			"open it with a connect token (`sandbox.connect_token`, `shoal tunnel`), "+
+			"in the header X-Shoal-Connect-Token or as ?shoal_token=…")
 	}
 	key := t.lookupKey()
 	key.apiToken = t.credentials.apiToken

@@ -40,7 +40,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bodyProblem returns a problem if the client's body came too slowly or is malformed, else nil. It aborts the handler if the client is gone.
+// bodyProblem returns a problem if the client's body came too slowly or is malformed, else nil. It aborts the handler
+// if the client is gone.
 func (in *inbound) bodyProblem(r *http.Request) *problem {
 	// This check comes first, because net/http cancels the context of a request whose body cannot be read.
 	if in.body != nil && in.body.timedOut.Load() {

@@ -11,7 +11,8 @@ import (
 // certificateCheckInterval is the least time between two checks of the files. They are checked when a client connects.
 const certificateCheckInterval = time.Second
 
-// certificate is a pair of PEM files, reloaded when they change. If the new pair cannot be loaded, the old one stays in use.
+// certificate is a pair of PEM files, reloaded when they change. If the new pair cannot be loaded, the old one stays in
+// use.
 type certificate struct {
 	certPath, keyPath string
 

@@ -1,8 +1,8 @@
-// Package gateway is the front end of the HTTP API on a node. It serves TLS, HTTP/1.1 and HTTP/2 to clients, forwards API requests to the API's
-// replicas, and proxies tunnels to ports in sandboxes.
+// Package gateway is the front end of the HTTP API on a node. It serves TLS, HTTP/1.1 and HTTP/2 to clients, forwards
+// API requests to the API's replicas, and proxies tunnels to ports in sandboxes.
 //
-// Its only state is the listening socket, which other processes hold too, and the directory of the replicas' sockets. It can be killed, restarted,
-// and run beside its successor. PROTOCOL.md is the manual.
+// Its only state is the listening socket, which other processes hold too, and the directory of the replicas' sockets.
+// It can be killed, restarted, and run beside its successor. PROTOCOL.md is the manual.
 //
 //	gateway.go      the program: server, drain, stop
 //	listen.go       client connections
@@ -50,7 +50,7 @@ type Config struct {
 	HeaderTimeoutS float64  `json:"header_timeout_s"`
 	IdleTimeoutS   float64  `json:"idle_timeout_s"`
 	DrainS         float64  `json:"drain_s"`     // how long requests may still take when the gateway drains
-	IdleExitS      float64  `json:"idle_exit_s"` // how long the gateway runs without a connection to the control socket; 0: for ever
+	IdleExitS      float64  `json:"idle_exit_s"` // how long to run without a control connection; 0: for ever
 	Auth           bool     `json:"auth"`        // false: only requests from this machine may use tunnels
 
 	trusted      []netip.Prefix
@@ -83,7 +83,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("tls_cert and tls_key: give both or neither")
 	}
 	if c.HeaderTimeoutS <= 0 || c.IdleTimeoutS <= 0 || c.DrainS < 0 || c.IdleExitS < 0 {
-		return fmt.Errorf("header_timeout_s and idle_timeout_s must be positive, drain_s and idle_exit_s must not be negative")
+		return fmt.Errorf("header_timeout_s and idle_timeout_s must be positive, drain_s and idle_exit_s not negative")
 	}
 	if c.PublicURL != "" {
 		parsed, err := url.Parse(c.PublicURL)

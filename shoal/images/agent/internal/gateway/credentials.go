@@ -43,8 +43,8 @@ func (c *credentials) connectTokens() []string {
 	return tokens
 }
 
-// extractCredentials removes all of Shoal's credentials from the headers, needed or not: a sandbox must not see them. echoSubprotocol is true
-// if the client offered the API's subprotocol along with a token.
+// extractCredentials removes all of Shoal's credentials from the headers, needed or not: a sandbox must not see them.
+// echoSubprotocol is true if the client offered the API's subprotocol along with a token.
 func extractCredentials(h http.Header) (c credentials, echoSubprotocol bool) {
 	c.header = h.Get(connectHeader)
 	delete(h, connectHeader)
@@ -88,8 +88,8 @@ func extractCookies(h http.Header) (ours []string) {
 	return ours[:min(len(ours), maxConnectCookies)]
 }
 
-// extractSubprotocols removes the API's subprotocols from a WebSocket's offer if an API token is among them. echoSubprotocol is true if the
-// client also offered the API's subprotocol itself.
+// extractSubprotocols removes the API's subprotocols from a WebSocket's offer if an API token is among them.
+// echoSubprotocol is true if the client also offered the API's subprotocol itself.
 func extractSubprotocols(h http.Header) (token string, echoSubprotocol bool) {
 	lines := h["Sec-Websocket-Protocol"]
 	if len(lines) == 0 {
@@ -144,7 +144,8 @@ func unescape(text string) string {
 	return text
 }
 
-// bearer returns the API token (shoal.model.access) in an Authorization header. Any other authorization is for the application in the sandbox.
+// bearer returns the API token (shoal.model.access) in an Authorization header. Any other authorization is for the
+// application in the sandbox.
 func bearer(value string) (string, bool) {
 	kind, token, _ := strings.Cut(strings.TrimSpace(value), " ")
 	token = strings.TrimSpace(token)
@@ -164,8 +165,8 @@ func isAPIToken(text string) bool {
 	return true
 }
 
-// trustCookies reports whether the request comes from one of the tunnel's own pages or from the browser's user. Browsers send cookies with the
-// requests of other sites' pages too. origin is the tunnel's.
+// trustCookies reports whether the request comes from one of the tunnel's own pages or from the browser's user.
+// Browsers send cookies with the requests of other sites' pages too. origin is the tunnel's.
 func trustCookies(r *http.Request, websocket bool, origin string) bool {
 	origins := r.Header["Origin"]
 	if len(origins) > 0 && origins[0] != origin {

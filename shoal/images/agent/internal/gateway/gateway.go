@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// idleDrainTimeout is how long idle connections stay open when the gateway drains. The answer to a request in that time closes its connection.
+// idleDrainTimeout is how long idle connections stay open when the gateway drains. The answer to a request in that time
+// closes its connection.
 const idleDrainTimeout = 5 * time.Second
 
 // stopDelay is how long a gateway that is stopped waits for its answer on the control socket to be read.
@@ -36,13 +37,15 @@ type Gateway struct {
 	stopNow  atomic.Bool // end without draining
 }
 
-// Run serves until the context ends, a command on the control socket ends it, or the control socket has had no connection for idle_exit_s. It
-// then drains for up to drain_s. It prints one JSON line with its pid when it is ready. It does not shut down the socket of listenerFile, which
-// other processes hold too.
+// Run serves until the context ends, a command on the control socket ends it, or the control socket has had no
+// connection for idle_exit_s. It then drains for up to drain_s. It prints one JSON line with its pid when it is ready.
+// It does not shut down the socket of listenerFile, which other processes hold too.
 func Run(ctx context.Context, config Config, version string, listenerFile *os.File, out io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	g := &Gateway{config: config, version: version, listenerFile: listenerFile, stop: stop, replicas: newReplicas(config.Replicas)}
+	g := &Gateway{
+		config: config, version: version, listenerFile: listenerFile, stop: stop, replicas: newReplicas(config.Replicas),
+	}
 	g.api, g.tunnels = newAPI(g.replicas), newTunnels(&g.config, g.replicas)
 	server, err := g.newServer()
 	if err != nil {
@@ -146,8 +149,8 @@ func (g *Gateway) waitForStop(ctx context.Context, served <-chan error) error {
 	}
 }
 
-// drain stops accepting connections and waits for the requests in progress. From now on each response closes its connection, so that hardly any
-// client sends a request on a connection that is being closed.
+// drain stops accepting connections and waits for the requests in progress. From now on each response closes its
+// connection, so that hardly any client sends a request on a connection that is being closed.
 func (g *Gateway) drain(server *http.Server) error {
 	if g.stopNow.Load() {
 		time.Sleep(stopDelay)

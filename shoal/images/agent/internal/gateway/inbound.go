@@ -46,12 +46,13 @@ func (c *Config) newInbound(r *http.Request) *inbound {
 			c.applyForwarded(in, r.Header)
 		}
 	}
-	in.websocket = strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && hasElement(r.Header["Connection"], "upgrade")
+	h := r.Header
+	in.websocket = strings.EqualFold(h.Get("Upgrade"), "websocket") && hasElement(h["Connection"], "upgrade")
 	return in
 }
 
-// applyForwarded takes over a trusted proxy's X-Forwarded-* headers. The client's address is the last one that is not a trusted proxy's:
-// the client may have made up those before it.
+// applyForwarded takes over a trusted proxy's X-Forwarded-* headers. The client's address is the last one that is not a
+// trusted proxy's: the client may have made up those before it.
 func (c *Config) applyForwarded(in *inbound, h http.Header) {
 	chain := strings.Split(strings.Join(h["X-Forwarded-For"], ","), ",")
 	for i := len(chain) - 1; i >= 0; i-- {
@@ -95,7 +96,8 @@ func (in *inbound) setForwarded(h http.Header, scheme string) {
 	h["X-Forwarded-Host"] = []string{in.host}
 }
 
-// requestID returns the client's request id if there is exactly one and it is valid (REQUEST_ID in shoal.model.http), else a new one.
+// requestID returns the client's request id if there is exactly one and it is valid (REQUEST_ID in shoal.model.http),
+// else a new one.
 func requestID(h http.Header) string {
 	if given := h["X-Request-Id"]; len(given) == 1 && isRequestID(given[0]) {
 		return given[0]
@@ -124,7 +126,8 @@ func isRequestID(text string) bool {
 	return true
 }
 
-// cleanHost returns the host if it is safe in redirects and pages, else "localhost". Only the client that sent an unsafe host sees the latter.
+// cleanHost returns the host if it is safe in redirects and pages, else "localhost". Only the client that sent an
+// unsafe host sees the latter.
 func cleanHost(host string) string {
 	if host == "" || len(host) > 300 {
 		return "localhost"

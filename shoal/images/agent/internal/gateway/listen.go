@@ -20,8 +20,8 @@ const (
 // keepAlive detects within a minute that a client's machine no longer answers.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
 
-// clients accepts as many connections as there are file descriptors for. Further ones wait in the kernel's queue. Close does not shut the socket
-// down: other processes hold it too, and go on accepting.
+// clients accepts as many connections as there are file descriptors for. Further ones wait in the kernel's queue. Close
+// does not shut the socket down: other processes hold it too, and go on accepting.
 type clients struct {
 	*net.TCPListener
 	slots  chan struct{} // one element for each open connection
@@ -41,7 +41,8 @@ func newClientListener(file *os.File) (*clients, error) {
 		listener.Close()
 		return nil, errors.New("not a listening TCP socket")
 	}
-	return &clients{TCPListener: tcp, slots: make(chan struct{}, connectionLimit(raiseFileLimit())), closed: make(chan struct{})}, nil
+	limit := connectionLimit(raiseFileLimit())
+	return &clients{TCPListener: tcp, slots: make(chan struct{}, limit), closed: make(chan struct{})}, nil
 }
 
 // Accept implements net.Listener.

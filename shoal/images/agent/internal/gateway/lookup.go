@@ -17,7 +17,8 @@ import (
 const (
 	// cacheTTL is how long the gateway uses the API's answer about a tunnel.
 	cacheTTL = 2 * time.Second
-	// negativeCacheTTL is how long it uses an answer that turns a client away: the tunnel may have been opened to the client a moment ago.
+	// negativeCacheTTL is how long it uses an answer that turns a client away: the tunnel may have been opened to the
+	// client a moment ago.
 	negativeCacheTTL = 200 * time.Millisecond
 
 	maxCacheEntries   = 4096
@@ -37,7 +38,7 @@ type tunnelInfo struct {
 	Open     bool           `json:"open"`     // there is an http tunnel to the port
 	Public   bool           `json:"public"`   // the tunnel needs no token
 	Admitted bool           `json:"admitted"` // the API token may use the tunnel
-	Refusal  map[string]any `json:"refusal"`  // a problem document: why the token is not admitted, or why there is no tunnel
+	Refusal  map[string]any `json:"refusal"`  // a problem document: why not admitted, or why there is no tunnel
 	Relay    string         `json:"relay"`    // host:port of the node's relay
 	Grant    string         `json:"grant"`    // relay token for the port
 
@@ -49,7 +50,8 @@ func (i *tunnelInfo) isPublic() bool { return i.Open && i.Public }
 // refusalProblem says why the API token is not admitted.
 func (i *tunnelInfo) refusalProblem() *problem {
 	if i.Refusal == nil {
-		return newProblem(fault.Unauthenticated, "this token opens no such tunnel: it is for another environment, or there is none")
+		return newProblem(fault.Unauthenticated,
+			"this token opens no such tunnel: it is for another environment, or there is none")
 	}
 	return problemFromDocument(i.Refusal)
 }
@@ -62,7 +64,8 @@ func (i *tunnelInfo) notFoundProblem() *problem {
 	return problemFromDocument(i.Refusal)
 }
 
-// tunnelLookup asks the API's replicas about tunnels and caches the answers. Concurrent lookups of one key share one request.
+// tunnelLookup asks the API's replicas about tunnels and caches the answers. Concurrent lookups of one key share one
+// request.
 type tunnelLookup struct {
 	replicas *replicas
 	client   *http.Transport
@@ -175,8 +178,8 @@ func (l *tunnelLookup) signingSecret(ctx context.Context) ([]byte, error) {
 	return secret, nil
 }
 
-// call sends a request to a replica, and to another one if that fails: these requests change nothing. It waits a while if there is no replica.
-// An error is a problem.
+// call sends a request to a replica, and to another one if that fails: these requests change nothing. It waits a while
+// if there is no replica. An error is a problem.
 func (l *tunnelLookup) call(ctx context.Context, method, path string, body, answer any) error {
 	until := time.Now().Add(replicaWaitTimeout)
 	var tried []*replica

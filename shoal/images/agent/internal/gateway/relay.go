@@ -41,7 +41,8 @@ func dialSandbox(ctx context.Context, relay, grant string, port int) (*sandboxCo
 	return &sandboxConn{Conn: conn, buffered: buffered}, nil
 }
 
-// handshake sends the HELLO and reads the HELLOs of the relay and of the agent. It returns what the server sent right after them.
+// handshake sends the HELLO and reads the HELLOs of the relay and of the agent. It returns what the server sent right
+// after them.
 func handshake(ctx context.Context, conn net.Conn, grant string, port int) ([]byte, error) {
 	deadline := time.Now().Add(helloTimeout)
 	if limit, found := ctx.Deadline(); found {

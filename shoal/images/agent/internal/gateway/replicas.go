@@ -30,8 +30,8 @@ type replica struct {
 
 func (r *replica) backOff() { r.backoffUntil.Store(time.Now().Add(backoffTime).UnixNano()) }
 
-// replicas is the list of the replicas in the directory of their sockets, which is scanned at an interval. A replica removes its sockets before
-// it ends.
+// replicas is the list of the replicas in the directory of their sockets, which is scanned at an interval. A replica
+// removes its sockets before it ends.
 type replicas struct {
 	dir       string
 	list      atomic.Pointer[[]*replica]
@@ -93,7 +93,8 @@ func (r *replicas) scan() {
 	r.changed = make(chan struct{})
 }
 
-// pick returns the replica with the fewest requests that is not in tried, or nil if there is none. Replicas that back off come last.
+// pick returns the replica with the fewest requests that is not in tried, or nil if there is none. Replicas that back
+// off come last.
 func (r *replicas) pick(tried []*replica) *replica {
 	list := *r.list.Load()
 	if len(list) == 0 {

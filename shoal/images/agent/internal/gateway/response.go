@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// clientTimeout is how long a client may read nothing of its response or send nothing of its body while the gateway waits for it. Tests
-// shorten it.
+// clientTimeout is how long a client may read nothing of its response or send nothing of its body while the gateway
+// waits for it. Tests shorten it.
 var clientTimeout = 120 * time.Second
 
 // renewalDue reports whether a deadline must be renewed. Renewing it on each write would cost too much.
@@ -34,12 +34,14 @@ type response struct {
 }
 
 func newResponse(w http.ResponseWriter, in *inbound, draining bool) *response {
-	return &response{ResponseWriter: w, control: http.NewResponseController(w), id: in.id, draining: draining, abort: func() {}}
+	control := http.NewResponseController(w)
+	return &response{ResponseWriter: w, control: control, id: in.id, draining: draining, abort: func() {}}
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader drops interim responses. net/http itself sends `100 Continue`, and many clients take any other for the final response.
+// WriteHeader drops interim responses. net/http itself sends `100 Continue`, and many clients take any other for the
+// final response.
 func (w *response) WriteHeader(status int) {
 	if status < 200 && status != http.StatusSwitchingProtocols {
 		if w.interim++; w.interim > maxInterim {

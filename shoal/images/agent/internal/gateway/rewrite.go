@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// originWideHeaders affect a whole origin, which the API and all tunnels by path share. The gateway cannot prevent what scripts of a page do
-// there, but it can prevent that a header alone does it.
+// originWideHeaders affect a whole origin, which the API and all tunnels by path share. The gateway cannot prevent what
+// scripts of a page do there, but it can prevent that a header alone does it.
 var originWideHeaders = []string{
-	"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Public-Key-Pins", "Origin-Agent-Cluster", "Nel",
-	"Report-To", "Reporting-Endpoints", "Expect-Ct",
+	"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Public-Key-Pins", "Origin-Agent-Cluster",
+	"Nel", "Report-To", "Reporting-Endpoints", "Expect-Ct",
 }
 
 // sandboxPolicy is a Content-Security-Policy that gives a page an opaque origin.
 const sandboxPolicy = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
 
-// modifyResponse makes a response of a server in a sandbox safe for the client: paths and cookies stay below the tunnel's prefix, and headers
-// that affect more than the tunnel are removed.
+// modifyResponse makes a response of a server in a sandbox safe for the client: paths and cookies stay below the
+// tunnel's prefix, and headers that affect more than the tunnel are removed.
 func (t *tunnels) modifyResponse(r *http.Response) error {
 	in := inboundFrom(r.Request.Context())
 	request := in.tunnel
@@ -68,8 +68,8 @@ func rewriteCookies(h http.Header, prefix string) {
 	h["Set-Cookie"] = kept
 }
 
-// rewriteCookie restricts a cookie to this tunnel: it drops `Domain` and puts the path below the prefix. It returns "" for a cookie that would
-// replace Shoal's own.
+// rewriteCookie restricts a cookie to this tunnel: it drops `Domain` and puts the path below the prefix. It returns ""
+// for a cookie that would replace Shoal's own.
 func rewriteCookie(cookie, prefix string) string {
 	parts := strings.Split(cookie, ";")
 	if name, _, _ := strings.Cut(parts[0], "="); strings.TrimSpace(name) == connectCookie {
@@ -97,8 +97,8 @@ func rewriteCookie(cookie, prefix string) string {
 	return strings.Join(kept, "; ")
 }
 
-// rewriteLocation puts a URL of the server's own below the tunnel's prefix. It leaves other URLs as they are. host is the one that the client
-// asked for.
+// rewriteLocation puts a URL of the server's own below the tunnel's prefix. It leaves other URLs as they are. host is
+// the one that the client asked for.
 func rewriteLocation(text string, dest target, host string) string {
 	text = strings.TrimSpace(text)
 	parsed, err := url.Parse(text)
@@ -108,7 +108,8 @@ func rewriteLocation(text string, dest target, host string) string {
 	rest := text
 	switch {
 	case parsed.Host != "":
-		if (parsed.Scheme != "" && parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.User != nil || !isOwnHost(parsed.Host, dest, host) {
+		isWeb := parsed.Scheme == "" || parsed.Scheme == "http" || parsed.Scheme == "https"
+		if !isWeb || parsed.User != nil || !isOwnHost(parsed.Host, dest, host) {
 			return text
 		}
 		rest = text[strings.Index(text, "//")+2+len(parsed.Host):]
@@ -141,16 +142,15 @@ func escapePath(path string) string {
 	if path == "" {
 		return "/"
 	}
-	const unreserved = "-._~!$&'()*+,;=:@/%[]"
+	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/%[]"
+	const digits = "0123456789ABCDEF"
 	var out strings.Builder
 	for i := range len(path) {
-		c := path[i]
-		if ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') || strings.IndexByte(unreserved, c) >= 0 {
+		if c := path[i]; strings.IndexByte(allowed, c) >= 0 {
 			out.WriteByte(c)
-			continue
+		} else {
+			out.Write([]byte{'%', digits[c>>4], digits[c&15]})
 		}
-		const digits = "0123456789ABCDEF"
-		out.Write([]byte{'%', digits[c>>4], digits[c&15]})
 	}
 	return out.String()
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -20,8 +21,8 @@ import (
 var recheckInterval = 10 * time.Second
 
 const (
-	// An idle connection blocks a server that handles one connection at a time. A new connection for each request, on the other hand, costs
-	// most of the rate that a server can reach.
+	// An idle connection blocks a server that handles one connection at a time. A new connection for each request, on
+	// the other hand, costs most of the rate that a server can reach.
 	sandboxIdleTimeout = 100 * time.Millisecond
 	maxIdlePerSandbox  = 64
 
@@ -38,7 +39,7 @@ type tunnelRequest struct {
 	path            string // for the server in the sandbox, escaped
 	query           string // without connect tokens
 	credentials     credentials
-	echoSubprotocol bool // the client offered the API's subprotocol with the token: the handshake's answer must accept it
+	echoSubprotocol bool // the client offered the API's subprotocol: the response must accept it
 	missingSlash    bool // the path is the bare prefix: relative links would lead out of the tunnel
 	authorization   authorization
 }
@@ -80,8 +81,8 @@ func (t *tunnels) transport(disableKeepAlives bool) *http.Transport {
 	}
 }
 
-// sandboxTransport sends requests to servers in sandboxes. A request that cannot be retried gets a new connection, because the server may
-// close a pooled one at that very moment.
+// sandboxTransport sends requests to servers in sandboxes. A request that cannot be retried gets a new connection,
+// because the server may close a pooled one at that very moment.
 type sandboxTransport struct {
 	pooled, unpooled *http.Transport
 }
@@ -149,7 +150,8 @@ func (t *tunnels) recheck(ctx context.Context, request *tunnelRequest, end conte
 	}
 }
 
-// redirect answers a request with a valid token in its URL or without the slash after the prefix. It returns false for all others.
+// redirect answers a request with a valid token in its URL or without the slash after the prefix. It returns false for
+// all others.
 func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 	request, auth := in.tunnel, in.tunnel.authorization
 	tokenInURL := request.credentials.query != "" && isSafe(r.Method) && auth.token != ""
@@ -170,7 +172,8 @@ func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 		return true
 	}
 	age := max(1, int(time.Until(auth.expires).Seconds()))
-	cookie := connectCookie + "=" + auth.token + "; Path=" + request.target.prefix + "/; Max-Age=" + strconv.Itoa(age) + "; HttpOnly; SameSite=Lax"
+	cookie := fmt.Sprintf("%s=%s; Path=%s/; Max-Age=%d; HttpOnly; SameSite=Lax",
+		connectCookie, auth.token, request.target.prefix, age)
 	if request.scheme == "https" {
 		cookie += "; Secure"
 	}
@@ -205,8 +208,8 @@ func (t *tunnels) rewrite(p *httputil.ProxyRequest) {
 	}
 }
 
-// dial connects to the target of the context's request. If the relay cannot be reached, it looks the sandbox up again and tries once more: the
-// sandbox may have moved to another node.
+// dial connects to the target of the context's request. If the relay cannot be reached, it looks the sandbox up again
+// and tries once more: the sandbox may have moved to another node.
 func (t *tunnels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	request := inboundFrom(ctx).tunnel
 	info := request.authorization.info
@@ -245,9 +248,10 @@ func agentProblem(dest target, err error) *problem {
 	if failure.fault.Code != fault.Unavailable {
 		return newProblem(failure.fault.Code, failure.fault.Message)
 	}
-	port := strconv.Itoa(dest.port)
-	p := newProblem(fault.Unavailable, "nothing listens on port "+port+" in sandbox "+dest.sandbox+"; start your server there, on 127.0.0.1:"+port+
-		" or on all addresses, and load this again")
+	p := newProblem(fault.Unavailable, fmt.Sprintf(
+		"nothing listens on port %d in sandbox %s; "+
+			"start your server there, on 127.0.0.1:%d or on all addresses, and load this again",
+		dest.port, dest.sandbox, dest.port))
 	p.fields = map[string]any{"port": dest.port}
 	return p
 }
@@ -270,7 +274,7 @@ func serverProblem(dest target, err error) *problem {
 	if p, found := asProblem(err); found {
 		return p
 	}
-	server := "the server on port " + strconv.Itoa(dest.port) + " in the sandbox"
+	server := fmt.Sprintf("the server on port %d in the sandbox", dest.port)
 	if isTimeout(err) {
 		return unknownOutcome(server + " did not answer in time")
 	}

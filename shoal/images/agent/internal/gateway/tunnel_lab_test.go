@@ -28,7 +28,8 @@ const (
 
 var prefix = fmt.Sprintf("/t/%s/%d", sandboxID, portInside)
 
-// tunnelLab is a lab with a replica that answers the gateway's questions, and a relay that leads to servers of this test.
+// tunnelLab is a lab with a replica that answers the gateway's questions, and a relay that leads to servers of this
+// test.
 type tunnelLab struct {
 	*lab
 	secret []byte
@@ -172,7 +173,8 @@ func (l *tunnelLab) web(handler http.HandlerFunc) {
 	l.set(func() { l.servers[portInside] = listener.Addr().String() })
 }
 
-// says starts a server on the port inside that speaks whatever `serve` says. It begins when a request's headers have come.
+// says starts a server on the port inside that speaks whatever `serve` says. It begins when a request's headers have
+// come.
 func (l *tunnelLab) says(serve func(conn net.Conn, head string)) {
 	l.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"shoal/agent/internal/fault"
 )
 
 const (
@@ -19,7 +21,8 @@ const (
 	maxIdlePerReplica  = 512
 )
 
-var errNoReplica = newProblem("unavailable", "no replica of the API takes requests at the moment; nothing was done; try again")
+var errNoReplica = newProblem(fault.Unavailable,
+	"no replica of the API takes requests right now; nothing was done; try again")
 
 // dialError means that no connection was made, so nothing was sent.
 type dialError struct{ err error }
@@ -68,8 +71,8 @@ func replicaTransport(r *replicas, suffix string) *http.Transport {
 	}
 }
 
-// RoundTrip implements http.RoundTripper. It sets the inbound's replica to the one that answered. The caller decrements that replica's count of
-// outstanding requests when the response is done.
+// RoundTrip implements http.RoundTripper. It sets the inbound's replica to the one that answered. The caller decrements
+// that replica's count of outstanding requests when the response is done.
 func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := inboundFrom(r.Context())
 	transport := u.plain
@@ -109,8 +112,9 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// bodyPerAttempt returns a function that returns the request's body for each attempt. A body that is not in memory is the same each time: it is
-// used again only after a dial error, when nothing was read. RoundTrip does not close the body; whoever made the request does.
+// bodyPerAttempt returns a function that returns the request's body for each attempt. A body that is not in memory is
+// the same each time: it is used again only after a dial error, when nothing was read. RoundTrip does not close the
+// body; whoever made the request does.
 func bodyPerAttempt(r *http.Request) func() io.ReadCloser {
 	original := r.Body
 	if original == nil || original == http.NoBody {
