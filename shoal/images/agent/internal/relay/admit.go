@@ -14,45 +14,45 @@ import (
 )
 
 const (
-	helloPatience = 5 * time.Second
-	longestWait   = 60 * time.Second
-	shortestWait  = time.Second // in which an agent parks the next connection, or comes back after a restart of the relay
-	version       = 1
+	helloTimeout = 5 * time.Second
+	maxWait      = 60 * time.Second
+	minWait      = time.Second // for an agent to park its next connection, or to reconnect to a new relay
+	version      = 1
 )
 
-// hello is what a client says first.
+// hello is the payload of a client's HELLO.
 type hello struct {
 	Version int    `json:"v"`
 	Token   string `json:"token"`
 	WaitMs  int64  `json:"wait_ms"`
-	Dial    int    `json:"dial"` // not 0: a raw connection to that port in the sandbox
+	Dial    int    `json:"dial"` // if not 0, the client wants a raw connection to this port in the sandbox
 }
 
-// welcome is what the relay answers, and errorReply what it answers those it does not admit.
+// welcome is the payload of the relay's HELLO to a client, and of the agent's.
 type welcome struct {
 	Version int          `json:"v"`
 	OK      bool         `json:"ok,omitempty"`
 	Error   *fault.Fault `json:"error,omitempty"`
 }
 
-// admission is what the relay tells the agent of a client.
+// admission is the payload of the relay's HELLO to an agent: what the client may do.
 type admission struct {
 	Version int      `json:"v"`
 	Scopes  []string `json:"scopes"`
 	Dial    int      `json:"dial,omitempty"`
 }
 
-// parseHello reads a HELLO's payload.
+// parseHello parses and checks the payload of a client's HELLO.
 func parseHello(payload []byte) (hello, error) {
 	var h hello
 	if err := json.Unmarshal(payload, &h); err != nil {
-		return h, fault.Invalid("hello", "it is not the JSON of a HELLO")
+		return h, fault.Invalid("hello", "the payload is not a JSON object of a HELLO")
 	}
 	if h.Version != version {
-		return h, fault.Invalid("v", "version %d is not spoken here, only %d", h.Version, version)
+		return h, fault.Invalid("v", "version %d is not supported, only %d", h.Version, version)
 	}
-	if h.WaitMs < 0 || time.Duration(h.WaitMs)*time.Millisecond > longestWait {
-		return h, fault.Invalid("wait_ms", "%d is out of range: at most %d", h.WaitMs, longestWait.Milliseconds())
+	if h.WaitMs < 0 || time.Duration(h.WaitMs)*time.Millisecond > maxWait {
+		return h, fault.Invalid("wait_ms", "%d is out of range: at most %d", h.WaitMs, maxWait.Milliseconds())
 	}
 	if h.Dial < 0 || h.Dial > 65535 {
 		return h, fault.Invalid("dial", "%d is not a port: 1 to 65535", h.Dial)
@@ -60,97 +60,87 @@ func parseHello(payload []byte) (hello, error) {
 	return h, nil
 }
 
-// admissionOf is what the agent is told; an error where the claims do not allow it. A raw connection is for nothing but that, even
-// at an agent too old to know them.
-func admissionOf(claims *token.Claims, dial int) (admission, error) {
+// newAdmission returns an error if the claims do not allow the connection. A raw connection has no other scope than
+// `tunnel`, so that an agent that is too old to know raw connections does not take it for one that carries requests.
+func newAdmission(claims *token.Claims, dial int) (admission, error) {
 	if dial == 0 {
-		return admission{Version: version, Scopes: claims.Scopes}, claims.MaySpeak()
+		return admission{Version: version, Scopes: claims.Scopes}, claims.CheckRequests()
 	}
-	return admission{Version: version, Scopes: []string{token.ScopeTunnel}, Dial: dial}, claims.MayDial(dial)
+	return admission{Version: version, Scopes: []string{token.ScopeTunnel}, Dial: dial}, claims.CheckDial(dial)
 }
 
-// serve admits one client and splices it until either side is done. It owns client.
+// session is a client's connection to its container's agent.
+type session struct {
+	agent     *net.UnixConn
+	early     []byte // what the client sent right after its HELLO
+	container *container
+	raw       bool // a raw connection to a port
+}
+
+// serve admits one client and copies both ways until both sides are done. It closes client.
 func (r *Relay) serve(client *net.TCPConn) {
 	defer client.Close()
-	agent, ahead, box, dialled, err := r.admit(client)
+	s, err := r.admit(client)
 	if err != nil {
 		var f *fault.Fault
 		if errors.As(err, &f) {
-			client.SetWriteDeadline(time.Now().Add(helloPatience))
+			client.SetWriteDeadline(time.Now().Add(helloTimeout))
 			client.Write(helloFrame(welcome{Version: version, Error: f}))
 		}
 		return
 	}
-	defer agent.Close()
-	if !box.adopt(client, agent) {
+	defer s.agent.Close()
+	if !s.container.track(client, s.agent) {
 		return
 	}
-	defer box.release(client, agent)
-	// What the client sent right behind its HELLO was read with it and goes first.
-	if len(ahead) > 0 {
-		if _, err := agent.Write(ahead); err != nil {
-			return
-		}
+	defer s.container.untrack(client, s.agent)
+	if forward(s.agent, s.early) != nil {
+		return
 	}
 	if _, err := client.Write(helloFrame(welcome{Version: version, OK: true})); err != nil {
 		return
 	}
-	if dialled {
-		duplex.Join(client, agent)
+	if s.raw {
+		duplex.Join(client, s.agent)
 	} else {
-		splice(client, agent)
+		splice(client, s.agent)
 	}
 }
 
-// admit reads the HELLO, checks it, and returns the agent's connection, told of the client, with what was read ahead, and whether it is a raw one.
-func (r *Relay) admit(client *net.TCPConn) (agent *net.UnixConn, ahead []byte, box *container, dialled bool, err error) {
-	client.SetReadDeadline(time.Now().Add(helloPatience))
+// admit reads and checks the client's HELLO, and connects the client to the agent.
+func (r *Relay) admit(client *net.TCPConn) (*session, error) {
+	client.SetReadDeadline(time.Now().Add(helloTimeout))
 	decoder := frame.NewDecoder(client)
 	f, err := decoder.Next()
-	r.greeted()
+	r.awaitingHello.Add(-1)
 	if err != nil {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
 	if f.Kind != frame.Hello {
-		return nil, nil, nil, false, fault.Invalid("hello", "the first frame must be a HELLO")
+		return nil, fault.Invalid("hello", "the first frame must be a HELLO")
 	}
 	h, err := parseHello(f.Payload)
 	if err != nil {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
 	claims, err := token.Check(r.config.secret, h.Token, time.Now())
 	if err != nil {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
-	told, err := admissionOf(&claims, h.Dial)
+	adm, err := newAdmission(&claims, h.Dial)
 	if err != nil {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
-	box = r.find(claims.Key)
-	if box == nil {
-		return nil, nil, nil, false, fault.New(fault.NotFound, "the container of %s is not on this node", claims.Sandbox)
+	c := r.find(claims.Key)
+	if c == nil {
+		return nil, fault.New(fault.NotFound, "the container of %s is not on this node", claims.Sandbox)
 	}
 	client.SetReadDeadline(time.Time{})
-	agent, err = r.greet(box, told, max(shortestWait, time.Duration(h.WaitMs)*time.Millisecond))
+	agent, err := c.connect(adm, max(minWait, time.Duration(h.WaitMs)*time.Millisecond))
 	if err != nil {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
-	return agent, decoder.Buffered(), box, h.Dial != 0, nil
-}
-
-// greet takes a parked connection and tells its agent what the client may do. One that broke while it was parked is passed over.
-func (r *Relay) greet(box *container, told admission, patience time.Duration) (*net.UnixConn, error) {
-	deadline := time.Now().Add(patience)
-	for {
-		agent, err := box.take(time.Until(deadline))
-		if err != nil {
-			return nil, err
-		}
-		if _, err := agent.Write(helloFrame(told)); err == nil {
-			return agent, nil
-		}
-		agent.Close()
-	}
+	return &session{agent: agent, early: decoder.Buffered(), container: c, raw: h.Dial != 0}, nil
 }
 
 func helloFrame(v any) []byte {
@@ -161,13 +151,14 @@ func helloFrame(v any) []byte {
 	return frame.Append(make([]byte, 0, len(payload)+frame.HeaderSize), frame.Hello, 0, payload)
 }
 
-// splice copies both ways until both are at their end; the kernel moves the bytes. An end is passed on as a half-close.
+// splice copies both ways until both ends are done; the kernel moves the bytes. The end of one direction is passed on
+// as a half-close.
 func splice(client *net.TCPConn, agent *net.UnixConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if _, err := io.Copy(agent, client); err != nil {
-			agent.Close() // broken, not ended: the agent must not take it for an end
+			agent.Close() // not CloseWrite: the agent must see that the connection broke
 			return
 		}
 		agent.CloseWrite()
@@ -177,7 +168,7 @@ func splice(client *net.TCPConn, agent *net.UnixConn) {
 	} else {
 		client.CloseWrite()
 	}
-	// The agent ends a connection only as a whole, so nothing the client may still say has a reader.
+	// The agent closes only whole connections, so nobody reads what the client still sends.
 	client.CloseRead()
 	<-done
 }

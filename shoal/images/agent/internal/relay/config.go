@@ -1,6 +1,7 @@
-// Package relay is a node's data plane: it admits clients by signed tokens and splices each to its container's agent.
+// Package relay is the data plane of a node: it admits clients by signed tokens and connects each to its container's
+// agent.
 //
-// Its only state is the directories below its root, one per container, so it can be killed and started again at any moment.
+// Its only state is the directories below its root, one per container. It can be killed and restarted at any time.
 // PROTOCOL.md is the manual.
 package relay
 
@@ -15,7 +16,7 @@ import (
 	"time"
 )
 
-// Config is the one JSON line that a relay reads from its standard input; the secret never shows in a process list.
+// Config is the one JSON line that a relay reads from its standard input, so that the secret is in no process list.
 type Config struct {
 	Root      string  `json:"root"`
 	Listen    string  `json:"listen"`
@@ -55,8 +56,8 @@ func (c *Config) check() error {
 	}
 	ip := net.ParseIP(host)
 	if ip == nil || ip.IsUnspecified() {
-		// Bound to all addresses it would be reachable from inside sandboxes and from the internet.
-		return fmt.Errorf("listen: %q is not one address of this machine; the relay never listens on all", host)
+		// On all addresses the relay could be reached from sandboxes and from the internet.
+		return fmt.Errorf("listen: %q is not one address of this machine; the relay never listens on all addresses", host)
 	}
 	return nil
 }

@@ -14,13 +14,13 @@ import (
 // socketName is what the agent dials, in the directory that is mounted into its container.
 const socketName = "relay.sock"
 
-// maxParked bounds what an agent may leave here: it needs one, and two for the moment in which it replaces one.
+// maxParked bounds an agent's parked connections. It needs one, and two while it replaces one.
 const maxParked = 2
 
-// refusal is how long a doorway rests after it refused somebody.
-const refusal = 5 * time.Millisecond
+// rejectDelay slows down processes in a container that dial the socket without being the agent.
+const rejectDelay = 5 * time.Millisecond
 
-// container is one container's doorway: its listener, the connections its agent has parked, and those that are spliced.
+// container is one container's socket, the connections that its agent has parked, and those that are joined to clients.
 type container struct {
 	key      string
 	listener *net.UnixListener
@@ -31,12 +31,13 @@ type container struct {
 	done    chan struct{}
 	spliced map[net.Conn]struct{}
 
-	exposures map[int]*exposure // by the port inside
-	guests    map[net.Conn]*guest
-	inside    int // guests that were let in
+	exposures    map[int]*exposure // by the port inside
+	exposedConns map[net.Conn]*exposedConn
+	active       int // exposedConns that are joined, or about to be
 }
 
-// openContainer listens in the container's directory, which the node has made. A socket that an earlier relay left is replaced.
+// openContainer listens in the container's directory, which the node has made. It replaces the socket of an earlier
+// relay.
 func openContainer(root, key string) (*container, error) {
 	path := filepath.Join(root, key, socketName)
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
@@ -46,7 +47,8 @@ func openContainer(root, key string) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The agent may be a mapped root, nobody to the node. Who may park is decided by isAgent, not by this mode.
+	// With user namespaces the agent is an unprivileged user of the node. checkAgent, not this mode, decides who may
+	// park.
 	if err := os.Chmod(path, 0o666); err != nil {
 		listener.Close()
 		return nil, err
@@ -54,7 +56,7 @@ func openContainer(root, key string) (*container, error) {
 	c := &container{
 		key: key, listener: listener, parked: make(chan *net.UnixConn, maxParked),
 		done: make(chan struct{}), spliced: make(map[net.Conn]struct{}),
-		exposures: make(map[int]*exposure), guests: make(map[net.Conn]*guest),
+		exposures: make(map[int]*exposure), exposedConns: make(map[net.Conn]*exposedConn),
 	}
 	go c.accept()
 	return c, nil
@@ -69,24 +71,26 @@ func (c *container) accept() {
 			case <-c.done:
 				return
 			default:
-				time.Sleep(10 * time.Millisecond) // out of descriptors, say: the next may do
+				time.Sleep(10 * time.Millisecond) // out of file descriptors, for example
 				continue
 			}
 		}
-		if err := isAgent(conn); err != nil {
+		if err := checkAgent(conn); err != nil {
 			conn.Close()
-			// Code inside may dial for ever: it shall neither fill the node's log nor keep the relay busy.
+			// A process in the container may dial again and again. It must neither fill the node's log nor keep the
+			// relay busy.
 			if refused++; refused&(refused-1) == 0 {
 				log.Printf("relay: %s: refused a connection from inside (%d so far): %v", c.key, refused, err)
 			}
-			time.Sleep(refusal)
+			time.Sleep(rejectDelay)
 			continue
 		}
 		c.park(conn)
 	}
 }
 
-// park keeps a connection for the next client. Where there are too many the oldest, which its agent may have given up, goes.
+// park keeps a connection for the next client. If there are too many, it closes the oldest, which the agent may have
+// given up.
 func (c *container) park(conn *net.UnixConn) {
 	for {
 		select {
@@ -105,14 +109,14 @@ func (c *container) park(conn *net.UnixConn) {
 	}
 }
 
-// take returns a connection to the agent, waiting up to patience for one; `unavailable` where none comes.
-func (c *container) take(patience time.Duration) (*net.UnixConn, error) {
+// take returns a parked connection. It waits for one until the timeout, and then returns `unavailable`.
+func (c *container) take(timeout time.Duration) (*net.UnixConn, error) {
 	select {
 	case conn := <-c.parked:
 		return conn, nil
 	default:
 	}
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case conn := <-c.parked:
@@ -120,12 +124,12 @@ func (c *container) take(patience time.Duration) (*net.UnixConn, error) {
 	case <-c.done:
 		return nil, fault.New(fault.NotFound, "the container is gone from this node")
 	case <-timer.C:
-		return nil, fault.New(fault.Unavailable, "the sandbox's agent did not come within %s; try again", patience)
+		return nil, fault.New(fault.Unavailable, "the sandbox's agent did not connect within %s; try again", timeout)
 	}
 }
 
-// adopt notes spliced connections, so that close can cut them; false where it is too late.
-func (c *container) adopt(conns ...net.Conn) bool {
+// track registers joined connections, so that close cuts them. It returns false if the container is closed already.
+func (c *container) track(conns ...net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -137,7 +141,7 @@ func (c *container) adopt(conns ...net.Conn) bool {
 	return true
 }
 
-func (c *container) release(conns ...net.Conn) {
+func (c *container) untrack(conns ...net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, conn := range conns {
@@ -152,7 +156,7 @@ func (c *container) connections() int {
 	return len(c.spliced) / 2
 }
 
-// close cuts the container off: nobody comes in, whoever was in is out. Idempotent.
+// close stops listening and closes all connections. Idempotent.
 func (c *container) close() {
 	c.mu.Lock()
 	if c.closed {
@@ -163,13 +167,13 @@ func (c *container) close() {
 	close(c.done)
 	spliced := c.spliced
 	c.spliced = nil
-	exposures, guests := c.exposures, c.guests
-	c.exposures, c.guests = nil, nil
+	exposures, exposedConns := c.exposures, c.exposedConns
+	c.exposures, c.exposedConns = nil, nil
 	c.mu.Unlock()
 	for _, e := range exposures {
 		e.listener.Close()
 	}
-	for client := range guests {
+	for client := range exposedConns {
 		client.Close()
 	}
 	c.listener.Close() // removes the socket as well

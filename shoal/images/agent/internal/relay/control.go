@@ -19,8 +19,8 @@ import (
 
 const maxControlLine = 64 << 10
 
-// order is one line on the control socket.
-type order struct {
+// command is one line on the control socket.
+type command struct {
 	Op  string `json:"op"`
 	Key string `json:"key"`
 
@@ -32,22 +32,22 @@ type order struct {
 	Private bool   `json:"private"`
 }
 
-// declined is the answer to an order that is not carried out. Code is one of shoal.model.errors, where there is one.
-type declined struct {
+// errorReply is the answer to a command that failed. Code, if there is one, is one of shoal.model.errors.
+type errorReply struct {
 	Error string     `json:"error"`
 	Code  fault.Code `json:"code,omitempty"`
 	Field string     `json:"field,omitempty"`
 }
 
-func refuse(err error) declined {
+func newErrorReply(err error) errorReply {
 	var f *fault.Fault
 	if errors.As(err, &f) {
-		return declined{Error: f.Message, Code: f.Code, Field: f.Field}
+		return errorReply{Error: f.Message, Code: f.Code, Field: f.Field}
 	}
-	return declined{Error: err.Error()}
+	return errorReply{Error: err.Error()}
 }
 
-// listenControl makes the control socket, for root only. A socket that nobody answers is a dead relay's and is replaced.
+// listenControl makes the control socket, for root only. It replaces a socket on which no relay answers any more.
 func listenControl(path string) (*net.UnixListener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
@@ -73,29 +73,29 @@ func (r *Relay) acceptControl(listener *net.UnixListener) {
 		if err != nil {
 			return
 		}
-		r.controllers.Add(1)
+		r.controlConns.Add(1)
 		go func() {
 			defer func() {
 				conn.Close()
-				r.controlledAt.Store(time.Now().UnixNano())
-				r.controllers.Add(-1)
+				r.lastControlAt.Store(time.Now().UnixNano())
+				r.controlConns.Add(-1)
 			}()
-			r.obey(conn)
+			r.serveControl(conn)
 		}()
 	}
 }
 
-// obey answers orders, a line each, until the connection ends.
-func (r *Relay) obey(conn *net.UnixConn) {
+// serveControl answers commands until the connection ends.
+func (r *Relay) serveControl(conn *net.UnixConn) {
 	lines := bufio.NewScanner(conn)
 	lines.Buffer(make([]byte, 0, 4<<10), maxControlLine)
 	for lines.Scan() {
-		var o order
+		var cmd command
 		var answer any
-		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
-			answer = declined{Error: "not JSON"}
+		if err := json.Unmarshal(lines.Bytes(), &cmd); err != nil {
+			answer = errorReply{Error: "not JSON"}
 		} else {
-			answer = r.carryOut(o)
+			answer = r.execute(cmd)
 		}
 		line, err := json.Marshal(answer)
 		if err != nil {
@@ -104,46 +104,46 @@ func (r *Relay) obey(conn *net.UnixConn) {
 		if _, err := conn.Write(append(line, '\n')); err != nil {
 			return
 		}
-		if o.Op == "stop" {
+		if cmd.Op == "stop" {
 			r.stop()
 			return
 		}
 	}
 }
 
-func (r *Relay) carryOut(o order) any {
-	switch o.Op {
+func (r *Relay) execute(cmd command) any {
+	switch cmd.Op {
 	case "info":
 		return r.info()
 	case "stop":
 		return struct{}{}
 	case "add", "remove", "expose", "unexpose":
-		if !token.ValidKey(o.Key) {
-			return declined{Error: fmt.Sprintf("key: %q is not a container's", o.Key)}
+		if !token.ValidKey(cmd.Key) {
+			return errorReply{Error: fmt.Sprintf("key: %q is not a container's", cmd.Key)}
 		}
 	default:
-		return declined{Error: fmt.Sprintf("op: there is no %q", o.Op)}
+		return errorReply{Error: fmt.Sprintf("op: there is no %q", cmd.Op)}
 	}
-	switch o.Op {
+	switch cmd.Op {
 	case "add":
-		if err := r.add(o.Key); err != nil {
-			return refuse(err)
+		if err := r.add(cmd.Key); err != nil {
+			return newErrorReply(err)
 		}
 	case "remove":
-		r.remove(o.Key)
+		r.remove(cmd.Key)
 	case "expose":
-		address, err := r.expose(o)
+		address, err := r.expose(cmd)
 		if err != nil {
-			return refuse(err)
+			return newErrorReply(err)
 		}
 		return map[string]any{"ok": map[string]string{"address": address}}
 	case "unexpose":
-		r.unexpose(o.Key, o.Port)
+		r.unexpose(cmd.Key, cmd.Port)
 	}
 	return struct{}{}
 }
 
-// info is what the node wants to know.
+// info is the answer to the command "info".
 type info struct {
 	Address     string   `json:"address"`
 	Pid         int      `json:"pid"`
@@ -151,14 +151,17 @@ type info struct {
 	Containers  int      `json:"containers"`
 	Connections int      `json:"connections"`
 	Connected   []string `json:"connected"`
-	// Exposed is by key and port.
+	// Exposed is sorted by key and port.
 	Exposed []exposed `json:"exposed"`
 }
 
 func (r *Relay) info() info {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i := info{Address: r.address(), Pid: os.Getpid(), Version: r.version, Containers: len(r.containers), Connected: []string{}, Exposed: []exposed{}}
+	i := info{
+		Address: r.address(), Pid: os.Getpid(), Version: r.version, Containers: len(r.containers),
+		Connected: []string{}, Exposed: []exposed{},
+	}
 	for key, c := range r.containers {
 		i.Connections += c.connections()
 		i.Exposed = append(i.Exposed, c.exposed()...)

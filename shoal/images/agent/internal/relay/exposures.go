@@ -6,13 +6,13 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// guest is a connection to an exposed port.
-type guest struct {
-	through *exposure
-	inside  bool // it counts: it was let in
+// exposedConn is a connection to an exposed port.
+type exposedConn struct {
+	exposure *exposure
+	active   bool // counted in container.active
 }
 
-// What a container knows of its exposed ports. All of it is under the container's lock.
+// The methods of container below manage its exposed ports. Each takes the container's lock.
 
 func (c *container) exposure(port int) *exposure {
 	c.mu.Lock()
@@ -27,7 +27,7 @@ func (c *container) addExposure(e *exposure) error {
 		return fault.New(fault.NotFound, "the container is gone from this node")
 	}
 	if len(c.exposures) >= maxExposed {
-		return fault.New(fault.QuotaExceeded, "%d ports of the sandbox are exposed: take some back", maxExposed)
+		return fault.New(fault.QuotaExceeded, "%d ports of the sandbox are exposed: unexpose some", maxExposed)
 	}
 	c.exposures[e.port] = e
 	return nil
@@ -39,8 +39,8 @@ func (c *container) unexpose(port int) {
 	e := c.exposures[port]
 	delete(c.exposures, port)
 	var clients []net.Conn
-	for client, g := range c.guests {
-		if g.through == e {
+	for client, g := range c.exposedConns {
+		if g.exposure == e {
 			clients = append(clients, client)
 		}
 	}
@@ -54,38 +54,39 @@ func (c *container) unexpose(port int) {
 	}
 }
 
-// knock notes a connection to an exposed port, so that it is closed with it; false where that has been closed.
-func (c *container) knock(e *exposure, client net.Conn) bool {
+// addConn registers a connection to an exposed port, so that unexpose closes it. It returns false if the port is closed
+// already.
+func (c *container) addConn(e *exposure, client net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.exposures[e.port] != e {
 		return false
 	}
-	c.guests[client] = &guest{through: e}
+	c.exposedConns[client] = &exposedConn{exposure: e}
 	return true
 }
 
-// enter lets a connection in that may; false where there are too many.
-func (c *container) enter(client net.Conn) bool {
+// activate counts an admitted connection. It returns false if the container has too many, or if the port was closed.
+func (c *container) activate(client net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	g := c.guests[client]
-	if g == nil || c.inside >= maxContainerJoined {
+	g := c.exposedConns[client]
+	if g == nil || c.active >= maxActivePerContainer {
 		return false
 	}
-	g.inside = true
-	c.inside++
+	g.active = true
+	c.active++
 	return true
 }
 
-// leave forgets a connection. Idempotent.
-func (c *container) leave(client net.Conn) {
+// removeConn unregisters a connection. Idempotent.
+func (c *container) removeConn(client net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if g := c.guests[client]; g != nil && g.inside {
-		c.inside--
+	if g := c.exposedConns[client]; g != nil && g.active {
+		c.active--
 	}
-	delete(c.guests, client)
+	delete(c.exposedConns, client)
 }
 
 func (c *container) countExposed() int {
@@ -94,7 +95,7 @@ func (c *container) countExposed() int {
 	return len(c.exposures)
 }
 
-// exposed lists them.
+// exposed lists the exposed ports.
 func (c *container) exposed() []exposed {
 	c.mu.Lock()
 	defer c.mu.Unlock()

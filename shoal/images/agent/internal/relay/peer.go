@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// ownDepth is how many pid namespaces the relay itself is in, counted from the machine's own.
+// ownDepth is the nesting depth of the relay's own pid namespace.
 var ownDepth = func() int {
 	depth, _, err := namespacePids(os.Getpid())
 	if err != nil {
@@ -18,9 +18,10 @@ var ownDepth = func() int {
 	return depth
 }()
 
-// isAgent tells whether the process at the other end of a container's socket is that container's first process: pid 1 of a pid namespace
-// right below the relay's own. Code inside can dial the socket, but it is never pid 1, and the kernel, not the peer, says who it is.
-func isAgent(conn *net.UnixConn) error {
+// checkAgent returns an error unless the peer on a container's socket is the container's first process: pid 1 of a pid
+// namespace directly below the relay's own. Other processes in the container can dial the socket, but they are not pid
+// 1. The pid comes from the kernel, not from the peer.
+func checkAgent(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
@@ -40,12 +41,13 @@ func isAgent(conn *net.UnixConn) error {
 		return err
 	}
 	if depth != ownDepth+1 || last != 1 {
-		return fmt.Errorf("process %d is not the first of a container (depth %d, pid %d inside)", credentials.Pid, depth, last)
+		return fmt.Errorf("process %d is not the first of a container (namespace depth %d, pid %d in it)",
+			credentials.Pid, depth, last)
 	}
 	return nil
 }
 
-// namespacePids reads the NSpid line of a process: in how many pid namespaces it is, and its pid in the innermost.
+// namespacePids returns the depth of a process's pid namespace and its pid there, from the NSpid line of its status.
 func namespacePids(pid int) (depth, last int, err error) {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
@@ -61,5 +63,5 @@ func namespacePids(pid int) (depth, last int, err error) {
 			return len(pids), last, err
 		}
 	}
-	return 0, 0, fmt.Errorf("process %d: the kernel tells no NSpid", pid)
+	return 0, 0, fmt.Errorf("process %d has no NSpid in its status", pid)
 }

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	maxClients = 16_384
-	maxWaiting = 1_024 // clients that have not said HELLO yet
+	maxClients       = 16_384
+	maxAwaitingHello = 1_024 // clients whose HELLO has not arrived yet
 )
 
 // Relay is the running program.
@@ -28,34 +28,35 @@ type Relay struct {
 	listener *net.TCPListener
 	stop     context.CancelFunc
 
-	clients atomic.Int64
-	waiting atomic.Int64
+	clients       atomic.Int64
+	awaitingHello atomic.Int64
 
-	knocking atomic.Int64 // connections to exposed ports that are not joined yet
-	joined   atomic.Int64 // … and that are, or about to be
+	// Connections to exposed ports: not yet joined to the container, and joined.
+	pending atomic.Int64
+	active  atomic.Int64
 
-	exposing sync.Mutex // one change of exposed ports at a time
+	exposeMu sync.Mutex // serializes changes of exposed ports
 
 	mu         sync.Mutex
 	containers map[string]*container
 
-	controllers  atomic.Int64
-	controlledAt atomic.Int64 // unix nanoseconds of the moment in which the last control connection ended
+	controlConns  atomic.Int64
+	lastControlAt atomic.Int64 // when the last control connection ended, in unix nanoseconds
 }
 
-// Run serves until the context ends, the node asks for the end, or nobody was at the control socket for too long. It prints one JSON line with
-// its address when it is ready.
+// Run serves until the context ends, a command on the control socket ends it, or the control socket has had no
+// connection for idle_exit_s. It prints one JSON line with its address when it is ready.
 func Run(ctx context.Context, config Config, version string, out io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	raiseDescriptors()
+	raiseFileLimit()
 	address, err := net.ResolveTCPAddr("tcp", config.Listen)
 	if err != nil {
 		return err
 	}
 	r := &Relay{config: config, version: version, stop: stop, containers: make(map[string]*container)}
-	r.controlledAt.Store(time.Now().UnixNano())
-	// The control socket first: whoever holds it is the node's one relay.
+	r.lastControlAt.Store(time.Now().UnixNano())
+	// First, because it ensures that there is only one relay on the node.
 	control, err := listenControl(config.Control)
 	if err != nil {
 		return err
@@ -78,7 +79,7 @@ func Run(ctx context.Context, config Config, version string, out io.Writer) erro
 	}
 	go r.acceptControl(control)
 	go r.acceptClients(ctx)
-	r.waitForEnd(ctx)
+	r.waitForStop(ctx)
 	return nil
 }
 
@@ -91,16 +92,16 @@ func (r *Relay) acceptClients(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			time.Sleep(10 * time.Millisecond) // out of descriptors, say
+			time.Sleep(10 * time.Millisecond) // out of file descriptors, for example
 			continue
 		}
-		if r.clients.Load() >= maxClients || r.waiting.Load() >= maxWaiting {
+		if r.clients.Load() >= maxClients || r.awaitingHello.Load() >= maxAwaitingHello {
 			client.Close()
 			continue
 		}
-		keepWatch(client)
+		setKeepAlive(client)
 		r.clients.Add(1)
-		r.waiting.Add(1)
+		r.awaitingHello.Add(1)
 		go func() {
 			defer r.clients.Add(-1)
 			r.serve(client)
@@ -108,18 +109,15 @@ func (r *Relay) acceptClients(ctx context.Context) {
 	}
 }
 
-// keepWatch has the kernel find out within 35 s that a client vanished without a word; while something is on its way to it, only after a
-// quarter of an hour of sending that again. TCP_USER_TIMEOUT would shorten this, but also cuts who is there and does not read, and that may
-// take its time.
-func keepWatch(client *net.TCPConn) {
+// setKeepAlive detects within 35 s that an idle client vanished. While data is in flight to the client, the kernel
+// first retransmits it for 15 minutes. TCP_USER_TIMEOUT would shorten that, but it would also cut clients that are
+// alive and read slowly, which is allowed.
+func setKeepAlive(client *net.TCPConn) {
 	client.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4})
 }
 
-// greeted: a client has said its HELLO, or failed to.
-func (r *Relay) greeted() { r.waiting.Add(-1) }
-
-// waitForEnd returns when the relay is to end.
-func (r *Relay) waitForEnd(ctx context.Context) {
+// waitForStop returns when the relay has to end.
+func (r *Relay) waitForStop(ctx context.Context) {
 	limit := r.config.idleExit()
 	for {
 		select {
@@ -127,15 +125,15 @@ func (r *Relay) waitForEnd(ctx context.Context) {
 			return
 		case <-time.After(time.Second):
 		}
-		idle := time.Since(time.Unix(0, r.controlledAt.Load()))
-		if limit > 0 && r.controllers.Load() == 0 && idle > limit {
-			log.Printf("relay: nobody at the control socket for %s: ending", idle.Round(time.Second))
+		idle := time.Since(time.Unix(0, r.lastControlAt.Load()))
+		if limit > 0 && r.controlConns.Load() == 0 && idle > limit {
+			log.Printf("relay: no connection to the control socket for %s: ending", idle.Round(time.Second))
 			return
 		}
 	}
 }
 
-// openAll takes up the containers that an earlier relay served: their directories are all there is to know.
+// openAll adds the containers of an earlier relay. Their directories are all the state there is.
 func (r *Relay) openAll() error {
 	if err := os.MkdirAll(r.config.Root, 0o755); err != nil {
 		return err
@@ -170,7 +168,7 @@ func (r *Relay) find(key string) *container {
 	return r.containers[key]
 }
 
-// add opens a container's doorway. Idempotent.
+// add starts to serve a container. Idempotent.
 func (r *Relay) add(key string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,7 +183,7 @@ func (r *Relay) add(key string) error {
 	return nil
 }
 
-// remove closes it. Idempotent.
+// remove stops serving a container and cuts its connections. Idempotent.
 func (r *Relay) remove(key string) {
 	r.mu.Lock()
 	c := r.containers[key]
@@ -196,13 +194,13 @@ func (r *Relay) remove(key string) {
 	}
 }
 
-// raiseDescriptors takes all that the machine allows: each sandbox costs two, each client two more.
-func raiseDescriptors() {
+// raiseFileLimit raises the limit of file descriptors to the hard limit: each sandbox uses two, each client two more.
+func raiseFileLimit() {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
 		limit.Cur = limit.Max
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-			log.Printf("relay: raising the limit of descriptors: %v", err)
+			log.Printf("relay: raising the limit of file descriptors: %v", err)
 		}
 	}
 }

@@ -81,18 +81,18 @@ func FuzzHello(f *testing.F) {
 	})
 }
 
-func FuzzDialledHello(f *testing.F) {
+func FuzzDialReply(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x14\x00\x00\x00\x00\x00" + `{"v":1,"ok":true}` + "raw"))
 	f.Add([]byte("\x00\x00\x00\x05\x00\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, said []byte) {
-		ahead, err := readDialled(bytes.NewReader(said))
+		ahead, err := readDialReply(bytes.NewReader(said))
 		if err == nil && !bytes.HasSuffix(said, ahead) {
 			t.Fatalf("%q: ahead is %q", said, ahead)
 		}
 	})
 }
 
-func FuzzPass(f *testing.F) {
+func FuzzTokenLine(f *testing.F) {
 	f.Add([]byte("a.b\nraw"), 1)
 	f.Add([]byte("\r\n"), 4)
 	f.Fuzz(func(t *testing.T, said []byte, step int) {
@@ -100,13 +100,13 @@ func FuzzPass(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(line) > maxPass || bytes.ContainsRune(line, '\n') || !bytes.HasPrefix(said, line) {
+		if len(line) > maxTokenLine || bytes.ContainsRune(line, '\n') || !bytes.HasPrefix(said, line) {
 			t.Fatalf("%q: the line is %q", said, line)
 		}
 		if !bytes.Contains(said, append([]byte{'\n'}, ahead...)) {
 			t.Fatalf("%q: ahead is %q", said, ahead)
 		}
-		if checkPass(line, bytes.Repeat([]byte{1}, 32), "c-a", 80, time.Now()) == nil {
+		if checkToken(line, bytes.Repeat([]byte{1}, 32), "c-a", 80, time.Now()) == nil {
 			t.Fatalf("%q was let in", line)
 		}
 	})

@@ -1,8 +1,8 @@
-// Package token checks the relay's tokens: who may talk to which container, for how long.
+// Package token checks signed tokens: which container their bearer may use, how, and until when.
 //
 //	base64url(payload) "." base64url(HMAC-SHA256(secret, payload)), no padding
 //
-// The controller signs them (shoal.model.grants); the relay asks nobody.
+// The controller signs them (shoal.model.grants). The relay and the gateway check them without asking the controller.
 package token
 
 import (
@@ -21,70 +21,74 @@ import (
 // MaxSize bounds a token's length.
 const MaxSize = 4 << 10
 
-// Claims is what a token says.
+// Claims is the payload of a token.
 type Claims struct {
 	Sandbox string   `json:"sandbox"`
 	Key     string   `json:"key"`
 	Scopes  []string `json:"scopes"`
 	Expires int64    `json:"exp"`
-	Port    int      `json:"port"` // not 0: for tunnels to that port only
+	Port    int      `json:"port"` // if not 0, the token is only for connections to this port
 }
 
 const (
 	// ScopeTunnel lets its bearer connect to ports in the sandbox.
 	ScopeTunnel = "tunnel"
-	// ScopePass lets its bearer through an exposed port that is private, as long as that is exposed.
+	// ScopePass lets its bearer connect to a private exposed port.
 	ScopePass = "pass"
 )
 
-// MayDial tells why the claims do not allow a connection to the port in the sandbox; nil where they do.
-func (c *Claims) MayDial(port int) error {
+// CheckDial returns an error if the claims do not allow a connection to the port in the sandbox.
+func (c *Claims) CheckDial(port int) error {
 	if !slices.Contains(c.Scopes, ScopeTunnel) {
-		return deny("connecting to a port needs the scope %s, which the token does not give", ScopeTunnel)
+		return denied("connecting to a port needs the scope %s, which the token does not give", ScopeTunnel)
 	}
 	if c.Port != 0 && c.Port != port {
-		return deny("the token is for port %d of the sandbox only, not for port %d", c.Port, port)
+		return denied("the token is for port %d of the sandbox only, not for port %d", c.Port, port)
 	}
 	return nil
 }
 
-// MayPass tells why the claims do not admit to the exposed port; nil where they do. Whoever may dial it may come this way, too.
-func (c *Claims) MayPass(port int) error {
+// CheckPass returns an error if the claims do not allow a connection to the private exposed port. Claims that allow
+// dialling the port do.
+func (c *Claims) CheckPass(port int) error {
 	if c.Port == port && slices.Contains(c.Scopes, ScopePass) {
 		return nil
 	}
-	return c.MayDial(port)
+	return c.CheckDial(port)
 }
 
-// MaySpeak tells why the claims do not allow a connection that carries requests; nil where they do.
-func (c *Claims) MaySpeak() error {
+// CheckRequests returns an error if the claims do not allow a connection that carries requests.
+func (c *Claims) CheckRequests() error {
 	if c.Port != 0 {
-		return deny("the token is for connections to port %d of the sandbox only, not for requests", c.Port)
+		return denied("the token is for connections to port %d of the sandbox only, not for requests", c.Port)
 	}
 	return nil
 }
 
-// ConnectKey is what connect tokens of tunnels say in the place of a container's key: they outlive it, and no relay takes them.
+// ConnectKey stands in connect tokens in place of a container's key. They outlive the container, and no relay accepts
+// them.
 const ConnectKey = "http"
 
-// errForged: the text is no token, or was signed with another secret.
-var errForged = errors.New("forged")
+// errInvalid means that the text is not a token, or was signed with another secret.
+var errInvalid = errors.New("invalid token")
 
-// Check returns the claims of a relay's token that was signed with secret and has not expired; a fault `unauthenticated` otherwise.
+// Check returns the claims of a relay's token that was signed with secret and has not expired. Otherwise it returns a
+// fault `unauthenticated`.
 func Check(secret []byte, text string, now time.Time) (Claims, error) {
-	c, err := open(secret, text)
+	c, err := verify(secret, text)
 	if err != nil || !ValidKey(c.Key) {
-		return c, refuse("it is malformed, or its signature is wrong")
+		return c, unauthenticated("it is malformed or has an invalid signature")
 	}
 	if now.Unix() >= c.Expires {
-		return c, refuse("it has expired: look the sandbox up again")
+		return c, unauthenticated("it has expired: look the sandbox up again")
 	}
 	return c, nil
 }
 
-// CheckConnect returns the claims of a connect token for the http tunnel to a port of a sandbox; a fault `unauthenticated` otherwise.
+// CheckConnect returns the claims of a connect token for the http tunnel to a port of a sandbox. Otherwise it returns a
+// fault `unauthenticated`.
 func CheckConnect(secret []byte, text string, now time.Time, sandbox string, port int) (Claims, error) {
-	c, err := open(secret, text)
+	c, err := verify(secret, text)
 	if err != nil {
 		return c, fault.New(fault.Unauthenticated, "the connect token is not one of this cluster's: ask for a new one")
 	}
@@ -97,33 +101,33 @@ func CheckConnect(secret []byte, text string, now time.Time, sandbox string, por
 	return c, nil
 }
 
-// open returns what a token says. Nothing of its payload is looked at before its signature is known to be right.
-func open(secret []byte, text string) (Claims, error) {
+// verify checks a token's signature, and only then parses its payload.
+func verify(secret []byte, text string) (Claims, error) {
 	var c Claims
 	head, tail, found := strings.Cut(text, ".")
 	if !found || len(text) > MaxSize {
-		return c, errForged
+		return c, errInvalid
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(head)
 	if err != nil {
-		return c, errForged
+		return c, errInvalid
 	}
 	given, err := base64.RawURLEncoding.DecodeString(tail)
 	if err != nil {
-		return c, errForged
+		return c, errInvalid
 	}
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(payload)
-	if !hmac.Equal(given, mac.Sum(nil)) { // in constant time
-		return c, errForged
+	if !hmac.Equal(given, mac.Sum(nil)) { // takes constant time
+		return c, errInvalid
 	}
 	if err := json.Unmarshal(payload, &c); err != nil || c.Port < 0 || c.Port > 65535 {
-		return c, errForged
+		return c, errInvalid
 	}
 	return c, nil
 }
 
-// ValidKey tells whether key may be a container's: it becomes a path.
+// ValidKey reports whether key is a valid key of a container. It becomes part of a path.
 func ValidKey(key string) bool {
 	if len(key) < 3 || len(key) > 34 || !strings.HasPrefix(key, "c-") {
 		return false
@@ -136,11 +140,11 @@ func ValidKey(key string) bool {
 	return true
 }
 
-func refuse(why string) error {
+func unauthenticated(why string) error {
 	return &fault.Fault{Code: fault.Unauthenticated, Field: "token", Message: "token: " + why}
 }
 
-func deny(format string, args ...any) error {
+func denied(format string, args ...any) error {
 	f := fault.New(fault.PermissionDenied, format, args...)
 	f.Field = "token"
 	return f

@@ -58,17 +58,17 @@ func TestWrongTokensAreRefused(t *testing.T) {
 
 func TestWhatAPortAllows(t *testing.T) {
 	all, one, none := Claims{Scopes: []string{"tunnel"}}, Claims{Scopes: []string{"tunnel", "exec"}, Port: 80}, Claims{Scopes: []string{"exec"}, Port: 80}
-	if all.MayDial(80) != nil || all.MaySpeak() != nil || one.MayDial(80) != nil {
+	if all.CheckDial(80) != nil || all.CheckRequests() != nil || one.CheckDial(80) != nil {
 		t.Error("refused what the claims allow")
 	}
-	if one.MayDial(81) == nil || one.MaySpeak() == nil || none.MayDial(80) == nil || none.MaySpeak() == nil {
+	if one.CheckDial(81) == nil || one.CheckRequests() == nil || none.CheckDial(80) == nil || none.CheckRequests() == nil {
 		t.Error("allowed what the claims refuse")
 	}
 	pass, anywhere := Claims{Scopes: []string{"pass"}, Port: 80}, Claims{Scopes: []string{"pass"}}
-	if pass.MayPass(80) != nil || all.MayPass(80) != nil || one.MayPass(80) != nil {
+	if pass.CheckPass(80) != nil || all.CheckPass(80) != nil || one.CheckPass(80) != nil {
 		t.Error("refused a pass")
 	}
-	if pass.MayPass(81) == nil || pass.MayDial(80) == nil || pass.MaySpeak() == nil || anywhere.MayPass(80) == nil || none.MayPass(80) == nil {
+	if pass.CheckPass(81) == nil || pass.CheckDial(80) == nil || pass.CheckRequests() == nil || anywhere.CheckPass(80) == nil || none.CheckPass(80) == nil {
 		t.Error("a pass opened something else than its port")
 	}
 }

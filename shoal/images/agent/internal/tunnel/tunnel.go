@@ -1,4 +1,5 @@
-// Package tunnel is the agent's side of a raw connection: it dials a port on the sandbox's own loopback and joins it to the client's.
+// Package tunnel is the agent's side of a raw connection: it connects to a port on the sandbox's loopback and joins
+// that to the client.
 package tunnel
 
 import (
@@ -18,15 +19,17 @@ import (
 )
 
 const (
-	// Max is how many connections may be dialled or open at once. It leaves room for the others among those that an agent has at all.
+	// Max bounds the connections that are open or being dialled. It leaves the agent room for connections that carry
+	// requests.
 	Max = 512
 
-	dialPatience  = 5 * time.Second
-	writePatience = 5 * time.Second
-	version       = 1
+	dialTimeout  = 5 * time.Second
+	writeTimeout = 5 * time.Second
+	version      = 1
 )
 
-// loopbacks is where a server inside may listen, in the order in which they are tried. Never a name: the sandbox could say what it means.
+// loopbacks are the addresses that are tried, in this order. There is no name among them, because the sandbox could
+// change what it resolves to.
 var loopbacks = [...]string{"127.0.0.1", "::1"}
 
 // Tunnels counts the open connections of one agent.
@@ -34,15 +37,16 @@ type Tunnels struct {
 	open atomic.Int64
 }
 
-type answer struct {
+type hello struct {
 	Version int          `json:"v"`
 	OK      bool         `json:"ok,omitempty"`
 	Error   *fault.Fault `json:"error,omitempty"`
 }
 
-// Serve dials the port, says in one HELLO how that went, and from then on carries raw bytes until both directions are over. ahead is what the
-// client sent before it heard. file is the connection from the relay; it is closed when Serve returns.
-func (t *Tunnels) Serve(file *os.File, ahead []byte, port int) error {
+// Serve connects to the port, sends one HELLO with the result, and then copies raw bytes until both directions have
+// ended. early is what the client sent before it received the HELLO. file is the connection from the relay; Serve
+// closes it.
+func (t *Tunnels) Serve(file *os.File, early []byte, port int) error {
 	defer file.Close()
 	client, err := unixConn(file)
 	if err != nil {
@@ -50,21 +54,21 @@ func (t *Tunnels) Serve(file *os.File, ahead []byte, port int) error {
 	}
 	file.Close() // client has its own descriptor
 	defer client.Close()
-	inside, err := t.dial(port)
+	server, err := t.dial(port)
 	if err != nil {
-		return greet(client, answer{Version: version, Error: fault.From(err)})
+		return sendHello(client, hello{Version: version, Error: fault.From(err)})
 	}
 	defer t.open.Add(-1)
-	defer inside.Close()
-	if err := greet(client, answer{Version: version, OK: true}); err != nil {
+	defer server.Close()
+	if err := sendHello(client, hello{Version: version, OK: true}); err != nil {
 		return err
 	}
-	if len(ahead) > 0 { // fits into the socket's buffer
-		if _, err := inside.Write(ahead); err != nil {
+	if len(early) > 0 { // it fits into the socket's buffer
+		if _, err := server.Write(early); err != nil {
 			return err
 		}
 	}
-	duplex.Join(client, inside)
+	duplex.Join(client, server)
 	return nil
 }
 
@@ -76,10 +80,10 @@ func Refuse(file *os.File, f *fault.Fault) error {
 		return err
 	}
 	defer client.Close()
-	return greet(client, answer{Version: version, Error: f})
+	return sendHello(client, hello{Version: version, Error: f})
 }
 
-// dial connects to the port and counts that; the caller counts it back.
+// dial connects to the port and increments t.open, which the caller decrements.
 func (t *Tunnels) dial(port int) (conn *net.TCPConn, err error) {
 	if port < 1 || port > 65535 {
 		return nil, fault.Invalid("dial", "%d is not a port: 1 to 65535", port)
@@ -92,7 +96,7 @@ func (t *Tunnels) dial(port int) (conn *net.TCPConn, err error) {
 	if t.open.Add(1) > Max {
 		return nil, fault.New(fault.QuotaExceeded, "%d tunnel connections into this sandbox are open: close some", Max)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
 	var dialer net.Dialer
 	for _, host := range loopbacks {
@@ -102,23 +106,23 @@ func (t *Tunnels) dial(port int) (conn *net.TCPConn, err error) {
 		}
 		if ctx.Err() != nil {
 			return nil, fault.New(fault.Unavailable,
-				"port %d in the sandbox did not accept within %s: is its server busy?", port, dialPatience)
+				"port %d in the sandbox did not accept the connection within %s: is its server busy?", port, dialTimeout)
 		}
 	}
 	var errno syscall.Errno
 	if errors.As(err, &errno) && fault.From(errno).Code == fault.QuotaExceeded {
-		return nil, err // out of descriptors or memory
+		return nil, err // out of file descriptors or memory
 	}
 	return nil, fault.New(fault.Unavailable,
 		"nothing listens on port %d in the sandbox; start the server, and have it listen on 127.0.0.1 or 0.0.0.0", port)
 }
 
-func greet(conn net.Conn, a answer) error {
+func sendHello(conn net.Conn, a hello) error {
 	payload, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
-	conn.SetWriteDeadline(time.Now().Add(writePatience))
+	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if _, err := conn.Write(frame.Append(nil, frame.Hello, 0, payload)); err != nil {
 		return err
 	}
