@@ -1,4 +1,5 @@
-// Package boot is the agent as first process of its container: it takes up its post, parks at the relay, and leaves in order.
+// Package boot runs the agent as the first process of its container: it reads its settings, waits for clients at the
+// relay, and shuts down in order.
 package boot
 
 import (
@@ -26,27 +27,28 @@ const (
 	sysCloseRange     = 436 // the same on every architecture
 	closeRangeCloexec = 4
 	defaultGrace      = 2 * time.Second
-	// softMemory is where the collector begins to work hard. What a busy agent needs lies far below.
+	// softMemory is the heap size at which the collector begins to work hard. A busy agent needs far less.
 	softMemory = 192 << 20
-	// gcPercent keeps the heap of a busy agent below 4 MiB: a tighter one collects so often that runs take notice.
+	// gcPercent keeps the heap of a busy agent below 4 MiB. A lower value collects so often that runs become slower.
 	gcPercent = 100
-	// maxThreads: what the agent does between system calls is little, and handing it from thread to thread costs more than a second
-	// one gives: a tenth of the runs a second, and a third of the agent's own time.
+	// maxThreads is 1 because the agent does little between system calls. Moving work between two threads costs more
+	// than the second one gains: a tenth of the runs per second, and a third of the agent's own CPU time.
 	maxThreads = 1
 )
 
-// Init is the `init` subcommand. It returns the exit code.
+// Init runs the `init` subcommand and returns its exit code.
 func Init() int {
-	// First of all: from now on nobody inside can trace this process, or open its memory and descriptors by /proc.
+	// This comes first: from now on no process in the sandbox can trace this one, or open its memory and descriptors
+	// through /proc.
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
 		log.Printf("shoal: cannot protect the agent from code inside: %v", errno)
 		return 1
 	}
 	if os.Getpid() != 1 {
-		log.Print("shoal: `agent init` is for the first process of a container only")
+		log.Print("shoal: `agent init` must be the first process of a container")
 		return 1
 	}
-	// What the engine may have left open is not for children to inherit. Kernels before 5.11 do not know this call.
+	// Children must not inherit descriptors that the engine left open. Kernels before 5.11 lack this call.
 	syscall.RawSyscall(sysCloseRange, 3, ^uintptr(0)>>1, closeRangeCloexec)
 	runtime.GOMAXPROCS(min(maxThreads, runtime.NumCPU()))
 	debug.SetGCPercent(gcPercent)
@@ -64,7 +66,7 @@ func Init() int {
 	return code
 }
 
-// post is what the engine tells in the environment; it is taken out of it before any child could see it.
+// post holds the settings that the engine passes in the environment. They are removed from it before a child starts.
 type post struct {
 	socket   string
 	orphan   time.Duration
@@ -105,22 +107,23 @@ func readPost() (*post, error) {
 	return p, nil
 }
 
-// heedSignals takes every signal that could end this process: code inside may send them, and only SIGTERM, from the engine as a
-// rule, means anything. They are taken rather than ignored because children would inherit that.
+// heedSignals handles every signal that could end this process, because code in the sandbox may send them. Only
+// SIGTERM, which usually comes from the engine, has an effect. The others are handled and not ignored, because children
+// would inherit an ignored signal.
 func heedSignals() <-chan os.Signal {
 	terminate := make(chan os.Signal, 1)
 	signal.Notify(terminate, syscall.SIGTERM)
 	var others []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		switch n {
-		case syscall.SIGKILL, syscall.SIGSTOP: // nobody can take them
-		case syscall.SIGTERM, syscall.SIGCHLD: // taken elsewhere
-		case syscall.SIGURG, syscall.SIGPROF, 32, 33: // the runtime's own
+		case syscall.SIGKILL, syscall.SIGSTOP: // cannot be handled
+		case syscall.SIGTERM, syscall.SIGCHLD: // handled elsewhere
+		case syscall.SIGURG, syscall.SIGPROF, 32, 33: // used by the Go runtime
 		default:
 			others = append(others, n)
 		}
 	}
-	// Nobody receives from it: what does not fit is dropped.
+	// Nobody receives from this channel: once it is full, further signals are dropped.
 	signal.Notify(make(chan os.Signal, 1), others...)
 	return terminate
 }
@@ -157,8 +160,9 @@ func serve(p *post, terminate <-chan os.Signal) (int, error) {
 	return 0, nil
 }
 
-// pin names a socket through a descriptor of its directory, for good: root inside may move the directories above a mount away and
-// put its own in their place, and must not become the relay by that. Without /proc there is only the plain name.
+// pin returns a path to the socket that goes through an open descriptor of its directory. Root in the sandbox may
+// replace the directories above a mount by its own, and must not be able to pose as the relay that way. Without /proc,
+// pin returns the plain path.
 func pin(socket string) string {
 	directory, err := syscall.Open(filepath.Dir(socket), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {

@@ -19,20 +19,20 @@ const (
 	maxConnections = 1024
 )
 
-var errOrphaned = errors.New("no relay has been there for too long: this container is forgotten, and ends")
+var errOrphaned = errors.New("no relay has answered for too long: this container is orphaned and ends")
 
-// parker keeps one connection waiting at the relay, for the next client.
+// parker keeps one connection waiting at the relay for the next client.
 type parker struct {
 	socket string
 	orphan time.Duration
 	server *server.Server
 }
 
-// park dials and serves until there has been no relay for too long.
+// park dials and serves until no relay has answered for the orphan time.
 func (p *parker) park() error {
 	slots := make(chan struct{}, maxConnections)
 	backoff := firstBackoff
-	last := time.Now() // when a connection was parked last
+	last := time.Now() // when a connection last waited at the relay
 	for {
 		slots <- struct{}{}
 		conn, err := dial(p.socket)
@@ -50,7 +50,7 @@ func (p *parker) park() error {
 				backoff, last = firstBackoff, time.Now()
 				continue
 			}
-			if time.Since(parked) > longestBackoff { // or else the relay turned us away
+			if time.Since(parked) > longestBackoff { // a shorter wait means that the relay refused the connection
 				backoff, last = firstBackoff, time.Now()
 			}
 		}
@@ -62,7 +62,7 @@ func (p *parker) park() error {
 	}
 }
 
-// used waits until a client takes the connection (true), or it ends without.
+// used waits until a client takes the connection, or until it ends without one. It reports whether a client took it.
 func used(began, ended <-chan struct{}) bool {
 	select {
 	case <-began:
@@ -70,7 +70,7 @@ func used(began, ended <-chan struct{}) bool {
 	case <-ended:
 	}
 	select {
-	case <-began: // and was over before we looked
+	case <-began: // the client came and left before the first select ran
 		return true
 	default:
 		return false
@@ -80,14 +80,15 @@ func used(began, ended <-chan struct{}) bool {
 func (p *parker) serve(conn *os.File, began func()) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			log.Printf("shoal: a connection failed by a defect: %v\n%s", reason, debug.Stack())
+			log.Printf("shoal: bug in the agent: a connection panicked: %v\n%s", reason, debug.Stack())
 			conn.Close()
 		}
 	}()
 	p.server.Serve(conn, began)
 }
 
-// dial connects to a unix socket. It does so by hand because package net would cost the agent memory that it needs for nothing else.
+// dial connects to a unix socket. It makes the system calls itself: package net would cost memory, and the agent needs
+// it for nothing else here.
 func dial(path string) (*os.File, error) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
