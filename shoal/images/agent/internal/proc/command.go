@@ -13,17 +13,18 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// What a shell reports for a command that is not there, and for one that cannot be run.
+// The exit codes that a shell reports for a missing command and for one that cannot be run, and the PATH used when the
+// environment has none.
 const (
 	exitNotFound      = 127
 	exitNotExecutable = 126
 	defaultPath       = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// findCommand returns the file that argv[0] names: looked up in the PATH of env unless it has a slash.
+// findCommand returns the file that argv[0] names. A name without a slash is looked up in the PATH of env.
 func findCommand(name string, env []string, workdir string) (string, error) {
 	if strings.IndexByte(name, '/') >= 0 {
-		return name, nil // the kernel says best what is wrong with it
+		return name, nil // if it is wrong, exec gives the best error
 	}
 	list, set := lookupEnv(env, "PATH")
 	if !set {
@@ -49,13 +50,16 @@ func findCommand(name string, env []string, workdir string) (string, error) {
 	if found != "" {
 		return "", notExecutable("%s: it is not marked as executable: chmod +x it, or run it by its interpreter", found)
 	}
-	return "", notFound("%s: no such program in the PATH searched (%s): install it in the image, or give its path", name, shorten(list, 1024))
+	return "", notFound(
+		"%s: no such program in the PATH searched (%s): install it in the image, or give its path",
+		name, shorten(list, 1024),
+	)
 }
 
 func checkDirectory(dir string) error {
 	var st syscall.Stat_t
 	if err := syscall.Stat(dir, &st); err != nil {
-		return fault.Invalid("workdir", "%s: %v in the sandbox: make it first", dir, err)
+		return fault.Invalid("workdir", "%s: %v in the sandbox: create it first", dir, err)
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 		return fault.Invalid("workdir", "%s is not a directory in the sandbox", dir)
@@ -63,7 +67,7 @@ func checkDirectory(dir string) error {
 	return nil
 }
 
-// explain turns what the kernel said to fork or exec into a fault that tells what to do.
+// explain turns an error of fork or exec into a fault that says what to do.
 func (p *plan) explain(err error) error {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
@@ -82,9 +86,9 @@ func (p *plan) explain(err error) error {
 		if interpreter := interpreterOf(file); interpreter != "" {
 			return notFound("%s: its interpreter %s is not in the sandbox: install it in the image", p.path, interpreter)
 		}
-		return fault.Invalid("workdir", "%s is not there any more", p.workdir)
+		return fault.Invalid("workdir", "%s no longer exists", p.workdir)
 	case syscall.ENOEXEC:
-		return notExecutable("%s: it is neither a program of this machine's kind nor a script that begins with #!", p.path)
+		return notExecutable("%s: it is neither a program for this architecture nor a script that begins with #!", p.path)
 	case syscall.EACCES, syscall.EPERM, syscall.EISDIR, syscall.ELIBBAD:
 		switch {
 		case missing == nil && info.IsDir():
@@ -92,20 +96,25 @@ func (p *plan) explain(err error) error {
 		case missing == nil && info.Mode()&0o111 == 0:
 			return notExecutable("%s: it is not marked as executable: chmod +x it, or run it by its interpreter", p.path)
 		case p.user != nil && p.userID != 0:
-			return notExecutable("%s: %v for the user with uid %d (or the directory %s is closed to it)", p.path, errno, p.userID, p.workdir)
+			return notExecutable(
+				"%s: %v for uid %d (or that user may not enter the directory %s)", p.path, errno, p.userID, p.workdir,
+			)
 		}
 		return notExecutable("%s: %v", p.path, errno)
 	case syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ETXTBSY:
 		return notExecutable("%s: %v", p.path, errno)
 	case syscall.E2BIG:
-		return fault.Invalid("argv", "arguments and environment together are more than the kernel takes: pass them by a file or by stdin")
+		return fault.Invalid("argv", "arguments and environment together exceed the kernel's limit: use a file or stdin")
 	case syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE:
-		return fault.New(fault.QuotaExceeded, "no process can be started (%v): the sandbox is at its limit of processes, memory or descriptors", errno)
+		return fault.New(
+			fault.QuotaExceeded,
+			"no process can be started (%v): the sandbox is at its limit of processes, memory or descriptors", errno,
+		)
 	}
 	return fault.New(fault.Internal, "%s cannot be started: %v", p.path, errno)
 }
 
-// interpreterOf names what a script's first line or a program's header says must run it.
+// interpreterOf returns the interpreter that a script's first line or a program's header names, or "".
 func interpreterOf(file string) string {
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

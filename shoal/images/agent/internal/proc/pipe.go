@@ -12,30 +12,30 @@ const chunkSize = 64 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// pipe is the reading end of one output stream: a pipe's or a terminal's descriptor, and the ring it goes to. Until
-// pump starts it is a bare descriptor, which costs a short-lived process nothing in the poller.
+// pipe is the reading end of one output stream: the descriptor of a pipe or terminal, and the ring that receives the
+// output. Until pump starts it is a bare descriptor, so a short-lived process does not use the poller.
 type pipe struct {
 	fd   int
-	file *os.File // where the descriptor already belongs to one: a terminal's
+	file *os.File // set where the descriptor already belongs to a file, as a terminal's does
 	ring *Ring
 	eof  bool
-	done chan struct{} // closed by pump at the end
+	done chan struct{} // closed when pump returns
 
-	taking sync.Mutex   // held while pump takes bytes out of the descriptor; guards taken
-	taken  int64        // by pump, so far
-	moved  atomic.Int64 // of what was taken, what the ring has seen
+	taking sync.Mutex   // held while pump reads from the descriptor; guards taken
+	taken  int64        // bytes that pump has read so far
+	moved  atomic.Int64 // bytes of taken that are in the ring
 }
 
 func newPipe(fd int, ring *Ring) *pipe { return &pipe{fd: fd, ring: ring} }
 
-// drain moves what is there now into the ring, without waiting, and reports whether that was the end.
-// Not to be called once pump has started.
+// drain moves the available output into the ring without waiting, and reports whether it reached the end.
+// It must not be called once pump has started.
 func (p *pipe) drain() bool {
 	chunk := chunks.Get().(*[chunkSize]byte)
 	defer chunks.Put(chunk)
 	for !p.eof {
 		if _, _, unread := p.ring.Span(); unread > RingSize-chunkSize {
-			return false // it would not fit: a pump can wait for room
+			return false // a chunk might not fit, and only pump can wait for room
 		}
 		n, err := syscall.Read(p.fd, chunk[:])
 		switch {
@@ -44,7 +44,7 @@ func (p *pipe) drain() bool {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
 			return false
-		default: // the end; for a terminal that is EIO
+		default: // the end, which for a terminal is EIO
 			p.close()
 		}
 	}
@@ -57,7 +57,7 @@ func (p *pipe) close() {
 	p.ring.Close()
 }
 
-// start begins to move output into the ring as it comes, in a goroutine of its own.
+// start starts a goroutine that moves output into the ring as it comes.
 func (p *pipe) start() {
 	p.done = make(chan struct{})
 	if p.eof {
@@ -70,13 +70,14 @@ func (p *pipe) start() {
 	go p.pump(p.file)
 }
 
-// written is what moved will have come to once all that was written until now is in the ring. Only to be called once start was.
+// written returns the value that moved reaches once all output written so far is in the ring.
+// It must not be called before start.
 func (p *pipe) written() int64 {
 	p.taking.Lock()
 	defer p.taking.Unlock()
 	var waiting int32
 	if p.file != nil {
-		if raw, err := p.file.SyscallConn(); err == nil { // closed at the end, and then nothing waits
+		if raw, err := p.file.SyscallConn(); err == nil { // an error means it was closed, so nothing is unread
 			raw.Control(func(fd uintptr) { ioctl(int(fd), syscall.TIOCINQ, uintptr(unsafe.Pointer(&waiting))) })
 		}
 	}
@@ -92,7 +93,7 @@ func (p *pipe) pump(file *os.File) {
 		return
 	}
 	for {
-		// The chunk is taken only when there is something to read, so a quiet process holds none.
+		// A chunk is taken only when there is something to read, so a quiet process holds none.
 		var chunk *[chunkSize]byte
 		var n int
 		var failed error

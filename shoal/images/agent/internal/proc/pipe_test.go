@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// brokenOff makes a pipe that somebody else keeps open, with what a leader wrote before it ended still in it.
+// brokenOff makes a pipe that another process keeps open and that still holds what the leader wrote before it ended.
 func brokenOff(t *testing.T, written string) (*pipe, *os.File) {
 	t.Helper()
 	var fds [2]int
@@ -31,7 +31,7 @@ func TestWhatALeaderWroteIsWaitedForHoweverLateItIsRead(t *testing.T) {
 		(&Process{}).waitForEnd(pipe)
 		close(returned)
 	}()
-	// As after a pause of the whole agent: its time is over, and the pump has not had its turn.
+	// This is the state after a pause of the whole agent: the time is over, and pump has not run yet.
 	select {
 	case <-returned:
 		t.Fatal("the answer was complete before a byte of it was read")

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// Process is one command that a client started. It is kept for a while after its end.
+// Process is one command that a client started. The table keeps it for a while after it ended.
 type Process struct {
 	ID      string
 	Started time.Time
-	// Out and Err are its output; Err stays empty with a terminal or merged output.
+	// Out and Err hold its output. Err stays empty with a terminal or merged output.
 	Out, Err *Ring
-	// Stdin is nil where it was started without.
+	// Stdin is nil if the process was started without standard input.
 	Stdin *Stdin
 
 	table    *Table
 	run      bool
-	argv     []string // as shown by ps, shortened
+	argv     []string // shortened, as ps shows it
 	pid      int
-	ready    chan struct{} // closed when it was started, or could not be
+	ready    chan struct{} // closed when the start succeeded or failed
 	failure  error
 	exited   chan struct{} // closed when the leader ended
 	exit     int
@@ -31,25 +31,25 @@ type Process struct {
 	timer    *time.Timer
 	pipes    []*pipe
 	pty      *terminal
-	finished chan struct{} // of a run: closed when its answer is complete
+	finished chan struct{} // run only: closed when its answer is complete
 	once     sync.Once
-	attached atomic.Int32 // of a run: how many wait for its answer
-	gone     bool         // of a run: its answer is no longer whole; guarded by the table
+	attached atomic.Int32 // run only: how many clients wait for its answer
+	gone     bool         // run only: its answer is no longer complete; guarded by the table
 }
 
-// Pid is its number in the sandbox.
+// Pid returns its process id in the sandbox.
 func (p *Process) Pid() int { return p.pid }
 
-// Exited is closed when the leader has ended.
+// Exited returns a channel that is closed when the leader has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Exit tells how it ended: its exit code or the negated signal, whether its time was up, and how long it ran.
-// Only to be asked once Exited is closed.
+// Exit tells how it ended: its exit code or the negated signal, whether it timed out, and how long it ran.
+// It must not be called before Exited is closed.
 func (p *Process) Exit() (code int, timedOut bool, took time.Duration) {
 	return p.exit, p.timedOut.Load(), p.took
 }
 
-// Running tells whether the leader lives.
+// Running reports whether the leader still runs.
 func (p *Process) Running() bool {
 	select {
 	case <-p.exited:
@@ -59,7 +59,7 @@ func (p *Process) Running() bool {
 	}
 }
 
-// ended is called by the reaper, once. It must not block.
+// ended records the exit status. The reaper calls it once; it must not block.
 func (p *Process) ended(status syscall.WaitStatus) {
 	p.took = time.Since(p.Started)
 	if status.Signaled() {
@@ -70,7 +70,7 @@ func (p *Process) ended(status syscall.WaitStatus) {
 	close(p.exited)
 }
 
-// watchTimeout kills the whole tree when its time is up.
+// watchTimeout kills the whole process tree after the timeout; 0 means no timeout.
 func (p *Process) watchTimeout(timeout time.Duration) {
 	if timeout <= 0 {
 		return
@@ -84,7 +84,7 @@ func (p *Process) watchTimeout(timeout time.Duration) {
 	})
 }
 
-// Signal signals the process group, or with tree every descendant. One that has ended: nothing.
+// Signal signals the process group, or with tree every descendant. It does nothing if the leader has ended.
 func (p *Process) Signal(sig syscall.Signal, tree bool) error {
 	if !p.Running() {
 		return nil
@@ -99,7 +99,7 @@ func (p *Process) Signal(sig syscall.Signal, tree bool) error {
 	return p.table.reaper.kill(p, sig)
 }
 
-// Resize sets the size of its terminal and reports whether it has one.
+// Resize sets the size of its terminal, and reports whether it has one.
 func (p *Process) Resize(rows, cols uint16) (bool, error) {
 	if p.pty == nil {
 		return false, nil

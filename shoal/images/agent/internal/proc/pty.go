@@ -9,7 +9,7 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// Size is that of a terminal.
+// Size is the size of a terminal in characters.
 type Size struct {
 	Rows uint16 `json:"rows"`
 	Cols uint16 `json:"cols"`
@@ -23,7 +23,7 @@ const (
 // terminal is the master side of a pseudo-terminal.
 type terminal struct{ file *os.File }
 
-// openTerminal makes a pseudo-terminal and returns its master and, for the child, its other side.
+// openTerminal makes a pseudo-terminal and returns its master and the peer for the child.
 func openTerminal(size Size, user *syscall.Credential) (master int, peer int, err error) {
 	const flags = syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC | syscall.O_NONBLOCK
 	for _, path := range []string{"/dev/pts/ptmx", "/dev/ptmx"} {
@@ -32,7 +32,7 @@ func openTerminal(size Size, user *syscall.Credential) (master int, peer int, er
 		}
 	}
 	if err != nil {
-		return -1, -1, fault.New(fault.FailedPrecondition, "pty: the sandbox has no /dev/ptmx that can be opened: %v", err)
+		return -1, -1, fault.New(fault.FailedPrecondition, "pty: /dev/ptmx cannot be opened in the sandbox: %v", err)
 	}
 	defer func() {
 		if err != nil {
@@ -51,7 +51,8 @@ func openTerminal(size Size, user *syscall.Credential) (master int, peer int, er
 		return -1, -1, err
 	}
 	if user != nil {
-		// Programs open their terminal again by its name. The group is left alone: no image's number for it is known.
+		// Programs reopen their terminal by its name, so it must be the user's. The group stays as it is, because the
+		// number of the tty group differs between images.
 		syscall.Fchown(peer, int(user.Uid), -1)
 		syscall.Fchmod(peer, ttyMode)
 	}
@@ -60,7 +61,7 @@ func openTerminal(size Size, user *syscall.Credential) (master int, peer int, er
 
 func openPeer(master int) (int, error) {
 	flags := syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC
-	// By the descriptor where the kernel can (4.13): no path in the sandbox needs to be trusted then.
+	// Kernels from 4.13 open the peer through the master, so no path in the sandbox has to be trusted.
 	fd, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(master), tiocgptpeer, uintptr(flags))
 	if errno == 0 {
 		return int(fd), nil

@@ -7,20 +7,20 @@ import (
 	"syscall"
 )
 
-// Reaper waits for every child of this process, those it inherits as first process of the container included. It is
-// the only place that does, so that no exit status can go astray.
+// Reaper waits for every child of this process, including those it inherits as the first process of the container.
+// Nothing else waits for children, so no exit status is lost.
 type Reaper struct {
-	// forking is held during a fork. The kernel's part of it takes turns anyway.
+	// forking is held during a fork. The kernel serializes its part of a fork anyway.
 	forking sync.Mutex
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	children map[int]*Process
-	// early holds what ended during the fork that is under way: its child, perhaps, or orphans. It is nil without one: a
-	// number must not be remembered until it is another's.
+	// early holds the processes that ended during the current fork: perhaps its child, or orphans. It is nil outside a
+	// fork, because a remembered pid may later belong to another process.
 	early map[int]syscall.WaitStatus
 }
 
-// NewReaper starts reaping.
+// NewReaper makes a reaper and starts it.
 func NewReaper() *Reaper {
 	r := &Reaper{children: make(map[int]*Process)}
 	ended := make(chan os.Signal, 1)
@@ -54,7 +54,7 @@ func (r *Reaper) reap() {
 	}
 }
 
-// fork runs start, which forks, and registers p as the child it made.
+// fork calls start, which forks, and registers p as the child.
 func (r *Reaper) fork(p *Process, start func() (int, error)) error {
 	r.forking.Lock()
 	defer r.forking.Unlock()
@@ -78,7 +78,7 @@ func (r *Reaper) fork(p *Process, start func() (int, error)) error {
 	return nil
 }
 
-// kill signals p's process group, unless p has ended: its number may then be another's.
+// kill signals p's process group, unless p has ended: its pid may then belong to another process.
 func (r *Reaper) kill(p *Process, sig syscall.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -91,7 +91,7 @@ func (r *Reaper) kill(p *Process, sig syscall.Signal) error {
 	return nil
 }
 
-// withPid calls do with p's number, unless p has ended.
+// withPid calls do with p's pid, unless p has ended.
 func (r *Reaper) withPid(p *Process, do func(pid int)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -19,14 +19,14 @@ const (
 	maxShownArgv  = 1024
 )
 
-// retention is what is kept of the ended; guarded by its table.
+// retention holds the processes that have ended and are still kept. The table's mutex guards it.
 type retention struct {
-	ended   []*Process // by exec, oldest first
-	answers []*Process // by run
+	ended   []*Process // started by exec, oldest first
+	answers []*Process // started by run, oldest first
 	janitor *time.Timer
 	armed   bool
 
-	graves map[uint64]struct{} // hashes of ids that were forgotten, so that they never start again
+	graves map[uint64]struct{} // hashes of the ids of forgotten processes, so that none of them starts again
 	order  []uint64
 	next   int
 }
@@ -50,7 +50,7 @@ func (k *retention) bury(hash uint64) {
 	k.graves[hash] = struct{}{}
 }
 
-// retire puts an ended process among those that are kept, and forgets the oldest.
+// retire adds an ended process to those that are kept, and forgets the oldest if there are too many.
 func (t *Table) retire(p *Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -105,10 +105,10 @@ func (k *retention) armLocked(t *Table) {
 	k.janitor.Reset(janitorPeriod)
 }
 
-// sweep forgets what is too old. It comes again as long as there is something that will be.
+// sweep drops what is too old. It runs again as long as something remains that will become too old.
 func (t *Table) sweep() {
 	if again := t.sweepAt(time.Now()); !again {
-		debug.FreeOSMemory() // a burst is over: give back what it took
+		debug.FreeOSMemory() // a burst is over: return its memory to the kernel
 	}
 }
 
@@ -145,7 +145,7 @@ func (t *Table) sweepAt(now time.Time) (again bool) {
 	return false
 }
 
-// shownArgs shortens argv to what ps shows of it.
+// shownArgs shortens argv to what ps shows.
 func shownArgs(argv []string) []string {
 	room := maxShownArgv
 	var shown []string
@@ -159,7 +159,7 @@ func shownArgs(argv []string) []string {
 	return shown
 }
 
-// Argv is its command line, shortened; nil for the answer of a run.
+// Argv returns its shortened command line, or nil for a run that has ended.
 func (p *Process) Argv() []string {
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()

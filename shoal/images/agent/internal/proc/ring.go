@@ -3,17 +3,18 @@ package proc
 import "sync"
 
 const (
-	// RingSize is how much output of one stream is kept for its reader.
+	// RingSize is how many bytes of unread output of one stream are kept.
 	RingSize = 1 << 20
-	// historySize is how much already consumed output is kept along, for a second reader.
+	// historySize is how many bytes of consumed output are kept for a second reader.
 	historySize = 64 << 10
 	firstSize   = 4 << 10
 )
 
-// Ring holds the newest part of one output stream, addressed by offsets from the stream's begin.
+// Ring holds the newest part of one output stream, addressed by offsets from the beginning of the stream.
 //
-// base ≤ consumed ≤ end. What lies between consumed and end is never dropped, unless nobody reads a `tail` ring: a full
-// ring makes Append wait, so the pipe behind it fills and the process blocks. Who only peeks does not count as a reader.
+// base ≤ consumed ≤ end. Bytes between consumed and end are never dropped, except in a `tail` ring that has no reader.
+// A full ring makes Append wait, so the pipe behind it fills and the process blocks. A peeker does not count as a
+// reader.
 type Ring struct {
 	mu        sync.Mutex
 	room      sync.Cond
@@ -21,25 +22,26 @@ type Ring struct {
 	base      int64
 	end       int64
 	consumed  int64
-	limit     int64 // bytes of the stream that are kept at all; -1: no limit
+	limit     int64 // later bytes of the stream are discarded; -1: no limit
 	tail      bool
 	readers   map[chan<- struct{}]struct{}
 	peekers   map[chan<- struct{}]struct{}
-	closed    bool // no more will come
-	abandoned bool // what comes is dropped
+	closed    bool // no more output will come
+	abandoned bool // further output is dropped
 	truncated bool
-	waiting   bool // Append waits for room
-	waits     int  // how often it did
+	waiting   bool // Append is waiting for room
+	waits     int  // how often Append has waited
 }
 
-// NewRing makes an empty ring. limit bounds the stream (-1: not); with tail the oldest is dropped while nobody reads.
+// NewRing makes an empty ring. limit bounds the stream in bytes (-1: no limit). With tail, the oldest bytes are dropped
+// while there is no reader.
 func NewRing(limit int64, tail bool) *Ring {
 	r := &Ring{limit: limit, tail: tail}
 	r.room.L = &r.mu
 	return r
 }
 
-// Append adds output, waiting for room where there is none.
+// Append adds output. It waits while the ring is full.
 func (r *Ring) Append(p []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,7 +68,7 @@ func (r *Ring) Append(p []byte) {
 	}
 }
 
-// put copies p behind what is there; makeRoom has made sure that it may.
+// put copies p behind the bytes in the ring. The caller has made room for it.
 func (r *Ring) put(p []byte) {
 	for len(p) > 0 {
 		n := copy(r.buf[int(r.end%int64(len(r.buf))):], p[:min(len(p), len(r.buf))])
@@ -75,7 +77,7 @@ func (r *Ring) put(p []byte) {
 	}
 }
 
-// makeRoom returns how many of n bytes fit now, growing the buffer or dropping what may be dropped.
+// makeRoom returns how many of n bytes fit now. It grows the buffer, and drops bytes that may be dropped.
 func (r *Ring) makeRoom(n int) int {
 	need := r.end - r.consumed + int64(n)
 	if r.tail && len(r.readers) == 0 && need > RingSize {
@@ -99,7 +101,7 @@ func (r *Ring) grow(want int) {
 	r.resize(size)
 }
 
-// resize moves what is held into a buffer of the given size, dropping the oldest where it does not fit.
+// resize moves the bytes held into a buffer of the given size, and drops the oldest that do not fit.
 func (r *Ring) resize(size int) {
 	held := make([]byte, min(r.end-r.base, int64(size)))
 	r.base = r.end - int64(len(held))
@@ -111,7 +113,7 @@ func (r *Ring) resize(size int) {
 	r.end = end
 }
 
-// copyTo copies what lies behind offset, which must be held, and returns how much that is.
+// copyTo copies the bytes from offset on and returns how many there were. The offset must be in the ring.
 func (r *Ring) copyTo(p []byte, offset int64) int {
 	p = p[:max(0, min(int64(len(p)), r.end-offset))]
 	n := 0
@@ -122,8 +124,8 @@ func (r *Ring) copyTo(p []byte, offset int64) int {
 	return n
 }
 
-// Read copies what there is from offset on. from is where it begins: later than offset where the ring had to drop.
-// done: the stream has ended, and nothing lies behind what was returned.
+// Read copies the bytes from offset on. from is the offset of the first one: later than offset if the ring has dropped
+// bytes. done means that the stream has ended and no bytes follow those returned.
 func (r *Ring) Read(offset int64, p []byte) (from int64, n int, done bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,14 +134,14 @@ func (r *Ring) Read(offset int64, p []byte) (from int64, n int, done bool) {
 	return from, n, r.closed && from+int64(n) >= r.end
 }
 
-// Available returns how many bytes lie behind offset, and whether no more will come.
+// Available returns how many bytes follow offset, and whether the stream is closed.
 func (r *Ring) Available(offset int64) (n int64, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return max(0, r.end-max(offset, r.base)), r.closed
 }
 
-// Consume tells that everything before offset was taken by a reader.
+// Consume marks all bytes before offset as read.
 func (r *Ring) Consume(offset int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -149,7 +151,7 @@ func (r *Ring) Consume(offset int64) {
 	}
 }
 
-// Attach makes wake get a token whenever output comes. End it with Detach.
+// Attach adds a reader: wake gets a token whenever output comes. Detach ends it.
 func (r *Ring) Attach(wake chan<- struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,8 +161,9 @@ func (r *Ring) Attach(wake chan<- struct{}) {
 	r.readers[wake] = struct{}{}
 }
 
-// Peek attaches who only looks: nobody waits for it, and it must not Consume. It returns all that is held from offset on, and
-// where that begins: one who began to read the oldest byte would be overtaken at once by a process that writes fast.
+// Peek adds a peeker: the process never waits for it, and it must not call Consume. It returns a copy of all bytes held
+// from offset on, and where they begin. Without the copy, a process that writes fast would overtake a peeker that
+// starts at the oldest byte.
 func (r *Ring) Peek(offset int64, wake chan<- struct{}) (from int64, held []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -180,10 +183,10 @@ func (r *Ring) Detach(wake chan<- struct{}) {
 	defer r.mu.Unlock()
 	delete(r.readers, wake)
 	delete(r.peekers, wake)
-	r.room.Broadcast() // a tail ring may drop from now on
+	r.room.Broadcast() // a tail ring without readers may drop bytes
 }
 
-// Close tells that no more will come.
+// Close marks the end of the stream.
 func (r *Ring) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -192,7 +195,7 @@ func (r *Ring) Close() {
 	r.notify()
 }
 
-// compact gives back what a closed ring's buffer has too much.
+// compact frees the unused part of a closed ring's buffer.
 func (r *Ring) compact() {
 	if held := int(r.end - r.base); r.closed && len(r.buf) > 2*held {
 		if held == 0 {
@@ -203,7 +206,7 @@ func (r *Ring) compact() {
 	}
 }
 
-// Abandon drops what comes from now on, so that whoever writes is never held up.
+// Abandon drops all further output, so that the process never blocks.
 func (r *Ring) Abandon() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,7 +214,7 @@ func (r *Ring) Abandon() {
 	r.room.Broadcast()
 }
 
-// Drop frees all that is held; readers see a gap.
+// Drop frees all bytes held. Readers see a gap.
 func (r *Ring) Drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -221,14 +224,14 @@ func (r *Ring) Drop() {
 	r.notify()
 }
 
-// Span returns the offsets of what is held, and how much of it nobody consumed yet.
+// Span returns the offsets of the bytes held, and how many of them are unread.
 func (r *Ring) Span() (base, end, unread int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.base, r.end, r.end - r.consumed
 }
 
-// Truncated tells whether the limit made it drop something.
+// Truncated reports whether output was discarded because of the limit.
 func (r *Ring) Truncated() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -246,14 +249,14 @@ func (r *Ring) notify() {
 	}
 }
 
-// Stalls tells whether a full ring holds its writer up now, and how often one did so far.
+// Stalls reports whether Append is waiting for room now, and how often it has waited so far.
 func (r *Ring) Stalls() (now bool, count int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.waiting, r.waits
 }
 
-// Begin is the offset of the oldest byte held.
+// Begin returns the offset of the oldest byte held.
 func (r *Ring) Begin() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// text is what a stream holds at an offset, so that any part of it can be checked.
+// text returns the bytes of a test stream from an offset on, so that any part of it can be checked.
 func text(offset int64, n int) []byte {
 	p := make([]byte, n)
 	for i := range p {
@@ -17,7 +17,7 @@ func text(offset int64, n int) []byte {
 	return p
 }
 
-// stalled waits until a ring holds its writer up.
+// stalled waits until Append waits for room in a ring.
 func stalled(t *testing.T, ring *Ring) {
 	t.Helper()
 	end := time.Now().Add(10 * time.Second)

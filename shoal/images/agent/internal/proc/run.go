@@ -7,18 +7,19 @@ import (
 )
 
 const (
-	// quick is how long a run may take, for each that is under way, before its pipes are watched: most end sooner, and cost
-	// the poller nothing. One that writes more than a pipe holds is held up for so long, once.
+	// quick is how long Settle waits for a run to end, times the number of runs that wait there, before the run's pipes
+	// are watched. Most runs end sooner and so never use the poller. A run that writes more than a pipe holds is
+	// blocked once for that time.
 	quick   = 2 * time.Millisecond
 	longest = 10 * quick
 	// linger is how long a run waits for the end of its pipes once its leader has ended.
 	linger = 100 * time.Millisecond
-	// rejoin is how long the run of a lost client is held up for it before its output is dropped.
+	// rejoin is how long a run keeps its output for a client that lost its connection.
 	rejoin = 30 * time.Second
 )
 
-// Run starts s, or joins the run that the same start made before. Its answer is complete when Finished is closed. The
-// caller reads Out and Err from 0 and calls Leave when it is done.
+// Run starts s, or joins the run that an earlier call with the same id started. Its answer is complete when Finished is
+// closed. The caller reads Out and Err from offset 0 and calls Leave when it is done.
 func (t *Table) Run(s *Spec) (p *Process, started bool, err error) {
 	p, started, err = t.begin(s, true)
 	if err != nil || started {
@@ -33,16 +34,16 @@ func (t *Table) Run(s *Spec) (p *Process, started bool, err error) {
 	return p, false, nil
 }
 
-// answerGone is what those get who come too late for a run's answer.
+// answerGone is the error for a client that comes too late for a run's answer.
 func answerGone(id string) error {
 	return fault.New(fault.FailedPrecondition, "%s was run before, and its answer is no longer kept", id)
 }
 
-// Finished is closed when nothing more will be added to a run's answer.
+// Finished returns a channel that is closed when a run's answer is complete.
 func (p *Process) Finished() <-chan struct{} { return p.finished }
 
-// Settle waits a moment for a run to end, as most do; only for the one who started it. If it has not ended, it is attended
-// from now on, and Settle returns false.
+// Settle waits a moment for a run to end, as most do, and reports whether it did. If not, a goroutine attends to the
+// run from then on. Only the caller that started the run may call Settle.
 func (p *Process) Settle() bool {
 	under := time.Duration(p.table.settling.Add(1))
 	defer p.table.settling.Add(-1)
@@ -73,14 +74,15 @@ func (p *Process) attendRun() {
 		p.waitForEnd(pipe)
 	}
 	p.conclude()
-	// Who still holds the pipes may go on writing: nobody listens, and nobody is held up.
+	// Processes that still hold the pipes may go on writing: their output is dropped, and they never block.
 	p.Out.Abandon()
 	p.Err.Abandon()
 }
 
-// waitForEnd returns at the pipe's end; where others hold it still, once the ring has what the leader wrote and then a while
-// went by in which the ring's reader held nobody up. The time alone says nothing: an agent that was kept from running, its
-// sandbox having used up its CPU, finds it over before it has read a byte.
+// waitForEnd waits for the end of the pipe. If other processes still hold the pipe, it waits until the ring has all
+// that the leader wrote, and then until the linger time has passed without a full ring. Time alone proves nothing: if
+// the sandbox has used up its CPU quota, the agent may not have run at all, and the time may be over before it reads a
+// byte.
 func (p *Process) waitForEnd(pipe *pipe) {
 	written := pipe.written()
 	timer := time.NewTimer(linger)
@@ -101,7 +103,7 @@ func (p *Process) waitForEnd(pipe *pipe) {
 	}
 }
 
-// conclude completes a run's answer.
+// conclude marks a run's answer as complete.
 func (p *Process) conclude() {
 	p.release()
 	p.table.changed(p, -1)
@@ -111,7 +113,8 @@ func (p *Process) conclude() {
 	}
 }
 
-// Leave ends what Run began. cancelled: the client wants no answer; otherwise, where it has none yet, it may come back for it.
+// Leave ends a call of Run. cancelled means that the client no longer wants the answer. Otherwise, if the answer is not
+// complete, the client may come back for it.
 func (p *Process) Leave(cancelled bool) {
 	if p.attached.Add(-1) > 0 {
 		return
@@ -129,7 +132,7 @@ func (p *Process) Leave(cancelled bool) {
 	time.AfterFunc(rejoin, p.giveUp)
 }
 
-// giveUp lets a run that nobody waits for go on without its output.
+// giveUp drops the output of a run that no client waits for. The run itself goes on.
 func (p *Process) giveUp() {
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// The shim is this program, started in the place of the command where the kernel must be told limits between fork and
+// The shim is this program, started in place of a command with limits, because limits must be set between fork and
 // exec. It reports a failure on descriptor 3, which closes by itself when the command is executed.
 //
 //	agent shim nofile=64,core=0 PATH ARGV…
@@ -22,11 +22,11 @@ var limitNumbers = map[string]int{
 	"core": syscall.RLIMIT_CORE, "nofile": syscall.RLIMIT_NOFILE, "nproc": 6,
 }
 
-// CheckLimits refuses names that are not limits.
+// CheckLimits returns an error if a name is not a limit.
 func CheckLimits(limits map[string]uint64) error {
 	for name := range limits {
 		if _, known := limitNumbers[name]; !known {
-			return fault.Invalid("limits", "%q is none of cpu, core, fsize, nofile, nproc, stack", name)
+			return fault.Invalid("limits", "%q is not one of cpu, core, fsize, nofile, nproc, stack", name)
 		}
 	}
 	return nil
@@ -41,7 +41,7 @@ func shimArgs(self, path string, argv []string, limits map[string]uint64) []stri
 	return append([]string{self, "shim", strings.Join(settings, ","), path}, argv...)
 }
 
-// Shim is the `shim` subcommand. It returns only if it failed.
+// Shim runs the `shim` subcommand. It returns only if it failed.
 func Shim(args []string) int {
 	syscall.CloseOnExec(shimReportFD)
 	if len(args) < 3 {
@@ -92,7 +92,7 @@ func (s *shimReport) close() {
 	}
 }
 
-// read waits until the shim has executed the command, or returns why it could not.
+// read waits until the shim has executed the command. It returns an error if the shim could not.
 func (s *shimReport) read() error {
 	syscall.Close(s.w)
 	s.w = -1
@@ -118,7 +118,7 @@ func (s *shimReport) read() error {
 		return errno
 	}
 	if errno == syscall.EPERM {
-		return fault.Invalid("limits", "%s lies above what the sandbox itself may have: ask less", what)
+		return fault.Invalid("limits", "%s is above the sandbox's own limit: choose a lower value", what)
 	}
 	return fault.Invalid("limits", "%s was refused by the kernel: %v", what, errno)
 }

@@ -14,11 +14,11 @@ const (
 	maxArgs     = 4096
 	maxArg      = 128 << 10
 	maxArgBytes = 3 << 19
-	// MaxTimeout keeps a time-out within what a clock can add: about 31 years.
+	// MaxTimeout is the longest timeout in milliseconds, about 31 years. It keeps clock arithmetic from overflowing.
 	MaxTimeout = 1e12
 )
 
-// Spec is what to start. A nil value in Env removes the name from what the container has.
+// Spec says what to start. A nil value in Env removes the variable from the container's environment.
 type Spec struct {
 	ID      string
 	Argv    []string
@@ -32,18 +32,18 @@ type Spec struct {
 	MergeStderr bool
 	Stdin       bool
 	Tail        bool
-	// MaxOutput bounds what is kept of each stream; -1: no bound.
+	// MaxOutput bounds the bytes kept of each stream; -1: no bound.
 	MaxOutput int64
 }
 
-// Defaults are the sandbox's own: what a Spec is laid over.
+// Defaults are the sandbox's own settings, for what a Spec leaves out.
 type Defaults struct {
 	Env     []string
 	Workdir string
-	User    string // "": whoever the agent is
+	User    string // "": the agent's own user
 }
 
-// ValidID tells whether id matches p-[0-9a-z]{1,32}.
+// ValidID reports whether id matches p-[0-9a-z]{1,32}.
 func ValidID(id string) bool {
 	if len(id) < 3 || len(id) > 34 || id[:2] != "p-" {
 		return false
@@ -64,7 +64,7 @@ func (s *Spec) check() error {
 		return fault.Invalid("argv", "name a program to run")
 	}
 	if len(s.Argv) > maxArgs {
-		return fault.Invalid("argv", "%d arguments are more than %d: pass them by a file or by stdin", len(s.Argv), maxArgs)
+		return fault.Invalid("argv", "%d arguments are more than %d: pass them in a file or through stdin", len(s.Argv), maxArgs)
 	}
 	total := 0
 	for i, arg := range s.Argv {
@@ -72,12 +72,12 @@ func (s *Spec) check() error {
 			return fault.Invalid("argv", "argument %d holds a NUL byte", i)
 		}
 		if len(arg) >= maxArg {
-			return fault.Invalid("argv", "argument %d is longer than %d bytes: pass it by a file or by stdin", i, maxArg)
+			return fault.Invalid("argv", "argument %d is longer than %d bytes: pass it in a file or through stdin", i, maxArg)
 		}
 		total += len(arg)
 	}
 	if total > maxArgBytes {
-		return fault.Invalid("argv", "%d bytes are more than %d: pass them by a file or by stdin", total, maxArgBytes)
+		return fault.Invalid("argv", "%d bytes are more than %d: pass them in a file or through stdin", total, maxArgBytes)
 	}
 	if err := CheckEnv(s.Env); err != nil {
 		return err
@@ -85,11 +85,11 @@ func (s *Spec) check() error {
 	return CheckWorkdir(s.Workdir)
 }
 
-// CheckEnv refuses names and values that no environment can hold.
+// CheckEnv returns an error if an environment cannot hold a name or value.
 func CheckEnv(env map[string]*string) error {
 	for name, value := range env {
 		if name == "" || strings.ContainsAny(name, "=\x00") {
-			return fault.Invalid("env", "%q cannot be the name of a variable", name)
+			return fault.Invalid("env", "%q cannot name a variable", name)
 		}
 		if value != nil && (strings.IndexByte(*value, 0) >= 0 || len(name)+len(*value)+2 > maxArg) {
 			return fault.Invalid("env", "the value of %s holds a NUL byte or is longer than %d bytes", name, maxArg)
@@ -98,7 +98,7 @@ func CheckEnv(env map[string]*string) error {
 	return nil
 }
 
-// CheckWorkdir wants "" or an absolute path.
+// CheckWorkdir returns an error unless workdir is "" or an absolute path.
 func CheckWorkdir(workdir string) error {
 	if workdir != "" && (workdir[0] != '/' || strings.IndexByte(workdir, 0) >= 0) {
 		return fault.Invalid("workdir", "%q is not an absolute path", workdir)
@@ -106,7 +106,7 @@ func CheckWorkdir(workdir string) error {
 	return nil
 }
 
-// Overlay lays changes over an environment.
+// Overlay applies changes to a copy of an environment. A nil value removes the variable.
 func Overlay(base []string, changes map[string]*string) []string {
 	env := make([]string, 0, len(base)+len(changes)+4)
 	for _, entry := range base {
@@ -132,7 +132,7 @@ func lookupEnv(env []string, name string) (string, bool) {
 	return "", false
 }
 
-// plan is a Spec resolved against the sandbox: what the kernel needs.
+// plan is a Spec resolved against the sandbox into what the kernel needs.
 type plan struct {
 	path    string
 	argv    []string
@@ -177,7 +177,8 @@ func (t *Table) resolve(s *Spec) (*plan, error) {
 	return p, nil
 }
 
-// environment is the sandbox's own, the spec's changes, the mark, and HOME and USER where nobody has set them.
+// environment returns the sandbox's environment with the spec's changes and the variable SHOAL_PROCESS, which marks the
+// process. It adds HOME and USER if nobody has set them, and TERM for a terminal.
 func (t *Table) environment(s *Spec, defaults *Defaults, who *users.User) []string {
 	env := Overlay(defaults.Env, s.Env)
 	if who == nil {
@@ -185,7 +186,7 @@ func (t *Table) environment(s *Spec, defaults *Defaults, who *users.User) []stri
 	}
 	home, set := lookupEnv(env, "HOME")
 	_, asked := s.Env["HOME"]
-	// The engine sets HOME for the agent's user: for another one that is no choice of anybody's.
+	// The engine sets HOME for the agent's user. For another user that value is wrong, because nobody chose it.
 	if stale := set && !asked && who.UID != t.self.UID && home == t.self.Home; !asked && (!set || stale) {
 		if stale {
 			env = Overlay(env, map[string]*string{"HOME": nil})

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// childScore is the oom_score_adj of what clients start: the kernel shall take it before the agent.
+// childScore is the oom_score_adj of the processes that clients start: the kernel should kill them before the agent.
 const childScore = 500
 
-// descriptors collects what a start opened, to close it again.
+// descriptors collects the descriptors that a start opened, to close them later.
 type descriptors []int
 
 func (d *descriptors) pipe() (r, w int, err error) {
@@ -29,13 +29,13 @@ func (d *descriptors) close() {
 	*d = nil
 }
 
-// start starts s as p. On error nothing is left: no process, no descriptor.
+// start starts s as p. If it fails, no process and no descriptor is left.
 func (t *Table) start(p *Process, s *Spec) error {
 	plan, err := t.resolve(s)
 	if err != nil {
 		return err
 	}
-	var ours, theirs descriptors // what stays here, and what only the child keeps
+	var ours, theirs descriptors // those that the agent keeps, and those for the child only
 	defer func() { theirs.close() }()
 	files, err := p.open(s, plan, t.null, &ours, &theirs)
 	if err == nil {
@@ -49,7 +49,8 @@ func (t *Table) start(p *Process, s *Spec) error {
 	return nil
 }
 
-// open makes the child's three standard descriptors and, in order, ours: stdin (if any), stdout, stderr (if apart).
+// open returns the child's three standard descriptors. It adds the agent's ends to ours, in the order stdin (if any),
+// stdout, stderr (if separate).
 func (p *Process) open(s *Spec, plan *plan, null int, ours, theirs *descriptors) ([]uintptr, error) {
 	if s.Pty != nil {
 		master, peer, err := openTerminal(*s.Pty, plan.user)
@@ -84,7 +85,7 @@ func (p *Process) open(s *Spec, plan *plan, null int, ours, theirs *descriptors)
 	return []uintptr{uintptr(in), uintptr(out), uintptr(failed)}, nil
 }
 
-// pipeInto makes a pipe whose reading end goes to readers and whose writing end goes to writers.
+// pipeInto makes a pipe. It adds the reading end to readers and the writing end to writers.
 func pipeInto(readers, writers *descriptors) (r, w int, err error) {
 	var both descriptors
 	if r, w, err = both.pipe(); err == nil {
@@ -102,7 +103,8 @@ func outputPipe(ours, theirs *descriptors) (int, error) {
 	return w, syscall.SetNonblock(r, true)
 }
 
-// launch forks and executes. The path of ForkExec is the kernel's quickest: the child borrows our memory until it executes.
+// launch forks and executes. It uses ForkExec because the kernel is fastest that way: the child shares the agent's
+// memory until it executes.
 func (t *Table) launch(p *Process, s *Spec, plan *plan, files []uintptr) error {
 	attr := &syscall.ProcAttr{
 		Dir:   plan.workdir,
@@ -137,13 +139,13 @@ func (t *Table) launch(p *Process, s *Spec, plan *plan, files []uintptr) error {
 func writeScore(pid int) {
 	fd, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return // it ended already, or the engine does not let us
+		return // the process has already ended, or the engine forbids it
 	}
 	syscall.Write(fd, []byte(strconv.Itoa(childScore)))
 	syscall.Close(fd)
 }
 
-// adopt takes over the descriptors that open left for us.
+// adopt takes over the agent's ends of the descriptors that open made.
 func (p *Process) adopt(s *Spec, ours descriptors) {
 	if s.Pty != nil {
 		file := os.NewFile(uintptr(ours[0]), "terminal")

@@ -11,42 +11,45 @@ import (
 
 const endOfTransmission = 4
 
-// Stdin is a process's standard input, addressed by offset, so that a client that lost its connection goes on where the
-// process is. One writer at a time: a new one puts the old one out.
+// Stdin is the standard input of a process, addressed by offset, so that a client that lost its connection can resume.
+// There is one writer at a time: a new one replaces the old one.
 type Stdin struct {
 	turn  sync.Mutex // held during a write
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	file  *os.File
 	pty   bool
 	has   int64
 	last  byte
-	ended bool // END was carried out
-	shut  bool // the process ended or closed it
+	ended bool // End was carried out
+	shut  bool // the process has ended or closed it
 	owner int
 }
 
-// ErrSuperseded: another writer took over, or this one's client went away.
+// ErrSuperseded means that another writer took over, or that this writer's client went away.
 var ErrSuperseded = errors.New("another writer took over this standard input")
 
 func closedStdin() error {
-	return fault.New(fault.FailedPrecondition, "the process has closed its standard input, or has ended: nothing more can be written")
+	return fault.New(
+		fault.FailedPrecondition, "the process has closed its standard input, or has ended: nothing more can be written",
+	)
 }
 
-// Writer is one client at a Stdin. It needs no end: the input stays open for who comes next.
+// Writer writes to a Stdin for one client. It needs no close: the input stays open for the next writer.
 type Writer struct {
 	s      *Stdin
 	number int
 	offset int64 // of the next byte that the client sends
 }
 
-// Open makes the caller the one writer: offset is that of the first byte its client will send. has: how much arrived before.
+// Open makes the caller the only writer. offset is the offset of the first byte that its client will send. has is how
+// many bytes have arrived so far.
 func (s *Stdin) Open(offset int64) (w *Writer, has int64, err error) {
 	s.mu.Lock()
 	s.owner++
 	number := s.owner
-	s.file.SetWriteDeadline(time.Unix(1, 0)) // puts out a writer that waits for the process to read
+	s.file.SetWriteDeadline(time.Unix(1, 0)) // interrupts a writer that waits for the process to read
 	s.mu.Unlock()
-	s.turn.Lock() // until a write of the old one has told how far it came
+	s.turn.Lock() // waits until the old writer has recorded how much it wrote
 	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,7 +57,7 @@ func (s *Stdin) Open(offset int64) (w *Writer, has int64, err error) {
 	case s.owner != number:
 		return nil, 0, ErrSuperseded
 	case offset > s.has:
-		return nil, 0, fault.Invalid("offset", "%d lies behind the %d bytes that arrived: send from there", offset, s.has)
+		return nil, 0, fault.Invalid("offset", "%d is beyond the %d bytes that arrived: send from there", offset, s.has)
 	case s.shut && !s.ended:
 		return nil, 0, closedStdin()
 	}
@@ -62,7 +65,7 @@ func (s *Stdin) Open(offset int64) (w *Writer, has int64, err error) {
 	return &Writer{s, number, offset}, s.has, nil
 }
 
-// Write takes the next bytes of the client, skipping what the process already has.
+// Write writes the client's next bytes, and skips those that the process already has.
 func (w *Writer) Write(p []byte) error {
 	s := w.s
 	s.turn.Lock()
@@ -100,7 +103,7 @@ func (w *Writer) Write(p []byte) error {
 	return closedStdin()
 }
 
-// End closes the process's standard input (to a terminal it sends EOT) and returns how many bytes it had.
+// End closes the standard input (for a terminal it sends EOT) and returns how many bytes the process got.
 func (w *Writer) End() (int64, error) {
 	s := w.s
 	s.mu.Lock()
@@ -118,13 +121,13 @@ func (w *Writer) End() (int64, error) {
 	}
 	end := []byte{endOfTransmission}
 	if s.has > 0 && s.last != '\n' {
-		end = append(end, endOfTransmission) // the first only ends the line that was begun
+		end = append(end, endOfTransmission) // the first EOT only ends the unfinished line
 	}
 	s.file.Write(end)
 	return s.has, nil
 }
 
-// Interrupt makes a Write that waits for the process return.
+// Interrupt makes a waiting Write return.
 func (w *Writer) Interrupt() {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
@@ -133,12 +136,12 @@ func (w *Writer) Interrupt() {
 	}
 }
 
-// stop closes it for good: the process has ended.
+// stop closes the input for good because the process has ended.
 func (s *Stdin) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.shut = true
-	if s.pty { // it is closed by the one that reads it
+	if s.pty { // the output pump closes the terminal
 		s.file.SetWriteDeadline(time.Unix(1, 0))
 		return
 	}

@@ -14,10 +14,10 @@ import (
 	"shoal/agent/internal/users"
 )
 
-// MainID is the sandbox's own command.
+// MainID is the process id of the sandbox's own command.
 const MainID = "p-main"
 
-// Table holds every process that clients started, by the id they chose, the running and the lately ended.
+// Table holds the processes that clients started, by the id they chose: those that run and those that ended recently.
 type Table struct {
 	reaper      *Reaper
 	users       *users.Database
@@ -27,7 +27,7 @@ type Table struct {
 	executable  string
 	adjustScore bool
 	onChange    func(delta int)
-	settling    atomic.Int64 // runs whose pipes nobody watches yet
+	settling    atomic.Int64 // runs that wait in Settle
 
 	mu    sync.Mutex
 	procs map[string]*Process
@@ -35,11 +35,12 @@ type Table struct {
 	seed  maphash.Seed
 }
 
-// NewTable makes an empty table. onChange is told of every process but the main one: +1 when it starts, -1 at its end.
+// NewTable makes an empty table. It calls onChange for every process except the main one: with +1 when it starts and -1
+// when it ends.
 func NewTable(defaults Defaults, db *users.Database, onChange func(delta int)) (*Table, error) {
 	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		// An image without /dev/null: the reading end of a pipe that nobody writes to is as empty.
+		// The image has no /dev/null. A pipe without a writer is just as empty.
 		var fds [2]int
 		if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
 			return nil, err
@@ -69,16 +70,16 @@ func ownScore() int {
 	return n
 }
 
-// Defaults are what starts are laid over now.
+// Defaults returns the defaults for new processes.
 func (t *Table) Defaults() Defaults { return *t.defaults.Load() }
 
-// SetDefaults changes what later starts are laid over.
+// SetDefaults changes the defaults for new processes.
 func (t *Table) SetDefaults(d Defaults) { t.defaults.Store(&d) }
 
-// Self is who the agent is.
+// Self returns the agent's own user.
 func (t *Table) Self() *users.User { return t.self }
 
-// User finds the user that spec names; "" is the sandbox's default.
+// User finds the user that spec names; "" is the sandbox's default user.
 func (t *Table) User(spec string) (*users.User, error) {
 	if spec == "" {
 		spec = t.defaults.Load().User
@@ -89,7 +90,7 @@ func (t *Table) User(spec string) (*users.User, error) {
 	return t.users.Lookup(spec)
 }
 
-// Get finds a process, the running and the lately ended.
+// Get finds a process that runs or ended recently.
 func (t *Table) Get(id string) (*Process, error) {
 	t.mu.Lock()
 	p := t.procs[id]
@@ -105,7 +106,8 @@ func (t *Table) Get(id string) (*Process, error) {
 	return nil, f
 }
 
-// Start starts s, or finds the process that the same start made before. It keeps running whatever becomes of the caller.
+// Start starts s, or finds the process that an earlier call with the same id started. The process does not depend on
+// the caller's connection.
 func (t *Table) Start(s *Spec) (*Process, error) {
 	p, started, err := t.begin(s, false)
 	if err != nil || !started {
@@ -118,7 +120,7 @@ func (t *Table) Start(s *Spec) (*Process, error) {
 	return p, nil
 }
 
-// begin registers and starts s; started is false where it was before.
+// begin registers and starts s. started is false if a process with this id was already there.
 func (t *Table) begin(s *Spec, run bool) (p *Process, started bool, err error) {
 	if !ValidID(s.ID) {
 		return nil, false, fault.Invalid("id", "it must match p-[0-9a-z]{1,32}")
@@ -127,7 +129,9 @@ func (t *Table) begin(s *Spec, run bool) (p *Process, started bool, err error) {
 	p = t.procs[s.ID]
 	if p == nil && t.kept.seen(maphash.String(t.seed, s.ID)) {
 		t.mu.Unlock()
-		return nil, false, fault.New(fault.FailedPrecondition, "%s was started before, and its answer is no longer kept", s.ID)
+		return nil, false, fault.New(
+			fault.FailedPrecondition, "%s was started before, and its answer is no longer kept", s.ID,
+		)
 	}
 	if p != nil {
 		t.mu.Unlock()
@@ -161,7 +165,7 @@ func (t *Table) begin(s *Spec, run bool) (p *Process, started bool, err error) {
 	return p, p.failure == nil, p.failure
 }
 
-// attend waits for the end of a process and of its output.
+// attend waits until a process and its output have ended.
 func (t *Table) attend(p *Process) {
 	<-p.exited
 	p.release()
@@ -176,7 +180,7 @@ func (t *Table) attend(p *Process) {
 	t.kept.arm(t)
 }
 
-// release gives back what only a living process needs.
+// release frees what only a running process needs.
 func (p *Process) release() {
 	if p.timer != nil {
 		p.timer.Stop()
@@ -192,7 +196,7 @@ func (t *Table) changed(p *Process, delta int) {
 	}
 }
 
-// Running counts the processes that have not ended.
+// Running counts the processes that have not ended, and all that are known.
 func (t *Table) Running() (running, known int) {
 	all := t.List()
 	for _, p := range all {
@@ -203,7 +207,7 @@ func (t *Table) Running() (running, known int) {
 	return running, len(all)
 }
 
-// List returns the processes known, in the order of their start.
+// List returns the known processes, in the order in which they started.
 func (t *Table) List() []*Process {
 	t.mu.Lock()
 	all := make([]*Process, 0, len(t.procs))
@@ -221,8 +225,8 @@ func (t *Table) List() []*Process {
 	return all
 }
 
-// KillAll ends every process by SIGTERM, and by SIGKILL what is left after grace. As first process of a pid namespace the agent
-// reaches everyone in it; otherwise only what it started.
+// KillAll sends SIGTERM to every process, and SIGKILL to those left after the grace time. As the first process of a pid
+// namespace the agent reaches every process in it, otherwise only those that it started.
 func (t *Table) KillAll(grace time.Duration) {
 	t.signalAll(syscall.SIGTERM)
 	deadline := time.Now().Add(grace)

@@ -9,19 +9,20 @@ import (
 	"time"
 )
 
-// killBudget bounds how long the killing of one tree may go on: a fork bomb is stopped within milliseconds, but what
-// hangs in the kernel cannot be waited for.
+// killBudget bounds the time for killing one tree. A fork bomb is stopped within milliseconds, but a process that hangs
+// in the kernel may never end.
 const killBudget = 5 * time.Second
 
-// row is one process as /proc shows it.
+// row describes one process as /proc shows it.
 type row struct {
 	pid, parent, group, session int
 	uid                         uint32
 	dead                        bool
 }
 
-// tree finds who belongs to a process: its group and session, its descendants, and orphans that carry its mark. It
-// remembers the sessions it met, so those that lost their parent between two looks are found again.
+// tree finds the processes that belong to one: its group and session, its descendants, and orphans with its mark in
+// their environment. It remembers the sessions it found, so it finds a process again that loses its parent between two
+// calls of look.
 type tree struct {
 	leader   int
 	mark     []byte
@@ -53,7 +54,7 @@ func (t *tree) look() []int {
 	}
 	var living []int
 	met := t.members
-	t.members = make(map[int]bool, len(met)) // a number that is not in use now may soon be a stranger's
+	t.members = make(map[int]bool, len(met)) // drops unused pids: another process may soon get one of them
 	for _, r := range rows {
 		if !met[r.pid] {
 			continue
@@ -69,8 +70,8 @@ func (t *tree) look() []int {
 	return living
 }
 
-// marked reads the environment the orphan was started with. Of another user's process the kernel shows it only to that user, so
-// the reading thread becomes that user to the file system, for as long as it reads.
+// marked reports whether the environment that an orphan started with has the mark. The kernel shows the environment of
+// another user's process only to that user. So the reading thread takes on that user's file system ids while it reads.
 func (t *tree) marked(r row) bool {
 	if r.uid != uint32(os.Geteuid()) {
 		runtime.LockOSThread()
@@ -88,7 +89,7 @@ func (t *tree) marked(r row) bool {
 	return bytes.HasPrefix(environ, t.mark) || bytes.Contains(environ, append([]byte{0}, t.mark...))
 }
 
-// killTree stops every member, so that none can fork while the others are looked for, and then kills them all.
+// killTree stops every member, so that none can fork while it looks for the others, and then kills them all.
 func (t *Table) killTree(p *Process) {
 	members := newTree(p)
 	deadline := time.Now().Add(killBudget)
@@ -115,7 +116,7 @@ func (t *Table) killTree(p *Process) {
 	}
 }
 
-// signalTree signals everyone who belongs to p now.
+// signalTree signals every process that belongs to p now.
 func (t *Table) signalTree(p *Process, sig syscall.Signal) error {
 	for _, pid := range newTree(p).look() {
 		syscall.Kill(pid, sig)
