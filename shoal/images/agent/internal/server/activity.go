@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Activity counts what keeps a sandbox from being idle, and knows since when there is nothing.
+// Activity counts what keeps a sandbox from being idle, and knows since when the count has been zero.
 type Activity struct {
 	mu    sync.Mutex
 	count int
 	since time.Time
 }
 
-// NewActivity begins idle.
+// NewActivity makes a count of zero: the sandbox is idle from now on.
 func NewActivity() *Activity { return &Activity{since: time.Now()} }
 
-// Change counts one more (+1) or one less (-1).
+// Change adds delta to the count: +1 when an activity begins, -1 when it ends.
 func (a *Activity) Change(delta int) {
 	a.mu.Lock()
 	a.count += delta
@@ -25,12 +25,12 @@ func (a *Activity) Change(delta int) {
 	a.mu.Unlock()
 }
 
-// Idle tells for how long there has been nothing, or how long at least it will take until that is after.
+// Idle returns for how long the sandbox has been idle, and how long it takes at least until that time reaches after.
 func (a *Activity) Idle(after time.Duration) (idle, wait time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.count > 0 {
-		return 0, after // it cannot end before now
+		return 0, after // idle time cannot begin before now
 	}
 	idle = time.Since(a.since)
 	return idle, after - idle

@@ -47,7 +47,7 @@ func (s *Server) configure(st *mux.Stream, raw []byte) error {
 			return err
 		}
 		if workdir == "" {
-			return fault.Invalid("workdir", "give an absolute path, or null for the container's own")
+			return fault.Invalid("workdir", "give an absolute path, or null for the container's own directory")
 		}
 		if err := makeDirectory(workdir, who); err != nil {
 			return fault.Path("workdir", err)
@@ -59,7 +59,7 @@ func (s *Server) configure(st *mux.Stream, raw []byte) error {
 	return nil
 }
 
-// makeDirectory makes a directory and what is missing above it; what it makes is the user's.
+// makeDirectory makes a directory and its missing parents. The user owns those that it makes.
 func makeDirectory(dir string, who *users.User) error {
 	dir = path.Clean(dir)
 	info, err := os.Stat(dir)

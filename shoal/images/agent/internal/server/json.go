@@ -12,10 +12,10 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// errGrammar is JSON that is none: the connection that carried it ends.
+// errGrammar means that a request is not valid JSON. It ends the connection.
 var errGrammar = errors.New("a request is not valid JSON")
 
-// text is a path, a name or an argument. What is not valid UTF-8 travels as {"b64": "…"}.
+// text is a path, a name or an argument. A value that is not valid UTF-8 is encoded as {"b64": "…"}.
 type text string
 
 func (t *text) UnmarshalJSON(raw []byte) error {
@@ -63,7 +63,7 @@ func strict(raw []byte, into any) error {
 	return nil
 }
 
-// decode reads a request strictly: an unknown member or one of the wrong type is an error that names it.
+// decode parses a request strictly: an unknown member or a member of the wrong type is an error that names it.
 func decode[T any](raw []byte) (*T, error) {
 	request := new(T)
 	err := strict(raw, request)
@@ -76,11 +76,11 @@ func decode[T any](raw []byte) (*T, error) {
 	case errors.As(err, &syntax), errors.Is(err, errGrammar), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return nil, errGrammar
 	case errors.As(err, &wrongType):
-		field := strings.TrimPrefix(wrongType.Field, "start.") // some releases of Go name the embedded struct as well
+		field := strings.TrimPrefix(wrongType.Field, "start.") // some releases of Go also name the embedded struct
 		if field == "" {
 			field = "request"
 		}
-		return nil, fault.Invalid(field, "a %s has no place there", wrongType.Value)
+		return nil, fault.Invalid(field, "a %s is the wrong type here", wrongType.Value)
 	}
 	if _, name, found := strings.Cut(err.Error(), "unknown field "); found {
 		return nil, fault.Invalid(strings.Trim(name, `"`), "the request has no such member")
@@ -88,7 +88,7 @@ func decode[T any](raw []byte) (*T, error) {
 	return nil, fault.Invalid("request", "%v", err)
 }
 
-// opOf returns the op that a request names. Clients put it first, so it is mostly found without reading the whole.
+// opOf returns the op that a request names. Clients put it first, so opOf rarely has to parse the whole request.
 func opOf(raw []byte) (string, error) {
 	if !utf8.Valid(raw) {
 		return "", errGrammar
@@ -108,7 +108,7 @@ func opOf(raw []byte) (string, error) {
 		if errors.As(err, &syntax) {
 			return "", errGrammar
 		}
-		return "", fault.Invalid("op", "a request is an object with an op")
+		return "", fault.Invalid("op", "a request must be an object with an op")
 	}
 	return request.Op, nil
 }

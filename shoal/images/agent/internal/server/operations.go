@@ -7,12 +7,12 @@ import (
 
 // operation is one row of the protocol's table of requests.
 type operation struct {
-	scope string // "": for everybody
+	scope string // "": no scope is needed
 	quiet bool   // does not count as activity
 	do    func(st *mux.Stream, request []byte) error
 }
 
-// operations is every request there is.
+// allOperations returns every request that the agent answers.
 func (s *Server) allOperations() map[string]operation {
 	const exec, admin = "exec", "admin"
 	all := map[string]operation{
@@ -20,9 +20,9 @@ func (s *Server) allOperations() map[string]operation {
 
 		"run":    {exec, false, s.run},
 		"exec":   {exec, false, s.exec},
-		"output": {exec, true, s.output}, // counts itself: one who peeks is no activity
+		"output": {exec, true, s.output}, // counts itself, because a peek is not activity
 		"stdin":  {exec, false, s.stdin},
-		"wait":   {exec, true, s.wait}, // of p-main it is quiet; of any other, the process itself is activity
+		"wait":   {exec, true, s.wait}, // quiet: every process except p-main counts as activity itself
 		"signal": {exec, false, s.signal},
 		"resize": {exec, false, s.resize},
 		"ps":     {exec, false, s.ps},
@@ -37,7 +37,7 @@ func (s *Server) allOperations() map[string]operation {
 	return all
 }
 
-// ownerOf finds who shall own what a request of the files makes.
+// ownerOf returns the owner of the files that a request for this user makes.
 func (s *Server) ownerOf(user string) (files.Owner, error) {
 	who, err := s.table.User(user)
 	if err != nil {

@@ -38,7 +38,7 @@ func (s *Server) output(st *mux.Stream, raw []byte) error {
 		return fault.Invalid("fd", "%d is neither 1 (stdout) nor 2 (stderr)", request.FD)
 	}
 	if _, end, _ := ring.Span(); request.Offset < 0 || request.Offset > end {
-		return fault.Invalid("offset", "%d is not between 0 and %d, which is all the output so far", request.Offset, end)
+		return fault.Invalid("offset", "%d is not between 0 and %d, the size of the output so far", request.Offset, end)
 	}
 	defer ring.Detach(st.Wake())
 	if request.Peek {
@@ -48,7 +48,7 @@ func (s *Server) output(st *mux.Stream, raw []byte) error {
 		}
 		return peek(st, ring, at)
 	}
-	ring.Attach(st.Wake()) // from here on nothing is dropped
+	ring.Attach(st.Wake()) // from now on no output is dropped
 	if request.Tell {
 		base, end, _ := ring.Span()
 		request.Offset = max(request.Offset, base)
@@ -64,8 +64,8 @@ func tell(st *mux.Stream, what string, from, to int64) error {
 	return st.Event(map[string]any{what: [2]int64{from, to}})
 }
 
-// follow sends a ring that the caller has attached to, from an offset on, to its end. What the client gives credit for it has
-// consumed.
+// follow sends the output of a ring from an offset on, until its end. The caller has attached to the ring. Output for
+// which the client has given credit counts as consumed.
 func follow(st *mux.Stream, ring *proc.Ring, offset int64) error {
 	ring.Consume(offset)
 	at, dropped := offset, int64(0)
@@ -103,8 +103,8 @@ func follow(st *mux.Stream, ring *proc.Ring, offset int64) error {
 	}
 }
 
-// sendHeld sends all that a ring holds at this moment to one who peeks, and returns where that ends. A stream's first credit
-// is enough for it.
+// sendHeld sends a peeking client all that a ring holds now, and returns the offset where that ends. The initial credit
+// of a stream is enough for it.
 func sendHeld(st *mux.Stream, ring *proc.Ring, request *outputRequest) (end int64, err error) {
 	defer st.Turn()()
 	select {
@@ -132,8 +132,8 @@ func sendHeld(st *mux.Stream, ring *proc.Ring, request *outputRequest) (end int6
 	return end, err
 }
 
-// peek sends what comes into a ring to one who peeks, to its end. A client that was too slow is told of a gap, but not before it
-// can take what lies behind: events have no credit that would bound them.
+// peek sends a peeking client the output that comes into a ring, until its end. A client that was too slow gets a gap
+// event, but only once it has credit for the output after the gap: no credit bounds the events themselves.
 func peek(st *mux.Stream, ring *proc.Ring, at int64) error {
 	for {
 		n, closed := ring.Available(at)
@@ -158,8 +158,8 @@ func peek(st *mux.Stream, ring *proc.Ring, at int64) error {
 	}
 }
 
-// sendNext sends what a ring has behind an offset, up to n bytes, whose credit is reserved, and returns where that ends. done:
-// nothing lies behind it, nor will.
+// sendNext sends up to n bytes of a ring from an offset on, and returns the offset where they end. Their credit is
+// reserved. done means that no more output follows.
 func sendNext(st *mux.Stream, ring *proc.Ring, at int64, n int) (end int64, done bool, err error) {
 	piece := pieces.Get().(*[frame.HeaderSize + chunkSize]byte)
 	defer pieces.Put(piece)

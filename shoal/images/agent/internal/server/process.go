@@ -120,7 +120,8 @@ type psRow struct {
 	Exit    *int     `json:"exit"`
 }
 
-// maxShown bounds the answer of ps to what one frame holds, however its strings must be escaped.
+// maxShown bounds the command lines in the answer of ps in bytes, so that it fits into one frame even if every
+// character must be escaped.
 const maxShown = 96 << 10
 
 func (s *Server) ps(st *mux.Stream, raw []byte) error {

@@ -12,13 +12,13 @@ import (
 
 const (
 	maxOutput = 256 << 20
-	// oneWrite is how much output an ended run may have to go out together with its REPLY.
+	// oneWrite is the largest output of an ended run that is sent in one write with its REPLY.
 	oneWrite  = 256 << 10
 	chunkSize = 64 << 10
 	replySize = 160
 )
 
-// pieces are frames being built: a header and a chunk of output.
+// pieces are buffers for building frames: a header and a chunk of output.
 var pieces = sync.Pool{New: func() any { return new([frame.HeaderSize + chunkSize]byte) }}
 
 type runRequest struct {
@@ -56,7 +56,8 @@ func (s *Server) run(st *mux.Stream, raw []byte) error {
 	return streamAnswer(st, p)
 }
 
-// answerAtOnce sends all there is in one write, if it is little enough.
+// answerAtOnce sends the output and the reply in one write. It returns false if the output or the credit does not allow
+// it.
 func answerAtOnce(st *mux.Stream, p *proc.Process) bool {
 	_, out, _ := p.Out.Span()
 	_, failed, _ := p.Err.Span()
@@ -103,14 +104,14 @@ func appendRunReply(b []byte, stream uint32, p *proc.Process) []byte {
 	return b
 }
 
-// side is one of a run's two streams on its way to the client.
+// side is one of a run's two output streams, and how much of it has been sent.
 type side struct {
 	kind frame.Kind
 	ring *proc.Ring
 	at   int64
 }
 
-// streamAnswer sends output as it comes, and the answer at its end.
+// streamAnswer sends output as it comes, and the reply at the end.
 func streamAnswer(st *mux.Stream, p *proc.Process) error {
 	sides := [2]side{{kind: frame.Data, ring: p.Out}, {kind: frame.ErrData, ring: p.Err}}
 	for i := range sides {
@@ -119,7 +120,7 @@ func streamAnswer(st *mux.Stream, p *proc.Process) error {
 	}
 	finished := p.Finished()
 	for {
-		select { // before looking for output: what comes after was there before
+		select { // checked before the output is sent: once a run is finished, all its output is in the rings
 		case <-finished:
 			finished = nil
 		default:
@@ -146,12 +147,12 @@ func streamAnswer(st *mux.Stream, p *proc.Process) error {
 	}
 }
 
-// send sends what there is and credit allows; more: something is left for want of credit.
+// send sends as much output as the credit allows. more means that output is left because the credit ran out.
 func (s *side) send(st *mux.Stream, p *proc.Process) (more bool, err error) {
 	for {
 		n, _ := s.ring.Available(s.at)
 		if base, _, _ := s.ring.Span(); base > s.at {
-			return false, fault.New(fault.FailedPrecondition, "%s was run before, and its answer is no longer whole", p.ID)
+			return false, fault.New(fault.FailedPrecondition, "%s was run before, and its answer is no longer complete", p.ID)
 		}
 		if n == 0 {
 			return false, nil
@@ -165,15 +166,15 @@ func (s *side) send(st *mux.Stream, p *proc.Process) (more bool, err error) {
 			return false, err
 		}
 		if from != s.at {
-			continue // overtaken meanwhile: the next look tells
+			continue // the ring dropped this output meanwhile: the next round reports it
 		}
 		s.at += int64(size)
 		s.ring.Consume(s.at)
 	}
 }
 
-// sendPiece sends n bytes of a ring from offset on, whose credit is reserved. from: where they really begin; if that is
-// later than offset nothing was sent.
+// sendPiece sends n bytes of a ring from offset on. Their credit is reserved. from is where they really begin: if that
+// is later than offset, nothing was sent.
 func sendPiece(st *mux.Stream, kind frame.Kind, ring *proc.Ring, offset int64, n int) (from int64, err error) {
 	piece := pieces.Get().(*[frame.HeaderSize + chunkSize]byte)
 	defer pieces.Put(piece)

@@ -15,7 +15,7 @@ import (
 	"shoal/agent/internal/tunnel"
 )
 
-// Version is the agent's own, told by ping and by the relay.
+// Version is the version of the agent, which ping and the relay report.
 const Version = "1"
 
 const scopeTunnel = "tunnel"
@@ -26,12 +26,12 @@ type Server struct {
 	activity   *Activity
 	operations map[string]operation
 	tunnels    tunnel.Tunnels
-	base       proc.Defaults // the container's own, before any configure
+	base       proc.Defaults // the container's own defaults, before any configure
 	started    time.Time
 	stop       func(grace time.Duration)
 }
 
-// New makes a server over a table. stop ends everything, and then the agent.
+// New makes a server for the processes of a table. stop ends all processes, and then the agent.
 func New(table *proc.Table, activity *Activity, stop func(grace time.Duration)) *Server {
 	s := &Server{table: table, activity: activity, base: table.Defaults(), started: time.Now(), stop: stop}
 	s.operations = s.allOperations()
@@ -41,10 +41,10 @@ func New(table *proc.Table, activity *Activity, stop func(grace time.Duration)) 
 type hello struct {
 	V      int      `json:"v"`
 	Scopes []string `json:"scopes"`
-	Dial   int      `json:"dial"` // not 0: no frames, but raw bytes from and to that port
+	Dial   int      `json:"dial"` // not 0: the connection carries raw bytes to and from this port, not frames
 }
 
-// firstByte calls began once, when the first bytes of a connection arrive.
+// firstByte is a connection that calls began once, when its first bytes arrive.
 type firstByte struct {
 	*os.File
 	began func()
@@ -59,7 +59,8 @@ func (f *firstByte) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Serve answers one connection that the relay hands over, until it ends. began is called when the relay uses it.
+// Serve answers the requests of one connection from the relay until it ends. It calls began when the first bytes
+// arrive.
 func (s *Server) Serve(file *os.File, began func()) error {
 	defer file.Close()
 	source := &firstByte{file, began}
@@ -79,7 +80,7 @@ func (s *Server) Serve(file *os.File, began func()) error {
 	return connection.Serve(func(st *mux.Stream, request []byte) { s.answer(st, request, greeting.Scopes) })
 }
 
-// tunnel carries raw bytes. A sandbox is not idle as long as it does.
+// tunnel carries raw bytes to and from a port. The sandbox counts as active meanwhile.
 func (s *Server) tunnel(file *os.File, ahead []byte, greeting hello) error {
 	if !slices.Contains(greeting.Scopes, scopeTunnel) {
 		return tunnel.Refuse(file, lacks("dial", scopeTunnel))
@@ -89,7 +90,7 @@ func (s *Server) tunnel(file *os.File, ahead []byte, greeting hello) error {
 	return s.tunnels.Serve(file, ahead, greeting.Dial)
 }
 
-// lacks is the fault of a token without the scope.
+// lacks returns the error for a token without the scope.
 func lacks(what, scope string) *fault.Fault {
 	return fault.New(fault.PermissionDenied, "%s needs the scope %s, which the token does not give", what, scope)
 }
@@ -111,7 +112,7 @@ func (s *Server) answer(st *mux.Stream, request []byte, scopes []string) {
 func (s *Server) perform(op string, st *mux.Stream, request []byte, scopes []string) error {
 	what, known := s.operations[op]
 	if !known {
-		return fault.Invalid("op", "there is no such request")
+		return fault.Invalid("op", "no request has this name")
 	}
 	if what.scope != "" && !slices.Contains(scopes, what.scope) {
 		return lacks(op, what.scope)
@@ -123,7 +124,7 @@ func (s *Server) perform(op string, st *mux.Stream, request []byte, scopes []str
 	return what.do(st, request)
 }
 
-// reply ends the stream with value unless there was an error.
+// reply ends the stream with value, unless err is set. It returns err.
 func reply(st *mux.Stream, value any, err error) error {
 	if err == nil {
 		st.Reply(value)

@@ -7,7 +7,7 @@ import (
 	"shoal/agent/internal/proc"
 )
 
-// start is what `run` and `exec` have in common.
+// start holds the members that `run` and `exec` share.
 type start struct {
 	Op        string             `json:"op"`
 	ID        string             `json:"id"`

@@ -44,7 +44,7 @@ func (s *Server) stdin(st *mux.Stream, raw []byte) error {
 	return nil
 }
 
-// feed gives a run its input. A command that does not want all of it is no error, as in a shell's pipe.
+// feed gives a run its input. As in a shell's pipe, it is no error if the command does not read all of it.
 func feed(st *mux.Stream, p *proc.Process) {
 	writer, _, err := p.Stdin.Open(0)
 	if err != nil {
@@ -53,7 +53,7 @@ func feed(st *mux.Stream, p *proc.Process) {
 	if _, err = pour(st, writer, true); err == nil {
 		return
 	}
-	for { // whatever else comes is taken, so that its sender can go on
+	for { // drop the rest of the input, so that the client can finish sending
 		f, err := st.Recv()
 		if err != nil {
 			return
@@ -62,8 +62,9 @@ func feed(st *mux.Stream, p *proc.Process) {
 	}
 }
 
-// pour moves data from the client to the process until END, and carries that out. Credit tells the client that a piece has arrived:
-// for one that the process did not take it is given only where the client need not know.
+// pour moves data from the client to the process until END, and then closes the input. Credit tells the client that a
+// piece has reached the process. If the process did not take a piece, credit is given only when credulous is set,
+// because then the client need not know.
 func pour(st *mux.Stream, writer *proc.Writer, credulous bool) (int64, error) {
 	over := make(chan struct{})
 	defer close(over)
