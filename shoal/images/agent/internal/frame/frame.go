@@ -1,8 +1,8 @@
-// Package frame is the codec of the agent's protocol: bytes in, frames out, every length bounded.
+// Package frame is the codec of the agent's protocol. Every length is bounded.
 //
 //	u32 length (of all that follows) | u8 kind | u32 stream | payload
 //
-// PROTOCOL.md is the manual.
+// PROTOCOL.md describes the protocol.
 package frame
 
 import (
@@ -12,7 +12,7 @@ import (
 	"sync"
 )
 
-// Kind tells what a frame carries.
+// Kind says what a frame carries.
 type Kind uint8
 
 // The kinds of the protocol, in the order of its table.
@@ -30,7 +30,7 @@ const (
 )
 
 const (
-	// HeaderSize is what stands before the payload.
+	// HeaderSize is the size of a frame before its payload.
 	HeaderSize = 9
 	// MaxPayload bounds the payload of one frame.
 	MaxPayload = 1 << 20
@@ -43,15 +43,15 @@ const (
 	afterLen   = HeaderSize - 4
 )
 
-// ErrMalformed is a frame out of the grammar: the connection that carried it must end.
+// ErrMalformed means that a frame breaks the protocol. The connection must end.
 var ErrMalformed = errors.New("malformed frame")
 
-// Frame is one frame as decoded. Payload is valid until the next call of Decoder.Next unless Owned.
+// Frame is one decoded frame. Its payload is valid until the next call of Decoder.Next, unless it is Owned.
 type Frame struct {
 	Kind    Kind
 	Stream  uint32
 	Payload []byte
-	// Owned: the payload is the caller's, who may give it back with Recycle.
+	// Owned means that the caller owns the payload, and may give it back with Recycle.
 	Owned bool
 }
 
@@ -60,7 +60,7 @@ func Append(b []byte, kind Kind, stream uint32, payload []byte) []byte {
 	return append(AppendHeader(b, kind, stream, len(payload)), payload...)
 }
 
-// AppendHeader appends the header of a frame whose payload of n bytes follows.
+// AppendHeader appends the header of a frame. Its payload of n bytes must follow.
 func AppendHeader(b []byte, kind Kind, stream uint32, n int) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(n+afterLen))
 	b = append(b, byte(kind))
@@ -74,7 +74,7 @@ func PutHeader(b []byte, kind Kind, stream uint32, n int) {
 	binary.BigEndian.PutUint32(b[5:], stream)
 }
 
-// AppendCredit appends a CREDIT frame of n bytes.
+// AppendCredit appends a CREDIT frame that grants n bytes.
 func AppendCredit(b []byte, stream uint32, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(AppendHeader(b, Credit, stream, 4), n)
 }
@@ -87,10 +87,10 @@ func ParseCredit(payload []byte) (uint32, error) {
 	return binary.BigEndian.Uint32(payload), nil
 }
 
-// large holds payload buffers of the biggest size for frames that do not fit into a decoder's own.
+// large holds payload buffers of the maximum size, for frames that do not fit into a decoder's own buffer.
 var large = sync.Pool{New: func() any { b := make([]byte, MaxPayload); return &b }}
 
-// medium serves the usual size of bulk frames, so that a queue of them costs what it holds.
+// medium holds payload buffers of the usual size of bulk frames, so that a queue of those wastes no memory.
 var medium = sync.Pool{New: func() any { b := make([]byte, mediumSize); return &b }}
 
 const mediumSize = 256 << 10
@@ -102,7 +102,7 @@ func takeBuffer(n int) []byte {
 	return (*large.Get().(*[]byte))[:n]
 }
 
-// Recycle gives the payload of an Owned frame back. The caller must not touch it again.
+// Recycle gives the payload of an Owned frame back. The caller must not use it afterwards.
 func Recycle(payload []byte) {
 	payload = payload[:cap(payload)]
 	switch cap(payload) {
@@ -113,17 +113,18 @@ func Recycle(payload []byte) {
 	}
 }
 
-// Decoder reads frames. It reads ahead, so nobody else may read from the same source.
+// Decoder reads frames. It reads ahead, so nothing else may read from the same source.
 type Decoder struct {
 	r          io.Reader
 	buf        [bufferSize]byte
 	start, end int
 }
 
-// NewDecoder reads from r.
+// NewDecoder makes a decoder that reads from r.
 func NewDecoder(r io.Reader) *Decoder { return &Decoder{r: r} }
 
-// Next returns the next frame: io.EOF between frames, io.ErrUnexpectedEOF inside one, ErrMalformed out of the grammar.
+// Next returns the next frame. At the end of the source it returns io.EOF between frames, and io.ErrUnexpectedEOF
+// inside one. It returns ErrMalformed for a frame that breaks the protocol.
 func (d *Decoder) Next() (Frame, error) {
 	if err := d.fill(HeaderSize); err != nil {
 		return Frame{}, err
@@ -152,7 +153,7 @@ func (d *Decoder) Next() (Frame, error) {
 	return f, nil
 }
 
-// plausible holds what a header alone can prove wrong, before a byte of payload is waited for.
+// plausible reports whether a header can belong to a valid frame. It is checked before waiting for the payload.
 func plausible(kind Kind, stream uint32, n int) bool {
 	switch kind {
 	case Hello:
@@ -182,7 +183,7 @@ func (d *Decoder) readLarge(f Frame, n int) (Frame, error) {
 	return f, nil
 }
 
-// fill makes sure that n bytes (at most bufferSize) are buffered from start on.
+// fill reads until n bytes, at most bufferSize, are buffered from start on.
 func (d *Decoder) fill(n int) error {
 	if d.start == d.end {
 		d.start, d.end = 0, 0
@@ -210,5 +211,5 @@ func (d *Decoder) fill(n int) error {
 	return nil
 }
 
-// Buffered returns what was read ahead and not yet decoded. It is valid until the next call of Next.
+// Buffered returns the bytes that were read ahead and not yet decoded. They are valid until the next call of Next.
 func (d *Decoder) Buffered() []byte { return d.buf[d.start:d.end] }

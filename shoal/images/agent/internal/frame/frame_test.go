@@ -55,7 +55,7 @@ func TestMalformedFramesAreRefusedByTheirHeader(t *testing.T) {
 		"short CREDIT":        header(8, Credit, 1),
 		"CANCEL with payload": header(6, Cancel, 1),
 	} {
-		// Nothing follows: it must not be waited for.
+		// Nothing follows, so the decoder must not wait for more.
 		if _, err := NewDecoder(bytes.NewReader(wire)).Next(); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -1,7 +1,7 @@
-// Package mux is the agent's side of one admitted connection: many streams, flow control, and few system calls.
+// Package mux is the agent's side of one authenticated connection: many streams, flow control, and few system calls.
 //
-// One goroutine reads; each request has one of its own; whoever has something to send writes it, together with
-// what others left for it meanwhile.
+// One goroutine reads, and each request has a goroutine of its own. A goroutine that has something to send writes it
+// itself, together with what others have queued meanwhile.
 package mux
 
 import (
@@ -15,14 +15,14 @@ import (
 	"shoal/agent/internal/frame"
 )
 
-// MaxStreams is how many streams may be open on a connection.
+// MaxStreams is how many streams may be open on one connection.
 const MaxStreams = 4096
 
 // Handler answers one request. It runs in a goroutine of its own and must end the stream with Reply or Fail,
-// unless the stream was cancelled. The request is its own.
+// unless the stream was cancelled. It owns the request's bytes.
 type Handler func(s *Stream, request []byte)
 
-// Conn is one connection.
+// Conn is one connection and its open streams.
 type Conn struct {
 	rw      io.ReadWriteCloser
 	dec     *frame.Decoder
@@ -33,15 +33,15 @@ type Conn struct {
 	closed  bool
 }
 
-// New makes a connection of rw, whose next frame is read by dec.
+// New makes a connection that writes to rw and reads its frames from dec.
 func New(rw io.ReadWriteCloser, dec *frame.Decoder) *Conn {
 	c := &Conn{rw: rw, dec: dec, streams: make(map[uint32]*Stream)}
 	c.out.init(rw)
 	return c
 }
 
-// Serve reads until the connection ends and returns why: nil where the other side closed it in order.
-// When it returns the connection is closed and every stream is lost.
+// Serve reads until the connection ends, and returns the reason: nil if the other side closed it between two frames.
+// When it returns, the connection is closed and every stream has ended.
 func (c *Conn) Serve(handle Handler) error {
 	err := c.read(handle)
 	c.Close()
@@ -99,7 +99,7 @@ func (c *Conn) read(handle Handler) error {
 			if s := c.forget(f.Stream); s != nil {
 				s.cancel()
 			}
-		default: // HELLO is over, the others are for the agent to send
+		default: // HELLO may not come again, and only the agent sends the other kinds
 			err = frame.ErrMalformed
 		}
 		if err != nil {
@@ -136,12 +136,12 @@ func (c *Conn) open(f frame.Frame, handle Handler) error {
 	return nil
 }
 
-// run calls the handler. A panic in it is a defect, and costs this connection but not the sandbox.
+// run calls the handler. A panic in it is a bug: it ends this connection, but not the sandbox.
 func (c *Conn) run(s *Stream, request []byte, handle Handler) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			log.Printf("shoal: a request failed by a defect: %v\n%s", reason, debug.Stack())
-			s.Fail(fault.New(fault.Internal, "a defect in the agent: see the container's log"))
+			log.Printf("shoal: bug in the agent: a request panicked: %v\n%s", reason, debug.Stack())
+			s.Fail(fault.New(fault.Internal, "a bug in the agent: see the container's log"))
 			c.Close()
 		}
 	}()

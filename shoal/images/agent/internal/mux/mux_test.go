@@ -128,7 +128,7 @@ func TestADefectCostsTheConnectionOnly(t *testing.T) {
 	<-served
 }
 
-// slowWriter keeps every write apart.
+// slowWriter records each write separately.
 type slowWriter struct {
 	mu     sync.Mutex
 	writes [][]byte
@@ -155,7 +155,7 @@ func TestWhatWaitsGoesOutTogether(t *testing.T) {
 			}
 		})
 	}
-	for { // until all but the one that writes have left theirs
+	for { // until all goroutines but the writing one have queued their frames
 		w.mu.Lock()
 		waiting := len(w.pending)
 		w.mu.Unlock()

@@ -12,26 +12,26 @@ import (
 	"shoal/agent/internal/frame"
 )
 
-// ErrLost tells a handler that its client cancelled the stream or that the connection broke.
+// ErrLost means that the client cancelled the stream or that the connection broke.
 var ErrLost = errors.New("the stream was cancelled or its connection lost")
 
-// grantAt is how much must have been consumed before credit is given back: often enough to keep a sender going.
+// grantAt is how many bytes must be consumed before credit is given back. It is small enough to keep a sender going.
 const grantAt = frame.InitialCredit / 4
 
-// joinTo is up to where small pieces that wait are joined into one.
+// joinTo is the size up to which small queued pieces are joined into one.
 const joinTo = 64 << 10
 
-// Stream is one request and what flows for it.
+// Stream is one request and the data that belongs to it.
 type Stream struct {
 	id   uint32
 	conn *Conn
 
 	mu        sync.Mutex
-	wake      chan struct{} // holds one token when something changed
+	wake      chan struct{} // holds one token when data or credit came
 	done      chan struct{}
 	queue     []frame.Frame
 	ended     bool // END came
-	cancelled bool // by CANCEL, and not by a broken connection
+	cancelled bool // by CANCEL, not by a broken connection
 	over      bool // replied, cancelled or lost
 	window    int64
 	owed      int64
@@ -46,28 +46,29 @@ func newStream(c *Conn, id uint32) *Stream {
 	}
 }
 
-// Done is closed when nobody waits for this stream any more, and when its handler has returned.
+// Done returns a channel that is closed when no client waits for this stream any more, or its handler has returned.
 func (s *Stream) Done() <-chan struct{} { return s.done }
 
-// Wake gets a token when credit or data came. Others (an output ring) may put one there too.
+// Wake returns a channel that gets a token when credit or data came. Others, such as an output ring, may put one there.
 func (s *Stream) Wake() chan struct{} { return s.wake }
 
-// Cancelled: the client itself was done with it; false where the connection broke and it may come back.
+// Cancelled reports whether the client cancelled the stream. It is false if the connection broke: the client may come
+// back.
 func (s *Stream) Cancelled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cancelled
 }
 
-// Credit returns how many payload bytes may be sent now, and how many were granted by CREDIT frames so far.
+// Credit returns how many payload bytes may be sent now, and how many CREDIT frames have granted so far.
 func (s *Stream) Credit() (sendable, granted int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sendable, s.granted
 }
 
-// Recv returns the next piece of data: io.EOF after END, ErrLost after CANCEL or when the connection broke.
-// Give the piece back with Took when it is consumed.
+// Recv returns the next piece of data. It returns io.EOF after END, and ErrLost after CANCEL or if the connection
+// broke. The caller gives the piece back with Took once it is consumed.
 func (s *Stream) Recv() (frame.Frame, error) {
 	for {
 		s.mu.Lock()
@@ -95,7 +96,7 @@ func (s *Stream) Recv() (frame.Frame, error) {
 	}
 }
 
-// Took gives credit for a piece that was consumed, and its buffer back.
+// Took gives the client credit for a consumed piece, and recycles its buffer.
 func (s *Stream) Took(f frame.Frame) {
 	n := int64(len(f.Payload))
 	if f.Owned {
@@ -104,7 +105,7 @@ func (s *Stream) Took(f frame.Frame) {
 	s.mu.Lock()
 	s.owed += n
 	grant := s.owed
-	// A sender that waits for small pieces to be taken must not wait for more to come.
+	// An empty queue also grants credit, because a sender of small pieces may be waiting for it before it sends more.
 	if s.over || s.ended || (grant < grantAt && len(s.queue) > 0) || grant == 0 {
 		s.mu.Unlock()
 		return
@@ -115,7 +116,7 @@ func (s *Stream) Took(f frame.Frame) {
 	s.conn.out.write(frame.AppendCredit(make([]byte, 0, frame.HeaderSize+4), s.id, uint32(grant)))
 }
 
-// Reserve waits until at least one payload byte may be sent and takes up to max of the credit.
+// Reserve waits until at least one payload byte may be sent, and takes up to max bytes of credit.
 func (s *Stream) Reserve(max int) (int, error) {
 	for {
 		if n := s.TryReserve(max); n > 0 {
@@ -129,7 +130,7 @@ func (s *Stream) Reserve(max int) (int, error) {
 	}
 }
 
-// TryReserve takes up to max of the credit that there is, perhaps none.
+// TryReserve takes up to max bytes of the available credit, which may be none.
 func (s *Stream) TryReserve(max int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,21 +139,21 @@ func (s *Stream) TryReserve(max int) int {
 	return n
 }
 
-// Unreserve gives back credit that was taken and not used.
+// Unreserve gives back unused credit.
 func (s *Stream) Unreserve(n int) {
 	s.mu.Lock()
 	s.sendable += int64(n)
 	s.mu.Unlock()
 }
 
-// ID is the stream's number, for those who build frames themselves.
+// ID returns the stream's number, for callers that build frames themselves.
 func (s *Stream) ID() uint32 { return s.id }
 
-// SendFrames writes whole frames that the caller has built and reserved credit for.
+// SendFrames writes whole frames that the caller has built and for which it has reserved credit.
 func (s *Stream) SendFrames(b []byte) error { return s.conn.out.write(b) }
 
-// Turn waits until no other stream of the connection has the turn, and takes it; done gives it back. It is for those who hold
-// much until it is written: one after the other, for only one at a time can write.
+// Turn waits until no other stream of the connection has the turn, and takes it. done gives it back. Handlers that hold
+// much memory until it is written take turns, since only one of them can write at a time.
 func (s *Stream) Turn() (done func()) {
 	s.conn.turn.Lock()
 	return s.conn.turn.Unlock
@@ -162,7 +163,7 @@ func (s *Stream) Turn() (done func()) {
 func (s *Stream) Event(v any) error {
 	payload, err := json.Marshal(v)
 	if err != nil || len(payload) > frame.MaxPayload {
-		return fault.New(fault.Internal, "an event cannot be encoded")
+		return fault.New(fault.Internal, "an event could not be encoded")
 	}
 	select {
 	case <-s.done:
@@ -175,7 +176,7 @@ func (s *Stream) Event(v any) error {
 // Reply ends the stream with `{"ok": v}`.
 func (s *Stream) Reply(v any) { s.reply(map[string]any{"ok": v}) }
 
-// Fail ends the stream with an error; ErrLost needs no answer.
+// Fail ends the stream with an error. It does nothing for ErrLost, since no client waits for an answer then.
 func (s *Stream) Fail(err error) {
 	if errors.Is(err, ErrLost) {
 		return
@@ -193,7 +194,7 @@ func (s *Stream) reply(v any) {
 
 // ReplyFrames ends the stream with frames built by the caller, the last of which is its REPLY.
 func (s *Stream) ReplyFrames(b []byte) {
-	// Forget first: as soon as the client has the REPLY it may count the stream as closed.
+	// Forget the stream first: once the client has the REPLY, it may count the stream as closed.
 	s.conn.forget(s.id)
 	s.mu.Lock()
 	over := s.over
@@ -204,7 +205,8 @@ func (s *Stream) ReplyFrames(b []byte) {
 	}
 }
 
-// Flush waits until what was sent has left this process, for at most so long: somebody else may be about to write it.
+// Flush waits until the sent frames have been written, but at most for the given time. Another goroutine may be writing
+// them.
 func (s *Stream) Flush(patience time.Duration) {
 	gone := make(chan struct{})
 	go func() {
@@ -217,10 +219,10 @@ func (s *Stream) Flush(patience time.Duration) {
 	}
 }
 
-// Break ends the whole connection: what came on it is out of the grammar.
+// Break ends the whole connection because the client broke the protocol.
 func (s *Stream) Break() { s.conn.Close() }
 
-// What the connection's reader calls.
+// The connection's reader calls the methods below.
 
 func (s *Stream) push(f frame.Frame) error {
 	s.mu.Lock()
@@ -236,7 +238,7 @@ func (s *Stream) push(f frame.Frame) error {
 	if last := len(s.queue) - 1; f.Owned {
 		s.queue = append(s.queue, f)
 	} else if last >= 0 && !s.queue[last].Owned && len(s.queue[last].Payload) < joinTo {
-		// A queue of many tiny pieces would take far more memory than the credit that bounds it.
+		// A queue of many tiny pieces would take far more memory than the credit allows for.
 		s.queue[last].Payload = append(s.queue[last].Payload, f.Payload...)
 	} else {
 		f.Payload = append(make([]byte, 0, len(f.Payload)), f.Payload...)
@@ -294,7 +296,7 @@ func (s *Stream) closeDone() {
 	}
 }
 
-// discard ends the stream when its handler has returned: others that still receive from it stop.
+// discard ends the stream once its handler has returned, so that other goroutines stop receiving from it.
 func (s *Stream) discard() {
 	s.mu.Lock()
 	queue := s.queue

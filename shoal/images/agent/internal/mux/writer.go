@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// pendingHigh is how much may wait for the one who writes before others wait too.
+// pendingHigh is how many bytes may be queued for the writing goroutine before the others have to wait.
 const pendingHigh = 256 << 10
 
-// writer lets many goroutines write whole frames. The first one writes its own bytes straight from where they are; what
-// others bring meanwhile is gathered and goes out in one write behind it.
+// writer lets many goroutines write whole frames. The first one writes its own bytes without a copy. The bytes of the
+// others are queued meanwhile and follow in one write.
 type writer struct {
 	w       io.Writer
 	mu      sync.Mutex
@@ -25,7 +25,7 @@ func (w *writer) init(out io.Writer) {
 	w.room.L = &w.mu
 }
 
-// write sends b, which is made of whole frames; b is the caller's again when it returns.
+// write sends b, which consists of whole frames. The caller may use b again once write returns.
 func (w *writer) write(b []byte) error {
 	w.mu.Lock()
 	for w.err == nil && w.busy && len(w.pending)+len(b) > pendingHigh {
@@ -51,7 +51,7 @@ func (w *writer) write(b []byte) error {
 		w.mu.Lock()
 		w.spare = batch
 		if cap(batch) > pendingHigh/4 {
-			w.spare = nil // a burst is over some day: keep nothing of it
+			w.spare = nil // do not keep the large buffer of a burst
 		}
 		w.room.Broadcast()
 	}
@@ -65,7 +65,7 @@ func (w *writer) write(b []byte) error {
 	return err
 }
 
-// flush returns when everything that was written has gone out.
+// flush waits until all queued frames have been written.
 func (w *writer) flush() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
