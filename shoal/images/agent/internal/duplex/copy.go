@@ -5,14 +5,15 @@ import (
 	"syscall"
 )
 
-// bufferSize is what one direction holds at most, and only while it has something to carry: an idle connection costs no buffer, and no
-// descriptors but its own. The kernel's splice is a quarter faster at bulk, but keeps a pipe of 1 MiB for each direction of each
-// connection; and of those a user without privileges gets 64 on the whole machine, before all pipes of his shrink to two pages.
+// bufferSize is the most that one direction holds. It holds a buffer only while it copies: an idle connection costs no
+// buffer, and no descriptors but its own. The kernel's splice is a quarter faster for bulk data, but it keeps a pipe of
+// 1 MiB for each direction of each connection. An unprivileged user gets 64 such pipes on the whole machine, and after
+// that all of the user's new pipes shrink to two pages.
 const bufferSize = 32 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// move copies until the end of src, or an error of either.
+// move copies until the end of src, or until either connection fails.
 func move(dst, src Conn) error {
 	raw, err := src.SyscallConn()
 	if err != nil {
@@ -27,12 +28,12 @@ func move(dst, src Conn) error {
 		if failure != syscall.EAGAIN {
 			return true
 		}
-		release(&buffer) // nothing is held while nothing comes
+		release(&buffer) // a connection that waits holds no buffer
 		return false
 	}
 	for {
 		if err := raw.Read(read); err != nil {
-			return err // closed, or at its deadline
+			return err // src was closed, or its deadline has passed
 		}
 		if failure == nil && n > 0 {
 			_, failure = dst.Write(buffer[:n])

@@ -1,4 +1,5 @@
-// Package duplex joins two stream sockets into one: bytes go both ways, and the end of each direction is passed on as a half-close.
+// Package duplex joins two stream sockets: it copies bytes both ways, and passes the end of each direction on as a
+// half-close.
 package duplex
 
 import (
@@ -15,17 +16,18 @@ type Conn interface {
 	CloseWrite() error
 }
 
-// past is a deadline that wakes whoever waits on a connection.
+// past is a deadline that wakes every reader and writer of a connection.
 var past = time.Unix(1, 0)
 
-// direction is the bytes from src to dst.
+// direction is one of the two directions, from src to dst.
 type direction struct {
 	src, dst Conn
-	ended    atomic.Bool // in order, and about to be passed on, if it was not already
+	ended    atomic.Bool // src has ended in order; dst gets the half-close now or has it already
 }
 
-// Join copies both ways until both directions have ended, one is broken, or a side that had ended its own is gone altogether. It closes
-// both connections; a side to which a direction was broken off is reset, so that it does not take the break for an end.
+// Join copies both ways until both directions have ended, until one breaks, or until a side that has ended its own
+// direction closes its connection. Then it closes both connections. If a direction broke, its receiver gets a reset, so
+// that it does not take the break for an end.
 func Join(a, b Conn) {
 	there, back := &direction{src: a, dst: b}, &direction{src: b, dst: a}
 	done := make(chan *direction, 2)
@@ -36,7 +38,7 @@ func Join(a, b Conn) {
 	case first.ended.Load():
 		first.waitForOther(done)
 	case hung(first.dst) && !hung(first.src):
-		<-done // what the side that went had said before may still be on its way
+		<-done // the last bytes of the side that closed may still be on their way
 	default:
 		cut(a, b)
 		<-done
@@ -45,21 +47,22 @@ func Join(a, b Conn) {
 	back.close()
 }
 
-// pump copies until the source's end, and passes that on.
+// pump copies until the source ends, and passes the end on.
 func (d *direction) pump(other *direction) {
 	if err := move(d.dst, d.src); err != nil {
 		return
 	}
-	// Whoever closes as a whole before he has heard the other side's end has broken off: the two unix sockets between
-	// relay and agent have no other way to say so.
+	// A side that closes its whole connection before the other side's end has broken the connection. The unix socket
+	// between relay and agent has no other way to signal a break.
 	if hung(d.src) && !other.ended.Load() {
 		return
 	}
-	d.ended.Store(true) // before the other side hears of it and may hang up
+	d.ended.Store(true) // set first, because the other side may hang up as soon as it sees the half-close
 	d.dst.CloseWrite()
 }
 
-// waitForOther returns once the other direction is over too. It is cut short where nobody is left to take what it brings.
+// waitForOther waits until the other direction is over too. If its receiver closes the connection, it breaks that
+// direction.
 func (d *direction) waitForOther(done <-chan *direction) {
 	gone := make(chan struct{})
 	go func() {
@@ -76,7 +79,7 @@ func (d *direction) waitForOther(done <-chan *direction) {
 	}
 }
 
-// close closes the connection that the direction leads to.
+// close closes the receiving connection, with a reset unless the direction has ended in order.
 func (d *direction) close() {
 	if d.ended.Load() {
 		d.dst.Close()
@@ -85,7 +88,7 @@ func (d *direction) close() {
 	}
 }
 
-// Reset closes a connection so that its peer gets an error in place of an end, as far as its kind allows.
+// Reset closes a connection so that its peer gets an error and not an end of stream, if the kind of socket allows that.
 func Reset(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)

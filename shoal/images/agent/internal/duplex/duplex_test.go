@@ -14,7 +14,7 @@ import (
 
 const patient = 10 * time.Second
 
-// tcp and unix are two ends of a connection.
+// tcp and unix return the two ends of a connection.
 func tcp(t *testing.T) (Conn, Conn)  { return pair(t, "tcp", "127.0.0.1:0") }
 func unix(t *testing.T) (Conn, Conn) { return pair(t, "unix", filepath.Join(t.TempDir(), "s")) }
 
@@ -40,7 +40,7 @@ func pair(t *testing.T, network, address string) (Conn, Conn) {
 	return ours.(Conn), theirs.(Conn)
 }
 
-// chain is client ── relay ══ agent ── server, as it is in earnest; done is closed once both joins are over.
+// chain connects client ── relay ══ agent ── server, as in production. done is closed once both joins are over.
 func chain(t *testing.T) (client, server Conn, done chan struct{}) {
 	client, relayOut := tcp(t)
 	relayIn, agentOut := unix(t)

@@ -10,7 +10,7 @@ const (
 	pollHup = 0x10
 )
 
-// hung tells whether a connection can carry nothing more in either direction, whatever its queues still hold.
+// hung reports whether both directions of a connection are closed. Its queues may still hold data.
 func hung(conn Conn) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -18,25 +18,25 @@ func hung(conn Conn) bool {
 	}
 	var is bool
 	if err := raw.Control(func(fd uintptr) { is = hungUp(fd) }); err != nil {
-		return true // closed on this side
+		return true // this side has closed the connection
 	}
 	return is
 }
 
-// waitHung returns once that is so, or at the connection's read deadline. Nobody else may be reading.
+// waitHung waits until hung is true, or until the connection's read deadline. Nothing else may read from it meanwhile.
 func waitHung(conn Conn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
-	raw.Read(hungUp) // woken by every change of the socket; a connection that is at its end has few
+	raw.Read(hungUp) // every change of the socket wakes this, but a connection near its end has few changes
 }
 
 func hungUp(fd uintptr) bool {
 	poll := struct {
 		fd              int32
 		events, revents int16
-	}{fd: int32(fd)} // errors and hang-ups are told unasked
+	}{fd: int32(fd)} // poll always reports errors and hang-ups
 	var now syscall.Timespec
 	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
 	return errno == 0 && poll.revents&(pollErr|pollHup) != 0
