@@ -1,4 +1,5 @@
-// Package fault is an error as it travels: a code of Shoal's own list, a message that names field and remedy, and fields.
+// Package fault defines the errors that the agent and relay send: a code from Shoal's list, a message that names the
+// field and the remedy, and further fields.
 package fault
 
 import (
@@ -12,7 +13,7 @@ import (
 // Code is one of the stable codes of shoal.model.errors.
 type Code string
 
-// The codes that agent and relay use.
+// These are the codes that agent and relay use.
 const (
 	InvalidRequest       Code = "invalid_request"
 	PathNotFound         Code = "path_not_found"
@@ -30,7 +31,7 @@ const (
 	Internal             Code = "internal"
 )
 
-// Fault is an error with a code. Field names the argument at fault; ExitCode is what a shell would report.
+// Fault is an error with a code. Field names the wrong argument. ExitCode is the exit code that a shell would report.
 type Fault struct {
 	Code     Code   `json:"code"`
 	Message  string `json:"message"`
@@ -40,17 +41,17 @@ type Fault struct {
 
 func (f *Fault) Error() string { return f.Message }
 
-// New makes a fault of the formatted message.
+// New makes a fault with a formatted message.
 func New(code Code, format string, args ...any) *Fault {
 	return &Fault{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Invalid is an invalid_request that names its field.
+// Invalid makes an invalid_request fault that names its field.
 func Invalid(field, format string, args ...any) *Fault {
 	return &Fault{Code: InvalidRequest, Field: field, Message: field + ": " + fmt.Sprintf(format, args...)}
 }
 
-// From turns any error into a fault; one that already is, or wraps, a fault stays what it is.
+// From turns any error into a fault. If the error is or wraps a fault, From returns that fault.
 func From(err error) *Fault {
 	var f *Fault
 	if errors.As(err, &f) {
@@ -66,7 +67,7 @@ func From(err error) *Fault {
 	return &Fault{Code: code, Message: strings.ToValidUTF8(err.Error(), "�")}
 }
 
-// Path is From for an operation on a path: the field named is the path's.
+// Path turns an error of an operation on a path into a fault. It names the given field if the error names none.
 func Path(field string, err error) *Fault {
 	f := From(err)
 	if f.Field == "" {
@@ -77,7 +78,7 @@ func Path(field string, err error) *Fault {
 	return f
 }
 
-// escapes: os.Root refused to leave its directory, which it tells by an error of no exported name.
+// escapes reports whether os.Root refused to leave its directory. Package os does not export that error.
 func escapes(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe) && strings.Contains(pe.Err.Error(), "escapes")

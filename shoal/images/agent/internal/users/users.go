@@ -1,4 +1,4 @@
-// Package users reads /etc/passwd and /etc/group by itself, within bounds: an image may have neither, and no libc.
+// Package users reads /etc/passwd and /etc/group without libc and with bounded memory. An image may lack all three.
 package users
 
 import (
@@ -14,12 +14,12 @@ import (
 
 const (
 	maxFile = 1 << 20
-	maxID   = 1<<32 - 2 // the last is "no id" to the kernel
-	// maxGroups is the kernel's own bound on supplementary groups.
+	maxID   = 1<<32 - 2 // to the kernel, the next number means "no id"
+	// maxGroups is the kernel's limit on supplementary groups.
 	maxGroups = 65536
 )
 
-// User is who a process runs as. Name and Home are empty where /etc/passwd does not know the uid.
+// User is the user that a process runs as. Name and Home are empty if /etc/passwd does not have the uid.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32
@@ -27,7 +27,7 @@ type User struct {
 	Home     string
 }
 
-// Database looks names up in the files of one root; Passwd and Group are their paths.
+// Database looks names up in the files at the paths Passwd and Group.
 type Database struct {
 	Passwd, Group string
 
@@ -48,7 +48,7 @@ type stamp struct {
 	mtime syscall.Timespec
 }
 
-// Lookup finds `name`, `uid`, `uid:gid` or `name:group`; both sides of the colon may be numbers or names.
+// Lookup finds `name`, `uid`, `uid:gid` or `name:group`. Both sides of the colon may be numbers or names.
 func (d *Database) Lookup(spec string) (*User, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,7 +86,7 @@ func (d *Database) lookup(spec string) (*User, error) {
 		}
 	}
 	if !ok {
-		return nil, notFound("the group %q is not in %s of the sandbox: use a number, or add it to the image", group, d.Group)
+		return nil, notFound("the group %q is not in the sandbox's %s: use a number, or add it to the image", group, d.Group)
 	}
 	user.GID, user.Groups = gid, []uint32{gid}
 	return user, nil
@@ -97,7 +97,7 @@ func (d *Database) user(name string) (*User, error) {
 	if row == nil {
 		uid, ok := number(name)
 		if !ok {
-			return nil, notFound("the user %q is not in %s of the sandbox: use a number, or add it to the image", name, d.Passwd)
+			return nil, notFound("the user %q is not in the sandbox's %s: use a number, or add it to the image", name, d.Passwd)
 		}
 		if row = find(d.passwd.rows, 2, strconv.FormatUint(uint64(uid), 10), 4); row == nil {
 			return &User{UID: uid, GID: 0, Groups: []uint32{0}}, nil
@@ -106,7 +106,7 @@ func (d *Database) user(name string) (*User, error) {
 	uid, ok := number(row[2])
 	gid, ok2 := number(row[3])
 	if !ok || !ok2 {
-		return nil, notFound("the entry of %q in %s of the sandbox is malformed", name, d.Passwd)
+		return nil, notFound("the entry for %q in the sandbox's %s is malformed", name, d.Passwd)
 	}
 	user := &User{UID: uid, GID: gid, Groups: d.groups(row[0], gid), Name: row[0]}
 	if len(row) > 5 {
@@ -115,7 +115,7 @@ func (d *Database) user(name string) (*User, error) {
 	return user, nil
 }
 
-// groups are the primary one and those that list the user.
+// groups returns the primary group and those that list the user.
 func (d *Database) groups(name string, primary uint32) []uint32 {
 	groups := []uint32{primary}
 	for _, row := range d.group.rows {
@@ -156,7 +156,7 @@ func number(s string) (uint32, bool) {
 	return uint32(n), err == nil && n <= maxID
 }
 
-// refresh reads the file again if it changed, and tells so. One that is missing or no plain file has no rows.
+// refresh reads the file again if it has changed, and reports whether it did. A missing or irregular file has no rows.
 func (c *cached) refresh(path string) bool {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
