@@ -33,7 +33,7 @@ func archive(t *testing.T, members ...tar.Header) []byte {
 	return b.Bytes()
 }
 
-// file, dir and link make members; the content of a file lies in Linkname.
+// file, dir and link make members. The content of a file is in Linkname.
 func file(name, content string) tar.Header {
 	return tar.Header{Typeflag: tar.TypeReg, Name: name, Linkname: content}
 }
@@ -48,7 +48,7 @@ func link(name, target string) tar.Header {
 
 func TestPackAndUnpackGiveTheSameTree(t *testing.T) {
 	c, dir := connect(t), t.TempDir()
-	big := strings.Repeat("0123456789abcdef", 100_000) // more than a credit, so that headers overlap what was sent
+	big := strings.Repeat("0123456789abcdef", 100_000) // more than the credit, so that headers overwrite sent bytes
 	writeFile(t, dir+"/from/big", big, 0o751)
 	writeFile(t, dir+"/from/closed/f", "f", 0o444)
 	writeFile(t, dir+"/from/\xffname", "odd", 0o600)
@@ -187,8 +187,8 @@ func TestUnpackOfWhatIsNoArchive(t *testing.T) {
 	whole := archive(t, file("a", "a"), file("f", strings.Repeat("x", 10_000)))
 	c.put(object{"op": "unpack", "path": dir}, bytes.Repeat([]byte("garbage!"), 1000)).mustFail(t, "invalid_request", "archive")
 	c.put(object{"op": "unpack", "path": dir}, whole[:5000]).mustFail(t, "invalid_request", "archive")
-	mustNames(t, dir, "a") // no half of a file
+	mustNames(t, dir, "a") // no incomplete file is left
 	c.put(object{"op": "unpack", "path": dir + "/none"}, nil).mustSucceed(t)
-	// What follows the archive's end is read and dropped.
+	// Data after the end of the archive is read and dropped.
 	c.put(object{"op": "unpack", "path": dir}, append(whole, make([]byte, 700_000)...)).mustSucceed(t)
 }

@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// maxPath is the kernel's bound, the NUL at the end included.
+	// maxPath is the kernel's limit in bytes, including the NUL at the end.
 	maxPath = 4096
 	modes   = 0o7777
 )
 
-// decode reads a request strictly: a member that is unknown or of the wrong type is an error that names it.
+// decode parses a request strictly: an unknown member or a member of the wrong type is an error that names it.
 func decode(raw []byte, into any) error {
 	if !utf8.Valid(raw) {
 		return frame.ErrMalformed
@@ -39,7 +39,7 @@ func decode(raw []byte, into any) error {
 		if field == "" {
 			field = "request"
 		}
-		return fault.Invalid(field, "a %s has no place there", wrongType.Value)
+		return fault.Invalid(field, "a %s is the wrong type here", wrongType.Value)
 	}
 	if _, name, found := strings.Cut(err.Error(), "unknown field "); found {
 		return fault.Invalid(strings.Trim(name, `"`), "the request has no such member")
@@ -47,14 +47,15 @@ func decode(raw []byte, into any) error {
 	return frame.ErrMalformed
 }
 
-// pathArg is a path as it came. What is wrong with it is told by valid, which knows the name of its member.
+// pathArg is a path as the client sent it. Errors in it are returned by valid, which knows the name of its member.
 type pathArg struct {
 	path  string
 	given bool
 	wrong string
 }
 
-// UnmarshalJSON takes a string, or {"b64": "…"} for what is not UTF-8. It never fails.
+// UnmarshalJSON takes a string, or {"b64": "…"} for a path that is not UTF-8. It leaves a wrong form for valid to
+// report.
 func (p *pathArg) UnmarshalJSON(raw []byte) error {
 	p.given = true
 	if raw[0] == '"' {
@@ -66,7 +67,7 @@ func (p *pathArg) UnmarshalJSON(raw []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.DisallowUnknownFields()
 	if raw[0] != '{' || decoder.Decode(&wrapped) != nil || wrapped.B64 == nil {
-		p.wrong = `give a string, or {"b64": "…"} where it is not UTF-8`
+		p.wrong = `give a string, or {"b64": "…"} if it is not UTF-8`
 		return nil
 	}
 	decoded, err := base64.StdEncoding.DecodeString(*wrapped.B64)
@@ -77,7 +78,7 @@ func (p *pathArg) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// valid returns the path, absolute and without NUL, as the kernel shall get it.
+// valid returns the path for the kernel. It returns an error unless the path is absolute, short enough and without NUL.
 func (p *pathArg) valid(field string) (string, error) {
 	switch {
 	case p.wrong != "":
@@ -87,7 +88,7 @@ func (p *pathArg) valid(field string) (string, error) {
 	case len(p.path) >= maxPath:
 		return "", fault.Invalid(field, "it is longer than %d bytes", maxPath-1)
 	case strings.IndexByte(p.path, 0) >= 0:
-		return "", fault.Invalid(field, "it holds a NUL byte, which no path can")
+		return "", fault.Invalid(field, "it holds a NUL byte, which a path cannot")
 	case p.path[0] != '/':
 		return "", fault.Invalid(field, "%.200q is not absolute: it must start with /", p.path)
 	}
@@ -101,7 +102,7 @@ func checkMode(mode *uint32) error {
 	return nil
 }
 
-// text is a name or path as it travels: a string, or its bytes in base64 where it is not UTF-8.
+// text returns a name or path as it is sent: a string, or its bytes in base64 if it is not UTF-8.
 func text(s string) any {
 	if utf8.ValidString(s) {
 		return s
@@ -111,7 +112,7 @@ func text(s string) any {
 	}{[]byte(s)}
 }
 
-// split parts a path into the directory that holds it and its last component: "." for the root itself.
+// split divides a path into its directory and its last component. The last component of the root is ".".
 func split(path string) (dir, base string) {
 	path = strings.TrimRight(path, "/")
 	if path == "" {
@@ -125,8 +126,8 @@ func split(path string) (dir, base string) {
 	return dir, base
 }
 
-// plain tells whether a last component is a name of its own.
+// plain reports whether a last component is a name, and not "", "." or "..".
 func plain(base string) bool { return base != "" && base != "." && base != ".." }
 
-// join puts a name behind a directory's path.
+// join appends a name to the path of a directory.
 func join(dir, name string) string { return strings.TrimRight(dir, "/") + "/" + name }

@@ -47,7 +47,7 @@ func TestReadStaysWithinTheCredit(t *testing.T) {
 	if got != frame.InitialCredit {
 		t.Fatalf("%d bytes are beyond the credit", got)
 	}
-	for _, n := range []uint32{1, 10, 3 << 20} { // pieces of any size are taken
+	for _, n := range []uint32{1, 10, 3 << 20} { // credit may come in pieces of any size
 		c.conn.Write(frame.AppendCredit(nil, id, n))
 	}
 	a := &answer{}
@@ -58,7 +58,7 @@ func TestReadStaysWithinTheCredit(t *testing.T) {
 }
 
 func TestReadOfProcGoesToItsEnd(t *testing.T) {
-	// Where nobody else mounts anything between our look and the agent's.
+	// In a namespace of its own, because there no other process mounts anything between the two reads.
 	if !inNamespace(t) {
 		return
 	}
@@ -86,7 +86,7 @@ func TestReadOfAGrowingFileEndsAtItsFirstSize(t *testing.T) {
 	const size = 2 << 20
 	writeFile(t, path, strings.Repeat("a", size), 0o644)
 	c.open(object{"op": "read", "path": path})
-	// The first frame shows that it was opened; the credit keeps the agent from being done.
+	// The first frame shows that the file is open. The limited credit keeps the agent from finishing.
 	f, err := c.dec.Next()
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// copier copies trees from one open directory into another, with owners, modes and times.
+// copier copies trees from one open directory into another. It keeps owners, modes and times.
 type copier struct{ st *mux.Stream }
 
 func (c *copier) copy(from int, name string, to int, as string, depth int) error {
@@ -101,7 +101,7 @@ func (c *copier) directory(from int, name string, to int, as string, depth int) 
 	return sameAttributes(source, target)
 }
 
-// sameAttributes gives an open file what another one has.
+// sameAttributes gives the target the owner, mode and time of modification of the source.
 func sameAttributes(source, target int) error {
 	var at syscall.Stat_t
 	if err := syscall.Fstat(source, &at); err != nil {

@@ -1,8 +1,9 @@
-// Package files answers the requests that have to do with a sandbox's files.
+// Package files answers the requests about a sandbox's files.
 //
-// The agent is often root while the code inside is not, and that code may change any tree under the agent's hands. So what was
-// opened is checked again and changed through its descriptor, trees are walked from open directory to open directory, no link
-// is followed below the path that the client named, and nothing is opened in a way that waits for others (a FIFO's other end).
+// The agent is often root while the code in the sandbox is not, and that code may change any tree while the agent works
+// on it. Therefore a file is checked again after it was opened, and changed through its descriptor. Trees are walked
+// from open directory to open directory. No link is followed below the path that the client named. No open waits for
+// another process, such as the other end of a FIFO.
 package files
 
 import (
@@ -13,14 +14,16 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// Owner is who shall own what is made.
+// Owner is the user and group that own new files.
 type Owner struct{ UID, GID int }
 
-// Handler answers one request: it ends the stream with a reply, or returns the error that shall end it. That is
-// mux.ErrLost where nobody waits any more, and frame.ErrMalformed for what is no JSON and must end the connection.
+// Handler answers one request. It ends the stream with a reply, or returns the error with which the stream must end. It
+// returns mux.ErrLost if no client waits any more, and frame.ErrMalformed, which must end the connection, for invalid
+// JSON.
 type Handler func(st *mux.Stream, request []byte) error
 
-// Handlers are all the requests of the scope `files`, by their op. ownerOf finds a user of the sandbox; "" is its default one.
+// Handlers returns the handlers of all requests of the scope `files`, by op. ownerOf finds a user of the sandbox; "" is
+// the default user.
 func Handlers(ownerOf func(user string) (Owner, error)) map[string]Handler {
 	s := &service{ownerOf}
 	return map[string]Handler{
@@ -53,7 +56,7 @@ func handler[R any](do func(st *mux.Stream, request *R) error) Handler {
 
 type empty struct{}
 
-// failed is the error of doing op to path, which came in the given field.
+// failed adds op and path to an error, and names the field in which the path came.
 func failed(field, op, path string, err error) error {
 	if err == nil || errors.Is(err, mux.ErrLost) {
 		return err
@@ -66,7 +69,8 @@ func failed(field, op, path string, err error) error {
 	return fault.Path(field, err)
 }
 
-// lost tells whether nobody waits for the stream any more: long work asks from time to time. What has no stream is never lost.
+// lost reports whether no client waits for the stream any more. Long work asks from time to time. Work without a stream
+// is never lost.
 func lost(st *mux.Stream) bool {
 	if st == nil {
 		return false

@@ -7,7 +7,7 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// appendSize appends the REPLY that tells a size to the frames in b.
+// appendSize appends a REPLY with a size to the frames in b.
 func appendSize(b []byte, stream uint32, size int64) []byte {
 	var payload [64]byte
 	p := append(payload[:0], `{"ok":{"size":`...)
@@ -15,10 +15,10 @@ func appendSize(b []byte, stream uint32, size int64) []byte {
 	return frame.Append(b, frame.Reply, stream, append(p, "}}"...))
 }
 
-// sender is an io.Writer whose bytes go out as DATA in large frames.
+// sender is an io.Writer that sends its bytes in large DATA frames.
 type sender struct {
 	st   *mux.Stream
-	buf  []byte // room for a header, and then what waits to be sent
+	buf  []byte // room for a header, followed by the bytes to send
 	held *[]byte
 	n    int
 }
@@ -46,7 +46,7 @@ func (s *sender) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// flush sends all that waits. Where the credit allows only a part, the next header is written over bytes that are gone.
+// flush sends all buffered bytes. If the credit allows only a part, the next header overwrites bytes that were sent.
 func (s *sender) flush() error {
 	for sent := 0; sent < s.n; {
 		room, err := s.st.Reserve(s.n - sent)
@@ -63,7 +63,7 @@ func (s *sender) flush() error {
 	return nil
 }
 
-// receiver is an io.Reader of the stream's DATA: io.EOF after END, mux.ErrLost after CANCEL.
+// receiver is an io.Reader of the stream's DATA. It returns io.EOF after END, and mux.ErrLost after CANCEL.
 type receiver struct {
 	st   *mux.Stream
 	held frame.Frame
@@ -84,7 +84,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// drain drops what is left up to END, so that the client may send it all.
+// drain drops the remaining data up to END, so that the client can finish sending.
 func (r *receiver) drain() error {
 	r.release()
 	for {

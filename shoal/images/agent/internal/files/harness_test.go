@@ -13,13 +13,13 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// client speaks frames to an agent that knows only the requests of files.
+// client speaks the frame protocol with an agent that knows only the requests of package files.
 type client struct {
 	t    *testing.T
 	conn net.Conn
 	dec  *frame.Decoder
 	next uint32
-	// credit is for the stream that put uses.
+	// credit is the remaining credit of the stream that put uses.
 	credit int
 }
 
@@ -84,7 +84,7 @@ func (c *client) open(request object) uint32 {
 	return c.next
 }
 
-// answer is all that came for a stream. code and field are those of an error.
+// answer is everything that came for a stream. code and field belong to an error.
 type answer struct {
 	ok          object
 	code, field string
@@ -93,7 +93,7 @@ type answer struct {
 	events      []object
 }
 
-// receive takes what comes until done says so, giving credit for data.
+// receive takes frames until done returns true, and gives credit for data.
 func (c *client) receive(a *answer, done func() bool) {
 	c.t.Helper()
 	for !done() {
@@ -148,7 +148,7 @@ func (c *client) call(request object) *answer {
 	return a
 }
 
-// put sends data as credit allows, and END, unless the answer comes before.
+// put sends data as the credit allows, and then END. It stops if the answer comes first.
 func (c *client) put(request object, data []byte) *answer {
 	c.t.Helper()
 	id := c.open(request)
@@ -225,7 +225,7 @@ func mustNames(t *testing.T, dir string, names ...string) {
 	}
 }
 
-// eventually waits for what another goroutine does behind a frame that has no answer.
+// eventually waits until a condition holds. It is for frames without an answer, which another goroutine handles.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {

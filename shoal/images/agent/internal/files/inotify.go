@@ -11,18 +11,18 @@ const (
 	watchMask = syscall.IN_CREATE | syscall.IN_DELETE | syscall.IN_MODIFY | syscall.IN_ATTRIB |
 		syscall.IN_MOVED_FROM | syscall.IN_MOVED_TO | syscall.IN_DELETE_SELF | syscall.IN_MOVE_SELF |
 		syscall.IN_ONLYDIR | syscall.IN_DONT_FOLLOW | syscall.IN_EXCL_UNLINK
-	// maxTold bounds how many names are remembered that were told ahead of the kernel's own event.
+	// maxTold bounds how many names are remembered that were reported before the kernel's own event.
 	maxTold = 1 << 16
 )
 
-// event is one of the kernel's: something happened to name in the directory that wd watches.
+// event is one inotify event: something happened to name in the directory that wd watches.
 type event struct {
 	wd           int32
 	mask, cookie uint32
 	name         string
 }
 
-// eachEvent calls take with every event in what was read.
+// eachEvent calls take with every event in the bytes read.
 func eachEvent(b []byte, take func(event)) {
 	for len(b) >= syscall.SizeofInotifyEvent {
 		e := event{
@@ -40,11 +40,12 @@ func eachEvent(b []byte, take func(event)) {
 	}
 }
 
-// directories are those that are watched, with paths relative to the root: "" for itself, "/a/b" below it.
+// directories holds the watched directories. Their paths are relative to the root: "" for the root itself, "/a/b" below
+// it.
 type directories struct {
 	fd          int
 	recursive   bool
-	most        int    // watches
+	most        int    // maximum number of watches
 	real, shown string // the root's path without links, and as the client named it
 	byWatch     map[int32]*directory
 	told        int
@@ -52,8 +53,8 @@ type directories struct {
 
 type directory struct {
 	path string
-	// told are names that were found when the directory came to be watched, and told as created: the kernel may
-	// have an event about them, too.
+	// told holds names that were found when the watch on the directory began, and reported as created. The kernel may
+	// send an event about them, too.
 	told map[string]struct{}
 }
 
@@ -64,7 +65,7 @@ func (d *directories) show(path string) string {
 	return "/"
 }
 
-// rebuild watches the whole tree anew: at the beginning, and where events were dropped.
+// rebuild watches the whole tree anew, at the beginning and after events were dropped.
 func (d *directories) rebuild() error {
 	before := d.byWatch
 	d.byWatch, d.told = make(map[int32]*directory), 0
@@ -77,8 +78,8 @@ func (d *directories) rebuild() error {
 	return err
 }
 
-// add watches the directory and, in a recursive watch, those below it. found, if any, is called with each path in it.
-// A directory that is gone again is no error, unless it is the root.
+// add watches a directory and, in a recursive watch, those below it. If found is set, add calls it with each path in
+// them. A missing directory is no error, unless it is the root.
 func (d *directories) add(path string, found func(path string)) error {
 	real := d.real + path
 	if real == "" {
@@ -123,7 +124,8 @@ func (d *directories) add(path string, found func(path string)) error {
 	return nil
 }
 
-// remember expects the kernel's event about a name that is told. Beyond the bound it may be told twice.
+// remember records a reported name, so that the kernel's event about it can be skipped. Names beyond the bound may be
+// reported twice.
 func (d *directories) remember(dir *directory, name string) {
 	if d.told == maxTold {
 		return
@@ -135,7 +137,7 @@ func (d *directories) remember(dir *directory, name string) {
 	d.told++
 }
 
-// wasTold tells whether a name was told ahead of the kernel's event, which is expected no longer.
+// wasTold reports whether a name was reported before the kernel's event, and forgets that.
 func (d *directories) wasTold(dir *directory, name string) bool {
 	_, told := dir.told[name]
 	if told {
@@ -145,7 +147,7 @@ func (d *directories) wasTold(dir *directory, name string) bool {
 	return told
 }
 
-// moved gives the directories below a path that was moved their new ones.
+// moved changes the paths of the directories at and below a path that was moved.
 func (d *directories) moved(from, to string) {
 	for _, dir := range d.byWatch {
 		if below, inside := strings.CutPrefix(dir.path, from); inside && (below == "" || below[0] == '/') {
@@ -154,7 +156,7 @@ func (d *directories) moved(from, to string) {
 	}
 }
 
-// drop watches a directory that has left the tree no longer, nor those below it.
+// drop stops watching a directory that has left the tree, and those below it.
 func (d *directories) drop(path string) {
 	for wd, dir := range d.byWatch {
 		if below, inside := strings.CutPrefix(dir.path, path); inside && (below == "" || below[0] == '/') {
@@ -172,6 +174,6 @@ func (d *directories) forget(wd int32) {
 }
 
 func (d *directories) unwatch(wd int32) {
-	// It fails where the kernel has removed the watch already, which is as good.
+	// This fails if the kernel has already removed the watch, which is just as good.
 	_, _ = syscall.InotifyRmWatch(d.fd, uint32(wd))
 }

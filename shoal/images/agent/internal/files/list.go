@@ -15,11 +15,11 @@ import (
 
 const (
 	maxEntries = 256
-	// batchBytes is where an event of `list` is full: one more entry never takes it beyond a frame.
+	// batchBytes bounds an event of `list`, so that it fits into one frame.
 	batchBytes = 512 << 10
 )
 
-// entry is what there is at a path. Name, Path and Target are as text makes them.
+// entry describes the file at a path. Name, Path and Target are encoded by text.
 type entry struct {
 	Name    any    `json:"name"`
 	Path    any    `json:"path"`
@@ -51,7 +51,7 @@ func kindOf(st *syscall.Stat_t) string {
 	return "other"
 }
 
-// nanoseconds keeps a time that code inside chose freely within 64 bits.
+// nanoseconds clamps a time to 64 bits. Code in the sandbox may set any time on a file.
 func nanoseconds(t syscall.Timespec) int64 {
 	const limit = math.MaxInt64/1_000_000_000 - 1
 	return min(max(t.Sec, -limit), limit)*1_000_000_000 + t.Nsec
@@ -81,7 +81,7 @@ func stat(st *mux.Stream, r *statRequest) error {
 	if shown == "" {
 		shown, name = "/", "/"
 	} else if !plain(name) {
-		// "." and ".." are no names: tell the real ones.
+		// "." and ".." are not names, so return the real name and path.
 		if shown, err = filepath.EvalSymlinks(path); err != nil {
 			return failed("path", "stat", path, err)
 		}
@@ -128,7 +128,7 @@ func list(st *mux.Stream, r *listRequest) error {
 	for _, name := range names {
 		e, err := entryIn(dir, name, join(path, name))
 		if err == syscall.ENOENT {
-			continue // removed meanwhile
+			continue // it was removed meanwhile
 		}
 		if err == nil {
 			err = b.add(e)
@@ -153,7 +153,7 @@ func entryIn(dir int, name, path string) (entry, error) {
 	if e.Kind == "link" {
 		target, err := readlinkAt(dir, name)
 		if err == syscall.EINVAL {
-			err = syscall.ENOENT // no link any more
+			err = syscall.ENOENT // it is no longer a link
 		}
 		if err != nil {
 			return entry{}, err

@@ -38,7 +38,8 @@ func (s *service) mkdir(st *mux.Stream, r *mkdirRequest) error {
 	return nil
 }
 
-// Mkdir makes a directory. With parents it makes missing ones above it too (0o755), and one that exists is left as it is.
+// Mkdir makes a directory. With parents it also makes missing parents, with mode 0o755, and leaves an existing
+// directory as it is.
 func Mkdir(path string, parents bool, mode uint32, owner Owner) error {
 	dir, base := split(path)
 	parent, err := openParent(dir, parents, owner)
@@ -55,7 +56,7 @@ func Mkdir(path string, parents bool, mode uint32, owner Owner) error {
 	return failed("path", "mkdir", path, err)
 }
 
-// openParent opens a directory to do something in it; with make, missing ones are made.
+// openParent opens a directory in which to work. With make, it makes the directory and its parents if they are missing.
 func openParent(path string, make bool, owner Owner) (int, error) {
 	fd, err := openAt(atCWD, path, oPath|syscall.O_DIRECTORY, 0)
 	if err != syscall.ENOENT || !make || path == "/" {
@@ -73,7 +74,8 @@ func openParent(path string, make bool, owner Owner) (int, error) {
 	return openAt(above, base, oPath|syscall.O_DIRECTORY, 0)
 }
 
-// makeDirectory makes one and gives it its owner and mode, whatever the umask. Nobody gets it half made.
+// makeDirectory makes a directory and sets its owner and mode, whatever the umask is. Until then only the agent can
+// enter it.
 func makeDirectory(dir int, name string, mode uint32, owner Owner) error {
 	if err := again(func() error { return syscall.Mkdirat(dir, name, 0o700) }); err != nil {
 		return err

@@ -25,7 +25,7 @@ func move(st *mux.Stream, r *moveRequest) error {
 	if err != nil {
 		return err
 	}
-	// Which of the two an error is about is not told by the kernel.
+	// The kernel does not say which of the two paths an error is about, so check this one first.
 	if _, err := lstatAt(atCWD, from); err != nil {
 		return failed("path", "move", from, err)
 	}
@@ -38,18 +38,20 @@ func move(st *mux.Stream, r *moveRequest) error {
 		st.Reply(empty{})
 		return nil
 	case syscall.EEXIST, syscall.ENOTEMPTY:
-		why := "there is something: set overwrite to replace a file"
+		why := "it exists already: set overwrite to replace a file"
 		if r.Overwrite {
-			why = "a directory that is not empty is there: remove it first"
+			why = "it is a directory that is not empty: remove it first"
 		}
-		return &fault.Fault{Code: fault.AlreadyExists, Field: "to", Message: "to: " + strings.ToValidUTF8(to, "�") + ": " + why}
+		return &fault.Fault{
+			Code: fault.AlreadyExists, Field: "to", Message: "to: " + strings.ToValidUTF8(to, "�") + ": " + why,
+		}
 	}
 	return failed("to", "move", to, err)
 }
 
-// moveAcross moves between file systems: a copy beside the new place, a rename into it, and only then the old is removed.
-// (A directory of an image's lower layers counts as another file system, too.) Extended attributes do not come along, and
-// what was linked together comes apart.
+// moveAcross moves between file systems. It copies to a temporary name beside the target, renames the copy, and only
+// then removes the source. A directory in a lower layer of the image also counts as another file system. Extended
+// attributes are not copied, and hard links become separate files.
 func moveAcross(st *mux.Stream, from, to string, overwrite bool) error {
 	fromDir, fromName := split(from)
 	toDir, toName := split(to)
@@ -69,7 +71,7 @@ func moveAcross(st *mux.Stream, from, to string, overwrite bool) error {
 		return err
 	}
 	defer syscall.Close(target)
-	// The rename would refuse, but only after the whole copy.
+	// The rename would fail, too, but only after the whole copy.
 	if _, err := lstatAt(target, toName); err == nil && !overwrite {
 		return syscall.EEXIST
 	}
@@ -83,23 +85,23 @@ func moveAcross(st *mux.Stream, from, to string, overwrite bool) error {
 		return err
 	}
 	if err := removeTree(nil, source, fromName, true); err != nil {
-		return failed("path", "it was copied, but not removed:", from, err)
+		return failed("path", "copied, but could not remove", from, err)
 	}
 	return nil
 }
 
-// checkNotInside refuses to copy a directory into itself, which would have no end.
+// checkNotInside returns an error for a move of a directory into itself, because that copy would never end.
 func checkNotInside(from, toDir string) error {
 	source, err := filepath.EvalSymlinks(from)
 	if err != nil {
-		return nil // a link that leads nowhere holds nothing
+		return nil // a broken link contains nothing
 	}
 	target, err := filepath.EvalSymlinks(toDir)
 	if err != nil {
 		return err
 	}
 	if target == source || strings.HasPrefix(target, join(source, "")) {
-		return fault.Invalid("to", "it lies inside of path, which cannot be moved into itself")
+		return fault.Invalid("to", "it lies inside path, which cannot be moved into itself")
 	}
 	return nil
 }

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// inNamespace runs the calling test again, alone, where it may mount; it is false in the process that only waits for that.
+// inNamespace runs the calling test again in a process of its own that may mount file systems. It returns true in that
+// process, and false in the one that waits for it.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
 	const mark = "SHOAL_TEST_NAMESPACE"

@@ -30,7 +30,7 @@ func pack(st *mux.Stream, r *packRequest) error {
 	case isKind(&root, syscall.S_IFDIR):
 		err = p.root(path)
 	default:
-		// One file is one member; a link is followed, as it is where a tree is named by one.
+		// A single file becomes one member. A link at the path itself is followed, as it is for a tree.
 		_, base := split(path)
 		err = p.file(atCWD, path, base, 0)
 	}
@@ -47,7 +47,7 @@ func pack(st *mux.Stream, r *packRequest) error {
 	return nil
 }
 
-// packer writes trees into an archive. Sockets and devices are left out: they are nothing without who made them.
+// packer writes trees into an archive. It leaves out sockets and devices, which would be useless in a copy.
 type packer struct {
 	st  *mux.Stream
 	tar *tar.Writer
@@ -62,7 +62,7 @@ func (p *packer) root(path string) error {
 	return p.below(dir, "", 0)
 }
 
-// below packs what an open directory holds; prefix is its name in the archive, with a slash.
+// below packs the contents of an open directory. prefix is its name in the archive, with a slash.
 func (p *packer) below(dir int, prefix string, depth int) error {
 	if depth == maxDepth {
 		return errTooDeep
@@ -76,7 +76,7 @@ func (p *packer) below(dir int, prefix string, depth int) error {
 		if lost(p.st) {
 			return mux.ErrLost
 		}
-		// What was removed meanwhile is not there.
+		// A file that was removed meanwhile is left out.
 		if err := p.member(dir, name, prefix+name, depth); err != nil && err != syscall.ENOENT {
 			return failed("path", "pack", prefix+name, err)
 		}
@@ -123,7 +123,7 @@ func header(kind byte, name string, at *syscall.Stat_t) *tar.Header {
 	}
 }
 
-// file packs one to the size that it has when it is opened.
+// file packs a file up to the size that it had when it was opened.
 func (p *packer) file(dir int, name, as string, flags int) error {
 	fd, _, err := openToRead(dir, name, flags)
 	if err != nil {
@@ -147,7 +147,10 @@ func (p *packer) file(dir int, name, as string, flags int) error {
 			return err
 		}
 		if n == 0 {
-			return fault.New(fault.FailedPrecondition, "path: %s shrank while it was packed: try again when nobody writes to it", as)
+			return fault.New(
+				fault.FailedPrecondition,
+				"path: %s shrank while it was packed: try again when no process writes to it", as,
+			)
 		}
 		if _, err := p.tar.Write((*held)[:n]); err != nil {
 			return err

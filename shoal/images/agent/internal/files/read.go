@@ -10,13 +10,14 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// chunk is the payload of a bulk frame: large enough that system calls do not count, small enough for a cache.
+// chunk is the payload size of a bulk frame: large enough that system calls cost little, small enough for the CPU
+// cache.
 const chunk = 256 << 10
 
-// buffers hold a header, a chunk, and room for the REPLY behind the last one.
+// buffers hold a header, a chunk, and room for the REPLY after the last chunk.
 var buffers = sync.Pool{New: func() any { b := make([]byte, frame.HeaderSize+chunk+256); return &b }}
 
-// The file systems whose files tell no size.
+// These file systems do not report the size of their files.
 const (
 	procFS    = 0x9fa0
 	sysFS     = 0x62656572
@@ -62,8 +63,8 @@ func read(st *mux.Stream, r *readRequest) error {
 	return failed("path", "read", path, sendFile(st, fd, r.Offset, end))
 }
 
-// openToRead opens a regular file and tells its size; one without a size has the largest there is.
-// Opening a FIFO or device waits for nothing, and is refused.
+// openToRead opens a regular file and returns its size, or math.MaxInt64 if its file system reports none. It refuses
+// other kinds of files, and never waits for the other end of a FIFO or for a device.
 func openToRead(dir int, name string, flags int) (fd int, size int64, err error) {
 	if fd, err = openAt(dir, name, syscall.O_RDONLY|oSafe|flags, 0); err != nil {
 		return -1, 0, err
@@ -86,7 +87,7 @@ func notRegular(st *syscall.Stat_t, path string) error {
 	if isKind(st, syscall.S_IFDIR) {
 		return fault.Invalid("path", "%s is a directory: name a file", path)
 	}
-	return fault.Invalid("path", "%s is no regular file: use it by a command run in the sandbox", path)
+	return fault.Invalid("path", "%s is not a regular file: use it with a command in the sandbox", path)
 }
 
 func sizeless(fd int) bool {
@@ -97,7 +98,7 @@ func sizeless(fd int) bool {
 	return fs.Type == procFS || fs.Type == sysFS || fs.Type == cgroupFS || fs.Type == cgroup2FS
 }
 
-// sendFile sends what lies between two offsets, or up to the file's end, and the reply.
+// sendFile sends the bytes between two offsets, or up to the end of the file, and then the reply.
 func sendFile(st *mux.Stream, fd int, at, end int64) error {
 	held := buffers.Get().(*[]byte)
 	defer buffers.Put(held)
@@ -120,7 +121,7 @@ func sendFile(st *mux.Stream, fd int, at, end int64) error {
 		frame.PutHeader(buf, frame.Data, st.ID(), n)
 		out := buf[:frame.HeaderSize+n]
 		if at == end {
-			// The usual small file is answered by one write.
+			// A small file, the usual case, is sent in one write.
 			st.ReplyFrames(appendSize(out, st.ID(), at-begin))
 			return nil
 		}
@@ -135,7 +136,7 @@ func sendFile(st *mux.Stream, fd int, at, end int64) error {
 func readAt(fd int, p []byte, at int64) (n int, err error) {
 	err = again(func() error { n, err = syscall.Pread(fd, p, at); return err })
 	if err == syscall.EAGAIN {
-		return 0, fault.New(fault.FailedPrecondition, "there is nothing to be read from it now: it would have to be waited for")
+		return 0, fault.New(fault.FailedPrecondition, "it has no data now, and reading it would block")
 	}
 	return max(n, 0), err
 }

@@ -8,7 +8,7 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// maxDepth bounds how many directories are open at once in a tree that is nested beyond all reason.
+// maxDepth bounds how many directories are open at once in a deeply nested tree.
 const maxDepth = 512
 
 var errTooDeep = fault.Invalid("path", "directories are nested more than %d deep there", maxDepth)
@@ -26,7 +26,7 @@ func remove(st *mux.Stream, r *removeRequest) error {
 	}
 	dir, base := split(path)
 	if !plain(base) {
-		return fault.Invalid("path", "%s cannot be removed: name what lies in it", path)
+		return fault.Invalid("path", "%s cannot be removed: name a path in it", path)
 	}
 	parent, err := openAt(atCWD, dir, oPath|syscall.O_DIRECTORY, 0)
 	if err != nil {
@@ -34,7 +34,7 @@ func remove(st *mux.Stream, r *removeRequest) error {
 	}
 	defer syscall.Close(parent)
 	if strings.HasSuffix(path, "/") {
-		// The path insists on a directory; a link to one is none.
+		// The slash asks for a directory. A link to one does not count.
 		at, err := lstatAt(parent, base)
 		if err == nil && !isKind(&at, syscall.S_IFDIR) {
 			err = syscall.ENOTDIR
@@ -45,11 +45,13 @@ func remove(st *mux.Stream, r *removeRequest) error {
 	}
 	err = removeTree(st, parent, base, r.Recursive)
 	if err == syscall.ENOTEMPTY {
-		why := "it is not empty: set recursive to remove all that it holds"
+		why := "it is not empty: set recursive to remove its contents, too"
 		if r.Recursive {
-			why = "something is put into it while it is removed: try again when that has ended"
+			why = "files were added to it while it was removed: try again when no process writes to it"
 		}
-		return &fault.Fault{Code: fault.AlreadyExists, Field: "path", Message: "path: " + strings.ToValidUTF8(path, "�") + ": " + why}
+		return &fault.Fault{
+			Code: fault.AlreadyExists, Field: "path", Message: "path: " + strings.ToValidUTF8(path, "�") + ": " + why,
+		}
 	}
 	if err != nil {
 		return failed("path", "remove", path, err)
@@ -58,7 +60,8 @@ func remove(st *mux.Stream, r *removeRequest) error {
 	return nil
 }
 
-// removeTree removes a name and, if asked, all below it, however deep. A link is removed itself. It ends where the stream, if any, is lost.
+// removeTree removes a name and, if recursive, everything below it, however deep. It removes a link and not its target.
+// It stops if the stream, if there is one, is lost.
 func removeTree(st *mux.Stream, dir int, name string, recursive bool) error {
 	err := removeOne(dir, name)
 	if err != syscall.ENOTEMPTY || !recursive {
@@ -83,7 +86,7 @@ func removeTree(st *mux.Stream, dir int, name string, recursive bool) error {
 	return unlinkAt(dir, name, atRemoveDir)
 }
 
-// removeOne removes anything but a directory that holds something, which is ENOTEMPTY.
+// removeOne removes a file or an empty directory. For a directory that is not empty it returns ENOTEMPTY.
 func removeOne(dir int, name string) error {
 	err := unlinkAt(dir, name, 0)
 	if err != syscall.EISDIR && err != syscall.EPERM {
@@ -95,14 +98,16 @@ func removeOne(dir int, name string) error {
 	return unlinkAt(dir, name, atRemoveDir)
 }
 
-// remover removes what lies below top. Directories that lie too deep are moved up to top first, and removed from there.
+// remover removes everything below top. It first moves directories that are nested too deep up to top, and removes them
+// from there.
 type remover struct {
 	st     *mux.Stream
 	top    int
 	raised []string
 }
 
-// empty removes all that an open directory holds. What cannot be removed does not keep the rest.
+// empty removes the contents of an open directory. If one entry cannot be removed, it goes on with the others and
+// returns the first error.
 func (r *remover) empty(dir, depth int) error {
 	names, err := namesIn(dir)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// The calls and numbers that package syscall does not give.
+// These constants are missing in package syscall, or combine its flags.
 const (
 	atCWD        = -100
 	atNoFollow   = 0x100
@@ -19,7 +19,7 @@ const (
 	oDirNoFollow = oDirectory | syscall.O_NOFOLLOW
 )
 
-// again repeats a call that a signal broke off.
+// again repeats a call as long as a signal interrupts it.
 func again(call func() error) error {
 	for {
 		if err := call(); err != syscall.EINTR {
@@ -33,7 +33,7 @@ func openAt(dir int, name string, flags int, mode uint32) (fd int, err error) {
 	return fd, err
 }
 
-// call makes a system call. The directive keeps what its arguments point at alive, and in its place.
+// call makes a system call. The directive keeps the memory that its arguments point at alive and in place.
 //
 //go:uintptrescapes
 func call(number uintptr, args ...uintptr) (uintptr, error) {
@@ -92,7 +92,7 @@ func unlinkAt(dir int, name string, flags int) error {
 	return err
 }
 
-// renameAt moves a name; without overwrite it is EEXIST where there is something at the new one.
+// renameAt renames a file. Without overwrite it returns EEXIST if the new name exists.
 func renameAt(fromDir int, from string, toDir int, to string, overwrite bool) error {
 	if overwrite {
 		return again(func() error { return syscall.Renameat(fromDir, from, toDir, to) })
@@ -105,25 +105,27 @@ func renameAt(fromDir int, from string, toDir int, to string, overwrite bool) er
 	if err != nil {
 		return err
 	}
-	_, err = call(sysRenameat2, uintptr(fromDir), uintptr(unsafe.Pointer(f)), uintptr(toDir), uintptr(unsafe.Pointer(t)), noReplace)
+	_, err = call(
+		sysRenameat2, uintptr(fromDir), uintptr(unsafe.Pointer(f)), uintptr(toDir), uintptr(unsafe.Pointer(t)), noReplace,
+	)
 	if err != syscall.EINVAL && err != syscall.ENOSYS {
 		return err
 	}
-	// A file system (or kernel) that cannot refuse by itself: look first.
+	// This kernel or file system cannot refuse to replace a file, so check first.
 	if _, err := lstatAt(toDir, to); err == nil {
 		return syscall.EEXIST
 	}
 	return again(func() error { return syscall.Renameat(fromDir, from, toDir, to) })
 }
 
-// setModified gives an open file its time of modification.
+// setModified sets the time of modification of an open file.
 func setModified(fd int, t time.Time) error {
 	times := [2]syscall.Timespec{{Nsec: omitTime}, {Sec: t.Unix(), Nsec: int64(t.Nanosecond())}}
 	_, err := call(syscall.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&times)), 0)
 	return err
 }
 
-// setAttributes gives an open file its owner and mode, in this order: a change of owner clears set-uid.
+// setAttributes sets the owner and then the mode of an open file. The order matters: a change of owner clears set-uid.
 func setAttributes(fd int, owner Owner, mode uint32) error {
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err != nil {
@@ -153,7 +155,7 @@ func writeAll(fd int, p []byte) error {
 	return nil
 }
 
-// namesIn are the names in an open directory, in the kernel's order.
+// namesIn returns the names in an open directory, in the kernel's order.
 func namesIn(dir int) ([]string, error) {
 	var names []string
 	buf := make([]byte, 32<<10)

@@ -9,14 +9,15 @@ import (
 	"shoal/agent/internal/fault"
 )
 
-// tree makes things below a directory, and never outside: links in it are followed only as far as they stay below it.
-// What is made belongs to the owner. Directories that are missing on the way are made.
+// tree makes files below a directory, and never outside of it: it follows a link only if the link stays below the
+// directory. The owner gets the new files. Missing parent directories are made.
 type tree struct {
 	root  *os.Root
 	owner Owner
 }
 
-// put runs make, which makes something at name that must not exist before: what is there is removed, never written through.
+// put calls make, which makes a new file at name. If the name exists already, put removes it first and never writes
+// through it.
 func (t tree) put(name string, make func() error) error {
 	err := make()
 	if errors.Is(err, syscall.ENOENT) {
@@ -29,7 +30,7 @@ func (t tree) put(name string, make func() error) error {
 		return err
 	}
 	if info, err := t.root.Lstat(name); err == nil && info.IsDir() {
-		return fault.New(fault.AlreadyExists, "a directory is in its place: remove it first")
+		return fault.New(fault.AlreadyExists, "a directory with this name exists: remove it first")
 	}
 	if err := t.root.Remove(name); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return err
@@ -42,7 +43,7 @@ func (t tree) parents(name string) error {
 	return err
 }
 
-// create makes a new file to write to, which nobody else can open yet.
+// create makes a new file to write to. Its mode keeps other users from opening it.
 func (t tree) create(name string) (file *os.File, err error) {
 	err = t.put(name, func() error {
 		file, err = t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
@@ -51,7 +52,8 @@ func (t tree) create(name string) (file *os.File, err error) {
 	return file, err
 }
 
-// directory makes one, and tells so. One that exists (or a link to one below the root) is left as it is.
+// directory makes a directory, and reports whether it did. It leaves an existing directory, or a link to one below the
+// root, as it is.
 func (t tree) directory(name string, mode uint32) (made bool, err error) {
 	if name == "." {
 		return false, nil
@@ -66,7 +68,7 @@ func (t tree) directory(name string, mode uint32) (made bool, err error) {
 	if errors.Is(err, syscall.EEXIST) {
 		info, err := t.root.Stat(name)
 		if err == nil && !info.IsDir() {
-			err = fault.New(fault.AlreadyExists, "something that is no directory is in its place: remove it first")
+			err = fault.New(fault.AlreadyExists, "it exists and is not a directory: remove it first")
 		}
 		return false, err
 	}

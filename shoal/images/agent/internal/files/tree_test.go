@@ -79,7 +79,7 @@ func TestListComesSortedInBoundedEvents(t *testing.T) {
 	if unwrap(t, last["name"]) != odd || unwrap(t, last["path"]) != dir+"/"+odd {
 		t.Fatal(last)
 	}
-	// What came as base64 goes back so.
+	// A path that came as base64 is returned as base64.
 	c.call(object{"op": "stat", "path": last["path"], "follow": true}).mustSucceed(t)
 	if a := c.call(object{"op": "list", "path": t.TempDir()}).mustSucceed(t); len(a.events) != 0 {
 		t.Fatal(a.events)
@@ -212,7 +212,7 @@ func TestCancelledRequestsLeaveTheConnectionUsable(t *testing.T) {
 			path = dir
 		}
 		if op == "unpack" {
-			path = os.TempDir() // it makes what is missing, perhaps after this test has cleaned up
+			path = os.TempDir() // it makes missing directories, perhaps after this test has cleaned up
 		}
 		c.send(frame.Cancel, c.open(object{"op": op, "path": path}), nil)
 	}

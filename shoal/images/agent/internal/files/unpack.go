@@ -58,7 +58,8 @@ func (s *service) unpack(st *mux.Stream, r *unpackRequest) error {
 	return nil
 }
 
-// openRoot opens a directory that nothing leads out of. It goes by a descriptor, for os.OpenRoot waits where the path has become a FIFO.
+// openRoot opens a directory as an os.Root, which no path can leave. It opens a descriptor first, because os.OpenRoot
+// would wait if the path has become a FIFO.
 func openRoot(path string) (*os.Root, error) {
 	fd, err := openAt(atCWD, path, oDirectory, 0)
 	if err != nil {
@@ -74,7 +75,7 @@ type unpacker struct {
 	tar  *tar.Reader
 
 	files, bytes int64
-	// closed are directories that are to get a mode in which their owner cannot put things into them.
+	// closed holds the directories whose final mode forbids their owner to write into them.
 	closed []closedDirectory
 }
 
@@ -114,9 +115,9 @@ func (u *unpacker) member(h *tar.Header, name string) error {
 	mode := uint32(h.Mode) & modes
 	if name == "." {
 		if h.Typeflag == tar.TypeDir {
-			return nil // the destination is the client's own, and stays what it is
+			return nil // the destination stays as it is
 		}
-		return fault.Invalid("archive", "a member that is no directory has no name")
+		return fault.Invalid("archive", "a member that is not a directory has no name")
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -126,7 +127,7 @@ func (u *unpacker) member(h *tar.Header, name string) error {
 			return err
 		}
 	case tar.TypeSymlink:
-		// Where it leads is its own business: nothing is ever unpacked through one that leads out.
+		// The link may lead anywhere: nothing is unpacked through a link that leads out of the destination.
 		if err := u.tree.put(name, func() error { return u.tree.root.Symlink(h.Linkname, name) }); err != nil {
 			return err
 		}
@@ -155,14 +156,18 @@ func (u *unpacker) member(h *tar.Header, name string) error {
 	return nil
 }
 
-// directory makes one that is open to its owner until all is unpacked, for not every agent may pass over modes.
+// directory makes a directory that is open to its owner until all is unpacked, because an agent that is not root cannot
+// ignore modes.
 func (u *unpacker) directory(name string, mode uint32) error {
 	made, err := u.tree.directory(name, mode|0o700)
 	if err != nil || !made || mode&0o700 == 0o700 {
 		return err
 	}
 	if len(u.closed) == maxClosed {
-		return fault.New(fault.QuotaExceeded, "more than %d directories are closed to their owner: give permissions to them", maxClosed)
+		return fault.New(
+			fault.QuotaExceeded,
+			"more than %d directories forbid their owner access: give their owner permissions", maxClosed,
+		)
 	}
 	u.closed = append(u.closed, closedDirectory{name, mode})
 	return nil
@@ -183,12 +188,13 @@ func (u *unpacker) file(h *tar.Header, name string, mode uint32) error {
 		err = setModified(int(file.Fd()), h.ModTime)
 	}
 	if err != nil {
-		u.tree.root.Remove(name) // better none than a half
+		u.tree.root.Remove(name) // leave no incomplete file
 	}
 	return err
 }
 
-// content writes the member's bytes. A hole may be as long as its header says, so it is not only data that ends this.
+// content writes the member's bytes and returns how many there were. A sparse member may hold far more bytes than the
+// archive, so it also checks here whether the client is gone.
 func (u *unpacker) content(fd int) (int64, error) {
 	held := buffers.Get().(*[]byte)
 	defer buffers.Put(held)
@@ -221,12 +227,12 @@ func (u *unpacker) restoreModes() error {
 	return first
 }
 
-// memberName is a member's name below the destination: "." for the destination itself.
+// memberName returns a member's name below the destination, or "." for the destination itself.
 func memberName(name string) (string, error) {
 	var parts []string
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", fault.Invalid("archive", "its name leads out by way of ..")
+			return "", fault.Invalid("archive", "its name contains ..")
 		}
 		if part != "" && part != "." {
 			parts = append(parts, part)
@@ -248,15 +254,15 @@ func archiveError(err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fault.Invalid("archive", "it ends in the middle of a member")
 	}
-	return fault.Invalid("archive", "it is no tar archive (a compressed one must be sent uncompressed): %v", err)
+	return fault.Invalid("archive", "it is not a tar archive, or it is compressed (send it uncompressed): %v", err)
 }
 
-// memberError names the member that an error is about.
+// memberError adds the member's name to an error.
 func memberError(name string, err error) error {
 	if errors.Is(err, mux.ErrLost) {
 		return err
 	}
-	var ofTwo *os.LinkError // which fault does not look into for a name that leads out
+	var ofTwo *os.LinkError // package fault recognizes a path that leaves the root only in an os.PathError
 	if errors.As(err, &ofTwo) {
 		err = &os.PathError{Op: ofTwo.Op, Path: ofTwo.New, Err: ofTwo.Err}
 	}

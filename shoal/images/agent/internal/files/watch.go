@@ -16,9 +16,9 @@ import (
 
 const (
 	maxWatches = 8192
-	// pairWait is how long the second half of a move may come behind the first.
+	// pairWait is how long the second event of a move may come after the first.
 	pairWait = 20 * time.Millisecond
-	// flushAt bounds what is gathered for one write.
+	// flushAt is how many bytes are gathered for one write.
 	flushAt = 256 << 10
 )
 
@@ -65,7 +65,7 @@ func watch(st *mux.Stream, r *watchRequest) error {
 	go func() {
 		select {
 		case <-st.Done():
-			source.Close() // ends the reading
+			source.Close() // ends follow
 		case <-ended:
 		}
 	}()
@@ -79,7 +79,7 @@ func watch(st *mux.Stream, r *watchRequest) error {
 type watcher struct {
 	tell teller
 	dirs directories
-	// A move comes in two halves; left is the first while the second may follow.
+	// left is the first of the two events of a move, while the second may still follow.
 	left *leaving
 }
 
@@ -90,7 +90,7 @@ type leaving struct {
 	isDir  bool
 }
 
-// begin watches a directory, or a file by the directory that holds it: then it does not matter if the file is replaced.
+// begin watches a directory. For a file it watches the file's directory, so that the watch survives a replaced file.
 func (w *watcher) begin(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -105,7 +105,7 @@ func (w *watcher) begin(path string) error {
 		dir, base := split(shown)
 		realDir, realBase := split(real)
 		if base != realBase {
-			dir = realDir // the path is a link: what changes is the file that it leads to
+			dir = realDir // the path is a link, and the changes happen to its target
 		}
 		w.tell.only = join(dir, realBase)
 		w.dirs.recursive = false
@@ -147,8 +147,8 @@ func (w *watcher) follow(source *os.File) error {
 
 func (w *watcher) take(e event) {
 	if e.mask&syscall.IN_Q_OVERFLOW != 0 {
-		// The client looks for itself when it is told: what changes from then on must not be missed. Where the tree cannot be
-		// watched as a whole any more there is nothing else to tell.
+		// The client looks at the tree itself after an overflow event, and no later change may be missed. So the
+		// watches are rebuilt first. If the whole tree can no longer be watched, there is nothing more to report.
 		w.left = nil
 		if w.dirs.recursive {
 			_ = w.dirs.rebuild()
@@ -197,7 +197,7 @@ func (w *watcher) take(e event) {
 	}
 }
 
-// arrived: something was moved to path, from where w.left tells or from outside.
+// arrived handles a move to path, from the path in w.left or from outside of the tree.
 func (w *watcher) arrived(dir *directory, name, path string, isDir bool) {
 	left := w.left
 	w.left = nil
@@ -206,7 +206,7 @@ func (w *watcher) arrived(dir *directory, name, path string, isDir bool) {
 		return
 	}
 	if temporary, replaces := isTemporary(left.name); temporary {
-		// What the agent writes becomes visible by a rename.
+		// The agent writes to a temporary name and renames it at the end.
 		if replaces {
 			w.tell.change("modified", w.dirs.show(path), "")
 		} else {
@@ -221,7 +221,7 @@ func (w *watcher) arrived(dir *directory, name, path string, isDir bool) {
 	}
 }
 
-// appeared: there is something new at path; a directory is watched from now on, and what it holds already is told.
+// appeared handles a new file at path. A new directory is watched from now on, and its contents are reported.
 func (w *watcher) appeared(dir *directory, name, path string, isDir bool) {
 	if w.dirs.wasTold(dir, name) {
 		return
@@ -251,9 +251,9 @@ func (w *watcher) leftForGood() {
 // teller gathers events and sends them in few writes.
 type teller struct {
 	st   *mux.Stream
-	only string // where a file is watched: its path
+	only string // the path of a watched file; "" for a directory
 	buf  []byte
-	last string // the path of the last change where that was a modification
+	last string // the path of the last change if that was a modification
 	err  error
 }
 
@@ -283,7 +283,7 @@ func (t *teller) overflow() {
 func (t *teller) add(v any) {
 	payload, err := json.Marshal(v)
 	if err != nil || t.err != nil {
-		return // only strings go in: there is no such error
+		return // encoding does not fail, because the values hold only strings
 	}
 	t.buf = frame.Append(t.buf, frame.Event, t.st.ID(), payload)
 	if len(t.buf) >= flushAt {
@@ -291,7 +291,7 @@ func (t *teller) add(v any) {
 	}
 }
 
-// flush sends what was gathered. After it a further modification of the same file is news again.
+// flush sends the gathered events. After that, another modification of the same file is reported again.
 func (t *teller) flush() error {
 	t.last = ""
 	if t.err != nil || len(t.buf) == 0 {
@@ -305,4 +305,6 @@ func (t *teller) flush() error {
 	return err
 }
 
-var errTooMany = fault.New(fault.QuotaExceeded, "path: the tree has more than %d directories: watch a part of it", maxWatches)
+var errTooMany = fault.New(
+	fault.QuotaExceeded, "path: the tree has more than %d directories: watch a part of it", maxWatches,
+)

@@ -11,7 +11,7 @@ import (
 	"shoal/agent/internal/frame"
 )
 
-// watched is a watch that has begun; expect takes events until the wanted ones have come, in this order.
+// watched is a watch that has begun.
 type watched struct {
 	t  *testing.T
 	c  *client
@@ -42,7 +42,8 @@ func describe(event object) string {
 	return s
 }
 
-// expect skips modifications, of which there may be any number, unless one is wanted.
+// expect takes events until the wanted ones have come in this order. It skips modifications that are not wanted,
+// because there may be any number of them.
 func (w *watched) expect(want ...string) {
 	w.t.Helper()
 	for _, one := range want {
@@ -107,7 +108,7 @@ func TestWatchOfATreeFollowsItsDirectories(t *testing.T) {
 	w := startWatch(t, dir, true)
 	os.Remove(dir + "/old/deep/f")
 	w.expect("removed " + dir + "/old/deep/f")
-	// Made too fast for a watch to be there in time: all is told, and once.
+	// The files are made too fast for a watch to be there in time. Each is still reported, and only once.
 	if err := os.MkdirAll(dir+"/a/b/c", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func TestWatchOfATreeFollowsItsDirectories(t *testing.T) {
 	w.expect("moved " + dir + "/a/b " + dir + "/old/b")
 	os.Remove(dir + "/old/b/c/f")
 	w.expect("removed " + dir + "/old/b/c/f")
-	// Out of the tree: it is watched no longer. Into it: it is.
+	// A directory that leaves the tree is no longer watched. One that enters it is.
 	os.Rename(dir+"/old", outside+"/old")
 	w.expect("removed " + dir + "/old")
 	writeFile(t, outside+"/old/unseen", "", 0o644)
@@ -170,7 +171,8 @@ func TestWatchEndsByCancelAndLetsGo(t *testing.T) {
 	}
 	before := count()
 	w.c.send(frame.Cancel, w.id, nil)
-	eventually(t, "the watch stays", func() bool { return count() < before }) // an earlier test's may go at the same time
+	// A watch of an earlier test may end at the same time.
+	eventually(t, "the watch stays", func() bool { return count() < before })
 }
 
 func TestDroppedEventsAreToldAndTheTreeIsWatchedAnew(t *testing.T) {
@@ -182,7 +184,7 @@ func TestDroppedEventsAreToldAndTheTreeIsWatchedAnew(t *testing.T) {
 	fmt.Sscan(string(raw), &queue)
 	dir := t.TempDir()
 	w := startWatch(t, dir, true)
-	// A client that does not read: the socket fills, then the kernel's queue.
+	// The client does not read, so the socket fills, and then the kernel's queue.
 	for range queue/2 + 10_000 {
 		if err := os.Symlink("x", dir+"/f"); err != nil {
 			t.Fatal(err)

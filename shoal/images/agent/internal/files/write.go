@@ -12,10 +12,10 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// What temporaries are called: whoever watches learns from the name what the rename at the end means to others.
+// The prefix of a temporary file's name tells a watch what the final rename means.
 const (
-	temporaryNew = ".shoal-new-" // there was nothing in its place
-	temporaryMod = ".shoal-mod-" // it replaces a file
+	temporaryNew = ".shoal-new-" // the rename creates a file
+	temporaryMod = ".shoal-mod-" // the rename replaces a file
 	randomBytes  = 8
 )
 
@@ -57,7 +57,7 @@ func (s *service) write(st *mux.Stream, r *writeRequest) error {
 	return nil
 }
 
-// place is where a file shall be written, links followed: an open directory and a name in it, and what is there now.
+// place is where a file is to be written, with links followed: an open directory, a name in it, and what is there now.
 type place struct {
 	dir    int
 	name   string
@@ -102,7 +102,7 @@ func findPlace(path string, parents bool, owner Owner) (*place, error) {
 	return nil, syscall.ELOOP
 }
 
-// attributes are the owner and mode that a file shall have: those asked for, else those it had, else the usual.
+// attributes returns the owner and mode for a file: those requested, or those it had, or the defaults.
 func (p *place) attributes(r *writeRequest, owner Owner) (Owner, uint32) {
 	mode := uint32(0o644)
 	if p.exists {
@@ -111,7 +111,7 @@ func (p *place) attributes(r *writeRequest, owner Owner) (Owner, uint32) {
 		if r.User == "" {
 			owner = had
 		} else if owner != had {
-			mode &= 0o1777 // set-uid was meant for the other owner
+			mode &= 0o1777 // set-uid was meant for the old owner
 		}
 	}
 	if r.Mode != nil {
@@ -120,7 +120,8 @@ func (p *place) attributes(r *writeRequest, owner Owner) (Owner, uint32) {
 	return owner, mode
 }
 
-// replace writes beside the place and renames, so that a reader sees the old file or the new one.
+// replace writes a temporary file in the same directory and renames it, so that a reader sees the old file or the new
+// one.
 func replace(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, error) {
 	name := temporaryName(at.exists)
 	fd, err := openAt(at.dir, name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL|syscall.O_NOFOLLOW, 0o600)
@@ -145,7 +146,7 @@ func replace(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, er
 	err = renameAt(at.dir, name, at.dir, at.name, true)
 	published = err == nil
 	if err == syscall.EBUSY && at.exists {
-		// A file that the engine mounted (/etc/hosts): it can be filled, but not replaced.
+		// The engine has mounted this file (such as /etc/hosts). It can be overwritten, but not replaced.
 		err = overwrite(at, fd, owner, mode)
 	}
 	return size, err
@@ -161,7 +162,7 @@ func temporaryName(replaces bool) string {
 	return prefix + hex.EncodeToString(random[:])
 }
 
-// isTemporary tells whether a name is one of temporaryName, and whether that was to replace a file.
+// isTemporary reports whether a name is from temporaryName, and whether it was to replace a file.
 func isTemporary(name string) (temporary, replaces bool) {
 	if len(name) != len(temporaryNew)+2*randomBytes {
 		return false, false
@@ -170,7 +171,7 @@ func isTemporary(name string) (temporary, replaces bool) {
 	return replaces || strings.HasPrefix(name, temporaryNew), replaces
 }
 
-// overwrite copies the temporary into the file itself.
+// overwrite copies the temporary file into the file itself.
 func overwrite(at *place, from int, owner Owner, mode uint32) error {
 	fd, err := openRegular(at, syscall.O_WRONLY|syscall.O_TRUNC)
 	if err != nil {
@@ -194,7 +195,8 @@ func overwrite(at *place, from int, owner Owner, mode uint32) error {
 	}
 }
 
-// extend appends to the file, made if missing. What was appended before an error stays: others may have appended behind it.
+// extend appends to the file, and makes it if it is missing. Bytes appended before an error stay, because other
+// processes may have appended after them.
 func extend(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, error) {
 	const flags = syscall.O_WRONLY | syscall.O_APPEND
 	fd, err := openRegular(at, flags)
@@ -214,7 +216,7 @@ func extend(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, err
 	return receive(st, fd)
 }
 
-// openRegular opens the file at a place, which may have become something else meanwhile.
+// openRegular opens the file at a place. It returns an error if that is no longer a regular file.
 func openRegular(at *place, flags int) (int, error) {
 	fd, err := openAt(at.dir, at.name, flags|syscall.O_NOFOLLOW|oSafe, 0o600)
 	if err != nil {
@@ -231,7 +233,7 @@ func openRegular(at *place, flags int) (int, error) {
 	return fd, nil
 }
 
-// receive writes the stream's data up to END and tells how much it was.
+// receive writes the stream's data up to END and returns how many bytes there were.
 func receive(st *mux.Stream, fd int) (int64, error) {
 	var size int64
 	for {
