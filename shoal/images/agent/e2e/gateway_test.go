@@ -18,18 +18,18 @@ import (
 	"time"
 )
 
-// front is the socket of gateways, and what they need: a replica that answers their questions about tunnels to one node.
-type front struct {
+// gatewayHarness is the listening socket for gateways, and a replica that answers their lookups of tunnels to one node.
+type gatewayHarness struct {
 	t       testing.TB
 	dir     string
 	address string
 	socket  *os.File
 }
 
-// newFront leads to n's container by `/t/sb-1/<port>/`; all tunnels are public.
-func newFront(t testing.TB, n *node) *front {
+// newGatewayHarness serves public tunnels into n's container, at `/t/sb-1/<port>/`.
+func newGatewayHarness(t testing.TB, n *node) *gatewayHarness {
 	t.Helper()
-	f := &front{t: t, dir: t.TempDir()}
+	f := &gatewayHarness{t: t, dir: t.TempDir()}
 	if err := os.Mkdir(filepath.Join(f.dir, "api"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -70,9 +70,11 @@ func newFront(t testing.TB, n *node) *front {
 }
 
 // start starts a gateway and waits until it serves.
-func (f *front) start() *exec.Cmd {
+func (f *gatewayHarness) start() *exec.Cmd {
 	f.t.Helper()
-	config, _ := json.Marshal(object{"control": filepath.Join(f.dir, "gateway.sock"), "replicas": filepath.Join(f.dir, "api"), "drain_s": 10})
+	config, _ := json.Marshal(object{
+		"control": filepath.Join(f.dir, "gateway.sock"), "replicas": filepath.Join(f.dir, "api"), "drain_s": 10,
+	})
 	gateway := exec.Command(binary, "gateway")
 	gateway.ExtraFiles = []*os.File{f.socket}
 	gateway.Stdin = strings.NewReader(string(config) + "\n")
@@ -94,7 +96,7 @@ func (f *front) start() *exec.Cmd {
 	return gateway
 }
 
-// web is a server inside: `/stay` echoes after an upgrade, all else is 1 KiB of text, or as many bytes as `?size=` says.
+// web starts a server in the sandbox. It echoes after an upgrade. Other responses have 1 KiB, or the size in `?size=`.
 func web(t testing.TB) int {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -124,9 +126,11 @@ func web(t testing.TB) int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
-func (f *front) url(port int) string { return fmt.Sprintf("http://%s/t/sb-1/%d/", f.address, port) }
+func (f *gatewayHarness) url(port int) string {
+	return fmt.Sprintf("http://%s/t/sb-1/%d/", f.address, port)
+}
 
-// get returns how many bytes came.
+// get returns the size of the body.
 func get(client *http.Client, url string) (int64, error) {
 	response, err := client.Get(url)
 	if err != nil {
@@ -141,7 +145,7 @@ func get(client *http.Client, url string) (int64, error) {
 }
 
 func TestTheGatewayReachesServersInSandboxes(t *testing.T) {
-	f := newFront(t, start(t))
+	f := newGatewayHarness(t, start(t))
 	f.start()
 	port := web(t)
 	client := &http.Client{Timeout: patient}
@@ -155,7 +159,8 @@ func TestTheGatewayReachesServersInSandboxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if body, _ := io.ReadAll(response.Body); response.StatusCode != 503 || !strings.Contains(string(body), "nothing listens on port") {
+	body, _ := io.ReadAll(response.Body)
+	if response.StatusCode != 503 || !strings.Contains(string(body), "nothing listens on port") {
 		t.Fatalf("%d %s", response.StatusCode, body)
 	}
 	conn, err := net.Dial("tcp", f.address)
@@ -164,7 +169,8 @@ func TestTheGatewayReachesServersInSandboxes(t *testing.T) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patient))
-	fmt.Fprintf(conn, "GET /t/sb-1/%d/stay HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: any\r\n\r\nsaid in advance", port)
+	fmt.Fprintf(conn, "GET /t/sb-1/%d/stay HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: any\r\n\r\n"+
+		"said in advance", port)
 	buffered := bufio.NewReader(conn)
 	if answer, err := http.ReadResponse(buffered, nil); err != nil || answer.StatusCode != 101 {
 		t.Fatal(answer, err)
@@ -175,14 +181,14 @@ func TestTheGatewayReachesServersInSandboxes(t *testing.T) {
 	}
 }
 
-// TestAGatewayThatIsKilledCostsWhatWasUnderWay: connections that nobody has accepted wait in the socket for the next one.
-func TestAGatewayThatIsKilledCostsWhatWasUnderWay(t *testing.T) {
-	f := newFront(t, start(t))
+// Only requests in progress may fail: the next gateway accepts the connections that wait in the socket.
+func TestAKilledGatewayLosesOnlyRequestsInProgress(t *testing.T) {
+	f := newGatewayHarness(t, start(t))
 	first := f.start()
 	var failed atomic.Int64
 	var clients sync.WaitGroup
 	done := make(chan struct{})
-	ask := func() error {
+	request := func() error {
 		transport := &http.Transport{DisableKeepAlives: true}
 		_, err := get(&http.Client{Transport: transport, Timeout: patient}, "http://"+f.address)
 		return err
@@ -196,7 +202,7 @@ func TestAGatewayThatIsKilledCostsWhatWasUnderWay(t *testing.T) {
 				case <-done:
 					return
 				default:
-					if ask() != nil {
+					if request() != nil {
 						failed.Add(1)
 					}
 				}
@@ -209,7 +215,7 @@ func TestAGatewayThatIsKilledCostsWhatWasUnderWay(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	f.start()
 	for range 100 {
-		if err := ask(); err != nil {
+		if err := request(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -220,23 +226,23 @@ func TestAGatewayThatIsKilledCostsWhatWasUnderWay(t *testing.T) {
 	}
 }
 
-// BenchmarkGatewayGet is GETs of 1 KiB by 32 callers, BenchmarkGatewayDownload one of 100 MiB. BenchmarkDirectGet and BenchmarkDirectDownload
-// are the same without gateway, relay and agent.
-func BenchmarkGatewayGet(b *testing.B)      { benchmarkGet(b, throughGateway) }
-func BenchmarkDirectGet(b *testing.B)       { benchmarkGet(b, directly) }
-func BenchmarkGatewayDownload(b *testing.B) { benchmarkDownload(b, throughGateway) }
-func BenchmarkDirectDownload(b *testing.B)  { benchmarkDownload(b, directly) }
+// BenchmarkGatewayGet measures GETs of 1 KiB by 32 callers, BenchmarkGatewayDownload a GET of 100 MiB.
+// BenchmarkDirectGet and BenchmarkDirectDownload measure the same without gateway, relay and agent.
+func BenchmarkGatewayGet(b *testing.B)      { benchmarkGet(b, gatewayURL) }
+func BenchmarkDirectGet(b *testing.B)       { benchmarkGet(b, directURL) }
+func BenchmarkGatewayDownload(b *testing.B) { benchmarkDownload(b, gatewayURL) }
+func BenchmarkDirectDownload(b *testing.B)  { benchmarkDownload(b, directURL) }
 
-func throughGateway(b *testing.B, port int) string {
-	f := newFront(b, start(b))
+func gatewayURL(b *testing.B, port int) string {
+	f := newGatewayHarness(b, start(b))
 	f.start()
 	return f.url(port)
 }
 
-func directly(b *testing.B, port int) string { return fmt.Sprintf("http://127.0.0.1:%d/", port) }
+func directURL(b *testing.B, port int) string { return fmt.Sprintf("http://127.0.0.1:%d/", port) }
 
-func benchmarkGet(b *testing.B, way func(*testing.B, int) string) {
-	url := way(b, web(b))
+func benchmarkGet(b *testing.B, urlOf func(*testing.B, int) string) {
+	url := urlOf(b, web(b))
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
 	callers := make(chan struct{}, 32)
 	var all sync.WaitGroup
@@ -254,8 +260,8 @@ func benchmarkGet(b *testing.B, way func(*testing.B, int) string) {
 	all.Wait()
 }
 
-func benchmarkDownload(b *testing.B, way func(*testing.B, int) string) {
-	url := fmt.Sprintf("%s?size=%d", way(b, web(b)), bulk)
+func benchmarkDownload(b *testing.B, urlOf func(*testing.B, int) string) {
+	url := fmt.Sprintf("%s?size=%d", urlOf(b, web(b)), bulk)
 	b.SetBytes(bulk)
 	for b.Loop() {
 		if n, err := get(http.DefaultClient, url); err != nil || n != bulk {

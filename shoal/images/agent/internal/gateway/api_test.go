@@ -13,21 +13,24 @@ import (
 	"time"
 )
 
-func TestWhatClientsSayAboutThemselvesIsNotBelieved(t *testing.T) {
-	l := started(t, nil)
-	l.replica("r1", tellRequest, nil)
+func TestForwardedHeadersOfClientsAreIgnored(t *testing.T) {
+	l := startHarness(t, nil)
+	l.replica("r1", echoRequest, nil)
 	got := l.get("/a%2Fb?q=%20;x", map[string]string{
-		"X-Forwarded-For": "9.9.9.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example", "X-Forwarded-Prefix": "/x",
-		"Forwarded": "for=9.9.9.9", "X-Session-Id": "1", "serve_multiplexed_model_id": "x", "X-Shoal-Gateway-Peer": "1", "X-Own": "kept",
+		"X-Forwarded-For": "9.9.9.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example",
+		"X-Forwarded-Prefix": "/x",
+		"Forwarded":          "for=9.9.9.9", "X-Session-Id": "1", "serve_multiplexed_model_id": "x",
+		"X-Shoal-Gateway-Peer": "1", "X-Own": "kept",
 		"Upgrade": "h2c", "Connection": "Upgrade", "Te": "trailers",
-	}).seen(t)
+	}).echoed(t)
 	expect(t, "path", got.Path, "/a%2Fb?q=%20;x")
 	expect(t, "for", got.Headers["X-Forwarded-For"], "127.0.0.1")
 	expect(t, "proto", got.Headers["X-Forwarded-Proto"], "http")
 	expect(t, "host", got.Headers["X-Forwarded-Host"], l.address)
 	expect(t, "own", got.Headers["X-Own"], "kept")
 	for _, name := range []string{
-		"X-Forwarded-Prefix", "Forwarded", "X-Session-Id", "Serve_multiplexed_model_id", "X-Shoal-Gateway-Peer", "Upgrade", "Te", "User-Agent2",
+		"X-Forwarded-Prefix", "Forwarded", "X-Session-Id", "Serve_multiplexed_model_id", "X-Shoal-Gateway-Peer",
+		"Upgrade", "Te", "User-Agent2",
 	} {
 		if value, found := got.Headers[name]; found {
 			t.Errorf("%s: %q", name, value)
@@ -35,19 +38,21 @@ func TestWhatClientsSayAboutThemselvesIsNotBelieved(t *testing.T) {
 	}
 }
 
-func TestATrustedProxyIsBelieved(t *testing.T) {
-	l := started(t, func(c *Config) { c.TrustedProxies = []string{"127.0.0.1", "10.0.0.0/8"} })
-	l.replica("r1", tellRequest, nil)
+func TestForwardedHeadersOfATrustedProxyAreUsed(t *testing.T) {
+	l := startHarness(t, func(c *Config) { c.TrustedProxies = []string{"127.0.0.1", "10.0.0.0/8"} })
+	l.replica("r1", echoRequest, nil)
 	for given, wanted := range map[string]string{
 		"9.9.9.9":            "9.9.9.9",
-		"6.6.6.6, 9.9.9.9":   "9.9.9.9", // the first is what the client made up
+		"6.6.6.6, 9.9.9.9":   "9.9.9.9", // the client made the first one up
 		"9.9.9.9, 10.1.2.3":  "9.9.9.9",
 		"nonsense":           "127.0.0.1",
 		"9.9.9.9, nonsense":  "127.0.0.1",
 		"10.1.1.1, 10.1.1.2": "10.1.1.1",
 		"::ffff:9.9.9.9":     "9.9.9.9",
 	} {
-		got := l.get("/", map[string]string{"X-Forwarded-For": given, "X-Forwarded-Proto": "https", "X-Forwarded-Host": "a.example"}).seen(t)
+		got := l.get("/", map[string]string{
+			"X-Forwarded-For": given, "X-Forwarded-Proto": "https", "X-Forwarded-Host": "a.example",
+		}).echoed(t)
 		expect(t, given, got.Headers["X-Forwarded-For"], wanted)
 		expect(t, "proto", got.Headers["X-Forwarded-Proto"], "https")
 		expect(t, "host", got.Headers["X-Forwarded-Host"], "a.example")
@@ -55,14 +60,14 @@ func TestATrustedProxyIsBelieved(t *testing.T) {
 }
 
 func TestRequestIds(t *testing.T) {
-	l := started(t, nil)
-	l.replica("r1", tellRequest, nil)
+	l := startHarness(t, nil)
+	l.replica("r1", echoRequest, nil)
 	a := l.get("/", map[string]string{"X-Request-Id": "run-7.a_B"})
-	expect(t, "kept", a.seen(t).Headers["X-Request-Id"], "run-7.a_B")
+	expect(t, "kept", a.echoed(t).Headers["X-Request-Id"], "run-7.a_B")
 	expect(t, "told", a.Header["X-Request-Id"], []string{"run-7.a_B"})
 	for _, wrong := range []string{"a b", strings.Repeat("x", 65), "ü", "", `ok, a"b\`, "one,two"} {
 		a := l.get("/", map[string]string{"X-Request-Id": wrong})
-		made := a.seen(t).Headers["X-Request-Id"]
+		made := a.echoed(t).Headers["X-Request-Id"]
 		if made == wrong || len(made) != 32 || a.Header.Get("X-Request-Id") != made {
 			t.Errorf("%q: %q", wrong, made)
 		}
@@ -73,9 +78,9 @@ func TestRequestIds(t *testing.T) {
 	}
 }
 
-func TestWhatIsTooLongIsToldSo(t *testing.T) {
-	l := started(t, nil)
-	l.replica("r1", tellRequest, nil)
+func TestTooLongRequestsAreRefused(t *testing.T) {
+	l := startHarness(t, nil)
+	l.replica("r1", echoRequest, nil)
 	many := func(n int) map[string]string {
 		headers := map[string]string{}
 		for i := range n {
@@ -103,8 +108,8 @@ func TestWhatIsTooLongIsToldSo(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoRequestGetsNoFurther(t *testing.T) {
-	l := started(t, func(c *Config) { c.HeaderTimeoutS = 1 })
+func TestInvalidRequestsDoNotReachAReplica(t *testing.T) {
+	l := startHarness(t, func(c *Config) { c.HeaderTimeoutS = 1 })
 	var asked atomic.Int64
 	l.replica("r1", func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err == nil {
@@ -132,23 +137,24 @@ func TestWhatIsNoRequestGetsNoFurther(t *testing.T) {
 	expect(t, "requests", asked.Load(), 0)
 }
 
-func TestWhereNoReplicaIsTheAnswerIsToTryAgain(t *testing.T) {
-	l := started(t, nil)
+func TestWithoutAReplicaTheAnswerIsRetryable(t *testing.T) {
+	l := startHarness(t, nil)
 	a := l.get("/", map[string]string{"X-Request-Id": "one"})
 	p := a.problem(t)
-	expect(t, "problem", []any{a.StatusCode, p["code"], p["retryable"], p["request_id"], a.Header.Get("Retry-After")}, []any{503, "unavailable", true, "one", "1"})
-	dead := l.replica("r1", says("dead"), nil)
+	expect(t, "problem", []any{a.StatusCode, p["code"], p["retryable"], p["request_id"], a.Header.Get("Retry-After")},
+		[]any{503, "unavailable", true, "one", "1"})
+	dead := l.replica("r1", respondWith("dead"), nil)
 	dead.kill()
 	expect(t, "a dead one's socket", l.get("/", nil).StatusCode, 503)
 	go func() {
 		time.Sleep(500 * time.Millisecond)
-		l.replica("r2", says("late"), nil)
+		l.replica("r2", respondWith("late"), nil)
 	}()
 	expect(t, "one that comes", string(l.get("/", nil).body), "late")
 }
 
-func TestWhatAReplicaTookToItsGraveIsSentAgainWhereThatDoesNoHarm(t *testing.T) {
-	l := started(t, nil)
+func TestSafeRequestsAreRetriedWhenAReplicaFails(t *testing.T) {
+	l := startHarness(t, nil)
 	var asked atomic.Int64
 	dies := func(w http.ResponseWriter, r *http.Request) {
 		if asked.Add(1) == 1 {
@@ -180,15 +186,15 @@ func TestWhatAReplicaTookToItsGraveIsSentAgainWhereThatDoesNoHarm(t *testing.T) 
 	}
 }
 
-func TestRequestsGoToTheReplicaThatHasTheFewest(t *testing.T) {
-	l := started(t, nil)
+func TestRequestsGoToTheReplicaWithTheFewestRequests(t *testing.T) {
+	l := startHarness(t, nil)
 	release := make(chan struct{})
 	busy := func(w http.ResponseWriter, r *http.Request) { <-release }
 	l.replica("busy", busy, nil)
 	asked := make(chan answer, 1)
 	go func() { asked <- l.get("/", nil) }()
 	time.Sleep(200 * time.Millisecond)
-	l.replica("idle", says("idle"), nil)
+	l.replica("idle", respondWith("idle"), nil)
 	time.Sleep(2 * scanInterval)
 	for range 10 {
 		expect(t, "who answers", string(l.get("/", nil).body), "idle")
@@ -197,8 +203,8 @@ func TestRequestsGoToTheReplicaThatHasTheFewest(t *testing.T) {
 	<-asked
 }
 
-func TestAnAnswerThatIsNotTheApplicationsIsToldAsAProblem(t *testing.T) {
-	l := started(t, nil)
+func TestResponsesThatAreNotTheApplicationsBecomeProblems(t *testing.T) {
+	l := startHarness(t, nil)
 	for status, wanted := range map[int]int{400: 400, 500: 500, 503: 500} {
 		r := l.replica("r1", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Del("X-Request-Id")
@@ -213,8 +219,8 @@ func TestAnAnswerThatIsNotTheApplicationsIsToldAsAProblem(t *testing.T) {
 	}
 }
 
-func TestBodiesFlowBothWaysAsTheyCome(t *testing.T) {
-	l := started(t, nil)
+func TestBodiesAreStreamedInBothDirections(t *testing.T) {
+	l := startHarness(t, nil)
 	l.replica("r1", func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).EnableFullDuplex()
 		if r.URL.Path == "/sized" {
@@ -250,19 +256,21 @@ func TestBodiesFlowBothWaysAsTheyCome(t *testing.T) {
 	}
 }
 
-func TestHandshakesOfWebSockets(t *testing.T) {
-	l := started(t, nil)
+func TestWebSocketHandshakes(t *testing.T) {
+	l := startHarness(t, nil)
 	l.replica("r1", func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return
 		}
 		defer conn.Close()
-		fmt.Fprintf(conn, "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %s\r\n\r\n", r.Header.Get("X-Request-Id"))
+		fmt.Fprintf(conn, "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %s\r\n\r\n",
+			r.Header.Get("X-Request-Id"))
 		io.Copy(conn, conn)
 	}, nil)
 	good := map[string]string{
-		"Connection": "keep-alive, Upgrade", "Upgrade": "WebSocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+		"Connection": "keep-alive, Upgrade", "Upgrade": "WebSocket",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 	}
 	for _, c := range []struct {
 		method string
@@ -297,8 +305,8 @@ func TestHandshakesOfWebSockets(t *testing.T) {
 	}
 }
 
-// upgrade opens a connection that changes its protocol.
-func upgrade(t *testing.T, l *lab, path string, headers map[string]string) (net.Conn, *bufio.Reader) {
+// upgrade opens a connection and switches its protocol.
+func upgrade(t *testing.T, l *harness, path string, headers map[string]string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, response, buffered, err := tryUpgrade(l, path, headers)
 	if err != nil {
@@ -310,12 +318,12 @@ func upgrade(t *testing.T, l *lab, path string, headers map[string]string) (net.
 	return conn, buffered
 }
 
-func tryUpgrade(l *lab, path string, headers map[string]string) (net.Conn, *http.Response, *bufio.Reader, error) {
+func tryUpgrade(l *harness, path string, headers map[string]string) (net.Conn, *http.Response, *bufio.Reader, error) {
 	conn, err := net.Dial("tcp", l.address)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	conn.SetDeadline(time.Now().Add(patient))
+	conn.SetDeadline(time.Now().Add(testTimeout))
 	request, _ := http.NewRequest("GET", "http://"+l.address+path, nil)
 	for name, value := range headers {
 		request.Header.Set(name, value)

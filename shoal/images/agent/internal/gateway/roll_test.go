@@ -26,8 +26,8 @@ import (
 	"time"
 )
 
-// underLoad asks again and again while change runs, on kept and on new connections. Nobody may be refused.
-func underLoad(t *testing.T, l *lab, change func()) {
+// refusesNobodyDuring sends requests while change runs, on old and on new connections. None may fail.
+func refusesNobodyDuring(t *testing.T, l *harness, change func()) {
 	t.Helper()
 	var asked, failed atomic.Int64
 	done := make(chan struct{})
@@ -48,7 +48,7 @@ func underLoad(t *testing.T, l *lab, change func()) {
 				}
 				method, body := "GET", io.Reader(nil)
 				if i%4 >= 2 {
-					method, body = "POST", strings.NewReader("body") // is never sent twice
+					method, body = "POST", strings.NewReader("body") // never retried
 				}
 				asked.Add(1)
 				if a, err := l.try(method, "/", headers, body); err != nil || a.StatusCode != 200 {
@@ -67,17 +67,17 @@ func underLoad(t *testing.T, l *lab, change func()) {
 }
 
 func TestARollOfReplicasRefusesNobody(t *testing.T) {
-	l := started(t, nil)
+	l := startHarness(t, nil)
 	slow := func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Millisecond) }
 	current := l.replica("r0", slow, nil)
-	underLoad(t, l, func() {
+	refusesNobodyDuring(t, l, func() {
 		for i := range 3 {
 			next := l.replica(fmt.Sprintf("r%d", i+1), slow, nil)
 			go current.roll()
 			current = next
 			time.Sleep(10 * scanInterval)
 		}
-		// Even where none is left for a while.
+		// Also if there is none for a while.
 		go current.roll()
 		time.Sleep(5 * scanInterval)
 		l.replica("last", slow, nil)
@@ -86,10 +86,10 @@ func TestARollOfReplicasRefusesNobody(t *testing.T) {
 }
 
 func TestARollOfTheGatewayRefusesNobody(t *testing.T) {
-	l := newLab(t, nil)
+	l := newHarness(t, nil)
 	l.replica("r1", func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Millisecond) }, nil)
 	stop := l.start()
-	underLoad(t, l, func() {
+	refusesNobodyDuring(t, l, func() {
 		for range 2 {
 			time.Sleep(200 * time.Millisecond)
 			next := l.start()
@@ -102,8 +102,8 @@ func TestARollOfTheGatewayRefusesNobody(t *testing.T) {
 	}
 }
 
-func TestWhatRunsIsServedToItsEndByTheOldGateway(t *testing.T) {
-	l := newLab(t, nil)
+func TestADrainingGatewayFinishesItsRequests(t *testing.T) {
+	l := newHarness(t, nil)
 	release := make(chan struct{})
 	l.replica("r1", func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte("begun "))
@@ -124,13 +124,13 @@ func TestWhatRunsIsServedToItsEndByTheOldGateway(t *testing.T) {
 	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "begun ended" {
 		t.Fatalf("%q %v", body, err)
 	}
-	l.client.CloseIdleConnections() // else they are waited for
+	l.client.CloseIdleConnections() // the gateway waits for them
 	<-stopped
 }
 
 func TestTheControlSocket(t *testing.T) {
-	l := started(t, func(c *Config) { c.IdleExitS = 3600 })
-	l.replica("r1", says("hi"), nil)
+	l := startHarness(t, func(c *Config) { c.IdleExitS = 3600 })
+	l.replica("r1", respondWith("hi"), nil)
 	time.Sleep(2 * scanInterval)
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: l.config.Control, Net: "unix"})
 	if err != nil {
@@ -172,14 +172,14 @@ func TestTheControlSocket(t *testing.T) {
 	if _, err := reader.ReadBytes('\n'); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the end of what was told to drain", func() bool {
+	eventually(t, "the gateway drains and ends", func() bool {
 		_, err := os.Stat(l.config.Control)
 		return os.IsNotExist(err)
 	})
 }
 
-func TestAGatewayThatIsToldToStopWaitsForNobody(t *testing.T) {
-	l := started(t, nil)
+func TestStopDoesNotWaitForRequests(t *testing.T) {
+	l := startHarness(t, nil)
 	l.replica("r1", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, nil)
 	asked := make(chan error, 1)
 	go func() {
@@ -201,8 +201,8 @@ func TestAGatewayThatIsToldToStopWaitsForNobody(t *testing.T) {
 	}
 }
 
-func TestAGatewayThatNobodyControlsEnds(t *testing.T) {
-	l := newLab(t, func(c *Config) { c.IdleExitS = 0.5 })
+func TestAGatewayWithoutAControlConnectionEnds(t *testing.T) {
+	l := newHarness(t, func(c *Config) { c.IdleExitS = 0.5 })
 	ended := make(chan error, 1)
 	go func() { ended <- Run(context.Background(), l.config, "test", l.socket, io.Discard) }()
 	select {
@@ -210,12 +210,12 @@ func TestAGatewayThatNobodyControlsEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(patient):
+	case <-time.After(testTimeout):
 		t.Fatal("it still runs")
 	}
 }
 
-// writePair makes a certificate for `localhost`, signed by itself.
+// writePair writes a self-signed certificate for `localhost`.
 func writePair(t *testing.T, dir string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -234,7 +234,9 @@ func writePair(t *testing.T, dir string, serial int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "key.pem": {Type: "PRIVATE KEY", Bytes: private}} {
+	for name, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "key.pem": {Type: "PRIVATE KEY", Bytes: private},
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -244,8 +246,10 @@ func writePair(t *testing.T, dir string, serial int64) {
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	writePair(t, dir, 1)
-	l := started(t, func(c *Config) { c.TLSCert, c.TLSKey = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem") })
-	l.replica("r1", tellRequest, nil)
+	l := startHarness(t, func(c *Config) {
+		c.TLSCert, c.TLSKey = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	})
+	l.replica("r1", echoRequest, nil)
 	serial := func() string {
 		conn, err := tls.Dial("tcp", l.address, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -266,18 +270,19 @@ func TestTLS(t *testing.T) {
 		}
 		body, _ := io.ReadAll(response.Body)
 		response.Body.Close()
-		got := answer{response, body}.seen(t)
+		got := answer{response, body}.echoed(t)
 		expect(t, "protocol", response.Proto, protocol)
 		expect(t, "scheme", got.Headers["X-Forwarded-Proto"], "https")
 		transport.CloseIdleConnections()
 	}
-	if _, err := tls.Dial("tcp", l.address, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}); err == nil {
-		t.Error("old TLS is spoken")
+	old := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}
+	if _, err := tls.Dial("tcp", l.address, old); err == nil {
+		t.Error("TLS 1.1 is accepted")
 	}
 	if got := l.raw("GET / HTTP/1.1\r\nHost: x\r\n\r\n"); strings.Contains(got, " 200 ") {
 		t.Error(got)
 	}
-	// A pair that is of no use leaves the old one; the next good one is taken.
+	// If a pair cannot be loaded, the old one stays in use. The next valid pair is loaded.
 	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -288,18 +293,19 @@ func TestTLS(t *testing.T) {
 }
 
 func TestHTTP2WithoutTLS(t *testing.T) {
-	l := started(t, nil)
-	l.replica("r1", tellRequest, nil)
+	l := startHarness(t, nil)
+	l.replica("r1", echoRequest, nil)
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols}
 	defer transport.CloseIdleConnections()
-	response, err := (&http.Client{Transport: transport}).Post("http://"+l.address+"/x", "text/plain", strings.NewReader("body"))
+	client := &http.Client{Transport: transport}
+	response, err := client.Post("http://"+l.address+"/x", "text/plain", strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(response.Body)
 	expect(t, "protocol", response.Proto, "HTTP/2.0")
-	expect(t, "body", answer{response, body}.seen(t).Body, "body")
+	expect(t, "body", answer{response, body}.echoed(t).Body, "body")
 }

@@ -12,15 +12,19 @@ import (
 	"time"
 )
 
-func TestARequestArrivesAsItWasSentAndSaysWhichWayItCame(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.web(tellRequest)
-	a := l.do("PUT", prefix+"/a%2Fb/c?q=1&q=%20x;y", with(l.key(), "X-Forwarded-For", "1.2.3.4", "X-Forwarded-Prefix", "/lie", "Forwarded", "x",
-		"X-Own", "kept", "TE", "trailers", "X-Request-Id", "mine", "Cookie", "a=1; shoal_tunnel=x; b=2", "Authorization", "Basic own"), strings.NewReader("body"))
-	got := a.seen(t)
-	expect(t, "request", []any{got.Method, got.Path, got.Body, got.Length}, []any{"PUT", "/a%2Fb/c?q=1&q=%20x;y", "body", 4})
+func TestRequestsAreForwardedUnchangedWithForwardedHeaders(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
+	headers := withHeaders(l.tokenHeader(), "X-Forwarded-For", "1.2.3.4", "X-Forwarded-Prefix", "/lie", "Forwarded", "x",
+		"X-Own", "kept", "TE", "trailers", "X-Request-Id", "mine", "Cookie", "a=1; shoal_tunnel=x; b=2",
+		"Authorization", "Basic own")
+	a := l.do("PUT", prefix+"/a%2Fb/c?q=1&q=%20x;y", headers, strings.NewReader("body"))
+	got := a.echoed(t)
+	expect(t, "request", []any{got.Method, got.Path, got.Body, got.Length},
+		[]any{"PUT", "/a%2Fb/c?q=1&q=%20x;y", "body", 4})
 	for name, wanted := range map[string]string{
-		"Host": l.address, "X-Forwarded-Host": l.address, "X-Forwarded-Proto": "http", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Prefix": prefix,
+		"Host": l.address, "X-Forwarded-Host": l.address, "X-Forwarded-Proto": "http",
+		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Prefix": prefix,
 		"X-Own": "kept", "Cookie": "a=1; b=2", "Authorization": "Basic own",
 		"Forwarded": "", "Te": "", "X-Shoal-Connect-Token": "", "X-Request-Id": "", "Accept-Encoding": "",
 	} {
@@ -29,9 +33,9 @@ func TestARequestArrivesAsItWasSentAndSaysWhichWayItCame(t *testing.T) {
 	expect(t, "request id", a.Header["X-Request-Id"], []string{"mine"})
 }
 
-func TestWhoHoldsNothingLearnsNothing(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.web(tellRequest)
+func TestWithoutCredentialsAllTunnelsLookTheSame(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
 	told := func(path string) map[string]any {
 		a := l.get(path, nil)
 		expect(t, path, []any{a.StatusCode, a.Header.Get("WWW-Authenticate") != ""}, []any{401, true})
@@ -43,55 +47,61 @@ func TestWhoHoldsNothingLearnsNothing(t *testing.T) {
 	expect(t, "code", private["code"], "unauthenticated")
 	expect(t, "another port", told("/t/"+sandboxID+"/9/"), private)
 	expect(t, "no such sandbox", told("/t/sb-never/8080/"), private)
-	l.set(func() { l.ended = true })
+	l.locked(func() { l.ended = true })
 	time.Sleep(negativeCacheTTL)
 	expect(t, "one that ended", told(prefix+"/"), private)
 }
 
-func TestATokenOpensItsOwnTunnelUntilItExpires(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.web(tellRequest)
-	good := l.connectToken(sandboxID, portInside, time.Minute)
+func TestAConnectTokenOpensOnlyItsTunnelUntilItExpires(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
+	good := l.connectToken(sandboxID, sandboxPort, time.Minute)
 	for _, wrong := range []string{
-		l.connectToken(sandboxID, portInside+1, time.Minute), l.connectToken("sb-2", portInside, time.Minute),
-		l.connectToken(sandboxID, portInside, -time.Second), good[:len(good)-4] + "AAAA", strings.Repeat("x", 5000), "a.b.c", "ü.ü",
+		l.connectToken(sandboxID, sandboxPort+1, time.Minute), l.connectToken("sb-2", sandboxPort, time.Minute),
+		l.connectToken(sandboxID, sandboxPort, -time.Second), good[:len(good)-4] + "AAAA",
+		strings.Repeat("x", 5000), "a.b.c", "ü.ü",
 	} {
 		a := l.get(prefix+"/?shoal_token="+url.QueryEscape(wrong), nil)
 		expect(t, wrong, []any{a.StatusCode, a.problem(t)["code"]}, []any{401, "unauthenticated"})
 	}
-	expect(t, "a good one", l.get(prefix+"/", l.key()).StatusCode, 200)
+	expect(t, "a good one", l.get(prefix+"/", l.tokenHeader()).StatusCode, 200)
 }
 
-func TestALinkBecomesACookieThatTheServerNeverSees(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.web(tellRequest)
-	given := l.connectToken(sandboxID, portInside, time.Minute)
+func TestATokenInTheURLBecomesACookieThatTheServerNeverSees(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
+	given := l.connectToken(sandboxID, sandboxPort, time.Minute)
 	a := l.get(prefix+"/page?a=1&shoal_token="+given+"&b=2", nil)
 	expect(t, "redirect", []any{a.StatusCode, a.Header.Get("Location")}, []any{303, prefix + "/page?a=1&b=2"})
 	cookie := a.Header.Get("Set-Cookie")
-	if !strings.HasPrefix(cookie, "shoal_tunnel="+given+"; Path="+prefix+"/; Max-Age=5") || !strings.HasSuffix(cookie, "; HttpOnly; SameSite=Lax") {
+	if !strings.HasPrefix(cookie, "shoal_tunnel="+given+"; Path="+prefix+"/; Max-Age=5") ||
+		!strings.HasSuffix(cookie, "; HttpOnly; SameSite=Lax") {
 		t.Error(cookie)
 	}
 	pair, _, _ := strings.Cut(cookie, ";")
 	cookies := map[string]string{"Cookie": "mine=1; shoal_tunnel=wrong; " + pair + "; more=2"}
-	expect(t, "cookies inside", l.get(prefix+"/page", cookies).seen(t).Headers["Cookie"], "mine=1; more=2")
-	// A page of another tunnel may make the browser send the cookie along, but is not let in by it.
-	expect(t, "another site", l.do("POST", prefix+"/", with(cookies, "Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "no-cors"), nil).StatusCode, 401)
-	expect(t, "another origin", l.do("POST", prefix+"/", with(cookies, "Origin", "http://evil.example"), nil).StatusCode, 401)
-	expect(t, "a visit", l.get(prefix+"/", with(cookies, "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate")).StatusCode, 200)
-	expect(t, "its own page", l.do("POST", prefix+"/", with(cookies, "Origin", "http://"+l.address), nil).StatusCode, 200)
-	expect(t, "a post by link", l.do("POST", prefix+"/page?shoal_token="+given, nil, strings.NewReader("x")).seen(t).Path, "/page")
-	a = l.get(prefix+"?a=1", l.key())
+	expect(t, "cookies inside", l.get(prefix+"/page", cookies).echoed(t).Headers["Cookie"], "mine=1; more=2")
+	// A page of another tunnel can make the browser send the cookie, but the cookie does not count then.
+	status := func(method string, headers ...string) int {
+		return l.do(method, prefix+"/", withHeaders(cookies, headers...), nil).StatusCode
+	}
+	expect(t, "another site", status("POST", "Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "no-cors"), 401)
+	expect(t, "another origin", status("POST", "Origin", "http://evil.example"), 401)
+	expect(t, "a navigation", status("GET", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"), 200)
+	expect(t, "its own page", status("POST", "Origin", "http://"+l.address), 200)
+	a = l.do("POST", prefix+"/page?shoal_token="+given, nil, strings.NewReader("x"))
+	expect(t, "a POST with the token in the URL", a.echoed(t).Path, "/page")
+	a = l.get(prefix+"?a=1", l.tokenHeader())
 	expect(t, "slash", []any{a.StatusCode, a.Header.Get("Location")}, []any{308, prefix + "/?a=1"})
 }
 
-func TestAnAPITokenOpensTunnelsAndGoesNoFurther(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.web(tellRequest)
+func TestAnAPITokenOpensTunnelsAndIsNotForwarded(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
 	headers := map[string]string{"Authorization": "Bearer " + apiToken}
 	a := l.get(prefix+"/", headers)
 	expect(t, "status", a.StatusCode, 200)
-	if _, found := a.seen(t).Headers["Authorization"]; found {
+	if _, found := a.echoed(t).Headers["Authorization"]; found {
 		t.Error("the token went inside")
 	}
 	wrong := map[string]string{"Authorization": "Bearer " + strings.Replace(apiToken, "f_0", "e_0", 1)}
@@ -99,33 +109,35 @@ func TestAnAPITokenOpensTunnelsAndGoesNoFurther(t *testing.T) {
 	expect(t, "no tunnel", l.get("/t/"+sandboxID+"/9/", headers).problem(t)["code"], "tunnel_not_found")
 }
 
-func TestWhoMayKnowIsToldWhatIsWrong(t *testing.T) {
-	l := newTunnelLab(t, nil)
+func TestWithATokenTheErrorSaysWhatIsWrong(t *testing.T) {
+	l := newTunnelHarness(t, nil)
 	other := map[string]string{connectHeader: l.connectToken(sandboxID, 9, time.Minute)}
 	a := l.get("/t/"+sandboxID+"/9/", other)
 	expect(t, "no tunnel", []any{a.StatusCode, a.problem(t)["code"]}, []any{404, "tunnel_not_found"})
-	l.set(func() { l.open[9] = false })
+	l.locked(func() { l.open[9] = false })
 	a = l.get("/t/"+sandboxID+"/9/", other)
 	p := a.problem(t)
-	expect(t, "opened, but nothing listens", []any{a.StatusCode, p["code"], p["retryable"], p["port"]}, []any{503, "unavailable", true, 9})
-	a = l.get(prefix+"/<script>", with(l.key(), "Accept", "text/html,*/*"))
-	if page := string(a.body); !strings.Contains(page, "start your server there, on 127.0.0.1:8080") || a.Header.Get("Content-Type") != "text/html; charset=utf-8" {
+	expect(t, "opened, but nothing listens", []any{a.StatusCode, p["code"], p["retryable"], p["port"]},
+		[]any{503, "unavailable", true, 9})
+	a = l.get(prefix+"/<script>", withHeaders(l.tokenHeader(), "Accept", "text/html,*/*"))
+	if page := string(a.body); !strings.Contains(page, "start your server there, on 127.0.0.1:8080") {
 		t.Error(page)
 	}
-	l.set(func() { l.ended = true })
+	expect(t, "a page", a.Header.Get("Content-Type"), "text/html; charset=utf-8")
+	l.locked(func() { l.ended = true })
 	time.Sleep(cacheTTL)
-	a = l.get(prefix+"/", l.key())
+	a = l.get(prefix+"/", l.tokenHeader())
 	expect(t, "ended", []any{a.StatusCode, a.problem(t)["code"]}, []any{410, "sandbox_ended"})
 }
 
-func TestAPublicTunnelNeedsNothingAndClosesSoon(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.web(tellRequest)
+func TestAPublicTunnelNeedsNoTokenAndClosesSoon(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
 	expect(t, "private", l.get(prefix+"/", nil).StatusCode, 401)
-	l.set(func() { l.open[portInside] = true })
+	l.locked(func() { l.open[sandboxPort] = true })
 	time.Sleep(negativeCacheTTL)
 	expect(t, "public", l.get(prefix+"/", nil).StatusCode, 200)
-	before := l.questions
+	before := l.lookups
 	done := make(chan int)
 	for range 50 {
 		go func() { done <- l.get(prefix+"/", nil).StatusCode }()
@@ -133,50 +145,59 @@ func TestAPublicTunnelNeedsNothingAndClosesSoon(t *testing.T) {
 	for range 50 {
 		expect(t, "status", <-done, 200)
 	}
-	if asked := l.questions - before; asked > 2 {
+	if asked := l.lookups - before; asked > 2 {
 		t.Errorf("%d questions", asked)
 	}
-	expect(t, "a link", l.get(prefix+"/?shoal_token="+l.connectToken(sandboxID, portInside, time.Minute), nil).StatusCode, 303)
-	expect(t, "a bad link", l.get(prefix+"/?shoal_token=wrong", nil).StatusCode, 200)
-	l.set(func() { delete(l.open, portInside) })
+	token := l.connectToken(sandboxID, sandboxPort, time.Minute)
+	expect(t, "a token in the URL", l.get(prefix+"/?shoal_token="+token, nil).StatusCode, 303)
+	expect(t, "an invalid token in the URL", l.get(prefix+"/?shoal_token=wrong", nil).StatusCode, 200)
+	l.locked(func() { delete(l.open, sandboxPort) })
 	eventually(t, "the tunnel closes", func() bool { return l.get(prefix+"/", nil).StatusCode == 401 })
 }
 
 func TestPathsAndHeadersStayBelowThePrefix(t *testing.T) {
-	l := newTunnelLab(t, func(c *Config) { c.TunnelDomain, c.PublicURL = "tunnels.localhost", "https://shoal.example" })
+	l := newTunnelHarness(t, func(c *Config) {
+		c.TunnelDomain, c.PublicURL = "tunnels.localhost", "https://shoal.example"
+	})
+	removed := []string{"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "X-Hop"}
 	l.web(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Location", "/x")
 		h.Add("Set-Cookie", "sid=1; Domain=127.0.0.1; Path=/app")
 		h.Add("Set-Cookie", "shoal_tunnel=mine; Path=/")
-		for _, name := range []string{"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "X-Hop"} {
+		for _, name := range removed {
 			h.Set(name, "/")
 		}
 		h.Set("Connection", "X-Hop")
 		w.WriteHeader(302)
 	})
-	a := l.get(prefix+"/go", l.key())
-	expect(t, "by path", []any{a.StatusCode, a.Header.Get("Location"), a.Header["Set-Cookie"]}, []any{302, prefix + "/x", []string{"sid=1; Path=" + prefix + "/app"}})
-	for _, name := range []string{"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "X-Hop"} {
+	a := l.get(prefix+"/go", l.tokenHeader())
+	expect(t, "by path", []any{a.StatusCode, a.Header.Get("Location"), a.Header["Set-Cookie"]},
+		[]any{302, prefix + "/x", []string{"sid=1; Path=" + prefix + "/app"}})
+	for _, name := range removed {
 		expect(t, name, a.Header.Get(name), "")
 	}
 	if policy := a.Header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "sandbox ") {
 		t.Error(policy)
 	}
-	host := fmt.Sprintf("%d-%s.tunnels.localhost", portInside, sandboxID)
-	a = l.get("/v1/go", with(l.key(), "Host", host))
-	expect(t, "by host", []any{a.Header.Get("Location"), a.Header["Set-Cookie"], a.Header.Get("Clear-Site-Data"), a.Header.Get("Content-Security-Policy")},
+	host := fmt.Sprintf("%d-%s.tunnels.localhost", sandboxPort, sandboxID)
+	a = l.get("/v1/go", withHeaders(l.tokenHeader(), "Host", host))
+	h := a.Header
+	expect(t, "by host",
+		[]any{h.Get("Location"), h["Set-Cookie"], h.Get("Clear-Site-Data"), h.Get("Content-Security-Policy")},
 		[]any{"/x", []string{"sid=1; Path=/app"}, "/", ""})
-	a = l.get("//evil.example/?shoal_token="+l.connectToken(sandboxID, portInside, time.Minute), map[string]string{"Host": host})
+	a = l.get("//evil.example/?shoal_token="+l.connectToken(sandboxID, sandboxPort, time.Minute),
+		map[string]string{"Host": host})
 	expect(t, "within", a.Header.Get("Location"), "/evil.example/")
-	if cookie := a.Header.Get("Set-Cookie"); !strings.Contains(cookie, "; Path=/; ") || !strings.HasSuffix(cookie, "; Secure") {
+	cookie := a.Header.Get("Set-Cookie")
+	if !strings.Contains(cookie, "; Path=/; ") || !strings.HasSuffix(cookie, "; Secure") {
 		t.Error(cookie)
 	}
 	expect(t, "no tunnel's host", string(l.get("/", map[string]string{"Host": "tunnels.localhost"}).body), "the API")
 }
 
-func TestEventsFlowAndAClientThatLeavesEndsTheConnectionInside(t *testing.T) {
-	l := newTunnelLab(t, nil)
+func TestEventsAreStreamedAndADisconnectReachesTheServer(t *testing.T) {
+	l := newTunnelHarness(t, nil)
 	gone := make(chan struct{})
 	l.web(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -189,7 +210,7 @@ func TestEventsFlowAndAClientThatLeavesEndsTheConnectionInside(t *testing.T) {
 		close(gone)
 	})
 	request, _ := http.NewRequest("GET", "http://"+l.address+prefix+"/", nil)
-	request.Header.Set(connectHeader, l.key()[connectHeader])
+	request.Header.Set(connectHeader, l.tokenHeader()[connectHeader])
 	response, err := l.client.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -201,30 +222,33 @@ func TestEventsFlowAndAClientThatLeavesEndsTheConnectionInside(t *testing.T) {
 	response.Body.Close()
 	select {
 	case <-gone:
-	case <-time.After(patient):
+	case <-time.After(testTimeout):
 		t.Fatal("the server is not told")
 	}
 }
 
-var socket = map[string]string{
-	"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+var webSocketHeaders = map[string]string{
+	"Connection": "Upgrade", "Upgrade": "websocket",
+	"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
 
-func TestUpgradesArePassedOnWithWhatWasSaidInAdvance(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.says(func(conn net.Conn, head string) {
+func TestUpgradesForwardDataSentBeforeTheResponse(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.serveRaw(func(conn net.Conn, head string) {
 		conn.Write([]byte("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: " +
-			"websocket\r\nSet-Cookie: a=1; Path=/\r\n\r\nwelcome;" + strconv.FormatBool(strings.Contains(head, "shoal"+".")) + ";"))
+			"websocket\r\nSet-Cookie: a=1; Path=/\r\n\r\nwelcome;" + strconv.FormatBool(strings.Contains(head,
+			"shoal"+".")) + ";"))
 		io.Copy(conn, conn)
 		conn.Write([]byte("bye"))
 	})
-	offered := with(socket, "Sec-WebSocket-Protocol", "shoal.v1, shoal.bearer."+apiToken)
-	conn, response, buffered, err := tryUpgrade(l.lab, prefix+"/", offered)
+	offered := withHeaders(webSocketHeaders, "Sec-WebSocket-Protocol", "shoal.v1, shoal.bearer."+apiToken)
+	conn, response, buffered, err := tryUpgrade(l.harness, prefix+"/", offered)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	expect(t, "answer", []any{response.StatusCode, response.Header.Get("Sec-WebSocket-Protocol"), response.Header.Get("Set-Cookie")}, []any{101, "shoal.v1", "a=1; Path=" + prefix + "/"})
+	expect(t, "answer", []any{response.StatusCode, response.Header.Get("Sec-WebSocket-Protocol"),
+		response.Header.Get("Set-Cookie")}, []any{101, "shoal.v1", "a=1; Path=" + prefix + "/"})
 	said := strings.Repeat("hello", 100_000)
 	go func() {
 		io.WriteString(conn, said)
@@ -236,14 +260,16 @@ func TestUpgradesArePassedOnWithWhatWasSaidInAdvance(t *testing.T) {
 	}
 }
 
-func TestACookieOfAForeignPageOpensNoWebSocket(t *testing.T) {
-	l := newTunnelLab(t, nil)
-	l.says(func(conn net.Conn, head string) {
+func TestACookieFromAForeignPageOpensNoWebSocket(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.serveRaw(func(conn net.Conn, head string) {
 		io.WriteString(conn, "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	})
-	cookie := "shoal_tunnel=" + l.connectToken(sandboxID, portInside, time.Minute)
-	for origin, status := range map[string]int{"http://" + l.address: 101, "https://" + l.address: 401, "http://evil.example": 401, "null": 401} {
-		conn, response, _, err := tryUpgrade(l.lab, prefix+"/", with(socket, "Cookie", cookie, "Origin", origin))
+	cookie := "shoal_tunnel=" + l.connectToken(sandboxID, sandboxPort, time.Minute)
+	for origin, status := range map[string]int{"http://" + l.address: 101, "https://" + l.address: 401,
+		"http://evil.example": 401, "null": 401} {
+		conn, response, _, err := tryUpgrade(l.harness, prefix+"/",
+			withHeaders(webSocketHeaders, "Cookie", cookie, "Origin", origin))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,19 +278,19 @@ func TestACookieOfAForeignPageOpensNoWebSocket(t *testing.T) {
 	}
 }
 
-func TestAServerThatWantsNoWebSocketSaysSoItself(t *testing.T) {
-	l := newTunnelLab(t, nil)
+func TestAServersRefusalOfAWebSocketIsForwarded(t *testing.T) {
+	l := newTunnelHarness(t, nil)
 	l.web(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no sockets here", 418) })
-	a := l.get(prefix+"/", with(l.key(), "Connection", "Upgrade", "Upgrade", "websocket"))
+	a := l.get(prefix+"/", withHeaders(l.tokenHeader(), "Connection", "Upgrade", "Upgrade", "websocket"))
 	expect(t, "answer", []any{a.StatusCode, string(a.body)}, []any{418, "no sockets here\n"})
 }
 
-func TestWhatIsTakenBackIsCut(t *testing.T) {
+func TestRevokedAccessCutsConnections(t *testing.T) {
 	guard := recheckInterval
 	recheckInterval = 100 * time.Millisecond
 	defer func() { recheckInterval = guard }()
-	l := newTunnelLab(t, nil)
-	l.says(func(conn net.Conn, head string) {
+	l := newTunnelHarness(t, nil)
+	l.serveRaw(func(conn net.Conn, head string) {
 		if strings.Contains(head, "pgrade") {
 			io.WriteString(conn, "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		} else {
@@ -273,12 +299,12 @@ func TestWhatIsTakenBackIsCut(t *testing.T) {
 		io.Copy(conn, conn)
 	})
 	standing := func(headers map[string]string) net.Conn {
-		conn, _ := upgrade(t, l.lab, prefix+"/", with(socket, flat(headers)...))
+		conn, _ := upgrade(t, l.harness, prefix+"/", withHeaders(webSocketHeaders, pairs(headers)...))
 		t.Cleanup(func() { conn.Close() })
 		return conn
 	}
 	cut := func(conn net.Conn) bool {
-		conn.SetReadDeadline(time.Now().Add(patient))
+		conn.SetReadDeadline(time.Now().Add(testTimeout))
 		_, err := io.Copy(io.Discard, conn)
 		timeout, ok := err.(net.Error)
 		return !ok || !timeout.Timeout()
@@ -289,45 +315,45 @@ func TestWhatIsTakenBackIsCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	holder, user := standing(l.key()), standing(map[string]string{"Authorization": "Bearer " + apiToken})
-	l.set(func() { l.open[portInside] = true })
+	holder, user := standing(l.tokenHeader()), standing(map[string]string{"Authorization": "Bearer " + apiToken})
+	l.locked(func() { l.open[sandboxPort] = true })
 	time.Sleep(cacheTTL)
 	anyone := standing(nil)
-	l.set(func() { l.open[portInside] = false })
+	l.locked(func() { l.open[sandboxPort] = false })
 	if !cut(anyone) {
-		t.Error("it became private, and who needed no token stays in")
+		t.Error("a client without a token stays connected after the tunnel became private")
 	}
 	alive(user)
-	l.set(func() { l.revoked = true })
+	l.locked(func() { l.revoked = true })
 	if !cut(user) {
-		t.Error("a revoked token's holder stays in")
+		t.Error("the holder of a revoked token stays connected")
 	}
 	alive(holder)
 	request, _ := http.NewRequest("GET", "http://"+l.address+prefix+"/", nil)
-	request.Header.Set(connectHeader, l.key()[connectHeader])
+	request.Header.Set(connectHeader, l.tokenHeader()[connectHeader])
 	response, err := l.client.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	l.set(func() { delete(l.open, portInside) })
+	l.locked(func() { delete(l.open, sandboxPort) })
 	if !cut(holder) {
-		t.Error("a closed tunnel's WebSocket stands")
+		t.Error("a WebSocket through a closed tunnel stays open")
 	}
 	if _, err := io.ReadAll(response.Body); err == nil {
-		t.Error("a closed tunnel's stream looks as if it had ended")
+		t.Error("a stream through a closed tunnel ended without an error")
 	}
 }
 
-func flat(headers map[string]string) (all []string) {
+func pairs(headers map[string]string) (all []string) {
 	for name, value := range headers {
 		all = append(all, name, value)
 	}
 	return all
 }
 
-func TestWhatIsNoHTTPIsToldSo(t *testing.T) {
-	l := newTunnelLab(t, nil)
+func TestInvalidHTTPFromAServerBecomesAProblem(t *testing.T) {
+	l := newTunnelHarness(t, nil)
 	for _, said := range []string{
 		"", "SSH-2.0-OpenSSH_9.2\r\n", "\x00\x01\x02\xff\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20),
@@ -339,53 +365,57 @@ func TestWhatIsNoHTTPIsToldSo(t *testing.T) {
 		"HTTP/1.1 999 Never\r\nContent-Length: 0\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nBad\x00Name: 1\r\n\r\n",
 	} {
-		l.says(func(conn net.Conn, head string) { io.WriteString(conn, said) })
-		a := l.get(prefix+"/", l.key())
+		l.serveRaw(func(conn net.Conn, head string) { io.WriteString(conn, said) })
+		a := l.get(prefix+"/", l.tokenHeader())
 		p := a.problem(t)
-		expect(t, fmt.Sprintf("%.30q", said), []any{a.StatusCode, p["code"], p["retryable"]}, []any{503, "unavailable", false})
+		expect(t, fmt.Sprintf("%.30q", said), []any{a.StatusCode, p["code"], p["retryable"]},
+			[]any{503, "unavailable", false})
 		if !strings.Contains(fmt.Sprint(p["detail"]), "port 8080") {
 			t.Error(p["detail"])
 		}
 	}
 }
 
-func TestAnAnswerCutShortIsSeenToBe(t *testing.T) {
-	l := newTunnelLab(t, nil)
+func TestATruncatedResponseIsAnErrorForTheClient(t *testing.T) {
+	l := newTunnelHarness(t, nil)
 	for _, said := range []string{"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "Content-Length: 10\r\n\r\nhello"} {
-		l.says(func(conn net.Conn, head string) { io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+said) })
-		if a, err := l.try("GET", prefix+"/", l.key(), nil); err == nil {
+		l.serveRaw(func(conn net.Conn, head string) { io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+said) })
+		if a, err := l.try("GET", prefix+"/", l.tokenHeader(), nil); err == nil {
 			t.Errorf("%q", a.body)
 		}
 	}
-	l.says(func(conn net.Conn, head string) {
+	l.serveRaw(func(conn net.Conn, head string) {
 		io.WriteString(conn, "HTTP/1.0 200 OK\r\nServer: old\r\n\r\n"+strings.Repeat("x", 100_000))
 	})
-	a := l.get(prefix+"/", l.key())
+	a := l.get(prefix+"/", l.tokenHeader())
 	expect(t, "a plain old server", []any{a.Header.Get("Server"), len(a.body)}, []any{"old", 100_000})
 }
 
-func TestAServerThatRefusesABodyGetsNoneOfIt(t *testing.T) {
-	l := newTunnelLab(t, nil)
+func TestAServerThatRefusesExpectGetsNoBody(t *testing.T) {
+	l := newTunnelHarness(t, nil)
 	got := make(chan int64, 1)
-	l.says(func(conn net.Conn, head string) {
+	l.serveRaw(func(conn net.Conn, head string) {
 		io.WriteString(conn, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 		n, _ := io.Copy(io.Discard, conn)
 		got <- n
 	})
-	l.client.Transport.(*http.Transport).ExpectContinueTimeout = patient
-	a := l.do("PUT", prefix+"/", with(l.key(), "Expect", "100-continue"), strings.NewReader(strings.Repeat("x", 100_000)))
+	l.client.Transport.(*http.Transport).ExpectContinueTimeout = testTimeout
+	a := l.do("PUT", prefix+"/", withHeaders(l.tokenHeader(), "Expect", "100-continue"),
+		strings.NewReader(strings.Repeat("x", 100_000)))
 	expect(t, "refused", []any{a.StatusCode, <-got}, []any{413, 0})
-	l.web(tellRequest)
-	a = l.do("PUT", prefix+"/", with(l.key(), "Expect", "100-continue"), strings.NewReader("xyz"))
-	expect(t, "taken", a.seen(t).Body, "xyz")
+	l.web(echoRequest)
+	a = l.do("PUT", prefix+"/", withHeaders(l.tokenHeader(), "Expect", "100-continue"), strings.NewReader("xyz"))
+	expect(t, "taken", a.echoed(t).Body, "xyz")
 }
 
-func TestWithoutAuthenticationOnlyThisMachineIsLetIn(t *testing.T) {
-	l := newTunnelLab(t, func(c *Config) { c.Auth, c.TunnelDomain = false, "localhost" })
-	l.web(tellRequest)
-	expect(t, "this machine", l.get(prefix+"/", l.key()).StatusCode, 200)
-	expect(t, "a rebound name", l.get(prefix+"/", with(l.key(), "Host", "evil.example")).StatusCode, 403)
-	expect(t, "a foreign page", l.get(prefix+"/", with(l.key(), "Origin", "http://evil.example")).StatusCode, 403)
-	own := fmt.Sprintf("%d-%s.localhost", portInside, sandboxID)
-	expect(t, "a tunnel's host", l.get("/", with(l.key(), "Host", own, "Origin", "http://"+own)).StatusCode, 200)
+func TestWithoutAuthenticationOnlyThisMachineIsAllowed(t *testing.T) {
+	l := newTunnelHarness(t, func(c *Config) { c.Auth, c.TunnelDomain = false, "localhost" })
+	l.web(echoRequest)
+	expect(t, "this machine", l.get(prefix+"/", l.tokenHeader()).StatusCode, 200)
+	expect(t, "a rebound name", l.get(prefix+"/", withHeaders(l.tokenHeader(), "Host", "evil.example")).StatusCode, 403)
+	expect(t, "a foreign page", l.get(prefix+"/", withHeaders(l.tokenHeader(), "Origin",
+		"http://evil.example")).StatusCode, 403)
+	own := fmt.Sprintf("%d-%s.localhost", sandboxPort, sandboxID)
+	expect(t, "a tunnel's host", l.get("/", withHeaders(l.tokenHeader(), "Host", own, "Origin",
+		"http://"+own)).StatusCode, 200)
 }

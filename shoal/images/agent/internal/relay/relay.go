@@ -113,7 +113,9 @@ func (r *Relay) acceptClients(ctx context.Context) {
 // first retransmits it for 15 minutes. TCP_USER_TIMEOUT would shorten that, but it would also cut clients that are
 // alive and read slowly, which is allowed.
 func setKeepAlive(client *net.TCPConn) {
-	client.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4})
+	client.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4,
+	})
 }
 
 // waitForStop returns when the relay has to end.

@@ -34,7 +34,7 @@ func TestOnlyTheFirstProcessOfAContainerMayPark(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	// This test is not pid 1 of any namespace, as little as code inside a container is.
+	// Like code in a container, this test is not pid 1 of a namespace.
 	conn, err := net.Dial("unix", filepath.Join(root, "c-a", socketName))
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +49,7 @@ func TestOnlyTheFirstProcessOfAContainerMayPark(t *testing.T) {
 	}
 }
 
-func TestARelayThatNobodyControlsEnds(t *testing.T) {
+func TestARelayWithoutAControlConnectionEnds(t *testing.T) {
 	dir := t.TempDir()
 	config := Config{
 		Root: filepath.Join(dir, "c"), Listen: "127.0.0.1:0", Secret: strings.Repeat("ab", 32),
@@ -75,7 +75,8 @@ func FuzzHello(f *testing.F) {
 	f.Add([]byte(`{"v":1,"token":"a.b","dial":80}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if h, err := parseHello(payload); err == nil && (h.WaitMs < 0 || h.Version != version || h.Dial < 0 || h.Dial > 65535) {
+		if h, err := parseHello(payload); err == nil &&
+			(h.WaitMs < 0 || h.Version != version || h.Dial < 0 || h.Dial > 65535) {
 			t.Fatalf("accepted %q", payload)
 		}
 	})
@@ -96,7 +97,7 @@ func FuzzTokenLine(f *testing.F) {
 	f.Add([]byte("a.b\nraw"), 1)
 	f.Add([]byte("\r\n"), 4)
 	f.Fuzz(func(t *testing.T, said []byte, step int) {
-		line, ahead, err := readLine(&stuttering{said, max(step, 1)})
+		line, ahead, err := readLine(&shortReader{said, max(step, 1)})
 		if err != nil {
 			return
 		}
@@ -112,13 +113,13 @@ func FuzzTokenLine(f *testing.F) {
 	})
 }
 
-// stuttering gives a few bytes at a time.
-type stuttering struct {
+// shortReader returns at most step bytes per Read.
+type shortReader struct {
 	rest []byte
 	step int
 }
 
-func (s *stuttering) Read(p []byte) (int, error) {
+func (s *shortReader) Read(p []byte) (int, error) {
 	if len(s.rest) == 0 {
 		return 0, io.EOF
 	}

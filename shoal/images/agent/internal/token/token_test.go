@@ -25,14 +25,14 @@ func sign(payload string) string {
 
 const good = `{"sandbox":"sb-1","key":"c-abc","scopes":["exec"],"exp":1000001}`
 
-func TestARightTokenTellsItsClaims(t *testing.T) {
+func TestAValidTokenReturnsItsClaims(t *testing.T) {
 	c, err := Check(secret, sign(good), now)
 	if err != nil || c.Sandbox != "sb-1" || c.Key != "c-abc" || len(c.Scopes) != 1 {
 		t.Fatalf("got %+v, %v", c, err)
 	}
 }
 
-func TestWrongTokensAreRefused(t *testing.T) {
+func TestInvalidTokensAreRefused(t *testing.T) {
 	flipped := []byte(sign(good))
 	flipped[len(flipped)-2] ^= 1
 	for name, text := range map[string]string{
@@ -56,8 +56,10 @@ func TestWrongTokensAreRefused(t *testing.T) {
 	}
 }
 
-func TestWhatAPortAllows(t *testing.T) {
-	all, one, none := Claims{Scopes: []string{"tunnel"}}, Claims{Scopes: []string{"tunnel", "exec"}, Port: 80}, Claims{Scopes: []string{"exec"}, Port: 80}
+func TestPortsAndScopes(t *testing.T) {
+	all := Claims{Scopes: []string{"tunnel"}}
+	one := Claims{Scopes: []string{"tunnel", "exec"}, Port: 80}
+	none := Claims{Scopes: []string{"exec"}, Port: 80}
 	if all.CheckDial(80) != nil || all.CheckRequests() != nil || one.CheckDial(80) != nil {
 		t.Error("refused what the claims allow")
 	}
@@ -68,7 +70,8 @@ func TestWhatAPortAllows(t *testing.T) {
 	if pass.CheckPass(80) != nil || all.CheckPass(80) != nil || one.CheckPass(80) != nil {
 		t.Error("refused a pass")
 	}
-	if pass.CheckPass(81) == nil || pass.CheckDial(80) == nil || pass.CheckRequests() == nil || anywhere.CheckPass(80) == nil || none.CheckPass(80) == nil {
+	if pass.CheckPass(81) == nil || pass.CheckDial(80) == nil || pass.CheckRequests() == nil ||
+		anywhere.CheckPass(80) == nil || none.CheckPass(80) == nil {
 		t.Error("a pass opened something else than its port")
 	}
 }

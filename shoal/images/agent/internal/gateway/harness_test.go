@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-const patient = 20 * time.Second
+const testTimeout = 20 * time.Second
 
-// lab is a gateway on a real port, with a directory of replicas.
-type lab struct {
+// harness is a gateway on a real port with a directory of replicas.
+type harness struct {
 	t       testing.TB
 	config  Config
 	address string
-	socket  *os.File // the listening one
+	socket  *os.File // the listening socket
 	client  *http.Client
 }
 
-// newLab starts a gateway. change may be nil.
-func newLab(t testing.TB, change func(*Config)) *lab {
+// newHarness makes the socket and the configuration. change may be nil.
+func newHarness(t testing.TB, change func(*Config)) *harness {
 	t.Helper()
 	dir := t.TempDir()
-	l := &lab{t: t, config: Config{
+	l := &harness{t: t, config: Config{
 		Listener: 3, Control: filepath.Join(dir, "gateway.sock"), Replicas: filepath.Join(dir, "api"),
 		HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 20, Auth: true,
 	}}
@@ -57,14 +57,14 @@ func newLab(t testing.TB, change func(*Config)) *lab {
 	l.client = &http.Client{
 		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       patient,
+		Timeout:       testTimeout,
 	}
 	t.Cleanup(l.client.CloseIdleConnections)
 	return l
 }
 
-// start runs one more gateway on the lab's socket. It returns once that is ready, and what ends it.
-func (l *lab) start() (stop func()) {
+// start runs a gateway on the socket, beside those that run already. It returns a function that stops it.
+func (l *harness) start() (stop func()) {
 	l.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, said := io.Pipe()
@@ -87,7 +87,7 @@ func (l *lab) start() (stop func()) {
 				if err != nil && err != http.ErrServerClosed {
 					l.t.Error(err)
 				}
-			case <-time.After(2 * patient):
+			case <-time.After(2 * testTimeout):
 				l.t.Error("the gateway does not end")
 			}
 		})
@@ -99,23 +99,23 @@ func (l *lab) start() (stop func()) {
 	return stop
 }
 
-func started(t testing.TB, change func(*Config)) *lab {
+func startHarness(t testing.TB, change func(*Config)) *harness {
 	t.Helper()
-	l := newLab(t, change)
+	l := newHarness(t, change)
 	l.start()
 	return l
 }
 
-// fakeReplica serves on both of a replica's sockets.
+// fakeReplica serves on both sockets of a replica.
 type fakeReplica struct {
-	l        *lab
+	l        *harness
 	id       string
 	servers  [2]*http.Server
 	internal http.HandlerFunc
 }
 
-// replica starts one that marks its answers, as the application does.
-func (l *lab) replica(id string, public, internal http.HandlerFunc) *fakeReplica {
+// replica starts a fake replica that sets X-Request-Id, as the application does.
+func (l *harness) replica(id string, public, internal http.HandlerFunc) *fakeReplica {
 	l.t.Helper()
 	r := &fakeReplica{l: l, id: id}
 	marked := func(w http.ResponseWriter, q *http.Request) {
@@ -144,7 +144,7 @@ func (r *fakeReplica) unlink() {
 	}
 }
 
-// roll ends it as replicas end: their sockets are gone before they are.
+// roll ends the replica as real ones end: it removes the sockets first.
 func (r *fakeReplica) roll() {
 	r.unlink()
 	time.Sleep(5 * scanInterval)
@@ -153,29 +153,30 @@ func (r *fakeReplica) roll() {
 	}
 }
 
-// kill ends it at once, and leaves its sockets.
+// kill ends the replica at once and leaves its sockets.
 func (r *fakeReplica) kill() {
 	for _, server := range r.servers {
 		server.Close()
 	}
 }
 
-func says(text string) http.HandlerFunc {
+func respondWith(text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, text) }
 }
 
-// tellRequest answers with what arrived.
-func tellRequest(w http.ResponseWriter, r *http.Request) {
+// echoRequest answers with the request as JSON.
+func echoRequest(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	headers := map[string]string{"Host": r.Host}
 	for name, values := range r.Header {
 		headers[name] = strings.Join(values, "|")
 	}
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(seen{Method: r.Method, Path: r.RequestURI, Headers: headers, Body: string(body), Length: r.ContentLength})
+	json.NewEncoder(w).Encode(echoedRequest{Method: r.Method, Path: r.RequestURI, Headers: headers, Body: string(body),
+		Length: r.ContentLength})
 }
 
-type seen struct {
+type echoedRequest struct {
 	Method, Path, Body string
 	Headers            map[string]string
 	Length             int64
@@ -187,7 +188,7 @@ type answer struct {
 	body []byte
 }
 
-func (a answer) seen(t testing.TB) (s seen) {
+func (a answer) echoed(t testing.TB) (s echoedRequest) {
 	t.Helper()
 	if err := json.Unmarshal(a.body, &s); err != nil {
 		t.Fatalf("%d %s: %v", a.StatusCode, a.body, err)
@@ -195,7 +196,7 @@ func (a answer) seen(t testing.TB) (s seen) {
 	return s
 }
 
-// problem is the document that the answer is, whose request id is that of the header.
+// problem returns the problem document in the body. Its request id must be that of the header.
 func (a answer) problem(t testing.TB) map[string]any {
 	t.Helper()
 	p := map[string]any{}
@@ -209,7 +210,7 @@ func (a answer) problem(t testing.TB) map[string]any {
 	return p
 }
 
-func (l *lab) do(method, path string, headers map[string]string, body io.Reader) answer {
+func (l *harness) do(method, path string, headers map[string]string, body io.Reader) answer {
 	l.t.Helper()
 	a, err := l.try(method, path, headers, body)
 	if err != nil {
@@ -218,7 +219,7 @@ func (l *lab) do(method, path string, headers map[string]string, body io.Reader)
 	return a
 }
 
-func (l *lab) try(method, path string, headers map[string]string, body io.Reader) (answer, error) {
+func (l *harness) try(method, path string, headers map[string]string, body io.Reader) (answer, error) {
 	request, err := http.NewRequest(method, "http://"+l.address+path, body)
 	if err != nil {
 		return answer{}, err
@@ -239,20 +240,20 @@ func (l *lab) try(method, path string, headers map[string]string, body io.Reader
 	return answer{response, text}, err
 }
 
-func (l *lab) get(path string, headers map[string]string) answer {
+func (l *harness) get(path string, headers map[string]string) answer {
 	l.t.Helper()
 	return l.do("GET", path, headers, nil)
 }
 
-// raw sends bytes and returns all that comes until the end.
-func (l *lab) raw(sent string) string {
+// raw sends bytes and returns what it receives until EOF.
+func (l *harness) raw(sent string) string {
 	l.t.Helper()
 	conn, err := net.Dial("tcp", l.address)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patient))
+	conn.SetDeadline(time.Now().Add(testTimeout))
 	io.WriteString(conn, sent)
 	var got bytes.Buffer
 	io.Copy(&got, conn)
@@ -261,9 +262,9 @@ func (l *lab) raw(sent string) string {
 
 func eventually(t testing.TB, what string, found func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patient); !found(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(testTimeout); !found(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("in vain: " + what)
+			t.Fatal("timed out: " + what)
 		}
 	}
 }

@@ -21,52 +21,52 @@ import (
 )
 
 const (
-	sandboxID  = "sb-1"
-	portInside = 8080
-	apiToken   = "shoal_tk-0123456789abcdef_0123456789abcdef0123456789abcdef"
+	sandboxID   = "sb-1"
+	sandboxPort = 8080
+	apiToken    = "shoal_tk-0123456789abcdef_0123456789abcdef0123456789abcdef"
 )
 
-var prefix = fmt.Sprintf("/t/%s/%d", sandboxID, portInside)
+var prefix = fmt.Sprintf("/t/%s/%d", sandboxID, sandboxPort)
 
-// tunnelLab is a lab with a replica that answers the gateway's questions, and a relay that leads to servers of this
-// test.
-type tunnelLab struct {
-	*lab
-	secret []byte
-	relay  net.Listener
-	public http.HandlerFunc // the API
+// tunnelHarness is a harness with a replica that answers lookups of tunnels, and a relay to the servers of the test.
+type tunnelHarness struct {
+	*harness
+	secret     []byte
+	relay      net.Listener
+	apiHandler http.HandlerFunc // the API
 
-	mu        sync.Mutex
-	open      map[int]bool   // the sandbox's http tunnels: port → public
-	servers   map[int]string // what listens inside: port → address
-	ended     bool
-	revoked   bool
-	questions int
-	dialled   int
+	mu      sync.Mutex
+	open    map[int]bool   // the sandbox's http tunnels: port → public
+	servers map[int]string // the servers in the sandbox: port → address
+	ended   bool
+	revoked bool
+	lookups int
+	dialled int
 }
 
-func newTunnelLab(t testing.TB, change func(*Config)) *tunnelLab {
+func newTunnelHarness(t testing.TB, change func(*Config)) *tunnelHarness {
 	t.Helper()
-	l := &tunnelLab{lab: started(t, change), secret: make([]byte, 32), open: map[int]bool{portInside: false}, servers: map[int]string{}, public: says("the API")}
+	l := &tunnelHarness{harness: startHarness(t, change), secret: make([]byte, 32),
+		open: map[int]bool{sandboxPort: false}, servers: map[int]string{}, apiHandler: respondWith("the API")}
 	var err error
 	if l.relay, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.relay.Close() })
 	go l.acceptClients()
-	l.lab.replica("r1", func(w http.ResponseWriter, r *http.Request) { l.public(w, r) }, l.answerQuestions)
+	l.harness.replica("r1", func(w http.ResponseWriter, r *http.Request) { l.apiHandler(w, r) }, l.serveInternal)
 	time.Sleep(2 * scanInterval)
 	return l
 }
 
-func (l *tunnelLab) set(change func()) {
+func (l *tunnelHarness) locked(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change()
 }
 
-// answerQuestions is the internal side of a replica.
-func (l *tunnelLab) answerQuestions(w http.ResponseWriter, r *http.Request) {
+// serveInternal answers the gateway's own requests.
+func (l *tunnelHarness) serveInternal(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/tunnel-secret" {
 		json.NewEncoder(w).Encode(map[string]string{"secret": hex.EncodeToString(l.secret)})
 		return
@@ -79,12 +79,13 @@ func (l *tunnelLab) answerQuestions(w http.ResponseWriter, r *http.Request) {
 	json.NewDecoder(r.Body).Decode(&asked)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.questions++
+	l.lookups++
 	public, open := l.open[asked.Port]
 	open = open && asked.Sandbox == sandboxID && !l.ended
 	answer := map[string]any{"open": open, "public": public && open, "admitted": nil, "refusal": nil}
 	refuse := func(status int, code string) {
-		answer["refusal"] = map[string]any{"status": status, "code": code, "detail": "no", "retryable": false, "request_id": "x"}
+		answer["refusal"] = map[string]any{"status": status, "code": code, "detail": "no", "retryable": false,
+			"request_id": "x"}
 	}
 	switch {
 	case asked.APIToken != nil && (*asked.APIToken != apiToken || l.revoked || asked.Sandbox != sandboxID):
@@ -104,18 +105,18 @@ func (l *tunnelLab) answerQuestions(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(answer)
 }
 
-// acceptClients is the relay and the sandbox's agent in one.
-func (l *tunnelLab) acceptClients() {
+// acceptClients plays both the relay and the sandbox's agent.
+func (l *tunnelHarness) acceptClients() {
 	for {
 		conn, err := l.relay.Accept()
 		if err != nil {
 			return
 		}
-		go l.join(conn.(*net.TCPConn))
+		go l.relayTo(conn.(*net.TCPConn))
 	}
 }
 
-func (l *tunnelLab) join(client *net.TCPConn) {
+func (l *tunnelHarness) relayTo(client *net.TCPConn) {
 	defer client.Close()
 	decoder := frame.NewDecoder(client)
 	f, err := decoder.Next()
@@ -160,8 +161,8 @@ func (l *tunnelLab) join(client *net.TCPConn) {
 	<-done
 }
 
-// web starts a web server on the port inside.
-func (l *tunnelLab) web(handler http.HandlerFunc) {
+// web starts a web server on sandboxPort.
+func (l *tunnelHarness) web(handler http.HandlerFunc) {
 	l.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -170,12 +171,11 @@ func (l *tunnelLab) web(handler http.HandlerFunc) {
 	server := &http.Server{Handler: handler}
 	go server.Serve(listener)
 	l.t.Cleanup(func() { server.Close() })
-	l.set(func() { l.servers[portInside] = listener.Addr().String() })
+	l.locked(func() { l.servers[sandboxPort] = listener.Addr().String() })
 }
 
-// says starts a server on the port inside that speaks whatever `serve` says. It begins when a request's headers have
-// come.
-func (l *tunnelLab) says(serve func(conn net.Conn, head string)) {
+// serveRaw starts a server on sandboxPort that calls serve once the headers of a request have arrived.
+func (l *tunnelHarness) serveRaw(serve func(conn net.Conn, head string)) {
 	l.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -206,7 +206,7 @@ func (l *tunnelLab) says(serve func(conn net.Conn, head string)) {
 			}()
 		}
 	}()
-	l.set(func() { l.servers[portInside] = listener.Addr().String() })
+	l.locked(func() { l.servers[sandboxPort] = listener.Addr().String() })
 }
 
 func indexEnd(head []byte) int {
@@ -218,22 +218,23 @@ func indexEnd(head []byte) int {
 	return -1
 }
 
-// connectToken is one as the controller signs it.
-func (l *tunnelLab) connectToken(sandbox string, port int, lasts time.Duration) string {
+// connectToken returns a connect token, signed as the controller does.
+func (l *tunnelHarness) connectToken(sandbox string, port int, lasts time.Duration) string {
 	payload, _ := json.Marshal(map[string]any{
-		"sandbox": sandbox, "key": token.ConnectKey, "scopes": []string{token.ScopeTunnel}, "exp": time.Now().Add(lasts).Unix(), "port": port,
+		"sandbox": sandbox, "key": token.ConnectKey, "scopes": []string{token.ScopeTunnel},
+		"exp": time.Now().Add(lasts).Unix(), "port": port,
 	})
 	mac := hmac.New(sha256.New, l.secret)
 	mac.Write(payload)
 	return base64.RawURLEncoding.EncodeToString(payload) + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// key is the header that opens the private tunnel.
-func (l *tunnelLab) key() map[string]string {
-	return map[string]string{connectHeader: l.connectToken(sandboxID, portInside, time.Minute)}
+// tokenHeader returns the header that opens the private tunnel.
+func (l *tunnelHarness) tokenHeader() map[string]string {
+	return map[string]string{connectHeader: l.connectToken(sandboxID, sandboxPort, time.Minute)}
 }
 
-func with(headers map[string]string, more ...string) map[string]string {
+func withHeaders(headers map[string]string, more ...string) map[string]string {
 	all := map[string]string{}
 	for name, value := range headers {
 		all[name] = value
