@@ -17,9 +17,10 @@ from fastapi import FastAPI
 
 from shoal.cluster.api.app import make_app
 from shoal.cluster.serving.replica_server import OPTIONS
+from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.model.settings import ApiSettings, Settings
-from shoal.transport.fake import FakeTransport
+from tests.fakes.cluster import FakeTransport
 
 _PATIENCE_S = 20.0
 
@@ -65,7 +66,7 @@ class Api:
         """A token; the same one again for the same arguments, but where it expires."""
         known = (environment, scope)
         if expires_in is not None or known not in self._tokens:
-            making = self.fake.admin.create_token("test", environment, scope, expires_in)
+            making = self.fake.ask(verbs.create_token, "test", environment, scope, expires_in)
             _, text = self.run(making)
             if expires_in is not None:
                 return text

@@ -14,17 +14,18 @@ from typing import Any, Literal, TypeVar
 
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
+from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.grants import Grant
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.transport.connections import Connections
 from shoal.transport.contract import Transport
-from shoal.transport.fake import FakeTransport
 from shoal.transport.http import HttpTransport
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
 from tests.contract.api_server import ApiServer
 from tests.contract.relay_fixture import AgentLab, agent_lab
+from tests.fakes.cluster import FakeTransport
 
 R = TypeVar("R")
 Route = Literal["relay", "http"]
@@ -81,7 +82,7 @@ class ClientLab:
         transport: Transport = self.cluster
         if route == "http":
             self.api = self.do(ApiServer.start(self.cluster))
-            _, self.token = self.do(self.cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None))
+            _, self.token = self.do(self.cluster.ask(verbs.create_token, "tests", ANY_ENVIRONMENT, Scope.ADMIN, None))
             transport = HttpTransport(self.api.url, self.token)
         self.client = Client(transport)
         self.sandbox = Sandbox(self.client, _sandbox(Client(self.cluster)).info())

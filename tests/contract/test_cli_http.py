@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shoal.client import config_file
+from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
 from tests.contract.client_relay import ClientLab, client_lab
@@ -263,7 +264,7 @@ def test_logs_hold_nobody_up(lab: ClientLab, known: str, tmp_path: Path) -> None
 
 
 def test_empty_states_say_what_to_do(lab: ClientLab, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, text = lab.do(lab.cluster.admin.create_token("dev", "dev", Scope.READ, None))
+    _, text = lab.do(lab.cluster.ask(verbs.create_token, "dev", "dev", Scope.READ, None))
     monkeypatch.setenv("SHOAL_TOKEN", text)
     assert good("events", "--no-follow") == ""
     listed = good("ls")

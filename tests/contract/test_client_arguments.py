@@ -15,8 +15,8 @@ import shoal
 from shoal import Sandbox
 from shoal.client.cluster import Client
 from shoal.model.spec import SandboxSpec
-from shoal.transport.fake import FakeTransport
 from tests.api import Api, serving
+from tests.fakes.cluster import FakeTransport
 
 pytestmark = pytest.mark.timeout(60)
 NAN = float("nan")

@@ -37,9 +37,9 @@ from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import State
 from shoal.transport import http as http_transport
-from shoal.transport.fake import FakeTransport
 from shoal.transport.http import HttpTransport
 from tests.contract.api_server import ApiServer
+from tests.fakes.cluster import FakeTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 SPEC = SandboxSpec("image", Resources(0.1, 1.0, 64, 128, 100, 10), tags={"team": "a:b"}, env={"A": "secret"})
@@ -55,7 +55,7 @@ class Served:
         self.token = token
 
     async def with_token(self, environment: str, scope: Scope) -> HttpTransport:
-        _, text = await self.fake.admin.create_token("other", environment, scope, None)
+        _, text = await self.fake.ask(verbs.create_token, "other", environment, scope, None)
         return HttpTransport(self.api.url, text)
 
 
@@ -63,7 +63,7 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     fake = FakeTransport()
     api = await ApiServer.start(fake)
-    _, token = await fake.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None)
+    _, token = await fake.ask(verbs.create_token, "tests", ANY_ENVIRONMENT, Scope.ADMIN, None)
     http = await HttpTransport.open(api.url, token)
     try:
         yield Served(fake, api, http, token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
-from shoal.transport.fake import FakeTransport
+from tests.fakes.cluster import FakeTransport
 
 
 class ClientLab:

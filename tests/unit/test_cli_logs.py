@@ -9,8 +9,8 @@ import pytest
 from shoal.cli.sandboxes import _logs
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
-from shoal.transport.fake import FakeTransport
 from shoal.wire.agent import Agent
+from tests.fakes.cluster import FakeTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 

@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 from shoal.model.errors import AlreadyExists, PathNotFound, Unavailable
-from shoal.transport.fake_agent import FakeAgent
+from tests.fakes.agent import FakeAgent
 from tests.unit.client_lab import ClientLab
 
 

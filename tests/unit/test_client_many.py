@@ -14,7 +14,7 @@ from shoal.client import create
 from shoal.client.cluster import Client
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.spec import SandboxSpec
-from shoal.transport.fake import FakeTransport
+from tests.fakes.cluster import FakeTransport
 
 pytestmark = pytest.mark.anyio
 

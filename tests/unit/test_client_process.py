@@ -184,7 +184,7 @@ def test_waiting_has_a_limit_and_a_timeout_ends_it(lab: ClientLab) -> None:
 
 @pytest.mark.parametrize(("pty", "size"), [(False, None), (True, (24, 80)), ((10, 20), (10, 20))], ids=str)
 def test_a_terminal_has_a_size(lab: ClientLab, monkeypatch: pytest.MonkeyPatch, pty: Any, size: Any) -> None:
-    from shoal.transport.fake_agent import FakeAgent
+    from tests.fakes.agent import FakeAgent
 
     seen: list[Any] = []
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.errors import FailedPrecondition, SandboxEnded
 from shoal.model.grants import SCOPE_TUNNEL
@@ -130,7 +131,7 @@ async def lab(*command: str, gateway: bool = False) -> AsyncIterator[Lab]:
         server = await start(cluster, settings)
         try:
             info = await cluster.create(spec(command=command), deadline=5)
-            _, token = await cluster.admin.create_token("tests", ANY_ENVIRONMENT, Scope.ADMIN, None)
+            _, token = await cluster.ask(verbs.create_token, "tests", ANY_ENVIRONMENT, Scope.ADMIN, None)
             timeout = aiohttp.ClientTimeout(total=60)
             headers = {"Authorization": f"Bearer {token}"}
             async with aiohttp.ClientSession(headers=headers, timeout=timeout, auto_decompress=False) as http:

@@ -7,6 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
+from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
 from tests.contract.api.lab import Lab, lab, until
@@ -81,7 +82,7 @@ async def test_a_reader_that_takes_nothing_does_not_hold_the_command_up(place: L
         f"seq {LINES} | head -c 2000000; while [ ! -e {go} ]; do sleep 0.01; done; seq {LINES} | tail -c +2000001",
     )
     everything = _numbers()
-    _, token = await place.cluster.admin.create_token("reader", "main", Scope.READ, None)
+    _, token = await place.cluster.ask(verbs.create_token, "reader", "main", Scope.READ, None)
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as reader:
 
         async def written() -> bool:

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from shoal.cluster.api.processes import routes as processes
+from shoal.model import verbs
 from shoal.model.access import Scope
 from tests.contract.api.lab import Lab, until
 
@@ -345,7 +346,7 @@ async def test_answers_are_not_run_by_browsers(place: Lab) -> None:
 
 
 async def test_a_token_that_may_only_read_enters_nothing(place: Lab) -> None:
-    _, token = await place.cluster.admin.create_token("reader", "main", Scope.READ, None)
+    _, token = await place.cluster.ask(verbs.create_token, "reader", "main", Scope.READ, None)
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as reader:
         async with reader.post(f"{place.at}/exec", json={"argv": ["true"]}) as answer:
             assert (answer.status, json.loads(await answer.read())["code"]) == (403, "permission_denied")

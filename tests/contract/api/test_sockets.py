@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from shoal.cluster.api.processes import attach, websockets
+from shoal.model import verbs
 from shoal.wire.frames import Decoder, Kind, encode
 from tests.contract.api.lab import Lab, until
 
@@ -268,7 +269,7 @@ async def test_a_revoked_token_ends_what_it_opened(place: Lab, monkeypatch: pyte
         place.http.ws_connect(f"{place.at}/connect") as connected,
     ):
         assert await connected.receive_json() == {"ok": True}
-        await place.cluster.admin.revoke_token(place.token.split("_")[1])
+        await place.cluster.ask(verbs.revoke_token, place.token.split("_")[1])
         assert (await client.rest())["problem"]["code"] == "unauthenticated"
         assert (await connected.receive(10)).type is aiohttp.WSMsgType.CLOSE
         assert (client.socket.close_code, connected.close_code) == (4401, 4401)

@@ -19,8 +19,8 @@ from shoal.model.access import Scope, StoredToken, TokenInfo, mint
 from shoal.model.errors import InvalidRequest, PermissionDenied, Unavailable
 from shoal.model.settings import ApiSettings, Settings
 from shoal.model.verbs import Verb
-from shoal.transport.fake import FakeTransport
 from tests.api import Answer, Api, serving
+from tests.fakes.cluster import FakeTransport
 
 
 def refused(answer: Answer) -> None:
@@ -80,7 +80,7 @@ class TestTokens:
     def test_one_revoked_elsewhere_is_refused_soon(self, api: Api) -> None:
         made = api.ask("POST", "/v1/tokens", {"name": "t", "scope": "read"}).json
         assert api.ask("GET", "/v1/defaults", token=made["token"]).status == 200
-        api.run(api.fake.admin.revoke_token(made["id"]))
+        api.run(api.fake.ask(verbs.revoke_token, made["id"]))
         until_refused(api, made["token"])
 
     def test_while_the_controller_is_away_the_unknown_may_come_again(self, api: Api) -> None:

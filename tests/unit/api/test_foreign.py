@@ -18,8 +18,8 @@ from websockets.typing import Subprotocol
 from shoal.cluster.api.app import make_app
 from shoal.model.access import Scope
 from shoal.model.settings import Settings
-from shoal.transport.fake import FakeTransport
 from tests.api import Answer, Api, serving
+from tests.fakes.cluster import FakeTransport
 
 VALUES = {"path": "/tmp", "follow": "false", "timeout": "0"}
 PLACES = {"process_id": "p-known", "port": "8080"}

@@ -15,7 +15,7 @@ from shoal.model.access import Scope
 from shoal.model.errors import Unavailable
 from shoal.model.settings import Settings
 from shoal.model.tunnels import CONNECT_KEY
-from shoal.transport.fake import FakeTransport
+from tests.fakes.cluster import FakeTransport
 from tests.unit.builders import spec
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ class Asking:
         return (await self.cluster.create(spec(), deadline=5)).id
 
     async def token(self, environment: str = "*", scope: Scope = Scope.RUN) -> str:
-        return (await self.cluster.admin.create_token("t", environment, scope, None))[1]
+        return (await self.cluster.ask(verbs.create_token, "t", environment, scope, None))[1]
 
     async def ask(self, sandbox: str, port: int = 80, api_token: str | None = None) -> dict[str, Any]:
         body = {"sandbox": sandbox, "port": port, "api_token": api_token}

@@ -131,8 +131,8 @@ def test_the_end_of_a_replica_reports_what_is_left() -> None:
     with serving() as api:
         made = api.sandbox()
         fake = api.fake
-    assert [entry.target for entry in fake.admin.entries] == [made["id"]]
-    assert api.root.split("_")[1] in fake.replica_side.used
+    assert [entry.target for entry in fake.disk.audit if entry.action == "sandbox.create"] == [made["id"]]
+    assert fake.disk.tokens[api.root.split("_")[1]].info.last_used_at is not None
 
 
 class TestHealth:
@@ -148,12 +148,15 @@ class TestHealth:
         assert api.ask("GET", "/v1/ready", token=None).status == 200
 
     def test_a_controller_that_is_silent_is_away(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def silent() -> int:
-            await asyncio.Event().wait()
-            return 0
+        ask = api.fake.ask
+
+        async def silent(verb: Any, /, *args: Any, **options: Any) -> Any:
+            if verb is verbs.last_event:
+                await asyncio.Event().wait()
+            return await ask(verb, *args, **options)
 
         monkeypatch.setattr(health, "READY_S", 0.05)
-        monkeypatch.setattr(api.fake.admin, "last_event", silent)
+        monkeypatch.setattr(api.fake, "ask", silent)
         assert api.ask("GET", "/v1/ready", token=None).status == 503
         assert api.ask("GET", "/v1/health", token=None).status == 200
 

@@ -10,8 +10,8 @@ from shoal.cluster.api.app import make_app
 from shoal.cluster.api.schema.openapi import TAGS
 from shoal.model.http import PROBLEM
 from shoal.model.settings import Settings
-from shoal.transport.fake import FakeTransport
 from tests.api import Api
+from tests.fakes.cluster import FakeTransport
 
 pytestmark = pytest.mark.slow  # seconds for all of it
 

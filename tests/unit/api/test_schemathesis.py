@@ -23,8 +23,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from shoal.cluster.api.app import make_app
 from shoal.model.http import PROBLEM
 from shoal.model.settings import Settings
-from shoal.transport.fake import FakeTransport
 from tests.api import Api, serving
+from tests.fakes.cluster import FakeTransport
 
 EXAMPLES = int(os.environ.get("SHOAL_TEST_EXAMPLES", "10"))
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "7"))

@@ -22,11 +22,11 @@ from shoal.model.errors import (
     PathNotFound,
     ProcessNotFound,
 )
-from shoal.transport.fake_archive import packed, unpacked
 from shoal.wire import checks
 from shoal.wire.agent import Agent, Chunks, Entry, Exit, OutputStream, RunResult, Start, StdinStream
 from shoal.wire.budget import Share
 from shoal.wire.files import Content
+from tests.fakes.archive import packed, unpacked
 
 _TICK_S = 0.002
 Note = Callable[[str, Any], None]

@@ -1,0 +1,315 @@
+"""A cluster in memory: the controller's real parts, over slots that hold fake agents. It remembers calls and injects one failure.
+
+Its sandboxes have files and a handful of programs (`agent.py`), an echo on port 7 and a web page on port 8080, and end when they are
+terminated or their command ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, ParamSpec, TypeVar
+
+from shoal.actors.controller.handlers import answer, handlers
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.parts import Parts, open_parts
+from shoal.actors.controller.placement import Machine
+from shoal.actors.controller.slots import Slot
+from shoal.actors.messages import End, SandboxStarted
+from shoal.model import verbs
+from shoal.model.access import INSIDE, MAIN_ENVIRONMENT, Caller, Quota, Tunnel
+from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.ids import MAIN_PROCESS, new_slot_id
+from shoal.model.info import NodeInfo
+from shoal.model.settings import Settings
+from shoal.model.spec import SandboxSpec, SlotShape
+from shoal.model.states import Reason
+from shoal.model.verbs import Verb
+from shoal.transport.ray import RayTransport
+from shoal.wire.agent import Agent, Start
+from shoal.wire.bytestream import ByteStream
+from tests.fakes.agent import FakeAgent, FakeProcess
+from tests.fakes.streams import Serve, connect, echo, web
+from tests.unit.memory_store import Disk, MemoryStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NODE = "node-fake"
+_REGIONS = ("eu", "eu-west", "us-east")
+_SECRET = bytes(range(32))
+_TICK_S = 0.01
+_PATIENCE_S = 20.0
+
+
+class FakeTransport(RayTransport):
+    """The transport to a cluster in memory. `calls` holds (name, first argument) of every call to it and to its agents.
+
+    `start_s`: seconds for which a new sandbox is pending. `ports`: what answers on a sandbox's ports; `serve_channel`: what is at the other
+    end of a channel, an echo unless a test says better.
+    """
+
+    def __init__(self, environments: Sequence[str] = (MAIN_ENVIRONMENT, "dev")) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.ports: dict[int, Serve] = {7: echo, 8080: web}
+        self.serve_channel: Serve = echo
+        self._faults: dict[str, list[ShoalError]] = {}
+        self._served: set[asyncio.Task[None]] = set()
+        self._cluster = _Cluster(self.note)
+        run(self._cluster.open(environments)).result(_PATIENCE_S)
+        super().__init__(self._cluster.handle)  # type: ignore[arg-type]
+        weakref.finalize(self, run, self._cluster.close)
+
+    @property
+    def start_s(self) -> float:
+        return self._cluster.start_s
+
+    @start_s.setter
+    def start_s(self, seconds: float) -> None:
+        self._cluster.start_s = seconds
+
+    @property
+    def disk(self) -> Disk:
+        """What the controller has written."""
+        return self._cluster.disk
+
+    def fail_next(self, call: str, error: ShoalError) -> None:
+        """The next call of that name raises `error`; said again, the one after it too."""
+        self._faults.setdefault(call, []).append(error)
+
+    def note(self, call: str, argument: Any = None) -> None:
+        """Remembers a call, and raises what was injected for it."""
+        self.calls.append((call, argument))
+        if faults := self._faults.get(call):
+            raise faults.pop(0)
+
+    def named(self, call: str) -> list[Any]:
+        """The first arguments of all calls of that name so far."""
+        return [argument for name, argument in self.calls if name == call]
+
+    async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
+        self.note(verb.name, next(iter(verb.in_order(args, options)), None))
+        return await super().ask(verb, *args, **options)
+
+    async def expose(self, sandbox_id: str, port: int, *, protocol: str, public: bool) -> Tunnel:
+        return await self.ask(verbs.expose, sandbox_id, port, protocol, public)
+
+    async def unexpose(self, sandbox_id: str, port: int) -> None:
+        await self.ask(verbs.unexpose, sandbox_id, port)
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        self.note("agent", sandbox_id)
+        return await self._agent(sandbox_id)
+
+    async def channel(self, sandbox_id: str) -> ByteStream:
+        self.note("channel", sandbox_id)
+        await self._agent(sandbox_id)
+        return connect(self.serve_channel, self._served)
+
+    async def dial(self, sandbox_id: str, port: int) -> ByteStream:
+        self.note("dial", port)
+        await self._agent(sandbox_id)
+        if port not in self.ports:
+            message = f"nothing listens on port {port} in sandbox {sandbox_id}; start a server there"
+            raise Unavailable(message, port=port)
+        return connect(self.ports[port], self._served)
+
+    async def close(self) -> None:
+        self.note("close")
+        await super().close()
+
+    async def _agent(self, sandbox_id: str) -> FakeAgent:
+        await super().ask(verbs.grant, sandbox_id)
+        return self._cluster.agents[sandbox_id]
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop in which all clusters in memory live. Their callers come from many others."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="clusters in memory", daemon=True).start()
+    return loop
+
+
+def run(work: Any) -> Future[Any]:
+    """Has a coroutine, or what a function gives, done in the clusters' loop."""
+    return asyncio.run_coroutine_threadsafe(work if asyncio.iscoroutine(work) else work(), _loop())
+
+
+class _Cluster:
+    """The controller's parts, and the one machine that they know. A maker of slots."""
+
+    def __init__(self, note: Callable[[str, Any], None]) -> None:
+        self.note = weakref.WeakMethod(note)  # type: ignore[arg-type]
+        self.start_s = 0.0
+        self.agents: dict[str, FakeAgent] = {}
+        self.mains: dict[str, FakeProcess] = {}
+        self.handle = SimpleNamespace(call=SimpleNamespace(remote=self._answer))
+        self._store = MemoryStore(Disk())
+        self._parts: Parts | None = None
+        self._handlers: Any = {}
+
+    async def open(self, environments: Sequence[str]) -> None:
+        settings = Settings.model_validate({"node": {"idle_slots": 0}})
+        nodes = _Nodes(settings, "cluster", _SECRET, living=self._living)
+        self._parts = await open_parts(settings, _SECRET, self._store, nodes, self, _overtaken, self._call)
+        self._handlers = handlers(self._parts)
+        for name in set(environments) - {MAIN_ENVIRONMENT}:
+            await answer(self._handlers, "create_environment", (name, Quota()), INSIDE)
+
+    async def close(self) -> None:
+        for process in self.mains.values():
+            process.kill(9)
+        if self._parts is not None:
+            runs = self._parts.supervisor._runs.values()
+            tasks = [*self._parts._loops, *(run.task for run in runs if run.task is not None)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def disk(self) -> Disk:
+        return self._store.disk
+
+    def _living(self) -> int:
+        return 0 if self._parts is None else len(self._parts.registry.live())
+
+    def _answer(self, verb: str, arguments: tuple[Any, ...], caller: Caller) -> Any:
+        """As an actor's method: what it does goes on, whatever becomes of who asked."""
+        return asyncio.shield(asyncio.wrap_future(run(answer(self._handlers, verb, arguments, caller))))
+
+    async def _call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """As `shoal.actors.handles.call`."""
+        async with asyncio.timeout(timeout_s):
+            return await getattr(self if handle is NODE else handle, method)(*args)
+
+    # What a node answers
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        pass
+
+    async def expose(self, sandbox_id: str, port: int, private: bool) -> str:
+        return "127.0.0.1:1"
+
+    async def unexpose(self, sandbox_id: str, port: int) -> None:
+        pass
+
+    async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
+        main = self.mains.get(sandbox_id)
+        return offset, b"" if main is None else bytes(main.streams[fd][offset:]), True
+
+    # Slots
+
+    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
+        return Slot(new_slot_id(), shape, _SandboxActor(self))
+
+    async def placed(self, slot: Slot) -> None:
+        await asyncio.sleep(self.start_s)
+        slot.node_id = NODE
+
+    def kill(self, slot: Slot) -> None:
+        pass
+
+    async def has_room(self, shape: SlotShape) -> bool:
+        return False
+
+    async def existing(self) -> list[str]:
+        return []
+
+    async def describe(self, slot_id: str) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class _Nodes(Nodes):
+    """One machine that always answers, and may be in any region. `living`: how many sandboxes live there."""
+
+    living: Callable[[], int] = lambda: 0
+
+    async def refresh(self) -> list[str]:
+        return []
+
+    def machines(self) -> list[Machine]:
+        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 8, region, ("runc", "runsc")) for region in (None, *_REGIONS)]
+
+    def alive(self, node_id: str) -> bool:
+        return True
+
+    def handle(self, node_id: str) -> Any:
+        return NODE
+
+    def handles(self) -> list[Any]:
+        return [NODE]
+
+    def relay(self, node_id: str, otherwise: str) -> str:
+        return otherwise
+
+    async def infos(self) -> list[NodeInfo]:
+        address = "127.0.0.1:1"
+        return [NodeInfo(NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192)]
+
+
+@dataclass
+class _SandboxActor:
+    """Holds one sandbox, and then the next."""
+
+    cluster: _Cluster
+    sandbox_id: str | None = None
+    end: asyncio.Future[End] | None = None
+    main: FakeProcess | None = None
+    watch: asyncio.Task[None] | None = field(default=None)
+
+    async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+        agent = FakeAgent(self._note)
+        self.main = agent.start(Start(MAIN_PROCESS, spec.command)) if spec.command else None
+        self.sandbox_id, self.end = sandbox_id, asyncio.get_running_loop().create_future()
+        self.cluster.agents[sandbox_id] = agent
+        if self.main is not None:
+            self.cluster.mains[sandbox_id] = self.main
+            self.watch = asyncio.create_task(self._watch(self.main, self.end))
+        return SandboxStarted("c-fake", NODE, "127.0.0.1:1", time.time(), warm=False)
+
+    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
+        raise NotFound("its container is gone")
+
+    async def ended(self, sandbox_id: str) -> End:
+        return await asyncio.shield(self._held(sandbox_id))
+
+    async def terminate(self, sandbox_id: str, message: str) -> End:
+        end = self._held(sandbox_id)
+        if not end.done():
+            end.set_result(End(Reason.TERMINATED, None if self.main is None else -9, message, time.time()))
+        for process in self.cluster.agents[sandbox_id].processes.values():
+            process.kill(9)
+        return end.result()
+
+    async def wipe(self, sandbox_id: str) -> None:
+        self.sandbox_id = self.end = self.main = None
+
+    def _note(self, call: str, argument: Any = None) -> None:
+        note = self.cluster.note()
+        if note is not None:
+            note(call, argument)
+
+    def _held(self, sandbox_id: str) -> asyncio.Future[End]:
+        if self.sandbox_id != sandbox_id or self.end is None:
+            raise SandboxNotFound("it is not here")
+        return self.end
+
+    async def _watch(self, main: FakeProcess, end: asyncio.Future[End]) -> None:
+        while (code := main.exit) is None:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(_TICK_S)
+        with suppress(asyncio.InvalidStateError):
+            end.set_result(End(Reason.COMPLETED, code, f"its command ended with {code}", time.time()))
+
+
+def _overtaken() -> None:
+    raise AssertionError("another controller has opened the store")
