@@ -16,7 +16,7 @@ Rules for every transport
     - The caller is in `shoal.model.access.caller`. A sandbox of an environment that the caller may not see raises
       `SandboxNotFound`, as if it had never existed.
 
-Siblings: `ray` (inside the cluster), `http` (through the API), `fake` (in memory, for tests of the client).
+Siblings: `ray` (inside the cluster), `http` (through the API).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from shoal.client.sandbox import Sandbox
 from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.grants import Grant
+from shoal.model.info import SandboxInfo
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.transport.connections import Connections
 from shoal.transport.contract import Transport
@@ -41,9 +42,12 @@ class RelayedCluster(FakeTransport):
         self._connections = Connections(self._grant)
 
     async def _grant(self, sandbox_id: str) -> Grant:
-        environment = (await self.get(sandbox_id)).spec.environment
+        environment = (await self.ask(verbs.get, sandbox_id)).spec.environment
         address, token = self._access()
         return Grant(sandbox_id, address, token, time.time() + 60, environment)
+
+    def _learn(self, made: verbs.Made) -> SandboxInfo:
+        return made[0]  # its grant leads to no relay
 
     async def agent(self, sandbox_id: str) -> Agent:
         return await self._connections.agent(sandbox_id)

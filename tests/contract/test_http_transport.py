@@ -220,10 +220,10 @@ async def test_a_create_that_nobody_waits_for() -> None:
 async def test_the_rest_of_what_a_cluster_tells() -> None:
     async with served() as place:
         assert await place.http.defaults() == await place.fake.defaults()
-        assert await place.http.ask(verbs.nodes) == await place.fake.nodes()
+        assert await place.http.ask(verbs.nodes) == await place.fake.ask(verbs.nodes)
         ended = await place.fake.create(replace(SPEC, command=("echo", "hi")), deadline=5)
         await place.fake.terminate(ended.id)
-        kept = await place.fake.logs(ended.id, 1, 0)
+        kept = await place.fake.ask(verbs.logs, ended.id, 1, 0)
         told = await place.http.ask(verbs.logs, ended.id, 1, 0)
         assert (told.offset, told.data, told.end) == (0, kept.data, True)
         with pytest.raises(SandboxEnded) as caught:

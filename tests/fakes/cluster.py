@@ -44,7 +44,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NODE = "node-fake"
-_REGIONS = ("eu", "eu-west", "us-east")
+_REGIONS = ("eu", "r")
 _SECRET = bytes(range(32))
 _TICK_S = 0.01
 _PATIENCE_S = 20.0

@@ -309,7 +309,7 @@ class TestScoping:
         # Whoever reports asks for the entries only once they are there.
         api.run(api.app.state.usage_reporter.flush())
         entries = api.ask("GET", "/v1/audit", token=token).json["entries"]
-        assert {(entry["action"], entry["target"]) for entry in entries} == {("sandbox.create", own["id"])}
+        assert {entry["target"] for entry in entries if entry["action"] == "sandbox.create"} == {own["id"]}
         everything = api.ask("GET", "/v1/audit").json["entries"]
         assert foreign["id"] in {entry["target"] for entry in everything}
 

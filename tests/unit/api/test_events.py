@@ -48,14 +48,14 @@ class Stream:
 def test_a_sandboxs_stream_has_its_life_and_ends_with_it(api: Api) -> None:
     made = api.sandbox(tags={"a": "1"})
     stream = Stream(api, f"/v1/sandboxes/{made['id']}/events")
-    seen = [stream.event() for _ in range(2)]
+    seen = [stream.event() for _ in range(3)]
     api.ask("PUT", f"/v1/sandboxes/{made['id']}/tags", {"tags": {"b": "2"}})
     seen.append(stream.event())
     api.ask("DELETE", f"/v1/sandboxes/{made['id']}")
     seen.append(stream.event())
     assert stream.event() is None
     stream.close()
-    assert [event[1] for event in seen if event] == ["created", "running", "tags", "terminated"]
+    assert [event[1] for event in seen if event] == ["created", "starting", "running", "tags", "terminated"]
     assert all(event and event[2]["id"] == event[0] and event[2]["sandbox_id"] == made["id"] for event in seen)
 
 
@@ -70,7 +70,7 @@ def test_a_stream_goes_on_where_it_was(api: Api) -> None:
     for headers, query in [({"Last-Event-ID": str(first[0])}, "?after=0"), ({}, f"?after={first[0]}")]:
         stream = Stream(api, path + query, headers)
         kinds = [event[1] for event in iter(stream.event, None)]
-        assert kinds == ["running", "terminated"]
+        assert kinds == ["starting", "running", "terminated"]
         stream.close()
     # What ended long ago has nothing more to say.
     last = api.ask("GET", f"{path}?follow=false").json["events"][-1]["id"]
@@ -121,11 +121,11 @@ def test_not_followed_they_are_json(api: Api) -> None:
     def kinds(query: str) -> list[tuple[str, str]]:
         return [(e["sandbox_id"], e["kind"]) for e in api.ask("GET", f"/v1/events?follow=false{query}").json["events"]]
 
-    own = [(made["id"], "created"), (made["id"], "running"), (made["id"], "terminated")]
+    own = [(made["id"], kind) for kind in ("created", "starting", "running", "terminated")]
     assert kinds("&environment=main") == own
-    assert kinds("&after=2&environment=main") == own[2:]
-    assert kinds("&environment=dev") == [(other["id"], "created"), (other["id"], "running")]
-    assert len(kinds("")) == 5
+    assert kinds("&after=3&environment=main") == own[3:]
+    assert kinds("&environment=dev") == [(other["id"], kind) for kind in ("created", "starting", "running")]
+    assert len(kinds("")) == 7
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 20, str(1 << 63), "9" * 300])

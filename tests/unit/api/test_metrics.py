@@ -174,10 +174,12 @@ class TestMetrics:
         got = api.ask("GET", "/metrics")
         assert got.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         families = {family.name: family for family in text_string_to_metric_families(got.body.decode())}
-        assert {name: families[name].type for name in ("shoal_execs", "shoal_http_request_seconds", "shoal_nodes")} == {
+        assert {
+            name: families[name].type for name in ("shoal_execs", "shoal_http_request_seconds", "shoal_node_up")
+        } == {
             "shoal_execs": "counter",
             "shoal_http_request_seconds": "histogram",
-            "shoal_nodes": "gauge",
+            "shoal_node_up": "gauge",
         }
         assert [sample.value for sample in families["shoal_execs"].samples] == [1]
         labels = {"method": "POST", "route": "/v1/sandboxes", "status": "201"}
