@@ -44,7 +44,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NODE = "node-fake"
-_REGIONS = ("eu", "r")
 _SECRET = bytes(range(32))
 _TICK_S = 0.01
 _PATIENCE_S = 20.0
@@ -228,6 +227,16 @@ class _Cluster:
         return None
 
 
+class _AnyRegion(str):
+    """Every region: requests for any fit."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
 @dataclass(slots=True)
 class _Nodes(Nodes):
     """One machine that always answers, and may be in any region. `living`: how many sandboxes live there."""
@@ -238,7 +247,7 @@ class _Nodes(Nodes):
         return []
 
     def machines(self) -> list[Machine]:
-        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 8, region, ("runc", "runsc")) for region in (None, *_REGIONS)]
+        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 8, _AnyRegion(), ("runc", "runsc"))]
 
     def alive(self, node_id: str) -> bool:
         return True
