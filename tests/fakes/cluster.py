@@ -1,7 +1,8 @@
-"""A cluster in memory: the controller's real parts, over slots that hold fake agents. It remembers calls and injects one failure.
+"""A cluster in memory: the controller's real parts, over slots that hold fake agents. It remembers calls and injects
+one failure.
 
-Its sandboxes have files and a handful of programs (`agent.py`), an echo on port 7 and a web page on port 8080, and end when they are
-terminated or their command ends.
+Its sandboxes have files and a handful of programs (`agent.py`), an echo on port 7 and a web page on port 8080, and end
+when they are terminated or their command ends.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ _PATIENCE_S = 20.0
 class FakeTransport(RayTransport):
     """The transport to a cluster in memory. `calls` holds (name, first argument) of every call to it and to its agents.
 
-    `start_s`: seconds for which a new sandbox is pending. `ports`: what answers on a sandbox's ports; `serve_channel`: what is at the other
-    end of a channel, an echo unless a test says better.
+    `start_s`: seconds for which a new sandbox is pending. `ports`: what answers on a sandbox's ports; `serve_channel`:
+    what is at the other end of a channel, an echo unless a test says better.
     """
 
     def __init__(self, environments: Sequence[str] = (MAIN_ENVIRONMENT, "dev")) -> None:
