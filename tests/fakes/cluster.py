@@ -248,7 +248,7 @@ class _Nodes(Nodes):
         return []
 
     def machines(self) -> list[Machine]:
-        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 8, _AnyRegion(), ("runc", "runsc"))]
+        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, _AnyRegion(), ("runc", "runsc"))]
 
     def alive(self, node_id: str) -> bool:
         return True
