@@ -8,21 +8,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import aiohttp
 
 from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, Scope
-from shoal.model.errors import FailedPrecondition, SandboxEnded
+from shoal.model.errors import SandboxEnded
 from shoal.model.grants import SCOPE_TUNNEL
 from shoal.model.info import LogChunk
 from shoal.model.settings import ApiSettings, Settings
+from shoal.model.verbs import Verb
 from shoal.wire.agent import Agent
 from tests.contract.api_server import ApiServer
 from tests.contract.client_relay import RelayedCluster
 from tests.contract.relay_fixture import SCOPES, AgentLab, agent_lab
 from tests.unit.builders import spec
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class EndingCluster(RelayedCluster):
@@ -46,10 +50,11 @@ class EndingCluster(RelayedCluster):
         self._seen.add(agent)
         return agent
 
-    async def logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
-        if self._kept is None:
-            raise FailedPrecondition("it lives", state="running")
-        return LogChunk(offset, self._kept[offset:] if fd == 1 else b"", True)
+    async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
+        if verb is not verbs.logs or self._kept is None:
+            return await super().ask(verb, *args, **options)
+        _, fd, offset = verb.in_order(args, options)
+        return cast(R, LogChunk(offset, self._kept[offset:] if fd == 1 else b"", True))
 
 
 @dataclass
