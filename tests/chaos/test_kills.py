@@ -17,7 +17,7 @@ import pytest
 import shoal
 from tests.processes import actor_names, actor_pid, eventually, kill, kill_relay
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 
 @dataclass

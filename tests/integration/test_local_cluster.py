@@ -28,7 +28,7 @@ from tests.cluster import Cluster, Machine
 from tests.processes import command_line
 from tests.site import Site, make_site
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from tests.bench.memory import Cost, Usage
 from tests.bench.stats import Samples, samples, times_better
 from tests.bench.subject import WORKLOAD, Box, Subject
 
-pytestmark = pytest.mark.slow  # seconds for all of it
-
 
 class Here(Subject):
     """Boxes that are no boxes: processes and files of this machine. Counts what is made and what is closed."""

@@ -18,8 +18,6 @@ from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from tests.unit.test_cli_command import shoal
 
-pytestmark = pytest.mark.slow  # seconds for all of it
-
 ELSEWHERE = "127.0.0.1:1"
 
 

@@ -8,8 +8,6 @@ import pytest
 
 from hatch_build import BINARIES, SOURCES, build_agents
 
-pytestmark = pytest.mark.slow  # where Go has not compiled its own library yet
-
 
 def test_what_was_half_made_is_made_again(tmp_path: Path) -> None:
     sources = tmp_path / SOURCES

@@ -11,8 +11,6 @@ from shoal.cluster.api.request import limits
 from shoal.model.settings import ApiSettings
 from tests.api import Answer, Api, serving
 
-pytestmark = pytest.mark.slow  # seconds for all of it
-
 JSON = {"Content-Type": "application/json"}
 
 

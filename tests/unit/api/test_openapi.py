@@ -13,8 +13,6 @@ from shoal.model.settings import Settings
 from tests.api import Api
 from tests.fakes.cluster import FakeTransport
 
-pytestmark = pytest.mark.slow  # seconds for all of it
-
 OPEN = {"/v1/health", "/v1/ready"}
 
 

@@ -17,8 +17,6 @@ from shoal.model.errors import InvalidRequest, PathNotFound, ShoalError, error_c
 from shoal.model.http import PROBLEM, STATUS, error_from_problem, status_of
 from tests.api import Answer, Api
 
-pytestmark = pytest.mark.slow  # seconds for all of it
-
 STATUSES = {
     "invalid_request": 400, "command_not_found": 400, "command_not_executable": 400, "unauthenticated": 401,
     "permission_denied": 403, "not_found": 404, "sandbox_not_found": 404, "process_not_found": 404,

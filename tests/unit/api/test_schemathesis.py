@@ -31,7 +31,7 @@ SEED = int(os.environ.get("SHOAL_TEST_SEED", "7"))
 PATIENCE_S = 20
 
 # Where it is slow, that is for the number of requests, not for any of them.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 10 * EXAMPLES)]
+pytestmark = pytest.mark.timeout(60 + 10 * EXAMPLES)
 
 CONFIG = {
     "seed": SEED,
