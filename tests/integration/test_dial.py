@@ -70,7 +70,7 @@ def node(method: str, *args: Any) -> Any:
 
 
 def grant_of(sandbox: shoal.Sandbox) -> grants.Grant:
-    grant: grants.Grant = actor(CONTROLLER, "grant", sandbox.id)
+    grant: grants.Grant = actor(CONTROLLER, "call", "grant", (sandbox.id,))
     return grant
 
 

@@ -1,17 +1,21 @@
-"""A whole cluster that speaks TLS by certificate files, with tunnels on names of their own, as docs/operating.md and
-docs/tunnels.md say.
+"""One cluster as in production: TLS by certificate files, tunnels on their own names, PostgreSQL as its store.
+
+It is configured as docs/operating.md and docs/tunnels.md say.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,33 +24,39 @@ from websockets.sync.client import connect
 from shoal.client import config_file
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
+from shoal.cluster.local import processes
 from shoal.transport.http import HttpTransport
 from tests.cluster import Machine
 from tests.contract.tls_files import Authority
-from tests.processes import eventually
+from tests.postgres import Postgres
+from tests.processes import command_line, eventually
 from tests.site import Site, make_site
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 SERVER = Path(__file__).with_name("tunnel_server.py")
 DOMAIN = "tunnels.test"
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path, ("localhost", f"*.{DOMAIN}"))
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"), ("localhost", f"*.{DOMAIN}"))
 
 
-@pytest.fixture
-def site(machine: Machine, engine: str, authority: Authority) -> Iterator[Site]:
-    files = {
+@pytest.fixture(scope="module")
+def site(machine: Machine, engine: str, authority: Authority, postgres: Postgres) -> Iterator[Site]:
+    """A cluster that runs."""
+    settings = {
         "SHOAL_API__TLS_CERT": str(authority.server_certificate),
         "SHOAL_API__TLS_KEY": str(authority.server_key),
         "SHOAL_API__TUNNEL_DOMAIN": DOMAIN,
         "SHOAL_API__TRUSTED_PROXIES": '["127.0.0.0/8"]',
     }
-    for site in make_site(machine, engine):
-        yield replace(site, environ={**site.environ, **files})
+    with postgres.database() as database:
+        for site in make_site(machine, engine):
+            configured = replace(site, environ={**site.environ, **settings, "SHOAL_STORE__URL": database})
+            configured.up()
+            yield configured
 
 
 def wire(port: int, name: str, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -67,12 +77,11 @@ def get(url: str, context: ssl.SSLContext, headers: dict[str, str]) -> tuple[int
 
 
 def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = site.up()
-    url, trusted = found.api_url, authority.client()
+    url, trusted = site.file().api_url, authority.client()
     port = urlsplit(url).port
     assert url.startswith("https://127.0.0.1:")
     assert port is not None
-    # The API answers as soon as the gateway knows of the first one.
+    # The API answers as soon as the gateway knows the first replica.
     eventually(lambda: json.loads(site.shoal("status", "--json"))["replicas"] == 2, what="both replicas")
 
     with site.start("--url", url, "ls") as stranger:
@@ -123,3 +132,56 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pyt
     authority.renew()
     eventually(lambda: serial() != before, what="the new certificate")
     assert site.shoal(*over, "run", "shoal/base", "echo", "again") == "again\n"
+
+
+class Api:
+    """The cluster's API, by plain requests."""
+
+    def __init__(self, site: Site, authority: Authority) -> None:
+        found = site.file()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHOAL_CONFIG", site.environ["SHOAL_CONFIG"])
+            self._token = config_file.read().servers[found.api_url].token
+        self._address = found.api_listens
+        self._trusted = authority.client()
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        with closing(http.client.HTTPSConnection(self._address, timeout=60, context=self._trusted)) as connection:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            data = response.read()
+        assert response.status < 300, data
+        return json.loads(data) if data else None
+
+
+def test_the_controller_and_the_database_are_killed_and_nothing_is_forgotten(
+    site: Site, authority: Authority, postgres: Postgres
+) -> None:
+    cluster = site.file()
+    assert not list(site.state_dir.glob("controller/*.sqlite*"))
+    assert "postgresql" not in site.shoal("status", "--json"), "the URL holds a password"
+    api = Api(site, authority)
+    api("POST", "/v1/environments", {"name": "dev", "quota": {"sandboxes": 3}})
+    kept = api("POST", "/v1/sandboxes", {"environment": "dev", "name": "kept", "command": ["sleep", "600"]})
+    gone = api("POST", "/v1/sandboxes", {"command": ["sh", "-c", "exit 7"]})
+    assert api("GET", f"/v1/sandboxes/{gone['id']}/wait?timeout=30")["returncode"] == 7
+
+    def controllers() -> list[int]:
+        found = processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
+        return [each.pid for each in found if command_line(each.pid).startswith("ray::ControllerActor")]
+
+    (before,) = controllers()
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: controllers() not in ([], [before]), what="a new controller")
+    assert api("POST", f"/v1/sandboxes/{kept['id']}/exec", {"argv": ["echo", "on"]})["stdout"] == "on\n"
+    postgres.stop("immediate")
+    postgres.start()
+    ended = api("GET", f"/v1/sandboxes/{gone['id']}")
+    assert (ended["reason"], ended["returncode"]) == ("completed", 7)
+    assert [one["name"] for one in api("GET", "/v1/environments")["environments"]] == ["dev", "main"]
+    end = api("DELETE", f"/v1/sandboxes/{kept['id']}")
+    assert end["reason"] == "terminated"
+    log = [entry for entry in api("GET", "/v1/audit")["entries"] if entry["target"] == kept["id"]]
+    who = {entry["action"]: entry["token"] for entry in log}
+    assert who["sandbox.terminate"] == api("GET", "/v1/tokens/self")["id"]
