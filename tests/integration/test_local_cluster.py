@@ -59,7 +59,7 @@ def ray_of(cluster: ClusterFile) -> list[ProcessRef]:
 
 
 def gateways(cluster: ClusterFile) -> list[ProcessRef]:
-    return [each for each in ray_of(cluster) if "\0gateway\0" in command_line(each.pid)]
+    return [each for each in ray_of(cluster) if "gateway" in processes.command_line(each.pid)]
 
 
 def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:

@@ -110,7 +110,7 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pyt
             headers = {"X-Shoal-Connect-Token": tunnel.token, "X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
             status, body = get(f"{tunnel.url}data.json", trusted, headers)
             assert status == 200
-            seen = dict(json.loads(body)["headers"])
+            seen = {name.lower(): value for name, value in json.loads(body)["headers"]}
             assert seen["x-forwarded-proto"] == "https"
             assert seen["x-forwarded-for"] == "203.0.113.7", "the last that a trusted proxy named"
             assert seen["host"] == urlsplit(tunnel.url).netloc
