@@ -72,7 +72,7 @@ func isHandshakeKey(text string) bool {
 
 // checkLocal protects tunnels while authentication is off: it refuses requests that a web page from elsewhere makes a
 // browser on this machine send. The replicas do the same for the API (check_local). The host must be a loopback name or
-// a tunnel's: an attacker may have pointed a name of his own at this machine (DNS rebinding). An Origin must have
+// a tunnel's: an attacker may have pointed its own name at this machine (DNS rebinding). An Origin must have
 // exactly the same host and port: pages from sandboxes are foreign as well.
 func (c *Config) checkLocal(r *http.Request) *problem {
 	name := r.Host

@@ -21,6 +21,7 @@
 //	authorizer.go   who may use a tunnel
 //	lookup.go       asking the API about tunnels, with a cache
 //	relay.go        connections into sandboxes
+//	conn.go         connections with a write deadline
 //	tunnel.go       requests to tunnels
 //	rewrite.go      responses from tunnels
 package gateway

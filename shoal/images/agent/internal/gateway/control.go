@@ -106,6 +106,7 @@ func (g *Gateway) serveControl(conn *net.UnixConn) {
 		var answer any
 		var rights []byte
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
+			c = command{}
 			answer = map[string]string{"error": "not JSON"}
 		} else {
 			answer, rights = g.execute(c)
@@ -114,7 +115,11 @@ func (g *Gateway) serveControl(conn *net.UnixConn) {
 		if err != nil {
 			return
 		}
-		if _, _, err := conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
+		_, _, err = conn.WriteMsgUnix(append(line, '\n'), rights, nil)
+		if c.Op == "drain" || c.Op == "stop" { // after the answer, which the end of the process would cut off
+			g.stop()
+		}
+		if err != nil {
 			return
 		}
 	}
@@ -128,11 +133,9 @@ func (g *Gateway) execute(c command) (answer any, rights []byte) {
 	case "listener":
 		return map[string]any{"ok": struct{}{}}, syscall.UnixRights(int(g.listenerFile.Fd()))
 	case "drain":
-		g.stop()
 		return map[string]any{"ok": struct{}{}}, nil
 	case "stop":
 		g.stopNow.Store(true)
-		g.stop()
 		return map[string]any{"ok": struct{}{}}, nil
 	}
 	return map[string]string{"error": fmt.Sprintf("op: there is no %q", c.Op)}, nil

@@ -17,9 +17,6 @@ import (
 // closes its connection.
 const idleDrainTimeout = 5 * time.Second
 
-// stopDelay is how long a gateway that is stopped waits for its answer on the control socket to be read.
-const stopDelay = 20 * time.Millisecond
-
 // Gateway is the running program.
 type Gateway struct {
 	config       Config
@@ -153,7 +150,6 @@ func (g *Gateway) waitForStop(ctx context.Context, served <-chan error) error {
 // connection, so that hardly any client sends a request on a connection that is being closed.
 func (g *Gateway) drain(server *http.Server) error {
 	if g.stopNow.Load() {
-		time.Sleep(stopDelay)
 		return server.Close()
 	}
 	until := time.Now().Add(seconds(g.config.DrainS))

@@ -27,7 +27,7 @@ type agentError struct{ fault *fault.Fault }
 func (e *agentError) Error() string { return e.fault.Message }
 
 // dialSandbox connects to a port in a sandbox through its node's relay (PROTOCOL.md, "Raw connections").
-func dialSandbox(ctx context.Context, relay, grant string, port int) (*sandboxConn, error) {
+func dialSandbox(ctx context.Context, relay, grant string, port int) (*bufferedConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(ctx, "tcp", relay)
 	if err != nil {
@@ -38,7 +38,7 @@ func dialSandbox(ctx context.Context, relay, grant string, port int) (*sandboxCo
 		conn.Close()
 		return nil, err
 	}
-	return &sandboxConn{Conn: conn, buffered: buffered}, nil
+	return &bufferedConn{Conn: conn, buffered: buffered, timeout: serverTimeout}, nil
 }
 
 // handshake sends the HELLO and reads the HELLOs of the relay and of the agent. It returns what the server sent right
@@ -96,30 +96,3 @@ func readHello(decoder *frame.Decoder) error {
 	}
 	return nil
 }
-
-// sandboxConn is a connection to a server in a sandbox, with a deadline that each write renews.
-type sandboxConn struct {
-	net.Conn
-	buffered []byte // received right after the HELLOs
-	renewed  time.Time
-}
-
-func (c *sandboxConn) Read(p []byte) (int, error) {
-	if len(c.buffered) > 0 {
-		n := copy(p, c.buffered)
-		c.buffered = c.buffered[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *sandboxConn) Write(p []byte) (int, error) {
-	if now := time.Now(); renewalDue(c.renewed, now) {
-		c.renewed = now
-		c.Conn.SetWriteDeadline(now.Add(serverTimeout))
-	}
-	return c.Conn.Write(p)
-}
-
-// CloseWrite tells the server that the client sends no more.
-func (c *sandboxConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }

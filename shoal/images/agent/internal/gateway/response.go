@@ -95,7 +95,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	w.Header().Del("Connection") // the 101 response has its own
 	conn.SetDeadline(time.Time{})
-	upgraded := &upgradedConn{Conn: conn}
+	upgraded := &upgradedConn{bufferedConn{Conn: conn, timeout: clientTimeout}}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Reader.Peek(n)
 		upgraded.buffered = append([]byte(nil), early...)
@@ -105,37 +105,10 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // upgradedConn is the connection of a client after a protocol switch. It uses little memory while it is idle.
 type upgradedConn struct {
-	net.Conn
-	buffered []byte // read by net/http before the switch
-	renewed  time.Time
+	bufferedConn
 }
 
 const smallBufferSize = 2 << 10
-
-func (c *upgradedConn) Read(p []byte) (int, error) {
-	if len(c.buffered) > 0 {
-		n := copy(p, c.buffered)
-		c.buffered = c.buffered[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *upgradedConn) Write(p []byte) (int, error) {
-	if now := time.Now(); renewalDue(c.renewed, now) {
-		c.renewed = now
-		c.Conn.SetWriteDeadline(now.Add(clientTimeout))
-	}
-	return c.Conn.Write(p)
-}
-
-// CloseWrite tells the client that the server sends no more.
-func (c *upgradedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Conn.Close()
-}
 
 // WriteTo and ReadFrom are called by io.Copy, for either direction.
 func (c *upgradedConn) WriteTo(w io.Writer) (int64, error) {

@@ -31,7 +31,7 @@ type container struct {
 	done    chan struct{}
 	spliced map[net.Conn]struct{}
 
-	exposures    map[int]*exposure // by the port inside
+	exposures    map[int]*exposure // by the port in the container
 	exposedConns map[net.Conn]*exposedConn
 	active       int // exposedConns that are joined, or about to be
 }
@@ -80,7 +80,7 @@ func (c *container) accept() {
 			// A process in the container may dial again and again. It must neither fill the node's log nor keep the
 			// relay busy.
 			if refused++; refused&(refused-1) == 0 {
-				log.Printf("relay: %s: refused a connection from inside (%d so far): %v", c.key, refused, err)
+				log.Printf("relay: %s: refused a process that is not the agent (%d so far): %v", c.key, refused, err)
 			}
 			time.Sleep(rejectDelay)
 			continue

@@ -107,14 +107,14 @@ func (cmd *command) checkExposure() error {
 }
 
 func listenFault(err error, bind string, port int) error {
-	where := net.JoinHostPort(bind, strconv.Itoa(port))
+	address := net.JoinHostPort(bind, strconv.Itoa(port))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.New(fault.AlreadyExists, "listen: %s is taken; choose another port, or 0 for any", where)
+		return fault.New(fault.AlreadyExists, "listen: %s is taken; choose another port, or 0 for any", address)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fault.Invalid("bind", "%s is not an address of this machine", bind)
 	}
-	return fmt.Errorf("listening on %s: %w", where, err)
+	return fmt.Errorf("listening on %s: %w", address, err)
 }
 
 func (r *Relay) countExposed() int {
