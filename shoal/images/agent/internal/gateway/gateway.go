@@ -118,13 +118,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.requests.Add(1)
 	defer g.requests.Add(-1)
 	in := g.config.newInbound(r)
-	answer := newResponse(w, in, g.draining.Load())
+	rw := newResponse(w, in, g.draining.Load())
 	if p := checkRequest(r); p != nil {
-		p.write(answer, in.id)
+		p.write(rw, in.id)
 	} else if target, found := g.config.targetOf(r, in); found {
-		g.tunnels.serve(answer, r, in, target)
+		g.tunnels.serve(rw, r, in, target)
 	} else {
-		g.api.serve(answer, r, in)
+		g.api.serve(rw, r, in)
 	}
 }
 

@@ -46,12 +46,12 @@ type admission struct {
 func parseHello(payload []byte) (hello, error) {
 	var h hello
 	if err := json.Unmarshal(payload, &h); err != nil {
-		return h, fault.Invalid("hello", "the payload is not a JSON object of a HELLO")
+		return h, fault.Invalid("hello", "the payload is not the JSON object of a HELLO")
 	}
 	if h.Version != version {
 		return h, fault.Invalid("v", "version %d is not supported, only %d", h.Version, version)
 	}
-	if h.WaitMs < 0 || time.Duration(h.WaitMs)*time.Millisecond > maxWait {
+	if h.WaitMs < 0 || h.WaitMs > maxWait.Milliseconds() {
 		return h, fault.Invalid("wait_ms", "%d is out of range: at most %d", h.WaitMs, maxWait.Milliseconds())
 	}
 	if h.Dial < 0 || h.Dial > 65535 {

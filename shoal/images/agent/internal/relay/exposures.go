@@ -39,8 +39,8 @@ func (c *container) unexpose(port int) {
 	e := c.exposures[port]
 	delete(c.exposures, port)
 	var clients []net.Conn
-	for client, g := range c.exposedConns {
-		if g.exposure == e {
+	for client, conn := range c.exposedConns {
+		if conn.exposure == e {
 			clients = append(clients, client)
 		}
 	}
@@ -70,11 +70,11 @@ func (c *container) addConn(e *exposure, client net.Conn) bool {
 func (c *container) activate(client net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	g := c.exposedConns[client]
-	if g == nil || c.active >= maxActivePerContainer {
+	conn := c.exposedConns[client]
+	if conn == nil || c.active >= maxActivePerContainer {
 		return false
 	}
-	g.active = true
+	conn.active = true
 	c.active++
 	return true
 }
@@ -83,7 +83,7 @@ func (c *container) activate(client net.Conn) bool {
 func (c *container) removeConn(client net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if g := c.exposedConns[client]; g != nil && g.active {
+	if conn := c.exposedConns[client]; conn != nil && conn.active {
 		c.active--
 	}
 	delete(c.exposedConns, client)
