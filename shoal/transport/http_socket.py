@@ -131,7 +131,7 @@ class SocketCarrier:
         self._closing = False
         self._begun = False
         self._more: asyncio.Future[None] | None = None
-        connection.carry(self)
+        connection.send_through(self)
         self._sending = connection.loop.create_task(self._send())
         self._receiving = connection.loop.create_task(self._receive())
 

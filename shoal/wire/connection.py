@@ -1,4 +1,4 @@
-"""An admitted connection to a sandbox's agent, through its node's relay or any other carrier of frames."""
+"""An admitted connection to a sandbox's agent, through its node's relay or anything else that carries frames."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from typing import Any, Self, cast
 
 from shoal.model import errors
-from shoal.wire.carrier import Carrier
 from shoal.wire.exchanges import Exchange, Request
+from shoal.wire.frame_sender import FrameSender
 from shoal.wire.frames import MAX_STREAM, Decoder, Kind, encode
 from shoal.wire.messages import check_hello, decode_reply, encode_hello, encode_request
 from shoal.wire.sockets import check_opening, split_address, tune
@@ -26,8 +26,8 @@ _WRITE_HIGH = 1 << 20
 class Connection(asyncio.BufferedProtocol):
     """Many streams over one connection; belongs to the event loop that opened it.
 
-    Over a socket it is the event loop's protocol itself, so received bytes are copied only once. Any other `Carrier`
-    passes received bytes to `received`.
+    Over a socket it is the event loop's protocol itself, so received bytes are copied only once. With any other
+    `FrameSender`, received bytes are passed to `received`.
 
     If the connection breaks, every open stream fails with `Unavailable`; if the other side violates the protocol, with
     `Internal`. It never reconnects: open another one.
@@ -36,7 +36,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.congested = False
-        self._carrier: Carrier | None = None
+        self._sender: FrameSender | None = None
         self._decoder = Decoder()
         self._exchanges: dict[int, Exchange] = {}
         self._last_id = 0
@@ -76,13 +76,13 @@ class Connection(asyncio.BufferedProtocol):
                 connection.abort()
         return connection
 
-    def carry(self, carrier: Carrier) -> None:
-        """Uses `carrier`, which has already admitted us, for a new connection.
+    def send_through(self, sender: FrameSender) -> None:
+        """Uses `sender`, which has already admitted us, for a new connection.
 
-        The carrier calls `received` with what arrives, `pause_writing` and `resume_writing` when its buffer is full or
+        Its owner calls `received` with what arrives, `pause_writing` and `resume_writing` when its buffer is full or
         empty again, and `connection_lost` at its end.
         """
-        self._carrier = carrier
+        self._sender = sender
         self._admitted.set_result(None)
 
     @property
@@ -99,19 +99,19 @@ class Connection(asyncio.BufferedProtocol):
         """Sends what is buffered, within 2 s, and closes. Open streams fail with `Unavailable`. May be repeated."""
         if self._error is None:
             self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
-            if self._carrier is not None:
-                self._carrier.close()
-                self.loop.call_later(_CLOSE_S, self._carrier.abort)
+            if self._sender is not None:
+                self._sender.close()
+                self.loop.call_later(_CLOSE_S, self._sender.abort)
 
     def abort(self) -> None:
         """Closes at once, without sending what is buffered."""
         self._end(errors.Unavailable("connection to the sandbox was lost: closed on this side"))
-        if self._carrier is not None:
-            self._carrier.abort()
+        if self._sender is not None:
+            self._sender.abort()
 
     async def wait_closed(self) -> None:
-        """Returns once the carrier is closed."""
-        if self._carrier is not None:
+        """Returns once the connection is closed."""
+        if self._sender is not None:
             await asyncio.shield(self._gone)
 
     # Streams
@@ -177,14 +177,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """Sends bytes, unless the connection is over."""
-        if self._error is None and self._carrier is not None:
-            self._carrier.write(data)
+        if self._error is None and self._sender is not None:
+            self._sender.write(data)
 
-    # Called by the carrier; for a socket, by the event loop
+    # Called by the sender's owner; for a socket, by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         socket = cast(asyncio.Transport, transport)
-        self._carrier = socket
+        self._sender = socket
         if self._error is not None:
             socket.abort()
             return
@@ -202,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(error)
 
     def received(self, data: bytes) -> None:
-        """Takes the next bytes, in pieces of any size, from a carrier that is not a socket."""
+        """Takes the next bytes, in pieces of any size, from something that is not a socket."""
         try:
             for kind, stream, payload in self._decoder.feed(data):
                 self._dispatch(kind, stream, payload)
@@ -252,8 +252,8 @@ class Connection(asyncio.BufferedProtocol):
     def _fail(self, error: errors.ShoalError) -> None:
         """Ends the connection because of the other side, without sending what is buffered."""
         self._end(error)
-        if self._carrier is not None:
-            self._carrier.abort()
+        if self._sender is not None:
+            self._sender.abort()
 
     def _end(self, error: errors.ShoalError) -> None:
         if self._error is not None:

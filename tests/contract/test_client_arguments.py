@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 NAN = float("nan")
 
 
-class Place:
+class ClientCase:
     """A client, and the cluster in memory that it reaches."""
 
     def __init__(self, client: Client, fake: FakeTransport) -> None:
@@ -45,13 +45,13 @@ def api() -> Iterator[Api]:
 
 
 @pytest.fixture(params=["fake", "http"])
-def place(request: pytest.FixtureRequest, api: Api) -> Iterator[Place]:
+def case(request: pytest.FixtureRequest, api: Api) -> Iterator[ClientCase]:
     if request.param == "fake":
         fake = FakeTransport()
-        yield Place(Client(fake), fake)
+        yield ClientCase(Client(fake), fake)
         return
     with shoal.connect(api.url, token=api.root) as client:
-        yield Place(client, api.fake)
+        yield ClientCase(client, api.fake)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -92,40 +92,40 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "field"), BAD, ids=lambda value: str(value)[:40])
-def test_a_create_that_is_wrong_is_told_by_field(place: Place, arguments: dict[str, Any], field: str) -> None:
-    before = len(place.fake.calls)
+def test_a_create_that_is_wrong_is_told_by_field(case: ClientCase, arguments: dict[str, Any], field: str) -> None:
+    before = len(case.fake.calls)
     with pytest.raises(shoal.InvalidRequest, match=field) as caught:
-        place.create(**arguments)
+        case.create(**arguments)
     assert caught.value.field == field
     wanted, common = ([{}, arguments], {}) if "deadline" not in arguments else ([{}], arguments)
     with pytest.raises(shoal.InvalidRequest, match=field) as caught:
-        Sandbox.create_many(wanted, client=place.client, **common)
+        Sandbox.create_many(wanted, client=case.client, **common)
     assert caught.value.field == field
-    assert not {name for name, _ in place.fake.calls[before:]} & {"create", "create_many"}
+    assert not {name for name, _ in case.fake.calls[before:]} & {"create", "create_many"}
 
 
-def test_a_command_is_of_texts(place: Place) -> None:
+def test_a_command_is_of_texts(case: ClientCase) -> None:
     for word in (Path("/x"), 5, b"x", None):
         with pytest.raises(shoal.InvalidRequest) as caught:
-            place.create("sleep", word)
+            case.create("sleep", word)
         assert caught.value.field == "command"
     for command in ("ls", 5):
         with pytest.raises(shoal.InvalidRequest) as caught:
-            Sandbox.create_many([{"command": command}], client=place.client)  # type: ignore[list-item]
+            Sandbox.create_many([{"command": command}], client=case.client)  # type: ignore[list-item]
         assert caught.value.field == "command"
 
 
-def test_of_many_that_are_wrong_each_is_told_and_the_others_are_made(place: Place) -> None:
+def test_of_many_that_are_wrong_each_is_told_and_the_others_are_made(case: ClientCase) -> None:
     wanted: Any = [{}, {"timeout": NAN}, {"tags": {"a": "b"}}, {"name": uuid.UUID(int=1)}]
-    outcomes = Sandbox.create_many(wanted, return_errors=True, client=place.client)
+    outcomes = Sandbox.create_many(wanted, return_errors=True, client=case.client)
     assert [type(each) for each in outcomes] == [Sandbox, shoal.InvalidRequest, Sandbox, shoal.InvalidRequest]
     assert [getattr(each, "field", None) for each in outcomes] == [None, "timeout", None, "name"]
     assert outcomes[2].tags == {"a": "b"}  # type: ignore[union-attr]
 
 
-def test_a_directory_may_be_a_path(place: Place) -> None:
-    place.create(workdir=Path("/work"), timeout=60)
-    assert place.spec().workdir == "/work"
+def test_a_directory_may_be_a_path(case: ClientCase) -> None:
+    case.create(workdir=Path("/work"), timeout=60)
+    assert case.spec().workdir == "/work"
 
 
 CALLS: list[tuple[Callable[[Sandbox], Any], str]] = [
@@ -152,9 +152,11 @@ CALLS: list[tuple[Callable[[Sandbox], Any], str]] = [
 
 
 @pytest.mark.parametrize(("call", "field"), CALLS)
-def test_other_calls_that_are_wrong_are_told_by_field(place: Place, call: Callable[[Sandbox], Any], field: str) -> None:
+def test_other_calls_that_are_wrong_are_told_by_field(
+    case: ClientCase, call: Callable[[Sandbox], Any], field: str
+) -> None:
     with pytest.raises(shoal.InvalidRequest, match=field) as caught:
-        call(place.create())
+        call(case.create())
     assert caught.value.field == field
 
 

@@ -27,7 +27,7 @@ SHAPE = spec().container_shape
 LABELS = {"shoal.cluster": "test"}
 
 
-class Door:
+class FakeRelay:
     """A relay that remembers whom it listens for. While it is `down` it does not answer."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Node:
         self.root = root
         self.engine = engine or FakeEngine()
         self.net = Net()
-        self.door = Door()
+        self.relay = FakeRelay()
         self.files = RecordFiles(root / "records")
         around = ContainerDefaults(
             agent=root / "agent",
@@ -65,7 +65,7 @@ class Node:
             resolv_conf=root / "resolv",
             empty_resolv_conf=root / "empty",
         )
-        self.containers = Containers(self.engine, self.net, self.door, self.files, around, start_limit=2)
+        self.containers = Containers(self.engine, self.net, self.relay, self.files, around, start_limit=2)
 
     async def open(self) -> Node:
         await self.engine.open()
@@ -75,7 +75,7 @@ class Node:
     def assert_empty(self) -> None:
         assert self.engine.containers == {}
         assert self.net.attached == {}
-        assert self.door.open == set()
+        assert self.relay.open == set()
         assert self.containers.records == {}
         assert list((self.root / "records").iterdir()) == []
         run = self.root / "run"
@@ -124,10 +124,10 @@ async def test_what_a_start_could_not_undo_a_sweep_removes(tmp_path: Path) -> No
     with pytest.raises(Unavailable, match="no more addresses"):
         await node.containers.start(SHAPE, "sb-1")
     assert len(node.engine.containers) == 1
-    node.door.down = True
+    node.relay.down = True
     with pytest.raises(Unavailable):
         await node.containers.start(SHAPE, "sb-2")
-    node.door.down = False
+    node.relay.down = False
     await node.containers.reconcile()
     node.assert_empty()
 
@@ -137,16 +137,16 @@ async def test_a_removal_that_failed_is_made_by_the_next_sweep_that_can(tmp_path
     kept = await node.containers.start(SHAPE, "sb-1")
     warm = await node.containers.start(SHAPE, None)
     other = await node.containers.start(SHAPE, "sb-2")
-    node.door.down = True
+    node.relay.down = True
     for record in (warm, other):
         with pytest.raises(Unavailable):
             await node.containers.remove(record.key)
     assert node.containers.serving("sb-2") is None, "what is half removed is nobody's any more"
     await node.containers.reconcile()
     assert set(node.containers.records) == {kept.key, warm.key, other.key}
-    node.door.down = False
+    node.relay.down = False
     await node.containers.reconcile()
-    assert set(node.containers.records) == set(node.engine.containers) == node.door.open == {kept.key}
+    assert set(node.containers.records) == set(node.engine.containers) == node.relay.open == {kept.key}
     assert node.containers.serving("sb-1") == kept
     await node.containers.remove(kept.key)
     node.assert_empty()
@@ -157,9 +157,9 @@ async def test_a_restart_goes_on_though_what_was_half_made_cannot_be_removed_yet
     half = await before.containers.start(SHAPE, "sb-1")
     await before.files.put(half.but(ready=False))
     after = await Node(tmp_path, before.engine).open()
-    after.door.down = True
+    after.relay.down = True
     await after.containers.forget_unfinished()
-    after.door.down = False
+    after.relay.down = False
     await after.containers.reconcile()
     assert after.containers.records == after.engine.containers == {}
 

@@ -62,7 +62,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _directories(settings)
     yield _disk(settings)
     yield _agent(settings)
-    yield _takeover(settings)
+    yield _inherited(settings)
     cluster = _cluster(settings)
     if isinstance(cluster, Check):
         yield cluster
@@ -194,7 +194,7 @@ def _agent(settings: Settings) -> Check:
     return Check("agent", True, str(binary))
 
 
-def _takeover(settings: Settings) -> Check:
+def _inherited(settings: Settings) -> Check:
     """What sandboxes shall inherit from the machine exists."""
     chosen = [name for name, value in settings.host.model_dump().items() if value]
     try:

@@ -22,7 +22,7 @@ from shoal.client.signals import signal_number
 from shoal.client.stdin import Input
 from shoal.cluster.api.access.audit import audited, counted
 from shoal.cluster.api.access.auth import Runner, subprotocol
-from shoal.cluster.api.processes.output import Following
+from shoal.cluster.api.processes.output import OutputReader
 from shoal.cluster.api.processes.websockets import (
     MAX_PIECE,
     NORMAL,
@@ -104,7 +104,12 @@ class _Attachment:
     """One client at one process."""
 
     def __init__(
-        self, websocket: WebSocket, agent: RetryingAgent, process_id: str, outputs: dict[int, Following], stdin: Input
+        self,
+        websocket: WebSocket,
+        agent: RetryingAgent,
+        process_id: str,
+        outputs: dict[int, OutputReader],
+        stdin: Input,
     ) -> None:
         self._websocket = websocket
         self._agent = agent
@@ -119,12 +124,12 @@ class _Attachment:
         if isinstance(first, ProcessStart):
             start = first.start()
             pid = await agent.call(lambda agent: agent.exec(start, pty=first.size, merge_stderr=first.merge_stderr))
-            outputs = {fd: Following(agent, start.id, fd, 0) for fd in _NAMES}
+            outputs = {fd: OutputReader(agent, start.id, fd, 0) for fd in _NAMES}
             await send_json(websocket, {"type": "started", "id": start.id, "pid": pid})
             return cls(websocket, agent, start.id, outputs, Input(agent, start.id, 0))
         outputs = {
-            1: Following(agent, first.id, 1, first.stdout_offset),
-            2: Following(agent, first.id, 2, first.stderr_offset),
+            1: OutputReader(agent, first.id, 1, first.stdout_offset),
+            2: OutputReader(agent, first.id, 2, first.stderr_offset),
         }
         begins = {f"{_NAMES[fd]}_offset": await source.begin(follow=True) for fd, source in outputs.items()}
         has = None if first.stdin_offset is None else await _input_of(agent, first.id, first.stdin_offset)

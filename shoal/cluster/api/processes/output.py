@@ -16,7 +16,7 @@ from shoal.wire.agent import Agent, OutputStream
 OFFSET = "X-Shoal-Offset"
 
 
-class Following(ProcessBytes):
+class OutputReader(ProcessBytes):
     """A process's stdout or stderr from `offset` on.
 
     Call `begin` first. Old output of the sandbox's own command may be gone; then it begins later. It never skips
@@ -78,7 +78,7 @@ class Following(ProcessBytes):
         await self.close()
 
 
-async def output_response(source: Following, request: Request, *, follow: bool) -> StreamingBody:
+async def output_response(source: OutputReader, request: Request, *, follow: bool) -> StreamingBody:
     """The response. `X-Shoal-Offset` says where it begins."""
     begin = await source.begin(follow=follow)
     headers = {OFFSET: str(begin), "Content-Disposition": "attachment", "Cache-Control": "no-store"}

@@ -15,7 +15,7 @@ from shoal.client.signals import signal_number
 from shoal.cluster.api.access.audit import audited, counted
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.files.routes import itself
-from shoal.cluster.api.processes.output import Following, output_response
+from shoal.cluster.api.processes.output import OutputReader, output_response
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import streamed
 from shoal.cluster.api.request.context import Cluster
@@ -87,7 +87,7 @@ async def read_output(
     follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
 ) -> Response:
     """Its output from an offset on, as it comes. A reader that comes back with its offset misses nothing."""
-    source = Following(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
+    source = OutputReader(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
     return await output_response(source, request, follow=follow)
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.auth import needs
-from shoal.cluster.api.processes.output import OFFSET, Following, output_response
+from shoal.cluster.api.processes.output import OFFSET, OutputReader, output_response
 from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import new_router
 from shoal.cluster.api.request.streaming import OCTETS
@@ -40,7 +40,7 @@ async def read_logs(
     The newest 1 MiB is kept. The command does not wait for readers: one that follows and falls that far behind is cut
     off, comes back with its offset, and learns how much it missed. A sandbox without a command has no output.
     """
-    source = Following(RetryingAgent(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
+    source = OutputReader(RetryingAgent(transport, sandbox_id), MAIN_PROCESS, FD[stream], offset, peek=True)
     try:
         return await output_response(source, request, follow=follow)
     except ProcessNotFound:

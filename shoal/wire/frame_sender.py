@@ -1,11 +1,11 @@
-"""The sending side of what carries the agent's frames: a socket's transport, or anything with these methods."""
+"""What sends the agent's frames: the transport of a socket, or anything with the same methods."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 
-class Carrier(Protocol):
+class FrameSender(Protocol):
     """The sending half of a byte stream, as `asyncio.Transport` has it. No call blocks."""
 
     def write(self, data: bytes | memoryview) -> None:
