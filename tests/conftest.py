@@ -34,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Servers that ran in this process may have left a handler of their own: uvicorn puts back what it found, in the
+    order in which servers end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(trylast=True)  # of what is left by `-m` and `-k`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first, and tests that start a Ray of their own before this process joins the session's cluster.
