@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from shoal.actors.node.gateway import Gateway
 from shoal.images.binaries import agent_binary
@@ -129,6 +130,40 @@ async def test_another_actor_takes_it_with_its_listening_socket(paths: ServingPa
             assert await ask(port) == "HTTP/1.1 200 OK"
         finally:
             await second.close()
+
+
+async def sockets_of_a_child() -> set[int]:
+    """The inodes of the sockets that a process gets which this one starts now."""
+    child = await asyncio.create_subprocess_exec("sleep", "60", stdin=asyncio.subprocess.DEVNULL)
+    try:
+        opened = f"/proc/{child.pid}/fd"
+        links = [os.readlink(f"{opened}/{number}") for number in os.listdir(opened)]
+        return {int(link[len("socket:[") : -1]) for link in links if link.startswith("socket:[")}
+    finally:
+        child.kill()
+        await child.wait()
+
+
+def test_no_other_process_gets_its_listening_socket(paths: ServingPaths) -> None:
+    """Else that process would keep the port taken after the gateway's and the actor's end. Ray's actors run on uvloop,
+    which leaves descriptors inheritable that it has passed on."""
+
+    async def run() -> None:
+        port = free_port()
+        first, second = gateway(paths, port), gateway(paths, port)
+        await first.open()
+        try:
+            assert first._listener is not None
+            listener = os.fstat(first._listener.fileno()).st_ino
+            assert listener not in await sockets_of_a_child()
+            await first.detach()
+            first.release()
+            await second.open()
+            assert listener not in await sockets_of_a_child()
+        finally:
+            await second.close()
+
+    uvloop.run(run())
 
 
 async def test_a_port_that_is_taken_is_told(paths: ServingPaths) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Gateway(Program):
         """Starts one on the listening socket, which is bound where there is none yet."""
         if self._listener is None:
             self._listener = _listen(self._api.host, self._api.port)
-        listener = self._listener.fileno()
+        listener = os.dup(self._listener.fileno())  # `launch` closes it
         if await self.launch(self._configuration(listener), (listener,)) is None:
             raise Unavailable(f"the gateway does not start; see {self.log}")
 
@@ -145,4 +146,5 @@ def _receive_listener(control: Path) -> socket.socket:
         raise Unavailable(f"the node's gateway does not hand over its listening socket: {error}") from None
     if not descriptors:
         raise Unavailable("the node's gateway does not hand over its listening socket")
+    os.set_inheritable(descriptors[0], False)  # which descriptors that are received are
     return socket.socket(fileno=descriptors[0])

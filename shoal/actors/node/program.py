@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +21,8 @@ from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dic
 IDLE_EXIT_S = 60
 """How long a program lives with nobody at its control socket: long enough for Ray to restart a node actor."""
 
+_log = logging.getLogger("shoal.node")
+
 _ANSWER_S = 10.0
 _END_S = 5.0
 _FIRST_PAUSE_S = 0.05
@@ -28,6 +31,10 @@ _ASK_EVERY_S = 5.0
 
 _BROKEN = (OSError, TimeoutError, ValueError, RuntimeError)
 """How a connection fails: a line too long is a `ValueError`, a transport that is closed uvloop's `RuntimeError`."""
+
+
+_spawning = asyncio.Lock()
+"""One program is started at a time: a descriptor that is being passed to one must not be inherited by another."""
 
 
 class Program(ABC):
@@ -129,21 +136,30 @@ class Program(ABC):
         return answer
 
     async def launch(self, configuration: dict[str, Any], pass_fds: Sequence[int] = ()) -> dict[str, Any] | None:
-        """Starts a process and returns what it says once it is ready; None where it ends without a word (see `log`)."""
+        """Starts a process and returns what it says once it is ready; None where it ends without a word (see `log`).
+
+        `pass_fds`: open in the process under the same numbers. They are closed here: uvloop leaves what it passes on
+        inheritable, and the next process would hold them, too.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            process = await asyncio.create_subprocess_exec(
-                str(self.binary),
-                self._mode,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                pass_fds=pass_fds,
-                start_new_session=True,  # a signal to the node actor's group is not for the data plane
-            )
+            async with _spawning:
+                process = await asyncio.create_subprocess_exec(
+                    str(self.binary),
+                    self._mode,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    pass_fds=pass_fds,
+                    start_new_session=True,  # a signal to the node actor's group is not for the data plane
+                )
+                for descriptor in pass_fds:
+                    os.close(descriptor)
+                pass_fds = ()
         finally:
-            os.close(log)
+            for descriptor in (log, *pass_fds):
+                os.close(descriptor)
         assert process.stdin is not None
         assert process.stdout is not None
         line = b""
@@ -198,7 +214,8 @@ class Program(ABC):
                     self._settled = True
                 pause = _FIRST_PAUSE_S
                 await self._lost()
-            except (ShoalError, OSError):
+            except (ShoalError, OSError) as error:
+                _log.warning("the node's %s: %s", self._name, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
 
