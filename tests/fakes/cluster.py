@@ -23,7 +23,8 @@ from shoal.actors.controller.handlers import answer, handlers
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import Machine
-from shoal.actors.controller.slots import Slot
+from shoal.actors.controller.room import NodeRoom
+from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model import verbs
 from shoal.model.access import INSIDE, MAIN_ENVIRONMENT, Caller, Quota, Tunnel
@@ -218,8 +219,8 @@ class _Cluster:
     def kill(self, slot: Slot) -> None:
         pass
 
-    async def has_room(self, shape: SlotShape) -> bool:
-        return False
+    async def rooms(self) -> dict[str, NodeRoom]:
+        return {}
 
     async def existing(self) -> list[str]:
         return []

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import Machine
-from shoal.actors.controller.slots import Slot
+from shoal.actors.controller.room import NodeRoom
+from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
@@ -278,8 +279,8 @@ class World:
     def kill(self, slot: Slot) -> None:
         slot.handle.alive = False
 
-    async def has_room(self, shape: SlotShape) -> bool:
-        return False
+    async def rooms(self) -> dict[str, NodeRoom]:
+        return {}
 
     async def existing(self) -> list[str]:
         return [slot.id for slot in self.slots.values() if slot.alive]

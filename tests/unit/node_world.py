@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from shoal.actors.node import actor as node_module
 from shoal.actors.node import wiring
 from shoal.actors.node.actor import NodeActor
 from shoal.actors.node.relay import Relay
+from shoal.model import tasks
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import Settings
 
@@ -116,9 +116,7 @@ class Machine:
     async def restart(self) -> None:
         """The node actor dies; the next call opens it again."""
         parts, self.node._parts = await self.parts(), None
-        for loop in self.node._loops:
-            loop.cancel()
-        await asyncio.gather(*self.node._loops, return_exceptions=True)
+        await tasks.stop(*self.node._loops)
         await parts.relay.detach()
 
     async def parts(self) -> wiring.NodeParts:

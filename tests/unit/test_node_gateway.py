@@ -162,6 +162,7 @@ def test_no_other_process_gets_its_listening_socket(paths: ServingPaths) -> None
             assert listener not in await sockets_of_a_child()
         finally:
             await second.close()
+            await first.close()  # which started the process, and so waits for its end
 
     uvloop.run(run())
 

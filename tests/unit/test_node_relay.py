@@ -38,6 +38,26 @@ def relay(top: Path) -> Relay:
     return Relay(agent_binary(), top / "c", "127.0.0.1", top / "port", top / "log", b"s" * 32)
 
 
+async def test_it_is_watched_on_though_what_follows_a_connection_shows_a_defect(top: Path) -> None:
+    tries = 0
+    connected = asyncio.Event()
+
+    async def defect_at_first() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise KeyError("a defect")
+        connected.set()
+
+    made = relay(top)
+    made.on_connected = defect_at_first
+    await made.open()
+    try:
+        await asyncio.wait_for(connected.wait(), WITHIN_S)
+    finally:
+        await made.close()
+
+
 async def test_a_request_that_is_given_up_keeps_its_answer_to_itself(top: Path) -> None:
     connected = asyncio.Event()
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 import pytest
 
 from shoal.actors.controller import slots
-from shoal.actors.controller.slots import Slot, SlotPool
+from shoal.actors.controller.room import Amount, NodeRoom
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slots import SlotPool
 from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.settings import NodeSettings
 from shoal.model.spec import SlotShape
-from tests.unit.controller_world import steps, until
+from tests.unit.controller_world import steps
 
 pytestmark = pytest.mark.anyio
 
 SMALL = SlotShape(0.125, 128, 0, None)
 LARGE = SlotShape(2.0, 4096, 0, None)
+ALL = Amount(2.0, 8192)
 
 
 @dataclass
@@ -26,7 +29,7 @@ class Maker:
 
     made: list[Slot] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
-    room: bool = True
+    free: Amount = ALL
     _fates: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
     def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
@@ -42,15 +45,15 @@ class Maker:
     def kill(self, slot: Slot) -> None:
         self.killed.append(slot.id)
 
-    async def has_room(self, shape: SlotShape) -> bool:
-        return self.room
+    async def rooms(self) -> dict[str, NodeRoom]:
+        return {"node": NodeRoom(ALL, self.free)}
 
     async def place(self, number: int) -> None:
         self._fates[f"slot-{number}"].set_result(None)
         await steps(50)
 
-    async def fail(self, number: int) -> None:
-        self._fates[f"slot-{number}"].set_exception(Unavailable("it died"))
+    async def fail(self, number: int, error: Exception) -> None:
+        self._fates[f"slot-{number}"].set_exception(error)
         await steps(50)
 
 
@@ -120,25 +123,49 @@ async def test_giving_up_loses_no_slot() -> None:
     assert await pool_.take(SMALL, 1) is slot
 
 
-async def test_a_slot_that_dies_is_reported_to_who_waits() -> None:
+@pytest.mark.parametrize("error", [Unavailable("it died"), KeyError("a defect")])
+async def test_a_slot_that_does_not_start_is_ended_and_reported_to_who_waits(error: Exception) -> None:
     maker = Maker()
     pool_ = pool(maker)
     task = asyncio.create_task(pool_.take(SMALL, 30))
     await asyncio.sleep(0)
-    await maker.fail(0)
+    await maker.fail(0, error)
     with pytest.raises(Unavailable, match="did not start"):
         await task
+    assert maker.killed == ["slot-0"]
 
 
-async def test_idle_slots_of_another_shape_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "_PRESSURE_S", 0.01)
+async def test_idle_slots_of_another_shape_make_room_where_there_is_none() -> None:
+    now = [100.0]
     maker = Maker()
     pool_ = pool(maker)
-    pool_.put(Slot("old", SMALL, None, "node"))
-    pool_.put(Slot("young", SMALL, None, "node"))
+    pool_.clock = lambda: now[0]
+    for name in ("old", "young"):
+        now[0] += 1
+        pool_.put(Slot(name, SMALL, None, "node"))
     task = asyncio.create_task(pool_.take(LARGE, 30))
-    await until(lambda: bool(maker.killed), "one makes room")
-    assert maker.killed[0] == "old"
+    await asyncio.sleep(0)
+    now[0] += 60
+    await pool_.tend(held=())
+    assert maker.killed == [], "there is room: its worker is slow"
+    maker.free = Amount(1.8, 8192 - 2 * 128)
+    await pool_.tend(held=())
+    assert maker.killed == ["old", "young"], "either holds some of the two cores"
+    await maker.place(0)
+    await task
+
+
+async def test_what_was_ended_counts_as_room_before_ray_knows_it() -> None:
+    maker = Maker(free=Amount(1.75, 8192 - 2 * 128))
+    pool_ = pool(maker)
+    half = SlotShape(1.875, 128, 0, None)
+    for number in range(2):
+        pool_.put(Slot(f"idle-{number}", SMALL, None, "node"))
+    task = asyncio.create_task(pool_.take(half, 30))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await pool_.tend(held=())
+    assert maker.killed == ["idle-0"]
     await maker.place(0)
     await task
 
@@ -146,25 +173,25 @@ async def test_idle_slots_of_another_shape_make_room(monkeypatch: pytest.MonkeyP
 async def test_keeps_a_few_ready_and_lets_the_rest_go() -> None:
     maker = Maker()
     pool_ = pool(maker, idle_slots=1, slot_linger=0)
-    await pool_.tend()
-    await pool_.tend()
+    await pool_.tend(held=())
+    await pool_.tend(held=())
     assert len(maker.made) == 1, "one is being made: no second one"
     await maker.place(0)
     for number in range(3):
         pool_.put(Slot(f"extra-{number}", SMALL, None, "node"))
     await asyncio.sleep(0.01)
-    await pool_.tend()
+    await pool_.tend(held=())
     assert pool_.idle_count == 1
-    maker.room = False
+    maker.free = Amount()
     await pool_.take(SMALL, 1)
-    await pool_.tend()
+    await pool_.tend(held=())
     assert len(maker.made) == 1, "without room none is made ahead"
 
 
 async def test_closing_ends_every_slot_that_holds_nothing() -> None:
     maker = Maker()
     pool_ = pool(maker, idle_slots=1)
-    await pool_.tend()
+    await pool_.tend(held=())
     pool_.put(Slot("idle", SMALL, None, "node"))
     pool_.close()
     assert set(maker.killed) == {"slot-0", "idle"}

@@ -14,6 +14,7 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
+from shoal.model import tasks
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import Unavailable
 from shoal.model.settings import Settings
@@ -74,8 +75,9 @@ class ControllerActor:
         if self._parts is not None:
             return self._parts
         if self._opening is None:
-            self._opening = asyncio.create_task(
-                open_parts(self._settings, self._secret, self._store, self._nodes, self._maker, _end)
+            self._opening = tasks.shared(
+                open_parts(self._settings, self._secret, self._store, self._nodes, self._maker, _end),
+                "open controller",
             )
         opening = self._opening
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shoal.actors.controller.record import SandboxRecord
+from shoal.model import tasks
 from shoal.model.info import NodeInfo
 from shoal.model.metrics import Series, flatten
 
@@ -93,4 +94,12 @@ class Metrics:
                 self._nodes[name].labels(node.id).set(value(node))
         self._idle_slots.set(idle_slots)
         self._last_event.set(last_event)
-        return {**flatten(self._registry), **self._reported}
+        return {**flatten(self._registry), **_task_failures(), **self._reported}
+
+
+def _task_failures() -> dict[Series, float]:
+    family, about = "shoal_task_failures", "Failures of the controller's background tasks, which are run again"
+    return {
+        Series(family, "counter", about, f"{family}_total", (("task", name),)): float(count)
+        for name, count in tasks.failures.items()
+    }

@@ -118,7 +118,7 @@ class Nodes:
 
     async def infos(self) -> list[NodeInfo]:
         """The nodes as callers see them, with the free resources that Ray reports."""
-        per_node = await asyncio.to_thread(_free_resources)
+        per_node = await asyncio.to_thread(free_resources)
         result = []
         for node in self._nodes.values():
             if node.info is not None:
@@ -139,7 +139,8 @@ class Nodes:
         return [node.handle for node in self._nodes.values()]
 
 
-def _free_resources() -> dict[str, dict[str, float]]:
+def free_resources() -> dict[str, dict[str, float]]:
+    """The free resources of each node, by its id. Blocks for a millisecond."""
     from ray._private.state import available_resources_per_node
 
     result: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]

@@ -26,8 +26,8 @@ from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
+from shoal.model import tasks
 from shoal.model.access import INSIDE, AuditEntry, Caller
-from shoal.model.errors import ShoalError
 from shoal.model.info import NodeInfo
 from shoal.model.metrics import Series
 from shoal.model.settings import Settings
@@ -65,9 +65,9 @@ class Parts:
     def start(self) -> None:
         """The loops."""
         self._loops = [
-            asyncio.create_task(_every(_TEND_S, self.pool.tend)),
-            asyncio.create_task(_every(_LOOK_S, self._refresh_nodes)),
-            asyncio.create_task(_every(_EXPIRE_S, self._expire)),
+            tasks.repeat(_TEND_S, self._tend_slots, "tend slots"),
+            tasks.repeat(_LOOK_S, self._refresh_nodes, "refresh nodes"),
+            tasks.repeat(_EXPIRE_S, self._expire, "expire"),
         ]
 
     async def drain(self) -> int:
@@ -76,9 +76,7 @@ class Parts:
         living = self.registry.live()
         ending = (self.supervisor.terminate(record, "the cluster was shut down", INSIDE) for record in living)
         await asyncio.gather(*ending, return_exceptions=True)
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await tasks.stop(*self._loops)
         self.recovery.close()
         self.pool.close()
         await asyncio.gather(*(call(handle, "close") for handle in self.nodes.handles()))
@@ -105,6 +103,9 @@ class Parts:
         """The cluster's metrics."""
         nodes = await self.nodes.infos()
         return self.metrics.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.writer.events.last)
+
+    async def _tend_slots(self) -> None:
+        await self.pool.tend(self.supervisor.slots())
 
     async def _refresh_nodes(self) -> None:
         for node_id in await self.nodes.refresh():
@@ -162,14 +163,3 @@ async def open_parts(
     registry.complete = registry.complete and restored.complete
     parts.start()
     return parts
-
-
-async def _every(seconds: float, body: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await body()
-        except (ShoalError, OSError) as error:
-            log.warning("%s: %s", getattr(body, "__name__", "a loop"), error)
-        except Exception:  # a loop of the controller must outlive any single failure
-            log.exception("%s", getattr(body, "__name__", "a loop"))
-        await asyncio.sleep(seconds)

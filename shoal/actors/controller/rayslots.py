@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from shoal.actors.controller.slots import Slot
+from shoal.actors.controller.nodes import free_resources
+from shoal.actors.controller.room import Amount, NodeRoom
+from shoal.actors.controller.slot import Slot
 from shoal.actors.handles import call, find_actor, is_gone
 from shoal.actors.messages import SlotFacts
-from shoal.actors.names import SLOT_PREFIX, slot_options
+from shoal.actors.names import REGION_LABEL, SLOT_PREFIX, slot_options
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.ids import NAMESPACE, new_slot_id
 from shoal.model.spec import MIB, SlotShape
@@ -54,14 +57,9 @@ class RaySlotMaker:
         with suppress(RayError, ValueError):
             ray.kill(slot.handle, no_restart=True)
 
-    async def has_room(self, shape: SlotShape) -> bool:
-        """Whether one more would start at once."""
-        free = await asyncio.to_thread(ray.available_resources)
-        return bool(
-            free.get("CPU", 0) >= shape.cpu
-            and free.get("memory", 0) >= shape.memory * MIB
-            and free.get("GPU", 0) >= shape.gpu
-        )
+    async def rooms(self) -> Mapping[str, NodeRoom]:
+        """What each node has and what of it is free, by the node's id."""
+        return await asyncio.to_thread(_rooms)
 
     async def existing(self) -> list[str]:
         """The ids of the slots of an earlier controller, running or pending."""
@@ -81,3 +79,20 @@ class RaySlotMaker:
                 ray.kill(handle, no_restart=True)
             return None
         return Slot(facts.slot_id, facts.shape, handle, facts.node_id), facts.sandbox_id
+
+
+def _rooms() -> dict[str, NodeRoom]:
+    free = free_resources()
+    return {
+        node["NodeID"]: NodeRoom(
+            _amount(node["Resources"]),
+            _amount(free.get(node["NodeID"], {})),
+            node.get("Labels", {}).get(REGION_LABEL),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }
+
+
+def _amount(resources: Mapping[str, float]) -> Amount:
+    return Amount(resources.get("CPU", 0.0), resources.get("memory", 0.0) / MIB, resources.get("GPU", 0.0))

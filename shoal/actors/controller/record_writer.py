@@ -13,6 +13,7 @@ from typing import Any
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.record import SandboxRecord, to_row
 from shoal.actors.controller.store import Change, Store
+from shoal.model import tasks
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 from shoal.model.verbs import Verb
@@ -94,7 +95,7 @@ class RecordWriter:
 
     async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """A write goes on if its caller is cancelled."""
-        task = asyncio.create_task(work)
+        task = tasks.shared(work, "write")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         await asyncio.shield(task)
@@ -119,7 +120,7 @@ class RecordWriter:
                 late.happened += happened
                 late.audit += audit
                 if self._catching_up is None:
-                    self._catching_up = asyncio.create_task(self._catch_up())
+                    self._catching_up = tasks.supervise(self._catch_up, "catch up")
 
     async def _put_in_turn(
         self,
@@ -166,14 +167,12 @@ class RecordWriter:
             raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None
 
     async def _catch_up(self) -> None:
-        try:
-            while self._late:
-                await asyncio.sleep(_RETRY_S)
-                for late in list(self._late.values()):
-                    if self._late.get(late.record.id) is late and not await self._written(late):
-                        break
-        finally:
-            self._catching_up = None
+        while self._late:
+            await asyncio.sleep(_RETRY_S)
+            for late in list(self._late.values()):
+                if self._late.get(late.record.id) is late and not await self._written(late):
+                    break
+        self._catching_up = None
 
     async def _written(self, late: Unwritten) -> bool:
         """Tries again. False: the store is away, so the others need not try."""

@@ -7,12 +7,15 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shoal.actors.controller.record import SandboxRecord, from_row
 from shoal.actors.controller.registry import Registry
-from shoal.actors.controller.slots import Slot, SlotMaker, SlotPool
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slots import SlotMaker, SlotPool
 from shoal.actors.controller.supervisor import SandboxSupervisor
+from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition
 
 log = logging.getLogger("shoal.recovery")
@@ -50,7 +53,7 @@ class Recovery:
         for record in living:
             self.supervisor.resume(record, held.get(record.id))
         for slot_id in existing.difference(recorded):
-            task = asyncio.create_task(self._look(slot_id))
+            task = tasks.supervise(partial(self._look, slot_id), "look at slot")
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 

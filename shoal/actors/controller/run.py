@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shoal.actors.controller.phase import Event
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import Happened, entered
-from shoal.actors.controller.slots import Slot
+from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import AuditEntry
 from shoal.model.errors import ShoalError

@@ -10,31 +10,33 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
-from shoal.model.errors import DeadlineExceeded, ShoalError, Unavailable
+from shoal.actors.controller.room import NodeRoom, Waiting, fits, idle_to_end, with_room_of
+from shoal.actors.controller.slot import Slot
+from shoal.model import tasks
+from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.settings import NodeSettings
 from shoal.model.spec import SlotShape
 
 log = logging.getLogger("shoal.slots")
 
-_PRESSURE_S = 0.5
+_RAY_KNOWS_S = 3.0
+"""Seconds after which Ray surely counts as free what an ended slot held."""
 
 MAX_UNPLACED = 128
 """The most slots of one shape that are pending in Ray at once. Thousands would overload Ray."""
 
 
-@dataclass(slots=True)
-class Slot:
-    """A sandbox actor. `handle`: the maker's handle of it; `node_id`: None until Ray has placed it; `idle_since`:
-    monotonic seconds."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """A caller that waits for `slot`. `since`: by the pool's clock."""
 
-    id: str
-    shape: SlotShape
-    handle: Any
-    node_id: str | None = None
-    idle_since: float = 0.0
+    slot: asyncio.Future[Slot]
+    since: float
 
 
 class SlotMaker(Protocol):
@@ -49,8 +51,8 @@ class SlotMaker(Protocol):
     def kill(self, slot: Slot) -> None:
         """Ends its worker. Idempotent."""
 
-    async def has_room(self, shape: SlotShape) -> bool:
-        """Whether one more would start at once."""
+    async def rooms(self) -> Mapping[str, NodeRoom]:
+        """What each node has and what of it is free, by the node's id."""
 
     async def existing(self) -> list[str]:
         """The ids of the slots of an earlier controller, running or pending."""
@@ -67,9 +69,12 @@ class SlotPool:
     maker: SlotMaker
     settings: NodeSettings
     default_shape: SlotShape
+    clock: Callable[[], float] = time.monotonic
     _idle: dict[SlotShape, deque[Slot]] = field(default_factory=dict)
-    _waiting: dict[SlotShape, deque[asyncio.Future[Slot]]] = field(default_factory=dict)
+    _waiting: dict[SlotShape, deque[_Waiter]] = field(default_factory=dict)
     _making: dict[str, tuple[Slot, asyncio.Task[None]]] = field(default_factory=dict)
+    _last_start: float = 0.0
+    _ended: list[tuple[float, Slot]] = field(default_factory=list)  # for others, and when: Ray may not know it yet
 
     async def take(self, shape: SlotShape, deadline_s: float) -> Slot:
         """An idle slot of `shape`, or the next that becomes free or is created; `DeadlineExceeded` after
@@ -77,17 +82,17 @@ class SlotPool:
         idle = self.take_idle(shape)
         if idle is not None:
             return idle
-        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), self.clock())
         queue = self._waiting.setdefault(shape, deque())
         queue.append(waiter)
         self._make_missing(shape)
-        pressure = asyncio.create_task(self._make_room(shape))
+        slot = waiter.slot
         try:
             async with asyncio.timeout(deadline_s):
-                return await waiter
+                return await slot
         except BaseException as error:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.put(waiter.result())  # it came as the wait ended
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                self.put(slot.result())  # it came as the wait ended
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
                     f"no room came free within {round(deadline_s, 2):g} s; "
@@ -96,7 +101,6 @@ class SlotPool:
                 ) from None
             raise
         finally:
-            pressure.cancel()
             if waiter in queue:
                 queue.remove(waiter)
             self._drop_surplus_demand(shape)
@@ -111,19 +115,20 @@ class SlotPool:
         queue = self._waiting.get(slot.shape)
         while queue:
             waiter = queue.popleft()
-            if not waiter.done():
-                waiter.set_result(slot)
+            if not waiter.slot.done():
+                waiter.slot.set_result(slot)
                 return
-        slot.idle_since = time.monotonic()
+        slot.idle_since = self.clock()
         self._idle.setdefault(slot.shape, deque()).append(slot)
 
     def discard(self, slot: Slot) -> None:
         """Ends a slot that must not be used again."""
         self.maker.kill(slot)
 
-    async def tend(self) -> None:
-        """One turn of the pool's loop: ends slots that idled too long, and keeps a few of the default shape ready."""
-        now = time.monotonic()
+    async def tend(self, held: Iterable[Slot]) -> None:
+        """One turn of the pool's loop: ends slots that idled too long, keeps a few of the default shape ready, and
+        makes room for callers that wait. `held`: the slots that hold a sandbox."""
+        now = self.clock()
         for shape, idle in list(self._idle.items()):
             keep = self.settings.idle_slots if shape == self.default_shape else 0
             while len(idle) > keep and now - idle[0].idle_since > self.settings.slot_linger:
@@ -131,11 +136,10 @@ class SlotPool:
             if not idle:
                 del self._idle[shape]
         ready = len(self._idle.get(self.default_shape, ())) + self._being_made(self.default_shape)
-        if (
-            ready < self.settings.idle_slots
-            and not self._pending_demand()
-            and await self.maker.has_room(self.default_shape)
-        ):
+        if any(self._waiting.values()):
+            if self._idle:
+                self._make_room(await self.maker.rooms(), held)
+        elif ready < self.settings.idle_slots and fits(self.default_shape, await self.maker.rooms()):
             self._make(self.default_shape)
 
     def close(self) -> None:
@@ -160,36 +164,47 @@ class SlotPool:
 
     def _make(self, shape: SlotShape) -> None:
         slot = self.maker.create(shape)
-        self._making[slot.id] = (slot, asyncio.create_task(self._settle(slot)))
+        settling = tasks.supervise(
+            partial(self._settle, slot), "make slot", attempts=1, failed=partial(self._not_made, slot)
+        )
+        self._making[slot.id] = (slot, settling)
 
     async def _settle(self, slot: Slot) -> None:
-        try:
-            await self.maker.placed(slot)
-        except ShoalError as error:
-            self.maker.kill(slot)
-            queue = self._waiting.get(slot.shape)
-            if queue:
-                waiter = queue.popleft()
-                if not waiter.done():
-                    waiter.set_exception(Unavailable(f"a sandbox actor did not start: {error}; try again"))
-        else:
-            self.put(slot)
-        finally:
-            self._making.pop(slot.id, None)
-            self._make_missing(slot.shape)
+        await self.maker.placed(slot)
+        self._last_start = self.clock()
+        self._making.pop(slot.id, None)
+        self.put(slot)
+        self._make_missing(slot.shape)
 
-    async def _make_room(self, shape: SlotShape) -> None:
-        """While a caller waits, ends idle slots of other shapes to make room, oldest first."""
-        while True:
-            await asyncio.sleep(_PRESSURE_S)
-            others = [idle[0] for other, idle in self._idle.items() if other != shape and idle]
-            if others:
-                oldest = min(others, key=lambda s: s.idle_since)
-                idle = self._idle[oldest.shape]
-                idle.popleft()
-                if not idle:
-                    del self._idle[oldest.shape]
-                self.maker.kill(oldest)
+    def _not_made(self, slot: Slot, error: Exception) -> None:
+        """Whoever has waited longest is told."""
+        self._making.pop(slot.id, None)
+        self.maker.kill(slot)
+        queue = self._waiting.get(slot.shape)
+        if queue:
+            waiter = queue.popleft()
+            if not waiter.slot.done():
+                waiter.slot.set_exception(Unavailable(f"a sandbox actor did not start: {error}; try again"))
+        self._make_missing(slot.shape)
+
+    def _make_room(self, rooms: Mapping[str, NodeRoom], held: Iterable[Slot]) -> None:
+        """Ends the idle slots that are in the way of callers that wait."""
+        now = self.clock()
+        self._ended = [(at, slot) for at, slot in self._ended if now - at < _RAY_KNOWS_S]
+        waiters = [
+            (waiter.since, Waiting(shape, now - max(waiter.since, self._last_start)))
+            for shape, queue in self._waiting.items()
+            for waiter in list(queue)[:MAX_UNPLACED]
+        ]
+        waiting = [caller for _, caller in sorted(waiters, key=lambda pair: pair[0])]
+        idle = sorted((slot for slots in self._idle.values() for slot in slots), key=lambda slot: slot.idle_since)
+        for slot in idle_to_end(waiting, with_room_of(rooms, (slot for _, slot in self._ended)), held, idle):
+            slots = self._idle[slot.shape]
+            slots.remove(slot)
+            if not slots:
+                del self._idle[slot.shape]
+            self.maker.kill(slot)
+            self._ended.append((now, slot))
 
     def _drop_surplus_demand(self, shape: SlotShape) -> None:
         """Ends pending slots for which nobody waits any more."""
@@ -205,6 +220,3 @@ class SlotPool:
 
     def _being_made(self, shape: SlotShape) -> int:
         return sum(1 for slot, _ in self._making.values() if slot.shape == shape)
-
-    def _pending_demand(self) -> bool:
-        return any(self._waiting.values())

@@ -38,9 +38,10 @@ from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.run import Outcome, Run
-from shoal.actors.controller.slots import Slot, SlotPool
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import call, is_gone
-from shoal.model import verbs
+from shoal.model import tasks, verbs
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
 
@@ -169,6 +170,10 @@ class SandboxSupervisor:
             self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
         await asyncio.gather(*(run.record.life.reached(SETTLED) for run in lost))
 
+    def slots(self) -> list[Slot]:
+        """The slots that hold a sandbox, or are about to."""
+        return [run.slot for run in self._runs.values() if run.slot is not None]
+
     # -- how it goes on -----------------------------------------------------------------------------
 
     def _interrupt(self, run: Run, outcome: Outcome) -> None:
@@ -182,7 +187,7 @@ class SandboxSupervisor:
         before = run.task
         if before is not None:
             before.cancel()
-        run.task = asyncio.create_task(self._live(run, activity, before))
+        run.task = tasks.shared(self._live(run, activity, before), "live")
 
     async def _live(self, run: Run, activity: Action | None, before: asyncio.Task[None] | None) -> None:
         """Carries out one activity after another, as soon as the task that was interrupted has let go."""

@@ -21,6 +21,7 @@ from shoal.actors.network.destinations import parse_destination, parse_subnet
 from shoal.actors.network.links import Port, port_name
 from shoal.actors.network.resolvers import RESOLV_FILES, choose_servers, resolv_conf
 from shoal.actors.network.rules import ruleset, table_name
+from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.settings import NetworkSettings
 
@@ -82,7 +83,7 @@ class SandboxNetwork:
                 async with self._at_once:
                     await links.connect(port, pid, self._bridge, (self._pool.gateway, self._subnet))
             except BaseException:
-                await asyncio.shield(asyncio.ensure_future(self._disconnect(key)))
+                await asyncio.shield(tasks.shared(self._disconnect(key), "disconnect"))
                 raise
             return port.address
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -19,7 +18,7 @@ from shoal.actors.handles import call, find_actor
 from shoal.actors.messages import ContainerLoss, ContainerStarted
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.records import ContainerRecord
-from shoal.model import grants
+from shoal.model import grants, tasks
 from shoal.model.errors import NotFound, ShoalError
 from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
@@ -34,6 +33,7 @@ log = logging.getLogger("shoal.node")
 _ANSWER_S = 10.0
 _WATCH_S = 60.0
 _REFILL_S = 5.0
+_AGAIN_S = 1.0
 
 
 class NodeActor:
@@ -119,9 +119,7 @@ class NodeActor:
     async def close(self) -> None:
         """Removes every container, the network and the relay, so that the machine is as it was before."""
         parts = await self._open()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await tasks.stop(*self._loops)
         self._loops.clear()
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
         await asyncio.gather(*(parts.containers.remove(key) for key in list(parts.containers.records)))
@@ -136,7 +134,7 @@ class NodeActor:
         parts = await self._open()
         task = self._starting.get(sandbox_id)
         if task is None:
-            task = self._starting[sandbox_id] = asyncio.create_task(self._start(parts, sandbox_id, spec))
+            task = self._starting[sandbox_id] = tasks.shared(self._start(parts, sandbox_id, spec), "start container")
             task.add_done_callback(lambda _: self._starting.pop(sandbox_id, None))
         record, warm = await asyncio.shield(task)
         return self._started(parts, record, warm)
@@ -173,7 +171,7 @@ class NodeActor:
         if self._parts is not None:
             return self._parts
         if self._opening is None:
-            self._opening = asyncio.create_task(self._do_open())
+            self._opening = tasks.shared(self._do_open(), "open node")
         opening = self._opening
         try:
             return await asyncio.shield(opening)
@@ -192,10 +190,10 @@ class NodeActor:
         self._parts = parts
         every = self._settings.node.sweep_interval
         self._loops = [
-            asyncio.create_task(_forever("events", parts.containers.follow_events)),
-            asyncio.create_task(_forever("disk", parts.disk_watch.run)),
-            asyncio.create_task(_forever("warm", lambda: self._keep_warm(parts))),
-            asyncio.create_task(_forever("sweep", lambda: self._sweep(parts), every)),
+            tasks.repeat(_AGAIN_S, parts.containers.follow_events, "events"),
+            tasks.repeat(_AGAIN_S, parts.disk_watch.run, "disk"),
+            tasks.repeat(_AGAIN_S, lambda: self._keep_warm(parts), "warm"),
+            tasks.repeat(every, lambda: self._sweep(parts), "sweep"),
         ]
         return parts
 
@@ -288,15 +286,3 @@ def _disk_full(parts: NodeParts, key: str, used: int) -> ContainerLoss:
     return ContainerLoss(
         Reason.OUT_OF_DISK, None, f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk="
     )
-
-
-async def _forever(name: str, body: Callable[[], Awaitable[None]], every: float = 1.0) -> None:
-    """Repeats a loop's body for ever; an error is logged and ends only that turn."""
-    while True:
-        try:
-            await body()
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a loop of the node must outlive any single failure
-            log.warning("%s: %s", name, error)
-        await asyncio.sleep(every)

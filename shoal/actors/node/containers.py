@@ -16,6 +16,7 @@ from typing import Protocol
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Engine, EventKind, Mount
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
+from shoal.model import tasks
 from shoal.model.errors import NotFound, ShoalError
 from shoal.model.ids import new_container_key
 from shoal.model.spec import MIB, ContainerShape
@@ -127,7 +128,7 @@ class Containers:
         task = self._removals.get(key)
         if task is None:
             self._doomed.add(key)
-            task = self._removals[key] = asyncio.create_task(self._remove(key))
+            task = self._removals[key] = tasks.shared(self._remove(key), "remove container")
             task.add_done_callback(lambda _: self._removals.pop(key, None))
         await asyncio.shield(task)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,16 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
+from shoal.model import tasks
+from shoal.model.errors import Internal, Unavailable, error_from_dict
 
 IDLE_EXIT_S = 60
 """How long a program lives with nobody at its control socket: long enough for Ray to restart a node actor."""
 
-_log = logging.getLogger("shoal.node")
-
 _ANSWER_S = 10.0
 _END_S = 5.0
 _FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
 _LOOK_EVERY_S = 0.05
 _ASK_EVERY_S = 5.0
 
@@ -82,14 +81,14 @@ class Program(ABC):
 
     def watch(self) -> None:
         """Adopts or starts the program as soon as that is possible, and again whenever it is gone."""
-        self._watcher = asyncio.create_task(self._keep())
+        self._watcher = tasks.supervise(
+            self._keep, f"the node's {self._name}", pauses_s=(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        )
 
     async def pause(self) -> None:
         """Watches no more, until `watch`; the control connection stays."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+            await tasks.stop(self._watcher)
             self._watcher = None
 
     async def detach(self) -> None:
@@ -203,21 +202,14 @@ class Program(ABC):
 
     async def _keep(self) -> None:
         """Keeps a control connection, which keeps the program alive; starts a new one when it is gone."""
-        pause = _FIRST_PAUSE_S
         while True:
-            try:
-                if self._writer is None:
-                    await self._connect_or_start()
-                await self.ask({"op": "info"})
-                if not self._settled and self.on_connected is not None:
-                    await self.on_connected()
-                    self._settled = True
-                pause = _FIRST_PAUSE_S
-                await self._lost()
-            except (ShoalError, OSError) as error:
-                _log.warning("the node's %s: %s", self._name, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
+            if self._writer is None:
+                await self._connect_or_start()
+            await self.ask({"op": "info"})
+            if not self._settled and self.on_connected is not None:
+                await self.on_connected()
+                self._settled = True
+            await self._lost()
 
     async def _lost(self) -> None:
         """Returns once the connection is at its end, or when it is time to ask again whether the program is well."""

@@ -15,8 +15,9 @@ import ray
 from shoal.actors.handles import find_actor
 from shoal.actors.messages import OCCUPIED, End, SandboxStarted, SlotFacts
 from shoal.actors.names import node_actor_name
-from shoal.actors.sandbox.life import Life
+from shoal.actors.sandbox.lifecycle import SandboxLifecycle
 from shoal.actors.sandbox.no_pydantic import hide_pydantic
+from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, SandboxNotFound, Unavailable
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
@@ -34,7 +35,7 @@ class SandboxActor:
         self._grace_s = grace_s
         self._node_id = ray.get_runtime_context().get_node_id()
         self._node: Any = None
-        self._life: Life | None = None
+        self._life: SandboxLifecycle | None = None
         self._start_task: asyncio.Task[SandboxStarted] | None = None
 
     async def describe(self) -> SlotFacts:
@@ -79,8 +80,10 @@ class SandboxActor:
         if self._life is not None and self._life.sandbox_id != sandbox_id:
             raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
         if self._start_task is None:
-            self._life = life = Life(sandbox_id, spec, self._node, self._grace_s)
-            self._start_task = asyncio.create_task(life.start() if adopted_start is None else life.adopt(adopted_start))
+            self._life = life = SandboxLifecycle(sandbox_id, spec, self._node, self._grace_s)
+            self._start_task = tasks.shared(
+                life.start() if adopted_start is None else life.adopt(adopted_start), "start sandbox"
+            )
             self._start_task.add_done_callback(self._forget_failed)
         return await asyncio.shield(self._start_task)
 
@@ -89,7 +92,7 @@ class SandboxActor:
         if start_task.cancelled() or start_task.exception() is not None:
             self._life = self._start_task = None
 
-    def _held(self, sandbox_id: str) -> Life:
+    def _held(self, sandbox_id: str) -> SandboxLifecycle:
         if self._life is None or self._life.sandbox_id != sandbox_id:
             held = "no sandbox" if self._life is None else self._life.sandbox_id
             raise SandboxNotFound(f"this slot holds {held}, not {sandbox_id}")

@@ -28,6 +28,7 @@ from shoal.cluster.api.sandboxes import batch, events, logs
 from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
 from shoal.cluster.api.tunnels import routes as exposures
+from shoal.model import tasks
 from shoal.model.hosts import check_open
 from shoal.model.settings import Settings
 from shoal.transport.contract import Transport
@@ -106,7 +107,7 @@ def _take(app: FastAPI, router: APIRouter) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     reporter: UsageReporter = app.state.usage_reporter
-    reporting = asyncio.create_task(reporter.run())
+    reporting = tasks.supervise(reporter.run, "report")
     try:
         yield
     finally:

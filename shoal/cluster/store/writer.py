@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from shoal.cluster.store import tables
 from shoal.cluster.store.database import FAILURES, Database
 from shoal.cluster.store.rows import Row, Rows, merged
+from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable, error_from_dict
 
 _T = TypeVar("_T")
@@ -44,7 +45,7 @@ class Writer:
         written = asyncio.get_running_loop().create_future()
         self._waiting.append((rows, written))
         if self._task is None:
-            self._task = asyncio.create_task(self._work_off())
+            self._task = tasks.shared(self._work_off(), "store writer")
         await asyncio.shield(written)  # a cancelled caller does not undo the shared commit
 
     async def run(self, body: Callable[[Connection], _T]) -> _T:

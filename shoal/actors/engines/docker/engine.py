@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from shoal.actors.engines.docker.events import EventStream
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
 from shoal.actors.engines.docker.quota import gives_quota
+from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ class DockerEngine(Engine):
 
     async def start(self, spec: ContainerSpec) -> Container:
         containers, abandoned = self._open_containers(), threading.Event()
-        work = asyncio.ensure_future(self._in("start", lambda: containers.start(spec, abandoned)))
+        work = tasks.shared(self._in("start", lambda: containers.start(spec, abandoned)), "docker start")
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -198,9 +199,9 @@ def _not_open() -> FailedPrecondition:
     return FailedPrecondition("the engine is not open; call `open` first", state="closed")
 
 
-async def _finish(work: Any) -> None:
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
     """Awaits `work` to its end, however often the waiting task is cancelled."""
-    task = asyncio.ensure_future(work)
+    task = tasks.shared(work, "undo start")
     while not task.done():
         try:
             await asyncio.shield(task)

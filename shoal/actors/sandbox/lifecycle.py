@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from shoal.actors.handles import call, is_restarting
 from shoal.actors.messages import ContainerLoss, ContainerStarted, End, SandboxStarted
 from shoal.actors.sandbox.stopping import end_command, save_output
+from shoal.model import tasks
 from shoal.model.errors import ProcessNotFound, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.spec import SandboxSpec
@@ -29,10 +31,11 @@ _OOM_REPORT_S = 0.25
 _RETRY_S = 0.2
 _LONGEST_RETRY_S = 5.0
 _RECONNECT_S = 1.0
+_WATCH_ATTEMPTS = 5
 _NODE_ATTEMPTS = 200  # forty seconds: Ray restarts an actor in one or two
 
 
-class Life:
+class SandboxLifecycle:
     """One sandbox in one slot."""
 
     def __init__(self, sandbox_id: str, spec: SandboxSpec, node: Any, grace_s: float) -> None:
@@ -79,12 +82,19 @@ class Life:
             self._started.key, self._started.node_id, self._started.relay, started_at, warm
         )
         self._tasks = [
-            asyncio.create_task(self._watch_container()),
-            asyncio.create_task(self._watch_deadline(started_at + self._spec.timeout)),
-            asyncio.create_task(self._watch_agent()),
-            asyncio.create_task(self._finish()),
+            self._supervise(self._watch_container, "watch container"),
+            self._supervise(self._watch_agent, "watch agent"),
+            self._supervise(partial(self._watch_deadline, started_at + self._spec.timeout), "watch deadline"),
+            tasks.supervise(self._finish, "end sandbox"),
         ]
         return self._sandbox_started
+
+    def _supervise(self, watch: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+        """Runs a watch. A sandbox that cannot be watched ends: or else nobody would notice its end."""
+        return tasks.supervise(watch, name, attempts=_WATCH_ATTEMPTS, failed=self._unwatched)
+
+    def _unwatched(self, error: Exception) -> None:
+        self.give_up(Reason.EVICTED, None, f"a defect of Shoal's: it could not be watched any more ({error!r})")
 
     # -- what may end it ----------------------------------------------------------------------------
 
@@ -143,6 +153,9 @@ class Life:
             except* (ShoalError, OSError):
                 self._close_connection()
                 await asyncio.sleep(_RETRY_S)
+            except* Exception:
+                self._close_connection()
+                raise
 
     async def _watch_command(self, agent: Agent) -> None:
         try:

@@ -12,7 +12,8 @@ import pytest
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, Failure
 from shoal.actors.sandbox import actor as slot_module
 from shoal.actors.sandbox.actor import SandboxActor
-from shoal.actors.sandbox.life import Life
+from shoal.actors.sandbox.lifecycle import SandboxLifecycle
+from shoal.model import tasks
 from shoal.model.errors import ImageNotFound, Internal, ShoalError, Unavailable
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
@@ -37,10 +38,10 @@ def slot(place: Machine, monkeypatch: pytest.MonkeyPatch) -> SandboxActor:
     return SandboxActor("slot-1", SlotShape(0.125, 128, 0, None), grace_s=0.0)
 
 
-async def begun(place: Machine, *command: str) -> Life:
+async def begun(place: Machine, *command: str) -> SandboxLifecycle:
     """A sandbox that runs."""
     await place.node.start_container("sb-1", spec())
-    life = Life("sb-1", spec(command=command), place.handle, grace_s=0.0)
+    life = SandboxLifecycle("sb-1", spec(command=command), place.handle, grace_s=0.0)
     await life.adopt(time.time())
     return life
 
@@ -71,10 +72,10 @@ async def test_a_sandbox_ends_though_ending_its_command_shows_a_defect(
         async def signal(self, process_id: str, number: int, tree: bool) -> None:
             raise KeyError(process_id)
 
-    async def reconnect(life: Life) -> Agent:
+    async def reconnect(life: SandboxLifecycle) -> Agent:
         return Agent()
 
-    monkeypatch.setattr(Life, "_reconnect", reconnect)
+    monkeypatch.setattr(SandboxLifecycle, "_reconnect", reconnect)
     life = await begun(place, "sleep", "9")
     life.give_up(Reason.TERMINATED, None, "on request")
     assert (await asyncio.wait_for(life.ended(), WITHIN_S)).reason is Reason.TERMINATED
@@ -91,10 +92,63 @@ async def test_a_loss_is_noticed_though_the_node_failed_before(place: Machine, e
     assert (end.reason, end.returncode) == (Reason.OUT_OF_MEMORY, 137)
 
 
+@pytest.mark.parametrize("watch", ["_watch_container", "_watch_agent", "_watch_deadline"])
+async def test_a_sandbox_ends_whose_watch_fails_in_a_way_that_nobody_foresaw(
+    place: Machine, monkeypatch: pytest.MonkeyPatch, watch: str
+) -> None:
+    async def defect(*args: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(tasks, "PAUSES_S", (0.001, 0.001))
+    monkeypatch.setattr(SandboxLifecycle, watch, defect)
+    life = await begun(place)
+    end = await asyncio.wait_for(life.ended(), WITHIN_S)
+    assert end.reason is Reason.EVICTED
+    assert place.engine.containers == {}
+
+
+async def test_a_watch_that_fails_once_goes_on(place: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = SandboxLifecycle._watch_container
+    failed = asyncio.Event()
+
+    async def defect_at_first(life: SandboxLifecycle) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("the transport is closed")
+        await watch(life)
+
+    monkeypatch.setattr(SandboxLifecycle, "_watch_container", defect_at_first)
+    life = await begun(place)
+    (key,) = place.engine.containers
+    await failed.wait()
+    place.engine.end(key, out_of_memory=True)
+    end = await asyncio.wait_for(life.ended(), WITHIN_S)
+    assert end.reason is Reason.OUT_OF_MEMORY
+
+
+async def test_a_sandbox_ends_though_removing_its_container_shows_a_defect_at_first(
+    place: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = SandboxLifecycle._remove_container
+    defects = [KeyError("a defect")]
+
+    async def defect_at_first(life: SandboxLifecycle) -> None:
+        if defects:
+            raise defects.pop()
+        await remove(life)
+
+    monkeypatch.setattr(SandboxLifecycle, "_remove_container", defect_at_first)
+    life = await begun(place)
+    life.give_up(Reason.TERMINATED, None, "on request")
+    end = await asyncio.wait_for(life.ended(), WITHIN_S)
+    assert end.reason is Reason.TERMINATED
+    assert place.engine.containers == {}
+
+
 async def test_a_start_that_failed_says_why_whatever_else_fails(place: Machine) -> None:
     place.handle.failures["remove_sandbox"] = [Internal("a defect")]
     with pytest.raises(ImageNotFound):
-        await Life("sb-1", spec(image="none/such"), place.handle, grace_s=0.0).start()
+        await SandboxLifecycle("sb-1", spec(image="none/such"), place.handle, grace_s=0.0).start()
 
 
 async def test_all_who_wait_for_a_start_are_told_why_it_failed(slot: SandboxActor) -> None:

@@ -1,0 +1,20 @@
+"""A sandbox actor, as the controller knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.model.spec import SlotShape
+
+
+@dataclass(slots=True)
+class Slot:
+    """`handle`: the maker's handle of it; `node_id`: None until Ray has placed it; `idle_since`: monotonic seconds, 0.0
+    if it has never been idle."""
+
+    id: str
+    shape: SlotShape
+    handle: Any
+    node_id: str | None = None
+    idle_since: float = 0.0
