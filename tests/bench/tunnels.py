@@ -4,7 +4,8 @@ own address.
 A published port (`docker run -p`) leads to that address by one rule of the kernel's; the engine that `shoal up` starts
 has no such rules.
 
-The server is small and fast, and so is the client: what is measured is the way between them.
+`STATIC_SERVER` is Python's own static file server, as people run it. `BARE_SERVER` does nothing but answer, so that
+nearly all that is measured is the way there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -31,7 +32,23 @@ LARGE = 100 << 20  # bytes
 DOWNLOADS = 5
 PORT = 8080
 
-SERVER = f"""
+STATIC_SERVER = f"""
+import functools, http.server, pathlib
+site = pathlib.Path("/tmp/site")
+site.mkdir()
+(site / "small").write_bytes(bytes(1024))
+class Handler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1 # head and body in one segment: else Nagle's algorithm delays each answer
+    log_message = lambda self, *arguments: None
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+listening = Server(("0.0.0.0", {PORT}), functools.partial(Handler, directory=str(site)))
+print("ready", flush=True)
+listening.serve_forever()
+"""
+
+BARE_SERVER = f"""
 import socket, threading
 SMALL, LARGE = bytes(1024), bytes({LARGE})
 def head(body): return b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body)
@@ -70,12 +87,12 @@ class Site:
 
 
 @contextmanager
-def by_tunnel(plain: Plain, image: str) -> Iterator[Site]:
+def by_tunnel(plain: Plain, image: str, server: str) -> Iterator[Site]:
     """In a sandbox without a network."""
     made = plain.json("POST", "/v1/sandboxes", {**wanted(image, MEMORY_LIMIT), "network": "none"})
     at = f"/v1/sandboxes/{made['id']}"
     try:
-        started = plain.json("POST", f"{at}/processes", {"argv": ["python3", "-c", SERVER]})
+        started = plain.json("POST", f"{at}/processes", {"argv": ["python3", "-c", server]})
         output = plain.request("GET", f"{at}/processes/{started['id']}/output?stream=stdout&follow=true")
         if output.readline() != b"ready\n":
             raise RuntimeError("the server in the sandbox did not start")
@@ -91,9 +108,9 @@ def by_tunnel(plain: Plain, image: str) -> Iterator[Site]:
 
 
 @contextmanager
-def by_address(docker_py: DockerPy) -> Iterator[Site]:
+def by_address(docker_py: DockerPy, server: str) -> Iterator[Site]:
     """In a container on a bridge."""
-    container = docker_py.start(("python3", "-c", SERVER), MEMORY_LIMIT)
+    container = docker_py.start(("python3", "-c", server), MEMORY_LIMIT)
     try:
         container.reload()
         (network,) = container.attrs["NetworkSettings"]["Networks"].values()
@@ -109,9 +126,13 @@ def latency(site: Site) -> Samples:
     return samples("s", asyncio.run(_latency(site)))
 
 
-def rate(site: Site) -> Samples:
-    """Small GETs a second of `CALLERS` at once, each on a connection of its own."""
-    return samples("/s", [asyncio.run(_rate(site)) for _ in range(ROUNDS)])
+def rates(sites: Mapping[str, Site]) -> dict[str, Samples]:
+    """Small GETs a second of `CALLERS` at once, each on a connection of its own; the sites take turns."""
+    found: dict[str, list[float]] = {name: [] for name in sites}
+    for _ in range(ROUNDS):
+        for name, site in sites.items():
+            found[name].append(asyncio.run(_rate(site)))
+    return {name: samples("/s", values) for name, values in found.items()}
 
 
 def download(site: Site) -> Samples:
