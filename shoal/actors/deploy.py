@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from shoal.actors.controller.actor import ControllerActor
 from shoal.actors.controller.store import Store
 from shoal.actors.handles import find_actor
+from shoal.actors.messages import Drained
 from shoal.actors.names import NODE_PREFIX, SLOT_PREFIX, controller_options
 from shoal.model.errors import Unavailable
 from shoal.model.ids import CONTROLLER, NAMESPACE
@@ -46,17 +47,17 @@ def deploy(
     return answer
 
 
-def drain(*, timeout_s: float = 60.0) -> int:
-    """Ends all sandboxes and all of Shoal's actors; every node undoes what it did to its machine. Returns how many
-    sandboxes were ended.
+def drain(*, timeout_s: float = 90.0) -> Drained:
+    """Ends all sandboxes and all of Shoal's actors; every node undoes what it did to its machine. The result names the
+    nodes that failed to.
 
     An actor that does not answer in time is killed too. The caller then sweeps what its node left.
     """
-    ended = 0
+    drained = Drained(0)
     controller = find_actor(CONTROLLER)
     try:
         if controller is not None:
-            ended = cast("int", ray.get(controller.drain.remote(), timeout=timeout_s))
+            drained = cast("Drained", ray.get(controller.drain.remote(), timeout=timeout_s))
     except RayError as error:
         raise translate(error, "the controller (drain)") from None
     finally:
@@ -65,4 +66,4 @@ def drain(*, timeout_s: float = 60.0) -> int:
             actor = find_actor(entry["name"]) if entry["namespace"] == NAMESPACE and ours else None
             if actor is not None:
                 ray.kill(actor, no_restart=True)
-    return ended
+    return drained

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.model.errors import ShoalError
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
 
@@ -52,6 +53,23 @@ class End:
     returncode: int | None
     message: str
     ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailure:
+    """A node that did not undo all that it had done to its machine, and why."""
+
+    node_id: str
+    hostname: str
+    error: ShoalError
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Controller to `shoal down`: how many sandboxes were ended, and what could not be taken away."""
+
+    sandboxes: int
+    failed: tuple[NodeFailure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

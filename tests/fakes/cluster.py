@@ -245,7 +245,7 @@ class _Nodes(Nodes):
 
     living: Callable[[], int] = lambda: 0
 
-    async def refresh(self) -> list[str]:
+    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
 
     def machines(self) -> list[Machine]:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.nodes import Node, Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import Machine
 from shoal.actors.controller.room import NodeRoom
@@ -118,7 +118,7 @@ class FakeSlot:
 class FakeNodes(Nodes):
     """One machine that always answers."""
 
-    async def refresh(self) -> list[str]:
+    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
 
     def machines(self) -> list[Machine]:
@@ -191,7 +191,8 @@ class World:
 
     `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox, `remove_s`: the
     node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`:
-    what comes between a controller and its disk.
+    what comes between a controller and its disk. `nodes`: how often each was closed; `nodes_fail`: what that fails
+    with.
     """
 
     disk: Disk = field(default_factory=Disk)
@@ -203,6 +204,8 @@ class World:
     remove_s: float = 0.0
     new_slots_fail: ShoalError | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=lambda: {NODE: 0})
+    nodes_fail: dict[str, ShoalError] = field(default_factory=dict)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     before_write: Callable[[Change], Awaitable[None]] = _nothing
     after_write: Callable[[Change], Awaitable[None]] = _nothing
@@ -212,7 +215,9 @@ class World:
         asyncio.get_running_loop().set_task_factory(_make_task)
         store = Store(self, die_after)
         settings = Settings.model_validate({"node": {"idle_slots": 0}, **self.settings})
-        nodes = FakeNodes(settings, "cluster", SECRET)
+        nodes = FakeNodes(settings, "cluster", SECRET, self.call)
+        for name in self.nodes:
+            nodes._nodes[name] = Node(name, cast("Any", name), {}, {}, f"host-{name}")
         tasks: set[asyncio.Task[Any]] = set()
         token = _life.set(tasks)
         try:
@@ -223,6 +228,11 @@ class World:
 
     async def call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """As `shoal.actors.handles.call`: what is called goes on, whatever becomes of the caller."""
+        if method == "close":
+            self.nodes[handle] += 1
+            if handle in self.nodes_fail:
+                raise self.nodes_fail[handle]
+            return None
         if handle == "node":
             assert method == "remove_sandbox"
             await asyncio.sleep(self.remove_s)

@@ -43,6 +43,28 @@ async def test_what_is_kept_warm_for_nobody_goes_though_one_removal_fails(place:
     assert parts.containers.records == place.engine.containers == {}
 
 
+async def test_closing_takes_away_what_it_can_and_tells_what_is_left(
+    place: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = await place.parts()
+    kept, _ = [await parts.containers.start(SHAPE, None) for _ in range(2)]
+    remove, refused = place.engine.remove, {kept.key}
+
+    async def refuse(key: str) -> None:
+        if key in refused:
+            raise Unavailable("the engine took too long to answer")
+        await remove(key)
+
+    monkeypatch.setattr(place.engine, "remove", refuse)
+    with pytest.raises(Unavailable, match=kept.key):
+        await place.node.close()
+    assert [*place.engine.containers] == [kept.key]
+    assert place.net.attached.keys() == set(), "the network is closed"
+    with pytest.raises(Unavailable):
+        await parts.relay.ask({"op": "info"})
+    refused.clear()
+
+
 async def test_what_was_half_made_is_not_kept_warm_though_it_is_still_there(place: Machine) -> None:
     class Twice(EngineBroken):
         async def happen(self) -> None:

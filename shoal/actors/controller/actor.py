@@ -14,6 +14,7 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
+from shoal.actors.messages import Drained
 from shoal.model import tasks
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import Unavailable
@@ -65,9 +66,8 @@ class ControllerActor:
             await self._nodes.refresh()
         return len(self._nodes.machines())
 
-    async def drain(self) -> int:
-        """Ends every sandbox, removes every slot, closes every node: for `shoal down`. Returns how many sandboxes it
-        ended."""
+    async def drain(self) -> Drained:
+        """Ends every sandbox, removes every slot, closes every node: for `shoal down`."""
         return await (await self._open()).drain()
 
     async def _open(self) -> Parts:

@@ -1,10 +1,17 @@
-"""The machines of the cluster: finds them, gives each a node actor, and notices when one is lost."""
+"""The machines of the cluster: finds them, gives each a node actor, and notices when one is lost.
+
+Ray says which machines live, and each node actor tells its state. They are asked apart from one another, so one that
+does not answer delays no other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -12,72 +19,123 @@ from ray.actor import ActorHandle
 
 from shoal.actors.controller.placement import Machine
 from shoal.actors.handles import call
+from shoal.actors.messages import NodeFailure
 from shoal.actors.names import REGION_LABEL, node_options
 from shoal.actors.node.actor import NodeActor
-from shoal.model.errors import ShoalError, Unavailable
+from shoal.model import tasks
+from shoal.model.errors import Internal, ShoalError, Unavailable
 from shoal.model.info import NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
 log = logging.getLogger("shoal.nodes")
 
-_ANSWER_S = 30.0
-_LOST_AFTER = 3
-"""A node is lost after Ray called it dead this many times in a row."""
+ANSWER_S = 10.0
+"""Seconds that a node actor has for its answer. It is asked again after that."""
+
+LOST_S = 15.0
+"""A machine is lost if for so many seconds Ray has not listed it as alive and its node actor has not answered."""
+
+
+def _list_machines() -> Sequence[Mapping[str, Any]]:
+    machines: Sequence[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return machines
 
 
 @dataclass(slots=True)
 class Node:
-    """One machine: its node actor, its last answer and its last error. `missed`: how often in a row Ray did not list it
-    as alive."""
+    """One machine: its node actor, its last answer, and its last error if that came later. `missing_since`: when Ray
+    first did not list it as alive and nothing was heard of it since; `asking`: the question that it has not answered
+    yet."""
 
     id: str
     handle: ActorHandle[Any]
     resources: dict[str, float]
     labels: dict[str, str]
+    hostname: str
     info: NodeInfo | None = None
     error: ShoalError | None = None
-    missed: int = 0
+    missing_since: float | None = None
+    asking: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
 class Nodes:
-    """The machines that Ray knows, by its node ids."""
+    """The machines that Ray knows, by its node ids. `call`: how actors are called; `list_machines`: as
+    `ray.nodes`, blocks."""
 
     settings: Settings
     cluster: str
     secret: bytes
+    call: Callable[..., Awaitable[Any]] = call
+    clock: Callable[[], float] = time.monotonic
+    list_machines: Callable[[], Sequence[Mapping[str, Any]]] = _list_machines
     _nodes: dict[str, Node] = field(default_factory=dict)
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
 
-    async def refresh(self) -> list[str]:
-        """Asks Ray for the machines once: new ones get a node actor, and all are asked for their state. Returns the ids
-        of lost machines."""
-        if self._class is None:
-            self._class = ray.remote(NodeActor)
-        seen = {n["NodeID"]: n for n in await asyncio.to_thread(ray.nodes) if n["Alive"]}
+    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
+        """Asks Ray for the machines once: new ones get a node actor, and those that have no question to answer are
+        asked for their state. Returns the ids of lost machines, after at most `wait_s` for the answers."""
+        seen = {n["NodeID"]: n for n in await asyncio.to_thread(self.list_machines) if n["Alive"]}
         for node_id, facts in seen.items():
             if node_id not in self._nodes:
-                handle = self._class.options(**node_options(node_id)).remote(
-                    self.settings.to_dict_for_others(), self.cluster, self.secret
+                handle = self._make_actor(node_id)
+                labels, hostname = facts.get("Labels", {}), facts.get("NodeManagerHostname", "")
+                self._nodes[node_id] = Node(node_id, handle, facts["Resources"], labels, hostname)
+        now = self.clock()
+        for node in self._nodes.values():
+            if node.id in seen:
+                node.missing_since = None
+            elif node.missing_since is None:
+                node.missing_since = now
+            if node.asking is None:
+                node.asking = tasks.supervise(
+                    partial(self._ask, node), "ask node", attempts=1, failed=partial(_unanswered, node)
                 )
-                self._nodes[node_id] = Node(node_id, handle, facts["Resources"], facts.get("Labels", {}))
-        lost = []
-        for node in list(self._nodes.values()):
-            node.missed = 0 if node.id in seen else node.missed + 1
-            if node.missed >= _LOST_AFTER:
-                lost.append(node.id)
-                del self._nodes[node.id]
-        await asyncio.gather(*(self._ask(node) for node in self._nodes.values() if node.missed == 0))
-        return lost
+        lost = [
+            node
+            for node in self._nodes.values()
+            if node.missing_since is not None and now - node.missing_since >= LOST_S
+        ]
+        for node in lost:
+            self._forget(node)
+        asking = [node.asking for node in self._nodes.values() if node.asking is not None]
+        if asking and wait_s > 0:
+            await asyncio.wait(asking, timeout=wait_s)
+        return [node.id for node in lost]
+
+    async def close(self, timeout_s: float) -> list[NodeFailure]:
+        """Has every node undo what it did to its machine, all at once, and stops asking them. Returns those that failed
+        or took longer than `timeout_s`."""
+        nodes = [*self._nodes.values()]
+        for node in nodes:
+            if node.asking is not None:
+                node.asking.cancel()
+        closing = (self.call(node.handle, "close", timeout_s=timeout_s) for node in nodes)
+        outcomes = await asyncio.gather(*closing, return_exceptions=True)
+        return [
+            NodeFailure(node.id, node.hostname, _told(outcome))
+            for node, outcome in zip(nodes, outcomes, strict=True)
+            if isinstance(outcome, BaseException)
+        ]
+
+    def _make_actor(self, node_id: str) -> ActorHandle[Any]:
+        if self._class is None:
+            self._class = ray.remote(NodeActor)
+        settings = self.settings.to_dict_for_others()
+        handle: ActorHandle[Any] = self._class.options(**node_options(node_id)).remote(
+            settings, self.cluster, self.secret
+        )
+        return handle
+
+    def _forget(self, node: Node) -> None:
+        del self._nodes[node.id]
+        if node.asking is not None:
+            node.asking.cancel()
 
     async def _ask(self, node: Node) -> None:
-        try:
-            node.info = await call(node.handle, "info", timeout_s=_ANSWER_S)
-            node.error = None
-        except ShoalError as error:
-            node.error = error
-            log.warning("node %s: %s", node.id[:8], error)
+        node.info = await self.call(node.handle, "info", timeout_s=ANSWER_S)
+        node.error = node.asking = node.missing_since = None
 
     def handle(self, node_id: str) -> ActorHandle[Any]:
         """The node actor of a machine; `Unavailable` if the machine is not part of the cluster."""
@@ -93,7 +151,7 @@ class Nodes:
     def alive(self, node_id: str) -> bool:
         """Whether Ray listed the machine as alive when last asked."""
         node = self._nodes.get(node_id)
-        return node is not None and node.missed == 0
+        return node is not None and node.missing_since is None
 
     def relay(self, node_id: str, otherwise: str) -> str:
         """The address of a machine's relay now."""
@@ -126,7 +184,7 @@ class Nodes:
                 result.append(
                     replace(
                         node.info,
-                        alive=node.missed == 0,
+                        alive=node.missing_since is None and node.error is None,
                         cpu_total=node.resources.get("CPU", 0.0),
                         cpu_free=free.get("CPU", 0.0),
                         memory_total=int(node.resources.get("memory", 0) / MIB),
@@ -137,6 +195,15 @@ class Nodes:
 
     def handles(self) -> list[ActorHandle[Any]]:
         return [node.handle for node in self._nodes.values()]
+
+
+def _unanswered(node: Node, error: Exception) -> None:
+    node.asking = None
+    node.error = _told(error)
+
+
+def _told(error: BaseException) -> ShoalError:
+    return error if isinstance(error, ShoalError) else Internal(f"the node actor: {error!r}")
 
 
 def free_resources() -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
@@ -26,6 +27,7 @@ from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
+from shoal.actors.messages import Drained
 from shoal.model import tasks
 from shoal.model.access import INSIDE, AuditEntry, Caller
 from shoal.model.info import NodeInfo
@@ -38,6 +40,11 @@ log = logging.getLogger("shoal.controller")
 _TEND_S = 1.0
 _LOOK_S = 5.0
 _EXPIRE_S = 60.0
+_FIRST_ANSWERS_S = 5.0
+
+END_ALL_S = 40.0
+CLOSE_NODE_S = 30.0
+"""Seconds that all sandboxes have to end, and then each node to close: together less than `shoal down` waits."""
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -70,18 +77,27 @@ class Parts:
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
         ]
 
-    async def drain(self) -> int:
-        """Ends every sandbox, removes every slot, closes every node. Returns how many sandboxes it ended."""
+    async def drain(self) -> Drained:
+        """Ends every sandbox, removes every slot, closes every node and, in any case, the store. Nothing that fails or
+        takes too long holds up the rest."""
         self.admission.closed = True
         living = self.registry.live()
-        ending = (self.supervisor.terminate(record, "the cluster was shut down", INSIDE) for record in living)
-        await asyncio.gather(*ending, return_exceptions=True)
-        await tasks.stop(*self._loops)
-        self.recovery.close()
-        self.pool.close()
-        await asyncio.gather(*(call(handle, "close") for handle in self.nodes.handles()))
-        await self.writer.close()
-        return len(living)
+        try:
+            async with asyncio.timeout(END_ALL_S):
+                ending = (self.supervisor.terminate(record, "the cluster was shut down", INSIDE) for record in living)
+                await asyncio.gather(*ending, return_exceptions=True)
+        except TimeoutError:
+            log.warning("%d sandboxes have not ended", sum(not record.ended for record in living))
+        try:
+            await tasks.stop(*self._loops)
+            self.recovery.close()
+            self.pool.close()
+            failed = await self.nodes.close(CLOSE_NODE_S)
+        finally:
+            await self.writer.close()
+        for failure in failed:
+            log.warning("node %s is not closed: %s", failure.node_id[:8], failure.error)
+        return Drained(sum(record.ended for record in living), tuple(failed))
 
     async def report(
         self, audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: Mapping[str, float]
@@ -110,7 +126,7 @@ class Parts:
     async def _refresh_nodes(self) -> None:
         for node_id in await self.nodes.refresh():
             log.warning("node %s is lost", node_id[:8])
-            await self.supervisor.lose_node(node_id)
+            tasks.supervise(partial(self.supervisor.lose_node, node_id), "lose node")
 
     async def _expire(self) -> None:
         before = time.time() - self.settings.store.retention
@@ -132,7 +148,7 @@ async def open_parts(
     """Opens the store, resumes what an earlier controller left, and starts the loops. `secret`: the cluster's;
     `overtaken`: called when another controller has opened the store; `call`: how actors are called."""
     restored = await store.open(nodes.cluster, settings.limits.history)
-    await nodes.refresh()
+    await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
     defaults = settings.sandbox
     metrics = Metrics()
     writer = RecordWriter(store, EventLog(restored.last_event), overtaken)

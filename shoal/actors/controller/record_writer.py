@@ -85,8 +85,10 @@ class RecordWriter:
         """Waits for the writes under way, and closes the store."""
         if self._catching_up is not None:
             self._catching_up.cancel()
-        await asyncio.gather(*self._writing, return_exceptions=True)
-        await self.store.close()
+        try:
+            await asyncio.gather(*self._writing, return_exceptions=True)
+        finally:
+            await self.store.close()
 
     async def expire(self, before: float) -> None:
         """Has the store forget what ended before that time. An overtaken controller that writes nothing else notices it

@@ -19,7 +19,7 @@ from shoal.actors.messages import ContainerLoss, ContainerStarted
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.records import ContainerRecord
 from shoal.model import grants, tasks
-from shoal.model.errors import NotFound, ShoalError
+from shoal.model.errors import NotFound, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
 from shoal.model.spec import MIB, SandboxSpec
@@ -34,6 +34,7 @@ _ANSWER_S = 10.0
 _WATCH_S = 60.0
 _REFILL_S = 5.0
 _AGAIN_S = 1.0
+_REMOVE_ALL_S = 15.0
 
 
 class NodeActor:
@@ -117,15 +118,24 @@ class NodeActor:
         await parts.gateway.roll(await asyncio.to_thread(self._wiring.install_agent, self._settings))
 
     async def close(self) -> None:
-        """Removes every container, the network and the relay, so that the machine is as it was before."""
+        """Removes every container, the network and the relay, so that the machine is as it was before. It raises what
+        could not be removed, once the rest is."""
         parts = await self._open()
         await tasks.stop(*self._loops)
         self._loops.clear()
-        await asyncio.gather(*self._starting.values(), return_exceptions=True)
-        await asyncio.gather(*(parts.containers.remove(key) for key in list(parts.containers.records)))
-        await parts.containers.reconcile()
-        await parts.close()
-        self._parts = None
+        try:
+            async with asyncio.timeout(_REMOVE_ALL_S):
+                await asyncio.gather(*self._starting.values(), return_exceptions=True)
+                removals = (parts.containers.remove(key) for key in list(parts.containers.records))
+                await asyncio.gather(*removals, return_exceptions=True)
+                await parts.containers.reconcile()  # which tries again
+            if parts.containers.records:
+                raise Unavailable(f"not removed: the containers {', '.join(parts.containers.records)}")
+        except TimeoutError:
+            raise Unavailable(f"removing its containers took longer than {_REMOVE_ALL_S:g} s") from None
+        finally:
+            self._parts = None
+            await parts.close()
 
     # -- what a slot calls --------------------------------------------------------------------------
 

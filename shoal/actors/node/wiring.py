@@ -50,12 +50,15 @@ class NodeParts:
     disk_watch: DiskWatch
 
     async def close(self) -> None:
-        """Undoes what opening did to the machine. The containers are gone by now."""
-        await self.gateway.close()
-        await self.relay.close()
-        await self.network.close()
-        await self.engine.close()
-        await asyncio.to_thread(shutil.rmtree, self.containers.defaults.run_root.parent, True)
+        """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
+        rest is done."""
+        run_dir = self.containers.defaults.run_root.parent
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.push_async_callback(asyncio.to_thread, shutil.rmtree, run_dir, True)
+            last_first.push_async_callback(self.engine.close)
+            last_first.push_async_callback(self.network.close)
+            last_first.push_async_callback(self.relay.close)
+            last_first.push_async_callback(self.gateway.close)
 
 
 async def open_node(settings: Settings, cluster: str, node_id: str, secret: bytes, address: str) -> NodeParts:

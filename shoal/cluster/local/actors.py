@@ -8,10 +8,12 @@ of its output.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from typing import Any, cast
 
+from shoal.actors.names import CLUSTER_LABEL
 from shoal.cluster.local import processes
 from shoal.model.cluster_file import ClusterFile, ray_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
@@ -27,9 +29,18 @@ def deploy(cluster: ClusterFile, secret: bytes, *, timeout_s: float = 90.0) -> i
     return int(_ask(cluster, {"call": "deploy", **request}, timeout_s))
 
 
-def drain(cluster: ClusterFile, *, timeout_s: float = 90.0) -> int:
-    """Ends all sandboxes and actors; returns how many sandboxes were ended."""
-    return int(_ask(cluster, {"call": "drain"}, timeout_s))
+def drain(cluster: ClusterFile, *, timeout_s: float = 90.0) -> list[Unavailable]:
+    """Ends all sandboxes and actors. Returns an error for each other machine that was not put back as it was."""
+    here = socket.gethostname()
+    return [
+        Unavailable(
+            f"node {failed['node_id'][:8]} on {failed['hostname']} was not closed: {failed['error']['message']}; "
+            f"remove its containers with the label {CLUSTER_LABEL}={cluster.cluster}, or restart that machine",
+            node_id=failed["node_id"],
+        )
+        for failed in _ask(cluster, {"call": "drain"}, timeout_s)
+        if failed["hostname"] != here
+    ]
 
 
 def relays(cluster: ClusterFile, *, timeout_s: float = 20.0) -> list[str]:
@@ -100,7 +111,8 @@ def _carry_out(request: dict[str, Any]) -> Any:
         raise Unavailable(f"Ray does not answer at {request['address']}: {error}") from None
     try:
         if request["call"] == "drain":
-            return actors.drain(timeout_s=request["timeout_s"])
+            failed = actors.drain(timeout_s=request["timeout_s"]).failed
+            return [{"node_id": f.node_id, "hostname": f.hostname, "error": f.error.to_dict()} for f in failed]
         if request["call"] == "relays":
             return _relays(request["timeout_s"])
         if request["call"] in ("serve", "unserve"):

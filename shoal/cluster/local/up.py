@@ -217,9 +217,10 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
     settings = local_state.settings_of(cluster)
     local_api.forget(cluster)
     run_dir, temp_dir = Path(cluster.run_dir), Path(cluster.temp_dir)
+    elsewhere: list[ShoalError] = []
     if drain and cluster.ray_address and health(cluster).ray:
         try:
-            local_actors.drain(cluster)
+            elsewhere += local_actors.drain(cluster)
         except ShoalError:
             pass  # what actors would not take away, the sweep does
     local_ray.stop(cluster.cluster, temp_dir)
@@ -243,7 +244,7 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
             directory.rmdir()
         except OSError:
             pass  # not there, or somebody else's things are in it
-    return errors
+    return [*errors, *elsewhere]
 
 
 def _reach_engine(cluster: ClusterFile, state: Path) -> LocalEngine | None:

@@ -1,0 +1,136 @@
+"""The controller's machines: each is asked on its own, lost by the clock, and closed whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shoal.actors.controller.nodes import LOST_S, Nodes
+from shoal.actors.names import NODE_PREFIX
+from shoal.model.errors import DeadlineExceeded, ShoalError, Unavailable
+from shoal.model.info import NodeInfo
+from shoal.model.settings import Settings
+from tests.unit.controller_world import steps
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+
+A, B, C = ("a" * 56, "b" * 56, "c" * 56)
+
+
+def info(node_id: str) -> NodeInfo:
+    return NodeInfo(
+        id=node_id, address=f"{node_id}:1", hostname=node_id, region=None, engine="fake", runtimes=("runc",),
+        alive=True, sandboxes=0, warm=0, cpu_total=4.0, cpu_free=4.0, memory_total=4096, memory_free=4096,
+    )  # fmt: skip
+
+
+@dataclass
+class Cluster:
+    """Machines by their ids, which are their handles, too. `alive`: what Ray says; `hung`: whose actors never answer;
+    `failing`: whose actors raise."""
+
+    alive: dict[str, bool]
+    hung: set[str] = field(default_factory=set)
+    failing: dict[str, ShoalError] = field(default_factory=dict)
+    now: float = 1000.0
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    _class: Any = None
+
+    def nodes(self) -> Nodes:
+        return Nodes(
+            Settings(),
+            "cluster",
+            b"s" * 32,
+            call=self.call,
+            clock=lambda: self.now,
+            list_machines=lambda: [
+                {"NodeID": name, "Alive": alive, "Resources": {"CPU": 4.0}, "NodeManagerHostname": f"host-{name}"}
+                for name, alive in self.alive.items()
+            ],
+            _class=self,
+        )
+
+    def options(self, **options: Any) -> Cluster:
+        self._made = str(options["name"]).removeprefix(NODE_PREFIX)
+        return self
+
+    def remote(self, *_: Any) -> str:
+        return self._made
+
+    async def call(self, handle: str, method: str, *_: Any, timeout_s: float | None = None) -> Any:
+        self.calls.append((handle, method))
+        if handle in self.hung or not self.alive[handle]:
+            await asyncio.wait_for(asyncio.Event().wait(), None)
+        if handle in self.failing:
+            raise self.failing[handle]
+        await asyncio.sleep(0)
+        return info(handle) if method == "info" else None
+
+
+async def look(nodes: Nodes) -> list[str]:
+    lost = await nodes.refresh()
+    await steps(20)
+    return lost
+
+
+async def test_one_that_hangs_delays_neither_the_answers_of_others_nor_their_loss() -> None:
+    cluster = Cluster({A: True, B: True, C: True}, hung={B})
+    nodes = cluster.nodes()
+    assert await look(nodes) == []
+    assert len(nodes.machines()) == 2
+    cluster.alive[C] = False
+    assert await look(nodes) == []
+    assert not nodes.alive(C)
+    cluster.now += LOST_S - 0.1
+    assert await look(nodes) == []
+    cluster.now += 0.1
+    assert await look(nodes) == [C]
+    assert nodes.alive(B), "Ray says that it lives: its sandboxes go on"
+    assert cluster.calls.count((B, "info")) == 1, "it has a question to answer already"
+
+
+async def test_how_often_ray_is_asked_makes_no_difference() -> None:
+    cluster = Cluster({A: True, B: True})
+    nodes = cluster.nodes()
+    await look(nodes)
+    cluster.alive[B] = False
+    for _ in range(20):
+        assert await look(nodes) == []
+    cluster.now += LOST_S + 100
+    assert await look(nodes) == [B]
+    assert await look(nodes) == []
+
+
+async def test_one_that_comes_back_in_time_is_not_lost() -> None:
+    cluster = Cluster({A: True})
+    nodes = cluster.nodes()
+    await look(nodes)
+    for alive in (False, True, False):
+        cluster.alive[A] = alive
+        assert await look(nodes) == []
+        cluster.now += LOST_S - 1
+    assert nodes.relay(A, "elsewhere") == f"{A}:1"
+
+
+async def test_one_that_fails_is_asked_again_and_told_as_such() -> None:
+    cluster = Cluster({A: True, B: True}, failing={B: DeadlineExceeded("info took longer than 10 s")})
+    nodes = cluster.nodes()
+    await look(nodes)
+    assert nodes.failure() is not None
+    cluster.failing.clear()
+    await look(nodes)
+    assert nodes.failure() is None
+    assert len(nodes.machines()) == 2
+
+
+async def test_all_are_closed_whatever_becomes_of_some() -> None:
+    cluster = Cluster({A: True, B: True, C: True}, failing={B: Unavailable("the engine is gone")})
+    nodes = cluster.nodes()
+    await look(nodes)
+    (failed,) = await nodes.close(5.0)
+    assert (failed.node_id, failed.hostname, failed.error) == (B, f"host-{B}", cluster.failing[B])
+    assert {(node, "close") for node in (A, B, C)} <= set(cluster.calls)
