@@ -148,6 +148,10 @@ class Nodes:
         """The error that keeps a machine from taking part, if waiting cannot help."""
         return next((n.error for n in self._nodes.values() if n.error is not None and not n.error.retryable), None)
 
+    def known(self, node_id: str) -> bool:
+        """Whether the machine is part of the cluster; also one that has just stopped to answer."""
+        return node_id in self._nodes
+
     def alive(self, node_id: str) -> bool:
         """Whether Ray listed the machine as alive when last asked."""
         node = self._nodes.get(node_id)

@@ -22,7 +22,7 @@ from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.handles import call
 from shoal.model import grants, verbs
 from shoal.model.access import Caller
-from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
 from shoal.model.grants import Grant
 from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
 from shoal.model.spec import SandboxSpec
@@ -33,6 +33,7 @@ from shoal.model.verbs import Made
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
 _LAST_WORD_S = 10.0
+_LOG_S = 10.0
 
 
 @dataclass(slots=True)
@@ -179,14 +180,19 @@ class Sandboxes:
         return self._grant(record)
 
     async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller) -> LogChunk:
-        """Output of its own command, as kept after its end: (offset of the first byte, bytes, whether they are the
-        last)."""
+        """Output of its own command, as kept on its node after its end. `Unavailable` while that does not answer; if it
+        is not part of the cluster any more, or the sandbox never ran, there is no output."""
         record = await self.history.get(sandbox_id, caller)
         if not record.ended:
             raise FailedPrecondition(f"sandbox {sandbox_id} lives: its agent has its output", state=record.state.value)
-        if record.started is None or not self.nodes.alive(record.started.node_id):
+        if record.started is None or not self.nodes.known(record.started.node_id):
             return LogChunk(offset, b"", True)
-        return LogChunk(*await self.call(self.nodes.handle(record.started.node_id), "read_log", sandbox_id, fd, offset))
+        node = self.nodes.handle(record.started.node_id)
+        try:
+            chunk = await self.call(node, "read_log", sandbox_id, fd, offset, timeout_s=_LOG_S)
+        except DeadlineExceeded:
+            raise Unavailable(f"the node of {sandbox_id}, which keeps its output, does not answer; ask again") from None
+        return LogChunk(*chunk)
 
     def orphans(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
         """Those of `sandbox_ids` that do not live on the node that has a container of them. The node removes them."""
