@@ -179,9 +179,9 @@ async def _attached(
     sandbox: Sandbox, command: tuple[str, ...], settings: dict[str, Any], interactive: bool, tty: bool
 ) -> int:
     if tty:
-        terminal = os.environ.get("TERM", "xterm")
-        settings = {**settings, "env": {"TERM": terminal, **settings.get("env", {})}}
-    process = await sandbox.exec.aio(*command, **settings, pty=attach.terminal_size() if tty else False, text=False)
+        term = settings.get("env", {}).get("TERM") or os.environ.get("TERM")
+        settings = {**settings, "pty": attach.terminal_size(), "term": term}
+    process = await sandbox.exec.aio(command, **settings, text=False)
     stdin = interactive or not attach.is_terminal(0)
     code = exit_code_of_process(await attach.attach(process, stdin=stdin, pty=tty))
     if process.timed_out:

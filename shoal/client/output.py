@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 from shoal.client.dual_method import block_on, dual_method
 from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.model import verbs
-from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, Unavailable
+from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS
+from shoal.model.validate import MAX_TIMEOUT, check_number
 
 if TYPE_CHECKING:
     from shoal.model.info import LogChunk
@@ -29,6 +31,8 @@ MAX_LINE = 1 << 20
 """Characters (or bytes) after which a line is returned in pieces: a hostile process may never end its line."""
 
 _LOOK_S = 0.5
+_OPEN_S = 5.0
+"""Seconds that a call with a shorter timeout may take to reach the sandbox, and to get what is on its way."""
 
 
 class ByteSource(ABC):
@@ -36,7 +40,11 @@ class ByteSource(ABC):
 
     @abstractmethod
     async def next(self) -> bytes:
-        """The next bytes; empty at the end, and on every later call."""
+        """The next bytes; empty at the end, and on every later call. Cancelling it loses nothing."""
+
+    @abstractmethod
+    async def next_within(self, timeout: float) -> bytes | None:
+        """Like `next`; None if nothing came within `timeout` seconds. What was there before comes in any case."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -92,6 +100,19 @@ class FlowBytes(ByteSource):
         self._let_go()
         return b""
 
+    async def next_within(self, timeout: float) -> bytes | None:
+        try:
+            async with asyncio.timeout(_OPEN_S):
+                on_the_way = await self._on_the_way()
+            async with asyncio.timeout(max(timeout, _OPEN_S if on_the_way else 0)):
+                return await self.next()
+        except TimeoutError:
+            return None
+
+    async def _on_the_way(self) -> bool:
+        """Opens the flow, and tells whether bytes, its end or an error must come soon."""
+        return True
+
     async def close(self) -> None:
         self._let_go()
         await asyncio.sleep(0)  # lets the close run if it is in this loop
@@ -101,7 +122,8 @@ class FlowBytes(ByteSource):
         if self._held is not None and self._held.loop is loop:
             return self._held.flow
         self._let_go()
-        flow = self._flow(await self._agent.connect())
+        # Opened before it is held: one whose opening was cancelled is closed.
+        flow = await self._flow(await self._agent.connect())
         self._held = _Held(self, loop, flow)
         return flow
 
@@ -158,17 +180,23 @@ class ProcessBytes(FlowBytes):
         return b""
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
-        return agent.output(self._process_id, self._fd, self.offset, tell=not self._follow, peek=self._peek)
+        return agent.output(self._process_id, self._fd, self.offset, tell=True, peek=self._peek)
 
     async def _is_all(self, flow: Flow[bytes]) -> bool:
         if self._follow:
             return False
         stream = cast("OutputStream", flow)
         if self._until is None:
-            held = (await stream).held
-            assert held is not None  # requested by `tell`
-            self._until = held[1]
+            self._until = _end_of(stream)
         return stream.offset >= self._until
+
+    async def _on_the_way(self) -> bool:
+        if self._may_only_look or not self._follow:
+            return True
+        try:
+            return self.offset < _end_of(cast("OutputStream", await self._attached()))
+        except ShoalError:
+            return True  # `next` deals with it
 
     def _reached(self, flow: Flow[bytes], taken: int) -> int:
         return cast("OutputStream", flow).offset  # it knows of gaps
@@ -193,6 +221,12 @@ class ProcessBytes(FlowBytes):
         chunk = await self._agent.transport.ask(verbs.logs, self._agent.sandbox_id, self._fd, self.offset)
         self.offset = max(self.offset, chunk.offset + len(chunk.data))
         return chunk
+
+
+def _end_of(stream: OutputStream) -> int:
+    """Where the output ended when the stream was opened."""
+    assert stream.held is not None  # requested by `tell`
+    return stream.held[1]
 
 
 class _Held:
@@ -256,6 +290,26 @@ class Output(Generic[AnyStr]):
                 return line
 
     @dual_method
+    async def read_available(self, timeout: float | None = None) -> AnyStr:
+        """What there is; where there is nothing, what comes next: for programs that ask and wait for an answer.
+
+        Waits at most `timeout` seconds (None: without limit; 0: not at all) for the first of it. Empty if nothing came
+        in that time, and at the end of the output: `at_end` tells which. In text mode, a character of which only a part
+        has arrived comes whole, later.
+        """
+        if timeout is not None:
+            check_number("timeout", timeout, -1, MAX_TIMEOUT, "seconds")
+        if not self._rest:
+            await self._fill(timeout)
+        item, self._rest = self._rest, self._newline[:0]
+        return item
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the process has closed this output, and all of it has been read."""
+        return self._at_end and not self._rest
+
+    @dual_method
     async def close(self) -> None:
         """Disconnects; a later read continues where this one stopped. The process waits once 1 MiB is unread."""
         await self._source.close()
@@ -295,16 +349,23 @@ class Output(Generic[AnyStr]):
         line, self._rest = self._rest[:length], self._rest[length:]
         return line
 
-    async def _fill(self) -> bool:
-        """Reads more; False at the end."""
+    async def _fill(self, timeout: float | None = None) -> bool:
+        """Reads more; False at the end, or if nothing came within `timeout` seconds."""
         if self._at_end:
             return False
         if self._busy:
             raise FailedPrecondition("another call is reading this output; use one reader at a time", state="reading")
         self._busy = True
         try:
+            end = None if timeout is None else time.monotonic() + timeout
             while True:
-                data = await self._source.next()
+                if end is None:
+                    data = await self._source.next()
+                else:
+                    piece = await self._source.next_within(max(0, end - time.monotonic()))
+                    if piece is None:
+                        return False
+                    data = piece
                 self._at_end = not data
                 more = self._decode(data, self._at_end)
                 if more:

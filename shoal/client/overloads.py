@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack, cas
 if TYPE_CHECKING:
     from shoal.client.process import Process, Result
 
+Command = str | Sequence[str]
+"""A line for `/bin/sh -c` or an argument list, where it is the only one; else one argument of several."""
+
 
 class StartOptions(TypedDict, total=False):
     """The options of every process start."""
@@ -17,11 +20,13 @@ class StartOptions(TypedDict, total=False):
     workdir: str | os.PathLike[str] | None
     user: str | None
     timeout: float | None
+    merge_stderr: bool
 
 
 class ExecOptions(StartOptions, total=False):
     pty: bool | tuple[int, int]
-    merge_stderr: bool
+    echo: bool
+    term: str | None
 
 
 class RunOptions(StartOptions, total=False):
@@ -34,44 +39,42 @@ class ExecCall(Protocol):
     """`Sandbox.exec`."""
 
     @overload
-    def __call__(self, *argv: str, text: Literal[True] = True, **options: Unpack[ExecOptions]) -> Process[str]: ...
+    def __call__(
+        self, *command: Command, text: Literal[True] = True, **options: Unpack[ExecOptions]
+    ) -> Process[str]: ...
     @overload
-    def __call__(self, *argv: str, text: Literal[False], **options: Unpack[ExecOptions]) -> Process[bytes]: ...
+    def __call__(self, *command: Command, text: Literal[False], **options: Unpack[ExecOptions]) -> Process[bytes]: ...
     @overload
-    def __call__(self, *argv: str, text: bool, **options: Unpack[ExecOptions]) -> Process[Any]: ...
+    def __call__(self, *command: Command, text: bool, **options: Unpack[ExecOptions]) -> Process[Any]: ...
 
     @overload
-    async def aio(self, *argv: str, text: Literal[True] = True, **options: Unpack[ExecOptions]) -> Process[str]: ...
+    async def aio(
+        self, *command: Command, text: Literal[True] = True, **options: Unpack[ExecOptions]
+    ) -> Process[str]: ...
     @overload
-    async def aio(self, *argv: str, text: Literal[False], **options: Unpack[ExecOptions]) -> Process[bytes]: ...
+    async def aio(self, *command: Command, text: Literal[False], **options: Unpack[ExecOptions]) -> Process[bytes]: ...
     @overload
-    async def aio(self, *argv: str, text: bool, **options: Unpack[ExecOptions]) -> Process[Any]: ...
+    async def aio(self, *command: Command, text: bool, **options: Unpack[ExecOptions]) -> Process[Any]: ...
 
 
 class RunCall(Protocol):
     """`Sandbox.run`."""
 
     @overload
-    def __call__(
-        self, command: str | Sequence[str], *, text: Literal[True] = True, **options: Unpack[RunOptions]
-    ) -> Result[str]: ...
+    def __call__(self, *command: Command, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Result[str]: ...
     @overload
-    def __call__(
-        self, command: str | Sequence[str], *, text: Literal[False], **options: Unpack[RunOptions]
-    ) -> Result[bytes]: ...
+    def __call__(self, *command: Command, text: Literal[False], **options: Unpack[RunOptions]) -> Result[bytes]: ...
     @overload
-    def __call__(self, command: str | Sequence[str], *, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
+    def __call__(self, *command: Command, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
 
     @overload
     async def aio(
-        self, command: str | Sequence[str], *, text: Literal[True] = True, **options: Unpack[RunOptions]
+        self, *command: Command, text: Literal[True] = True, **options: Unpack[RunOptions]
     ) -> Result[str]: ...
     @overload
-    async def aio(
-        self, command: str | Sequence[str], *, text: Literal[False], **options: Unpack[RunOptions]
-    ) -> Result[bytes]: ...
+    async def aio(self, *command: Command, text: Literal[False], **options: Unpack[RunOptions]) -> Result[bytes]: ...
     @overload
-    async def aio(self, command: str | Sequence[str], *, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
+    async def aio(self, *command: Command, text: bool, **options: Unpack[RunOptions]) -> Result[Any]: ...
 
 
 def exec_call(call: object) -> ExecCall:

@@ -15,16 +15,14 @@ from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
 from shoal.client.stdin import Input
 from shoal.model import verbs
-from shoal.model.errors import DeadlineExceeded, InvalidRequest, SandboxEnded, ShoalError
+from shoal.model.errors import DeadlineExceeded, SandboxEnded, ShoalError
 from shoal.model.ids import MAIN_PROCESS
-from shoal.model.validate import check_number
+from shoal.model.validate import MAX_TIMEOUT, check_number
 
 if TYPE_CHECKING:
     from shoal.wire.agent import Start
 
 __all__ = ["Input", "Output", "Process", "ProcessInfo", "Result"]
-
-MAX_TIMEOUT = 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +188,6 @@ def start_of(
     """The process to start, made from a caller's arguments; `shoal.wire` checks the rest."""
     from shoal.wire.agent import Start
 
-    if workdir is not None and not os.fspath(workdir).startswith("/"):
-        raise InvalidRequest(f"workdir: {workdir!r} is relative; give an absolute path", field="workdir")
     if timeout is not None:
         check_number("timeout", timeout, 0, MAX_TIMEOUT, "seconds")
-    return Start(process_id, argv, env or {}, workdir, user or "", timeout or 0)
+    return Start(process_id, argv, {} if env is None else env, workdir, "" if user is None else user, timeout or 0)

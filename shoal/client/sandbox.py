@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from shoal.client.arguments import environment_of, states_of
+from shoal.client.arguments import argv_of, environment_of, states_of
 from shoal.client.cluster import Client, current
 from shoal.client.contexts import Context
 from shoal.client.create import Wanted, create_all, create_many_call, named, spec_for, specs_of
@@ -17,7 +17,7 @@ from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
 from shoal.client.output import Output
 from shoal.client.overloads import exec_call, run_call
-from shoal.client.process import MAX_TIMEOUT, Process, ProcessInfo, Result, start_of
+from shoal.client.process import Process, ProcessInfo, Result, start_of
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.stdin import Input
 from shoal.client.tunnels import Forward, check_port
@@ -35,16 +35,15 @@ from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.options import mapping
 from shoal.model.states import State
-from shoal.model.validate import check_name, check_number, check_tags, check_text
+from shoal.model.validate import MAX_TIMEOUT, check_name, check_number, check_tags, check_text
 
 if TYPE_CHECKING:
-    from shoal.wire.agent import RunResult
+    from shoal.wire.agent import RunResult, Terminal
 
 MAX_OUTPUT = 8 << 20
 """Bytes of stdout, and of stderr, that `run` keeps by default."""
 
 CREATE_DEADLINE_S = 300.0
-_TERMINAL_SIZE = (24, 80)
 _TAIL = 2000
 
 
@@ -254,8 +253,7 @@ class Sandbox(Context):
     @dual_method
     async def run(
         self,
-        command: str | Sequence[str],
-        *,
+        *command: str | Sequence[str],
         input: str | bytes | None = None,
         timeout: float | None = None,
         check: bool = False,
@@ -264,22 +262,26 @@ class Sandbox(Context):
         workdir: str | os.PathLike[str] | None = None,
         user: str | None = None,
         text: bool = True,
+        merge_stderr: bool = False,
     ) -> Result[Any]:
         """Runs a command to its end and returns its `Result`: one round trip.
 
-        `command`: an argument list, or a line for `/bin/sh -c`. `input`: its standard input; default empty. `timeout`
+        `command`: one string is a line for `/bin/sh -c`; a list, or several strings, are the program and its arguments.
+        `input`: its standard input; default empty. `timeout`
         in seconds: after it the whole process tree is killed, `timed_out` is True and `returncode` -9. `max_output`:
         bytes kept of stdout and of stderr (up to 256 MiB); if there is more, it is dropped and `truncated` is True.
-        `env` is added to the sandbox's own; None removes a variable. `text` False: bytes. `check`: raises
-        `CommandFailed` if `returncode` is not 0, `DeadlineExceeded` after a timeout.
+        `env` is added to the sandbox's own; None removes a variable. `text` False: bytes. `merge_stderr`: sends stderr
+        to `stdout`. `check`: raises `CommandFailed` if `returncode` is not 0, `DeadlineExceeded` after a timeout.
 
         Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`,
         `Unavailable`.
         """
-        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
+        argv = argv_of(command)
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
         start = start_of(new_process_id(), argv, env, workdir, user, timeout)
-        ran = await self._agent.call(lambda agent: agent.run(start, input=data, max_output=max_output))
+        ran = await self._agent.call(
+            lambda agent: agent.run(start, input=data, max_output=max_output, merge_stderr=merge_stderr)
+        )
         if check and (ran.timed_out or ran.exit != 0):
             raise _failure(argv, ran, timeout)
         return _result(ran, text)
@@ -288,26 +290,29 @@ class Sandbox(Context):
     @dual_method
     async def exec(
         self,
-        *argv: str,
+        *command: str | Sequence[str],
         env: Mapping[str, str | None] | None = None,
         workdir: str | os.PathLike[str] | None = None,
         user: str | None = None,
         timeout: float | None = None,
         pty: bool | tuple[int, int] = False,
+        echo: bool = True,
+        term: str | None = None,
         text: bool = True,
         merge_stderr: bool = False,
     ) -> Process[Any]:
         """Starts a process and returns it running.
 
-        `env`, `workdir`, `user`, `timeout` as in `run`. `pty`: a terminal, True or (rows, columns); all its output is
-        then in `stdout`. `text` False: bytes. `merge_stderr`: sends stderr to `stdout`.
+        `command`, `env`, `workdir`, `user`, `timeout`, `text` and `merge_stderr` are as in `run`. `pty`: a terminal,
+        True or (rows, columns); all its output is then in `stdout`. `echo` False: the terminal does not repeat its
+        input in the output. `term`: the terminal's kind, the variable TERM; by default the sandbox's own, else `xterm`.
 
         Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`,
         `Unavailable`.
         """
-        size = (_TERMINAL_SIZE if pty else None) if isinstance(pty, bool) else _terminal_size(pty)
-        start = start_of(new_process_id(), argv, env, workdir, user, timeout)
-        pid = await self._agent.call(lambda agent: agent.exec(start, pty=size, merge_stderr=merge_stderr))
+        terminal = _terminal(pty, echo, term)
+        start = start_of(new_process_id(), argv_of(command), env, workdir, user, timeout)
+        pid = await self._agent.call(lambda agent: agent.exec(start, pty=terminal, merge_stderr=merge_stderr))
         return Process(self._agent, start.id, text=text, new=True, pid=pid)
 
     def process(self, process_id: str, *, text: bool = True) -> Process[Any]:
@@ -421,9 +426,18 @@ def _failure(argv: Sequence[str], ran: RunResult, timeout: float | None) -> Shoa
     )
 
 
-def _terminal_size(pty: tuple[int, int]) -> tuple[int, int]:
+def _terminal(pty: bool | tuple[int, int], echo: bool, term: str | None) -> Terminal | None:
+    if pty is False:
+        if term is not None or not echo:
+            field = "term" if echo else "echo"
+            raise InvalidRequest(f"{field}: only a terminal has it; add pty=True", field=field)
+        return None
+    from shoal.wire.agent import Terminal
+
+    if pty is True:
+        return Terminal(echo=echo, term=term)
     try:
         rows, columns = pty
     except (TypeError, ValueError):
-        raise InvalidRequest(f"pty: {pty!r} is neither True nor (rows, columns)", field="pty") from None
-    return rows, columns
+        raise InvalidRequest(f"pty: {pty!r:.80} is neither True nor (rows, columns)", field="pty") from None
+    return Terminal(rows, columns, echo, term)

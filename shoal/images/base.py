@@ -1,4 +1,4 @@
-"""The base image, `shoal/base`: this machine's Debian or Ubuntu with Python 3, pip, git and CA certificates.
+"""The base image, `shoal/base`: this machine's Debian or Ubuntu with Python 3, pip, git, less and CA certificates.
 
 Built from the machine's own package sources with mmdebstrap, so that it works wherever `apt-get install` does, without
 any image registry. The archive is kept in `cache`, named by its recipe: importing it into another engine takes a few
@@ -7,9 +7,11 @@ seconds.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
+import shlex
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from shoal.model.report import Report
 
 REFERENCE = "shoal/base"
 
-INCLUDE = ("ca-certificates", "git", "python3", "python3-pip", "python3-venv", "python-is-python3")
+INCLUDE = ("ca-certificates", "git", "less", "python3", "python3-pip", "python3-venv", "python-is-python3")
 
 IMAGE_CHANGES = (
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -30,6 +32,31 @@ IMAGE_CHANGES = (
     "ENV PIP_NO_CACHE_DIR=1",
     "WORKDIR /",
 )
+
+PIP = """\
+#!/bin/sh
+# Runs pip. If that fails and no package index answers, says what the operator of the cluster can set.
+/usr/bin/pip "$@"
+code=$?
+case "$code $1" in 0\\ *) exit 0 ;; *\\ install | *\\ download | *\\ wheel | *\\ index) ;; *) exit $code ;; esac
+usual=$(/usr/bin/pip install --help | tr -d ' \\n' | grep -o '(defaulthttps://[^)]*' | head -n 1 | cut -c9-)
+index=${PIP_INDEX_URL:-$usual}
+python3 - "$index" <<'END' || cat >&2 <<HINT
+import sys, urllib.error, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1], timeout=10)
+except urllib.error.HTTPError:
+    pass  # it answers
+except (OSError, ValueError):
+    sys.exit(1)
+END
+shoal: no package index answers at $index from inside this sandbox.
+shoal: a sandbox with network="none" has none. Else the cluster's operator can pass the machine's own settings on
+shoal: (host.package_index, host.ca_bundle, host.proxy) and open a private index's address (network.allow).
+HINT
+exit $code
+"""
+"""`/usr/local/bin/pip`: pip itself only says that it found no version of the package."""
 
 _NOT_NEEDED = (
     "/usr/share/doc/*",
@@ -49,12 +76,11 @@ class Recipe:
     sources: str
     include: tuple[str, ...] = INCLUDE
     changes: tuple[str, ...] = IMAGE_CHANGES
+    pip: str = PIP
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps([self.suite, self.sources, self.include, self.changes]).encode()).hexdigest()[
-            :16
-        ]
+        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:16]
 
 
 def recipe() -> Recipe:
@@ -87,7 +113,9 @@ def build(recipe: Recipe, cache: Path, report: Report) -> Path:
         unfinished = Path(scratch) / "base.tar"
         sources = Path(scratch) / "sources.list"
         sources.write_text(recipe.sources)
-        _run(_mmdebstrap(recipe, unfinished, sources))
+        pip = Path(scratch) / "pip"
+        pip.write_text(recipe.pip)
+        _run(_mmdebstrap(recipe, unfinished, sources, pip))
         unfinished.replace(archive)
     return archive
 
@@ -100,7 +128,7 @@ def distribution() -> dict[str, str]:
         return {}
 
 
-def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path) -> list[str]:
+def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path, pip: Path) -> list[str]:
     return [
         "mmdebstrap",
         "--quiet",
@@ -111,6 +139,10 @@ def _mmdebstrap(recipe: Recipe, archive: Path, sources: Path) -> list[str]:
         *(f"--aptopt={line}" for line in _network_options()),
         # pip may install into the sandbox's Python, which nothing else manages.
         '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
+        *(
+            f'--customize-hook=install -m 755 {shlex.quote(str(pip))} "$1"/usr/local/bin/{name}'
+            for name in ("pip", "pip3")
+        ),
         '--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/* "$1"/var/log/*',
         recipe.suite,
         str(archive),

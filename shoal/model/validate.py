@@ -16,6 +16,8 @@ MAX_ARGV_ITEM = 128 * 1024 - 1
 """Bytes of one argument or environment variable: the kernel's 128 KiB less the NUL at its end."""
 MAX_ARGV_BYTES = 1536 * 1024
 MAX_TAGS = 64
+MAX_TIMEOUT = 365 * 86400.0
+"""Seconds of any timeout."""
 MAX_KEY = 128
 """Characters of an idempotency key."""
 

@@ -17,7 +17,7 @@ from shoal.wire.connection import Connection
 from shoal.wire.files import FileCalls
 from shoal.wire.flows import Chunks, OutputStream, StdinStream, WatchStream
 from shoal.wire.processes import REPLY_S, ProcessCalls
-from shoal.wire.records import Entry, Exit, RunResult, Start, WatchEvent
+from shoal.wire.records import Entry, Exit, RunResult, Start, Terminal, WatchEvent
 
 __all__ = [
     "Agent",
@@ -29,6 +29,7 @@ __all__ = [
     "RunResult",
     "Start",
     "StdinStream",
+    "Terminal",
     "WatchEvent",
     "WatchStream",
 ]

@@ -76,8 +76,13 @@ def directory(value: PathLike) -> JsonPath:
 
 def user(value: str) -> str:
     """`""`, `name`, `uid`, `uid:gid` or `name:group`. Whether it exists, the agent checks."""
-    if text_size("user", value) > 256:
-        raise errors.InvalidRequest("user is too long: give a name, uid, uid:gid or name:group", field="user")
+    return short("user", value)
+
+
+def short(field: str, value: str) -> str:
+    """A string of at most 256 bytes."""
+    if (size := text_size(field, value)) > 256:
+        raise errors.InvalidRequest(f"{field} has {size} bytes, more than 256: shorten it", field=field)
     return value
 
 
@@ -97,6 +102,11 @@ def whole(value: int, field: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise errors.InvalidRequest(f"{field} must be {low} to {high}, not {value}", field=field)
     return value
+
+
+def size(rows: int, cols: int) -> dict[str, int]:
+    """A terminal's size."""
+    return {"rows": whole(rows, "rows", 1, 65535), "cols": whole(cols, "cols", 1, 65535)}
 
 
 def milliseconds(value: float, field: str) -> int:

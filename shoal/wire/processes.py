@@ -10,7 +10,7 @@ from shoal.wire.budget import Share
 from shoal.wire.connection import Connection
 from shoal.wire.exchanges import Gather
 from shoal.wire.flows import OutputStream, StdinStream
-from shoal.wire.records import Exit, RunResult, Start
+from shoal.wire.records import Exit, RunResult, Start, Terminal
 
 DEFAULT_MAX_OUTPUT = 8 << 20
 REPLY_S = 30.0
@@ -34,17 +34,21 @@ class ProcessCalls:
         *,
         input: bytes | None = None,
         max_output: int = DEFAULT_MAX_OUTPUT,
+        merge_stderr: bool = False,
         share: Share | None = None,
     ) -> RunResult:
         """Runs a command to its end and returns its result, in one round trip.
 
         `input`: its standard input; None: none. `max_output`: bytes kept of stdout and of stderr (0 to 256 MiB each).
+        `merge_stderr`: sends stderr to stdout.
         `share`: counts the output in memory; its budget may drop the output (`Unavailable`, not retryable). The caller
         releases it after use. Sending the same start again, after a broken connection, waits for or repeats the answer;
         the command never runs twice.
         """
         request = start.request("run")
         request["max_output"] = checks.whole(max_output, "max_output", 0, checks.MAX_OUTPUT)
+        if checks.flag(merge_stderr, "merge_stderr"):
+            request["merge_stderr"] = True
         data = None
         if input is not None:
             data = checks.content(input, "input")
@@ -63,19 +67,21 @@ class ProcessCalls:
         self,
         start: Start,
         *,
-        pty: tuple[int, int] | None = None,
+        pty: Terminal | None = None,
         merge_stderr: bool = False,
         stdin: bool = True,
         tail: bool = False,
     ) -> int:
         """Starts a process and returns its pid in the sandbox. Sending the same start again starts nothing.
 
-        `pty`: rows and columns of a terminal. `merge_stderr`: sends stderr to stdout. `stdin`: whether it has one.
+        `pty`: gives it a terminal. `merge_stderr`: sends stderr to stdout. `stdin`: whether it has one.
         `tail`: if nobody reads its output, drops the oldest instead of blocking the process.
         """
         request = start.request("exec")
         if pty is not None:
-            request["pty"] = _size(*pty)
+            request["pty"] = pty.request()
+            if pty.term is not None:
+                request["env"] = {**request.get("env", {}), "TERM": pty.term}
         request["merge_stderr"] = checks.flag(merge_stderr, "merge_stderr")
         request["stdin"] = checks.flag(stdin, "stdin")
         request["tail"] = checks.flag(tail, "tail")
@@ -136,7 +142,7 @@ class ProcessCalls:
 
     async def resize(self, process_id: str, rows: int, cols: int) -> None:
         """Resizes a process's terminal."""
-        request = {"op": "resize", "id": checks.process_id(process_id), **_size(rows, cols)}
+        request = {"op": "resize", "id": checks.process_id(process_id), **checks.size(rows, cols)}
         await self.connection.request(request, timeout_s=REPLY_S)
 
     async def ps(self) -> list[dict[str, Any]]:
@@ -147,7 +153,3 @@ class ProcessCalls:
         if type(found) is not list or len(found) > _MAX_PROCESSES:
             raise errors.Internal("malformed answer from the sandbox: processes is not a list")
         return [records.process(row) for row in found]
-
-
-def _size(rows: int, cols: int) -> dict[str, int]:
-    return {"rows": checks.whole(rows, "rows", 1, 65535), "cols": checks.whole(cols, "cols", 1, 65535)}

@@ -42,7 +42,7 @@ class Start:
     def request(self, op: str) -> dict[str, Any]:
         """The start as a request; `InvalidRequest`."""
         request: dict[str, Any] = {"op": op, "id": checks.process_id(self.id), "argv": checks.argv(self.argv)}
-        if self.env:
+        if self.env != {}:
             request["env"] = checks.env(self.env)
         if self.workdir is not None:
             request["workdir"] = checks.directory(self.workdir)
@@ -52,6 +52,27 @@ class Start:
             request["timeout_ms"] = checks.milliseconds(self.timeout_s, "timeout_s")
         if self.limits:
             request["limits"] = checks.limits(self.limits)
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A process's terminal. `echo`: whether it repeats its input in its output. `term`: the process's variable TERM;
+    None: the container's, else `xterm`.
+    """
+
+    rows: int = 24
+    cols: int = 80
+    echo: bool = True
+    term: str | None = None
+
+    def request(self) -> dict[str, Any]:
+        """The terminal as a part of a start; `InvalidRequest`."""
+        request: dict[str, Any] = checks.size(self.rows, self.cols)
+        if not checks.flag(self.echo, "echo"):
+            request["echo"] = False
+        if self.term is not None:
+            checks.short("term", self.term)
         return request
 
 

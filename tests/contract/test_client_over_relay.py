@@ -109,8 +109,30 @@ def test_awaited_side_by_side(lab: ClientLab) -> None:
 def test_standard_error_may_be_merged_and_bytes_are_kept(sandbox: shoal.Sandbox) -> None:
     merged = sandbox.exec("sh", "-c", "echo a; echo b >&2; echo c", merge_stderr=True)
     assert merged.stdout.read() == "a\nb\nc\n"
+    assert sandbox.run("echo a; echo b >&2; echo c", merge_stderr=True).stdout == "a\nb\nc\n"
     raw = sandbox.exec("printf", r"\377\000", text=False)
     assert raw.stdout.read() == b"\xff\0"
+
+
+def test_a_program_that_asks_is_answered(sandbox: shoal.Sandbox) -> None:
+    half = r"printf 'n\303'; read x; printf '\251? '; read y; sleep 0.2; echo $x$y >&2"
+    with sandbox.exec(half, merge_stderr=True) as process:
+        assert process.stdout.read_available(timeout=20) == "n"
+        assert (process.stdout.read_available(timeout=0.1), process.stdout.at_end) == ("", False)
+        process.stdin.write("a\n")
+        assert process.stdout.read_available(timeout=20) == "é? "
+        process.stdin.write("b\n")
+        process.wait()
+        assert sandbox.process(process.id).stdout.read_available(timeout=0) == "né? ab\n"
+        assert process.stdout.read_available(timeout=0) == "ab\n"
+        assert (process.stdout.read_available(timeout=20), process.stdout.at_end) == ("", True)
+
+
+def test_a_terminal_without_echo_and_its_kind(sandbox: shoal.Sandbox) -> None:
+    for options, said in (({}, "hi\r\n"), ({"echo": False, "term": "dumb"}, "")):
+        with sandbox.exec('read x; echo "$TERM $x"', pty=True, env={"TERM": "vt100"}, **options) as process:
+            process.stdin.write("hi\n")
+            assert process.stdout.read() == f"{said}{options.get('term', 'vt100')} hi\r\n"
 
 
 def test_a_terminal(sandbox: shoal.Sandbox) -> None:

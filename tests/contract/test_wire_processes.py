@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shoal.model import errors, ids
-from shoal.wire.agent import Agent, Connection, Start
+from shoal.wire.agent import Agent, Connection, Start, Terminal
 from tests.contract.relay_fixture import AgentLab, agent_lab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -247,7 +247,7 @@ async def test_output_is_live(agent: Agent) -> None:
 
 async def test_a_terminal(agent: Agent) -> None:
     start = shell("stty size; read line; stty size; tty >/dev/null && echo terminal")
-    await agent.exec(start, pty=(24, 80))
+    await agent.exec(start, pty=Terminal())
     output = await agent.output(start.id, 1)
     seen = await anext(output)
     while b"\n" not in seen:  # the terminal writes a line's end by itself

@@ -23,7 +23,7 @@ from shoal.model.errors import (
     ProcessNotFound,
 )
 from shoal.wire import checks
-from shoal.wire.agent import Agent, Chunks, Entry, Exit, OutputStream, RunResult, Start, StdinStream
+from shoal.wire.agent import Agent, Chunks, Entry, Exit, OutputStream, RunResult, Start, StdinStream, Terminal
 from shoal.wire.budget import Share
 from shoal.wire.files import Content
 from tests.fakes.archive import packed, unpacked
@@ -103,8 +103,12 @@ class FakeAgent(Agent):
         *,
         input: bytes | None = None,
         max_output: int = 8 << 20,
+        merge_stderr: bool = False,
         share: Share | None = None,  # of memory: here there is no more of it for being gathered
     ) -> RunResult:
+        checks.flag(merge_stderr, "merge_stderr")
+        if input is not None:
+            checks.content(input, "input")
         process = self.start(start)
         self.note("run", start)
         if not process.input_closed and process.exit is None:
@@ -119,11 +123,14 @@ class FakeAgent(Agent):
         self,
         start: Start,
         *,
-        pty: tuple[int, int] | None = None,
+        pty: Terminal | None = None,
         merge_stderr: bool = False,
         stdin: bool = True,
         tail: bool = False,
     ) -> int:
+        checks.flag(merge_stderr, "merge_stderr")
+        if pty is not None:
+            pty.request()
         process = self.start(start)
         self.note("exec", start)
         return process.pid
@@ -325,6 +332,9 @@ class _FakeChunks(Chunks):
         self._path = path
         self._position = offset
         self._left = length
+
+    async def _opened(self) -> Self:
+        return self
 
     async def __anext__(self) -> bytes:
         data = (await self._agent.read_bytes(self._path, self._position, self._left))[:16]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from shoal.client import retrying_agent
 from shoal.client.output import MAX_LINE, ByteSource, bytes_output, text_output
 from shoal.client.signals import signal_number
 from shoal.model.errors import Unavailable
+from shoal.wire.agent import Terminal
 from tests.unit.client_lab import ClientLab
 
 BROKEN = "connection to the sandbox was lost"
@@ -29,6 +32,12 @@ class Pieces(ByteSource):
 
     async def next(self) -> bytes:
         return self.pieces.pop(0) if self.pieces else b""
+
+    async def next_within(self, timeout: float) -> bytes | None:
+        piece = await self.next()
+        if piece == b"-":  # a pause
+            return None
+        return piece
 
     async def close(self) -> None:
         self.pieces.clear()
@@ -68,27 +77,42 @@ def test_a_run_that_takes_too_long_is_killed(lab: ClientLab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "field"),
+    ("command", "options", "error", "field"),
     [
-        ({"command": ["nothing"]}, shoal.CommandNotFound, "argv"),
-        ({"command": []}, shoal.InvalidRequest, "argv"),
-        ({"command": ["a\0b"]}, shoal.InvalidRequest, "argv"),
-        ({"command": ["echo", "\ud800"]}, shoal.InvalidRequest, "argv"),
-        ({"command": ["echo"] * 5000}, shoal.InvalidRequest, "argv"),
-        ({"command": "true", "workdir": "here"}, shoal.InvalidRequest, "workdir"),
-        ({"command": "true", "timeout": 0}, shoal.InvalidRequest, "timeout"),
-        ({"command": "true", "timeout": "1"}, shoal.InvalidRequest, "timeout"),
-        ({"command": "true", "env": {"A": "\0"}}, shoal.InvalidRequest, "env"),
+        ([["nothing"]], {}, shoal.CommandNotFound, "argv"),
+        ([], {}, shoal.InvalidRequest, "command"),
+        ([[]], {}, shoal.InvalidRequest, "command"),
+        ([5], {}, shoal.InvalidRequest, "command"),
+        ([b"true"], {}, shoal.InvalidRequest, "command"),
+        ([[1]], {}, shoal.InvalidRequest, "argv"),
+        (["true", 1], {}, shoal.InvalidRequest, "argv"),
+        ([["a\0b"]], {}, shoal.InvalidRequest, "argv"),
+        (["echo", "\ud800"], {}, shoal.InvalidRequest, "argv"),
+        (["true"], {"workdir": "here"}, shoal.InvalidRequest, "workdir"),
+        (["true"], {"workdir": 5}, shoal.InvalidRequest, "workdir"),
+        (["true"], {"timeout": 0}, shoal.InvalidRequest, "timeout"),
+        (["true"], {"timeout": "1"}, shoal.InvalidRequest, "timeout"),
+        (["true"], {"env": {"A": "\0"}}, shoal.InvalidRequest, "env"),
+        (["true"], {"env": ""}, shoal.InvalidRequest, "env"),
+        (["true"], {"user": 0}, shoal.InvalidRequest, "user"),
+        (["true"], {"input": 5}, shoal.InvalidRequest, "input"),
+        (["true"], {"merge_stderr": 1}, shoal.InvalidRequest, "merge_stderr"),
+        (["true"], {"pty": "yes"}, shoal.InvalidRequest, "pty"),
+        (["true"], {"echo": False}, shoal.InvalidRequest, "echo"),
+        (["true"], {"term": "dumb"}, shoal.InvalidRequest, "term"),
+        (["true"], {"pty": True, "term": 5}, shoal.InvalidRequest, "term"),
     ],
     ids=str,
 )
-def test_bad_arguments_are_told_by_field(
-    lab: ClientLab, arguments: dict[str, Any], error: type[Exception], field: str
+def test_bad_arguments_are_told_by_field_at_once(
+    lab: ClientLab, command: list[Any], options: dict[str, Any], error: type[shoal.InvalidRequest], field: str
 ) -> None:
-    with lab.sandbox() as sandbox, pytest.raises(error, match=field) as caught:
-        sandbox.run(**arguments)
-    assert isinstance(caught.value, shoal.InvalidRequest)
-    assert caught.value.field == field
+    with lab.sandbox() as sandbox:
+        for call in (sandbox.run, sandbox.exec):
+            if options.keys() <= {*inspect.signature(call).parameters}:
+                with pytest.raises(error) as caught:
+                    call(*command, **options)
+                assert caught.value.field == field
 
 
 # exec
@@ -153,7 +177,7 @@ def test_it_is_found_again_by_id_with_all_its_output(lab: ClientLab) -> None:
         assert again.stdout.read() == "one\ntwo\n"
         assert first.stdout.read() == "e\ntwo\n"
         infos = {info.id: info for info in sandbox.processes()}
-        assert (infos[first.id].argv, infos[first.id].running, infos[first.id].returncode) == (("cat",), False, 0)
+        assert (infos[first.id].argv, infos[first.id].running) == (("/bin/sh", "-c", "cat"), False)
         with pytest.raises(shoal.ProcessNotFound):
             sandbox.process("p-none").wait()
 
@@ -182,8 +206,27 @@ def test_waiting_has_a_limit_and_a_timeout_ends_it(lab: ClientLab) -> None:
         assert limited.timed_out
 
 
-@pytest.mark.parametrize(("pty", "size"), [(False, None), (True, (24, 80)), ((10, 20), (10, 20))], ids=str)
-def test_a_terminal_has_a_size(lab: ClientLab, monkeypatch: pytest.MonkeyPatch, pty: Any, size: Any) -> None:
+@pytest.mark.parametrize("call", ["run", "exec"])
+def test_a_command_is_a_line_or_a_list_or_arguments(lab: ClientLab, call: str) -> None:
+    with lab.sandbox() as sandbox:
+        for command in (["echo a  b"], [["echo", "a  b"]], [("echo", "a  b")], ["echo", "a  b"]):
+            getattr(sandbox, call)(*command)
+        argvs = [start.argv for start in lab.fake.named(call)]
+        assert [list(argv) for argv in argvs] == [["/bin/sh", "-c", "echo a  b"], *[["echo", "a  b"]] * 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal"),
+    [
+        ({}, None),
+        ({"pty": True}, Terminal(24, 80)),
+        ({"pty": (10, 20), "echo": False, "term": "dumb"}, Terminal(10, 20, False, "dumb")),
+    ],
+    ids=str,
+)
+def test_a_terminal_has_a_size_and_options(
+    lab: ClientLab, monkeypatch: pytest.MonkeyPatch, options: Any, terminal: Any
+) -> None:
     from tests.fakes.agent import FakeAgent
 
     seen: list[Any] = []
@@ -194,10 +237,10 @@ def test_a_terminal_has_a_size(lab: ClientLab, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(FakeAgent, "exec", exec)
     with lab.sandbox() as sandbox:
-        sandbox.exec("cat", pty=pty)
+        sandbox.exec("cat", **options)
         with pytest.raises(shoal.InvalidRequest, match="pty"):
             sandbox.exec("cat", pty=(1, 2, 3))  # type: ignore[call-overload]
-    assert seen == [size]
+    assert seen == [terminal]
 
 
 @pytest.mark.parametrize("value", [9, "KILL", "sigkill", signal.SIGKILL], ids=str)
@@ -332,6 +375,33 @@ def test_text_is_decoded_across_pieces_and_what_is_not_text_is_replaced() -> Non
     euro = "€".encode()
     assert text_output(Pieces(b"a" + euro[:1], euro[1:2], euro[2:] + b"\n\xff", euro[:2])).read() == "a€\n��"
     assert list(text_output(Pieces(b"a\r\n", b"b", b"c\n\n", b"d"))) == ["a\r\n", "bc\n", "\n", "d"]
+
+
+def test_what_is_there_is_read_and_the_end_is_no_timeout() -> None:
+    output = text_output(Pieces(b"na", "mé: ".encode()[:-3], b"-", "é: ".encode()[1:], b"-"))
+    assert output.read_available() == "na"
+    assert output.read_available(timeout=5) == "m"
+    assert (output.read_available(timeout=0), output.at_end) == ("", False)  # half a character
+    assert output.read_available(timeout=5) == "é: "
+    assert (output.read_available(timeout=5), output.at_end) == ("", False)
+    assert (output.read_available(timeout=5), output.at_end) == ("", True)
+
+
+def test_a_wait_for_output_ends_in_time_and_loses_nothing(lab: ClientLab) -> None:
+    with lab.sandbox() as sandbox, sandbox.exec("cat", text=False) as process:
+        began = time.monotonic()
+        assert process.stdout.read_available(timeout=0.2) == b""
+        assert 0.2 <= time.monotonic() - began < 2
+        for word in (b"one", b"two"):
+            process.stdin.write(word)
+            assert process.stdout.read_available(timeout=10) == word
+        process.stdin.write("three\n")
+        again = sandbox.process(process.id)
+        assert again.stdout.read_available(timeout=0) == "onetwothree\n"
+        assert not again.stdout.at_end
+        with pytest.raises(shoal.InvalidRequest) as caught:
+            again.stdout.read_available(timeout="1")  # type: ignore[arg-type]
+        assert caught.value.field == "timeout"
 
 
 def test_bytes_come_as_they_are() -> None:

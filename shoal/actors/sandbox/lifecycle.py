@@ -21,7 +21,7 @@ from shoal.model.errors import ProcessNotFound, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
-from shoal.wire.agent import Agent, Start
+from shoal.wire.agent import Agent, Start, Terminal
 from shoal.wire.connection import Connection
 
 log = logging.getLogger("shoal.sandbox")
@@ -63,7 +63,7 @@ class SandboxLifecycle:
             await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
             if spec.command:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
-                await agent.exec(start, pty=(24, 80) if spec.pty else None, stdin=True, tail=True)
+                await agent.exec(start, pty=Terminal() if spec.pty else None, stdin=True, tail=True)
         except BaseException:
             self._close_connection()
             with suppress(ShoalError):  # the first error says more than a failed clean-up

@@ -123,7 +123,7 @@ class _Attachment:
         """Starts the process, or finds it, and tells the client so."""
         if isinstance(first, ProcessStart):
             start = first.start()
-            pid = await agent.call(lambda agent: agent.exec(start, pty=first.size, merge_stderr=first.merge_stderr))
+            pid = await agent.call(lambda agent: agent.exec(start, pty=first.terminal, merge_stderr=first.merge_stderr))
             outputs = {fd: OutputReader(agent, start.id, fd, 0) for fd in _NAMES}
             await send_json(websocket, {"type": "started", "id": start.id, "pid": pid})
             return cls(websocket, agent, start.id, outputs, Input(agent, start.id, 0))

@@ -91,7 +91,9 @@ async def exec_command(sandbox_id: str, body: Exec, request: Request, transport:
     budget: Budget = request.app.state.outputs
     share = budget.share()
     call = RetryingAgent(transport, sandbox_id).call(
-        lambda agent: agent.run(start, input=data, max_output=body.max_output, share=share)
+        lambda agent: agent.run(
+            start, input=data, max_output=body.max_output, merge_stderr=body.merge_stderr, share=share
+        )
     )
     return _answer(await _while_there(request, call), body.encoding, share)
 

@@ -11,7 +11,7 @@ from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.cluster.api.processes.websockets import guard
 from shoal.cluster.api.request.streaming import StreamingBody
 from shoal.model.errors import SandboxEnded, Unavailable
-from shoal.wire.agent import Agent, OutputStream
+from shoal.wire.agent import OutputStream
 
 OFFSET = "X-Shoal-Offset"
 
@@ -30,9 +30,6 @@ class OutputReader(ProcessBytes):
         self._early: bytes | None = None
         self._end: int | None = None
 
-    def _flow(self, agent: Agent) -> OutputStream:
-        return agent.output(self._process_id, self._fd, self.offset, tell=True, peek=self._peek)
-
     async def begin(self, *, follow: bool) -> int:
         """Attaches, and returns where the output begins. Without `follow` it ends with what there is now."""
         patience = Patience()
@@ -40,7 +37,6 @@ class OutputReader(ProcessBytes):
             try:
                 flow = await self._attached()
                 patience.working()
-                await flow
             except SandboxEnded as ended:
                 self._let_go()
                 self._early = await self._after_sandbox(ended)

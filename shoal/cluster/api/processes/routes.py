@@ -64,7 +64,7 @@ async def start_process(sandbox_id: str, body: ProcessStart, transport: Cluster)
     """Starts a process, and returns as soon as it runs."""
     start = body.start()
     pid = await RetryingAgent(transport, sandbox_id).call(
-        lambda agent: agent.exec(start, pty=body.size, merge_stderr=body.merge_stderr)
+        lambda agent: agent.exec(start, pty=body.terminal, merge_stderr=body.merge_stderr)
     )
     return Json({"id": start.id, "pid": pid}, 201)
 

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainValidator, RootModel, WithJsonSchema
 
+from shoal.client.arguments import SHELL
 from shoal.model import errors, ids
 from shoal.model.field_types import at_most
 from shoal.model.strict import Strict
 from shoal.model.validate import MAX_ARGV_ITEM, MAX_ARGV_ITEMS, text_size
 from shoal.wire import checks
-from shoal.wire.records import Entry, Start
+from shoal.wire.records import Entry, Start, Terminal
 
-SHELL = "/bin/sh"
 MAX_SECONDS = 365 * 86400
 DEFAULT_OUTPUT = 8 << 20
 MAX_OUTPUT = 64 << 20
@@ -67,6 +67,7 @@ class Command(Strict):
     workdir: PathText | None = Field(None, description="Absolute; default: the sandbox's")
     user: str | None = Field(None, description="`name`, `uid`, `uid:gid` or `name:group`; default: the sandbox's")
     timeout: Seconds | None = Field(None, description="Seconds after which its whole tree is killed")
+    merge_stderr: bool = Field(False, description="Send what it writes to stderr to stdout")
     id: str | None = Field(
         None, description="`p-` and 1 to 32 lower-case letters and digits: the same start sent again starts nothing"
     )
@@ -126,15 +127,22 @@ class Size(Strict):
     cols: Dimension
 
 
+class Pty(Size):
+    """A terminal."""
+
+    echo: bool = Field(True, description="Whether it repeats its input in its output")
+    term: str | None = Field(None, description="The variable TERM; default: the sandbox's, else `xterm`")
+
+
 class ProcessStart(Command):
     """A process to start. Read its output, or it waits once 1 MiB of it is unread."""
 
-    pty: Size | None = Field(None, description="Give it a terminal of that size")
-    merge_stderr: bool = Field(False, description="Send what it writes to stderr to stdout")
+    pty: Pty | None = Field(None, description="Give it a terminal of that size")
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        return None if self.pty is None else (self.pty.rows, self.pty.cols)
+    def terminal(self) -> Terminal | None:
+        pty = self.pty
+        return None if pty is None else Terminal(pty.rows, pty.cols, pty.echo, pty.term)
 
 
 class Return(Strict):

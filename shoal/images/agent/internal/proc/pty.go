@@ -15,6 +15,13 @@ type Size struct {
 	Cols uint16 `json:"cols"`
 }
 
+// Terminal says what terminal a process gets.
+type Terminal struct {
+	Size
+	// Echo is whether the terminal repeats its input in its output; nil: it does.
+	Echo *bool `json:"echo"`
+}
+
 const (
 	tiocgptpeer = 0x5441
 	ttyMode     = 0o620
@@ -24,7 +31,7 @@ const (
 type terminal struct{ file *os.File }
 
 // openTerminal makes a pseudo-terminal and returns its master and the peer for the child.
-func openTerminal(size Size, user *syscall.Credential) (master int, peer int, err error) {
+func openTerminal(wanted Terminal, user *syscall.Credential) (master int, peer int, err error) {
 	const flags = syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC | syscall.O_NONBLOCK
 	for _, path := range []string{"/dev/pts/ptmx", "/dev/ptmx"} {
 		if master, err = syscall.Open(path, flags, 0); err == nil {
@@ -43,12 +50,18 @@ func openTerminal(size Size, user *syscall.Credential) (master int, peer int, er
 	if err = ioctl(master, syscall.TIOCSPTLCK, uintptr(unsafe.Pointer(&unlock))); err != nil {
 		return -1, -1, err
 	}
-	if err = setSize(master, size); err != nil {
+	if err = setSize(master, wanted.Size); err != nil {
 		return -1, -1, err
 	}
 	peer, err = openPeer(master)
 	if err != nil {
 		return -1, -1, err
+	}
+	if wanted.Echo != nil && !*wanted.Echo {
+		if err = silence(peer); err != nil {
+			syscall.Close(peer)
+			return -1, -1, err
+		}
 	}
 	if user != nil {
 		// Programs reopen their terminal by its name, so it must be the user's. The group stays as it is, because the
@@ -57,6 +70,16 @@ func openTerminal(size Size, user *syscall.Credential) (master int, peer int, er
 		syscall.Fchmod(peer, ttyMode)
 	}
 	return master, peer, nil
+}
+
+// silence stops a terminal from repeating its input.
+func silence(fd int) error {
+	var mode syscall.Termios
+	if err := ioctl(fd, syscall.TCGETS, uintptr(unsafe.Pointer(&mode))); err != nil {
+		return err
+	}
+	mode.Lflag &^= syscall.ECHO
+	return ioctl(fd, syscall.TCSETS, uintptr(unsafe.Pointer(&mode)))
 }
 
 func openPeer(master int) (int, error) {

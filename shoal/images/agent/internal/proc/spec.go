@@ -28,7 +28,7 @@ type Spec struct {
 	Timeout time.Duration
 	Limits  map[string]uint64
 
-	Pty         *Size
+	Pty         *Terminal
 	MergeStderr bool
 	Stdin       bool
 	Tail        bool

@@ -13,9 +13,8 @@ const maxSignal = 64
 
 type execRequest struct {
 	start
-	Pty         *proc.Size `json:"pty"`
-	MergeStderr bool       `json:"merge_stderr"`
-	Tail        bool       `json:"tail"`
+	Pty  *proc.Terminal `json:"pty"`
+	Tail bool           `json:"tail"`
 }
 
 func (s *Server) exec(st *mux.Stream, raw []byte) error {
@@ -30,7 +29,7 @@ func (s *Server) exec(st *mux.Stream, raw []byte) error {
 	if request.Pty != nil && (request.Pty.Rows == 0 || request.Pty.Cols == 0) {
 		return fault.Invalid("pty", "rows and cols must be 1 to 65535")
 	}
-	spec.Pty, spec.MergeStderr, spec.Tail = request.Pty, request.MergeStderr, request.Tail
+	spec.Pty, spec.Tail = request.Pty, request.Tail
 	p, err := s.table.Start(spec)
 	if err != nil {
 		return err

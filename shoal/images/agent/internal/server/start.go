@@ -9,15 +9,16 @@ import (
 
 // start holds the members that `run` and `exec` share.
 type start struct {
-	Op        string             `json:"op"`
-	ID        string             `json:"id"`
-	Argv      []text             `json:"argv"`
-	Env       map[string]*text   `json:"env"`
-	Workdir   *text              `json:"workdir"`
-	User      string             `json:"user"`
-	TimeoutMS int64              `json:"timeout_ms"`
-	Limits    map[string]*uint64 `json:"limits"`
-	Stdin     bool               `json:"stdin"`
+	Op          string             `json:"op"`
+	ID          string             `json:"id"`
+	Argv        []text             `json:"argv"`
+	Env         map[string]*text   `json:"env"`
+	Workdir     *text              `json:"workdir"`
+	User        string             `json:"user"`
+	TimeoutMS   int64              `json:"timeout_ms"`
+	Limits      map[string]*uint64 `json:"limits"`
+	Stdin       bool               `json:"stdin"`
+	MergeStderr bool               `json:"merge_stderr"`
 }
 
 func (r *start) spec() (*proc.Spec, error) {
@@ -25,7 +26,7 @@ func (r *start) spec() (*proc.Spec, error) {
 		return nil, fault.Invalid("timeout_ms", "%d is not between 0 (none) and %d", r.TimeoutMS, int64(proc.MaxTimeout))
 	}
 	s := &proc.Spec{
-		ID: r.ID, Argv: make([]string, len(r.Argv)), Env: overlay(r.Env), User: r.User, Stdin: r.Stdin,
+		ID: r.ID, Argv: make([]string, len(r.Argv)), Env: overlay(r.Env), User: r.User, Stdin: r.Stdin, MergeStderr: r.MergeStderr,
 		Timeout: time.Duration(r.TimeoutMS) * time.Millisecond, MaxOutput: -1,
 	}
 	for i, arg := range r.Argv {
