@@ -123,6 +123,11 @@ def test_a_network_of_none_has_only_itself(cluster: object) -> None:
             found = reached(sandbox, [("8.8.8.8", 53), (own_addresses()[0], port)])
         assert "reached" not in found.values()
         assert sandbox.run("cat /etc/resolv.conf").stdout == ""
+        told = sandbox.run("pip install --retries 0 six", timeout=60)
+        assert "host.package_index" in told.stderr
+        with sandbox.exec("git -c core.x=y --paginate config --list", pty=True) as pager:
+            assert "core.x=y" in pager.stdout.read()
+        assert sandbox.run(["less", "--version"]).returncode == 0
 
 
 def test_there_is_no_ipv6(sandbox: shoal.Sandbox) -> None:
