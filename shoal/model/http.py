@@ -8,6 +8,7 @@ them, the HTTP transport reads them.
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 from shoal.model.errors import (
@@ -50,18 +51,6 @@ STATUS: dict[type[ShoalError], int] = {
 }
 """By class; other classes have their parent's."""
 
-_TITLES = {
-    400: "The request is wrong",
-    401: "Who are you?",
-    403: "Not allowed",
-    404: "There is no such thing",
-    408: "It took too long",
-    409: "Not possible as things are",
-    410: "The sandbox has ended",
-    429: "A limit was hit",
-    500: "A defect of Shoal's",
-    503: "Not available at the moment",
-}
 _OURS = frozenset({"type", "title", "status", "detail", "code", "retryable", "request_id", "instance"})
 
 
@@ -76,7 +65,7 @@ def problem(error: ShoalError, request_id: str | None = None) -> dict[str, Any]:
     fields = {name: _spelt(value) for name, value in error.fields.items() if name not in _OURS}
     return {
         "type": f"urn:shoal:error:{error.code}",
-        "title": _TITLES[status],
+        "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": _spelt(error.message),
         "code": error.code,

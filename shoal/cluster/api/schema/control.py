@@ -69,7 +69,7 @@ class Problem(Told):
             "examples": [
                 {
                     "type": "urn:shoal:error:sandbox_not_found",
-                    "title": "There is no such thing",
+                    "title": "Not Found",
                     "status": 404,
                     "detail": "there is no sandbox sb-2fq7c3j5kx6n4a7b; `shoal ls --all` lists those that were",
                     "code": "sandbox_not_found",

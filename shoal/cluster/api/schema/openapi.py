@@ -39,18 +39,18 @@ TAGS = [
 ]
 
 _MEANINGS = {
-    400: "The request is wrong; `field` says where.",
+    400: "Invalid request; `field` says where.",
     401: "No token, or one that is unknown, expired or revoked.",
     403: "The token does not allow this.",
-    404: "There is no such thing, as far as the token may know.",
-    408: "It took longer than was allowed.",
+    404: "Not found, as far as the token may know.",
+    408: "It took longer than its deadline.",
     409: "The name is taken, or the sandbox is in the wrong state.",
     410: "The sandbox has ended; `reason` and `exit_code` say how.",
     413: "The body is too large.",
     415: "The body is not called JSON.",
     416: "There is nothing of the `Range`; `Content-Range` says how much there is.",
     429: "A quota or rate was hit; see `Retry-After`.",
-    500: "A defect of Shoal's.",
+    500: "Internal error: please report it.",
     503: "Not possible now, and nothing happened: repeat the call. With `sent` and not `retryable`: check first.",
 }
 

@@ -79,29 +79,7 @@ func problemFromDocument(document map[string]any) *problem {
 	return p
 }
 
-var titles = map[int]string{
-	400: "The request is wrong",
-	401: "Who are you?",
-	403: "Not allowed",
-	404: "There is no such thing",
-	408: "It took too long",
-	409: "Not possible as things are",
-	410: "The sandbox has ended",
-	414: "The request is wrong",
-	429: "A limit was hit",
-	431: "The request is wrong",
-	500: "A defect of Shoal's",
-	502: "A defect of Shoal's",
-	503: "Not available at the moment",
-	504: "A defect of Shoal's",
-}
-
-func (p *problem) title() string {
-	if title, found := titles[p.status]; found {
-		return title
-	}
-	return http.StatusText(p.status)
-}
+func (p *problem) title() string { return http.StatusText(p.status) }
 
 func (p *problem) document(requestID string) []byte {
 	members := map[string]any{}

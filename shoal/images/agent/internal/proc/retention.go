@@ -14,7 +14,7 @@ const (
 	answerAge     = 30 * time.Second
 	unreadAge     = 60 * time.Second
 	maxUnread     = 8 << 20
-	tombstones    = 8192
+	maxForgotten  = 8192
 	janitorPeriod = 15 * time.Second
 	maxShownArgv  = 1024
 )
@@ -26,28 +26,28 @@ type retention struct {
 	janitor *time.Timer
 	armed   bool
 
-	graves map[uint64]struct{} // hashes of the ids of forgotten processes, so that none of them starts again
-	order  []uint64
-	next   int
+	forgotten map[uint64]struct{} // hashes of the ids of forgotten processes, so that none of them starts again
+	order     []uint64
+	next      int
 }
 
 func (k *retention) seen(hash uint64) bool {
-	_, dead := k.graves[hash]
+	_, dead := k.forgotten[hash]
 	return dead
 }
 
-func (k *retention) bury(hash uint64) {
-	if k.graves == nil {
-		k.graves = make(map[uint64]struct{})
+func (k *retention) remember(hash uint64) {
+	if k.forgotten == nil {
+		k.forgotten = make(map[uint64]struct{})
 	}
-	if len(k.order) < tombstones {
+	if len(k.order) < maxForgotten {
 		k.order = append(k.order, hash)
 	} else {
-		delete(k.graves, k.order[k.next])
+		delete(k.forgotten, k.order[k.next])
 		k.order[k.next] = hash
-		k.next = (k.next + 1) % tombstones
+		k.next = (k.next + 1) % maxForgotten
 	}
-	k.graves[hash] = struct{}{}
+	k.forgotten[hash] = struct{}{}
 }
 
 // retire adds an ended process to those that are kept, and forgets the oldest if there are too many.
@@ -82,7 +82,7 @@ func (t *Table) retire(p *Process) {
 
 func (t *Table) forget(p *Process) {
 	delete(t.procs, p.ID)
-	t.kept.bury(maphash.String(t.seed, p.ID))
+	t.kept.remember(maphash.String(t.seed, p.ID))
 	p.Out.Drop()
 	p.Err.Drop()
 }

@@ -80,10 +80,10 @@ func TestAnswersAreKeptForAWhile(t *testing.T) {
 
 func TestGravesAreBounded(t *testing.T) {
 	var k retention
-	for i := range uint64(tombstones + 5) {
-		k.bury(i)
+	for i := range uint64(maxForgotten + 5) {
+		k.remember(i)
 	}
-	if len(k.graves) != tombstones || k.seen(4) || !k.seen(5) || !k.seen(tombstones+4) {
-		t.Errorf("%d graves", len(k.graves))
+	if len(k.forgotten) != maxForgotten || k.seen(4) || !k.seen(5) || !k.seen(maxForgotten+4) {
+		t.Errorf("%d forgotten", len(k.forgotten))
 	}
 }

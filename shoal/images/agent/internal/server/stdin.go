@@ -63,9 +63,9 @@ func feed(st *mux.Stream, p *proc.Process) {
 }
 
 // pour moves data from the client to the process until END, and then closes the input. Credit tells the client that a
-// piece has reached the process. If the process did not take a piece, credit is given only when credulous is set,
+// piece has reached the process. If the process did not take a piece, credit is given only when alwaysCredit is set,
 // because then the client need not know.
-func pour(st *mux.Stream, writer *proc.Writer, credulous bool) (int64, error) {
+func pour(st *mux.Stream, writer *proc.Writer, alwaysCredit bool) (int64, error) {
 	over := make(chan struct{})
 	defer close(over)
 	go func() {
@@ -83,7 +83,7 @@ func pour(st *mux.Stream, writer *proc.Writer, credulous bool) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if err = writer.Write(f.Payload); err == nil || credulous {
+		if err = writer.Write(f.Payload); err == nil || alwaysCredit {
 			st.Took(f)
 		}
 		if err != nil {
