@@ -16,6 +16,7 @@ from pathlib import Path
 import docker
 import psutil
 
+from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
 from shoal.client import config_file
@@ -33,6 +34,7 @@ class Found:
 
     containers: frozenset[str]
     records: frozenset[str]
+    disks: frozenset[str]
     directories: frozenset[str]
     interfaces: frozenset[str]
     holders: frozenset[str]
@@ -51,6 +53,7 @@ def look(cluster: ClusterFile) -> Found:
     return Found(
         containers=frozenset(_containers(cluster)),
         records=frozenset(records),
+        disks=frozenset(entry.point.name for entry in mounts.table() if entry.point.parent == run_dir / "d"),
         directories=frozenset(path.name for path in _children(run_dir / "c")),
         interfaces=frozenset(_interfaces(cluster.settings["network"]["bridge"])),
         holders=frozenset(holder for holder in records.values() if holder is not None),
@@ -65,7 +68,12 @@ def look(cluster: ClusterFile) -> Found:
 def problems(found: Found, before: Found | None = None) -> list[str]:
     """What is not as it should be; with `before`, also sandboxes that have come to stay."""
     wrong = []
-    for one, other in (("containers", "records"), ("directories", "records"), ("interfaces", "containers")):
+    for one, other in (
+        ("containers", "records"),
+        ("directories", "records"),
+        ("disks", "records"),
+        ("interfaces", "containers"),
+    ):
         extra = getattr(found, one) - getattr(found, other)
         if extra:
             wrong.append(f"{one} without {other}: {', '.join(sorted(extra))}")
@@ -103,6 +111,7 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
         "engine": [cluster.engine] if cluster.engine is not None and processes.alive(cluster.engine) else [],
         "containers": _containers(cluster) if cluster.engine is None else [],
         "shims": shims(cluster) if cluster.engine is not None else [],
+        "disks": _loop_devices(Path(cluster.secret_path).parent),
         "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run_dir) in line],
         "files": list((run_dir / cluster.cluster).rglob("*"))
         + list(run_dir.glob("engine*")) * (cluster.engine is not None),
@@ -175,6 +184,17 @@ def _commands(text: str) -> list[str]:
         line = " ".join(processes.command_line(pid))
         if f"{text}/" in line and pid not in (os.getpid(), os.getppid()):
             found.append(f"{pid}: {line[:200]}")
+    return found
+
+
+def _loop_devices(state: Path) -> list[str]:
+    """Those whose files lie in the state directory, also after their names are gone."""
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            found += [str(path)] * (str(state) in path.read_text())
+        except OSError:
+            continue  # just detached
     return found
 
 

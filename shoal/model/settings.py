@@ -39,7 +39,7 @@ class SandboxDefaults(_Section):
     memory_limit: Annotated[int, Field(gt=0)] = 1024
     """Most MiB"""
     disk: Annotated[int, Field(gt=0)] = 8192
-    """Most MiB written to the root filesystem"""
+    """Size in MiB of its root filesystem, beyond the image"""
     pids: Annotated[int, Field(gt=0)] = 512
     """Most processes and threads at once"""
     timeout: Annotated[float, Field(gt=0)] = 300.0
@@ -83,7 +83,7 @@ class NodeSettings(_Section):
     sweep_interval: Annotated[float, Field(gt=0)] = 15.0
     """Seconds between sweeps for orphaned containers and files"""
     disk_interval: Annotated[float, Field(gt=0)] = 1.0
-    """Seconds between checks of a sandbox's disk use, if the file system has no quotas (longer for large trees)"""
+    """Seconds between checks of a sandbox's disk use, where it can't have a disk of its own (longer for large trees)"""
     stop_grace: Annotated[float, Field(ge=0)] = 2.0
     """Seconds between SIGTERM and SIGKILL for a sandbox's own command"""
     orphan_timeout: Annotated[float, Field(gt=0)] = 600.0

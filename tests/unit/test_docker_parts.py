@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
+from docker import APIClient
 from docker.errors import APIError, DockerException
 
 from shoal.actors.engines import cgroups
@@ -15,7 +17,7 @@ from shoal.actors.engines.contract import ContainerSpec, ContainerState, EngineE
 from shoal.actors.engines.docker.containers import to_container
 from shoal.actors.engines.docker.events import to_event
 from shoal.actors.engines.docker.failures import MESSAGE_LIMIT, docker_errors, from_pull
-from shoal.actors.engines.docker.quota import gives_quota
+from shoal.actors.engines.docker.removal import remove_container
 from shoal.actors.engines.docker.request import create_request
 from shoal.model.errors import (
     FailedPrecondition,
@@ -48,7 +50,7 @@ IMAGE = ImageInfo("shoal/base", "sha256:abc", user="alice", workdir="/home/alice
 
 
 def test_a_request_closes_what_can_be_closed() -> None:
-    asked = create_request(spec(labels={"a": "b"}, env={"X": "1", "SHOAL_USER": "forged"}), IMAGE, gives_quota=False)
+    asked = create_request(spec(labels={"a": "b"}, env={"X": "1", "SHOAL_USER": "forged"}), IMAGE)
     assert asked["Image"] == "sha256:abc"
     assert asked["User"] == "0:0"
     assert asked["Labels"] == {"a": "b", "shoal.key": "c-one"}
@@ -60,22 +62,20 @@ def test_a_request_closes_what_can_be_closed() -> None:
     assert isolation["NetworkMode"] == "none"
     assert (isolation["NanoCpus"], isolation["Memory"], isolation["MemorySwap"]) == (5 * 10**8, 512 * MiB, 512 * MiB)
     assert isolation["PidsLimit"] == 64
-    assert "StorageOpt" not in isolation
     assert "DeviceRequests" not in isolation
     assert all(mount["ReadOnly"] for mount in isolation["Mounts"])
 
 
 def test_limits_that_are_asked_for() -> None:
-    asked = create_request(spec(memory=0, disk=7 * MiB, gpu=2, runtime="runsc"), IMAGE, gives_quota=True)["HostConfig"]
+    asked = create_request(spec(memory=0, gpu=2, runtime="runsc"), IMAGE)["HostConfig"]
     assert "Memory" not in asked
-    assert asked["StorageOpt"] == {"size": str(7 * MiB)}
     assert asked["DeviceRequests"][0]["Count"] == 2
     assert asked["Runtime"] == "runsc"
 
 
 def test_mounts_are_as_told() -> None:
     mounts = (Mount(Path("/a:b"), "/etc/resolv.conf"), Mount(Path("/data"), "/data", read_only=False))
-    asked = create_request(spec(mounts=mounts), IMAGE, gives_quota=False)["HostConfig"]["Mounts"]
+    asked = create_request(spec(mounts=mounts), IMAGE)["HostConfig"]["Mounts"]
     assert [(m["Source"], m["Target"], m["ReadOnly"]) for m in asked] == [
         ("/opt/agent", "/.shoal/agent", True),
         ("/run/c-one", "/.shoal/run", True),
@@ -178,27 +178,6 @@ def test_one_that_never_ran_counts_as_exited_without_a_code() -> None:
     assert container.created_at == pytest.approx(1767323045.678901)
 
 
-MOUNTS = """\
-22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-30 22 254:1 / /var/lib/docker rw,relatime - xfs /dev/vdb rw,prjquota
-31 22 254:2 / /var/lib/docker2 rw,relatime - xfs /dev/vdc rw,noquota
-"""
-
-
-@pytest.mark.parametrize(
-    ("driver", "backing", "root", "gives"),
-    [
-        ("overlay2", "xfs", "/var/lib/docker", True),
-        ("overlay2", "xfs", "/var/lib/docker/sub", True),
-        ("overlay2", "xfs", "/var/lib/docker2", False),
-        ("overlay2", "extfs", "/var/lib/docker", False),
-        ("vfs", "xfs", "/var/lib/docker", False),
-    ],
-)
-def test_quotas_need_their_file_system(driver: str, backing: str, root: str, gives: bool) -> None:
-    assert gives_quota(driver, backing, root, MOUNTS) is gives
-
-
 def test_control_groups_are_found() -> None:
     first = "5:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n2:pids:/docker/abc\n0::/\n"
     mounts = "".join(
@@ -240,3 +219,29 @@ def test_engines_are_named_in_one_list() -> None:
     with pytest.raises(InvalidRequest) as caught:
         engine_named("podman", Settings())
     assert caught.value.field == "engine"
+
+
+class Daemon:
+    """Removes a container only if its layer is empty, as one that runs out of descriptors in a deep tree."""
+
+    def __init__(self, layer: Path) -> None:
+        self.layer, self.running, self.removed = layer, True, False
+
+    def remove_container(self, name: str, **_: Any) -> None:
+        if os.listdir(self.layer):
+            raise answered(500, "failed to remove root filesystem: too many open files")
+        self.removed = True
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        return {"State": {"Running": self.running}, "GraphDriver": {"Data": {"UpperDir": str(self.layer)}}}
+
+    def kill(self, name: str) -> None:
+        self.running = False
+
+
+def test_what_the_daemon_does_not_remove_is_emptied_first(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "tree").mkdir(parents=True)
+    daemon = Daemon(tmp_path)
+    remove_container(cast(APIClient, daemon), "shoal-c-one", None)
+    assert daemon.removed
+    assert not daemon.running

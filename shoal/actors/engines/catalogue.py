@@ -19,9 +19,11 @@ def engine_named(name: str, settings: Settings) -> Engine:
 
 def _docker(settings: Settings) -> Engine:
     # Imported here: the SDK takes a tenth of a second, and may be absent.
+    from shoal.actors.engines.disks import Disks
     from shoal.actors.engines.docker import DockerEngine
 
-    return DockerEngine(settings.engine_address, settings.node.start_limit)
+    disks = Disks(settings.state_dir / "node" / "disks")
+    return DockerEngine(settings.engine_address, settings.node.start_limit, disks=disks)
 
 
 def _fake(_settings: Settings) -> Engine:

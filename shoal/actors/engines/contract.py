@@ -20,13 +20,14 @@ Rules for every engine
     - All methods are async and never block the loop. Blocking libraries go to the engine's own bounded threads.
     - `start` is all or nothing: if it raises or is cancelled, nothing of the container is left.
     - Every container carries `ContainerSpec.labels`; `list` finds containers by them, after any crash of the caller.
-    - `remove` is idempotent, kills what runs, and returns once container, root filesystem and mounts are gone.
+    - `remove` is idempotent, kills what runs, and returns once container, root filesystem and mounts are gone, whatever
+      code inside has left there: trees of any depth, names of any bytes.
     - Errors are of `shoal.model.errors`: `ImageNotFound`, `InvalidRequest` (a limit that the engine cannot keep),
       `Unavailable` (the engine does not answer: nothing happened), `FailedPrecondition` (not possible in this state),
       `NotFound`, `Internal`.
     - Who retries: the caller, on `Unavailable` only.
 
-Memory checkpoints and disk quotas are abilities that only some engines have: `abilities` tells, and a call without the
+Memory checkpoints and disk limits are abilities that only some engines have: `abilities` tells, and a call without the
 ability raises `FailedPrecondition` at once.
 """
 
@@ -48,7 +49,7 @@ class Ability(StrEnum):
     PULL = "pull"  # fetch images by reference from a registry
     PAUSE = "pause"
     CHECKPOINT = "checkpoint"  # memory snapshots
-    DISK_QUOTA = "disk_quota"  # the file system enforces `ContainerSpec.disk`; else the node watches `disk_usage`
+    DISK_LIMIT = "disk_limit"  # the kernel holds `ContainerSpec.disk`; else the node watches `disk_usage`
 
 
 class ContainerState(StrEnum):
@@ -81,7 +82,8 @@ class ImageInfo:
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container to start. `cpu`: cores; `memory`, `disk`: bytes (0: no limit); `pids`: a count; `gpu`: whole
-    devices."""
+    devices; `disk_dir`: where the engine may mount a disk of the container's own: a path for it alone, named after its
+    key, which does not exist."""
 
     key: str
     image: str
@@ -91,6 +93,7 @@ class ContainerSpec:
     memory: int
     pids: int
     disk: int = 0
+    disk_dir: Path | None = None
     gpu: int = 0
     runtime: str = "runc"
     hostname: str = "sandbox"
@@ -181,7 +184,7 @@ class Engine(ABC):
     @abstractmethod
     async def disk_usage(self, key: str, *, limit: int) -> int:
         """Bytes written to its root filesystem. Counting may stop beyond `limit`. Never follows a link or trusts a
-        name."""
+        name, and takes milliseconds with `DISK_LIMIT`."""
 
     @abstractmethod
     async def pause(self, key: str) -> None:

@@ -9,6 +9,7 @@ came from.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +28,12 @@ WAITING = 1_000_000
 
 
 def tree_size(root: Path, *, limit: int) -> int:
-    """Bytes that the tree below `root` takes on its file system; stops beyond `limit`. A file with several names counts
-    once. Files that vanish or move meanwhile may or may not count. Raises `OSError` only if `root` itself cannot be
-    read."""
+    """Bytes that the tree below `root`, or the file `root`, takes; stops beyond `limit`. A file with several names
+    counts once. Files that vanish or move meanwhile may or may not count. Raises `OSError` only if `root` itself cannot
+    be read."""
+    itself = os.lstat(root)
+    if stat.S_ISREG(itself.st_mode):
+        return itself.st_blocks * BLOCK
     walk = _Walk(limit)
     fd = os.open(root, _DIRECTORY)
     try:

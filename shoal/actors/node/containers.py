@@ -235,6 +235,7 @@ class Containers:
             memory=shape.memory * MIB,
             pids=shape.pids,
             disk=shape.disk * MIB,
+            disk_dir=defaults.run_root.parent / "d" / record.key,
             gpu=shape.gpu,
             runtime=shape.runtime,
             hostname=shape.hostname,

@@ -112,7 +112,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
 
 
 def needs_disk_watch(engine: Engine) -> bool:
-    return Ability.DISK_QUOTA not in engine.abilities
+    return Ability.DISK_LIMIT not in engine.abilities
 
 
 def machine_size() -> tuple[float, int]:

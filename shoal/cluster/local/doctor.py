@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors import inherited_settings
+from shoal.actors.engines.disks import Disks
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
@@ -61,6 +62,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _overlay()
     yield _directories(settings)
     yield _disk(settings)
+    yield _disk_limit(settings)
     yield _agent(settings)
     yield _inherited(settings)
     cluster = _cluster(settings)
@@ -181,6 +183,17 @@ def _disk(settings: Settings) -> Check:
     return Check(
         "disk", False, f"only {detail}", f"free {_NEEDED_GIB} GiB there, or set SHOAL_STATE_DIR to a larger disk"
     )
+
+
+def _disk_limit(settings: Settings) -> Check:
+    """Whether sandboxes can have disks of their own. Without them the cluster works all the same."""
+    name, watched = "disk limit", "by watching, with what writes fast or hides its files beyond it"
+    if os.geteuid() != 0:
+        return Check(name, False, "can only be tried as root", "sudo shoal doctor")
+    problem = Disks(_nearest(settings.state_dir)).problem()
+    if problem is None:
+        return Check(name, True, "held by the kernel: each sandbox has a disk of its own")
+    return Check(name, False, f"only {watched}: {problem}", "modprobe loop; apt-get install -y e2fsprogs")
 
 
 def _agent(settings: Settings) -> Check:

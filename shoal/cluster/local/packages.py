@@ -11,8 +11,14 @@ from collections.abc import Iterable
 from shoal.model.errors import FailedPrecondition
 from shoal.model.report import Report
 
-NODE_PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "mount": "mount"}
-"""Program → its package. For the sandboxes' networks."""
+NODE_PROGRAMS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "mount": "mount",
+    "mkfs.ext4": "e2fsprogs",
+}
+"""Program → its package. For the sandboxes' networks and disks."""
 
 ENGINE_PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "iptables": "iptables"}
 

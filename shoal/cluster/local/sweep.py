@@ -6,6 +6,7 @@ Everything is found by its own marks (labels, an alias, a path), not by a list t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,11 +17,12 @@ import requests
 from tenacity import (
     Retrying,
     retry_if_exception_type,
-    retry_if_not_exception_type,
     stop_after_delay,
     wait_fixed,
 )
 
+from shoal.actors.engines.docker.removal import remove_container
+from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
 from shoal.actors.network import SandboxNetwork
 from shoal.cluster.local import packages, processes
@@ -30,17 +32,13 @@ from shoal.model.settings import NetworkSettings
 _REMOVE_S = 60.0
 
 
-def containers(address: str, cluster: str | None) -> int:
-    """Removes the cluster's containers from the engine at `address`; returns how many.
-
-    `cluster` None: all containers.
-    """
+def containers(address: str, cluster: str | None) -> None:
+    """Removes the cluster's containers from the engine at `address`. `cluster` None: all containers."""
     client = docker.DockerClient(base_url=address, timeout=_REMOVE_S, version="auto")
     filters = {"label": f"{CLUSTER_LABEL}={cluster}"} if cluster is not None else {}
-    removed = 0
     try:
         for container in client.api.containers(all=True, filters=filters):
-            removed += _remove(client, container["Id"])
+            _remove(client.api, container["Id"], (container["Labels"] or {}).get(KEY_LABEL))
         left = client.api.containers(all=True, filters=filters)
     finally:
         client.close()
@@ -48,22 +46,17 @@ def containers(address: str, cluster: str | None) -> int:
         raise FailedPrecondition(
             f"the engine at {address} does not remove {len(left)} containers; restart it, then `shoal down` again"
         )
-    return removed
 
 
-def _remove(client: Any, identifier: str) -> bool:
-    """Removes one container, however often that fails within a minute; returns whether it was this call that did."""
-    try:
+def _remove(client: Any, identifier: str, key: str | None) -> None:
+    """Removes one container, however often that fails within a minute. If it stays, the caller sees it."""
+    with contextlib.suppress(docker.errors.APIError, requests.RequestException, OSError):
         Retrying(
-            retry=retry_if_exception_type((docker.errors.APIError, requests.RequestException))
-            & retry_if_not_exception_type(docker.errors.NotFound),
+            retry=retry_if_exception_type((docker.errors.APIError, requests.RequestException)),
             wait=wait_fixed(0.1),
             stop=stop_after_delay(_REMOVE_S),
             reraise=True,
-        )(client.api.remove_container, identifier, force=True, v=True)
-    except (docker.errors.APIError, requests.RequestException):
-        return False  # gone already, or the engine does not remove it: the caller looks
-    return True
+        )(remove_container, client, identifier, key)
 
 
 def network(settings: NetworkSettings, cluster: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from docker import APIClient
 
 from shoal.actors.engines.contract import Container, ContainerSpec, Engine, EngineEvent, EventKind, Usage
+from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.docker import DockerEngine
 from shoal.actors.engines.fake import FakeEngine, fake_image
 from shoal.images.binaries import agent_binary
@@ -90,9 +91,11 @@ class Lab(ABC):
 
 
 class DockerLab(Lab):
-    def __init__(self, run_dir: Path) -> None:
+    """`disks`: where containers that ask for a limit get disks of their own."""
+
+    def __init__(self, run_dir: Path, disks: Disks | None = None) -> None:
         super().__init__(run_dir)
-        self.engine = DockerEngine(engine_address(), start_limit=3)
+        self.engine = DockerEngine(engine_address(), start_limit=3, disks=disks)
         self.image = test_image()
         self.client = APIClient(base_url=engine_address() or os.environ.get("DOCKER_HOST"), version="auto")
 

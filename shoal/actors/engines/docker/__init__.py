@@ -5,7 +5,8 @@ request.py     pure: turns a `ContainerSpec` into the daemon's request
 images.py      looks images up and pulls them
 failures.py    maps Docker's errors to Shoal's
 events.py      the event stream
-quota.py       pure: can the daemon's storage driver enforce a disk limit?
+disk.py        puts a container's layer on a disk of its own
+removal.py     removes containers, whatever trees code inside has made
 """
 
 from shoal.actors.engines.docker.engine import DockerEngine

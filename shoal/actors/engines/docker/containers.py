@@ -12,19 +12,20 @@ from typing import Any
 
 from docker import APIClient
 from docker.errors import APIError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from shoal.actors.engines.cgroups import Cgroup, cgroup_of
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage
-from shoal.actors.engines.docker.failures import docker_errors, explanation
+from shoal.actors.engines.disks import Disk, Disks, disks
+from shoal.actors.engines.docker import disk as own_disk
+from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
+from shoal.actors.engines.docker.removal import remove_container
 from shoal.actors.engines.docker.request import KEY_LABEL, check, container_name, create_request
 from shoal.actors.engines.tree_size import tree_size
 from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, NotFound, ShoalError
 
 _log = logging.getLogger(__name__)
 
-_REMOVE_DEADLINE = 60.0
 _STATES = {"running": ContainerState.RUNNING, "paused": ContainerState.PAUSED}
 
 
@@ -38,17 +39,16 @@ class _Known:
     cgroup: Cgroup | None
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether a removal may succeed later: somebody else is removing it too, or the kernel still holds its mounts."""
-    return isinstance(error, APIError) and (error.status_code == 409 or "busy" in explanation(error).lower())
-
-
 class Containers:
-    def __init__(self, client: APIClient, images: Images, *, runtimes: tuple[str, ...], gives_quota: bool) -> None:
+    """`disks`: None if containers can't have disks of their own here."""
+
+    def __init__(
+        self, client: APIClient, images: Images, *, runtimes: tuple[str, ...], disks: Disks | None = None
+    ) -> None:
         self._client = client
         self._images = images
         self._runtimes = runtimes
-        self._gives_quota = gives_quota
+        self._disks = disks
         self._known: dict[str, _Known] = {}
         self._starting: set[str] = set()
         # Keys of containers in which a process was killed for memory. Some versions of the daemon tell it only
@@ -62,8 +62,18 @@ class Containers:
             raise FailedPrecondition(f"container {spec.key} is being started already", state="starting")
         self._starting.add(spec.key)
         try:
-            self._create(spec)
+            disk: Disk | None = None
+            if self._disks is not None and spec.disk and spec.disk_dir is not None:
+                disk, spec = own_disk.make(self._disks, spec)
             try:
+                self._create(spec)
+            except BaseException:
+                if disk is not None:
+                    disks.remove(disk)
+                raise
+            try:
+                if disk is not None:
+                    own_disk.adopt(disk, spec.key, self._inspect(spec.key))
                 return self._run(spec, abandoned)
             except BaseException:
                 self._undo(spec.key)
@@ -74,7 +84,7 @@ class Containers:
     def _create(self, spec: ContainerSpec) -> None:
         name = container_name(spec.key)
         for fresh in (False, True):
-            request = create_request(spec, self._images.need(spec.image), gives_quota=self._gives_quota)
+            request = create_request(spec, self._images.need(spec.image))
             try:
                 with docker_errors(f"create container {spec.key}"):
                     self._client.create_container_from_config(request, name)
@@ -116,19 +126,8 @@ class Containers:
     def remove(self, key: str) -> None:
         self._known.pop(key, None)
         self._out_of_memory.discard(key)
-        again = Retrying(
-            retry=retry_if_exception(_passes),
-            wait=wait_exponential(0.02, max=1.0),
-            stop=stop_after_delay(_REMOVE_DEADLINE),
-            reraise=True,
-        )
         with docker_errors(f"remove container {key}"):
-            try:
-                # `v`: also remove the anonymous volumes that its image declares.
-                again(self._client.remove_container, container_name(key), v=True, force=True)
-            except APIError as error:
-                if error.status_code != 404:
-                    raise
+            remove_container(self._client, container_name(key), key)
 
     def get(self, key: str) -> Container:
         found = self._inspect(key)
@@ -177,8 +176,11 @@ class Containers:
         )
 
     def disk_usage(self, key: str, *, limit: int) -> int:
+        disk = disks.find(key)
+        if disk is not None:
+            return disk.used()
         known = self._known.get(key)
-        trees = known.trees if known is not None else _trees(self._inspect(key))
+        trees = known.trees if known is not None else own_disk.written(self._inspect(key))
         try:
             total = 0
             for tree in trees:
@@ -241,7 +243,7 @@ class Containers:
         if container.state is ContainerState.EXITED:
             self._known.pop(container.key, None)
         else:
-            self._known[container.key] = _Known(found["Id"], container, _trees(found), cgroup)
+            self._known[container.key] = _Known(found["Id"], container, own_disk.written(found), cgroup)
         return container
 
     def _inspect(self, key: str) -> dict[str, Any]:
@@ -271,15 +273,6 @@ def to_container(found: dict[str, Any]) -> Container:
         created_at=_seconds(found.get("Created", "")),
         labels=labels,
     )
-
-
-def _trees(found: dict[str, Any]) -> tuple[Path, ...]:
-    """The directories that hold what the container writes: its layer, and the volumes that its image declares."""
-    upper = ((found.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
-    if not upper:
-        return ()
-    volumes = (Path(m["Source"]) for m in found.get("Mounts") or () if m.get("Type") == "volume" and m.get("Source"))
-    return (Path(upper), *volumes)
 
 
 def _seconds(timestamp: str) -> float:

@@ -7,28 +7,31 @@ have a pool each, so that a query never waits behind a pull.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 from docker import APIClient
 from docker.utils import kwargs_from_env
 
 from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, ImageInfo, Usage
+from shoal.actors.engines.disks import Disks
+from shoal.actors.engines.docker import disk as own_disk
 from shoal.actors.engines.docker.containers import Containers
 from shoal.actors.engines.docker.events import EventStream
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
-from shoal.actors.engines.docker.quota import gives_quota
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _USUAL = "unix:///var/run/docker.sock"
 _LOOKS, _WALKS, _PULLS = 4, 2, 4
@@ -36,15 +39,24 @@ _LOOKS, _WALKS, _PULLS = 4, 2, 4
 
 class DockerEngine(Engine):
     """Containers of the Docker daemon at `address` (None: `DOCKER_HOST`, else the usual socket). At most `start_limit`
-    are started or removed at once; `timeout`: seconds that the daemon may take for one answer."""
+    are started or removed at once; `timeout`: seconds that the daemon may take for one answer; `disks`: where the
+    containers' own disks come from, if they shall have such."""
 
     name = "docker"
 
-    def __init__(self, address: str | None = None, start_limit: int = 4, *, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        start_limit: int = 4,
+        *,
+        timeout: float = 60.0,
+        disks: Disks | None = None,
+    ) -> None:
         self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
         self.runtimes: tuple[str, ...] = ()
         self._address = address
         self._timeout = timeout
+        self._disks = disks
         self._pools = {
             name: ThreadPoolExecutor(size, thread_name_prefix=f"shoal-docker-{name}")
             for name, size in (("start", start_limit), ("look", _LOOKS), ("walk", _WALKS), ("pull", _PULLS))
@@ -76,24 +88,29 @@ class DockerEngine(Engine):
             name for name in info.get("Runtimes") or {} if not name.startswith("io.containerd.") and name != default
         )
         self.runtimes = (default, *others)
-        quota = gives_quota(
-            info.get("Driver", ""),
-            str(dict(info.get("DriverStatus") or ()).get("Backing Filesystem", "")),
-            info.get("DockerRootDir", "/"),
-            Path("/proc/self/mountinfo").read_text(),
-        )
-        if quota:
-            self.abilities |= {Ability.DISK_QUOTA}
+        disks = self._disks
+        if disks is not None:
+            problem = own_disk.problem(disks, self._place()["base_url"], info)
+            if problem is None:
+                self.abilities |= {Ability.DISK_LIMIT}
+            else:
+                _log.warning("disks are watched, not limited: %s", problem)
+                disks = None
         images = Images(client)
-        self._containers = Containers(client, images, runtimes=self.runtimes, gives_quota=quota)
+        self._containers = Containers(client, images, runtimes=self.runtimes, disks=disks)
         self._images = images
         self._client = client
 
     def _connect(self) -> APIClient:
         """A new client; asks the daemon once, for the API's version."""
-        place: dict[str, Any] = {"base_url": self._address} if self._address else kwargs_from_env(os.environ)
-        _probe(place.get("base_url") or _USUAL)
+        place = self._place()
+        _probe(place["base_url"])
         return APIClient(version="auto", timeout=self._timeout, max_pool_size=self._connections, **place)
+
+    def _place(self) -> dict[str, Any]:
+        """Where the daemon is, as the SDK takes it."""
+        place: dict[str, Any] = {"base_url": self._address} if self._address else kwargs_from_env(os.environ)
+        return {**place, "base_url": place.get("base_url") or _USUAL}
 
     async def close(self) -> None:
         if self._closed:
@@ -108,6 +125,8 @@ class DockerEngine(Engine):
                 pool.shutdown(wait=True, cancel_futures=True)
             if client is not None:
                 client.close()
+            if self._disks is not None:
+                self._disks.close()
 
         await asyncio.to_thread(let_go)
 

@@ -39,7 +39,7 @@ def container_name(key: str) -> str:
     return f"shoal-{key}"
 
 
-def create_request(spec: ContainerSpec, image: ImageInfo, *, gives_quota: bool) -> dict[str, Any]:
+def create_request(spec: ContainerSpec, image: ImageInfo) -> dict[str, Any]:
     """The body of the daemon's "create container" for `spec`."""
     return {
         # By digest: the name may have moved to another image since it was looked up.
@@ -53,8 +53,13 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, gives_quota: bool) 
         "Labels": {**spec.labels, KEY_LABEL: spec.key},
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": {**_isolation(spec), **_limits(spec, gives_quota=gives_quota), "Mounts": _mounts(spec)},
+        "HostConfig": {**_isolation(spec), **_limits(spec), "Mounts": _mounts(spec)},
     }
+
+
+def hosts_file(hostname: str) -> str:
+    """What `/etc/hosts` is for a container that has the file from us."""
+    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n"
 
 
 def check(spec: ContainerSpec, *, runtimes: tuple[str, ...]) -> None:
@@ -96,7 +101,7 @@ def _isolation(spec: ContainerSpec) -> dict[str, Any]:
     }
 
 
-def _limits(spec: ContainerSpec, *, gives_quota: bool) -> dict[str, Any]:
+def _limits(spec: ContainerSpec) -> dict[str, Any]:
     limits: dict[str, Any] = {
         "NanoCpus": round(spec.cpu * 1e9),
         "PidsLimit": spec.pids,
@@ -107,8 +112,6 @@ def _limits(spec: ContainerSpec, *, gives_quota: bool) -> dict[str, Any]:
     if spec.memory:
         # The same number for both means: no swap.
         limits |= {"Memory": spec.memory, "MemorySwap": spec.memory}
-    if spec.disk and gives_quota:
-        limits["StorageOpt"] = {"size": str(spec.disk)}
     if spec.gpu:
         limits["DeviceRequests"] = [{"Driver": "", "Count": spec.gpu, "Capabilities": [["gpu"]]}]
     return limits

@@ -1,0 +1,216 @@
+"""Makes, finds and removes containers' own disks.
+
+A disk is an ext4 file system in a sparse file without a name, mounted by a loop device. So the kernel itself refuses
+what goes beyond its size (ENOSPC), however it is written, `df` inside tells its size, and removing it takes the same
+time whatever is on it. It takes room on the machine as it is written, and gives it back as files are removed.
+
+Nothing can be left behind: the file goes with the loop device, and that with the last mount. Disks are found by the
+table of mounts, so whoever comes after a crash can remove them. Blocks: called in an engine's threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shoal.actors.engines.disks import mounts
+from shoal.actors.engines.disks.loop import attached
+
+_BLOCK: Final = 4096
+_PER_INODE: Final = 16384
+"""Bytes for each file that may be made, as ext4 has it on a disk of usual size."""
+_LEAST_INODES: Final = 16384
+_INODE: Final = 256
+_FIXED: Final = 256 << 10
+"""What ext4 itself needs, beside its tables of inodes and blocks."""
+_KEPT_BACK: Final = 16 << 20
+"""What ext4 never gives away, on a small disk a fiftieth."""
+
+# Without a journal: a container's disk does not outlive a crash of the machine, and mounts in a millisecond.
+_FEATURES: Final = "^has_journal,^resize_inode"
+# Inode tables are empty already, and so need not be written. `barrier=0`: a flush would have to wait for the machine's
+# own disk, for data that nobody reads after a crash.
+_OPTIONS: Final = "noinit_itable,discard,barrier=0"
+
+_LOOP: Final = "7:"
+"""The major number of loop devices."""
+_TEMPLATES: Final = 8
+_FORMAT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk at `point`, in a directory that only root may enter."""
+
+    point: Path
+
+    def used(self) -> int:
+        """Bytes on it."""
+        status = os.statvfs(self.point)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+    def adopt(self, directory: Path, name: str) -> None:
+        """From now on `directory` is on this disk, with what it holds. `name`: for use on this disk, once."""
+        inside, entries = self.point / name, list(directory.iterdir())
+        if any(entry.is_dir() and any(entry.iterdir()) for entry in entries):
+            # What an image puts into a volume may be anything.
+            subprocess.run(["cp", "-a", "--", directory, inside], check=True, capture_output=True)
+        else:
+            _copy_entry(directory, inside)
+            for entry in entries:
+                _copy_entry(entry, inside / entry.name)
+        mounts.bind(inside, directory)
+
+    def write(self, name: str, text: str) -> Path:
+        """A file on it that everybody may read."""
+        path = self.point / name
+        path.write_text(text)
+        path.chmod(0o644)
+        return path
+
+
+class Disks:
+    """The disks of one engine. Their files lie in `directory`, which need not exist."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._templates: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def problem(self) -> str | None:
+        """Why this machine can't have such disks, found by making one; None: it can."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="shoal-") as top:
+                point = Path(top, "disk")
+                self.make(point, 1 << 20)
+                mounts.detach(point)
+                point.rmdir()
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)
+        return None
+
+    def make(self, point: Path, size: int) -> Disk:
+        """A new disk that holds `size` bytes, at the directory `point`, which is made. If it raises (`OSError`,
+        `SubprocessError`), there is none."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._template(size) as template, _unnamed(self._directory) as file:
+            _copy_data(template, file)
+            with attached(file) as device:
+                point.mkdir(mode=0o700, parents=True)
+                try:
+                    mounts.mount_disk(device, point, _OPTIONS)
+                except OSError:
+                    point.rmdir()
+                    raise
+        point.chmod(0o700)
+        return Disk(point)
+
+    def close(self) -> None:
+        """Forgets what it keeps for the next disks. Disks stay. Idempotent."""
+        with self._lock:
+            while self._templates:
+                os.close(self._templates.popitem()[1])
+
+    @contextmanager
+    def _template(self, size: int) -> Iterator[int]:
+        """A formatted file for disks of that size. Formatting one starts a process, copying does not."""
+        whole = os.statvfs(self._directory)
+        inside = min(size, whole.f_blocks * whole.f_frsize)  # what the machine has not, no disk can hold
+        with self._lock:
+            if inside not in self._templates:
+                self._templates[inside] = self._format(inside)
+            self._templates.move_to_end(inside)
+            while len(self._templates) > _TEMPLATES:
+                os.close(self._templates.popitem(last=False)[1])
+            file = os.dup(self._templates[inside])
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _format(self, size: int) -> int:
+        inodes = max(size // _PER_INODE, _LEAST_INODES)
+        total = size + inodes * _INODE + size // 8192 + min(size // 48, _KEPT_BACK) + _FIXED
+        program = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if program is None:
+            raise FileNotFoundError("mkfs.ext4 is not on this machine: install e2fsprogs")
+        with _unnamed(self._directory) as file:
+            os.truncate(file, -(-total // _BLOCK) * _BLOCK)
+            command = [program, "-q", "-F", "-O", _FEATURES, "-b", str(_BLOCK), "-I", str(_INODE), "-N", str(inodes)]
+            command += ["-m", "0", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0", f"/proc/self/fd/{file}"]
+            subprocess.run(command, pass_fds=[file], check=True, capture_output=True, timeout=_FORMAT_S)
+            return os.dup(file)
+
+
+def find(key: str) -> Disk | None:
+    """The disk whose directory has the name `key`."""
+    found = [entry.point for entry in mounts.table() if entry.point.name == key and entry.device.startswith(_LOOP)]
+    return Disk(found[0]) if found else None
+
+
+def release(disk: Disk) -> None:
+    """Takes it from the directories that it adopted. Whatever runs on it keeps it. Idempotent."""
+    for point in _points(disk):
+        if point != disk.point:
+            mounts.detach(point)
+
+
+def remove(disk: Disk) -> None:
+    """Removes it, as soon as nothing runs on it any more. Idempotent."""
+    release(disk)
+    mounts.detach(disk.point)
+    with contextlib.suppress(FileNotFoundError):
+        disk.point.rmdir()
+
+
+def _points(disk: Disk) -> list[Path]:
+    """Where its file system is mounted, the latest first."""
+    table = mounts.table()
+    device = next((entry.device for entry in table if entry.point == disk.point), None)
+    return [entry.point for entry in reversed(table) if entry.device == device]
+
+
+@contextmanager
+def _unnamed(directory: Path) -> Iterator[int]:
+    """A file that goes with its last user."""
+    file = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _copy_data(source: int, target: int) -> None:
+    """Copies what is written of a sparse file."""
+    size = os.fstat(source).st_size
+    os.truncate(target, size)
+    begin = 0
+    while begin < size:
+        try:
+            begin = os.lseek(source, begin, os.SEEK_DATA)
+        except OSError:  # only holes follow
+            return
+        end = os.lseek(source, begin, os.SEEK_HOLE)
+        os.pwrite(target, os.pread(source, end - begin, begin), begin)
+        begin = end
+
+
+def _copy_entry(source: Path, target: Path) -> None:
+    """An empty directory, or a file, with its owner and mode."""
+    status = source.stat()
+    if source.is_dir():
+        target.mkdir()
+    else:
+        target.write_bytes(source.read_bytes())
+    os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(status.st_mode & 0o7777)

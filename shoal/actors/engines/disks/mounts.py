@@ -1,0 +1,60 @@
+"""Mounts and unmounts without starting a process, and reads the table of mounts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_MS_NOSUID, _MS_NODEV, _MS_BIND = 2, 4, 4096
+_MNT_DETACH = 2
+_GONE = 22  # EINVAL: nothing is mounted there
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of the table. `device`: `major:minor` of the file system."""
+
+    device: str
+    point: Path
+
+
+def mount_disk(device: str, point: Path, options: str) -> None:
+    """Mounts an ext4 file system; `OSError`."""
+    _mount(device, point, "ext4", _MS_NOSUID | _MS_NODEV, options)
+
+
+def bind(source: Path, point: Path) -> None:
+    """Makes `source` appear at `point`, too; `OSError`."""
+    _mount(str(source), point, "", _MS_BIND, "")
+
+
+def detach(point: Path) -> None:
+    """Takes away what is mounted at `point`, with all that is mounted below. Who has it open keeps it. Idempotent."""
+    if _libc.umount2(os.fsencode(point), _MNT_DETACH) != 0:
+        number = ctypes.get_errno()
+        if number != _GONE and os.path.lexists(point):
+            raise OSError(number, os.strerror(number), str(point))
+
+
+def table(text: str | None = None) -> list[MountEntry]:
+    """The mounts that this process sees, in the order in which they were made."""
+    lines = (Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape") if text is None else text).splitlines()
+    # The kernel writes spaces and the like as octal escapes.
+    return [
+        MountEntry(fields[2], Path(_OCTAL.sub(lambda m: chr(int(m[1], 8)), fields[4])))
+        for fields in (line.split(" ") for line in lines)
+        if len(fields) > 4
+    ]
+
+
+def _mount(source: str, point: Path, kind: str, flags: int, options: str) -> None:
+    arguments = (os.fsencode(source), os.fsencode(point), kind.encode(), ctypes.c_ulong(flags), options.encode())
+    if _libc.mount(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(point))
