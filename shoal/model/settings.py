@@ -103,6 +103,10 @@ class NetworkSettings(_Section):
     """Private destinations that are allowed: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`"""
     dns: tuple[str, ...] = ()
     """Name servers for sandboxes; empty: the machine's"""
+    connections: Annotated[int, Field(ge=16)] = 4096
+    """Most connections of one sandbox that the kernel tracks, including those that ended lately (UDP 30 s, TCP 2 min):
+    64 sandboxes at it fill the table of a usual machine (262,144)
+    """
 
 
 class ApiSettings(_Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -143,13 +144,26 @@ async def test_what_the_settings_open_is_open_and_no_more(docker_lab: DockerLab)
                 assert "reached" not in (await probe(inside, never)).values()
 
 
-async def test_further_addresses_can_be_closed(docker_lab: DockerLab) -> None:
-    async with net_lab(docker_lab, allow=[PUBLIC]) as lab:
+async def test_the_clusters_nodes_stay_closed_whatever_is_open(docker_lab: DockerLab) -> None:
+    private = "10.77.0.2"
+    async with net_lab(docker_lab, allow=[PUBLIC, private], dns=[PUBLIC]) as lab:
         container, _ = await lab.sandbox()
-        with far_machine(PUBLIC) as far, serving(far.prefix, 80):
-            assert (await probe(entering(container.pid), [(PUBLIC, 80)], PATIENCE_S)) == {(PUBLIC, 80): "reached"}
-            await lab.network.close_off([PUBLIC])
-            assert (await probe(entering(container.pid), [(PUBLIC, 80)])) == {(PUBLIC, 80): "silent"}
+        inside, targets = entering(container.pid), [(PUBLIC, 53), (PUBLIC, 80), (private, 80)]
+        with far_machine(PUBLIC, private) as far, serving(far.prefix, 53, 80):
+            assert set((await probe(inside, targets, PATIENCE_S)).values()) == {"reached"}
+            await lab.network.close_off([PUBLIC, private, "2001:db8::1"])
+            assert set((await probe(inside, targets)).values()) == {"silent"}
+
+            # A node that starts again, or whose rules somebody removed, has not forgotten them.
+            again = SandboxNetwork(NetworkSettings(bridge=lab.bridge, subnet=lab.subnet, allow=(PUBLIC,)), "test")
+            await again.open()
+            assert not await again.verify()
+            command("nft", "flush", "set", "inet", f"shoal_{lab.bridge}", "nodes")
+            assert await again.verify()
+            assert set((await probe(inside, targets)).values()) == {"silent"}
+
+            await again.close_off([private])
+            assert (await probe(inside, [(PUBLIC, 80)], PATIENCE_S)) == {(PUBLIC, 80): "reached"}
 
 
 async def test_nothing_comes_in_from_outside(lab: NetLab) -> None:
@@ -160,13 +174,53 @@ async def test_nothing_comes_in_from_outside(lab: NetLab) -> None:
 
 
 async def test_a_forged_source_goes_nowhere(lab: NetLab) -> None:
-    container, _ = await lab.sandbox()
-    inside = entering(container.pid)
+    (container, own), (_, others) = await lab.sandbox(), await lab.sandbox()
+    inside, target = entering(container.pid), (PUBLIC, 80)
+    mac = json.loads(command(*inside, "ip", "-j", "link", "show", "eth0"))[0]["address"]
     with far_machine(PUBLIC) as far, serving(far.prefix, 80):
-        assert (await probe(inside, [(PUBLIC, 80)], PATIENCE_S)) == {(PUBLIC, 80): "reached"}
-        command(*inside, "ip", "addr", "add", "203.0.113.99/32", "dev", "eth0")
-        command(*inside, "ip", "route", "replace", "default", "via", lab.gateway, "src", "203.0.113.99")
-        assert (await probe(inside, [(PUBLIC, 80)])) == {(PUBLIC, 80): "silent"}
+
+        async def tried(source: str) -> str:
+            command(*inside, "ip", "route", "replace", "default", "via", lab.gateway, "src", source)
+            command(*inside, "ip", "neigh", "flush", "all")
+            return (await probe(inside, [target], PATIENCE_S if source == own else 1.0))[target]
+
+        assert await tried(own) == "reached"
+        free = lab.subnet.replace(".0/24", ".200")
+        for source in ("203.0.113.99", others, free):
+            command(*inside, "ip", "addr", "add", f"{source}/32", "dev", "eth0")
+            assert await tried(source) == "silent", source
+            command(*inside, "ip", "addr", "del", f"{source}/32", "dev", "eth0")
+        assert await tried(own) == "reached"
+
+        # And it is the rules that keep it so: without them it is reached, and `verify` brings them back.
+        command("nft", "delete", "table", "bridge", f"shoal_{lab.bridge}")
+        command(*inside, "ip", "addr", "add", f"{free}/32", "dev", "eth0")
+        command(*inside, "ip", "route", "replace", "default", "via", lab.gateway, "src", free)
+        assert (await probe(inside, [target], PATIENCE_S))[target] == "reached"
+        assert await lab.network.verify()
+        assert await tried(free) == "silent"
+        assert await tried(own) == "reached"
+
+        command(*inside, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
+        # Nobody tells it the gateway's link address, as nobody heard its question.
+        assert (await probe(inside, [target]))[target] in ("silent", "EHOSTUNREACH")
+        command(*inside, "ip", "link", "set", "eth0", "address", mac)
+        assert await tried(own) == "reached"
+
+
+async def test_one_sandbox_does_not_fill_the_kernels_table_of_connections(docker_lab: DockerLab) -> None:
+    tracked = "/proc/sys/net/netfilter/nf_conntrack_count"
+    flood = "import socket, sys\nfor port in range(1, 2001):\n"
+    flood += "    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', (sys.argv[1], port))\n"
+    async with net_lab(docker_lab, connections=100) as lab:
+        (container, _), (other, _) = await lab.sandbox(), await lab.sandbox()
+        with far_machine(PUBLIC) as far, serving(far.prefix, 80):
+            before = int(command("cat", tracked))
+            command(*entering(container.pid), sys.executable, "-c", flood, PUBLIC)
+            assert int(command("cat", tracked)) - before < 1000  # others' connections come and go
+            assert (await probe(entering(container.pid), [(PUBLIC, 80)]))[(PUBLIC, 80)] == "silent"
+            assert (await probe(entering(other.pid), [(PUBLIC, 80)], PATIENCE_S))[(PUBLIC, 80)] == "reached"
+            assert not await lab.network.verify()  # what is counted is no damage
 
 
 async def test_there_is_no_ipv6(lab: NetLab) -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 import shoal
+from shoal.actors.network.rules import NODES, elements
+from tests.cluster import Cluster
 from tests.integration.netlab import PROBE
 from tests.processes import kill_relay
 
@@ -77,6 +80,15 @@ def test_no_address_of_the_node_answers(sandbox: shoal.Sandbox) -> None:
         found = reached(sandbox, [(a, port) for a in own_addresses()])
     assert len(found) >= 2, "the machine's own and the bridge's at least"
     assert "reached" not in found.values(), found
+
+
+def test_the_clusters_addresses_are_closed_by_name(cluster: Cluster) -> None:
+    """On each node, so also where `network.allow` opens the networks that they are in."""
+    table = f"shoal_{cluster.file.settings['network']['bridge']}"
+    ends = time.monotonic() + 20
+    while not set(own_addresses()) <= set(elements("\n".join(said("nft", "list", "table", "inet", table)), NODES)):
+        assert time.monotonic() < ends
+        time.sleep(0.2)
 
 
 def test_rays_ports_do_not_answer(sandbox: shoal.Sandbox) -> None:

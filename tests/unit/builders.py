@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.model.info import NodeInfo
 from shoal.model.spec import Resources, SandboxSpec
 
 
@@ -22,3 +23,21 @@ def resources(**changes: Any) -> Resources:
 def spec(**changes: Any) -> SandboxSpec:
     values: dict[str, Any] = {"image": "shoal/base", "resources": resources()}
     return SandboxSpec(**{**values, **changes})
+
+
+def node_info(node_id: str = "1" * 56, **changes: Any) -> NodeInfo:
+    values: dict[str, Any] = {
+        "address": "127.0.0.1:1",
+        "hostname": "host",
+        "region": None,
+        "engine": "fake",
+        "runtimes": ("runc",),
+        "alive": True,
+        "sandboxes": 0,
+        "warm": 0,
+        "cpu_total": 8.0,
+        "cpu_free": 8.0,
+        "memory_total": 8192,
+        "memory_free": 8192,
+    }
+    return NodeInfo(node_id, **{**values, **changes})

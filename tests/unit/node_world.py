@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,10 @@ class Net:
     def __init__(self) -> None:
         self.attached: dict[str, int] = {}
         self.broken = False
+        self.closed: list[str] = []
+
+    async def close_off(self, addresses: Sequence[str], *, replace: bool) -> None:
+        self.closed = list(addresses) if replace else [*self.closed, *addresses]
 
     async def open(self) -> None:
         pass

@@ -68,7 +68,7 @@ class Cluster:
         if handle in self.failing:
             raise self.failing[handle]
         await asyncio.sleep(0)
-        return info(handle) if method == "info" else None
+        return {"info": info(handle), "close_off": []}.get(method)
 
 
 async def look(nodes: Nodes) -> list[str]:

@@ -10,8 +10,9 @@ from shoal.actors.network import forwarding
 from shoal.actors.network.addresses import AddressPool
 from shoal.actors.network.destinations import Destination, parse_destination, parse_subnet
 from shoal.actors.network.links import port_name
+from shoal.actors.network.pins import PINNED, group, pin, pinning
 from shoal.actors.network.resolvers import choose_servers, parse_servers, resolv_conf
-from shoal.actors.network.rules import CLOSED, METADATA, ruleset
+from shoal.actors.network.rules import CLOSED, COUNTED, METADATA, NODES, elements, ruleset, without_elements
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 
 SUBNET = IPv4Network("10.213.0.0/16")
@@ -122,8 +123,36 @@ def test_what_the_settings_open_comes_behind_what_is_never_open(chain: str) -> N
         return next(number for number, line in enumerate(lines) if part in line)
 
     opened = place("0.0.0.0/0 accept")
-    assert place(f"ip daddr {SUBNET} drop") < place("53 accept") < place(METADATA[0]) < opened < place(CLOSED[0])
-    assert all(address in lines[place(METADATA[0])] for address in (*METADATA, "198.51.100.1"))
+    nodes = place("@nodes drop")
+    assert place(f"ip daddr {SUBNET} drop") < nodes < place("53 accept")
+    assert place("53 accept") < place(METADATA[0]) < opened < place(CLOSED[0])
+    assert all(address in lines[place(METADATA[0])] for address in METADATA)
+
+
+def test_rules_hold_the_nodes_and_tell_them_again() -> None:
+    text = ruleset("b0", SUBNET, [], [], ["198.51.100.1", "198.51.100.2", "fd00::1"])
+    assert elements(text, NODES) == ["198.51.100.1", "198.51.100.2"]
+    assert elements(text, f"{NODES}6") == ["fd00::1"]
+    assert elements(text, COUNTED) == []
+
+
+def test_what_the_kernel_adds_to_a_set_is_no_difference() -> None:
+    text = ruleset("b0", SUBNET, [], [], ["198.51.100.1"])
+    counting = text.replace("flags dynamic\n", "flags dynamic\n\t\telements = { 10.213.0.2 ct count over 4096 }\n")
+    assert elements(counting, COUNTED) == ["10.213.0.2 ct count over 4096"]
+    assert without_elements(counting, COUNTED) == text
+    assert without_elements(counting, NODES) != counting
+    assert elements(without_elements(counting, COUNTED), NODES) == ["198.51.100.1"]
+
+
+def test_pins_name_port_mac_and_address() -> None:
+    text = pinning("bridge shoal_b0", "b0", [pin("sha", "10.213.0.2"), pin("shb", "10.213.1.255")])
+    assert elements(text, PINNED) == [
+        '"sha" . 02:53:0a:d5:00:02 . 10.213.0.2',
+        '"shb" . 02:53:0a:d5:01:ff . 10.213.1.255',
+    ]
+    assert group("b0") != group("b1")
+    assert all(0 < group(f"b{n}") < 1 << 31 for n in range(100))
 
 
 def test_rules_without_name_servers_have_no_empty_set() -> None:

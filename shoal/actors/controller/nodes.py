@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ def _list_machines() -> Sequence[Mapping[str, Any]]:
 class Node:
     """One machine: its node actor, its last answer, and its last error if that came later. `missing_since`: when Ray
     first did not list it as alive and nothing was heard of it since; `asking`: the question that it has not answered
-    yet."""
+    yet; `address`: Ray's name for it; `addresses`: all of its interfaces', None until it told."""
 
     id: str
     handle: ActorHandle[Any]
@@ -57,6 +57,8 @@ class Node:
     error: ShoalError | None = None
     missing_since: float | None = None
     asking: asyncio.Task[None] | None = None
+    address: str = ""
+    addresses: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -81,7 +83,14 @@ class Nodes:
             if node_id not in self._nodes:
                 handle = self._make_actor(node_id)
                 labels, hostname = facts.get("Labels", {}), facts.get("NodeManagerHostname", "")
-                self._nodes[node_id] = Node(node_id, handle, facts["Resources"], labels, hostname)
+                self._nodes[node_id] = Node(
+                    node_id,
+                    handle,
+                    facts["Resources"],
+                    labels,
+                    hostname,
+                    address=facts.get("NodeManagerAddress", ""),
+                )
         now = self.clock()
         for node in self._nodes.values():
             if node.id in seen:
@@ -134,7 +143,11 @@ class Nodes:
             node.asking.cancel()
 
     async def _ask(self, node: Node) -> None:
-        node.info = await self.call(node.handle, "info", timeout_s=ANSWER_S)
+        info = await self.call(node.handle, "info", timeout_s=ANSWER_S)
+        # Told at each look, so that a call that is lost does no harm; and before anything is placed there.
+        closed = cluster_addresses(self._nodes.values())
+        node.addresses = tuple(await self.call(node.handle, "close_off", *closed, timeout_s=ANSWER_S))
+        node.info = info
         node.error = node.asking = node.missing_since = None
 
     def handle(self, node_id: str) -> ActorHandle[Any]:
@@ -199,6 +212,14 @@ class Nodes:
 
     def handles(self) -> list[ActorHandle[Any]]:
         return [node.handle for node in self._nodes.values()]
+
+
+def cluster_addresses(nodes: Iterable[Node]) -> tuple[list[str], bool]:
+    """(the known addresses of all machines, whether every machine told its own). After a restart of the controller a
+    machine that does not answer must stay closed to the others."""
+    known = list(nodes)
+    found = {address for node in known for address in (node.address, *(node.addresses or ())) if address}
+    return sorted(found), all(node.addresses is not None for node in known)
 
 
 def _unanswered(node: Node, error: Exception) -> None:

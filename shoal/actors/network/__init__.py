@@ -3,6 +3,8 @@ engine, without Ray.
 
 network.py     `SandboxNetwork`: open, attach, detach, verify, close
 rules.py       pure: the packet rules, as text for nft
+pins.py        pure: the rules that keep a sandbox to its own addresses, as text for nft
+tables.py      both in the kernel: loaded, verified, read back
 destinations.py  pure: the destinations that a settings entry names
 addresses.py   pure: which sandbox has which address
 resolvers.py   pure: which name servers sandboxes ask

@@ -55,6 +55,11 @@ class AddressPool:
         if number is not None:
             del self._holders[number]
 
+    def clear(self) -> None:
+        """Frees all addresses."""
+        self._holders.clear()
+        self._held.clear()
+
     def _note(self, key: str, number: int) -> None:
         self._holders[number] = key
         self._held[key] = number

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors.network.commands import must, run
+from shoal.actors.network.pins import group, mac
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound
 
 _SYSCTL = Path("/proc/sys/net")
@@ -55,7 +56,7 @@ async def ensure_bridge(bridge: str, gateway: IPv4Address, subnet: IPv4Network, 
     link, steps = await _bridge(bridge), []
     if not link:
         # A fixed address: else it takes the lowest of its ports', which changes as they come and go.
-        steps.append(f"link add {bridge} address {_mac(gateway)} type bridge mcast_snooping 0")
+        steps.append(f"link add {bridge} address {mac(gateway)} type bridge mcast_snooping 0")
     if link.get("ifalias") != _mark(owner):
         steps.append(f'link set {bridge} alias "{_mark(owner)}"')
     wanted = (str(gateway), subnet.prefixlen)
@@ -106,9 +107,10 @@ async def connect(port: Port, pid: int, bridge: str, pool: tuple[IPv4Address, IP
     try:
         # Use the descriptor throughout: the pid may be reused meanwhile.
         path = f"/proc/self/fd/{space}"
+        peer = f"peer name eth0 address {mac(IPv4Address(port.address))} mtu {mtu} netns {path}"
         await _batch(
             [
-                f"link add {port.name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {path}",
+                f"link add {port.name} mtu {mtu} group {group(bridge)} type veth {peer}",
                 f'link set {port.name} alias "{port.key} {port.address}"',
                 f"link set {port.name} master {bridge}",
                 # Before it is up, so that sandboxes never reach each other.
@@ -232,8 +234,3 @@ def _set_sysctl(name: str, value: str) -> bool:
 
 def _mtu(device: str) -> int:
     return int(Path("/sys/class/net", device, "mtu").read_text())
-
-
-def _mac(gateway: IPv4Address) -> str:
-    """A locally administered address made from the bridge's IPv4 address: the same after every restart."""
-    return ":".join(f"{byte:02x}" for byte in (0x02, 0x53, *gateway.packed))

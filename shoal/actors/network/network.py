@@ -12,15 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 
 from shoal.actors.network import forwarding, links
 from shoal.actors.network.addresses import AddressPool
-from shoal.actors.network.commands import must, run
 from shoal.actors.network.destinations import parse_destination, parse_subnet
 from shoal.actors.network.links import Port, port_name
 from shoal.actors.network.resolvers import RESOLV_FILES, choose_servers, resolv_conf
-from shoal.actors.network.rules import ruleset, table_name
+from shoal.actors.network.tables import PacketTables
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.settings import NetworkSettings
@@ -39,12 +37,11 @@ class SandboxNetwork:
         self._bridge = settings.bridge
         self._cluster = cluster
         self._subnet = parse_subnet(settings.subnet)
-        self._allow = tuple(parse_destination(entry) for entry in settings.allow)
         self._configured = settings.dns
         self._pool = AddressPool(self._subnet)
+        allow = tuple(parse_destination(entry) for entry in settings.allow)
+        self._tables = PacketTables(self._bridge, self._subnet, allow, settings.connections, self._pool)
         self._dns: tuple[str, ...] = ()
-        self._closed_off: tuple[str, ...] = ()
-        self._loaded = ""
         self._opened = False
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._keys: dict[str, asyncio.Lock] = {}
@@ -58,12 +55,13 @@ class SandboxNetwork:
             # Before any change: the bridge may be another cluster's.
             await links.check_bridge(self._bridge, self._subnet, self._cluster)
             self._dns = await self._choose_servers()
+            if links.exists(self._bridge):
+                for port in await links.ports(self._bridge):
+                    self._pool.claim(port.key, port.address)
             # Rules first: an interface on a bridge without rules would be open to everything.
-            await self._load()
+            await self._tables.open(self._dns)
             await links.ensure_bridge(self._bridge, self._pool.gateway, self._subnet, self._cluster)
             await forwarding.let_pass(self._bridge)
-            for port in await links.ports(self._bridge):
-                self._pool.claim(port.key, port.address)
             self._opened = True
 
     async def attach(self, key: str, pid: int, address: str | None = None) -> str:
@@ -81,7 +79,14 @@ class SandboxNetwork:
             port = Port(port_name(key), key, self._pool.take(key))
             try:
                 async with self._at_once:
-                    await links.connect(port, pid, self._bridge, (self._pool.gateway, self._subnet))
+                    results = await asyncio.gather(
+                        self._tables.pin(key, port.address),
+                        links.connect(port, pid, self._bridge, (self._pool.gateway, self._subnet)),
+                        return_exceptions=True,  # both have ended before anything is undone
+                    )
+                for result in results:
+                    if isinstance(result, BaseException):
+                        raise result
             except BaseException:
                 await asyncio.shield(tasks.shared(self._disconnect(key), "disconnect"))
                 raise
@@ -97,22 +102,15 @@ class SandboxNetwork:
         """Key → address of all that are attached, including those of an earlier run."""
         return self._pool.holders()
 
-    async def close_off(self, addresses: Iterable[str]) -> None:
-        """Closes these further addresses to all sandboxes, in place of those before: the cluster's other nodes, if they
-        are public."""
-        wanted = tuple(sorted({str(IPv4Address(address)) for address in addresses}))
-        async with self._setup:
-            if wanted != self._closed_off:
-                self._closed_off = wanted
-                await self._load()
+    async def close_off(self, addresses: Iterable[str], *, replace: bool = True) -> None:
+        """Closes these addresses, IPv4 or IPv6, to all sandboxes, whatever the settings open: those of the cluster's
+        nodes. `replace`: in place of those before; else beside them. They outlive this process."""
+        await self._tables.close_off(addresses, replace=replace)
 
     async def verify(self) -> bool:
         """Restores rules, bridge and forwarding; returns whether anything was missing."""
         async with self._setup:
-            listed = await self._listing()
-            wrong = listed != self._loaded
-            if wrong:
-                await self._load()
+            wrong = await self._tables.verify()
             wrong |= await links.ensure_bridge(self._bridge, self._pool.gateway, self._subnet, self._cluster)
             wrong |= await forwarding.let_pass(self._bridge)
             if wrong:
@@ -126,8 +124,8 @@ class SandboxNetwork:
             self._opened = False
             await links.remove_bridge(self._bridge)
             await forwarding.take_back(self._bridge)
-            await run("nft", "delete", "table", "inet", table_name(self._bridge))
-            self._pool = AddressPool(self._subnet)
+            await self._tables.close()
+            self._pool.clear()
 
     def resolv_conf(self) -> str:
         """`/etc/resolv.conf` for sandboxes with this network, once it is open; those without a network get an empty
@@ -138,15 +136,6 @@ class SandboxNetwork:
         async with self._at_once:
             await links.remove_links([port_name(key)])
         self._pool.free(key)
-
-    async def _load(self) -> None:
-        text = ruleset(self._bridge, self._subnet, self._dns, self._allow, self._closed_off)
-        await must("nft", "-f", "-", given=text)
-        self._loaded = await self._listing()
-
-    async def _listing(self) -> str:
-        done = await run("nft", "list", "table", "inet", table_name(self._bridge))
-        return done.output if done.status == 0 else ""
 
     async def _choose_servers(self) -> tuple[str, ...]:
         own = await links.own_addresses()

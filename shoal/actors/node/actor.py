@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -81,6 +82,13 @@ class NodeActor:
             memory_total=total_memory,
             memory_free=total_memory,
         )
+
+    async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:
+        """Closes the addresses of the cluster's nodes to the sandboxes here, and returns this machine's own.
+        `complete`: no others stay closed from before."""
+        parts = await self._open()
+        await parts.network.close_off(addresses, replace=complete)
+        return await asyncio.to_thread(self._wiring.own_addresses)
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Removes the container that the sandbox has here, or is about to have."""

@@ -10,7 +10,10 @@ import platform
 import shutil
 import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+
+import psutil
 
 from shoal.actors import inherited_settings
 from shoal.actors.engines.catalogue import engine_named
@@ -119,6 +122,17 @@ def machine_size() -> tuple[float, int]:
     """(cores, MiB) of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(os.cpu_count() or 1), memory // MIB
+
+
+def own_addresses() -> list[str]:
+    """Every address of this machine's interfaces, IPv4 and IPv6, but for those that mean something here only."""
+    found = {
+        ip_address(address.address.partition("%")[0])
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in (socket.AF_INET, socket.AF_INET6)
+    }
+    return sorted(str(address) for address in found if not (address.is_loopback or address.is_link_local))
 
 
 def hostname() -> str:
