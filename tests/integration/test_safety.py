@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -142,8 +143,27 @@ def test_a_network_of_none_has_only_itself(cluster: object) -> None:
         assert sandbox.run(["less", "--version"]).returncode == 0
 
 
-def test_there_is_no_ipv6(sandbox: shoal.Sandbox) -> None:
-    assert sandbox.run("cat /proc/net/if_inet6").stdout == ""
+LOOPBACKS = """
+import socket
+for host in ("localhost", "::1", "127.0.0.1", "0.0.0.0", "::"):
+    family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+    server = socket.create_server((host, 0), family=family)
+    to = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    socket.create_connection((to, server.getsockname()[1]), 5).close()
+server = socket.create_server(("127.0.0.1", 0))  # as programs that know IPv4 only
+socket.create_connection(("localhost", server.getsockname()[1]), 5).close()
+assert socket.gethostbyname("localhost") == "127.0.0.1"
+print(sorted({found[4][0] for found in socket.getaddrinfo("localhost", 80)}))
+"""
+
+
+@pytest.mark.parametrize("network", ["default", "none"])
+def test_the_only_ipv6_is_that_of_the_loopback(cluster: object, sandbox: shoal.Sandbox, network: str) -> None:
+    with contextlib.ExitStack() as held:
+        if network == "none":
+            sandbox = held.enter_context(shoal.Sandbox.create(network="none"))
+        assert sandbox.run("cat /proc/net/if_inet6").stdout.split() == ["0" * 31 + "1", "01", "80", "10", "80", "lo"]
+        assert sandbox.run(["python3", "-c", LOOPBACKS], check=True).stdout == "['127.0.0.1', '::1']\n"
 
 
 def test_capabilities_are_few_and_none_can_be_gained(sandbox: shoal.Sandbox) -> None:

@@ -26,6 +26,7 @@ from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, NotF
 
 _log = logging.getLogger(__name__)
 
+_IPV6 = Path("/proc/sys/net/ipv6")
 _STATES = {"running": ContainerState.RUNNING, "paused": ContainerState.PAUSED}
 
 
@@ -84,7 +85,7 @@ class Containers:
     def _create(self, spec: ContainerSpec) -> None:
         name = container_name(spec.key)
         for fresh in (False, True):
-            request = create_request(spec, self._images.need(spec.image))
+            request = create_request(spec, self._images.need(spec.image), has_ipv6=_IPV6.exists())
             try:
                 with docker_errors(f"create container {spec.key}"):
                     self._client.create_container_from_config(request, name)

@@ -31,6 +31,9 @@ _OOM_SCORE = 500
 _PIDS = 16
 _SHM = 64 * MiB
 
+# The loopback has `::1`, which `localhost` resolves to as well; the engine turns IPv6 off on every interface.
+_LOOPBACK: Final = {"net.ipv6.conf.lo.disable_ipv6": "0"}
+
 
 def container_name(key: str) -> str:
     """The daemon's name for the container `key`. `InvalidRequest` for an invalid key, as it becomes part of a URL."""
@@ -39,8 +42,8 @@ def container_name(key: str) -> str:
     return f"shoal-{key}"
 
 
-def create_request(spec: ContainerSpec, image: ImageInfo) -> dict[str, Any]:
-    """The body of the daemon's "create container" for `spec`."""
+def create_request(spec: ContainerSpec, image: ImageInfo, *, has_ipv6: bool = True) -> dict[str, Any]:
+    """The body of the daemon's "create container" for `spec`. `has_ipv6`: whether this kernel knows IPv6."""
     return {
         # By digest: the name may have moved to another image since it was looked up.
         "Image": image.digest,
@@ -53,7 +56,12 @@ def create_request(spec: ContainerSpec, image: ImageInfo) -> dict[str, Any]:
         "Labels": {**spec.labels, KEY_LABEL: spec.key},
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": {**_isolation(spec), **_limits(spec), "Mounts": _mounts(spec)},
+        "HostConfig": {
+            **_isolation(spec),
+            "Sysctls": _LOOPBACK if has_ipv6 else {},
+            **_limits(spec),
+            "Mounts": _mounts(spec),
+        },
     }
 
 
