@@ -43,7 +43,8 @@ class SandboxInfo:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """One node: what it has, what runs on it. Memory in MiB, CPU in cores."""
+    """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
+    all its sandboxes together."""
 
     id: str
     address: str  # host:port of its relay
@@ -58,6 +59,7 @@ class NodeInfo:
     cpu_free: float
     memory_total: int
     memory_free: int
+    pids: int
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -88,6 +88,8 @@ class NodeSettings(_Section):
     """Seconds between SIGTERM and SIGKILL for a sandbox's own command"""
     orphan_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds after which an agent without a relay gives up"""
+    pids: Annotated[int, Field(gt=0)] | None = None
+    """Most processes and threads of all its sandboxes together; none: three quarters of what the kernel can have"""
     relay_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0: any free port"""
 

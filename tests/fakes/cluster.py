@@ -249,7 +249,7 @@ class _Nodes(Nodes):
         return []
 
     def machines(self) -> list[Machine]:
-        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, _AnyRegion(), ("runc", "runsc"))]
+        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, _AnyRegion(), ("runc", "runsc"), 1 << 22)]
 
     def known(self, node_id: str) -> bool:
         return True
@@ -268,7 +268,11 @@ class _Nodes(Nodes):
 
     async def infos(self) -> list[NodeInfo]:
         address = "127.0.0.1:1"
-        return [NodeInfo(NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192)]
+        return [
+            NodeInfo(
+                NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192, 1 << 22
+            )
+        ]
 
 
 @dataclass

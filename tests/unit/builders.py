@@ -39,5 +39,6 @@ def node_info(node_id: str = "1" * 56, **changes: Any) -> NodeInfo:
         "cpu_free": 8.0,
         "memory_total": 8192,
         "memory_free": 8192,
+        "pids": 24576,
     }
     return NodeInfo(node_id, **{**values, **changes})

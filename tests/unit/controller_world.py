@@ -122,7 +122,7 @@ class FakeNodes(Nodes):
         return []
 
     def machines(self) -> list[Machine]:
-        return [Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",))]
+        return [Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",), 24576)]
 
     def alive(self, node_id: str) -> bool:
         return True

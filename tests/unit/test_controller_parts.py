@@ -285,8 +285,8 @@ class TestRegistry:
 
 
 class TestPlacement:
-    small = Machine(2.0, 4096, 2.0, 3000, 0, None, ("runc",))
-    large = Machine(8.0, 32768, 16.0, 20000, 1, "eu", ("runc", "runsc"))
+    small = Machine(2.0, 4096, 2.0, 3000, 0, None, ("runc",), 24576)
+    large = Machine(8.0, 32768, 16.0, 20000, 1, "eu", ("runc", "runsc"), 24576)
 
     @pytest.mark.parametrize(
         ("changes", "field"),
@@ -297,6 +297,7 @@ class TestPlacement:
             ({"resources": resources(memory_request=30000, memory_limit=30000)}, "memory"),
             ({"resources": resources(gpu=2)}, "gpu"),
             ({"region": "moon"}, "region"),
+            ({"resources": resources(pids=24577)}, "pids"),
         ],
     )
     def test_refuses_what_no_machine_has(self, changes: dict[str, object], field: str) -> None:
@@ -306,7 +307,7 @@ class TestPlacement:
 
     def test_one_machine_must_meet_all_of_it(self) -> None:
         check_fits(spec(runtime="runsc", region="eu"), [self.small, self.large])
-        other = Machine(64.0, 4096, 64.0, 3000, 0, "us", ("runc",))
+        other = Machine(64.0, 4096, 64.0, 3000, 0, "us", ("runc",), 24576)
         with pytest.raises(InvalidRequest) as caught:
             check_fits(spec(region="eu", resources=resources(cpu_limit=32.0)), [self.large, other])
         assert caught.value.field == "cpu"

@@ -186,6 +186,7 @@ class Nodes:
                 gpus=int(node.resources.get("GPU", 0)),
                 region=node.labels.get(REGION_LABEL),
                 runtimes=node.info.runtimes,
+                pids=node.info.pids,
             )
             for node in self._nodes.values()
             if node.info is not None

@@ -15,7 +15,7 @@ from shoal.model.spec import SandboxSpec
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A node's capacity. `cpu_shares`, `memory_shares` (MiB): what Ray may hand out as requests; `cores`, `memory`:
-    what it has."""
+    what it has; `pids`: the most processes of all its sandboxes together."""
 
     cores: float
     memory: int
@@ -24,6 +24,7 @@ class Machine:
     gpus: int
     region: str | None
     runtimes: tuple[str, ...]
+    pids: int
 
 
 _Fits = Callable[[Machine], bool]
@@ -60,6 +61,11 @@ def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
                 f"the largest node has {max(m.memory for m in ms)} MiB "
                 f"and gives {max(m.memory_shares for m in ms)} in requests"
             ),
+        ),
+        (
+            "pids",
+            lambda m: r.pids <= m.pids,
+            lambda ms: f"the most that a node gives all its sandboxes together is {max(m.pids for m in ms)}",
         ),
     )
     left = list(machines)

@@ -23,7 +23,7 @@ def _docker(settings: Settings) -> Engine:
     from shoal.actors.engines.docker import DockerEngine
 
     disks = Disks(settings.state_dir / "node" / "disks")
-    return DockerEngine(settings.engine_address, settings.node.start_limit, disks=disks)
+    return DockerEngine(settings.engine_address, settings.node.start_limit, disks=disks, pids=settings.node.pids)
 
 
 def _fake(_settings: Settings) -> Engine:

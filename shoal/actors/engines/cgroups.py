@@ -59,7 +59,7 @@ def find(groups: str, mountinfo: str) -> Cgroup | None:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         for controller in controllers.split(","):
             paths[controller] = path
-    points = _mounts(mountinfo)
+    points = mount_points(mountinfo)
     v1 = [_directory(points.get(c), paths.get(c)) for c in ("cpuacct", "memory", "pids")]
     if v1[0] and v1[1] and v1[2]:
         return Cgroup(v1[0], v1[1], v1[2], unified=False)
@@ -67,7 +67,7 @@ def find(groups: str, mountinfo: str) -> Cgroup | None:
     return Cgroup(unified, unified, unified, unified=True) if unified else None
 
 
-def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
+def mount_points(mountinfo: str) -> dict[str, tuple[str, str]]:
     """By controller (`""`: all of v2): the root within the mounted hierarchy, and the mount point."""
     found: dict[str, tuple[str, str]] = {}
     for line in mountinfo.splitlines():

@@ -81,6 +81,7 @@ class NodeActor:
             cpu_free=total_cpu,
             memory_total=total_memory,
             memory_free=total_memory,
+            pids=self._wiring.most_pids(self._settings),
         )
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from shoal.actors import inherited_settings
+from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
@@ -58,6 +59,7 @@ class NodeParts:
         run_dir = self.containers.defaults.run_root.parent
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(asyncio.to_thread, shutil.rmtree, run_dir, True)
+            last_first.push_async_callback(asyncio.to_thread, cgroup_parent.remove)
             last_first.push_async_callback(self.engine.close)
             last_first.push_async_callback(self.network.close)
             last_first.push_async_callback(self.relay.close)
@@ -122,6 +124,11 @@ def machine_size() -> tuple[float, int]:
     """(cores, MiB) of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(os.cpu_count() or 1), memory // MIB
+
+
+def most_pids(settings: Settings) -> int:
+    """The most processes and threads of all sandboxes on this machine together."""
+    return settings.node.pids or cgroup_parent.most_pids()
 
 
 def own_addresses() -> list[str]:

@@ -21,6 +21,7 @@ from tenacity import (
     wait_fixed,
 )
 
+from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.docker.removal import remove_container
 from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
@@ -105,6 +106,7 @@ def everything(address: str | None, cluster: str, run_dir: Path, settings: Netwo
         network(settings, cluster)
     except ShoalError as error:
         errors.append(error)
+    cgroup_parent.remove()
     mounts(cluster_dir)
     shutil.rmtree(cluster_dir, ignore_errors=True)
     return errors

@@ -112,6 +112,11 @@ class DockerLab(Lab):
 
         return await asyncio.to_thread(body)
 
+    async def id_of(self, container: Container) -> str:
+        """The daemon's own id of it."""
+        found = await asyncio.to_thread(self.client.inspect_container, f"shoal-{container.key}")
+        return str(found["Id"])
+
     async def kill(self, container: Container) -> None:
         os.kill(container.pid, 9)
 

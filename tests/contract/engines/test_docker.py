@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from shoal.actors.engines.cgroup_parent import most_pids
+from shoal.actors.engines.cgroups import cgroup_of
 from shoal.actors.engines.contract import Ability, ContainerState, EngineEvent, EventKind, Mount
 from shoal.actors.engines.docker import DockerEngine
 from shoal.model.errors import Internal, InvalidRequest, Unavailable
@@ -49,6 +51,15 @@ DENIED = {
     ),
     "make a user namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
 }
+
+
+async def test_all_containers_together_are_bounded_below_what_the_kernel_has(docker_lab: DockerLab) -> None:
+    containers = [await docker_lab.start() for _ in range(2)]
+    groups = [cgroup_of(container.pid, name=await docker_lab.id_of(container)) for container in containers]
+    (above,) = {group.pids.parent for group in groups if group is not None}
+    bound = int(read(above / "pids.max"))
+    assert bound == most_pids() < int(read(Path("/proc/sys/kernel/pid_max")))
+    assert int(read(above / "pids.current")) >= 2
 
 
 async def test_what_root_may_inside(docker_lab: DockerLab) -> None:
@@ -385,3 +396,7 @@ async def test_abilities_are_those_of_the_daemon(docker_lab: DockerLab) -> None:
     if "runsc" in docker_lab.engine.runtimes:
         container = await docker_lab.start(runtime="runsc", agent=agent())
         assert container.state is ContainerState.RUNNING
+
+
+def read(file: Path) -> str:
+    return file.read_text()

@@ -13,6 +13,7 @@ from typing import Any
 from docker import APIClient
 from docker.errors import APIError
 
+from shoal.actors.engines.cgroup_parent import CgroupParent
 from shoal.actors.engines.cgroups import Cgroup, cgroup_of
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage
 from shoal.actors.engines.disks import Disk, Disks, disks
@@ -41,15 +42,23 @@ class _Known:
 
 
 class Containers:
-    """`disks`: None if containers can't have disks of their own here."""
+    """`disks`: None if containers can't have disks of their own here; `cgroup_parent`: None if they can't be bounded
+    together."""
 
     def __init__(
-        self, client: APIClient, images: Images, *, runtimes: tuple[str, ...], disks: Disks | None = None
+        self,
+        client: APIClient,
+        images: Images,
+        *,
+        runtimes: tuple[str, ...],
+        disks: Disks | None = None,
+        cgroup_parent: CgroupParent | None = None,
     ) -> None:
         self._client = client
         self._images = images
         self._runtimes = runtimes
         self._disks = disks
+        self._cgroup_parent = cgroup_parent
         self._known: dict[str, _Known] = {}
         self._starting: set[str] = set()
         # Keys of containers in which a process was killed for memory. Some versions of the daemon tell it only
@@ -86,6 +95,9 @@ class Containers:
         name = container_name(spec.key)
         for fresh in (False, True):
             request = create_request(spec, self._images.need(spec.image), has_ipv6=_IPV6.exists())
+            if self._cgroup_parent is not None:
+                self._cgroup_parent.ensure()
+                request["HostConfig"]["CgroupParent"] = self._cgroup_parent.name
             try:
                 with docker_errors(f"create container {spec.key}"):
                     self._client.create_container_from_config(request, name)

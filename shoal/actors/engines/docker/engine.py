@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from docker import APIClient
 from docker.utils import kwargs_from_env
 
+from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, ImageInfo, Usage
 from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.docker import disk as own_disk
@@ -40,7 +41,8 @@ _LOOKS, _WALKS, _PULLS = 4, 2, 4
 class DockerEngine(Engine):
     """Containers of the Docker daemon at `address` (None: `DOCKER_HOST`, else the usual socket). At most `start_limit`
     are started or removed at once; `timeout`: seconds that the daemon may take for one answer; `disks`: where the
-    containers' own disks come from, if they shall have such."""
+    containers' own disks come from, if they shall have such; `pids`: the most processes of all containers together
+    (None: by the kernel's own bounds)."""
 
     name = "docker"
 
@@ -51,12 +53,14 @@ class DockerEngine(Engine):
         *,
         timeout: float = 60.0,
         disks: Disks | None = None,
+        pids: int | None = None,
     ) -> None:
         self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
         self.runtimes: tuple[str, ...] = ()
         self._address = address
         self._timeout = timeout
         self._disks = disks
+        self._pids = pids
         self._pools = {
             name: ThreadPoolExecutor(size, thread_name_prefix=f"shoal-docker-{name}")
             for name, size in (("start", start_limit), ("look", _LOOKS), ("walk", _WALKS), ("pull", _PULLS))
@@ -97,7 +101,8 @@ class DockerEngine(Engine):
                 _log.warning("disks are watched, not limited: %s", problem)
                 disks = None
         images = Images(client)
-        self._containers = Containers(client, images, runtimes=self.runtimes, disks=disks)
+        parent = cgroup_parent.prepare(info.get("CgroupDriver", ""), self._pids or cgroup_parent.most_pids())
+        self._containers = Containers(client, images, runtimes=self.runtimes, disks=disks, cgroup_parent=parent)
         self._images = images
         self._client = client
 

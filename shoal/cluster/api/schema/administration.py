@@ -127,7 +127,8 @@ class Events(Told):
 
 
 class Node(Told):
-    """One node: what it has, what runs on it. Memory in MiB, CPU in cores."""
+    """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
+    all its sandboxes together."""
 
     id: str
     address: str
@@ -142,6 +143,7 @@ class Node(Told):
     cpu_free: float
     memory_total: int
     memory_free: int
+    pids: int
 
 
 class Nodes(Told):
