@@ -62,6 +62,9 @@ def run(
     idle_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="End it after this time without a process; default: never.")
     ] = None,
+    owner_lease: Annotated[
+        str | None, typer.Option(metavar="TIME", help="End it this time after this command was killed; default: never.")
+    ] = None,
     **spec_options: str | None,
 ) -> None:
     """Run a command in a new sandbox, which ends with the command.
@@ -92,9 +95,12 @@ def run(
         "disk": size,
         "timeout": seconds("timeout", timeout),
         "idle_timeout": seconds("idle-timeout", idle_timeout),
+        "owner_lease": seconds("owner-lease", owner_lease),
     }
     words = command_words(command)
     if detach:
+        if owner_lease is not None:
+            raise InvalidRequest("--owner-lease: nobody renews it after --detach; leave out one", field="owner_lease")
         _start(options, words)
         return
     if not words:

@@ -12,6 +12,7 @@ from shoal.client import cluster_address
 from shoal.client.admin import Administration
 from shoal.client.contexts import Context
 from shoal.client.dual_method import at_exit, dual_function, dual_method
+from shoal.client.leases import OwnerLeases
 from shoal.model import cluster_file, verbs
 from shoal.model.errors import InvalidRequest
 from shoal.model.info import NodeInfo
@@ -31,6 +32,7 @@ class Client(Administration, Context):
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self.rollback = Rollback()
+        self.leases = OwnerLeases(transport)
         self._defaults: SandboxDefaults | None = None
 
     @dual_method
@@ -40,7 +42,9 @@ class Client(Administration, Context):
 
     @dual_method
     async def close(self) -> None:
-        """Closes the connections; sandboxes go on running. May be called again; a later call reconnects."""
+        """Closes the connections; sandboxes go on running, those with an `owner_lease` until that is over. May be
+        called again; a later call reconnects."""
+        await self.leases.close()
         await self.rollback.settle()
         await self.transport.close()
         if _default.client is self:

@@ -30,6 +30,7 @@ class SandboxOptions(TypedDict, total=False):
     hostname: str | None
     timeout: float | None
     idle_timeout: float | None
+    owner_lease: float | None
     pty: bool | None
     network: NetworkMode | None
     region: str | None

@@ -111,6 +111,11 @@ def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
     return call.value
 
 
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The loop that blocking calls run on, for work that must go on whatever the caller's own threads and loops do."""
+    return (_home.background or _home.start()).loop
+
+
 def at_exit(close: Callable[[], Awaitable[None]]) -> None:
     """Runs `close` on the background loop when the process exits, if that loop was ever used."""
     _home.closers.append(close)

@@ -95,9 +95,11 @@ class Sandbox(Context):
 
         check_spec(spec, None)
         try:
-            return Sandbox(client, await client.transport.create(spec, deadline=deadline))
+            made = await client.transport.create(spec, deadline=deadline)
         except Unavailable as error:
             raise named(error, key if given is None else None) from None
+        client.leases.add(made)
+        return Sandbox(client, made)
 
     @create_many_call
     @dual_function
@@ -127,6 +129,9 @@ class Sandbox(Context):
         made = await create_all(
             client, specs, key=key if given is None else None, deadline=deadline, or_none=not return_errors
         )
+        for each in made:
+            if isinstance(each, SandboxInfo):
+                client.leases.add(each)
         return [each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made]
 
     @dual_function

@@ -63,4 +63,5 @@ AbsolutePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), 
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=f"^{KEY}$")]
 Cores = Annotated[float, Field(gt=0, le=1024)]
 Mebibytes = Annotated[int, Field(gt=0, le=16 * 1024 * 1024)]
+OwnerLease = Annotated[float, Field(ge=5, le=86400)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]

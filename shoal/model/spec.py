@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         IdempotencyKey,
         Mebibytes,
         Name,
+        OwnerLease,
         Seconds,
         Tags,
         Text,
@@ -85,6 +86,8 @@ class SandboxSpec:
     """Seconds from its start to its end"""
     idle_timeout: Seconds | None = None
     """Seconds without anything to do after which it ends; none: no such limit"""
+    owner_lease: OwnerLease | None = None
+    """Seconds after which it ends unless its creator, as the Python client does by itself, renews; none: no lease"""
     pty: bool = False
     """Whether its own command has a terminal"""
     network: NetworkMode = "default"

@@ -1,4 +1,4 @@
-"""Background tasks of the actors. Each has a name for the log, and a consequence if it fails in a way that nobody
+"""Background tasks. Each has a name for the log, and a consequence if it fails in a way that nobody
 foresaw.
 
     supervise   work that nobody awaits: it is run again after a pause, or `failed` is told

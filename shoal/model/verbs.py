@@ -162,6 +162,12 @@ def set_tags(sandbox_id: str, tags: Mapping[str, str]) -> SandboxInfo:
     """Replaces its tags; `SandboxEnded`."""
 
 
+@verb(Scope.RUN, "POST /v1/sandboxes/renew", many="renewed")
+def renew(sandbox_ids: Sequence[str]) -> list[str]:
+    """Renews the owner leases of up to 1,000 sandboxes, each for its `owner_lease` from now on. Returns those renewed:
+    not those that have ended, have no lease, or are not the caller's to see."""
+
+
 @verb(Scope.RUN, "DELETE /v1/sandboxes/{sandbox_id}", audit="sandbox.terminate", takes=60.0)
 def terminate(sandbox_id: str) -> SandboxInfo:
     """Ends it and returns once its processes are gone. For one that has ended: its end."""

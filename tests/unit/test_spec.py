@@ -61,7 +61,7 @@ def test_help_tells_each_option() -> None:
         assert f"{name}: {docs()[name]}" in told
 
 
-@pytest.mark.parametrize("spec", [replace(FULL, hostname="castle"), PLAIN], ids=["full", "plain"])
+@pytest.mark.parametrize("spec", [replace(FULL, hostname="castle", owner_lease=60.0), PLAIN], ids=["full", "plain"])
 def test_a_spec_survives_every_form(spec: SandboxSpec) -> None:
     check_spec(spec, None)
     assert spec_of(options_of(spec)) == spec

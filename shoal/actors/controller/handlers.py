@@ -29,6 +29,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.set_tags: sandboxes.set_tags,
         verbs.terminate: sandboxes.terminate,
         verbs.wait: sandboxes.wait,
+        verbs.renew: sandboxes.renew,
         verbs.grant: sandboxes.grant,
         verbs.logs: sandboxes.logs,
         verbs.orphans: sandboxes.orphans,

@@ -16,6 +16,7 @@ from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.history import History
+from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record_writer import RecordWriter
@@ -66,6 +67,7 @@ class Parts:
     tunnels: Tunnels
     event_feed: EventFeed
     metrics: Metrics
+    leases: OwnerLeases
     recovery: Recovery
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -75,6 +77,7 @@ class Parts:
             tasks.repeat(_TEND_S, self._tend_slots, "tend slots"),
             tasks.repeat(_LOOK_S, self._refresh_nodes, "refresh nodes"),
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
+            tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
         ]
 
     async def drain(self) -> Drained:
@@ -128,6 +131,11 @@ class Parts:
             log.warning("node %s is lost", node_id[:8])
             tasks.supervise(partial(self.supervisor.lose_node, node_id), "lose node")
 
+    async def _end_unowned(self) -> None:
+        for record in self.leases.expired(self.registry.live()):
+            message = f"owner lease: its creator has not renewed it for {record.spec.owner_lease:g} s"
+            tasks.supervise(partial(self.supervisor.terminate, record, message, INSIDE), "end unowned")
+
     async def _expire(self) -> None:
         before = time.time() - self.settings.store.retention
         self.registry.expire(before)
@@ -151,6 +159,7 @@ async def open_parts(
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
     defaults = settings.sandbox
     metrics = Metrics()
+    leases = OwnerLeases()
     writer = RecordWriter(store, EventLog(restored.last_event), overtaken)
     registry = Registry(settings.limits.history)
     history = History(registry, store)
@@ -168,10 +177,11 @@ async def open_parts(
         supervisor=supervisor,
         admission=admission,
         accounts=accounts,
-        sandboxes=Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, call),
+        sandboxes=Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call),
         tunnels=Tunnels(history, writer, nodes, secret, settings.api, call),
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,
+        leases=leases,
         recovery=Recovery(registry, supervisor, pool, maker),
     )
     await accounts.restore(restored)

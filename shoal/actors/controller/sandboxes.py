@@ -12,6 +12,7 @@ from typing import Any
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.endings import ON_REQUEST, ended_error
 from shoal.actors.controller.history import History
+from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import SETTLED
@@ -29,6 +30,7 @@ from shoal.model.spec import SandboxSpec
 from shoal.model.spec_model import check_spec
 from shoal.model.validate import check_tags
 from shoal.model.verbs import Made
+from shoal.model.visibility import sees
 
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
@@ -48,6 +50,7 @@ class Sandboxes:
     nodes: Nodes
     writer: RecordWriter
     metrics: Metrics
+    leases: OwnerLeases
     call: Callable[..., Awaitable[Any]] = call
     _looks: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = field(
         default_factory=weakref.WeakValueDictionary
@@ -160,6 +163,17 @@ class Sandboxes:
         record = await self.history.get(sandbox_id, caller)
         await self.supervisor.terminate(record, ON_REQUEST, caller)
         return record.info
+
+    def renew(self, sandbox_ids: Sequence[str], caller: Caller) -> list[str]:
+        """Renews owner leases; see `shoal.model.verbs`."""
+        if not 1 <= len(sandbox_ids) <= MAX_MANY:
+            raise InvalidRequest(f"sandbox_ids: {len(sandbox_ids)}; give 1 to {MAX_MANY}", field="sandbox_ids")
+        records = (self.registry.get(sandbox_id) for sandbox_id in sandbox_ids)
+        return [
+            record.id
+            for record in records
+            if record is not None and sees(caller, record.spec.environment) and self.leases.renew(record)
+        ]
 
     async def wait(self, sandbox_id: str, timeout_s: float, caller: Caller) -> SandboxInfo:
         """The sandbox once it has ended, or after `timeout_s` (at most 30)."""

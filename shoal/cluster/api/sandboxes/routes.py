@@ -18,6 +18,8 @@ from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import (
     Deadline,
     EnvironmentQuery,
+    Renewal,
+    Renewed,
     Sandbox,
     SandboxCreate,
     SandboxId,
@@ -149,6 +151,13 @@ async def terminate_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cl
 async def set_tags(sandbox_id: SandboxId, body: Tags, cluster: Cluster) -> Json:
     """Replaces all its tags."""
     return Json(info_to_json(await cluster.ask(verbs.set_tags, sandbox_id, body.tags)))
+
+
+@verb_route(router, verbs.renew, response_model=Renewed, summary="Renew owner leases")
+async def renew_leases(body: Renewal, cluster: Cluster) -> Json:
+    """Lets each live on for its `owner_lease`, from now on. Its creator asks for that well before the lease is over, as
+    the Python client does by itself."""
+    return Json({"renewed": await cluster.ask(verbs.renew, body.sandbox_ids)})
 
 
 @verb_route(router, verbs.wait, response_model=Sandbox, summary="Await a sandbox's end")

@@ -125,6 +125,21 @@ class Batch(Sent):
     """Seconds for that"""
 
 
+class Renewal(Sent):
+    """Up to 1,000 sandboxes whose owner leases are renewed."""
+
+    sandbox_ids: Annotated[
+        list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)
+    ]
+
+
+class Renewed(Told):
+    """Those that were renewed."""
+
+    renewed: Sequence[str]
+    """Not those that have ended, have no lease, or that the token may not see"""
+
+
 class Tags(Sent):
     """The new tags, which replace all others."""
 
