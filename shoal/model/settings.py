@@ -92,6 +92,8 @@ class NodeSettings(_Section):
     """Most processes and threads of all its sandboxes together; none: three quarters of what the kernel can have"""
     relay_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0: any free port"""
+    seccomp_profile: Path | None = None
+    """A seccomp profile (JSON as Docker takes it, on every node) in place of Shoal's own"""
 
 
 class NetworkSettings(_Section):

@@ -49,8 +49,12 @@ def spec(**overrides: Any) -> ContainerSpec:
 IMAGE = ImageInfo("shoal/base", "sha256:abc", user="alice", workdir="/home/alice")
 
 
+def requested(asked: ContainerSpec) -> dict[str, Any]:
+    return create_request(asked, IMAGE, seccomp='{"mine":1}')
+
+
 def test_a_request_closes_what_can_be_closed() -> None:
-    asked = create_request(spec(labels={"a": "b"}, env={"X": "1", "SHOAL_USER": "forged"}), IMAGE)
+    asked = requested(spec(labels={"a": "b"}, env={"X": "1", "SHOAL_USER": "forged"}))
     assert asked["Image"] == "sha256:abc"
     assert asked["User"] == "0:0"
     assert asked["Labels"] == {"a": "b", "shoal.key": "c-one"}
@@ -58,7 +62,7 @@ def test_a_request_closes_what_can_be_closed() -> None:
     isolation = asked["HostConfig"]
     assert isolation["CapDrop"] == ["ALL"]
     assert not {"NET_RAW", "SYS_ADMIN", "MKNOD", "NET_ADMIN", "SYS_CHROOT", "SETPCAP"} & set(isolation["CapAdd"])
-    assert isolation["SecurityOpt"] == ["no-new-privileges"]
+    assert isolation["SecurityOpt"] == ["no-new-privileges", 'seccomp={"mine":1}']
     assert isolation["NetworkMode"] == "none"
     assert (isolation["NanoCpus"], isolation["Memory"], isolation["MemorySwap"]) == (5 * 10**8, 512 * MiB, 512 * MiB)
     assert isolation["PidsLimit"] == 64
@@ -67,7 +71,7 @@ def test_a_request_closes_what_can_be_closed() -> None:
 
 
 def test_limits_that_are_asked_for() -> None:
-    asked = create_request(spec(memory=0, gpu=2, runtime="runsc"), IMAGE)["HostConfig"]
+    asked = requested(spec(memory=0, gpu=2, runtime="runsc"))["HostConfig"]
     assert "Memory" not in asked
     assert asked["DeviceRequests"][0]["Count"] == 2
     assert asked["Runtime"] == "runsc"
@@ -75,7 +79,7 @@ def test_limits_that_are_asked_for() -> None:
 
 def test_mounts_are_as_told() -> None:
     mounts = (Mount(Path("/a:b"), "/etc/resolv.conf"), Mount(Path("/data"), "/data", read_only=False))
-    asked = create_request(spec(mounts=mounts), IMAGE)["HostConfig"]["Mounts"]
+    asked = requested(spec(mounts=mounts))["HostConfig"]["Mounts"]
     assert [(m["Source"], m["Target"], m["ReadOnly"]) for m in asked] == [
         ("/opt/agent", "/.shoal/agent", True),
         ("/run/c-one", "/.shoal/run", True),

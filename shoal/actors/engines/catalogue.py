@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shoal.actors.engines.contract import Engine
+from shoal.actors.engines.seccomp import profile_json
 from shoal.model.errors import InvalidRequest
 from shoal.model.settings import Settings
 
@@ -23,7 +24,9 @@ def _docker(settings: Settings) -> Engine:
     from shoal.actors.engines.docker import DockerEngine
 
     disks = Disks(settings.state_dir / "node" / "disks")
-    return DockerEngine(settings.engine_address, settings.node.start_limit, disks=disks, pids=settings.node.pids)
+    node = settings.node
+    seccomp = profile_json(node.seccomp_profile)
+    return DockerEngine(settings.engine_address, node.start_limit, disks=disks, pids=node.pids, seccomp=seccomp)
 
 
 def _fake(_settings: Settings) -> Engine:

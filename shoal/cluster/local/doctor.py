@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors import inherited_settings
+from shoal.actors.engines import seccomp
 from shoal.actors.engines.disks import Disks
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
@@ -65,6 +66,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _disk_limit(settings)
     yield _agent(settings)
     yield _inherited(settings)
+    yield _seccomp(settings)
     cluster = _cluster(settings)
     if isinstance(cluster, Check):
         yield cluster
@@ -215,6 +217,18 @@ def _inherited(settings: Settings) -> Check:
     except ShoalError as error:
         return Check("host settings", False, error.message, packages.install_command(["ca-certificates"]))
     return Check("host settings", True, f"sandboxes inherit {', '.join(chosen) or 'nothing'}")
+
+
+def _seccomp(settings: Settings) -> Check:
+    """The kernel filters system calls, and the profile can be read."""
+    if "\nSeccomp:" not in Path("/proc/self/status").read_text():
+        return Check("seccomp", False, "not in this kernel", "use a kernel with CONFIG_SECCOMP_FILTER")
+    named = settings.node.seccomp_profile
+    try:
+        seccomp.profile_json(named)
+    except ShoalError as error:
+        return Check("seccomp", False, error.message, "unset SHOAL_NODE__SECCOMP_PROFILE for Shoal's own")
+    return Check("seccomp", True, f"the profile in {named}" if named else "Shoal's own profile")
 
 
 def _cluster(settings: Settings) -> ClusterFile | Check | None:

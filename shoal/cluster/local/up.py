@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shoal.actors.engines import seccomp
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
@@ -154,6 +155,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     identity = local_state.identity(state)
     temp_dir = local_ray.choose_temp_dir(state, run_dir)
     api = local_api.plan(settings, identity)
+    seccomp.profile_json(settings.node.seccomp_profile)
     packages.ensure(packages.NODE_PROGRAMS, report)
     engine: LocalEngine | None = None
     try:

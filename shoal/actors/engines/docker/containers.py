@@ -51,12 +51,14 @@ class Containers:
         images: Images,
         *,
         runtimes: tuple[str, ...],
+        seccomp: str,
         disks: Disks | None = None,
         cgroup_parent: CgroupParent | None = None,
     ) -> None:
         self._client = client
         self._images = images
         self._runtimes = runtimes
+        self._seccomp = seccomp
         self._disks = disks
         self._cgroup_parent = cgroup_parent
         self._known: dict[str, _Known] = {}
@@ -94,7 +96,8 @@ class Containers:
     def _create(self, spec: ContainerSpec) -> None:
         name = container_name(spec.key)
         for fresh in (False, True):
-            request = create_request(spec, self._images.need(spec.image), has_ipv6=_IPV6.exists())
+            image = self._images.need(spec.image)
+            request = create_request(spec, image, seccomp=self._seccomp, has_ipv6=_IPV6.exists())
             if self._cgroup_parent is not None:
                 self._cgroup_parent.ensure()
                 request["HostConfig"]["CgroupParent"] = self._cgroup_parent.name

@@ -27,6 +27,7 @@ from shoal.actors.engines.docker.containers import Containers
 from shoal.actors.engines.docker.events import EventStream
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
+from shoal.actors.engines.seccomp import profile_json
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition
 
@@ -42,7 +43,7 @@ class DockerEngine(Engine):
     """Containers of the Docker daemon at `address` (None: `DOCKER_HOST`, else the usual socket). At most `start_limit`
     are started or removed at once; `timeout`: seconds that the daemon may take for one answer; `disks`: where the
     containers' own disks come from, if they shall have such; `pids`: the most processes of all containers together
-    (None: by the kernel's own bounds)."""
+    (None: by the kernel's own bounds); `seccomp`: the profile of each, as JSON (None: Shoal's own)."""
 
     name = "docker"
 
@@ -54,10 +55,12 @@ class DockerEngine(Engine):
         timeout: float = 60.0,
         disks: Disks | None = None,
         pids: int | None = None,
+        seccomp: str | None = None,
     ) -> None:
         self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
         self.runtimes: tuple[str, ...] = ()
         self._address = address
+        self._seccomp = seccomp or profile_json()
         self._timeout = timeout
         self._disks = disks
         self._pids = pids
@@ -102,7 +105,9 @@ class DockerEngine(Engine):
                 disks = None
         images = Images(client)
         parent = cgroup_parent.prepare(info.get("CgroupDriver", ""), self._pids or cgroup_parent.most_pids())
-        self._containers = Containers(client, images, runtimes=self.runtimes, disks=disks, cgroup_parent=parent)
+        self._containers = Containers(
+            client, images, runtimes=self.runtimes, seccomp=self._seccomp, disks=disks, cgroup_parent=parent
+        )
         self._images = images
         self._client = client
 

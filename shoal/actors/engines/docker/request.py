@@ -42,8 +42,9 @@ def container_name(key: str) -> str:
     return f"shoal-{key}"
 
 
-def create_request(spec: ContainerSpec, image: ImageInfo, *, has_ipv6: bool = True) -> dict[str, Any]:
-    """The body of the daemon's "create container" for `spec`. `has_ipv6`: whether this kernel knows IPv6."""
+def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_ipv6: bool = True) -> dict[str, Any]:
+    """The body of the daemon's "create container" for `spec`. `seccomp`: the profile, as JSON; `has_ipv6`: whether this
+    kernel knows IPv6."""
     return {
         # By digest: the name may have moved to another image since it was looked up.
         "Image": image.digest,
@@ -57,7 +58,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, has_ipv6: bool = Tr
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
-            **_isolation(spec),
+            **_isolation(spec, seccomp),
             "Sysctls": _LOOPBACK if has_ipv6 else {},
             **_limits(spec),
             "Mounts": _mounts(spec),
@@ -90,15 +91,14 @@ def _image_defaults(image: ImageInfo) -> dict[str, str]:
     return {"SHOAL_USER": image.user, "SHOAL_WORKDIR": image.workdir}
 
 
-def _isolation(spec: ContainerSpec) -> dict[str, Any]:
+def _isolation(spec: ContainerSpec, seccomp: str) -> dict[str, Any]:
     return {
         "NetworkMode": "none",
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "CapDrop": ["ALL"],
         "CapAdd": list(CAPABILITIES),
-        # Without a `seccomp=` here the daemon applies its default profile.
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp}"],
         "Runtime": spec.runtime,
         "Init": False,
         "RestartPolicy": {"Name": "no"},
