@@ -33,11 +33,14 @@ if TYPE_CHECKING:
         ImageNotFound,
         Internal,
         InvalidRequest,
+        IsADirectory,
+        NotADirectory,
         NotFound,
         PathNotFound,
         PermissionDenied,
         ProcessNotFound,
         QuotaExceeded,
+        RelativePath,
         SandboxEnded,
         SandboxNotFound,
         ShoalError,
@@ -57,9 +60,9 @@ _HOMES = {
     "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
-    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest NotFound PathNotFound "
-    "PermissionDenied ProcessNotFound QuotaExceeded SandboxEnded SandboxNotFound ShoalError TokenNotFound "
-    "TunnelNotFound Unauthenticated Unavailable UserNotFound",
+    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NotADirectory NotFound "
+    "PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath SandboxEnded SandboxNotFound ShoalError "
+    "TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
@@ -89,7 +92,9 @@ __all__ = [
     "Input",
     "Internal",
     "InvalidRequest",
+    "IsADirectory",
     "NodeInfo",
+    "NotADirectory",
     "NotFound",
     "Output",
     "PathNotFound",
@@ -100,6 +105,7 @@ __all__ = [
     "Quota",
     "QuotaExceeded",
     "Reason",
+    "RelativePath",
     "Result",
     "Sandbox",
     "SandboxEnded",

@@ -12,7 +12,7 @@ import typer
 
 from shoal.cli import console
 from shoal.cli.session import find, with_cluster
-from shoal.model.errors import InvalidRequest, PathNotFound
+from shoal.model.errors import InvalidRequest, PathNotFound, RelativePath
 
 if TYPE_CHECKING:
     from shoal.client.cluster import Client
@@ -30,6 +30,10 @@ class RemotePath:
 def cp(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A local PATH, or SANDBOX:PATH.", show_default=False)],
     target: Annotated[str, typer.Argument(metavar="DST", help="A local PATH, or SANDBOX:PATH.", show_default=False)],
+    user: Annotated[
+        str | None,
+        typer.Option(help="Who reads and writes in the sandbox; default: the sandbox's user.", show_default=False),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
 ) -> None:
     """Copy a file or a tree into a sandbox, or out of one.
@@ -45,9 +49,9 @@ def cp(
     """
     remote_source, remote_target = parse_path(source), parse_path(target)
     if remote_target is not None and remote_source is None:
-        moved = with_cluster(lambda client: _upload(client, Path(source), remote_target))
+        moved = with_cluster(lambda client: _upload(client, Path(source), remote_target, user))
     elif remote_source is not None and remote_target is None:
-        moved = with_cluster(lambda client: _download(client, remote_source, Path(target)))
+        moved = with_cluster(lambda client: _download(client, remote_source, Path(target), user))
     else:
         raise InvalidRequest(
             "SRC, DST: exactly one of them must be in a sandbox, written SANDBOX:PATH, such as web:/srv/main.py",
@@ -65,35 +69,35 @@ def parse_path(text: str) -> RemotePath | None:
     if not colon or not name or "/" in name or name in (".", ".."):
         return None
     if not path.startswith("/"):
-        raise InvalidRequest(
+        raise RelativePath(
             f"{text}: {path!r} is relative; paths in a sandbox are absolute, such as {name}:/{path}", field="path"
         )
     return RemotePath(name, path)
 
 
-async def _upload(client: Client, source: Path, remote: RemotePath) -> Transfer:
+async def _upload(client: Client, source: Path, remote: RemotePath, user: str | None) -> Transfer:
     size, is_tree, own_name = await asyncio.to_thread(_describe, source)
     files, target = (await find(client, remote.sandbox)).files, remote.path
-    if await _is_directory(files, target) or (target.endswith("/") and is_tree):
+    if await _is_directory(files, target, user) or (target.endswith("/") and is_tree):
         target = str(PurePosixPath(target) / own_name)
     with console.byte_bar(own_name, size) as moved:
-        return await files.upload.aio(source, target, progress=moved)
+        return await files.upload.aio(source, target, user=user, progress=moved)
 
 
-async def _download(client: Client, remote: RemotePath, target: Path) -> Transfer:
+async def _download(client: Client, remote: RemotePath, target: Path, user: str | None) -> Transfer:
     files = (await find(client, remote.sandbox)).files
-    entry = await files.stat.aio(remote.path)
+    entry = await files.stat.aio(remote.path, user=user)
     own_name = PurePosixPath(remote.path).name
     into = await asyncio.to_thread(target.is_dir)
     if into and own_name:
         target /= own_name
     with console.byte_bar(own_name or "/", entry.size if entry.kind == "file" else None) as moved:
-        return await files.download.aio(remote.path, target, progress=moved)
+        return await files.download.aio(remote.path, target, user=user, progress=moved)
 
 
-async def _is_directory(files: FileSystem, path: str) -> bool:
+async def _is_directory(files: FileSystem, path: str, user: str | None) -> bool:
     try:
-        return (await files.stat.aio(path)).kind == "dir"
+        return (await files.stat.aio(path, user=user)).kind == "dir"
     except PathNotFound:
         return False
 

@@ -32,18 +32,26 @@ class _OpenCall(Protocol):
     """`FileSystem.open`, typed by its mode."""
 
     @overload
-    def __call__(self, path: PathLike, mode: Literal["r", "w", "a"] = "r") -> SandboxFile[str]: ...
+    def __call__(
+        self, path: PathLike, mode: Literal["r", "w", "a"] = "r", *, user: str | None = None
+    ) -> SandboxFile[str]: ...
     @overload
-    def __call__(self, path: PathLike, mode: Literal["rb", "wb", "ab"]) -> SandboxFile[bytes]: ...
+    def __call__(
+        self, path: PathLike, mode: Literal["rb", "wb", "ab"], *, user: str | None = None
+    ) -> SandboxFile[bytes]: ...
     @overload
-    def __call__(self, path: PathLike, mode: str) -> SandboxFile[Any]: ...
+    def __call__(self, path: PathLike, mode: str, *, user: str | None = None) -> SandboxFile[Any]: ...
 
     @overload
-    async def aio(self, path: PathLike, mode: Literal["r", "w", "a"] = "r") -> SandboxFile[str]: ...
+    async def aio(
+        self, path: PathLike, mode: Literal["r", "w", "a"] = "r", *, user: str | None = None
+    ) -> SandboxFile[str]: ...
     @overload
-    async def aio(self, path: PathLike, mode: Literal["rb", "wb", "ab"]) -> SandboxFile[bytes]: ...
+    async def aio(
+        self, path: PathLike, mode: Literal["rb", "wb", "ab"], *, user: str | None = None
+    ) -> SandboxFile[bytes]: ...
     @overload
-    async def aio(self, path: PathLike, mode: str) -> SandboxFile[Any]: ...
+    async def aio(self, path: PathLike, mode: str, *, user: str | None = None) -> SandboxFile[Any]: ...
 
 
 def _open_call(call: object) -> _OpenCall:
@@ -53,9 +61,12 @@ def _open_call(call: object) -> _OpenCall:
 class FileSystem:
     """The files of one sandbox. Paths are absolute; names that are not UTF-8 carry surrogate escapes, as in `os`.
 
-    All calls may raise `PathNotFound`, `PermissionDenied`, `AlreadyExists`, `InvalidRequest` (a relative path, or a
-    directory instead of a file), `QuotaExceeded` (the disk is full), `SandboxEnded`, `Unavailable`. `user` owns what is
-    created; default: the sandbox's user.
+    `user` is who does it, as a process of that user would: `name`, `uid`, `uid:gid` or `name:group`; default: the
+    sandbox's user. What is created belongs to that user.
+
+    All calls may raise `PathNotFound`, `PermissionDenied` (the user may not), `AlreadyExists`, `InvalidRequest` (with
+    its kinds `IsADirectory`, `NotADirectory` and `RelativePath`), `QuotaExceeded` (the disk is full), `SandboxEnded`,
+    `Unavailable`.
     """
 
     def __init__(self, agent: RetryingAgent) -> None:
@@ -64,14 +75,14 @@ class FileSystem:
     # Content
 
     @dual_method
-    async def read_bytes(self, path: PathLike, *, offset: int = 0, length: int = -1) -> bytes:
+    async def read_bytes(self, path: PathLike, *, offset: int = 0, length: int = -1, user: str | None = None) -> bytes:
         """A file's bytes from `offset` on; `length` -1: to the end. `QuotaExceeded` above 1 GiB: use `open`."""
-        return await self._agent.call(lambda agent: agent.read_bytes(path, offset, length))
+        return await self._agent.call(lambda agent: agent.read_bytes(path, offset, length, _name(user)))
 
     @dual_method
-    async def read_text(self, path: PathLike) -> str:
+    async def read_text(self, path: PathLike, *, user: str | None = None) -> str:
         """A file's text, decoded as UTF-8; invalid bytes become U+FFFD."""
-        return (await self.read_bytes.aio(path)).decode("utf-8", "replace")
+        return (await self.read_bytes.aio(path, user=user)).decode("utf-8", "replace")
 
     @dual_method
     async def write_bytes(
@@ -85,12 +96,13 @@ class FileSystem:
     ) -> int:
         """Replaces a file atomically and returns its size: a reader sees either the old or the new content.
 
-        `mode` None: keeps the old file's, else 0o644. `parents`: creates missing directories.
+        `mode` None: keeps the old file's, else 0o644 (0o666 less the umask). `parents`: creates missing directories. An
+        old file keeps its owner. Where the user may write the file, but not replace it, it is filled in place.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise InvalidRequest(f"data: {type(data).__name__} is not bytes; `write_text` takes text", field="data")
         return await self._agent.call(
-            lambda agent: agent.write(path, data, mode=mode, parents=parents, user=user or "")
+            lambda agent: agent.write(path, data, mode=mode, parents=parents, user=_name(user))
         )
 
     @dual_method
@@ -108,12 +120,12 @@ class FileSystem:
         """
         content = _encoded(data) if isinstance(data, str) else data
         return await self._agent.once(
-            lambda agent: agent.write(path, content, append=True, parents=True, user=user or ""), f"append to {path}"
+            lambda agent: agent.write(path, content, append=True, parents=True, user=_name(user)), f"append to {path}"
         )
 
     @_open_call
     @dual_method
-    async def open(self, path: PathLike, mode: str = "r") -> SandboxFile[Any]:
+    async def open(self, path: PathLike, mode: str = "r", *, user: str | None = None) -> SandboxFile[Any]:
         """A file object: `r` reads, `w` replaces, `a` appends; with `b` bytes, else text in UTF-8.
 
         Closing it writes all data at once; an error in the `with` block writes nothing. Reading continues after a
@@ -122,11 +134,11 @@ class FileSystem:
         if mode not in ("r", "rb", "w", "wb", "a", "ab"):
             raise InvalidRequest(f"mode: {mode!r} is not one of r, rb, w, wb, a, ab", field="mode")
         if mode[0] != "r":
-            return SandboxFile.writing(self._agent, path, mode)
-        entry = await self.stat.aio(path)
+            return SandboxFile.writing(self._agent, path, mode, _name(user))
+        entry = await self.stat.aio(path, user=user)
         # Raises other errors of the path here, rather than at the first read.
-        await self._agent.call(lambda agent: agent.read_bytes(path, 0, 0))
-        return SandboxFile.reading(self._agent, path, mode, entry)
+        await self._agent.call(lambda agent: agent.read_bytes(path, 0, 0, _name(user)))
+        return SandboxFile.reading(self._agent, path, mode, entry, _name(user))
 
     # Whole trees
 
@@ -142,13 +154,13 @@ class FileSystem:
         """
         source = Path(local)
         if await asyncio.to_thread(source.is_dir):
-            return await self._upload_tree(source, remote, user or "", progress)
+            return await self._upload_tree(source, remote, _name(user), progress)
         target = _beneath(remote, source.name) if os.fspath(remote).endswith("/") else remote
         try:
             mode = (await asyncio.to_thread(source.stat)).st_mode & 0o777
             size = await self._agent.call(
                 lambda agent: agent.write(
-                    target, _counted(_file_pieces(source), progress), mode=mode, parents=True, user=user or ""
+                    target, _counted(_file_pieces(source), progress), mode=mode, parents=True, user=_name(user)
                 )
             )
         except OSError as error:
@@ -163,6 +175,7 @@ class FileSystem:
         *,
         max_bytes: int = MAX_TREE_BYTES,
         max_files: int = MAX_TREE_FILES,
+        user: str | None = None,
         progress: Progress | None = None,
     ) -> Transfer:
         """Copies a file or a tree out of the sandbox.
@@ -173,58 +186,63 @@ class FileSystem:
         `FailedPrecondition` if the file changed while the connection was broken. `progress` gets the number of bytes
         received so far.
         """
-        entry = await self.stat.aio(remote)
+        entry = await self.stat.aio(remote, user=user)
         target = Path(local)
         try:
             if entry.kind == "dir":
                 await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
-                return await self._download_tree(remote, target, max_bytes, max_files, progress)
+                return await self._download_tree(remote, target, max_bytes, max_files, _name(user), progress)
             if await asyncio.to_thread(target.is_dir):
                 target /= PurePosixPath(os.fspath(remote)).name
-            return await self._download_file(remote, target, entry, max_bytes, progress)
+            return await self._download_file(remote, target, entry, max_bytes, _name(user), progress)
         except OSError as error:
             raise _local_error(error) from None
 
     # Arranging
 
     @dual_method
-    async def list(self, path: PathLike) -> Sequence[Entry]:
+    async def list(self, path: PathLike, *, user: str | None = None) -> Sequence[Entry]:
         """The entries of a directory, sorted by name."""
-        return await self._agent.call(lambda agent: agent.list(path))
+        return await self._agent.call(lambda agent: agent.list(path, _name(user)))
 
     @dual_method
-    async def stat(self, path: PathLike, *, follow: bool = True) -> Entry:
+    async def stat(self, path: PathLike, *, follow: bool = True, user: str | None = None) -> Entry:
         """The entry at a path; `follow`: follows links."""
-        return await self._agent.call(lambda agent: agent.stat(path, follow))
+        return await self._agent.call(lambda agent: agent.stat(path, follow, _name(user)))
 
     @dual_method
-    async def exists(self, path: PathLike) -> bool:
+    async def exists(self, path: PathLike, *, user: str | None = None) -> bool:
         """Whether a path exists; False for a dangling link."""
         try:
-            await self.stat.aio(path)
+            await self.stat.aio(path, user=user)
         except PathNotFound:
             return False
         return True
 
     @dual_method
-    async def mkdir(self, path: PathLike, *, parents: bool = False, mode: int = 0o755, user: str | None = None) -> None:
-        """Creates a directory. `parents`: also creates missing parents, and accepts an existing directory."""
-        await self._until_done(lambda agent: agent.mkdir(path, parents, mode, user or ""), AlreadyExists)
+    async def mkdir(
+        self, path: PathLike, *, parents: bool = False, mode: int | None = None, user: str | None = None
+    ) -> None:
+        """Creates a directory. `parents`: also creates missing parents, and accepts an existing directory.
+
+        `mode` None: 0o755 (0o777 less the umask).
+        """
+        await self._until_done(lambda agent: agent.mkdir(path, parents, mode, _name(user)), AlreadyExists)
 
     @dual_method
-    async def remove(self, path: PathLike, *, recursive: bool = False) -> None:
+    async def remove(self, path: PathLike, *, recursive: bool = False, user: str | None = None) -> None:
         """Removes a file, a link (not its target), an empty directory, or with `recursive` a tree."""
-        await self._until_done(lambda agent: agent.remove(path, recursive), PathNotFound)
+        await self._until_done(lambda agent: agent.remove(path, recursive, _name(user)), PathNotFound)
 
     @dual_method
-    async def move(self, path: PathLike, to: PathLike, *, overwrite: bool = False) -> None:
+    async def move(self, path: PathLike, to: PathLike, *, overwrite: bool = False, user: str | None = None) -> None:
         """Moves a file or tree, also across file systems. It is sent once, like `append`."""
-        await self._agent.once(lambda agent: agent.move(path, to, overwrite), f"move {path}")
+        await self._agent.once(lambda agent: agent.move(path, to, overwrite, _name(user)), f"move {path}")
 
     @dual_method
-    async def watch(self, path: PathLike, *, recursive: bool = False) -> Watch:
+    async def watch(self, path: PathLike, *, recursive: bool = False, user: str | None = None) -> Watch:
         """Watches a path and what is below it: iterate over the result, and close it or use it in `with`."""
-        watch = Watch(self._agent, path, recursive)
+        watch = Watch(self._agent, path, recursive, _name(user))
         await watch.start.aio()
         return watch
 
@@ -259,9 +277,9 @@ class FileSystem:
         return Transfer(moved["files"], moved["bytes"], tuple(skipped))
 
     async def _download_file(
-        self, remote: PathLike, target: Path, entry: Entry, max_bytes: int, progress: Progress | None
+        self, remote: PathLike, target: Path, entry: Entry, max_bytes: int, user: str, progress: Progress | None
     ) -> Transfer:
-        source = FileBytes(self._agent, remote, entry)
+        source = FileBytes(self._agent, remote, entry, user)
         partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
         file = await asyncio.to_thread(_create, partial, entry.mode & 0o777)
         try:
@@ -280,7 +298,7 @@ class FileSystem:
         return Transfer(1, source.offset)
 
     async def _download_tree(
-        self, remote: PathLike, target: Path, max_bytes: int, max_files: int, progress: Progress | None
+        self, remote: PathLike, target: Path, max_bytes: int, max_files: int, user: str, progress: Progress | None
     ) -> Transfer:
         loop = asyncio.get_running_loop()
 
@@ -298,7 +316,7 @@ class FileSystem:
             def pull() -> bytes:
                 return asyncio.run_coroutine_threadsafe(following(), loop).result()
 
-            chunks = agent.pack(remote)
+            chunks = agent.pack(remote, user)
             # Unpacking blocks on files, so it has a thread of its own, which fetches data through this loop.
             work = asyncio.ensure_future(
                 asyncio.to_thread(unpack, pull, target, max_bytes=max_bytes, max_files=max_files)
@@ -310,6 +328,11 @@ class FileSystem:
                 await asyncio.wait([work])
 
         return await self._agent.call(receive)
+
+
+def _name(user: str | None) -> str:
+    """The user as the agent gets it: "" for the sandbox's own."""
+    return "" if user is None else user
 
 
 async def _counted(pieces: Iterator[bytes], progress: Progress | None) -> AsyncIterator[bytes]:

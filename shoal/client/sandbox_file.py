@@ -27,10 +27,11 @@ _PIECE = 1 << 20
 class FileBytes(FlowBytes):
     """A file's bytes. After a broken connection it is opened again at the offset, if it is unchanged since `entry`."""
 
-    def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], entry: Entry) -> None:
+    def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], entry: Entry, user: str = "") -> None:
         super().__init__(agent)
         self._path = path
         self._entry = entry
+        self._user = user
         self._doubtful = False
 
     async def next(self) -> bytes:
@@ -47,10 +48,10 @@ class FileBytes(FlowBytes):
 
     def _flow(self, agent: Agent) -> Flow[bytes]:
         self._doubtful = self.offset > 0
-        return agent.read(self._path, self.offset)
+        return agent.read(self._path, self.offset, user=self._user)
 
     async def _check_same(self) -> None:
-        seen, now = self._entry, await self._agent.call(lambda agent: agent.stat(self._path))
+        seen, now = self._entry, await self._agent.call(lambda agent: agent.stat(self._path, user=self._user))
         if (now.size, now.mtime_ns) != (seen.size, seen.mtime_ns):
             raise FailedPrecondition(
                 f"{os.fspath(self._path)!r} was changed while it was read; read it again",
@@ -74,6 +75,7 @@ class SandboxFile(Generic[AnyStr]):
         mode: str,
         output: Output[AnyStr] | None,
         empty: AnyStr,
+        user: str,
     ) -> None:
         self._agent = agent
         self._path = path
@@ -82,22 +84,25 @@ class SandboxFile(Generic[AnyStr]):
         if output is None:
             self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
         self._size = 0
+        self._user = user
         self._empty = empty
         self.mode = mode
         self.closed = False
 
     @classmethod
-    def reading(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str, entry: Entry) -> SandboxFile[Any]:
+    def reading(
+        cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str, entry: Entry, user: str
+    ) -> SandboxFile[Any]:
         """A file object for reading; `entry` is the file's. The mode is already checked."""
-        source = FileBytes(agent, path, entry)
+        source = FileBytes(agent, path, entry, user)
         if mode == "rb":
-            return SandboxFile(agent, path, mode, bytes_output(source, by_line=True), b"")
-        return SandboxFile(agent, path, mode, text_output(source), "")
+            return SandboxFile(agent, path, mode, bytes_output(source, by_line=True), b"", user)
+        return SandboxFile(agent, path, mode, text_output(source), "", user)
 
     @classmethod
-    def writing(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str) -> SandboxFile[Any]:
+    def writing(cls, agent: RetryingAgent, path: str | os.PathLike[str], mode: str, user: str) -> SandboxFile[Any]:
         """A file object for writing. The mode is already checked."""
-        return SandboxFile(agent, path, mode, None, b"" if "b" in mode else "")
+        return SandboxFile(agent, path, mode, None, b"" if "b" in mode else "", user)
 
     @dual_method
     async def read(self, size: int = -1) -> AnyStr:
@@ -138,7 +143,7 @@ class SandboxFile(Generic[AnyStr]):
 
     async def _store(self) -> None:
         def write(agent: Agent) -> Any:
-            return agent.write(self._path, self._content(), append=self.mode[0] == "a", parents=True)
+            return agent.write(self._path, self._content(), append=self.mode[0] == "a", parents=True, user=self._user)
 
         if self.mode[0] == "a":
             await self._agent.once(write, f"append to {self._path}")

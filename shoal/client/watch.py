@@ -23,10 +23,11 @@ class Watch(Series["WatchEvent"]):
     look at the directory yourself.
     """
 
-    def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], recursive: bool) -> None:
+    def __init__(self, agent: RetryingAgent, path: str | os.PathLike[str], recursive: bool, user: str = "") -> None:
         self._agent = agent
         self._path = path
         self._recursive = recursive
+        self._user = user
         self._stream: WatchStream | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._missed = False
@@ -36,7 +37,9 @@ class Watch(Series["WatchEvent"]):
     async def start(self) -> None:
         """Starts watching, in the running loop; no change after its return is missed."""
         self._loop = asyncio.get_running_loop()
-        self._stream = await self._agent.call(lambda agent: _opened(agent.watch(self._path, self._recursive)))
+        self._stream = await self._agent.call(
+            lambda agent: _opened(agent.watch(self._path, self._recursive, self._user))
+        )
 
     @dual_method
     async def next(self) -> WatchEvent | None:

@@ -2,6 +2,9 @@
 
     ShoalError
     ├── InvalidRequest            the call is wrong: fix it
+    │   ├── RelativePath              a path in a sandbox must be absolute
+    │   ├── IsADirectory              it is a directory, where a file is needed
+    │   ├── NotADirectory             it, or a part of its path, is no directory
     │   ├── CommandNotFound           no such program in the sandbox (exit code 127)
     │   └── CommandNotExecutable      it exists but cannot be executed (exit code 126)
     ├── Unauthenticated           no valid credentials: get a token
@@ -44,6 +47,12 @@ class ShoalError(Exception):
         self.message = message
         self.fields: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}
 
+    @property
+    def field(self) -> str | None:
+        """The argument at fault, if it is one."""
+        value = self.fields.get("field")
+        return None if value is None else str(value)
+
     def __str__(self) -> str:
         return self.message
 
@@ -60,10 +69,23 @@ class InvalidRequest(ShoalError):
 
     code = "invalid_request"
 
-    @property
-    def field(self) -> str | None:
-        value = self.fields.get("field")
-        return None if value is None else str(value)
+
+class RelativePath(InvalidRequest):
+    """The path is relative; paths in a sandbox are absolute."""
+
+    code = "relative_path"
+
+
+class IsADirectory(InvalidRequest):
+    """The path is a directory, where the call needs a file."""
+
+    code = "is_a_directory"
+
+
+class NotADirectory(InvalidRequest):
+    """The path, or one on the way to it, is no directory."""
+
+    code = "not_a_directory"
 
 
 class CommandNotFound(InvalidRequest):
@@ -87,7 +109,7 @@ class Unauthenticated(ShoalError):
 
 
 class PermissionDenied(ShoalError):
-    """The caller is known, but may not do this."""
+    """The caller is known, but may not do this; or in a sandbox, its user may not."""
 
     code = "permission_denied"
 

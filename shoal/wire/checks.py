@@ -54,7 +54,9 @@ def path(value: PathLike, field: str = "path") -> JsonPath:
     if "\0" in name:
         raise errors.InvalidRequest(f"{field} holds a NUL character, which no path can", field=field)
     if not name.startswith("/"):
-        raise errors.InvalidRequest(f"{field} must be absolute, starting with '/', not {name!r:.200}", field=field)
+        raise errors.RelativePath(
+            f"{field} is relative: {name!r:.200}; give an absolute path, which starts with '/'", field=field
+        )
     try:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

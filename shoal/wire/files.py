@@ -34,18 +34,21 @@ Content = bytes | bytearray | memoryview
 
 
 class FileCalls:
-    """Reads, writes and moves files. Every path is absolute, inside the sandbox."""
+    """Reads, writes and moves files. Every path is absolute, inside the sandbox.
+
+    `user` is who does it, so the kernel decides what is allowed; "": the sandbox's user.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def read(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> Chunks:
+    def read(self, path: checks.PathLike, offset: int = 0, length: int = -1, user: str = "") -> Chunks:
         """A file's bytes from `offset` on, chunk by chunk. `length` -1: up to its size when opened."""
-        return Chunks(self.connection, _read(path, offset, length), idle_s=IDLE_S)
+        return Chunks(self.connection, _read(path, offset, length, user), idle_s=IDLE_S)
 
-    async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> bytes:
+    async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1, user: str = "") -> bytes:
         """A file's bytes; `QuotaExceeded` above 1 GiB: use `read`."""
-        request = _read(path, offset, length)
+        request = _read(path, offset, length, user)
         if length > MAX_READ:
             raise _too_large(f"length is {length}")
         # Without a length, one byte more than the bound is requested, which shows that a file is too large.
@@ -73,23 +76,22 @@ class FileCalls:
     ) -> int:
         """Writes a file and returns its size. Except with `append`, readers see either the old or the new content.
 
-        `mode` None: keeps the old file's, else 0o644. `parents`: creates missing directories. `user`: the owner.
+        `mode` None: keeps the old file's, else what the umask leaves of 0o666. `parents`: creates missing directories.
+        An old file keeps its owner. Where the user may write it, but not replace it, it is filled in place.
         """
-        request: dict[str, Any] = {
-            "op": "write",
-            "path": checks.path(path),
+        request = {
+            **_request("write", path, user),
             "append": checks.flag(append, "append"),
             "parents": checks.flag(parents, "parents"),
-            "user": checks.user(user),
         }
         if mode is not None:
             request["mode"] = checks.mode(mode)
         reply = await self._send(request, data, "data")
         return records.whole(reply, "size", 0, checks.MAX_OFFSET)
 
-    async def list(self, path: checks.PathLike) -> list[Entry]:
+    async def list(self, path: checks.PathLike, user: str = "") -> list[Entry]:
         """The entries of a directory, sorted by name as bytes; `QuotaExceeded` above a million."""
-        stream = self.connection.stream({"op": "list", "path": checks.path(path)})
+        stream = self.connection.stream(_request("list", path, user))
         found: list[Entry] = []
         weight = 0
         try:
@@ -107,52 +109,51 @@ class FileCalls:
             stream.cancel()
         return found
 
-    async def stat(self, path: checks.PathLike, follow: bool = True) -> Entry:
+    async def stat(self, path: checks.PathLike, follow: bool = True, user: str = "") -> Entry:
         """The entry at a path. `follow`: follows links."""
-        request = {"op": "stat", "path": checks.path(path), "follow": checks.flag(follow, "follow")}
+        request = {**_request("stat", path, user), "follow": checks.flag(follow, "follow")}
         return records.entry(await self.connection.request(request, timeout_s=REPLY_S))
 
-    async def mkdir(self, path: checks.PathLike, parents: bool = False, mode: int = 0o755, user: str = "") -> None:
-        """Creates a directory. `parents`: also creates missing parents, and accepts an existing directory."""
-        request = {
-            "op": "mkdir",
-            "path": checks.path(path),
-            "parents": checks.flag(parents, "parents"),
-            "mode": checks.mode(mode),
-            "user": checks.user(user),
-        }
+    async def mkdir(
+        self, path: checks.PathLike, parents: bool = False, mode: int | None = None, user: str = ""
+    ) -> None:
+        """Creates a directory. `parents`: also creates missing parents, and accepts an existing directory.
+
+        `mode` None: what the umask leaves of 0o777.
+        """
+        request = {**_request("mkdir", path, user), "parents": checks.flag(parents, "parents")}
+        if mode is not None:
+            request["mode"] = checks.mode(mode)
         await self.connection.request(request, timeout_s=REPLY_S)
 
-    async def remove(self, path: checks.PathLike, recursive: bool = False) -> None:
+    async def remove(self, path: checks.PathLike, recursive: bool = False, user: str = "") -> None:
         """Removes a file, a link (not its target), an empty directory, or with `recursive` a tree."""
-        request = {"op": "remove", "path": checks.path(path), "recursive": checks.flag(recursive, "recursive")}
+        request = {**_request("remove", path, user), "recursive": checks.flag(recursive, "recursive")}
         await self.connection.request(request, timeout_s=_LONG_S)
 
-    async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False) -> None:
+    async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False, user: str = "") -> None:
         """Moves a file or tree, also across file systems. `overwrite`: replaces an existing file."""
         request = {
-            "op": "move",
-            "path": checks.path(path),
+            **_request("move", path, user),
             "to": checks.path(to, "to"),
             "overwrite": checks.flag(overwrite, "overwrite"),
         }
         await self.connection.request(request, timeout_s=_LONG_S)
 
-    def pack(self, path: checks.PathLike) -> Chunks:
+    def pack(self, path: checks.PathLike, user: str = "") -> Chunks:
         """A tree (or one file) as a tar archive, chunk by chunk."""
-        return Chunks(self.connection, {"op": "pack", "path": checks.path(path)}, idle_s=IDLE_S)
+        return Chunks(self.connection, _request("pack", path, user), idle_s=IDLE_S)
 
     async def unpack(
         self, path: checks.PathLike, chunks: Content | AsyncIterable[bytes], user: str = ""
     ) -> dict[str, int]:
         """Unpacks a tar archive below a directory, created if missing; returns `files` and `bytes`."""
-        request = {"op": "unpack", "path": checks.path(path), "user": checks.user(user)}
-        reply = await self._send(request, chunks, "chunks")
+        reply = await self._send(_request("unpack", path, user), chunks, "chunks")
         return {name: records.whole(reply, name, 0, checks.MAX_OFFSET) for name in ("files", "bytes")}
 
-    def watch(self, path: checks.PathLike, recursive: bool = False) -> WatchStream:
+    def watch(self, path: checks.PathLike, recursive: bool = False, user: str = "") -> WatchStream:
         """Watches a path and what is below it. Await or enter it before the first change that must not be missed."""
-        request = {"op": "watch", "path": checks.path(path), "recursive": checks.flag(recursive, "recursive")}
+        request = {**_request("watch", path, user), "recursive": checks.flag(recursive, "recursive")}
         return WatchStream(self.connection, request, os.fspath(path), REPLY_S)
 
     async def _send(self, request: dict[str, Any], data: Content | AsyncIterable[bytes], field: str) -> dict[str, Any]:
@@ -170,10 +171,14 @@ class FileCalls:
             stream.cancel()  # if the source failed, no half a file stays
 
 
-def _read(path: checks.PathLike, offset: int, length: int) -> dict[str, Any]:
+def _request(op: str, path: checks.PathLike, user: str) -> dict[str, Any]:
+    request = {"op": op, "path": checks.path(path)}
+    return request if user == "" else {**request, "user": checks.user(user)}
+
+
+def _read(path: checks.PathLike, offset: int, length: int, user: str) -> dict[str, Any]:
     return {
-        "op": "read",
-        "path": checks.path(path),
+        **_request("read", path, user),
         "offset": checks.whole(offset, "offset", 0, checks.MAX_OFFSET),
         "length": checks.whole(length, "length", -1, checks.MAX_OFFSET),
     }

@@ -19,6 +19,9 @@ _AGENT_ERRORS: dict[str, type[errors.ShoalError]] = {
     cls.code: cls
     for cls in (
         errors.InvalidRequest,
+        errors.RelativePath,
+        errors.IsADirectory,
+        errors.NotADirectory,
         errors.PathNotFound,
         errors.ProcessNotFound,
         errors.UserNotFound,

@@ -72,8 +72,43 @@ async def test_append_mode_and_parents(agent: Agent, place: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     await agent.write(file, b"3")
     assert file.stat().st_mode & 0o777 == 0o600
-    await agent.write(place / "g", b"", user="65534:65533")
-    assert ((place / "g").stat().st_uid, (place / "g").stat().st_gid) == (65534, 65533)
+
+
+async def test_every_call_acts_as_its_user(agent: Agent, place: Path) -> None:
+    user = "65534:65533"
+    place.parent.chmod(0o755)
+    for name in ("theirs", "closed"):
+        (place / name).mkdir()
+        (place / name / "secret").write_bytes(b"secret")
+        (place / name / "secret").chmod(0o600)
+    os.chown(place / "theirs", 65534, 65533)
+    (place / "closed").chmod(0o700)
+    secret = place / "closed" / "secret"
+    for call in (
+        agent.read_bytes(secret, user=user),
+        agent.read_bytes(place / "theirs/secret", user=user),
+        anext(agent.read(secret, user=user)),
+        agent.write(place / "f", b"x", user=user),
+        agent.list(place / "closed", user=user),
+        agent.stat(secret, user=user),
+        agent.mkdir(place / "d", user=user),
+        agent.remove(place / "closed", recursive=True, user=user),
+        anext(agent.pack(place / "closed", user=user)),
+        agent.unpack(place / "d", b"", user=user),
+        anext(agent.watch(place / "closed", user=user)),
+    ):
+        with pytest.raises(errors.PermissionDenied) as caught:
+            await call
+        assert caught.value.field == "path"
+    with pytest.raises(errors.PermissionDenied):
+        await agent.move(place / "theirs/secret", place / "out", user=user)
+    await agent.write(place / "theirs/mine", b"", user=user)
+    made = (place / "theirs/mine").stat()
+    assert (made.st_uid, made.st_gid) == (65534, 65533)
+    await agent.configure(user=user)  # and now by default
+    with pytest.raises(errors.PermissionDenied):
+        await agent.read_bytes(secret)
+    assert await agent.read_bytes(secret, user="0") == b"secret"
 
 
 async def test_read_a_part(agent: Agent, place: Path) -> None:
@@ -163,14 +198,23 @@ async def test_errors(agent: Agent, place: Path) -> None:
     for call in (agent.read_bytes(place / "none"), agent.stat(place / "none"), agent.list(place / "none")):
         with pytest.raises(errors.PathNotFound):
             await call
-    for call in (agent.read_bytes(place), agent.write(place, b"x"), agent.list(place / "f"), agent.stat(place / "f/x")):
-        with pytest.raises(errors.ShoalError) as caught:
+    for call, kind in (
+        (agent.read_bytes(place), errors.IsADirectory),
+        (agent.write(place, b"x"), errors.IsADirectory),
+        (agent.write(place, b"x", append=True), errors.IsADirectory),
+        (agent.list(place / "f"), errors.NotADirectory),
+        (agent.stat(place / "f/x"), errors.NotADirectory),
+        (agent.write(place / "f/x", b"", parents=True), errors.NotADirectory),
+        (agent.mkdir(place / "f/x", parents=True), errors.NotADirectory),
+        (anext(agent.read(place / "none")), errors.PathNotFound),
+        (anext(agent.pack(place / "none")), errors.PathNotFound),
+    ):
+        with pytest.raises(kind) as found:
             await call
-        assert type(caught.value) is not errors.Internal
-    with pytest.raises(errors.PathNotFound):
-        await anext(agent.read(place / "none"))
-    with pytest.raises(errors.PathNotFound):
-        await anext(agent.pack(place / "none"))
+        assert found.value.field == "path"
+    with pytest.raises(errors.RelativePath) as relative:
+        await agent.read_bytes("f")
+    assert relative.value.field == "path"
 
 
 async def test_pack_and_unpack(agent: Agent, place: Path) -> None:

@@ -19,6 +19,8 @@ from shoal.model.errors import (
     CommandNotFound,
     FailedPrecondition,
     InvalidRequest,
+    IsADirectory,
+    NotADirectory,
     PathNotFound,
     ProcessNotFound,
 )
@@ -178,10 +180,10 @@ class FakeAgent(Agent):
 
     # Files
 
-    def read(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> Chunks:
+    def read(self, path: checks.PathLike, offset: int = 0, length: int = -1, user: str = "") -> Chunks:
         return _FakeChunks(self, path, offset, length)
 
-    async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1) -> bytes:
+    async def read_bytes(self, path: checks.PathLike, offset: int = 0, length: int = -1, user: str = "") -> bytes:
         self.note("read", path)
         content = self._content(path)[offset:]
         return content if length < 0 else content[:length]
@@ -207,40 +209,42 @@ class FakeAgent(Agent):
         self.files[name] = (self.files.get(name, b"") if append else b"") + content
         return len(content)
 
-    async def list(self, path: checks.PathLike) -> builtins.list[Entry]:
+    async def list(self, path: checks.PathLike, user: str = "") -> builtins.list[Entry]:
         self.note("list_files", path)
         name = _name(path)
-        if name not in self.directories:
-            raise PathNotFound(f"path: there is no directory {name}", field="path")
+        if self._entry(name).kind != "dir":
+            raise NotADirectory(f"path: {name} is not a directory", field="path")
         inside = [p for p in (*self.files, *self.directories) if p != "/" and str(PurePosixPath(p).parent) == name]
         return [self._entry(p) for p in sorted(inside)]
 
-    async def stat(self, path: checks.PathLike, follow: bool = True) -> Entry:
+    async def stat(self, path: checks.PathLike, follow: bool = True, user: str = "") -> Entry:
         self.note("stat", path)
         return self._entry(_name(path))
 
-    async def mkdir(self, path: checks.PathLike, parents: bool = False, mode: int = 0o755, user: str = "") -> None:
+    async def mkdir(
+        self, path: checks.PathLike, parents: bool = False, mode: int | None = None, user: str = ""
+    ) -> None:
         self.note("mkdir", path)
         name = _name(path)
         if name in self.files or (name in self.directories and not parents):
             raise AlreadyExists(f"path: {name} is there already", field="path")
         self._make_parents(name)
 
-    async def remove(self, path: checks.PathLike, recursive: bool = False) -> None:
+    async def remove(self, path: checks.PathLike, recursive: bool = False, user: str = "") -> None:
         self.note("remove", path)
         name = _name(path)
         self._entry(name)
         self.files.pop(name, None)
         self.directories.discard(name)
 
-    async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False) -> None:
+    async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False, user: str = "") -> None:
         self.note("move", path)
         if _name(to) in self.files and not overwrite:
             raise AlreadyExists(f"to: {to} is there already", field="to")
         self.files[_name(to)] = self._content(path)
         del self.files[_name(path)]
 
-    def pack(self, path: checks.PathLike) -> Chunks:
+    def pack(self, path: checks.PathLike, user: str = "") -> Chunks:
         return _FakeTar(self, path)
 
     async def unpack(
@@ -265,7 +269,7 @@ class FakeAgent(Agent):
     def _content(self, path: checks.PathLike) -> bytes:
         entry = self._entry(_name(path))
         if entry.kind == "dir":
-            raise InvalidRequest(f"path: {entry.path} is a directory", field="path")
+            raise IsADirectory(f"path: {entry.path} is a directory", field="path")
         return self.files[entry.path]
 
     def _entry(self, name: str) -> Entry:

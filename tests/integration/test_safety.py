@@ -283,3 +283,30 @@ def test_moving_the_agents_directory_away_does_not_make_one_the_relay(cluster: o
         kill_relay()
         assert sandbox.run("echo still here").stdout == "still here\n"
         assert impostor.poll() is None, "the agent dialled what code inside had put in its way"
+
+
+def test_files_act_as_the_sandboxs_user(cluster: object) -> None:
+    with shoal.Sandbox.create(user="nobody") as sandbox:
+        files = sandbox.files
+        sandbox.run("groupadd -g 4242 readers && usermod -aG readers nobody", user="root", check=True)
+        sandbox.run(
+            "echo x >/srv/grouped && chgrp 4242 /srv/grouped && chmod 640 /srv/grouped", user="root", check=True
+        )
+        for refused in (
+            lambda: files.read_text("/etc/shadow"),
+            lambda: files.write_text("/etc/new", "x"),
+            lambda: files.write_text("/etc/passwd", "x"),
+            lambda: files.append("/etc/passwd", "x"),
+            lambda: files.remove("/etc/passwd"),
+            lambda: files.list("/root"),
+            lambda: files.mkdir("/srv/new"),
+        ):
+            with pytest.raises(shoal.PermissionDenied) as caught:
+                refused()
+            assert caught.value.field == "path"
+        assert files.read_text("/srv/grouped") == "x\n"  # by a group that is not its first
+        files.write_text("/tmp/mine/file", "mine")
+        inside = sandbox.run("umask; stat -c '%U %a' /tmp/mine /tmp/mine/file; ls -l /proc/1/fd", check=False).stdout
+        assert inside.split() == ["0022", "nobody", "755", "nobody", "644"]  # and the agent stays closed to it
+        files.write_text("/etc/new", "x", user="root")
+        assert files.stat("/etc/new").uid == 0

@@ -43,6 +43,24 @@ def fill(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+async def test_files_act_as_a_user(place: Lab, ten: Path) -> None:
+    os.chmod(ten, 0o600)
+    os.chmod(place.directory.parent, 0o755)
+    denied = (403, "permission_denied", "path")
+    nobody = f"path={ten}&user=65534"
+    for method in ("GET", "PUT", "DELETE"):
+        assert await place.problem(method, f"/files?{nobody}") == denied
+    assert await place.problem("PUT", f"/archive?path={place.directory}/new&user=65534") == denied
+    assert await place.problem("POST", "/mkdir", json={"path": f"{place.directory}/new", "user": "65534"}) == denied
+    os.chmod(place.directory, 0o700)
+    for route in ("entries", "stat", "archive", "watch"):
+        assert await place.problem("GET", f"/{route}?{nobody}") == denied
+    move = {"path": str(ten), "to": f"{ten}-moved", "user": "65534"}
+    assert await place.problem("POST", "/move", json=move) == denied
+    assert await place.problem("GET", f"/files?path={ten}&user=none-such") == (404, "user_not_found", "user")
+    assert (await get(place, ten))[0] == 200
+
+
 async def get(place: Lab, path: Path, *, method: str = "GET", **headers: str) -> tuple[int, bytes, Any]:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     async with place.http.request(method, f"{place.at}/files", params={"path": str(path)}, headers=sent) as answer:
@@ -147,7 +165,8 @@ async def test_conditions(place: Lab, ten: Path) -> None:
 
 
 async def test_what_is_wrong_with_a_path(place: Lab, ten: Path) -> None:
-    for path in ("", "relative", "/a%00b", "/" + "x" * 4096):
+    assert await place.problem("GET", "/files?path=relative") == (400, "relative_path", "path")
+    for path in ("", "/a%00b", "/" + "x" * 4096):
         assert await place.problem("GET", str(URL(f"/files?path={path}", encoded=True))) == (
             400,
             "invalid_request",
@@ -155,9 +174,9 @@ async def test_what_is_wrong_with_a_path(place: Lab, ten: Path) -> None:
         )
     assert await place.problem("GET", "/files") == (400, "invalid_request", "path")
     assert (await place.problem("GET", "/files?path=/none"))[:2] == (404, "path_not_found")
-    assert await place.problem("GET", f"/files?path={place.directory}") == (400, "invalid_request", "path")
-    assert await place.problem("PUT", f"/files?path={place.directory}", data=b"x") == (400, "invalid_request", "path")
-    assert (await place.problem("GET", f"/files?path={ten}/below"))[:2] == (400, "invalid_request")
+    assert await place.problem("GET", f"/files?path={place.directory}") == (400, "is_a_directory", "path")
+    assert await place.problem("PUT", f"/files?path={place.directory}", data=b"x") == (400, "is_a_directory", "path")
+    assert (await place.problem("GET", f"/files?path={ten}/below")) == (400, "not_a_directory", "path")
     assert await place.problem("PUT", f"/files?path={ten}&mode=8", data=b"x") == (400, "invalid_request", "mode")
     assert await place.problem("PUT", f"/files?path={ten}&other=8", data=b"x") == (400, "invalid_request", "other")
     assert content(ten) == b"0123456789"
@@ -206,9 +225,10 @@ async def test_arranging(place: Lab) -> None:
         {"path": "/a"},
         {"path": 1, "to": "/b"},
         {"path": {"b64": "/"}, "to": "/b"},
-        {"path": "a", "to": "/b"},
     ):
         assert (await place.problem("POST", "/move", json=wrong))[:2] == (400, "invalid_request")
+    relative = {"path": "/a", "to": "b"}
+    assert await place.problem("POST", "/move", json=relative) == (400, "relative_path", "to")
 
 
 # Large ones, and clients that leave

@@ -38,10 +38,12 @@ router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
 
 @router.get(f"{_AT}/archive", response_class=Response, responses={200: {"content": _TAR}})
-async def download_archive(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
+async def download_archive(
+    sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
+) -> Response:
     """A directory tree as a tar, with names relative to `path`; for a file, that file."""
     name = query_path(request)
-    tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name)).begun())
+    tree = await RetryingAgent(transport, sandbox_id).call(lambda agent: _Tree(agent.pack(name, user)).begun())
     headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
     return StreamingBody(tree, headers=headers, media_type=TAR, stall_s=STALL_S)
 
@@ -71,12 +73,13 @@ async def watch_path(
     path: Path,
     transport: Cluster,
     recursive: Annotated[bool, Query(description="Below it too, at any depth")] = False,
+    user: User = "",
 ) -> Response:
     """Changes, as server-sent events, from the answer's first byte on.
 
     An event of kind `overflow` says that some were missed: list the directory again.
     """
-    watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive)
+    watch = Watch(RetryingAgent(transport, sandbox_id), query_path(request), recursive, user)
     await watch.start.aio()
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingBody(_Changes(watch), headers=headers, media_type=EVENTS, check=lambda: guard(request))

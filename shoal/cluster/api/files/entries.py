@@ -11,7 +11,7 @@ from starlette.responses import Response
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.audit import audited
 from shoal.cluster.api.access.auth import needs
-from shoal.cluster.api.files.routes import Path
+from shoal.cluster.api.files.routes import Path, User
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import query_path
 from shoal.cluster.api.request.context import Cluster
@@ -25,10 +25,12 @@ router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
 
 @router.get(f"{_AT}/entries", response_class=Response, responses={200: {"model": Entries}})
-async def list_directory(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
+async def list_directory(
+    sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
+) -> Response:
     """What a directory holds, sorted by name."""
     name = query_path(request)
-    found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name))
+    found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name, user))
     return Json({"entries": [entry_json(entry) for entry in found]})
 
 
@@ -39,18 +41,19 @@ async def stat_path(
     path: Path,
     transport: Cluster,
     follow: Annotated[bool, Query(description="Through links")] = True,
+    user: User = "",
 ) -> Response:
     """What is at a path."""
     name = query_path(request)
-    return Json(entry_json(await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.stat(name, follow))))
+    agent = RetryingAgent(transport, sandbox_id)
+    return Json(entry_json(await agent.call(lambda agent: agent.stat(name, follow, user))))
 
 
 @router.post(f"{_AT}/mkdir", status_code=204, response_class=Response, dependencies=[audited("files.mkdir")])
 async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Cluster) -> Response:
     """Makes a directory."""
-    mode = mode_of(body.mode)
     await RetryingAgent(transport, sandbox_id).call(
-        lambda agent: agent.mkdir(body.path, body.parents, 0o755 if mode is None else mode, body.user or "")
+        lambda agent: agent.mkdir(body.path, body.parents, mode_of(body.mode), body.user or "")
     )
     return Response(status_code=204)
 
@@ -59,6 +62,6 @@ async def make_directory(sandbox_id: str, body: MakeDirectory, transport: Cluste
 async def move_path(sandbox_id: str, body: Move, transport: Cluster) -> Response:
     """Moves a file or a tree, across file systems too."""
     await RetryingAgent(transport, sandbox_id).once(
-        lambda agent: agent.move(body.path, body.to, body.overwrite), f"move {body.path}"
+        lambda agent: agent.move(body.path, body.to, body.overwrite, body.user or ""), f"move {body.path}"
     )
     return Response(status_code=204)

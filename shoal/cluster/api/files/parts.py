@@ -18,10 +18,11 @@ class FilePart(FlowBytes):
     file of size 0 is read to its end as well: those in `/proc` say 0.
     """
 
-    def __init__(self, agent: RetryingAgent, path: str, entry: Entry, part: Part) -> None:
+    def __init__(self, agent: RetryingAgent, path: str, entry: Entry, part: Part, user: str) -> None:
         super().__init__(agent, part.begin)
         self._path = path
         self._entry = entry
+        self._user = user
         self._end: int | None = part.end if entry.size else None
         self._first = b""
         self._opened = 0
@@ -36,7 +37,8 @@ class FilePart(FlowBytes):
 
     def _flow(self, agent: Agent) -> Chunks:
         self._opened += 1
-        return agent.read(self._path, self.offset, -1 if self._end is None else self._end - self.offset)
+        length = -1 if self._end is None else self._end - self.offset
+        return agent.read(self._path, self.offset, length, self._user)
 
     async def begin(self) -> bool:
         """Opens it. False if it is another file than `entry` describes; it is then closed again."""
@@ -68,6 +70,6 @@ class FilePart(FlowBytes):
         await self.close()
 
     async def _same(self) -> bool:
-        now = await self._agent.call(lambda agent: agent.stat(self._path))
+        now = await self._agent.call(lambda agent: agent.stat(self._path, user=self._user))
         self._seen = self._opened
         return (now.size, now.mtime_ns) == (self._entry.size, self._entry.mtime_ns)

@@ -25,9 +25,9 @@ from shoal.cluster.api.request.bodies import declared_length, query_path, stream
 from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import PathRoute, new_router
 from shoal.cluster.api.request.streaming import OCTETS, StreamingBody
-from shoal.cluster.api.schema.data import Written, mode_of
+from shoal.cluster.api.schema.data import ACTS, Written, mode_of
 from shoal.model.access import Scope
-from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.errors import FailedPrecondition, InvalidRequest, IsADirectory
 from shoal.wire import checks
 from shoal.wire.agent import Agent, Entry
 
@@ -70,16 +70,16 @@ _CONDITIONS = {
 
 Path = Annotated[str, Query(min_length=1, description="Absolute; percent-encoded bytes, UTF-8 or not")]
 Mode = Annotated[str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; default: as it was, else 644")]
-User = Annotated[str, Query(max_length=256, description="Who shall own it; default: the sandbox's user")]
+User = Annotated[str, Query(max_length=256, description=ACTS)]
 
 router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
 
 @router.get(_FILES, responses=_DOWN, response_class=Response, openapi_extra=_CONDITIONS)
 @router.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=_CONDITIONS)
-async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster) -> Response:
+async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = "") -> Response:
     """A file's bytes, or one range of them."""
-    return await _download(RetryingAgent(transport, sandbox_id), query_path(request), request)
+    return await _download(RetryingAgent(transport, sandbox_id), query_path(request), user, request)
 
 
 @router.put(
@@ -106,17 +106,17 @@ async def write_file(
 
 @router.delete(_FILES, status_code=204, response_class=Response, dependencies=[audited("files.remove")])
 async def remove_file(
-    sandbox_id: str, request: Request, path: Path, transport: Cluster, recursive: bool = False
+    sandbox_id: str, request: Request, path: Path, transport: Cluster, recursive: bool = False, user: User = ""
 ) -> Response:
     """Removes a file, a link (not its target), an empty directory, or with `recursive` a directory tree."""
     name = query_path(request)
-    await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive))
+    await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.remove(name, recursive, user))
     return Response(status_code=204)
 
 
-async def _download(agent: RetryingAgent, path: str, request: Request) -> Response:
+async def _download(agent: RetryingAgent, path: str, user: str, request: Request) -> Response:
     for _ in range(_TRIES):
-        entry = _file(await agent.call(lambda agent: agent.stat(path)))
+        entry = _file(await agent.call(lambda agent: agent.stat(path, user=user)))
         tag = entity_tag(entry.size, entry.mtime_ns)
         headers = {
             "Accept-Ranges": "bytes",
@@ -135,7 +135,7 @@ async def _download(agent: RetryingAgent, path: str, request: Request) -> Respon
         if request.method == "HEAD":
             headers["Content-Length"] = str(part.length)
             return Response(status_code=200 if part.whole else 206, headers=headers, media_type=OCTETS)
-        source = FilePart(agent, path, entry, part)
+        source = FilePart(agent, path, entry, part, user)
         if await source.begin():
             return StreamingBody(
                 source, status_code=200 if part.whole else 206, headers=headers, length=source.length, stall_s=STALL_S
@@ -145,7 +145,7 @@ async def _download(agent: RetryingAgent, path: str, request: Request) -> Respon
 
 def _file(entry: Entry) -> Entry:
     if entry.kind == "dir":
-        raise InvalidRequest("path: it is a directory; `/entries` lists it, `/archive` packs it", field="path")
+        raise IsADirectory("path: it is a directory; `/entries` lists it, `/archive` packs it", field="path")
     if entry.kind == "other":  # the agent would refuse a download, but HEAD does not ask it
         raise InvalidRequest("path: it is no regular file; use it by a command run in the sandbox", field="path")
     return entry

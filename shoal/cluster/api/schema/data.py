@@ -25,6 +25,7 @@ DEFAULT_OUTPUT = 8 << 20
 MAX_OUTPUT = 64 << 20
 MAX_ENV = 4096
 MAX_DIMENSION = 65535
+ACTS = "Who does it, in the sandbox; default: the sandbox's user"
 
 _B64_SCHEMA = {
     "type": "object",
@@ -195,14 +196,15 @@ class HalfClose(Strict):
 class MakeDirectory(Strict):
     path: PathText
     parents: bool = False
-    mode: str | None = Field(None, pattern="^[0-7]{1,4}$", description="Octal; default 755")
-    user: str | None = None
+    mode: str | None = Field(None, pattern="^[0-7]{1,4}$", description="Octal; default: 777 less the umask")
+    user: str | None = Field(None, description=ACTS)
 
 
 class Move(Strict):
     path: PathText
     to: PathText
     overwrite: bool = False
+    user: str | None = Field(None, description=ACTS)
 
 
 # What is answered: for the OpenAPI document. The answers are built by hand, so none is checked twice.

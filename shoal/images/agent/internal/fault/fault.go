@@ -16,6 +16,9 @@ type Code string
 // These are the codes that agent and relay use.
 const (
 	InvalidRequest       Code = "invalid_request"
+	IsADirectory         Code = "is_a_directory"
+	NotADirectory        Code = "not_a_directory"
+	RelativePath         Code = "relative_path"
 	PathNotFound         Code = "path_not_found"
 	ProcessNotFound      Code = "process_not_found"
 	UserNotFound         Code = "user_not_found"
@@ -51,6 +54,20 @@ func Invalid(field, format string, args ...any) *Fault {
 	return &Fault{Code: InvalidRequest, Field: field, Message: field + ": " + fmt.Sprintf(format, args...)}
 }
 
+// IsDirectory makes a fault for a directory in the place of a file.
+func IsDirectory(field, path, remedy string) *Fault {
+	f := Invalid(field, "%.200s is a directory: %s", path, remedy)
+	f.Code = IsADirectory
+	return f
+}
+
+// Relative makes a fault for a path that is not absolute.
+func Relative(field, path string) *Fault {
+	f := Invalid(field, "%.200q is relative: give an absolute path, which starts with /", path)
+	f.Code = RelativePath
+	return f
+}
+
 // From turns any error into a fault. If the error is or wraps a fault, From returns that fault.
 func From(err error) *Fault {
 	var f *Fault
@@ -73,9 +90,17 @@ func Path(field string, err error) *Fault {
 	if f.Field == "" {
 		copied := *f
 		copied.Field = field
+		copied.Message = field + ": " + strings.TrimPrefix(f.Message, field+": ") + remedies[f.Code]
 		return &copied
 	}
 	return f
+}
+
+// remedies are what may help against an error of the kernel's.
+var remedies = map[Code]string{
+	IsADirectory:     " (name a file)",
+	NotADirectory:    " (each part of a path but the last must be a directory)",
+	PermissionDenied: " (name a user who may do this, such as root)",
 }
 
 // escapes reports whether os.Root refused to leave its directory. Package os does not export that error.
@@ -94,7 +119,11 @@ func ofErrno(errno syscall.Errno) Code {
 		return PathNotFound
 	case syscall.EEXIST, syscall.ENOTEMPTY:
 		return AlreadyExists
-	case syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EXDEV, syscall.E2BIG:
+	case syscall.ENOTDIR:
+		return NotADirectory
+	case syscall.EISDIR:
+		return IsADirectory
+	case syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EXDEV, syscall.E2BIG:
 		return InvalidRequest
 	case syscall.EBUSY, syscall.ETXTBSY, syscall.EPIPE:
 		return FailedPrecondition

@@ -14,7 +14,7 @@ func TestErrnosGetTheCodeThatTellsWhatToDo(t *testing.T) {
 	for errno, code := range map[syscall.Errno]Code{
 		syscall.ENOSPC: QuotaExceeded, syscall.EDQUOT: QuotaExceeded, syscall.EACCES: PermissionDenied, syscall.EPERM: PermissionDenied,
 		syscall.EROFS: PermissionDenied, syscall.ENOENT: PathNotFound, syscall.EEXIST: AlreadyExists, syscall.ENOTEMPTY: AlreadyExists,
-		syscall.ENOTDIR: InvalidRequest, syscall.EISDIR: InvalidRequest, syscall.ELOOP: InvalidRequest,
+		syscall.ENOTDIR: NotADirectory, syscall.EISDIR: IsADirectory, syscall.ELOOP: InvalidRequest,
 		syscall.ENAMETOOLONG: InvalidRequest, syscall.EINVAL: InvalidRequest, syscall.EIO: Internal,
 	} {
 		wrapped := fmt.Errorf("above: %w", &os.PathError{Op: "open", Path: "/x", Err: errno})

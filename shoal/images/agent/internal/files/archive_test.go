@@ -130,7 +130,7 @@ func TestUnpackLeadsNowhereElse(t *testing.T) {
 			writeFile(t, dir+"/outside/secret", "secret", 0o600)
 			before := snapshot(t, dir+"/outside")
 			a := c.put(object{"op": "unpack", "path": dir + "/in"}, archive(t, members...))
-			if a.code != "invalid_request" {
+			if a.code != "invalid_request" && (a.code != "not_a_directory" || name != "under a file") {
 				t.Fatalf("%q %s %v", a.code, a.message, a.ok)
 			}
 			if after := snapshot(t, dir+"/outside"); after != before {

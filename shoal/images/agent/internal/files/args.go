@@ -90,7 +90,7 @@ func (p *pathArg) valid(field string) (string, error) {
 	case strings.IndexByte(p.path, 0) >= 0:
 		return "", fault.Invalid(field, "it holds a NUL byte, which a path cannot")
 	case p.path[0] != '/':
-		return "", fault.Invalid(field, "%.200q is not absolute: it must start with /", p.path)
+		return "", fault.Relative(field, p.path)
 	}
 	return p.path, nil
 }

@@ -7,7 +7,8 @@ import (
 	"shoal/agent/internal/mux"
 )
 
-// copier copies trees from one open directory into another. It keeps owners, modes and times.
+// copier copies trees from one open directory into another. It keeps modes and times, and owners as far as the acting
+// user may give files away.
 type copier struct{ st *mux.Stream }
 
 func (c *copier) copy(from int, name string, to int, as string, depth int) error {
@@ -18,7 +19,6 @@ func (c *copier) copy(from int, name string, to int, as string, depth int) error
 	if lost(c.st) {
 		return mux.ErrLost
 	}
-	owner := Owner{int(at.Uid), int(at.Gid)}
 	switch at.Mode & syscall.S_IFMT {
 	case syscall.S_IFREG:
 		return c.file(from, name, to, as)
@@ -32,12 +32,12 @@ func (c *copier) copy(from int, name string, to int, as string, depth int) error
 		if err := symlinkAt(target, to, as); err != nil {
 			return err
 		}
-		return syscall.Fchownat(to, as, owner.UID, owner.GID, atNoFollow)
+		return unlessForbidden(syscall.Fchownat(to, as, int(at.Uid), int(at.Gid), atNoFollow))
 	default:
 		if err := again(func() error { return syscall.Mknodat(to, as, at.Mode, int(at.Rdev)) }); err != nil {
 			return err
 		}
-		return syscall.Fchownat(to, as, owner.UID, owner.GID, atNoFollow)
+		return unlessForbidden(syscall.Fchownat(to, as, int(at.Uid), int(at.Gid), atNoFollow))
 	}
 }
 
@@ -52,20 +52,25 @@ func (c *copier) file(from int, name string, to int, as string) error {
 		return err
 	}
 	defer syscall.Close(target)
+	if err := copyContent(c.st, source, target); err != nil {
+		return err
+	}
+	return sameAttributes(source, target)
+}
+
+// copyContent copies the bytes of one open file into another. It stops if the stream, if there is one, is lost.
+func copyContent(st *mux.Stream, from, to int) error {
 	held := buffers.Get().(*[]byte)
 	defer buffers.Put(held)
 	for offset := int64(0); ; {
-		if lost(c.st) {
+		if lost(st) {
 			return mux.ErrLost
 		}
-		n, err := readAt(source, *held, offset)
-		if err != nil {
+		n, err := readAt(from, *held, offset)
+		if n == 0 || err != nil {
 			return err
 		}
-		if n == 0 {
-			return sameAttributes(source, target)
-		}
-		if err := writeAll(target, (*held)[:n]); err != nil {
+		if err := writeAll(to, (*held)[:n]); err != nil {
 			return err
 		}
 		offset += int64(n)
@@ -101,13 +106,28 @@ func (c *copier) directory(from int, name string, to int, as string, depth int) 
 	return sameAttributes(source, target)
 }
 
-// sameAttributes gives the target the owner, mode and time of modification of the source.
+// unlessForbidden drops the error of a user who may not give files away.
+func unlessForbidden(err error) error {
+	if err == syscall.EPERM {
+		return nil
+	}
+	return err
+}
+
+// sameAttributes gives the target the mode and time of modification of the source, and its owner if the acting user may
+// do that. If not, the target loses set-uid and set-gid, which were meant for the other owner.
 func sameAttributes(source, target int) error {
 	var at syscall.Stat_t
 	if err := syscall.Fstat(source, &at); err != nil {
 		return err
 	}
-	if err := setAttributes(target, Owner{int(at.Uid), int(at.Gid)}, at.Mode&modes); err != nil {
+	mode := at.Mode & modes
+	if err := setOwner(target, at.Uid, at.Gid); err == syscall.EPERM {
+		mode &= 0o1777
+	} else if err != nil {
+		return err
+	}
+	if err := setMode(target, mode); err != nil {
 		return err
 	}
 	return setModified(target, time.Unix(at.Mtim.Sec, at.Mtim.Nsec))

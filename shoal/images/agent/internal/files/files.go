@@ -1,47 +1,59 @@
 // Package files answers the requests about a sandbox's files.
 //
-// The agent is often root while the code in the sandbox is not, and that code may change any tree while the agent works
-// on it. Therefore a file is checked again after it was opened, and changed through its descriptor. Trees are walked
-// from open directory to open directory. No link is followed below the path that the client named. No open waits for
-// another process, such as the other end of a FIFO.
+// Each request acts as a user of the sandbox (see actor), so that the kernel decides what it may do. Code in the sandbox
+// may change any tree while the agent works on it. Therefore a file is checked again after it was opened, and changed
+// through its descriptor. Trees are walked from open directory to open directory. No link is followed below the path
+// that the client named. No open waits for another process, such as the other end of a FIFO.
 package files
 
 import (
 	"errors"
 	"io/fs"
+	"runtime"
 
 	"shoal/agent/internal/fault"
 	"shoal/agent/internal/mux"
+	"shoal/agent/internal/users"
 )
-
-// Owner is the user and group that own new files.
-type Owner struct{ UID, GID int }
 
 // Handler answers one request. It ends the stream with a reply, or returns the error with which the stream must end. It
 // returns mux.ErrLost if no client waits any more, and frame.ErrMalformed, which must end the connection, for invalid
 // JSON.
 type Handler func(st *mux.Stream, request []byte) error
 
-// Handlers returns the handlers of all requests of the scope `files`, by op. ownerOf finds a user of the sandbox; "" is
+// Handlers returns the handlers of all requests of the scope `files`, by op. userOf finds a user of the sandbox; "" is
 // the default user.
-func Handlers(ownerOf func(user string) (Owner, error)) map[string]Handler {
-	s := &service{ownerOf}
+func Handlers(userOf func(user string) (*users.User, error)) map[string]Handler {
+	// Go starts a thread that makes the others when a goroutine first locks its own: now, while there is surely room.
+	runtime.LockOSThread()
+	runtime.UnlockOSThread()
+	s := &service{userOf}
 	return map[string]Handler{
-		"read":   handler(read),
+		"read":   handler(s.read),
 		"write":  handler(s.write),
-		"list":   handler(list),
-		"stat":   handler(stat),
+		"list":   handler(s.list),
+		"stat":   handler(s.stat),
 		"mkdir":  handler(s.mkdir),
-		"remove": handler(remove),
-		"move":   handler(move),
-		"pack":   handler(pack),
+		"remove": handler(s.remove),
+		"move":   handler(s.move),
+		"pack":   handler(s.pack),
 		"unpack": handler(s.unpack),
-		"watch":  handler(watch),
+		"watch":  handler(s.watch),
 	}
 }
 
 type service struct {
-	ownerOf func(user string) (Owner, error)
+	userOf func(user string) (*users.User, error)
+}
+
+// enter makes the request act as a user. The caller leaves.
+func (s *service) enter(user string) (*actor, error) {
+	who, err := s.userOf(user)
+	if err != nil {
+		return nil, err
+	}
+	as := actorFor(who)
+	return as, as.enter()
 }
 
 func handler[R any](do func(st *mux.Stream, request *R) error) Handler {

@@ -18,14 +18,15 @@ func appendSize(b []byte, stream uint32, size int64) []byte {
 // sender is an io.Writer that sends its bytes in large DATA frames.
 type sender struct {
 	st   *mux.Stream
+	as   *actor
 	buf  []byte // room for a header, followed by the bytes to send
 	held *[]byte
 	n    int
 }
 
-func newSender(st *mux.Stream) *sender {
+func newSender(st *mux.Stream, as *actor) *sender {
 	held := buffers.Get().(*[]byte)
-	return &sender{st: st, held: held, buf: *held}
+	return &sender{st: st, as: as, held: held, buf: *held}
 }
 
 func (s *sender) close() { buffers.Put(s.held) }
@@ -47,7 +48,9 @@ func (s *sender) Write(p []byte) (int, error) {
 }
 
 // flush sends all buffered bytes. If the credit allows only a part, the next header overwrites bytes that were sent.
-func (s *sender) flush() error {
+func (s *sender) flush() error { return s.as.outside(s.send) }
+
+func (s *sender) send() error {
 	for sent := 0; sent < s.n; {
 		room, err := s.st.Reserve(s.n - sent)
 		if err != nil {
@@ -66,22 +69,29 @@ func (s *sender) flush() error {
 // receiver is an io.Reader of the stream's DATA. It returns io.EOF after END, and mux.ErrLost after CANCEL.
 type receiver struct {
 	st   *mux.Stream
+	as   *actor
 	held frame.Frame
 	rest []byte
 }
 
 func (r *receiver) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
-		r.release()
-		f, err := r.st.Recv()
-		if err != nil {
+		if err := r.as.outside(r.receive); err != nil {
 			return 0, err
 		}
-		r.held, r.rest = f, f.Payload
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+func (r *receiver) receive() error {
+	r.release()
+	f, err := r.st.Recv()
+	if err == nil {
+		r.held, r.rest = f, f.Payload
+	}
+	return err
 }
 
 // drain drops the remaining data up to END, so that the client can finish sending.

@@ -5,12 +5,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"shoal/agent/internal/frame"
 	"shoal/agent/internal/mux"
+	"shoal/agent/internal/users"
 )
 
 // client speaks the frame protocol with an agent that knows only the requests of package files.
@@ -30,8 +32,7 @@ func connect(t *testing.T) *client {
 		t.Fatal(err)
 	}
 	ours, theirs := connOf(t, pair[0]), connOf(t, pair[1])
-	me := func(string) (Owner, error) { return Owner{os.Geteuid(), os.Getegid()}, nil }
-	handlers := Handlers(me)
+	handlers := Handlers(userOf)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -62,6 +63,15 @@ func connOf(t *testing.T, fd int) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// userOf takes "", or a number that is the user's id, its group, and ten times that its only other group.
+func userOf(user string) (*users.User, error) {
+	if user == "" {
+		return own, nil
+	}
+	id, err := strconv.ParseUint(user, 10, 32)
+	return &users.User{UID: uint32(id), GID: uint32(id), Groups: []uint32{uint32(id), 10 * uint32(id)}}, err
 }
 
 type object = map[string]any

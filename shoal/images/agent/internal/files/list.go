@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 
-	"shoal/agent/internal/fault"
 	"shoal/agent/internal/frame"
 	"shoal/agent/internal/mux"
 )
@@ -61,13 +60,19 @@ type statRequest struct {
 	Op     string  `json:"op"`
 	Path   pathArg `json:"path"`
 	Follow bool    `json:"follow"`
+	User   string  `json:"user"`
 }
 
-func stat(st *mux.Stream, r *statRequest) error {
+func (s *service) stat(st *mux.Stream, r *statRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
 	}
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
+	}
+	defer as.leave()
 	look := syscall.Lstat
 	if r.Follow {
 		look = syscall.Stat
@@ -97,24 +102,27 @@ func stat(st *mux.Stream, r *statRequest) error {
 		}
 		e.Target = text(target)
 	}
-	st.Reply(e)
+	as.reply(st, e)
 	return nil
 }
 
 type listRequest struct {
 	Op   string  `json:"op"`
 	Path pathArg `json:"path"`
+	User string  `json:"user"`
 }
 
-func list(st *mux.Stream, r *listRequest) error {
+func (s *service) list(st *mux.Stream, r *listRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
 	}
-	dir, err := openAt(atCWD, path, oDirectory, 0)
-	if err == syscall.ENOTDIR {
-		return fault.Invalid("path", "%s is not a directory: name one, or use stat", path)
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
 	}
+	defer as.leave()
+	dir, err := openAt(atCWD, path, oDirectory, 0)
 	if err != nil {
 		return failed("path", "open", path, err)
 	}
@@ -124,7 +132,7 @@ func list(st *mux.Stream, r *listRequest) error {
 		return failed("path", "list", path, err)
 	}
 	slices.Sort(names)
-	b := &batch{st: st}
+	b := &batch{st: st, as: as}
 	for _, name := range names {
 		e, err := entryIn(dir, name, join(path, name))
 		if err == syscall.ENOENT {
@@ -140,7 +148,7 @@ func list(st *mux.Stream, r *listRequest) error {
 	if err := b.send(); err != nil {
 		return err
 	}
-	st.Reply(empty{})
+	as.reply(st, empty{})
 	return nil
 }
 
@@ -166,6 +174,7 @@ func entryIn(dir int, name, path string) (entry, error) {
 // batch gathers entries for one event.
 type batch struct {
 	st    *mux.Stream
+	as    *actor
 	buf   []byte
 	count int
 }
@@ -200,8 +209,10 @@ func (b *batch) send() error {
 	b.buf = append(b.buf, "]}"...)
 	frame.PutHeader(b.buf, frame.Event, b.st.ID(), len(b.buf)-frame.HeaderSize)
 	b.count = 0
-	if err := b.st.SendFrames(b.buf); err != nil {
-		return mux.ErrLost
-	}
-	return nil
+	return b.as.outside(func() error {
+		if err := b.st.SendFrames(b.buf); err != nil {
+			return mux.ErrLost
+		}
+		return nil
+	})
 }

@@ -23,31 +23,28 @@ func (s *service) mkdir(st *mux.Stream, r *mkdirRequest) error {
 	if err := checkMode(r.Mode); err != nil {
 		return err
 	}
-	mode := uint32(0o755)
-	if r.Mode != nil {
-		mode = *r.Mode
-	}
-	owner, err := s.ownerOf(r.User)
+	as, err := s.enter(r.User)
 	if err != nil {
 		return err
 	}
-	if err := Mkdir(path, r.Parents, mode, owner); err != nil {
+	defer as.leave()
+	if err := mkdir(path, r.Parents, r.Mode); err != nil {
 		return failed("path", "mkdir", path, err)
 	}
-	st.Reply(empty{})
+	as.reply(st, empty{})
 	return nil
 }
 
-// Mkdir makes a directory. With parents it also makes missing parents, with mode 0o755, and leaves an existing
+// mkdir makes a directory. With parents it also makes missing parents, with the default mode, and leaves an existing
 // directory as it is.
-func Mkdir(path string, parents bool, mode uint32, owner Owner) error {
+func mkdir(path string, parents bool, mode *uint32) error {
 	dir, base := split(path)
-	parent, err := openParent(dir, parents, owner)
+	parent, err := openParent(dir, parents)
 	if err != nil {
 		return failed("path", "mkdir", path, err)
 	}
 	defer syscall.Close(parent)
-	err = makeDirectory(parent, base, mode, owner)
+	err = makeDirectory(parent, base, mode)
 	if err == syscall.EEXIST && parents {
 		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
 			return nil
@@ -57,32 +54,34 @@ func Mkdir(path string, parents bool, mode uint32, owner Owner) error {
 }
 
 // openParent opens a directory in which to work. With make, it makes the directory and its parents if they are missing.
-func openParent(path string, make bool, owner Owner) (int, error) {
+func openParent(path string, make bool) (int, error) {
 	fd, err := openAt(atCWD, path, oPath|syscall.O_DIRECTORY, 0)
 	if err != syscall.ENOENT || !make || path == "/" {
 		return fd, err
 	}
 	dir, base := split(path)
-	above, err := openParent(dir, true, owner)
+	above, err := openParent(dir, true)
 	if err != nil {
 		return -1, err
 	}
 	defer syscall.Close(above)
-	if err := makeDirectory(above, base, 0o755, owner); err != nil && err != syscall.EEXIST {
+	if err := makeDirectory(above, base, nil); err != nil && err != syscall.EEXIST {
 		return -1, err
 	}
 	return openAt(above, base, oPath|syscall.O_DIRECTORY, 0)
 }
 
-// makeDirectory makes a directory and sets its owner and mode, whatever the umask is. Until then only the agent can
-// enter it.
-func makeDirectory(dir int, name string, mode uint32, owner Owner) error {
+// makeDirectory makes a directory. A mode is set whatever the umask is; nil: what the umask leaves of 0o777.
+func makeDirectory(dir int, name string, mode *uint32) error {
+	if mode == nil {
+		return again(func() error { return syscall.Mkdirat(dir, name, folderDefault) })
+	}
 	if err := again(func() error { return syscall.Mkdirat(dir, name, 0o700) }); err != nil {
 		return err
 	}
 	fd, err := openAt(dir, name, oDirNoFollow, 0)
 	if err == nil {
-		err = setAttributes(fd, owner, mode)
+		err = setMode(fd, *mode)
 		syscall.Close(fd)
 	}
 	if err != nil {

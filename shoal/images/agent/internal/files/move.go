@@ -14,9 +14,10 @@ type moveRequest struct {
 	Path      pathArg `json:"path"`
 	To        pathArg `json:"to"`
 	Overwrite bool    `json:"overwrite"`
+	User      string  `json:"user"`
 }
 
-func move(st *mux.Stream, r *moveRequest) error {
+func (s *service) move(st *mux.Stream, r *moveRequest) error {
 	from, err := r.Path.valid("path")
 	if err != nil {
 		return err
@@ -25,6 +26,11 @@ func move(st *mux.Stream, r *moveRequest) error {
 	if err != nil {
 		return err
 	}
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
+	}
+	defer as.leave()
 	// The kernel does not say which of the two paths an error is about, so check this one first.
 	if _, err := lstatAt(atCWD, from); err != nil {
 		return failed("path", "move", from, err)
@@ -35,7 +41,7 @@ func move(st *mux.Stream, r *moveRequest) error {
 	}
 	switch err {
 	case nil:
-		st.Reply(empty{})
+		as.reply(st, empty{})
 		return nil
 	case syscall.EEXIST, syscall.ENOTEMPTY:
 		why := "it exists already: set overwrite to replace a file"

@@ -13,14 +13,20 @@ import (
 type packRequest struct {
 	Op   string  `json:"op"`
 	Path pathArg `json:"path"`
+	User string  `json:"user"`
 }
 
-func pack(st *mux.Stream, r *packRequest) error {
+func (s *service) pack(st *mux.Stream, r *packRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
 	}
-	out := newSender(st)
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
+	}
+	defer as.leave()
+	out := newSender(st, as)
 	defer out.close()
 	p := &packer{st: st, tar: tar.NewWriter(out)}
 	var root syscall.Stat_t
@@ -43,7 +49,7 @@ func pack(st *mux.Stream, r *packRequest) error {
 	if err != nil {
 		return failed("path", "pack", path, err)
 	}
-	st.Reply(empty{})
+	as.reply(st, empty{})
 	return nil
 }
 

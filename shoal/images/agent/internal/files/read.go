@@ -30,13 +30,14 @@ type readRequest struct {
 	Path   pathArg `json:"path"`
 	Offset int64   `json:"offset"`
 	Length *int64  `json:"length"`
+	User   string  `json:"user"`
 }
 
 type sizeReply struct {
 	Size int64 `json:"size"`
 }
 
-func read(st *mux.Stream, r *readRequest) error {
+func (s *service) read(st *mux.Stream, r *readRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
@@ -51,7 +52,12 @@ func read(st *mux.Stream, r *readRequest) error {
 	if length < -1 {
 		return fault.Invalid("length", "%d is neither a size nor -1, which means to the end", length)
 	}
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
+	}
 	fd, size, err := openToRead(atCWD, path, 0)
+	as.leave() // only to open the file takes permissions
 	if err != nil {
 		return failed("path", "open", path, err)
 	}
@@ -85,7 +91,7 @@ func openToRead(dir int, name string, flags int) (fd int, size int64, err error)
 
 func notRegular(st *syscall.Stat_t, path string) error {
 	if isKind(st, syscall.S_IFDIR) {
-		return fault.Invalid("path", "%s is a directory: name a file", path)
+		return fault.IsDirectory("path", path, "name a file")
 	}
 	return fault.Invalid("path", "%s is not a regular file: use it with a command in the sandbox", path)
 }

@@ -17,9 +17,10 @@ type removeRequest struct {
 	Op        string  `json:"op"`
 	Path      pathArg `json:"path"`
 	Recursive bool    `json:"recursive"`
+	User      string  `json:"user"`
 }
 
-func remove(st *mux.Stream, r *removeRequest) error {
+func (s *service) remove(st *mux.Stream, r *removeRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
@@ -28,6 +29,11 @@ func remove(st *mux.Stream, r *removeRequest) error {
 	if !plain(base) {
 		return fault.Invalid("path", "%s cannot be removed: name a path in it", path)
 	}
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
+	}
+	defer as.leave()
 	parent, err := openAt(atCWD, dir, oPath|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return failed("path", "remove", path, err)
@@ -56,7 +62,7 @@ func remove(st *mux.Stream, r *removeRequest) error {
 	if err != nil {
 		return failed("path", "remove", path, err)
 	}
-	st.Reply(empty{})
+	as.reply(st, empty{})
 	return nil
 }
 

@@ -125,18 +125,23 @@ func setModified(fd int, t time.Time) error {
 	return err
 }
 
-// setAttributes sets the owner and then the mode of an open file. The order matters: a change of owner clears set-uid.
-func setAttributes(fd int, owner Owner, mode uint32) error {
+// setOwner sets the owner of an open file if it has another. That clears set-uid, so set the mode afterwards.
+func setOwner(fd int, uid, gid uint32) error {
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if int(st.Uid) != owner.UID || int(st.Gid) != owner.GID {
-		if err := syscall.Fchown(fd, owner.UID, owner.GID); err != nil {
-			return err
-		}
-	} else if st.Mode&modes == mode {
+	if st.Uid == uid && st.Gid == gid {
 		return nil
+	}
+	return syscall.Fchown(fd, int(uid), int(gid))
+}
+
+// setMode sets the mode of an open file if it has another. Only its owner may do that.
+func setMode(fd int, mode uint32) error {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil || st.Mode&modes == mode {
+		return err
 	}
 	return syscall.Fchmod(fd, mode)
 }

@@ -10,10 +10,9 @@ import (
 )
 
 // tree makes files below a directory, and never outside of it: it follows a link only if the link stays below the
-// directory. The owner gets the new files. Missing parent directories are made.
+// directory. Missing parent directories are made.
 type tree struct {
-	root  *os.Root
-	owner Owner
+	root *os.Root
 }
 
 // put calls make, which makes a new file at name. If the name exists already, put removes it first and never writes
@@ -39,7 +38,7 @@ func (t tree) put(name string, make func() error) error {
 }
 
 func (t tree) parents(name string) error {
-	_, err := t.directory(path.Dir(name), 0o755)
+	_, err := t.directory(path.Dir(name), folderDefault&^umask)
 	return err
 }
 
@@ -75,7 +74,7 @@ func (t tree) directory(name string, mode uint32) (made bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return true, t.withDirectory(name, func(fd int) error { return setAttributes(fd, t.owner, mode) })
+	return true, t.withDirectory(name, func(fd int) error { return setMode(fd, mode) })
 }
 
 // setMode changes the mode of a directory.
@@ -98,10 +97,7 @@ func (t tree) fifo(name string, mode uint32) error {
 	dir, base := path.Split(name)
 	return t.put(name, func() error {
 		return t.withDirectory(path.Clean(dir), func(fd int) error {
-			if err := syscall.Mknodat(fd, base, syscall.S_IFIFO|mode&0o777, 0); err != nil {
-				return err
-			}
-			return syscall.Fchownat(fd, base, t.owner.UID, t.owner.GID, atNoFollow)
+			return syscall.Mknodat(fd, base, syscall.S_IFIFO|mode&0o777, 0)
 		})
 	})
 }

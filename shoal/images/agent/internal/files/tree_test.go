@@ -84,7 +84,7 @@ func TestListComesSortedInBoundedEvents(t *testing.T) {
 	if a := c.call(object{"op": "list", "path": t.TempDir()}).mustSucceed(t); len(a.events) != 0 {
 		t.Fatal(a.events)
 	}
-	c.call(object{"op": "list", "path": dir + "/000"}).mustFail(t, "invalid_request", "path")
+	c.call(object{"op": "list", "path": dir + "/000"}).mustFail(t, "not_a_directory", "path")
 	c.call(object{"op": "list", "path": dir + "/none"}).mustFail(t, "path_not_found", "path")
 }
 
@@ -128,7 +128,7 @@ func TestMkdir(t *testing.T) {
 	c.call(object{"op": "mkdir", "path": "/", "parents": true}).mustSucceed(t)
 	writeFile(t, dir+"/f", "", 0o644)
 	c.call(object{"op": "mkdir", "path": dir + "/f", "parents": true}).mustFail(t, "already_exists", "path")
-	c.call(object{"op": "mkdir", "path": dir + "/f/x", "parents": true}).mustFail(t, "invalid_request", "path")
+	c.call(object{"op": "mkdir", "path": dir + "/f/x", "parents": true}).mustFail(t, "not_a_directory", "path")
 	os.Symlink("a", dir+"/l")
 	c.call(object{"op": "mkdir", "path": dir + "/l/new", "parents": true}).mustSucceed(t)
 	mustNames(t, dir+"/a", "b", "new")
@@ -141,7 +141,7 @@ func TestRemoveNeverFollowsLinks(t *testing.T) {
 	os.Symlink(dir+"/kept", dir+"/tree/link")
 	os.Symlink(dir+"/kept", dir+"/link")
 	c.call(object{"op": "remove", "path": dir + "/tree"}).mustFail(t, "already_exists", "path")
-	c.call(object{"op": "remove", "path": dir + "/link/", "recursive": true}).mustFail(t, "invalid_request", "path")
+	c.call(object{"op": "remove", "path": dir + "/link/", "recursive": true}).mustFail(t, "not_a_directory", "path")
 	c.call(object{"op": "remove", "path": dir + "/link", "recursive": true}).mustSucceed(t)
 	c.call(object{"op": "remove", "path": dir + "/tree/", "recursive": true}).mustSucceed(t)
 	mustNames(t, dir, "kept")

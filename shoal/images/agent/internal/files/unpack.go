@@ -29,11 +29,12 @@ func (s *service) unpack(st *mux.Stream, r *unpackRequest) error {
 	if err != nil {
 		return err
 	}
-	owner, err := s.ownerOf(r.User)
+	as, err := s.enter(r.User)
 	if err != nil {
 		return err
 	}
-	if err := Mkdir(path, true, 0o755, owner); err != nil {
+	defer as.leave()
+	if err := mkdir(path, true, nil); err != nil {
 		return failed("path", "mkdir", path, err)
 	}
 	root, err := openRoot(path)
@@ -41,9 +42,9 @@ func (s *service) unpack(st *mux.Stream, r *unpackRequest) error {
 		return failed("path", "open", path, err)
 	}
 	defer root.Close()
-	in := &receiver{st: st}
+	in := &receiver{st: st, as: as}
 	defer in.release()
-	u := &unpacker{st: st, tree: tree{root, owner}, tar: tar.NewReader(in)}
+	u := &unpacker{st: st, tree: tree{root}, tar: tar.NewReader(in)}
 	err = u.all()
 	if restored := u.restoreModes(); err == nil {
 		err = restored
@@ -51,6 +52,7 @@ func (s *service) unpack(st *mux.Stream, r *unpackRequest) error {
 	if err != nil {
 		return failed("path", "unpack", path, err)
 	}
+	as.leave()
 	if err := in.drain(); err != io.EOF {
 		return err
 	}
@@ -131,9 +133,6 @@ func (u *unpacker) member(h *tar.Header, name string) error {
 		if err := u.tree.put(name, func() error { return u.tree.root.Symlink(h.Linkname, name) }); err != nil {
 			return err
 		}
-		if err := u.tree.root.Lchown(name, u.tree.owner.UID, u.tree.owner.GID); err != nil {
-			return err
-		}
 	case tar.TypeLink:
 		target, err := memberName(h.Linkname)
 		if err != nil {
@@ -156,7 +155,7 @@ func (u *unpacker) member(h *tar.Header, name string) error {
 	return nil
 }
 
-// directory makes a directory that is open to its owner until all is unpacked, because an agent that is not root cannot
+// directory makes a directory that is open to its owner until all is unpacked, because a user other than root cannot
 // ignore modes.
 func (u *unpacker) directory(name string, mode uint32) error {
 	made, err := u.tree.directory(name, mode|0o700)
@@ -182,7 +181,7 @@ func (u *unpacker) file(h *tar.Header, name string, mode uint32) error {
 	n, err := u.content(int(file.Fd()))
 	u.bytes += n
 	if err == nil {
-		err = setAttributes(int(file.Fd()), u.tree.owner, mode)
+		err = setMode(int(file.Fd()), mode)
 	}
 	if err == nil {
 		err = setModified(int(file.Fd()), h.ModTime)

@@ -26,6 +26,7 @@ type watchRequest struct {
 	Op        string  `json:"op"`
 	Path      pathArg `json:"path"`
 	Recursive bool    `json:"recursive"`
+	User      string  `json:"user"`
 }
 
 type watching struct {
@@ -42,21 +43,27 @@ type overflow struct {
 	Overflow bool `json:"overflow"`
 }
 
-func watch(st *mux.Stream, r *watchRequest) error {
+func (s *service) watch(st *mux.Stream, r *watchRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
 	}
+	as, err := s.enter(r.User)
+	if err != nil {
+		return err
+	}
+	defer as.leave()
 	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
 	if err != nil {
 		return failed("path", "watch", path, err)
 	}
 	source := os.NewFile(uintptr(fd), "inotify")
 	defer source.Close()
-	w := &watcher{tell: teller{st: st}, dirs: directories{fd: fd, recursive: r.Recursive, most: maxWatches}}
+	w := &watcher{as: as, tell: teller{st: st, as: as}, dirs: directories{fd: fd, recursive: r.Recursive, most: maxWatches}}
 	if err := w.begin(path); err != nil {
 		return failed("path", "watch", path, err)
 	}
+	as.leave()
 	if err := st.Event(watching{true}); err != nil {
 		return err
 	}
@@ -77,6 +84,7 @@ func watch(st *mux.Stream, r *watchRequest) error {
 
 // watcher turns the kernel's events into changes.
 type watcher struct {
+	as   *actor
 	tell teller
 	dirs directories
 	// left is the first of the two events of a move, while the second may still follow.
@@ -137,12 +145,24 @@ func (w *watcher) follow(source *os.File) error {
 		case err != nil:
 			return err
 		default:
-			eachEvent(buf[:n], w.take)
+			if err := w.takeAll(buf[:n]); err != nil {
+				return err
+			}
 		}
 		if err := w.tell.flush(); err != nil {
 			return err
 		}
 	}
+}
+
+// takeAll acts as the user meanwhile, because new directories may be watched only if the user may read them.
+func (w *watcher) takeAll(events []byte) error {
+	if err := w.as.enter(); err != nil {
+		return err
+	}
+	defer w.as.leave()
+	eachEvent(events, w.take)
+	return nil
 }
 
 func (w *watcher) take(e event) {
@@ -251,6 +271,7 @@ func (w *watcher) leftForGood() {
 // teller gathers events and sends them in few writes.
 type teller struct {
 	st   *mux.Stream
+	as   *actor
 	only string // the path of a watched file; "" for a directory
 	buf  []byte
 	last string // the path of the last change if that was a modification
@@ -300,7 +321,7 @@ func (t *teller) flush() error {
 	if lost(t.st) {
 		return mux.ErrLost
 	}
-	err := t.st.SendFrames(t.buf)
+	err := t.as.outside(func() error { return t.st.SendFrames(t.buf) })
 	t.buf = t.buf[:0]
 	return err
 }

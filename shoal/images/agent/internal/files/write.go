@@ -36,24 +36,26 @@ func (s *service) write(st *mux.Stream, r *writeRequest) error {
 	if err := checkMode(r.Mode); err != nil {
 		return err
 	}
-	owner, err := s.ownerOf(r.User)
+	as, err := s.enter(r.User)
 	if err != nil {
 		return err
 	}
-	at, err := findPlace(path, r.Parents, owner)
+	defer as.leave()
+	at, err := findPlace(path, r.Parents)
 	if err != nil {
 		return failed("path", "open", path, err)
 	}
 	defer at.close()
-	work := replace
+	w := &fileWriter{st: st, as: as, at: at, mode: r.Mode}
+	work := w.replace
 	if r.Append {
-		work = extend
+		work = w.extend
 	}
-	size, err := work(st, r, at, owner)
+	size, err := work()
 	if err != nil {
 		return failed("path", "write", path, err)
 	}
-	st.Reply(sizeReply{size})
+	as.reply(st, sizeReply{size})
 	return nil
 }
 
@@ -67,11 +69,11 @@ type place struct {
 
 func (p *place) close() { syscall.Close(p.dir) }
 
-func findPlace(path string, parents bool, owner Owner) (*place, error) {
+func findPlace(path string, parents bool) (*place, error) {
 	for range 40 {
 		dir, base := split(path)
 		if !plain(base) || strings.HasSuffix(path, "/") {
-			return nil, fault.Invalid("path", "%s names a directory: name a file", path)
+			return nil, fault.IsDirectory("path", path, "name a file")
 		}
 		var now syscall.Stat_t
 		err := again(func() error { return syscall.Lstat(path, &now) })
@@ -93,7 +95,7 @@ func findPlace(path string, parents bool, owner Owner) (*place, error) {
 		if exists && !isKind(&now, syscall.S_IFREG) {
 			return nil, notRegular(&now, path)
 		}
-		fd, err := openParent(dir, parents, owner)
+		fd, err := openParent(dir, parents)
 		if err != nil {
 			return nil, err
 		}
@@ -102,29 +104,37 @@ func findPlace(path string, parents bool, owner Owner) (*place, error) {
 	return nil, syscall.ELOOP
 }
 
-// attributes returns the owner and mode for a file: those requested, or those it had, or the defaults.
-func (p *place) attributes(r *writeRequest, owner Owner) (Owner, uint32) {
-	mode := uint32(0o644)
-	if p.exists {
-		mode = p.now.Mode & modes
-		had := Owner{int(p.now.Uid), int(p.now.Gid)}
-		if r.User == "" {
-			owner = had
-		} else if owner != had {
-			mode &= 0o1777 // set-uid was meant for the old owner
-		}
+// fileWriter writes the data of one request to a place.
+type fileWriter struct {
+	st   *mux.Stream
+	as   *actor
+	at   *place
+	mode *uint32
+}
+
+// finalMode returns the mode for the file: the one requested, the one that it had, or the default.
+func (w *fileWriter) finalMode() uint32 {
+	switch {
+	case w.mode != nil:
+		return *w.mode
+	case w.at.exists:
+		return w.at.now.Mode & modes
 	}
-	if r.Mode != nil {
-		mode = *r.Mode
-	}
-	return owner, mode
+	return fileDefault &^ umask
 }
 
 // replace writes a temporary file in the same directory and renames it, so that a reader sees the old file or the new
-// one.
-func replace(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, error) {
-	name := temporaryName(at.exists)
-	fd, err := openAt(at.dir, name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+// one. The file keeps its owner. A user who may write the file, but may not replace it or give it back to its owner,
+// writes into the file itself.
+func (w *fileWriter) replace() (int64, error) {
+	if err := w.checkWritable(); err != nil {
+		return 0, err
+	}
+	name := temporaryName(w.at.exists)
+	fd, err := openAt(w.at.dir, name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err == syscall.EACCES && w.at.exists {
+		return w.refill()
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -132,24 +142,68 @@ func replace(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, er
 	published := false
 	defer func() {
 		if !published {
-			unlinkAt(at.dir, name, 0)
+			unlinkAt(w.at.dir, name, 0)
 		}
 	}()
-	size, err := receive(st, fd)
+	size, err := w.receive(fd)
 	if err != nil {
 		return 0, err
 	}
-	owner, mode := at.attributes(r, owner)
-	if err := setAttributes(fd, owner, mode); err != nil {
-		return 0, err
+	if w.at.exists {
+		err = setOwner(fd, w.at.now.Uid, w.at.now.Gid)
 	}
-	err = renameAt(at.dir, name, at.dir, at.name, true)
-	published = err == nil
-	if err == syscall.EBUSY && at.exists {
-		// The engine has mounted this file (such as /etc/hosts). It can be overwritten, but not replaced.
-		err = overwrite(at, fd, owner, mode)
+	if err == nil {
+		err = setMode(fd, w.finalMode())
+	}
+	if err == nil {
+		err = renameAt(w.at.dir, name, w.at.dir, w.at.name, true)
+		published = err == nil
+	}
+	if w.at.exists && (err == syscall.EBUSY || err == syscall.EPERM || err == syscall.EACCES) {
+		// The engine has mounted this file (such as /etc/hosts), or it belongs to another user. It can be overwritten, but
+		// not replaced.
+		err = w.overwrite(fd)
 	}
 	return size, err
+}
+
+// checkWritable returns an error if the file exists and the user may not write it. A rename would not ask that.
+func (w *fileWriter) checkWritable() error {
+	if !w.at.exists || w.as.user == nil {
+		return nil // root may write every file that the kernel lets it replace
+	}
+	fd, err := openRegular(w.at, syscall.O_WRONLY)
+	if err == syscall.ETXTBSY || err == syscall.ENOENT {
+		return nil // a program that runs may be replaced
+	}
+	if err == nil {
+		syscall.Close(fd)
+	}
+	return err
+}
+
+// refill writes the data into the file itself, where the user may make no other file beside it.
+func (w *fileWriter) refill() (int64, error) {
+	fd, err := openRegular(w.at, syscall.O_WRONLY)
+	if err != nil {
+		return 0, err
+	}
+	defer syscall.Close(fd)
+	if err := w.setRequestedMode(fd); err != nil {
+		return 0, err
+	}
+	if err := syscall.Ftruncate(fd, 0); err != nil {
+		return 0, err
+	}
+	return w.receive(fd)
+}
+
+// setRequestedMode sets the mode of a file that stays, if the request has one.
+func (w *fileWriter) setRequestedMode(fd int) error {
+	if w.mode == nil {
+		return nil
+	}
+	return setMode(fd, *w.mode)
 }
 
 func temporaryName(replaces bool) string {
@@ -172,48 +226,41 @@ func isTemporary(name string) (temporary, replaces bool) {
 }
 
 // overwrite copies the temporary file into the file itself.
-func overwrite(at *place, from int, owner Owner, mode uint32) error {
-	fd, err := openRegular(at, syscall.O_WRONLY|syscall.O_TRUNC)
+func (w *fileWriter) overwrite(from int) error {
+	fd, err := openRegular(w.at, syscall.O_WRONLY)
 	if err != nil {
 		return err
 	}
 	defer syscall.Close(fd)
-	held := buffers.Get().(*[]byte)
-	defer buffers.Put(held)
-	for offset := int64(0); ; {
-		n, err := readAt(from, *held, offset)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return setAttributes(fd, owner, mode)
-		}
-		if err := writeAll(fd, (*held)[:n]); err != nil {
-			return err
-		}
-		offset += int64(n)
+	if err := w.setRequestedMode(fd); err != nil {
+		return err
 	}
+	if err := syscall.Ftruncate(fd, 0); err != nil {
+		return err
+	}
+	return copyContent(nil, from, fd)
 }
 
 // extend appends to the file, and makes it if it is missing. Bytes appended before an error stay, because other
 // processes may have appended after them.
-func extend(st *mux.Stream, r *writeRequest, at *place, owner Owner) (int64, error) {
+func (w *fileWriter) extend() (int64, error) {
 	const flags = syscall.O_WRONLY | syscall.O_APPEND
-	fd, err := openRegular(at, flags)
+	fd, err := openRegular(w.at, flags)
 	if err == syscall.ENOENT {
-		if fd, err = openRegular(at, flags|syscall.O_CREAT|syscall.O_EXCL); err == syscall.EEXIST {
-			fd, err = openRegular(at, flags)
+		if fd, err = openRegular(w.at, flags|syscall.O_CREAT|syscall.O_EXCL); err == nil {
+			err = setMode(fd, w.finalMode())
+		} else if err == syscall.EEXIST {
+			fd, err = openRegular(w.at, flags)
 		}
 	}
 	if err != nil {
 		return 0, err
 	}
 	defer syscall.Close(fd)
-	owner, mode := at.attributes(r, owner)
-	if err := setAttributes(fd, owner, mode); err != nil {
+	if err := w.setRequestedMode(fd); err != nil {
 		return 0, err
 	}
-	return receive(st, fd)
+	return w.receive(fd)
 }
 
 // openRegular opens the file at a place. It returns an error if that is no longer a regular file.
@@ -234,21 +281,23 @@ func openRegular(at *place, flags int) (int, error) {
 }
 
 // receive writes the stream's data up to END and returns how many bytes there were.
-func receive(st *mux.Stream, fd int) (int64, error) {
-	var size int64
-	for {
-		f, err := st.Recv()
-		if errors.Is(err, io.EOF) {
-			return size, nil
+func (w *fileWriter) receive(fd int) (size int64, err error) {
+	err = w.as.outside(func() error {
+		for {
+			f, err := w.st.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			err = writeAll(fd, f.Payload)
+			size += int64(len(f.Payload))
+			w.st.Took(f)
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return size, err
-		}
-		err = writeAll(fd, f.Payload)
-		size += int64(len(f.Payload))
-		st.Took(f)
-		if err != nil {
-			return size, err
-		}
-	}
+	})
+	return size, err
 }

@@ -31,17 +31,8 @@ func (s *Server) allOperations() map[string]operation {
 		"idle":      {admin, true, s.idle},
 		"shutdown":  {admin, true, s.shutdown},
 	}
-	for op, do := range files.Handlers(s.ownerOf) {
+	for op, do := range files.Handlers(s.table.User) {
 		all[op] = operation{"files", false, do}
 	}
 	return all
-}
-
-// ownerOf returns the owner of the files that a request for this user makes.
-func (s *Server) ownerOf(user string) (files.Owner, error) {
-	who, err := s.table.User(user)
-	if err != nil {
-		return files.Owner{}, err
-	}
-	return files.Owner{UID: int(who.UID), GID: int(who.GID)}, nil
 }
