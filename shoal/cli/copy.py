@@ -34,6 +34,12 @@ def cp(
         str | None,
         typer.Option(help="Who reads and writes in the sandbox; default: the sandbox's user.", show_default=False),
     ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Most bytes to copy out of a sandbox; default: 16 GiB.", metavar="BYTES", min=0, show_default=False
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
 ) -> None:
     """Copy a file or a tree into a sandbox, or out of one.
@@ -51,7 +57,7 @@ def cp(
     if remote_target is not None and remote_source is None:
         moved = with_cluster(lambda client: _upload(client, Path(source), remote_target, user))
     elif remote_source is not None and remote_target is None:
-        moved = with_cluster(lambda client: _download(client, remote_source, Path(target), user))
+        moved = with_cluster(lambda client: _download(client, remote_source, Path(target), user, max_bytes))
     else:
         raise InvalidRequest(
             "SRC, DST: exactly one of them must be in a sandbox, written SANDBOX:PATH, such as web:/srv/main.py",
@@ -84,7 +90,11 @@ async def _upload(client: Client, source: Path, remote: RemotePath, user: str | 
         return await files.upload.aio(source, target, user=user, progress=moved)
 
 
-async def _download(client: Client, remote: RemotePath, target: Path, user: str | None) -> Transfer:
+async def _download(
+    client: Client, remote: RemotePath, target: Path, user: str | None, max_bytes: int | None
+) -> Transfer:
+    from shoal.client.files import MAX_TREE_BYTES
+
     files = (await find(client, remote.sandbox)).files
     entry = await files.stat.aio(remote.path, user=user)
     own_name = PurePosixPath(remote.path).name
@@ -92,7 +102,8 @@ async def _download(client: Client, remote: RemotePath, target: Path, user: str 
     if into and own_name:
         target /= own_name
     with console.byte_bar(own_name or "/", entry.size if entry.kind == "file" else None) as moved:
-        return await files.download.aio(remote.path, target, user=user, progress=moved)
+        most = MAX_TREE_BYTES if max_bytes is None else max_bytes
+        return await files.download.aio(remote.path, target, max_bytes=most, user=user, progress=moved)
 
 
 async def _is_directory(files: FileSystem, path: str, user: str | None) -> bool:

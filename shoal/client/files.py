@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 from shoal.client.dual_method import dual_method
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.sandbox_file import FileBytes, SandboxFile
+from shoal.client.sparse import SparseFile
 from shoal.client.tar_trees import Transfer, pack, unpack
 from shoal.client.watch import Watch
 from shoal.model.errors import AlreadyExists, InvalidRequest, PathNotFound, QuotaExceeded
@@ -279,13 +280,17 @@ class FileSystem:
     async def _download_file(
         self, remote: PathLike, target: Path, entry: Entry, max_bytes: int, user: str, progress: Progress | None
     ) -> Transfer:
+        too_large = QuotaExceeded(f"{remote} has more than {max_bytes} bytes; raise max_bytes", field="max_bytes")
+        if entry.size > max_bytes:
+            raise too_large
         source = FileBytes(self._agent, remote, entry, user)
-        partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+        # Its name is not made of the target's, which may have the greatest length that there is.
+        partial = target.with_name(f".shoal-{os.urandom(8).hex()}")
         file = await asyncio.to_thread(_create, partial, entry.mode & 0o777)
         try:
             while data := await source.next():
-                if source.offset > max_bytes:
-                    raise QuotaExceeded(f"{remote} has more than {max_bytes} bytes; raise max_bytes", field="max_bytes")
+                if source.offset > max_bytes:  # a file without a size, or one that grew
+                    raise too_large
                 await asyncio.to_thread(file.write, data)
                 if progress is not None:
                     progress(source.offset)
@@ -353,8 +358,8 @@ def _file_pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _create(path: Path, mode: int) -> Any:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+def _create(path: Path, mode: int) -> SparseFile:
+    return SparseFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
 
 
 def _encoded(text: str) -> bytes:

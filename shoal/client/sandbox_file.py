@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, AnyStr, Generic, Self
 from shoal.client.dual_method import dual_method
 from shoal.client.output import FlowBytes, Output, bytes_output, text_output
 from shoal.client.retrying_agent import RetryingAgent
-from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.errors import FailedPrecondition, InvalidRequest, QuotaExceeded
 
 if TYPE_CHECKING:
     from shoal.wire.agent import Agent, Entry
@@ -22,6 +22,9 @@ _IN_MEMORY = 8 << 20
 """Bytes of unwritten data kept in memory; more goes to a temporary file."""
 
 _PIECE = 1 << 20
+
+_MOST_REST = 1 << 30
+"""Characters or bytes that a read of all the rest returns at most, because a sandbox's file may be of any size."""
 
 
 class FileBytes(FlowBytes):
@@ -106,8 +109,14 @@ class SandboxFile(Generic[AnyStr]):
 
     @dual_method
     async def read(self, size: int = -1) -> AnyStr:
-        """The next `size` characters (bytes in a `b` mode), fewer only at the end; -1: all the rest."""
-        return await self._readable().read.aio(size)
+        """The next `size` characters (bytes in a `b` mode), fewer only at the end; -1: all the rest.
+
+        Raises `QuotaExceeded` if that is more than 1 Gi of them: read it in pieces.
+        """
+        data = await self._readable().read.aio(_MOST_REST + 1 if size < 0 else size)
+        if size < 0 and len(data) > _MOST_REST:
+            raise QuotaExceeded(f"size: {self._path} has more than {_MOST_REST} left; read it in pieces", field="size")
+        return data
 
     @dual_method
     async def readline(self) -> AnyStr:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from shoal.client.sparse import SparseFile
 from shoal.model.errors import FailedPrecondition, Internal, QuotaExceeded
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -118,8 +119,10 @@ def unpack(pull: Callable[[], bytes], root: Path, *, max_bytes: int, max_files: 
         for header in _headers(source):
             files += 1
             total += header.size
-            if files > max_files or total > max_bytes:
-                raise QuotaExceeded(f"the tree has more than {max_files} files or {max_bytes} bytes; raise the bound")
+            if files > max_files:
+                raise QuotaExceeded(f"the tree has more than {max_files} files; raise max_files", field="max_files")
+            if total > max_bytes:
+                raise QuotaExceeded(f"the tree has more than {max_bytes} bytes; raise max_bytes", field="max_bytes")
             parts = _parts(header.name)
             if header.isdir():
                 tree.make_directory(parts)
@@ -257,7 +260,7 @@ class _Tree:
     def write_file(self, parts: tuple[str, ...], mode: int, pieces: Iterator[bytes]) -> None:
         directory, name = self._clear(parts)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(name, flags, mode & 0o777, dir_fd=directory), "wb", buffering=0) as file:
+        with SparseFile(os.open(name, flags, mode & 0o777, dir_fd=directory)) as file:
             for piece in pieces:
                 file.write(piece)
 

@@ -106,7 +106,7 @@ def remove(state_dir: Path) -> None:
 def write_private(path: Path, data: bytes) -> None:
     """Writes `data` atomically and durably to `path`, readable by its owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".shoal-")  # mkstemp makes it 0600
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)

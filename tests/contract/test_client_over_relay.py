@@ -324,6 +324,37 @@ def test_trees_go_up_and_down(lab: ClientLab, tmp_path: Path) -> None:
     assert (tmp_path / "back/a/b/run").stat().st_mode & 0o777 == 0o755
 
 
+def test_sparse_files_stay_sparse_both_ways(lab: ClientLab, tmp_path: Path) -> None:
+    source, size = tmp_path / "source" / ("n" * 255), 64 << 20
+    source.parent.mkdir()
+    with source.open("wb") as file:
+        file.write(b"begin")
+        file.seek(size // 2 + 77)
+        file.write(os.urandom(5000))
+        file.truncate(size)
+    files, remote = lab.sandbox.files, lab.agent_lab.directory / "remote"
+    files.upload(source, remote / source.name)
+    files.upload(source.parent, remote / "tree")
+    files.download(remote / source.name, tmp_path / source.name)
+    files.download(remote, tmp_path / "back")
+    for copy in (tmp_path / source.name, tmp_path / "back" / source.name, tmp_path / "back/tree" / source.name):
+        assert copy.read_bytes() == source.read_bytes()
+    for made in (
+        remote / source.name,
+        remote / "tree" / source.name,
+        tmp_path / source.name,
+        tmp_path / "back" / source.name,
+    ):
+        assert made.stat().st_blocks * 512 < 1 << 20
+    with (remote / "endless").open("wb") as file:
+        file.truncate(1 << 42)
+    for endless in (remote / "endless", remote):
+        with pytest.raises(shoal.QuotaExceeded) as caught:
+            files.download(endless, tmp_path / "huge")
+        assert caught.value.field == "max_bytes"
+    assert not (tmp_path / "huge" / "endless").exists()
+
+
 def test_changes_are_watched_across_a_broken_connection(lab: ClientLab) -> None:
     top = lab.agent_lab.directory / "watched"
     top.mkdir()

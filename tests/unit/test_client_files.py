@@ -214,10 +214,32 @@ def test_a_download_is_of_one_file(lab: ClientLab, files: shoal.FileSystem, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_download_may_have_the_longest_name(files: shoal.FileSystem, tmp_path: Path) -> None:
+    files.write_bytes("/f", b"x")
+    target = tmp_path / ("n" * 255)
+    files.download("/f", target)
+    files.download("/f", target)  # and replaces what is there
+    assert target.read_bytes() == b"x"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_left_of_a_file_is_read_up_to_a_bound(files: shoal.FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.client import sandbox_file
+
+    monkeypatch.setattr(sandbox_file, "_MOST_REST", 100)
+    files.write_bytes("/f", bytes(101))
+    with files.open("/f", "rb") as file, pytest.raises(shoal.QuotaExceeded) as caught:
+        file.read()
+    assert caught.value.field == "size"
+    with files.open("/f", "rb") as file:
+        assert (file.read(1), file.read()) == (b"\0", bytes(100))
+
+
 def test_a_download_beyond_its_bound_leaves_nothing(files: shoal.FileSystem, tmp_path: Path) -> None:
     files.write_bytes("/f", bytes(1000))
-    with pytest.raises(shoal.QuotaExceeded, match="max_bytes"):
+    with pytest.raises(shoal.QuotaExceeded) as caught:
         files.download("/f", tmp_path / "f", max_bytes=999)
+    assert caught.value.field == "max_bytes"
     with pytest.raises(shoal.InvalidRequest, match="local"):
         files.download("/f", tmp_path / "no" / "f")
     assert list(tmp_path.iterdir()) == []

@@ -249,6 +249,7 @@ func benchmark(b *testing.B, op string) {
 	c := connect(&t)
 	path := filepath.Join(b.TempDir(), "f")
 	content := make([]byte, 10<<20)
+	rand.New(rand.NewSource(1)).Read(content)
 	if err := os.WriteFile(path, content, 0o644); err != nil {
 		b.Fatal(err)
 	}

@@ -58,22 +58,35 @@ func (c *copier) file(from int, name string, to int, as string) error {
 	return sameAttributes(source, target)
 }
 
-// copyContent copies the bytes of one open file into another. It stops if the stream, if there is one, is lost.
+// copyContent copies the bytes of one open file into another, which is empty. Holes stay holes. It stops if the stream,
+// if there is one, is lost.
 func copyContent(st *mux.Stream, from, to int) error {
 	held := buffers.Get().(*[]byte)
 	defer buffers.Put(held)
-	for offset := int64(0); ; {
+	var at syscall.Stat_t
+	if err := syscall.Fstat(from, &at); err != nil {
+		return err
+	}
+	out := sparseWriter{fd: to}
+	for {
 		if lost(st) {
 			return mux.ErrLost
 		}
-		n, err := readAt(from, *held, offset)
-		if n == 0 || err != nil {
+		data, more := dataFrom(from, out.at)
+		if !more {
+			data = max(at.Size, out.at)
+		}
+		out.skip(data - out.at)
+		n, err := readAt(from, *held, data)
+		if err != nil {
 			return err
 		}
-		if err := writeAll(to, (*held)[:n]); err != nil {
+		if n == 0 {
+			return out.close()
+		}
+		if _, err := out.Write((*held)[:n]); err != nil {
 			return err
 		}
-		offset += int64(n)
 	}
 }
 

@@ -197,21 +197,20 @@ func (u *unpacker) file(h *tar.Header, name string, mode uint32) error {
 func (u *unpacker) content(fd int) (int64, error) {
 	held := buffers.Get().(*[]byte)
 	defer buffers.Put(held)
-	var size int64
+	out := sparseWriter{fd: fd}
 	for {
 		n, err := u.tar.Read(*held)
-		if writeErr := writeAll(fd, (*held)[:n]); writeErr != nil {
-			return size, writeErr
+		if _, writeErr := out.Write((*held)[:n]); writeErr != nil {
+			return out.at, writeErr
 		}
-		size += int64(n)
 		if err == io.EOF {
-			return size, nil
+			return out.at, out.close()
 		}
 		if err != nil {
-			return size, archiveError(err)
+			return out.at, archiveError(err)
 		}
 		if lost(u.st) {
-			return size, mux.ErrLost
+			return out.at, mux.ErrLost
 		}
 	}
 }

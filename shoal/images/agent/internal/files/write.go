@@ -260,7 +260,9 @@ func (w *fileWriter) extend() (int64, error) {
 	if err := w.setRequestedMode(fd); err != nil {
 		return 0, err
 	}
-	return w.receive(fd)
+	out := appender{fd: fd}
+	err = w.receiveInto(&out)
+	return out.size, err
 }
 
 // openRegular opens the file at a place. It returns an error if that is no longer a regular file.
@@ -280,9 +282,19 @@ func openRegular(at *place, flags int) (int, error) {
 	return fd, nil
 }
 
-// receive writes the stream's data up to END and returns how many bytes there were.
-func (w *fileWriter) receive(fd int) (size int64, err error) {
-	err = w.as.outside(func() error {
+// receive writes the stream's data up to END into a new or emptied file and returns how many bytes there were.
+func (w *fileWriter) receive(fd int) (int64, error) {
+	out := sparseWriter{fd: fd}
+	err := w.receiveInto(&out)
+	if err == nil {
+		err = out.close()
+	}
+	return out.at, err
+}
+
+// receiveInto writes the stream's data up to END.
+func (w *fileWriter) receiveInto(out io.Writer) error {
+	return w.as.outside(func() error {
 		for {
 			f, err := w.st.Recv()
 			if errors.Is(err, io.EOF) {
@@ -291,13 +303,22 @@ func (w *fileWriter) receive(fd int) (size int64, err error) {
 			if err != nil {
 				return err
 			}
-			err = writeAll(fd, f.Payload)
-			size += int64(len(f.Payload))
+			_, err = out.Write(f.Payload)
 			w.st.Took(f)
 			if err != nil {
 				return err
 			}
 		}
 	})
-	return size, err
+}
+
+// appender writes to the end of a file.
+type appender struct {
+	fd   int
+	size int64
+}
+
+func (a *appender) Write(p []byte) (int, error) {
+	a.size += int64(len(p))
+	return len(p), writeAll(a.fd, p)
 }
