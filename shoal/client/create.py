@@ -76,23 +76,32 @@ async def spec_for(client: Client, options: Mapping[str, Any]) -> SandboxSpec:
     return build_spec({**options, "environment": environment}, await client.defaults.aio())
 
 
-async def specs_of(client: Client, wanted: Wanted, common: Mapping[str, Any], key: str) -> list[SandboxSpec]:
-    """A spec for each that is wanted, with an idempotency key of its own made of `key`; their values are not checked
-    yet.
+async def specs_of(
+    client: Client, wanted: Wanted, common: Mapping[str, Any], key: str
+) -> list[SandboxSpec | InvalidRequest]:
+    """A spec for each that is wanted, with an idempotency key of its own made of `key`, or what is wrong with its
+    options; their values are not checked yet.
     """
     own = _options_of_each(wanted)
     if len(own) > 1 and common.get("name") is not None:
         raise InvalidRequest("name: it is one sandbox's only; give each its own in the list `wanted`", field="name")
-    return [
-        await spec_for(client, {**common, "idempotency_key": f"{key}:{number}", **options})
-        for number, options in enumerate(own)
-    ]
+    specs: list[SandboxSpec | InvalidRequest] = []
+    for number, options in enumerate(own):
+        try:
+            if not isinstance(options, Mapping):
+                raise InvalidRequest(
+                    f"wanted[{number}]: {str(options)[:100]!r} is no dict of arguments; give one", field="wanted"
+                )
+            specs.append(await spec_for(client, {**common, "idempotency_key": f"{key}:{number}", **options}))
+        except InvalidRequest as error:
+            specs.append(error)
+    return specs
 
 
 def _options_of_each(wanted: Any) -> Sequence[Mapping[str, Any]]:
     if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted <= MOST:
         return [{}] * wanted
-    if isinstance(wanted, list | tuple) and len(wanted) <= MOST and all(isinstance(each, Mapping) for each in wanted):
+    if isinstance(wanted, list | tuple) and len(wanted) <= MOST:
         return wanted
     raise InvalidRequest(
         f"wanted: {str(wanted)[:100]!r} is neither a number of sandboxes (at most {MOST:,}) nor a list of arguments",
@@ -101,7 +110,7 @@ def _options_of_each(wanted: Any) -> Sequence[Mapping[str, Any]]:
 
 
 async def create_all(
-    client: Client, specs: Sequence[SandboxSpec], *, key: str | None, deadline: float, or_none: bool
+    client: Client, specs: Sequence[SandboxSpec | InvalidRequest], *, key: str | None, deadline: float, or_none: bool
 ) -> list[SandboxInfo | ShoalError]:
     """What became of each, in their order, within `deadline` seconds.
 
@@ -113,12 +122,14 @@ async def create_all(
     wrong = [_wrong(spec) for spec in specs]
     if or_none and (error := next(filter(None, wrong), None)):
         raise error
-    good = [spec for spec, error in zip(specs, wrong, strict=True) if error is None]
+    good = [spec for spec, error in zip(specs, wrong, strict=True) if error is None and isinstance(spec, SandboxSpec)]
     made = iter(await _create_good(client, good, key, deadline, or_none))
     return [error or next(made) for error in wrong]
 
 
-def _wrong(spec: SandboxSpec) -> InvalidRequest | None:
+def _wrong(spec: SandboxSpec | InvalidRequest) -> InvalidRequest | None:
+    if isinstance(spec, InvalidRequest):
+        return spec
     from shoal.model.spec_model import check_spec  # imported only now: it loads pydantic
 
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,18 @@ async def test_a_key_that_not_every_way_to_a_cluster_takes_is_refused_before_any
     first, second = await shoal.Sandbox.create_many.aio(wanted, return_errors=True, client=Client(fake))
     assert isinstance(second, shoal.InvalidRequest)
     assert [info.id for info in await fake.list(Listing())] == [getattr(first, "id", None)]
+
+
+async def test_each_bad_one_has_an_outcome() -> None:
+    fake = Troubled()
+    wanted: list[Any] = [{"nonsense": 1}, {}, 5, {"cpu": "much"}, {"timeout": -1}]
+    outcomes = await shoal.Sandbox.create_many.aio(wanted, return_errors=True, client=Client(fake))
+    assert [getattr(each, "field", "none") for each in outcomes] == ["nonsense", "none", "wanted", "cpu", "timeout"]
+    assert await fake.living() == 1
+    with pytest.raises(shoal.InvalidRequest) as caught:
+        await shoal.Sandbox.create_many.aio(wanted, client=Client(fake))
+    assert caught.value.field == "nonsense"
+    assert await fake.living() == 1
 
 
 async def test_a_call_that_fails_as_a_whole_raises() -> None:

@@ -318,12 +318,33 @@ class TestText:
         problem(said)
 
     @pytest.mark.parametrize(
-        "query", ["region=%ff", "tag=a:%ed%a0%80", "cursor=%00", "region=a%00", "%ff=1", "limit=1&limit=2&x"]
+        "query",
+        [
+            "region=%ff",
+            "tag=a:%ed%a0%80",
+            "cursor=%00",
+            "region=a%00",
+            "%ff=1",
+            "limit=1&limit=2&x",
+            "&",
+            "limit=1&",
+            "&limit=1",
+            "limit=1&&region=a",
+            "&foo=1&",
+            "=1",
+        ],
     )
     def test_queries(self, api: Api, query: str) -> None:
         said = exchange(api.port, request("GET", f"/v1/sandboxes?{query}", token=api.root))
         assert statuses(said) == [400]
         assert problem(said)["field"]
+
+    @pytest.mark.parametrize(
+        "target", ["&", "&limit=1", "&/v1/sandboxes?limit=1", "/v1/sandboxes&limit=1", "?limit=1", "v1/sandboxes"]
+    )
+    def test_targets(self, api: Api, target: str) -> None:
+        said = exchange(api.port, request("GET", target, token=api.root))
+        assert statuses(said)[0] in (400, 404), said
 
     def test_bytes_in_the_first_line(self, api: Api) -> None:
         for raw in b"/v1/sandboxes/\xff", b"/v1/sandboxes?region=\xe9", b"/v1/sandboxes/\x00":

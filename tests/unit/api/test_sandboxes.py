@@ -168,6 +168,16 @@ class TestBatch:
         ]  # fmt: skip
         assert results[0]["sandbox"]["name"] == "a"
 
+    def test_where_all_are_bad_each_is_told_why(self, api: Api) -> None:
+        items = [{"cpu": "much"}, {"nonsense": 1}, 5, None, {"timeout": -1}, {"image": ""}, {"env": 7}]
+        answer = api.ask("POST", "/v1/sandboxes/batch", {"sandboxes": items})
+        assert answer.status == 200
+        errors = [result["error"] for result in answer.json["results"]]
+        assert {error["status"] for error in errors} == {400}
+        fields = ["cpu", "nonsense", "body", "body", "timeout", "image", "env"]
+        assert [error["field"] for error in errors] == fields
+        assert api.fake.named("create_many") == []
+
     def test_its_key_gives_each_a_key(self, api: Api) -> None:
         body = {"sandboxes": [{}, {"idempotency_key": "own"}, {}]}
         first, second = (
@@ -190,7 +200,9 @@ class TestBatch:
     @pytest.mark.parametrize("key", ["", "x" * 129, "clé", " x", "x ", "x\n"])
     def test_a_key_that_is_none_is_refused(self, api: Api, key: str) -> None:
         answer = api.ask("POST", "/v1/sandboxes/batch", {"sandboxes": [{}, {"idempotency_key": key}]})
-        assert (answer.status, answer.json["field"]) == (400, "sandboxes.1.idempotency_key")
+        good, wrong = answer.json["results"]
+        assert (answer.status, good["sandbox"]["state"]) == (200, "running")
+        assert (wrong["error"]["status"], wrong["error"]["field"]) == (400, "idempotency_key")
 
     def test_where_each_has_a_key_the_same_may_be_asked_for_again(self, api: Api) -> None:
         api.fake.fail_next("create_many", lost())

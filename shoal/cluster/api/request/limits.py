@@ -92,11 +92,15 @@ def check_query(query: bytes, known: frozenset[str], byte_path: bool) -> None:
     `byte_path`: the parameter `path` may be any bytes, as a file's name may.
     """
     _check_ascii(query, "query")
+    if not all(query.split(b"&")):
+        raise InvalidRequest("query: there is no parameter before, between or after an '&'; remove it", field="query")
     for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="surrogateescape"):
         if name not in known:
             shown = ascii(name[:100])[1:-1]
             has = f"there are {', '.join(sorted(known))}" if known else "there are none"
-            raise InvalidRequest(f"{shown}: there is no such query parameter here ({has}); remove it", field=shown)
+            raise InvalidRequest(
+                f"{shown}: there is no such query parameter here ({has}); remove it", field=shown or "query"
+            )
         if "\0" in value:
             raise InvalidRequest(f"{name}: it holds a NUL character; remove it", field=name)
         if not (byte_path and name == "path") and not value.isascii() and _SURROGATE.search(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -45,12 +46,16 @@ async def create_sandboxes(
     key = idempotency_key or secrets.token_hex(16)
     specs = _specs(body, who, defaults, key)
     good = [spec for spec in specs if isinstance(spec, SandboxSpec)]
+    made: Sequence[SandboxInfo | ShoalError] = ()
     try:
-        made = iter(await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait)))
+        if good:
+            made = await seen_through(request, cluster.create_many(good, deadline=body.deadline, wait=body.wait))
     except Unavailable as error:
-        known = idempotency_key is not None or all(item.idempotency_key for item in body.sandboxes)
+        own = (isinstance(item, ShoalError) or item.idempotency_key for item in body.sandboxes)
+        known = idempotency_key is not None or all(own)
         raise named(error, None if known else key, KEY_AS_GIVEN) from None
-    results = [next(made) if isinstance(spec, SandboxSpec) else spec for spec in specs]
+    outcomes = iter(made)
+    results = [next(outcomes) if isinstance(spec, SandboxSpec) else spec for spec in specs]
     _enter(request, results)
     return Json({"results": [_result(result, who.request_id) for result in results]})
 
@@ -59,6 +64,9 @@ def _specs(body: Batch, who: Caller, defaults: SandboxDefaults, key: str) -> lis
     """Each item's spec, or what is wrong with it."""
     specs: list[SandboxSpec | ShoalError] = []
     for place, item in enumerate(body.sandboxes):
+        if isinstance(item, ShoalError):
+            specs.append(item)
+            continue
         own = item.idempotency_key or f"{key}:{place}"
         try:
             specs.append(item.spec(defaults, environment_for(who, item.environment), own))

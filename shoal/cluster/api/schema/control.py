@@ -7,13 +7,24 @@ shapes, and a bound on every length; the cluster checks meanings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+)
 
 from shoal.model import field_types, ids
+from shoal.model.errors import InvalidRequest
 from shoal.model.field_types import IdempotencyKey, Name
+from shoal.model.invalid import invalid_request
 from shoal.model.options import build_spec
 from shoal.model.sandbox_json import HIDDEN
 from shoal.model.settings import SandboxDefaults
@@ -115,10 +126,21 @@ class BatchItem(SandboxCreate):
     """The same key gives the same sandbox"""
 
 
-class Batch(Sent):
-    """Up to 1,000 sandboxes to create, each with its own outcome."""
+def _or_what_is_wrong(data: Any, check: ValidatorFunctionWrapHandler) -> BatchItem | InvalidRequest:
+    try:
+        item: BatchItem = check(data)
+    except ValidationError as error:
+        return invalid_request(error.errors(include_url=False, include_context=False))
+    return item
 
-    sandboxes: Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)]
+
+class Batch(Sent):
+    """Up to 1,000 sandboxes to create, each with its own outcome, a wrong item too."""
+
+    sandboxes: Annotated[
+        list[Annotated[BatchItem, WrapValidator(_or_what_is_wrong)]],
+        Field(min_length=1, max_length=MAX_BATCH, fail_fast=True),
+    ]
     wait: bool = True
     """Whether to answer only once they run"""
     deadline: Deadline = 300.0
