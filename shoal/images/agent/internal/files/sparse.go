@@ -18,6 +18,8 @@ var zeros [holeBlock]byte
 type sparseWriter struct {
 	fd int
 	at int64
+	// end is where the file ends so far: before at if the last bytes were zeros.
+	end int64
 }
 
 func (s *sparseWriter) Write(p []byte) (int, error) {
@@ -29,6 +31,9 @@ func (s *sparseWriter) Write(p []byte) (int, error) {
 			}
 		}
 		s.at += int64(n)
+		if !hole {
+			s.end = s.at
+		}
 		done += n
 	}
 	return len(p), nil
@@ -37,8 +42,11 @@ func (s *sparseWriter) Write(p []byte) (int, error) {
 // skip leaves out bytes that are zeros.
 func (s *sparseWriter) skip(n int64) { s.at += n }
 
-// close gives the file its size.
+// close gives the file its size, if its last bytes were left out.
 func (s *sparseWriter) close() error {
+	if s.end == s.at {
+		return nil
+	}
 	return again(func() error { return syscall.Ftruncate(s.fd, s.at) })
 }
 
