@@ -126,7 +126,7 @@ async def test_running_it_notices_what_is_added_and_can_be_begun_again(monkeypat
 
 
 def due(schedule: Schedule, now: float) -> list[str]:
-    return [key for key, _ in schedule.begin(now)]
+    return [look.key for look in schedule.begin(now)]
 
 
 def test_what_takes_long_to_count_is_looked_at_less_often() -> None:
@@ -146,11 +146,60 @@ def test_many_trees_together_have_a_bound() -> None:
         schedule.add(f"k{number}", MiB, 0.0)
     for key in due(schedule, 0.0):
         schedule.end(key, 5, 0.0, 0.1)
-    # 100 trees at 0.1 s each: the last that was counted rests four times the ten seconds of all.
-    assert due(schedule, 39.0) != []
-    for key in due(schedule, 45.0):
-        schedule.end(key, 5, 45.0, 45.1)
-    assert due(schedule, 80.0) == []
+    # 100 trees at 0.1 s each: ten seconds of work in forty.
+    assert due(schedule, 40.0) == []
+    assert len(due(schedule, 40.2)) == 100
+
+
+def test_a_slow_tree_does_not_stretch_the_interval_of_another() -> None:
+    schedule = Schedule(1.0)
+    for key in ("slow", "quick"):
+        schedule.add(key, MiB, 0.0)
+    assert [look.slow for look in schedule.begin(0.0)] == [False, False]
+    schedule.end("slow", 5, 0.0, 60.0)
+    schedule.end("quick", 5, 60.0, 60.001)
+    for now in (61.1, 62.2, 63.3):
+        assert due(schedule, now) == ["quick"]
+        schedule.end("quick", 5, now, now + 0.001)
+    assert [look.slow for look in schedule.begin(60.0 + 60.0 * 20)] == [False, True]
+
+
+class OneSlowTree(FakeEngine):
+    """Counting the tree of `slow` waits for `counted`."""
+
+    slow = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counting, self.counted = asyncio.Event(), asyncio.Event()
+
+    async def disk_usage(self, key: str, *, limit: int) -> int:
+        if key == self.slow:
+            self.counting.set()
+            await self.counted.wait()
+        return await super().disk_usage(key, limit=limit)
+
+
+async def test_a_slow_tree_is_counted_beside_the_others(bench: Bench) -> None:
+    engine = OneSlowTree()
+    await engine.open()
+    bench.engine, bench.watch._engine = engine, engine
+    engine.slow, quick = await bench.container(), await bench.container()
+    first = asyncio.create_task(bench.watch.step())
+    await engine.counting.wait()
+    bench.clock.now += 60
+    engine.counted.set()
+    await first
+    engine.counted.clear()
+    bench.clock.now += 60 * 20
+    engine.containers[quick].written = 11 * MiB
+    second = asyncio.create_task(bench.watch.step())
+    async with asyncio.timeout(10):
+        while not bench.told:  # noqa: ASYNC110 - though the other one is still being counted
+            await asyncio.sleep(0.01)
+    engine.counted.set()
+    await second
+    assert bench.told == [(quick, 11 * MiB)]
 
 
 def test_a_failed_look_tells_nothing() -> None:

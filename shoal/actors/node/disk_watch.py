@@ -1,8 +1,9 @@
-"""Measures what sandboxes write, if the file system has no quotas.
+"""Measures what sandboxes write, if the engine can't give them disks of their own.
 
 `Schedule` is pure: it decides when to measure which container and whether that is over its limit. `DiskWatch` measures.
 A measurement counts a whole tree, so slow trees are measured less often: one may take a twentieth of a core, all
-together a quarter.
+together a quarter. How long a tree rests depends on that tree alone, and slow trees queue behind each other only: code
+in one sandbox can't keep the watch from another.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ _log = logging.getLogger(__name__)
 ONE_TREE = 20
 """A tree rests this many times as long as counting it took."""
 ALL_TREES = 4
-"""It also rests this many times as long as counting all trees took."""
+"""Of a core's time each tree has its equal part of one in so many."""
+SLOW = 0.25
+"""Seconds. What takes longer to count is measured one after another, apart from the rest."""
 
-_AT_ONCE = 2
 _LONGEST_WAIT = 60.0
 
 
@@ -33,6 +35,15 @@ class _Watched:
     due: float
     took: float = 0.0
     looking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A measurement that is due. `slow`: the last one of this tree took long."""
+
+    key: str
+    limit: int
+    slow: bool
 
 
 class Schedule:
@@ -53,12 +64,12 @@ class Schedule:
     def remove(self, key: str) -> None:
         self._watched.pop(key, None)
 
-    def begin(self, now: float) -> list[tuple[str, int]]:
-        """(key, limit) of all that are due; none is due again before `end`."""
+    def begin(self, now: float) -> list[Look]:
+        """All that are due; none is due again before `end`."""
         due = [(key, watched) for key, watched in self._watched.items() if not watched.looking and watched.due <= now]
         for _, watched in due:
             watched.looking = True
-        return [(key, watched.limit) for key, watched in sorted(due, key=lambda pair: pair[1].due)]
+        return [Look(key, tree.limit, tree.took > SLOW) for key, tree in sorted(due, key=lambda pair: pair[1].due)]
 
     def end(self, key: str, used: int | None, began: float, now: float) -> bool:
         """Notes a measurement (`used` None: it failed). Returns whether the container is over its limit; then it is
@@ -71,8 +82,7 @@ class Schedule:
             return True
         watched.looking = False
         watched.took = now - began
-        everything = sum(other.took for other in self._watched.values())
-        watched.due = now + max(self._interval, ONE_TREE * watched.took, ALL_TREES * everything)
+        watched.due = now + max(self._interval, watched.took * max(ONE_TREE, ALL_TREES * len(self._watched)))
         return False
 
     def wait(self, now: float) -> float | None:
@@ -98,7 +108,7 @@ class DiskWatch:
         self._clock = clock
         self._schedule = Schedule(interval)
         self._changed = asyncio.Event()
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._quick, self._slow = asyncio.Semaphore(1), asyncio.Semaphore(1)
 
     def add(self, key: str, limit: int) -> None:
         """Watches `key`. `limit`: bytes; 0: no limit, so it is not watched."""
@@ -114,13 +124,13 @@ class DiskWatch:
         """Runs until it is cancelled."""
         async with asyncio.TaskGroup() as looks:
             while True:
-                for key, limit in self._schedule.begin(self._clock()):
-                    looks.create_task(self._look(key, limit))
+                for look in self._schedule.begin(self._clock()):
+                    looks.create_task(self._look(look))
                 await self._wait()
 
     async def step(self) -> None:
         """Measures each that is due now."""
-        await asyncio.gather(*(self._look(key, limit) for key, limit in self._schedule.begin(self._clock())))
+        await asyncio.gather(*(self._look(look) for look in self._schedule.begin(self._clock())))
 
     async def _wait(self) -> None:
         self._changed.clear()
@@ -132,13 +142,14 @@ class DiskWatch:
             # The next measurement is due.
             pass
 
-    async def _look(self, key: str, limit: int) -> None:
+    async def _look(self, look: Look) -> None:
+        key = look.key
         used: int | None = None
         over, began = False, self._clock()
         try:
-            async with self._at_once:
+            async with self._slow if look.slow else self._quick:
                 began = self._clock()
-                used = await self._engine.disk_usage(key, limit=limit)
+                used = await self._engine.disk_usage(key, limit=look.limit)
         except NotFound:
             self._schedule.remove(key)
         except ShoalError as error:
