@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.cli import console
 
-_COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "CPU FREE", "MEMORY FREE")
+_COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "REMAINS", "DISK LIMIT", "CPU FREE", "MEMORY FREE")
 
 
 def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
@@ -19,6 +19,8 @@ def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
             node["region"] or "",
             str(node["sandboxes"]),
             str(node["warm"]),
+            str(node["remains"]),
+            f"by {node['disk_limit']}",
             f"{node['cpu_free']:g} of {node['cpu_total']:g}",
             f"{node['memory_free']} of {node['memory_total']} MiB",
         )

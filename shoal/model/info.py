@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL, Reason, State
@@ -44,7 +44,8 @@ class SandboxInfo:
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
-    all its sandboxes together."""
+    all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
+    are not removed yet."""
 
     id: str
     address: str  # host:port of its relay
@@ -60,6 +61,8 @@ class NodeInfo:
     memory_total: int
     memory_free: int
     pids: int
+    disk_limit: Literal["kernel", "watch"] = "kernel"
+    remains: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shoal.actors.engines.contract import ContainerSpec
-from shoal.actors.engines.fake import EngineBroken, EngineRefuses, FakeEngine
+from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
 from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.logs import KEEP, LogFiles
 from shoal.actors.node.records import RecordFiles
@@ -282,3 +282,57 @@ def test_shapes_differ_by_all_that_is_fixed_at_a_start() -> None:
         "runtime",
         "hostname",
     }
+
+
+@pytest.mark.parametrize("failure", [EngineBroken("remove"), EngineStuck("remove")])
+async def test_an_end_does_not_wait_for_the_files_of_what_has_ended(
+    tmp_path: Path, failure: EngineBroken | EngineStuck
+) -> None:
+    node = await Node(tmp_path).open()
+    node.containers.patience_s = 0.05
+    record = await node.containers.start(SHAPE, "sb-1")
+    node.engine.inject(failure)
+    node.engine.end(record.key)
+    async with asyncio.timeout(10):
+        await node.containers.end(record.key)
+    assert node.containers.remains == {record.key}
+    assert node.containers.serving("sb-1") is None
+    if isinstance(failure, EngineStuck):
+        failure.let_go.set()
+    await node.containers.reconcile()
+    node.assert_empty()
+    assert node.containers.remains == set()
+
+
+async def test_an_end_waits_while_something_runs(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.containers.patience_s = 0.05
+    record = await node.containers.start(SHAPE, "sb-1")
+    node.engine.inject(EngineBroken("remove"))
+    with pytest.raises(Internal):
+        await node.containers.end(record.key)
+    node.engine.inject(stuck := EngineStuck("remove"))
+    ending = asyncio.create_task(node.containers.end(record.key))
+    await stuck.reached.wait()
+    await asyncio.sleep(0.2)
+    assert not ending.done()
+    stuck.let_go.set()
+    await ending
+    await node.containers.reconcile()
+    node.assert_empty()
+
+
+async def test_one_removal_that_hangs_does_not_hold_up_the_sweep(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.containers.patience_s = 0.05
+    records = [await node.containers.start(SHAPE, None) for _ in range(2)]
+    node.relay.down = True
+    for record in records:
+        await node.containers.discard(record.key)
+    node.relay.down = False
+    node.engine.inject(stuck := EngineStuck("remove"))
+    await asyncio.wait_for(node.containers.reconcile(), 10)
+    assert len(node.containers.records) == 1
+    stuck.let_go.set()
+    await node.containers.reconcile()
+    node.assert_empty()

@@ -23,6 +23,7 @@ _NODE_GAUGES: dict[str, tuple[str, Callable[[NodeInfo], float]]] = {
     "up": ("Whether the node answers", lambda node: node.alive),
     "sandboxes": ("Sandboxes on the node", lambda node: node.sandboxes),
     "warm_containers": ("Warm containers on the node", lambda node: node.warm),
+    "remains": ("Ended sandboxes whose files are not removed yet", lambda node: node.remains),
     "cpu_cores": ("Cores of the node", lambda node: node.cpu_total),
     "cpu_free_cores": ("Cores not requested by sandboxes", lambda node: node.cpu_free),
     "memory_mib": ("Memory of the node", lambda node: node.memory_total),

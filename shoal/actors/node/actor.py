@@ -75,13 +75,15 @@ class NodeActor:
             engine=parts.engine.name,
             runtimes=parts.engine.runtimes,
             alive=True,
-            sandboxes=sum(1 for r in records if r.sandbox_id is not None),
+            sandboxes=sum(1 for r in records if r.sandbox_id is not None and r.key not in parts.containers.remains),
             warm=len(parts.warm.keys),
             cpu_total=total_cpu,
             cpu_free=total_cpu,
             memory_total=total_memory,
             memory_free=total_memory,
             pids=self._wiring.most_pids(self._settings),
+            disk_limit="watch" if self._wiring.needs_disk_watch(parts.engine) else "kernel",
+            remains=len(parts.containers.remains),
         )
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:
@@ -100,7 +102,7 @@ class NodeActor:
                 await asyncio.shield(starting)
         record = parts.containers.of_sandbox(sandbox_id)
         if record is not None:
-            await self._remove(parts, record.key)
+            await self._end(parts, record.key)
 
     async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
         """Output kept after the sandbox's end: (offset, bytes, whether they are the last)."""
@@ -175,8 +177,9 @@ class NodeActor:
             return None
 
     async def remove_container(self, key: str) -> None:
-        """Kills and removes a container; returns once nothing of it is left."""
-        await self._remove(await self._open(), key)
+        """Kills and removes a container; returns once nothing runs there any more. What can't be removed by then is the
+        sweep's work."""
+        await self._end(await self._open(), key)
 
     async def save_log(self, sandbox_id: str, fd: int, offset: int, data: bytes) -> None:
         """Keeps output of a sandbox's command, to be read after its end."""
@@ -248,6 +251,10 @@ class NodeActor:
     async def _remove(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
         await parts.containers.remove(key)
+
+    async def _end(self, parts: NodeParts, key: str) -> None:
+        self._forget(parts, key)
+        await parts.containers.end(key)
 
     async def _discard(self, parts: NodeParts, key: str) -> None:
         """Removes a container for which nobody waits: a failure is logged, and the next sweep tries again."""

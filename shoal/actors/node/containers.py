@@ -64,10 +64,12 @@ class Containers:
     files: RecordFiles
     defaults: ContainerDefaults
     start_limit: int
+    patience_s: float = 10.0  # for a removal: of a usual container it takes less than one
     records: dict[str, ContainerRecord] = field(default_factory=dict)
     _turns: asyncio.Semaphore = field(init=False)
     _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _doomed: set[str] = field(default_factory=set)  # being removed: a removal may fail and be retried
+    _remains: set[str] = field(default_factory=set)
     _losses: dict[str, asyncio.Future[ContainerLoss]] = field(default_factory=dict)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -78,6 +80,11 @@ class Containers:
     def busy(self) -> bool:
         """Whether as many starts and removals are under way as may be."""
         return self._turns.locked()
+
+    @property
+    def remains(self) -> frozenset[str]:
+        """Containers in which nothing runs any more, and whose removal has failed or takes long: the sweep's work."""
+        return frozenset(self._remains)
 
     def of_sandbox(self, sandbox_id: str) -> ContainerRecord | None:
         return next((r for r in self.records.values() if r.sandbox_id == sandbox_id), None)
@@ -125,19 +132,47 @@ class Containers:
 
     async def remove(self, key: str) -> None:
         """Removes the container and all that belongs to it. Idempotent; concurrent callers share one removal."""
+        await asyncio.shield(self._removal(key))
+
+    async def end(self, key: str) -> None:
+        """Ends a container for those who wait for its end. Where its removal fails or takes long, it is enough that
+        nothing runs there any more: the sweep removes what remains."""
+        removal = self._removal(key)
+        while True:
+            await asyncio.wait([removal], timeout=self.patience_s)
+            failure = removal.exception() if removal.done() else None
+            if removal.done() and failure is None:
+                return
+            if await self._has_ended(key):
+                self._remains.add(key)
+                log.warning("container %s has ended, and is not removed yet: %s", key, failure or "it takes long")
+                return
+            if failure is not None:
+                raise failure
+
+    async def discard(self, key: str) -> None:
+        """Removes a container for which nobody waits: now or, if that fails or takes long, at a sweep."""
+        removal = self._removal(key)
+        await asyncio.wait([removal], timeout=self.patience_s)
+        if not removal.done() or (error := removal.exception()) is not None:
+            self._remains.add(key)
+            log.warning("container %s is not removed yet: %s", key, error if removal.done() else "it takes long")
+
+    def _removal(self, key: str) -> asyncio.Task[None]:
         task = self._removals.get(key)
         if task is None:
             self._doomed.add(key)
             task = self._removals[key] = tasks.shared(self._remove(key), "remove container")
             task.add_done_callback(lambda _: self._removals.pop(key, None))
-        await asyncio.shield(task)
+        return task
 
-    async def discard(self, key: str) -> None:
-        """Removes a container for which nobody waits: now or, if that fails, at a sweep."""
+    async def _has_ended(self, key: str) -> bool:
         try:
-            await self.remove(key)
-        except (ShoalError, OSError) as error:
-            log.warning("container %s is not removed yet: %s", key, error)
+            return (await self.engine.get(key)).state is ContainerState.EXITED
+        except NotFound:
+            return True
+        except ShoalError:  # the engine does not answer: what runs there is not known
+            return False
 
     async def _remove(self, key: str) -> None:
         async with self._turns:
@@ -149,6 +184,7 @@ class Containers:
             await self.files.drop(key)
             self.records.pop(key, None)
         self._doomed.discard(key)
+        self._remains.discard(key)
         loss = self._losses.pop(key, None)
         if loss is not None and not loss.done():
             loss.set_result(ContainerLoss(Reason.TERMINATED, None, "its container was removed"))

@@ -128,7 +128,8 @@ class Events(Told):
 
 class Node(Told):
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
-    all its sandboxes together."""
+    all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
+    are not removed yet."""
 
     id: str
     address: str
@@ -144,6 +145,8 @@ class Node(Told):
     memory_total: int
     memory_free: int
     pids: int
+    disk_limit: Literal["kernel", "watch"]
+    remains: int
 
 
 class Nodes(Told):
