@@ -133,7 +133,13 @@ class ApiSettings(_Section):
     url: str | None = None
     """The URL for clients, if it is not host and port: behind a proxy, `https://shoal.example.com`"""
     tunnel_domain: str | None = None
-    """Tunnels are `https://<port>-<sandbox>.<tunnel_domain>`; none: paths below the API's own address"""
+    """Tunnels are `https://<port>-<sandbox>.<tunnel_domain>`; none: paths below the API's own address, from which a
+    browser on this machine is sent to `http://<port>-<sandbox>.localhost`
+    """
+    confine_tunnels: bool = True
+    """Give pages below the API's own address no origin, so that they act neither as the API nor as one another; off:
+    only where you trust the pages of all sandboxes
+    """
     trusted_proxies: tuple[str, ...] = ()
     """Proxies before the API whose `X-Forwarded-*` is believed: `10.1.2.3`, `10.0.0.0/8`; none: what it says is thrown
     away

@@ -182,12 +182,15 @@ def test_a_browser_loads_a_page_with_what_its_script_fetches(served: shoal.Sandb
     tunnel = served.expose(WEB)
     with browser(printing) as page:
         page.load(str(tunnel.link))
-        assert page.value("location.href") == tunnel.url
+        own = f"http://{WEB}-{served.id}.localhost:{urlsplit(str(tunnel.url)).port}/"
+        assert page.value("location.href") == own, "an origin of its own"
         assert page.until("document.title != 'waiting' && document.title") == "closed 1000"
         assert page.value("document.getElementById('said').textContent") == "hello, from the page, echo.v1"
         assert "shoal_tunnel" not in page.value("document.cookie")
-        page.load(f"{tunnel.url}?shoal_token=wrong")  # it has its cookie
+        page.load(f"{own}?shoal_token=wrong")  # it has its cookie
         assert page.until("document.title != 'waiting' && document.title") == "closed 1000"
+        page.load(str(tunnel.url))
+        assert "this tunnel is private" in page.value("document.body.textContent"), "its cookie is not the API's"
     with browser(printing) as stranger:
         stranger.load(str(tunnel.url))
         assert "this tunnel is private" in stranger.value("document.body.textContent")

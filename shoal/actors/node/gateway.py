@@ -119,6 +119,7 @@ class Gateway(Program):
             "drain_s": DRAIN_S,
             "idle_exit_s": IDLE_EXIT_S,
             "auth": api.auth,
+            "confine": api.confine_tunnels,
         }
 
 

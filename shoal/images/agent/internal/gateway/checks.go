@@ -80,7 +80,7 @@ func (c *Config) checkLocal(r *http.Request) *problem {
 		name = host
 	}
 	name = strings.ToLower(strings.Trim(name, "[]"))
-	isBelow := c.TunnelDomain != "" && strings.HasSuffix(name, "."+c.TunnelDomain)
+	isBelow := strings.HasSuffix(name, "."+c.domain())
 	if !isBelow && !isLoopback(name) {
 		return newProblem(fault.PermissionDenied,
 			"this Host is not this machine; with authentication off, ask for 127.0.0.1 or localhost")

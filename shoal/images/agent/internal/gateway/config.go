@@ -24,6 +24,7 @@
 //	conn.go         connections with a write deadline
 //	tunnel.go       requests to tunnels
 //	rewrite.go      responses from tunnels
+//	origin.go       pages from tunnels, and whose origin they are
 package gateway
 
 import (
@@ -46,13 +47,14 @@ type Config struct {
 	TLSCert        string   `json:"tls_cert"`        // path; if set, the gateway serves TLS only
 	TLSKey         string   `json:"tls_key"`         // path
 	PublicURL      string   `json:"public_url"`      // how clients reach the API; may be empty
-	TunnelDomain   string   `json:"tunnel_domain"`   // empty: tunnels by path only
+	TunnelDomain   string   `json:"tunnel_domain"`   // empty: tunnels by path, and below localhost for browsers here
 	TrustedProxies []string `json:"trusted_proxies"` // networks or addresses whose X-Forwarded-* headers are used
 	HeaderTimeoutS float64  `json:"header_timeout_s"`
 	IdleTimeoutS   float64  `json:"idle_timeout_s"`
 	DrainS         float64  `json:"drain_s"`     // how long requests may still take when the gateway drains
 	IdleExitS      float64  `json:"idle_exit_s"` // how long to run without a control connection; 0: for ever
 	Auth           bool     `json:"auth"`        // false: only requests from this machine may use tunnels
+	Confine        bool     `json:"confine"`     // pages of tunnels by path get an opaque origin
 
 	trusted      []netip.Prefix
 	publicScheme string
@@ -62,7 +64,7 @@ const maxConfig = 64 << 10
 
 // ReadConfig reads and checks the configuration.
 func ReadConfig(r io.Reader) (Config, error) {
-	c := Config{Listener: 3, HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 60, Auth: true}
+	c := Config{Listener: 3, HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 60, Auth: true, Confine: true}
 	line, err := bufio.NewReader(io.LimitReader(r, maxConfig)).ReadBytes('\n')
 	if err != nil && len(line) == 0 {
 		return c, fmt.Errorf("the configuration must come as one JSON line on standard input: %w", err)

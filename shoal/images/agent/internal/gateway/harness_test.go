@@ -33,7 +33,7 @@ func newHarness(t testing.TB, change func(*Config)) *harness {
 	dir := t.TempDir()
 	l := &harness{t: t, config: Config{
 		Listener: 3, Control: filepath.Join(dir, "gateway.sock"), Replicas: filepath.Join(dir, "api"),
-		HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 20, Auth: true,
+		HeaderTimeoutS: 10, IdleTimeoutS: 75, DrainS: 20, Auth: true, Confine: true,
 	}}
 	if change != nil {
 		change(&l.config)

@@ -7,16 +7,6 @@ import (
 	"strings"
 )
 
-// originWideHeaders affect a whole origin, which the API and all tunnels by path share. The gateway cannot prevent what
-// scripts of a page do there, but it can prevent that a header alone does it.
-var originWideHeaders = []string{
-	"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Public-Key-Pins", "Origin-Agent-Cluster",
-	"Nel", "Report-To", "Reporting-Endpoints", "Expect-Ct",
-}
-
-// sandboxPolicy is a Content-Security-Policy that gives a page an opaque origin.
-const sandboxPolicy = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
-
 // modifyResponse makes a response of a server in a sandbox safe for the client: paths and cookies stay below the
 // tunnel's prefix, and headers that affect more than the tunnel are removed.
 func (t *tunnels) modifyResponse(r *http.Response) error {
@@ -36,16 +26,11 @@ func (t *tunnels) modifyResponse(r *http.Response) error {
 	prefix := request.target.prefix
 	rewriteCookies(h, prefix)
 	if prefix != "" {
-		for _, name := range originWideHeaders {
-			delete(h, name)
-		}
+		t.confine(r, request)
 		for _, name := range []string{"Location", "Content-Location"} {
 			if values := h[name]; len(values) > 0 {
 				h[name] = []string{rewriteLocation(values[0], request.target, in.host)}
 			}
-		}
-		if t.config.TunnelDomain != "" && r.StatusCode != http.StatusSwitchingProtocols {
-			h.Add("Content-Security-Policy", sandboxPolicy)
 		}
 	}
 	if r.StatusCode == http.StatusSwitchingProtocols && request.echoSubprotocol && h.Get("Sec-Websocket-Protocol") == "" {

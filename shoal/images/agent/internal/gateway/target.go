@@ -17,20 +17,15 @@ const tunnelPath = "/t/"
 
 // targetOf returns the tunnel that a request is for, by its host or its path (shoal.model.tunnels).
 func (c *Config) targetOf(r *http.Request, in *inbound) (target, bool) {
-	if c.TunnelDomain != "" {
-		if found, ok := targetOfHost(in.host, c.TunnelDomain); ok {
-			return found, true
-		}
+	if found, ok := targetOfHost(in.host, c.domain()); ok {
+		return found, true
 	}
 	return targetOfPath(rawPath(r))
 }
 
 // targetOfHost parses `<port>-<sandbox>.<domain>`, with or without the gateway's port after it.
 func targetOfHost(host, domain string) (target, bool) {
-	host = strings.ToLower(host)
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
-		host = host[:i]
-	}
+	host, _ = splitHost(host)
 	label, rest, found := strings.Cut(strings.TrimSuffix(host, "."), ".")
 	if !found || rest != domain {
 		return target{}, false

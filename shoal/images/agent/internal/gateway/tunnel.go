@@ -39,6 +39,7 @@ type tunnelRequest struct {
 	path            string // for the server in the sandbox, escaped
 	query           string // without connect tokens
 	credentials     credentials
+	fromBrowser     bool // a browser says what it fetches
 	echoSubprotocol bool // the client offered the API's subprotocol: the response must accept it
 	missingSlash    bool // the path is the bare prefix: relative links would lead out of the tunnel
 	authorization   authorization
@@ -127,6 +128,7 @@ func (t *tunnels) serve(w *response, r *http.Request, in *inbound, dest target) 
 
 func (t *tunnels) newRequest(r *http.Request, in *inbound, dest target) *tunnelRequest {
 	request := &tunnelRequest{target: dest, scheme: in.publicScheme(t.config)}
+	request.fromBrowser = r.Header.Get("Sec-Fetch-Mode") != ""
 	path := strings.TrimPrefix(rawPath(r), dest.prefix)
 	request.missingSlash = path == ""
 	request.path = escapePath(path)
@@ -150,12 +152,24 @@ func (t *tunnels) recheck(ctx context.Context, request *tunnelRequest, end conte
 	}
 }
 
-// redirect answers a request with a valid token in its URL or without the slash after the prefix. It returns false for
-// all others.
+// redirect answers a request with a valid token in its URL or without the slash after the prefix, and browsers that are
+// to load the page from the tunnel's own host. It returns false for all others.
 func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 	request, auth := in.tunnel, in.tunnel.authorization
 	tokenInURL := request.credentials.query != "" && isSafe(r.Method) && auth.token != ""
-	if in.websocket || !(tokenInURL || request.missingSlash) {
+	if in.websocket {
+		return false
+	}
+	if own := t.ownOrigin(r, in); own != "" {
+		h := w.Header()
+		h.Set("Location", own)
+		h.Set("Content-Length", "0")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Referrer-Policy", "no-referrer")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+		return true
+	}
+	if !(tokenInURL || request.missingSlash) {
 		return false
 	}
 	location := request.target.prefix + request.path

@@ -155,6 +155,86 @@ func TestAPublicTunnelNeedsNoTokenAndClosesSoon(t *testing.T) {
 	eventually(t, "the tunnel closes", func() bool { return l.get(prefix+"/", nil).StatusCode == 401 })
 }
 
+func TestPagesByPathAreConfined(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(func(w http.ResponseWriter, r *http.Request) {
+		for _, name := range originWideHeaders {
+			w.Header().Set(name, "x")
+		}
+		w.Header().Set("Www-Authenticate", "Basic")
+		w.Header().Set("Content-Security-Policy", "sandbox allow-same-origin allow-scripts")
+		w.WriteHeader(401)
+	})
+	a := l.get(prefix+"/", l.tokenHeader())
+	policies := a.Header["Content-Security-Policy"]
+	if len(policies) != 2 || !strings.HasPrefix(policies[1], "sandbox ") || strings.Contains(policies[1], "same-origin") {
+		t.Error(policies)
+	}
+	for _, name := range originWideHeaders {
+		expect(t, name, a.Header.Get(name), "")
+	}
+	expect(t, "a program may authenticate", a.Header.Get("Www-Authenticate"), "Basic")
+	a = l.get(prefix+"/", withHeaders(l.tokenHeader(), "Sec-Fetch-Mode", "no-cors"))
+	expect(t, "a browser asks for no password", a.Header.Get("Www-Authenticate"), "")
+
+	trusting := newTunnelHarness(t, func(c *Config) { c.Confine = false })
+	trusting.web(echoRequest)
+	a = trusting.get(prefix+"/", withHeaders(trusting.tokenHeader(), navigation...))
+	expect(t, "trusted", []any{a.StatusCode, a.Header.Get("Content-Security-Policy")}, []any{200, ""})
+}
+
+var navigation = []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"}
+
+func TestABrowserHereLoadsAPageFromTheTunnelsOwnHost(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
+	token := l.connectToken(sandboxID, sandboxPort, time.Minute)
+	own := fmt.Sprintf("http://%d-%s.localhost", sandboxPort, sandboxID)
+	for host, port := range map[string]string{"localhost:8000": ":8000", "127.0.0.1:9": ":9", "[::1]": ""} {
+		browser := withHeaders(map[string]string{"Host": host}, navigation...)
+		a := l.get(prefix+"/a?b=c&shoal_token="+token, browser)
+		expect(t, host, []any{a.StatusCode, a.Header.Get("Location"), a.Header["Set-Cookie"]},
+			[]any{307, own + port + "/a?b=c&shoal_token=" + url.QueryEscape(token), []string(nil)})
+		expect(t, "without a token", l.get(prefix+"/", browser).StatusCode, 401)
+	}
+	name := strings.TrimPrefix(own, "http://")
+	a := l.get("/a?b=c&shoal_token="+token, withHeaders(map[string]string{"Host": name + ":8000"}, navigation...))
+	expect(t, "at home", []any{a.StatusCode, a.Header.Get("Location")}, []any{303, "/a?b=c"})
+	cookie, _, _ := strings.Cut(a.Header.Get("Set-Cookie"), ";")
+	a = l.get("/a", withHeaders(map[string]string{"Host": name, "Cookie": cookie}, navigation...))
+	expect(t, "with its cookie", []any{a.StatusCode, a.Header.Get("Content-Security-Policy")}, []any{200, ""})
+
+	here := withHeaders(l.tokenHeader(), "Host", "localhost")
+	for what, headers := range map[string]map[string]string{
+		"a program":       here,
+		"a script":        withHeaders(here, "Sec-Fetch-Mode", "cors", "Sec-Fetch-Dest", "empty"),
+		"a frame":         withHeaders(here, "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe"),
+		"another machine": withHeaders(withHeaders(here, navigation...), "Host", "10.1.2.3:8000"),
+		"another name":    withHeaders(withHeaders(here, navigation...), "Host", "shoal.example"),
+	} {
+		expect(t, what, l.get(prefix+"/", headers).StatusCode, 200)
+	}
+	l.locked(func() { l.open[sandboxPort] = true })
+	eventually(t, "the tunnel opens", func() bool { return l.get(prefix+"/", nil).StatusCode == 200 })
+	a = l.get(prefix, map[string]string{"Host": "localhost", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"})
+	expect(t, "a frame with a public tunnel", []any{a.StatusCode, a.Header.Get("Location")}, []any{307, own + "/"})
+}
+
+func TestABrowserIsSentToTheDomainThatIsSet(t *testing.T) {
+	l := newTunnelHarness(t, func(c *Config) {
+		c.TunnelDomain, c.PublicURL = "tunnels.example", "https://shoal.example:8443"
+	})
+	l.web(echoRequest)
+	a := l.get(prefix+"/x", withHeaders(map[string]string{"X-Shoal-Connect-Token": l.connectToken(sandboxID,
+		sandboxPort, time.Minute)}, navigation...))
+	location := fmt.Sprintf("https://%d-%s.tunnels.example:8443/x?shoal_token=", sandboxPort, sandboxID)
+	if a.StatusCode != 307 || !strings.HasPrefix(a.Header.Get("Location"), location) {
+		t.Error(a.StatusCode, a.Header.Get("Location"))
+	}
+	a = l.get("/", map[string]string{"Host": fmt.Sprintf("%d-%s.localhost", sandboxPort, sandboxID)})
+	expect(t, "another domain", string(a.body), "the API")
+}
+
 func TestPathsAndHeadersStayBelowThePrefix(t *testing.T) {
 	l := newTunnelHarness(t, func(c *Config) {
 		c.TunnelDomain, c.PublicURL = "tunnels.localhost", "https://shoal.example"
