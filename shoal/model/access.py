@@ -1,7 +1,7 @@
 """Access: environments and their quotas, API tokens, callers, the audit log.
 
-A token has the form `shoal_<id>_<secret>`. `id` is public, for listings and the audit log; `secret` is 160 random bits
-and shown once. The store keeps its SHA-256: a random secret this long needs no slow hash.
+A token has the form `shoal_<id>_<secret><checksum>`. `id` is public, for listings and the audit log; `secret` is 160
+random bits and shown once. The store keeps its SHA-256: a random secret this long needs no slow hash.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 import hmac
 import re
 import secrets
+import string
+import zlib
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -24,7 +26,10 @@ MAIN_ENVIRONMENT = "main"
 ANY_ENVIRONMENT = "*"
 """The environment of tokens that are valid in all environments; with `admin`, such a token manages all of them."""
 
-_TOKEN = re.compile(r"shoal_(tk-[0-9a-z]{16})_([0-9a-z]{32})")
+_TOKEN = re.compile(r"(shoal_(tk-[0-9a-z]{16})_([0-9a-z]{32}))([0-9A-Za-z]{6})?")
+"""The last part is a checksum; tokens of Shoal's first versions have none."""
+
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
 class Scope(StrEnum):
@@ -189,13 +194,16 @@ def mint() -> tuple[str, str, str]:
     """A new token: (its id, its text to show once, its digest to store)."""
     token_id = f"tk-{_random(10)}"
     secret = _random(20)
-    return token_id, f"shoal_{token_id}_{secret}", digest_of(secret)
+    text = f"shoal_{token_id}_{secret}"
+    return token_id, text + _checksum(text), digest_of(secret)
 
 
 def split(token: str) -> tuple[str, str] | None:
-    """(id, secret) of a text that has the form of a token, else None."""
+    """(id, secret) of a text that has the form of a token and, if it has a checksum, the right one; else None."""
     match = _TOKEN.fullmatch(token)
-    return None if match is None else (match[1], match[2])
+    if match is None or match[4] not in (None, _checksum(match[1])):
+        return None
+    return match[2], match[3]
 
 
 def digest_of(secret: str) -> str:
@@ -205,6 +213,16 @@ def digest_of(secret: str) -> str:
 def matches(stored: StoredToken, secret: str) -> bool:
     """Whether `secret` is the token's, compared in constant time."""
     return hmac.compare_digest(stored.digest, digest_of(secret))
+
+
+def _checksum(text: str) -> str:
+    """The CRC-32 in six digits of base 62. Whoever mistypes or makes up a token is told so without a lookup, and
+    scanners for lost secrets recognize one."""
+    number, digits = zlib.crc32(text.encode("ascii")), ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return digits
 
 
 def _random(size: int) -> str:

@@ -312,6 +312,11 @@ def stored_token(token_id: str) -> StoredToken | None:
 
 
 @verb(None)
+def token_ids() -> list[str]:
+    """For replicas: the ids of all tokens, in any order."""
+
+
+@verb(None)
 def report(audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: Mapping[str, float]) -> None:
     """For replicas: what one did since its last report. Entries for the audit log, amounts to add to the cluster's
     metrics, and when which token was last used."""

@@ -204,6 +204,9 @@ class Accounts:
     def stored_token(self, token_id: str) -> StoredToken | None:
         return self._tokens.get(token_id)
 
+    def token_ids(self) -> list[str]:
+        return list(self._tokens)
+
     def used(self, when: Mapping[str, float]) -> list[StoredToken]:
         """Notes when tokens were last used; returns those whose change is worth writing."""
         changed = []

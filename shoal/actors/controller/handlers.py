@@ -47,6 +47,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.tokens: accounts.tokens,
         verbs.revoke_token: accounts.revoke_token,
         verbs.stored_token: accounts.stored_token,
+        verbs.token_ids: accounts.token_ids,
         verbs.audit: event_feed.audit,
         verbs.events: event_feed.events,
         verbs.last_event: event_feed.last_event,

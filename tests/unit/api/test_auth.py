@@ -11,12 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shoal.cluster.api.access import auth
-from shoal.cluster.api.access.auth import TokenCache, check_local
+from shoal.cluster.api.access import auth, failure_bound
+from shoal.cluster.api.access.auth import TokenCache, check_local, verify
+from shoal.cluster.api.access.failure_bound import BURST, FailureBound
 from shoal.cluster.api.app import make_app
 from shoal.model import verbs
 from shoal.model.access import Scope, StoredToken, TokenInfo, mint
-from shoal.model.errors import InvalidRequest, PermissionDenied, Unavailable
+from shoal.model.errors import InvalidRequest, PermissionDenied, QuotaExceeded, Unauthenticated, Unavailable
 from shoal.model.settings import ApiSettings, Settings
 from shoal.model.verbs import Verb
 from tests.api import Answer, Api, serving
@@ -52,6 +53,16 @@ class TestTokens:
     def test_a_right_id_with_a_wrong_secret_is_refused(self, api: Api) -> None:
         id_part = api.root.rpartition("_")[0]
         refused(api.ask("GET", "/v1/sandboxes", token=f"{id_part}_{'a' * 32}"))
+
+    def test_one_without_a_checksum_is_still_good(self, api: Api) -> None:
+        assert api.ask("GET", "/v1/defaults", token=api.root[:-6]).status == 200
+
+    def test_a_mistyped_one_is_refused_without_a_lookup(self, api: Api) -> None:
+        before = len(api.fake.named("stored_token"))
+        wrong = api.root[:-7] + ("a" if api.root[-7] != "a" else "b") + api.root[-6:]
+        refused(api.ask("GET", "/v1/defaults", token=wrong))
+        refused(api.ask("GET", "/v1/defaults", token=mint()[1][:-6] + "000000"))
+        assert len(api.fake.named("stored_token")) == before
 
     def test_the_scheme_may_be_written_any_way(self, api: Api) -> None:
         assert (
@@ -129,6 +140,61 @@ class TestWebSockets:
         assert ("connect.port", "ok", token.split("_")[1]) in told
 
 
+class TestFailures:
+    @pytest.fixture
+    def own(self) -> Iterator[Api]:
+        with serving() as served:
+            yield served
+
+    def test_too_many_are_told_to_wait_and_valid_ones_pass(self, own: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(failure_bound, "BURST", 5)
+        monkeypatch.setattr(failure_bound, "PER_S", 0.01)  # as fast as a slow machine sends them
+        assert own.ask("GET", "/v1/defaults").status == 200
+        answers = [own.ask("GET", "/v1/defaults", token=mint()[1]) for _ in range(7)]
+        assert [answer.status for answer in answers] == [401] * 5 + [429] * 2
+        late = answers[-1]
+        assert late.json["code"] == "quota_exceeded"
+        assert 50 < int(late.headers["retry-after"]) <= 100
+        assert own.ask("GET", "/v1/defaults").status == 200, "one that is known"
+        new = own.token("main", Scope.READ)
+        assert own.ask("GET", "/v1/defaults", token=new).status == 200, "one that was just made"
+        assert own.ask("GET", "/v1/defaults", token=mint()[1]).status == 429
+        assert len(set(own.fake.named("stored_token"))) == 5 + 2, "no further guess was looked up"
+
+
+class TestFailureBound:
+    def bound(self) -> FailureBound:
+        self.now = 100.0
+        return FailureBound(lambda: self.now)
+
+    def test_it_is_per_address_and_recovers(self) -> None:
+        bound = self.bound()
+        assert [bound.note("192.0.2.1") for _ in range(BURST)] == [0.0] * BURST
+        assert bound.note("192.0.2.1") == bound.wait_s("192.0.2.1") == 1.0
+        assert bound.wait_s("192.0.2.2") == 0.0
+        for _ in range(10_000):
+            bound.note("192.0.2.1")
+        assert bound.wait_s("192.0.2.1") == 1.0, "more of them make nobody wait longer"
+        self.now += 1.0
+        assert bound.wait_s("192.0.2.1") == 0.0
+        self.now += 1000.0
+        assert [bound.note("192.0.2.1") for _ in range(BURST + 1)][-1] == 1.0
+
+    def test_an_ipv6_client_is_its_network(self) -> None:
+        bound = self.bound()
+        for number in range(BURST):
+            bound.note(f"2001:db8::{number:x}")
+        assert bound.wait_s("2001:db8::ffff") > 0
+        assert bound.wait_s("2001:db8:0:1::1") == 0
+        assert bound.wait_s(None) == 0
+
+    def test_its_memory_is_bounded(self) -> None:
+        bound = self.bound()
+        for number in range(20_000):
+            bound.note(f"10.0.{number // 256}.{number % 256}")
+        assert len(bound._left) == 10_000
+
+
 class Side:
     """A replica's side that counts, and answers when it is let."""
 
@@ -139,7 +205,11 @@ class Side:
         self.gate.set()
         self.away = False
 
-    async def ask(self, verb: Verb[..., Any], token_id: str) -> StoredToken | None:
+    async def ask(self, verb: Verb[..., Any], token_id: str = "") -> Any:
+        if verb is verbs.token_ids:
+            self.asked.append("all")
+            await self.gate.wait()
+            return list(self.stored)
         assert verb is verbs.stored_token
         self.asked.append(token_id)
         await self.gate.wait()
@@ -253,6 +323,37 @@ class TestCache:
         assert side.asked == []
         await cache.get("tk-0")
         assert side.asked == ["tk-0"]
+
+
+@pytest.mark.anyio
+class TestGuesses:
+    async def test_from_one_address_they_cost_one_list_a_second_and_no_valid_one_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(auth, "_LIST_EVERY_S", 0.2)
+        side: Any = Side()
+        cache = TokenCache(side, 60)
+        for _ in range(BURST):
+            cache.failures.note("192.0.2.1")
+
+        async def guess() -> type[Exception] | None:
+            try:
+                await verify(cache, mint()[1], "192.0.2.1")
+            except (QuotaExceeded, Unauthenticated) as error:
+                return type(error)
+            return None
+
+        began = time.monotonic()
+        for _ in range(3):
+            guesses = [asyncio.create_task(guess()) for _ in range(100)]
+            await asyncio.sleep(0)
+            token_id, text, digest = mint()
+            side.stored[token_id] = StoredToken(TokenInfo(token_id, "", "main", Scope.READ, 0.0), digest)
+            assert (await verify(cache, text, "192.0.2.1")).id == token_id
+            assert set(await asyncio.gather(*guesses)) <= {QuotaExceeded, Unauthenticated}
+        lists = side.asked.count("all")
+        assert 3 <= lists <= 1 + (time.monotonic() - began) / 0.2
+        assert len(side.asked) - lists == 3, "only those that exist were looked up"
 
 
 class TestScoping:

@@ -4,6 +4,10 @@ A token is looked up by its id. The result, also that there is none, is kept for
 requests cost the controller nothing. After half that time the next use looks the token up again in the background. Its
 secret and its expiry are checked each time.
 
+What is no token costs nothing but its check: a token's text ends with a checksum, and of those who guess all the same
+only so many are looked up (`failure_bound.py`). Beyond that, one list of the ids that exist, at most once a second,
+tells which token is worth a lookup, so that nobody's valid token is turned away for what others send.
+
 While the controller does not answer, its last answer is used for up to `TRUST_S`: the controller is not on the path of
 exec. A token cannot be revoked meanwhile.
 """
@@ -21,8 +25,9 @@ from fastapi import params
 from starlette.requests import HTTPConnection
 
 from shoal.cluster.api.access.audit import settle
+from shoal.cluster.api.access.failure_bound import FailureBound
 from shoal.cluster.api.request.context import context_of
-from shoal.model import verbs
+from shoal.model import tasks, verbs
 from shoal.model.access import (
     ANY_ENVIRONMENT,
     MAIN_ENVIRONMENT,
@@ -35,7 +40,7 @@ from shoal.model.access import (
     matches,
     split,
 )
-from shoal.model.errors import PermissionDenied, Unauthenticated, Unavailable
+from shoal.model.errors import PermissionDenied, QuotaExceeded, Unauthenticated, Unavailable
 from shoal.model.hosts import is_loopback
 from shoal.model.http import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from shoal.model.visibility import check_may, no_environment
@@ -46,6 +51,8 @@ TRUST_S = 600.0
 
 _ANSWER_S = 1.0
 """Seconds after which the controller counts as not answering."""
+
+_LIST_EVERY_S = 1.0
 
 _MOST_TOKENS = 10_000
 _LOOKUPS = 32  # of unknown ids at the same time: guesses must not fill the controller's queue
@@ -66,6 +73,26 @@ class TokenCache:
         self._unknown: MutableMapping[str, bool] = TTLCache(_MOST_TOKENS, ttl)
         self._lookups: dict[str, tuple[asyncio.Task[StoredToken | None], float]] = {}  # since when
         self._guesses = asyncio.Semaphore(_LOOKUPS)
+        self._ids: frozenset[str] = frozenset()
+        self._listed_at = -_LIST_EVERY_S
+        self._next_list: asyncio.Task[None] | None = None
+        self.failures = FailureBound()
+
+    async def exists(self, token_id: str) -> bool:
+        """Whether there is a token of that id: by the list of all, which is asked for once a second at most, however
+        many wait for it. `Unavailable`."""
+        if token_id in self._known or token_id in self._ids:
+            return True
+        if self._next_list is None:
+            self._next_list = tasks.shared(self._list(), "list tokens")
+        await asyncio.shield(self._next_list)
+        return token_id in self._ids
+
+    async def _list(self) -> None:
+        await asyncio.sleep(self._listed_at + _LIST_EVERY_S - time.monotonic())
+        self._next_list = None  # who comes from now on may know a token that this list lacks
+        self._listed_at = time.monotonic()
+        self._ids = frozenset(await self._transport.ask(verbs.token_ids))
 
     async def get(self, token_id: str) -> StoredToken | None:
         """The token of that id, or None; `Unavailable`."""
@@ -126,17 +153,34 @@ class TokenCache:
         return stored
 
 
-async def verify(tokens: TokenCache, text: str) -> TokenInfo:
-    """The token that `text` is; `Unauthenticated` if it is not valid, for whatever reason."""
+async def verify(tokens: TokenCache, text: str, address: str | None) -> TokenInfo:
+    """The token that `text` is; `Unauthenticated` if it is not valid, for whatever reason; `QuotaExceeded` if the
+    client's address has sent too many such."""
+    try:
+        return await _verify(tokens, text, address)
+    except Unauthenticated as error:
+        wait_s = tokens.failures.note(address)
+        if wait_s > 0:
+            raise QuotaExceeded(
+                f"too many requests with wrong tokens come from your address; of the last: {error.message}",
+                retry_after=wait_s,
+            ) from None
+        raise
+
+
+async def _verify(tokens: TokenCache, text: str, address: str | None) -> TokenInfo:
     parts = split(text)
     if parts is None:
         raise Unauthenticated(
             "this is no API token; they read 'shoal_tk-…_…': make one with `shoal tokens create NAME`"
         )
+    refused = Unauthenticated("the token is unknown, expired or revoked; ask for a new one")
+    if tokens.failures.wait_s(address) > 0 and not await tokens.exists(parts[0]):
+        raise refused
     stored = await tokens.get(parts[0])
     right = matches(stored or _DUMMY, parts[1])
     if stored is None or not right or not stored.info.valid(time.time()):
-        raise Unauthenticated("the token is unknown, expired or revoked; ask for a new one")
+        raise refused
     return stored.info
 
 
@@ -209,7 +253,7 @@ async def authenticate(connection: HTTPConnection) -> Caller:
     text = presented(connection)
     if text is None:
         raise Unauthenticated("there is no token; send 'Authorization: Bearer shoal_tk-…'")
-    info = await verify(state.tokens, text)
+    info = await verify(state.tokens, text, context.address)
     state.usage_reporter.used[info.id] = time.time()
     return Caller(info.id, info.environment, info.scope, context.request_id, context.address)
 

@@ -122,8 +122,8 @@ class TunnelAuthorizer:
     async def _refusal(self, sandbox_id: str, token: str) -> ShoalError | None:
         """Why an API token opens no tunnel of the sandbox; None where it does."""
         try:
-            info = await verify(self._tokens, token)
-        except Unauthenticated as error:
+            info = await verify(self._tokens, token, None)  # the gateway asks for all clients
+        except (Unauthenticated, QuotaExceeded) as error:
             return error
         self._reporter.used[info.id] = time.time()
         if not info.scope.covers(Scope.RUN):

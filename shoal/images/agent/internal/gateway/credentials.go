@@ -153,12 +153,15 @@ func bearer(value string) (string, bool) {
 }
 
 func isAPIToken(text string) bool {
+	const parts, checksum = 16 + 1 + 32, 6 // old tokens have no checksum
 	rest, found := strings.CutPrefix(text, "shoal_tk-")
-	if !found || len(rest) != 16+1+32 || rest[16] != '_' {
+	if !found || (len(rest) != parts && len(rest) != parts+checksum) || rest[16] != '_' {
 		return false
 	}
 	for i := range len(rest) {
-		if c := rest[i]; i != 16 && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+		c := rest[i]
+		isUpper := i >= parts && c >= 'A' && c <= 'Z'
+		if i != 16 && (c < '0' || c > '9') && (c < 'a' || c > 'z') && !isUpper {
 			return false
 		}
 	}

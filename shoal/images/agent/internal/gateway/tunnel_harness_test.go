@@ -23,7 +23,7 @@ import (
 const (
 	sandboxID   = "sb-1"
 	sandboxPort = 8080
-	apiToken    = "shoal_tk-0123456789abcdef_0123456789abcdef0123456789abcdef"
+	apiToken    = "shoal_tk-0123456789abcdef_0123456789abcdef0123456789abcdef0Aa1Zz"
 )
 
 var prefix = fmt.Sprintf("/t/%s/%d", sandboxID, sandboxPort)
