@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.model.errors import ShoalError
 from shoal.model.spec import SlotShape
-from shoal.model.states import Reason
+from shoal.model.states import RETURNCODES, Reason
 
 OCCUPIED = "occupied"
 """The state in which a slot refuses a second sandbox."""
@@ -46,13 +46,17 @@ class SandboxStarted:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Slot to controller: how a sandbox ended. `returncode`: of its command, negative for a signal; 137 when it ran out
-    of memory."""
+    """Slot to controller: how a sandbox ended. `returncode`: of its command, negative for a signal; without one
+    (None) that of the reason."""
 
     reason: Reason
     returncode: int | None
     message: str
     ended_at: float
+
+    def __post_init__(self) -> None:
+        if self.returncode is None:
+            object.__setattr__(self, "returncode", RETURNCODES[self.reason])
 
 
 @dataclass(frozen=True, slots=True)

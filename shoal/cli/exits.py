@@ -19,7 +19,7 @@ from shoal.model.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shoal.model.states import Reason
+from shoal.model.states import RETURNCODES, Reason
 
 NOBODY_READS = 141
 """A shell's exit code for a program that SIGPIPE ended."""
@@ -45,15 +45,15 @@ EXIT_CODES: dict[type[ShoalError], int] = {
 HELP = """\
 Exit codes: the process's own, or 128+n if signal n ended it. For Shoal's own errors: 2 the call is wrong, 66 not found,
 69 no answer (try again), 70 a bug in Shoal, 73 the name is taken, 75 a limit was hit, 77 not allowed, 78 not possible
-in this state, 124 it took too long, 126 and 127 the command cannot be run or does not exist, 130 interrupted, 137 the
-sandbox ended meanwhile.
+in this state, 124 it took too long, 125 the sandbox could not start, 126 and 127 the command cannot be run or does not
+exist, 130 interrupted, 137 the sandbox ended meanwhile.
 """
 
 
 def exit_code_of(error: ShoalError) -> int:
     """The exit code for an error."""
-    if isinstance(error, SandboxEnded) and error.reason in (Reason.TIMEOUT, Reason.IDLE_TIMEOUT):
-        return EXIT_CODES[DeadlineExceeded]
+    if isinstance(error, SandboxEnded) and error.reason in RETURNCODES.keys() - {Reason.COMPLETED}:
+        return RETURNCODES[error.reason]
     for cls in type(error).__mro__:
         if cls in EXIT_CODES:
             return EXIT_CODES[cls]

@@ -206,7 +206,7 @@ class Sandbox(Context):
 
     @property
     def returncode(self) -> int | None:
-        """Its own command's exit code as of the last `wait`, `poll` or `info`; None without one, or while it runs."""
+        """Its exit code as of the last `wait`, `poll` or `info`; None while it lives. See `poll`."""
         return self._info.returncode
 
     @dual_method
@@ -226,8 +226,8 @@ class Sandbox(Context):
     # Its end
 
     @dual_method
-    async def wait(self, timeout: float | None = None) -> int | None:
-        """Waits for its end and returns its own command's exit code (None without a command).
+    async def wait(self, timeout: float | None = None) -> int:
+        """Waits for its end and returns its exit code. See `poll`.
 
         Raises `DeadlineExceeded` after `timeout` seconds; the sandbox goes on.
         """
@@ -237,11 +237,16 @@ class Sandbox(Context):
             self._info = await self._agent.transport.wait(self.id, timeout)
             if not self._info.ended:
                 raise DeadlineExceeded(f"sandbox {self.id} still runs after {timeout:g} s")
+        assert self._info.returncode is not None  # it has ended
         return self._info.returncode
 
     @dual_method
     async def poll(self) -> int | None:
-        """Its own command's exit code; None while it runs, or without a command."""
+        """None while it lives; then its exit code, always a number.
+
+        That of its own command, `-n` if signal *n* ended it. Without one the number of its reason: 124 after its
+        `timeout` or `idle_timeout`, 125 if it could not start, else 137. `info().reason` is the reason itself.
+        """
         return (await self.info.aio()).returncode
 
     @dual_method

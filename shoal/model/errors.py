@@ -215,7 +215,7 @@ class QuotaExceeded(ShoalError):
 
 
 class SandboxEnded(ShoalError):
-    """The sandbox has ended. `reason` is one of `states.Reason`; `exit_code` is set if there was a process."""
+    """The sandbox has ended. `reason` is one of `states.Reason`; `exit_code` is its `returncode`."""
 
     code = "sandbox_ended"
 

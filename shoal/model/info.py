@@ -12,9 +12,10 @@ from shoal.model.states import TERMINAL, Reason, State
 
 @dataclass(frozen=True, slots=True)
 class SandboxInfo:
-    """One sandbox as the controller knows it. Times in unix seconds; `returncode` once its command ended.
+    """One sandbox as the controller knows it. Times in unix seconds.
 
-    `message` says more about the end than `reason` can; both are None while it lives.
+    `returncode`: None while it lives; then its command's, negative for a signal, else that of its reason
+    (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives.
     """
 
     id: str

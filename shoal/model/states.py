@@ -36,6 +36,21 @@ class Reason(StrEnum):
     EVICTED = "evicted"  # its container or agent was taken away from outside Shoal
 
 
+RETURNCODES: dict[str, int] = {
+    Reason.COMPLETED: 255,  # its command's own code is not known, since code inside removed its traces
+    Reason.TERMINATED: 137,
+    Reason.TIMEOUT: 124,
+    Reason.IDLE_TIMEOUT: 124,
+    Reason.OUT_OF_MEMORY: 137,
+    Reason.OUT_OF_DISK: 137,
+    Reason.NODE_LOST: 137,
+    Reason.IMAGE_ERROR: 125,
+    Reason.START_FAILED: 125,
+    Reason.EVICTED: 137,
+}
+"""The exit code of a sandbox that ended without one of a command of its own: 124 as by `timeout`, 137 (128 and SIGKILL)
+where it was killed, 125 as by `docker run` where it never ran."""
+
 FAILURES = frozenset({Reason.NODE_LOST, Reason.IMAGE_ERROR, Reason.START_FAILED, Reason.EVICTED})
 """Ends that are Shoal's or the machine's doing: the sandbox failed. All others: it was terminated."""
 

@@ -32,7 +32,7 @@ def test_the_first_example(cluster: object) -> None:
     with shoal.Sandbox.create() as sandbox:
         assert sandbox.run("echo hello").stdout == "hello\n"
         assert sandbox.info().state == "running"
-    assert ended(sandbox) == ("terminated", None)
+    assert ended(sandbox) == ("terminated", 137)
 
 
 @over_both
@@ -91,14 +91,14 @@ def test_idleness_ends_it_and_use_keeps_it(cluster: object) -> None:
         time.sleep(1.1)  # three of them are longer than it may be idle, and one may take two seconds more
         sandbox.run("true")
     assert sandbox.info().state == "running"
-    assert ended(sandbox) == ("idle_timeout", None)
+    assert ended(sandbox) == ("idle_timeout", 124)
 
 
 def test_a_running_process_is_use(cluster: object) -> None:
     sandbox = shoal.Sandbox.create(idle_timeout=1.0)
     process = sandbox.exec("sleep", "3")
     assert process.wait() == 0
-    assert ended(sandbox) == ("idle_timeout", None)
+    assert ended(sandbox) == ("idle_timeout", 124)
 
 
 def test_too_much_memory_is_reported_as_such(cluster: object) -> None:

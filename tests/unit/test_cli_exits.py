@@ -39,6 +39,9 @@ def test_classes_right_below_the_root_are_all_mapped_themselves() -> None:
         (SandboxEnded("x", reason="out_of_memory"), 137),
         (SandboxEnded("x", reason="timeout"), 124),
         (SandboxEnded("x", reason="idle_timeout"), 124),
+        (SandboxEnded("x", reason="start_failed"), 125),
+        (SandboxEnded("x", reason="completed"), 137),
+        (SandboxEnded("x", reason="of a newer cluster"), 137),
     ],
 )
 def test_exit_codes(error: ShoalError, code: int) -> None:

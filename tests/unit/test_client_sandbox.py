@@ -215,6 +215,16 @@ def test_waiting_has_a_limit(lab: ClientLab) -> None:
     assert sandbox.returncode is None
 
 
+def test_a_sandbox_without_a_command_has_a_number_once_it_has_ended(lab: ClientLab) -> None:
+    sandbox = lab.sandbox()
+    assert sandbox.poll() is None
+    sandbox.terminate()
+    assert (sandbox.poll(), sandbox.returncode, sandbox.wait()) == (137, 137, 137)
+    with pytest.raises(shoal.SandboxEnded) as caught:
+        sandbox.run("true")
+    assert (caught.value.reason, caught.value.exit_code) == ("terminated", 137)
+
+
 def test_without_a_command_of_its_own_there_is_no_output_of_it(lab: ClientLab) -> None:
     with pytest.raises(shoal.FailedPrecondition):
         _ = lab.sandbox().stdout

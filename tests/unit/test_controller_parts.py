@@ -18,7 +18,7 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import AlreadyExists, InvalidRequest, Unavailable
 from shoal.model.info import Listing
-from shoal.model.states import Reason, State
+from shoal.model.states import RETURNCODES, Reason, State
 from tests.unit.builders import resources, spec
 
 
@@ -67,6 +67,12 @@ class TestRecord:
         for made in (record("sb-1"), running("sb-2"), ended(running("sb-3"))):
             copy = from_row({**to_row(made), **old})
             assert (copy.state, copy.ended) == (made.state, made.ended)
+
+    @pytest.mark.parametrize("reason", list(Reason))
+    def test_every_end_has_a_number(self, reason: Reason) -> None:
+        assert End(reason, 3, "", 0.0).returncode == 3
+        returncode = End(reason, None, "", 0.0).returncode
+        assert returncode == RETURNCODES[reason] != 0
 
     @pytest.mark.parametrize("reason", list(Reason))
     def test_every_reason_ends_every_stage(self, reason: Reason) -> None:

@@ -182,7 +182,8 @@ class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore
     reason: Reason | None
     """Why it ended"""
     returncode: int | None
-    """Of its own command; negative: the signal that ended it"""
+    """Null while it lives; then of its own command (negative: the signal that ended it), else by its reason: 124 after
+    its `timeout` or `idle_timeout`, 125 if it could not start, 137 where it was killed"""
     message: str | None
     """More about its end"""
     node_id: str | None
