@@ -149,7 +149,7 @@ class ApiSettings(_Section):
     token_cache: Annotated[float, Field(ge=0)] = 5.0
     """Seconds until a revoked token is refused everywhere"""
     max_body: Annotated[int, Field(gt=0)] = 1 << 20
-    """Most bytes of a JSON request; 4 times as many for a batch; files have no limit"""
+    """Most bytes of a JSON request; 4 times as many for creates, 16 times for commands; files have no limit"""
 
 
 class StoreSettings(_Section):

@@ -12,9 +12,16 @@ from shoal.model.errors import InvalidRequest
 from shoal.model.ids import NAME
 
 MAX_ARGV_ITEMS = 4096
+"""Arguments, and variables, of a sandbox's spec, which the cluster stores."""
+MAX_ARGV_BYTES = 1536 * 1024
+"""Bytes of a spec's arguments, and of its variables."""
 MAX_ARGV_ITEM = 128 * 1024 - 1
 """Bytes of one argument or environment variable: the kernel's 128 KiB less the NUL at its end."""
-MAX_ARGV_BYTES = 1536 * 1024
+MAX_START_ITEMS = 1 << 18
+"""Arguments, and variables, of a process: more than any kernel takes, which counts eight bytes for each."""
+MAX_START_BYTES = 6 << 20
+"""Bytes of a process's arguments, and of its variables: the most that any kernel takes. Most take 2 MiB of both
+together (a quarter of the stack's limit), which the sandbox itself finds out."""
 MAX_TAGS = 64
 MAX_TIMEOUT = 365 * 86400.0
 """Seconds of any timeout."""
@@ -89,11 +96,13 @@ def check_absolute(field: str, value: str) -> None:
         raise InvalidRequest(f"{field}: {value!r:.200} is relative; give an absolute path", field=field)
 
 
-def check_command(field: str, argv: Sequence[str]) -> None:
-    """An argument vector within the kernel's bounds. It may be empty, but the program's name may not."""
-    if len(argv) > MAX_ARGV_ITEMS:
+def check_command(
+    field: str, argv: Sequence[str], most_items: int = MAX_ARGV_ITEMS, most_bytes: int = MAX_ARGV_BYTES
+) -> None:
+    """An argument vector within bounds. It may be empty, but the program's name may not."""
+    if len(argv) > most_items:
         raise InvalidRequest(
-            f"{field}: {len(argv)} arguments are too many; pass at most {MAX_ARGV_ITEMS}, or write them to a file",
+            f"{field}: {len(argv)} arguments are too many; pass at most {most_items}, or write them to a file",
             field=field,
         )
     if argv and not argv[0]:
@@ -107,14 +116,14 @@ def check_command(field: str, argv: Sequence[str]) -> None:
                 field=field,
             )
         total += size + 1
-    if total > MAX_ARGV_BYTES:
+    if total > most_bytes:
         raise InvalidRequest(
-            f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file or to stdin", field=field
+            f"{field}: {total} bytes in all, more than {most_bytes}; write them to a file or to stdin", field=field
         )
 
 
-def check_environment_variables(field: str, env: Mapping[str, str | None]) -> None:
-    """Environment variables within the kernel's bounds: names not empty and without '='. None removes one."""
+def check_environment_variables(field: str, env: Mapping[str, str | None], most_bytes: int = MAX_ARGV_BYTES) -> None:
+    """Environment variables within bounds: names not empty and without '='. None removes one."""
     total = 0
     for name, value in env.items():
         size = text_size(field, name, "a name")
@@ -128,9 +137,9 @@ def check_environment_variables(field: str, env: Mapping[str, str | None]) -> No
                 field=field,
             )
         total += size + 2
-    if total > MAX_ARGV_BYTES:
+    if total > most_bytes:
         raise InvalidRequest(
-            f"{field}: {total} bytes in all, more than {MAX_ARGV_BYTES}; write them to a file", field=field
+            f"{field}: {total} bytes in all, more than {most_bytes}; write them to a file", field=field
         )
 
 

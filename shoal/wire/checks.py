@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.model import errors, ids
-from shoal.model.validate import check_command, check_environment_variables, text_size
+from shoal.model.validate import MAX_START_BYTES, MAX_START_ITEMS, check_command, check_environment_variables, text_size
 
 MAX_PATH = 4095
 MAX_OUTPUT = 256 << 20
@@ -22,7 +22,7 @@ JsonPath = str | dict[str, str]
 
 
 def argv(value: Sequence[str]) -> list[str]:
-    """A command line of 1 to 4,096 arguments, 128 KiB each and 1.5 MiB in all at most."""
+    """A command line of at least one argument, 128 KiB each at most; how much in all, the kernel decides."""
     if isinstance(value, str | bytes):
         raise errors.InvalidRequest(
             "argv must be a list of strings, not one: for a shell's line use ['sh', '-c', line]", field="argv"
@@ -30,7 +30,7 @@ def argv(value: Sequence[str]) -> list[str]:
     args = list(value)
     if not args:
         raise errors.InvalidRequest("argv is empty: name the program to run", field="argv")
-    check_command("argv", args)
+    check_command("argv", args, MAX_START_ITEMS, MAX_START_BYTES)
     return args
 
 
@@ -38,7 +38,7 @@ def env(value: Mapping[str, str | None]) -> dict[str, str | None]:
     """Environment variables; None removes one."""
     if not isinstance(value, Mapping):
         raise errors.InvalidRequest(f"env must map names to strings, not be a {type(value).__name__}", field="env")
-    check_environment_variables("env", value)
+    check_environment_variables("env", value, MAX_START_BYTES)
     return dict(value)
 
 

@@ -14,7 +14,11 @@ from typing import NamedTuple, NoReturn
 from shoal.model import errors
 
 MAX_PAYLOAD = 1 << 20
-"""The largest payload of a frame, in bytes."""
+"""The largest payload of a frame, in bytes, but for a request."""
+
+MAX_REQUEST = 16 << 20
+"""The largest payload of an OPEN: arguments and variables up to the kernel's limit, 2 MiB, even if JSON needs six bytes
+for each of theirs."""
 
 MAX_STREAM = (1 << 32) - 1
 
@@ -51,14 +55,14 @@ class Frame(NamedTuple):
 
 
 def encode(kind: Kind, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """The frame as bytes; `ValueError` if `payload` is longer than 1 MiB."""
+    """The frame as bytes; `ValueError` if `payload` is too long."""
     return encode_header(kind, stream, len(payload)) + payload
 
 
 def encode_header(kind: Kind, stream: int, size: int) -> bytes:
     """The header of a frame with `size` bytes of payload, for senders that do not want to copy the payload."""
-    if size > MAX_PAYLOAD:
-        raise ValueError(f"a frame carries at most {MAX_PAYLOAD} bytes, not {size}")
+    if size > MAX_PAYLOAD and (kind is not Kind.OPEN or size > MAX_REQUEST):
+        raise ValueError(f"a frame carries at most {MAX_PAYLOAD} bytes, and a request {MAX_REQUEST}, not {size}")
     return _HEADER.pack(size + 5, kind, stream)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.model import errors
-from shoal.wire.frames import MAX_PAYLOAD
+from shoal.wire.frames import MAX_REQUEST
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _decode = json.JSONDecoder().decode
@@ -61,11 +61,12 @@ def encode_request(request: Mapping[str, Any]) -> bytes:
         raise errors.InvalidRequest(
             "the request holds text that is not valid Unicode (a lone surrogate): decode it as UTF-8 first"
         ) from None
-    if len(payload) > MAX_PAYLOAD:
+    if len(payload) > MAX_REQUEST:
+        large = max(request, key=lambda name: len(_encode(request[name])))
         raise errors.InvalidRequest(
-            f"the request is {len(payload)} bytes long, more than the {MAX_PAYLOAD} that fit: "
-            "pass large argv or env values through a file or standard input",
-            field="argv" if "argv" in request else None,
+            f"{large}: the request is {len(payload)} bytes long, more than the {MAX_REQUEST} that fit: "
+            "pass large values through a file or standard input",
+            field=large,
         )
     return payload
 

@@ -73,6 +73,27 @@ def test_what_cannot_be_run_is_told(sandbox: shoal.Sandbox) -> None:
     assert (failed.value.returncode, failed.value.stderr) == (4, "why\n")
 
 
+def test_arguments_and_variables_up_to_the_kernels_limit(sandbox: shoal.Sandbox) -> None:
+    count = ["sh", "-c", 'printf %s "$@" | wc -c; printf %s "$A" | wc -c', "sh"]
+    worst = "\1" * 120_000  # six bytes each in JSON
+    for call in (sandbox.run, lambda *argv, **options: sandbox.exec(*argv, **options).stdout.read()):
+        counted = call(count + [worst] * 15, env={"A": worst})
+        assert getattr(counted, "stdout", counted).split() == ["1800000", "120000"]
+    assert sandbox.run(["sh", "-c", "echo $#", "sh", *["x"] * 150_000]).stdout == "150000\n"
+    variables = {f"A{number}": "x" * 100_000 for number in range(18)}
+    assert sandbox.run("echo ${#A17}", env=variables).stdout == "100000\n"
+    for argv, env, field in (
+        (["true"] + ["x" * 120_000] * 20, {}, "argv"),
+        (["true"], {f"A{number}": "x" * 120_000 for number in range(20)}, "env"),
+        (["true", "x" * (128 << 10)], {}, "argv"),
+        (["true"] + [worst] * 51, {}, "argv"),
+    ):
+        with pytest.raises(shoal.InvalidRequest) as caught:
+            sandbox.run(argv, env=env)
+        assert caught.value.field == field
+    assert sandbox.run("echo well").stdout == "well\n"
+
+
 # exec
 
 

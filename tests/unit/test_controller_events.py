@@ -159,6 +159,7 @@ async def test_a_follower_misses_nothing_through_a_restart() -> None:
     assert [event.kind for event in seen[:4]] == ["created", "starting", "running", "terminated"]
     assert seen[3].data == {
         "reason": "terminated",
+        "returncode": 137,
         "message": "terminated on request",
         "token": "cluster",
         "node_id": "node-1",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shoal.model import errors
-from shoal.model.validate import MAX_ARGV_ITEM
+from shoal.model.validate import MAX_ARGV_ITEM, MAX_START_ITEMS
 from shoal.wire import checks
 from shoal.wire.records import Start
 
@@ -28,10 +28,10 @@ from shoal.wire.records import Start
         (lambda: checks.argv(["ls", "a\0b"]), "argv"),
         (lambda: checks.argv(["ls", "\udcff"]), "argv"),
         (lambda: checks.argv(["echo", "\ud800"]), "argv"),
-        (lambda: checks.argv(["x"] * 4097), "argv"),
+        (lambda: checks.argv(["x"] * (MAX_START_ITEMS + 1)), "argv"),
         (lambda: checks.argv(["x" * (128 << 10)]), "argv"),
         (lambda: checks.argv(["é" * (64 << 10)]), "argv"),
-        (lambda: checks.argv(["x" * 120_000] * 14), "argv"),
+        (lambda: checks.argv(["x" * 120_000] * 53), "argv"),
         (lambda: checks.env({"": "x"}), "env"),
         (lambda: checks.env({"a=b": "x"}), "env"),
         (lambda: checks.env({"a\0": "x"}), "env"),
@@ -41,7 +41,7 @@ from shoal.wire.records import Start
         (lambda: checks.env({1: "a"}), "env"),  # type: ignore[dict-item]
         (lambda: checks.env(["a=b"]), "env"),  # type: ignore[arg-type]
         (lambda: checks.env({"a": "x" * (128 << 10)}), "env"),
-        (lambda: checks.env({f"a{i}": "x" * 120_000 for i in range(14)}), "env"),
+        (lambda: checks.env({f"a{i}": "x" * 120_000 for i in range(53)}), "env"),
         (lambda: checks.directory("relative"), "workdir"),
         (lambda: checks.directory(""), "workdir"),
         (lambda: checks.path(""), "path"),
@@ -87,7 +87,7 @@ def test_refused_with_the_field_named(call: Callable[[], Any], field: str) -> No
 
 
 def test_bounds_are_reached_from_within() -> None:
-    assert len(checks.argv(["x"] * 4096)) == 4096
+    assert len(checks.argv(["x"] * MAX_START_ITEMS)) == MAX_START_ITEMS
     assert checks.argv(["x" * MAX_ARGV_ITEM]) == ["x" * MAX_ARGV_ITEM]
     assert checks.path("/" + "x" * 4094) == "/" + "x" * 4094
     assert checks.process_id("p-" + "a" * 32) == "p-" + "a" * 32

@@ -23,7 +23,7 @@ def test_request_is_compact_utf8() -> None:
 
 def test_request_too_large_for_a_frame_names_the_remedy() -> None:
     with pytest.raises(errors.InvalidRequest, match="file or standard input") as caught:
-        messages.encode_request({"op": "run", "argv": ["x" * 600_000, "\n" * 300_000]})
+        messages.encode_request({"op": "run", "argv": ["x" * 600_000, "\1" * 3_000_000], "env": {"A": "x"}})
     assert caught.value.field == "argv"
 
 

@@ -22,6 +22,7 @@ from shoal.cluster.api.processes import attach, connect
 from shoal.cluster.api.processes import exec as execs
 from shoal.cluster.api.processes import routes as processes
 from shoal.cluster.api.request import problems
+from shoal.cluster.api.request.limits import MOST_LARGE, LargeBodies
 from shoal.cluster.api.request.middleware import Frame
 from shoal.cluster.api.request.route import ApiRoute
 from shoal.cluster.api.sandboxes import batch, events, logs
@@ -84,6 +85,7 @@ def make_app(transport: Transport, settings: Settings) -> FastAPI:
     app.state.usage_reporter = reporter
     app.state.tokens = TokenCache(transport, settings.api.token_cache)
     app.state.outputs = Budget(execs.MOST_HELD)
+    app.state.large_bodies = LargeBodies(MOST_LARGE)
     app.state.makes = set()  # creates that go on though their client may have left
     for router in routers():
         _take(app, router)

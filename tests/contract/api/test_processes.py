@@ -38,6 +38,13 @@ async def test_exec(place: Lab) -> None:
     assert (await place.exec("id -u", user="65534"))["stdout"] == "65534\n"
 
 
+async def test_exec_of_arguments_up_to_the_kernels_limit(place: Lab) -> None:
+    result = await place.exec(["sh", "-c", 'printf %s "$@" | wc -c', "sh", *["\1" * 120_000] * 15])
+    assert result["stdout"] == "1800000\n"
+    process = await place.start(["sh", "-c", "echo ${#A}", "sh", *["x" * 120_000] * 15], env={"A": "y" * 100_000})
+    assert await place.output(process) == b"100000\n"
+
+
 async def test_exec_of_much_output(place: Lab) -> None:
     line = 'é\N{GRINNING FACE}"\\\x01\n'
     command = f"yes '{line[:-1]}' | head -n 300000; head -c 500000 /dev/zero >&2"
@@ -74,7 +81,6 @@ async def test_the_same_exec_again_runs_once(place: Lab) -> None:
         ({"argv": "true"}, "argv"),
         ({"argv": ["a\0b"]}, "argv"),
         ({"argv": [1]}, "argv.0"),
-        ({"argv": ["true"] * 4097}, "argv"),
         ({"argv": ["x" * (128 << 10)]}, "argv"),
         ({"command": "x" * (128 << 10)}, "command"),
         ({"command": "true", "timeout": -1}, "timeout"),

@@ -15,7 +15,7 @@ import pytest
 
 from shoal.cluster.api.request import limits
 from shoal.model.settings import ApiSettings, Limits
-from shoal.model.validate import MAX_ARGV_ITEM, MAX_ARGV_ITEMS
+from shoal.model.validate import MAX_ARGV_ITEM, MAX_START_ITEMS
 from shoal.wire import checks
 from tests.api import Answer, Api, serving
 from tests.unit.api.raw import PATIENCE_S, everything, exchange, problem, request, statuses
@@ -86,7 +86,7 @@ class TestBounds:
     @pytest.mark.parametrize(
         ("field", "most", "beyond"),
         [
-            ("argv", ["true"] * MAX_ARGV_ITEMS, ["true"] * (MAX_ARGV_ITEMS + 1)),
+            ("argv", ["true"] * MAX_START_ITEMS, ["true"] * (MAX_START_ITEMS + 1)),
             ("argv", ["true", "x" * MAX_ARGV_ITEM], ["true", "x" * (MAX_ARGV_ITEM + 1)]),
             ("command", "true " + "x" * (MAX_ARGV_ITEM - 5), "true " + "x" * (MAX_ARGV_ITEM - 4)),
             ("env", {"A": "x" * (MAX_ARGV_ITEM - 2)}, {"A": "x" * (MAX_ARGV_ITEM - 1)}),
@@ -125,6 +125,22 @@ class TestBounds:
         refused(
             api.ask(method, path.format(field[1]), body), path.partition("={")[0].rpartition("&")[2].rpartition("?")[2]
         )
+
+    def test_large_bodies_share_a_bounded_memory_and_give_it_back(self, api: Api) -> None:
+        at = f"/v1/sandboxes/{api.sandbox()['id']}/exec"
+        large = {"argv": ["true", *["x" * MAX_ARGV_ITEM] * 12]}
+        bodies: limits.LargeBodies = api.app.state.large_bodies
+        assert api.ask("POST", at, large).status == 200
+        assert bodies.held == 0
+        text = json.dumps(large).encode()
+        head = request("POST", at, JSON, f"Content-Length: {len(text)}", "Connection: close", token=api.root)
+        bodies.held = bodies.most - 1000
+        try:
+            assert statuses(exchange(api.port, head, text[: 1 << 20], text[1 << 20 : (1 << 20) + 2000])) == [503]
+            assert api.ask("POST", at, {"argv": ["true"]}).status == 200
+            assert bodies.held == bodies.most - 1000
+        finally:
+            bodies.held = 0
 
     def test_of_keys(self, api: Api) -> None:
         for key, status in ("k" * 128, 201), ("k" * 129, 400), ("", 400), ("a\tb", 400), ("é", 400):
@@ -200,7 +216,7 @@ class TestJson:
     def test_what_is_too_large_is_refused_unread(self, path: str) -> None:
         with serving(ApiSettings(max_body=1000, token_cache=1)) as api:
             at = path.replace("SB", api.sandbox()["id"])
-            most = 4_000 if path.endswith("batch") else 1000
+            most = 16_000 if path.endswith("exec") else 4_000
             json_type = {"Content-Type": "application/json"}
             fits = api.ask("POST", at, raw=b"{}".ljust(most), headers=json_type)
             assert fits.status in (201, 400)  # it was read, and was good or not
@@ -220,7 +236,7 @@ class TestBodies:
     def test_one_without_an_end_is_cut_off(self, api: Api) -> None:
         head = request("POST", "/v1/sandboxes", JSON, "Transfer-Encoding: chunked", token=api.root)
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-        assert statuses(exchange(api.port, head, *[chunk] * 64)) == [413]
+        assert statuses(exchange(api.port, head, *[chunk] * 80)) == [413]
 
     def test_one_shorter_than_it_says_makes_nothing(self, api: Api) -> None:
         before = made(api)

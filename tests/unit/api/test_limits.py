@@ -31,17 +31,17 @@ def post(api: Api, raw: bytes, headers: dict[str, str] | None = None) -> Answer:
 
 class TestSize:
     def test_up_to_the_bound_it_is_taken(self, small: Api) -> None:
-        assert post(small, body_of(1000)).status == 201
+        assert post(small, body_of(4_000)).status == 201
 
     def test_beyond_it_it_is_refused(self, small: Api) -> None:
-        got = post(small, body_of(1001))
-        assert (got.status, got.json["code"], got.json["limit"]) == (413, "invalid_request", 1000)
+        got = post(small, body_of(4_001))
+        assert (got.status, got.json["code"], got.json["limit"]) == (413, "invalid_request", 4_000)
         assert "create" not in [name for name, _ in small.fake.calls]
 
     def test_beyond_it_piece_by_piece_too(self, small: Api) -> None:
         with socket.create_connection(("127.0.0.1", small.port), timeout=10) as peer:
             peer.sendall(head(small, "Transfer-Encoding: chunked"))
-            for _ in range(3):
+            for _ in range(11):
                 peer.sendall(b"190\r\n" + b" " * 400 + b"\r\n")
             assert b" 413 " in first_line(peer)
 

@@ -43,7 +43,7 @@ def test_the_first_unknown_member_is_enough(model: type[BaseModel]) -> None:
         (SandboxCreate, {"command": [0] * 200_000}, "string_type", ("command", 0)),
         (Tags, {"tags": MANY}, "too_long", ("tags",)),
         (EnvironmentCreate, {"name": "x", "quota": MANY}, "extra_forbidden", ("quota", "0")),
-        (Exec, {"command": "true", "env": MANY}, "too_long", ("env",)),
+        (Exec, {"command": "true", "env": MANY}, "string_type", ("env",)),
         (Exec, {"argv": [0] * 200_000}, "string_type", ("argv", 0)),
         (ProcessStart, {"argv": ["true"], "pty": MANY}, "extra_forbidden", ("pty", "0")),
         (Said, {"type": "eof", **MANY}, "extra_forbidden", ("eof", "0")),

@@ -23,7 +23,7 @@ from shoal.cluster.api.access.audit import Counted, audited, counted
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.context import Cluster
-from shoal.cluster.api.request.route import ApiRoute, calls_of, new_router
+from shoal.cluster.api.request.route import StartRoute, calls_of, new_router
 from shoal.cluster.api.request.streaming import StreamingBody, gone
 from shoal.cluster.api.schema.data import Exec, ExecResult
 from shoal.model.access import Scope
@@ -46,7 +46,7 @@ _WATCH_AFTER_S = 1.0
 """Seconds after which a call watches whether its client is still there."""
 
 
-class ExecRoute(ApiRoute):
+class ExecRoute(StartRoute):
     """FastAPI resolves a handler's dependencies anew for each call, which costs more than all else on this path. Here
     they are known."""
 

@@ -19,7 +19,7 @@ from shoal.cluster.api.processes.output import OutputReader, output_response
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.bodies import streamed
 from shoal.cluster.api.request.context import Cluster
-from shoal.cluster.api.request.route import new_router
+from shoal.cluster.api.request.route import StartRoute, new_router
 from shoal.cluster.api.schema.data import (
     FD,
     Offset,
@@ -51,7 +51,7 @@ _RAW = {"requestBody": {"content": {"application/octet-stream": {"schema": {"typ
 _AT = "/v1/sandboxes/{sandbox_id}/processes"
 _ONE = _AT + "/{process_id}"
 
-router = new_router("processes", dependencies=[needs(Scope.RUN)])
+router = new_router("processes", StartRoute, dependencies=[needs(Scope.RUN)])
 
 
 @router.post(

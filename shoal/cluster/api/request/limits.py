@@ -10,7 +10,10 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from shoal.cluster.api.request.problems import Refused
-from shoal.model.errors import DeadlineExceeded, InvalidRequest
+from shoal.model.errors import DeadlineExceeded, InvalidRequest, Unavailable
+
+MOST_LARGE = 64 << 20
+"""Bytes beyond the usual size that all bodies of this replica together may hold in memory."""
 
 BODY_S = 30.0
 """Seconds for a whole JSON body."""
@@ -19,21 +22,71 @@ _MOST_QUERY = 32 * 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class LargeBodies:
+    """The memory for what is beyond the usual size in the bodies of all requests of this process together."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """Counts `count` more bytes; `Unavailable` if there is no room for them."""
+        if self.held + count > self.most:
+            raise Unavailable("other large requests fill the memory for them; send it again", retry_after=1)
+        self.held += count
+
+
 class JsonRequest(Request):
     """A request whose body is JSON: read within its bounds, parsed strictly.
 
-    No NaN, no Infinity, no lone surrogates, no text that is not UTF-8: `InvalidRequest`.
+    No NaN, no Infinity, no lone surrogates, no text that is not UTF-8: `InvalidRequest`. Call `release` once it is
+    answered.
     """
 
-    async def load(self, most: int) -> None:
-        """Reads and parses the body, of at most `most` bytes, and keeps it for FastAPI to find."""
+    _beyond = 0  # bytes beyond the usual size
+
+    async def load(self, usual: int, most: int, large: LargeBodies) -> None:
+        """Reads and parses the body, of at most `most` bytes, and keeps it for FastAPI to find. What is beyond `usual`
+        takes its room from `large`."""
         _check_type(self.headers.get("content-type"))
-        self._body = await _bounded(self, most)
+        self._large = large
+        self._body = await self._bounded(usual, most)
         if self._body:
             try:
                 self._json = from_json(self._body, allow_inf_nan=False, cache_strings="none")
             except ValueError as error:
                 raise InvalidRequest(f"body: this is no JSON: {str(error)[:200]}", field="body") from None
+
+    def release(self) -> None:
+        """Gives its room back."""
+        if self._beyond:
+            self._large.held -= self._beyond
+            self._beyond = 0
+
+    async def _bounded(self, usual: int, most: int) -> bytes:
+        length = self.headers.get("content-length")
+        if length is not None and length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_S):
+                while True:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    piece = message.get("body", b"")
+                    size += len(piece)
+                    if size > most:
+                        raise _too_large(most)
+                    if size > usual + self._beyond:
+                        self._large.take(size - usual - self._beyond)
+                        self._beyond = size - usual
+                    pieces.append(piece)
+                    if not message.get("more_body", False):
+                        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the body did not arrive within {BODY_S:g} s; send it faster") from None
 
 
 def _check_type(content_type: str | None) -> None:
@@ -44,29 +97,6 @@ def _check_type(content_type: str | None) -> None:
     charset = rest.lower().replace('"', "").replace(" ", "").partition("charset=")[2].partition(";")[0]
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise Refused(415, f"the body must be JSON in UTF-8, not {charset[:40]!r}")
-
-
-async def _bounded(request: Request, most: int) -> bytes:
-    length = request.headers.get("content-length")
-    if length is not None and length.isdecimal() and int(length[:20]) > most:
-        raise _too_large(most)
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                piece = message.get("body", b"")
-                size += len(piece)
-                if size > most:
-                    raise _too_large(most)
-                pieces.append(piece)
-                if not message.get("more_body", False):
-                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive within {BODY_S:g} s; send it faster") from None
 
 
 def _too_large(most: int) -> Refused:

@@ -58,8 +58,12 @@ class ApiRoute(APIRoute):
             if not wants_json:
                 return await inner(request)
             body = JsonRequest(scope, request.receive)
-            await body.load(factor * request.app.state.settings.api.max_body)
-            return await inner(body)
+            usual = request.app.state.settings.api.max_body
+            try:
+                await body.load(usual, factor * usual, request.app.state.large_bodies)
+                return await inner(body)
+            finally:
+                body.release()
 
         return handle
 
@@ -72,6 +76,12 @@ class LargeRoute(ApiRoute):
     """A route whose JSON may be larger, but not by much: the replica does nothing else while it parses it."""
 
     body_factor = 4
+
+
+class StartRoute(ApiRoute):
+    """A route whose JSON starts a process, with arguments and variables up to the kernel's limit (`MAX_REQUEST`)."""
+
+    body_factor = 16
 
 
 class PathRoute(ApiRoute):

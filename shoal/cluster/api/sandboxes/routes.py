@@ -13,7 +13,7 @@ from shoal.client.create import named
 from shoal.cluster.api.access.auth import environment_for
 from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.context import Cluster, Who, context_of
-from shoal.cluster.api.request.route import new_router, verb_route
+from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import (
     Deadline,
@@ -46,7 +46,7 @@ IdempotencyKey = Annotated[
 KEY_AS_GIVEN = "Idempotency-Key: {}"
 
 
-router = new_router("sandboxes")
+router = new_router("sandboxes", LargeRoute)
 
 
 @verb_route(

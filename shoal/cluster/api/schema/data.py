@@ -10,20 +10,20 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PlainValidator, RootModel, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, RootModel, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
 from shoal.client.arguments import SHELL
 from shoal.model import errors, ids
 from shoal.model.field_types import at_most
 from shoal.model.strict import Strict
-from shoal.model.validate import MAX_ARGV_ITEM, MAX_ARGV_ITEMS, text_size
+from shoal.model.validate import MAX_ARGV_ITEM, MAX_START_ITEMS, text_size
 from shoal.wire import checks
 from shoal.wire.records import Entry, Start, Terminal
 
 MAX_SECONDS = 365 * 86400
 DEFAULT_OUTPUT = 8 << 20
 MAX_OUTPUT = 64 << 20
-MAX_ENV = 4096
 MAX_DIMENSION = 65535
 ACTS = "Who does it, in the sandbox; default: the sandbox's user"
 
@@ -47,6 +47,17 @@ def _path(value: object) -> str:
     raise ValueError('give an absolute path as a string, or {"b64": "…"} where it is not UTF-8')
 
 
+def _texts(value: object) -> object:
+    """Refuses a large object at its first value that is no text: pydantic would make an error of each."""
+    if isinstance(value, dict) and len(value) > _MANY:
+        for each in value.values():
+            if each is not None and not isinstance(each, str):
+                raise PydanticKnownError("string_type")
+    return value
+
+
+_MANY = 1000
+_TEXTS = BeforeValidator(_texts)
 PathText = Annotated[str, PlainValidator(_path), WithJsonSchema(_PATH_SCHEMA)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Dimension = Annotated[int, Field(ge=1, le=MAX_DIMENSION)]
@@ -58,13 +69,13 @@ FD: dict[str, int] = {"stdout": 1, "stderr": 2}
 class Command(Strict):
     """What to run: `argv`, or `command` for a line of the shell."""
 
-    argv: Annotated[list[str], Field(min_length=1, max_length=MAX_ARGV_ITEMS, fail_fast=True)] | None = Field(
+    argv: Annotated[list[str], Field(min_length=1, max_length=MAX_START_ITEMS, fail_fast=True)] | None = Field(
         None, description="The program and its arguments"
     )
     command: str | None = Field(None, description=f"A line for `{SHELL} -c`, in the place of `argv`")
-    env: Annotated[dict[str, str | None], Field(max_length=MAX_ENV), at_most(MAX_ENV)] | None = Field(
-        None, description="Over the sandbox's own; null removes one"
-    )
+    env: (
+        Annotated[dict[str, str | None], Field(max_length=MAX_START_ITEMS), at_most(MAX_START_ITEMS), _TEXTS] | None
+    ) = Field(None, description="Over the sandbox's own; null removes one")
     workdir: PathText | None = Field(None, description="Absolute; default: the sandbox's")
     user: str | None = Field(None, description="`name`, `uid`, `uid:gid` or `name:group`; default: the sandbox's")
     timeout: Seconds | None = Field(None, description="Seconds after which its whole tree is killed")

@@ -6,6 +6,7 @@
 package frame
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -32,8 +33,11 @@ const (
 const (
 	// HeaderSize is the size of a frame before its payload.
 	HeaderSize = 9
-	// MaxPayload bounds the payload of one frame.
+	// MaxPayload bounds the payload of one frame, but for a request.
 	MaxPayload = 1 << 20
+	// MaxRequest bounds the payload of an OPEN on an admitted connection: arguments and variables up to the kernel's
+	// limit, 2 MiB, even if JSON needs six bytes for each of theirs.
+	MaxRequest = 16 << 20
 	// MaxHello bounds the payload of a HELLO.
 	MaxHello = 8 << 10
 	// InitialCredit is how many payload bytes each direction of a stream may carry before any CREDIT.
@@ -115,6 +119,8 @@ func Recycle(payload []byte) {
 
 // Decoder reads frames. It reads ahead, so nothing else may read from the same source.
 type Decoder struct {
+	// Admitted says that the client has been admitted, so that its requests may have MaxRequest bytes.
+	Admitted   bool
 	r          io.Reader
 	buf        [bufferSize]byte
 	start, end int
@@ -132,7 +138,11 @@ func (d *Decoder) Next() (Frame, error) {
 	head := d.buf[d.start:]
 	length := binary.BigEndian.Uint32(head)
 	f := Frame{Kind: Kind(head[4]), Stream: binary.BigEndian.Uint32(head[5:])}
-	if length < afterLen || length > MaxPayload+afterLen || f.Kind >= kinds {
+	most := uint32(MaxPayload)
+	if f.Kind == Open && d.Admitted {
+		most = MaxRequest
+	}
+	if length < afterLen || length > most+afterLen || f.Kind >= kinds {
 		return Frame{}, ErrMalformed
 	}
 	n := int(length) - afterLen
@@ -168,6 +178,9 @@ func plausible(kind Kind, stream uint32, n int) bool {
 }
 
 func (d *Decoder) readLarge(f Frame, n int) (Frame, error) {
+	if n > MaxPayload {
+		return d.readRequest(f, n)
+	}
 	payload := takeBuffer(n)
 	d.start += HeaderSize
 	have := copy(payload, d.buf[d.start:d.end])
@@ -180,6 +193,23 @@ func (d *Decoder) readLarge(f Frame, n int) (Frame, error) {
 		return Frame{}, err
 	}
 	f.Payload, f.Owned = payload, true
+	return f, nil
+}
+
+// readRequest reads a request of more than MaxPayload bytes. Its memory grows with what has arrived: a length alone
+// costs a client nothing.
+func (d *Decoder) readRequest(f Frame, n int) (Frame, error) {
+	d.start += HeaderSize
+	var payload bytes.Buffer
+	payload.Write(d.buf[d.start:d.end])
+	d.start = d.end
+	if _, err := io.CopyN(&payload, d.r, int64(n-payload.Len())); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return Frame{}, err
+	}
+	f.Payload, f.Owned = payload.Bytes(), true
 	return f, nil
 }
 

@@ -62,6 +62,30 @@ func TestMalformedFramesAreRefusedByTheirHeader(t *testing.T) {
 	}
 }
 
+func TestOnlyRequestsOfTheAdmittedAreLarge(t *testing.T) {
+	request := bytes.Repeat([]byte("x"), MaxRequest)
+	wire := Append(Append(nil, Open, 1, request), End, 1, nil)
+	decoder := NewDecoder(bytes.NewReader(wire))
+	decoder.Admitted = true
+	if f, err := decoder.Next(); err != nil || !bytes.Equal(f.Payload, request) {
+		t.Errorf("%d bytes, %v", len(f.Payload), err)
+	}
+	if f, err := decoder.Next(); err != nil || f.Kind != End {
+		t.Errorf("behind it: %v, %v", f.Kind, err)
+	}
+	for _, refused := range []struct {
+		admitted bool
+		kind     Kind
+		size     int
+	}{{false, Open, MaxPayload + 1}, {true, Data, MaxPayload + 1}, {true, Open, MaxRequest + 1}} {
+		decoder := NewDecoder(bytes.NewReader(AppendHeader(nil, refused.kind, 1, refused.size)))
+		decoder.Admitted = refused.admitted
+		if _, err := decoder.Next(); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%v: %v", refused, err)
+		}
+	}
+}
+
 func TestACutFrameIsNotAnEnd(t *testing.T) {
 	for _, size := range []int{0, 3, 100, bufferSize} {
 		whole := Append(nil, Data, 1, make([]byte, size))

@@ -104,7 +104,15 @@ func (p *plan) explain(err error) error {
 	case syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ETXTBSY:
 		return notExecutable("%s: %v", p.path, errno)
 	case syscall.E2BIG:
-		return fault.Invalid("argv", "arguments and environment together exceed the kernel's limit: use a file or stdin")
+		arguments, variables := sizeOf(p.argv), sizeOf(p.env)
+		field := "argv"
+		if variables > arguments {
+			field = "env"
+		}
+		return fault.Invalid(
+			field, "arguments (%d bytes) and environment (%d bytes) together exceed the kernel's limit: use a file or stdin",
+			arguments, variables,
+		)
 	case syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE:
 		return fault.New(
 			fault.QuotaExceeded,
@@ -112,6 +120,16 @@ func (p *plan) explain(err error) error {
 		)
 	}
 	return fault.New(fault.Internal, "%s cannot be started: %v", p.path, errno)
+}
+
+// sizeOf returns the bytes that the kernel counts for arguments or variables: with their NULs and pointers.
+func sizeOf(list []string) int {
+	const pointer = 8
+	size := 0
+	for _, each := range list {
+		size += len(each) + 1 + pointer
+	}
+	return size
 }
 
 // interpreterOf returns the interpreter that a script's first line or a program's header names, or "".

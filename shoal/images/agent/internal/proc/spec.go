@@ -11,9 +11,7 @@ import (
 )
 
 const (
-	maxArgs     = 4096
-	maxArg      = 128 << 10
-	maxArgBytes = 3 << 19
+	maxArg = 128 << 10 // the kernel's, with the NUL at its end. How much in all, the kernel says.
 	// MaxTimeout is the longest timeout in milliseconds, about 31 years. It keeps clock arithmetic from overflowing.
 	MaxTimeout = 1e12
 )
@@ -63,10 +61,6 @@ func (s *Spec) check() error {
 	if len(s.Argv) == 0 || s.Argv[0] == "" {
 		return fault.Invalid("argv", "name a program to run")
 	}
-	if len(s.Argv) > maxArgs {
-		return fault.Invalid("argv", "%d arguments are more than %d: pass them in a file or through stdin", len(s.Argv), maxArgs)
-	}
-	total := 0
 	for i, arg := range s.Argv {
 		if strings.IndexByte(arg, 0) >= 0 {
 			return fault.Invalid("argv", "argument %d holds a NUL byte", i)
@@ -74,10 +68,6 @@ func (s *Spec) check() error {
 		if len(arg) >= maxArg {
 			return fault.Invalid("argv", "argument %d is longer than %d bytes: pass it in a file or through stdin", i, maxArg)
 		}
-		total += len(arg)
-	}
-	if total > maxArgBytes {
-		return fault.Invalid("argv", "%d bytes are more than %d: pass them in a file or through stdin", total, maxArgBytes)
 	}
 	if err := CheckEnv(s.Env); err != nil {
 		return err

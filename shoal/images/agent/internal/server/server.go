@@ -76,6 +76,7 @@ func (s *Server) Serve(file *os.File, began func()) error {
 	if greeting.Dial != 0 {
 		return s.tunnel(file, decoder.Buffered(), greeting)
 	}
+	decoder.Admitted = true
 	connection := mux.New(file, decoder)
 	return connection.Serve(func(st *mux.Stream, request []byte) { s.answer(st, request, greeting.Scopes) })
 }
