@@ -160,3 +160,16 @@ func credentials(t *testing.T, status string) string {
 	}
 	return strings.Join(found, " ")
 }
+
+func TestTheAgentsOwnMemoryAndEnvironmentAreClosed(t *testing.T) {
+	c := connect(t)
+	for _, path := range []string{"self/environ", "self/mem", "thread-self/environ", fmt.Sprint(os.Getpid(), "/auxv")} {
+		c.call(object{"op": "read", "path": "/proc/" + path}).mustFail(t, "permission_denied", "path")
+		c.call(object{"op": "pack", "path": "/proc/" + path}).mustFail(t, "permission_denied", "path")
+		if a := c.put(object{"op": "write", "path": "/proc/" + path, "append": true}, []byte("x")); a.code != "permission_denied" {
+			t.Fatalf("%s: %q %s", path, a.code, a.message)
+		}
+	}
+	c.call(object{"op": "read", "path": "/proc/self/status"}).mustSucceed(t)
+	c.call(object{"op": "read", "path": fmt.Sprintf("/proc/%d/environ", os.Getppid())}).mustSucceed(t)
+}

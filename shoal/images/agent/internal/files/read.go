@@ -2,6 +2,9 @@ package files
 
 import (
 	"math"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -79,6 +82,9 @@ func openToRead(dir int, name string, flags int) (fd int, size int64, err error)
 	if err = syscall.Fstat(fd, &st); err == nil && !isKind(&st, syscall.S_IFREG) {
 		err = notRegular(&st, name)
 	}
+	if err == nil && ofAgent(fd, &st) {
+		err = syscall.EACCES
+	}
 	if err != nil {
 		syscall.Close(fd)
 		return -1, 0, err
@@ -97,12 +103,30 @@ func notRegular(st *syscall.Stat_t, path string) error {
 }
 
 func sizeless(fd int) bool {
+	kind := fileSystem(fd)
+	return kind == procFS || kind == sysFS || kind == cgroupFS || kind == cgroup2FS
+}
+
+func fileSystem(fd int) int64 {
 	var fs syscall.Statfs_t
 	if err := again(func() error { return syscall.Fstatfs(fd, &fs) }); err != nil {
+		return 0
+	}
+	return int64(fs.Type)
+}
+
+// ofAgent reports whether an open file shows the agent itself, such as its memory (/proc/self/mem) or its environment.
+// The kernel opens those to the agent, as to every process its own, but it would refuse them to all other processes.
+func ofAgent(fd int, st *syscall.Stat_t) bool {
+	const others = 0o044
+	if st.Mode&others != 0 || fileSystem(fd) != procFS {
 		return false
 	}
-	return fs.Type == procFS || fs.Type == sysFS || fs.Type == cgroupFS || fs.Type == cgroup2FS
+	path, err := readlinkAt(atCWD, "/proc/self/fd/"+strconv.Itoa(fd))
+	return err != nil || strings.HasPrefix(path, ownProc)
 }
+
+var ownProc = "/proc/" + strconv.Itoa(os.Getpid()) + "/"
 
 // sendFile sends the bytes between two offsets, or up to the end of the file, and then the reply.
 func sendFile(st *mux.Stream, fd int, at, end int64) error {

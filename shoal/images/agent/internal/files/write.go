@@ -275,6 +275,9 @@ func openRegular(at *place, flags int) (int, error) {
 	if err = syscall.Fstat(fd, &st); err == nil && !isKind(&st, syscall.S_IFREG) {
 		err = notRegular(&st, at.name)
 	}
+	if err == nil && ofAgent(fd, &st) {
+		err = syscall.EACCES
+	}
 	if err != nil {
 		syscall.Close(fd)
 		return -1, err
