@@ -87,6 +87,12 @@ def verify(secret: bytes, token: str, now: float) -> Claims:
     return claims
 
 
+def agent_secret(secret: bytes, key: str) -> bytes:
+    """What the agent of the container `key` shows to the relay, 32 bytes. `secret`: the cluster's, from which it
+    follows, so that a relay which was restarted knows it."""
+    return hmac.new(secret, f"agent {key}".encode(), hashlib.sha256).digest()
+
+
 def _signed_payload(secret: bytes, token: str) -> bytes | None:
     """The payload, after checking its signature in constant time."""
     if len(token) > MAX_TOKEN or not token.isascii():

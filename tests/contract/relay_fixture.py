@@ -63,6 +63,7 @@ class RelayProcess:
 
     async def add(self, key: str) -> None:
         (self.root / key).mkdir()
+        (self.root / key / "secret").write_bytes(grants.agent_secret(self.secret, key))
         self._keys.add(key)
         await self.ask({"op": "add", "key": key})
 

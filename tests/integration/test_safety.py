@@ -234,6 +234,47 @@ def test_nobody_poses_as_the_agent(cluster: object) -> None:
         assert sandbox.run("echo mine").stdout == "mine\n"
 
 
+POSE = (
+    "import glob, socket, sys\n"
+    "for path in sys.argv[1:]:\n"
+    "    s = socket.socket(socket.AF_UNIX); s.settimeout(10)\n"
+    "    try:\n"
+    "        s.connect(path); s.sendall(b'x' * 32); print(len(s.recv(100)))\n"
+    "    except OSError as e:\n"
+    "        print(type(e).__name__)\n"
+)
+
+
+def test_no_process_of_the_node_poses_as_the_agent(sandbox: shoal.Sandbox, cluster: Cluster) -> None:
+    """The first process of a pid namespace of its own, which any account may make, and root may in any container."""
+    top = Path(cluster.file.run_dir) / cluster.file.cluster
+    sockets = [str(link / "relay.sock") for link in (top / "c").iterdir()]
+    assert sockets
+    pose = ["unshare", "--pid", "--fork", "python3", "-c", POSE, *sockets]
+    assert set(said(*pose)) <= {"0", "ConnectionResetError", "BrokenPipeError"}
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+    assert set(said(*nobody, "unshare", "--user", "--map-root-user", *pose[1:])) == {"PermissionError"}
+    for name in ("", "c", "mounted", "api", "relay.sock", "gateway.sock"):
+        assert (top / name).stat().st_mode & 0o077 == 0, name
+    assert sandbox.run("echo mine; ls /.shoal/run").stdout == "mine\nrelay.sock\n", "and the secret is gone"
+
+
+TOLD = "cat /proc/self/mountinfo /proc/mounts /proc/self/mountstats /proc/net/unix /proc/self/cgroup /proc/1/cgroup"
+ENGINES_OWN = re.compile(r" (/etc/hosts|/etc/hostname) |[ /]overlay .*(lowerdir|with fstype)|^device overlay ")
+"""Where the engine keeps the root file system, and two files beside it if a container has no disk of its own."""
+
+
+def test_what_the_kernel_tells_inside_says_nothing_of_the_node(sandbox: shoal.Sandbox, cluster: Cluster) -> None:
+    top = Path(cluster.file.run_dir) / cluster.file.cluster
+    words = [cluster.file.cluster, cluster.file.run_dir, os.environ["SHOAL_STATE_DIR"], *os.listdir(top / "c")]
+    shown = sandbox.run(TOLD).stdout.splitlines()
+    assert any("/.shoal/run" in line for line in shown)
+    assert any("relay.sock" in line for line in shown)
+    for line in shown:
+        if not ENGINES_OWN.search(line):
+            assert not [word for word in words if word in line], line
+
+
 def test_the_engine_is_out_of_sight(sandbox: shoal.Sandbox) -> None:
     assert sandbox.run("ls /var/run/docker.sock /run/shoal 2>/dev/null").stdout == ""
     mounts = sandbox.run("cat /proc/mounts").stdout

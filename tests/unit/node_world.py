@@ -19,6 +19,7 @@ from shoal.actors.engines.fake import FakeEngine
 from shoal.actors.node import actor as node_module
 from shoal.actors.node import wiring
 from shoal.actors.node.actor import NodeActor
+from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.relay import Relay
 from shoal.model import tasks
 from shoal.model.errors import ShoalError, Unavailable
@@ -58,6 +59,14 @@ class Net:
 
     async def detach(self, key: str) -> None:
         self.attached.pop(key, None)
+
+
+def sources_below(top: Path) -> MountSources:
+    """Directories for containers that mount nothing, without a file system of their own."""
+    sources = MountSources(top)
+    for directory in (sources.root, sources.links):
+        directory.mkdir(parents=True, exist_ok=True)
+    return sources
 
 
 class Handle:

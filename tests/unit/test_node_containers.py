@@ -6,20 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shoal.actors.engines.contract import ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
-from shoal.actors.node.containers import ContainerDefaults, Containers
+from shoal.actors.node.containers import ContainerDefaults, Containers, start_of
 from shoal.actors.node.logs import KEEP, LogFiles
 from shoal.actors.node.records import RecordFiles
 from shoal.model.errors import Internal, QuotaExceeded, Unavailable
 from shoal.model.spec import ContainerShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
-from tests.unit.node_world import Net
+from tests.unit.node_world import Net, sources_below
 
 pytestmark = pytest.mark.anyio
 
@@ -32,11 +33,14 @@ class FakeRelay:
 
     def __init__(self) -> None:
         self.open: set[str] = set()
+        self.first: dict[str, tuple[int, int]] = {}
         self.down = False
 
-    async def add(self, key: str) -> None:
+    async def add(self, key: str, pid: int = 0, started: int = 0) -> None:
         self._answer()
         self.open.add(key)
+        if pid:
+            self.first[key] = (pid, started)
 
     async def remove(self, key: str) -> None:
         self._answer()
@@ -58,7 +62,8 @@ class Node:
         self.files = RecordFiles(root / "records")
         around = ContainerDefaults(
             agent=root / "agent",
-            run_root=root / "run",
+            sources=sources_below(root / "run"),
+            secret=b"s" * 32,
             labels=LABELS,
             env={},
             mounts=(),
@@ -78,8 +83,7 @@ class Node:
         assert self.relay.open == set()
         assert self.containers.records == {}
         assert list((self.root / "records").iterdir()) == []
-        run = self.root / "run"
-        assert not run.exists() or list(run.iterdir()) == []
+        assert [path for path in (self.root / "run").rglob("*") if path.name not in ("c", "mounted")] == []
 
 
 async def test_starts_and_removes_without_a_trace(tmp_path: Path) -> None:
@@ -92,6 +96,22 @@ async def test_starts_and_removes_without_a_trace(tmp_path: Path) -> None:
     await asyncio.gather(node.containers.remove(record.key), node.containers.remove(record.key))
     node.assert_empty()
     assert len(node.engine.called("remove")) == 1, "two callers share one removal"
+
+
+async def test_the_relay_is_told_which_process_is_the_first(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.engine._next_pid = os.getpid() - 1  # a process that there is
+    record = await node.containers.start(SHAPE, "sb-1")
+    first = (os.getpid(), start_of(os.getpid()))
+    assert first[1] > 0
+    assert node.relay.first == {record.key: first}
+    again = await Node(tmp_path, node.engine).open()
+    await again.containers.identify_all()
+    assert again.relay.first == {record.key: first}, "after a restart, from the record"
+    again.relay.first.clear()
+    again.containers.records[record.key] = record.but(shape=replace(SHAPE, runtime="runsc"))
+    await again.containers.identify_all()
+    assert again.relay.first == {}, "which no process of this node's can be"
 
 
 async def test_a_network_of_none_is_not_attached(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
 from shoal.model.errors import AlreadyExists, InvalidRequest, NotFound, QuotaExceeded, ShoalError, Unavailable
 from tests.unit.builders import spec
+from tests.unit.node_world import sources_below
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ class Opener:
         self.failure: ShoalError | None = None
         self._next = 40_000
 
-    async def add(self, key: str) -> None:
+    async def add(self, key: str, pid: int = 0, started: int = 0) -> None:
         pass
 
     async def remove(self, key: str) -> None:
@@ -67,7 +68,14 @@ class Node:
         self.engine = engine or FakeEngine()
         self.files = RecordFiles(root / "records")
         around = ContainerDefaults(
-            root / "agent", root / "run", {"shoal.cluster": "test"}, {}, (), root / "resolv", root / "empty"
+            root / "agent",
+            sources_below(root / "run"),
+            b"s" * 32,
+            {"shoal.cluster": "test"},
+            {},
+            (),
+            root / "resolv",
+            root / "empty",
         )
         self.containers = Containers(self.engine, Net(), self.opener, self.files, around, start_limit=2)
         self.ports = ExposedPorts(self.containers, self.opener)

@@ -43,6 +43,11 @@ AGENT_PATH = "/.shoal/agent"
 RUN_MOUNT = "/.shoal/run"
 
 
+def shows_processes(runtime: str) -> bool:
+    """Whether the processes of this runtime's containers are processes of the node, as gVisor's are not."""
+    return not runtime.startswith("runsc")
+
+
 class Ability(StrEnum):
     """An ability that not every engine has."""
 

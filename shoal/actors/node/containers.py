@@ -6,18 +6,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Engine, EventKind, Mount
+from shoal.actors.engines.contract import (
+    Container,
+    ContainerSpec,
+    ContainerState,
+    Engine,
+    EventKind,
+    Mount,
+    shows_processes,
+)
 from shoal.actors.messages import ContainerLoss
+from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
 from shoal.model import tasks
 from shoal.model.errors import NotFound, ShoalError
+from shoal.model.grants import agent_secret
 from shoal.model.ids import new_container_key
 from shoal.model.spec import MIB, ContainerShape
 from shoal.model.states import Reason
@@ -36,17 +45,18 @@ class Network(Protocol):
 class RelayClient(Protocol):
     """What a container needs of the relay."""
 
-    async def add(self, key: str) -> None: ...
+    async def add(self, key: str, pid: int = 0, started: int = 0) -> None: ...
 
     async def remove(self, key: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerDefaults:
-    """The settings that every container of a node shares."""
+    """The settings that every container of a node shares. `secret`: the cluster's."""
 
     agent: Path
-    run_root: Path
+    sources: MountSources
+    secret: bytes
     labels: Mapping[str, str]
     env: Mapping[str, str]
     mounts: tuple[Mount, ...]
@@ -101,19 +111,37 @@ class Containers:
         self.records[record.key] = record
         try:
             await self.files.put(record)
-            run_dir = self.defaults.run_root / record.key
-            await asyncio.to_thread(run_dir.mkdir, 0o755, True, True)
+            secret = agent_secret(self.defaults.secret, record.key)
+            run_dir = await asyncio.to_thread(self.defaults.sources.make, record.key, secret)
             await self.relay.add(record.key)
             async with self._turns:
                 container = await self.engine.start(self._spec(record, run_dir))
-                ip = await self.network.attach(record.key, container.pid) if shape.network == "default" else None
-            record = record.but(ready=True, pid=container.pid, ip=ip)
+                record = record.but(pid=container.pid, started=start_of(container.pid))
+                self.records[record.key] = record
+                _, ip = await asyncio.gather(self._identify(record), self._attach(record))
+            record = record.but(ready=True, ip=ip)
             self.records[record.key] = record
             await self.files.put(record)
         except BaseException:
             await asyncio.shield(self.discard(record.key))
             raise
         return record
+
+    async def _attach(self, record: ContainerRecord) -> str | None:
+        if record.shape.network != "default":
+            return None
+        return await self.network.attach(record.key, record.pid)
+
+    async def _identify(self, record: ContainerRecord) -> None:
+        """Tells the relay which process is the container's first, beside the secret that this process has. Where the
+        runtime keeps it to itself, the secret alone must do."""
+        if record.started and shows_processes(record.shape.runtime):
+            await self.relay.add(record.key, record.pid, record.started)
+
+    async def identify_all(self) -> None:
+        """Tells a relay that was restarted, or a node that was, which processes are the first of their containers."""
+        for record in [r for r in self.records.values() if r.key not in self._doomed]:
+            await self._identify(record)
 
     async def assign(self, key: str, sandbox_id: str) -> ContainerRecord:
         """Gives a warm container to a sandbox."""
@@ -179,7 +207,7 @@ class Containers:
             await self.engine.remove(key)
             await self.network.detach(key)
         await self.relay.remove(key)
-        await asyncio.to_thread(shutil.rmtree, self.defaults.run_root / key, True)
+        await asyncio.to_thread(self.defaults.sources.remove, key)
         async with self._noting:  # or a concurrent write would bring the file back
             await self.files.drop(key)
             self.records.pop(key, None)
@@ -271,7 +299,7 @@ class Containers:
             memory=shape.memory * MIB,
             pids=shape.pids,
             disk=shape.disk * MIB,
-            disk_dir=defaults.run_root.parent / "d" / record.key,
+            disk_dir=defaults.sources.top / "d" / record.key,
             gpu=shape.gpu,
             runtime=shape.runtime,
             hostname=shape.hostname,
@@ -287,3 +315,13 @@ def out_of_memory(record: ContainerRecord | None) -> ContainerLoss:
     return ContainerLoss(
         Reason.OUT_OF_MEMORY, 137, f"it needed more memory than its limit{limit}; raise memory=(request, limit)"
     )
+
+
+def start_of(pid: int) -> int:
+    """When the process started, in clock ticks after boot, which tells it from a later one of the same pid; 0 if there
+    is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -28,7 +28,8 @@ class ExposedPort:
 class ContainerRecord:
     """A container of this node. `sandbox_id`: None while it is warm; `ready`: its agent and its network are up.
 
-    `pid` is the agent's in the node's pid namespace, `ip` its address on the sandbox network.
+    `pid` is the agent's in the node's pid namespace and `started` when it started, in clock ticks after boot (0: not
+    known); `ip` is its address on the sandbox network.
     """
 
     key: str
@@ -37,6 +38,7 @@ class ContainerRecord:
     sandbox_id: str | None = None
     ready: bool = False
     pid: int = 0
+    started: int = 0
     ip: str | None = None
     exposed: tuple[ExposedPort, ...] = ()
 

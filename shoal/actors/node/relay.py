@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from shoal.actors.node.program import IDLE_EXIT_S, Program
 from shoal.model.errors import Unavailable
+from shoal.model.private_directory import make_private_directory
 
 
 class Relay(Program):
-    """The node's relay. `root` holds a directory per container; `listen_ip` is the cluster's address of this node."""
+    """The node's relay. `root` holds a link to each container's directory; `listen_ip` is this node's address in the
+    cluster."""
 
     def __init__(
         self, binary: Path, root: Path, listen_ip: str, port_file: Path, log: Path, secret: bytes, port: int = 0
@@ -25,7 +28,7 @@ class Relay(Program):
 
     async def open(self) -> None:
         """Adopts the relay that runs, or starts one; watches it from then on."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(make_private_directory, self._root)
         await super().open()
 
     async def close(self) -> None:
@@ -54,9 +57,13 @@ class Relay(Program):
         self._port_file.parent.mkdir(parents=True, exist_ok=True)
         self._port_file.write_text(self.address.rsplit(":", 1)[1])
 
-    async def add(self, key: str) -> None:
-        """Listens for the agent of container `key`, whose directory exists. Idempotent."""
-        await self.ask({"op": "add", "key": key})
+    async def add(self, key: str, pid: int = 0, started: int = 0) -> None:
+        """Listens for the agent of container `key`, whose directory exists. Idempotent.
+
+        `pid`, `started`: its first process on this node, once that is known; from then on nobody else is taken for the
+        agent.
+        """
+        await self.ask({"op": "add", "key": key, "pid": pid, "started": started})
 
     async def remove(self, key: str) -> None:
         """Cuts the container off: its listener and all its connections. Idempotent."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import platform
-import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
 from shoal.actors.node.logs import LogFiles
+from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
 from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import Unavailable
+from shoal.model.private_directory import make_private_directory
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
@@ -56,9 +58,8 @@ class NodeParts:
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
         rest is done."""
-        run_dir = self.containers.defaults.run_root.parent
         async with contextlib.AsyncExitStack() as last_first:
-            last_first.push_async_callback(asyncio.to_thread, shutil.rmtree, run_dir, True)
+            last_first.push_async_callback(asyncio.to_thread, self.containers.defaults.sources.close)
             last_first.push_async_callback(asyncio.to_thread, cgroup_parent.remove)
             last_first.push_async_callback(self.engine.close)
             last_first.push_async_callback(self.network.close)
@@ -71,7 +72,9 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
     in the cluster. If it raises, network and relay stay for what runs there and for the next try; this process holds
     nothing open."""
     state = Path(settings.state_dir) / "node"
-    run_root = Path(settings.run_dir) / cluster / "c"
+    sources = MountSources(Path(settings.run_dir) / cluster)
+    await asyncio.to_thread(make_private_directory, state)
+    await asyncio.to_thread(sources.open)
     binary = await asyncio.to_thread(install_agent, settings)
     async with contextlib.AsyncExitStack() as held:
         # First: it ends where nobody comes back to it, and needs none of the others.
@@ -85,23 +88,27 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         network = SandboxNetwork(settings.network, cluster)
         await network.open()
         relay = Relay(
-            binary, run_root, address, state / "relay.port", state / "relay.log", secret, port=settings.node.relay_port
+            binary,
+            sources.links,
+            address,
+            state / "relay.port",
+            state / "relay.log",
+            secret,
+            port=settings.node.relay_port,
         )
         held.push_async_callback(relay.detach)
         await relay.open()
         files = RecordFiles(state / "containers")
-        defaults = await asyncio.to_thread(
-            _container_defaults, settings, cluster, node_id, binary, run_root, state, network
-        )
+        defaults = await asyncio.to_thread(_container_defaults, settings, cluster, binary, sources, secret, network)
         containers = Containers(
             engine, network, relay, files, defaults, settings.node.start_limit, records=await files.load()
         )
         await containers.forget_unfinished()
         await containers.reconcile()
         ports = ExposedPorts(containers, relay)
-        relay.on_connected = ports.restore
+        relay.on_connected = functools.partial(_tell_relay, containers, ports)
         with contextlib.suppress(Unavailable):  # the relay is being restarted, and calls it then
-            await ports.restore()
+            await relay.on_connected()
         held.pop_all()
     return NodeParts(
         engine,
@@ -160,26 +167,33 @@ def install_agent(settings: Settings) -> Path:
     return target
 
 
+async def _tell_relay(containers: Containers, ports: ExposedPorts) -> None:
+    """Tells a relay that may be new what it can't know by itself."""
+    await containers.identify_all()
+    await ports.restore()
+
+
 def _container_defaults(
-    settings: Settings, cluster: str, node_id: str, binary: Path, run_root: Path, state: Path, network: SandboxNetwork
+    settings: Settings, cluster: str, binary: Path, sources: MountSources, secret: bytes, network: SandboxNetwork
 ) -> ContainerDefaults:
     inherited = inherited_settings.inherit(
         settings.host, os.environ, inherited_settings.pip_config() if settings.host.package_index else {}
     )
-    resolv, empty = state / "resolv.conf", state / "resolv.conf.none"
-    resolv.write_text(network.resolv_conf())
-    empty.write_text("")
     env = {
         **inherited.env,
         "SHOAL_ORPHAN_S": f"{settings.node.orphan_timeout:.0f}",
         "SHOAL_DEADLINE_S": f"{settings.limits.timeout + _DEADLINE_MARGIN_S:.0f}",
     }
     return ContainerDefaults(
-        agent=binary,
-        run_root=run_root,
+        agent=sources.put("agent", binary.read_bytes(), 0o555),
+        sources=sources,
+        secret=secret,
         labels={CLUSTER_LABEL: cluster, NODE_LABEL: platform.node()},
         env=env,
-        mounts=inherited.mounts,
-        resolv_conf=resolv,
-        empty_resolv_conf=empty,
+        mounts=tuple(
+            replace(mount, source=sources.put(f"host-{number}", mount.source.read_bytes()))
+            for number, mount in enumerate(inherited.mounts)
+        ),
+        resolv_conf=sources.put("resolv.conf", network.resolv_conf().encode()),
+        empty_resolv_conf=sources.put("resolv.conf.none", b""),
     )

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"shoal/agent/internal/frame"
+	"shoal/agent/internal/token"
 )
 
 const (
@@ -119,6 +120,10 @@ func (n *node) killRelay() {
 
 func (n *node) startAgent(env ...string) {
 	n.t.Helper()
+	shown := token.AgentSecret(secret, key)
+	if err := os.WriteFile(filepath.Join(n.root, key, "secret"), shown, 0o444); err != nil {
+		n.t.Fatal(err)
+	}
 	n.agent = exec.Command("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", binary, "init")
 	n.agent.Env = append(os.Environ(), "SHOAL_SOCKET="+filepath.Join(n.root, key, "relay.sock"), "SHOAL_ORPHAN_S=60")
 	n.agent.Env = append(n.agent.Env, env...)

@@ -69,6 +69,29 @@ except ConnectionError: print(0)
 	}
 }
 
+func TestTheFirstProcessOfAnotherNamespaceIsRefused(t *testing.T) {
+	n := start(t)
+	n.dial().run(nil, "true").ended(t, 0) // the agent has shown its secret
+	script := `
+import os, socket, sys
+assert os.getpid() == 1
+s = socket.socket(socket.AF_UNIX); s.settimeout(15); s.connect(sys.argv[1])
+try: s.sendall(b"x" * 32); print(len(s.recv(100)))
+except ConnectionError: print(0)
+`
+	socket := filepath.Join(n.root, key, "relay.sock")
+	said, err := exec.Command("unshare", "--pid", "--fork", "python3", "-c", script, socket).Output()
+	if err != nil || string(said) != "0\n" {
+		t.Errorf("it was let in: %q, %v", said, err)
+	}
+	if _, err := os.Stat(filepath.Join(n.root, key, "secret")); !os.IsNotExist(err) {
+		t.Errorf("the secret can still be read: %v", err)
+	}
+	n.killRelay()
+	n.startRelay(n.address)
+	n.dial().run(nil, "true").ended(t, 0) // which a new relay knows as well
+}
+
 func TestTheAgentIsOutOfReachInside(t *testing.T) {
 	n := start(t)
 	c := n.dial()

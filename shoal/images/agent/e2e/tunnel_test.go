@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"shoal/agent/internal/frame"
+	"shoal/agent/internal/token"
 )
 
 // inside listens where a server in the sandbox would: these agents share the network of the tests. It returns its port.
@@ -317,6 +318,10 @@ func TestTheAgentItselfChecksTheScope(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.SetDeadline(time.Now().Add(patient))
+		shown := make([]byte, token.AgentSecretSize)
+		if _, err := io.ReadFull(conn, shown); err != nil || !bytes.Equal(shown, token.AgentSecret(secret, key)) {
+			t.Errorf("it showed %x, %v", shown, err)
+		}
 		conn.Write(frame.Append(nil, frame.Hello, 0, []byte(payload)))
 		if got := codeOf([]object{readHello(t, conn)}); got != want {
 			t.Errorf("%s: %v", payload, got)

@@ -145,7 +145,12 @@ func serve(p *post, terminate <-chan os.Signal) (int, error) {
 	if p.deadline > 0 {
 		time.AfterFunc(p.deadline, func() { leave(defaultGrace) })
 	}
-	parker := &parker{socket: pin(p.socket), orphan: p.orphan, server: server.New(table, activity, leave)}
+	socket := pin(p.socket)
+	secret, err := readSecret(filepath.Join(filepath.Dir(socket), secretName))
+	if err != nil {
+		return 1, err
+	}
+	parker := &parker{socket: socket, secret: secret, orphan: p.orphan, server: server.New(table, activity, leave)}
 	go func() {
 		if err := parker.park(); errors.Is(err, errOrphaned) {
 			log.Printf("shoal: %v", err)
@@ -158,6 +163,18 @@ func serve(p *post, terminate <-chan os.Signal) (int, error) {
 	}()
 	<-ended
 	return 0, nil
+}
+
+// readSecret reads what this agent shows to the relay, which then removes the file: code in the sandbox never sees it.
+func readSecret(path string) ([]byte, error) {
+	secret, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("the node gave no secret to this agent: %w", err)
+	}
+	if len(secret) != secretSize {
+		return nil, fmt.Errorf("the secret of this agent has %d bytes, not %d", len(secret), secretSize)
+	}
+	return secret, nil
 }
 
 // pin returns a path to the socket that goes through an open descriptor of its directory. Root in the sandbox may

@@ -13,6 +13,8 @@ import (
 
 const (
 	defaultSocket  = "/.shoal/run/relay.sock"
+	secretName     = "secret" // beside the socket
+	secretSize     = 32
 	defaultOrphan  = 600 * time.Second
 	firstBackoff   = 10 * time.Millisecond
 	longestBackoff = time.Second
@@ -24,6 +26,7 @@ var errOrphaned = errors.New("no relay has answered for too long: this container
 // parker keeps one connection waiting at the relay for the next client.
 type parker struct {
 	socket string
+	secret []byte // what the relay demands first
 	orphan time.Duration
 	server *server.Server
 }
@@ -35,7 +38,7 @@ func (p *parker) park() error {
 	last := time.Now() // when a connection last waited at the relay
 	for {
 		slots <- struct{}{}
-		conn, err := dial(p.socket)
+		conn, err := dial(p.socket, p.secret)
 		if err != nil {
 			<-slots
 		} else {
@@ -87,14 +90,18 @@ func (p *parker) serve(conn *os.File, began func()) {
 	p.server.Serve(conn, began)
 }
 
-// dial connects to a unix socket. It makes the system calls itself: package net would cost memory, and the agent needs
+// dial connects to a unix socket and sends the secret. It makes the system calls itself: package net would cost memory, and the agent needs
 // it for nothing else here.
-func dial(path string) (*os.File, error) {
+func dial(path string, secret []byte) (*os.File, error) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		syscall.Close(fd)
+		return nil, err
+	}
+	if _, err := syscall.Write(fd, secret); err != nil { // it fits into the buffer of a new socket
 		syscall.Close(fd)
 		return nil, err
 	}

@@ -24,6 +24,10 @@ type command struct {
 	Op  string `json:"op"`
 	Key string `json:"key"`
 
+	// add: the container's first process, where it is one of the node's and runs already
+	Pid     int    `json:"pid"`
+	Started uint64 `json:"started"`
+
 	// expose, and Port for unexpose
 	Port    int    `json:"port"`
 	Listen  int    `json:"listen"`
@@ -126,7 +130,7 @@ func (r *Relay) execute(cmd command) any {
 	}
 	switch cmd.Op {
 	case "add":
-		if err := r.add(cmd.Key); err != nil {
+		if err := r.add(cmd.Key, process{cmd.Pid, cmd.Started}); err != nil {
 			return newErrorReply(err)
 		}
 	case "remove":

@@ -135,9 +135,9 @@ func (r *Relay) waitForStop(ctx context.Context) {
 	}
 }
 
-// openAll adds the containers of an earlier relay. Their directories are all the state there is.
+// openAll adds the containers of an earlier relay. Their directories, or links to them, are all the state there is.
 func (r *Relay) openAll() error {
-	if err := os.MkdirAll(r.config.Root, 0o755); err != nil {
+	if err := os.MkdirAll(r.config.Root, 0o700); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(r.config.Root)
@@ -145,8 +145,8 @@ func (r *Relay) openAll() error {
 		return err
 	}
 	for _, entry := range entries {
-		if entry.IsDir() && token.ValidKey(entry.Name()) {
-			if err := r.add(entry.Name()); err != nil {
+		if token.ValidKey(entry.Name()) {
+			if err := r.add(entry.Name(), process{}); err != nil {
 				log.Printf("relay: %s: %v", entry.Name(), err)
 			}
 		}
@@ -170,18 +170,24 @@ func (r *Relay) find(key string) *container {
 	return r.containers[key]
 }
 
-// add starts to serve a container. Idempotent.
-func (r *Relay) add(key string) error {
+// add starts to serve a container, or tells which process is its first. Idempotent.
+func (r *Relay) add(key string, first process) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.containers == nil || r.containers[key] != nil {
+	if r.containers == nil {
 		return nil
 	}
-	c, err := openContainer(r.config.Root, key)
-	if err != nil {
-		return err
+	c := r.containers[key]
+	if c == nil {
+		var err error
+		if c, err = openContainer(r.config.Root, key, token.AgentSecret(r.config.secret, key)); err != nil {
+			return err
+		}
+		r.containers[key] = c
 	}
-	r.containers[key] = c
+	if first.pid != 0 {
+		c.identify(first)
+	}
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"shoal/agent/internal/token"
 )
 
 func TestTheRelayNeverListensOnAllAddresses(t *testing.T) {
@@ -24,28 +26,82 @@ func TestTheRelayNeverListensOnAllAddresses(t *testing.T) {
 	}
 }
 
-func TestOnlyTheFirstProcessOfAContainerMayPark(t *testing.T) {
-	root := t.TempDir()
+// inContainer opens a container in a new directory, with the secret where the agent finds it.
+func inContainer(t *testing.T) *container {
+	t.Helper()
+	root, secret := t.TempDir(), bytes.Repeat([]byte{7}, token.AgentSecretSize)
 	if err := os.Mkdir(filepath.Join(root, "c-a"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c, err := openContainer(root, "c-a")
+	if err := os.WriteFile(filepath.Join(root, "c-a", secretName), secret, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	c, err := openContainer(root, "c-a", secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
-	// Like code in a container, this test is not pid 1 of a namespace.
-	conn, err := net.Dial("unix", filepath.Join(root, "c-a", socketName))
+	t.Cleanup(c.close)
+	return c
+}
+
+// call dials the container's socket and shows a secret.
+func call(t *testing.T, c *container, shown []byte) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", filepath.Join(c.directory, socketName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
-		t.Fatalf("an impostor was let in: %d, %v", n, err)
+	t.Cleanup(func() { conn.Close() })
+	conn.Write(shown) // which fails if it is refused first
+	return conn
+}
+
+func TestOnlyWhoShowsTheSecretMayPark(t *testing.T) {
+	c := inContainer(t)
+	for _, shown := range [][]byte{{}, bytes.Repeat([]byte{8}, token.AgentSecretSize), []byte("short")} {
+		conn := call(t, c, shown)
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
+			t.Fatalf("an impostor with %q was let in: %d, %v", shown, n, err)
+		}
+		if _, err := c.take(10 * time.Millisecond); err == nil {
+			t.Fatalf("an impostor with %q was parked", shown)
+		}
 	}
-	if _, err := c.take(50 * time.Millisecond); err == nil {
-		t.Fatal("an impostor was parked")
+	call(t, c, c.secret)
+	if _, err := c.take(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(c.directory, secretName)); !os.IsNotExist(err) {
+		t.Fatalf("the secret can still be read: %v", err)
+	}
+}
+
+func TestOnlyTheFirstProcessMayParkOnceItIsKnown(t *testing.T) {
+	c := inContainer(t)
+	self, err := processOf(os.Getpid())
+	if err != nil || self.started == 0 {
+		t.Fatalf("%v, %v", self, err)
+	}
+	call(t, c, c.secret) // it parks, and is turned away when its turn comes
+	for _, other := range []process{{self.pid, self.started + 1}, {self.pid + 1, self.started}} {
+		c.identify(other)
+		call(t, c, c.secret)
+		if _, err := c.take(50 * time.Millisecond); err == nil {
+			t.Fatalf("%v parked in the place of %v", self, other)
+		}
+	}
+	c.identify(self)
+	call(t, c, c.secret)
+	if _, err := c.take(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheNameOfTheSocketSaysNothingOfTheNode(t *testing.T) {
+	c := inContainer(t)
+	if bound := c.listener.Addr().String(); strings.Contains(bound, c.directory) || strings.Contains(bound, c.key) {
+		t.Fatalf("code inside reads %s in /proc/net/unix", bound)
 	}
 }
 

@@ -149,3 +149,14 @@ func denied(format string, args ...any) error {
 	f.Field = "token"
 	return f
 }
+
+// AgentSecretSize is the length of an agent's secret.
+const AgentSecretSize = sha256.Size
+
+// AgentSecret is what the agent of the container shows to the relay (shoal.model.grants.agent_secret). It follows from
+// the cluster's secret, so that a relay which was restarted knows it. It signs nothing: a token's payload begins with {.
+func AgentSecret(secret []byte, key string) []byte {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("agent " + key))
+	return mac.Sum(nil)
+}
