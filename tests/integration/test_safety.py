@@ -215,6 +215,53 @@ def test_root_inside_does_not_end_the_agent(cluster: object) -> None:
             assert sandbox.run("echo up").stdout == "up\n"
 
 
+MEDDLE = """
+import ctypes, fcntl, os, resource
+libc = ctypes.CDLL(None)
+threads = [int(t) for t in os.listdir("/proc/1/task")]
+for t in threads:
+    for kind in ("NOFILE", "CPU", "STACK", "AS", "NPROC", "FSIZE"):
+        try:
+            resource.prlimit(t, getattr(resource, "RLIMIT_" + kind), (1, 1))
+        except PermissionError:
+            pass
+    os.sched_setaffinity(t, {0})
+    libc.syscall(251, 1, t, 3 << 13)
+signals = range(1, 65)
+info = (ctypes.c_int * 32)()
+FAULTS = {4, 5, 7, 8, 11, 31}
+for number in signals:
+    os.kill(1, number)
+    if number in FAULTS:
+        continue
+    info[0], info[2] = number, -1
+    for t in threads:
+        libc.syscall(129, t, number, info)
+        libc.syscall(297, 1, t, number, info)
+    libc.syscall(424, libc.syscall(434, 1, 0), number, info, 0)
+for number in set(signals) - FAULTS:
+    r, w = os.pipe()
+    try:
+        fcntl.fcntl(r, 10, number)
+        fcntl.fcntl(r, fcntl.F_SETOWN, 1)
+        fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | os.O_ASYNC)
+        os.write(w, b"x")
+    except OSError:
+        pass
+print("done")
+"""
+"""What root inside can try on the agent: limits, processors, the disk's priority, and signals of all kinds."""
+
+INHERITED = "ulimit -a; taskset -p $$ | cut -d: -f2; ionice -p $$"
+
+
+def test_code_inside_does_not_harm_the_agent_and_through_it_later_processes(cluster: object) -> None:
+    with shoal.Sandbox.create() as sandbox:
+        before = sandbox.run(INHERITED, check=True).stdout
+        assert sandbox.run(["python3", "-c", MEDDLE], timeout=60).stdout == "done\n"
+        assert sandbox.run(INHERITED, check=True).stdout == before
+
+
 def test_nobody_poses_as_the_agent(cluster: object) -> None:
     """Code inside may dial the relay's socket; it is turned away, and what it says reaches nobody."""
     dial = (

@@ -33,6 +33,9 @@ from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.node")
 
+_KILLED = 137
+"""The exit code of an agent that was killed, which nobody inside can do."""
+
 
 class Network(Protocol):
     """What a container needs of the sandbox network."""
@@ -252,18 +255,15 @@ class Containers:
                     self.settle_exited(await self.engine.get(event.key))
 
     def settle_exited(self, container: Container) -> None:
-        """Notes the loss of a container whose agent has ended: out of memory, or ended from outside."""
+        """Notes the loss of a container whose agent has ended: out of memory, killed from outside, or by a defect."""
         if container.state is not ContainerState.EXITED:
             return
         if container.out_of_memory:
             self.lose(container.key, out_of_memory(self.records.get(container.key)))
         else:
-            self.lose(
-                container.key,
-                ContainerLoss(
-                    Reason.EVICTED, None, f"its agent was ended from outside (exit code {container.exit_code})"
-                ),
-            )
+            code = container.exit_code
+            how = "was killed from outside" if code == _KILLED else f"ended by itself with exit code {code}"
+            self.lose(container.key, ContainerLoss(Reason.EVICTED, None, f"its agent {how}"))
 
     async def reconcile(self) -> None:
         """Makes disk, engine and memory agree: removes containers without a record and retries failed removals; exited

@@ -57,6 +57,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_i
         "Labels": {**spec.labels, KEY_LABEL: spec.key},
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGKILL",  # the agent obeys none that code inside could send as well
         "HostConfig": {
             **_isolation(spec, seccomp),
             "Sysctls": _LOOPBACK if has_ipv6 else {},

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -103,8 +102,18 @@ func TestTheAgentIsOutOfReachInside(t *testing.T) {
 		}
 	}
 	// And no signal from inside ends it.
-	c.run(nil, sh("for s in HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM STOP TSTP TTIN XCPU IO SYS; do kill -$s 1; done")...).ended(t, 0)
+	c.run(nil, sh("for s in $(seq 1 64); do kill -$s 1; done")...).ended(t, 0)
 	c.run(nil, "true").ended(t, 0)
+	// Nor does it inherit limits and scheduling that code inside has set for the agent.
+	meddle := []string{"setpriv", "--bounding-set=-sys_resource", "--inh-caps=-all", "sh", "-c",
+		"for t in /proc/1/task/*; do prlimit --pid ${t##*/} --nofile=9 --cpu=1 --stack=64 --as=64; " +
+			"taskset -p 1 ${t##*/}; ionice -c3 -p ${t##*/}; done; true"}
+	show := sh("ulimit -n -t -s -v; taskset -p $$ | sed 's/.*://'; ionice -p $$")
+	before := c.run(nil, show...).ended(t, 0)
+	c.run(nil, meddle...).ended(t, 0)
+	if after := c.run(nil, show...).ended(t, 0); string(after.out) != string(before.out) {
+		t.Errorf("code inside has changed what children inherit:\n%s%s", before.out, after.out)
+	}
 	// The agent adds nothing to what it was started with; here that is what the shell around this test ignores.
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -169,13 +178,7 @@ func TestShutdownIsOrderly(t *testing.T) {
 	}
 }
 
-func TestSigtermAndDeadlineEndTheAgent(t *testing.T) {
-	n := start(t)
-	n.dial().exec(nil, "sleep", "100")
-	syscall.Kill(n.agentPid(), syscall.SIGTERM)
-	if err := n.agent.Wait(); err != nil {
-		t.Errorf("it ended with %v", err)
-	}
+func TestOrphanedOrLateAgentsEnd(t *testing.T) {
 	late := startNode(t)
 	late.startAgent("SHOAL_DEADLINE_S=0.3")
 	if err := late.agent.Wait(); err != nil {

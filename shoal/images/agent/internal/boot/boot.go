@@ -23,7 +23,6 @@ import (
 )
 
 const (
-	prSetDumpable     = 4
 	sysCloseRange     = 436 // the same on every architecture
 	closeRangeCloexec = 4
 	defaultGrace      = 2 * time.Second
@@ -38,10 +37,8 @@ const (
 
 // Init runs the `init` subcommand and returns its exit code.
 func Init() int {
-	// This comes first: from now on no process in the sandbox can trace this one, or open its memory and descriptors
-	// through /proc.
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
-		log.Printf("shoal: cannot protect the agent from code inside: %v", errno)
+	if err := shield(); err != nil {
+		log.Printf("shoal: cannot protect the agent from code inside: %v", err)
 		return 1
 	}
 	if os.Getpid() != 1 {
@@ -58,8 +55,8 @@ func Init() int {
 		log.Printf("shoal: %v", err)
 		return 1
 	}
-	terminate := heedSignals()
-	code, err := serve(post, terminate)
+	heedSignals()
+	code, err := serve(post)
 	if err != nil {
 		log.Printf("shoal: %v", err)
 	}
@@ -107,28 +104,25 @@ func readPost() (*post, error) {
 	return p, nil
 }
 
-// heedSignals handles every signal that could end this process, because code in the sandbox may send them. Only
-// SIGTERM, which usually comes from the engine, has an effect. The others are handled and not ignored, because children
-// would inherit an ignored signal.
-func heedSignals() <-chan os.Signal {
-	terminate := make(chan os.Signal, 1)
-	signal.Notify(terminate, syscall.SIGTERM)
-	var others []os.Signal
+// heedSignals handles every signal that could end this process, because code in the sandbox may send them. None has an
+// effect, SIGTERM neither: nothing tells who sent it, and the engine stops containers by SIGKILL. They are handled and
+// not ignored, because children would inherit an ignored signal.
+func heedSignals() {
+	var heeded []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		switch n {
 		case syscall.SIGKILL, syscall.SIGSTOP: // cannot be handled
-		case syscall.SIGTERM, syscall.SIGCHLD: // handled elsewhere
+		case syscall.SIGCHLD: // handled elsewhere
 		case syscall.SIGURG, syscall.SIGPROF, 32, 33: // used by the Go runtime
 		default:
-			others = append(others, n)
+			heeded = append(heeded, n)
 		}
 	}
 	// Nobody receives from this channel: once it is full, further signals are dropped.
-	signal.Notify(make(chan os.Signal, 1), others...)
-	return terminate
+	signal.Notify(make(chan os.Signal, 1), heeded...)
 }
 
-func serve(p *post, terminate <-chan os.Signal) (int, error) {
+func serve(p *post) (int, error) {
 	activity := server.NewActivity()
 	table, err := proc.NewTable(p.defaults, &users.Database{Passwd: "/etc/passwd", Group: "/etc/group"}, activity.Change)
 	if err != nil {
@@ -155,10 +149,6 @@ func serve(p *post, terminate <-chan os.Signal) (int, error) {
 		if err := parker.park(); errors.Is(err, errOrphaned) {
 			log.Printf("shoal: %v", err)
 		}
-		leave(defaultGrace)
-	}()
-	go func() {
-		<-terminate
 		leave(defaultGrace)
 	}()
 	<-ended

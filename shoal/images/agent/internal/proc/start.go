@@ -125,7 +125,7 @@ func (t *Table) launch(p *Process, s *Spec, plan *plan, files []uintptr) error {
 	}
 	p.Started = time.Now()
 	err := t.reaper.fork(p, func() (int, error) {
-		return syscall.ForkExec(path, argv, attr)
+		return t.scheduling.restored(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
 	})
 	if err == nil && t.adjustScore {
 		t.reaper.withPid(p, writeScore)

@@ -26,6 +26,7 @@ type Table struct {
 	null        int
 	executable  string
 	adjustScore bool
+	scheduling  scheduling
 	onChange    func(delta int)
 	settling    atomic.Int64 // runs that wait in Settle
 
@@ -54,7 +55,7 @@ func NewTable(defaults Defaults, db *users.Database, onChange func(delta int)) (
 	}
 	t := &Table{
 		users: db, null: null, executable: executable, onChange: onChange, procs: make(map[string]*Process),
-		seed: maphash.MakeSeed(), adjustScore: ownScore() < childScore,
+		seed: maphash.MakeSeed(), adjustScore: ownScore() < childScore, scheduling: readScheduling(),
 	}
 	uid := strconv.Itoa(os.Geteuid())
 	if t.self, err = db.Lookup(uid); err != nil {
