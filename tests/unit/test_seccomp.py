@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shoal.actors.engines.seccomp import profile_json
-from shoal.actors.engines.seccomp.bounds import REFUSED_REQUESTS, all_but
+from shoal.actors.engines.seccomp.bounds import FAULT_SIGNALS, REFUSED_REQUESTS, all_but
 from shoal.actors.engines.seccomp.profile import build
 from shoal.actors.engines.seccomp.syscalls import ABSENT, ALLOWED, REFUSED
 from shoal.model.errors import InvalidRequest
@@ -65,6 +65,18 @@ def test_what_is_not_allowed_is_refused_and_what_programs_look_for_seems_absent(
 )
 def test_sockets_are_of_few_kinds(arguments: tuple[int, ...], right: bool) -> None:
     assert allowed("socket", *arguments) is right
+
+
+def test_no_signal_looks_like_a_fault_of_its_receiver() -> None:
+    for signal in range(1, 65):
+        right = signal not in FAULT_SIGNALS
+        assert allowed("rt_sigqueueinfo", 1, signal, 2) is right
+        assert allowed("rt_tgsigqueueinfo", 1, 1, signal) is right
+        assert allowed("pidfd_send_signal", 3, signal, 2) is right
+        assert allowed("pidfd_send_signal", 3, signal, 0)
+        assert allowed("fcntl", 3, 10, signal) is right
+        assert not allowed("fcntl", 3, 1 << 32 | 10, 11)
+    assert all(allowed("fcntl", 3, command, 11) for command in (*range(10), *range(11, 41), *range(1024, 1050)))
 
 
 def test_namespaces_personalities_and_tracing_are_bounded() -> None:

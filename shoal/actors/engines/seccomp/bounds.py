@@ -37,6 +37,14 @@ REFUSED_REQUESTS: Final = (
 between 32 and 64 bits."""
 _REQUEST_BITS: Final = 16
 
+FAULT_SIGNALS: Final = (4, 5, 7, 8, 11, 16, 31)
+"""SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSTKFLT and SIGSYS. A program, as the agent is one, can't tell them from
+faults of its own if the sender made up where they come from. By `kill` they say who sent them."""
+_SIGNAL_BITS: Final = 7
+_F_SETSIG: Final = 10
+"""`fcntl` with it chooses the signal that tells the owner of a descriptor, whoever that is, of input there."""
+_COMMAND_BITS: Final = 11
+
 _PTRACE_SINCE: Final = (4, 8)
 """Before, a traced process could change its system call after the filter had seen it."""
 
@@ -80,6 +88,13 @@ def bounds(kernel: tuple[int, int]) -> Iterator[Bound]:
         yield Bound(("personality",), (Condition(0, personality),))
     for value, mask in all_but(REFUSED_REQUESTS, _REQUEST_BITS):
         yield Bound(("ioctl",), (Condition(1, value, mask),))
+    yield Bound(("pidfd_send_signal",), (Condition(2, 0),))
+    for value, mask in all_but(FAULT_SIGNALS, _SIGNAL_BITS):
+        yield Bound(("rt_sigqueueinfo", "pidfd_send_signal"), (Condition(1, value, mask),))
+        yield Bound(("rt_tgsigqueueinfo",), (Condition(2, value, mask),))
+        yield Bound(("fcntl", "fcntl64"), (Condition(1, _F_SETSIG), Condition(2, value, mask)))
+    for value, mask in all_but((_F_SETSIG,), _COMMAND_BITS):
+        yield Bound(("fcntl", "fcntl64"), (Condition(1, value, mask),))
     if kernel >= _PTRACE_SINCE:
         yield Bound(("ptrace",))
 

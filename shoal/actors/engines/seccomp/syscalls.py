@@ -27,7 +27,7 @@ ALLOWED = (
         "open, read and write files",
         """
         open openat openat2 creat close close_range read readv pread64 preadv preadv2 write writev pwrite64 pwritev
-        pwritev2 lseek _llseek dup dup2 dup3 fcntl fcntl64 flock fsync fdatasync sync syncfs sync_file_range
+        pwritev2 lseek _llseek dup dup2 dup3 flock fsync fdatasync sync syncfs sync_file_range
         sync_file_range2 arm_sync_file_range fallocate ftruncate ftruncate64 truncate truncate64 readahead fadvise64
         fadvise64_64 arm_fadvise64_64 copy_file_range sendfile sendfile64 splice tee vmsplice cachestat
         """,
@@ -56,7 +56,7 @@ ALLOWED = (
         """
         fork vfork execve execveat exit exit_group wait4 waitid waitpid getpid getppid gettid getpgid getpgrp getsid
         setpgid setsid set_tid_address set_robust_list get_robust_list rseq futex futex_time64 futex_waitv futex_wake
-        futex_wait futex_requeue kill tkill tgkill pidfd_open pidfd_send_signal prctl arch_prctl set_thread_area
+        futex_wait futex_requeue kill tkill tgkill pidfd_open prctl arch_prctl set_thread_area
         get_thread_area set_tls cacheflush breakpoint getcpu process_mrelease uretprobe uprobe
         """,
     ),
@@ -72,8 +72,8 @@ ALLOWED = (
     _group(
         "signals",
         """
-        rt_sigaction rt_sigprocmask rt_sigpending rt_sigsuspend rt_sigtimedwait rt_sigtimedwait_time64 rt_sigqueueinfo
-        rt_tgsigqueueinfo rt_sigreturn sigaction sigprocmask sigpending sigsuspend sigreturn signal sgetmask ssetmask
+        rt_sigaction rt_sigprocmask rt_sigpending rt_sigsuspend rt_sigtimedwait rt_sigtimedwait_time64
+        rt_sigreturn sigaction sigprocmask sigpending sigsuspend sigreturn signal sgetmask ssetmask
         sigaltstack signalfd signalfd4 pause restart_syscall
         """,
     ),
