@@ -70,6 +70,13 @@ def test_a_request_closes_what_can_be_closed() -> None:
     assert all(mount["ReadOnly"] for mount in isolation["Mounts"])
 
 
+def test_defaults_give_way_to_the_image_and_to_the_node() -> None:
+    image = ImageInfo("shoal/base", "sha256:abc", env={"A": "image"})
+    asked = spec(default_env={"A": "default", "B": "default", "C": "default"}, env={"B": "node"})
+    request = create_request(asked, image, seccomp="{}")
+    assert set(request["Env"]) == {"B=node", "C=default", "SHOAL_USER=", "SHOAL_WORKDIR=/"}
+
+
 def test_limits_that_are_asked_for() -> None:
     asked = requested(spec(memory=0, gpu=2, runtime="runsc"))["HostConfig"]
     assert "Memory" not in asked

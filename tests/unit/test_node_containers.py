@@ -16,6 +16,7 @@ from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, 
 from shoal.actors.node.containers import ContainerDefaults, Containers, start_of
 from shoal.actors.node.logs import KEEP, LogFiles
 from shoal.actors.node.records import RecordFiles
+from shoal.actors.node.size_files import SizeFiles
 from shoal.model.errors import Internal, QuotaExceeded, Unavailable
 from shoal.model.spec import ContainerShape
 from shoal.model.states import Reason
@@ -63,6 +64,7 @@ class Node:
         around = ContainerDefaults(
             agent=root / "agent",
             sources=sources_below(root / "run"),
+            sizes=SizeFiles(root / "sizes"),
             secret=b"s" * 32,
             labels=LABELS,
             env={},

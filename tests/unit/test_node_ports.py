@@ -10,6 +10,7 @@ from shoal.actors.engines.fake import FakeEngine
 from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
+from shoal.actors.node.size_files import SizeFiles
 from shoal.model.errors import AlreadyExists, InvalidRequest, NotFound, QuotaExceeded, ShoalError, Unavailable
 from tests.unit.builders import spec
 from tests.unit.node_world import sources_below
@@ -70,6 +71,7 @@ class Node:
         around = ContainerDefaults(
             root / "agent",
             sources_below(root / "run"),
+            SizeFiles(root / "sizes"),
             b"s" * 32,
             {"shoal.cluster": "test"},
             {},

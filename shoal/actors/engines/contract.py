@@ -88,7 +88,7 @@ class ImageInfo:
 class ContainerSpec:
     """A container to start. `cpu`: cores; `memory`, `disk`: bytes (0: no limit); `pids`: a count; `gpu`: whole
     devices; `disk_dir`: where the engine may mount a disk of the container's own: a path for it alone, named after its
-    key, which does not exist."""
+    key, which does not exist; `default_env`: variables where the image has none of the name."""
 
     key: str
     image: str
@@ -103,6 +103,7 @@ class ContainerSpec:
     runtime: str = "runc"
     hostname: str = "sandbox"
     env: Mapping[str, str] = field(default_factory=dict)
+    default_env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
 

@@ -24,6 +24,7 @@ from shoal.actors.engines.contract import (
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
+from shoal.actors.node.size_files import SizeFiles
 from shoal.model import tasks
 from shoal.model.errors import NotFound, ShoalError
 from shoal.model.grants import agent_secret
@@ -59,6 +60,7 @@ class ContainerDefaults:
 
     agent: Path
     sources: MountSources
+    sizes: SizeFiles
     secret: bytes
     labels: Mapping[str, str]
     env: Mapping[str, str]
@@ -116,9 +118,10 @@ class Containers:
             await self.files.put(record)
             secret = agent_secret(self.defaults.secret, record.key)
             run_dir = await asyncio.to_thread(self.defaults.sources.make, record.key, secret)
+            sizes = await asyncio.to_thread(self._size_mounts, record)
             await self.relay.add(record.key)
             async with self._turns:
-                container = await self.engine.start(self._spec(record, run_dir))
+                container = await self.engine.start(self._spec(record, run_dir, sizes))
                 record = record.but(pid=container.pid, started=start_of(container.pid))
                 self.records[record.key] = record
                 _, ip = await asyncio.gather(self._identify(record), self._attach(record))
@@ -286,7 +289,12 @@ class Containers:
         for record in [r for r in self.records.values() if not r.ready]:
             await self.discard(record.key)
 
-    def _spec(self, record: ContainerRecord, run_dir: Path) -> ContainerSpec:
+    def _size_mounts(self, record: ContainerRecord) -> tuple[Mount, ...]:
+        shape = record.shape
+        # A runtime with a kernel of its own tells its containers their size by itself.
+        return self.defaults.sizes.mounts(shape.cpu, shape.memory) if shows_processes(shape.runtime) else ()
+
+    def _spec(self, record: ContainerRecord, run_dir: Path, sizes: tuple[Mount, ...]) -> ContainerSpec:
         shape = record.shape
         defaults = self.defaults
         resolv_conf = defaults.resolv_conf if shape.network == "default" else defaults.empty_resolv_conf
@@ -304,8 +312,9 @@ class Containers:
             runtime=shape.runtime,
             hostname=shape.hostname,
             env=defaults.env,
+            default_env=defaults.sizes.variables(shape.cpu),
             labels=defaults.labels,
-            mounts=(*defaults.mounts, Mount(resolv_conf, "/etc/resolv.conf")),
+            mounts=(*defaults.mounts, *sizes, Mount(resolv_conf, "/etc/resolv.conf")),
         )
 
 

@@ -29,6 +29,7 @@ from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
+from shoal.actors.node.size_files import SizeFiles
 from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import Unavailable
@@ -187,6 +188,7 @@ def _container_defaults(
     return ContainerDefaults(
         agent=sources.put("agent", binary.read_bytes(), 0o555),
         sources=sources,
+        sizes=SizeFiles(sources.root),
         secret=secret,
         labels={CLUSTER_LABEL: cluster, NODE_LABEL: platform.node()},
         env=env,

@@ -53,7 +53,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_i
         # The agent is root, so that it can start processes as any user; it gets the image's user below.
         "User": "0:0",
         "WorkingDir": "/",
-        "Env": [f"{name}={value}" for name, value in {**spec.env, **_image_defaults(image)}.items()],
+        "Env": [f"{name}={value}" for name, value in _environment(spec, image).items()],
         "Labels": {**spec.labels, KEY_LABEL: spec.key},
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
@@ -88,8 +88,10 @@ def check(spec: ContainerSpec, *, runtimes: tuple[str, ...]) -> None:
         raise InvalidRequest("hostname: use at most 63 letters, digits and dashes", field="hostname")
 
 
-def _image_defaults(image: ImageInfo) -> dict[str, str]:
-    return {"SHOAL_USER": image.user, "SHOAL_WORKDIR": image.workdir}
+def _environment(spec: ContainerSpec, image: ImageInfo) -> dict[str, str]:
+    """What the daemon adds to the image's own, and puts in its place."""
+    defaults = {name: value for name, value in spec.default_env.items() if name not in image.env}
+    return {**defaults, **spec.env, "SHOAL_USER": image.user, "SHOAL_WORKDIR": image.workdir}
 
 
 def _isolation(spec: ContainerSpec, seccomp: str) -> dict[str, Any]:
