@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shoal.model.cluster_file import READ_ON_IMPORT
 from tests import leaks
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def machine() -> Iterator[Machine]:
     (state_dir / "cache").symlink_to(_cache())
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_")) and "TEST" not in name]:
-            patch.delenv(name)
+            if name not in READ_ON_IMPORT:
+                patch.delenv(name)
         for name, value in environ.items():
             patch.setenv(name, value)
         try:
@@ -110,6 +112,7 @@ def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
     try:
         client = connect()
         try:
+            assert type(client.transport).__name__ == "RayTransport"
             yield Cluster(up.cluster, machine, client)
         finally:
             _disconnect(client)

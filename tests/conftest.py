@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from shoal.model.cluster_file import loopback_environment
 from tests.cluster import both_ways, cluster, engine, http_client, leak_check, machine, needs
 from tests.postgres import postgres
 
@@ -29,7 +31,11 @@ SETUP_S = 1200
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Some tests send interrupts, and a shell's background jobs ignore them, as does all that they start."""
+    """Before tests are imported. Ray reads its variables on import, and tests import it before there is a cluster.
+
+    Some tests send interrupts, and a shell's background jobs ignore them, as does all that they start.
+    """
+    os.environ.update({"RAY_AUTH_MODE": "token", **loopback_environment("127.0.0.1")})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 

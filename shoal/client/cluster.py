@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,13 +15,15 @@ from shoal.client.contexts import Context
 from shoal.client.dual_method import at_exit, dual_function, dual_method
 from shoal.client.leases import OwnerLeases
 from shoal.model import cluster_file, verbs
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.info import NodeInfo
 from shoal.transport.rollback import Rollback
 
 if TYPE_CHECKING:
     from shoal.model.settings import SandboxDefaults
     from shoal.transport.contract import Transport
+
+log = logging.getLogger("shoal.client")
 
 
 class Client(Administration, Context):
@@ -104,14 +107,30 @@ async def _open(address: str | None, token: str | None, ca: str | None) -> Trans
 
 async def _open_ray(address: str | None, cluster: cluster_file.ClusterFile | None) -> Transport:
     if cluster is not None and address in (None, cluster.ray_address):
+        wanted = cluster_file.ray_environment(cluster)
+        del wanted["RAY_ADDRESS"]  # other libraries in this process would follow it
+        late = [name for name in cluster_file.READ_ON_IMPORT if name in wanted and name not in os.environ]
+        if late and "ray" in sys.modules and not _inside_ray():
+            return await _without_ray(cluster, ", ".join(f"{name}={wanted[name]}" for name in late))
         address = cluster.ray_address
-        for name, value in cluster_file.ray_environment(cluster).items():
-            if name != "RAY_ADDRESS":  # other libraries in this process would follow it
-                os.environ.setdefault(name, value)
+        for name, value in wanted.items():
+            os.environ.setdefault(name, value)
     # Imported only now: Ray reads its environment on import.
     from shoal.transport.ray import RayTransport
 
     return await RayTransport.open(address)
+
+
+async def _without_ray(cluster: cluster_file.ClusterFile, variables: str) -> Transport:
+    """The way to this machine's cluster where Ray was imported without the variables that it reads on import."""
+    remedy = f"import ray after `shoal.connect()`, or set {variables} before"
+    if not cluster.api_url:
+        raise FailedPrecondition(f"ray was imported before it could join this machine's cluster; {remedy}", state="ray")
+    log.warning("ray was imported before it could join this cluster, whose slower HTTP API is used instead; %s", remedy)
+    from shoal.transport.http import HttpTransport
+
+    api = cluster_address.api(cluster.api_url, None, None)
+    return await HttpTransport.open(api.url, api.token, api.ca)
 
 
 def _inside_ray() -> bool:

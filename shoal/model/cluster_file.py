@@ -64,6 +64,10 @@ def ray_environment(cluster: ClusterFile) -> dict[str, str]:
     }
 
 
+READ_ON_IMPORT = ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+"""Variables that have no effect once `ray` is imported."""
+
+
 def loopback_environment(host: str) -> dict[str, str]:
     """Lets Ray bind all its ports to 127.0.0.1.
 

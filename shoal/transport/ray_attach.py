@@ -1,17 +1,22 @@
-"""Connecting this process to Ray, and finding the controller."""
+"""Connecting this process to Ray, and finding the controller.
+
+Ray's own ways are used as they are documented. What Ray changes in a process beyond its connection is put back: a
+library leaves the process's signal handlers to its owner.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import exceptions as ray_errors
-from ray._private import ray_constants
-from ray._private import worker as ray_worker
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # made by Cython, without stubs
 from ray.actor import ActorHandle
 
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unauthenticated, Unavailable
@@ -20,8 +25,10 @@ from shoal.model.ray_errors import translate
 
 _KNOCK_S = 5.0
 _GREETING_S = 0.5
+_SIGACTION_BYTES = 1024
+"""More than a `struct sigaction` has on any platform (152 bytes on Linux)."""
+
 _attaching = threading.Lock()
-_ray_log = logging.getLogger("shoal.ray")
 
 
 def attach(address: str | None) -> ActorHandle[Any]:
@@ -47,28 +54,45 @@ def _init(address: str | None) -> None:
             state="no_cluster",
         )
     _knock(address)
-    _read_environment_again(address)
-    log = logging.getLogger("ray._private.worker")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns that it does not handle signals in this thread, which is intended
-    # Ray prints what it tells a driver to stdout, whatever `log_to_driver` says: into the JSON that a script reads.
-    ray_worker.print_to_stdstream = _log_what_ray_says
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        with _own_sigterm(), _without_warnings():
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
     except ray_errors.AuthenticationError as error:
         raise Unauthenticated(f"Ray at {address} refuses this process: {error}") from None
     except (ConnectionError, TimeoutError, RuntimeError, ray_errors.RayError) as error:
         raise Unavailable(
             f"Ray at {address} does not let this process in ({error}): it has only just been started, or its token is "
-            "not the one that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names"
+            "not the one that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH named when this process first used Ray"
         ) from None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps the process's own handling of SIGTERM.
+
+    On connecting, Ray's core worker installs a handler in C for signals of crashes, and counts SIGTERM among them: it
+    would print a stack trace, and handlers in Python would never run. Python's `signal` can undo that only in the main
+    thread, so the C library is asked.
+    """
+    library = ctypes.CDLL(None)
+    own = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    library.sigaction(signal.SIGTERM, None, own)
+    try:
+        yield
+    finally:
+        library.sigaction(signal.SIGTERM, own, None)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ray warns that it does not handle signals in a thread like this one, which is intended."""
+    log = logging.getLogger("ray")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
         log.setLevel(level)
-
-
-def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
-    for line in data["lines"]:
-        _ray_log.info(line)
 
 
 def _knock(address: str) -> None:
@@ -99,11 +123,3 @@ def _speaks_http(connection: socket.socket) -> bool:
             return connection.recv(5) == b"HTTP/"
     except OSError:
         return False  # Ray will say what it is
-
-
-def _read_environment_again(address: str) -> None:
-    """Ray reads its environment on import, which may have been before the cluster was known."""
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-    if address.startswith("127.0.0.1:"):
-        ray_constants.ENABLE_RAY_CLUSTER = False  # it would replace the loopback by the machine's own address

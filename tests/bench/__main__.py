@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
 import shoal
@@ -28,6 +27,12 @@ from tests.bench.peers.swerex import SweRex
 from tests.bench.quiet import wait_quiet
 from tests.bench.shoalpy import Shoal
 from tests.bench.subject import Subject
+
+
+def _leave_ray() -> None:
+    import ray  # only now: it reads the cluster's variables on import
+
+    ray.shutdown()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +70,7 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         where = stack.enter_context(cluster(report))
         facts = machine.facts(where.engine_address)
         image = where.settings["sandbox"]["image"]
-        stack.callback(ray.shutdown)  # or Ray ends this process, when it finds its cluster gone
+        stack.callback(_leave_ray)  # or Ray ends this process, when it finds its cluster gone
         ours = Shoal(shoal.connect(), image)
         stack.callback(ours.close)
         plain = DockerPy(where.engine_address, image)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import docker
-import ray
 
 
 def facts(engine_address: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def facts(engine_address: str) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "ray": ray.__version__,
+        "ray": version("ray"),
         "engine": engine["Version"],
         "storage_driver": info.get("Driver"),
         "cgroup_version": info.get("CgroupVersion"),

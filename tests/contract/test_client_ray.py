@@ -121,9 +121,11 @@ def _info(sandbox_id: str, spec: SandboxSpec, state: State = State.RUNNING) -> S
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text("t" * 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # it would make a token in the user's home
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))  # or it would make one in the user's home
         yield from _local_ray()
 
 

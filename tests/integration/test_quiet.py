@@ -1,7 +1,9 @@
-"""A caller's stdout is the caller's: Ray's messages to drivers do not get into it."""
+"""Ray in a caller's process: it neither speaks on the CLI's stdout nor handles signals that are the caller's."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -9,18 +11,71 @@ import pytest
 
 pytestmark = pytest.mark.engine
 
-SCRIPT = """
-import time
-import shoal
-with shoal.connect():
+COMMAND = """
+import asyncio
+from shoal.cli.session import with_cluster
+async def body(client):
     from ray._private import worker
     from ray._private.utils import publish_error_to_driver
     publish_error_to_driver("test", "RAY SPEAKS", gcs_client=worker.global_worker.gcs_client)
-    time.sleep(2)
+    await asyncio.sleep(2)
     print("mine")
+with_cluster(body)
+"""
+
+DRIVER = """
+import signal, sys, time
+import shoal
+if "own" in sys.argv:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+if "late" in sys.argv:
+    import ray
+shoal.connect()
+print("up", "ray" in str(type(shoal.connect().transport)).lower(), flush=True)
+time.sleep(60)
 """
 
 
-def test_ray_does_not_speak_on_a_callers_stdout(cluster: object) -> None:
-    said = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=90, check=True)
+def test_ray_does_not_speak_on_the_stdout_of_a_command(cluster: object) -> None:
+    said = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, timeout=90, check=True)
     assert (said.stdout, said.stderr) == ("mine\n", "")
+
+
+@pytest.mark.parametrize(("handler", "code"), [("none", -signal.SIGTERM), ("own", 7)])
+def test_sigterm_ends_a_driver_in_its_own_way(cluster: object, handler: str, code: int) -> None:
+    driver = started(handler)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "up True\n"
+    driver.terminate()
+    _, errors = driver.communicate(timeout=30)
+    assert (driver.returncode, errors) == (code, "")
+
+
+def test_a_driver_that_imported_ray_too_early_is_told_and_served(cluster: object) -> None:
+    driver = started("late")
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "up False\n"
+    driver.kill()
+    assert "RAY_AUTH_MODE=token" in driver.communicate(timeout=30)[1]
+
+
+def test_sigterm_ends_a_command_over_ray_cleanly(cluster: object) -> None:
+    command = [sys.executable, "-m", "shoal.cli.main", "run", "shoal/base", "sh", "-c", "echo up; sleep 60"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+
+
+def started(argument: str) -> subprocess.Popen[str]:
+    """The driver, in a new process that has none of Ray's variables."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, argument],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

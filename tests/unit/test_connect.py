@@ -51,9 +51,10 @@ def connect(*args: str, **kwargs: str) -> None:
         shoal.connect(*args, **kwargs)
 
 
-def local_cluster() -> None:
+def local_cluster(api_url: str = "") -> None:
     state = Path(_state())
-    cluster_file.write(state, ClusterFile("c", "127.0.0.1:6379", "unix:///e", "/t", "/s", "/r", "/tmp", 1.0))
+    made = ClusterFile("c", "127.0.0.1:6379", "unix:///e", "/t", "/s", "/r", "/tmp", 1.0, api_url=api_url)
+    cluster_file.write(state, made)
 
 
 def _state() -> str:
@@ -94,6 +95,23 @@ def test_inside_ray_its_own_cluster_is_meant(opened: list[object], monkeypatch: 
     monkeypatch.setattr("shoal.client.cluster._inside_ray", lambda: True)
     connect()
     assert opened == [None]
+
+
+def test_where_ray_was_imported_too_early_the_api_is_used(
+    opened: list[object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in cluster_file.READ_ON_IMPORT:
+        monkeypatch.delenv(name)
+    config_file.put(URL, "from-file", default=False)
+    local_cluster(api_url=URL)
+    for _ in range(2):
+        connect()
+    assert opened == [(URL, "from-file", None)] * 2
+    assert "RAY_AUTH_MODE=token" in caplog.text
+    local_cluster()
+    with pytest.raises(FailedPrecondition) as caught:
+        shoal.connect()
+    assert caught.value.state == "ray"
 
 
 def test_where_a_token_comes_from(opened: list[object], monkeypatch: pytest.MonkeyPatch) -> None:

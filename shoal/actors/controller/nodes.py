@@ -234,7 +234,12 @@ def _told(error: BaseException) -> ShoalError:
 
 def free_resources() -> dict[str, dict[str, float]]:
     """The free resources of each node, by its id. Blocks for a millisecond."""
-    from ray._private.state import available_resources_per_node
+    """The free resources of each node, by its id. Blocks: 10 to 20 ms."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
 
-    result: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
-    return result
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return {
+        node.node_id: {each.resource_name: each.total - each.used for each in node.resource_usage.usage}
+        for node in (*status.active_nodes, *status.idle_nodes)
+        if node.node_id is not None and node.resource_usage is not None
+    }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import ray
 
 from tests.bench.peers.notinstallable import NotInstallable
 from tests.bench.subject import CPU_LIMIT, MEMORY_LIMIT, WORKLOAD, Box, Subject
@@ -59,21 +58,22 @@ class RayExperimental(Subject):
 class RayBox(Box):
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+        self._ray: Any = importlib.import_module("ray")  # only now: it reads the cluster's variables on import
 
     def execute(self) -> None:
-        done = ray.get(self._actor.exec.remote(list(WORKLOAD)), timeout=START_TIMEOUT)
+        done = self._ray.get(self._actor.exec.remote(list(WORKLOAD)), timeout=START_TIMEOUT)
         if done.exit_code != 0:
             raise RuntimeError(f"{WORKLOAD} exited with {done.exit_code}: {done.stderr}")
 
     def write(self, path: str, data: bytes) -> None:
-        ray.get(self._actor.write_file.remote(path, data))
+        self._ray.get(self._actor.write_file.remote(path, data))
 
     def read(self, path: str) -> bytes:
-        content: bytes = ray.get(self._actor.read_file.remote(path))
+        content: bytes = self._ray.get(self._actor.read_file.remote(path))
         return content
 
     def close(self) -> None:
         try:
-            ray.get(self._actor.delete.remote(), timeout=START_TIMEOUT)
+            self._ray.get(self._actor.delete.remote(), timeout=START_TIMEOUT)
         finally:
-            ray.kill(self._actor)
+            self._ray.kill(self._actor)
