@@ -267,6 +267,18 @@ async def test_without_a_network_there_is_only_the_loopback(docker_lab: DockerLa
     assert (await probe(entering(container.pid), [(PUBLIC, 80)])) == {(PUBLIC, 80): "ENETUNREACH"}
 
 
+async def test_what_was_prepared_for_a_container_that_never_came_is_undone(lab: NetLab) -> None:
+    await lab.network.prepare("c-none")
+    assert set(lab.network.attached()) == {"c-none"}
+    await lab.network.detach("c-none")
+    assert lab.network.attached() == {}
+    container = await lab.docker.start()
+    await lab.network.prepare(container.key)
+    prepared = lab.network.attached()[container.key]
+    assert await lab.network.attach(container.key, container.pid) == prepared
+    assert not await lab.network.verify()
+
+
 async def test_attaching_and_detaching_are_idempotent(lab: NetLab) -> None:
     container, address = await lab.sandbox()
     assert await lab.network.attach(container.key, container.pid) == address

@@ -51,6 +51,9 @@ class Net:
     def resolv_conf(self) -> str:
         return ""
 
+    async def prepare(self, key: str) -> None:
+        pass
+
     async def attach(self, key: str, pid: int, address: str | None = None) -> str:
         if self.broken:
             raise Unavailable("no more addresses")

@@ -21,6 +21,9 @@ SHAPE = spec().container_shape
 
 
 class Net:
+    async def prepare(self, key: str) -> None:
+        pass
+
     async def attach(self, key: str, pid: int, address: str | None = None) -> str:
         return "10.0.0.1"
 

@@ -45,6 +45,7 @@ class SandboxNetwork:
         self._opened = False
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._keys: dict[str, asyncio.Lock] = {}
+        self._pinned: dict[str, str] = {}  # by this process
         self._setup = asyncio.Lock()
 
     async def open(self) -> None:
@@ -64,6 +65,12 @@ class SandboxNetwork:
             await forwarding.let_pass(self._bridge)
             self._opened = True
 
+    async def prepare(self, key: str) -> None:
+        """Does what needs no container yet, so that `attach` is faster by the 20 ms in which the kernel takes a rule:
+        chooses the address and pins it. `Unavailable` if all addresses are taken. `detach` undoes it."""
+        async with self._lock(key):
+            await self._pin(key, self._pool.take(key))
+
     async def attach(self, key: str, pid: int, address: str | None = None) -> str:
         """Gives the container `key`, whose first process is `pid`, an interface; returns its IPv4 address. `address`:
         use exactly this one. An attached container keeps its address. All or nothing. `NotFound` if the process is
@@ -80,7 +87,7 @@ class SandboxNetwork:
             try:
                 async with self._at_once:
                     results = await asyncio.gather(
-                        self._tables.pin(key, port.address),
+                        self._pin(key, port.address),
                         links.connect(port, pid, self._bridge, (self._pool.gateway, self._subnet)),
                         return_exceptions=True,  # both have ended before anything is undone
                     )
@@ -126,13 +133,20 @@ class SandboxNetwork:
             await forwarding.take_back(self._bridge)
             await self._tables.close()
             self._pool.clear()
+            self._pinned.clear()
 
     def resolv_conf(self) -> str:
         """`/etc/resolv.conf` for sandboxes with this network, once it is open; those without a network get an empty
         one."""
         return resolv_conf(self._dns)
 
+    async def _pin(self, key: str, address: str) -> None:
+        if self._pinned.get(key) != address:
+            await self._tables.pin(key, address)
+            self._pinned[key] = address
+
     async def _disconnect(self, key: str) -> None:
+        self._pinned.pop(key, None)
         async with self._at_once:
             await links.remove_links([port_name(key)])
         self._pool.free(key)

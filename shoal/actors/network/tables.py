@@ -32,6 +32,7 @@ class PacketTables:
         self._has_pins = True
         self._loaded: dict[str, str] = {}
         self._nodes: tuple[str, ...] = ()
+        self._to_pin: set[str] = set()
         self._turn = asyncio.Lock()
 
     async def open(self, dns: tuple[str, ...]) -> None:
@@ -56,12 +57,19 @@ class PacketTables:
             _log.warning("sandboxes can't ask the name server %s: it is a node of the cluster; set network.dns", closed)
 
     async def pin(self, key: str, address: str) -> None:
-        """Lets the sandbox's interface send from its address; from no other."""
+        """Lets the sandbox's interface send from its address; from no other. The kernel takes 20 ms for a change, so
+        what is asked for meanwhile goes into one."""
+        wanted = pin(port_name(key), address)
+        self._to_pin.add(wanted)
         async with self._turn:
-            if self._has_pins:
-                await must(
-                    "nft", "add", "element", *self._pins.split(), PINNED, f"{{ {pin(port_name(key), address)} }}"
-                )
+            if not self._has_pins or wanted not in self._to_pin:
+                return
+            batch, self._to_pin = self._to_pin, set()
+            try:
+                await must("nft", "add", "element", *self._pins.split(), PINNED, f"{{ {', '.join(sorted(batch))} }}")
+            except BaseException:
+                self._to_pin |= batch - {wanted}  # the others try again
+                raise
 
     async def verify(self) -> bool:
         """Restores the rules; returns whether any was missing. Forgets the pins of sandboxes that have gone."""

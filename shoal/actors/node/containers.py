@@ -41,6 +41,8 @@ _KILLED = 137
 class Network(Protocol):
     """What a container needs of the sandbox network."""
 
+    async def prepare(self, key: str) -> None: ...
+
     async def attach(self, key: str, pid: int, address: str | None = None) -> str: ...
 
     async def detach(self, key: str) -> None: ...
@@ -121,7 +123,7 @@ class Containers:
             sizes = await asyncio.to_thread(self._size_mounts, record)
             await self.relay.add(record.key)
             async with self._turns:
-                container = await self.engine.start(self._spec(record, run_dir, sizes))
+                container = await self._start(record, self._spec(record, run_dir, sizes))
                 record = record.but(pid=container.pid, started=start_of(container.pid))
                 self.records[record.key] = record
                 _, ip = await asyncio.gather(self._identify(record), self._attach(record))
@@ -132,6 +134,16 @@ class Containers:
             await asyncio.shield(self.discard(record.key))
             raise
         return record
+
+    async def _start(self, record: ContainerRecord, spec: ContainerSpec) -> Container:
+        """Starts the container; what its network can have ready by then is prepared meanwhile."""
+        if record.shape.network != "default":
+            return await self.engine.start(spec)
+        preparing = tasks.shared(self.network.prepare(record.key), "prepare network")
+        try:
+            return await self.engine.start(spec)
+        finally:
+            await asyncio.wait([preparing])  # whatever became of it, `attach` tells
 
     async def _attach(self, record: ContainerRecord) -> str | None:
         if record.shape.network != "default":
