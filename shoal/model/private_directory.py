@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from shoal.model.errors import FailedPrecondition
@@ -24,7 +25,8 @@ def make_private_directory(directory: Path) -> None:
 
 
 def open_to_others(directory: Path) -> str | None:
-    """Why other accounts may get into the directory; None if they can't, or if it is not there."""
+    """Why other accounts may get into the directory, or put another in its place; None if they can't, or if it is not
+    there."""
     try:
         found = directory.stat()
     except FileNotFoundError:
@@ -32,5 +34,11 @@ def open_to_others(directory: Path) -> str | None:
     if found.st_uid not in (0, os.geteuid()):
         return f"belongs to user {found.st_uid}"
     if found.st_mode & 0o077:
-        return f"has mode {found.st_mode & 0o7777:04o}"
+        return f"has mode {stat.S_IMODE(found.st_mode):04o}"
+    for parent in directory.parents:
+        above = parent.stat()
+        if above.st_uid not in (0, os.geteuid()):
+            return f"lies in {parent}, which belongs to user {above.st_uid}"
+        if above.st_mode & 0o002 and not above.st_mode & stat.S_ISVTX:
+            return f"lies in {parent}, where everybody may write"
     return None

@@ -146,7 +146,7 @@ def test_an_up_that_is_interrupted_leaves_nothing(site: Site, previous: str | No
 
 def ray_processes(site: Site) -> list[ProcessRef]:
     identity = site.state_dir / "cluster-id"
-    return processes.of_cluster(identity.read_text(), site.state_dir / "ray") if identity.exists() else []
+    return processes.of_cluster(identity.read_text(), site.state_dir / "ray" / "s") if identity.exists() else []
 
 
 def assert_clean(site: Site) -> None:

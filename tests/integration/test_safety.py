@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 
 import shoal
 from shoal.actors.network.rules import NODES, elements
+from shoal.cluster.local import processes
 from tests.cluster import Cluster
 from tests.integration.netlab import PROBE
 from tests.processes import kill_relay
@@ -296,8 +298,7 @@ def test_no_process_of_the_node_poses_as_the_agent(sandbox: shoal.Sandbox, clust
     assert sockets
     pose = ["unshare", "--pid", "--fork", "python3", "-c", POSE, *sockets]
     assert set(said(*pose)) <= {"0", "ConnectionResetError", "BrokenPipeError"}
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
-    assert set(said(*nobody, "unshare", "--user", "--map-root-user", *pose[1:])) == {"PermissionError"}
+    assert set(said(*NOBODY, "unshare", "--user", "--map-root-user", *pose[1:])) == {"PermissionError"}
     for name in ("", "c", "mounted", "api", "relay.sock", "gateway.sock"):
         assert (top / name).stat().st_mode & 0o077 == 0, name
     assert sandbox.run("echo mine; ls /.shoal/run").stdout == "mine\nrelay.sock\n", "and the secret is gone"
@@ -306,6 +307,49 @@ def test_no_process_of_the_node_poses_as_the_agent(sandbox: shoal.Sandbox, clust
 TOLD = "cat /proc/self/mountinfo /proc/mounts /proc/self/mountstats /proc/net/unix /proc/self/cgroup /proc/1/cgroup"
 ENGINES_OWN = re.compile(r" (/etc/hosts|/etc/hostname) |[ /]overlay .*(lowerdir|with fstype)|^device overlay ")
 """Where the engine keeps the root file system, and two files beside it if a container has no disk of its own."""
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
+
+
+def test_other_accounts_of_the_node_find_no_file_to_read_or_write(sandbox: shoal.Sandbox, cluster: Cluster) -> None:
+    """Ray makes its own directories, and follows links in them, for all the world."""
+    tops = [os.environ["SHOAL_STATE_DIR"], cluster.file.run_dir, cluster.file.temp_dir]
+    assert Path(cluster.file.temp_dir, "session_latest", "logs").is_dir()
+    look = [*NOBODY, "find", *tops, "(", "-writable", "-o", "-type", "s", ")", "!", "-type", "l"]
+    found = subprocess.run(look, capture_output=True, text=True, check=False, timeout=30)
+    assert "Permission denied" in found.stderr
+    assert found.stdout == ""
+    secrets = [cluster.file.secret_path, cluster.file.auth_token_path, str(Path(tops[0], "cluster.json"))]
+    read = subprocess.run([*NOBODY, "cat", *secrets], capture_output=True, text=True, check=False, timeout=30)
+    assert read.stdout == ""
+
+
+ASK = """
+import http.client, sys
+for port in sys.argv[1:]:
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=3)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        print(answer.read().decode(errors="replace") if answer.status == 200 else "")
+    except (OSError, http.client.HTTPException):
+        pass
+"""
+
+
+def test_no_port_tells_other_accounts_about_sandboxes(sandbox: shoal.Sandbox, cluster: Cluster) -> None:
+    ours = processes.of_cluster(cluster.file.cluster, Path(cluster.file.temp_dir))
+    ours += processes.listening_below(Path(cluster.file.run_dir))
+    marks = [f"pid={process.pid}," for process in ours]
+    lines = [line for line in said("ss", "-H", "-tlnp") if any(mark in line for mark in marks)]
+    assert lines
+    everywhere = [line for line in lines if line.split()[3].startswith(("*", "0.0.0.0", "[::]"))]
+    assert all("ServeReplica" in line or "ServeRepli" in line for line in everywhere), everywhere
+    ports = {line.split()[3].rpartition(":")[2] for line in lines}
+    told = "\n".join(said(*NOBODY, sys.executable, "-c", ASK, *ports))
+    for word in (sandbox.id, "SandboxActor", "NodeActor", os.environ["SHOAL_STATE_DIR"]):
+        assert word not in told, word
 
 
 def test_what_the_kernel_tells_inside_says_nothing_of_the_node(sandbox: shoal.Sandbox, cluster: Cluster) -> None:

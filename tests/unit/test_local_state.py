@@ -9,7 +9,7 @@ import pytest
 
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import up as local_cluster
-from shoal.cluster.local.doctor import examine
+from shoal.cluster.local.doctor import Check, examine
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition
@@ -32,7 +32,7 @@ def cluster(settings: Settings) -> ClusterFile:
         auth_token_path="",
         secret_path="",
         run_dir=str(settings.run_dir),
-        temp_dir=str(settings.state_dir / "ray"),
+        temp_dir=str(settings.state_dir / "ray" / "s"),
         started_at=0.0,
         settings=carried,
         api_listens="127.0.0.1:1",
@@ -58,6 +58,24 @@ def test_doctor_names_the_remedy(settings: Settings, cluster: ClusterFile) -> No
     assert not check.ok
     assert "of_another_time" in check.detail
     assert check.remedy == "shoal down && shoal up"
+
+
+def test_doctor_tells_which_directory_other_accounts_may_enter(settings: Settings) -> None:
+    closed = local_state.temp_dir(settings).parent
+
+    def check() -> Check:
+        return next(check for check in examine(settings) if check.name == "closed directories")
+
+    assert check().ok, "there is none yet"
+    closed.mkdir(parents=True, mode=0o777)
+    closed.chmod(0o777)
+    assert not check().ok
+    assert str(closed) in check().detail
+    assert f"chmod 700 {closed}" in check().remedy
+    closed.chmod(0o700)
+    assert check().ok
+    settings.state_dir.chmod(0o777)
+    assert "everybody may write" in check().detail
 
 
 def test_it_is_taken_down_by_the_settings_of_now(settings: Settings, cluster: ClusterFile) -> None:

@@ -30,6 +30,7 @@ from shoal.images.binaries import agent_binary
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import ShoalError
+from shoal.model.private_directory import open_to_others
 from shoal.model.settings import Settings
 
 _NEEDED_GIB = 5
@@ -62,6 +63,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _network_features()
     yield _overlay()
     yield _directories(settings)
+    yield _closed(settings)
     yield _disk(settings)
     yield _disk_limit(settings)
     yield _agent(settings)
@@ -175,6 +177,20 @@ def _directories(settings: Settings) -> Check:
     except ShoalError as error:
         return Check("directories", False, error.message, "SHOAL_STATE_DIR=/var/lib/shoal shoal up")
     return Check("directories", True, f"{settings.state_dir}, {settings.run_dir}")
+
+
+def _closed(settings: Settings) -> Check:
+    """No other account gets into the directories of Ray, of the node and of the controller."""
+    state, run_dir = settings.state_dir, settings.run_dir
+    private = [local_state.temp_dir(settings).parent, state / "node", state / "controller"]
+    if (state / local_state.ID_FILE).exists():
+        private.append(run_dir / local_state.identity(state))
+    for directory in private:
+        why = open_to_others(directory)
+        if why is not None:
+            remedy = f"shoal down; chown root: {directory}; chmod 700 {directory}; shoal up"
+            return Check("closed directories", False, f"other accounts may enter {directory}: it {why}", remedy)
+    return Check("closed directories", True, "only their owner may enter them")
 
 
 def _disk(settings: Settings) -> Check:

@@ -17,8 +17,12 @@ from pathlib import Path
 from shoal.cluster.local import processes
 from shoal.model.cluster_file import ProcessRef, loopback_environment
 from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.private_directory import make_private_directory
 
 DEFAULT_PORT = 6379
+CLOSED = "ray"
+"""The directory around Ray's own, which no other account may enter."""
+_SESSIONS = "s"
 REGION_LABEL = "ray.io/availability-region"
 
 _START_S = 120.0
@@ -43,8 +47,12 @@ class HeadOptions:
 
 
 def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
-    """Ray's session directory: in the state directory, or in `run_dir` if that path is too long for Ray's sockets."""
-    for directory in (state_dir / "ray", run_dir / "ray"):
+    """Ray's session directory: in the state directory, or in `run_dir` if that path is too long for Ray's sockets.
+
+    Ray opens it to everybody (0777), with most of what is in it. So it lies in a directory of its own, which `start`
+    closes: who may write there chooses where root's logs go.
+    """
+    for directory in (state_dir / CLOSED / _SESSIONS, run_dir / CLOSED / _SESSIONS):
         if len(os.fsencode(directory)) + _LONGEST_SOCKET <= 107:
             return directory
     raise InvalidRequest(
@@ -56,7 +64,8 @@ def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
 def start(options: HeadOptions) -> str:
     """Starts a head and returns its address (`host:port`) once it answers."""
     environment = _environment(options)
-    options.temp_dir.mkdir(parents=True, exist_ok=True)
+    make_private_directory(options.temp_dir.parent)
+    options.temp_dir.mkdir(exist_ok=True)
     (options.temp_dir / "ray_current_cluster").unlink(missing_ok=True)  # from an earlier head
     port = _choose_port(options)
     try:
@@ -159,6 +168,8 @@ def _environment(options: HeadOptions) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(options.token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Its metrics answer every account of the machine, without a token, and nobody but the dashboard reads them.
+        "RAY_enable_metrics_collection": "1" if options.dashboard else "0",
         # Ray's monitor counts the page cache as used, and kills workers at 95 %. Sandboxes have limits of their own,
         # and a killed slot would end a sandbox that did nothing wrong.
         "RAY_memory_monitor_refresh_ms": "0",

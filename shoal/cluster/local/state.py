@@ -26,7 +26,7 @@ from shoal.model.report import Report
 from shoal.model.settings import Settings
 
 _LOCK_S = 900.0
-_ID_FILE = "cluster-id"
+ID_FILE = "cluster-id"
 _KEPT_SESSIONS = 3
 _KEPT_BY_PURGE = ("settings.toml", "lock")
 
@@ -62,7 +62,7 @@ def _try_lock(fd: int) -> bool:
 
 def identity(state: Path) -> str:
     """The id of all clusters of this state directory, by which the leftovers of a crash are found."""
-    file = state / _ID_FILE
+    file = state / ID_FILE
     try:
         return file.read_text("ascii").strip()
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def temp_dir(settings: Settings) -> Path:
     try:
         return local_ray.choose_temp_dir(settings.state_dir, settings.run_dir)
     except InvalidRequest:
-        return settings.state_dir / "ray"
+        return settings.state_dir / local_ray.CLOSED / "s"
 
 
 def forget_sessions(directory: Path) -> None:
@@ -105,7 +105,7 @@ def forget_sessions(directory: Path) -> None:
 
 def purge(settings: Settings) -> None:
     """Removes all but the operator's `settings.toml` and the lock that we hold."""
-    shutil.rmtree(temp_dir(settings), ignore_errors=True)
+    shutil.rmtree(temp_dir(settings).parent, ignore_errors=True)
     for path in settings.state_dir.iterdir():
         if path.name not in _KEPT_BY_PURGE:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

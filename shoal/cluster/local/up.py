@@ -241,7 +241,7 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
         for name in ("auth_token", "secret"):
             (state / name).unlink(missing_ok=True)
     local_state.forget_sessions(temp_dir)
-    for directory in (temp_dir, run_dir):
+    for directory in (temp_dir, temp_dir.parent, run_dir):
         try:
             directory.rmdir()
         except OSError:
