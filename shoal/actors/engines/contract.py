@@ -25,6 +25,9 @@ Rules for every engine
     - Errors are of `shoal.model.errors`: `ImageNotFound`, `InvalidRequest` (a limit that the engine cannot keep),
       `Unavailable` (the engine does not answer: nothing happened), `FailedPrecondition` (not possible in this state),
       `NotFound`, `Internal`.
+    - Root in a container need not be root on the node. An engine that gives each container a range of user ids of its
+      own also creates its user namespace as a user of that range: the kernel charges what is counted inside (inotify,
+      timers) to the creator, too, and would count all containers' together if that were root.
     - Who retries: the caller, on `Unavailable` only.
 
 Memory checkpoints and disk limits are abilities that only some engines have: `abilities` tells, and a call without the

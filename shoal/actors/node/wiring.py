@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import platform
 import socket
@@ -21,6 +22,7 @@ from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.network import SandboxNetwork
+from shoal.actors.node import kernel_counts
 from shoal.actors.node.containers import ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
@@ -37,6 +39,8 @@ from shoal.model.private_directory import make_private_directory
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
+
+log = logging.getLogger("shoal.node")
 
 _DEADLINE_MARGIN_S = 3600
 """A container ends itself this long after the longest lifetime of a sandbox, if nobody else ends it."""
@@ -77,6 +81,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
     await asyncio.to_thread(make_private_directory, state)
     await asyncio.to_thread(sources.open)
     binary = await asyncio.to_thread(install_agent, settings)
+    await asyncio.to_thread(_raise_counts)
     async with contextlib.AsyncExitStack() as held:
         # First: it ends where nobody comes back to it, and needs none of the others.
         gateway = Gateway(binary, ServingPaths(settings.run_dir, cluster), settings.api, state / "gateway.log")
@@ -172,6 +177,12 @@ async def _tell_relay(containers: Containers, ports: ExposedPorts) -> None:
     """Tells a relay that may be new what it can't know by itself."""
     await containers.identify_all()
     await ports.restore()
+
+
+def _raise_counts() -> None:
+    lacking = kernel_counts.raise_counts()
+    if lacking:
+        log.warning("one sandbox can use up what all need of the kernel: %s", kernel_counts.remedy(lacking))
 
 
 def _container_defaults(

@@ -17,6 +17,7 @@ from typing import Any
 from shoal.actors import inherited_settings
 from shoal.actors.engines import seccomp
 from shoal.actors.engines.disks import Disks
+from shoal.actors.node import kernel_counts
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
@@ -62,6 +63,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _control_groups()
     yield _network_features()
     yield _overlay()
+    yield _kernel_counts()
     yield _directories(settings)
     yield _closed(settings)
     yield _disk(settings)
@@ -162,6 +164,17 @@ def _network_features() -> Check:
 def _overlay() -> Check:
     there = any(line.split()[-1] == "overlay" for line in Path("/proc/filesystems").read_text().splitlines())
     return Check("kernel: overlay", there, "there" if there else "not loaded", "" if there else "modprobe overlay")
+
+
+def _kernel_counts() -> Check:
+    """What the kernel counts for all sandboxes together is large enough, or can be raised."""
+    lacking = kernel_counts.too_small()
+    if not lacking:
+        return Check("kernel counts", True, "no sandbox can use them up")
+    names = ", ".join(count.name for count in lacking)
+    if os.geteuid() == 0 and os.access(lacking[0].file, os.W_OK):
+        return Check("kernel counts", True, f"`shoal up` raises {names}")
+    return Check("kernel counts", False, f"one sandbox can use up {names}", kernel_counts.remedy(lacking))
 
 
 def _directories(settings: Settings) -> Check:

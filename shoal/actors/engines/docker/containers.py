@@ -22,6 +22,7 @@ from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
 from shoal.actors.engines.docker.removal import remove_container
 from shoal.actors.engines.docker.request import KEY_LABEL, check, container_name, create_request
+from shoal.actors.engines.shared_counts import bound_terminals, queue_limits
 from shoal.actors.engines.tree_size import tree_size
 from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, NotFound, ShoalError
 
@@ -59,6 +60,7 @@ class Containers:
         self._images = images
         self._runtimes = runtimes
         self._seccomp = seccomp
+        self._queue_limits = [{"Name": name, "Soft": most, "Hard": most} for name, most in queue_limits().items()]
         self._disks = disks
         self._cgroup_parent = cgroup_parent
         self._known: dict[str, _Known] = {}
@@ -98,6 +100,7 @@ class Containers:
         for fresh in (False, True):
             image = self._images.need(spec.image)
             request = create_request(spec, image, seccomp=self._seccomp, has_ipv6=_IPV6.exists())
+            request["HostConfig"]["Ulimits"] = self._queue_limits
             if self._cgroup_parent is not None:
                 self._cgroup_parent.ensure()
                 request["HostConfig"]["CgroupParent"] = self._cgroup_parent.name
@@ -130,6 +133,7 @@ class Containers:
                 f"container {spec.key} ended as soon as it started, with exit code {container.exit_code}; "
                 f"check that the agent {spec.agent} is a static executable for this machine"
             )
+        _bound_terminals(container)
         return self._remember(found, container)
 
     def _undo(self, key: str) -> None:
@@ -289,6 +293,14 @@ def to_container(found: dict[str, Any]) -> Container:
         created_at=_seconds(found.get("Created", "")),
         labels=labels,
     )
+
+
+def _bound_terminals(container: Container) -> None:
+    try:
+        bound_terminals(container.pid)
+    except OSError as error:
+        # gVisor has terminals of its own; on a kernel before 5.2 all containers share the machine's number.
+        _log.debug("the terminals of container %s are not bounded: %s", container.key, error)
 
 
 def _seconds(timestamp: str) -> float:
