@@ -101,10 +101,12 @@ class FlowBytes(ByteSource):
         return b""
 
     async def next_within(self, timeout: float) -> bytes | None:
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout
         try:
-            async with asyncio.timeout(_OPEN_S):
-                on_the_way = await self._on_the_way()
-            async with asyncio.timeout(max(timeout, _OPEN_S if on_the_way else 0)):
+            async with asyncio.timeout(max(timeout, _OPEN_S)) as limit:
+                if not await self._on_the_way():
+                    limit.reschedule(max(end, clock()))  # now: what has arrived is still returned
                 return await self.next()
         except TimeoutError:
             return None
