@@ -100,7 +100,8 @@ async def test_the_same_exec_again_runs_once(place: Lab) -> None:
     ],
 )
 async def test_a_wrong_exec_names_its_field(place: Lab, body: dict[str, Any], field: str) -> None:
-    assert await place.problem("POST", "/exec", json=body) == (400, "invalid_request", field)
+    code = "relative_path" if body.get("workdir") == "usr" else "invalid_request"
+    assert await place.problem("POST", "/exec", json=body) == (400, code, field)
 
 
 async def test_what_cannot_be_run_is_told(place: Lab) -> None:
@@ -312,11 +313,21 @@ async def test_signals_and_ends(place: Lab) -> None:
         assert (status, code, field) == (400, "invalid_request", "signal")
 
 
-@pytest.mark.parametrize("workdir", ["relative", "/not/there", "/etc/hostname", "/nul\0"])
+@pytest.mark.parametrize(
+    ("workdir", "kind"),
+    [
+        ("relative", "relative_path"),
+        ("/not/there", "invalid_request"),
+        ("/etc/hostname", "not_a_directory"),
+        ("/nul\0", "invalid_request"),
+    ],
+)
 @pytest.mark.parametrize("call", ["exec", "processes"])
-async def test_a_directory_that_is_none_is_named_as_the_caller_named_it(place: Lab, call: str, workdir: str) -> None:
+async def test_a_directory_that_is_none_is_named_as_the_caller_named_it(
+    place: Lab, call: str, workdir: str, kind: str
+) -> None:
     refused = await place.problem("POST", f"/{call}", json={"argv": ["true"], "workdir": workdir})
-    assert refused == (400, "invalid_request", "workdir")
+    assert refused == (400, kind, "workdir")
 
 
 async def test_the_same_start_again_starts_nothing(place: Lab) -> None:

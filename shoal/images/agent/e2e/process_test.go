@@ -114,7 +114,7 @@ func TestBadStartsAreRefusedWithNothingStarted(t *testing.T) {
 		{argv: []string{write("lost", "#!/no/interpreter\n", 0o755)}, code: "command_not_found", exit: 127, says: "/no/interpreter"},
 		{argv: []string{"/tmp"}, code: "command_not_executable", exit: 126, says: "directory"},
 		{argv: []string{"true"}, more: object{"workdir": "/no/such"}, code: "invalid_request", field: "workdir"},
-		{argv: []string{"true"}, more: object{"workdir": "tmp"}, code: "invalid_request", field: "workdir"},
+		{argv: []string{"true"}, more: object{"workdir": "tmp"}, code: "relative_path", field: "workdir"},
 		{argv: []string{"true"}, more: object{"user": "nobody-here"}, code: "user_not_found", field: "user"},
 		{argv: []string{"true"}, more: object{"user": "0:nogroup-here"}, code: "user_not_found", field: "user"},
 		{argv: []string{"true"}, more: object{"limits": object{"wings": 2}}, code: "invalid_request", field: "limits"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path"
@@ -62,7 +63,7 @@ func checkDirectory(dir string) error {
 		return fault.Invalid("workdir", "%s: %v in the sandbox: create it first", dir, err)
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
-		return fault.Invalid("workdir", "%s is not a directory in the sandbox", dir)
+		return fault.Path("workdir", fmt.Errorf("%s: %w in the sandbox", dir, syscall.ENOTDIR))
 	}
 	return nil
 }

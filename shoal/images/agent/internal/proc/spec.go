@@ -90,8 +90,11 @@ func CheckEnv(env map[string]*string) error {
 
 // CheckWorkdir returns an error unless workdir is "" or an absolute path.
 func CheckWorkdir(workdir string) error {
-	if workdir != "" && (workdir[0] != '/' || strings.IndexByte(workdir, 0) >= 0) {
-		return fault.Invalid("workdir", "%q is not an absolute path", workdir)
+	switch {
+	case strings.IndexByte(workdir, 0) >= 0:
+		return fault.Invalid("workdir", "it holds a NUL byte, which a path cannot")
+	case workdir != "" && workdir[0] != '/':
+		return fault.Relative("workdir", workdir)
 	}
 	return nil
 }
