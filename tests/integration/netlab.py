@@ -182,7 +182,8 @@ async def net_lab(docker: DockerLab, **settings: object) -> AsyncIterator[NetLab
         yield NetLab(docker, network, bridge, subnet)
     finally:
         await network.close()
-    assert await asyncio.to_thread(traces, bridge, subnet) == []
+    left = await asyncio.to_thread(traces, bridge, subnet)
+    assert left == [], left
 
 
 def traces(bridge: str, subnet: str) -> list[str]:
