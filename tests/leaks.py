@@ -103,15 +103,16 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
     """That a cluster which was taken down has left nothing on this machine but what it keeps in its state directory."""
     run_dir = Path(cluster.run_dir)
     deadline = time.monotonic() + SETTLING_S
-    while cluster.engine is not None and shims(cluster) and time.monotonic() < deadline:
-        time.sleep(0.05)  # a shim ends by itself, a moment after its container
+    state = Path(cluster.secret_path).parent
+    while cluster.engine is not None and (shims(cluster) or _loop_devices(state)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a shim ends by itself, a moment after its container; a disk is unmounted in the background
     left = {
         "processes": processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
         + processes.listening_below(run_dir / cluster.cluster),
         "engine": [cluster.engine] if cluster.engine is not None and processes.alive(cluster.engine) else [],
         "containers": _containers(cluster) if cluster.engine is None else [],
         "shims": shims(cluster) if cluster.engine is not None else [],
-        "disks": _loop_devices(Path(cluster.secret_path).parent),
+        "disks": _loop_devices(state),
         "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run_dir) in line],
         "files": list((run_dir / cluster.cluster).rglob("*"))
         + list(run_dir.glob("engine*")) * (cluster.engine is not None),

@@ -20,7 +20,7 @@ Rules for every engine
     - All methods are async and never block the loop. Blocking libraries go to the engine's own bounded threads.
     - `start` is all or nothing: if it raises or is cancelled, nothing of the container is left.
     - Every container carries `ContainerSpec.labels`; `list` finds containers by them, after any crash of the caller.
-    - `remove` is idempotent, kills what runs, and returns once container, root filesystem and mounts are gone, whatever
+    - `remove` is idempotent, kills what runs, and returns once container and root filesystem are gone, whatever
       code inside has left there: trees of any depth, names of any bytes.
     - Errors are of `shoal.model.errors`: `ImageNotFound`, `InvalidRequest` (a limit that the engine cannot keep),
       `Unavailable` (the engine does not answer: nothing happened), `FailedPrecondition` (not possible in this state),

@@ -21,6 +21,7 @@ from shoal.actors.engines.contract import (
     Mount,
     shows_processes,
 )
+from shoal.actors.engines.disks import disks
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
@@ -295,6 +296,16 @@ class Containers:
                 self.lose(key, ContainerLoss(Reason.EVICTED, None, "its container is gone from the node"))
         for key in dict.fromkeys((*removals, *self._doomed)):
             await self.discard(key)
+        await asyncio.to_thread(disks.sweep, self._disk_dir, self.records.copy)  # left by a crash while one was removed
+
+    async def disks_gone(self) -> None:
+        """Waits until the disks of removed containers are unmounted."""
+        if not await asyncio.to_thread(disks.wait_until_gone, self._disk_dir):
+            log.warning("disks in %s are still mounted", self._disk_dir)
+
+    @property
+    def _disk_dir(self) -> Path:
+        return self.defaults.sources.top / "d"
 
     async def forget_unfinished(self) -> None:
         """Removes, after a restart, the containers that were being started: nobody waits for them any more."""
@@ -319,7 +330,7 @@ class Containers:
             memory=shape.memory * MIB,
             pids=shape.pids,
             disk=shape.disk * MIB,
-            disk_dir=defaults.sources.top / "d" / record.key,
+            disk_dir=self._disk_dir / record.key,
             gpu=shape.gpu,
             runtime=shape.runtime,
             hostname=shape.hostname,

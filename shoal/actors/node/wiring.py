@@ -65,6 +65,7 @@ class NodeParts:
         rest is done."""
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(asyncio.to_thread, self.containers.defaults.sources.close)
+            last_first.push_async_callback(self.containers.disks_gone)
             last_first.push_async_callback(asyncio.to_thread, cgroup_parent.remove)
             last_first.push_async_callback(self.engine.close)
             last_first.push_async_callback(self.network.close)

@@ -11,13 +11,15 @@ table of mounts, so whoever comes after a crash can remove them. Blocks: called 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ from typing import Final
 
 from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.disks.loop import attached
+
+_log = logging.getLogger(__name__)
 
 _BLOCK: Final = 4096
 _PER_INODE: Final = 16384
@@ -167,13 +171,41 @@ def release(disk: Disk) -> None:
 
 
 def remove(disk: Disk) -> None:
-    """Removes it. Nothing may run on it any more. Idempotent."""
+    """Removes it, which goes on after the call: the machine's own disk may be busy. Nothing may run on it any more.
+    Idempotent."""
     release(disk)
-    with contextlib.suppress(OSError):  # it is removed all the same
-        _forget_unwritten(disk)
-    mounts.detach(disk.point)
-    with contextlib.suppress(FileNotFoundError):
+    threading.Thread(target=_unmount, args=(disk,), name="shoal-unmount").start()
+
+
+def sweep(directory: Path, keep: Callable[[], Collection[str]]) -> None:
+    """Removes the disks mounted in `directory` whose names are none of `keep()`, asked after the disks were found."""
+    found = [entry.point for entry in mounts.table() if entry.point.parent == directory]
+    kept = keep() if found else ()
+    for point in found:
+        if point.name not in kept:
+            remove(Disk(point))
+
+
+def wait_until_gone(directory: Path, seconds: float = 10.0) -> bool:
+    """Waits until no disk is mounted in `directory`; whether that is so."""
+    deadline = time.monotonic() + seconds
+    while any(entry.point.parent == directory for entry in mounts.table()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _unmount(disk: Disk) -> None:
+    try:
+        with contextlib.suppress(OSError):  # it is removed all the same
+            _forget_unwritten(disk)
+        mounts.detach(disk.point)
         disk.point.rmdir()
+    except FileNotFoundError:
+        pass  # by somebody else, meanwhile
+    except OSError as error:
+        _log.warning("the disk at %s is not removed yet: %s", disk.point, error)
 
 
 def _forget_unwritten(disk: Disk) -> None:
