@@ -36,9 +36,12 @@ class FakeRelay:
         self.open: set[str] = set()
         self.first: dict[str, tuple[int, int]] = {}
         self.down = False
+        self.refuses = False
 
     async def add(self, key: str, pid: int = 0, started: int = 0) -> None:
         self._answer()
+        if self.refuses:
+            raise Internal("the node's relay refused add: no such file or directory")
         self.open.add(key)
         if pid:
             self.first[key] = (pid, started)
@@ -111,6 +114,9 @@ async def test_the_relay_is_told_which_process_is_the_first(tmp_path: Path) -> N
     await again.containers.identify_all()
     assert again.relay.first == {record.key: first}, "after a restart, from the record"
     again.relay.first.clear()
+    again.relay.refuses = True
+    await again.containers.identify_all()  # which must not keep a node from opening
+    again.relay.refuses = False
     again.containers.records[record.key] = record.but(shape=replace(SHAPE, runtime="runsc"))
     await again.containers.identify_all()
     assert again.relay.first == {}, "which no process of this node's can be"

@@ -27,7 +27,7 @@ from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
 from shoal.actors.node.size_files import SizeFiles
 from shoal.model import tasks
-from shoal.model.errors import NotFound, ShoalError
+from shoal.model.errors import Internal, NotFound, ShoalError
 from shoal.model.grants import agent_secret
 from shoal.model.ids import new_container_key
 from shoal.model.spec import MIB, ContainerShape
@@ -159,8 +159,11 @@ class Containers:
 
     async def identify_all(self) -> None:
         """Tells a relay that was restarted, or a node that was, which processes are the first of their containers."""
-        for record in [r for r in self.records.values() if r.key not in self._doomed]:
-            await self._identify(record)
+        for record in [r for r in self.records.values() if r.key not in self._doomed and self.loss_of(r.key) is None]:
+            try:
+                await self._identify(record)
+            except Internal as error:  # it may have been lost with its directory: then the next sweep finds out
+                log.warning("container %s: %s", record.key, error)
 
     async def assign(self, key: str, sandbox_id: str) -> ContainerRecord:
         """Gives a warm container to a sandbox."""
