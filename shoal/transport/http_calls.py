@@ -8,6 +8,7 @@ as the API asks for.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import secrets
@@ -35,6 +36,7 @@ ANSWER_S = 30.0
 
 MAX_ANSWER = 64 << 20
 _MAX_PROBLEM = 1 << 20
+_AT_ONCE = 1 << 20
 # A loop of our own, not tenacity's: it takes `retry_after` and renews its budget, on the path of every exec over HTTP.
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 2.0
@@ -152,7 +154,7 @@ class HttpCalls:
                 method,
                 self.server.url + path,
                 params=None if query is None else _pairs(query),
-                json=body,
+                data=None if body is None else _payload(body),
                 headers={**self.headers(request_id), **(headers or {})},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_S),
@@ -212,6 +214,14 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
         else:
             return b"".join(pieces)
     raise Internal(f"the API's answer is longer than {limit} bytes")
+
+
+def _payload(body: Any) -> aiohttp.Payload:
+    """JSON of any size. What is large is read piece by piece: aiohttp warns of sending it at once."""
+    data = json.dumps(body).encode()
+    if len(data) <= _AT_ONCE:
+        return aiohttp.BytesPayload(data, content_type="application/json")
+    return aiohttp.BytesIOPayload(io.BytesIO(data), content_type="application/json")
 
 
 def _pairs(query: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -125,6 +125,18 @@ def test_a_full_disk_is_an_error_inside_and_not_its_end(cluster: object) -> None
 
 
 @over_both
+def test_its_environment_and_a_commands_arguments_may_be_large(cluster: object) -> None:
+    large = {f"A{number}": "x" * 100_000 for number in range(12)}
+    count = 'printf %s "$@" | wc -c; printf %s "$A11" | wc -c'
+    with shoal.Sandbox.create(env=large) as sandbox:
+        result = sandbox.run(["sh", "-c", count, "sh", *["\1" * 120_000] * 6], env={"A0": None, "A1": None})
+        assert result.stdout.split() == ["720000", "100000"]
+        with pytest.raises(shoal.InvalidRequest) as caught:
+            sandbox.run(["true", *["x" * 120_000] * 8])
+        assert caught.value.field == "env"
+
+
+@over_both
 def test_it_has_the_host_name_that_was_asked_for(cluster: object) -> None:
     with shoal.Sandbox.create(hostname="castle") as sandbox:
         assert sandbox.run("hostname").stdout == "castle\n"

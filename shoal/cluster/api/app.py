@@ -24,7 +24,7 @@ from shoal.cluster.api.processes import routes as processes
 from shoal.cluster.api.request import problems
 from shoal.cluster.api.request.limits import MOST_LARGE, LargeBodies
 from shoal.cluster.api.request.middleware import Frame
-from shoal.cluster.api.request.route import ApiRoute
+from shoal.cluster.api.request.route import ApiRoute, StartRoute
 from shoal.cluster.api.sandboxes import batch, events, logs
 from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
@@ -85,7 +85,7 @@ def make_app(transport: Transport, settings: Settings) -> FastAPI:
     app.state.usage_reporter = reporter
     app.state.tokens = TokenCache(transport, settings.api.token_cache)
     app.state.outputs = Budget(execs.MOST_HELD)
-    app.state.large_bodies = LargeBodies(MOST_LARGE)
+    app.state.large_bodies = LargeBodies(max(MOST_LARGE, StartRoute.body_factor * settings.api.max_body))
     app.state.makes = set()  # creates that go on though their client may have left
     for router in routers():
         _take(app, router)

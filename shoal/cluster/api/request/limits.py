@@ -13,7 +13,7 @@ from shoal.cluster.api.request.problems import Refused
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, Unavailable
 
 MOST_LARGE = 64 << 20
-"""Bytes beyond the usual size that all bodies of this replica together may hold in memory."""
+"""Bytes beyond the usual size that all bodies of this replica together may hold in memory, if the largest fits."""
 
 BODY_S = 30.0
 """Seconds for a whole JSON body."""
