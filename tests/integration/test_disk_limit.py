@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -117,3 +120,24 @@ async def test_a_tree_of_any_depth_can_be_removed(lab: DockerLab) -> None:
     assert await lab.engine.disk_usage(container.key, limit=1 << 40) > 20_000 * 1024
     await asyncio.wait_for(lab.engine.remove(container.key), 60)
     assert await lab.remains() == []
+
+
+async def test_a_volume_of_the_image_is_on_the_disk(lab: DockerLab, tmp_path: Path) -> None:
+    made = io.BytesIO()
+    tarfile.open(fileobj=made, mode="w").close()
+    lab.image = f"shoal-test/{ids.new_container_key()}:1"
+    name, tag = lab.image.split(":")
+    changes = ["VOLUME /data"]
+    await asyncio.to_thread(
+        lab.client.import_image_from_data, made.getvalue(), repository=name, tag=tag, changes=changes
+    )
+    try:
+        container = await start(lab)
+        seen = await asyncio.to_thread(lab.client.inspect_container, f"shoal-{container.key}")
+        volume = next(Path(mount["Source"]) for mount in seen["Mounts"] if mount["Type"] == "volume")
+        status = os.statvfs(f"/proc/{container.pid}/root/data")
+        assert LIMIT <= status.f_blocks * status.f_frsize < LIMIT * 1.05
+        await lab.engine.remove(container.key)
+        assert not volume.exists()
+    finally:
+        await asyncio.to_thread(lab.client.remove_image, lab.image, force=True)

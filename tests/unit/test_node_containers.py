@@ -120,6 +120,11 @@ async def test_the_relay_is_told_which_process_is_the_first(tmp_path: Path) -> N
     again.containers.records[record.key] = record.but(shape=replace(SHAPE, runtime="runsc"))
     await again.containers.identify_all()
     assert again.relay.first == {}, "which no process of this node's can be"
+    again.containers.records[record.key] = record
+    node.engine.containers.clear()
+    await again.containers.reconcile()
+    await again.containers.identify_all()
+    assert again.relay.first == {}, "the container is gone, and so is the directory that the relay would look for"
 
 
 async def test_a_network_of_none_is_not_attached(tmp_path: Path) -> None:
