@@ -43,8 +43,8 @@ _KEPT_BACK: Final = 16 << 20
 # Without a journal: a container's disk does not outlive a crash of the machine, and mounts in a millisecond.
 _FEATURES: Final = "^has_journal,^resize_inode"
 # Inode tables are empty already, and so need not be written. `barrier=0`: a flush would have to wait for the machine's
-# own disk, for data that nobody reads after a crash.
-_OPTIONS: Final = "noinit_itable,discard,barrier=0"
+# own disk, for data that nobody reads after a crash. `noauto_da_alloc`: nor need a file be written when it is replaced.
+_OPTIONS: Final = "noinit_itable,discard,barrier=0,noauto_da_alloc"
 
 _LOOP: Final = "7:"
 """The major number of loop devices."""
