@@ -20,6 +20,7 @@ from schemathesis.core.transport import Response
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
+from shoal.cluster.api.access import failure_bound
 from shoal.cluster.api.app import make_app
 from shoal.model.http import PROBLEM
 from shoal.model.settings import Settings
@@ -90,8 +91,10 @@ class Home:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    """One API for all: what one request leaves behind is the next one's world."""
-    with serving() as served:
+    """One API for all: what one request leaves behind is the next one's world. As many as come from here with wrong
+    tokens are told so."""
+    with pytest.MonkeyPatch.context() as patch, serving() as served:
+        patch.setattr(failure_bound, "BURST", 1_000_000)
         yield served
 
 
@@ -126,7 +129,7 @@ def test_every_answer_is_one_that_the_document_has(
     reach(case, home)
     headers = {"Authorization": f"Bearer {api.root}"}
     own = [problems_are_problems, ids_are_told]
-    excluded = [negative_data_rejection] if says_less(case) else []
+    excluded = [negative_data_rejection] if says_less(case) or case.operation.label.endswith("/batch") else []
     case.call_and_validate(
         api.url, session, headers, additional_checks=own, excluded_checks=excluded, timeout=PATIENCE_S
     )

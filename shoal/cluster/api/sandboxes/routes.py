@@ -119,6 +119,14 @@ async def list_sandboxes(
     return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
 
 
+# Before all with an id in the path.
+@verb_route(router, verbs.renew, response_model=Renewed, summary="Renew owner leases")
+async def renew_leases(body: Renewal, cluster: Cluster) -> Json:
+    """Lets each live on for its `owner_lease`, from now on. Its creator asks for that well before the lease is over, as
+    the Python client does by itself."""
+    return Json({"renewed": await cluster.ask(verbs.renew, body.sandbox_ids)})
+
+
 @verb_route(router, verbs.find, response_model=Sandbox, summary="Find a sandbox by its name")
 async def find_sandbox(
     name: Annotated[str, Path(max_length=64, pattern=f"^{NAME.pattern}$")],
@@ -151,13 +159,6 @@ async def terminate_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cl
 async def set_tags(sandbox_id: SandboxId, body: Tags, cluster: Cluster) -> Json:
     """Replaces all its tags."""
     return Json(info_to_json(await cluster.ask(verbs.set_tags, sandbox_id, body.tags)))
-
-
-@verb_route(router, verbs.renew, response_model=Renewed, summary="Renew owner leases")
-async def renew_leases(body: Renewal, cluster: Cluster) -> Json:
-    """Lets each live on for its `owner_lease`, from now on. Its creator asks for that well before the lease is over, as
-    the Python client does by itself."""
-    return Json({"renewed": await cluster.ask(verbs.renew, body.sandbox_ids)})
 
 
 @verb_route(router, verbs.wait, response_model=Sandbox, summary="Await a sandbox's end")
