@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from shoal.model.errors import Internal, QuotaExceeded, ShoalError, Unavailable
+from shoal.model.errors import Internal, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
 from shoal.model.http import PROBLEM, error_from_response
 from shoal.transport.http_errors import Broken, not_shoal, translate
 from shoal.transport.http_pools import CONNECT_S, pools
@@ -217,8 +217,12 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def _payload(body: Any) -> aiohttp.Payload:
-    """JSON of any size. What is large is read piece by piece: aiohttp warns of sending it at once."""
-    data = json.dumps(body).encode()
+    """JSON of any size; `InvalidRequest` for values that JSON does not have. What is large is read piece by piece:
+    aiohttp warns of sending it at once."""
+    try:
+        data = json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"an argument is of a kind that cannot be sent: {error}") from None
     if len(data) <= _AT_ONCE:
         return aiohttp.BytesPayload(data, content_type="application/json")
     return aiohttp.BytesIOPayload(io.BytesIO(data), content_type="application/json")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 import aiohttp
 
-from shoal.model.errors import InvalidRequest
 from shoal.transport.http_server import Server
 from shoal.transport.loops import PerLoop
 
@@ -59,16 +56,7 @@ def _session(server: Server, user_agent: str, limit: int) -> aiohttp.ClientSessi
         headers={"User-Agent": user_agent, "Accept": "application/json, application/problem+json"},
         cookie_jar=aiohttp.DummyCookieJar(),  # the API sets no cookies, and proxies shall set none
         proxy=server.proxy,
-        json_serialize=_json,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
         max_line_size=16 << 10,
         max_field_size=16 << 10,
     )
-
-
-def _json(value: Any) -> str:
-    """The JSON of a body; `InvalidRequest` for values that JSON does not have."""
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"an argument is of a kind that cannot be sent: {error}") from None
