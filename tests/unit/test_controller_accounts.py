@@ -49,8 +49,9 @@ class TestUsage:
         for at in (0.0, 10.0, 20.0):
             usage.accept(at)
         quota = Quota(creates_per_minute=3)
-        with pytest.raises(QuotaExceeded, match="creates_per_minute") as caught:
+        with pytest.raises(QuotaExceeded) as caught:
             check_quota(quota, usage, spec(), 25.0)
+        assert caught.value.field == "creates_per_minute"
         assert caught.value.retry_after == 35.0
         assert caught.value.fields["used"] == caught.value.fields["allowed"] == 3
         with pytest.raises(QuotaExceeded):
@@ -75,7 +76,7 @@ class TestUsage:
     def test_each_bound_names_itself(self, quota: Quota, field: str, used: float, allowed: float) -> None:
         usage = Usage()
         usage.add(spec(), 0)
-        with pytest.raises(QuotaExceeded, match=f"{field}: the quota of environment 'main'") as caught:
+        with pytest.raises(QuotaExceeded) as caught:
             check_quota(quota, usage, spec(), 0.0)
         told = caught.value.fields
         assert (told["field"], told["quota"], told["used"], told["allowed"]) == (field, field, used, allowed)
@@ -129,8 +130,9 @@ class TestEnvironments:
     async def test_one_that_is_not_there(self) -> None:
         controller = await World().controller()
         for caller, wanted in ((INSIDE, "nope"), (DEV_RUN, "nope"), (DEV_RUN, "main")):
-            with pytest.raises(EnvironmentNotFound, match=f"`shoal environments create {wanted}`"):
+            with pytest.raises(EnvironmentNotFound) as caught:
                 await make(controller, spec(environment=wanted), caller)
+            assert caught.value.field == "environment"
         await controller.kill()
 
     async def test_is_deleted_only_when_nothing_lives_in_it_and_takes_its_tokens_along(self) -> None:
@@ -142,8 +144,9 @@ class TestEnvironments:
             await accounts.create_environment("dev", Quota(), INSIDE)
         info, _ = await accounts.create_token("ci", "dev", Scope.RUN, None, INSIDE)
         made = await make(controller, spec(environment="dev"))
-        with pytest.raises(FailedPrecondition, match="1 sandboxes live"):
+        with pytest.raises(FailedPrecondition) as caught:
             await accounts.delete_environment("dev", INSIDE)
+        assert caught.value.state == "in_use"
         with pytest.raises(InvalidRequest):
             await accounts.delete_environment("main", INSIDE)
         await controller.begin(sandboxes.terminate(made, INSIDE))
@@ -167,7 +170,7 @@ class TestEnvironments:
         await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
         await controller.parts.accounts.delete_environment("dev", INSIDE)
         for _ in range(2):  # before and after a restart
-            with pytest.raises(AlreadyExists, match="choose another") as caught:
+            with pytest.raises(AlreadyExists) as caught:
                 await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
             assert caught.value.fields["field"] == "name"
             assert "dev" not in world.disk.environments
@@ -177,11 +180,19 @@ class TestEnvironments:
         await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
         await controller.kill()
 
-    @pytest.mark.parametrize("bad", [Quota(sandboxes=-1), Quota(cpu=float("nan")), Quota(memory=1.5)])  # type: ignore[arg-type]
-    async def test_senseless_quotas_are_refused(self, bad: Quota) -> None:
+    @pytest.mark.parametrize(
+        ("bad", "field"),
+        [
+            (Quota(sandboxes=-1), "sandboxes"),
+            (Quota(cpu=float("nan")), "cpu"),
+            (Quota(memory=1.5), "memory"),  # type: ignore[arg-type]
+        ],
+    )
+    async def test_senseless_quotas_are_refused(self, bad: Quota, field: str) -> None:
         controller = await World().controller()
-        with pytest.raises(InvalidRequest, match="is no bound"):
+        with pytest.raises(InvalidRequest) as caught:
             await controller.parts.accounts.set_quota("main", bad, INSIDE)
+        assert caught.value.field == field
         await controller.kill()
 
 
@@ -355,10 +366,12 @@ async def test_what_replicas_report_is_entered_once() -> None:
 async def test_what_is_no_id_is_refused(value: Any) -> None:
     controller = await World().controller()
     following = controller.parts.event_feed
-    with pytest.raises(InvalidRequest, match=r"before: .* is not an id"):
+    with pytest.raises(InvalidRequest) as caught:
         await following.audit(value, 10, INSIDE)
-    with pytest.raises(InvalidRequest, match=r"after: .* is not an id"):
+    assert caught.value.field == "before"
+    with pytest.raises(InvalidRequest) as caught:
         await following.events(value, None, None, 0, INSIDE)
+    assert caught.value.field == "after"
     await controller.kill()
 
 
