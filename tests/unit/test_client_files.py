@@ -67,10 +67,11 @@ def test_arranging(files: shoal.FileSystem) -> None:
     ids=str,
 )
 def test_bad_arguments_are_told(
-    files: shoal.FileSystem, call: str, arguments: tuple[Any, ...], error: type[Exception], field: str
+    files: shoal.FileSystem, call: str, arguments: tuple[Any, ...], error: type[shoal.ShoalError], field: str
 ) -> None:
-    with pytest.raises(error, match=field):
+    with pytest.raises(error) as caught:
         getattr(files, call)(*arguments)
+    assert caught.value.field == field
 
 
 def test_what_a_first_attempt_did_is_no_error_of_the_second(lab: ClientLab, files: shoal.FileSystem) -> None:
@@ -107,8 +108,9 @@ def test_a_file_is_written_when_it_is_closed(files: shoal.FileSystem) -> None:
         assert file.write("one\n") == 4
         assert not files.exists("/f")
         file.write("two\n")
-        with pytest.raises(shoal.InvalidRequest, match="data"):
+        with pytest.raises(shoal.InvalidRequest) as caught:
             file.write(b"bytes")  # type: ignore[arg-type]
+        assert caught.value.field == "data"
         with pytest.raises(shoal.FailedPrecondition, match="open for writing"):
             file.read()
     assert files.read_text("/f") == "one\ntwo\n"
@@ -152,7 +154,7 @@ def test_reading_does_not_go_on_in_another_file(lab: ClientLab, files: shoal.Fil
         files.write_text("/f", now)
         lab.fake.fail_next("read", Unavailable("lost"))
         for _ in range(2):
-            with pytest.raises(shoal.FailedPrecondition, match="'/f' was changed while it was read") as caught:
+            with pytest.raises(shoal.FailedPrecondition) as caught:
                 file.read(50)
             assert caught.value.state == "changed"
 
@@ -209,8 +211,9 @@ def test_a_download_is_of_one_file(lab: ClientLab, files: shoal.FileSystem, tmp_
             agent.files["/f"] = now
             lab.fake.fail_next("read", Unavailable("lost"))
 
-    with pytest.raises(shoal.FailedPrecondition, match="changed while it was read"):
+    with pytest.raises(shoal.FailedPrecondition) as caught:
         files.download("/f", tmp_path / "f", progress=replace)
+    assert caught.value.state == "changed"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,6 +243,7 @@ def test_a_download_beyond_its_bound_leaves_nothing(files: shoal.FileSystem, tmp
     with pytest.raises(shoal.QuotaExceeded) as caught:
         files.download("/f", tmp_path / "f", max_bytes=999)
     assert caught.value.field == "max_bytes"
-    with pytest.raises(shoal.InvalidRequest, match="local"):
+    with pytest.raises(shoal.InvalidRequest) as wrong:
         files.download("/f", tmp_path / "no" / "f")
+    assert wrong.value.field == "local"
     assert list(tmp_path.iterdir()) == []

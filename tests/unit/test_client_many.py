@@ -159,7 +159,7 @@ async def test_all_parts_have_one_deadline() -> None:
     assert 30 >= first > second > third
     late = Troubled()
     late.takes_s = 0.05
-    with pytest.raises(shoal.DeadlineExceeded, match=r"not begun within 0\.05 s"):
+    with pytest.raises(shoal.DeadlineExceeded):
         await shoal.Sandbox.create_many.aio(10, deadline=0.05, client=Client(late))
     assert len(late.deadlines) == 1
     assert await late.living() == 0

@@ -62,7 +62,7 @@ def test_run_gathers_all(lab: ClientLab) -> None:
 def test_run_can_insist_on_success(lab: ClientLab) -> None:
     with lab.sandbox() as sandbox:
         assert sandbox.run("false").returncode == 1
-        with pytest.raises(shoal.CommandFailed, match="'false' exited with 1") as caught:
+        with pytest.raises(shoal.CommandFailed) as caught:
             sandbox.run(["false"], check=True)
         assert (caught.value.returncode, caught.value.stdout, caught.value.stderr) == (1, "", "")
         assert sandbox.run("true", check=True).returncode == 0
@@ -72,8 +72,9 @@ def test_a_run_that_takes_too_long_is_killed(lab: ClientLab) -> None:
     with lab.sandbox() as sandbox:
         result = sandbox.run(["sleep", "60"], timeout=0.05)
         assert (result.returncode, result.timed_out) == (-9, True)
-        with pytest.raises(shoal.DeadlineExceeded, match=r"killed after 0\.05 s"):
+        with pytest.raises(shoal.DeadlineExceeded) as caught:
             sandbox.run(["sleep", "60"], timeout=0.05, check=True)
+        assert caught.value.fields == {"stdout": "", "stderr": ""}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,9 @@ def test_a_process_is_fed_and_read_line_by_line(lab: ClientLab) -> None:
         assert process.stderr.read() == ""
         assert process.wait() == 0
         assert (process.returncode, process.timed_out) == (0, False)
-        with pytest.raises(shoal.FailedPrecondition, match="closed"):
+        with pytest.raises(shoal.FailedPrecondition) as caught:
             process.stdin.write("more")
+        assert caught.value.state == "closed"
 
 
 def test_awaited_too(lab: ClientLab) -> None:
@@ -198,7 +200,7 @@ def test_waiting_has_a_limit_and_a_timeout_ends_it(lab: ClientLab) -> None:
     with lab.sandbox() as sandbox:
         with (
             sandbox.exec("sleep", "60") as process,
-            pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"),
+            pytest.raises(shoal.DeadlineExceeded),
         ):
             process.wait(timeout=0.05)
         limited = sandbox.exec("sleep", "60", timeout=0.05)
@@ -238,8 +240,9 @@ def test_a_terminal_has_a_size_and_options(
     monkeypatch.setattr(FakeAgent, "exec", exec)
     with lab.sandbox() as sandbox:
         sandbox.exec("cat", **options)
-        with pytest.raises(shoal.InvalidRequest, match="pty"):
+        with pytest.raises(shoal.InvalidRequest) as caught:
             sandbox.exec("cat", pty=(1, 2, 3))  # type: ignore[call-overload]
+        assert caught.value.field == "pty"
     assert seen == [terminal]
 
 
@@ -250,8 +253,9 @@ def test_signals_by_name_and_number(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 65, True, 1.5, "NONE", None, []], ids=str)
 def test_what_is_no_signal_is_refused(value: Any) -> None:
-    with pytest.raises(shoal.InvalidRequest, match="signal"):
+    with pytest.raises(shoal.InvalidRequest) as caught:
         signal_number(value)
+    assert caught.value.field == "signal"
 
 
 # Broken connections
@@ -304,7 +308,7 @@ def test_patience_has_an_end(lab: ClientLab, monkeypatch: pytest.MonkeyPatch) ->
     with lab.sandbox() as sandbox:
         for _ in range(100):
             lab.fake.fail_next("run", Unavailable(BROKEN))
-        with pytest.raises(shoal.Unavailable, match=BROKEN) as caught:
+        with pytest.raises(shoal.Unavailable) as caught:
             sandbox.run("true")
         assert caught.value.retryable
 
@@ -432,8 +436,9 @@ def test_one_reader_at_a_time(lab: ClientLab) -> None:
             process = await sandbox.exec.aio("cat")
             first = asyncio.create_task(process.stdout.readline.aio())
             await asyncio.sleep(0.02)
-            with pytest.raises(shoal.FailedPrecondition, match="one reader at a time"):
+            with pytest.raises(shoal.FailedPrecondition) as caught:
                 await process.stdout.readline.aio()
+            assert caught.value.state == "reading"
             await process.stdin.write.aio("x\n")
             assert await first == "x\n"
 

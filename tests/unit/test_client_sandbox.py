@@ -124,7 +124,7 @@ def test_every_create_carries_a_key_of_its_own(lab: ClientLab) -> None:
 def test_bad_arguments_are_told_by_field_and_nothing_is_made(
     lab: ClientLab, arguments: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(shoal.InvalidRequest, match=field) as caught:
+    with pytest.raises(shoal.InvalidRequest) as caught:
         shoal.Sandbox.create(client=lab.client, **arguments)
     assert caught.value.field == field
     assert list(shoal.Sandbox.list(client=lab.client)) == []
@@ -148,15 +148,17 @@ def test_found_by_id_by_name_and_by_tags(lab: ClientLab) -> None:
 def test_what_never_was_is_not_found_and_what_is_no_id_is_refused(lab: ClientLab) -> None:
     with pytest.raises(shoal.SandboxNotFound):
         shoal.Sandbox.from_id("sb-0", client=lab.client)
-    with pytest.raises(shoal.InvalidRequest, match="sandbox_id"):
+    with pytest.raises(shoal.InvalidRequest) as caught:
         shoal.Sandbox.from_id("0", client=lab.client)
+    assert caught.value.field == "sandbox_id"
     with pytest.raises(shoal.SandboxNotFound):
         shoal.Sandbox.from_name("nobody", client=lab.client)
 
 
 def test_a_name_that_is_taken_is_refused_and_free_again_after_the_end(lab: ClientLab) -> None:
-    with lab.sandbox(name="one"), pytest.raises(shoal.AlreadyExists, match="name"):
+    with lab.sandbox(name="one"), pytest.raises(shoal.AlreadyExists) as caught:
         lab.sandbox(name="one")
+    assert caught.value.field == "name"
     with lab.sandbox(name="one") as again:
         assert shoal.Sandbox.from_name("one", client=lab.client).id == again.id
 
@@ -170,7 +172,7 @@ def test_a_context_manager_terminates(lab: ClientLab) -> None:
         assert not sandbox.info().ended
     info = sandbox.info()
     assert (info.state, info.reason) == (shoal.State.TERMINATED, shoal.Reason.TERMINATED)
-    with pytest.raises(shoal.SandboxEnded, match="ended") as caught:
+    with pytest.raises(shoal.SandboxEnded) as caught:
         sandbox.run("true")
     assert caught.value.reason == "terminated"
     sandbox.terminate()  # again is harmless
@@ -209,7 +211,7 @@ def test_its_own_commands_output_goes_on_across_the_end(lab: ClientLab) -> None:
 def test_waiting_has_a_limit(lab: ClientLab) -> None:
     sandbox = lab.sandbox("sleep", "60")
     began = time.monotonic()
-    with pytest.raises(shoal.DeadlineExceeded, match=r"still runs after 0\.05 s"):
+    with pytest.raises(shoal.DeadlineExceeded):
         sandbox.wait(timeout=0.05)
     assert time.monotonic() - began < 30  # a machine may stand still for seconds
     assert sandbox.returncode is None

@@ -128,12 +128,14 @@ def test_special_files_and_hard_links_are_left_out_and_special_bits_dropped(root
 
 
 def test_bounds_hold(root: Path) -> None:
-    with pytest.raises(QuotaExceeded, match="3 files"):
+    with pytest.raises(QuotaExceeded) as caught:
         take(archive(*[member(f"f{n}") for n in range(4)]), root, max_files=3)
+    assert caught.value.field == "max_files"
     huge, _ = member("huge")
     huge.size = 1 << 58
-    with pytest.raises(QuotaExceeded, match="bytes"):
+    with pytest.raises(QuotaExceeded) as caught:
         take(huge.tobuf(tarfile.PAX_FORMAT), root)
+    assert caught.value.field == "max_bytes"
     assert not (root / "huge").exists()
 
 
@@ -220,7 +222,7 @@ def test_a_file_that_shrinks_is_told_and_one_that_grows_is_cut(tmp_path: Path, m
         assert extracted is not None
         assert extracted.read() == b"y" * 100
     after(lambda: file.write_bytes(b"z"))
-    with pytest.raises(FailedPrecondition, match="shrank"):
+    with pytest.raises(FailedPrecondition):
         list(pack(tmp_path, []))
 
 

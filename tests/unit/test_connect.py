@@ -134,7 +134,7 @@ def test_without_any_all_ways_are_named(opened: list[object]) -> None:
 
 
 def test_ray_takes_no_token(opened: list[object]) -> None:
-    with pytest.raises(InvalidRequest, match="http://") as caught:
+    with pytest.raises(InvalidRequest) as caught:
         shoal.connect("localhost:8000", token="t")
     assert caught.value.field == "address"
     local_cluster()
@@ -160,8 +160,9 @@ def test_urls_are_made_alike(written: str, normal: str) -> None:
 
 def test_a_url_in_the_environment_is_checked(opened: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_URL", "localhost:8000")
-    with pytest.raises(InvalidRequest, match="http://host:port"):
+    with pytest.raises(InvalidRequest) as caught:
         shoal.connect()
+    assert caught.value.field == "address"
     monkeypatch.undo()
 
 
