@@ -127,7 +127,7 @@ class TestRegistry:
         registry = Registry(10)
         first = running("sb-1", name="web")
         registry.add(first)
-        with pytest.raises(AlreadyExists, match=r"name: 'web' is taken by sb-1") as caught:
+        with pytest.raises(AlreadyExists) as caught:
             registry.add(record("sb-2", name="web"))
         assert caught.value.fields["field"] == "name"
         registry.add(record("sb-3", name="web", environment="dev"))
@@ -143,8 +143,9 @@ class TestRegistry:
         assert registry.same_request(spec(idempotency_key="k")) is first
         assert registry.same_request(spec(idempotency_key="other")) is None
         assert registry.same_request(spec(idempotency_key="k", environment="dev")) is None
-        with pytest.raises(InvalidRequest, match="idempotency_key"):
+        with pytest.raises(InvalidRequest) as caught:
             registry.same_request(spec(idempotency_key="k", user="root"))
+        assert caught.value.field == "idempotency_key"
         registry.settle(ended(first, reason=Reason.START_FAILED))
         assert registry.same_request(spec(idempotency_key="k")) is None
 
@@ -307,7 +308,7 @@ class TestPlacement:
         ],
     )
     def test_refuses_what_no_machine_has(self, changes: dict[str, object], field: str) -> None:
-        with pytest.raises(InvalidRequest, match="no node can meet it") as caught:
+        with pytest.raises(InvalidRequest) as caught:
             check_fits(spec(**changes), [self.small, self.large])
         assert caught.value.field == field
 

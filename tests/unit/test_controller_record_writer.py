@@ -62,7 +62,7 @@ class TestWhoseStoreItIs:
         assert not overtaken
         other = open_store(settings(tmp_path))
         await other.open("c1", 10)
-        with pytest.raises(Unavailable, match="not the cluster's any more"):
+        with pytest.raises(Unavailable):
             await mine.expire(1.0)
         assert overtaken
         await other.close()

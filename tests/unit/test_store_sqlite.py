@@ -101,8 +101,9 @@ async def test_while_somebody_holds_the_file_nothing_is_written(
     await store.open("c1", 10)
     holder = sqlite3.connect(file_of(tmp_path), isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Unavailable, match="nothing was done"):
+    with pytest.raises(Unavailable) as caught:
         await store.write(Change(sandboxes=[living("sb-1")]))
+    assert "outcome" not in caught.value.fields, "it is known: nothing was done"
     assert await store.sandbox("sb-1") is None
     holder.execute("ROLLBACK")
     holder.close()
@@ -178,7 +179,7 @@ async def test_on_a_full_disk_nothing_is_half_written(store: Store, tmp_path: Pa
 )
 async def test_a_url_that_is_none_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
     store = open_store(settings(tmp_path, url))
-    with pytest.raises(InvalidRequest, match=r"store\.url") as caught:
+    with pytest.raises(InvalidRequest) as caught:
         await store.open("c1", 10)
     await store.close()
     assert "hunter2" not in str(caught.value)
