@@ -9,7 +9,7 @@ import pytest
 from shoal.cli.console import age, printable
 from shoal.cli.copy import RemotePath, parse_path
 from shoal.cli.options import amount, command_words, mebibytes, pairs, seconds
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import InvalidRequest, RelativePath
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_parse_path(text: str, expected: RemotePath | None) -> None:
 
 @pytest.mark.parametrize("text", ["web:srv", "web:", "web:~/x"])
 def test_a_relative_path_in_a_sandbox_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="absolute"):
+    with pytest.raises(RelativePath):
         parse_path(text)
 
 
@@ -68,14 +68,16 @@ def test_pairs_take_a_value_or_that_of_this_process(monkeypatch: pytest.MonkeyPa
 
 def test_a_variable_that_is_not_here_has_no_value_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
-    with pytest.raises(InvalidRequest, match="NOWHERE=VALUE"):
+    with pytest.raises(InvalidRequest) as caught:
         pairs("env", ["NOWHERE"])
+    assert caught.value.field == "env"
 
 
 def test_a_tag_needs_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "there")
-    with pytest.raises(InvalidRequest, match="--tag"):
+    with pytest.raises(InvalidRequest) as caught:
         pairs("tag", ["HERE"])
+    assert caught.value.field == "tag"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_seconds(text: str | None, expected: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "h", "0", "0.0", "-1", "1e3", "inf", "²", "1.s", "10 m"])
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="15m") as caught:
+    with pytest.raises(InvalidRequest) as caught:
         seconds("timeout", text)
     assert caught.value.field == "timeout"
 

@@ -40,5 +40,6 @@ def test_what_is_here_is_reached_without_a_proxy(host: str, monkeypatch: pytest.
 def test_authentication_may_be_off_here_only() -> None:
     check_open(ApiSettings(host="::1", auth=False))
     check_open(ApiSettings(host="0.0.0.0", auth=True))
-    with pytest.raises(InvalidRequest, match=r"0\.0\.0\.0"):
+    with pytest.raises(InvalidRequest) as caught:
         check_open(ApiSettings(host="0.0.0.0", auth=False))
+    assert caught.value.field == "api.auth"

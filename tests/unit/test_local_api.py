@@ -75,7 +75,6 @@ def test_an_address_of_another_machine_is_told_from_a_port_that_is_taken() -> No
     for port in (8000, 0):
         error = refused(host="203.0.113.1", port=port)
         assert error.field == "api.host"
-        assert "not an address of this machine" in error.message
 
 
 def test_a_host_is_an_address() -> None:
@@ -84,9 +83,7 @@ def test_a_host_is_an_address() -> None:
 
 @pytest.mark.parametrize("url", ["shoal.example.com", "https://u:p@x/", "https://x/?a=b", "ftp://x", "https://[x/"])
 def test_a_url_is_one_that_clients_can_use(url: str) -> None:
-    error = refused(url=url)
-    assert error.field == "api.url"
-    assert error.message.startswith("api.url: ")
+    assert refused(url=url).field == "api.url"
 
 
 @pytest.mark.parametrize(
@@ -115,8 +112,9 @@ def test_names_that_are_good_are_taken() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 1e-5, 1e9, float("inf"), float("nan")])
 def test_headers_have_a_sensible_time_to_arrive_in(seconds: float) -> None:
-    with pytest.raises(ValidationError, match="header_timeout"):
+    with pytest.raises(ValidationError) as caught:
         settings(header_timeout=seconds)
+    assert [error["loc"] for error in caught.value.errors()] == [("header_timeout",)]
 
 
 def test_without_tokens_only_the_loopback_is_served() -> None:
@@ -161,8 +159,9 @@ def test_a_run_directory_that_is_too_long_for_sockets_is_refused(tmp_path: Path)
 def test_a_configuration_file_that_cannot_be_used_is_told_before_anything_starts(config: Path) -> None:
     config.write_text("")
     config.chmod(0o644)
-    with pytest.raises(FailedPrecondition, match="chmod 600"):
+    with pytest.raises(FailedPrecondition) as caught:
         plan()
+    assert caught.value.state == "config"
     config.unlink()
     assert config_file.read().servers == {}
 

@@ -62,7 +62,7 @@ def test_addresses_are_given_round_and_come_back_late() -> None:
     pool = AddressPool(IPv4Network("10.0.0.0/29"))
     assert [pool.take(key) for key in "abcde"] == [f"10.0.0.{n}" for n in range(2, 7)]
     assert pool.take("a") == "10.0.0.2"
-    with pytest.raises(Unavailable, match="all 5 addresses"):
+    with pytest.raises(Unavailable):
         pool.take("f")
     pool.free("b")
     pool.free("d")
@@ -82,8 +82,9 @@ def test_addresses_that_are_known_already() -> None:
     for wrong in ("10.0.0.1", "10.0.0.7", "10.0.0.0", "192.168.0.1"):
         with pytest.raises(FailedPrecondition):
             pool.claim("e", wrong)
-    with pytest.raises(FailedPrecondition, match="belongs to b"):
+    with pytest.raises(FailedPrecondition) as caught:
         pool.claim("a", "10.0.0.2")
+    assert caught.value.state == "taken"
     assert pool.holders()["a"] == "10.0.0.4"
 
 

@@ -82,7 +82,6 @@ def test_refused_with_the_field_named(call: Callable[[], Any], field: str) -> No
     with pytest.raises(errors.InvalidRequest) as caught:
         call()
     assert caught.value.field == field
-    assert field.partition("[")[0] in caught.value.message
     assert len(caught.value.message) < 500
 
 

@@ -88,7 +88,7 @@ def test_entry_with_a_name_that_is_not_utf8() -> None:
     ],
 )
 def test_malformed_entry_is_internal(change: dict[str, Any]) -> None:
-    with pytest.raises(errors.Internal, match="malformed answer"):
+    with pytest.raises(errors.Internal):
         records.entry({**ENTRY, **change})
 
 
