@@ -51,10 +51,12 @@ async def test_opening_tells_what_the_engine_can(lab: Lab) -> None:
 async def test_a_closed_engine_says_so(lab: Lab) -> None:
     await lab.engine.close()
     await lab.engine.close()
-    with pytest.raises(FailedPrecondition, match="not open"):
+    with pytest.raises(FailedPrecondition) as caught:
         await lab.engine.list({})
-    with pytest.raises(FailedPrecondition, match="not open"):
+    assert caught.value.state == "closed"
+    with pytest.raises(FailedPrecondition) as caught:
         lab.engine.events({})
+    assert caught.value.state == "closed"
 
 
 async def test_an_image_on_the_node_is_described(lab: Lab) -> None:
@@ -66,7 +68,7 @@ async def test_an_image_on_the_node_is_described(lab: Lab) -> None:
 
 
 async def test_an_absent_image_is_not_found_where_it_may_not_be_pulled(lab: Lab) -> None:
-    with pytest.raises(ImageNotFound, match="not on this node"):
+    with pytest.raises(ImageNotFound):
         await lab.engine.image(ABSENT, pull=False)
 
 

@@ -50,8 +50,9 @@ async def test_a_restarted_server_is_found_again(location: StoreLocation, postgr
         assert await store.sandbox("sb-0") is not None
         await asyncio.to_thread(postgres.stop)
         try:
-            with pytest.raises(Unavailable, match="nothing was done") as caught:
+            with pytest.raises(Unavailable) as caught:
                 await store.write(change(1))
+            assert "outcome" not in caught.value.fields, "it is known: nothing was done"
             assert postgres.password not in str(caught.value)
             with pytest.raises(Unavailable):
                 await store.sandbox("sb-0")
@@ -82,8 +83,9 @@ async def test_a_server_that_takes_no_writes_any_more_is_left_for_one_that_does(
         await store.write(change(0))
         postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        with pytest.raises(Unavailable, match="nothing was done"):
+        with pytest.raises(Unavailable) as caught:
             await store.write(change(1))
+        assert "outcome" not in caught.value.fields, "it is known: nothing was done"
         postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await store.write(change(2))
         assert (await store.sandbox("sb-2") or {})["id"] == "sb-2"
@@ -204,9 +206,8 @@ async def test_whoever_cannot_be_told_whether_it_took_place_is_told_so(
         try:
             await store.open(CLUSTER, 10)
             way.arm("after", shut=True)
-            with pytest.raises(Unavailable, match="is not known") as caught:
+            with pytest.raises(Unavailable) as caught:
                 await store.write(change(0))
-            assert "nothing was done" not in str(caught.value)
             assert caught.value.fields["outcome"] == "unknown"
             way.open = True
             await store.write(Change(change(0).sandboxes, change(0).events))  # again: it makes no difference
@@ -228,8 +229,9 @@ async def test_a_lost_answer_of_one_who_was_overtaken_meanwhile_is_not_made_up(
             await asyncio.wait_for(way.cut.wait(), 10)
             restored = await second.open(CLUSTER, 10)
             way.open = True
-            with pytest.raises(FailedPrecondition, match="another controller"):
+            with pytest.raises(FailedPrecondition) as caught:
                 await writing
+            assert caught.value.state == "overtaken"
             assert [row["id"] for row in restored.sandboxes] == ["sb-0"]
         finally:
             await second.close()

@@ -348,11 +348,12 @@ async def test_an_overtaken_controller_writes_nothing_more(location: StoreLocati
     second = location.store()
     await second.open(CLUSTER, 10)
     try:
-        with pytest.raises(FailedPrecondition, match="another controller") as caught:
+        with pytest.raises(FailedPrecondition) as caught:
             await store.write(Change(sandboxes=[living("sb-2")], events=[event(1)]))
         assert caught.value.state == "overtaken"
-        with pytest.raises(FailedPrecondition, match="another controller"):
+        with pytest.raises(FailedPrecondition) as caught:
             await store.expire(1e12)
+        assert caught.value.state == "overtaken"
         await second.write(Change(sandboxes=[living("sb-3")]))
         assert [await second.sandbox(f"sb-{n}") is not None for n in (1, 2, 3)] == [True, False, True]
         assert await second.events(0, 10) == []
