@@ -83,12 +83,12 @@ async def test_open_of_a_relay_that_is_silent() -> None:
         await peer.reader.read()
 
     async with serving(script, admit=False) as address:
-        with pytest.raises(errors.DeadlineExceeded, match=r"within 0\.2 s"):
+        with pytest.raises(errors.DeadlineExceeded):
             await Connection.open(address, "token", timeout_s=0.2)
 
 
 async def test_open_where_nobody_listens() -> None:
-    with silent_port() as port, pytest.raises(errors.Unavailable, match="cannot be reached"):
+    with silent_port() as port, pytest.raises(errors.Unavailable):
         await Connection.open(f"127.0.0.1:{port}", "token")
 
 
@@ -381,8 +381,9 @@ async def test_read_bytes_of_a_file_without_end(monkeypatch: pytest.MonkeyPatch)
         await peer.reader.read()
 
     async with connected(script) as connection:
-        with pytest.raises(errors.QuotaExceeded, match="read it in chunks"):
+        with pytest.raises(errors.QuotaExceeded) as caught:
             await Agent(connection).read_bytes("/dev/zero")
+        assert caught.value.field == "length"
 
 
 async def test_list_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,8 +396,9 @@ async def test_list_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
             await peer.send(Kind.EVENT, stream, {"entries": [entry] * 256})
 
     async with connected(script) as connection:
-        with pytest.raises(errors.QuotaExceeded, match="1000 entries"):
+        with pytest.raises(errors.QuotaExceeded) as caught:
             await Agent(connection).list("/")
+        assert caught.value.field == "path"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a\0"])

@@ -87,7 +87,6 @@ async def test_a_lost_connection_fails_all_that_is_open() -> None:
             return_exceptions=True,
         )
         assert [type(result) for result in results] == [errors.Unavailable] * 4
-        assert all("connection to the sandbox was lost" in str(result) for result in results)
         assert connection.closed
         with pytest.raises(errors.Unavailable):
             await agent.ping()

@@ -169,10 +169,11 @@ async def test_what_waits_is_told_at_once(sandbox: AgentLab) -> None:
     await agent.exec(start)
     waiting = asyncio.create_task(agent.wait(start.id))
     await asyncio.sleep(0.1)
+    assert not waiting.done()
     await sandbox.relay.kill()
-    with pytest.raises(errors.Unavailable, match="connection to the sandbox was lost"):
+    with pytest.raises(errors.Unavailable):
         await asyncio.wait_for(waiting, 20)  # at once; but a machine may stand still for seconds
-    with pytest.raises(errors.Unavailable, match="cannot be reached"):
+    with pytest.raises(errors.Unavailable):
         await Connection.open(sandbox.relay.address, sandbox.token())
     await agent.connection.wait_closed()
 
