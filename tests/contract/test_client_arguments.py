@@ -94,11 +94,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("arguments", "field"), BAD, ids=lambda value: str(value)[:40])
 def test_a_create_that_is_wrong_is_told_by_field(case: ClientCase, arguments: dict[str, Any], field: str) -> None:
     before = len(case.fake.calls)
-    with pytest.raises(shoal.InvalidRequest, match=field) as caught:
+    with pytest.raises(shoal.InvalidRequest) as caught:
         case.create(**arguments)
     assert caught.value.field == field
     wanted, common = ([{}, arguments], {}) if "deadline" not in arguments else ([{}], arguments)
-    with pytest.raises(shoal.InvalidRequest, match=field) as caught:
+    with pytest.raises(shoal.InvalidRequest) as caught:
         Sandbox.create_many(wanted, client=case.client, **common)
     assert caught.value.field == field
     assert not {name for name, _ in case.fake.calls[before:]} & {"create", "create_many"}
@@ -155,7 +155,7 @@ CALLS: list[tuple[Callable[[Sandbox], Any], str]] = [
 def test_other_calls_that_are_wrong_are_told_by_field(
     case: ClientCase, call: Callable[[Sandbox], Any], field: str
 ) -> None:
-    with pytest.raises(shoal.InvalidRequest, match=field) as caught:
+    with pytest.raises(shoal.InvalidRequest) as caught:
         call(case.create())
     assert caught.value.field == field
 

@@ -196,7 +196,7 @@ async def test_what_is_kept_for_one_caller_is_not_there_for_a_stranger() -> None
         token = caller.set(Caller("tk-1", "dev"))
         try:
             for reach in (connections.agent, connections.channel, connections.grant):
-                with pytest.raises(SandboxNotFound, match="there is no sandbox sb-1;"):
+                with pytest.raises(SandboxNotFound):
                     await reach("sb-1")
             with pytest.raises(SandboxNotFound):
                 await connections.dial("sb-1", 80)

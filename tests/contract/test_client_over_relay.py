@@ -68,7 +68,7 @@ def test_what_cannot_be_run_is_told(sandbox: shoal.Sandbox) -> None:
     assert refused.value.exit_code == 126
     with pytest.raises(shoal.UserNotFound):
         sandbox.run(["true"], user="nobody-of-that-name")
-    with pytest.raises(shoal.CommandFailed, match="exited with 4: why") as failed:
+    with pytest.raises(shoal.CommandFailed) as failed:
         sandbox.run("echo why >&2; exit 4", check=True)
     assert (failed.value.returncode, failed.value.stderr) == (4, "why\n")
 
@@ -322,8 +322,9 @@ def test_reading_goes_on_in_the_same_file_or_not_at_all(lab: ClientLab) -> None:
         file.read(1 << 20)
         files.write_bytes(path, bytes(len(data)))
         lab.interrupt()
-        with pytest.raises(shoal.FailedPrecondition, match="changed while it was read"):
+        with pytest.raises(shoal.FailedPrecondition) as caught:
             file.read()
+        assert caught.value.state == "changed"
 
 
 def test_trees_go_up_and_down(lab: ClientLab, tmp_path: Path) -> None:

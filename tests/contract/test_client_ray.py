@@ -165,7 +165,7 @@ async def test_values_and_errors_travel(controller: Any) -> None:
     assert [info.id for info in await transport.list(Listing(limit=1))] == ["sb-0"]
     assert (await transport.ask(verbs.list_sandboxes, Listing())).reached == (1.0, "sb")
     assert await transport.ask(verbs.events, 1, wait_s=2.0) == [1, None, None, 2.0], "defaults are filled in"
-    with pytest.raises(AlreadyExists, match="it is taken") as caught:
+    with pytest.raises(AlreadyExists) as caught:
         await transport.create(SandboxSpec("taken", SPEC.resources), deadline=5)
     assert type(caught.value) is AlreadyExists
     assert caught.value.fields == {"field": "name"}
@@ -251,8 +251,9 @@ async def test_a_create_that_was_given_up_is_undone_before_its_caller_goes_on(co
 
 async def test_a_connection_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(FailedPrecondition, match="run `shoal up`"):
+    with pytest.raises(FailedPrecondition) as caught:
         await RayTransport.open()
+    assert caught.value.state == "no_cluster"
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,9 @@ async def test_what_may_have_happened_is_not_done_twice() -> None:
             transport.ask(verbs.create_environment, "new", Quota()),
             transport.ask(verbs.delete_environment, "old"),
         ):
-            with pytest.raises(Unavailable, match="it may have happened") as caught:
+            with pytest.raises(Unavailable) as caught:
                 await call
+            assert caught.value.fields["sent"]
             assert not caught.value.retryable
         await transport.close()
     # The client library itself repeats what HTTP calls idempotent, once, where a kept connection turns out to be
@@ -210,8 +211,9 @@ async def test_a_create_whose_answer_is_lost_is_not_called_harmless_to_repeat(sh
 
     async with serving(swallow_creates) as peer:
         client = Client(HttpTransport(peer.url, TOKEN))
-        with pytest.raises(Unavailable, match="it may have happened: the same call with") as caught:
+        with pytest.raises(Unavailable) as caught:
             await Sandbox.create.aio(client=client)
+        assert caught.value.fields["sent"]
         assert not caught.value.retryable
         with pytest.raises(Unavailable) as caught_many:
             await Sandbox.create_many.aio(2, client=client)
@@ -398,14 +400,15 @@ async def test_a_pause_that_is_no_number_is_none() -> None:
 async def test_an_answer_that_is_too_deep_is_no_api(short_patience: None) -> None:
     async with serving(raw(b"[" * 1_000_000, 200, "application/json")) as peer:
         transport = HttpTransport(peer.url, TOKEN)
-        with pytest.raises(FailedPrecondition, match="not Shoal's API"):
+        with pytest.raises(FailedPrecondition) as caught:
             await transport.ask(verbs.get, "sb-1")
+        assert caught.value.state == "not_shoal"
         await transport.close()
 
 
 @pytest.mark.parametrize("token", ["", "with space", "line\n", "ünicode", "x" * 5000])
 async def test_what_is_no_token_is_not_even_sent(token: str) -> None:
-    with pytest.raises(Unauthenticated, match="copy it again"):
+    with pytest.raises(Unauthenticated):
         HttpTransport("http://127.0.0.1:1", token)
 
 

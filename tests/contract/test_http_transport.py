@@ -123,8 +123,9 @@ async def test_the_errors_of_a_create_come_as_they_are() -> None:
             await place.http.create(SPEC, deadline=5)
         assert missing.value.fields["image"] == "x"
         await place.http.create(replace(SPEC, name="one"), deadline=5)
-        with pytest.raises(AlreadyExists, match="'one' is taken"):
+        with pytest.raises(AlreadyExists) as taken:
             await place.http.create(replace(SPEC, name="one"), deadline=5)
+        assert taken.value.field == "name"
         with pytest.raises(InvalidRequest) as wrong:
             await place.http.create(replace(SPEC, timeout=-1), deadline=5)
         assert wrong.value.field == "timeout"
