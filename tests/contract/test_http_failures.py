@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ from shoal.model.errors import (
     PermissionDenied,
     QuotaExceeded,
     SandboxNotFound,
+    ShoalError,
     Unauthenticated,
     Unavailable,
 )
@@ -297,21 +299,37 @@ async def test_a_server_that_says_nothing_is_not_waited_for_for_ever(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("answered", "kind", "told"),
+    ("answered", "kind", "fields"),
     [
-        (refusal(Unauthenticated("the token is unknown")), Unauthenticated, "shoal tokens create"),
-        (raw(b"<html>my router", 200), FailedPrecondition, "not Shoal's API"),
-        (raw(b"nginx", 404), FailedPrecondition, "not Shoal's API"),
-        (raw(b"", 301, Location="https://127.0.0.1/"), FailedPrecondition, "https"),
-        (RESET, Unavailable, "broke"),
+        (refusal(Unauthenticated("the token is unknown")), Unauthenticated, {}),
+        (raw(b"<html>my router", 200), FailedPrecondition, {"state": "not_shoal"}),
+        (raw(b"nginx", 404), FailedPrecondition, {"state": "not_shoal"}),
+        (raw(b"", 301, Location="https://127.0.0.1/"), FailedPrecondition, {"state": "not_shoal"}),
+        (RESET, Unavailable, {"sent": True}),
     ],
 )
-async def test_the_first_mistake_is_told_at_once(answered: Answer, kind: type[Exception], told: str) -> None:
+async def test_the_first_mistake_is_told_at_once(
+    answered: Answer, kind: type[ShoalError], fields: dict[str, Any]
+) -> None:
     async with serving(answered) as peer:
         began = time.monotonic()
-        with pytest.raises(kind, match=told):
+        with pytest.raises(kind) as caught:
             await HttpTransport.open(peer.url, TOKEN)
+        assert fields.items() <= caught.value.fields.items()
         assert time.monotonic() - began < 15  # less than its patience, and more than a machine may stand still
+
+
+@pytest.mark.parametrize(
+    ("answered", "remedy"),
+    [
+        (refusal(Unauthenticated("the token is unknown")), "shoal tokens create"),
+        (raw(b"", 301, Location="https://127.0.0.1/"), "https://127.0.0.1/"),
+    ],
+)
+async def test_where_there_is_a_remedy_it_is_told(answered: Answer, remedy: str) -> None:
+    async with serving(answered) as peer:
+        with pytest.raises(ShoalError, match=remedy):
+            await HttpTransport.open(peer.url, TOKEN)
 
 
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,7 @@ def test_bounds_are_written_as_people_write_them(arguments: tuple[float, float, 
     ids=["endless", "endless below 0", "long", "large", "infinite", "none"],
 )
 def test_numbers_of_any_length_are_out_of_range(value: float) -> None:
-    with pytest.raises(InvalidRequest, match=r"field: .{0,30} is out of range") as caught:
+    with pytest.raises(InvalidRequest) as caught:
         check_number("field", value, 0, 100, "seconds")
     assert caught.value.field == "field"
+    assert len(caught.value.message) < 120, "it does not repeat all digits"

@@ -155,7 +155,6 @@ class TestCreate:
         answer = api.ask("POST", "/v1/sandboxes", body)
         assert (answer.status, answer.json["code"], answer.json["field"]) == (400, "invalid_request", field)
         assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json["detail"].startswith(field)
 
 
 class TestBatch:
