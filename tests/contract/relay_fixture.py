@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -135,9 +136,10 @@ async def agent_lab() -> AsyncIterator[AgentLab]:
             await relay.start()
             await relay.add(key)
             unshare = await asyncio.create_subprocess_exec(
-                *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", str(agent_binary()), "init"),
+                *("unshare", "--pid", "--fork", "--mount-proc", str(agent_binary()), "init"),
                 env={**os.environ, "SHOAL_SOCKET": str(relay.root / key / "relay.sock")},
                 stdin=asyncio.subprocess.DEVNULL,
+                process_group=0,
             )
             made = AgentLab(relay, key, await _child_of(unshare.pid), work)
             yield made
@@ -159,9 +161,9 @@ async def _build() -> None:
 
 
 async def _end(unshare: asyncio.subprocess.Process) -> None:
-    # The namespace's first process dies with its parent, and all others with it.
-    if unshare.returncode is None:
-        unshare.send_signal(signal.SIGKILL)
+    # The namespace's first process is in its group, and all others there die with that.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(unshare.pid, signal.SIGKILL)
     await asyncio.wait_for(unshare.wait(), 10)
 
 

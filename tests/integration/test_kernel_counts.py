@@ -48,6 +48,8 @@ def test_one_sandbox_does_not_take_what_all_need(cluster: object) -> None:
         assert timers > 1000
         left = other.run(["python3", "-c", TAKE, "10", str(IO_SETUP)], check=True).stdout.split()
         assert left[:3] == ["10", "10", "10"]
+        with shoal.Sandbox.create(memory=(64, 301)) as late:  # another size, so none that was started before
+            assert late.run("echo hello").stdout == "hello\n"
         machine = subprocess.run(
             ["python3", "-c", TAKE, "10", str(IO_SETUP)], capture_output=True, text=True, timeout=30, check=True
         )

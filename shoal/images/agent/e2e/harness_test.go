@@ -124,7 +124,8 @@ func (n *node) startAgent(env ...string) {
 	if err := os.WriteFile(filepath.Join(n.root, key, "secret"), shown, 0o444); err != nil {
 		n.t.Fatal(err)
 	}
-	n.agent = exec.Command("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", binary, "init")
+	n.agent = exec.Command("unshare", "--pid", "--fork", "--mount-proc", binary, "init")
+	n.agent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that both end together
 	n.agent.Env = append(os.Environ(), "SHOAL_SOCKET="+filepath.Join(n.root, key, "relay.sock"), "SHOAL_ORPHAN_S=60")
 	n.agent.Env = append(n.agent.Env, env...)
 	n.agent.Stderr = testLog{n.t, "agent"}
@@ -132,7 +133,7 @@ func (n *node) startAgent(env ...string) {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() {
-		n.agent.Process.Kill()
+		syscall.Kill(-n.agent.Process.Pid, syscall.SIGKILL)
 		n.agent.Wait()
 	})
 }

@@ -2,6 +2,8 @@ package boot
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 	"syscall"
 )
 
@@ -13,22 +15,34 @@ const prSetDumpable = 4
 //   - Nobody traces it, or opens its memory, environment and descriptors through /proc: that needs a process that may be
 //     dumped, or CAP_SYS_PTRACE.
 //   - Nobody changes its limits, which children would inherit: prlimit needs one group that is its real, effective and
-//     saved one, or CAP_SYS_RESOURCE. Executing a program makes the saved group the effective one again.
+//     saved one, or CAP_SYS_RESOURCE. So its real group is another one. Every thread needs that, and Go has several
+//     before it runs any of our code, so the agent executes itself once more: a real group outlasts that. Go's own
+//     Setresgid would reach all threads by a queued signal, and wait for ever where code in another sandbox has taken
+//     all of those.
 //   - Signals are handled (see heedSignals) or, as SIGKILL and SIGSTOP, never delivered to a namespace's first process
 //     from inside. Those that look like faults of its own, which Go would end it for, the seccomp profile refuses.
 //
 // What remains are its threads' processors and priorities: see proc.scheduling.
 func shield() error {
+	if syscall.Getgid() == syscall.Getegid() {
+		return fmt.Errorf("cannot protect the agent's limits: %w", executeWithOtherGroup())
+	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
 		return fmt.Errorf("cannot hide the agent's memory: %w", errno)
 	}
-	group := syscall.Getgid()
-	saved := 1
-	if group == saved {
-		saved = 2
-	}
-	if err := syscall.Setresgid(group, group, saved); err != nil {
-		return fmt.Errorf("cannot protect the agent's limits: %w", err)
-	}
 	return nil
+}
+
+// executeWithOtherGroup executes this program again with another real group. It returns only if that fails.
+func executeWithOtherGroup() error {
+	runtime.LockOSThread()
+	group := uintptr(syscall.Getegid())
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, group+1, group, group); errno != 0 {
+		return errno
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(path, os.Args, os.Environ())
 }

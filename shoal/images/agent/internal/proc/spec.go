@@ -154,6 +154,9 @@ func (t *Table) resolve(s *Spec) (*plan, error) {
 		who = user
 		p.user = &syscall.Credential{Uid: user.UID, Gid: user.GID, Groups: user.Groups}
 		p.userID = user.UID
+	} else { // the real group is the agent's alone: see boot.shield
+		uid, gid := uint32(syscall.Geteuid()), uint32(syscall.Getegid())
+		p.user = &syscall.Credential{Uid: uid, Gid: gid, NoSetGroups: true}
 	}
 	p.env = t.environment(s, defaults, who)
 	if p.workdir == "" {
