@@ -297,7 +297,9 @@ def test_no_process_of_the_node_poses_as_the_agent(sandbox: shoal.Sandbox, clust
     sockets = [str(link / "relay.sock") for link in (top / "c").iterdir()]
     assert sockets
     pose = ["unshare", "--pid", "--fork", "python3", "-c", POSE, *sockets]
-    assert set(said(*pose)) <= {"0", "ConnectionResetError", "BrokenPipeError"}
+    answers = set(said(*pose)) - {"FileNotFoundError"}  # of a warm container that came or went meanwhile
+    assert answers
+    assert answers <= {"0", "ConnectionResetError", "BrokenPipeError"}
     assert set(said(*NOBODY, "unshare", "--user", "--map-root-user", *pose[1:])) == {"PermissionError"}
     for name in ("", "c", "mounted", "api", "relay.sock", "gateway.sock"):
         assert (top / name).stat().st_mode & 0o077 == 0, name
