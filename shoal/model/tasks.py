@@ -1,11 +1,10 @@
-"""Background tasks. Each has a name for the log, and a consequence if it fails in a way that nobody
-foresaw.
+"""Background tasks. Each has a name for the log, and a consequence if it fails in a way that nobody foresaw.
 
     supervise   work that nobody awaits: it is run again after a pause, or `failed` is told
     repeat      a loop's body, again and again: the same
     shared      work whose callers get its result or its error; it goes on though a caller is cancelled
 
-The consequence of a task that is merely created is that its exception is lost: `tests/unit/test_tasks.py` finds those.
+The exception of a task that is merely created is lost: `tests/unit/test_tasks.py` finds such tasks.
 """
 
 from __future__ import annotations

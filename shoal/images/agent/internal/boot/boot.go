@@ -55,7 +55,7 @@ func Init() int {
 		log.Printf("shoal: %v", err)
 		return 1
 	}
-	heedSignals()
+	handleSignals()
 	code, err := serve(post)
 	if err != nil {
 		log.Printf("shoal: %v", err)
@@ -104,22 +104,22 @@ func readPost() (*post, error) {
 	return p, nil
 }
 
-// heedSignals handles every signal that could end this process, because code in the sandbox may send them. None has an
+// handleSignals handles every signal that could end this process, because code in the sandbox may send them. None has an
 // effect, SIGTERM neither: nothing tells who sent it, and the engine stops containers by SIGKILL. They are handled and
 // not ignored, because children would inherit an ignored signal.
-func heedSignals() {
-	var heeded []os.Signal
+func handleSignals() {
+	var handled []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		switch n {
 		case syscall.SIGKILL, syscall.SIGSTOP: // cannot be handled
 		case syscall.SIGCHLD: // handled elsewhere
 		case syscall.SIGURG, syscall.SIGPROF, 32, 33: // used by the Go runtime
 		default:
-			heeded = append(heeded, n)
+			handled = append(handled, n)
 		}
 	}
 	// Nobody receives from this channel: once it is full, further signals are dropped.
-	signal.Notify(make(chan os.Signal, 1), heeded...)
+	signal.Notify(make(chan os.Signal, 1), handled...)
 }
 
 func serve(p *post) (int, error) {

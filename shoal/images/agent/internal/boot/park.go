@@ -90,8 +90,8 @@ func (p *parker) serve(conn *os.File, began func()) {
 	p.server.Serve(conn, began)
 }
 
-// dial connects to a unix socket and sends the secret. It makes the system calls itself: package net would cost memory, and the agent needs
-// it for nothing else here.
+// dial connects to a unix socket and sends the secret. It makes the system calls itself: package net would cost memory,
+// and the agent needs it for nothing else here.
 func dial(path string, secret []byte) (*os.File, error) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -19,7 +19,7 @@ const prSetDumpable = 4
 //     before it runs any of our code, so the agent executes itself once more: a real group outlasts that. Go's own
 //     Setresgid would reach all threads by a queued signal, and wait for ever where code in another sandbox has taken
 //     all of those.
-//   - Signals are handled (see heedSignals) or, as SIGKILL and SIGSTOP, never delivered to a namespace's first process
+//   - Signals are handled (see handleSignals) or, as SIGKILL and SIGSTOP, never delivered to a namespace's first process
 //     from inside. Those that look like faults of its own, which Go would end it for, the seccomp profile refuses.
 //
 // What remains are its threads' processors and priorities: see proc.scheduling.

@@ -161,12 +161,7 @@ func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 		return false
 	}
 	if own := t.ownOrigin(r, in); own != "" {
-		h := w.Header()
-		h.Set("Location", own)
-		h.Set("Content-Length", "0")
-		h.Set("Cache-Control", "no-store")
-		h.Set("Referrer-Policy", "no-referrer")
-		w.WriteHeader(http.StatusTemporaryRedirect)
+		writeRedirect(w, http.StatusTemporaryRedirect, own)
 		return true
 	}
 	if !(tokenInURL || request.missingSlash) {
@@ -176,13 +171,9 @@ func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 	if request.query != "" {
 		location += "?" + request.query
 	}
-	h := w.Header()
-	h.Set("Location", sameHostPath(location))
-	h.Set("Content-Length", "0")
-	h.Set("Cache-Control", "no-store")
-	h.Set("Referrer-Policy", "no-referrer")
+	location = sameHostPath(location)
 	if !tokenInURL {
-		w.WriteHeader(http.StatusPermanentRedirect)
+		writeRedirect(w, http.StatusPermanentRedirect, location)
 		return true
 	}
 	age := max(1, int(time.Until(auth.expires).Seconds()))
@@ -191,9 +182,19 @@ func (t *tunnels) redirect(w *response, r *http.Request, in *inbound) bool {
 	if request.scheme == "https" {
 		cookie += "; Secure"
 	}
-	h.Set("Set-Cookie", cookie)
-	w.WriteHeader(http.StatusSeeOther)
+	w.Header().Set("Set-Cookie", cookie)
+	writeRedirect(w, http.StatusSeeOther, location)
 	return true
+}
+
+// writeRedirect writes a redirect that nobody stores. Its target learns no URL that may hold a token.
+func writeRedirect(w http.ResponseWriter, status int, location string) {
+	h := w.Header()
+	h.Set("Location", location)
+	h.Set("Content-Length", "0")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	w.WriteHeader(status)
 }
 
 // sameHostPath returns the path in a form that no browser takes for the URL of another host.
