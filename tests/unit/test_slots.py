@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from shoal.actors.controller import slots
+from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
@@ -58,7 +59,7 @@ class Maker:
 
 
 def pool(maker: Maker, **settings: object) -> SlotPool:
-    return SlotPool(maker, NodeSettings.model_validate({"idle_slots": 0, **settings}), SMALL)
+    return SlotPool(maker, IdleSlots(NodeSettings.model_validate({"idle_slots": 0, **settings}), SMALL))
 
 
 async def test_a_freed_slot_serves_before_the_one_that_is_being_made() -> None:
@@ -182,7 +183,7 @@ async def test_keeps_a_few_ready_and_lets_the_rest_go() -> None:
         pool_.put(Slot(f"extra-{number}", SMALL, None, "node"))
     await asyncio.sleep(0.01)
     await pool_.tend(held=())
-    assert pool_.idle_count == 1
+    assert len(pool_.idle) == 1
     maker.free = Amount()
     await pool_.take(SMALL, 1)
     await pool_.tend(held=())
@@ -196,7 +197,7 @@ async def test_closing_ends_every_slot_that_holds_nothing() -> None:
     pool_.put(Slot("idle", SMALL, None, "node"))
     pool_.close()
     assert set(maker.killed) == {"slot-0", "idle"}
-    assert pool_.idle_count == 0
+    assert len(pool_.idle) == 0
 
 
 async def test_a_crowd_is_served_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

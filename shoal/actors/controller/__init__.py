@@ -21,7 +21,10 @@
     quotas.py         what an environment uses and may use (pure)
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
-    slots.py          the sandbox actors: idle ones reused, new ones made, surplus ones let go
+    slots.py          the sandbox actors: idle ones reused, new ones made, surplus ones ended
+    slot_queue.py     the callers that wait for a slot
+    idle_slots.py     the slots that hold no sandbox
+    slot_maker.py     the contract for what creates and ends slots
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors
     placement.py      whether a request fits any machine at all (pure)

@@ -14,7 +14,8 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import Event
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.run import Outcome
-from shoal.actors.controller.slots import SlotMaker, SlotPool
+from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slots import SlotPool
 from shoal.actors.messages import SandboxStarted
 from shoal.model.errors import NotFound, ShoalError
 

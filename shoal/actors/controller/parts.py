@@ -16,6 +16,7 @@ from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.history import History
+from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
@@ -23,7 +24,8 @@ from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.sandboxes import Sandboxes
-from shoal.actors.controller.slots import SlotMaker, SlotPool
+from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
@@ -121,7 +123,7 @@ class Parts:
     async def collect_metrics(self, caller: Caller) -> dict[Series, float]:
         """The cluster's metrics."""
         nodes = await self.nodes.infos()
-        return self.metrics.snapshot(self.registry.live(), nodes, self.pool.idle_count, self.writer.events.last)
+        return self.metrics.snapshot(self.registry.live(), nodes, len(self.pool.idle), self.writer.events.last)
 
     async def _tend_slots(self) -> None:
         await self.pool.tend(self.supervisor.slots())
@@ -163,7 +165,8 @@ async def open_parts(
     writer = RecordWriter(store, EventLog(restored.last_event), overtaken)
     registry = Registry(settings.limits.history)
     history = History(registry, store)
-    pool = SlotPool(maker, settings.node, SlotShape(defaults.cpu_request, defaults.memory_request, 0, None))
+    default_shape = SlotShape(defaults.cpu_request, defaults.memory_request, 0, None)
+    pool = SlotPool(maker, IdleSlots(settings.node, default_shape))
     supervisor = SandboxSupervisor(registry, writer, pool, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
     admission = Admission(settings.limits, registry, accounts, nodes)

@@ -13,7 +13,8 @@ from typing import Any
 from shoal.actors.controller.record import SandboxRecord, from_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slot import Slot
-from shoal.actors.controller.slots import SlotMaker, SlotPool
+from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition

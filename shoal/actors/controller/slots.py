@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
+from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.room import NodeRoom, Waiting, fits, idle_to_end, with_room_of
 from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slot_queue import SlotQueue
 from shoal.model import tasks
 from shoal.model.errors import DeadlineExceeded, Unavailable
-from shoal.model.settings import NodeSettings
 from shoal.model.spec import SlotShape
 
 log = logging.getLogger("shoal.slots")
@@ -31,47 +31,14 @@ MAX_UNPLACED = 128
 """The most slots of one shape that are pending in Ray at once. Thousands would overload Ray."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    """A caller that waits for `slot`. `since`: by the pool's clock."""
-
-    slot: asyncio.Future[Slot]
-    since: float
-
-
-class SlotMaker(Protocol):
-    """Creates and ends slots: by Ray, or in memory in tests."""
-
-    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
-        """Asks Ray for a new one and returns at once."""
-
-    async def placed(self, slot: Slot) -> None:
-        """Waits until it runs, and sets `node_id`; `Unavailable` if it died."""
-
-    def kill(self, slot: Slot) -> None:
-        """Ends its worker. Idempotent."""
-
-    async def rooms(self) -> Mapping[str, NodeRoom]:
-        """What each node has and what of it is free, by the node's id."""
-
-    async def existing(self) -> list[str]:
-        """The ids of the slots of an earlier controller, running or pending."""
-
-    async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
-        """A slot of an earlier controller and the sandbox that it holds. None, and the slot is ended, if it does not
-        answer."""
-
-
 @dataclass(slots=True)
 class SlotPool:
     """The slots that hold no sandbox, and the callers that wait for one."""
 
     maker: SlotMaker
-    settings: NodeSettings
-    default_shape: SlotShape
+    idle: IdleSlots
     clock: Callable[[], float] = time.monotonic
-    _idle: dict[SlotShape, deque[Slot]] = field(default_factory=dict)
-    _waiting: dict[SlotShape, deque[_Waiter]] = field(default_factory=dict)
+    _queue: SlotQueue = field(default_factory=SlotQueue)
     _making: dict[str, tuple[Slot, asyncio.Task[None]]] = field(default_factory=dict)
     _last_start: float = 0.0
     _ended: list[tuple[float, Slot]] = field(default_factory=list)  # for others, and when: Ray may not know it yet
@@ -82,9 +49,7 @@ class SlotPool:
         idle = self.take_idle(shape)
         if idle is not None:
             return idle
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), self.clock())
-        queue = self._waiting.setdefault(shape, deque())
-        queue.append(waiter)
+        waiter = self._queue.add(shape, self.clock())
         self._make_missing(shape)
         slot = waiter.slot
         try:
@@ -101,25 +66,20 @@ class SlotPool:
                 ) from None
             raise
         finally:
-            if waiter in queue:
-                queue.remove(waiter)
+            self._queue.remove(waiter)
             self._drop_surplus_demand(shape)
 
     def take_idle(self, shape: SlotShape) -> Slot | None:
         """An idle slot of `shape`, if there is one now."""
-        idle = self._idle.get(shape)
-        return idle.pop() if idle else None  # the one used last: its memory is most likely cached
+        return self.idle.take(shape)
 
     def put(self, slot: Slot) -> None:
         """Gives a free slot to the caller that has waited longest for its shape, else lets it idle."""
-        queue = self._waiting.get(slot.shape)
-        while queue:
-            waiter = queue.popleft()
-            if not waiter.slot.done():
-                waiter.slot.set_result(slot)
-                return
-        slot.idle_since = self.clock()
-        self._idle.setdefault(slot.shape, deque()).append(slot)
+        waiter = self._queue.next(slot.shape)
+        if waiter is None:
+            self.idle.add(slot, self.clock())
+        else:
+            waiter.slot.set_result(slot)
 
     def discard(self, slot: Slot) -> None:
         """Ends a slot that must not be used again."""
@@ -128,19 +88,14 @@ class SlotPool:
     async def tend(self, held: Iterable[Slot]) -> None:
         """One turn of the pool's loop: ends slots that idled too long, keeps a few of the default shape ready, and
         makes room for callers that wait. `held`: the slots that hold a sandbox."""
-        now = self.clock()
-        for shape, idle in list(self._idle.items()):
-            keep = self.settings.idle_slots if shape == self.default_shape else 0
-            while len(idle) > keep and now - idle[0].idle_since > self.settings.slot_linger:
-                self.maker.kill(idle.popleft())
-            if not idle:
-                del self._idle[shape]
-        ready = len(self._idle.get(self.default_shape, ())) + self._being_made(self.default_shape)
-        if any(self._waiting.values()):
-            if self._idle:
+        for slot in self.idle.remove_expired(self.clock()):
+            self.maker.kill(slot)
+        shape = self.idle.default_shape
+        if self._queue:
+            if self.idle:
                 self._make_room(await self.maker.rooms(), held)
-        elif ready < self.settings.idle_slots and fits(self.default_shape, await self.maker.rooms()):
-            self._make(self.default_shape)
+        elif self.idle.missing(self._being_made(shape)) and fits(shape, await self.maker.rooms()):
+            self._make(shape)
 
     def close(self) -> None:
         """Ends every slot that holds no sandbox."""
@@ -148,18 +103,13 @@ class SlotPool:
             task.cancel()
             self.maker.kill(slot)
         self._making.clear()
-        for idle in self._idle.values():
-            for slot in idle:
-                self.maker.kill(slot)
-        self._idle.clear()
-
-    @property
-    def idle_count(self) -> int:
-        return sum(len(idle) for idle in self._idle.values())
+        for slot in self.idle.oldest_first():
+            self.idle.remove(slot)
+            self.maker.kill(slot)
 
     def _make_missing(self, shape: SlotShape) -> None:
         """Creates a slot for each caller that waits."""
-        for _ in range(self._being_made(shape), min(len(self._waiting.get(shape, ())), MAX_UNPLACED)):
+        for _ in range(self._being_made(shape), min(self._queue.count(shape), MAX_UNPLACED)):
             self._make(shape)
 
     def _make(self, shape: SlotShape) -> None:
@@ -180,37 +130,30 @@ class SlotPool:
         """Whoever has waited longest is told."""
         self._making.pop(slot.id, None)
         self.maker.kill(slot)
-        queue = self._waiting.get(slot.shape)
-        if queue:
-            waiter = queue.popleft()
-            if not waiter.slot.done():
-                waiter.slot.set_exception(Unavailable(f"a sandbox actor did not start: {error}; try again"))
+        waiter = self._queue.next(slot.shape)
+        if waiter is not None:
+            waiter.slot.set_exception(Unavailable(f"a sandbox actor did not start: {error}; try again"))
         self._make_missing(slot.shape)
 
     def _make_room(self, rooms: Mapping[str, NodeRoom], held: Iterable[Slot]) -> None:
         """Ends the idle slots that are in the way of callers that wait."""
         now = self.clock()
         self._ended = [(at, slot) for at, slot in self._ended if now - at < _RAY_KNOWS_S]
-        waiters = [
-            (waiter.since, Waiting(shape, now - max(waiter.since, self._last_start)))
-            for shape, queue in self._waiting.items()
-            for waiter in list(queue)[:MAX_UNPLACED]
+        waiting = [
+            Waiting(waiter.shape, now - max(waiter.since, self._last_start))
+            for waiter in sorted(self._queue.first(MAX_UNPLACED), key=lambda waiter: waiter.since)
         ]
-        waiting = [caller for _, caller in sorted(waiters, key=lambda pair: pair[0])]
-        idle = sorted((slot for slots in self._idle.values() for slot in slots), key=lambda slot: slot.idle_since)
-        for slot in idle_to_end(waiting, with_room_of(rooms, (slot for _, slot in self._ended)), held, idle):
-            slots = self._idle[slot.shape]
-            slots.remove(slot)
-            if not slots:
-                del self._idle[slot.shape]
+        rooms = with_room_of(rooms, (slot for _, slot in self._ended))
+        for slot in idle_to_end(waiting, rooms, held, self.idle.oldest_first()):
+            self.idle.remove(slot)
             self.maker.kill(slot)
             self._ended.append((now, slot))
 
     def _drop_surplus_demand(self, shape: SlotShape) -> None:
         """Ends pending slots for which nobody waits any more."""
-        wanted = len(self._waiting.get(shape, ()))
-        if shape == self.default_shape:
-            wanted = max(wanted, self.settings.idle_slots - len(self._idle.get(shape, ())))
+        wanted = self._queue.count(shape)
+        if shape == self.idle.default_shape:
+            wanted = max(wanted, self.idle.settings.idle_slots - self.idle.count(shape))
         unplaced = [(s, t) for s, t in self._making.values() if s.shape == shape and s.node_id is None]
         while len(unplaced) > wanted:
             slot, task = unplaced.pop()
