@@ -215,6 +215,22 @@ class TestRegistry:
         registry.restore(past[:1])
         assert registry.get("sb-000") is not None, "what is forgotten weighs nothing"
 
+    def test_lists_the_newest_first_whatever_the_clock_did(self) -> None:
+        registry = Registry(100)
+        times = [5.0, 7.0, 7.0, 6.0, 1.0, 8.0, 2.0]  # it was set back twice
+        made = [replace(running(f"sb-{number}"), created_at=at) for number, at in enumerate(times)]
+        for each in made:
+            registry.add(each)
+        for each in made[::2]:
+            registry.settle(ended(each))
+        registry.retract(made[1])
+        wanted = sorted((each for each in made if each is not made[1]), key=registry_module.position, reverse=True)
+        everything = Listing(environment="main", include_ended=True, limit=3)
+        first = registry.select(everything)
+        rest = registry.select(replace(everything, before=registry_module.position(first[-1]), limit=10))
+        assert first + rest == wanted
+        assert registry.select(Listing(environment="main", limit=10)) == [each for each in wanted if not each.ended]
+
     def test_expires_by_age(self) -> None:
         registry = Registry(10)
         for number in range(3):

@@ -5,9 +5,10 @@ Memory holds all living sandboxes and the newest ended ones. The store may know 
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from shoal.actors.controller.quotas import Usage
 from shoal.actors.controller.record import SandboxRecord
@@ -28,6 +29,7 @@ class Registry:
         self._history = history
         self._live: dict[str, SandboxRecord] = {}
         self._ended: OrderedDict[str, SandboxRecord] = OrderedDict()
+        self._by_age: list[PageCursor] = []  # of all in memory, oldest first: a page needs no look at the rest
         self._weight = 0
         self._living_weights: dict[str, int] = {}
         self._names: dict[tuple[str, str], str] = {}
@@ -66,6 +68,7 @@ class Registry:
         if self._leave(record):
             self.usage(record.spec.environment).take_back()
         self._unlink(record)
+        self._drop_age(record)
         had_it = record.name_from
         if record.spec.name is not None and had_it is not None and had_it in self._ended:
             self._names.setdefault((record.spec.environment, record.spec.name), had_it)
@@ -107,7 +110,7 @@ class Registry:
     def select(self, listing: Listing) -> list[SandboxRecord]:
         """Those in memory, newest first."""
         matching = (record for record in self._candidates(listing) if matches(record, listing))
-        return heapq.nlargest(listing.limit, matching, key=position)
+        return list(islice(matching, listing.limit))
 
     def live(self) -> list[SandboxRecord]:
         return list(self._live.values())
@@ -128,6 +131,7 @@ class Registry:
                 self._keys[spec.environment, spec.idempotency_key] = record.id
             self.usage(spec.environment).accept(record.created_at)
             if record.ended:
+                insort(self._by_age, position(record))
                 self._remember(record)
             else:
                 self._enter(record)
@@ -135,12 +139,18 @@ class Registry:
         self._trim()
 
     def _candidates(self, listing: Listing) -> Iterator[SandboxRecord]:
-        yield from self._live.values()
-        if wants_ended(listing):
-            yield from self._ended.values()
+        """Newest first, from where the listing goes on."""
+        end = len(self._by_age) if listing.before is None else bisect_left(self._by_age, listing.before)
+        with_ended = wants_ended(listing)
+        for index in range(end - 1, -1, -1):
+            sandbox_id = self._by_age[index][1]
+            record = self._live.get(sandbox_id) or (self._ended.get(sandbox_id) if with_ended else None)
+            if record is not None:
+                yield record
 
     def _enter(self, record: SandboxRecord) -> None:
         self._live[record.id] = record
+        insort(self._by_age, position(record))
         self._living_weights[record.id] = record.weight
         self.usage(record.spec.environment).add(record.spec, record.weight)
 
@@ -162,7 +172,13 @@ class Registry:
     def _forget(self, sandbox_id: str) -> None:
         record = self._ended.pop(sandbox_id)
         self._weight -= record.weight
+        self._drop_age(record)
         self._unlink(record)
+
+    def _drop_age(self, record: SandboxRecord) -> None:
+        index = bisect_left(self._by_age, position(record))
+        if index < len(self._by_age) and self._by_age[index] == position(record):
+            del self._by_age[index]
 
     def _unlink(self, record: SandboxRecord) -> None:
         spec = record.spec
