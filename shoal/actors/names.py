@@ -10,6 +10,7 @@ from shoal.model.spec import MIB, SlotShape
 SLOT_PREFIX = "slot-"
 NODE_PREFIX = "node-"
 REGION_LABEL = "ray.io/availability-region"
+ZONE_LABEL = "ray.io/availability-zone"
 
 CLUSTER_LABEL = "shoal.cluster"
 NODE_LABEL = "shoal.node"

@@ -25,6 +25,7 @@ from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo, Tunnel
+from shoal.model.capacity import Capacity, Demand
 from shoal.model.errors import ShoalError
 from shoal.model.grants import Grant
 from shoal.model.info import Listing, LogChunk, NodeInfo, Page, SandboxInfo
@@ -330,6 +331,20 @@ def tunnel_secret() -> bytes:
 @verb(None)
 def orphans(sandbox_ids: Sequence[str], node_id: str) -> list[str]:
     """For nodes: those of `sandbox_ids` that do not live there."""
+
+
+# Asked by scaling
+
+
+@verb(None)
+def report_capacity(capacity: Capacity) -> None:
+    """For scaling: what it can launch, what it is launching, and where there is no capacity. Each report replaces the
+    one before."""
+
+
+@verb(None)
+def demand() -> Demand:
+    """For scaling: which sandboxes wait for room, and what each node does."""
 
 
 VERBS: Mapping[str, Verb[..., Any]] = {each.name: each for each in [*globals().values()] if isinstance(each, Verb)}

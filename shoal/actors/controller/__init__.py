@@ -28,6 +28,8 @@
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors
     placement.py      whether a request fits any machine at all (pure)
+    capacity.py       the nodes that could be launched (pure)
+    demand.py         what scaling is told
 
 It is not on the path of exec, files or streams.
 """

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.actors.controller.accounts import Accounts
+from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.placement import check_fits
 from shoal.actors.controller.quotas import check_quota, check_weight
@@ -30,6 +31,7 @@ class Admission:
     registry: Registry
     accounts: Accounts
     nodes: Nodes
+    launchable: LaunchableNodes
     clock: Callable[[], float] = time.time
     closed: bool = False
 
@@ -56,7 +58,7 @@ class Admission:
         quota = self.accounts.quota(spec.environment)
         if self.closed:
             raise Unavailable("the cluster is being shut down; nothing was created")
-        check_fits(spec, self.nodes.machines())
+        check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
         now = self.clock()
         usage = self.registry.usage(spec.environment)
         check_quota(quota, usage, spec, now)

@@ -55,6 +55,8 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.metrics: parts.collect_metrics,
         verbs.defaults: parts.defaults,
         verbs.nodes: parts.node_infos,
+        verbs.report_capacity: parts.demand.report_capacity,
+        verbs.demand: parts.demand.demand,
     }
     return {verb.name: handler for verb, handler in found.items()}
 

@@ -20,7 +20,7 @@ from ray.actor import ActorHandle
 from shoal.actors.controller.placement import Machine
 from shoal.actors.handles import call
 from shoal.actors.messages import NodeFailure
-from shoal.actors.names import REGION_LABEL, node_options
+from shoal.actors.names import REGION_LABEL, ZONE_LABEL, node_options
 from shoal.actors.node.actor import NodeActor
 from shoal.model import tasks
 from shoal.model.errors import Internal, ShoalError, Unavailable
@@ -59,6 +59,14 @@ class Node:
     asking: asyncio.Task[None] | None = None
     address: str = ""
     addresses: tuple[str, ...] | None = None
+
+    @property
+    def region(self) -> str | None:
+        return self.labels.get(REGION_LABEL)
+
+    @property
+    def zone(self) -> str | None:
+        return self.labels.get(ZONE_LABEL)
 
 
 @dataclass(slots=True)
@@ -161,6 +169,9 @@ class Nodes:
         """The error that keeps a machine from taking part, if waiting cannot help."""
         return next((n.error for n in self._nodes.values() if n.error is not None and not n.error.retryable), None)
 
+    def known_nodes(self) -> list[Node]:
+        return list(self._nodes.values())
+
     def known(self, node_id: str) -> bool:
         """Whether the machine is part of the cluster; also one that has just stopped to answer."""
         return node_id in self._nodes
@@ -184,9 +195,10 @@ class Nodes:
                 cpu_shares=node.resources.get("CPU", 0.0),
                 memory_shares=int(node.resources.get("memory", 0) / MIB),
                 gpus=int(node.resources.get("GPU", 0)),
-                region=node.labels.get(REGION_LABEL),
+                region=node.region,
                 runtimes=node.info.runtimes,
                 pids=node.info.pids,
+                zone=node.zone,
             )
             for node in self._nodes.values()
             if node.info is not None

@@ -13,6 +13,8 @@ from typing import Any
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.adoption import Adoption
+from shoal.actors.controller.capacity import LaunchableNodes
+from shoal.actors.controller.demand import DemandReporter
 from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.history import History
@@ -70,6 +72,7 @@ class Parts:
     event_feed: EventFeed
     metrics: Metrics
     leases: OwnerLeases
+    demand: DemandReporter
     recovery: Recovery
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -126,6 +129,7 @@ class Parts:
         return self.metrics.snapshot(self.registry.live(), nodes, len(self.pool.idle), self.writer.events.last)
 
     async def _tend_slots(self) -> None:
+        self.demand.look(self.demand.clock())
         await self.pool.tend(self.supervisor.slots())
 
     async def _refresh_nodes(self) -> None:
@@ -169,7 +173,8 @@ async def open_parts(
     pool = SlotPool(maker, IdleSlots(settings.node, default_shape))
     supervisor = SandboxSupervisor(registry, writer, pool, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
-    admission = Admission(settings.limits, registry, accounts, nodes)
+    launchable = LaunchableNodes()
+    admission = Admission(settings.limits, registry, accounts, nodes, launchable)
     parts = Parts(
         settings=settings,
         store=store,
@@ -185,6 +190,7 @@ async def open_parts(
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,
         leases=leases,
+        demand=DemandReporter(pool, supervisor, nodes, launchable),
         recovery=Recovery(registry, supervisor, pool, maker),
     )
     await accounts.restore(restored)

@@ -1,6 +1,6 @@
-"""Checks whether a request fits any machine of the cluster. Pure.
+"""Checks whether a request fits any machine of the cluster, or any that could be launched. Pure.
 
-Ray waits for room; a request for a machine that does not exist is refused here, with the name of the field.
+Others wait for room; a request that no machine could ever hold is refused here, with the name of the field.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Machine:
     region: str | None
     runtimes: tuple[str, ...]
     pids: int
+    zone: str | None = None
 
 
 _Fits = Callable[[Machine], bool]
@@ -32,7 +33,8 @@ _Remedy = Callable[[Sequence[Machine]], str]
 
 
 def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
-    """Raises `InvalidRequest` for the first field that none of the remaining machines can meet."""
+    """Raises `InvalidRequest` for the first field that none of the remaining machines can meet. `machines`: those that
+    live, and one of each type that could be launched."""
     r = spec.resources
     checks: tuple[tuple[str, _Fits, _Remedy], ...] = (
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shoal.actors.controller.slot import Slot
@@ -36,6 +36,9 @@ class SlotQueue:
         waiter = Waiter(shape, now, asyncio.get_running_loop().create_future())
         self._by_shape.setdefault(shape, deque()).append(waiter)
         return waiter
+
+    def by_shape(self) -> Iterator[tuple[SlotShape, Sequence[Waiter]]]:
+        yield from self._by_shape.items()
 
     def next(self, shape: SlotShape) -> Waiter | None:
         """Removes and returns who is next for a slot of `shape`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +19,7 @@ from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slot_queue import SlotQueue
 from shoal.model import tasks
+from shoal.model.capacity import WaitingSandboxes
 from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.spec import SlotShape
 
@@ -96,6 +97,14 @@ class SlotPool:
                 self._make_room(await self.maker.rooms(), held)
         elif self.idle.missing(self._being_made(shape)) and fits(shape, await self.maker.rooms()):
             self._make(shape)
+
+    def waiting(self) -> Iterator[WaitingSandboxes]:
+        """What waits, by shape."""
+        now = self.clock()
+        for shape, waiters in self._queue.by_shape():
+            regions = () if shape.region is None else (shape.region,)
+            oldest_s = now - waiters[0].since
+            yield WaitingSandboxes(shape.cpu, shape.memory, shape.gpu, "runc", regions, None, len(waiters), oldest_s)
 
     def close(self) -> None:
         """Ends every slot that holds no sandbox."""
