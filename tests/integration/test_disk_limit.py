@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shoal.actors.engines.contract import Ability, Container
-from shoal.actors.engines.disks import Disks, mounts
+from shoal.actors.engines.disks import Disks, disks, mounts
 from shoal.model import ids
 from tests.contract.engines.labs import DockerLab, MiB, opened
 
@@ -92,9 +92,9 @@ async def lab(tmp_path: Path, anyio_backend: str) -> AsyncIterator[DockerLab]:
             await asyncio.sleep(0.05)
 
 
-async def start(lab: DockerLab, disk: int = LIMIT) -> Container:
+async def start(lab: DockerLab, disk: int = LIMIT, keep: bool = False) -> Container:
     key = ids.new_container_key()
-    return await lab.start(key=key, disk=disk, disk_dir=lab.run_dir / "d" / key)
+    return await lab.start(key=key, disk=disk, disk_dir=lab.run_dir / "d" / key, keep=keep)
 
 
 async def test_no_way_of_writing_goes_beyond_the_limit(lab: DockerLab) -> None:
@@ -111,6 +111,28 @@ async def test_no_way_of_writing_goes_beyond_the_limit(lab: DockerLab) -> None:
     assert await lab.run(other, "hostname", "-i") == (0, "127.0.0.1\n")
     await lab.write(other, 32 * MiB)
     assert 32 * MiB <= await lab.engine.disk_usage(other.key, limit=1 << 40) < 34 * MiB
+
+
+async def test_a_kept_disk_outlives_its_mounts_and_is_bounded_again(lab: DockerLab, tmp_path: Path) -> None:
+    container = await start(lab, keep=True)
+    await lab.write(container, 8 * MiB)
+    await lab.engine.stop(container.key)
+    assert not any(entry.point.is_relative_to(tmp_path) for entry in mounts.table())
+    again = await lab.engine.restart(container.key)
+    assert (await lab.run(again, "sh", "-c", "cat /written-* | wc -c"))[1].strip() == str(8 * MiB)
+    # As after a crash of the machine: nothing is mounted any more, and nobody has stopped it.
+    await lab.kill(again)
+    while (await lab.engine.get(container.key)).pid:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    disk = disks.find(container.key)
+    assert disk is not None
+    disks.release(disk)
+    mounts.detach(disk.point)
+    again = await lab.engine.restart(container.key)
+    assert json.loads((await lab.run(again, "python3", "-c", EVASIONS))[1])["said"]["unlinked"][1] == "ENOSPC"
+    assert [file.name for file in (tmp_path / "disks").iterdir()] == [f"{container.key}.disk"]
+    await lab.engine.remove(container.key)
+    assert not [*(tmp_path / "disks").iterdir()]
 
 
 async def test_a_tree_of_any_depth_can_be_removed(lab: DockerLab) -> None:

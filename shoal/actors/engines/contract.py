@@ -8,13 +8,17 @@ Terms
                 directory `run_dir`, mounted read-only at `RUN_MOUNT`.
 
 Life of a container
-    start ──► running ──► exited (its agent ended or was killed) ──► removed
-                 │  ▲
-                 ▼  │
-               paused
+    start ──► running ──► exited (its agent ended or was killed, or it was stopped) ──► removed
+               │  ▲ ▲                       │
+               ▼  │ └─────── restart ───────┘
+              paused
 
     A container is created for one sandbox and never reused by another. An engine starts it with no network but its own
-    loopback; the node gives it an interface (or none) through the network namespace of `Container.pid`.
+    loopback; the node gives it an interface (or none) through the network namespace of `Container.pid`, again after
+    each `restart`: pid and namespace are then others.
+
+    A container with `ContainerSpec.keep` may be started again with what it had written, also after the machine was. The
+    node sees to it that all files that it mounts are there again, at their paths.
 
 Rules for every engine
     - All methods are async and never block the loop. Blocking libraries go to the engine's own bounded threads.
@@ -91,7 +95,8 @@ class ImageInfo:
 class ContainerSpec:
     """A container to start. `cpu`: cores; `memory`, `disk`: bytes (0: no limit); `pids`: a count; `gpu`: whole
     devices; `disk_dir`: where the engine may mount a disk of the container's own: a path for it alone, named after its
-    key, which does not exist; `default_env`: variables where the image has none of the name."""
+    key, which does not exist; `default_env`: variables where the image has none of the name; `keep`: it may be stopped
+    and started again, and what it writes outlives that, and a crash of the machine."""
 
     key: str
     image: str
@@ -109,6 +114,7 @@ class ContainerSpec:
     default_env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +181,18 @@ class Engine(ABC):
         """Creates the container and starts its agent; returns it running."""
 
     @abstractmethod
+    async def stop(self, key: str) -> None:
+        """Kills all its processes and keeps its root filesystem; what it wrote is on the machine's disk then. For one
+        with `keep`. Idempotent; `NotFound`."""
+
+    @abstractmethod
+    async def restart(self, key: str) -> Container:
+        """Starts the agent of a container that has exited, on the root filesystem that it has; returns it running, also
+        where it runs already. If it raises, the container is exited as before. `NotFound`."""
+
+    @abstractmethod
     async def remove(self, key: str) -> None:
-        """Kills and removes the container. Idempotent."""
+        """Kills and removes the container, exited ones too. Idempotent."""
 
     @abstractmethod
     async def get(self, key: str) -> Container:

@@ -195,6 +195,25 @@ class FakeEngine(Engine):
             self.containers[spec.key] = FakeContainer(spec, container, Usage(cpu_s=0.01, memory=1 << 20, pids=1))
             return container
 
+    async def stop(self, key: str) -> None:
+        async with self._call("stop", key):
+            if self._find(key).container.state is not ContainerState.EXITED:
+                self.end(key)
+
+    async def restart(self, key: str) -> Container:
+        async with self._call("restart", key):
+            known = self._find(key)
+            if known.container.state is ContainerState.EXITED:
+                self._next_pid += 1
+                known.container = replace(
+                    known.container,
+                    state=ContainerState.RUNNING,
+                    pid=self._next_pid,
+                    exit_code=None,
+                    out_of_memory=False,
+                )
+            return known.container
+
     async def remove(self, key: str) -> None:
         async with self._call("remove", key):
             _check_key(key)

@@ -134,6 +134,33 @@ async def test_a_cancelled_start_leaves_nothing(lab: Lab, after: float) -> None:
         assert await lab.remains() == []
 
 
+async def test_a_container_that_is_kept_is_stopped_and_started_again_with_what_it_wrote(lab: Lab) -> None:
+    container = await lab.start(keep=True)
+    await lab.write(container, MiB)
+    await lab.engine.stop(container.key)
+    await lab.engine.stop(container.key)
+    stopped = await lab.engine.get(container.key)
+    assert (stopped.state, stopped.pid) == (ContainerState.EXITED, 0)
+    assert [each.key for each in await lab.engine.list(lab.labels)] == [container.key]
+    again = await lab.engine.restart(container.key)
+    assert again.state is ContainerState.RUNNING
+    assert again.pid not in (0, container.pid)
+    assert await lab.engine.restart(container.key) == again
+    assert await lab.engine.disk_usage(container.key, limit=1 << 30) >= MiB
+    await lab.kill(again)
+    await lab.engine.remove(container.key)
+    assert await lab.remains() == []
+
+
+async def test_a_stopped_container_is_removed(lab: Lab) -> None:
+    container = await lab.start(keep=True)
+    await lab.engine.stop(container.key)
+    await lab.engine.remove(container.key)
+    for work in (lab.engine.stop, lab.engine.restart):
+        with pytest.raises(NotFound):
+            await work(container.key)
+
+
 async def test_many_start_side_by_side(lab: Lab) -> None:
     containers = await asyncio.gather(*(lab.start() for _ in range(5)))
     assert len({container.pid for container in containers}) == 5

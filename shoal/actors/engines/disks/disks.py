@@ -6,6 +6,9 @@ time whatever is on it. It takes room on the machine as it is written, and gives
 
 Nothing can be left behind: the file goes with the loop device, and that with the last mount. Disks are found by the
 table of mounts, so whoever comes after a crash can remove them. Blocks: called in an engine's threads.
+
+The disk of a container that is kept has a file with a name, its key, and a journal: unmounted while the container is
+stopped, it outlives a restart of the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from shoal.actors.engines.disks import mounts
-from shoal.actors.engines.disks.loop import attached
+from shoal.actors.engines.disks.loop import attached, device_of
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,11 @@ _FEATURES: Final = "^has_journal,^resize_inode"
 # Inode tables are empty already, and so need not be written. `barrier=0`: a flush would have to wait for the machine's
 # own disk, for data that nobody reads after a crash. `noauto_da_alloc`: nor need a file be written when it is replaced.
 _OPTIONS: Final = "noinit_itable,discard,barrier=0,noauto_da_alloc"
+
+_KEPT_FEATURES: Final = "^resize_inode"
+_KEPT_OPTIONS: Final = "noinit_itable,discard"
+_JOURNAL_MIB: Final = 4
+_SUFFIX: Final = ".disk"
 
 _LOOP: Final = "7:"
 """The major number of loop devices."""
@@ -76,6 +84,10 @@ class Disk:
                 _copy_entry(entry, inside / entry.name)
         mounts.bind(inside, directory)
 
+    def bind(self, directory: Path, name: str) -> None:
+        """`directory` is on this disk again, under the name with which it was adopted."""
+        mounts.bind(self.point / name, directory)
+
     def write(self, name: str, text: str) -> Path:
         """A file on it that everybody may read."""
         path = self.point / name
@@ -89,7 +101,7 @@ class Disks:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._templates: OrderedDict[int, int] = OrderedDict()
+        self._templates: OrderedDict[tuple[int, bool], int] = OrderedDict()  # by size, and whether for kept ones
         self._lock = threading.Lock()
 
     def problem(self) -> str | None:
@@ -104,21 +116,53 @@ class Disks:
             return str(error)
         return None
 
-    def make(self, point: Path, size: int) -> Disk:
-        """A new disk that holds `size` bytes, at the directory `point`, which is made. If it raises (`OSError`,
-        `SubprocessError`), there is none."""
+    def make(self, point: Path, size: int, *, keep: bool = False) -> Disk:
+        """A new disk that holds `size` bytes, at the directory `point`, which is made. `keep`: it may be unmounted and
+        opened again, until `forget`. If it raises (`OSError`, `SubprocessError`), there is none."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._template(size) as template, _unnamed(self._directory) as file:
+        with self._template(size, keep) as template, _unnamed(self._directory) as file:
             _copy_data(template, file)
-            with attached(file) as device:
-                point.mkdir(mode=0o700, parents=True)
-                try:
-                    mounts.mount_disk(device, point, _OPTIONS)
-                except OSError:
-                    point.rmdir()
-                    raise
-        point.chmod(0o700)
-        return Disk(point)
+            if not keep:
+                return self._mount_at(point, file, _OPTIONS)
+            os.fsync(file)
+            # With a directory, though the path is absolute: else Python does not follow the link to the file.
+            os.link(f"/proc/self/fd/{file}", self.file_of(point.name), src_dir_fd=file, follow_symlinks=True)
+        try:
+            return self.open(point)
+        except OSError:
+            self.forget(point.name)
+            raise
+
+    def open(self, point: Path) -> Disk:
+        """Mounts a disk that was kept, unless it is mounted. `OSError`; `FileNotFoundError` if there is none."""
+        found = find(point.name)
+        if found is not None:
+            return found
+        path = self.file_of(point.name)
+        device = device_of(path)
+        if device is not None:  # another one over the same file would destroy it
+            return _mount(device, point, _KEPT_OPTIONS)
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return self._mount_at(point, file, _KEPT_OPTIONS)
+        finally:
+            os.close(file)
+
+    def file_of(self, key: str) -> Path:
+        """Where the disk of that name lies, if it is kept."""
+        return self._directory / f"{key}{_SUFFIX}"
+
+    def kept(self) -> list[str]:
+        """The names of all that are kept."""
+        return [file.name.removesuffix(_SUFFIX) for file in self._directory.glob(f"*{_SUFFIX}")]
+
+    def forget(self, key: str) -> None:
+        """Removes the file of a disk that was kept; it goes with its last mount. Idempotent."""
+        self.file_of(key).unlink(missing_ok=True)
+
+    def _mount_at(self, point: Path, file: int, options: str) -> Disk:
+        with attached(file) as device:
+            return _mount(device, point, options)
 
     def close(self) -> None:
         """Forgets what it keeps for the next disks. Disks stay. Idempotent."""
@@ -127,32 +171,44 @@ class Disks:
                 os.close(self._templates.popitem()[1])
 
     @contextmanager
-    def _template(self, size: int) -> Iterator[int]:
+    def _template(self, size: int, keep: bool) -> Iterator[int]:
         """A formatted file for disks of that size. Formatting one starts a process, copying does not."""
         whole = os.statvfs(self._directory)
         inside = min(size, whole.f_blocks * whole.f_frsize)  # what the machine has not, no disk can hold
         with self._lock:
-            if inside not in self._templates:
-                self._templates[inside] = self._format(inside)
-            self._templates.move_to_end(inside)
+            wanted = (inside, keep)
+            if wanted not in self._templates:
+                self._templates[wanted] = self._format(inside, keep)
+            self._templates.move_to_end(wanted)
             while len(self._templates) > _TEMPLATES:
                 os.close(self._templates.popitem(last=False)[1])
-            file = os.dup(self._templates[inside])
+            file = os.dup(self._templates[wanted])
         try:
             yield file
         finally:
             os.close(file)
 
-    def _format(self, size: int) -> int:
+    def _format(self, size: int, keep: bool) -> int:
         inodes = max(size // _PER_INODE, _LEAST_INODES)
         total = size + inodes * _INODE + size // 8192 + min(size // 48, _KEPT_BACK) + _FIXED
+        features, journal = _FEATURES, []
+        if keep:
+            features, journal = _KEPT_FEATURES, ["-J", f"size={_JOURNAL_MIB}"]
+            total += _JOURNAL_MIB << 20
         program = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if program is None:
             raise FileNotFoundError("mkfs.ext4 is not on this machine: install e2fsprogs")
         with _unnamed(self._directory) as file:
             os.truncate(file, -(-total // _BLOCK) * _BLOCK)
-            command = [program, "-q", "-F", "-O", _FEATURES, "-b", str(_BLOCK), "-I", str(_INODE), "-N", str(inodes)]
-            command += ["-m", "0", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0", f"/proc/self/fd/{file}"]
+            command = [program, "-q", "-F", "-O", features, "-b", str(_BLOCK), "-I", str(_INODE), "-N", str(inodes)]
+            command += [
+                *journal,
+                "-m",
+                "0",
+                "-E",
+                "nodiscard,lazy_itable_init=1,root_owner=0:0",
+                f"/proc/self/fd/{file}",
+            ]
             subprocess.run(command, pass_fds=[file], check=True, capture_output=True, timeout=_FORMAT_S)
             return os.dup(file)
 
@@ -168,6 +224,18 @@ def release(disk: Disk) -> None:
     for point in _points(disk):
         if point != disk.point:
             mounts.detach(point)
+
+
+def unmount(disk: Disk) -> None:
+    """Writes a kept disk to the machine's, and unmounts it. Nothing may run on it any more. `OSError`."""
+    file = os.open(disk.point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mounts.sync(file)
+    finally:
+        os.close(file)
+    release(disk)
+    mounts.detach(disk.point)
+    disk.point.rmdir()
 
 
 def remove(disk: Disk) -> None:
@@ -194,6 +262,17 @@ def wait_until_gone(directory: Path, seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def _mount(device: str, point: Path, options: str) -> Disk:
+    point.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        mounts.mount_disk(device, point, options)
+    except OSError:
+        point.rmdir()
+        raise
+    point.chmod(0o700)
+    return Disk(point)
 
 
 def _unmount(disk: Disk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,6 +10,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 # Numbers and layouts from <linux/loop.h>.
@@ -22,6 +24,15 @@ _CONFIG: Final = struct.Struct("=II 5Q 4I 64s 64s 32s 2Q 64x")
 
 _TRIES: Final = 64
 """Another process may take the free device first."""
+
+
+def device_of(path: Path) -> str | None:
+    """The path of the loop device over the file at `path`, if one is."""
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it was freed meanwhile
+            if backing.read_text("utf-8", "surrogateescape").rstrip("\n") == str(path):
+                return f"/dev/{backing.parts[-3]}"
+    return None
 
 
 @contextmanager

@@ -45,6 +45,13 @@ def detach(point: Path) -> None:
             raise OSError(number, os.strerror(number), str(point))
 
 
+def sync(file: int) -> None:
+    """Writes all that is unwritten of the file system of an open directory; `OSError`."""
+    if _libc.syncfs(file) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def shut_down(file: int) -> None:
     """Ends the file system of an open directory at once: nothing is written or read any more. `OSError`."""
     fcntl.ioctl(file, _SHUT_DOWN, struct.pack("=I", _WITHOUT_WRITING))

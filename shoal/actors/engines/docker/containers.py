@@ -20,7 +20,7 @@ from shoal.actors.engines.disks import Disk, Disks, disks
 from shoal.actors.engines.docker import disk as own_disk
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
-from shoal.actors.engines.docker.removal import remove_container
+from shoal.actors.engines.docker.removal import remove_container, stop_container
 from shoal.actors.engines.docker.request import KEY_LABEL, check, container_name, create_request
 from shoal.actors.engines.shared_counts import bound_terminals, queue_limits
 from shoal.actors.engines.tree_size import tree_size
@@ -82,8 +82,8 @@ class Containers:
             try:
                 self._create(spec)
             except BaseException:
-                if disk is not None:
-                    disks.remove(disk)
+                if disk is not None and self._disks is not None:
+                    own_disk.discard(self._disks, disk)
                 raise
             try:
                 if disk is not None:
@@ -126,15 +126,65 @@ class Containers:
             raise FailedPrecondition(f"the start of container {spec.key} was given up", state="starting")
         with docker_errors(f"start container {spec.key}"):
             self._client.start(container_name(spec.key))
-            found = self._client.inspect_container(container_name(spec.key))
+        return self._started(spec.key)
+
+    def _started(self, key: str) -> Container:
+        found = self._inspect(key)
         container = to_container(found)
         if container.state is ContainerState.EXITED:
             raise Internal(
-                f"container {spec.key} ended as soon as it started, with exit code {container.exit_code}; "
-                f"check that the agent {spec.agent} is a static executable for this machine"
+                f"container {key} ended as soon as it started, with exit code {container.exit_code}; "
+                "check that the agent is a static executable for this machine"
             )
         _bound_terminals(container)
         return self._remember(found, container)
+
+    def stop(self, key: str) -> None:
+        """Kills all its processes, and keeps what it wrote. Idempotent."""
+        self._known.pop(key, None)
+        with docker_errors(f"stop container {key}"):
+            stop_container(self._client, container_name(key), key)
+
+    def restart(self, key: str, abandoned: threading.Event) -> Container:
+        """Starts one that has exited; one that runs is left as it is. `abandoned`: the caller has gone, so undo."""
+        if key in self._starting:
+            raise FailedPrecondition(f"container {key} is being started already", state="starting")
+        self._starting.add(key)
+        try:
+            found = self._inspect(key)
+            container = to_container(found)
+            if container.state is not ContainerState.EXITED:
+                return self._remember(found, container)
+            self._out_of_memory.discard(key)
+            try:
+                self._run_again(key, found, abandoned)
+                return self._started(key)
+            except BaseException:
+                self._stop_again(key)
+                raise
+        finally:
+            self._starting.discard(key)
+
+    def _run_again(self, key: str, found: dict[str, Any], abandoned: threading.Event) -> None:
+        if self._cgroup_parent is not None:
+            self._cgroup_parent.ensure()
+        if self._disks is not None:
+            own_disk.open_again(self._disks, key, found)
+        elif own_disk.point_of(found) is not None:
+            raise FailedPrecondition(
+                f"container {key} has a disk of its own, which this machine cannot mount any more; run `shoal doctor`",
+                state=str(ContainerState.EXITED),
+            )
+        if abandoned.is_set():
+            raise FailedPrecondition(f"the start of container {key} was given up", state="starting")
+        with docker_errors(f"start container {key}"):
+            self._client.start(container_name(key))
+
+    def _stop_again(self, key: str) -> None:
+        try:
+            self.stop(key)
+        except ShoalError:  # the first error says more
+            _log.warning("could not undo the start of container %s", key, exc_info=True)
 
     def _undo(self, key: str) -> None:
         try:
@@ -148,6 +198,18 @@ class Containers:
         self._out_of_memory.discard(key)
         with docker_errors(f"remove container {key}"):
             remove_container(self._client, container_name(key), key)
+        if self._disks is not None:
+            self._disks.forget(key)
+
+    def forget_disks(self) -> None:
+        """Removes the kept disks of containers that are not there: what a crash left while one was made or removed."""
+        kept = [] if self._disks is None else self._disks.kept()
+        if self._disks is None or not kept:
+            return
+        with docker_errors("list containers"):
+            summaries = self._client.containers(all=True, filters={"label": [KEY_LABEL]})
+        for key in set(kept).difference(summary["Labels"][KEY_LABEL] for summary in summaries):
+            self._disks.forget(key)
 
     def get(self, key: str) -> Container:
         found = self._inspect(key)

@@ -18,8 +18,8 @@ from typing import Any
 
 from shoal.actors.engines.contract import ContainerSpec, Mount
 from shoal.actors.engines.disks import Disk, Disks
-from shoal.actors.engines.disks.disks import remove
-from shoal.actors.engines.docker.request import hosts_file
+from shoal.actors.engines.disks.disks import find, release, remove, unmount
+from shoal.actors.engines.docker.request import DISK_LABEL, hosts_file
 from shoal.model.errors import Unavailable
 
 _PEER = struct.Struct("=3i")
@@ -53,14 +53,21 @@ def make(disks: Disks, spec: ContainerSpec) -> tuple[Disk, ContainerSpec]:
     `Unavailable`."""
     assert spec.disk_dir is not None
     with _errors(spec.key):
-        disk = disks.make(spec.disk_dir, spec.disk)
+        disk = disks.make(spec.disk_dir, spec.disk, keep=spec.keep)
         try:
             hosts = Mount(disk.write("hosts", hosts_file(spec.hostname)), "/etc/hosts", read_only=False)
             hostname = Mount(disk.write("hostname", f"{spec.hostname}\n"), "/etc/hostname", read_only=False)
         except OSError:
-            remove(disk)
+            discard(disks, disk)
             raise
-    return disk, replace(spec, mounts=(hosts, hostname, *spec.mounts))
+    labels = {**spec.labels, DISK_LABEL: str(disk.point)} if spec.keep else spec.labels
+    return disk, replace(spec, labels=labels, mounts=(hosts, hostname, *spec.mounts))
+
+
+def discard(disks: Disks, disk: Disk) -> None:
+    """Removes a disk whose container was not made."""
+    remove(disk)
+    disks.forget(disk.point.name)
 
 
 def adopt(disk: Disk, key: str, found: dict[str, Any]) -> None:
@@ -69,6 +76,32 @@ def adopt(disk: Disk, key: str, found: dict[str, Any]) -> None:
         for number, tree in enumerate(trees(found)):
             # The layer's directory also holds what overlayfs works with, which must be on the same mount.
             disk.adopt(tree if number else tree.parent, f"tree-{number}")
+
+
+def point_of(found: dict[str, Any]) -> Path | None:
+    """Where a container that is kept has its disk, if it has one."""
+    point = (found["Config"].get("Labels") or {}).get(DISK_LABEL)
+    return None if point is None else Path(point)
+
+
+def open_again(disks: Disks, key: str, found: dict[str, Any]) -> None:
+    """Mounts the disk of a container that was kept, below its layer and volumes. `Unavailable`."""
+    point = point_of(found)
+    if point is None:
+        return
+    with _errors(key):
+        disk = disks.open(point)
+        release(disk)  # a crash may have left some of it
+        for number, tree in enumerate(trees(found)):
+            disk.bind(tree if number else tree.parent, f"tree-{number}")
+
+
+def put_away(key: str, found: dict[str, Any]) -> None:
+    """Writes and unmounts the disk of a container that is kept and has exited. `Unavailable`."""
+    disk = None if point_of(found) is None else find(key)
+    if disk is not None:
+        with _errors(key):
+            unmount(disk)
 
 
 def trees(found: dict[str, Any]) -> tuple[Path, ...]:
@@ -93,5 +126,5 @@ def _errors(key: str) -> Iterator[None]:
         yield
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(
-            f"could not make the disk of container {key}: {error}; run `shoal doctor` to see what is missing"
+            f"could not mount the disk of container {key}: {error}; run `shoal doctor` to see what is missing"
         ) from error

@@ -108,6 +108,7 @@ class DockerEngine(Engine):
         self._containers = Containers(
             client, images, runtimes=self.runtimes, seccomp=self._seccomp, disks=disks, cgroup_parent=parent
         )
+        self._containers.forget_disks()
         self._images = images
         self._client = client
 
@@ -150,20 +151,28 @@ class DockerEngine(Engine):
         )
 
     async def start(self, spec: ContainerSpec) -> Container:
-        containers, abandoned = self._open_containers(), threading.Event()
-        work = tasks.shared(self._in("start", lambda: containers.start(spec, abandoned)), "docker start")
+        containers = self._open_containers()
+        return await self._undoable(lambda abandoned: containers.start(spec, abandoned), lambda: self.remove(spec.key))
+
+    async def stop(self, key: str) -> None:
+        containers = self._open_containers()
+        await self._in("start", lambda: containers.stop(key))
+
+    async def restart(self, key: str) -> Container:
+        containers = self._open_containers()
+        return await self._undoable(lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key))
+
+    async def _undoable(
+        self, begin: Callable[[threading.Event], Container], undo: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Container:
+        abandoned = threading.Event()
+        work = tasks.shared(self._in("start", lambda: begin(abandoned)), "docker start")
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             abandoned.set()
-            await _finish(self._undo(work, spec.key))
+            await _finish(_undo(work, undo))
             raise
-
-    async def _undo(self, work: asyncio.Future[Container], key: str) -> None:
-        """Waits for a start whose caller has gone, and removes it. A failed start has undone itself."""
-        await asyncio.wait([work])
-        if not work.cancelled() and work.exception() is None:
-            await self.remove(key)
 
     async def remove(self, key: str) -> None:
         containers = self._open_containers()
@@ -226,6 +235,13 @@ def _probe(address: str) -> None:
 
 def _not_open() -> FailedPrecondition:
     return FailedPrecondition("the engine is not open; call `open` first", state="closed")
+
+
+async def _undo(work: asyncio.Future[Container], undo: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Waits for a start whose caller has gone, and undoes it. A failed start has undone itself."""
+    await asyncio.wait([work])
+    if not work.cancelled() and work.exception() is None:
+        await undo()
 
 
 async def _finish(work: Coroutine[Any, Any, None]) -> None:

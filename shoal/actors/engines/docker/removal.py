@@ -1,4 +1,4 @@
-"""Removes the daemon's containers, whatever trees code inside has made. Blocks: called in the engine's threads.
+"""Removes and stops the daemon's containers, whatever trees code inside has made. Blocks: called in threads.
 
 The daemon itself descends into a container's layer with a descriptor for each level. Where that fails, or does not end,
 the layer is emptied here, and the daemon is asked again.
@@ -17,9 +17,10 @@ from docker.errors import APIError, NotFound
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from shoal.actors.engines.disks import disks
-from shoal.actors.engines.docker.disk import trees
+from shoal.actors.engines.docker.disk import put_away, trees
 from shoal.actors.engines.docker.failures import explanation
 from shoal.actors.engines.empty_tree import empty_tree
+from shoal.model.errors import Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,14 @@ def remove_container(client: APIClient, name: str, key: str | None) -> None:
         disks.remove(disk)
 
 
+def stop_container(client: APIClient, name: str, key: str) -> None:
+    """Kills one that is kept, and puts its disk away. Idempotent. Raises the SDK's errors, and `Unavailable`."""
+    found = _killed(client, name)
+    if _runs(found):
+        raise Unavailable(f"container {key} does not end within {_KILL_S:g} s of being killed; try again")
+    put_away(key, found)
+
+
 def _ask(client: APIClient, name: str) -> None:
     again = Retrying(
         retry=retry_if_exception(_passes),
@@ -66,17 +75,23 @@ def _passes(error: BaseException) -> bool:
 
 
 def _empty(client: APIClient, name: str) -> None:
-    found = client.inspect_container(name)
+    found = _killed(client, name)
+    if not _runs(found):
+        for tree in trees(found):
+            with contextlib.suppress(FileNotFoundError):
+                empty_tree(tree)
+
+
+def _killed(client: APIClient, name: str) -> dict[str, Any]:
+    """The daemon's description of the container once it has ended, or after `_KILL_S`."""
+    found: dict[str, Any] = client.inspect_container(name)
     deadline = time.monotonic() + _KILL_S
     while _runs(found) and time.monotonic() < deadline:
         with contextlib.suppress(APIError):  # it ended meanwhile
             client.kill(name)
         time.sleep(0.05)
         found = client.inspect_container(name)
-    if not _runs(found):
-        for tree in trees(found):
-            with contextlib.suppress(FileNotFoundError):
-                empty_tree(tree)
+    return found
 
 
 def _runs(found: dict[str, Any]) -> bool:

@@ -11,6 +11,10 @@ from shoal.model import ids
 from shoal.model.errors import InvalidRequest
 
 KEY_LABEL: Final = "shoal.key"
+KEEP_LABEL: Final = "shoal.keep"
+"""Set if the container is kept when it is stopped, and when its cluster is."""
+DISK_LABEL: Final = "shoal.disk"
+"""Where the disk of such a container is mounted while it runs, if it has one of its own."""
 MiB: Final = 1 << 20
 
 # What programs that expect to be root in a container need. Left out of Docker's default set:
@@ -54,7 +58,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_i
         "User": "0:0",
         "WorkingDir": "/",
         "Env": [f"{name}={value}" for name, value in _environment(spec, image).items()],
-        "Labels": {**spec.labels, KEY_LABEL: spec.key},
+        "Labels": {**spec.labels, KEY_LABEL: spec.key, **({KEEP_LABEL: "yes"} if spec.keep else {})},
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGKILL",  # the agent obeys none that code inside could send as well
