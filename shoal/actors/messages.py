@@ -15,13 +15,14 @@ OCCUPIED = "occupied"
 @dataclass(frozen=True, slots=True)
 class ContainerStarted:
     """Node to slot: a sandbox's container. `relay`: host:port; `token`: admits to its agent; `warm`: it had been kept
-    ready."""
+    ready; `machine`: the id that the machine keeps."""
 
     key: str
     node_id: str
     relay: str
     token: str
     warm: bool
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +36,26 @@ class ContainerLoss:
 
 @dataclass(frozen=True, slots=True)
 class SandboxStarted:
-    """Slot to controller: a sandbox runs. `started_at`: unix seconds."""
+    """Slot to controller: a sandbox runs. `started_at`: unix seconds; `machine`: as in `ContainerStarted`."""
 
     key: str
     node_id: str
     relay: str
     started_at: float
     warm: bool
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """Slot to controller: how a sandbox ended. `returncode`: of its command, negative for a signal; without one
-    (None) that of the reason."""
+    (None) that of the reason. `kept`: it has only stopped, and its disk is kept."""
 
     reason: Reason
     returncode: int | None
     message: str
     ended_at: float
+    kept: bool = False
 
     def __post_init__(self) -> None:
         if self.returncode is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
 from shoal.model.options import docs
-from shoal.model.spec import NetworkMode, Runtime
+from shoal.model.spec import NetworkMode, Restart, Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +30,9 @@ class SandboxOptions(TypedDict, total=False):
     hostname: str | None
     timeout: float | None
     idle_timeout: float | None
+    persistent: bool | None
+    restart: Restart | None
+    autostart: bool | None
     owner_lease: float | None
     pty: bool | None
     network: NetworkMode | None

@@ -39,5 +39,10 @@ def new_container_key() -> str:
     return f"c-{_random()}"
 
 
+def new_machine_id() -> str:
+    """What a machine is called for as long as its state directory lives."""
+    return f"m-{_random()}"
+
+
 def new_slot_id() -> str:
     return f"slot-{_random()}"

@@ -15,7 +15,8 @@ class SandboxInfo:
     """One sandbox as the controller knows it. Times in unix seconds.
 
     `returncode`: None while it lives; then its command's, negative for a signal, else that of its reason
-    (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives.
+    (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives. While a
+    persistent one is `stopped`, all three tell of its stop, and `stopped_at` when that was.
     """
 
     id: str
@@ -28,6 +29,7 @@ class SandboxInfo:
     returncode: int | None = None
     message: str | None = None
     node_id: str | None = None
+    stopped_at: float | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -46,7 +48,8 @@ class SandboxInfo:
 class NodeInfo:
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
     all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
-    are not removed yet."""
+    are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
+    the machine keeps, whatever Ray calls the node."""
 
     id: str
     address: str  # host:port of its relay
@@ -64,6 +67,8 @@ class NodeInfo:
     pids: int
     disk_limit: Literal["kernel", "watch"] = "kernel"
     remains: int = 0
+    stopped: int = 0
+    machine: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -63,6 +63,8 @@ def build_spec(given: Mapping[str, Any], defaults: SandboxDefaults) -> SandboxSp
         name = min(unknown)
         raise InvalidRequest(f"{name}: there is no such option; remove it", field=name)
     options = {name: _plain(name, value) for name, value in given.items() if value is not None}
+    if options.get("persistent"):
+        options.setdefault("timeout", None)
     for name in NAMES - {*options, *PAIRS}:
         if hasattr(defaults, name):
             options[name] = getattr(defaults, name)

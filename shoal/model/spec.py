@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NetworkMode = Literal["default", "none"]
 Runtime = Literal["runc", "runsc"]
+Restart = Literal["no", "on-failure", "always"]
 
 MIB = 1024 * 1024
 
@@ -82,10 +83,16 @@ class SandboxSpec:
     """A name, `uid` or `uid:gid`"""
     hostname: Annotated[str, Field(max_length=63, pattern="^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$")] = "sandbox"
     """Its host name: up to 63 letters, digits and dashes"""
-    timeout: Seconds = 300.0
-    """Seconds from its start to its end"""
+    timeout: Seconds | None = 300.0
+    """Seconds from its start to its end; a persistent one stops then, and by default has no such limit"""
     idle_timeout: Seconds | None = None
-    """Seconds without anything to do after which it ends; none: no such limit"""
+    """Seconds without anything to do after which it ends, or stops if it is persistent; none: no such limit"""
+    persistent: bool = False
+    """Whether it can be stopped and started again, with its disk. It stops where others would end"""
+    restart: Restart = "no"
+    """After what a persistent one starts again by itself: `no`, `on-failure`, or `always` but when asked to stop"""
+    autostart: bool = True
+    """Whether a request to an http tunnel of a persistent one that is stopped starts it"""
     owner_lease: OwnerLease | None = None
     """Seconds after which it ends unless its creator, as the Python client does by itself, renews; none: no lease"""
     pty: bool = False
@@ -112,7 +119,16 @@ class SandboxSpec:
         """What must be equal for a warm container to serve this spec: all that is fixed when a container starts."""
         r = self.resources
         return ContainerShape(
-            self.image, r.cpu_limit, r.memory_limit, r.disk, r.pids, r.gpu, self.network, self.runtime, self.hostname
+            self.image,
+            r.cpu_limit,
+            r.memory_limit,
+            r.disk,
+            r.pids,
+            r.gpu,
+            self.network,
+            self.runtime,
+            self.hostname,
+            self.persistent,
         )
 
 
@@ -139,3 +155,4 @@ class ContainerShape:
     network: NetworkMode
     runtime: Runtime
     hostname: str = "sandbox"
+    persistent: bool = False

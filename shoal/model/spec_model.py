@@ -115,11 +115,24 @@ def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
         request, limit = options[name]
         if request > limit:
             raise InvalidRequest(f"{name}: the request {request} is above the limit {limit}; lower it", field=name)
+    _check_persistence(spec)
     if limits is not None:
-        check_number("timeout", spec.timeout, 0, limits.timeout, "seconds")
+        if spec.timeout is not None:
+            check_number("timeout", spec.timeout, 0, limits.timeout, "seconds")
         if spec.idle_timeout is not None:
             check_number("idle_timeout", spec.idle_timeout, 0, limits.timeout, "seconds")
         check_number("pids", spec.resources.pids, 1, limits.pids, "processes", whole=True)
+
+
+def _check_persistence(spec: SandboxSpec) -> None:
+    if spec.persistent and spec.owner_lease is not None:
+        raise InvalidRequest(
+            "owner_lease: a persistent sandbox outlives its creator; leave out one of the two", field="owner_lease"
+        )
+    if not spec.persistent and spec.restart != "no":
+        raise InvalidRequest("restart: only a persistent sandbox starts again; add persistent=True", field="restart")
+    if not spec.persistent and spec.timeout is None:
+        raise InvalidRequest("timeout: only a persistent sandbox has none; give seconds", field="timeout")
 
 
 assert NAMES == ASKED.keys() == TOLD.keys()

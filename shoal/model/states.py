@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sandbox ended: a closed list."""
+    """Why a sandbox ended, or a persistent one stopped: a closed list."""
 
     COMPLETED = "completed"  # its own command ended
     TERMINATED = "terminated"  # somebody asked for it
@@ -34,6 +34,8 @@ class Reason(StrEnum):
     IMAGE_ERROR = "image_error"
     START_FAILED = "start_failed"
     EVICTED = "evicted"  # its container or agent was taken away from outside Shoal
+    STOPPED = "stopped"  # somebody asked for its stop
+    SHUTDOWN = "shutdown"  # it was stopped with its cluster
 
 
 RETURNCODES: dict[str, int] = {
@@ -47,6 +49,8 @@ RETURNCODES: dict[str, int] = {
     Reason.IMAGE_ERROR: 125,
     Reason.START_FAILED: 125,
     Reason.EVICTED: 137,
+    Reason.STOPPED: 137,
+    Reason.SHUTDOWN: 137,
 }
 """The exit code of a sandbox that ended without one of a command of its own: 124 as by `timeout`, 137 (128 and SIGKILL)
 where it was killed, 125 as by `docker run` where it never ran."""
@@ -59,11 +63,11 @@ LIVE = frozenset(State) - TERMINAL
 
 MAY_BECOME: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.STARTING}) | TERMINAL,
-    State.STARTING: frozenset({State.RUNNING, State.STOPPING}) | TERMINAL,
-    State.RUNNING: frozenset({State.PAUSED, State.STOPPING}) | TERMINAL,
+    State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.STOPPED}) | TERMINAL,
+    State.RUNNING: frozenset({State.PAUSED, State.STOPPING, State.STOPPED}) | TERMINAL,
     State.PAUSED: frozenset({State.RUNNING, State.STOPPING}),
     State.STOPPING: frozenset({State.STOPPED}) | TERMINAL,
-    State.STOPPED: frozenset({State.STARTING, State.TERMINATED}),
+    State.STOPPED: frozenset({State.STARTING, State.STOPPING}) | TERMINAL,
     State.TERMINATED: frozenset(),
     State.FAILED: frozenset(),
 }

@@ -120,7 +120,7 @@ class Machine:
     def make_engine(self, _settings: Settings) -> FakeEngine:
         engine = FakeEngine()
         if self.engines:
-            engine.containers = self.engine.containers
+            engine.containers, engine._next_pid = self.engine.containers, self.engine._next_pid
         engine.failure, self.fault = self.fault, None
         self.engines.append(engine)
         return engine

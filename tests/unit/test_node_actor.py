@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shoal.actors.engines.contract import ContainerState
 from shoal.actors.engines.fake import EngineBroken, EngineDown
+from shoal.actors.node.records import Stage
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from tests.processes import relay_pid
 from tests.unit.builders import spec
@@ -73,7 +75,7 @@ async def test_what_was_half_made_is_not_kept_warm_though_it_is_still_there(plac
 
     parts = await place.parts()
     half, warm = [await parts.containers.start(SHAPE, None) for _ in range(2)]
-    await parts.containers.files.put(half.but(ready=False))
+    await parts.containers.files.put(half.but(stage=Stage.MAKING))
     await place.restart()
     place.fault = Twice("remove")
     parts = await place.parts()
@@ -124,3 +126,65 @@ async def test_a_node_that_fails_to_open_holds_nothing_and_finds_its_relay_again
     assert all(tasks <= held[1][0] and descriptors <= held[1][1] for tasks, descriptors in held[2:]), held
     await place.node.info()
     assert await asyncio.to_thread(relay_pid) in relays, "it was not ended: it carries what runs"
+
+
+KEPT = spec(persistent=True)
+
+
+async def test_a_persistent_sandbox_is_stopped_started_again_and_found_after_a_restart(place: Machine) -> None:
+    first = await place.node.start_container("sb-1", KEPT)
+    before = place.engine.containers[first.key].container
+    await place.node.stop_sandbox("sb-1")
+    await place.node.stop_container(first.key)
+    assert place.engine.containers[first.key].container.state is ContainerState.EXITED
+    assert place.net.attached == {}
+    info = await place.node.info()
+    assert (info.sandboxes, info.stopped) == (0, 1)
+    with pytest.raises(NotFound):
+        await place.node.container_of("sb-1")
+    await place.restart()
+    again = await place.node.restart_container("sb-1")
+    assert (again.key, again.machine) == (first.key, info.machine)
+    after = place.engine.containers[first.key].container
+    assert after.state is ContainerState.RUNNING
+    assert after.pid != before.pid
+    assert place.net.attached == {first.key: after.pid}
+    assert await place.node.restart_container("sb-1") == await place.node.container_of("sb-1")
+    with pytest.raises(NotFound):
+        await place.node.restart_container("sb-2")
+
+
+@pytest.mark.parametrize("network", [True, False])
+async def test_a_persistent_sandbox_that_does_not_start_again_is_stopped(place: Machine, network: bool) -> None:
+    first = await place.node.start_container("sb-1", KEPT)
+    await place.node.stop_sandbox("sb-1")
+    place.net.broken = network
+    if not network:
+        place.engine.inject(EngineBroken("restart"))
+    with pytest.raises(ShoalError):
+        await place.node.restart_container("sb-1")
+    assert place.engine.containers[first.key].container.state is ContainerState.EXITED
+    place.net.broken = False
+    await place.node.restart_container("sb-1")
+
+
+async def test_a_stop_that_was_cut_short_is_finished(place: Machine) -> None:
+    first = await place.node.start_container("sb-1", KEPT)
+    place.engine.inject(EngineDown("stop"))
+    with pytest.raises(Unavailable):
+        await place.node.stop_sandbox("sb-1")
+    assert place.engine.containers[first.key].container.state is ContainerState.RUNNING
+    await place.restart()
+    await place.node.info()
+    assert place.engine.containers[first.key].container.state is ContainerState.EXITED
+
+
+async def test_closing_keeps_persistent_sandboxes_and_removing_one_leaves_nothing(place: Machine) -> None:
+    first = await place.node.start_container("sb-1", KEPT)
+    await place.node.start_container("sb-2", spec())
+    await place.node.close()
+    assert place.engine.containers.keys() == {first.key}
+    assert place.engine.containers[first.key].container.state is ContainerState.EXITED
+    assert (await place.node.info()).stopped == 1
+    await place.node.remove_sandbox("sb-1")
+    assert place.engine.containers == (await place.parts()).containers.records == {}

@@ -15,7 +15,7 @@ from shoal.actors.engines.contract import ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
 from shoal.actors.node.containers import ContainerDefaults, Containers, start_of
 from shoal.actors.node.logs import KEEP, LogFiles
-from shoal.actors.node.records import RecordFiles
+from shoal.actors.node.records import RecordFiles, Stage
 from shoal.actors.node.size_files import SizeFiles
 from shoal.model.errors import Internal, QuotaExceeded, Unavailable
 from shoal.model.spec import ContainerShape
@@ -188,7 +188,7 @@ async def test_a_removal_that_failed_is_made_by_the_next_sweep_that_can(tmp_path
 async def test_a_restart_goes_on_though_what_was_half_made_cannot_be_removed_yet(tmp_path: Path) -> None:
     before = await Node(tmp_path).open()
     half = await before.containers.start(SHAPE, "sb-1")
-    await before.files.put(half.but(ready=False))
+    await before.files.put(half.but(stage=Stage.MAKING))
     after = await Node(tmp_path, before.engine).open()
     after.relay.down = True
     await after.containers.forget_unfinished()
@@ -239,7 +239,7 @@ async def test_a_restart_finds_what_ran_and_sweeps_what_was_half_made(tmp_path: 
     before = await Node(tmp_path).open()
     kept = await before.containers.start(SHAPE, "sb-1")
     half = await before.containers.start(SHAPE, "sb-2")
-    await before.files.put(half.but(ready=False))
+    await before.files.put(half.but(stage=Stage.MAKING))
     unknown = await before.containers.start(SHAPE, "sb-3")
     await before.files.drop(unknown.key)
     gone = await before.containers.start(SHAPE, "sb-4")
@@ -314,6 +314,7 @@ def test_shapes_differ_by_all_that_is_fixed_at_a_start() -> None:
         "network",
         "runtime",
         "hostname",
+        "persistent",
     }
 
 

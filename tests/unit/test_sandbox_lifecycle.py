@@ -129,15 +129,15 @@ async def test_a_watch_that_fails_once_goes_on(place: Machine, monkeypatch: pyte
 async def test_a_sandbox_ends_though_removing_its_container_shows_a_defect_at_first(
     place: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remove = SandboxLifecycle._remove_container
+    let_go = SandboxLifecycle._let_go
     defects = [KeyError("a defect")]
 
-    async def defect_at_first(life: SandboxLifecycle) -> None:
+    async def defect_at_first(life: SandboxLifecycle, method: str) -> None:
         if defects:
             raise defects.pop()
-        await remove(life)
+        await let_go(life, method)
 
-    monkeypatch.setattr(SandboxLifecycle, "_remove_container", defect_at_first)
+    monkeypatch.setattr(SandboxLifecycle, "_let_go", defect_at_first)
     life = await begun(place)
     life.give_up(Reason.TERMINATED, None, "on request")
     end = await asyncio.wait_for(life.ended(), WITHIN_S)
@@ -173,3 +173,17 @@ async def test_a_start_that_failed_with_nobody_waiting_leaves_the_slot_free(plac
     assert (await slot.adopt("sb-2", spec(), time.time())).node_id
     assert (await slot.terminate("sb-2", "on request")).reason is Reason.TERMINATED
     await slot.wipe("sb-2")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"), [(Reason.STOPPED, True), (Reason.IDLE_TIMEOUT, True), (Reason.TERMINATED, False)]
+)
+async def test_a_persistent_sandbox_ends_only_on_request(place: Machine, reason: Reason, kept: bool) -> None:
+    await place.node.start_container("sb-1", spec(persistent=True))
+    life = SandboxLifecycle("sb-1", spec(persistent=True), place.handle, grace_s=0.0)
+    await life.adopt(time.time())
+    life.give_up(reason, None, "")
+    end = await asyncio.wait_for(life.ended(), WITHIN_S)
+    assert (end.reason, end.kept) == (reason, kept)
+    assert len(place.engine.containers) == kept
+    assert place.net.attached == {}

@@ -42,7 +42,7 @@ class Adoption:
         assert record.started is not None
         log.warning("slot %s of %s died; another adopts its container", record.slot_id, record.id)
         try:
-            async with asyncio.timeout(max(0.0, record.started.started_at + record.spec.timeout - time.time())):
+            async with asyncio.timeout(_left_s(record)):
                 return await self._adopt(record, record.started)
         except TimeoutError:
             await self.remove(record.id, record.started.node_id)
@@ -84,3 +84,10 @@ class Adoption:
         ):
             if isinstance(result, BaseException):
                 log.warning("removing %s: %s; the node's sweep will do it", sandbox_id, result)
+
+
+def _left_s(record: SandboxRecord) -> float | None:
+    """Seconds that are left of its lifetime; None: it has no end."""
+    if record.started is None or record.spec.timeout is None:
+        return None
+    return max(0.0, record.started.started_at + record.spec.timeout - time.time())

@@ -41,7 +41,7 @@ ability raises `FailedPrecondition` at once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -193,6 +193,11 @@ class Engine(ABC):
     @abstractmethod
     async def remove(self, key: str) -> None:
         """Kills and removes the container, exited ones too. Idempotent."""
+
+    @abstractmethod
+    async def forget_disks(self, keep: Collection[str]) -> None:
+        """Removes the kept disks of all containers but those of these keys: what a crash left while one was made or
+        removed. Called while none is."""
 
     @abstractmethod
     async def get(self, key: str) -> Container:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -223,6 +223,10 @@ class FakeEngine(Engine):
             if known.container.state is not ContainerState.EXITED:
                 self.end(key)
             del self.containers[key]
+
+    async def forget_disks(self, keep: Collection[str]) -> None:
+        async with self._call("forget_disks", tuple(keep)):
+            pass  # its containers have none
 
     async def get(self, key: str) -> Container:
         async with self._call("get", key):

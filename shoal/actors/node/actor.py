@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -18,7 +18,7 @@ import ray
 from shoal.actors.handles import call, find_actor
 from shoal.actors.messages import ContainerLoss, ContainerStarted
 from shoal.actors.names import REGION_LABEL
-from shoal.actors.node.records import ContainerRecord
+from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.model import grants, tasks
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
@@ -75,7 +75,7 @@ class NodeActor:
             engine=parts.engine.name,
             runtimes=parts.engine.runtimes,
             alive=True,
-            sandboxes=sum(1 for r in records if r.sandbox_id is not None and r.key not in parts.containers.remains),
+            sandboxes=sum(1 for r in records if _counts(r) and r.key not in parts.containers.remains),
             warm=len(parts.warm.keys),
             cpu_total=total_cpu,
             cpu_free=total_cpu,
@@ -84,6 +84,8 @@ class NodeActor:
             pids=self._wiring.most_pids(self._settings),
             disk_limit="watch" if self._wiring.needs_disk_watch(parts.engine) else "kernel",
             remains=len(parts.containers.remains),
+            stopped=sum(1 for r in records if r.stage is Stage.STOPPED),
+            machine=parts.machine,
         )
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:
@@ -103,6 +105,17 @@ class NodeActor:
         record = parts.containers.of_sandbox(sandbox_id)
         if record is not None:
             await self._end(parts, record.key)
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Stops the container of a persistent sandbox that no slot holds, if it is here."""
+        parts = await self._open()
+        starting = self._starting.get(sandbox_id)
+        if starting is not None:
+            with contextlib.suppress(ShoalError):
+                await asyncio.shield(starting)
+        record = parts.containers.of_sandbox(sandbox_id)
+        if record is not None:
+            await self._stop(parts, record.key)
 
     async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
         """Output kept after the sandbox's end: (offset, bytes, whether they are the last)."""
@@ -129,19 +142,23 @@ class NodeActor:
         await parts.gateway.roll(await asyncio.to_thread(self._wiring.install_agent, self._settings))
 
     async def close(self) -> None:
-        """Removes every container, the network and the relay, so that the machine is as it was before. It raises what
-        could not be removed, once the rest is."""
+        """Removes every container, the network and the relay, so that the machine is as it was before; persistent
+        sandboxes are stopped, and their disks stay. It raises what could not be removed, once the rest is."""
         parts = await self._open()
         await tasks.stop(*self._loops)
         self._loops.clear()
         try:
             async with asyncio.timeout(_REMOVE_ALL_S):
                 await asyncio.gather(*self._starting.values(), return_exceptions=True)
-                removals = (parts.containers.remove(key) for key in list(parts.containers.records))
-                await asyncio.gather(*removals, return_exceptions=True)
+                ends = (
+                    parts.containers.stop(key) if record.kept else parts.containers.remove(key)
+                    for key, record in list(parts.containers.records.items())
+                )
+                await asyncio.gather(*ends, return_exceptions=True)
                 await parts.containers.reconcile()  # which tries again
-            if parts.containers.records:
-                raise Unavailable(f"not removed: the containers {', '.join(parts.containers.records)}")
+            left = [key for key, record in parts.containers.records.items() if record.stage is not Stage.STOPPED]
+            if left:
+                raise Unavailable(f"not removed: the containers {', '.join(left)}")
         except TimeoutError:
             raise Unavailable(f"removing its containers took longer than {_REMOVE_ALL_S:g} s") from None
         finally:
@@ -153,12 +170,12 @@ class NodeActor:
     async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> ContainerStarted:
         """Gives the sandbox a container: the one that it has, a warm one, or a new one."""
         parts = await self._open()
-        task = self._starting.get(sandbox_id)
-        if task is None:
-            task = self._starting[sandbox_id] = tasks.shared(self._start(parts, sandbox_id, spec), "start container")
-            task.add_done_callback(lambda _: self._starting.pop(sandbox_id, None))
-        record, warm = await asyncio.shield(task)
-        return self._started(parts, record, warm)
+        return await self._begin(parts, sandbox_id, lambda: self._start(parts, sandbox_id, spec))
+
+    async def restart_container(self, sandbox_id: str) -> ContainerStarted:
+        """Starts the container of a persistent sandbox that was stopped here; `NotFound` if it is gone."""
+        parts = await self._open()
+        return await self._begin(parts, sandbox_id, lambda: self._restart(parts, sandbox_id))
 
     async def container_of(self, sandbox_id: str) -> ContainerStarted:
         """The sandbox's container here; `NotFound` if it has none."""
@@ -175,6 +192,10 @@ class NodeActor:
             return await asyncio.wait_for(parts.containers.watch(key), _WATCH_S)
         except TimeoutError:
             return None
+
+    async def stop_container(self, key: str) -> None:
+        """Stops the container of a persistent sandbox; `NotFound`."""
+        await self._stop(await self._open(), key)
 
     async def remove_container(self, key: str) -> None:
         """Kills and removes a container; returns once nothing runs there any more. What can't be removed by then is the
@@ -219,6 +240,30 @@ class NodeActor:
         ]
         return parts
 
+    async def _begin(
+        self, parts: NodeParts, sandbox_id: str, start: Callable[[], Coroutine[Any, Any, tuple[ContainerRecord, bool]]]
+    ) -> ContainerStarted:
+        """Whoever asks while it starts joins that start."""
+        task = self._starting.get(sandbox_id)
+        if task is None:
+            task = self._starting[sandbox_id] = tasks.shared(start(), "start container")
+            task.add_done_callback(lambda _: self._starting.pop(sandbox_id, None))
+        record, warm = await asyncio.shield(task)
+        return self._started(parts, record, warm)
+
+    async def _restart(self, parts: NodeParts, sandbox_id: str) -> tuple[ContainerRecord, bool]:
+        record = parts.containers.of_sandbox(sandbox_id)
+        if record is None:
+            raise NotFound(f"sandbox {sandbox_id} has no container on this node")
+        record = await parts.containers.restart(record.key)
+        self._watch_disk(parts, record)
+        await parts.ports.reopen(record.key)
+        return record, False
+
+    async def _stop(self, parts: NodeParts, key: str) -> None:
+        self._forget(parts, key)
+        await parts.containers.stop(key)
+
     async def _start(self, parts: NodeParts, sandbox_id: str, spec: SandboxSpec) -> tuple[ContainerRecord, bool]:
         existing = parts.containers.serving(sandbox_id)
         if existing is not None:
@@ -246,7 +291,7 @@ class NodeActor:
             (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN),
             time.time() + grants.TTL_S,
         )
-        return ContainerStarted(record.key, self._node_id, parts.relay.address, token, warm)
+        return ContainerStarted(record.key, self._node_id, parts.relay.address, token, warm, parts.machine)
 
     async def _remove(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
@@ -294,7 +339,8 @@ class NodeActor:
         for key in [k for k in parts.warm.keys if parts.containers.loss_of(k) is not None]:
             await self._discard(parts, key)
         await asyncio.to_thread(parts.logs.sweep, self._settings.limits.history_age)
-        owned = {r.sandbox_id: r.key for r in parts.containers.records.values() if r.sandbox_id and r.ready}
+        records = parts.containers.records.values()
+        owned = {r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING}
         controller = await asyncio.to_thread(find_actor, CONTROLLER)
         if controller is None or not owned:
             return
@@ -304,6 +350,10 @@ class NodeActor:
         for sandbox_id in await call(controller, "call", *asked, timeout_s=_ANSWER_S):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._discard(parts, owned[sandbox_id])
+
+
+def _counts(record: ContainerRecord) -> bool:
+    return record.sandbox_id is not None and record.stage is not Stage.STOPPED
 
 
 def _disk_full(parts: NodeParts, key: str, used: int) -> ContainerLoss:

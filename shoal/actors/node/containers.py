@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ from shoal.actors.engines.contract import (
 from shoal.actors.engines.disks import disks
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.mount_sources import MountSources
-from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
+from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles, Stage
 from shoal.actors.node.size_files import SizeFiles
 from shoal.model import tasks
 from shoal.model.errors import Internal, NotFound, ShoalError
@@ -34,6 +35,9 @@ from shoal.model.spec import MIB, ContainerShape
 from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.node")
+
+DEADLINE = "SHOAL_DEADLINE_S"
+"""The variable that tells an agent after how many seconds it ends in any case."""
 
 _KILLED = 137
 """The exit code of an agent that was killed, which nobody inside can do."""
@@ -90,6 +94,7 @@ class Containers:
     _remains: set[str] = field(default_factory=set)
     _losses: dict[str, asyncio.Future[ContainerLoss]] = field(default_factory=dict)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _turns_of: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
     def __post_init__(self) -> None:
         self._turns = asyncio.Semaphore(self.start_limit)
@@ -119,32 +124,97 @@ class Containers:
         self.records[record.key] = record
         try:
             await self.files.put(record)
-            secret = agent_secret(self.defaults.secret, record.key)
-            run_dir = await asyncio.to_thread(self.defaults.sources.make, record.key, secret)
-            sizes = await asyncio.to_thread(self._size_mounts, record)
-            await self.relay.add(record.key)
-            async with self._turns:
-                container = await self._start(record, self._spec(record, run_dir, sizes))
-                record = record.but(pid=container.pid, started=start_of(container.pid))
-                self.records[record.key] = record
-                _, ip = await asyncio.gather(self._identify(record), self._attach(record))
-            record = record.but(ready=True, ip=ip)
-            self.records[record.key] = record
-            await self.files.put(record)
+            spec = await self._prepare(record)
+            return await self._bring_up(record, lambda: self.engine.start(spec))
         except BaseException:
             await asyncio.shield(self.discard(record.key))
             raise
+
+    async def restart(self, key: str) -> ContainerRecord:
+        """Starts a container that is kept again. If it raises, it is stopped as before; `NotFound` if it is gone."""
+        async with self._turn_of(key):
+            record = self._kept(key)
+            if record.ready and self.loss_of(key) is None:
+                return record
+            if record.ready:
+                await self._put_away(key)  # what its last run left
+            try:
+                record = self._kept(key)
+                await self._prepare(record)
+                return await self._bring_up(record, lambda: self.engine.restart(key))
+            except BaseException:
+                await asyncio.shield(tasks.shared(self._stop_again(key), "stop container"))
+                raise
+
+    async def _prepare(self, record: ContainerRecord) -> ContainerSpec:
+        """Makes what the container mounts, and has the relay wait for its agent."""
+        secret = agent_secret(self.defaults.secret, record.key)
+        run_dir = await asyncio.to_thread(self.defaults.sources.make, record.key, secret)
+        sizes = await asyncio.to_thread(self._size_mounts, record)
+        await self.relay.add(record.key)
+        return self._spec(record, run_dir, sizes)
+
+    async def _bring_up(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> ContainerRecord:
+        async with self._turns:
+            container = await self._start(record, start)
+            record = record.but(pid=container.pid, started=start_of(container.pid))
+            self.records[record.key] = record
+            _, ip = await asyncio.gather(self._identify(record), self._attach(record))
+        record = record.but(stage=Stage.READY, ip=ip)
+        self.records[record.key] = record
+        await self.files.put(record)
         return record
 
-    async def _start(self, record: ContainerRecord, spec: ContainerSpec) -> Container:
+    async def _start(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> Container:
         """Starts the container; what its network can have ready by then is prepared meanwhile."""
         if record.shape.network != "default":
-            return await self.engine.start(spec)
+            return await start()
         preparing = tasks.shared(self.network.prepare(record.key), "prepare network")
         try:
-            return await self.engine.start(spec)
+            return await start()
         finally:
             await asyncio.wait([preparing])  # whatever became of it, `attach` tells
+
+    async def stop(self, key: str) -> None:
+        """Stops a container that is kept. Idempotent; `NotFound`."""
+        await asyncio.shield(tasks.shared(self._stop(key), "stop container"))
+
+    async def _stop(self, key: str) -> None:
+        async with self._turn_of(key):
+            await self._put_away(key)
+
+    async def _stop_again(self, key: str) -> None:
+        try:
+            await self._put_away(key)
+        except ShoalError as error:  # the first error says more, and the sweep tries again
+            log.warning("container %s is not stopped yet: %s", key, error)
+
+    async def _put_away(self, key: str) -> None:
+        """Ends what runs in a container that is kept, and takes its network away. The intent is on disk first."""
+        record = self.records[key] = self._kept(key).but(stage=Stage.STOPPED, pid=0, started=0, ip=None)
+        await self.files.put(record)
+        async with self._turns:
+            with contextlib.suppress(NotFound):  # somebody else removed it: its next start says so
+                await self.engine.stop(key)
+            await self.network.detach(key)
+        await self.relay.remove(key)
+        await asyncio.to_thread(self.defaults.sources.remove, key)
+        loss = self._losses.pop(key, None)
+        if loss is not None and not loss.done():
+            loss.set_result(ContainerLoss(Reason.STOPPED, None, "its container was stopped"))
+
+    def _kept(self, key: str) -> ContainerRecord:
+        record = self.records.get(key)
+        if record is None or key in self._doomed:
+            raise NotFound(f"container {key} is gone from this node")
+        return record
+
+    def _turn_of(self, key: str) -> asyncio.Lock:
+        """A container is stopped and started again by one at a time."""
+        turn = self._turns_of.get(key)
+        if turn is None:
+            turn = self._turns_of[key] = asyncio.Lock()
+        return turn
 
     async def _attach(self, record: ContainerRecord) -> str | None:
         if record.shape.network != "default":
@@ -160,6 +230,8 @@ class Containers:
     async def identify_all(self) -> None:
         """Tells a relay that was restarted, or a node that was, which processes are the first of their containers."""
         for record in [r for r in self.records.values() if r.key not in self._doomed and self.loss_of(r.key) is None]:
+            if record.stage is Stage.STOPPED:
+                continue
             try:
                 await self._identify(record)
             except Internal as error:  # it may have been lost with its directory: then the next sweep finds out
@@ -275,10 +347,11 @@ class Containers:
 
     def settle_exited(self, container: Container) -> None:
         """Notes the loss of a container whose agent has ended: out of memory, killed from outside, or by a defect."""
-        if container.state is not ContainerState.EXITED:
+        record = self.records.get(container.key)
+        if container.state is not ContainerState.EXITED or (record is not None and record.stage is Stage.STOPPED):
             return
         if container.out_of_memory:
-            self.lose(container.key, out_of_memory(self.records.get(container.key)))
+            self.lose(container.key, out_of_memory(record))
         else:
             code = container.exit_code
             how = "was killed from outside" if code == _KILLED else f"ended by itself with exit code {code}"
@@ -286,7 +359,7 @@ class Containers:
 
     async def reconcile(self) -> None:
         """Makes disk, engine and memory agree: removes containers without a record and retries failed removals; exited
-        ones are lost."""
+        ones are lost, and those that shall be stopped are."""
         ready = [
             key for key, record in self.records.items() if record.ready
         ]  # before the engine is asked: what starts meanwhile is not taken for lost
@@ -299,7 +372,16 @@ class Containers:
                 self.lose(key, ContainerLoss(Reason.EVICTED, None, "its container is gone from the node"))
         for key in dict.fromkeys((*removals, *self._doomed)):
             await self.discard(key)
+        for key, container in found.items():
+            if container.state is not ContainerState.EXITED and self._shall_be_stopped(key):
+                log.warning("container %s runs, though it was stopped", key)
+                with contextlib.suppress(ShoalError):  # the next time, then
+                    await self.stop(key)
         await asyncio.to_thread(disks.sweep, self._disk_dir, self.records.copy)  # left by a crash while one was removed
+
+    def _shall_be_stopped(self, key: str) -> bool:
+        record = self.records.get(key)
+        return record is not None and record.stage is Stage.STOPPED and not self._turn_of(key).locked()
 
     async def disks_gone(self) -> None:
         """Waits until the disks of removed containers are unmounted."""
@@ -312,7 +394,7 @@ class Containers:
 
     async def forget_unfinished(self) -> None:
         """Removes, after a restart, the containers that were being started: nobody waits for them any more."""
-        for record in [r for r in self.records.values() if not r.ready]:
+        for record in [r for r in self.records.values() if r.stage is Stage.MAKING]:
             await self.discard(record.key)
 
     def _size_mounts(self, record: ContainerRecord) -> tuple[Mount, ...]:
@@ -337,10 +419,12 @@ class Containers:
             gpu=shape.gpu,
             runtime=shape.runtime,
             hostname=shape.hostname,
-            env=defaults.env,
+            # What outlives many starts has no last hour.
+            env={n: v for n, v in defaults.env.items() if n != DEADLINE} if shape.persistent else defaults.env,
             default_env=defaults.sizes.variables(shape.cpu),
             labels=defaults.labels,
             mounts=(*defaults.mounts, *sizes, Mount(resolv_conf, "/etc/resolv.conf")),
+            keep=shape.persistent,
         )
 
 

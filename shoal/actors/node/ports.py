@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -78,13 +79,21 @@ class ExposedPorts:
         """
         async with self._turn:
             records = dict(self.containers.records)
-            wanted = {(key, port.port) for key, record in records.items() for port in record.exposed}
+            wanted = {(key, port.port) for key, record in records.items() if record.ready for port in record.exposed}
             for key, number in await self.relay.exposed():
                 if (key, number) not in wanted:
                     await self.relay.unexpose(key, number)
-            for record in records.values():
+            for record in [each for each in records.values() if each.ready]:
                 for port in record.exposed:
                     await self._reopen(record.key, port)
+
+    async def reopen(self, key: str) -> None:
+        """Opens the ports again of a container that was stopped, on their former addresses if these are free."""
+        async with self._turn:
+            record = self.containers.records.get(key)
+            for port in () if record is None else record.exposed:
+                with suppress(Unavailable):  # `restore` tells the next relay
+                    await self._reopen(key, port)
 
     async def _open(self, record: ContainerRecord, wanted: ExposedPort) -> str:
         """Records the intent first, so that what the relay opens is known whatever happens. Undone if the relay opens

@@ -9,10 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 from shoal.model.ids import CONTAINER
 from shoal.model.spec import ContainerShape
+
+
+class Stage(StrEnum):
+    """How far a container is."""
+
+    MAKING = "making"  # nobody depends on it yet: after a crash it is removed
+    READY = "ready"  # its agent and its network are up
+    STOPPED = "stopped"  # nothing runs in it, or shall; its disk is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ class ExposedPort:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRecord:
-    """A container of this node. `sandbox_id`: None while it is warm; `ready`: its agent and its network are up.
+    """A container of this node. `sandbox_id`: None while it is warm.
 
     `pid` is the agent's in the node's pid namespace and `started` when it started, in clock ticks after boot (0: not
     known); `ip` is its address on the sandbox network.
@@ -36,11 +45,20 @@ class ContainerRecord:
     shape: ContainerShape
     created_at: float
     sandbox_id: str | None = None
-    ready: bool = False
+    stage: Stage = Stage.MAKING
     pid: int = 0
     started: int = 0
     ip: str | None = None
     exposed: tuple[ExposedPort, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return self.stage is Stage.READY
+
+    @property
+    def kept(self) -> bool:
+        """Whether it has run and outlives its processes."""
+        return self.shape.persistent and self.sandbox_id is not None and self.stage is not Stage.MAKING
 
     def but(self, **changes: object) -> ContainerRecord:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -86,6 +104,9 @@ def _read(file: Path) -> ContainerRecord | None:
     try:
         data = json.loads(file.read_text())
         exposed = tuple(ExposedPort(**port) for port in data.get("exposed", ()))
-        return ContainerRecord(**{**data, "shape": ContainerShape(**data["shape"]), "exposed": exposed})
+        if "ready" in data:  # of an earlier version
+            data["stage"] = Stage.READY if data.pop("ready") else Stage.MAKING
+        stage = Stage(data["stage"])
+        return ContainerRecord(**{**data, "shape": ContainerShape(**data["shape"]), "exposed": exposed, "stage": stage})
     except (OSError, ValueError, TypeError, KeyError):
         return None

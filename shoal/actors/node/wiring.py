@@ -23,7 +23,7 @@ from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node import kernel_counts
-from shoal.actors.node.containers import ContainerDefaults, Containers
+from shoal.actors.node.containers import DEADLINE, ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
 from shoal.actors.node.logs import LogFiles
@@ -35,6 +35,7 @@ from shoal.actors.node.size_files import SizeFiles
 from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import Unavailable
+from shoal.model.ids import new_machine_id
 from shoal.model.private_directory import make_private_directory
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
@@ -48,7 +49,7 @@ _DEADLINE_MARGIN_S = 3600
 
 @dataclass(slots=True)
 class NodeParts:
-    """What a node actor works with."""
+    """What a node actor works with. `machine`: the machine's own id, which it keeps when it is started anew."""
 
     engine: Engine
     network: SandboxNetwork
@@ -59,6 +60,7 @@ class NodeParts:
     warm: WarmPool
     logs: LogFiles
     disk_watch: DiskWatch
+    machine: str
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
@@ -111,6 +113,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
             engine, network, relay, files, defaults, settings.node.start_limit, records=await files.load()
         )
         await containers.forget_unfinished()
+        await engine.forget_disks(containers.records)
         await containers.reconcile()
         ports = ExposedPorts(containers, relay)
         relay.on_connected = functools.partial(_tell_relay, containers, ports)
@@ -127,7 +130,20 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         WarmPool(settings.node),
         LogFiles(state / "logs"),
         DiskWatch(engine, settings.node.disk_interval),
+        await asyncio.to_thread(_machine_id, state / "machine-id"),
     )
+
+
+def _machine_id(file: Path) -> str:
+    """The id in `file`, which is made where it is missing."""
+    try:
+        return file.read_text("ascii").strip()
+    except FileNotFoundError:
+        made = new_machine_id()
+        temporary = file.with_suffix(".new")
+        temporary.write_text(made)
+        temporary.replace(file)
+        return made
 
 
 def needs_disk_watch(engine: Engine) -> bool:
@@ -195,7 +211,7 @@ def _container_defaults(
     env = {
         **inherited.env,
         "SHOAL_ORPHAN_S": f"{settings.node.orphan_timeout:.0f}",
-        "SHOAL_DEADLINE_S": f"{settings.limits.timeout + _DEADLINE_MARGIN_S:.0f}",
+        DEADLINE: f"{settings.limits.timeout + _DEADLINE_MARGIN_S:.0f}",
     }
     return ContainerDefaults(
         agent=sources.put("agent", binary.read_bytes(), 0o555),

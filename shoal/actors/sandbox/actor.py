@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -18,7 +20,7 @@ from shoal.actors.names import node_actor_name
 from shoal.actors.sandbox.lifecycle import SandboxLifecycle
 from shoal.actors.sandbox.no_pydantic import hide_pydantic
 from shoal.model import tasks
-from shoal.model.errors import FailedPrecondition, SandboxNotFound, Unavailable
+from shoal.model.errors import FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
 
@@ -48,21 +50,27 @@ class SandboxActor:
     async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
         """Starts the sandbox. Called again for the same sandbox, it joins the first start. If it raises, nothing is
         left."""
-        return await self._take(sandbox_id, spec, adopted_start=None)
+        return await self._take(sandbox_id, spec, SandboxLifecycle.start)
+
+    async def restart(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+        """Starts a persistent sandbox that is stopped on this node, as `start` does. If it raises, it is stopped."""
+        return await self._take(sandbox_id, spec, SandboxLifecycle.restart)
 
     async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
         """Takes a sandbox of this node whose slot was lost; `NotFound` if its container is not here."""
-        return await self._take(sandbox_id, spec, adopted_start=started_at)
+        return await self._take(sandbox_id, spec, lambda life: life.adopt(started_at))
 
     async def ended(self, sandbox_id: str) -> End:
-        """Waits for the sandbox's end, by which its container is gone."""
+        """Waits for the sandbox's end, by which its container is gone, or stopped if it is kept."""
         return await self._held(sandbox_id).ended()
 
     async def terminate(self, sandbox_id: str, message: str) -> End:
         """Ends the sandbox and waits for it."""
-        life = self._held(sandbox_id)
-        life.give_up(Reason.TERMINATED, None, message)
-        return await life.ended()
+        return await self._give_up(sandbox_id, Reason.TERMINATED, message)
+
+    async def stop(self, sandbox_id: str, reason: Reason, message: str) -> End:
+        """Stops a persistent sandbox and waits for it."""
+        return await self._give_up(sandbox_id, reason, message)
 
     async def wipe(self, sandbox_id: str) -> None:
         """Frees the slot for the next sandbox, once the controller knows the end of this one. Idempotent."""
@@ -75,15 +83,27 @@ class SandboxActor:
         """This worker's process id, for measurements and for tests that kill it."""
         return os.getpid()
 
-    async def _take(self, sandbox_id: str, spec: SandboxSpec, adopted_start: float | None) -> SandboxStarted:
+    async def _give_up(self, sandbox_id: str, reason: Reason, message: str) -> End:
+        self._held(sandbox_id)
+        if self._start_task is not None:
+            with suppress(ShoalError):  # one that is under way is seen through; if it fails, nothing is held
+                await asyncio.shield(self._start_task)
+        life = self._held(sandbox_id)
+        life.give_up(reason, None, message)
+        return await life.ended()
+
+    async def _take(
+        self,
+        sandbox_id: str,
+        spec: SandboxSpec,
+        begin: Callable[[SandboxLifecycle], Coroutine[Any, Any, SandboxStarted]],
+    ) -> SandboxStarted:
         await self._find_node()
         if self._life is not None and self._life.sandbox_id != sandbox_id:
             raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
         if self._start_task is None:
             self._life = life = SandboxLifecycle(sandbox_id, spec, self._node, self._grace_s)
-            self._start_task = tasks.shared(
-                life.start() if adopted_start is None else life.adopt(adopted_start), "start sandbox"
-            )
+            self._start_task = tasks.shared(begin(life), "start sandbox")
             self._start_task.add_done_callback(self._forget_failed)
         return await asyncio.shield(self._start_task)
 

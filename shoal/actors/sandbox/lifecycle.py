@@ -11,13 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from shoal.actors.handles import call, is_restarting
 from shoal.actors.messages import ContainerLoss, ContainerStarted, End, SandboxStarted
 from shoal.actors.sandbox.stopping import end_command, save_output
 from shoal.model import tasks
-from shoal.model.errors import ProcessNotFound, ShoalError, Unavailable
+from shoal.model.errors import NotFound, ProcessNotFound, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
@@ -56,8 +56,16 @@ class SandboxLifecycle:
     async def start(self) -> SandboxStarted:
         """Starts a container, its agent and the sandbox's command. If it raises, nothing is left, or the node sweeps
         what is."""
+        return await self._start(("start_container", self.sandbox_id, self._spec), "remove_sandbox")
+
+    async def restart(self) -> SandboxStarted:
+        """Starts the container of a persistent sandbox that was stopped, its agent and its command. If it raises, the
+        container is stopped as before; `NotFound` if it is not on this node."""
+        return await self._start(("restart_container", self.sandbox_id), "stop_sandbox")
+
+    async def _start(self, call: tuple[Any, ...], undo: str) -> SandboxStarted:
         try:
-            self._started = await self._call_node("start_container", self.sandbox_id, self._spec)
+            self._started = started = cast("ContainerStarted", await self._call_node(*call))
             agent = self._agent = await self._connect(_AGENT_WAIT_S)
             spec = self._spec
             await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
@@ -67,9 +75,9 @@ class SandboxLifecycle:
         except BaseException:
             self._close_connection()
             with suppress(ShoalError):  # the first error says more than a failed clean-up
-                await asyncio.shield(self._call_node("remove_sandbox", self.sandbox_id))
+                await asyncio.shield(self._call_node(undo, self.sandbox_id))
             raise
-        return self._watch(time.time(), self._started.warm)
+        return self._watch(time.time(), started.warm)
 
     async def adopt(self, started_at: float) -> SandboxStarted:
         """Adopts a container that another slot started; `NotFound` if it is not on this node."""
@@ -78,15 +86,17 @@ class SandboxLifecycle:
 
     def _watch(self, started_at: float, warm: bool) -> SandboxStarted:
         assert self._started is not None
-        self._sandbox_started = SandboxStarted(
-            self._started.key, self._started.node_id, self._started.relay, started_at, warm
-        )
+        held = self._started
+        self._sandbox_started = SandboxStarted(held.key, held.node_id, held.relay, started_at, warm, held.machine)
+        lifetime = self._spec.timeout
         self._tasks = [
             self._supervise(self._watch_container, "watch container"),
             self._supervise(self._watch_agent, "watch agent"),
-            self._supervise(partial(self._watch_deadline, started_at + self._spec.timeout), "watch deadline"),
             tasks.supervise(self._finish, "end sandbox"),
         ]
+        if lifetime is not None:
+            watch = partial(self._watch_deadline, started_at + lifetime)
+            self._tasks.append(self._supervise(watch, "watch deadline"))
         return self._sandbox_started
 
     def _supervise(self, watch: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
@@ -182,11 +192,12 @@ class SandboxLifecycle:
         if returncode is None:
             returncode = self._main_exit
         self._close_connection()
-        await self._remove_container()
+        keep = self._spec.persistent and reason is not Reason.TERMINATED
+        await self._let_go("stop_container" if keep else "remove_container")
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        self._end.set_result(End(reason, returncode, message, time.time()))
+        self._end.set_result(End(reason, returncode, message, time.time(), keep))
 
     async def _end_command(self) -> None:
         """Best effort: the agent is in the hands of the sandbox, and its container is removed whatever it answers."""
@@ -200,16 +211,19 @@ class SandboxLifecycle:
         except Exception as error:  # noqa: BLE001 - a defect of ours must not leave a sandbox half ended
             log.warning("%s: ending its command: %r", self.sandbox_id, error)
 
-    async def _remove_container(self) -> None:
-        """Retries until it succeeds: a half-ended sandbox would hold its slot and its quota for ever."""
+    async def _let_go(self, method: str) -> None:
+        """Removes or stops its container. Retries until that succeeds: a half-ended sandbox would hold its slot and its
+        quota for ever."""
         assert self._started is not None
         for pause in _pauses():
             try:
-                await call(self._node, "remove_container", self._started.key)
+                await call(self._node, method, self._started.key)
+                return
+            except NotFound:  # it is gone
                 return
             except ShoalError as error:
                 if pause == _LONGEST_RETRY_S:
-                    log.warning("%s: its container cannot be removed yet: %s", self.sandbox_id, error)
+                    log.warning("%s: %s: %s", self.sandbox_id, method, error)
                 await asyncio.sleep(pause)
 
     # -- calls to node and agent --------------------------------------------------------------------

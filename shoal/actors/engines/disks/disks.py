@@ -152,13 +152,15 @@ class Disks:
         """Where the disk of that name lies, if it is kept."""
         return self._directory / f"{key}{_SUFFIX}"
 
-    def kept(self) -> list[str]:
-        """The names of all that are kept."""
-        return [file.name.removesuffix(_SUFFIX) for file in self._directory.glob(f"*{_SUFFIX}")]
-
     def forget(self, key: str) -> None:
         """Removes the file of a disk that was kept; it goes with its last mount. Idempotent."""
         self.file_of(key).unlink(missing_ok=True)
+
+    def forget_all_but(self, keys: Collection[str]) -> None:
+        """Removes the files of all others that were kept."""
+        for file in self._directory.glob(f"*{_SUFFIX}"):
+            if file.name.removesuffix(_SUFFIX) not in keys:
+                file.unlink(missing_ok=True)
 
     def _mount_at(self, point: Path, file: int, options: str) -> Disk:
         with attached(file) as device:

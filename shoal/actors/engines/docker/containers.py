@@ -201,16 +201,6 @@ class Containers:
         if self._disks is not None:
             self._disks.forget(key)
 
-    def forget_disks(self) -> None:
-        """Removes the kept disks of containers that are not there: what a crash left while one was made or removed."""
-        kept = [] if self._disks is None else self._disks.kept()
-        if self._disks is None or not kept:
-            return
-        with docker_errors("list containers"):
-            summaries = self._client.containers(all=True, filters={"label": [KEY_LABEL]})
-        for key in set(kept).difference(summary["Labels"][KEY_LABEL] for summary in summaries):
-            self._disks.forget(key)
-
     def get(self, key: str) -> Container:
         found = self._inspect(key)
         container = to_container(found)

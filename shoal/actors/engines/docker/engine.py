@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -108,7 +108,6 @@ class DockerEngine(Engine):
         self._containers = Containers(
             client, images, runtimes=self.runtimes, seccomp=self._seccomp, disks=disks, cgroup_parent=parent
         )
-        self._containers.forget_disks()
         self._images = images
         self._client = client
 
@@ -177,6 +176,11 @@ class DockerEngine(Engine):
     async def remove(self, key: str) -> None:
         containers = self._open_containers()
         await self._in("start", lambda: containers.remove(key))
+
+    async def forget_disks(self, keep: Collection[str]) -> None:
+        disks, kept = self._disks, frozenset(keep)
+        if disks is not None:
+            await self._in("look", lambda: disks.forget_all_but(kept))
 
     async def get(self, key: str) -> Container:
         containers = self._open_containers()

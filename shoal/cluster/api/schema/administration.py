@@ -129,7 +129,8 @@ class Events(Told):
 class Node(Told):
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
     all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
-    are not removed yet."""
+    are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
+    the machine keeps."""
 
     id: str
     address: str
@@ -147,6 +148,8 @@ class Node(Told):
     pids: int
     disk_limit: Literal["kernel", "watch"]
     remains: int
+    stopped: int
+    machine: str
 
 
 class Nodes(Told):

@@ -179,13 +179,15 @@ class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore
     created_at: float
     started_at: float | None
     ended_at: float | None
+    stopped_at: float | None
+    """Since when a persistent one is stopped; null: it is not"""
     reason: Reason | None
-    """Why it ended"""
+    """Why it ended or stopped"""
     returncode: int | None
-    """Null while it lives; then of its own command (negative: the signal that ended it), else by its reason: 124 after
+    """Null while it runs; then of its own command (negative: the signal that ended it), else by its reason: 124 after
     its `timeout` or `idle_timeout`, 125 if it could not start, 137 where it was killed"""
     message: str | None
-    """More about its end"""
+    """More about its end or stop"""
     node_id: str | None
 
 
