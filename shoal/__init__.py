@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from shoal.client.events import Events
     from shoal.client.files import FileSystem, SandboxFile, Transfer, Watch
     from shoal.client.process import Input, Output, Process, ProcessInfo, Result
+    from shoal.client.rollouts.map import map
+    from shoal.client.rollouts.outcome import Outcome
     from shoal.client.sandbox import Sandbox
     from shoal.client.tunnels import Forward
     from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
@@ -66,6 +68,8 @@ _HOMES = {
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
+    "shoal.client.rollouts.map": "map",
+    "shoal.client.rollouts.outcome": "Outcome",
     "shoal.client.sandbox": "Sandbox",
     "shoal.client.tunnels": "Forward",
     "shoal.wire.records": "Entry WatchEvent",
@@ -96,6 +100,7 @@ __all__ = [
     "NodeInfo",
     "NotADirectory",
     "NotFound",
+    "Outcome",
     "Output",
     "PathNotFound",
     "PermissionDenied",
@@ -127,6 +132,7 @@ __all__ = [
     "Watch",
     "WatchEvent",
     "connect",
+    "map",
 ]
 
 

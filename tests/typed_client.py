@@ -32,6 +32,32 @@ def blocking() -> None:
         assert_type(event, shoal.SandboxEvent)
 
 
+def plain(sandbox: shoal.Sandbox, item: str) -> int:
+    """A function for `shoal.map`."""
+    return len(sandbox.run(item).stdout)
+
+
+async def coroutine(sandbox: shoal.Sandbox, item: str) -> int:
+    """The same, async."""
+    return len((await sandbox.run.aio(item)).stdout)
+
+
+def mapped() -> None:
+    """A map's outcomes have the types of its items and of the function's results."""
+    for outcome in shoal.map(plain, ["a"], concurrency=2, memory=256):
+        assert_type(outcome, shoal.Outcome[str, int])
+    for outcome in shoal.map(coroutine, ["a"], ordered=True):
+        assert_type(outcome.unwrap(), int)
+    shoal.map(plain, [1])  # type: ignore[arg-type]
+    shoal.map(plain, ["a"], concurency=2)  # type: ignore[call-overload]
+
+
+async def mapped_awaited() -> None:
+    """The same, awaited."""
+    async for outcome in shoal.map.aio(coroutine, iter("ab"), retry_on=(OSError,)):
+        assert_type(outcome.value, int | None)
+
+
 async def awaited() -> None:
     """The same calls with `.aio`."""
     async with await shoal.Sandbox.create.aio(image="i") as sandbox:

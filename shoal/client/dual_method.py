@@ -116,6 +116,11 @@ def background_loop() -> asyncio.AbstractEventLoop:
     return (_home.background or _home.start()).loop
 
 
+def is_background_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether `loop` is the background loop, and runs."""
+    return _home.background is not None and _home.background.loop is loop
+
+
 def at_exit(close: Callable[[], Awaitable[None]]) -> None:
     """Runs `close` on the background loop when the process exits, if that loop was ever used."""
     _home.closers.append(close)

@@ -65,6 +65,10 @@ class OwnerLeases:
                 self._held, self._task, self._changed = {}, None, asyncio.Event()
         loop.call_soon_threadsafe(self._add, info.id, lease_s / _RENEWALS)
 
+    def drop(self, sandbox_id: str) -> None:
+        """Does not renew this sandbox's lease any more."""
+        self._held.pop(sandbox_id, None)
+
     async def close(self) -> None:
         """Renews no more: the sandboxes end once their leases are over. From any loop."""
         loop = self._loop
@@ -110,16 +114,19 @@ class OwnerLeases:
     async def _renew_batch(self, batch: list[str]) -> None:
         loop = asyncio.get_running_loop()
         asked = loop.time()
+        batch = [name for name in batch if name in self._held]
+        if not batch:
+            return
         shortest_s = min(self._held[name].every_s for name in batch)
         try:
             async with asyncio.timeout(max(shortest_s, _SHORTEST_CALL_S)):
                 renewed = set(await self._transport.ask(verbs.renew, batch))
         except (ShoalError, TimeoutError) as error:
             _log.warning("the owner leases of %d sandboxes are not renewed yet: %s", len(batch), error)
-            for name in batch:
+            for name in self._held.keys() & set(batch):
                 self._held[name].due = loop.time() + _AGAIN_S
             return
-        for name in batch:
+        for name in self._held.keys() & set(batch):
             if name in renewed:
                 self._held[name].due = asked + self._held[name].every_s
             else:

@@ -18,6 +18,7 @@ from shoal.client.files import FileSystem
 from shoal.client.output import Output
 from shoal.client.overloads import exec_call, run_call
 from shoal.client.process import Process, ProcessInfo, Result, start_of
+from shoal.client.reset import reset
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.stdin import Input
 from shoal.client.tunnels import Forward, check_port
@@ -222,6 +223,14 @@ class Sandbox(Context):
         wanted = mapping("tags", tags)
         check_tags("tags", wanted)
         self._info = await self._agent.transport.ask(verbs.set_tags, self.id, wanted)
+
+    @dual_method
+    async def reset(self, *directories: str) -> None:
+        """Kills all processes in it, and empties these directories. All else stays as it is.
+
+        `FailedPrecondition` if it has a command of its own that runs, `DeadlineExceeded` after 30 s.
+        """
+        await reset(self._agent, directories)
 
     # Its end
 

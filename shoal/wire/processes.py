@@ -140,6 +140,13 @@ class ProcessCalls:
         }
         await self.connection.request(request, timeout_s=REPLY_S)
 
+    async def clear(self) -> None:
+        """Kills every process in the sandbox but the agent, and returns once none is left.
+
+        `FailedPrecondition` while the sandbox's own command runs.
+        """
+        await self.connection.request({"op": "clear"}, timeout_s=REPLY_S)
+
     async def resize(self, process_id: str, rows: int, cols: int) -> None:
         """Resizes a process's terminal."""
         request = {"op": "resize", "id": checks.process_id(process_id), **checks.size(rows, cols)}

@@ -154,6 +154,11 @@ class FakeAgent(Agent):
         self.note("signal", signal)
         self.process(process_id).kill(signal)
 
+    async def clear(self) -> None:
+        self.note("clear", None)
+        for process in self.processes.values():
+            process.kill(9)
+
     async def resize(self, process_id: str, rows: int, cols: int) -> None:
         self.note("resize", (rows, cols))
         self.process(process_id)

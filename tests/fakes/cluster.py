@@ -185,7 +185,9 @@ class _Cluster:
 
     def _answer(self, verb: str, arguments: tuple[Any, ...], caller: Caller) -> Any:
         """As an actor's method: what it does goes on, whatever becomes of who asked."""
-        return asyncio.shield(asyncio.wrap_future(run(answer(self._handlers, verb, arguments, caller))))
+        result = asyncio.wrap_future(run(answer(self._handlers, verb, arguments, caller)))
+        result.add_done_callback(_note_error)
+        return asyncio.shield(result)
 
     async def _call(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """As `shoal.actors.handles.call`."""
@@ -327,6 +329,12 @@ class _SandboxActor:
             await asyncio.sleep(_TICK_S)
         with suppress(asyncio.InvalidStateError):
             end.set_result(End(Reason.COMPLETED, code, f"its command ended with {code}", time.time()))
+
+
+def _note_error(result: asyncio.Future[Any]) -> None:
+    """Nobody gets the error of a call whose caller was cancelled, and no log shall have it."""
+    if not result.cancelled():
+        result.exception()
 
 
 def _overtaken() -> None:

@@ -227,6 +227,16 @@ func TestSignalsReachTheGroupOrTheTree(t *testing.T) {
 	c.do(object{"op": "signal", "id": tree, "signal": 99, "tree": false}).want(t, "invalid_request", "signal")
 }
 
+func TestClearKillsWhatRuns(t *testing.T) {
+	c := start(t).dial()
+	id := c.exec(nil, sh("trap '' TERM; sleep 600 & sleep 600")...)
+	c.must(object{"op": "clear"})
+	c.must(object{"op": "wait", "id": id}).ended(t, -9)
+	c.run(nil, "true").ended(t, 0)
+	c.must(startOf("exec", "p-main", nil, "sleep", "600"))
+	c.do(object{"op": "clear"}).want(t, "failed_precondition", "")
+}
+
 func TestOrphansAreReaped(t *testing.T) {
 	c := start(t).dial()
 	c.run(nil, sh("for i in 1 2 3 4 5; do (sleep 0.05 &) ; done")...).ended(t, 0)

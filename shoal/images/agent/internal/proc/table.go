@@ -239,6 +239,19 @@ func (t *Table) KillAll(grace time.Duration) {
 	}
 }
 
+// Clear kills every process, as KillAll does without a grace time, and returns once none is left.
+func (t *Table) Clear() error {
+	deadline := time.Now().Add(killBudget)
+	for t.anyLeft() {
+		if time.Now().After(deadline) {
+			return fault.New(fault.Unavailable, "processes that hang in the kernel are left after %s", killBudget)
+		}
+		t.signalAll(syscall.SIGKILL)
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
 func (t *Table) signalAll(sig syscall.Signal) {
 	if os.Getpid() == 1 {
 		syscall.Kill(-1, sig)

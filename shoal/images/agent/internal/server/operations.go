@@ -24,6 +24,7 @@ func (s *Server) allOperations() map[string]operation {
 		"stdin":  {exec, false, s.stdin},
 		"wait":   {exec, true, s.wait}, // quiet: every process except p-main counts as activity itself
 		"signal": {exec, false, s.signal},
+		"clear":  {exec, false, s.clear},
 		"resize": {exec, false, s.resize},
 		"ps":     {exec, false, s.ps},
 

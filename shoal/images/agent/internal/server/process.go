@@ -84,6 +84,17 @@ func (s *Server) signal(st *mux.Stream, raw []byte) error {
 	return reply(st, empty{}, err)
 }
 
+// clear kills every process in the sandbox but the agent.
+func (s *Server) clear(st *mux.Stream, raw []byte) error {
+	if _, err := decode[opOnly](raw); err != nil {
+		return err
+	}
+	if main, err := s.table.Get(proc.MainID); err == nil && main.Running() {
+		return fault.New(fault.FailedPrecondition, "the sandbox ends with its own command: terminate it instead")
+	}
+	return reply(st, empty{}, s.table.Clear())
+}
+
 type resizeRequest struct {
 	Op   string `json:"op"`
 	ID   string `json:"id"`
