@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Internal,
         InvalidRequest,
         IsADirectory,
+        NodeNotFound,
         NotADirectory,
         NotFound,
         PathNotFound,
@@ -62,9 +63,9 @@ _HOMES = {
     "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
-    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NotADirectory NotFound "
-    "PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath SandboxEnded SandboxNotFound ShoalError "
-    "TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
+    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NodeNotFound "
+    "NotADirectory NotFound PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath SandboxEnded "
+    "SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
@@ -98,6 +99,7 @@ __all__ = [
     "InvalidRequest",
     "IsADirectory",
     "NodeInfo",
+    "NodeNotFound",
     "NotADirectory",
     "NotFound",
     "Outcome",

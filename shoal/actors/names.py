@@ -11,6 +11,11 @@ SLOT_PREFIX = "slot-"
 NODE_PREFIX = "node-"
 REGION_LABEL = "ray.io/availability-region"
 ZONE_LABEL = "ray.io/availability-zone"
+MACHINE_LABEL = "shoal.io/machine"
+"""Label of the Ray node of a machine that has joined: what the machine calls itself (`model/machine.py`)."""
+
+HEAD_RESOURCE = "node:__internal_head__"
+"""The resource that Ray gives the head alone."""
 
 CLUSTER_LABEL = "shoal.cluster"
 NODE_LABEL = "shoal.node"
@@ -21,6 +26,12 @@ def node_actor_name(node_id: str) -> str:
     return f"{NODE_PREFIX}{node_id}"
 
 
+def network_owner(cluster: str, machine: str | None) -> str:
+    """Whose a bridge is. `machine`: what one that has joined calls itself, None for the head: of two nodes on one
+    machine, each has a bridge of its own."""
+    return cluster if machine is None else f"{cluster} {machine}"
+
+
 def controller_options() -> dict[str, Any]:
     """Restarted without limit, on the head node; takes no CPU from others."""
     return {
@@ -28,7 +39,7 @@ def controller_options() -> dict[str, Any]:
         "namespace": NAMESPACE,
         "lifetime": "detached",
         "num_cpus": 0,
-        "resources": {"node:__internal_head__": 0.001},
+        "resources": {HEAD_RESOURCE: 0.001},
         "max_restarts": -1,
         "max_task_retries": 0,
         "max_concurrency": 20_000,  # waits and watches are long, cheap calls

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import admin, cluster, copy, exits, history, login, run, sandboxes, session, tunnels
+from shoal.cli import admin, cluster, copy, exits, history, login, machines, run, sandboxes, session, tunnels
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
 from shoal.cli.session import Ended
@@ -28,6 +28,9 @@ app.command()(cluster.up)
 app.command()(cluster.down)
 app.command()(cluster.status)
 app.command()(cluster.doctor)
+app.command()(machines.join)
+app.command()(machines.leave)
+app.add_typer(machines.node, name="node")
 app.command(context_settings=ENDS_OPTIONS)(run.run)
 app.command("exec", context_settings=ENDS_OPTIONS)(run.exec_)
 app.command()(run.shell)
@@ -62,7 +65,9 @@ def _root(
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", metavar="URL", help="The API of the cluster; default SHOAL_URL. Not for up, down and doctor."
+            "--url",
+            metavar="URL",
+            help="The API of the cluster; default SHOAL_URL. Not for up, down, join, leave and doctor.",
         ),
     ] = None,
     token: Annotated[
@@ -87,6 +92,11 @@ def _root(
       shoal run shoal/base python3 -c 'print(6 * 7)'
       shoal run -it shoal/base bash
       shoal down                           remove all of it
+
+    \b
+    More machines:
+      shoal up --address-ip 10.0.0.5       on the first; then `shoal node token`
+      shoal join 10.0.0.5:6379             on each other one
 
     \b
     A remote cluster:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.cli import console
 
-_COLUMNS = ("NODE", "RELAY", "REGION", "SANDBOXES", "WARM", "REMAINS", "DISK LIMIT", "CPU FREE", "MEMORY FREE")
+_COLUMNS = (
+    "NODE",
+    "RELAY",
+    "REGION",
+    "SANDBOXES",
+    "WARM",
+    "REMAINS",
+    "DISK LIMIT",
+    "CPU FREE",
+    "MEMORY FREE",
+    "ID",
+    "CORDON",
+)
 
 
 def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
@@ -23,7 +36,16 @@ def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
             f"by {node['disk_limit']}",
             f"{node['cpu_free']:g} of {node['cpu_total']:g}",
             f"{node['memory_free']} of {node['memory_total']} MiB",
+            node["id"][:8],
+            _cordon(node),
         )
         for node in nodes
     ]
     console.print_table(_COLUMNS, rows)
+
+
+def _cordon(node: Mapping[str, Any]) -> str:
+    cordon = node.get("cordon")
+    if cordon is None:
+        return "" if node["alive"] else "does not answer"
+    return f"{cordon['why']} ({cordon['by']}, {console.age(time.time() - cordon['at'])} ago)"

@@ -1,7 +1,8 @@
-"""A client's calls for administrators: environments, tokens, the audit log, events."""
+"""A client's calls for administrators: environments, tokens, nodes, the audit log, events."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,15 @@ from shoal.client.dual_method import dual_method
 from shoal.client.events import Events
 from shoal.model import verbs
 from shoal.model.access import AuditEntry, Environment, Quota, Scope, TokenInfo
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import DeadlineExceeded, InvalidRequest
+from shoal.model.info import NodeInfo
 from shoal.model.validate import check_name, check_number
 
 if TYPE_CHECKING:
     from shoal.transport.contract import Transport
 
 _MAX_AUDIT = 1000
+_MAX_DRAIN_S = 366 * 86400
 _MAX_LIFETIME_S = 10 * 366 * 86400
 
 
@@ -119,6 +122,44 @@ class Administration:
     async def revoke_token(self, token_id: str) -> TokenInfo:
         """Revokes a token (`tk-…`) at once. May be repeated; raises `TokenNotFound`."""
         return await self.transport.ask(verbs.revoke_token, token_id)
+
+    # Nodes
+
+    @dual_method
+    async def cordon(self, node: str, *, why: str) -> NodeInfo:
+        """No new sandbox starts on a node (an id from `nodes`) from now on; what runs there goes on.
+
+        `why` is shown with the node. Raises `NodeNotFound`.
+        """
+        return await self.transport.ask(verbs.cordon, node, why)
+
+    @dual_method
+    async def uncordon(self, node: str) -> NodeInfo:
+        """Lets sandboxes start on a node again. Raises `NodeNotFound`."""
+        return await self.transport.ask(verbs.uncordon, node)
+
+    @dual_method
+    async def drain_node(
+        self, node: str, *, why: str = "drained", timeout: float = 3600.0, force: bool = False
+    ) -> None:
+        """Cordons a node, waits until no sandbox runs there, and takes it out of the cluster.
+
+        `force`: its sandboxes are ended, with the reason `evicted`. Raises `DeadlineExceeded` where it is not empty
+        after `timeout` seconds: then it stays cordoned. `NodeNotFound`; `FailedPrecondition` for the head.
+        """
+        check_number("timeout", timeout, 0, _MAX_DRAIN_S, "seconds")
+        deadline = time.monotonic() + timeout
+        while True:
+            wait_s = min(max(0.0, deadline - time.monotonic()), verbs.LONGEST_WAIT_S)
+            told = await self.transport.ask(verbs.drain_node, node, why, force, wait_s)
+            if told.left:
+                return
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded(
+                    f"{told.sandboxes} sandboxes still run on the node after {timeout:g} s; it stays cordoned: "
+                    "drain it again, with force to end them",
+                    field="timeout",
+                )
 
     # Looking back
 

@@ -56,11 +56,15 @@ class ClusterFile:
 
 def ray_environment(cluster: ClusterFile) -> dict[str, str]:
     """The variables that a driver needs to reach the cluster, set before `ray` is imported."""
+    return driver_environment(cluster.ray_address, cluster.auth_token_path)
+
+
+def driver_environment(ray_address: str, auth_token_path: str) -> dict[str, str]:
     return {
-        "RAY_ADDRESS": cluster.ray_address,
+        "RAY_ADDRESS": ray_address,
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": cluster.auth_token_path,
-        **loopback_environment(cluster.ray_address.rpartition(":")[0]),
+        "RAY_AUTH_TOKEN_PATH": auth_token_path,
+        **loopback_environment(ray_address.rpartition(":")[0]),
     }
 
 

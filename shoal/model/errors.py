@@ -17,6 +17,7 @@
     │   ├── UserNotFound
     │   ├── EnvironmentNotFound
     │   ├── TokenNotFound
+    │   ├── NodeNotFound
     │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
@@ -160,6 +161,12 @@ class TokenNotFound(NotFound):
     """No API token has this id."""
 
     code = "token_not_found"
+
+
+class NodeNotFound(NotFound):
+    """The cluster has no node of this id or name."""
+
+    code = "node_not_found"
 
 
 class TunnelNotFound(NotFound):

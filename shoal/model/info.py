@@ -45,11 +45,36 @@ class SandboxInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Cordon:
+    """Why no new sandbox starts on a node, who said so, and when (unix seconds). `left`: the node was emptied and has
+    left the cluster."""
+
+    node_id: str
+    why: str
+    by: str
+    at: float
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDrain:
+    """How far the emptying of a node is. `sandboxes`: those that still run there; `left`: none, and it has left the
+    cluster."""
+
+    node_id: str
+    sandboxes: int
+    left: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeInfo:
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
     all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
     are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
-    the machine keeps, whatever Ray calls the node."""
+    the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here."""
 
     id: str
     address: str  # host:port of its relay
@@ -69,6 +94,7 @@ class NodeInfo:
     remains: int = 0
     stopped: int = 0
     machine: str = ""
+    cordon: Cordon | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

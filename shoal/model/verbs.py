@@ -28,9 +28,12 @@ from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Sco
 from shoal.model.capacity import Capacity, Demand
 from shoal.model.errors import ShoalError
 from shoal.model.grants import Grant
-from shoal.model.info import Listing, LogChunk, NodeInfo, Page, SandboxInfo
+from shoal.model.info import Listing, LogChunk, NodeDrain, NodeInfo, Page, SandboxInfo
 from shoal.model.metrics import Series
 from shoal.model.spec import SandboxSpec
+
+LONGEST_WAIT_S = 30.0
+"""The longest that one call of a verb waits for something to happen."""
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -304,6 +307,24 @@ def nodes() -> list[NodeInfo]:
     """The nodes of the cluster."""
 
 
+@verb(Scope.ADMIN, "PUT /v1/nodes/{node}/cordon", everywhere=True, audit="node.cordon")
+def cordon(node: str, why: str) -> NodeInfo:
+    """From now on no new sandbox starts on the node; what runs there goes on. `node`: its id, or what the machine calls
+    itself. Again: the reason is replaced. `NodeNotFound`."""
+
+
+@verb(Scope.ADMIN, "DELETE /v1/nodes/{node}/cordon", everywhere=True, audit="node.uncordon")
+def uncordon(node: str) -> NodeInfo:
+    """New sandboxes may start on the node again. Without a cordon nothing happens. `NodeNotFound`."""
+
+
+@verb(Scope.ADMIN, "POST /v1/nodes/{node}/drain", everywhere=True, audit="node.drain", takes="timeout")
+def drain_node(node: str, why: str, force: bool, timeout: float) -> NodeDrain:
+    """Cordons the node, waits up to `timeout` seconds (30 at most) until it is empty, and has it leave the cluster:
+    its slots end, and all that Shoal did to the machine is undone. Ask again until it has left. `force`: what runs
+    there is ended first, with the reason `evicted`. `NodeNotFound`."""
+
+
 # Asked by the API's replicas and by nodes themselves, on behalf of no caller
 
 
@@ -331,6 +352,12 @@ def tunnel_secret() -> bytes:
 @verb(None)
 def orphans(sandbox_ids: Sequence[str], node_id: str) -> list[str]:
     """For nodes: those of `sandbox_ids` that do not live there."""
+
+
+@verb(None, takes=60.0)
+def admit_node(machine: str) -> NodeInfo:
+    """For a machine that joins: returns once its node takes part. Raises what keeps it from that: the head does not
+    reach it (`FailedPrecondition`, state `unreachable`), or its node actor's error."""
 
 
 # Asked by scaling

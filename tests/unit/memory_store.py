@@ -16,6 +16,7 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store.rows import text
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
+from shoal.model.info import Cordon
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Disk:
     sandboxes: dict[str, str] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
     tokens: dict[str, StoredToken] = field(default_factory=dict)
+    cordons: dict[str, Cordon] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
     cluster: str | None = None
@@ -71,6 +73,7 @@ class MemoryStore(Store):
             sorted([row for row in rows if row["end"] is None] + newest, key=_age),
             list(self.disk.environments.values()),
             list(self.disk.tokens.values()),
+            list(self.disk.cordons.values()),
             self.disk.last_event,
             complete=len(newest) < history,
         )
@@ -107,6 +110,9 @@ class MemoryStore(Store):
         disk.tokens |= {token.info.id: token for token in change.tokens}
         for token_id in change.removed_tokens:
             disk.tokens.pop(token_id, None)
+        disk.cordons |= {cordon.node_id: cordon for cordon in change.cordons}
+        for node_id in change.removed_cordons:
+            disk.cordons.pop(node_id, None)
 
     def die(self) -> None:
         self._die_after = 0

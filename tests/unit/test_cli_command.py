@@ -15,9 +15,13 @@ from shoal.cli.main import app
 
 COMMANDS = (
     *("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "rm"),
-    *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events"),
+    *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events", "join", "leave"),
 )
-GROUPS = {"tokens": ("create", "ls", "rm"), "environments": ("create", "ls", "quota", "rm")}
+GROUPS = {
+    "tokens": ("create", "ls", "rm"),
+    "environments": ("create", "ls", "quota", "rm"),
+    "node": ("token", "ls", "cordon", "uncordon", "drain"),
+}
 
 
 def shoal(*arguments: str, state: Path, **environ: str) -> subprocess.CompletedProcess[str]:

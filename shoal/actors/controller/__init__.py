@@ -27,6 +27,7 @@
     slot_maker.py     the contract for what creates and ends slots
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors
+    machines.py       what operators ask of machines: admit, cordon, drain
     placement.py      whether a request fits any machine at all (pure)
     capacity.py       the nodes that could be launched (pure)
     demand.py         what scaling is told

@@ -34,6 +34,11 @@ def given_up(message: str) -> End:
     return End(Reason.TERMINATED, None, message, time.time())
 
 
+def evicted(message: str) -> End:
+    """It had to make way."""
+    return End(Reason.EVICTED, None, message, time.time())
+
+
 def too_late() -> End:
     """A restarted controller found it half started, and nobody waits for it any more."""
     message = "the controller was restarted while it started, and its deadline has passed; create it again"

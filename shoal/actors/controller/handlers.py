@@ -57,6 +57,10 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.nodes: parts.node_infos,
         verbs.report_capacity: parts.demand.report_capacity,
         verbs.demand: parts.demand.demand,
+        verbs.cordon: parts.machines.cordon,
+        verbs.uncordon: parts.machines.uncordon,
+        verbs.drain_node: parts.machines.drain,
+        verbs.admit_node: parts.machines.admit,
     }
     return {verb.name: handler for verb, handler in found.items()}
 

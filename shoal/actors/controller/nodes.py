@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -20,11 +21,11 @@ from ray.actor import ActorHandle
 from shoal.actors.controller.placement import Machine
 from shoal.actors.handles import call
 from shoal.actors.messages import NodeFailure
-from shoal.actors.names import REGION_LABEL, ZONE_LABEL, node_options
+from shoal.actors.names import HEAD_RESOURCE, MACHINE_LABEL, REGION_LABEL, ZONE_LABEL, node_options
 from shoal.actors.node.actor import NodeActor
 from shoal.model import tasks
 from shoal.model.errors import Internal, ShoalError, Unavailable
-from shoal.model.info import NodeInfo
+from shoal.model.info import Cordon, NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
@@ -42,11 +43,16 @@ def _list_machines() -> Sequence[Mapping[str, Any]]:
     return machines
 
 
+def _kill(handle: ActorHandle[Any]) -> None:
+    ray.kill(handle, no_restart=True)
+
+
 @dataclass(slots=True)
 class Node:
     """One machine: its node actor, its last answer, and its last error if that came later. `missing_since`: when Ray
     first did not list it as alive and nothing was heard of it since; `asking`: the question that it has not answered
-    yet; `address`: Ray's name for it; `addresses`: all of its interfaces', None until it told."""
+    yet; `address`, `port`: where Ray's process there listens; `addresses`: all of its interfaces', None until it
+    told."""
 
     id: str
     handle: ActorHandle[Any]
@@ -59,6 +65,16 @@ class Node:
     asking: asyncio.Task[None] | None = None
     address: str = ""
     addresses: tuple[str, ...] | None = None
+    port: int = 0
+
+    @property
+    def machine(self) -> str | None:
+        """What a machine that has joined calls itself, known before its node actor answers."""
+        return self.labels.get(MACHINE_LABEL)
+
+    @property
+    def is_head(self) -> bool:
+        return HEAD_RESOURCE in self.resources
 
     @property
     def region(self) -> str | None:
@@ -72,7 +88,7 @@ class Node:
 @dataclass(slots=True)
 class Nodes:
     """The machines that Ray knows, by its node ids. `call`: how actors are called; `list_machines`: as
-    `ray.nodes`, blocks."""
+    `ray.nodes`, `kill`: ends an actor for good; both block."""
 
     settings: Settings
     cluster: str
@@ -80,7 +96,12 @@ class Nodes:
     call: Callable[..., Awaitable[Any]] = call
     clock: Callable[[], float] = time.monotonic
     list_machines: Callable[[], Sequence[Mapping[str, Any]]] = _list_machines
+    kill: Callable[[ActorHandle[Any]], None] = _kill
+    cordons: dict[str, Cordon] = field(default_factory=dict)
+    """By node; those that are on record. `machines.py` keeps them."""
     _nodes: dict[str, Node] = field(default_factory=dict)
+    _leaving: set[str] = field(default_factory=set)
+    _listed: set[str] = field(default_factory=set)
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
 
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
@@ -88,7 +109,7 @@ class Nodes:
         asked for their state. Returns the ids of lost machines, after at most `wait_s` for the answers."""
         seen = {n["NodeID"]: n for n in await asyncio.to_thread(self.list_machines) if n["Alive"]}
         for node_id, facts in seen.items():
-            if node_id not in self._nodes:
+            if node_id not in self._nodes and not self._gone(node_id):
                 handle = self._make_actor(node_id)
                 labels, hostname = facts.get("Labels", {}), facts.get("NodeManagerHostname", "")
                 self._nodes[node_id] = Node(
@@ -98,7 +119,9 @@ class Nodes:
                     labels,
                     hostname,
                     address=facts.get("NodeManagerAddress", ""),
+                    port=facts.get("NodeManagerPort", 0),
                 )
+        self._listed = set(seen)
         now = self.clock()
         for node in self._nodes.values():
             if node.id in seen:
@@ -120,6 +143,29 @@ class Nodes:
         if asking and wait_s > 0:
             await asyncio.wait(asking, timeout=wait_s)
         return [node.id for node in lost]
+
+    async def leave(self, node_id: str, timeout_s: float) -> None:
+        """Has a node undo what it did to its machine, and ends its actor; the controller makes no other there. Raises
+        what could not be undone, or `DeadlineExceeded`: then the node is part of the cluster again."""
+        node = self._nodes.get(node_id)
+        if node is None:
+            return
+        self._leaving.add(node_id)
+        self._forget(node)
+        try:
+            await self.call(node.handle, "close", timeout_s=timeout_s)
+            await asyncio.to_thread(self.kill, node.handle)
+        except BaseException:
+            self._leaving.discard(node_id)
+            raise
+
+    def come_back(self, node_id: str) -> None:
+        """A node that has left may have a node actor again."""
+        self._leaving.discard(node_id)
+
+    def _gone(self, node_id: str) -> bool:
+        cordon = self.cordons.get(node_id)
+        return node_id in self._leaving or (cordon is not None and cordon.left)
 
     async def close(self, timeout_s: float) -> list[NodeFailure]:
         """Has every node undo what it did to its machine, all at once, and stops asking them. Returns those that failed
@@ -165,6 +211,14 @@ class Nodes:
             raise Unavailable(f"node {node_id[:8]} is not part of the cluster")
         return node.handle
 
+    def find(self, name: str) -> Node | None:
+        """The machine of that id, or that calls itself so."""
+        return self._nodes.get(name) or next((node for node in self._nodes.values() if node.machine == name), None)
+
+    def cordoned(self) -> Mapping[str, str]:
+        """Where no new sandbox may start, and why, by node."""
+        return {cordon.node_id: cordon.why for cordon in self.cordons.values()}
+
     def failure(self) -> ShoalError | None:
         """The error that keeps a machine from taking part, if waiting cannot help."""
         return next((n.error for n in self._nodes.values() if n.error is not None and not n.error.retryable), None)
@@ -175,6 +229,10 @@ class Nodes:
     def known(self, node_id: str) -> bool:
         """Whether the machine is part of the cluster; also one that has just stopped to answer."""
         return node_id in self._nodes
+
+    def listed(self, node_id: str) -> bool:
+        """Whether the machine is part of the cluster, or of Ray though it has left."""
+        return node_id in self._nodes or node_id in self._listed
 
     def alive(self, node_id: str) -> bool:
         """Whether Ray listed the machine as alive when last asked."""
@@ -207,21 +265,22 @@ class Nodes:
     async def infos(self) -> list[NodeInfo]:
         """The nodes as callers see them, with the free resources that Ray reports."""
         per_node = await asyncio.to_thread(free_resources)
-        result = []
-        for node in self._nodes.values():
-            if node.info is not None:
-                free = per_node.get(node.id, {})
-                result.append(
-                    replace(
-                        node.info,
-                        alive=node.missing_since is None and node.error is None,
-                        cpu_total=node.resources.get("CPU", 0.0),
-                        cpu_free=free.get("CPU", 0.0),
-                        memory_total=int(node.resources.get("memory", 0) / MIB),
-                        memory_free=int(free.get("memory", 0) / MIB),
-                    )
-                )
-        return result
+        nodes = self._nodes.values()
+        return [self.info(node, per_node.get(node.id, {})) for node in nodes if node.info is not None]
+
+    def info(self, node: Node, free: Mapping[str, float] = MappingProxyType({})) -> NodeInfo:
+        """A node as callers see it; one that has not answered yet is an `Unavailable`. `free`: what Ray says."""
+        if node.info is None:
+            raise node.error or Unavailable(f"node {node.id[:8]} has not answered yet; try again")
+        return replace(
+            node.info,
+            alive=node.missing_since is None and node.error is None,
+            cpu_total=node.resources.get("CPU", 0.0),
+            cpu_free=free.get("CPU", 0.0),
+            memory_total=int(node.resources.get("memory", 0) / MIB),
+            memory_free=int(free.get("memory", 0) / MIB),
+            cordon=self.cordons.get(node.id),
+        )
 
     def handles(self) -> list[ActorHandle[Any]]:
         return [node.handle for node in self._nodes.values()]

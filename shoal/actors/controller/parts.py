@@ -20,6 +20,7 @@ from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.history import History
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.leases import OwnerLeases
+from shoal.actors.controller.machines import Machines
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record_writer import RecordWriter
@@ -74,6 +75,7 @@ class Parts:
     leases: OwnerLeases
     demand: DemandReporter
     recovery: Recovery
+    machines: Machines
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -136,6 +138,7 @@ class Parts:
         for node_id in await self.nodes.refresh():
             log.warning("node %s is lost", node_id[:8])
             tasks.supervise(partial(self.supervisor.lose_node, node_id), "lose node")
+        await self.machines.forget_gone()
 
     async def _end_unowned(self) -> None:
         for record in self.leases.expired(self.registry.live()):
@@ -162,6 +165,7 @@ async def open_parts(
     """Opens the store, resumes what an earlier controller left, and starts the loops. `secret`: the cluster's;
     `overtaken`: called when another controller has opened the store; `call`: how actors are called."""
     restored = await store.open(nodes.cluster, settings.limits.history)
+    nodes.cordons = {cordon.node_id: cordon for cordon in restored.cordons}
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
     defaults = settings.sandbox
     metrics = Metrics()
@@ -192,6 +196,7 @@ async def open_parts(
         leases=leases,
         demand=DemandReporter(pool, supervisor, nodes, launchable),
         recovery=Recovery(registry, supervisor, pool, maker),
+        machines=Machines(nodes, supervisor, pool, writer),
     )
     await accounts.restore(restored)
     await parts.recovery.run(restored.sandboxes)

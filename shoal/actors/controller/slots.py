@@ -86,6 +86,13 @@ class SlotPool:
         """Ends a slot that must not be used again."""
         self.maker.kill(slot)
 
+    def let_go(self, node_id: str) -> None:
+        """Ends the idle slots on a node, which leaves the cluster."""
+        for slot in self.idle.oldest_first():
+            if slot.node_id == node_id:
+                self.idle.remove(slot)
+                self.maker.kill(slot)
+
     async def tend(self, held: Iterable[Slot]) -> None:
         """One turn of the pool's loop: ends slots that idled too long, keeps a few of the default shape ready, and
         makes room for callers that wait. `held`: the slots that hold a sandbox."""

@@ -2,7 +2,8 @@
 
 Terms
     row       a sandbox in JSON-ready form (`record.to_row`); the store takes its columns for queries from it.
-    state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens.
+    state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens,
+              cordons of nodes.
 
 Rules for every store
     - `write` returns once all of it is on disk, as one transaction. Concurrent writes may share one commit.
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
-from shoal.model.info import PageCursor
+from shoal.model.info import Cordon, PageCursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class Restored:
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
     tokens: list[StoredToken] = field(default_factory=list)
+    cordons: list[Cordon] = field(default_factory=list)
     last_event: int = 0
     complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A set of changes to write together. Sandboxes, environments and tokens replace those with the same id or name."""
+    """A set of changes to write together. Sandboxes, environments, tokens and cordons replace those with the
+    same id or name."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -51,6 +54,8 @@ class Change:
     tokens: Sequence[StoredToken] = ()
     removed_environments: Sequence[str] = ()
     removed_tokens: Sequence[str] = ()
+    cordons: Sequence[Cordon] = ()
+    removed_cordons: Sequence[str] = ()
 
 
 class Store(ABC):

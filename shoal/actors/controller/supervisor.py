@@ -18,13 +18,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.endings import (
     ON_REQUEST,
     ended_error,
+    evicted,
     failed_start,
     given_up,
     node_lost,
@@ -41,9 +42,11 @@ from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import call, is_gone
+from shoal.actors.messages import End
 from shoal.model import tasks, verbs
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.supervisor")
 
@@ -145,10 +148,17 @@ class SandboxSupervisor:
         if record.ended and record.started is None:  # its end was asked for meanwhile
             raise ended_error(record)
 
+    async def evict(self, record: SandboxRecord, message: str, by: Caller) -> None:
+        """As `terminate`, for a sandbox that must make way: its end has the reason `evicted`."""
+        await self._request_end(record, evicted(message), by)
+
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
         """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon
         as it is back. Raises what kept the sandbox off the record (then there is nothing of it), or the request for its
         end (then it lives on)."""
+        await self._request_end(record, given_up(message), by)
+
+    async def _request_end(self, record: SandboxRecord, end: End, by: Caller) -> None:
         await self.accepted(record)  # or the request might come to be on record alone
         if not record.ended:
             entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
@@ -156,7 +166,7 @@ class SandboxSupervisor:
             await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
             run = self._runs.get(record.id)
             if run is not None:
-                self._interrupt(run, Outcome(Event.END_REQUESTED, end=given_up(message)))
+                self._interrupt(run, Outcome(Event.END_REQUESTED, end=end))
         await record.life.reached(SETTLED)
 
     async def lose_node(self, node_id: str) -> None:
@@ -169,6 +179,15 @@ class SandboxSupervisor:
         for run in lost:
             self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
         await asyncio.gather(*(run.record.life.reached(SETTLED) for run in lost))
+
+    def on_node(self, node_id: str) -> list[SandboxRecord]:
+        """The sandboxes that live on a node, or are about to."""
+        return [
+            run.record
+            for run in self._runs.values()
+            if (run.slot is not None and run.slot.node_id == node_id)
+            or (run.record.started is not None and run.record.started.node_id == node_id and not run.record.ended)
+        ]
 
     def slots(self) -> list[Slot]:
         """The slots that hold a sandbox, or are about to."""
@@ -267,7 +286,12 @@ class SandboxSupervisor:
 
     async def _stop(self, run: Run) -> Outcome:
         assert run.end is not None
-        return await self._end_of(run, "terminate", run.end.message)
+        wanted = run.end
+        outcome = await self._end_of(run, "terminate", wanted.message)
+        if outcome.end is not None and outcome.end.reason is Reason.TERMINATED is not wanted.reason:
+            # The slot was only told to end it; the controller knows what for.
+            return replace(outcome, end=End(wanted.reason, None, wanted.message, outcome.end.ended_at))
+        return outcome
 
     async def _end_of(self, run: Run, method: str, *args: Any) -> Outcome:
         """The end that the slot tells."""

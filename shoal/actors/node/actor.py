@@ -20,6 +20,7 @@ from shoal.actors.messages import ContainerLoss, ContainerStarted
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.model import grants, tasks
+from shoal.model import machine as machine_file
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
@@ -48,7 +49,9 @@ class NodeActor:
         from shoal.model.settings import Settings
 
         self._wiring = wiring
-        self._settings = Settings.from_dict(settings)
+        machine = machine_file.read()
+        self._settings = Settings.from_dict(settings if machine is None else machine.over(settings))
+        self._machine = None if machine is None else machine.name
         self._cluster = cluster
         self._secret = secret
         context = ray.get_runtime_context()
@@ -224,7 +227,7 @@ class NodeActor:
 
     async def _do_open(self) -> NodeParts:
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        parts = await self._wiring.open_node(self._settings, self._cluster, self._node_id, self._secret, address)
+        parts = await self._wiring.open_node(self._settings, self._cluster, self._machine, self._secret, address)
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
         for record in parts.containers.records.values():
             if record.sandbox_id is None and record.ready:  # else half made, and not removed yet

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +21,7 @@ from shoal.actors import inherited_settings
 from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
-from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL
+from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node import kernel_counts
 from shoal.actors.node.containers import DEADLINE, ContainerDefaults, Containers
@@ -75,10 +76,10 @@ class NodeParts:
             last_first.push_async_callback(self.gateway.close)
 
 
-async def open_node(settings: Settings, cluster: str, node_id: str, secret: bytes, address: str) -> NodeParts:
-    """Opens engine, network and relay, and resumes the containers of an earlier node actor. `address`: this machine's
-    in the cluster. If it raises, network and relay stay for what runs there and for the next try; this process holds
-    nothing open."""
+async def open_node(settings: Settings, cluster: str, machine: str | None, secret: bytes, address: str) -> NodeParts:
+    """Opens engine, network and relay, and resumes the containers of an earlier node actor. `machine`: what one that
+    has joined calls itself, None for the head; `address`: this machine's in the cluster. If it raises, network and
+    relay stay for what runs there and for the next try; this process holds nothing open."""
     state = Path(settings.state_dir) / "node"
     sources = MountSources(Path(settings.run_dir) / cluster)
     await asyncio.to_thread(make_private_directory, state)
@@ -94,7 +95,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         engine = engine_named(settings.engine, settings)
         held.push_async_callback(engine.close)
         await engine.open()
-        network = SandboxNetwork(settings.network, cluster)
+        network = SandboxNetwork(settings.network, network_owner(cluster, machine))
         await network.open()
         relay = Relay(
             binary,
@@ -108,7 +109,8 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         held.push_async_callback(relay.detach)
         await relay.open()
         files = RecordFiles(state / "containers")
-        defaults = await asyncio.to_thread(_container_defaults, settings, cluster, binary, sources, secret, network)
+        labels = {CLUSTER_LABEL: cluster, NODE_LABEL: machine or platform.node()}
+        defaults = await asyncio.to_thread(_container_defaults, settings, labels, binary, sources, secret, network)
         containers = Containers(
             engine, network, relay, files, defaults, settings.node.start_limit, records=await files.load()
         )
@@ -119,6 +121,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         relay.on_connected = functools.partial(_tell_relay, containers, ports)
         with contextlib.suppress(Unavailable):  # the relay is being restarted, and calls it then
             await relay.on_connected()
+        own_name = await asyncio.to_thread(_machine_id, state / "machine-id") if machine is None else machine
         held.pop_all()
     return NodeParts(
         engine,
@@ -130,7 +133,7 @@ async def open_node(settings: Settings, cluster: str, node_id: str, secret: byte
         WarmPool(settings.node),
         LogFiles(state / "logs"),
         DiskWatch(engine, settings.node.disk_interval),
-        await asyncio.to_thread(_machine_id, state / "machine-id"),
+        own_name,
     )
 
 
@@ -203,7 +206,12 @@ def _raise_counts() -> None:
 
 
 def _container_defaults(
-    settings: Settings, cluster: str, binary: Path, sources: MountSources, secret: bytes, network: SandboxNetwork
+    settings: Settings,
+    labels: Mapping[str, str],
+    binary: Path,
+    sources: MountSources,
+    secret: bytes,
+    network: SandboxNetwork,
 ) -> ContainerDefaults:
     inherited = inherited_settings.inherit(
         settings.host, os.environ, inherited_settings.pip_config() if settings.host.package_index else {}
@@ -218,7 +226,7 @@ def _container_defaults(
         sources=sources,
         sizes=SizeFiles(sources.root),
         secret=secret,
-        labels={CLUSTER_LABEL: cluster, NODE_LABEL: platform.node()},
+        labels=labels,
         env=env,
         mounts=tuple(
             replace(mount, source=sources.put(f"host-{number}", mount.source.read_bytes()))

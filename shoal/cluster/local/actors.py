@@ -11,13 +11,15 @@ import json
 import socket
 import subprocess
 import sys
-from typing import Any, cast
+import time
+from typing import Any
 
 from shoal.actors.names import CLUSTER_LABEL
 from shoal.cluster.local import processes
-from shoal.model.cluster_file import ClusterFile, ray_environment
+from shoal.cluster.local.joined_file import JoinedFile
+from shoal.model import verbs
+from shoal.model.cluster_file import ClusterFile, driver_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
-from shoal.model.info import NodeInfo
 
 _MARGIN_S = 30.0
 """For starting Python, importing Ray and connecting."""
@@ -62,14 +64,29 @@ def unserve(cluster: ClusterFile, *, timeout_s: float = 90.0) -> None:
     _ask(cluster, {"call": "unserve"}, timeout_s)
 
 
-def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any:
+def admit(joined: JoinedFile, *, timeout_s: float = 90.0) -> None:
+    """Returns once the machine that has joined takes part; raises what keeps it from that."""
+    _ask(joined, {"call": "admit", "machine": joined.name}, timeout_s)
+
+
+def let_go(joined: JoinedFile, *, force: bool, wait_s: float, timeout_s: float = 90.0) -> int:
+    """Has the cluster empty the node of this machine and undo what it did here. Returns how many sandboxes still run
+    there after `wait_s`; 0: the machine may go. `force`: they are ended."""
+    request = {"call": "let_go", "machine": joined.name, "force": force, "wait_s": wait_s}
+    return int(_ask(joined, request, timeout_s + wait_s))
+
+
+def _ask(cluster: ClusterFile | JoinedFile, request: dict[str, Any], timeout_s: float) -> Any:
+    address = cluster.head if isinstance(cluster, JoinedFile) else cluster.ray_address
+    # Several nodes may be on one machine, each at an address of its own.
+    own = cluster.address if isinstance(cluster, JoinedFile) else None
     environment = {name: value for name, value in processes.environment().items() if name != "RAY_AUTH_TOKEN"}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "shoal.cluster.local.actors"],
-            env={**environment, **ray_environment(cluster)},
+            env={**environment, **driver_environment(address, cluster.auth_token_path)},
             cwd="/",
-            input=json.dumps({**request, "address": cluster.ray_address, "timeout_s": timeout_s}),
+            input=json.dumps({**request, "address": address, "own_address": own, "timeout_s": timeout_s}),
             capture_output=True,
             text=True,
             errors="replace",
@@ -77,9 +94,7 @@ def _ask(cluster: ClusterFile, request: dict[str, Any], timeout_s: float) -> Any
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(
-            f"{request['call']}: Ray at {cluster.ray_address} did not answer within {timeout_s:g} s"
-        ) from None
+        raise Unavailable(f"{request['call']}: Ray at {address} did not answer within {timeout_s:g} s") from None
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
         error = answer.get("error")
@@ -106,7 +121,13 @@ def _carry_out(request: dict[str, Any]) -> Any:
     from shoal.cluster.store import open_store
 
     try:
-        ray.init(address=request["address"], namespace="shoal", log_to_driver=False, configure_logging=False)
+        ray.init(
+            address=request["address"],
+            namespace="shoal",
+            log_to_driver=False,
+            configure_logging=False,
+            _node_ip_address=request["own_address"],
+        )
     except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
         raise Unavailable(f"Ray does not answer at {request['address']}: {error}") from None
     try:
@@ -114,7 +135,11 @@ def _carry_out(request: dict[str, Any]) -> Any:
             failed = actors.drain(timeout_s=request["timeout_s"]).failed
             return [{"node_id": f.node_id, "hostname": f.hostname, "error": f.error.to_dict()} for f in failed]
         if request["call"] == "relays":
-            return _relays(request["timeout_s"])
+            return [node.address for node in _ask_controller(verbs.nodes, (), request["timeout_s"])]
+        if request["call"] == "admit":
+            return _ask_controller(verbs.admit_node, (request["machine"],), request["timeout_s"]).id
+        if request["call"] == "let_go":
+            return _let_go(request)
         if request["call"] in ("serve", "unserve"):
             return _about_serve(request)
         secret = bytes.fromhex(request["secret"])
@@ -136,11 +161,20 @@ def _about_serve(request: dict[str, Any]) -> Any:
     return first_token(request["token"])
 
 
-def _relays(timeout_s: float) -> list[str]:
+def _let_go(request: dict[str, Any]) -> int:
+    deadline = time.monotonic() + request["wait_s"]
+    while True:
+        wait_s = min(max(0.0, deadline - time.monotonic()), verbs.LONGEST_WAIT_S)
+        arguments = (request["machine"], "it leaves the cluster", request["force"], wait_s)
+        left = _ask_controller(verbs.drain_node, arguments, wait_s + request["timeout_s"]).sandboxes
+        if not left or time.monotonic() >= deadline:
+            return int(left)
+
+
+def _ask_controller(verb: verbs.Verb[..., Any], arguments: tuple[Any, ...], timeout_s: float) -> Any:
     import ray
 
     from shoal.actors.handles import find_actor
-    from shoal.model import verbs
     from shoal.model.ids import CONTROLLER
     from shoal.model.ray_errors import translate
 
@@ -148,10 +182,9 @@ def _relays(timeout_s: float) -> list[str]:
     if controller is None:
         raise Unavailable("Ray runs, but there is no controller")
     try:
-        nodes = cast("list[NodeInfo]", ray.get(controller.call.remote(verbs.nodes.name, ()), timeout=timeout_s))
+        return ray.get(controller.call.remote(verb.name, arguments), timeout=timeout_s)
     except ray.exceptions.RayError as error:
-        raise translate(error, "the controller (nodes)") from None
-    return [node.address for node in nodes]
+        raise translate(error, f"the controller ({verb.name})") from None
 
 
 if __name__ == "__main__":

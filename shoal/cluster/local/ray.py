@@ -1,4 +1,5 @@
-"""Ray's head on this machine: starting, finding and stopping it. Other Ray clusters are left alone.
+"""Ray's head, or a node that joins one, on this machine: starting, finding and stopping it. Other Ray clusters are
+left alone.
 
 On a loopback address Ray listens on nothing but the loopback. Its token lies in a file that only the owner reads; no
 other of its ways to a token (`~/.ray`) is looked at.
@@ -11,19 +12,22 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from shoal.actors.names import REGION_LABEL, ZONE_LABEL
 from shoal.cluster.local import processes
 from shoal.model.cluster_file import ProcessRef, loopback_environment
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.private_directory import make_private_directory
 
 DEFAULT_PORT = 6379
+LOOPBACK = "127.0.0.1"
+"""On this address Ray listens on nothing else, and takes no other nodes: see `loopback_environment`."""
 CLOSED = "ray"
 """The directory around Ray's own, which no other account may enter."""
 _SESSIONS = "s"
-REGION_LABEL = "ray.io/availability-region"
 
 _START_S = 120.0
 _GRACE_S = 3.0
@@ -31,19 +35,40 @@ _LONGEST_SOCKET = len("/session_2000-01-01_00-00-00_000000_4194304/sockets/plasm
 _DROPPED = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TMPDIR")
 
 
-@dataclass(frozen=True, slots=True)
-class HeadOptions:
-    """How to start the head. `cpus`: what Ray may assign. `port` None: the usual one if free, else any."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayOptions:
+    """How to start Ray's part on a machine.
 
-    cluster: str
+    `owner` marks its processes. `cpus`, `memory` (MiB), `gpus`: what Ray may assign; None: what it finds. `labels`:
+    of the Ray node; `environ`: for its processes, beside this one's.
+    """
+
+    owner: str
     temp_dir: Path
     token_path: Path
     address: str = "127.0.0.1"
-    port: int | None = None
-    cpus: int = 1
+    cpus: int | None = None
+    memory: int | None = None
+    gpus: int | None = None
     region: str | None = None
+    zone: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
     dashboard: bool = False
-    labels: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions(RayOptions):
+    """How to start the head. `port` None: the usual one if free, else any."""
+
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions(RayOptions):
+    """How to start a node that joins the head at `head` (`host:port`)."""
+
+    head: str
 
 
 def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
@@ -63,16 +88,36 @@ def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
 
 def start(options: HeadOptions) -> str:
     """Starts a head and returns its address (`host:port`) once it answers."""
+    port = _choose_port(options)
+    _run(
+        options,
+        [
+            "--head",
+            f"--port={port}",
+            f"--include-dashboard={str(options.dashboard).lower()}",
+            # Fixed ports would prevent a second cluster on this machine.
+            f"--ray-client-server-port={free_port(options.address)}",
+        ],
+    )
+    return f"{options.address}:{port}"
+
+
+def join(options: WorkerOptions) -> None:
+    """Starts a node that joins a head, and returns once the head knows it."""
+    free_port(options.address)  # `InvalidRequest` if it is not this machine's
+    _run(options, [f"--address={options.head}"])
+
+
+def _run(options: RayOptions, arguments: list[str]) -> None:
     environment = _environment(options)
     make_private_directory(options.temp_dir.parent)
     options.temp_dir.mkdir(exist_ok=True)
-    (options.temp_dir / "ray_current_cluster").unlink(missing_ok=True)  # from an earlier head
-    port = _choose_port(options)
+    (options.temp_dir / "ray_current_cluster").unlink(missing_ok=True)  # from an earlier start
     try:
         # A file, because the daemons inherit it: a pipe would stay open as long as they live.
         with (options.temp_dir / "start.log").open("wb") as log:
             done = subprocess.run(
-                _command(options, port),
+                [*_ray_program(), "start", *arguments, *_common(options)],
                 env=environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -83,19 +128,18 @@ def start(options: HeadOptions) -> str:
                 check=False,
             )
     except subprocess.TimeoutExpired:
-        stop(options.cluster, options.temp_dir)
+        stop(options.owner, options.temp_dir)
         raise FailedPrecondition(f"Ray did not start within {_START_S:g} s; see {options.temp_dir}/start.log") from None
     if done.returncode != 0:
-        stop(options.cluster, options.temp_dir)
+        stop(options.owner, options.temp_dir)
         raise FailedPrecondition(f"Ray does not start: {_reason(options)}; see {options.temp_dir}/start.log")
-    return f"{options.address}:{port}"
 
 
-def stop(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """Stops that cluster's Ray with its workers and their children; returns what it found. Idempotent."""
+def stop(owner: str, temp_dir: Path) -> list[ProcessRef]:
+    """Stops that owner's Ray with its workers and their children; returns what it found. Idempotent."""
     stopped: list[ProcessRef] = []
     # An ending raylet may still start processes: repeat until there are none.
-    while found := processes.of_cluster(cluster, temp_dir):
+    while found := processes.of_cluster(owner, temp_dir):
         # The GCS last: the raylet reports its end to it and waits for the answer.
         processes.stop([p for p in found if not _is_gcs(p)], grace_s=_GRACE_S)
         processes.stop(found, grace_s=_GRACE_S)
@@ -104,9 +148,9 @@ def stop(cluster: str, temp_dir: Path) -> list[ProcessRef]:
     return stopped
 
 
-def daemons(cluster: str, temp_dir: Path) -> list[ProcessRef]:
-    """The GCS and the raylet; without either the cluster is dead."""
-    return [p for p in processes.of_cluster(cluster, temp_dir) if _is_gcs(p) or _is_raylet(p)]
+def daemons(owner: str, temp_dir: Path) -> list[ProcessRef]:
+    """The raylet and, on the head, the GCS; without either Ray is dead here."""
+    return [p for p in processes.of_cluster(owner, temp_dir) if _is_gcs(p) or _is_raylet(p)]
 
 
 def answers(address: str, timeout_s: float = 2.0) -> bool:
@@ -132,24 +176,23 @@ def _program(process: ProcessRef) -> str:
     return program.rpartition("/")[2]
 
 
-def _command(options: HeadOptions, port: int) -> list[str]:
-    labels = {**(options.labels or {}), **({REGION_LABEL: options.region} if options.region else {})}
+def _common(options: RayOptions) -> list[str]:
+    labels = {REGION_LABEL: options.region, ZONE_LABEL: options.zone, **options.labels}
+    marks = ",".join(f"{name}={value}" for name, value in labels.items() if value)
+    sizes = {
+        "num-cpus": options.cpus,
+        "num-gpus": options.gpus,
+        "memory": None if options.memory is None else options.memory << 20,
+    }
     return [
-        *_ray_program(),
-        "start",
-        "--head",
         f"--node-ip-address={options.address}",
-        f"--port={port}",
-        f"--num-cpus={options.cpus}",
         f"--temp-dir={options.temp_dir}",
-        f"--include-dashboard={str(options.dashboard).lower()}",
         "--include-log-monitor=false",  # it costs 50 MB, and only copies workers' output to drivers
         "--disable-usage-stats",
         "--log-color=false",
-        # Fixed ports would prevent a second cluster on this machine.
-        f"--ray-client-server-port={free_port(options.address)}",
-        "--dashboard-agent-listen-port=0",
-        *([f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}"] if labels else []),
+        "--dashboard-agent-listen-port=0",  # a fixed port would prevent a second one on this machine
+        *(f"--{name}={size}" for name, size in sizes.items() if size is not None),
+        *([f"--labels={marks}"] if marks else []),
     ]
 
 
@@ -159,12 +202,12 @@ def _ray_program() -> list[str]:
     return [str(program)] if program.is_file() else [sys.executable, "-m", "ray.scripts.scripts"]
 
 
-def _environment(options: HeadOptions) -> dict[str, str]:
+def _environment(options: RayOptions) -> dict[str, str]:
     environment = {name: value for name, value in processes.environment().items() if name not in _DROPPED}
     return {
         **environment,
         **loopback_environment(options.address),
-        processes.MARK: options.cluster,
+        processes.MARK: options.owner,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(options.token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -175,17 +218,21 @@ def _environment(options: HeadOptions) -> dict[str, str]:
         "RAY_memory_monitor_refresh_ms": "0",
         # Replicas' own lines then go where Serve's go, into files of bounded size.
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        **options.environ,
     }
 
 
 def _choose_port(options: HeadOptions) -> int:
+    # At any other address than 127.0.0.1 the GCS listens on all of the machine's.
+    where = options.address if options.address == LOOPBACK else "::" if ":" in options.address else "0.0.0.0"
     if options.port is not None:
-        if not is_free(options.address, options.port):
+        if not is_free(where, options.port):
             raise InvalidRequest(
                 f"port: {options.port} on {options.address} is taken; choose another, or none", field="port"
             )
         return options.port
-    return DEFAULT_PORT if is_free(options.address, DEFAULT_PORT) else free_port(options.address)
+    free_port(options.address)  # `InvalidRequest` if it is not this machine's
+    return DEFAULT_PORT if is_free(where, DEFAULT_PORT) else free_port(where)
 
 
 def is_free(address: str, port: int) -> bool:
@@ -216,7 +263,7 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _reason(options: HeadOptions) -> str:
+def _reason(options: RayOptions) -> str:
     lines = (options.temp_dir / "start.log").read_text(errors="replace").splitlines()
     return next(
         (line.strip() for line in reversed(lines) if "rror" in line), lines[-1] if lines else "it says nothing"

@@ -24,7 +24,7 @@ from tenacity import (
 from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.docker.removal import remove_container
 from shoal.actors.engines.docker.request import KEY_LABEL
-from shoal.actors.names import CLUSTER_LABEL
+from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
 from shoal.cluster.local import packages, processes
 from shoal.model.errors import FailedPrecondition, ShoalError
@@ -33,10 +33,12 @@ from shoal.model.settings import NetworkSettings
 _REMOVE_S = 60.0
 
 
-def containers(address: str, cluster: str | None) -> None:
-    """Removes the cluster's containers from the engine at `address`. `cluster` None: all containers."""
+def containers(address: str, cluster: str | None, machine: str | None = None) -> None:
+    """Removes the cluster's containers from the engine at `address`. `cluster` None: all containers; `machine`: only
+    those of the machine that calls itself so."""
     client = docker.DockerClient(base_url=address, timeout=_REMOVE_S, version="auto")
-    filters = {"label": f"{CLUSTER_LABEL}={cluster}"} if cluster is not None else {}
+    wanted = {CLUSTER_LABEL: cluster, NODE_LABEL: machine}
+    filters = {"label": [f"{label}={value}" for label, value in wanted.items() if value is not None]}
     try:
         for container in client.api.containers(all=True, filters=filters):
             _remove(client.api, container["Id"], (container["Labels"] or {}).get(KEY_LABEL))
@@ -60,15 +62,19 @@ def _remove(client: Any, identifier: str, key: str | None) -> None:
         )(remove_container, client, identifier, key)
 
 
-def network(settings: NetworkSettings, cluster: str) -> None:
-    """Removes the bridge with its interfaces, and the packet rules, unless another cluster owns the bridge."""
-    alias = Path("/sys/class/net", settings.bridge, "ifalias")
+def network(settings: NetworkSettings, owner: str) -> None:
+    """Removes the bridge with its interfaces, and the packet rules, unless another owns the bridge."""
+    found = bridge_owner(settings.bridge)  # None: no bridge, though there may be rules
+    if found in (None, "", owner) and packages.find("nft") and packages.find("ip"):
+        asyncio.run(SandboxNetwork(settings, owner).close())
+
+
+def bridge_owner(bridge: str) -> str | None:
+    """Whose the bridge is (`names.network_owner`); "": nobody's; None: there is none."""
     try:
-        owner = alias.read_text().strip()
+        return Path("/sys/class/net", bridge, "ifalias").read_text().strip().removeprefix("shoal ")
     except OSError:
-        owner = None  # no bridge, though there may be rules
-    if owner in (None, "", f"shoal {cluster}") and packages.find("nft") and packages.find("ip"):
-        asyncio.run(SandboxNetwork(settings, cluster).close())
+        return None
 
 
 def mounts(directory: Path) -> None:
@@ -86,14 +92,17 @@ def relays(run_dir: Path) -> None:
     processes.stop(processes.listening_below(run_dir), grace_s=2.0)
 
 
-def everything(address: str | None, cluster: str, run_dir: Path, settings: NetworkSettings) -> list[ShoalError]:
-    """All of the above, even if some of it fails; returns the errors. `address` None: no engine answers."""
+def everything(
+    address: str | None, cluster: str, run_dir: Path, settings: NetworkSettings, machine: str | None = None
+) -> list[ShoalError]:
+    """All of the above, even if some of it fails; returns the errors. `address` None: no engine answers; `machine`:
+    what one that has joined calls itself, None for the head."""
     errors: list[ShoalError] = []
     cluster_dir = run_dir / cluster
     relays(cluster_dir)
     if address is not None:
         try:
-            containers(address, cluster)
+            containers(address, cluster, machine)
         except ShoalError as error:
             errors.append(error)
         except (docker.errors.DockerException, requests.RequestException) as error:
@@ -103,7 +112,7 @@ def everything(address: str | None, cluster: str, run_dir: Path, settings: Netwo
                 )
             )
     try:
-        network(settings, cluster)
+        network(settings, network_owner(cluster, machine))
     except ShoalError as error:
         errors.append(error)
     cgroup_parent.remove()

@@ -9,6 +9,7 @@
     local_api.py     the HTTP API           serving/         the API in Serve
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
     local_state.py   the state directory    packages.py      programs that a node needs
+    take_down.py     what `down` shares with `shoal leave` (join.py)
 
 In the state directory stay, until `purge`: the engine's images, the base image's archive, logs, settings.
 """
@@ -26,7 +27,7 @@ from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
 from shoal.cluster.local import image as local_image
-from shoal.cluster.local import packages, processes
+from shoal.cluster.local import joined_file, packages, processes, take_down
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import sweep as local_sweep
@@ -86,6 +87,11 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
     """
     options = options or UpOptions()
     with local_state.lock(settings.state_dir, report):
+        if joined_file.path_in(settings.state_dir).exists():
+            raise FailedPrecondition(
+                f"state_dir: with {settings.state_dir} this machine has joined a cluster; run `shoal leave` first",
+                state="joined",
+            )
         cluster = cluster_file.read(settings.state_dir)
         if cluster is not None and health(cluster, _PATIENT_S).good:
             with report("Looking at the cluster that runs"):
@@ -162,7 +168,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         engine = local_engine.ensure(settings.engine_address, state, run_dir, report)
         local_image.ensure(engine.address, settings.sandbox.image, state / "cache", report)
         # Of an earlier cluster of this state directory whose `cluster.json` is lost.
-        _raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
+        take_down.raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
         local_ray.stop(identity, temp_dir)
         local_state.forget_sessions(temp_dir)
         cluster_file.write_private(state / "auth_token", secrets.token_hex(32).encode())
@@ -226,46 +232,16 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
         except ShoalError:
             pass  # what actors would not take away, the sweep does
     local_ray.stop(cluster.cluster, temp_dir)
-    engine = _reach_engine(cluster, state)
+    engine = take_down.reach_engine(cluster.engine_address, cluster.engine is not None, state, run_dir)
     errors = local_sweep.everything(engine.address if engine else None, cluster.cluster, run_dir, settings.network)
-    own = engine.process if engine else None
-    if own is not None and not keep_engine and not errors:
-        assert engine is not None
-        local_sweep.containers(engine.address, None)
-        local_engine.stop(own)
-        local_sweep.mounts(run_dir)
-        local_sweep.mounts(state / "engine")
-        local_engine.forget(run_dir)
+    if not keep_engine and not errors:
+        take_down.stop_engine(engine, state, run_dir)
     if not errors:
         cluster_file.remove(state)
         for name in ("auth_token", "secret"):
             (state / name).unlink(missing_ok=True)
-    local_state.forget_sessions(temp_dir)
-    for directory in (temp_dir, temp_dir.parent, run_dir):
-        try:
-            directory.rmdir()
-        except OSError:
-            pass  # not there, or somebody else's things are in it
+    take_down.remove_directories(temp_dir, run_dir)
     return [*errors, *elsewhere]
-
-
-def _reach_engine(cluster: ClusterFile, state: Path) -> LocalEngine | None:
-    """The engine that holds the cluster's containers.
-
-    One of our own that died is started again: only it can remove them properly.
-    """
-    run_dir = Path(cluster.run_dir)
-    own = local_engine.own_address(run_dir)
-    address = cluster.engine_address
-    if address and address != own:
-        return LocalEngine(address) if local_engine.answers(address) else None
-    process = local_engine.leftover(run_dir)
-    if process is not None or cluster.engine is not None:
-        try:
-            return local_engine.start(state, run_dir)
-        except ShoalError:
-            return None
-    return None
 
 
 def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterFile:
@@ -318,7 +294,7 @@ def _leftovers(settings: Settings) -> bool:
 
 def _head_options(settings: Settings, options: UpOptions, identity: str, temp_dir: Path) -> local_ray.HeadOptions:
     return local_ray.HeadOptions(
-        cluster=identity,
+        owner=identity,
         temp_dir=temp_dir,
         token_path=settings.state_dir / "auth_token",
         address=options.address,
@@ -334,8 +310,3 @@ def _secret(cluster: ClusterFile) -> bytes:
         return Path(cluster.secret_path).read_bytes()
     except OSError as error:
         raise Unavailable(f"the cluster's secret cannot be read: {error}") from None
-
-
-def _raise_first(errors: list[ShoalError]) -> None:
-    if errors:
-        raise errors[0]

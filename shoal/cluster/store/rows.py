@@ -9,6 +9,7 @@ from typing import Any
 
 from shoal.actors.controller.store import Change
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
+from shoal.model.info import Cordon
 from shoal.model.states import TERMINAL, State
 
 Row = dict[str, Any]
@@ -24,6 +25,7 @@ class Rows:
     environments: dict[str, Row | None] = field(default_factory=dict)
     """None: the row is removed."""
     tokens: dict[str, Row | None] = field(default_factory=dict)
+    cordons: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -31,6 +33,7 @@ class Rows:
         self.audit += later.audit
         self.environments |= later.environments
         self.tokens |= later.tokens
+        self.cordons |= later.cordons
 
     @property
     def last_event(self) -> int:
@@ -50,6 +53,10 @@ def rows_of(change: Change) -> Rows:
         tokens={
             **{token.info.id: _token_row(token) for token in change.tokens},
             **dict.fromkeys(change.removed_tokens),
+        },
+        cordons={
+            **{cordon.node_id: _cordon_row(cordon) for cordon in change.cordons},
+            **dict.fromkeys(change.removed_cordons),
         },
     )
 
@@ -124,6 +131,10 @@ def token_of(row: Any) -> StoredToken:
     return StoredToken(info, row.digest)
 
 
+def cordon_of(row: Any) -> Cordon:
+    return Cordon(row.node_id, row.why, row.by, row.at, bool(row.left))
+
+
 def _event_row(event: SandboxEvent) -> Row:
     return {
         "id": event.id,
@@ -153,6 +164,11 @@ def _environment_row(environment: Environment) -> Row:
 def _token_row(token: StoredToken) -> Row:
     row = {name: text(value) if isinstance(value, str) else value for name, value in token.info.to_dict().items()}
     return {**row, "digest": token.digest}
+
+
+def _cordon_row(cordon: Cordon) -> Row:
+    row = {name: text(value) if isinstance(value, str) else value for name, value in asdict(cordon).items()}
+    return {**row, "left": int(cordon.left)}
 
 
 def _text(value: Any) -> str | None:

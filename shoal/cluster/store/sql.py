@@ -193,6 +193,7 @@ def _restore(connection: Connection, history: int) -> Restored:
         sandboxes=[json.loads(row) for _, _, row in found],
         environments=[rows.environment_of(row) for row in connection.execute(select(tables.environments))],
         tokens=[rows.token_of(row) for row in connection.execute(select(tables.tokens))],
+        cordons=[rows.cordon_of(row) for row in connection.execute(select(tables.cordons))],
         last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
         complete=complete,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration, whose result is `tables` below."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
@@ -102,6 +102,16 @@ tokens = Table(
     Column("last_used_at", Double),
     Column("created_by", Text),
     Column("digest", Text, nullable=False),
+)
+
+cordons = Table(
+    "cordons",
+    tables,
+    Column("node_id", Text, primary_key=True),
+    Column("why", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("left", Integer, nullable=False),  # 1: the node was emptied, and has left the cluster
 )
 
 version = Table(

@@ -177,6 +177,7 @@ def _apply(connection: Connection, rows: Rows) -> None:
     _put(connection, tables.events, list(rows.events.values()))
     _put_or_remove(connection, tables.environments, tables.environments.c.name, rows.environments)
     _put_or_remove(connection, tables.tokens, tables.tokens.c.id, rows.tokens)
+    _put_or_remove(connection, tables.cordons, tables.cordons.c.node_id, rows.cordons)
     if rows.audit:
         connection.execute(tables.audit.insert(), rows.audit)
 
@@ -205,5 +206,5 @@ def _upsert(dialect: Any, table: Table) -> Any:
 _UPSERTS = {
     (name, table.name): _upsert(dialect, table)
     for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
-    for table in (tables.sandboxes, tables.events, tables.environments, tables.tokens)
+    for table in (tables.sandboxes, tables.events, tables.environments, tables.tokens, tables.cordons)
 }

@@ -13,6 +13,7 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
+from shoal.model.info import Cordon
 from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
 from tests.contract.store.samples import ended, entry, environment, event, living, plain, token
 
@@ -28,7 +29,7 @@ async def reopened(location: StoreLocation, history: int = 100) -> Restored:
 
 
 async def test_a_new_store_is_empty(location: StoreLocation) -> None:
-    assert await reopened(location) == Restored([], [], [], 0)
+    assert await reopened(location) == Restored([], [], [], [], 0)
 
 
 async def test_all_that_was_written_is_there_when_it_is_opened_again(location: StoreLocation, store: Store) -> None:
@@ -38,12 +39,16 @@ async def test_all_that_was_written_is_there_when_it_is_opened_again(location: S
         token("tk-1"),
         token("tk-2", expires_at=9.5, revoked_at=8.0, last_used_at=7.0, created_by="tk-1", environment="*"),
     ]
-    await store.write(Change(sandboxes=[row], events=[event(41)], environments=environments, tokens=tokens))
+    cordons = [Cordon("a" * 56, "dïsk", "tk-1", 7.5), Cordon("b" * 56, "drained", "cluster", 8.5, left=True)]
+    await store.write(
+        Change(sandboxes=[row], events=[event(41)], environments=environments, tokens=tokens, cordons=cordons)
+    )
     await store.close()
     restored = await reopened(location)
     assert restored.sandboxes == [plain(row)]
     assert sorted(restored.environments, key=lambda e: e.name) == environments
     assert sorted(restored.tokens, key=lambda t: t.info.id) == tokens
+    assert sorted(restored.cordons, key=lambda c: c.node_id) == cordons
     assert restored.last_event == 41
 
 
@@ -70,6 +75,12 @@ async def test_environments_are_removed_in_the_order_of_the_writes(location: Sto
     )
     restored = await reopened(location)
     assert sorted((e.name, e.quota.cpu) for e in restored.environments) == [("a", 3.0), ("b", 1.0)]
+
+
+async def test_a_cordon_is_replaced_and_removed(location: StoreLocation, store: Store) -> None:
+    await store.write(Change(cordons=[Cordon("a", "one", "tk-1", 1.0), Cordon("b", "one", "tk-1", 1.0)]))
+    await store.write(Change(cordons=[Cordon("a", "two", "tk-2", 2.0, left=True)], removed_cordons=["b", "never"]))
+    assert (await reopened(location)).cordons == [Cordon("a", "two", "tk-2", 2.0, left=True)]
 
 
 async def test_tokens_are_removed_in_the_order_of_the_writes(location: StoreLocation, store: Store) -> None:

@@ -17,7 +17,12 @@ from shoal.cluster.api.schema.administration import (
     EnvironmentCreate,
     EnvironmentModel,
     Environments,
+    NewCordon,
+    NewDrain,
     NewToken,
+    Node,
+    NodeDrain,
+    NodeId,
     Nodes,
     QuotaModel,
     Token,
@@ -168,3 +173,21 @@ async def get_defaults(cluster: Cluster) -> Json:
 async def list_nodes(cluster: Cluster) -> Json:
     """The machines of the cluster: what they have, and what is free."""
     return listed(verbs.nodes, await cluster.ask(verbs.nodes))
+
+
+@verb_route(router, verbs.cordon, response_model=Node, summary="Cordon a node")
+async def cordon_node(node: NodeId, body: NewCordon, cluster: Cluster) -> Json:
+    """No new sandbox starts on it from now on; what runs there goes on."""
+    return Json((await cluster.ask(verbs.cordon, node, body.why)).to_dict())
+
+
+@verb_route(router, verbs.uncordon, response_model=Node, summary="Uncordon a node")
+async def uncordon_node(node: NodeId, cluster: Cluster) -> Json:
+    """Sandboxes may start on it again."""
+    return Json((await cluster.ask(verbs.uncordon, node)).to_dict())
+
+
+@verb_route(router, verbs.drain_node, response_model=NodeDrain, summary="Empty a node and take it out")
+async def drain_node(node: NodeId, body: NewDrain, cluster: Cluster) -> Json:
+    """Cordons it, waits until no sandbox runs there, and has it leave the cluster. Ask again until `left` is true."""
+    return Json((await cluster.ask(verbs.drain_node, node, body.why, body.force, body.timeout)).to_dict())

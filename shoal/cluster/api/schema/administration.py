@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from fastapi import Path
 from pydantic import Field
 
 from shoal.cluster.api.schema.control import MAX_SECONDS, Sent, Told
 from shoal.model import ids
 from shoal.model.access import Quota, Scope
 from shoal.model.field_types import Name
+from shoal.model.verbs import LONGEST_WAIT_S
 
 
 class QuotaModel(Sent):
@@ -126,11 +128,49 @@ class Events(Told):
     events: Sequence[EventModel]
 
 
+NodeId = Annotated[str, Path(description="The node's id.", min_length=1, max_length=128)]
+"""A path parameter `node`."""
+
+_Why = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class NewCordon(Sent):
+    """Why no new sandbox starts on a node."""
+
+    why: _Why
+
+
+class NewDrain(Sent):
+    """How to empty a node. `force`: its sandboxes are ended, with the reason `evicted`; `timeout`: seconds to wait."""
+
+    why: _Why = "drained"
+    force: bool = False
+    timeout: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)] = LONGEST_WAIT_S
+
+
+class NodeDrain(Told):
+    """How far it is: the sandboxes that still run there; whether it has left the cluster."""
+
+    node_id: str
+    sandboxes: int
+    left: bool
+
+
+class Cordon(Told):
+    """Why no new sandbox starts on a node, who said so (a token's id), and when. `left`: it has left the cluster."""
+
+    node_id: str
+    why: str
+    by: str
+    at: float
+    left: bool
+
+
 class Node(Told):
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
     all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
     are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
-    the machine keeps."""
+    the machine keeps; `cordon`: set if no new sandbox starts here."""
 
     id: str
     address: str
@@ -150,6 +190,7 @@ class Node(Told):
     remains: int
     stopped: int
     machine: str
+    cordon: Cordon | None
 
 
 class Nodes(Told):
