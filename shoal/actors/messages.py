@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.model.errors import ShoalError
-from shoal.model.spec import SlotShape
+from shoal.model.spec import ContainerShape, SlotShape
 from shoal.model.states import RETURNCODES, Reason
 
 OCCUPIED = "occupied"
@@ -81,9 +81,13 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class SlotFacts:
-    """Slot to controller: its shape, its machine and the sandbox that it holds."""
+    """Slot to controller: its shape, its machine and the sandbox that it holds. `prepared`: what container it holds, or
+    is about to, without a sandbox, and `pool`: for whom; `key`: that container once it is ready."""
 
     slot_id: str
     shape: SlotShape
     node_id: str
     sandbox_id: str | None
+    prepared: ContainerShape | None = None
+    pool: str = ""
+    key: str | None = None

@@ -48,7 +48,7 @@ def up(
     \b
     Examples:
       sudo shoal up
-      SHOAL_NODE__WARM_CONTAINERS=8 shoal up
+      SHOAL_POOLS__READY=8 shoal up
       shoal up --address-ip 10.0.0.5 --region eu
       SHOAL_API__PORT=0 shoal up
       shoal up --roll

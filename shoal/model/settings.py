@@ -1,7 +1,7 @@
 """Every setting of a cluster, in one typed model: name, default and meaning on one line.
 
 Read, later over earlier: the defaults here, a TOML file (`SHOAL_SETTINGS`, else `settings.toml` in the state
-directory), environment variables (`SHOAL_NODE__IDLE_SLOTS=4`), what the code passes. Unknown keys are refused.
+directory), environment variables (`SHOAL_POOLS__READY=4`), what the code passes. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Limits(_Section):
     """Ended sandboxes kept in memory; older ones are read from the store"""
     history_age: float = 86400.0
     """Seconds for which an ended sandbox's last output is kept on its node; the newest 2 GiB in all"""
+    pool_size: Annotated[int, Field(ge=0)] = 1_000
+    """The most that one pool keeps ready"""
+    pools: Annotated[int, Field(ge=0)] = 100
+    """The most pools of one environment"""
 
 
 class NodeSettings(_Section):
@@ -66,18 +70,6 @@ class NodeSettings(_Section):
 
     start_limit: Annotated[int, Field(gt=0)] = 4
     """Containers started or removed at once; more wait"""
-    idle_slots: Annotated[int, Field(ge=0)] = 2
-    """Sandbox actors of the default shape kept ready"""
-    slot_linger: Annotated[float, Field(ge=0)] = 120.0
-    """Seconds for which further idle slots are kept for the next sandbox of their shape"""
-    warm_containers: Annotated[int, Field(ge=0)] = 2
-    """Containers kept ready of each recently used shape (0: none)"""
-    warm_shapes: Annotated[int, Field(ge=0)] = 4
-    """Shapes kept warm: the most recently used"""
-    warm_after: Annotated[int, Field(ge=1)] = 2
-    """Creates of a shape within `warm_linger` before it is kept warm"""
-    warm_linger: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds without a create after which a shape's warm containers are removed"""
     cpu_overcommit: Annotated[float, Field(gt=0)] = 1.0
     """CPU that Ray may assign to requests, as a multiple of the machine's cores"""
     sweep_interval: Annotated[float, Field(gt=0)] = 15.0
@@ -94,6 +86,27 @@ class NodeSettings(_Section):
     """0: any free port"""
     seccomp_profile: Path | None = None
     """A seccomp profile (JSON as Docker takes it, on every node) in place of Shoal's own"""
+
+
+class PoolSettings(_Section):
+    """What is kept ready for the next creates beside the pools that somebody made (`shoal pool create`)."""
+
+    idle_slots: Annotated[int, Field(ge=0)] = 2
+    """Sandbox actors of the default shape kept free, without a container"""
+    ready: Annotated[int, Field(ge=0)] = 2
+    """Sandboxes kept ready of each shape that was created lately (0: none)"""
+    most_ready: Annotated[int, Field(ge=0)] = 8
+    """The most kept ready of such a shape, however many are taken"""
+    shapes: Annotated[int, Field(ge=0)] = 4
+    """Shapes kept ready: those created last"""
+    after: Annotated[int, Field(ge=1)] = 2
+    """Creates of a shape within `linger` before it is kept ready"""
+    linger: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds without a create after which what is kept ready of a shape is ended, and for which a free sandbox actor
+    waits for the next sandbox
+    """
+    max_age: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds after which what is ready is replaced, in every pool"""
 
 
 class NetworkSettings(_Section):
@@ -196,6 +209,7 @@ class Settings(BaseSettings):
     sandbox: SandboxDefaults = SandboxDefaults()
     limits: Limits = Limits()
     node: NodeSettings = NodeSettings()
+    pools: PoolSettings = PoolSettings()
     network: NetworkSettings = NetworkSettings()
     host: HostSettings = HostSettings()
     api: ApiSettings = ApiSettings()

@@ -159,7 +159,7 @@ class _Cluster:
         self._handlers: Any = {}
 
     async def open(self, environments: Sequence[str]) -> None:
-        settings = Settings.model_validate({"node": {"idle_slots": 0}})
+        settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}})
         nodes = _Nodes(settings, "cluster", _SECRET, living=self._living)
         self._parts = await open_parts(settings, _SECRET, self._store, nodes, self, _overtaken, self._call)
         self._handlers = handlers(self._parts)

@@ -16,13 +16,13 @@ from typing import Any, TypeVar, cast
 from shoal.actors.controller.nodes import Node, Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import Machine
-from shoal.actors.controller.room import NodeRoom
+from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.settings import Settings
-from shoal.model.spec import SandboxSpec, SlotShape
+from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
 from tests.unit.memory_store import Disk, MemoryStore
@@ -50,6 +50,37 @@ class FakeSlot:
     fails: ShoalError | None = None
     mute: bool = False
     dies_ending: bool = False
+    prepared: ContainerShape | None = None
+    pool: str = ""
+    unready_: asyncio.Future[str] | None = None
+
+    async def prepare(self, shape: ContainerShape, pool: str) -> None:
+        assert self.sandbox_id is None, "a slot that holds a sandbox is to be made ready"
+        if self.prepared is None:
+            self.prepared, self.pool = shape, pool
+            self.unready_ = asyncio.get_running_loop().create_future()
+            self.world.prepared[self.id] = shape
+        await asyncio.sleep(self.world.prepare_s)
+        failure = self.world.prepare_fails
+        if not self.alive or failure is not None:
+            self._unprepare("it failed")
+            raise failure or Unavailable("gone", actor="gone")
+
+    async def unready(self) -> str:
+        return "none" if self.unready_ is None else await asyncio.shield(self.unready_)
+
+    async def release(self) -> None:
+        self._unprepare("it was given up")
+
+    def lose_container(self) -> None:
+        """Its prepared container dies."""
+        self._unprepare("it died")
+
+    def _unprepare(self, why: str) -> None:
+        self.world.prepared.pop(self.id, None)
+        self.prepared = None
+        if self.unready_ is not None and not self.unready_.done():
+            self.unready_.set_result(why)
 
     async def start(self, sandbox_id: str, wanted: SandboxSpec) -> SandboxStarted:
         assert self.sandbox_id in (None, sandbox_id), "a slot was given a second sandbox"
@@ -68,6 +99,8 @@ class FakeSlot:
             self.sandbox_id = self.beginning = self.end = None
 
     async def _begin(self, sandbox_id: str) -> SandboxStarted:
+        warm = self.prepared is not None
+        self._unprepare("")
         await asyncio.sleep(self.world.start_s)
         if not self.alive:
             raise Unavailable("gone", actor="gone")
@@ -77,7 +110,7 @@ class FakeSlot:
         self.world.starts.append(sandbox_id)
         assert sandbox_id not in self.world.containers, "a sandbox has two containers"
         self.world.containers[sandbox_id] = f"c-{len(self.world.starts)}"
-        return SandboxStarted(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm=False)
+        return SandboxStarted(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm)
 
     async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> SandboxStarted:
         if sandbox_id not in self.world.containers:
@@ -102,7 +135,9 @@ class FakeSlot:
     def die(self) -> None:
         """SIGKILL: its container lives on."""
         self.alive = False
-        if self.end is not None:
+        if self.unready_ is not None and not self.unready_.done():
+            self.unready_.set_exception(Unavailable("gone", actor="gone"))
+        if self.end is not None and not self.end.done():
             self.end.set_exception(Unavailable("gone", actor="gone"))
 
     async def wipe(self, sandbox_id: str) -> None:
@@ -192,7 +227,8 @@ class World:
     `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox, `remove_s`: the
     node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`:
     what comes between a controller and its disk. `nodes`: how often each was closed; `nodes_fail`: what that fails
-    with.
+    with. `prepared`: the containers that slots keep ready, `prepare_s`: how long preparing one takes, `prepare_fails`:
+    what it fails with; `room`: how many slots of the default shape Ray says that it has room for.
     """
 
     disk: Disk = field(default_factory=Disk)
@@ -206,6 +242,10 @@ class World:
     settings: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, int] = field(default_factory=lambda: {NODE: 0})
     nodes_fail: dict[str, ShoalError] = field(default_factory=dict)
+    prepared: dict[str, ContainerShape] = field(default_factory=dict)
+    prepare_s: float = 0.0
+    prepare_fails: ShoalError | None = None
+    room: int = 0
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     before_write: Callable[[Change], Awaitable[None]] = _nothing
     after_write: Callable[[Change], Awaitable[None]] = _nothing
@@ -214,7 +254,7 @@ class World:
         """A new one, which takes up what the last left. Nothing it does after its `die_after`-th write ever returns."""
         asyncio.get_running_loop().set_task_factory(_make_task)
         store = Store(self, die_after)
-        settings = Settings.model_validate({"node": {"idle_slots": 0}, **self.settings})
+        settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}, **self.settings})
         nodes = FakeNodes(settings, "cluster", SECRET, self.call)
         for name in self.nodes:
             nodes._nodes[name] = Node(name, cast("Any", name), {}, {}, f"host-{name}")
@@ -232,6 +272,10 @@ class World:
             self.nodes[handle] += 1
             if handle in self.nodes_fail:
                 raise self.nodes_fail[handle]
+            return None
+        if method == "release_containers":
+            for slot_id in args[0]:
+                self.prepared.pop(slot_id, None)
             return None
         if handle == "node":
             assert method == "remove_sandbox"
@@ -290,7 +334,10 @@ class World:
         slot.handle.alive = False
 
     async def rooms(self) -> dict[str, NodeRoom]:
-        return {}
+        free = self.room - sum(slot.alive for slot in self.slots.values())
+        shape = spec().slot_shape
+        total, left = (Amount(number * shape.cpu, number * shape.memory) for number in (self.room, free))
+        return {NODE: NodeRoom(total, left)} if self.room else {}
 
     async def existing(self) -> list[str]:
         return [slot.id for slot in self.slots.values() if slot.alive]
@@ -298,7 +345,8 @@ class World:
     async def describe(self, slot_id: str) -> tuple[Slot, str | None] | None:
         slot = self.slots[slot_id]
         await asyncio.sleep(0)
-        return (Slot(slot.id, slot.shape, slot, NODE), slot.sandbox_id) if slot.alive else None
+        known = Slot(slot.id, slot.shape, slot, NODE, prepared=slot.prepared, pool=slot.pool)
+        return (known, slot.sandbox_id) if slot.alive else None
 
 
 class Refusal:

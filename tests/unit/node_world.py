@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,16 @@ import ray
 
 from shoal.actors.engines import catalogue
 from shoal.actors.engines.fake import FakeEngine
+from shoal.actors.messages import SlotFacts
 from shoal.actors.node import actor as node_module
-from shoal.actors.node import wiring
+from shoal.actors.node import prepared, wiring
 from shoal.actors.node.actor import NodeActor
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.relay import Relay
 from shoal.model import tasks
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import Settings
+from shoal.model.spec import SlotShape
 
 NODE_ID = "node-1"
 
@@ -102,7 +105,7 @@ class _Method:
 class Machine:
     """`containers`, of all engines: each time that the node opens it makes a new one.
 
-    `fault` strikes the next engine that is made.
+    `fault` strikes the next engine that is made. `slots`: those that live, by name.
     """
 
     run_dir: Path
@@ -112,6 +115,7 @@ class Machine:
     engines: list[FakeEngine] = field(default_factory=list)
     relays: list[Relay] = field(default_factory=list)
     fault: Any = None
+    slots: dict[str, Handle] = field(default_factory=dict)
 
     @property
     def engine(self) -> FakeEngine:
@@ -129,6 +133,11 @@ class Machine:
         self.relays.append(Relay(*args, **options))
         return self.relays[-1]
 
+    def add_slot(self, name: str) -> None:
+        """A slot that lives, and has just asked for a prepared container."""
+        facts = SlotFacts(name, SlotShape(0.125, 128, 0, None), NODE_ID, None)
+        self.slots[name] = Handle(SimpleNamespace(describe=partial(_told, facts)))
+
     async def restart(self) -> None:
         """The node actor dies; the next call opens it again."""
         parts, self.node._parts = await self.parts(), None
@@ -137,6 +146,10 @@ class Machine:
 
     async def parts(self) -> wiring.NodeParts:
         return await self.node._open()
+
+
+async def _told(facts: SlotFacts) -> SlotFacts:
+    return facts
 
 
 @asynccontextmanager
@@ -150,6 +163,7 @@ async def machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(node_module, "find_actor", lambda name: None)
+    monkeypatch.setattr(prepared, "find_actor", made.slots.get)
     monkeypatch.setattr(wiring, "SandboxNetwork", lambda settings, cluster: made.net)
     monkeypatch.setattr(wiring, "Relay", made.make_relay)
     monkeypatch.setitem(catalogue.ENGINES, "fake", made.make_engine)

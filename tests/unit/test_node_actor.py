@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shoal.actors.engines.contract import ContainerState
-from shoal.actors.engines.fake import EngineBroken, EngineDown
+from shoal.actors.engines.fake import EngineBroken, EngineDown, EngineStuck
 from shoal.actors.node.records import Stage
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from tests.processes import relay_pid
@@ -31,18 +31,51 @@ async def place(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
         yield made
 
 
-async def test_what_is_kept_warm_for_nobody_goes_though_one_removal_fails(place: Machine) -> None:
+async def test_what_is_prepared_for_nobody_goes_though_one_removal_fails(place: Machine) -> None:
     parts = await place.parts()
-    warm = [await parts.containers.start(SHAPE, None) for _ in range(3)]
-    gone = [asyncio.create_task(parts.containers.watch(record.key)) for record in warm]
+    for number in range(3):
+        await place.node.prepare_container(f"slot-{number}", SHAPE)
+    assert (await place.node.info()).warm == 3
     place.engine.inject(EngineBroken("remove"))
-    for record in warm:
-        parts.warm.put(record.shape, record.key)
-    place.node._refill.set()
-    await asyncio.wait_for(asyncio.gather(*gone[1:]), WITHIN_S)
+    await place.node._sweep(parts)  # no such slot is to be found
     await place.node._sweep(parts)
-    assert await asyncio.wait_for(gone[0], WITHIN_S)
     assert parts.containers.records == place.engine.containers == {}
+
+
+async def test_a_slot_has_one_prepared_container_however_often_it_asks(place: Machine) -> None:
+    place.add_slot("slot-1")
+    asked = await asyncio.gather(*(place.node.prepare_container("slot-1", SHAPE) for _ in range(3)))
+    again = await place.node.prepare_container("slot-1", SHAPE)
+    assert {started.key for started in (*asked, again)} == set(place.engine.containers)
+    other = await place.node.prepare_container("slot-1", spec(hostname="other").container_shape)
+    assert set(place.engine.containers) == {other.key} != {again.key}
+
+
+async def test_a_prepared_container_outlives_the_node_actor_and_is_given_to_one_sandbox(place: Machine) -> None:
+    place.add_slot("slot-1")
+    started = await place.node.prepare_container("slot-1", SHAPE)
+    await place.restart()
+    for _ in range(2):
+        assert (await place.node.assign_container(started.key, "sb-1")).key == started.key
+    with pytest.raises(NotFound):
+        await place.node.assign_container(started.key, "sb-2")
+    assert (await place.node.container_of("sb-1")).key == started.key
+    await place.node.release_containers(["slot-1"])
+    assert set(place.engine.containers) == {started.key}, "it is the sandbox's by now"
+    await place.restart()
+    assert (await place.node.container_of("sb-1")).key == started.key
+
+
+async def test_a_release_waits_for_what_is_being_prepared(place: Machine) -> None:
+    stuck = EngineStuck("start")
+    await place.parts()
+    place.engine.inject(stuck)
+    preparing = asyncio.create_task(place.node.prepare_container("slot-1", SHAPE))
+    await asyncio.wait_for(stuck.reached.wait(), WITHIN_S)
+    releasing = asyncio.create_task(place.node.release_containers(["slot-1"]))
+    stuck.let_go.set()
+    await asyncio.wait_for(asyncio.gather(preparing, releasing), WITHIN_S)
+    assert place.engine.containers == {}
 
 
 async def test_closing_takes_away_what_it_can_and_tells_what_is_left(
@@ -67,20 +100,22 @@ async def test_closing_takes_away_what_it_can_and_tells_what_is_left(
     refused.clear()
 
 
-async def test_what_was_half_made_is_not_kept_warm_though_it_is_still_there(place: Machine) -> None:
+async def test_what_was_half_made_is_not_given_to_a_slot_though_it_is_still_there(place: Machine) -> None:
     class Twice(EngineBroken):
         async def happen(self) -> None:
             place.engine.inject(EngineBroken("remove"))
             await super().happen()
 
+    place.add_slot("slot-1")
     parts = await place.parts()
-    half, warm = [await parts.containers.start(SHAPE, None) for _ in range(2)]
+    half, whole = [await parts.containers.start(SHAPE, None, f"slot-{number}") for number in range(2)]
     await parts.containers.files.put(half.but(stage=Stage.MAKING))
     await place.restart()
     place.fault = Twice("remove")
     parts = await place.parts()
-    assert set(parts.containers.records) == {half.key, warm.key}
-    assert parts.warm.keys == {warm.key}
+    assert set(parts.containers.records) == {half.key, whole.key}
+    assert (await place.node.prepare_container("slot-0", SHAPE)).key not in (half.key, whole.key)
+    assert (await place.node.prepare_container("slot-1", SHAPE)).key == whole.key
 
 
 async def test_a_start_after_one_that_could_not_be_undone_leaves_one_container(place: Machine) -> None:

@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, Failure
+from shoal.actors.messages import OCCUPIED
 from shoal.actors.sandbox import actor as slot_module
+from shoal.actors.sandbox import lifecycle as lifecycle_module
+from shoal.actors.sandbox import prepared as prepared_module
 from shoal.actors.sandbox.actor import SandboxActor
 from shoal.actors.sandbox.lifecycle import SandboxLifecycle
 from shoal.model import tasks
-from shoal.model.errors import ImageNotFound, Internal, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, ShoalError, Unavailable
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
@@ -187,3 +190,128 @@ async def test_a_persistent_sandbox_ends_only_on_request(place: Machine, reason:
     assert (end.reason, end.kept) == (reason, kept)
     assert len(place.engine.containers) == kept
     assert place.net.attached == {}
+
+
+class Agent:
+    """The agent of a prepared container. `told`: what it was configured with; `broken`: its connection is."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, object]] = []
+        self.broken = False
+        self.connection = SimpleNamespace(close=lambda: None)
+
+    async def configure(self, **defaults: object) -> None:
+        if self.broken:
+            raise Unavailable("the connection broke")
+        self.told.append(defaults)
+
+
+@pytest.fixture
+def agents(monkeypatch: pytest.MonkeyPatch) -> list[Agent]:
+    """All that were connected to."""
+    made: list[Agent] = []
+
+    async def connect(started: object, wait_s: float) -> Agent:
+        made.append(Agent())
+        return made[-1]
+
+    monkeypatch.setattr(prepared_module, "connect", connect)
+    monkeypatch.setattr(lifecycle_module, "connect", connect)
+    return made
+
+
+SHAPE = spec().container_shape
+
+
+async def test_a_sandbox_takes_the_prepared_container_and_its_agent_learns_the_rest(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await asyncio.gather(slot.prepare(SHAPE, "dev/pool"), slot.prepare(SHAPE, "dev/pool"))
+    facts = await slot.describe()
+    assert (facts.sandbox_id, facts.prepared, facts.pool) == (None, SHAPE, "dev/pool")
+    (key,) = place.engine.containers
+    unready = asyncio.create_task(slot.unready())
+    await asyncio.sleep(0)
+    started = await slot.start("sb-1", spec(env={"A": "1"}, workdir="/w", user="ann"))
+    assert (started.key, started.warm, facts.key) == (key, True, key)
+    assert [agent.told for agent in agents] == [[{"env": {"A": "1"}, "workdir": "/w", "user": "ann"}]]
+    assert await unready == ""
+    assert (await slot.describe()).prepared is None
+    with pytest.raises(FailedPrecondition) as caught:
+        await slot.prepare(SHAPE, "")
+    assert caught.value.fields["state"] == OCCUPIED
+    await slot.terminate("sb-1", "on request")
+    assert place.engine.containers == {}
+
+
+async def test_a_sandbox_of_another_shape_gets_a_container_of_its_own(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await slot.prepare(SHAPE, "")
+    (prepared,) = place.engine.containers
+    started = await slot.start("sb-1", spec(hostname="other"))
+    assert (started.key != prepared, started.warm) == (True, False)
+    for _ in range(1000):
+        if prepared not in place.engine.containers:
+            break
+        await asyncio.sleep(0.01)
+    assert set(place.engine.containers) == {started.key}
+    await slot.terminate("sb-1", "on request")
+
+
+async def test_a_prepared_container_that_died_is_told_and_costs_a_sandbox_only_time(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await slot.prepare(SHAPE, "")
+    (prepared,) = place.engine.containers
+    place.engine.end(prepared, out_of_memory=True)
+    assert await asyncio.wait_for(slot.unready(), WITHIN_S)
+    started = await slot.start("sb-1", spec())
+    assert started.warm is False
+    await slot.terminate("sb-1", "on request")
+    await slot.wipe("sb-1")
+    await slot.prepare(SHAPE, "")
+    assert len(place.engine.containers) == 1
+    await slot.release()
+    assert place.engine.containers == {}
+
+
+async def test_a_sandbox_connects_anew_where_the_relay_was_restarted(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await slot.prepare(SHAPE, "")
+    agents[0].broken = True
+    started = await slot.start("sb-1", spec(env={"A": "1"}))
+    assert started.warm is True
+    assert [len(agent.told) for agent in agents] == [0, 1]
+    await slot.terminate("sb-1", "on request")
+
+
+async def test_a_start_joins_what_is_still_being_prepared(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await place.parts()
+    stuck = EngineStuck("start")
+    place.engine.inject(stuck)
+    preparing = asyncio.create_task(slot.prepare(SHAPE, ""))
+    await asyncio.wait_for(stuck.reached.wait(), WITHIN_S)
+    starting = asyncio.create_task(slot.start("sb-1", spec()))
+    await asyncio.sleep(0.05)
+    stuck.let_go.set()
+    started = await asyncio.wait_for(starting, WITHIN_S)
+    await preparing
+    assert set(place.engine.containers) == {started.key}
+    assert started.warm
+    await slot.terminate("sb-1", "on request")
+
+
+async def test_what_cannot_be_prepared_says_why_and_leaves_the_slot_free(place: Machine, slot: SandboxActor) -> None:
+    with pytest.raises(ImageNotFound):
+        await slot.prepare(spec(image="none/such").container_shape, "")
+    assert (await slot.describe()).prepared is None
+    assert place.engine.containers == {}

@@ -9,7 +9,7 @@ import pytest
 from shoal.model.settings import Settings
 
 
-@pytest.mark.parametrize("text", ["[node]\nidle_slotz = 4\n", "[node\n", "[node]\nidle_slots = 'x'\n"])
+@pytest.mark.parametrize("text", ["[pools]\nidle_slotz = 4\n", "[node\n", "[pools]\nidle_slots = 'x'\n"])
 def test_what_was_carried_here_does_not_depend_on_what_lies_here(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

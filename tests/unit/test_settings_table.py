@@ -14,7 +14,7 @@ def test_page_is_as_the_settings_are() -> None:
 def test_page_tells_every_setting_and_what_it_means() -> None:
     text = PAGE.read_text("utf-8")
     named = dict(fields(Settings))
-    assert {"state_dir", "node.idle_slots", "host.proxy"} <= set(named)
+    assert {"state_dir", "pools.idle_slots", "host.proxy"} <= set(named)
     for name, field in named.items():
         assert f"| `{name}` | " in text
         assert field.description, f"{name} has no meaning"

@@ -13,7 +13,7 @@ from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
 from shoal.model.errors import DeadlineExceeded, Unavailable
-from shoal.model.settings import NodeSettings
+from shoal.model.settings import PoolSettings
 from shoal.model.spec import SlotShape
 from tests.unit.controller_world import steps
 
@@ -59,7 +59,7 @@ class Maker:
 
 
 def pool(maker: Maker, **settings: object) -> SlotPool:
-    return SlotPool(maker, IdleSlots(NodeSettings.model_validate({"idle_slots": 0, **settings}), SMALL))
+    return SlotPool(maker, IdleSlots(PoolSettings.model_validate({"idle_slots": 0, **settings}), SMALL))
 
 
 async def test_a_freed_slot_serves_before_the_one_that_is_being_made() -> None:
@@ -174,7 +174,7 @@ async def test_what_was_ended_counts_as_room_before_ray_knows_it() -> None:
 
 async def test_keeps_a_few_ready_and_lets_the_rest_go() -> None:
     maker = Maker()
-    pool_ = pool(maker, idle_slots=1, slot_linger=0)
+    pool_ = pool(maker, idle_slots=1, linger=0)
     await pool_.tend(held=())
     await pool_.tend(held=())
     assert len(maker.made) == 1, "one is being made: no second one"

@@ -25,6 +25,8 @@
     slot_queue.py     the callers that wait for a slot
     idle_slots.py     the slots that hold no sandbox
     slot_maker.py     the contract for what creates and ends slots
+    pools.py          how many a pool keeps ready: which to make, which to end (pure)
+    ready_slots.py    carries that out: slots with a prepared container, which creates take
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors
     machines.py       what operators ask of machines: admit, cordon, drain

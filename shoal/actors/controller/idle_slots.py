@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from shoal.actors.controller.slot import Slot
-from shoal.model.settings import NodeSettings
+from shoal.model.settings import PoolSettings
 from shoal.model.spec import SlotShape
 
 
@@ -14,7 +14,7 @@ from shoal.model.spec import SlotShape
 class IdleSlots:
     """Idle slots by shape, oldest first. `default_shape`: the one of which a few are kept."""
 
-    settings: NodeSettings
+    settings: PoolSettings
     default_shape: SlotShape
     _by_shape: dict[SlotShape, deque[Slot]] = field(default_factory=dict)
 
@@ -45,12 +45,12 @@ class IdleSlots:
         return sorted((slot for slots in self._by_shape.values() for slot in slots), key=lambda slot: slot.idle_since)
 
     def remove_expired(self, now: float) -> list[Slot]:
-        """Those that idled longer than `node.slot_linger`, except for the few of the default shape; they are idle no
+        """Those that idled longer than `pools.linger`, except for the few of the default shape; they are idle no
         more."""
         expired: list[Slot] = []
         for shape, slots in list(self._by_shape.items()):
             keep = self.settings.idle_slots if shape == self.default_shape else 0
-            while len(slots) > keep and now - slots[0].idle_since > self.settings.slot_linger:
+            while len(slots) > keep and now - slots[0].idle_since > self.settings.linger:
                 expired.append(slots.popleft())
             self._tidy(shape)
         return expired

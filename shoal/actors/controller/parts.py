@@ -23,6 +23,7 @@ from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.machines import Machines
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
@@ -63,6 +64,7 @@ class Parts:
     store: Store
     nodes: Nodes
     pool: SlotPool
+    ready: ReadySlots
     registry: Registry
     writer: RecordWriter
     supervisor: SandboxSupervisor
@@ -82,6 +84,7 @@ class Parts:
         """The loops."""
         self._loops = [
             tasks.repeat(_TEND_S, self._tend_slots, "tend slots"),
+            tasks.supervise(self.ready.run, "keep pools"),
             tasks.repeat(_LOOK_S, self._refresh_nodes, "refresh nodes"),
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
@@ -101,6 +104,7 @@ class Parts:
         try:
             await tasks.stop(*self._loops)
             self.recovery.close()
+            self.ready.close()
             self.pool.close()
             failed = await self.nodes.close(CLOSE_NODE_S)
         finally:
@@ -174,8 +178,10 @@ async def open_parts(
     registry = Registry(settings.limits.history)
     history = History(registry, store)
     default_shape = SlotShape(defaults.cpu_request, defaults.memory_request, 0, None)
-    pool = SlotPool(maker, IdleSlots(settings.node, default_shape))
-    supervisor = SandboxSupervisor(registry, writer, pool, Adoption(pool, maker, nodes, call), metrics, call)
+    pool = SlotPool(maker, IdleSlots(settings.pools, default_shape))
+    ready = ReadySlots(pool, maker, nodes, settings.pools, call)
+    pool.spare = ready
+    supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
     launchable = LaunchableNodes()
     admission = Admission(settings.limits, registry, accounts, nodes, launchable)
@@ -184,6 +190,7 @@ async def open_parts(
         store=store,
         nodes=nodes,
         pool=pool,
+        ready=ready,
         registry=registry,
         writer=writer,
         supervisor=supervisor,
@@ -195,9 +202,10 @@ async def open_parts(
         metrics=metrics,
         leases=leases,
         demand=DemandReporter(pool, supervisor, nodes, launchable),
-        recovery=Recovery(registry, supervisor, pool, maker),
+        recovery=Recovery(registry, supervisor, pool, ready, maker),
         machines=Machines(nodes, supervisor, pool, writer),
     )
+    ready.may_make = lambda: parts.recovery.complete
     await accounts.restore(restored)
     await parts.recovery.run(restored.sandboxes)
     registry.complete = registry.complete and restored.complete

@@ -78,7 +78,8 @@ class RaySlotMaker:
             with suppress(RayError, ValueError):
                 ray.kill(handle, no_restart=True)
             return None
-        return Slot(facts.slot_id, facts.shape, handle, facts.node_id), facts.sandbox_id
+        slot = Slot(facts.slot_id, facts.shape, handle, facts.node_id, prepared=facts.prepared, pool=facts.pool)
+        return slot, facts.sandbox_id
 
 
 def _rooms() -> dict[str, NodeRoom]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record import SandboxRecord, from_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.slot import Slot
@@ -29,6 +30,7 @@ class Recovery:
     registry: Registry
     supervisor: SandboxSupervisor
     pool: SlotPool
+    ready: ReadySlots
     maker: SlotMaker
     _looking: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -58,6 +60,11 @@ class Recovery:
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all slots have been looked at."""
+        return not self._looking
+
     def close(self) -> None:
         for task in self._looking:
             task.cancel()
@@ -65,7 +72,9 @@ class Recovery:
     def _sort(self, found: tuple[Slot, str | None], living: dict[str, SandboxRecord], held: dict[str, Slot]) -> None:
         slot, sandbox_id = found
         record = None if sandbox_id is None else living.get(sandbox_id)
-        if sandbox_id is None:
+        if sandbox_id is None and slot.prepared is not None:
+            self.ready.adopt(slot, slot.pool)
+        elif sandbox_id is None:
             self.pool.put(slot)
         elif record is not None and record.slot_id == slot.id:
             held[record.id] = slot

@@ -82,6 +82,18 @@ def with_room_of(rooms: Mapping[str, NodeRoom], ended: Iterable[Slot]) -> Mappin
     return result
 
 
+def with_room_taken(rooms: Mapping[str, NodeRoom], unplaced: Iterable[Slot]) -> Mapping[str, NodeRoom]:
+    """The same without what slots will hold that Ray is about to place, each where it would fit."""
+    result = dict(rooms)
+    for slot in unplaced:
+        node = next(
+            (node for node, room in result.items() if room.admits(slot.shape) and room.free.covers(slot.shape)), None
+        )
+        if node is not None:
+            result[node] = replace(result[node], free=result[node].free.minus(slot.shape))
+    return result
+
+
 def idle_to_end(
     waiting: Iterable[Waiting], rooms: Mapping[str, NodeRoom], held: Iterable[Slot], idle: Sequence[Slot]
 ) -> list[Slot]:
@@ -130,13 +142,13 @@ def _deduct(shape: SlotShape, amounts: dict[str, Amount], places: Iterable[str])
 
 
 def _fewest(shape: SlotShape, free: Mapping[str, Amount], places: Iterable[str], idle: Sequence[Slot]) -> list[Slot]:
-    """The fewest idle slots of one node whose end makes room there; none where that would not be enough. One of the
-    very shape makes no room: whoever waits for it would have got it."""
+    """The fewest idle slots of one node whose end makes room there; none where that would not be enough. A free one of
+    the very shape makes no room: whoever waits for it would have got it."""
     found: list[Slot] = []
     for node in places:
         amount, chosen = free[node], list[Slot]()
         for slot in idle:
-            if slot.node_id == node and slot.shape != shape:
+            if slot.node_id == node and (slot.shape != shape or slot.prepared is not None):
                 amount = amount.plus(slot.shape)
                 chosen.append(slot)
                 if amount.covers(shape):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.model.spec import SlotShape
+from shoal.model.spec import ContainerShape, SlotShape
 
 
 @dataclass(slots=True)
 class Slot:
     """`handle`: the maker's handle of it; `node_id`: None until Ray has placed it; `idle_since`: monotonic seconds, 0.0
-    if it has never been idle."""
+    if it has never been idle; `prepared`: the container that it holds ready for a sandbox, and `pool`: for whom."""
 
     id: str
     shape: SlotShape
     handle: Any
     node_id: str | None = None
     idle_since: float = 0.0
+    prepared: ContainerShape | None = None
+    pool: str = ""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.room import NodeRoom, Waiting, fits, idle_to_end, with_room_of
@@ -32,6 +33,19 @@ MAX_UNPLACED = 128
 """The most slots of one shape that are pending in Ray at once. Thousands would overload Ray."""
 
 
+class SpareSlots(Protocol):
+    """Slots that are kept ready for sandboxes of one shape, and end for callers that find no room."""
+
+    def spare(self) -> Sequence[Slot]:
+        """All of them, the first to end first."""
+
+    def starting(self) -> Sequence[Slot]:
+        """Those that are being made ready."""
+
+    def give_up(self, slot: Slot) -> None:
+        """Ends one."""
+
+
 @dataclass(slots=True)
 class SlotPool:
     """The slots that hold no sandbox, and the callers that wait for one."""
@@ -42,6 +56,7 @@ class SlotPool:
     _queue: SlotQueue = field(default_factory=SlotQueue)
     _making: dict[str, tuple[Slot, asyncio.Task[None]]] = field(default_factory=dict)
     _last_start: float = 0.0
+    spare: SpareSlots | None = None
     _ended: list[tuple[float, Slot]] = field(default_factory=list)  # for others, and when: Ray may not know it yet
 
     async def take(self, shape: SlotShape, deadline_s: float) -> Slot:
@@ -100,9 +115,11 @@ class SlotPool:
             self.maker.kill(slot)
         shape = self.idle.default_shape
         if self._queue:
-            if self.idle:
+            if self.idle or (self.spare is not None and self.spare.spare()):
                 self._make_room(await self.maker.rooms(), held)
-        elif self.idle.missing(self._being_made(shape)) and fits(shape, await self.maker.rooms()):
+        elif self.idle.missing(self._being_made(shape) + self._spare_count(shape)) and fits(
+            shape, await self.maker.rooms()
+        ):
             self._make(shape)
 
     def waiting(self) -> Iterator[WaitingSandboxes]:
@@ -112,6 +129,11 @@ class SlotPool:
             regions = () if shape.region is None else (shape.region,)
             oldest_s = now - waiters[0].since
             yield WaitingSandboxes(shape.cpu, shape.memory, shape.gpu, "runc", regions, None, len(waiters), oldest_s)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether callers wait for a slot."""
+        return bool(self._queue)
 
     def close(self) -> None:
         """Ends every slot that holds no sandbox."""
@@ -160,9 +182,14 @@ class SlotPool:
             for waiter in sorted(self._queue.first(MAX_UNPLACED), key=lambda waiter: waiter.since)
         ]
         rooms = with_room_of(rooms, (slot for _, slot in self._ended))
-        for slot in idle_to_end(waiting, rooms, held, self.idle.oldest_first()):
-            self.idle.remove(slot)
-            self.maker.kill(slot)
+        spare = [] if self.spare is None else self.spare.spare()
+        known = held if self.spare is None else [*held, *self.spare.starting()]
+        for slot in idle_to_end(waiting, rooms, known, [*self.idle.oldest_first(), *spare]):
+            if slot in spare and self.spare is not None:
+                self.spare.give_up(slot)
+            else:
+                self.idle.remove(slot)
+                self.maker.kill(slot)
             self._ended.append((now, slot))
 
     def _drop_surplus_demand(self, shape: SlotShape) -> None:
@@ -176,6 +203,10 @@ class SlotPool:
             task.cancel()
             self._making.pop(slot.id, None)
             self.maker.kill(slot)
+
+    def _spare_count(self, shape: SlotShape) -> int:
+        spare = () if self.spare is None else (*self.spare.spare(), *self.spare.starting())
+        return sum(1 for slot in spare if slot.shape == shape)
 
     def _being_made(self, shape: SlotShape) -> int:
         return sum(1 for slot, _ in self._making.values() if slot.shape == shape)

@@ -35,6 +35,7 @@ from shoal.actors.controller.endings import (
 from shoal.actors.controller.launcher import Launcher
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.phase import ACCEPTED, ACTIVITY, LAUNCHED, SETTLED, Action, Event, Phase
+from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
@@ -62,6 +63,7 @@ class SandboxSupervisor:
     registry: Registry
     writer: RecordWriter
     pool: SlotPool
+    ready: ReadySlots
     adoption: Adoption
     metrics: Metrics
     call: Callable[..., Awaitable[Any]] = call
@@ -100,7 +102,8 @@ class SandboxSupervisor:
     def begin(self, record: SandboxRecord, audit: Sequence[AuditEntry] = ()) -> None:
         """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. If that fails, it
         has ended."""
-        slot = self.pool.take_idle(record.spec.slot_shape)
+        spec = record.spec
+        slot = self.ready.take(spec) or self.pool.take_idle(spec.slot_shape) or self.ready.take_unfinished(spec)
         run = self._runs[record.id] = Run(record, audit=audit)
         record.life.phase = Phase.ACCEPTING
         if slot is not None:

@@ -3,7 +3,7 @@
 actor.py       the actor: what controller and slots call, and the loops
 containers.py  starts and removes containers, a few at once; writes the intent to disk first
 records.py     that intent: one small file per container
-warm.py        which containers to keep ready (pure), and those that are
+prepared.py    containers that slots keep ready for the next sandbox
 relay.py       the relay process: started, watched, adopted after a restart
 ports.py       exposed ports
 disk_watch.py  disk limits where the file system has no quotas

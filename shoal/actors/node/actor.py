@@ -24,7 +24,7 @@ from shoal.model import machine as machine_file
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
-from shoal.model.spec import MIB, SandboxSpec
+from shoal.model.spec import MIB, ContainerShape, SandboxSpec
 from shoal.model.states import Reason
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ log = logging.getLogger("shoal.node")
 
 _ANSWER_S = 10.0
 _WATCH_S = 60.0
-_REFILL_S = 5.0
 _AGAIN_S = 1.0
 _REMOVE_ALL_S = 15.0
 
@@ -60,8 +59,7 @@ class NodeActor:
         self._parts: NodeParts | None = None
         self._opening: asyncio.Task[NodeParts] | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self._starting: dict[str, asyncio.Task[tuple[ContainerRecord, bool]]] = {}
-        self._refill = asyncio.Event()
+        self._starting: dict[str, asyncio.Task[ContainerRecord]] = {}
 
     # -- what the controller calls ------------------------------------------------------------------
 
@@ -79,7 +77,7 @@ class NodeActor:
             runtimes=parts.engine.runtimes,
             alive=True,
             sandboxes=sum(1 for r in records if _counts(r) and r.key not in parts.containers.remains),
-            warm=len(parts.warm.keys),
+            warm=parts.prepared.count,
             cpu_total=total_cpu,
             cpu_free=total_cpu,
             memory_total=total_memory,
@@ -152,7 +150,8 @@ class NodeActor:
         self._loops.clear()
         try:
             async with asyncio.timeout(_REMOVE_ALL_S):
-                await asyncio.gather(*self._starting.values(), return_exceptions=True)
+                making = parts.prepared.making
+                await asyncio.gather(*self._starting.values(), *making.values(), return_exceptions=True)
                 ends = (
                     parts.containers.stop(key) if record.kept else parts.containers.remove(key)
                     for key, record in list(parts.containers.records.items())
@@ -171,7 +170,7 @@ class NodeActor:
     # -- what a slot calls --------------------------------------------------------------------------
 
     async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> ContainerStarted:
-        """Gives the sandbox a container: the one that it has, a warm one, or a new one."""
+        """Gives the sandbox a container: the one that it has, or a new one."""
         parts = await self._open()
         return await self._begin(parts, sandbox_id, lambda: self._start(parts, sandbox_id, spec))
 
@@ -179,6 +178,26 @@ class NodeActor:
         """Starts the container of a persistent sandbox that was stopped here; `NotFound` if it is gone."""
         parts = await self._open()
         return await self._begin(parts, sandbox_id, lambda: self._restart(parts, sandbox_id))
+
+    async def prepare_container(self, slot_id: str, shape: ContainerShape) -> ContainerStarted:
+        """Starts a container that the slot keeps ready: the one that it has, or a new one. Sandboxes come first."""
+        parts = await self._open()
+        record = await parts.prepared.prepare(slot_id, shape)
+        self._watch_disk(parts, record)
+        return self._started(parts, record, warm=True)
+
+    async def hurry_container(self, slot_id: str) -> None:
+        """A sandbox waits for the container that is being prepared for this slot: nothing else comes first."""
+        (await self._open()).prepared.hurry(slot_id)
+
+    async def assign_container(self, key: str, sandbox_id: str) -> ContainerStarted:
+        """Gives a sandbox the container that its slot kept ready; `NotFound` if it is lost."""
+        parts = await self._open()
+        return self._started(parts, await parts.containers.assign(key, sandbox_id), warm=True)
+
+    async def release_containers(self, slot_ids: Sequence[str]) -> None:
+        """Removes what slots kept ready, or are about to."""
+        await (await self._open()).prepared.release(slot_ids)
 
     async def container_of(self, sandbox_id: str) -> ContainerStarted:
         """The sandbox's container here; `NotFound` if it has none."""
@@ -229,62 +248,52 @@ class NodeActor:
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         parts = await self._wiring.open_node(self._settings, self._cluster, self._machine, self._secret, address)
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
+        parts.prepared.has_creates = lambda: bool(self._starting)
         for record in parts.containers.records.values():
-            if record.sandbox_id is None and record.ready:  # else half made, and not removed yet
-                parts.warm.put(record.shape, record.key)
             self._watch_disk(parts, record)
         self._parts = parts
         every = self._settings.node.sweep_interval
         self._loops = [
             tasks.repeat(_AGAIN_S, parts.containers.follow_events, "events"),
             tasks.repeat(_AGAIN_S, parts.disk_watch.run, "disk"),
-            tasks.repeat(_AGAIN_S, lambda: self._keep_warm(parts), "warm"),
             tasks.repeat(every, lambda: self._sweep(parts), "sweep"),
         ]
         return parts
 
     async def _begin(
-        self, parts: NodeParts, sandbox_id: str, start: Callable[[], Coroutine[Any, Any, tuple[ContainerRecord, bool]]]
+        self, parts: NodeParts, sandbox_id: str, start: Callable[[], Coroutine[Any, Any, ContainerRecord]]
     ) -> ContainerStarted:
         """Whoever asks while it starts joins that start."""
         task = self._starting.get(sandbox_id)
         if task is None:
             task = self._starting[sandbox_id] = tasks.shared(start(), "start container")
             task.add_done_callback(lambda _: self._starting.pop(sandbox_id, None))
-        record, warm = await asyncio.shield(task)
-        return self._started(parts, record, warm)
+        return self._started(parts, await asyncio.shield(task), warm=False)
 
-    async def _restart(self, parts: NodeParts, sandbox_id: str) -> tuple[ContainerRecord, bool]:
+    async def _restart(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord:
         record = parts.containers.of_sandbox(sandbox_id)
         if record is None:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         record = await parts.containers.restart(record.key)
         self._watch_disk(parts, record)
         await parts.ports.reopen(record.key)
-        return record, False
+        return record
 
     async def _stop(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
         await parts.containers.stop(key)
 
-    async def _start(self, parts: NodeParts, sandbox_id: str, spec: SandboxSpec) -> tuple[ContainerRecord, bool]:
+    async def _start(self, parts: NodeParts, sandbox_id: str, spec: SandboxSpec) -> ContainerRecord:
         existing = parts.containers.serving(sandbox_id)
         if existing is not None:
-            return existing, False
+            return existing
         left = parts.containers.of_sandbox(sandbox_id)
         if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
-        shape = spec.container_shape
         await parts.engine.image(spec.image)
-        parts.warm.note_create(shape, time.monotonic())
-        self._refill.set()
-        while (key := parts.warm.take(shape)) is not None:
-            if parts.containers.loss_of(key) is None:
-                return await parts.containers.assign(key, sandbox_id), True
-            await self._discard(parts, key)
-        record = await parts.containers.start(shape, sandbox_id)
+        record = await parts.containers.start(spec.container_shape, sandbox_id)
         self._watch_disk(parts, record)
-        return record, False
+        return record
 
     def _started(self, parts: NodeParts, record: ContainerRecord, warm: bool) -> ContainerStarted:
         token = grants.sign(
@@ -310,37 +319,18 @@ class NodeActor:
         await parts.containers.discard(key)
 
     def _forget(self, parts: NodeParts, key: str) -> None:
-        parts.warm.discard(key)
         parts.disk_watch.remove(key)
 
     def _watch_disk(self, parts: NodeParts, record: ContainerRecord) -> None:
         if record.ready and self._wiring.needs_disk_watch(parts.engine):
             parts.disk_watch.add(record.key, record.shape.disk * MIB)
 
-    async def _keep_warm(self, parts: NodeParts) -> None:
-        """Starts what the pool lacks, one at a time and only while nobody waits for a start; removes its surplus."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REFILL_S):  # `wait_for` may swallow the cancellation that ends this loop
-                    await self._refill.wait()
-            self._refill.clear()
-            while (shape := parts.warm.missing(time.monotonic())) is not None:
-                if self._starting or parts.containers.busy:
-                    await asyncio.sleep(0.02)
-                    continue
-                record = await parts.containers.start(shape, None)
-                self._watch_disk(parts, record)
-                parts.warm.put(shape, record.key)
-            for key in parts.warm.surplus(time.monotonic()):
-                await self._discard(parts, key)
-
     async def _sweep(self, parts: NodeParts) -> None:
         """Removes containers that no living sandbox owns, finds losses that no event reported, and restores the
         network's rules."""
         await parts.containers.reconcile()
         await parts.network.verify()
-        for key in [k for k in parts.warm.keys if parts.containers.loss_of(k) is not None]:
-            await self._discard(parts, key)
+        await parts.prepared.sweep()
         await asyncio.to_thread(parts.logs.sweep, self._settings.limits.history_age)
         records = parts.containers.records.values()
         owned = {r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING}

@@ -117,10 +117,18 @@ class Containers:
         record = self.of_sandbox(sandbox_id)
         return record if record is not None and record.ready and record.key not in self._doomed else None
 
-    async def start(self, shape: ContainerShape, sandbox_id: str | None) -> ContainerRecord:
-        """Starts a container of `shape` with its agent and network. If it raises, nothing is left, or a sweep removes
-        it."""
-        record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id)
+    def prepared_by(self, slot_id: str) -> ContainerRecord | None:
+        """The container that a slot keeps ready, or is about to."""
+        return next((r for r in self.prepared() if r.slot_id == slot_id and r.key not in self._doomed), None)
+
+    def prepared(self) -> list[ContainerRecord]:
+        """Those without a sandbox."""
+        return [record for record in self.records.values() if record.sandbox_id is None]
+
+    async def start(self, shape: ContainerShape, sandbox_id: str | None, slot_id: str | None = None) -> ContainerRecord:
+        """Starts a container of `shape` with its agent and network, for a sandbox or (`slot_id`) to be kept ready. If
+        it raises, nothing is left, or a sweep removes it."""
+        record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id, slot_id=slot_id)
         self.records[record.key] = record
         try:
             await self.files.put(record)
@@ -238,9 +246,12 @@ class Containers:
                 log.warning("container %s: %s", record.key, error)
 
     async def assign(self, key: str, sandbox_id: str) -> ContainerRecord:
-        """Gives a warm container to a sandbox."""
-        record = self.records[key].but(sandbox_id=sandbox_id)
-        self.records[key] = record
+        """Gives a container that was kept ready to a sandbox. Idempotent; `NotFound` if it is lost."""
+        record = self.records.get(key)
+        lost = record is None or key in self._doomed or self.loss_of(key) is not None
+        if record is None or lost or not record.ready or record.sandbox_id not in (None, sandbox_id):
+            raise NotFound(f"container {key} is not ready any more")
+        record = self.records[key] = record.but(sandbox_id=sandbox_id, slot_id=None)
         await self.files.put(record)
         return record
 

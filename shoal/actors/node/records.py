@@ -35,7 +35,8 @@ class ExposedPort:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRecord:
-    """A container of this node. `sandbox_id`: None while it is warm.
+    """A container of this node. `sandbox_id`: None while it waits for one, and `slot_id`: the slot that keeps it ready
+    for that.
 
     `pid` is the agent's in the node's pid namespace and `started` when it started, in clock ticks after boot (0: not
     known); `ip` is its address on the sandbox network.
@@ -50,6 +51,7 @@ class ContainerRecord:
     started: int = 0
     ip: str | None = None
     exposed: tuple[ExposedPort, ...] = ()
+    slot_id: str | None = None
 
     @property
     def ready(self) -> bool:

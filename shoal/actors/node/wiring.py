@@ -30,10 +30,10 @@ from shoal.actors.node.gateway import Gateway
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.ports import ExposedPorts
+from shoal.actors.node.prepared import PreparedContainers
 from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
 from shoal.actors.node.size_files import SizeFiles
-from shoal.actors.node.warm import WarmPool
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import Unavailable
 from shoal.model.ids import new_machine_id
@@ -57,8 +57,8 @@ class NodeParts:
     relay: Relay
     gateway: Gateway
     containers: Containers
+    prepared: PreparedContainers
     ports: ExposedPorts
-    warm: WarmPool
     logs: LogFiles
     disk_watch: DiskWatch
     machine: str
@@ -123,16 +123,17 @@ async def open_node(settings: Settings, cluster: str, machine: str | None, secre
             await relay.on_connected()
         own_name = await asyncio.to_thread(_machine_id, state / "machine-id") if machine is None else machine
         held.pop_all()
+    disk_watch = DiskWatch(engine, settings.node.disk_interval)
     return NodeParts(
         engine,
         network,
         relay,
         gateway,
         containers,
+        PreparedContainers(engine, containers, disk_watch),
         ports,
-        WarmPool(settings.node),
         LogFiles(state / "logs"),
-        DiskWatch(engine, settings.node.disk_interval),
+        disk_watch,
         own_name,
     )
 

@@ -1,7 +1,7 @@
 """The sandbox actor. It is a slot: once its sandbox has ended, it takes the next one of the same shape.
 
 It holds the sandbox's Ray resources for as long as it lives. Every call names the sandbox; a slot refuses a sandbox
-that it does not hold.
+that it does not hold. Before it has one, a slot may hold a container that waits for a sandbox (`prepared.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from shoal.actors.messages import OCCUPIED, End, SandboxStarted, SlotFacts
 from shoal.actors.names import node_actor_name
 from shoal.actors.sandbox.lifecycle import SandboxLifecycle
 from shoal.actors.sandbox.no_pydantic import hide_pydantic
+from shoal.actors.sandbox.prepared import PreparedContainer
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
-from shoal.model.spec import SandboxSpec, SlotShape
+from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
 
 hide_pydantic()  # before anything else: Ray loads this module first of all in a slot's process
@@ -38,14 +39,54 @@ class SandboxActor:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._node: Any = None
         self._life: SandboxLifecycle | None = None
+        self._prepared: PreparedContainer | None = None
+        self._pool = ""
         self._start_task: asyncio.Task[SandboxStarted] | None = None
 
     async def describe(self) -> SlotFacts:
-        """Its shape, its machine and the sandbox that it holds."""
+        """Its shape, its machine, the sandbox or the prepared container that it holds."""
         await self._find_node()
+        prepared = self._prepared
         return SlotFacts(
-            self._slot_id, self._shape, self._node_id, None if self._life is None else self._life.sandbox_id
+            self._slot_id,
+            self._shape,
+            self._node_id,
+            None if self._life is None else self._life.sandbox_id,
+            None if prepared is None else prepared.shape,
+            self._pool,
+            None if prepared is None else prepared.key,
         )
+
+    async def prepare(self, shape: ContainerShape, pool: str) -> None:
+        """Prepares a container for the next sandbox, on behalf of `pool`. Called again, it joins the first call.
+
+        Raises what kept it from that, and then the slot is free; `FailedPrecondition` if it holds a sandbox."""
+        await self._find_node()
+        if self._life is not None:
+            raise FailedPrecondition(f"slot {self._slot_id} holds {self._life.sandbox_id}", state=OCCUPIED)
+        if self._prepared is not None and (self._prepared.shape != shape or self._prepared.lost):
+            await self.release()
+        if self._prepared is None:
+            self._prepared = PreparedContainer(self._slot_id, shape, self._node)
+        self._pool = pool
+        prepared = self._prepared
+        try:
+            await prepared.ready()
+        except BaseException:
+            if self._prepared is prepared and prepared.lost:
+                self._prepared = None
+            raise
+
+    async def unready(self) -> str:
+        """Waits until the prepared container is not ready any more: how it was lost, or nothing where a sandbox took
+        it."""
+        return "it has none" if self._prepared is None else await self._prepared.over()
+
+    async def release(self) -> None:
+        """Removes the prepared container, if there is one."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await prepared.remove()
 
     async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
         """Starts the sandbox. Called again for the same sandbox, it joins the first start. If it raises, nothing is
@@ -103,6 +144,11 @@ class SandboxActor:
             raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
         if self._start_task is None:
             self._life = life = SandboxLifecycle(sandbox_id, spec, self._node, self._grace_s)
+            prepared, self._prepared = self._prepared, None
+            if prepared is not None and (begin is not SandboxLifecycle.start or prepared.shape != spec.container_shape):
+                tasks.supervise(prepared.remove, "remove prepared container", attempts=1)
+                prepared = None
+            life.prepared = prepared
             self._start_task = tasks.shared(begin(life), "start sandbox")
             self._start_task.add_done_callback(self._forget_failed)
         return await asyncio.shield(self._start_task)

@@ -8,13 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-from shoal.actors.handles import call, is_restarting
-from shoal.actors.messages import ContainerLoss, ContainerStarted, End, SandboxStarted
+from shoal.actors.handles import call
+from shoal.actors.messages import ContainerStarted, End, SandboxStarted
+from shoal.actors.sandbox.node_calls import (
+    AGENT_WAIT_S,
+    LONGEST_RETRY_S,
+    RETRY_S,
+    call_node,
+    connect,
+    loss_of,
+    pauses,
+)
+from shoal.actors.sandbox.prepared import PreparedContainer
 from shoal.actors.sandbox.stopping import end_command, save_output
 from shoal.model import tasks
 from shoal.model.errors import NotFound, ProcessNotFound, ShoalError, Unavailable
@@ -22,17 +32,12 @@ from shoal.model.ids import MAIN_PROCESS
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
 from shoal.wire.agent import Agent, Start, Terminal
-from shoal.wire.connection import Connection
 
 log = logging.getLogger("shoal.sandbox")
 
-_AGENT_WAIT_S = 30.0
 _OOM_REPORT_S = 0.25
-_RETRY_S = 0.2
-_LONGEST_RETRY_S = 5.0
 _RECONNECT_S = 1.0
 _WATCH_ATTEMPTS = 5
-_NODE_ATTEMPTS = 200  # forty seconds: Ray restarts an actor in one or two
 
 
 class SandboxLifecycle:
@@ -43,6 +48,8 @@ class SandboxLifecycle:
         self._spec = spec
         self._node = node
         self._grace_s = grace_s
+        self.prepared: PreparedContainer | None = None
+        """What its slot has prepared for it."""
         self._started: ContainerStarted | None = None
         self._agent: Agent | None = None
         self._sandbox_started: SandboxStarted | None = None
@@ -54,8 +61,8 @@ class SandboxLifecycle:
     # -- start ----------------------------------------------------------------------------------
 
     async def start(self) -> SandboxStarted:
-        """Starts a container, its agent and the sandbox's command. If it raises, nothing is left, or the node sweeps
-        what is."""
+        """Starts a container, or takes the one that was prepared, tells its agent what the spec says, and starts the
+        sandbox's command. If it raises, nothing is left, or the node sweeps what is."""
         return await self._start(("start_container", self.sandbox_id, self._spec), "remove_sandbox")
 
     async def restart(self) -> SandboxStarted:
@@ -65,23 +72,48 @@ class SandboxLifecycle:
 
     async def _start(self, call: tuple[Any, ...], undo: str) -> SandboxStarted:
         try:
-            self._started = started = cast("ContainerStarted", await self._call_node(*call))
-            agent = self._agent = await self._connect(_AGENT_WAIT_S)
+            agent = None if self.prepared is None else await self._take(self.prepared)
+            if agent is None:
+                self._started = await call_node(self._node, *call)
+                agent = await self._configured(await connect(cast("ContainerStarted", self._started), AGENT_WAIT_S))
+            self._agent = agent
             spec = self._spec
-            await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
             if spec.command:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
                 await agent.exec(start, pty=Terminal() if spec.pty else None, stdin=True, tail=True)
         except BaseException:
             self._close_connection()
             with suppress(ShoalError):  # the first error says more than a failed clean-up
-                await asyncio.shield(self._call_node(undo, self.sandbox_id))
+                await asyncio.shield(call_node(self._node, undo, self.sandbox_id))
             raise
-        return self._watch(time.time(), started.warm)
+        assert self._started is not None
+        return self._watch(time.time(), self._started.warm)
+
+    async def _take(self, prepared: PreparedContainer) -> Agent | None:
+        """The agent of the prepared container; None if that was lost."""
+        try:
+            self._started, agent = await prepared.take(self.sandbox_id)
+        except NotFound as error:
+            log.warning("%s: %s", self.sandbox_id, error)
+            return None
+        if agent is not None:
+            with suppress(Unavailable):  # the relay was restarted meanwhile
+                return await self._configured(agent)
+        return await self._configured(await connect(self._started, AGENT_WAIT_S))
+
+    async def _configured(self, agent: Agent) -> Agent:
+        """The agent, told what the spec says. If that fails, its connection is closed."""
+        spec = self._spec
+        try:
+            await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
+        except BaseException:
+            agent.connection.close()
+            raise
+        return agent
 
     async def adopt(self, started_at: float) -> SandboxStarted:
         """Adopts a container that another slot started; `NotFound` if it is not on this node."""
-        self._started = await self._call_node("container_of", self.sandbox_id)
+        self._started = await call_node(self._node, "container_of", self.sandbox_id)
         return self._watch(started_at, warm=False)
 
     def _watch(self, started_at: float, warm: bool) -> SandboxStarted:
@@ -127,18 +159,8 @@ class SandboxLifecycle:
 
     async def _watch_container(self) -> None:
         assert self._started is not None
-        pauses = _pauses()
-        while True:
-            try:
-                loss: ContainerLoss | None = await call(self._node, "watch_container", self._started.key)
-            except ShoalError:
-                # The node actor is being restarted, or failing. It finds out by itself what happened meanwhile.
-                await asyncio.sleep(next(pauses))
-                continue
-            if loss is not None:
-                self.give_up(loss.reason, loss.exit_code, loss.message)
-                return
-            pauses = _pauses()
+        loss = await loss_of(self._node, self._started.key)
+        self.give_up(loss.reason, loss.exit_code, loss.message)
 
     async def _watch_deadline(self, deadline: float) -> None:
         await asyncio.sleep(max(0.0, deadline - time.time()))
@@ -162,7 +184,7 @@ class SandboxLifecycle:
                 return
             except* (ShoalError, OSError):
                 self._close_connection()
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(RETRY_S)
             except* Exception:
                 self._close_connection()
                 raise
@@ -215,49 +237,24 @@ class SandboxLifecycle:
         """Removes or stops its container. Retries until that succeeds: a half-ended sandbox would hold its slot and its
         quota for ever."""
         assert self._started is not None
-        for pause in _pauses():
+        for pause in pauses():
             try:
                 await call(self._node, method, self._started.key)
                 return
             except NotFound:  # it is gone
                 return
             except ShoalError as error:
-                if pause == _LONGEST_RETRY_S:
+                if pause == LONGEST_RETRY_S:
                     log.warning("%s: %s: %s", self.sandbox_id, method, error)
                 await asyncio.sleep(pause)
 
     # -- calls to node and agent --------------------------------------------------------------------
 
-    async def _connect(self, wait_s: float) -> Agent:
-        assert self._started is not None
-        return Agent(
-            await Connection.open(self._started.relay, self._started.token, wait_s=wait_s, timeout_s=wait_s + 5)
-        )
-
     async def _reconnect(self) -> Agent:
-        self._started = await self._call_node("container_of", self.sandbox_id)
-        return await self._connect(_RECONNECT_S)
+        self._started = await call_node(self._node, "container_of", self.sandbox_id)
+        return await connect(self._started, _RECONNECT_S)
 
     def _close_connection(self) -> None:
         if self._agent is not None:
             self._agent.connection.close()
             self._agent = None
-
-    async def _call_node(self, method: str, *args: Any) -> Any:
-        """Calls the node, and retries while its actor is being restarted: its methods are idempotent."""
-        for attempt in range(_NODE_ATTEMPTS):
-            try:
-                return await call(self._node, method, *args)
-            except Unavailable as error:
-                if not is_restarting(error) or attempt == _NODE_ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(_RETRY_S)
-        raise AssertionError("unreachable")
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between tries: short at first, for an actor that is being restarted, then longer."""
-    pause = _RETRY_S
-    while True:
-        yield pause
-        pause = min(pause * 2, _LONGEST_RETRY_S)

@@ -1,0 +1,379 @@
+"""Keeps sandboxes ready: carries out what `pools.py` decides. A create that matches takes one, and says so by that.
+
+A ready slot is a sandbox actor that has prepared a container. It is in the hands of one pool, declared or automatic,
+whose name it remembers for the next controller. Nothing of it is in the store: what this controller does not find
+again, its node sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.pools import Bounds, Demand, Kept, LateShapes, ReadyShape, plan_all, shape_of
+from shoal.actors.controller.room import fits, with_room_taken
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slots import SlotPool
+from shoal.actors.handles import is_gone
+from shoal.model import tasks
+from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.settings import PoolSettings
+from shoal.model.spec import SandboxSpec
+
+log = logging.getLogger("shoal.pools")
+
+TURN_S = 1.0
+_SOON_S = 0.02
+"""A turn comes so long after a take: those of a burst are answered together."""
+
+_PREPARE_S = 120.0
+_RELEASE_S = 30.0
+_RETRY_S = 1.0
+
+AT_ONCE = 4
+"""How many are made at once, for each node: as many containers as it starts at once."""
+
+NO_ROOM = "no room for more; end sandboxes, or add nodes"
+
+
+@dataclass(slots=True, eq=False)
+class ReadySlot:
+    """A slot that is ready. `since`: by the clock; `watch`: notices when it is not ready any more."""
+
+    slot: Slot
+    since: float
+    watch: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Making:
+    """One that is being made. `taken`: a create has taken it before it was ready."""
+
+    slot: Slot
+    task: asyncio.Task[None] | None = None
+    taken: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class KeptPool:
+    """A pool as it is kept. `label`: its name for the slots, empty for an automatic one. `over`: nobody wants it any
+    more. `room`: what its environment's quota leaves it."""
+
+    shape: ReadyShape
+    bounds: Bounds
+    label: str = ""
+    demand: Demand = field(default_factory=Demand)
+    ready: dict[str, ReadySlot] = field(default_factory=dict)
+    making: list[Making] = field(default_factory=list)
+    taken: int = 0
+    missed: int = 0
+    problem: str | None = None
+    over: bool = False
+    room: Callable[[], int | None] = lambda: None
+
+    def kept(self, blocked: bool) -> Kept:
+        ready = [(slot_id, one.since) for slot_id, one in self.ready.items()]
+        return Kept(self.bounds, self.demand, ready, len(self.making), self.room(), blocked)
+
+    def forget(self, making: Making) -> None:
+        if making in self.making:
+            self.making.remove(making)
+
+
+@dataclass(slots=True)
+class ReadySlots:
+    """All that is kept ready. `call`: how actors are called; `may_make`: whether what an earlier controller left is
+    known by now."""
+
+    slots: SlotPool
+    maker: SlotMaker
+    nodes: Nodes
+    settings: PoolSettings
+    call: Callable[..., Awaitable[Any]]
+    clock: Callable[[], float] = time.monotonic
+    may_make: Callable[[], bool] = lambda: True
+    _late: LateShapes = field(init=False)
+    _declared: dict[tuple[str, ReadyShape], KeptPool] = field(default_factory=dict)
+    _automatic: dict[ReadyShape, KeptPool] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _work: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._late = LateShapes(self.settings)
+
+    # -- pools --------------------------------------------------------------------------------------
+
+    def declare(self, environment: str, label: str, spec: SandboxSpec, least: int, most: int) -> KeptPool:
+        """A pool that somebody asked for."""
+        pool = KeptPool(shape_of(spec), self._bounds(least, most), label)
+        self._declared[environment, pool.shape] = pool
+        self._wake.set()
+        return pool
+
+    def resize(self, pool: KeptPool, least: int, most: int) -> None:
+        pool.bounds = self._bounds(least, most)
+        self._wake.set()
+
+    def retire(self, environment: str, pool: KeptPool) -> None:
+        """The pool is gone: what is ready of it ends."""
+        if self._declared.get((environment, pool.shape)) is pool:
+            del self._declared[environment, pool.shape]
+        self._end_pool(pool)
+
+    def declared(self, environment: str, spec: SandboxSpec) -> KeptPool | None:
+        """The pool of an environment that serves `spec`."""
+        return self._declared.get((environment, shape_of(spec)))
+
+    # -- taking -------------------------------------------------------------------------------------
+
+    def take(self, spec: SandboxSpec) -> Slot | None:
+        """A ready slot for a new sandbox, if there is one."""
+        now, shape = self.clock(), shape_of(spec)
+        declared = self._declared.get((spec.environment, shape))
+        if declared is None:
+            self._late.note(shape, now)
+        for pool in (declared, self._automatic.get(shape)):
+            if pool is not None:
+                pool.demand.note_take(now)
+                self._wake.set()
+                if pool.ready:
+                    pool.taken += 1
+                    return self._hand_out(pool, now)
+                pool.missed += 1
+        return None
+
+    def take_unfinished(self, spec: SandboxSpec) -> Slot | None:
+        """A slot that is being made ready for such a sandbox: the start joins what was begun."""
+        shape = shape_of(spec)
+        for pool in (self._declared.get((spec.environment, shape)), self._automatic.get(shape)):
+            for making in [] if pool is None else pool.making:
+                if making.slot.node_id is not None and not making.taken and making.task is not None:
+                    making.taken = True
+                    making.task.cancel()
+                    making.slot.idle_since = self.clock()
+                    return making.slot
+        return None
+
+    def adopt(self, slot: Slot, label: str) -> None:
+        """Takes back a slot of an earlier controller that has prepared a container, or was about to."""
+        assert slot.prepared is not None
+        shape = ReadyShape(slot.shape, slot.prepared)
+        pool = next((pool for pool in self._declared.values() if pool.label == label and pool.shape == shape), None)
+        if pool is None and not label:
+            self._late.restore(shape, self.clock())
+            self._keep_automatic()
+            pool = self._automatic.get(shape)
+        if pool is None:
+            self._end(slot)
+        else:
+            self._make(pool, slot)
+
+    # -- for callers that wait ----------------------------------------------------------------------
+
+    def spare(self) -> Sequence[Slot]:
+        """Those that may end for callers that wait, longest ready first."""
+        ready = [one for pool in self._pools() for one in pool.ready.values()]
+        return [one.slot for one in sorted(ready, key=lambda one: one.since)]
+
+    def give_up(self, slot: Slot) -> None:
+        """Ends one of `spare`, for a caller that waits."""
+        for pool in self._pools():
+            if slot.id in pool.ready:
+                self._drop(pool, slot.id)
+                self._end(slot)
+
+    def starting(self) -> list[Slot]:
+        """The slots in which one is being made."""
+        return [making.slot for pool in self._pools() for making in pool.making]
+
+    # -- the loop -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn after turn: soon after each take, and at least every second."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TURN_S):
+                    await self._wake.wait()
+                    await asyncio.sleep(_SOON_S)
+            self._wake.clear()
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Makes and ends what there is to make and to end."""
+        self._keep_automatic()
+        waiting = self.slots.has_waiting
+        if waiting:
+            self._withdraw_unplaced()
+        pools = self._pools()
+        kept = dict(enumerate(pool.kept(waiting or not self.may_make()) for pool in pools))
+        lacking: list[KeptPool] = []
+        for number, plan in plan_all(kept, self.clock(), AT_ONCE * max(1, len(self.nodes.handles()))).items():
+            pool = pools[number]
+            for slot_id in plan.end:
+                self._end_surplus(pool, self._drop(pool, slot_id))
+            for _ in range(plan.make):
+                idle = self.slots.take_idle(pool.shape.slot)
+                if idle is None:
+                    lacking.append(pool)
+                else:
+                    self._make(pool, idle)
+        if lacking:
+            await self._make_new(lacking)
+
+    def close(self) -> None:
+        """Ends every slot that is ready, or being made so."""
+        for pool in self._pools():
+            self._end_pool(pool)
+        for task in self._work:
+            task.cancel()
+
+    # -- inside -------------------------------------------------------------------------------------
+
+    def _pools(self) -> list[KeptPool]:
+        return [*self._declared.values(), *self._automatic.values()]
+
+    def _bounds(self, least: int, most: int) -> Bounds:
+        return Bounds(least, most, self.settings.linger, self.settings.max_age)
+
+    def _keep_automatic(self) -> None:
+        wanted = self._late.wanted(self.clock())
+        for shape in wanted:
+            if shape not in self._automatic:
+                most = max(self.settings.ready, self.settings.most_ready)
+                self._automatic[shape] = KeptPool(shape, self._bounds(self.settings.ready, most))
+        for shape in self._automatic.keys() - set(wanted):
+            self._end_pool(self._automatic.pop(shape))
+
+    async def _make_new(self, lacking: Sequence[KeptPool]) -> None:
+        """Makes one for each of these in a new slot, where Ray has room for it now."""
+        rooms = with_room_taken(await self.maker.rooms(), [slot for slot in self.starting() if slot.node_id is None])
+        if self.slots.has_waiting:  # by now
+            return
+        for pool in lacking:
+            if not fits(pool.shape.slot, rooms):
+                pool.problem = NO_ROOM
+            elif not pool.over:
+                slot = self.maker.create(pool.shape.slot)
+                rooms = with_room_taken(rooms, [slot])
+                self._make(pool, slot)
+
+    def _make(self, pool: KeptPool, slot: Slot) -> None:
+        """Has a slot made ready. `slot`: a free one, or one that Ray is about to place."""
+        making = Making(slot)
+        pool.making.append(making)
+        making.task = self._supervise(
+            partial(self._prepare, pool, making, slot), "make ready", lambda _: self._end(slot)
+        )
+
+    async def _prepare(self, pool: KeptPool, making: Making, slot: Slot) -> None:
+        began = self.clock()
+        try:
+            if slot.node_id is None:
+                await self.maker.placed(slot)
+            await self.call(slot.handle, "prepare", pool.shape.container, pool.label, timeout_s=_PREPARE_S)
+        except ShoalError as error:
+            log.warning("pool %s: %s", pool.label or "of a shape created lately", error)
+            pool.problem = error.message
+            pool.demand.note_failed(self.clock())
+            self._end(slot)
+            return
+        finally:
+            pool.forget(making)
+        slot.prepared = pool.shape.container
+        pool.problem = None
+        pool.demand.note_made(self.clock() - began)
+        if pool.over:
+            self._end_surplus(pool, slot)
+            return
+        ready = pool.ready[slot.id] = ReadySlot(slot, self.clock())
+        ready.watch = self._supervise(partial(self._watch, pool, slot), "watch ready slot")
+
+    async def _watch(self, pool: KeptPool, slot: Slot) -> None:
+        """Notices when a ready slot is lost, or only its container."""
+        while True:
+            try:
+                why = await self.call(slot.handle, "unready")
+            except Unavailable as error:
+                if is_gone(error):
+                    break
+                await asyncio.sleep(_RETRY_S)
+                continue
+            log.warning("slot %s is not ready any more: %s", slot.id, why)
+            break
+        ready = pool.ready.pop(slot.id, None)
+        if ready is not None:
+            ready.watch = None  # this very task
+            self._end(slot)
+            self._wake.set()
+
+    def _hand_out(self, pool: KeptPool, now: float) -> Slot:
+        slot = self._drop(pool, next(iter(pool.ready)))
+        slot.idle_since, slot.prepared = now, None
+        return slot
+
+    def _drop(self, pool: KeptPool, slot_id: str) -> Slot:
+        ready = pool.ready.pop(slot_id)
+        if ready.watch is not None:
+            ready.watch.cancel()
+        return ready.slot
+
+    def _end_pool(self, pool: KeptPool) -> None:
+        pool.over = True
+        for slot_id in list(pool.ready):
+            self._end_surplus(pool, self._drop(pool, slot_id))
+        for making in list(pool.making):
+            self._withdraw(making)
+
+    def _withdraw_unplaced(self) -> None:
+        """Callers wait for room: slots that Ray has not placed yet would take it from them."""
+        for pool in self._pools():
+            for making in pool.making:
+                if making.slot.node_id is None:
+                    self._withdraw(making)
+
+    def _withdraw(self, making: Making) -> None:
+        if making.task is not None and not making.taken:
+            making.task.cancel()
+            self._end(making.slot)
+
+    def _end_surplus(self, pool: KeptPool, slot: Slot) -> None:
+        """Of a pool that somebody asked for nothing stays. Else the slot idles for the next sandbox."""
+        if pool.label:
+            self._end(slot)
+        else:
+            self._supervise(partial(self._empty, slot), "empty slot")
+
+    async def _empty(self, slot: Slot) -> None:
+        try:
+            await self.call(slot.handle, "release", timeout_s=_RELEASE_S)
+        except ShoalError:
+            self._end(slot)
+        else:
+            slot.prepared = None
+            self.slots.put(slot)
+
+    def _end(self, slot: Slot) -> None:
+        """Ends the slot at once, and has its node remove what it had prepared."""
+        self.maker.kill(slot)
+        if slot.node_id is not None:
+            self._supervise(partial(self._release, slot.node_id, slot.id), "release container")
+
+    async def _release(self, node_id: str, slot_id: str) -> None:
+        with suppress(ShoalError):  # then the node sweeps it
+            await self.call(self.nodes.handle(node_id), "release_containers", [slot_id], timeout_s=_RELEASE_S)
+
+    def _supervise(
+        self, work: Callable[[], Awaitable[None]], name: str, failed: Callable[[Exception], None] | None = None
+    ) -> asyncio.Task[None]:
+        task = tasks.supervise(work, name, attempts=1, failed=failed)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task

@@ -1,0 +1,98 @@
+"""A container that a slot holds without a sandbox, its agent connected, so that a create needs only to tell it what is
+not fixed yet: environment, working directory, user, command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+from shoal.actors.messages import ContainerStarted
+from shoal.actors.sandbox.node_calls import AGENT_WAIT_S, call_node, connect, loss_of
+from shoal.model import tasks
+from shoal.model.errors import NotFound, ShoalError, Unavailable
+from shoal.model.spec import ContainerShape
+from shoal.wire.agent import Agent
+
+log = logging.getLogger("shoal.sandbox")
+
+
+class PreparedContainer:
+    """One prepared container of one slot. Make it in a running loop: it begins at once."""
+
+    def __init__(self, slot_id: str, shape: ContainerShape, node: Any) -> None:
+        self.shape = shape
+        self.key: str | None = None
+        self._slot_id = slot_id
+        self._node = node
+        self._agent: Agent | None = None
+        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._watching: asyncio.Task[None] | None = None
+        self._opening = tasks.shared(self._open(), "prepare container")
+
+    async def ready(self) -> None:
+        """Waits until it is ready; raises what kept it from that. Then nothing is left, or the node sweeps what is."""
+        await asyncio.shield(self._opening)
+
+    async def over(self) -> str:
+        """Waits until it is not ready any more; tells how it was lost, nothing where a sandbox took it."""
+        return await asyncio.shield(self._over)
+
+    @property
+    def lost(self) -> bool:
+        return self._over.done()
+
+    async def take(self, sandbox_id: str) -> tuple[ContainerStarted, Agent | None]:
+        """Gives it to a sandbox; returns its agent too if that is still connected. `NotFound` if it is lost."""
+        try:
+            if self.key is None:
+                await call_node(self._node, "hurry_container", self._slot_id)
+            await self.ready()
+            assert self.key is not None
+            started: ContainerStarted = await call_node(self._node, "assign_container", self.key, sandbox_id)
+        except ShoalError as error:
+            tasks.supervise(self.remove, "remove prepared container", attempts=1)
+            raise NotFound(f"the prepared container is lost: {error.message}") from None
+        self._end("")
+        agent, self._agent = self._agent, None
+        return started, agent
+
+    async def remove(self) -> None:
+        """Removes it. Idempotent; if the node does not answer, it sweeps it later."""
+        self._end("it was given up")
+        if self._agent is not None:
+            self._agent.connection.close()
+            self._agent = None
+        with suppress(ShoalError):
+            await call_node(self._node, "release_containers", [self._slot_id])
+
+    async def _open(self) -> None:
+        try:
+            started: ContainerStarted = await call_node(self._node, "prepare_container", self._slot_id, self.shape)
+            self._agent = await connect(started, AGENT_WAIT_S)
+        except ShoalError as error:
+            self._end(error.message)
+            with suppress(ShoalError):  # the first error says more
+                await call_node(self._node, "release_containers", [self._slot_id])
+            raise
+        if self.lost:  # it was given up meanwhile, and its container with it
+            self._agent.connection.close()
+            raise Unavailable("the prepared container was given up")
+        self.key = started.key
+        self._watching = tasks.supervise(self._watch, "watch prepared container")
+
+    async def _watch(self) -> None:
+        assert self.key is not None
+        loss = await loss_of(self._node, self.key)
+        self._watching = None  # this very task, which goes on
+        self._end(loss.message)
+        log.warning("prepared container %s is lost: %s", self.key, loss.message)
+        await self.remove()
+
+    def _end(self, why: str) -> None:
+        if not self._over.done():
+            self._over.set_result(why)
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
