@@ -10,9 +10,9 @@ import pytest
 from shoal.actors.controller.ready_slots import KeptPool
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, ShoalError
-from shoal.model.info import SandboxInfo
+from shoal.model.info import Cordon, SandboxInfo
 from tests.unit.builders import resources, spec
-from tests.unit.controller_world import Controller, World, until
+from tests.unit.controller_world import NODE, Controller, World, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -122,6 +122,18 @@ async def test_ready_ones_that_die_are_replaced() -> None:
     world.slots[second].lose_container()
     await until(lambda: not {first, second} & set(pool.ready) and len(pool.ready) == 2, "both are replaced")
     assert set(world.prepared) == set(pool.ready)
+    await controller.kill()
+
+
+async def test_nothing_is_ready_where_no_sandbox_may_start() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    pool = declared(controller, 2, 2)
+    await filled(pool, 2)
+    first = set(pool.ready)
+    controller.parts.nodes.cordons[NODE] = Cordon(NODE, "old", "cluster", 0.0)
+    await controller.parts.ready.turn()
+    assert not first & set(pool.ready)
     await controller.kill()
 
 

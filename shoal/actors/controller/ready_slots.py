@@ -144,10 +144,9 @@ class ReadySlots:
             if pool is not None:
                 pool.demand.note_take(now)
                 self._wake.set()
-                if pool.ready:
-                    pool.taken += 1
-                    return self._hand_out(pool, now)
-                pool.missed += 1
+                slot = self._hand_out(pool, now)
+                if slot is not None:
+                    return slot
         return None
 
     def take_unfinished(self, spec: SandboxSpec) -> Slot | None:
@@ -209,6 +208,7 @@ class ReadySlots:
     async def turn(self) -> None:
         """Makes and ends what there is to make and to end."""
         self._keep_automatic()
+        self._leave_cordoned()
         waiting = self.slots.has_waiting
         if waiting:
             self._withdraw_unplaced()
@@ -251,6 +251,18 @@ class ReadySlots:
                 self._automatic[shape] = KeptPool(shape, self._bounds(self.settings.ready, most))
         for shape in self._automatic.keys() - set(wanted):
             self._end_pool(self._automatic.pop(shape))
+
+    def _leave_cordoned(self) -> None:
+        """Ends what is ready, or being made, on nodes where no new sandbox may start."""
+        cordoned = self.nodes.cordoned()
+        if cordoned:
+            for pool in self._pools():
+                for slot_id, one in list(pool.ready.items()):
+                    if one.slot.node_id in cordoned:
+                        self._end(self._drop(pool, slot_id))
+                for making in list(pool.making):
+                    if making.slot.node_id in cordoned:
+                        self._withdraw(making)
 
     async def _make_new(self, lacking: Sequence[KeptPool]) -> None:
         """Makes one for each of these in a new slot, where Ray has room for it now."""
@@ -314,8 +326,15 @@ class ReadySlots:
             self._end(slot)
             self._wake.set()
 
-    def _hand_out(self, pool: KeptPool, now: float) -> Slot:
-        slot = self._drop(pool, next(iter(pool.ready)))
+    def _hand_out(self, pool: KeptPool, now: float) -> Slot | None:
+        """The one that has been ready longest, where sandboxes may start."""
+        cordoned = self.nodes.cordoned()
+        found = next((slot_id for slot_id, one in pool.ready.items() if one.slot.node_id not in cordoned), None)
+        if found is None:
+            pool.missed += 1
+            return None
+        pool.taken += 1
+        slot = self._drop(pool, found)
         slot.idle_since, slot.prepared = now, None
         return slot
 
