@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-PATIENCE_S = 15.0
-"""Seconds of failures after which a call raises `Unavailable`."""
+PATIENCE_S = 30.0
+"""Seconds of failures after which a call raises `Unavailable`: long enough to be told that the machine is lost, which
+the cluster knows 15 to 20 s after Ray's process there has ended."""
 
 _FIRST_DELAY_S = 0.01
 _LONGEST_DELAY_S = 1.0

@@ -9,10 +9,10 @@ from shoal.model import errors
 MAX_WAIT_S = 60.0
 """How long the relay may be asked to wait for an agent."""
 
-_KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
-"""A machine that vanished is noticed within 35 s, so that nothing waits for it for ever."""
+_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+"""A machine that vanished is noticed within 20 s, so that nothing waits for it for ever."""
 
-_UNANSWERED_MS = 30_000
+_UNANSWERED_MS = 20_000
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -35,7 +35,7 @@ def check_opening(token: str, wait_s: float) -> None:
 def tune(sock: socket.socket, *, prompt_reader: bool) -> None:
     """Disables delays, and detects a peer that vanished.
 
-    `prompt_reader`: the peer always reads, so 30 s without an acknowledgement mean that it is gone. Not for a peer that
+    `prompt_reader`: the peer always reads, so 20 s without an acknowledgement mean that it is gone. Not for a peer that
     may pause: to the kernel, a window that stays closed looks the same.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -11,7 +11,7 @@ import pytest
 from shoal.actors.controller.nodes import LOST_S, Nodes
 from shoal.actors.names import NODE_PREFIX
 from shoal.model.errors import DeadlineExceeded, ShoalError, Unavailable
-from shoal.model.info import NodeInfo
+from shoal.model.info import Cordon, NodeInfo
 from shoal.model.settings import Settings
 from tests.unit.controller_world import steps
 
@@ -30,14 +30,15 @@ def info(node_id: str) -> NodeInfo:
 
 @dataclass
 class Cluster:
-    """Machines by their ids, which are their handles, too. `alive`: what Ray says; `hung`: whose actors never answer;
-    `failing`: whose actors raise."""
+    """Machines by their ids, which are their handles, too. `alive`: what Ray says, None: it does not list them; `hung`:
+    whose actors never answer; `failing`: whose actors raise."""
 
-    alive: dict[str, bool]
+    alive: dict[str, bool | None]
     hung: set[str] = field(default_factory=set)
     failing: dict[str, ShoalError] = field(default_factory=dict)
     now: float = 1000.0
     calls: list[tuple[str, str]] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
     _class: Any = None
 
     def nodes(self) -> Nodes:
@@ -50,7 +51,9 @@ class Cluster:
             list_machines=lambda: [
                 {"NodeID": name, "Alive": alive, "Resources": {"CPU": 4.0}, "NodeManagerHostname": f"host-{name}"}
                 for name, alive in self.alive.items()
+                if alive is not None
             ],
+            kill=self.killed.append,  # type: ignore[arg-type]
             _class=self,
         )
 
@@ -82,7 +85,7 @@ async def test_one_that_hangs_delays_neither_the_answers_of_others_nor_their_los
     nodes = cluster.nodes()
     assert await look(nodes) == []
     assert len(nodes.machines()) == 2
-    cluster.alive[C] = False
+    cluster.alive[C] = None
     assert await look(nodes) == []
     assert not nodes.alive(C)
     cluster.now += LOST_S - 0.1
@@ -97,7 +100,7 @@ async def test_how_often_ray_is_asked_makes_no_difference() -> None:
     cluster = Cluster({A: True, B: True})
     nodes = cluster.nodes()
     await look(nodes)
-    cluster.alive[B] = False
+    cluster.alive[B] = None
     for _ in range(20):
         assert await look(nodes) == []
     cluster.now += LOST_S + 100
@@ -109,11 +112,52 @@ async def test_one_that_comes_back_in_time_is_not_lost() -> None:
     cluster = Cluster({A: True})
     nodes = cluster.nodes()
     await look(nodes)
-    for alive in (False, True, False):
+    for alive in (None, True, None):
         cluster.alive[A] = alive
         assert await look(nodes) == []
         cluster.now += LOST_S - 1
     assert nodes.relay(A, "elsewhere") == f"{A}:1"
+
+
+async def test_one_that_ray_says_is_dead_is_lost_at_once() -> None:
+    cluster = Cluster({A: True, B: True})
+    nodes = cluster.nodes()
+    await look(nodes)
+    cluster.alive[A] = False
+    assert await look(nodes) == [A]
+    assert await look(nodes) == []
+    assert not nodes.known(A)
+
+
+async def test_one_that_has_left_gets_no_node_actor_again_until_it_is_uncordoned() -> None:
+    cluster = Cluster({A: True, B: True})
+    nodes = cluster.nodes()
+    await look(nodes)
+    nodes.cordons[A] = Cordon(A, "disk", "tk-1", 1.0)
+    await nodes.leave(A, 5.0)
+    assert cluster.killed == [A]
+    assert await look(nodes) == []
+    assert (nodes.known(A), nodes.listed(A), nodes.known(B)) == (False, True, True)
+    again = cluster.nodes()  # another controller, which the store tells
+    again.cordons[A] = Cordon(A, "disk", "tk-1", 1.0, left=True)
+    await look(again)
+    assert (again.known(A), again.known(B)) == (False, True)
+    del again.cordons[A]
+    again.come_back(A)
+    await look(again)
+    assert again.known(A)
+
+
+async def test_one_whose_leave_fails_is_part_of_the_cluster_again() -> None:
+    cluster = Cluster({A: True})
+    nodes = cluster.nodes()
+    await look(nodes)
+    cluster.failing[A] = Unavailable("the engine is gone")
+    with pytest.raises(Unavailable):
+        await nodes.leave(A, 5.0)
+    cluster.failing.clear()
+    await look(nodes)
+    assert (nodes.known(A), cluster.killed) == (True, [])
 
 
 async def test_one_that_fails_is_asked_again_and_told_as_such() -> None:

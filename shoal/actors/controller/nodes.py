@@ -35,7 +35,8 @@ ANSWER_S = 10.0
 """Seconds that a node actor has for its answer. It is asked again after that."""
 
 LOST_S = 15.0
-"""A machine is lost if for so many seconds Ray has not listed it as alive and its node actor has not answered."""
+"""A machine is lost at once if Ray says that it is dead: it never takes that back. One that Ray does not list is lost
+if for so many seconds nothing was heard of it: a GCS that was restarted has forgotten it, or not heard of it yet."""
 
 
 def _list_machines() -> Sequence[Mapping[str, Any]]:
@@ -107,7 +108,9 @@ class Nodes:
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         """Asks Ray for the machines once: new ones get a node actor, and those that have no question to answer are
         asked for their state. Returns the ids of lost machines, after at most `wait_s` for the answers."""
-        seen = {n["NodeID"]: n for n in await asyncio.to_thread(self.list_machines) if n["Alive"]}
+        listed = await asyncio.to_thread(self.list_machines)
+        seen = {n["NodeID"]: n for n in listed if n["Alive"]}
+        dead = {n["NodeID"] for n in listed if not n["Alive"]}
         for node_id, facts in seen.items():
             if node_id not in self._nodes and not self._gone(node_id):
                 handle = self._make_actor(node_id)
@@ -135,7 +138,7 @@ class Nodes:
         lost = [
             node
             for node in self._nodes.values()
-            if node.missing_since is not None and now - node.missing_since >= LOST_S
+            if node.id in dead or (node.missing_since is not None and now - node.missing_since >= LOST_S)
         ]
         for node in lost:
             self._forget(node)

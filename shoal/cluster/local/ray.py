@@ -216,6 +216,8 @@ def _environment(options: RayOptions) -> dict[str, str]:
         # Ray's monitor counts the page cache as used, and kills workers at 95 %. Sandboxes have limits of their own,
         # and a killed slot would end a sandbox that did nothing wrong.
         "RAY_memory_monitor_refresh_ms": "0",
+        # A machine that vanished is dead after five checks 3 s apart, each with a timeout of so much: 40 s, not 65.
+        "RAY_health_check_timeout_ms": "5000",
         # Replicas' own lines then go where Serve's go, into files of bounded size.
         "RAY_SERVE_LOG_TO_STDERR": "0",
         **options.environ,
