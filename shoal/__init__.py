@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Internal,
         InvalidRequest,
         IsADirectory,
+        NoCapacity,
         NodeNotFound,
         NotADirectory,
         NotFound,
@@ -63,7 +64,7 @@ _HOMES = {
     "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
-    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NodeNotFound "
+    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NoCapacity NodeNotFound "
     "NotADirectory NotFound PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath SandboxEnded "
     "SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
@@ -98,6 +99,7 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "IsADirectory",
+    "NoCapacity",
     "NodeInfo",
     "NodeNotFound",
     "NotADirectory",

@@ -11,6 +11,7 @@ SLOT_PREFIX = "slot-"
 NODE_PREFIX = "node-"
 REGION_LABEL = "ray.io/availability-region"
 ZONE_LABEL = "ray.io/availability-zone"
+NODE_ID_LABEL = "ray.io/node-id"
 MACHINE_LABEL = "shoal.io/machine"
 """Label of the Ray node of a machine that has joined: what the machine calls itself (`model/machine.py`)."""
 
@@ -64,9 +65,9 @@ def node_options(node_id: str) -> dict[str, Any]:
     }
 
 
-def slot_options(slot_id: str, shape: SlotShape, node_id: str | None) -> dict[str, Any]:
-    """Placed by Ray where its resources are free, or on `node_id`. Ray never restarts it, as it might choose another
-    machine: the controller makes a new slot on the machine of the container."""
+def slot_options(slot_id: str, shape: SlotShape, node_id: str | None, labels: dict[str, str]) -> dict[str, Any]:
+    """Placed on `node_id`, or by Ray on a node with such labels where its resources are free. Ray never restarts it, as
+    it might choose another machine: the controller makes a new slot on the machine of the container."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     options: dict[str, Any] = {
@@ -81,6 +82,6 @@ def slot_options(slot_id: str, shape: SlotShape, node_id: str | None) -> dict[st
     }
     if node_id is not None:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    elif shape.region is not None:
-        options["label_selector"] = {REGION_LABEL: shape.region}
+    elif labels:
+        options["label_selector"] = labels
     return options

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
 from shoal.model.options import docs
-from shoal.model.spec import NetworkMode, Restart, Runtime
+from shoal.model.spec import NetworkMode, Placement, Restart, Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +36,10 @@ class SandboxOptions(TypedDict, total=False):
     owner_lease: float | None
     pty: bool | None
     network: NetworkMode | None
-    region: str | None
+    region: str | Sequence[str] | None
+    zone: str | None
+    placement: Placement | None
+    wait_for_capacity: bool | None
     runtime: Runtime | None
     environment: str | None
     idempotency_key: str | None

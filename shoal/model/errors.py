@@ -26,6 +26,7 @@
     ├── SandboxEnded              carries reason and exit code
     ├── DeadlineExceeded          it took longer than you allowed
     ├── Unavailable               nothing happened: retry the same call; if not `retryable`, check first
+    │   └── NoCapacity                there is no room now, and the create may not wait for it
     └── Internal                  a bug in Shoal: report it
 
 Each class has a stable `code`. Between processes and languages, an error is `{"code", "message", ...fields}`.
@@ -256,6 +257,14 @@ class Unavailable(ShoalError):
 
     code = "unavailable"
     retryable = True
+
+
+class NoCapacity(Unavailable):
+    """No node has room now, and the create was not to wait for it (`wait_for_capacity=False`). Nothing was created. Not
+    `retryable`: no transport repeats it by itself."""
+
+    code = "no_capacity"
+    retryable = False
 
 
 class Internal(ShoalError):

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticKnownError
 
 from shoal.model import ids, validate
-from shoal.model.validate import KEY, MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_KEY, MAX_TAGS
+from shoal.model.validate import KEY, MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_KEY, MAX_REGIONS, MAX_TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,22 @@ Tags = Annotated[
     Field(max_length=MAX_TAGS, examples=[{"run": "42"}]),
     at_most(MAX_TAGS),
     Check(validate.check_tags),
+]
+LABEL = "^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$"
+Region = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=LABEL), Field(examples=["eu-west-1"])]
+"""A region or a zone: a value of a label, as Ray and Kubernetes allow it."""
+
+
+def _regions(value: Any) -> Any:
+    """One region, or several with commas between them, may be written as one text."""
+    return tuple(each.strip() for each in value.split(",")) if isinstance(value, str) else value
+
+
+Regions = Annotated[
+    tuple[Region, ...],
+    Field(max_length=MAX_REGIONS, strict=False, examples=[["eu-west-1", "us-east-1"]]),
+    BeforeValidator(_regions, json_schema_input_type=str | list[str]),
+    Check(validate.check_regions),
 ]
 Argument = Annotated[str, Field(max_length=MAX_ARGV_ITEM)]
 Command = Annotated[

@@ -23,7 +23,10 @@ from shoal.model.spec import Resources, SandboxSpec
 if TYPE_CHECKING:
     from shoal.model.settings import SandboxDefaults
 
-PLAIN = {one.name: one for one in fields(SandboxSpec) if one.name != "resources"}
+OPTION_OF = {"regions": "region"}
+"""Fields whose option has another name: a user writes one region, or several."""
+
+PLAIN = {OPTION_OF.get(one.name, one.name): one for one in fields(SandboxSpec) if one.name != "resources"}
 AMOUNTS = {one.name: one for one in fields(Resources) if not one.name.endswith(("_request", "_limit"))}
 PAIRS = tuple(one.name.removesuffix("_request") for one in fields(Resources) if one.name.endswith("_request"))
 NAMES = frozenset({*PLAIN, *AMOUNTS, *PAIRS})
@@ -33,10 +36,11 @@ NAMES = frozenset({*PLAIN, *AMOUNTS, *PAIRS})
 def options_of(spec: SandboxSpec) -> dict[str, Any]:
     """The options that make `spec`, all of them, JSON-ready."""
     r = spec.resources
-    options = {name: getattr(spec, name) for name in PLAIN}
+    options = {name: getattr(spec, one.name) for name, one in PLAIN.items()}
     options |= {name: getattr(r, name) for name in AMOUNTS}
     options |= {name: [getattr(r, f"{name}_request"), getattr(r, f"{name}_limit")] for name in PAIRS}
-    return {**options, "command": list(spec.command), "tags": dict(spec.tags), "env": dict(spec.env)}
+    lists = {"command": list(spec.command), "region": list(spec.regions)}
+    return {**options, **lists, "tags": dict(spec.tags), "env": dict(spec.env)}
 
 
 def spec_of(options: Mapping[str, Any]) -> SandboxSpec:
@@ -48,8 +52,9 @@ def spec_of(options: Mapping[str, Any]) -> SandboxSpec:
     sizes = {name: options[name] for name in AMOUNTS if name in options}
     for name in PAIRS:
         sizes[f"{name}_request"], sizes[f"{name}_limit"] = options[name]
-    plain = {name: options[name] for name in PLAIN if name in options}
-    return SandboxSpec(resources=Resources(**sizes), **{**plain, "command": tuple(plain.get("command", ()))})
+    plain = {one.name: options[name] for name, one in PLAIN.items() if name in options}
+    tuples = {"command": tuple(plain.get("command", ())), "regions": _regions(plain.get("regions"))}
+    return SandboxSpec(resources=Resources(**sizes), **{**plain, **tuples})
 
 
 def build_spec(given: Mapping[str, Any], defaults: SandboxDefaults) -> SandboxSpec:
@@ -101,7 +106,7 @@ def _texts_below_fields() -> dict[str, str]:
             for one, below in zip(node.body, node.body[1:], strict=False):
                 match one, below:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                        found[name] = text
+                        found[OPTION_OF.get(name, name)] = text
     return found
 
 
@@ -115,7 +120,18 @@ def _plain(name: str, value: Any) -> Any:
         raise InvalidRequest(f"command: {value!r:.80} is no list of words; give one", field="command")
     if name in ("tags", "env"):
         return mapping(name, value)
+    if name == "region":
+        return _regions(value)
     return value
+
+
+def _regions(value: Any) -> tuple[Any, ...]:
+    """A tuple of what may be one region, several, or none."""
+    if isinstance(value, str):
+        return (value,)
+    if value is None or isinstance(value, list | tuple):
+        return tuple(value or ())
+    raise InvalidRequest(f"region: {value!r:.80} is no region; give a name, or a list of names", field="region")
 
 
 def mapping(field: str, value: Mapping[str, str] | None) -> dict[str, str]:

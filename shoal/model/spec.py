@@ -25,15 +25,17 @@ if TYPE_CHECKING:
         Mebibytes,
         Name,
         OwnerLease,
+        Region,
+        Regions,
         Seconds,
         Tags,
-        Text,
         Variables,
     )
 
 NetworkMode = Literal["default", "none"]
 Runtime = Literal["runc", "runsc"]
 Restart = Literal["no", "on-failure", "always"]
+Placement = Literal["pack", "spread"]
 
 MIB = 1024 * 1024
 
@@ -99,8 +101,14 @@ class SandboxSpec:
     """Whether its own command has a terminal"""
     network: NetworkMode = "default"
     """`default`: the public internet; `none`: nothing"""
-    region: Text | None = None
-    """Where it is to run"""
+    regions: Regions = ()
+    """Where it may run: one region, or several with the preferred ones first; none: anywhere"""
+    zone: Region | None = None
+    """The zone of the region in which it must run; none: any"""
+    placement: Placement = "pack"
+    """`pack`: on the fullest node that has room; `spread`: on the emptiest"""
+    wait_for_capacity: bool = True
+    """Whether it may wait for room; if not, a create that finds none fails at once"""
     runtime: Runtime = "runc"
     """What isolates it; `runsc` is gVisor"""
     environment: Name = "main"
@@ -112,7 +120,7 @@ class SandboxSpec:
     def slot_shape(self) -> SlotShape:
         """What must be equal for one slot to serve one spec after another."""
         r = self.resources
-        return SlotShape(r.cpu_request, r.memory_request, r.gpu, self.region)
+        return SlotShape(r.cpu_request, r.memory_request, r.gpu)
 
     @property
     def container_shape(self) -> ContainerShape:
@@ -134,12 +142,11 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class SlotShape:
-    """The Ray resources of a sandbox actor. `cpu` in cores, `memory` in MiB."""
+    """The Ray resources of a sandbox actor. `cpu` in cores, `memory` in MiB, `gpu` in whole devices."""
 
     cpu: float
     memory: int
-    gpu: int
-    region: str | None
+    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)

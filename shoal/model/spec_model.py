@@ -16,7 +16,7 @@ from shoal.model import field_types
 from shoal.model.errors import InvalidRequest
 from shoal.model.field_types import Check
 from shoal.model.invalid import invalid_request
-from shoal.model.options import AMOUNTS, NAMES, PAIRS, PLAIN, default_of, docs, options_of, pair_docs
+from shoal.model.options import AMOUNTS, NAMES, OPTION_OF, PAIRS, PLAIN, default_of, docs, options_of, pair_docs
 from shoal.model.settings import SandboxDefaults
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.strict import Strict
@@ -30,7 +30,7 @@ _NAMESPACE = {**vars(field_types), "Field": Field}
 
 def _hints(bounds: bool) -> dict[str, Any]:
     return {
-        name: hint
+        OPTION_OF.get(name, name): hint
         for cls in (SandboxSpec, Resources)
         for name, hint in typing.get_type_hints(cls, localns=_NAMESPACE, include_extras=bounds).items()
     }

@@ -23,6 +23,7 @@ MAX_START_BYTES = 6 << 20
 """Bytes of a process's arguments, and of its variables: the most that any kernel takes. Most take 2 MiB of both
 together (a quarter of the stack's limit), which the sandbox itself finds out."""
 MAX_TAGS = 64
+MAX_REGIONS = 16
 MAX_TIMEOUT = 365 * 86400.0
 """Seconds of any timeout."""
 MAX_KEY = 128
@@ -141,6 +142,13 @@ def check_environment_variables(field: str, env: Mapping[str, str | None], most_
         raise InvalidRequest(
             f"{field}: {total} bytes in all, more than {most_bytes}; write them to a file", field=field
         )
+
+
+def check_regions(field: str, regions: Sequence[str]) -> None:
+    """Regions in the order of preference, each once."""
+    twice = next((each for position, each in enumerate(regions) if each in regions[:position]), None)
+    if twice is not None:
+        raise InvalidRequest(f"{field}: {twice!r} is listed twice; list each once, the preferred first", field=field)
 
 
 def check_tags(field: str, tags: Mapping[str, str]) -> None:

@@ -20,10 +20,11 @@ from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar
 
 from shoal.actors.controller.handlers import answer, handlers
+from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
-from shoal.actors.controller.placement import Machine
-from shoal.actors.controller.room import NodeRoom
+from shoal.actors.controller.placement import ANYWHERE, Selector
+from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model import verbs
@@ -211,7 +212,7 @@ class _Cluster:
 
     # Slots
 
-    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
+    def create(self, shape: SlotShape, node_id: str | None = None, selector: Selector = ANYWHERE) -> Slot:
         return Slot(new_slot_id(), shape, _SandboxActor(self))
 
     async def placed(self, slot: Slot) -> None:
@@ -222,7 +223,8 @@ class _Cluster:
         pass
 
     async def rooms(self) -> dict[str, NodeRoom]:
-        return {}
+        anywhere = _AnyRegion()
+        return {NODE: NodeRoom(Amount(1e6, 1 << 40, 64), Amount(1e6, 1 << 40, 64), anywhere, anywhere)}
 
     async def existing(self) -> list[str]:
         return []
@@ -250,8 +252,9 @@ class _Nodes(Nodes):
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
 
-    def machines(self) -> list[Machine]:
-        return [Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, _AnyRegion(), ("runc", "runsc"), 1 << 22)]
+    def capacities(self) -> dict[str, Machine]:
+        anywhere = _AnyRegion()
+        return {NODE: Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, anywhere, ("runc", "runsc"), 1 << 22, anywhere)}
 
     def known(self, node_id: str) -> bool:
         return True

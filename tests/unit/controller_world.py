@@ -13,9 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.nodes import Node, Nodes
 from shoal.actors.controller.parts import Parts, open_parts
-from shoal.actors.controller.placement import Machine
+from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
@@ -156,8 +157,8 @@ class FakeNodes(Nodes):
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
 
-    def machines(self) -> list[Machine]:
-        return [Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",), 24576)]
+    def capacities(self) -> dict[str, Machine]:
+        return {NODE: Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",), 24576)}
 
     def alive(self, node_id: str) -> bool:
         return True
@@ -314,7 +315,7 @@ class World:
 
     # A maker of slots
 
-    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
+    def create(self, shape: SlotShape, node_id: str | None = None, selector: Selector = ANYWHERE) -> Slot:
         made = FakeSlot(self, f"slot-{len(self.slots)}", shape, fails=self.new_slots_fail)
         self.slots[made.id] = made
         return Slot(made.id, shape, made)

@@ -8,7 +8,7 @@ import pytest
 
 from shoal.actors.controller.capacity import LaunchableNodes, Outlook
 from shoal.actors.controller.handlers import answer, handlers
-from shoal.actors.controller.placement import Machine
+from shoal.actors.controller.machine import Machine
 from shoal.model.access import INSIDE
 from shoal.model.capacity import Capacity, Demand, NodeType
 from shoal.model.errors import InvalidRequest
@@ -44,7 +44,7 @@ def test_whether_a_node_may_come(capacity: Capacity, outlook: Outlook) -> None:
 async def test_a_create_may_ask_for_a_node_that_does_not_run_yet() -> None:
     controller = await World(capacity=0).controller()
     known = handlers(controller.parts)
-    wanted = spec(region="us-east-1", resources=resources(gpu=1))
+    wanted = spec(regions=("us-east-1",), resources=resources(gpu=1))
     with pytest.raises(InvalidRequest) as refused:
         await answer(known, "create", (wanted, 5.0, False), INSIDE)
     assert refused.value.field == "region"

@@ -81,7 +81,7 @@ def test_all_arguments_arrive(lab: ClientLab) -> None:
     )
     assert (spec.resources.memory_request, spec.resources.memory_limit) == (64, 128)
     assert (spec.resources.disk, spec.resources.gpu, spec.resources.pids) == (10, 1, 9)
-    assert (spec.timeout, spec.idle_timeout, spec.pty, spec.network, spec.region) == (5, 2, True, "none", "r")
+    assert (spec.timeout, spec.idle_timeout, spec.pty, spec.network, spec.regions) == (5, 2, True, "none", ("r",))
     assert (spec.runtime, spec.environment, spec.idempotency_key) == ("runsc", "dev", "k")
     assert (sandbox.name, sandbox.tags) == ("n", {"a": "b"})
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from shoal.actors.controller import registry as registry_module
+from shoal.actors.controller.machine import Machine, check_fits
 from shoal.actors.controller.phase import Phase
-from shoal.actors.controller.placement import Machine, check_fits
 from shoal.actors.controller.record import Exposure, SandboxRecord, from_row, to_row
 from shoal.actors.controller.registry import Registry
 from shoal.actors.messages import End, SandboxStarted
@@ -177,7 +177,7 @@ class TestRegistry:
 
     def test_lists_by_region(self) -> None:
         registry = Registry(10)
-        registry.add(running("sb-1", region="eu"))
+        registry.add(running("sb-1", regions=("eu",)))
         registry.add(running("sb-2"))
         assert [r.id for r in registry.select(Listing(region="eu"))] == ["sb-1"]
 
@@ -319,7 +319,7 @@ class TestPlacement:
             ({"resources": resources(memory_limit=40000)}, "memory"),
             ({"resources": resources(memory_request=30000, memory_limit=30000)}, "memory"),
             ({"resources": resources(gpu=2)}, "gpu"),
-            ({"region": "moon"}, "region"),
+            ({"regions": ("moon",)}, "region"),
             ({"resources": resources(pids=24577)}, "pids"),
         ],
     )
@@ -329,10 +329,10 @@ class TestPlacement:
         assert caught.value.field == field
 
     def test_one_machine_must_meet_all_of_it(self) -> None:
-        check_fits(spec(runtime="runsc", region="eu"), [self.small, self.large])
+        check_fits(spec(runtime="runsc", regions=("eu",)), [self.small, self.large])
         other = Machine(64.0, 4096, 64.0, 3000, 0, "us", ("runc",), 24576)
         with pytest.raises(InvalidRequest) as caught:
-            check_fits(spec(region="eu", resources=resources(cpu_limit=32.0)), [self.large, other])
+            check_fits(spec(regions=("eu",), resources=resources(cpu_limit=32.0)), [self.large, other])
         assert caught.value.field == "cpu"
 
     def test_no_node_at_all_is_a_matter_of_time(self) -> None:

@@ -38,7 +38,7 @@ async def place(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
 @pytest.fixture
 def slot(place: Machine, monkeypatch: pytest.MonkeyPatch) -> SandboxActor:
     monkeypatch.setattr(slot_module, "find_actor", lambda name: place.handle)
-    return SandboxActor("slot-1", SlotShape(0.125, 128, 0, None), grace_s=0.0)
+    return SandboxActor("slot-1", SlotShape(0.125, 128), grace_s=0.0)
 
 
 async def begun(place: Machine, *command: str) -> SandboxLifecycle:

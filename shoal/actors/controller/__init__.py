@@ -21,16 +21,21 @@
     quotas.py         what an environment uses and may use (pure)
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
-    slots.py          the sandbox actors: idle ones reused, new ones made, surplus ones ended
+    slots.py          the sandbox actors: who gets which, and which are made
     slot_queue.py     the callers that wait for a slot
     idle_slots.py     the slots that hold no sandbox
+    holders.py        the slots that hold one, and for which environment (pure)
+    fair_share.py     who is next when there is not room for all (pure)
+    ledger.py         what of each node is taken, and by whom (pure)
+    reclaim.py        which idle slots end so that others fit (pure)
     slot_maker.py     the contract for what creates and ends slots
     pools.py          how many a pool keeps ready: which to make, which to end (pure)
     ready_slots.py    carries that out: slots with a prepared container, which creates take
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors
     machines.py       what operators ask of machines: admit, cordon, drain
-    placement.py      whether a request fits any machine at all (pure)
+    placement.py      where a slot is made, or what it waits for (pure)
+    machine.py        what a machine holds, and whether any holds a request (pure)
     capacity.py       the nodes that could be launched (pure)
     demand.py         what scaling is told
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.capacity import LaunchableNodes
+from shoal.actors.controller.machine import check_fits
 from shoal.actors.controller.nodes import Nodes
-from shoal.actors.controller.placement import check_fits
 from shoal.actors.controller.quotas import check_quota, check_weight
 from shoal.actors.controller.record import SandboxRecord, spec_weight
 from shoal.actors.controller.registry import Registry
@@ -25,13 +25,15 @@ from shoal.model.visibility import check_sees_environment
 
 @dataclass(slots=True)
 class Admission:
-    """The checks of a create. `closed`: the cluster is being shut down."""
+    """The checks of a create. `check_room`: raises `NoCapacity` if it would have to wait; `closed`: the cluster is
+    being shut down."""
 
     limits: Limits
     registry: Registry
     accounts: Accounts
     nodes: Nodes
     launchable: LaunchableNodes
+    check_room: Callable[[SandboxSpec], None]
     clock: Callable[[], float] = time.time
     closed: bool = False
 
@@ -46,8 +48,8 @@ class Admission:
         """The sandbox for a create, and whether it is new rather than that of an earlier call with the same key
         (`forgotten`: the one that only the store knows). `left_s`: seconds left of its deadline.
 
-        Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `Unavailable`; then nothing
-        was created.
+        Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `NoCapacity`, `Unavailable`;
+        then nothing was created.
         """
         # First, as it is cheap: the same request has passed all other checks.
         record = self.registry.same_request(spec, forgotten)
@@ -59,6 +61,8 @@ class Admission:
         if self.closed:
             raise Unavailable("the cluster is being shut down; nothing was created")
         check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
+        if not spec.wait_for_capacity:
+            self.check_room(spec)
         now = self.clock()
         usage = self.registry.usage(spec.environment)
         check_quota(quota, usage, spec, now)

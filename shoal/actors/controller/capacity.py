@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shoal.actors.controller.placement import Machine
+from shoal.actors.controller.machine import Machine
 from shoal.model.capacity import Capacity, NodeType
 
 _MOST_PIDS = 1 << 22

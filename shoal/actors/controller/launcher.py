@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.actors.controller.phase import Event
+from shoal.actors.controller.placement import request_for
 from shoal.actors.controller.record_writer import RecordWriter, created, may_be_written
 from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slots import SlotPool
@@ -41,7 +42,7 @@ class Launcher:
         """Waits for a slot until the sandbox's deadline."""
         left_s = max(0.0, run.record.deadline - time.time())
         try:
-            slot = await self.pool.take(run.record.spec.slot_shape, left_s)
+            slot = await self.pool.take(request_for(run.record.spec), run.record.spec.environment, left_s)
         except ShoalError as error:
             return Outcome(Event.FAILED, error=error)
         return Outcome(Event.SLOT_FOUND, slot=slot)

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from shoal.actors.controller.placement import Machine
+from shoal.actors.controller.machine import Machine
 from shoal.actors.handles import call
 from shoal.actors.messages import NodeFailure
 from shoal.actors.names import HEAD_RESOURCE, MACHINE_LABEL, REGION_LABEL, ZONE_LABEL, node_options
@@ -249,8 +249,12 @@ class Nodes:
 
     def machines(self) -> list[Machine]:
         """The capacity of each machine whose node actor has answered."""
-        return [
-            Machine(
+        return list(self.capacities().values())
+
+    def capacities(self) -> dict[str, Machine]:
+        """The same by the machine's id."""
+        return {
+            node.id: Machine(
                 cores=node.info.cpu_total,
                 memory=node.info.memory_total,
                 cpu_shares=node.resources.get("CPU", 0.0),
@@ -263,7 +267,7 @@ class Nodes:
             )
             for node in self._nodes.values()
             if node.info is not None
-        ]
+        }
 
     async def infos(self) -> list[NodeInfo]:
         """The nodes as callers see them, with the free resources that Ray reports."""

@@ -136,7 +136,7 @@ class Parts:
 
     async def _tend_slots(self) -> None:
         self.demand.look(self.demand.clock())
-        await self.pool.tend(self.supervisor.slots())
+        await self.pool.tend()
 
     async def _refresh_nodes(self) -> None:
         for node_id in await self.nodes.refresh():
@@ -177,14 +177,15 @@ async def open_parts(
     writer = RecordWriter(store, EventLog(restored.last_event), overtaken)
     registry = Registry(settings.limits.history)
     history = History(registry, store)
-    default_shape = SlotShape(defaults.cpu_request, defaults.memory_request, 0, None)
-    pool = SlotPool(maker, IdleSlots(settings.pools, default_shape))
+    default_shape = SlotShape(defaults.cpu_request, defaults.memory_request)
+    launchable = LaunchableNodes()
+    pool = SlotPool(maker, IdleSlots(settings.pools, default_shape), nodes, launchable)
     ready = ReadySlots(pool, maker, nodes, settings.pools, call)
     pool.spare = ready
+    await pool.refresh()
     supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
-    launchable = LaunchableNodes()
-    admission = Admission(settings.limits, registry, accounts, nodes, launchable)
+    admission = Admission(settings.limits, registry, accounts, nodes, launchable, supervisor.check_room)
     parts = Parts(
         settings=settings,
         store=store,

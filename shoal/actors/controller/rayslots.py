@@ -11,11 +11,12 @@ import ray
 from ray.exceptions import RayError
 
 from shoal.actors.controller.nodes import free_resources
+from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.handles import call, find_actor, is_gone
 from shoal.actors.messages import SlotFacts
-from shoal.actors.names import REGION_LABEL, SLOT_PREFIX, slot_options
+from shoal.actors.names import NODE_ID_LABEL, REGION_LABEL, SLOT_PREFIX, ZONE_LABEL, slot_options
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.ids import NAMESPACE, new_slot_id
 from shoal.model.spec import MIB, SlotShape
@@ -33,10 +34,11 @@ class RaySlotMaker:
         self._grace_s = grace_s
         self._class: Any = ray.remote(SandboxActor)  # has no type
 
-    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
-        """Asks Ray for a new slot, on `node_id` if given, and returns at once."""
+    def create(self, shape: SlotShape, node_id: str | None = None, selector: Selector = ANYWHERE) -> Slot:
+        """Asks Ray for a new slot on a node, or (None) on any that `selector` allows, and returns at once."""
         slot_id = new_slot_id()
-        handle = self._class.options(**slot_options(slot_id, shape, node_id)).remote(slot_id, shape, self._grace_s)
+        options = slot_options(slot_id, shape, node_id, _labels(selector))
+        handle = self._class.options(**options).remote(slot_id, shape, self._grace_s)
         return Slot(slot_id, shape, handle)
 
     async def placed(self, slot: Slot) -> None:
@@ -89,10 +91,23 @@ def _rooms() -> dict[str, NodeRoom]:
             _amount(node["Resources"]),
             _amount(free.get(node["NodeID"], {})),
             node.get("Labels", {}).get(REGION_LABEL),
+            node.get("Labels", {}).get(ZONE_LABEL),
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     }
+
+
+def _labels(selector: Selector) -> dict[str, str]:
+    """As Ray writes label selectors."""
+    labels: dict[str, str] = {}
+    if selector.regions:
+        labels[REGION_LABEL] = f"in({','.join(selector.regions)})"
+    if selector.zone is not None:
+        labels[ZONE_LABEL] = selector.zone
+    if selector.not_nodes:
+        labels[NODE_ID_LABEL] = f"!in({','.join(selector.not_nodes)})"
+    return labels
 
 
 def _amount(resources: Mapping[str, float]) -> Amount:

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any
 
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.placement import Request, request_for
 from shoal.actors.controller.pools import Bounds, Demand, Kept, LateShapes, ReadyShape, plan_all, shape_of
-from shoal.actors.controller.room import fits, with_room_taken
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slots import SlotPool
@@ -65,9 +65,10 @@ class Making:
 @dataclass(slots=True, eq=False)
 class KeptPool:
     """A pool as it is kept. `label`: its name for the slots, empty for an automatic one. `over`: nobody wants it any
-    more. `room`: what its environment's quota leaves it."""
+    more. `room`: what its environment's quota leaves it. `request`: what it asks of a node."""
 
     shape: ReadyShape
+    request: Request
     bounds: Bounds
     label: str = ""
     demand: Demand = field(default_factory=Demand)
@@ -113,7 +114,7 @@ class ReadySlots:
 
     def declare(self, environment: str, label: str, spec: SandboxSpec, least: int, most: int) -> KeptPool:
         """A pool that somebody asked for."""
-        pool = KeptPool(shape_of(spec), self._bounds(least, most), label)
+        pool = KeptPool(shape_of(spec), request_for(spec), self._bounds(least, most), label)
         self._declared[environment, pool.shape] = pool
         self._wake.set()
         return pool
@@ -136,25 +137,37 @@ class ReadySlots:
 
     def take(self, spec: SandboxSpec) -> Slot | None:
         """A ready slot for a new sandbox, if there is one."""
-        now, shape = self.clock(), shape_of(spec)
+        now, shape, request = self.clock(), shape_of(spec), request_for(spec)
         declared = self._declared.get((spec.environment, shape))
         if declared is None:
             self._late.note(shape, now)
-        for pool in (declared, self._automatic.get(shape)):
-            if pool is not None:
-                pool.demand.note_take(now)
-                self._wake.set()
-                slot = self._hand_out(pool, now)
-                if slot is not None:
-                    return slot
+        for pool in self._serving(spec):
+            pool.demand.note_take(now)
+            self._wake.set()
+            if pool is not declared:
+                pool.request = request  # the next ones are made where it would have been of use
+            slot = self._hand_out(pool, request, now)
+            if slot is not None:
+                return slot
         return None
+
+    def serves(self, spec: SandboxSpec) -> bool:
+        """Whether `take` would find one."""
+        request = request_for(spec)
+        return any(self._find(pool, request) is not None for pool in self._serving(spec))
+
+    def _serving(self, spec: SandboxSpec) -> list[KeptPool]:
+        shape = shape_of(spec)
+        pools = (self._declared.get((spec.environment, shape)), self._automatic.get(shape))
+        return [pool for pool in pools if pool is not None]
 
     def take_unfinished(self, spec: SandboxSpec) -> Slot | None:
         """A slot that is being made ready for such a sandbox: the start joins what was begun."""
-        shape = shape_of(spec)
-        for pool in (self._declared.get((spec.environment, shape)), self._automatic.get(shape)):
-            for making in [] if pool is None else pool.making:
-                if making.slot.node_id is not None and not making.taken and making.task is not None:
+        request = request_for(spec)
+        for pool in self._serving(spec):
+            for making in pool.making:
+                placed = making.slot.node_id is not None and self.slots.admits(request, making.slot)
+                if placed and not making.taken and making.task is not None:
                     making.taken = True
                     making.task.cancel()
                     making.slot.idle_since = self.clock()
@@ -214,19 +227,16 @@ class ReadySlots:
             self._withdraw_unplaced()
         pools = self._pools()
         kept = dict(enumerate(pool.kept(waiting or not self.may_make()) for pool in pools))
-        lacking: list[KeptPool] = []
         for number, plan in plan_all(kept, self.clock(), AT_ONCE * max(1, len(self.nodes.handles()))).items():
             pool = pools[number]
             for slot_id in plan.end:
                 self._end_surplus(pool, self._drop(pool, slot_id))
             for _ in range(plan.make):
-                idle = self.slots.take_idle(pool.shape.slot)
-                if idle is None:
-                    lacking.append(pool)
+                slot = self.slots.withdraw_idle(pool.request) or self.slots.make_spare(pool.request)
+                if slot is None:
+                    pool.problem = NO_ROOM
                 else:
-                    self._make(pool, idle)
-        if lacking:
-            await self._make_new(lacking)
+                    self._make(pool, slot)
 
     def close(self) -> None:
         """Ends every slot that is ready, or being made so."""
@@ -248,7 +258,8 @@ class ReadySlots:
         for shape in wanted:
             if shape not in self._automatic:
                 most = max(self.settings.ready, self.settings.most_ready)
-                self._automatic[shape] = KeptPool(shape, self._bounds(self.settings.ready, most))
+                request = Request(shape.slot, runtime=shape.container.runtime)
+                self._automatic[shape] = KeptPool(shape, request, self._bounds(self.settings.ready, most))
         for shape in self._automatic.keys() - set(wanted):
             self._end_pool(self._automatic.pop(shape))
 
@@ -263,19 +274,6 @@ class ReadySlots:
                 for making in list(pool.making):
                     if making.slot.node_id in cordoned:
                         self._withdraw(making)
-
-    async def _make_new(self, lacking: Sequence[KeptPool]) -> None:
-        """Makes one for each of these in a new slot, where Ray has room for it now."""
-        rooms = with_room_taken(await self.maker.rooms(), [slot for slot in self.starting() if slot.node_id is None])
-        if self.slots.has_waiting:  # by now
-            return
-        for pool in lacking:
-            if not fits(pool.shape.slot, rooms):
-                pool.problem = NO_ROOM
-            elif not pool.over:
-                slot = self.maker.create(pool.shape.slot)
-                rooms = with_room_taken(rooms, [slot])
-                self._make(pool, slot)
 
     def _make(self, pool: KeptPool, slot: Slot) -> None:
         """Has a slot made ready. `slot`: a free one, or one that Ray is about to place."""
@@ -326,10 +324,18 @@ class ReadySlots:
             self._end(slot)
             self._wake.set()
 
-    def _hand_out(self, pool: KeptPool, now: float) -> Slot | None:
-        """The one that has been ready longest, where sandboxes may start."""
+    def _find(self, pool: KeptPool, request: Request) -> str | None:
+        """The one that has been ready longest, where the sandbox may start."""
         cordoned = self.nodes.cordoned()
-        found = next((slot_id for slot_id, one in pool.ready.items() if one.slot.node_id not in cordoned), None)
+        ready = (
+            slot_id
+            for slot_id, one in pool.ready.items()
+            if one.slot.node_id not in cordoned and self.slots.admits(request, one.slot)
+        )
+        return next(ready, None)
+
+    def _hand_out(self, pool: KeptPool, request: Request, now: float) -> Slot | None:
+        found = self._find(pool, request)
         if found is None:
             pool.missed += 1
             return None
@@ -381,7 +387,7 @@ class ReadySlots:
 
     def _end(self, slot: Slot) -> None:
         """Ends the slot at once, and has its node remove what it had prepared."""
-        self.maker.kill(slot)
+        self.slots.discard(slot)
         if slot.node_id is not None:
             self._supervise(partial(self._release, slot.node_id, slot.id), "release container")
 

@@ -157,6 +157,8 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec = dict(row["spec"])
     spec["resources"] = Resources(**spec["resources"])
     spec["command"] = tuple(spec["command"])
+    region = spec.pop("region", None)  # of an earlier version, which knew one
+    spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
     end = row["end"]
     record = SandboxRecord(
         id=row["id"],
@@ -201,6 +203,8 @@ def _digest(spec: SandboxSpec) -> str:
     """The same for specs that ask for the same. What is at its default is left out: a later version may know of more to
     ask for."""
     asked = {**_asked(spec), "resources": _asked(spec.resources)}
+    if len(spec.regions) == 1:
+        (asked["region"],) = asked.pop("regions")  # as earlier versions, which knew one, wrote it
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -206,7 +206,7 @@ def matches(record: SandboxRecord, listing: Listing) -> bool:
     return (
         record.spec.environment == listing.environment
         and (not listing.states or record.state in listing.states)
-        and (listing.region is None or record.spec.region == listing.region)
+        and (listing.region is None or listing.region in record.spec.regions)
         and (listing.before is None or position(record) < listing.before)
         and all(record.tags.get(key) == value for key, value in listing.tags.items())
     )

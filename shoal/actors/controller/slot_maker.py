@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.model.spec import SlotShape
@@ -13,8 +14,8 @@ from shoal.model.spec import SlotShape
 class SlotMaker(Protocol):
     """Creates and ends slots: by Ray, or in memory in tests."""
 
-    def create(self, shape: SlotShape, node_id: str | None = None) -> Slot:
-        """Asks Ray for a new one and returns at once."""
+    def create(self, shape: SlotShape, node_id: str | None = None, selector: Selector = ANYWHERE) -> Slot:
+        """Asks for a new one on a node, or (None) on any that `selector` allows, and returns at once."""
 
     async def placed(self, slot: Slot) -> None:
         """Waits until it runs, and sets `node_id`; `Unavailable` if it died."""

@@ -1,67 +1,118 @@
-"""The callers that wait for a slot."""
+"""The callers that wait for a slot: those that want the same together, by environment, longest first."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from shoal.actors.controller.placement import ANYWHERE, Request, Selector
 from shoal.actors.controller.slot import Slot
 from shoal.model.spec import SlotShape
+
+STARTING = "its slot is starting"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiter:
     """A caller that waits for `slot`. `since`: by the pool's clock."""
 
-    shape: SlotShape
+    group: Group
+    environment: str
     since: float
     slot: asyncio.Future[Slot]
 
 
-@dataclass(slots=True)
-class SlotQueue:
-    """The waiting callers by shape, longest first."""
+@dataclass(slots=True, eq=False)
+class Making:
+    """A slot that was asked for and does not run yet. `since`: by the pool's clock."""
 
-    _by_shape: dict[SlotShape, deque[Waiter]] = field(default_factory=dict)
+    slot: Slot
+    group: Group
+    since: float
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Those that wait with one request. `pinned`, `pending`: the slots that were asked for on their behalf, on a node
+    or wherever `selector` allows; `reason`: why they wait, for people; `failures`: slots that did not start, since one
+    did."""
+
+    request: Request
+    pinned: dict[str, Making] = field(default_factory=dict)
+    pending: dict[str, Making] = field(default_factory=dict)
+    selector: Selector = ANYWHERE
+    reason: str = STARTING
+    failures: int = 0
+    _waiters: dict[str, dict[Waiter, None]] = field(default_factory=dict)
+    _count: int = 0
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._by_shape.values())
+        return self._count
 
-    def count(self, shape: SlotShape) -> int:
-        return len(self._by_shape.get(shape, ()))
+    @property
+    def being_made(self) -> int:
+        return len(self.pinned) + len(self.pending)
 
-    def add(self, shape: SlotShape, now: float) -> Waiter:
-        waiter = Waiter(shape, now, asyncio.get_running_loop().create_future())
-        self._by_shape.setdefault(shape, deque()).append(waiter)
-        return waiter
-
-    def by_shape(self) -> Iterator[tuple[SlotShape, Sequence[Waiter]]]:
-        yield from self._by_shape.items()
-
-    def next(self, shape: SlotShape) -> Waiter | None:
-        """Removes and returns who is next for a slot of `shape`."""
-        queue = self._by_shape.get(shape)
-        while queue:
-            waiter = queue.popleft()
-            self._tidy(shape)
-            if not waiter.slot.done():
-                return waiter
-        return None
+    def add(self, waiter: Waiter) -> None:
+        self._waiters.setdefault(waiter.environment, {})[waiter] = None
+        self._count += 1
 
     def remove(self, waiter: Waiter) -> None:
         """Idempotent."""
-        queue = self._by_shape.get(waiter.shape, ())
-        if waiter in queue:
-            self._by_shape[waiter.shape].remove(waiter)
-            self._tidy(waiter.shape)
+        waiters = self._waiters.get(waiter.environment, {})
+        if waiter in waiters:
+            del waiters[waiter]
+            self._count -= 1
+            if not waiters:
+                del self._waiters[waiter.environment]
+
+    def heads(self) -> Iterator[Waiter]:
+        """Who has waited longest in each environment."""
+        for waiters in self._waiters.values():
+            yield next(iter(waiters))
+
+    def oldest(self) -> Waiter:
+        return min(self.heads(), key=lambda waiter: waiter.since)
+
+    def all(self) -> list[Waiter]:
+        """In no order."""
+        return [waiter for waiters in self._waiters.values() for waiter in waiters]
 
     def first(self, most: int) -> Iterator[Waiter]:
-        """At most so many of each shape."""
-        for queue in self._by_shape.values():
-            yield from list(queue)[:most]
+        """At most so many of each environment, the longest first."""
+        for waiters in self._waiters.values():
+            yield from (waiter for waiter, _ in zip(waiters, range(most), strict=False))
 
-    def _tidy(self, shape: SlotShape) -> None:
-        if not self._by_shape.get(shape, True):
-            del self._by_shape[shape]
+
+@dataclass(slots=True)
+class SlotQueue:
+    """The groups in which somebody waits, or for which a slot is being made."""
+
+    groups: dict[Request, Group] = field(default_factory=dict)
+    _by_shape: dict[SlotShape, dict[Request, Group]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return any(self.groups.values())
+
+    def group(self, request: Request) -> Group:
+        found = self.groups.get(request)
+        if found is None:
+            found = self.groups[request] = Group(request)
+            self._by_shape.setdefault(request.shape, {})[request] = found
+        return found
+
+    def of_shape(self, shape: SlotShape) -> Iterator[Group]:
+        yield from self._by_shape.get(shape, {}).values()
+
+    def tidy(self, group: Group) -> None:
+        """Forgets a group with which nothing is left to do."""
+        request = group.request
+        if not group and not group.being_made and self.groups.get(request) is group:
+            del self.groups[request]
+            shapes = self._by_shape[request.shape]
+            del shapes[request]
+            if not shapes:
+                del self._by_shape[request.shape]

@@ -35,6 +35,7 @@ from shoal.actors.controller.endings import (
 from shoal.actors.controller.launcher import Launcher
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.phase import ACCEPTED, ACTIVITY, LAUNCHED, SETTLED, Action, Event, Phase
+from shoal.actors.controller.placement import request_for
 from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
@@ -47,6 +48,7 @@ from shoal.actors.messages import End
 from shoal.model import tasks, verbs
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.supervisor")
@@ -97,24 +99,30 @@ class SandboxSupervisor:
             Action.CLEAR: self._clear,
         }
 
+    def check_room(self, spec: SandboxSpec) -> None:
+        """Raises `NoCapacity` if such a sandbox would have to wait for room."""
+        if not self.ready.serves(spec):
+            self.pool.check_room(request_for(spec))
+
     # -- what is asked of it ------------------------------------------------------------------------
 
     def begin(self, record: SandboxRecord, audit: Sequence[AuditEntry] = ()) -> None:
         """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. If that fails, it
         has ended."""
-        spec = record.spec
-        slot = self.ready.take(spec) or self.pool.take_idle(spec.slot_shape) or self.ready.take_unfinished(spec)
+        slot = self._slot_at_once(record.spec)
         run = self._runs[record.id] = Run(record, audit=audit)
         record.life.phase = Phase.ACCEPTING
         if slot is not None:
             record.life.phase = Phase.ACCEPTING_PLACED
-            _hold(run, slot)
+            self._hold(run, slot)
         self._carry_on(run, ACTIVITY[record.life.phase])
 
     def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
         """Goes on with a living sandbox that an earlier controller left. `slot`: the one on record with it, if that
         lives and holds it."""
-        run = self._runs[record.id] = Run(record, slot, told=record.state)
+        run = self._runs[record.id] = Run(record, told=record.state)
+        if slot is not None:
+            self._hold(run, slot)
         if slot is None and record.life.phase is not Phase.QUEUED:
             self._take(run, Outcome(Event.SLOT_LOST))
         if record.started is not None:
@@ -232,7 +240,7 @@ class SandboxSupervisor:
                 record.refusal = outcome.error
             run.end = failed_start(outcome.error)
         if outcome.slot is not None:
-            _hold(run, outcome.slot)
+            self._hold(run, outcome.slot)
         if outcome.started is not None:
             record.started = outcome.started
         if outcome.end is not None and not record.ended:
@@ -245,18 +253,30 @@ class SandboxSupervisor:
 
     # -- what is done at once -----------------------------------------------------------------------
 
+    def _slot_at_once(self, spec: SandboxSpec) -> Slot | None:
+        """One that is ready for it, or idle, or about to be ready."""
+        return (
+            self.ready.take(spec)
+            or self.pool.take_idle(request_for(spec), spec.environment)
+            or self.ready.take_unfinished(spec)
+        )
+
+    def _hold(self, run: Run, slot: Slot) -> None:
+        self.pool.hold(slot, run.record.spec.environment)
+        run.slot = slot
+        run.record.slot_id = slot.id
+
     def _free_slot(self, run: Run) -> None:
         if run.slot is not None:
             self.pool.put(run.slot)
             run.slot = None
 
     def _discard_slot(self, run: Run) -> None:
-        if run.slot is not None:
-            self.pool.discard(run.slot)
-            self._forget_slot(run)
+        self._forget_slot(run)
 
     def _forget_slot(self, run: Run) -> None:
         if run.slot is not None:
+            self.pool.discard(run.slot)
             run.node_id = run.slot.node_id
             run.slot = None
 
@@ -330,8 +350,3 @@ class SandboxSupervisor:
             else:
                 self._free_slot(run)
         return Outcome(Event.CLEARED)
-
-
-def _hold(run: Run, slot: Slot) -> None:
-    run.slot = slot
-    run.record.slot_id = slot.id

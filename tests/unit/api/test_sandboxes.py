@@ -44,8 +44,9 @@ class TestCreate:
         body = {
             "image": "python:3.12", "command": ["sleep", "60"], "name": "web", "tags": {"run": "42"}, "env": {"A": "1"},
             "workdir": "/work", "user": "1000", "cpu": [0.5, 2], "memory": [64, 256], "disk": 100, "gpu": 1, "pids": 20,
-            "timeout": 60, "idle_timeout": 5.5, "pty": True, "network": "none", "region": "eu", "runtime": "runsc",
-            "environment": "dev",
+            "timeout": 60, "idle_timeout": 5.5, "pty": True, "network": "none", "runtime": "runsc",
+            "environment": "dev", "region": ["eu", "us"], "zone": "eu-a", "placement": "spread",
+            "wait_for_capacity": False,
         }  # fmt: skip
         answer = api.ask("POST", "/v1/sandboxes", body)
         assert answer.status == 201

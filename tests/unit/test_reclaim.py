@@ -1,4 +1,4 @@
-"""Which idle slots end so that others fit: room, waiters and idle ones in, slots out."""
+"""Which idle slots end so that others fit: nodes, waiters and idle ones in, slots out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shoal.actors.controller.room import STALL_S, Amount, NodeRoom, Waiting, idle_to_end
+from shoal.actors.controller.ledger import NodeLedger
+from shoal.actors.controller.placement import Request
+from shoal.actors.controller.reclaim import STALL_S, Waiting, idle_to_end
+from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.model.spec import SlotShape
 
-SMALL = SlotShape(0.5, 512, 0, None)
-LARGE = SlotShape(2.0, 2048, 0, None)
-GPU = SlotShape(0.5, 512, 1, None)
-IN_EU = SlotShape(2.0, 2048, 0, "eu")
+SMALL = SlotShape(0.5, 512, 0)
+LARGE = SlotShape(2.0, 2048, 0)
+GPU = SlotShape(0.5, 512, 1)
+IN_EU = Request(LARGE, regions=("eu",))
 
 
 def room(cpu: float, memory: float | None = None, *, region: str | None = None) -> NodeRoom:
@@ -29,7 +32,7 @@ def idle(count: int, shape: SlotShape = SMALL, node: str = "a") -> list[Slot]:
 class Case:
     about: str
     rooms: dict[str, NodeRoom]
-    waiting: list[SlotShape]
+    waiting: list[SlotShape | Request]
     idle: list[Slot]
     ends: list[str]
     held: list[Slot] = field(default_factory=list)
@@ -55,19 +58,23 @@ CASES = [
          stalled_s=STALL_S - 1),
     Case("not enough: none ends in vain", {"a": room(0.0)}, [LARGE], idle(2), [], held=idle(6)),
     Case("memory counts as cores do", {"a": room(2.5, 1024)}, [LARGE], idle(2), ["a-0.5-0", "a-0.5-1"],
-         held=[Slot("h", SlotShape(0.5, 2048, 0, None), None, "a")]),
+         held=[Slot("h", SlotShape(0.5, 2048, 0), None, "a")]),
     Case("a piece on each of two nodes is no room", {"a": room(1.0), "b": room(1.0)}, [LARGE],
          [*idle(2, node="a"), *idle(2, node="b")], ["a-0.5-0", "a-0.5-1"],
          held=[*idle(4, node="a"), *idle(4, node="b")]),
     Case("the node where the fewest end", {"a": room(0.5), "b": room(1.5)}, [LARGE],
-         [*idle(7, node="a"), *idle(1, node="b")], ["b-0.5-0"], held=idle(2, LARGE, "b")),
+         [*idle(7, node="a"), *idle(1, node="b")], ["b-0.5-0"], held=idle(1, LARGE, "b")),
     Case("room elsewhere is none for a region", {"a": room(4.0), "b": room(1.5, region="eu")}, [IN_EU],
-         [*idle(4, node="a"), *idle(1, node="b")], ["b-0.5-0"], held=idle(2, LARGE, "b")),
+         [*idle(4, node="a"), *idle(1, node="b")], ["b-0.5-0"], held=idle(1, LARGE, "b")),
     Case("its own shape makes no room", {"a": room(0.0)}, [LARGE], idle(2, LARGE), []),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.about)
 def test_who_ends(case: Case) -> None:
-    waiting = [Waiting(shape, case.stalled_s) for shape in case.waiting]
-    assert [slot.id for slot in idle_to_end(waiting, case.rooms, case.held, case.idle)] == case.ends
+    requests = [each if isinstance(each, Request) else Request(each) for each in case.waiting]
+    waiting = [Waiting(each, case.stalled_s) for each in requests]
+    ledger = NodeLedger()
+    held, idle = ([(slot.node_id, slot.shape) for slot in slots] for slots in (case.held, case.idle))
+    ledger.update(case.rooms, {}, {}, held=held, idle=idle, making=(), ended=())
+    assert [slot.id for slot in idle_to_end(waiting, ledger.nodes, case.idle)] == case.ends

@@ -1,0 +1,131 @@
+"""What of each node is taken, by whom: kept between Ray's figures, which are seconds old. Pure.
+
+    total = free + slots (held or idle) + slots being made there + others' programs
+
+Ray tells only total and free, and counts a slot some time after it was asked for. So the others' part is what Ray
+counts beyond the slots that are known, and stays what it was where that is unclear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shoal.actors.controller.machine import Machine
+from shoal.actors.controller.room import Amount, NodeRoom
+from shoal.model.spec import SlotShape
+
+_NOTHING = Amount()
+
+Placed = tuple[str | None, SlotShape]
+"""A slot's node and shape."""
+
+
+class NodeFacts(Protocol):
+    """What is known of the nodes beside Ray's figures, by their ids."""
+
+    def capacities(self) -> Mapping[str, Machine]:
+        """Of those whose node actor has answered."""
+
+    def cordoned(self) -> Mapping[str, str]:
+        """Those on which nothing new may start, and why."""
+
+
+@dataclass(slots=True, eq=False)
+class NodeView:
+    """One node. `machine`: None until its node actor has told; `cordoned`: why nothing new starts there; `held`: what
+    of it sandboxes hold, `others`: what neither slots nor sandboxes hold."""
+
+    id: str
+    total: Amount
+    free: Amount
+    region: str | None = None
+    zone: str | None = None
+    machine: Machine | None = None
+    cordoned: str | None = None
+    held: Amount = _NOTHING
+    others: Amount = _NOTHING
+
+    @property
+    def load(self) -> float:
+        """Which part of it sandboxes hold: the largest of its resources' parts, 0 to 1."""
+        return dominant_share(self.held, self.total)
+
+
+@dataclass(slots=True)
+class NodeLedger:
+    """The nodes by id."""
+
+    nodes: dict[str, NodeView] = field(default_factory=dict)
+    total: Amount = _NOTHING
+
+    def update(
+        self,
+        rooms: Mapping[str, NodeRoom],
+        machines: Mapping[str, Machine],
+        cordoned: Mapping[str, str],
+        *,
+        held: Iterable[Placed],
+        idle: Iterable[Placed],
+        making: Iterable[Placed],
+        ended: Iterable[Placed],
+    ) -> None:
+        """Takes in Ray's figures, and what the node actors told. `held`, `idle`: the slots that run, with and without a
+        sandbox; `making`: those that were asked for on a node; `ended`: those that ended so lately that Ray may still
+        count them."""
+        holding, idling, asking, gone = _sums(held), _sums(idle), _sums(making), _sums(ended)
+        before, self.nodes, self.total = self.nodes, {}, _NOTHING
+        for node_id, room in rooms.items():
+            known = before.get(node_id)
+            sandboxes, asked = holding.get(node_id, _NOTHING), asking.get(node_id, _NOTHING)
+            ours = sandboxes + idling.get(node_id, _NOTHING)
+            beyond = room.total - room.free - ours
+            least = beyond - asked - gone.get(node_id, _NOTHING)
+            others = (_NOTHING if known is None else known.others).between(least, beyond)
+            self.nodes[node_id] = NodeView(
+                node_id,
+                room.total,
+                room.total - ours - asked - others,
+                room.region,
+                room.zone,
+                machines.get(node_id),
+                cordoned.get(node_id),
+                sandboxes,
+                others,
+            )
+            self.total += room.total
+
+    def take(self, node_id: str | None, shape: SlotShape) -> None:
+        """A slot is being made there."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.free = node.free.minus(shape)
+
+    def give_back(self, node_id: str | None, shape: SlotShape) -> None:
+        """A slot there has ended."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.free = node.free.plus(shape)
+
+    def hold(self, node_id: str | None, shape: SlotShape) -> None:
+        """A slot there holds a sandbox."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.held = node.held.plus(shape)
+
+    def release(self, node_id: str | None, shape: SlotShape) -> None:
+        """A slot there holds none any more."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.held = node.held.minus(shape)
+
+
+def dominant_share(used: Amount, total: Amount) -> float:
+    """The largest part of any resource, 0 to 1."""
+    pairs = ((used.cpu, total.cpu), (used.memory, total.memory), (used.gpu, total.gpu))
+    return max((part / whole for part, whole in pairs if whole > 0), default=0.0)
+
+
+def _sums(slots: Iterable[Placed]) -> dict[str, Amount]:
+    sums: dict[str, Amount] = {}
+    for node_id, shape in slots:
+        if node_id is not None:
+            sums[node_id] = sums.get(node_id, _NOTHING).plus(shape)
+    return sums

@@ -1,0 +1,89 @@
+"""What a machine can hold at all, and whether any can hold a request. Pure.
+
+Others wait for room; a request that no machine could ever hold is refused here, with the name of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from shoal.model.errors import InvalidRequest, Unavailable
+from shoal.model.spec import SandboxSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A node's capacity. `cpu_shares`, `memory_shares` (MiB): what Ray may hand out as requests; `cores`, `memory`:
+    what it has; `pids`: the most processes of all its sandboxes together."""
+
+    cores: float
+    memory: int
+    cpu_shares: float
+    memory_shares: int
+    gpus: int
+    region: str | None
+    runtimes: tuple[str, ...]
+    pids: int
+    zone: str | None = None
+
+
+_Fits = Callable[[Machine], bool]
+_Remedy = Callable[[Sequence[Machine]], str]
+
+
+def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
+    """Raises `InvalidRequest` for the first field that none of the remaining machines can meet. `machines`: those that
+    live, and one of each type that could be launched."""
+    r = spec.resources
+    checks: tuple[tuple[str, _Fits, _Remedy], ...] = (
+        (
+            "region",
+            lambda m: not spec.regions or m.region in spec.regions,
+            lambda ms: f"regions: {_names(m.region for m in ms)}",
+        ),
+        (
+            "zone",
+            lambda m: spec.zone is None or m.zone == spec.zone,
+            lambda ms: f"zones{' there' if spec.regions else ''}: {_names(m.zone for m in ms)}",
+        ),
+        (
+            "runtime",
+            lambda m: spec.runtime in m.runtimes,
+            lambda ms: f"there are: {_names(n for m in ms for n in m.runtimes)}",
+        ),
+        ("gpu", lambda m: m.gpus >= r.gpu, lambda ms: f"the most a node has is {max(m.gpus for m in ms)}"),
+        (
+            "cpu",
+            lambda m: r.cpu_limit <= m.cores and r.cpu_request <= m.cpu_shares,
+            lambda ms: (
+                f"the largest node has {max(m.cores for m in ms):g} cores "
+                f"and gives {max(m.cpu_shares for m in ms):g} in requests"
+            ),
+        ),
+        (
+            "memory",
+            lambda m: r.memory_limit <= m.memory and r.memory_request <= m.memory_shares,
+            lambda ms: (
+                f"the largest node has {max(m.memory for m in ms)} MiB "
+                f"and gives {max(m.memory_shares for m in ms)} in requests"
+            ),
+        ),
+        (
+            "pids",
+            lambda m: r.pids <= m.pids,
+            lambda ms: f"the most that a node gives all its sandboxes together is {max(m.pids for m in ms)}",
+        ),
+    )
+    left = list(machines)
+    if not left:
+        raise Unavailable("the cluster has no node that answers yet; try again")
+    for field, fits, remedy in checks:
+        remaining = [m for m in left if fits(m)]
+        if not remaining:
+            raise InvalidRequest(f"{field}: no node can meet it; {remedy(left)}", field=field)
+        left = remaining
+
+
+def _names(values: Iterable[str | None]) -> str:
+    return ", ".join(sorted({v for v in values if v is not None})) or "none"
