@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from shoal.cli.exits import NOBODY_READS
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import InvalidRequest, ShoalError
 from shoal.model.ids import SANDBOX
 
 if TYPE_CHECKING:
@@ -112,11 +112,28 @@ async def _connected(body: Callable[[Client], Awaitable[R]]) -> R:
     from shoal.client.cluster import connect
 
     meant = target.get()
-    client = await connect.aio(meant.url, token=meant.token, ca=meant.ca)
+    client = await _by_api_of_here(meant) or await connect.aio(meant.url, token=meant.token, ca=meant.ca)
     try:
         return await body(client)
     finally:
         await client.close.aio()
+
+
+async def _by_api_of_here(meant: Target) -> Client | None:
+    """This machine's cluster by its API, if that is the one that is meant and it answers: importing and joining Ray
+    takes most of two seconds, which a command that runs once has no use for."""
+    if meant != Target() or os.environ.get("SHOAL_URL") or os.environ.get("RAY_ADDRESS"):
+        return None
+    from shoal.client.cluster import connect, state_dir
+    from shoal.model import cluster_file
+
+    cluster = cluster_file.read(state_dir())
+    if cluster is None or not cluster.api_url:
+        return None
+    try:
+        return await connect.aio(cluster.api_url)
+    except ShoalError:  # it is down, say, or its token was revoked: who may read the cluster's file needs neither
+        return None
 
 
 async def find(client: Client, name: str) -> Sandbox:

@@ -85,7 +85,7 @@ async def _open(address: str | None, token: str | None, ca: str | None) -> Trans
     target = (
         cluster_address.from_environment(token, ca) if address is None else cluster_address.named(address, token, ca)
     )
-    cluster = None if isinstance(target, cluster_address.Api) else cluster_file.read(_state_dir())
+    cluster = None if isinstance(target, cluster_address.Api) else cluster_file.read(state_dir())
     if target is None:
         target = (
             cluster_address.RayCluster(None) if cluster or _inside_ray() else cluster_address.from_config(token, ca)
@@ -164,7 +164,8 @@ async def _close_default() -> None:
 at_exit(_close_default)
 
 
-def _state_dir() -> Path:
+def state_dir() -> Path:
+    """Where this machine's cluster keeps its state."""
     # As in the settings, without importing the validation library.
     named = os.environ.get("SHOAL_STATE_DIR")
     if named:

@@ -1,6 +1,6 @@
 """`shoal up` and `shoal down` on a real machine: again, at once, interrupted, and with half of it dead.
 
-Two tests have a cluster of their own beside the session's; the first also has an engine of its own.
+The first has a cluster and an engine of its own beside the session's.
 """
 
 from __future__ import annotations
@@ -42,6 +42,24 @@ def own_site(machine: Machine) -> Iterator[Site]:
     yield from make_site(machine, None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def wrong_token(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """Somebody tries to join with a wrong token, which takes Ray twenty seconds: other tests go on meanwhile."""
+    wrong = tmp_path_factory.mktemp("wrong") / "token"
+    wrong.write_text("0" * 64)
+    with try_ray(cluster, str(wrong)) as trying:
+        yield trying
+        trying.kill()
+
+
+def try_ray(cluster: Cluster, token: str) -> subprocess.Popen[str]:
+    code = f"import ray; ray.init(address={cluster.file.ray_address!r}, log_to_driver=False); print('IN')"
+    environ = {**os.environ, **cluster_file.ray_environment(cluster.file), "RAY_AUTH_TOKEN_PATH": token}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 def kill_all(found: list[ProcessRef]) -> None:
     for process in found:
         try:
@@ -63,7 +81,13 @@ def gateways(cluster: ClusterFile) -> list[ProcessRef]:
 
 
 def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
-    first = own_site.up()
+    commands = [own_site.start("up", "--json") for _ in range(2)]
+    answers = [json.loads(command.communicate(timeout=250)[0]) for command in commands]
+    assert sorted(answer["started"] for answer in answers) == [False, True], "one starts, the other finds"
+    assert answers[0]["cluster"] == answers[1]["cluster"]
+    assert all(answer["nodes"] == 1 for answer in answers)
+
+    first = own_site.file()
     assert first.engine is not None
     assert own_site.shoal("run", "shoal/base", "echo", "hello") == "hello\n"
     os.kill(first.engine.pid, signal.SIGSTOP)  # it hangs, and is not dead
@@ -75,49 +99,29 @@ def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
         assert json.loads(again.communicate(timeout=100)[0])["started"] is False
     assert own_site.file() == first, "a second `up` changes nothing"
 
-    left = own_site.shoal("run", "-d", "shoal/base").strip()
+    own_site.shoal("run", "-d", "--name", "web", "shoal/base")
     kill_all([first.engine])
     assert json.loads(own_site.shoal("status", "--json", code=69))["engine"] is False
-    own_site.shoal("up")
-    mended = own_site.file()
-    assert mended.engine != first.engine
-    assert left not in own_site.shoal("ls", "-q")
-    assert own_site.shoal("run", "shoal/base", "echo", "again") == "again\n"
+    kill_all(ray_of(first))
+    own_site.shoal("ls", code=69)
+    mended = own_site.up()
+    assert (mended.cluster, mended.engine == first.engine, mended.ray == first.ray) == (first.cluster, False, False)
+    leaks.assert_none(mended)
+    assert own_site.shoal("ls", "-q") == ""
+    assert own_site.shoal("run", "--name", "web", "shoal/base", "echo", "again") == "again\n"
 
+    own_site.shoal("run", "-d", "shoal/base")
+    # The gateway lives on for a while: nobody is left who would stop it.
+    everything, left = ray_of(mended), gateways(mended)
+    kill_all(sorted((p for p in everything if p not in left), key=lambda p: p not in mended.ray))
+    assert processes.alive(left[0])
+    cluster_file.path_in(own_site.state_dir).write_text("{")
+    assert "shoal down" in own_site.errors("up", code=78), "the remedy, which works"
     own_site.shoal("down")
     leaks.assert_nothing_left(mended)
     assert cluster_file.read(own_site.state_dir) is None
     own_site.shoal("down", "--purge")
     assert {path.name for path in own_site.state_dir.iterdir()} == {"lock"}
-
-
-def test_up_again_mends_what_was_killed_and_down_needs_no_readable_file(site: Site) -> None:
-    commands = [site.start("up", "--json") for _ in range(2)]
-    answers = [json.loads(command.communicate(timeout=200)[0]) for command in commands]
-    assert sorted(answer["started"] for answer in answers) == [False, True], "one starts, the other finds"
-    assert answers[0]["cluster"] == answers[1]["cluster"]
-    assert all(answer["nodes"] == 1 for answer in answers)
-
-    first = site.file()
-    site.shoal("run", "-d", "--name", "web", "shoal/base")
-    kill_all(ray_of(first))
-    site.shoal("ls", code=69)
-    mended = site.up()
-    assert mended.cluster == first.cluster
-    assert mended.ray != first.ray
-    leaks.assert_none(mended)
-    assert site.shoal("ls", "-q") == ""
-    assert site.shoal("run", "--name", "web", "shoal/base", "echo", "again") == "again\n"
-
-    site.shoal("run", "-d", "shoal/base")
-    # The gateway lives on for a while: nobody is left who would stop it.
-    everything, left = ray_of(mended), gateways(mended)
-    kill_all(sorted((p for p in everything if p not in left), key=lambda p: p not in mended.ray))
-    assert processes.alive(left[0])
-    cluster_file.path_in(site.state_dir).write_text("{")
-    assert "shoal down" in site.errors("up", code=78), "the remedy, which works"
-    site.shoal("down")
-    leaks.assert_nothing_left(mended)
 
 
 def test_an_up_that_fails_leaves_nothing(site: Site) -> None:
@@ -167,15 +171,12 @@ def test_ray_listens_on_the_loopback_only(cluster: Cluster) -> None:
     assert all(address.startswith(("127.0.0.1:", "[::ffff:127.0.0.1]:")) for address in addresses), addresses
 
 
-def test_ray_lets_nobody_in_without_the_token(cluster: Cluster, tmp_path: Path) -> None:
-    wrong = tmp_path / "token"
-    wrong.write_text("0" * 64)
-    code = f"import ray; ray.init(address={cluster.file.ray_address!r}, log_to_driver=False); print('IN')"
-    for token, inside in ((cluster.file.auth_token_path, True), (str(wrong), False)):
-        environ = {**os.environ, **cluster_file.ray_environment(cluster.file), "RAY_AUTH_TOKEN_PATH": token}
-        tried = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)
-        assert ("IN" in tried.stdout) is inside, tried.stderr
-        assert inside or "oken" in tried.stderr
+def test_ray_lets_nobody_in_without_the_token(cluster: Cluster, wrong_token: subprocess.Popen[str]) -> None:
+    with try_ray(cluster, cluster.file.auth_token_path) as right:
+        assert right.communicate(timeout=100)[0] == "IN\n"
+    out, errors = wrong_token.communicate(timeout=100)
+    assert "IN" not in out
+    assert "oken" in errors
 
 
 def test_secrets_are_for_their_owner_only(cluster: Cluster) -> None:

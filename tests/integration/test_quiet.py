@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.cluster import Cluster
+
 pytestmark = pytest.mark.engine
 
 COMMAND = """
@@ -36,8 +38,10 @@ time.sleep(60)
 """
 
 
-def test_ray_does_not_speak_on_the_stdout_of_a_command(cluster: object) -> None:
-    said = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, timeout=90, check=True)
+def test_ray_does_not_speak_on_the_stdout_of_a_command(cluster: Cluster) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", COMMAND], env=over_ray(cluster), capture_output=True, text=True, timeout=90, check=True
+    )
     assert (said.stdout, said.stderr) == ("mine\n", "")
 
 
@@ -59,14 +63,21 @@ def test_a_driver_that_imported_ray_too_early_is_told_and_served(cluster: object
     assert "RAY_AUTH_MODE=token" in driver.communicate(timeout=30)[1]
 
 
-def test_sigterm_ends_a_command_over_ray_cleanly(cluster: object) -> None:
+def test_sigterm_ends_a_command_over_ray_cleanly(cluster: Cluster) -> None:
     command = [sys.executable, "-m", "shoal.cli.main", "run", "shoal/base", "sh", "-c", "echo up; sleep 60"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=over_ray(cluster), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.terminate()
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+
+
+def over_ray(cluster: Cluster) -> dict[str, str]:
+    """An environment in which a command joins Ray: of itself it takes the way over the API."""
+    return {**os.environ, "RAY_ADDRESS": cluster.file.ray_address}
 
 
 def started(argument: str) -> subprocess.Popen[str]:
