@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shoal.actors.controller import slots
+from shoal.actors.controller import slot_demand
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.placement import ANYWHERE, Request, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_stock import SlotStock
 from shoal.actors.controller.slots import SlotPool
 from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.settings import PoolSettings
@@ -72,7 +73,8 @@ class Facts:
 
 
 def pool(maker: Maker, **settings: object) -> SlotPool:
-    return SlotPool(maker, IdleSlots(PoolSettings.model_validate({"idle_slots": 0, **settings}), SMALL_SHAPE), Facts())
+    idle = IdleSlots(PoolSettings.model_validate({"idle_slots": 0, **settings}), SMALL_SHAPE)
+    return SlotPool(SlotStock(maker, Facts()), idle)
 
 
 async def test_a_freed_slot_serves_before_the_one_that_is_being_made() -> None:
@@ -182,7 +184,7 @@ async def test_keeps_a_few_ready_and_lets_the_rest_go() -> None:
     maker = Maker()
     pool_ = pool(maker, idle_slots=1, linger=0)
     now = [100.0]
-    pool_.clock = lambda: now[0]
+    pool_.stock.clock = lambda: now[0]
     await pool_.tend()
     await pool_.tend()
     assert len(maker.made) == 1, "one is being made: no second one"
@@ -210,7 +212,7 @@ async def test_closing_ends_every_slot_that_holds_nothing() -> None:
 
 
 async def test_a_crowd_is_served_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "MAX_UNPLACED", 3)
+    monkeypatch.setattr(slot_demand, "MAX_UNPLACED", 3)
     maker = Maker(free=Amount())
     made = pool(maker)
     taking = [asyncio.create_task(made.take(SMALL, "main", 30)) for _ in range(7)]

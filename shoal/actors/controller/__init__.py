@@ -21,7 +21,9 @@
     quotas.py         what an environment uses and may use (pure)
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
-    slots.py          the sandbox actors: who gets which, and which are made
+    slots.py          the sandbox actors: who gets which
+    slot_demand.py    those that are being made for callers that wait
+    slot_stock.py     those that there are, and what of the nodes is free
     slot_queue.py     the callers that wait for a slot
     idle_slots.py     the slots that hold no sandbox
     holders.py        the slots that hold one, and for which environment (pure)

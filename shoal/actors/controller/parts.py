@@ -29,6 +29,7 @@ from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slot_stock import SlotStock
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
@@ -179,7 +180,7 @@ async def open_parts(
     history = History(registry, store)
     default_shape = SlotShape(defaults.cpu_request, defaults.memory_request)
     launchable = LaunchableNodes()
-    pool = SlotPool(maker, IdleSlots(settings.pools, default_shape), nodes, launchable)
+    pool = SlotPool(SlotStock(maker, nodes, launchable), IdleSlots(settings.pools, default_shape))
     ready = ReadySlots(pool, maker, nodes, settings.pools, call)
     pool.spare = ready
     await pool.refresh()

@@ -166,7 +166,7 @@ class ReadySlots:
         request = request_for(spec)
         for pool in self._serving(spec):
             for making in pool.making:
-                placed = making.slot.node_id is not None and self.slots.admits(request, making.slot)
+                placed = making.slot.node_id is not None and self.slots.stock.admits(request, making.slot)
                 if placed and not making.taken and making.task is not None:
                     making.taken = True
                     making.task.cancel()
@@ -232,7 +232,7 @@ class ReadySlots:
             for slot_id in plan.end:
                 self._end_surplus(pool, self._drop(pool, slot_id))
             for _ in range(plan.make):
-                slot = self.slots.withdraw_idle(pool.request) or self.slots.make_spare(pool.request)
+                slot = self.slots.withdraw_idle(pool.request) or self.slots.stock.create_spare(pool.request)
                 if slot is None:
                     pool.problem = NO_ROOM
                 else:
@@ -330,7 +330,7 @@ class ReadySlots:
         ready = (
             slot_id
             for slot_id, one in pool.ready.items()
-            if one.slot.node_id not in cordoned and self.slots.admits(request, one.slot)
+            if one.slot.node_id not in cordoned and self.slots.stock.admits(request, one.slot)
         )
         return next(ready, None)
 
@@ -387,7 +387,7 @@ class ReadySlots:
 
     def _end(self, slot: Slot) -> None:
         """Ends the slot at once, and has its node remove what it had prepared."""
-        self.slots.discard(slot)
+        self.slots.stock.discard(slot)
         if slot.node_id is not None:
             self._supervise(partial(self._release, slot.node_id, slot.id), "release container")
 

@@ -80,7 +80,7 @@ class Recovery:
             held[record.id] = slot
         else:
             # Its sandbox has ended, or another slot holds it. The node sweeps its container, if any.
-            self.pool.discard(slot)
+            self.pool.stock.discard(slot)
 
     async def _look(self, slot_id: str) -> None:
         found = await self.maker.describe(slot_id)

@@ -262,7 +262,7 @@ class SandboxSupervisor:
         )
 
     def _hold(self, run: Run, slot: Slot) -> None:
-        self.pool.hold(slot, run.record.spec.environment)
+        self.pool.stock.hold(slot, run.record.spec.environment)
         run.slot = slot
         run.record.slot_id = slot.id
 
@@ -276,7 +276,7 @@ class SandboxSupervisor:
 
     def _forget_slot(self, run: Run) -> None:
         if run.slot is not None:
-            self.pool.discard(run.slot)
+            self.pool.stock.discard(run.slot)
             run.node_id = run.slot.node_id
             run.slot = None
 

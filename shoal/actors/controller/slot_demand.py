@@ -1,0 +1,171 @@
+"""The slots that are being made for callers that wait: on the node that was chosen, or pending in Ray, which is the
+demand that its autoscaler sees."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from shoal.actors.controller.placement import OnNode, Wait
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_queue import STARTING, Group, Making, SlotQueue, Waiter
+from shoal.actors.controller.slot_stock import SlotStock
+from shoal.model import tasks
+from shoal.model.errors import NoCapacity, Unavailable
+
+MAX_UNPLACED = 128
+MAX_UNPLACED_IN_ALL = 512
+"""The most slots with one request, and in all, for which Ray looks for a node. Thousands would overload Ray."""
+
+_MAX_STARTING = 1000
+"""The most slots that start at once on nodes that were chosen for them."""
+
+_STUCK_S = 30.0
+"""Seconds without any slot's start after which one is sought another node: others have taken its room."""
+
+_ATTEMPTS = 3
+"""Slots in a row that may fail to start before who has waited longest is told."""
+
+
+@dataclass(slots=True)
+class SlotDemand:
+    """`came_up`: takes each slot that runs; `refresh`: asks Ray what is free; `last_start`: by the clock, of any."""
+
+    stock: SlotStock
+    queue: SlotQueue
+    came_up: Callable[[Slot], None]
+    refresh: Callable[[], Awaitable[None]]
+    last_start: float = 0.0
+    _pending: int = 0
+    _pinned: int = 0
+
+    @property
+    def being_made(self) -> int:
+        return self._pending + self._pinned
+
+    def make_missing(self, group: Group) -> None:
+        """Asks for a slot for each caller that waits, as far as that is sensible."""
+        while self.make_one(group):
+            pass
+
+    def make_one(self, group: Group) -> bool:
+        """Asks for one slot; whether one was missing and could be asked for."""
+        if group.being_made >= len(group) or len(group.pending) >= MAX_UNPLACED:
+            return False
+        choice = self.stock.choose(group.request)
+        if isinstance(choice, OnNode):
+            group.reason = STARTING
+            if self._pinned >= _MAX_STARTING:
+                return False
+            self.make(group, choice.node_id)
+            return True
+        group.reason, group.selector = choice.reason, choice.selector
+        if not group.request.patient or self._pending >= MAX_UNPLACED_IN_ALL:
+            return False
+        self.make(group, None)
+        return True
+
+    def make(self, group: Group, node_id: str | None) -> None:
+        """On a node, or (None) wherever the group's selector allows."""
+        making = Making(self.stock.create(group.request, node_id, group.selector), group, self.stock.clock())
+        if node_id is None:
+            group.pending[making.slot.id] = making
+            self._pending += 1
+        else:
+            group.pinned[making.slot.id] = making
+            self._pinned += 1
+        making.task = tasks.supervise(
+            partial(self._settle, making), "make slot", attempts=1, failed=partial(self._not_made, making)
+        )
+
+    def look_again(self, group: Group) -> None:
+        """What a group waits for may have changed: where there is room, what is launched, what is cordoned."""
+        choice = self.stock.choose(group.request)
+        if isinstance(choice, OnNode):
+            group.reason = STARTING
+            ray_knows = group.selector.allows(self.stock.ledger.nodes[choice.node_id])
+        else:
+            group.reason = choice.reason
+            ray_knows = choice.selector == group.selector
+            if not group.request.patient:
+                _refuse(group, choice)
+        if not ray_knows:
+            for making in list(group.pending.values()):
+                self._retract(making)
+
+    def retry_stuck(self) -> None:
+        """Seeks another node for slots that do not come up where they were put."""
+        now = self.stock.clock()
+        for group in self.queue.groups.values():
+            for making in list(group.pinned.values()):
+                if now - max(making.since, self.last_start) >= _STUCK_S:
+                    self._retract(making)
+
+    def drop_surplus(self, group: Group, kept: int = 0) -> None:
+        """Ends slots that are being made and for which nobody waits any more. `kept`: how many stay all the same."""
+        while group.being_made > max(len(group), kept):
+            self._retract(next(reversed((group.pending or group.pinned).values())))
+        self.queue.tidy(group)
+
+    def close(self) -> None:
+        for group in list(self.queue.groups.values()):
+            for making in [*group.pending.values(), *group.pinned.values()]:
+                self._retract(making)
+
+    async def _settle(self, making: Making) -> None:
+        slot, group = making.slot, making.group
+        await self.stock.maker.placed(slot)
+        if slot.node_id not in self.stock.ledger.nodes:
+            await self.refresh()  # a new node
+        self._over(making)
+        self.stock.came_up(slot)
+        self.last_start = self.stock.clock()
+        group.failures = 0
+        self.came_up(slot)
+        self.make_missing(group)
+        self.queue.tidy(group)
+
+    def _not_made(self, making: Making, error: Exception) -> None:
+        """Another is made; after some failures whoever has waited longest is told."""
+        group = making.group
+        self._retract(making)
+        group.failures += 1
+        if group and (making.slot.asked is None or group.failures >= _ATTEMPTS):
+            _tell(group.oldest(), Unavailable(f"a sandbox actor did not start: {error}; try again"))
+        self.make_missing(group)
+        self.queue.tidy(group)
+
+    def _retract(self, making: Making) -> None:
+        """Ends a slot that does not run yet."""
+        self._over(making)
+        if making.task is not None:
+            making.task.cancel()
+        self.stock.discard(making.slot)
+
+    def _over(self, making: Making) -> None:
+        """It is being made no more."""
+        group, slot_id = making.group, making.slot.id
+        if group.pending.pop(slot_id, None) is not None:
+            self._pending -= 1
+        if group.pinned.pop(slot_id, None) is not None:
+            self._pinned -= 1
+
+
+def no_capacity(reason: str) -> NoCapacity:
+    """The error of a create that may not wait."""
+    return NoCapacity(
+        f"wait_for_capacity: {reason}; nothing was created. Try later, or allow it to wait", field="wait_for_capacity"
+    )
+
+
+def _refuse(group: Group, choice: Wait) -> None:
+    """Those for whom no slot is being made may not wait."""
+    for waiter in group.all()[group.being_made :]:
+        _tell(waiter, no_capacity(choice.reason))
+
+
+def _tell(waiter: Waiter, error: Exception) -> None:
+    waiter.group.remove(waiter)
+    if not waiter.slot.done():
+        waiter.slot.set_exception(error)

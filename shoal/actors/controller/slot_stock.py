@@ -1,0 +1,116 @@
+"""The slots that there are, on which nodes, and what of the nodes is free: what deciding who gets which goes by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from shoal.actors.controller.capacity import LaunchableNodes
+from shoal.actors.controller.holders import SlotHolders
+from shoal.actors.controller.ledger import NodeFacts, NodeLedger
+from shoal.actors.controller.placement import ANYWHERE, OnNode, Request, Selector, Wait, choose
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_maker import SlotMaker
+
+_RAY_KNOWS_S = 3.0
+"""Seconds after which Ray surely counts as free what an ended slot held."""
+
+_LOOK_S = 5.0
+"""Seconds after which Ray is asked what is free, though nothing has changed here."""
+
+
+@dataclass(slots=True)
+class SlotStock:
+    """`facts`: what the node actors told; `wall_clock`: unix seconds; `unsure`: whether it is time to ask Ray again,
+    for something has changed, or somebody looked for room in vain."""
+
+    maker: SlotMaker
+    facts: NodeFacts
+    launchable: LaunchableNodes = field(default_factory=LaunchableNodes)
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    ledger: NodeLedger = field(default_factory=NodeLedger)
+    holders: SlotHolders = field(default_factory=SlotHolders)
+    unsure: bool = True
+    _looked: float = float("-inf")
+    _ended: list[tuple[float, Slot]] = field(default_factory=list)  # and when: Ray may not know it yet
+
+    def choose(self, request: Request) -> OnNode | Wait:
+        """Where the next slot for `request` is made, or what it waits for."""
+        outlook = partial(self.launchable.outlook, now=self.wall_clock())
+        return choose(request, self.ledger.nodes.values(), outlook)
+
+    def admits(self, request: Request, slot: Slot) -> bool:
+        """Whether a slot is where the sandbox may run."""
+        node = self.ledger.nodes.get(slot.node_id or "")
+        return request.anywhere if node is None else request.admits(node)
+
+    def create(self, request: Request, node_id: str | None, selector: Selector = ANYWHERE) -> Slot:
+        """A new slot on a node, or (None) wherever `selector` allows. It must still be placed."""
+        slot = self.maker.create(request.shape, node_id, selector)
+        slot.asked = node_id
+        self.holders.know(slot)
+        self.ledger.take(node_id, slot.shape)
+        self.unsure = True
+        return slot
+
+    def create_spare(self, request: Request) -> Slot | None:
+        """A new slot that nobody waits for, if some node has room for it now."""
+        choice = self.choose(request)
+        if isinstance(choice, OnNode):
+            return self.create(request, choice.node_id)
+        self.unsure = True
+        return None
+
+    def came_up(self, slot: Slot) -> None:
+        """A slot has been placed."""
+        if slot.asked is None:
+            self.ledger.take(slot.node_id, slot.shape)
+
+    def hold(self, slot: Slot, environment: str) -> None:
+        """Notes that a slot holds a sandbox of `environment`. Idempotent."""
+        if self.holders.hold(slot, environment):
+            self.ledger.hold(slot.node_id, slot.shape)
+
+    def release(self, slot: Slot) -> None:
+        """Notes that a slot holds no sandbox. Idempotent."""
+        if self.holders.release(slot):
+            self.ledger.release(slot.node_id, slot.shape)
+
+    def discard(self, slot: Slot) -> None:
+        """Ends a slot that must not be used again, or is dead. Idempotent."""
+        self.release(slot)
+        if self.holders.forget(slot):
+            self.ledger.give_back(slot.node_id or slot.asked, slot.shape)
+            self._ended.append((self.clock(), slot))
+            self.unsure = True
+        self.maker.kill(slot)
+
+    @property
+    def cordoned(self) -> frozenset[str]:
+        """The nodes on which nothing new starts."""
+        return frozenset(node.id for node in self.ledger.nodes.values() if node.cordoned is not None)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to ask Ray what is free."""
+        return self.unsure or self.clock() - self._looked >= _LOOK_S
+
+    async def refresh(self, free: Iterable[Slot], making: Iterable[Slot]) -> None:
+        """Asks Ray what is free. `free`: the slots that run and hold no sandbox; `making`: those that do not run
+        yet."""
+        self.unsure = False
+        rooms = await self.maker.rooms()
+        now = self._looked = self.clock()
+        self._ended = [(at, slot) for at, slot in self._ended if now - at < _RAY_KNOWS_S]
+        self.ledger.update(
+            rooms,
+            self.facts.capacities(),
+            self.facts.cordoned(),
+            held=((slot.node_id, slot.shape) for slot in self.holders.held()),
+            idle=((slot.node_id, slot.shape) for slot in free),
+            making=((slot.asked, slot.shape) for slot in making),
+            ended=((slot.node_id, slot.shape) for _, slot in self._ended),
+        )
