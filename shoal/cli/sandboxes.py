@@ -1,12 +1,12 @@
-"""`shoal ls`, `logs` and `rm`."""
+"""`shoal ls`, `logs`, `stop`, `start` and `rm`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,6 +85,35 @@ def logs(
     with_cluster(lambda client: _logs(client, sandbox, follow))
 
 
+def stop(
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
+) -> None:
+    """Stop persistent sandboxes; their disks stay.
+
+    So do their names, tags and tunnels.
+
+    \b
+    Examples:
+      shoal run -d --name dev --persistent true shoal/base
+      shoal stop dev
+      shoal start dev
+    """
+    _exit_for(with_cluster(lambda client: _each(client, sandboxes, _stop)))
+
+
+def start(
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
+) -> None:
+    """Start persistent sandboxes that are stopped.
+
+    \b
+    Examples:
+      shoal start dev
+      shoal start $(shoal ls -q --state stopped)
+    """
+    _exit_for(with_cluster(lambda client: _each(client, sandboxes, _start)))
+
+
 def rm(
     sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
 ) -> None:
@@ -95,7 +124,10 @@ def rm(
       shoal rm web
       shoal rm sb-4fd2mzq7c3wnk5xe sb-c6r7yq2m4kdlt3wz
     """
-    errors = with_cluster(lambda client: _remove(client, sandboxes))
+    _exit_for(with_cluster(lambda client: _each(client, sandboxes, _end)))
+
+
+def _exit_for(errors: Sequence[ShoalError]) -> None:
     for error in errors:
         console.print_error(error.message)
     if errors:
@@ -136,8 +168,15 @@ async def _copy_log(source: ProcessBytes, fd: int) -> None:
         await source.close()
 
 
-async def _remove(client: Client, names: Sequence[str]) -> list[ShoalError]:
-    results = await asyncio.gather(*(_end(client, name) for name in names), return_exceptions=True)
+async def _each(
+    client: Client, names: Sequence[str], do: Callable[[Sandbox], Coroutine[Any, Any, None]]
+) -> list[ShoalError]:
+    """Does it with all of them at once; what went wrong."""
+
+    async def one(name: str) -> None:
+        await do(await find(client, name))
+
+    results = await asyncio.gather(*map(one, names), return_exceptions=True)
     errors = []
     for result in results:
         if isinstance(result, ShoalError):
@@ -147,9 +186,16 @@ async def _remove(client: Client, names: Sequence[str]) -> list[ShoalError]:
     return errors
 
 
-async def _end(client: Client, name: str) -> None:
-    sandbox: Sandbox = await find(client, name)
+async def _end(sandbox: Sandbox) -> None:
     await sandbox.terminate.aio()
+
+
+async def _stop(sandbox: Sandbox) -> None:
+    await sandbox.stop.aio()
+
+
+async def _start(sandbox: Sandbox) -> None:
+    await sandbox.start.aio()
 
 
 def _row(info: SandboxInfo) -> tuple[str, ...]:

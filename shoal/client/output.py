@@ -20,6 +20,7 @@ from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.model import verbs
 from shoal.model.errors import FailedPrecondition, PermissionDenied, SandboxEnded, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS
+from shoal.model.states import State
 from shoal.model.validate import MAX_TIMEOUT, check_number
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ class FlowBytes(ByteSource):
         """Whether the reader needs no more of the flow."""
         return False
 
-    async def _after_sandbox(self, ended: SandboxEnded) -> bytes:
-        """The next bytes if the sandbox ended before the flow did."""
-        raise ended
+    async def _after_sandbox(self, over: SandboxEnded | FailedPrecondition) -> bytes:
+        """The next bytes if the sandbox ended or stopped before the flow did."""
+        raise over
 
     async def next(self) -> bytes:
         patience = Patience()
@@ -86,9 +87,11 @@ class FlowBytes(ByteSource):
                 flow = await self._attached()
                 patience.working()
                 data = b"" if await self._is_all(flow) else await anext(flow, b"")
-            except SandboxEnded as ended:
+            except (SandboxEnded, FailedPrecondition) as over:
+                if isinstance(over, FailedPrecondition) and over.state != State.STOPPED:
+                    raise
                 self._let_go()
-                return await self._after_sandbox(ended)
+                return await self._after_sandbox(over)
             except Unavailable as error:
                 self._let_go()
                 await patience.after(error)
@@ -203,9 +206,9 @@ class ProcessBytes(FlowBytes):
     def _reached(self, flow: Flow[bytes], taken: int) -> int:
         return cast("OutputStream", flow).offset  # it knows of gaps
 
-    async def _after_sandbox(self, ended: SandboxEnded) -> bytes:
+    async def _after_sandbox(self, over: SandboxEnded | FailedPrecondition) -> bytes:
         if self._process_id != MAIN_PROCESS:
-            raise ended
+            raise over
         patience = Patience()
         while True:
             try:

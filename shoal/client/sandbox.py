@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from shoal.client.arguments import argv_of, environment_of, states_of
@@ -29,6 +30,7 @@ from shoal.model.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
+    SandboxEnded,
     ShoalError,
     Unavailable,
 )
@@ -51,7 +53,8 @@ _TAIL = 2000
 class Sandbox(Context):
     """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
 
-    Every method blocks; its `.aio` form is awaited instead. Leaving its `with` block terminates the sandbox.
+    Every method blocks; its `.aio` form is awaited instead. Leaving its `with` block terminates the sandbox, or
+    stops it if it is persistent.
     """
 
     def __init__(self, client: Client, info: SandboxInfo) -> None:
@@ -208,7 +211,7 @@ class Sandbox(Context):
     @property
     def returncode(self) -> int | None:
         """Its exit code as of the last `wait`, `poll` or `info`; None while it lives. See `poll`."""
-        return self._info.returncode
+        return self._info.returncode if self._info.ended else None
 
     @dual_method
     async def info(self) -> SandboxInfo:
@@ -251,12 +254,13 @@ class Sandbox(Context):
 
     @dual_method
     async def poll(self) -> int | None:
-        """None while it lives; then its exit code, always a number.
+        """None while it lives, stopped or not; then its exit code, always a number.
 
         That of its own command, `-n` if signal *n* ended it. Without one the number of its reason: 124 after its
         `timeout` or `idle_timeout`, 125 if it could not start, else 137. `info().reason` is the reason itself.
         """
-        return (await self.info.aio()).returncode
+        await self.info.aio()
+        return self.returncode
 
     @dual_method
     async def terminate(self) -> None:
@@ -264,7 +268,33 @@ class Sandbox(Context):
         if not self._info.ended:
             self._info = await self._agent.transport.terminate(self.id)
 
-    _leave = terminate
+    @dual_method
+    async def stop(self) -> None:
+        """Stops a persistent sandbox and returns once nothing of it runs; its disk, name, tags and tunnels stay. Does
+        nothing if it is stopped.
+
+        Raises `SandboxEnded`, and `FailedPrecondition` if it was not created with `persistent=True`.
+        """
+        self._info = await self._agent.transport.stop(self.id)
+
+    @dual_method
+    async def start(self, *, deadline: float = CREATE_DEADLINE_S) -> None:
+        """Starts a persistent sandbox that is stopped, with its own command, and returns once it runs. Does nothing if
+        it runs. `deadline`: seconds for that.
+
+        Raises `SandboxEnded`, `QuotaExceeded`, `DeadlineExceeded`, and `FailedPrecondition` if it was not created with
+        `persistent=True`, or its machine is not part of the cluster now; it stays stopped then.
+        """
+        check_number("deadline", deadline, 0, math.inf, "seconds")
+        self._info = await self._agent.transport.ask(verbs.start, self.id, deadline)
+
+    @dual_method
+    async def _leave(self) -> None:
+        if not self._info.spec.persistent:
+            await self.terminate.aio()
+        elif not self._info.ended:
+            with suppress(SandboxEnded):
+                await self.stop.aio()
 
     # Its processes
 

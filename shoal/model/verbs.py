@@ -177,6 +177,21 @@ def terminate(sandbox_id: str) -> SandboxInfo:
     """Ends it and returns once its processes are gone. For one that has ended: its end."""
 
 
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/stop", audit="sandbox.stop", takes=90.0)
+def stop(sandbox_id: str) -> SandboxInfo:
+    """Stops a persistent sandbox and returns once nothing of it runs; its disk, name, tags and tunnels stay. It does
+    not start again by itself then. `SandboxEnded`, `FailedPrecondition` where it is not persistent."""
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/start", audit="sandbox.start", takes="deadline")
+def start(sandbox_id: str, deadline: float) -> SandboxInfo:
+    """Starts a persistent sandbox that is stopped, within `deadline` seconds; for one that runs: its state.
+
+    Raises `SandboxEnded`, `FailedPrecondition` where it is not persistent or its machine is not there, `QuotaExceeded`,
+    `DeadlineExceeded`; it is stopped then.
+    """
+
+
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/wait", takes="timeout")
 def wait(sandbox_id: str, timeout: float) -> SandboxInfo:
     """Its state once it has ended, or after `timeout` seconds (30 at most), whichever is first."""
@@ -189,8 +204,8 @@ def grant(sandbox_id: str) -> Grant:
 
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/logs")
 def logs(sandbox_id: str, fd: int, offset: int) -> LogChunk:
-    """Output of its own command as kept after its end (`fd` 1 or 2); `FailedPrecondition` while it lives: read from the
-    agent."""
+    """Output of its own command as kept after its end or stop (`fd` 1 or 2); `FailedPrecondition` while it runs: read
+    from the agent."""
 
 
 # Tunnels
@@ -347,6 +362,12 @@ def report(audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: 
 @verb(None)
 def tunnel_secret() -> bytes:
     """For replicas: the secret that connect tokens of tunnels are signed with. 32 bytes, derived from the cluster's."""
+
+
+@verb(None)
+def wake(sandbox_id: str, deadline: float) -> Grant:
+    """For replicas: access to a sandbox that a request came for, which is started where it is stopped and has
+    `autostart`. Errors as of `start` and `grant`."""
 
 
 @verb(None)

@@ -30,12 +30,15 @@ from tests.unit.memory_store import Disk, MemoryStore
 
 T = TypeVar("T")
 NODE = "node-1"
+MACHINE = "m-1"
 SECRET = b"s" * 32
 
 
 @dataclass
 class FakeSlot:
     """A sandbox actor. `sandbox_id`: the sandbox that it holds; `end`: how that ended.
+
+    A persistent sandbox's container is in `World.stopped` while that is stopped.
 
     `fails`: what its next start fails with; `mute`: nobody hears how its next start went; `dies_ending`: SIGKILL
     strikes it when it has removed its container and has not said so yet.
@@ -95,6 +98,11 @@ class FakeSlot:
             raise Unavailable("start: the actor is being restarted; try again", actor="restarting")
         return started
 
+    async def restart(self, sandbox_id: str, wanted: SandboxSpec) -> SandboxStarted:
+        if self.beginning is None and sandbox_id not in {*self.world.stopped, *self.world.containers}:
+            raise NotFound("no container")
+        return await self.start(sandbox_id, wanted)
+
     def _forget_failed(self, beginning: asyncio.Task[SandboxStarted]) -> None:
         if beginning.cancelled() or beginning.exception() is not None:
             self.sandbox_id = self.beginning = self.end = None
@@ -110,20 +118,37 @@ class FakeSlot:
             raise failure
         self.world.starts.append(sandbox_id)
         assert sandbox_id not in self.world.containers, "a sandbox has two containers"
-        self.world.containers[sandbox_id] = f"c-{len(self.world.starts)}"
-        return SandboxStarted(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", time.time(), warm)
+        key = self.world.stopped.pop(sandbox_id, f"c-{len(self.world.starts)}")
+        self.world.containers[sandbox_id] = key
+        return SandboxStarted(key, NODE, "127.0.0.1:1", time.time(), warm, machine=MACHINE)
 
     async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> SandboxStarted:
         if sandbox_id not in self.world.containers:
             raise NotFound("no container")
         self.sandbox_id = sandbox_id
         self.end = asyncio.get_running_loop().create_future()
-        return SandboxStarted(self.world.containers[sandbox_id], NODE, "127.0.0.1:1", started_at, warm=False)
+        key = self.world.containers[sandbox_id]
+        return SandboxStarted(key, NODE, "127.0.0.1:1", started_at, warm=False, machine=MACHINE)
 
     async def ended(self, sandbox_id: str) -> End:
         return await asyncio.shield(self._held(sandbox_id))
 
+    async def stop(self, sandbox_id: str, reason: Reason, message: str) -> End:
+        if self.beginning is not None:
+            await asyncio.wait([self.beginning])
+        end = self._held(sandbox_id)
+        if not end.done():
+            await asyncio.sleep(self.world.remove_s)
+            self.world.put_away(sandbox_id)
+            if self.dies_ending:
+                self.die()
+                return end.result()
+            end.set_result(End(reason, None, message, time.time(), kept=True))
+        return end.result()
+
     async def terminate(self, sandbox_id: str, message: str) -> End:
+        if self.beginning is not None:
+            await asyncio.wait([self.beginning])
         end = self._held(sandbox_id)
         if not end.done():
             self.world.containers.pop(sandbox_id, None)
@@ -140,6 +165,7 @@ class FakeSlot:
             self.unready_.set_exception(Unavailable("gone", actor="gone"))
         if self.end is not None and not self.end.done():
             self.end.set_exception(Unavailable("gone", actor="gone"))
+            self.end.exception()  # perhaps nobody waits for it
 
     async def wipe(self, sandbox_id: str) -> None:
         if self.sandbox_id == sandbox_id:
@@ -152,7 +178,12 @@ class FakeSlot:
 
 
 class FakeNodes(Nodes):
-    """One machine that always answers."""
+    """One machine that always answers, unless the world says that it is away."""
+
+    world: World
+
+    def of_machine(self, machine: str) -> str | None:
+        return NODE if machine == MACHINE and not self.world.away else None
 
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
@@ -225,6 +256,8 @@ async def _nothing(change: Change) -> None:
 class World:
     """What outlives a controller.
 
+    `stopped`: the containers of persistent sandboxes that are stopped; `away`: the machine that has them is.
+
     `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox, `remove_s`: the
     node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`:
     what comes between a controller and its disk. `nodes`: how often each was closed; `nodes_fail`: what that fails
@@ -235,6 +268,8 @@ class World:
     disk: Disk = field(default_factory=Disk)
     slots: dict[str, FakeSlot] = field(default_factory=dict)
     containers: dict[str, str] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
+    away: bool = False
     starts: list[str] = field(default_factory=list)
     capacity: int = 100
     start_s: float = 0.0
@@ -257,6 +292,7 @@ class World:
         store = Store(self, die_after)
         settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}, **self.settings})
         nodes = FakeNodes(settings, "cluster", SECRET, self.call)
+        nodes.world = self
         for name in self.nodes:
             nodes._nodes[name] = Node(name, cast("Any", name), {}, {}, f"host-{name}")
         tasks: set[asyncio.Task[Any]] = set()
@@ -279,9 +315,13 @@ class World:
                 self.prepared.pop(slot_id, None)
             return None
         if handle == "node":
-            assert method == "remove_sandbox"
             await asyncio.sleep(self.remove_s)
+            if method == "stop_sandbox":
+                self.put_away(args[0])
+                return None
+            assert method == "remove_sandbox"
             self.containers.pop(args[0], None)
+            self.stopped.pop(args[0], None)
             return None
         if not handle.alive:
             raise Unavailable("gone", actor="gone")
@@ -299,12 +339,22 @@ class World:
         if not work.cancelled():
             work.exception()
 
-    def end(self, sandbox_id: str, returncode: int) -> None:
-        """A sandbox's command ends."""
+    def end(self, sandbox_id: str, returncode: int, *, kept: bool = False) -> None:
+        """A sandbox's command ends. `kept`: of a persistent one."""
         (slot,) = (slot for slot in self.slots.values() if slot.sandbox_id == sandbox_id)
         assert slot.end is not None
-        self.containers.pop(sandbox_id)
-        slot.end.set_result(End(Reason.COMPLETED, returncode, f"its command ended with {returncode}", time.time()))
+        if kept:
+            self.put_away(sandbox_id)
+        else:
+            self.containers.pop(sandbox_id)
+        message = f"its command ended with {returncode}"
+        slot.end.set_result(End(Reason.COMPLETED, returncode, message, time.time(), kept))
+
+    def put_away(self, sandbox_id: str) -> None:
+        """A persistent sandbox's container is stopped. Idempotent."""
+        key = self.containers.pop(sandbox_id, None)
+        if key is not None:
+            self.stopped[sandbox_id] = key
 
     async def idle_slot(self, controller: Controller) -> FakeSlot:
         """One of the default shape that is ready for its first sandbox."""

@@ -13,6 +13,8 @@ from shoal.actors.controller.phase import (
     EDGES,
     ENDED,
     LAUNCHED,
+    LOSABLE,
+    RESTING,
     SETTLED,
     STATE,
     Action,
@@ -25,6 +27,7 @@ from shoal.model.errors import FailedPrecondition
 from shoal.model.states import LIVE, MAY_BECOME, TERMINAL, State
 
 FINAL = {Phase.CLOSED, Phase.REJECTED}
+PERSISTENT = {Phase.HALTING, Phase.HALTING_ALONE}
 
 
 def states(phase: Phase) -> frozenset[State]:
@@ -73,7 +76,7 @@ def test_each_phase_is_reached_and_leads_to_an_end() -> None:
 
 
 def test_an_activity_is_under_way_in_every_phase_but_the_last() -> None:
-    assert set(Phase) - set(ACTIVITY) == {Phase.ABORTING, *FINAL}
+    assert set(Phase) - set(ACTIVITY) == {Phase.ABORTING, Phase.STOPPED, *FINAL}
 
 
 @pytest.mark.parametrize("phase", sorted(set(Phase) - ENDED - FINAL - (set(Phase) - ACCEPTED)))
@@ -82,10 +85,25 @@ def test_an_end_may_be_asked_for_in_every_phase_that_is_on_record(phase: Phase) 
 
 
 @pytest.mark.parametrize(
-    "phase", sorted(set(STATE) & {p for p in Phase if STATE.get(p) in (State.RUNNING, State.STOPPING)})
+    "phase", sorted(set(STATE) & {p for p in Phase if STATE.get(p) in (State.RUNNING, State.STOPPING)} - PERSISTENT)
 )
 def test_a_lost_machine_ends_all_that_ran_there(phase: Phase) -> None:
     assert step(phase, Event.NODE_LOST)[0] is Phase.ENDED
+
+
+@pytest.mark.parametrize("phase", sorted(LOSABLE))
+def test_a_lost_machine_stops_what_is_persistent_and_keeps_no_slot(phase: Phase) -> None:
+    assert step(phase, Event.MACHINE_LOST) == (
+        Phase.HALTED,
+        (Action.FORGET_SLOT, Action.NOTE_STOP, Action.WRITE_STOP),
+    )
+
+
+@pytest.mark.parametrize("phase", sorted(set(Phase) - ENDED - RESTING - FINAL - {Phase.STOPPED}))
+def test_it_is_noted_in_memory_whenever_one_has_stopped(phase: Phase) -> None:
+    for event in Event:
+        if (edge := EDGES.get((phase, event))) is not None and edge.to is Phase.HALTED:
+            assert edge.actions[-1] is Action.NOTE_STOP
 
 
 def test_a_slot_is_given_back_before_it_ends_unless_it_is_to_be_wiped() -> None:

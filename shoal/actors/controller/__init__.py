@@ -7,6 +7,9 @@
     admission.py      from a spec to an accepted sandbox
     supervisor.py     watches sandboxes, ends them, resumes those of an earlier controller
     launcher.py       brings sandboxes up
+    starting.py       stops persistent sandboxes and starts them again
+    persistence.py    how a stopped one comes up on its machine
+    restarts.py       when one starts again by itself (pure)
     adoption.py       replaces the lost actor of a running sandbox
     endings.py        how an end is described
     recovery.py       what an earlier controller left

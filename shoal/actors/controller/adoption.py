@@ -16,7 +16,7 @@ from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.run import Outcome
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slots import SlotPool
-from shoal.actors.messages import SandboxStarted
+from shoal.actors.messages import End, SandboxStarted
 from shoal.model.errors import NotFound, ShoalError
 
 log = logging.getLogger("shoal.adoption")
@@ -45,8 +45,7 @@ class Adoption:
             async with asyncio.timeout(_left_s(record)):
                 return await self._adopt(record, record.started)
         except TimeoutError:
-            await self.remove(record.id, record.started.node_id)
-            return Outcome(Event.ENDED, end=outlived(record))
+            return await self._given_up(record, outlived(record))
 
     async def _adopt(self, record: SandboxRecord, started: SandboxStarted) -> Outcome:
         for _ in range(_ATTEMPTS):
@@ -69,8 +68,13 @@ class Adoption:
                 raise
             else:
                 return Outcome(Event.ADOPTED, slot=slot, started=adopted)
-        await self.remove(record.id, started.node_id)
-        return Outcome(Event.ENDED, end=vanished(record, "no actor could adopt its container"))
+        return await self._given_up(record, vanished(record, "no actor could adopt its container"))
+
+    async def _given_up(self, record: SandboxRecord, end: End) -> Outcome:
+        """A persistent one's container is stopped, not removed: by who takes the outcome."""
+        if not record.spec.persistent and record.started is not None:
+            await self.remove(record.id, record.started.node_id)
+        return Outcome(Event.ENDED, end=end)
 
     async def remove(self, sandbox_id: str, node_id: str | None) -> None:
         """Removes the sandbox's container on a node, or (None) on every node. A node that does not answer sweeps it

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.record import SandboxRecord, StopRequest
 from shoal.actors.messages import End
-from shoal.model.errors import ImageNotFound, SandboxEnded, ShoalError
-from shoal.model.states import Reason
+from shoal.model.errors import FailedPrecondition, ImageNotFound, SandboxEnded, ShoalError
+from shoal.model.states import Reason, State
 
 ON_REQUEST = "terminated on request"
 
@@ -22,6 +22,24 @@ def vanished(record: SandboxRecord, why: str) -> End:
 
 def node_lost() -> End:
     return End(Reason.NODE_LOST, None, "its machine is gone; create it again", time.time())
+
+
+def machine_lost(record: SandboxRecord) -> End:
+    """A persistent sandbox stops with its machine."""
+    where = "" if record.home is None else f" {record.home.hostname or record.home.machine}"
+    message = f"its machine{where} is gone, and has its disk; it can be started once that is back"
+    return End(Reason.NODE_LOST, None, message, time.time(), kept=True)
+
+
+def stop_unknown() -> End:
+    """A persistent sandbox stopped while nobody could tell why."""
+    message = "its actor was lost while it started or ran, and it was stopped; start it again"
+    return End(Reason.EVICTED, None, message, time.time(), kept=True)
+
+
+def stopped(request: StopRequest) -> End:
+    """A persistent sandbox was stopped on request."""
+    return End(request.reason, None, request.message, time.time(), kept=True)
 
 
 def outlived(record: SandboxRecord) -> End:
@@ -48,6 +66,16 @@ def too_late() -> End:
 def failed_start(error: ShoalError) -> End:
     reason = Reason.IMAGE_ERROR if isinstance(error, ImageNotFound) else Reason.START_FAILED
     return End(reason, getattr(error, "exit_code", None), error.message, time.time())
+
+
+def stopped_error(record: SandboxRecord) -> FailedPrecondition:
+    """The error for a caller who needs a persistent sandbox that is stopped."""
+    why = "" if record.stop is None else f" ({record.stop.reason.value})"
+    return FailedPrecondition(
+        f"sandbox {record.id} is stopped{why}; start it with `sandbox.start()` or `shoal start {record.id}`",
+        state=State.STOPPED.value,
+        reason=None if record.stop is None else record.stop.reason.value,
+    )
 
 
 def ended_error(record: SandboxRecord) -> SandboxEnded:

@@ -18,6 +18,7 @@ Handler = Callable[..., Awaitable[Any] | Any]
 
 def handlers(parts: Parts) -> Mapping[str, Handler]:
     """The handler of each verb, by the verb's name."""
+    starting = parts.starting
     sandboxes, tunnels, accounts, event_feed = parts.sandboxes, parts.tunnels, parts.accounts, parts.event_feed
     found: dict[verbs.Verb[..., Any], Handler] = {
         verbs.create: sandboxes.create,
@@ -28,6 +29,9 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.list_sandboxes: sandboxes.select,
         verbs.set_tags: sandboxes.set_tags,
         verbs.terminate: sandboxes.terminate,
+        verbs.stop: starting.stop,
+        verbs.start: starting.start,
+        verbs.wake: starting.wake,
         verbs.wait: sandboxes.wait,
         verbs.renew: sandboxes.renew,
         verbs.grant: sandboxes.grant,

@@ -242,6 +242,21 @@ class Nodes:
         node = self._nodes.get(node_id)
         return node is not None and node.missing_since is None
 
+    def of_machine(self, machine: str) -> str | None:
+        """The id of the living node that the machine is now."""
+        living = (node for node in self._nodes.values() if node.missing_since is None and node.info is not None)
+        return next((node.id for node in living if node.info is not None and node.info.machine == machine), None)
+
+    def machine_of(self, node_id: str) -> str | None:
+        """The id that the node's machine keeps, once it told."""
+        node = self._nodes.get(node_id)
+        return None if node is None or node.info is None else node.info.machine
+
+    def hostname(self, node_id: str) -> str:
+        """The machine's name for people, if it is known."""
+        node = self._nodes.get(node_id)
+        return "" if node is None else node.hostname
+
     def relay(self, node_id: str, otherwise: str) -> str:
         """The address of a machine's relay now."""
         node = self._nodes.get(node_id)

@@ -31,6 +31,7 @@ from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slot_stock import SlotStock
 from shoal.actors.controller.slots import SlotPool
+from shoal.actors.controller.starting import Starting
 from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
@@ -72,6 +73,7 @@ class Parts:
     admission: Admission
     accounts: Accounts
     sandboxes: Sandboxes
+    starting: Starting
     tunnels: Tunnels
     event_feed: EventFeed
     metrics: Metrics
@@ -89,16 +91,22 @@ class Parts:
             tasks.repeat(_LOOK_S, self._refresh_nodes, "refresh nodes"),
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
+            tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
         ]
 
     async def drain(self) -> Drained:
-        """Ends every sandbox, removes every slot, closes every node and, in any case, the store. Nothing that fails or
-        takes too long holds up the rest."""
+        """Ends every sandbox, but stops the persistent ones; removes every slot, closes every node and, in any case,
+        the store. Nothing that fails or takes too long holds up the rest."""
         self.admission.closed = True
         living = self.registry.live()
         try:
             async with asyncio.timeout(END_ALL_S):
-                ending = (self.supervisor.terminate(record, "the cluster was shut down", INSIDE) for record in living)
+                ending = (
+                    self.starting.shut_down(record)
+                    if record.home is not None
+                    else self.supervisor.terminate(record, "the cluster was shut down", INSIDE)
+                    for record in living
+                )
                 await asyncio.gather(*ending, return_exceptions=True)
         except TimeoutError:
             log.warning("%d sandboxes have not ended", sum(not record.ended for record in living))
@@ -150,6 +158,9 @@ class Parts:
             message = f"owner lease: its creator has not renewed it for {record.spec.owner_lease:g} s"
             tasks.supervise(partial(self.supervisor.terminate, record, message, INSIDE), "end unowned")
 
+    async def _restart_stopped(self) -> None:
+        self.starting.restart_due(self.registry.resting(), time.time())
+
     async def _expire(self) -> None:
         before = time.time() - self.settings.store.retention
         self.registry.expire(before)
@@ -187,6 +198,7 @@ async def open_parts(
     supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
     admission = Admission(settings.limits, registry, accounts, nodes, launchable, supervisor.check_room)
+    sandboxes = Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call)
     parts = Parts(
         settings=settings,
         store=store,
@@ -198,7 +210,8 @@ async def open_parts(
         supervisor=supervisor,
         admission=admission,
         accounts=accounts,
-        sandboxes=Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call),
+        sandboxes=sandboxes,
+        starting=Starting(sandboxes, history, admission, supervisor, writer),
         tunnels=Tunnels(history, writer, nodes, secret, settings.api, call),
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,

@@ -6,6 +6,12 @@
     rejected                retrying ◄── cleaning             adopting  ▼
                                                                      stopping, removing ──► ended ──► closing ──► closed
 
+A persistent one goes round, and leaves only where its end is asked for:
+
+    running ──► halting, halting_alone ──► halted ──► vacating ──► stopped
+       ▲                                     ▲                        │
+       └── confirming ◄── restarting ◄── waking_placed ◄── waking ◄───┘
+
 Deciding is pure and here: `step` looks up an edge of the table. `supervisor.py` does what it says. The public state
 follows from the phase.
 """
@@ -22,8 +28,8 @@ from shoal.model.states import State
 
 
 class Phase(StrEnum):
-    """What the controller is doing with a sandbox. In each phase but `aborting` one activity is under way: see
-    `ACTIVITY`."""
+    """What the controller is doing with a sandbox. In each phase but `aborting` and `stopped` one activity is under
+    way: see `ACTIVITY`."""
 
     ACCEPTING = "accepting"  # its acceptance is being written
     ACCEPTING_PLACED = "accepting_placed"  # the same, together with the idle slot that will start it
@@ -39,6 +45,14 @@ class Phase(StrEnum):
     ADOPTING = "adopting"  # its slot died: another adopts its container
     STOPPING = "stopping"  # its end was asked for: its slot ends it
     REMOVING = "removing"  # its end was asked for, and no slot holds it: its node removes its container
+    HALTING = "halting"  # its stop was asked for: its slot stops it
+    HALTING_ALONE = "halting_alone"  # it shall stop, and no slot holds it: its node stops its container
+    HALTED = "halted"  # it has stopped: that is being written
+    VACATING = "vacating"  # its stop is on record, or will be as soon as the store is back; its slot is being wiped
+    STOPPED = "stopped"  # nothing of it runs
+    WAKING = "waking"  # its start was asked for: it waits for a slot on its machine
+    WAKING_PLACED = "waking_placed"  # the slot that will start it again is being written
+    RESTARTING = "restarting"  # its slot was told to start it again
     ENDED = "ended"  # its end is known and being written
     CLOSING = "closing"  # its end is on record, or will be as soon as the store is back; its slot is being wiped
     CLOSED = "closed"  # nothing is left to do
@@ -62,6 +76,12 @@ class Event(StrEnum):
     END_REQUESTED = "end_requested"  # somebody asked for its end, and that is on record
     GIVEN_UP = "given_up"  # its start was cut short by a restart of the controller, and nobody wants it any more
     NODE_LOST = "node_lost"
+    HALTED = "halted"  # it has stopped, and its disk is kept
+    UNHELD = "unheld"  # its slot does not hold it: its start failed there, or somebody else wiped it
+    NOT_ADOPTED = "not_adopted"
+    STOP_REQUESTED = "stop_requested"  # somebody asked for its stop, and that is on record
+    START_REQUESTED = "start_requested"
+    MACHINE_LOST = "machine_lost"  # and its disk with it, until it comes back
     CLEARED = "cleared"  # its slot is wiped
 
 
@@ -73,9 +93,11 @@ class Action(StrEnum):
     FORGET_SLOT = "forget_slot"  # the slot is dead
     REMOVE_LATER = "remove_later"  # a container may be left: it is removed once the end is written
     COUNT_ACCEPTANCE = "count_acceptance"
-    COUNT_START = "count_start"
+    NOTE_START = "note_start"  # it is counted; a persistent one has its disk where it runs
     RETRACT = "retract"  # the registry forgets it
     NOTE_END = "note_end"  # it ends in memory
+    NOTE_STOP = "note_stop"  # it stops in memory, and uses no CPU and memory any more
+    NOTE_WAKE = "note_wake"  # it uses them again
 
     WRITE_ACCEPTANCE = "write_acceptance"
     FIND_SLOT = "find_slot"
@@ -88,6 +110,11 @@ class Action(StrEnum):
     STOP = "stop"
     WRITE_END = "write_end"
     CLEAR = "clear"
+    HALT = "halt"
+    HALT_THERE = "halt_there"
+    WRITE_STOP = "write_stop"
+    FIND_OWN_SLOT = "find_own_slot"
+    RESTART = "restart"
 
 
 ACTIVITY: dict[Phase, Action] = {
@@ -105,8 +132,16 @@ ACTIVITY: dict[Phase, Action] = {
     Phase.REMOVING: Action.REMOVE,
     Phase.ENDED: Action.WRITE_END,
     Phase.CLOSING: Action.CLEAR,
+    Phase.HALTING: Action.HALT,
+    Phase.HALTING_ALONE: Action.HALT_THERE,
+    Phase.HALTED: Action.WRITE_STOP,
+    Phase.VACATING: Action.CLEAR,
+    Phase.WAKING: Action.FIND_OWN_SLOT,
+    Phase.WAKING_PLACED: Action.WRITE_SLOT,
+    Phase.RESTARTING: Action.RESTART,
 }
-"""What is under way in a phase. `aborting` has no activity of its own: that of the phase before it goes on."""
+"""What is under way in a phase. `aborting` has no activity of its own: that of the phase before it goes on. In
+`stopped` nothing is under way."""
 
 STATE: dict[Phase, State] = {
     Phase.ACCEPTING: State.PENDING,
@@ -123,6 +158,14 @@ STATE: dict[Phase, State] = {
     Phase.ADOPTING: State.RUNNING,
     Phase.STOPPING: State.STOPPING,
     Phase.REMOVING: State.STOPPING,
+    Phase.HALTING: State.STOPPING,
+    Phase.HALTING_ALONE: State.STOPPING,
+    Phase.HALTED: State.STOPPED,
+    Phase.VACATING: State.STOPPED,
+    Phase.STOPPED: State.STOPPED,
+    Phase.WAKING: State.STARTING,
+    Phase.WAKING_PLACED: State.STARTING,
+    Phase.RESTARTING: State.STARTING,
 }
 """The public state in each phase before the end. After it the reason of the end decides: see `SandboxRecord.state`."""
 
@@ -133,8 +176,30 @@ ENDED = frozenset({Phase.ENDED, Phase.CLOSING, Phase.CLOSED})
 SETTLED = frozenset({Phase.CLOSING, Phase.CLOSED, Phase.REJECTED})
 """Its end is on record, or will be as soon as the store is back."""
 
-LAUNCHED = frozenset({Phase.RUNNING, Phase.ADOPTING, Phase.STOPPING, Phase.REMOVING}) | SETTLED
-"""What came of its start is known, and written."""
+RESTING = frozenset({Phase.HALTED, Phase.VACATING, Phase.STOPPED})
+"""Nothing of it runs, but its disk is kept."""
+
+LOSABLE = frozenset(
+    {
+        Phase.CONFIRMING,
+        Phase.RUNNING,
+        Phase.ADOPTING,
+        Phase.HALTING,
+        Phase.HALTING_ALONE,
+        Phase.WAKING,
+        Phase.WAKING_PLACED,
+        Phase.RESTARTING,
+    }
+)
+"""A persistent sandbox in one of these stops with its machine."""
+
+LAUNCHED = (
+    frozenset({Phase.RUNNING, Phase.ADOPTING, Phase.STOPPING, Phase.REMOVING})
+    | RESTING
+    | (LOSABLE - {Phase.CONFIRMING})
+    | SETTLED
+)
+"""What came of its first start is known, and written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +221,7 @@ _FREE = (Action.FREE_SLOT, Action.NOTE_END)
 _DISCARD = (Action.DISCARD_SLOT, Action.NOTE_END)
 _UNCLEAR = (Action.DISCARD_SLOT, Action.REMOVE_LATER, Action.NOTE_END)
 _NOT_WRITTEN = (Event.REFUSED, Event.UNCLEAR_WRITE)
+_FREE_STOPPED = (Action.FREE_SLOT, Action.NOTE_STOP)
 
 _START: _Rows = [
     (
@@ -185,7 +251,7 @@ _START: _Rows = [
     (
         (Phase.STARTING,),
         (Event.STARTED,),
-        Edge(Phase.CONFIRMING, "the agent answered and the command, if any, started", (Action.COUNT_START,)),
+        Edge(Phase.CONFIRMING, "the agent answered and the command, if any, started", (Action.NOTE_START,)),
     ),
     ((Phase.STARTING,), (Event.FAILED,), Edge(Phase.ENDED, "its start failed and left nothing", _FREE)),
     ((Phase.STARTING,), (Event.UNCLEAR_START,), Edge(Phase.ENDED, "nobody knows what its start left", _UNCLEAR)),
@@ -200,7 +266,11 @@ _START: _Rows = [
 ]
 
 _RUN: _Rows = [
-    ((Phase.RUNNING, Phase.STOPPING), (Event.ENDED,), Edge(Phase.ENDED, "its slot tells its end", (Action.NOTE_END,))),
+    (
+        (Phase.RUNNING, Phase.STOPPING, Phase.HALTING),
+        (Event.ENDED,),
+        Edge(Phase.ENDED, "its slot tells its end", (Action.NOTE_END,)),
+    ),
     ((Phase.RUNNING,), (Event.SLOT_LOST,), Edge(Phase.ADOPTING, "its slot died", (Action.FORGET_SLOT,))),
     ((Phase.ADOPTING,), (Event.ADOPTED,), Edge(Phase.CONFIRMING, "another slot holds it")),
     ((Phase.ADOPTING,), (Event.ENDED,), Edge(Phase.ENDED, "no slot could adopt it in time", (Action.NOTE_END,))),
@@ -225,7 +295,7 @@ _STOP: _Rows = [
     (
         (Phase.ABORTING,),
         (Event.STARTED,),
-        Edge(Phase.STOPPING, "it runs by now: its slot ends it", (Action.COUNT_START,)),
+        Edge(Phase.STOPPING, "it runs by now: its slot ends it", (Action.NOTE_START,)),
     ),
     ((Phase.ABORTING,), (Event.UNCLEAR_START,), Edge(Phase.ENDED, "nobody knows what its start left", _UNCLEAR)),
     ((Phase.ABORTING,), (Event.SLOT_LOST,), Edge(Phase.REMOVING, "its slot died", (Action.DISCARD_SLOT,))),
@@ -255,8 +325,102 @@ _STOP: _Rows = [
     ),
 ]
 
+_HALT: _Rows = [
+    (
+        (Phase.RUNNING,),
+        (Event.HALTED,),
+        Edge(Phase.HALTED, "it stopped where others end: its slot tells why", (Action.NOTE_STOP,)),
+    ),
+    (
+        (Phase.CONFIRMING, Phase.RUNNING, Phase.RESTARTING),
+        (Event.STOP_REQUESTED,),
+        Edge(Phase.HALTING, "somebody asked: its slot stops it, after a start that is under way"),
+    ),
+    (
+        (Phase.ADOPTING,),
+        (Event.STOP_REQUESTED,),
+        Edge(Phase.HALTING_ALONE, "somebody asked, and a slot may be long in coming"),
+    ),
+    ((Phase.ADOPTING,), (Event.NOT_ADOPTED,), Edge(Phase.HALTING_ALONE, "nobody would notice its end")),
+    ((Phase.HALTING, Phase.HALTING_ALONE), (Event.HALTED,), Edge(Phase.HALTED, "it has stopped", (Action.NOTE_STOP,))),
+    ((Phase.HALTING,), (Event.SLOT_LOST,), Edge(Phase.HALTING_ALONE, "its slot died", (Action.FORGET_SLOT,))),
+    (
+        (Phase.RUNNING, Phase.HALTING),
+        (Event.UNHELD,),
+        Edge(Phase.HALTING_ALONE, "its slot cannot tell how it is", (Action.DISCARD_SLOT,)),
+    ),
+    ((Phase.HALTED,), (Event.WRITTEN,), Edge(Phase.VACATING, "its stop is on record, or will be")),
+    ((Phase.VACATING,), (Event.CLEARED,), Edge(Phase.STOPPED, "its slot is free")),
+    (
+        tuple(sorted(LOSABLE)),
+        (Event.MACHINE_LOST,),
+        Edge(Phase.HALTED, "its machine is gone, and may come back", (Action.FORGET_SLOT, Action.NOTE_STOP)),
+    ),
+    *(
+        ((phase,), (Event.STOP_REQUESTED,), Edge(phase, "it stops already"))
+        for phase in (Phase.HALTING, Phase.HALTING_ALONE, Phase.HALTED, Phase.VACATING, Phase.STOPPING, Phase.REMOVING)
+    ),
+    (
+        (Phase.STOPPED,),
+        (Event.STOP_REQUESTED,),
+        Edge(Phase.HALTED, "it was to start again by itself, and shall not", (Action.NOTE_STOP,)),
+    ),
+]
+
+_WAKE: _Rows = [
+    ((Phase.STOPPED,), (Event.START_REQUESTED,), Edge(Phase.WAKING, "it shall run again", (Action.NOTE_WAKE,))),
+    ((Phase.WAKING,), (Event.SLOT_FOUND,), Edge(Phase.WAKING_PLACED, "its machine has room for it")),
+    ((Phase.WAKING,), (Event.FAILED,), Edge(Phase.HALTED, "its machine had no room in time", (Action.NOTE_STOP,))),
+    ((Phase.WAKING,), (Event.STOP_REQUESTED,), Edge(Phase.HALTED, "nothing of it runs yet", (Action.NOTE_STOP,))),
+    ((Phase.WAKING_PLACED,), (Event.WRITTEN,), Edge(Phase.RESTARTING, "its slot is on record")),
+    (
+        (Phase.WAKING_PLACED,),
+        (*_NOT_WRITTEN, Event.STOP_REQUESTED),
+        Edge(Phase.HALTED, "its slot does not know of it yet", _FREE_STOPPED),
+    ),
+    (
+        (Phase.RESTARTING,),
+        (Event.STARTED,),
+        Edge(Phase.CONFIRMING, "the agent answered and the command, if any, started", (Action.NOTE_START,)),
+    ),
+    ((Phase.RESTARTING,), (Event.FAILED,), Edge(Phase.HALTED, "its start failed: it is stopped", _FREE_STOPPED)),
+    (
+        (Phase.RESTARTING,),
+        (Event.UNCLEAR_START, Event.SLOT_LOST),
+        Edge(Phase.HALTING_ALONE, "its container may run", (Action.DISCARD_SLOT,)),
+    ),
+    (
+        (Phase.RESTARTING,),
+        (Event.SLOT_OCCUPIED,),
+        Edge(Phase.WAKING, "its slot holds another sandbox", (Action.DISCARD_SLOT,)),
+    ),
+]
+
+_END_PERSISTENT: _Rows = [
+    (
+        (Phase.HALTING, Phase.RESTARTING),
+        (Event.END_REQUESTED,),
+        Edge(Phase.STOPPING, "somebody asked: its slot ends it"),
+    ),
+    (
+        (Phase.HALTING_ALONE, Phase.HALTED, Phase.VACATING, Phase.STOPPED, Phase.WAKING),
+        (Event.END_REQUESTED,),
+        Edge(Phase.REMOVING, "somebody asked, and nothing of it runs in a slot"),
+    ),
+    (
+        (Phase.WAKING_PLACED,),
+        (Event.END_REQUESTED,),
+        Edge(Phase.REMOVING, "somebody asked, and its slot does not know of it yet", (Action.FREE_SLOT,)),
+    ),
+    ((Phase.STOPPING,), (Event.HALTED,), Edge(Phase.REMOVING, "it had stopped before: its disk is removed")),
+    ((Phase.STOPPING,), (Event.UNHELD,), Edge(Phase.REMOVING, "its slot does not hold it", (Action.DISCARD_SLOT,))),
+]
+
 EDGES: dict[tuple[Phase, Event], Edge] = {
-    (phase, event): edge for phases, events, edge in (*_START, *_RUN, *_STOP) for phase in phases for event in events
+    (phase, event): edge
+    for phases, events, edge in (*_START, *_RUN, *_STOP, *_HALT, *_WAKE, *_END_PERSISTENT)
+    for phase in phases
+    for event in events
 }
 
 

@@ -45,6 +45,14 @@ class Usage:
         self._count(spec, -1)
         self.weight -= weight
 
+    def rest(self, spec: SandboxSpec) -> None:
+        """A persistent sandbox has stopped: it counts, but uses no CPU and no memory."""
+        self._use(spec, -1)
+
+    def wake(self, spec: SandboxSpec) -> None:
+        """It uses them again, or has ended meanwhile."""
+        self._use(spec, 1)
+
     def accept(self, now: float) -> None:
         """Counts a create that was accepted at `now`."""
         self._accepted.append(now)
@@ -74,6 +82,9 @@ class Usage:
 
     def _count(self, spec: SandboxSpec, sign: int) -> None:
         self.sandboxes += sign
+        self._use(spec, sign)
+
+    def _use(self, spec: SandboxSpec, sign: int) -> None:
         self._microcores += sign * round(spec.resources.cpu_limit * _MICRO)
         self.memory += sign * spec.resources.memory_limit
 
@@ -96,23 +107,35 @@ def check_quota(quota: Quota, usage: Usage, spec: SandboxSpec, now: float) -> No
             quota.creates_per_minute,
             delay,
         )
+    if quota.sandboxes is not None:
+        _check_amount(("sandboxes", "sandboxes"), usage.sandboxes, 1, quota.sandboxes, spec)
+    check_use(quota, usage, spec)
+
+
+def check_use(quota: Quota, usage: Usage, spec: SandboxSpec) -> None:
+    """As `check_quota`, for what a sandbox that was stopped uses when it runs again."""
     wanted = spec.resources
     for name, used, more, allowed, unit in (
-        ("sandboxes", usage.sandboxes, 1, quota.sandboxes, "sandboxes"),
         ("cpu", usage.cpu, wanted.cpu_limit, quota.cpu, "cores"),
         ("memory", usage.memory, wanted.memory_limit, quota.memory, "MiB"),
     ):
-        if allowed is not None and used + more > allowed + 1e-9:
-            raise _exceeded(
-                name,
-                f"{used:g} of {allowed:g} {unit} are in use and {more:g} more were asked for; "
-                "end some sandboxes, ask for less, or have "
-                "the quota raised",
-                spec,
-                used,
-                allowed,
-                _SOON_S,
-            )
+        if allowed is not None:
+            _check_amount((name, unit), used, more, allowed, spec)
+
+
+def _check_amount(name: tuple[str, str], used: float, more: float, allowed: float, spec: SandboxSpec) -> None:
+    """`name`: the quota's, and its unit."""
+    if used + more > allowed + 1e-9:
+        raise _exceeded(
+            name[0],
+            f"{used:g} of {allowed:g} {name[1]} are in use and {more:g} more were asked for; "
+            "end some sandboxes, ask for less, or have "
+            "the quota raised",
+            spec,
+            used,
+            allowed,
+            _SOON_S,
+        )
 
 
 def check_weight(usage: Usage, spec: SandboxSpec, weight: int) -> None:

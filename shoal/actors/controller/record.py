@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from shoal.actors.controller.phase import ENDED, STATE, Lifecycle, Phase
+from shoal.actors.controller.phase import ENDED, RESTING, STATE, Lifecycle, Phase
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
 from shoal.model.errors import ShoalError
@@ -31,12 +31,31 @@ class Exposure:
     address: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The machine that has a persistent sandbox's disk: the id that it keeps, and its name for people."""
+
+    machine: str
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Why a persistent sandbox is to stop, and the token of who asked."""
+
+    reason: Reason
+    message: str
+    token: str
+
+
 @dataclass(slots=True)
 class SandboxRecord:
     """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
 
     `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
-    `ended_by` is on record before the end begins. `failure`: what its create failed with, `refusal`: what kept it off
+    `ended_by` is on record before the end begins. Of a persistent one that has run: `home`; `stopping`, on record
+    before the stop begins; `stop`: how it stopped last, until it runs again; `restarts`: how often in a row it was
+    started by itself. `failure`: what its create failed with, `refusal`: what kept it off
     the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
     the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
     which sandbox had its name last.
@@ -53,6 +72,10 @@ class SandboxRecord:
     deadline: float = 0.0
     created_by: str = INSIDE.token
     ended_by: str | None = None
+    home: Home | None = None
+    stopping: StopRequest | None = None
+    stop: End | None = None
+    restarts: int = 0
     tunnels: dict[int, Exposure] = field(default_factory=dict)
     failure: ShoalError | None = None
     refusal: ShoalError | None = None
@@ -82,18 +105,21 @@ class SandboxRecord:
 
     @property
     def info(self) -> SandboxInfo:
-        end, started = self.end, self.started
+        started = self.started
+        end = self.stop if self.life.phase in RESTING else self.end
+        stopped_at = self.stop.ended_at if self.stop is not None and self.life.phase in RESTING else None
         return SandboxInfo(
             id=self.id,
             state=self.state,
             spec=self.spec,
             created_at=self.created_at,
             started_at=started.started_at if started else None,
-            ended_at=end.ended_at if end else None,
+            ended_at=self.end.ended_at if self.end else None,
             reason=end.reason if end else None,
             returncode=end.returncode if end else None,
             message=end.message if end else None,
             node_id=started.node_id if started else None,
+            stopped_at=stopped_at,
             tags=dict(self.tags),
         )
 
@@ -101,6 +127,11 @@ class SandboxRecord:
         """Notes the end."""
         self.end = end
         self.shorten()
+
+    def rest(self, stop: End) -> None:
+        """Notes that it has stopped."""
+        self.stop = stop
+        self.started = self.slot_id = self.stopping = None
 
     def shorten(self) -> None:
         """Drops what only a living sandbox needs. Its variables may hold secrets, which must not outlive it, and
@@ -149,6 +180,10 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "deadline": record.deadline,
         "created_by": record.created_by,
         "ended_by": record.ended_by,
+        "home": None if record.home is None else _plain(record.home),
+        "stopping": None if record.stopping is None else _plain(record.stopping),
+        "stop": None if record.stop is None else _plain(record.stop),
+        "restarts": record.restarts,
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
 
@@ -159,7 +194,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec["command"] = tuple(spec["command"])
     region = spec.pop("region", None)  # of an earlier version, which knew one
     spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
-    end = row["end"]
+    home, stopping = row.get("home"), row.get("stopping")
     record = SandboxRecord(
         id=row["id"],
         spec=SandboxSpec(**spec),
@@ -168,11 +203,15 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         life=Lifecycle(_phase_on_record(row)),
         slot_id=row["slot_id"],
         started=None if row["began"] is None else SandboxStarted(**row["began"]),
-        end=None if end is None else End(**{**end, "reason": Reason(end["reason"])}),
+        end=_end(row["end"]),
         # Missing in rows of an earlier version:
         deadline=row.get("deadline", 0.0),
         created_by=row.get("created_by", INSIDE.token),
         ended_by=row.get("ended_by"),
+        home=None if home is None else Home(**home),
+        stopping=None if stopping is None else StopRequest(**{**stopping, "reason": Reason(stopping["reason"])}),
+        stop=_end(row.get("stop")),
+        restarts=row.get("restarts", 0),
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
     )
@@ -190,7 +229,13 @@ def _phase_on_record(row: Mapping[str, Any]) -> Phase:
         return Phase.CLOSED
     if row["began"] is not None:
         return Phase.RUNNING
+    if row.get("home") is not None:
+        return Phase.STOPPED if row["slot_id"] is None else Phase.RESTARTING
     return Phase.QUEUED if row["slot_id"] is None else Phase.STARTING
+
+
+def _end(row: Mapping[str, Any] | None) -> End | None:
+    return None if row is None else End(**{**row, "reason": Reason(row["reason"])})
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from shoal.actors.controller.store import Change, Store
 from shoal.model import tasks
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
+from shoal.model.states import State
 from shoal.model.verbs import Verb
 
 log = logging.getLogger("shoal.record_writer")
@@ -226,7 +227,11 @@ def entered(record: SandboxRecord) -> Happened:
     data: dict[str, Any] = {}
     if record.started is not None:
         data["node_id"] = record.started.node_id
+    told = record.stop if record.state is State.STOPPED else record.end
+    if told is not None:
+        data |= {"reason": told.reason.value, "returncode": told.returncode, "message": told.message}
     if record.end is not None:
-        data |= {"reason": record.end.reason.value, "returncode": record.end.returncode, "message": record.end.message}
         data["token"] = record.ended_by
+    elif record.state is State.STARTING and record.stop is not None:
+        data |= {"after": record.stop.reason.value, "restarts": record.restarts}
     return record.state.value, {name: value for name, value in data.items() if value is not None}

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from shoal.actors.controller.phase import RESTING
 from shoal.actors.controller.quotas import Usage
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.errors import AlreadyExists, InvalidRequest
@@ -32,6 +33,7 @@ class Registry:
         self._by_age: list[PageCursor] = []  # of all in memory, oldest first: a page needs no look at the rest
         self._weight = 0
         self._living_weights: dict[str, int] = {}
+        self._resting: dict[str, SandboxRecord] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._usage: dict[str, Usage] = {}
@@ -72,6 +74,21 @@ class Registry:
         had_it = record.name_from
         if record.spec.name is not None and had_it is not None and had_it in self._ended:
             self._names.setdefault((record.spec.environment, record.spec.name), had_it)
+
+    def rest(self, record: SandboxRecord) -> None:
+        """A persistent sandbox has stopped. Idempotent."""
+        if record.id in self._live and record.id not in self._resting:
+            self._resting[record.id] = record
+            self.usage(record.spec.environment).rest(record.spec)
+
+    def wake(self, record: SandboxRecord) -> None:
+        """It is to run again. Idempotent."""
+        if self._resting.pop(record.id, None) is not None:
+            self.usage(record.spec.environment).wake(record.spec)
+
+    def resting(self) -> list[SandboxRecord]:
+        """The persistent sandboxes that are stopped."""
+        return list(self._resting.values())
 
     def expire(self, before: float) -> list[str]:
         """Forgets sandboxes that ended before that time. Returns their ids."""
@@ -135,6 +152,8 @@ class Registry:
                 self._remember(record)
             else:
                 self._enter(record)
+                if record.life.phase in RESTING:
+                    self.rest(record)
         self.complete = len(self._ended) < self._history
         self._trim()
 
@@ -155,6 +174,7 @@ class Registry:
         self.usage(record.spec.environment).add(record.spec, record.weight)
 
     def _leave(self, record: SandboxRecord) -> bool:
+        self.wake(record)
         if self._live.pop(record.id, None) is None:
             return False
         self.usage(record.spec.environment).remove(record.spec, self._living_weights.pop(record.id))

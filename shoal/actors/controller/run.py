@@ -45,6 +45,11 @@ class Run:
     told: State | None = None
     task: asyncio.Task[None] | None = None
 
+    def is_on(self, node_id: str) -> bool:
+        """Whether it runs on that node, or is about to."""
+        started, slot = self.record.started, self.slot
+        return (started is not None and started.node_id == node_id) or (slot is not None and slot.node_id == node_id)
+
     def news(self) -> list[Happened]:
         """The event to tell, if the public state is another than the one told last."""
         if self.record.state is self.told:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.actors.controller.admission import Admission
-from shoal.actors.controller.endings import ON_REQUEST, ended_error
+from shoal.actors.controller.endings import ON_REQUEST, ended_error, stopped_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
@@ -28,6 +28,7 @@ from shoal.model.grants import Grant
 from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
 from shoal.model.spec import SandboxSpec
 from shoal.model.spec_model import check_spec
+from shoal.model.states import State
 from shoal.model.validate import check_tags
 from shoal.model.verbs import Made
 from shoal.model.visibility import sees
@@ -69,7 +70,7 @@ class Sandboxes:
         except ShoalError as error:
             self.metrics.refused(error.code)
             raise
-        return record.info, None if record.ended or record.started is None else self._grant(record)
+        return record.info, None if record.ended or record.started is None else self.grant_for(record)
 
     async def create_many(
         self, specs: Sequence[SandboxSpec], deadline_s: float, wait: bool, caller: Caller
@@ -191,35 +192,52 @@ class Sandboxes:
         record = await self.history.get(sandbox_id, caller)
         if record.ended:
             raise ended_error(record)
-        return self._grant(record)
+        return self.grant_for(record)
 
     async def logs(self, sandbox_id: str, fd: int, offset: int, caller: Caller) -> LogChunk:
-        """Output of its own command, as kept on its node after its end. `Unavailable` while that does not answer; if it
-        is not part of the cluster any more, or the sandbox never ran, there is no output."""
+        """Output of its own command, as kept on its node after its end or stop. `Unavailable` while that does not
+        answer; if it is not part of the cluster any more, or the sandbox never ran, there is no output."""
         record = await self.history.get(sandbox_id, caller)
-        if not record.ended:
+        if not record.ended and record.state is not State.STOPPED:
             raise FailedPrecondition(f"sandbox {sandbox_id} lives: its agent has its output", state=record.state.value)
-        if record.started is None or not self.nodes.known(record.started.node_id):
+        node_id = self._node_of_logs(record)
+        if node_id is None or not self.nodes.known(node_id):
             return LogChunk(offset, b"", True)
-        node = self.nodes.handle(record.started.node_id)
+        node = self.nodes.handle(node_id)
         try:
             chunk = await self.call(node, "read_log", sandbox_id, fd, offset, timeout_s=_LOG_S)
         except DeadlineExceeded:
             raise Unavailable(f"the node of {sandbox_id}, which keeps its output, does not answer; ask again") from None
         return LogChunk(*chunk)
 
+    def _node_of_logs(self, record: SandboxRecord) -> str | None:
+        if record.home is not None:
+            return self.nodes.of_machine(record.home.machine)
+        return None if record.started is None else record.started.node_id
+
     def orphans(self, sandbox_ids: Sequence[str], node_id: str) -> list[str]:
         """Those of `sandbox_ids` that do not live on the node that has a container of them. The node removes them."""
-        lives_here = {r.id for r in self.registry.live() if r.started is None or r.started.node_id == node_id}
+        machine = self.nodes.machine_of(node_id)
+        lives_here = {r.id for r in self.registry.live() if _may_live_on(r, node_id, machine)}
         return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id not in lives_here]
 
-    def _grant(self, record: SandboxRecord) -> Grant:
+    def grant_for(self, record: SandboxRecord) -> Grant:
+        """Access to its agent; `FailedPrecondition` where it does not run."""
+        if record.state is State.STOPPED:
+            raise stopped_error(record)
         if record.started is None:
             raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.state.value)
         expires = time.time() + grants.TTL_S
         token = grants.sign(self.secret, record.id, record.started.key, grants.CLIENT_SCOPES, expires)
         address = self.nodes.relay(record.started.node_id, record.started.relay)
         return Grant(record.id, address, token, expires, record.spec.environment)
+
+
+def _may_live_on(record: SandboxRecord, node_id: str, machine: str | None) -> bool:
+    """Whether the container of a living sandbox that a node has may be its own. `machine`: the node's, once known."""
+    if record.home is not None:
+        return machine is None or record.home.machine == machine
+    return record.started is None or record.started.node_id == node_id
 
 
 def _outcome(outcome: Made | BaseException) -> Made | ShoalError:

@@ -181,10 +181,13 @@ class SlotPool:
         )
 
     def let_go(self, node_id: str) -> None:
-        """Ends the idle slots on a node where nothing new may start."""
+        """Ends the idle and the spare slots on a node where nothing new may start, or which one sandbox needs."""
         for slot in self.idle.oldest_first():
             if slot.node_id == node_id:
                 self._end_idle(slot)
+        for slot in () if self.spare is None else self.spare.spare():
+            if slot.node_id == node_id and self.spare is not None:
+                self.spare.give_up(slot)
 
     def close(self) -> None:
         """Ends every slot that holds no sandbox."""

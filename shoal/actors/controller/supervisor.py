@@ -7,6 +7,9 @@ record what it was about to do:
     pending                 nothing of it exists; it waits for a slot
     starting, with a slot   the slot may hold it, may have started its container, or may know nothing of it
     running                 its container lives, or has just ended; its slot, if that lives, knows how
+    stopped                 a persistent one: nothing of it runs
+    starting, and it ran    the slot may hold it, may have started its container again, or may know nothing of it
+    stopping set            somebody asked a persistent one to stop: it is stopped
     ended_by set, no end    somebody asked for its end: it is ended
 
 and of each it does what is left to do.
@@ -28,18 +31,32 @@ from shoal.actors.controller.endings import (
     evicted,
     failed_start,
     given_up,
+    machine_lost,
     node_lost,
+    stopped,
     too_late,
     vanished,
 )
 from shoal.actors.controller.launcher import Launcher
 from shoal.actors.controller.metrics import Metrics
-from shoal.actors.controller.phase import ACCEPTED, ACTIVITY, LAUNCHED, SETTLED, Action, Event, Phase
+from shoal.actors.controller.persistence import Persistence, kept
+from shoal.actors.controller.phase import (
+    ACCEPTED,
+    ACTIVITY,
+    LAUNCHED,
+    LOSABLE,
+    RESTING,
+    SETTLED,
+    Action,
+    Event,
+    Phase,
+)
 from shoal.actors.controller.placement import request_for
 from shoal.actors.controller.ready_slots import ReadySlots
-from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.record import Home, SandboxRecord, StopRequest
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.restarts import count, due_at
 from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
@@ -69,21 +86,25 @@ class SandboxSupervisor:
     adoption: Adoption
     metrics: Metrics
     call: Callable[..., Awaitable[Any]] = call
+    persistence: Persistence = field(init=False)
     _runs: dict[str, Run] = field(default_factory=dict)
     _at_once: dict[Action, Callable[[Run], None]] = field(init=False)
     _activities: dict[Action, Callable[[Run], Awaitable[Outcome]]] = field(init=False)
 
     def __post_init__(self) -> None:
         launcher = Launcher(self.writer, self.pool, self.call)
+        self.persistence = Persistence(self.pool, self.adoption.maker, self.adoption.nodes, self.call)
         self._at_once = {
             Action.FREE_SLOT: self._free_slot,
             Action.DISCARD_SLOT: self._discard_slot,
             Action.FORGET_SLOT: self._forget_slot,
             Action.REMOVE_LATER: self._remove_later,
             Action.COUNT_ACCEPTANCE: self._count_acceptance,
-            Action.COUNT_START: self._count_start,
+            Action.NOTE_START: self._note_start,
             Action.RETRACT: self._retract,
             Action.NOTE_END: self._note_end,
+            Action.NOTE_STOP: self._note_stop,
+            Action.NOTE_WAKE: self._note_wake,
         }
         self._activities = {
             Action.WRITE_ACCEPTANCE: launcher.write_acceptance,
@@ -97,6 +118,11 @@ class SandboxSupervisor:
             Action.STOP: self._stop,
             Action.WRITE_END: self._write_state,
             Action.CLEAR: self._clear,
+            Action.HALT: self._halt,
+            Action.HALT_THERE: self.persistence.halt_there,
+            Action.WRITE_STOP: self._write_state,
+            Action.FIND_OWN_SLOT: self.persistence.find_own_slot,
+            Action.RESTART: self.persistence.restart,
         }
 
     def check_room(self, spec: SandboxSpec) -> None:
@@ -120,14 +146,18 @@ class SandboxSupervisor:
     def resume(self, record: SandboxRecord, slot: Slot | None) -> None:
         """Goes on with a living sandbox that an earlier controller left. `slot`: the one on record with it, if that
         lives and holds it."""
+        if record.life.phase is Phase.STOPPED and record.ended_by is None:
+            return
         run = self._runs[record.id] = Run(record, told=record.state)
         if slot is not None:
             self._hold(run, slot)
-        if slot is None and record.life.phase is not Phase.QUEUED:
+        if slot is None and record.life.phase not in (Phase.QUEUED, Phase.STOPPED):
             self._take(run, Outcome(Event.SLOT_LOST))
-        if record.started is not None:
+        if record.started is not None or record.home is not None:
             if record.ended_by is not None:
                 self._take(run, Outcome(Event.END_REQUESTED, end=given_up(ON_REQUEST)))
+            elif record.stopping is not None:
+                self._take(run, Outcome(Event.STOP_REQUESTED, end=stopped(record.stopping)))
         elif record.ended_by is not None:
             self._take(run, Outcome(Event.GIVEN_UP, end=given_up(ON_REQUEST)))
         elif record.deadline <= time.time():
@@ -154,7 +184,7 @@ class SandboxSupervisor:
                 "ask again, with a longer deadline",
                 field="deadline",
             ) from None
-        if record.failure is not None:
+        if record.failure is not None and record.home is None:
             raise record.failure
         if record.ended and record.started is None:  # its end was asked for meanwhile
             raise ended_error(record)
@@ -175,21 +205,43 @@ class SandboxSupervisor:
             entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
             # The intent: a controller that is restarted now will end it.
             await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
-            run = self._runs.get(record.id)
+            run = self._run_of(record)
             if run is not None:
                 self._interrupt(run, Outcome(Event.END_REQUESTED, end=end))
         await record.life.reached(SETTLED)
 
+    async def stop(self, record: SandboxRecord, request: StopRequest, audit: Sequence[AuditEntry] = ()) -> None:
+        """Stops a persistent sandbox that has been brought up, and returns once it has stopped, or ended. It does not
+        start again by itself then. Raises what kept the request off the record."""
+        if record.life.phase in RESTING and due_at(record) is not None:
+            await record.life.reached({Phase.STOPPED, *SETTLED})  # or else it would start again after that
+        if record.life.phase not in RESTING or due_at(record) is not None:
+            # The intent: a controller that is restarted now will stop it.
+            await self.writer.put(record, audit=audit, change=lambda: {"stopping": request})
+            run = self._run_of(record)
+            if run is not None and not record.ended:
+                self._interrupt(run, Outcome(Event.STOP_REQUESTED, end=stopped(request)))
+        await record.life.reached({Phase.VACATING, Phase.STOPPED, *SETTLED})
+
+    def wake(self, record: SandboxRecord, deadline_s: float, *, by_itself: bool = False) -> None:
+        """Sets out to bring a stopped sandbox up again within `deadline_s`. If that fails, it is stopped."""
+        record.deadline = time.time() + deadline_s
+        record.restarts = record.restarts + 1 if by_itself else 0
+        record.failure = None
+        run = self._run_of(record)
+        assert run is not None
+        self._interrupt(run, Outcome(Event.START_REQUESTED))
+
     async def lose_node(self, node_id: str) -> None:
-        """A machine is gone, and its sandboxes with it, all at once."""
-        lost = [
-            run
-            for run in self._runs.values()
-            if not run.record.ended and run.record.started is not None and run.record.started.node_id == node_id
-        ]
+        """A machine is gone, and its sandboxes with it, all at once; persistent ones have stopped."""
+        lost = [run for run in self._runs.values() if not run.record.ended and run.is_on(node_id)]
         for run in lost:
-            self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
-        await asyncio.gather(*(run.record.life.reached(SETTLED) for run in lost))
+            if run.record.spec.persistent and run.record.life.phase in LOSABLE:
+                self._interrupt(run, Outcome(Event.MACHINE_LOST, end=machine_lost(run.record)))
+            elif run.record.started is not None:
+                self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
+        told = (run.record for run in lost if run.record.ended or run.record.life.phase in RESTING)
+        await asyncio.gather(*(record.life.reached({Phase.VACATING, Phase.STOPPED, *SETTLED}) for record in told))
 
     def on_node(self, node_id: str) -> list[SandboxRecord]:
         """The sandboxes that live on a node, or are about to."""
@@ -203,6 +255,13 @@ class SandboxSupervisor:
     def slots(self) -> list[Slot]:
         """The slots that hold a sandbox, or are about to."""
         return [run.slot for run in self._runs.values() if run.slot is not None]
+
+    def _run_of(self, record: SandboxRecord) -> Run | None:
+        """Where it is in the supervisor's hands; one that is stopped comes into them. None: it has ended."""
+        run = self._runs.get(record.id)
+        if run is None and record.life.phase is Phase.STOPPED:
+            run = self._runs[record.id] = Run(record, told=record.state)
+        return run
 
     # -- how it goes on -----------------------------------------------------------------------------
 
@@ -286,8 +345,13 @@ class SandboxSupervisor:
     def _count_acceptance(self, run: Run) -> None:
         self.metrics.accepted(run.record)
 
-    def _count_start(self, run: Run) -> None:
-        self.metrics.started(run.record)
+    def _note_start(self, run: Run) -> None:
+        record = run.record
+        if record.home is None:
+            self.metrics.started(record)
+        if record.spec.persistent and record.started is not None:
+            record.home = Home(record.started.machine, self.adoption.nodes.hostname(record.started.node_id))
+            record.stop = record.stopping = None
 
     def _retract(self, run: Run) -> None:
         self.registry.retract(run.record)
@@ -297,6 +361,17 @@ class SandboxSupervisor:
         run.record.finish(run.end)
         self.registry.settle(run.record)
         self.metrics.ended(run.record)
+
+    def _note_stop(self, run: Run) -> None:
+        record, stop = run.record, run.end
+        assert stop is not None
+        ran_s = None if record.started is None else stop.ended_at - record.started.started_at
+        record.restarts = count(record.restarts, ran_s)
+        record.rest(replace(stop, kept=True))
+        self.registry.rest(record)
+
+    def _note_wake(self, run: Run) -> None:
+        self.registry.wake(run.record)
 
     # -- activities ---------------------------------------------------------------------------------
 
@@ -311,31 +386,44 @@ class SandboxSupervisor:
         assert run.end is not None
         wanted = run.end
         outcome = await self._end_of(run, "terminate", wanted.message)
+        if outcome.event is Event.HALTED:
+            return Outcome(Event.HALTED)  # why it had stopped is not its end
         if outcome.end is not None and outcome.end.reason is Reason.TERMINATED is not wanted.reason:
             # The slot was only told to end it; the controller knows what for.
             return replace(outcome, end=End(wanted.reason, None, wanted.message, outcome.end.ended_at))
         return outcome
+
+    async def _halt(self, run: Run) -> Outcome:
+        assert run.end is not None
+        return await self._end_of(run, "stop", run.end.reason, run.end.message)
 
     async def _end_of(self, run: Run, method: str, *args: Any) -> Outcome:
         """The end that the slot tells."""
         assert run.slot is not None
         while True:
             try:
-                return Outcome(Event.ENDED, end=await self.call(run.slot.handle, method, run.record.id, *args))
+                end: End = await self.call(run.slot.handle, method, run.record.id, *args)
+                return Outcome(Event.HALTED if end.kept else Event.ENDED, end=end)
             except Unavailable as error:
                 if is_gone(error):
                     return Outcome(Event.SLOT_LOST)
                 await asyncio.sleep(_RETRY_S)
             except SandboxNotFound:
+                if run.record.spec.persistent:
+                    return Outcome(Event.UNHELD)
                 return Outcome(Event.ENDED, end=vanished(run.record, "its actor does not hold it any more"))
 
     async def _adopt(self, run: Run) -> Outcome:
-        return await self.adoption.adopt(run.record)
+        outcome = await self.adoption.adopt(run.record)
+        return kept(outcome) if run.record.spec.persistent else outcome
 
     async def _remove(self, run: Run) -> Outcome:
-        started = run.record.started
-        await self.adoption.remove(run.record.id, run.node_id if started is None else started.node_id)
-        return Outcome(Event.REMOVED)
+        record, started = run.record, run.record.started
+        if record.home is None:
+            await self.adoption.remove(record.id, run.node_id if started is None else started.node_id)
+        elif (node_id := self.persistence.node_of(record)) is not None:
+            await self.adoption.remove(record.id, node_id)
+        return Outcome(Event.REMOVED)  # on a machine that is away: once that is back
 
     async def _clear(self, run: Run) -> Outcome:
         if run.remains:

@@ -1,4 +1,4 @@
-"""Sandboxes: create, get, find, list, tag, wait, terminate."""
+"""Sandboxes: create, get, find, list, tag, wait, stop, start, terminate."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from shoal.cluster.api.schema.control import (
     SandboxCreate,
     SandboxId,
     SandboxPage,
+    SandboxStart,
     Tags,
 )
 from shoal.model import field_types, verbs
@@ -148,6 +149,21 @@ async def get_sandbox(sandbox_id: SandboxId, cluster: Cluster) -> Json:
 async def terminate_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
     """Ends it, and answers once its processes are gone. For one that has ended: how it ended."""
     return Json(info_to_json(await seen_through(request, cluster.terminate(sandbox_id))))
+
+
+@verb_route(router, verbs.stop, response_model=Sandbox, summary="Stop a persistent sandbox")
+async def stop_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
+    """Stops it, and answers once nothing of it runs. Its disk, name, tags and tunnels stay."""
+    return Json(info_to_json(await seen_through(request, cluster.stop(sandbox_id))))
+
+
+@verb_route(router, verbs.start, response_model=Sandbox, summary="Start a persistent sandbox again")
+async def start_sandbox(
+    sandbox_id: SandboxId, request: Request, cluster: Cluster, body: SandboxStart | None = None
+) -> Json:
+    """Starts one that is stopped, on its machine, and answers once it runs."""
+    deadline = (body or SandboxStart()).deadline
+    return Json(info_to_json(await seen_through(request, cluster.ask(verbs.start, sandbox_id, deadline))))
 
 
 @verb_route(

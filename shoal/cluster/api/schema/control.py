@@ -162,6 +162,13 @@ class Renewed(Told):
     """Not those that have ended, have no lease, or that the token may not see"""
 
 
+class SandboxStart(Sent):
+    """How long a start may take."""
+
+    deadline: Deadline = 300.0
+    """Seconds, after which it is stopped"""
+
+
 class Tags(Sent):
     """The new tags, which replace all others."""
 

@@ -1,0 +1,133 @@
+"""Stops persistent sandboxes that no slot holds, and brings stopped ones up on the machine that has their disk: each
+step as a plain coroutine that returns what it came to. `supervisor.py` says which is next.
+
+A disk stays on its machine: one that is lost keeps its sandboxes stopped until it is back. (Where disks can move,
+`find_own_slot` is the place to move one first.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shoal.actors.controller.endings import machine_lost, stop_unknown
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.phase import Event
+from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.run import Outcome, Run
+from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.actors.controller.slots import SlotPool
+from shoal.actors.handles import is_gone
+from shoal.actors.messages import OCCUPIED, SandboxStarted
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
+from shoal.model.spec import SlotShape
+from shoal.model.states import State
+
+_STOP_S = 60.0
+_RETRY_S = 0.5
+_PATIENCE_S = 2.0
+"""Seconds after which idle slots on the machine give way."""
+
+
+@dataclass(slots=True)
+class Persistence:
+    """`call`: how actors are called."""
+
+    pool: SlotPool
+    maker: SlotMaker
+    nodes: Nodes
+    call: Callable[..., Awaitable[Any]]
+
+    async def halt_there(self, run: Run) -> Outcome:
+        """Has its node stop its container, for as long as there is that node."""
+        record = run.record
+        while (node_id := self.node_of(record)) is not None:
+            try:
+                await self.call(self.nodes.handle(node_id), "stop_sandbox", record.id, timeout_s=_STOP_S)
+            except ShoalError:
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return Outcome(Event.HALTED, end=run.end or stop_unknown())
+        return Outcome(Event.HALTED, end=run.end or machine_lost(record))
+
+    async def find_own_slot(self, run: Run) -> Outcome:
+        """A new slot on its machine, until its deadline."""
+        node_id = self.node_of(run.record)
+        if node_id is None:
+            return Outcome(Event.FAILED, error=machine_missing(run.record))
+        left_s = max(0.0, run.record.deadline - time.time())
+        try:
+            async with asyncio.timeout(left_s):
+                slot = await self._slot_on(node_id, run.record.spec.slot_shape)
+        except TimeoutError:
+            message = f"its machine {_name(run.record)} had no room for it in time; end others there, or wait longer"
+            return Outcome(Event.FAILED, error=DeadlineExceeded(message, field="deadline"))
+        except ShoalError as error:
+            return Outcome(Event.FAILED, error=error)
+        return Outcome(Event.SLOT_FOUND, slot=slot)
+
+    async def restart(self, run: Run) -> Outcome:
+        """Has the slot start it again. The slot joins a start that it has made already."""
+        assert run.slot is not None
+        record = run.record
+        left_s = max(0.1, record.deadline - time.time())
+        try:
+            started: SandboxStarted = await self.call(
+                run.slot.handle, "restart", record.id, record.spec, timeout_s=left_s
+            )
+        except DeadlineExceeded:
+            message = "the sandbox did not start in time; it is stopped. Allow more with deadline="
+            return Outcome(Event.UNCLEAR_START, error=DeadlineExceeded(message, field="deadline"))
+        except Unavailable as error:
+            return Outcome(Event.SLOT_LOST if is_gone(error) else Event.UNCLEAR_START, error=error)
+        except FailedPrecondition as error:
+            if error.state == OCCUPIED:
+                return Outcome(Event.SLOT_OCCUPIED)
+            return Outcome(Event.FAILED, error=error)
+        except ShoalError as error:
+            return Outcome(Event.FAILED, error=error)
+        return Outcome(Event.STARTED, started=started)
+
+    def node_of(self, record: SandboxRecord) -> str | None:
+        """The node that its machine is now; None while that is not part of the cluster."""
+        return None if record.home is None else self.nodes.of_machine(record.home.machine)
+
+    async def _slot_on(self, node_id: str, shape: SlotShape) -> Slot:
+        slot = self.maker.create(shape, node_id)
+        placing = asyncio.ensure_future(self.maker.placed(slot))
+        try:
+            await asyncio.wait([placing], timeout=_PATIENCE_S)
+            if not placing.done():
+                self.pool.let_go(node_id)
+            await placing
+        except BaseException:
+            placing.cancel()
+            self.maker.kill(slot)
+            raise
+        return slot
+
+
+def kept(outcome: Outcome) -> Outcome:
+    """What ends another sandbox stops a persistent one."""
+    if outcome.event is not Event.ENDED or outcome.end is None:
+        return outcome
+    return Outcome(Event.NOT_ADOPTED, end=replace(outcome.end, kept=True))
+
+
+def machine_missing(record: SandboxRecord) -> FailedPrecondition:
+    """The error for who wants to start a sandbox whose machine is not there."""
+    return FailedPrecondition(
+        f"sandbox {record.id} has its disk on machine {_name(record)}, which is not part of the cluster now; "
+        "start it once that is back, or terminate it",
+        state=State.STOPPED.value,
+        machine=None if record.home is None else record.home.machine,
+    )
+
+
+def _name(record: SandboxRecord) -> str:
+    home = record.home
+    return "" if home is None else f"{home.hostname} ({home.machine})" if home.hostname else home.machine
