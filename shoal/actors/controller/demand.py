@@ -48,8 +48,10 @@ class DemandReporter:
         )
 
     def look(self, now: float) -> Counter[str]:
-        """Notes which nodes are empty. Returns how many sandboxes each has; called every second."""
+        """Notes which nodes are empty. Returns how many sandboxes each has, stopped ones too, since their disks are
+        there; called every second."""
         sandboxes = Counter(slot.node_id for slot in self.supervisor.slots() if slot.node_id is not None)
+        sandboxes.update({node.id: node.info.stopped for node in self.nodes.known_nodes() if node.info is not None})
         empty = [node.id for node in self.nodes.known_nodes() if not sandboxes[node.id]]
         self._empty_since = {node_id: self._empty_since.get(node_id, now) for node_id in empty}
         return sandboxes

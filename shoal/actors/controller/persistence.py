@@ -59,6 +59,8 @@ class Persistence:
         node_id = self.node_of(run.record)
         if node_id is None:
             return Outcome(Event.FAILED, error=machine_missing(run.record))
+        if (why := self.nodes.cordoned().get(node_id)) is not None:
+            return Outcome(Event.FAILED, error=machine_cordoned(run.record, why))
         left_s = max(0.0, run.record.deadline - time.time())
         try:
             async with asyncio.timeout(left_s):
@@ -96,6 +98,11 @@ class Persistence:
         """The node that its machine is now; None while that is not part of the cluster."""
         return None if record.home is None else self.nodes.of_machine(record.home.machine)
 
+    def may_start(self, record: SandboxRecord) -> bool:
+        """Whether its machine is there, and takes it."""
+        node_id = self.node_of(record)
+        return node_id is not None and node_id not in self.nodes.cordoned()
+
     async def _slot_on(self, node_id: str, shape: SlotShape) -> Slot:
         slot = self.maker.create(shape, node_id)
         placing = asyncio.ensure_future(self.maker.placed(slot))
@@ -123,6 +130,16 @@ def machine_missing(record: SandboxRecord) -> FailedPrecondition:
     return FailedPrecondition(
         f"sandbox {record.id} has its disk on machine {_name(record)}, which is not part of the cluster now; "
         "start it once that is back, or terminate it",
+        state=State.STOPPED.value,
+        machine=None if record.home is None else record.home.machine,
+    )
+
+
+def machine_cordoned(record: SandboxRecord, why: str) -> FailedPrecondition:
+    """The error for who wants to start a sandbox on whose machine nothing new is to start."""
+    return FailedPrecondition(
+        f"sandbox {record.id} has its disk on machine {_name(record)}, which is cordoned ({why}); "
+        "start it once that is uncordoned",
         state=State.STOPPED.value,
         machine=None if record.home is None else record.home.machine,
     )

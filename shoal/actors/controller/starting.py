@@ -82,7 +82,7 @@ class Starting:
         """Starts those again whose time has come, and whose machine is there."""
         for record in records:
             due = due_at(record) if record.life.phase is Phase.STOPPED else None
-            if due is not None and due <= now and self.supervisor.persistence.node_of(record) is not None:
+            if due is not None and due <= now and self.supervisor.persistence.may_start(record):
                 try:
                     self._wake(record, _AGAIN_S, by_itself=True)
                 except ShoalError:  # its quota is used up, say: at the next look

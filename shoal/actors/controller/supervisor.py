@@ -190,7 +190,11 @@ class SandboxSupervisor:
             raise ended_error(record)
 
     async def evict(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """As `terminate`, for a sandbox that must make way: its end has the reason `evicted`."""
+        """As `terminate`, for a sandbox that must make way: its end has the reason `evicted`. A persistent one that has
+        run is stopped."""
+        if record.home is not None:
+            await self.stop(record, StopRequest(Reason.EVICTED, message, by.token))
+            return
         await self._request_end(record, evicted(message), by)
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
@@ -212,7 +216,7 @@ class SandboxSupervisor:
 
     async def stop(self, record: SandboxRecord, request: StopRequest, audit: Sequence[AuditEntry] = ()) -> None:
         """Stops a persistent sandbox that has been brought up, and returns once it has stopped, or ended. It does not
-        start again by itself then. Raises what kept the request off the record."""
+        start again by itself then, unless for the request's reason. Raises what kept the request off the record."""
         if record.life.phase in RESTING and due_at(record) is not None:
             await record.life.reached({Phase.STOPPED, *SETTLED})  # or else it would start again after that
         if record.life.phase not in RESTING or due_at(record) is not None:
