@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shoal.client.process import Input, Output, Process, ProcessInfo, Result
     from shoal.client.rollouts.map import map
     from shoal.client.rollouts.outcome import Outcome
+    from shoal.client.rollouts.reward import Reward, reward
     from shoal.client.sandbox import Sandbox
     from shoal.client.tunnels import Forward
     from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         IsADirectory,
         NoCapacity,
         NodeNotFound,
+        NoScore,
         NotADirectory,
         NotFound,
         PathNotFound,
@@ -64,14 +66,15 @@ _HOMES = {
     "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
-    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NoCapacity NodeNotFound "
-    "NotADirectory NotFound PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath SandboxEnded "
-    "SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
+    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NoCapacity NoScore "
+    "NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath "
+    "SandboxEnded SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.states": "Reason State",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
     "shoal.client.rollouts.map": "map",
     "shoal.client.rollouts.outcome": "Outcome",
+    "shoal.client.rollouts.reward": "Reward reward",
     "shoal.client.sandbox": "Sandbox",
     "shoal.client.tunnels": "Forward",
     "shoal.wire.records": "Entry WatchEvent",
@@ -100,6 +103,7 @@ __all__ = [
     "InvalidRequest",
     "IsADirectory",
     "NoCapacity",
+    "NoScore",
     "NodeInfo",
     "NodeNotFound",
     "NotADirectory",
@@ -116,6 +120,7 @@ __all__ = [
     "Reason",
     "RelativePath",
     "Result",
+    "Reward",
     "Sandbox",
     "SandboxEnded",
     "SandboxEvent",
@@ -137,6 +142,7 @@ __all__ = [
     "WatchEvent",
     "connect",
     "map",
+    "reward",
 ]
 
 

@@ -22,6 +22,7 @@
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
     │   └── CommandFailed             a command exited with another code than 0 (if `check` was set)
+    │       └── NoScore                   a command whose score was wanted printed none
     ├── QuotaExceeded             a limit or a full disk: ask for less, or later
     ├── SandboxEnded              carries reason and exit code
     ├── DeadlineExceeded          it took longer than you allowed
@@ -209,6 +210,12 @@ class CommandFailed(FailedPrecondition):
     @property
     def stderr(self) -> str:
         return str(self.fields.get("stderr", ""))
+
+
+class NoScore(CommandFailed):
+    """The last line of a command's output is no score, or one out of bounds."""
+
+    code = "no_score"
 
 
 class QuotaExceeded(ShoalError):

@@ -5,6 +5,6 @@ shoalpy.py    Shoal, blocking and async
 peers/        docker-py (always), others with PEERS=1 where they can be installed
 stats.py      samples, medians, ratios
 measures.py   the measures there are, with their targets: one list
-execs.py creates.py files.py memory.py    one module per group of measures
+execs.py creates.py maps.py files.py memory.py    one module per group of measures
 table.py      the table, and build/bench.json
 """

@@ -35,7 +35,11 @@ class Shoal(Subject):
         self._image = image
 
     def create(self, memory: int = MEMORY_LIMIT) -> ShoalBox:
-        return ShoalBox(Sandbox.create(**wanted(self._image, memory), client=self.client))
+        return ShoalBox(Sandbox.create(**self.wanted(memory), client=self.client))
+
+    def wanted(self, memory: int) -> dict[str, Any]:
+        """The options of a sandbox with that much memory (MiB) at most."""
+        return wanted(self._image, memory)
 
     def wait_warm(self, count: int = 1, at_most: float = 20.0) -> None:
         """Returns once a node has that many warm containers; raises `TimeoutError` where none comes."""

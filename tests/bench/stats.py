@@ -11,7 +11,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Numbers measured, in `unit`: `s` for times, `/s` and `MB/s` for rates, `MB` and `count` for sizes.
+    """Numbers measured, in `unit`: `s` for times, `/s` and `MB/s` for rates, `MB` and `count` for sizes, `×` for
+    ratios.
 
     Never empty.
     """
