@@ -199,7 +199,8 @@ async def _start(sandbox: Sandbox) -> None:
 
 
 def _row(info: SandboxInfo) -> tuple[str, ...]:
-    state = info.state.value if info.reason is None else f"{info.state.value} ({info.reason.value})"
+    why = info.waiting if info.reason is None else info.reason.value
+    state = info.state.value if why is None else f"{info.state.value} ({why})"
     command = " ".join(info.spec.command)
     return (
         info.id,

@@ -16,7 +16,8 @@ class SandboxInfo:
 
     `returncode`: None while it lives; then its command's, negative for a signal, else that of its reason
     (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives. While a
-    persistent one is `stopped`, all three tell of its stop, and `stopped_at` when that was.
+    persistent one is `stopped`, all three tell of its stop, and `stopped_at` when that was. `waiting`: why it
+    waits, while it does: for room, for a node that is launched.
     """
 
     id: str
@@ -30,6 +31,7 @@ class SandboxInfo:
     message: str | None = None
     node_id: str | None = None
     stopped_at: float | None = None
+    waiting: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shoal.actors.controller.phase import Event
@@ -41,10 +42,14 @@ class Launcher:
     async def find_slot(self, run: Run) -> Outcome:
         """Waits for a slot until the sandbox's deadline."""
         left_s = max(0.0, run.record.deadline - time.time())
+        request = request_for(run.record.spec)
+        run.record.waits_for = partial(self.pool.reason, request)
         try:
-            slot = await self.pool.take(request_for(run.record.spec), run.record.spec.environment, left_s)
+            slot = await self.pool.take(request, run.record.spec.environment, left_s)
         except ShoalError as error:
             return Outcome(Event.FAILED, error=error)
+        finally:
+            run.record.waits_for = None
         return Outcome(Event.SLOT_FOUND, slot=slot)
 
     async def write_slot(self, run: Run) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
@@ -58,7 +58,7 @@ class SandboxRecord:
     started by itself. `failure`: what its create failed with, `refusal`: what kept it off
     the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
     the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
-    which sandbox had its name last.
+    which sandbox had its name last. `waits_for`: while it waits for room, tells why.
     """
 
     id: str
@@ -83,6 +83,7 @@ class SandboxRecord:
     digest: str | None = None
     weight: int = 0
     name_from: str | None = None
+    waits_for: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
     _spec_row: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -121,6 +122,7 @@ class SandboxRecord:
             node_id=started.node_id if started else None,
             stopped_at=stopped_at,
             tags=dict(self.tags),
+            waiting=None if self.waits_for is None else self.waits_for(),
         )
 
     def finish(self, end: End) -> None:

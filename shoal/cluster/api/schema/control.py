@@ -188,6 +188,8 @@ class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore
     ended_at: float | None
     stopped_at: float | None
     """Since when a persistent one is stopped; null: it is not"""
+    waiting: str | None
+    """Why it waits, while it does: for room, or for a node that is being launched"""
     reason: Reason | None
     """Why it ended or stopped"""
     returncode: int | None
