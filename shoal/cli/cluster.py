@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -120,6 +121,8 @@ def status(
         if cluster is not None and ray_address in (None, cluster.ray_address):
             _status_here(cluster, json, env)
             return
+        if cluster is None and ray_address is None and _status_joined(state_dir, json, env):
+            return
         elsewhere = ray_address or config_file.read().default
         if elsewhere is None:
             if json:
@@ -195,6 +198,30 @@ def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
         dead = [part for part, well in (("the engine", health.engine), ("Ray", health.ray)) if not well]
         reason = problem or f"{' and '.join(dead)} does not answer"
         raise _not_running(json, f"the cluster is broken: {reason}; run `shoal up` to repair it")
+
+
+def _status_joined(state_dir: Path, json: bool, env: bool) -> bool:
+    """Tells of the node that this machine is; False where it has not joined a cluster."""
+    from shoal.cluster.local import joined_file
+
+    joined = joined_file.read(state_dir)
+    if joined is None:
+        return False
+    from shoal.cluster.local import join as local_join
+
+    if env:
+        for name, value in cluster_file.driver_environment(joined.head, joined.auth_token_path).items():
+            typer.echo(f"export {name}={shlex.quote(value)}")
+        return True
+    well = local_join.well(joined)
+    if json:
+        told = {"cluster": joined.cluster, "head": joined.head, "address": joined.address, "machine": joined.name}
+        console.print_json({**told, "running": well})
+    elif well:
+        typer.echo(f"This machine, {joined.address}, is a node of the cluster at {joined.head}: Ray and engine run.")
+    if not well:
+        raise _not_running(json, f"of this node of the cluster at {joined.head} a part has died; run `shoal join`")
+    return True
 
 
 async def _nodes(client: Client) -> list[dict[str, Any]]:

@@ -170,6 +170,10 @@ class StoreSettings(_Section):
 
     url: str | None = None
     """`postgresql://user:password@host/database`; none: a SQLite file in the state directory"""
+    redis: str | None = None
+    """`redis://user:password@host:6379`, or `rediss:`, where Ray keeps its state: other machines and what runs there
+    survive a restart of the head; none: they end with it
+    """
     retention: Annotated[float, Field(gt=0)] = 7 * 86400.0
     """Seconds for which ended sandboxes, events and audit entries are kept"""
 
@@ -234,8 +238,8 @@ class Settings(BaseSettings):
         return self.model_dump(mode="json")
 
     def to_dict_for_others(self) -> dict[str, Any]:
-        """Like `to_dict` without the store's URL, which may hold a password."""
-        return self.model_copy(update={"store": self.store.model_copy(update={"url": None})}).to_dict()
+        """Like `to_dict` without the store's URLs, which may hold passwords."""
+        return self.model_copy(update={"store": self.store.model_copy(update={"url": None, "redis": None})}).to_dict()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Settings:

@@ -18,7 +18,7 @@ from shoal.actors.names import CLUSTER_LABEL
 from shoal.cluster.local import processes
 from shoal.cluster.local.joined_file import JoinedFile
 from shoal.model import verbs
-from shoal.model.cluster_file import ClusterFile, driver_environment
+from shoal.model.cluster_file import READ_ON_IMPORT, ClusterFile, driver_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
 
 _MARGIN_S = 30.0
@@ -80,7 +80,8 @@ def _ask(cluster: ClusterFile | JoinedFile, request: dict[str, Any], timeout_s: 
     address = cluster.head if isinstance(cluster, JoinedFile) else cluster.ray_address
     # Several nodes may be on one machine, each at an address of its own.
     own = cluster.address if isinstance(cluster, JoinedFile) else None
-    environment = {name: value for name, value in processes.environment().items() if name != "RAY_AUTH_TOKEN"}
+    dropped = ("RAY_AUTH_TOKEN", *READ_ON_IMPORT)
+    environment = {name: value for name, value in processes.environment().items() if name not in dropped}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "shoal.cluster.local.actors"],

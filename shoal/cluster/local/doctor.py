@@ -22,7 +22,8 @@ from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
 from shoal.cluster.local import image as local_image
-from shoal.cluster.local import packages
+from shoal.cluster.local import join as local_join
+from shoal.cluster.local import joined_file, packages
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import up as local_cluster
@@ -78,6 +79,10 @@ def examine(settings: Settings) -> Iterator[Check]:
     address, engine = _engine(settings, cluster)
     yield engine
     yield _image(settings, address)
+    joined = joined_file.path_in(settings.state_dir).exists()
+    if joined:
+        yield _joined(settings)
+        return
     if cluster is None:
         if settings.api.enabled:
             yield _api_can_be(settings)
@@ -306,6 +311,19 @@ def _image(settings: Settings, address: str | None) -> Check:
             "SHOAL_SANDBOX__IMAGE=python:3.12 shoal up",
         )
     return Check("base image", False, f"the engine has no {reference}", "shoal up")
+
+
+def _joined(settings: Settings) -> Check:
+    """The node that this machine is lives, and its head answers."""
+    try:
+        joined = joined_file.read(settings.state_dir)
+    except ShoalError as error:
+        return Check("node", False, error.message, "shoal leave")
+    if joined is None or not local_join.well(joined):
+        return Check("node", False, "Ray or the engine has died here", "shoal join")
+    if not local_ray.answers(joined.head):
+        return Check("node", False, f"the head at {joined.head} does not answer", "there: shoal up")
+    return Check("node", True, f"{joined.address}, of the cluster at {joined.head}, which answers")
 
 
 def _token(cluster: ClusterFile) -> Check:

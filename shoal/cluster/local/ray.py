@@ -13,12 +13,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from shoal.actors.names import REGION_LABEL, ZONE_LABEL
 from shoal.cluster.local import processes
-from shoal.model.cluster_file import ProcessRef, loopback_environment
+from shoal.model.cluster_file import READ_ON_IMPORT, ProcessRef, loopback_environment
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.private_directory import make_private_directory
 
@@ -29,10 +30,17 @@ CLOSED = "ray"
 """The directory around Ray's own, which no other account may enter."""
 _SESSIONS = "s"
 
+HEAD_AWAY_S = 300.0
+"""How long a node that has joined waits for its head to come back, before Ray ends there with all that it runs."""
+
+_REDIS_PORT = 6379
 _START_S = 120.0
 _GRACE_S = 3.0
 _LONGEST_SOCKET = len("/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-_DROPPED = ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TMPDIR")
+_DROPPED = (
+    *("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TMPDIR"),
+    *READ_ON_IMPORT,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +67,12 @@ class RayOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadOptions(RayOptions):
-    """How to start the head. `port` None: the usual one if free, else any."""
+    """How to start the head. `port` None: the usual one if free, else any. `redis`: the URL of what keeps its state, in
+    the namespace `kept_as`; None: it is in the head's memory."""
 
     port: int | None = None
+    redis: str | None = None
+    kept_as: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +100,11 @@ def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
 def start(options: HeadOptions) -> str:
     """Starts a head and returns its address (`host:port`) once it answers."""
     port = _choose_port(options)
+    redis = external_redis(options.redis, options.kept_as)
     _run(
-        options,
+        replace(options, environ={**options.environ, **redis.environ}),
         [
+            *redis.arguments,
             "--head",
             f"--port={port}",
             f"--include-dashboard={str(options.dashboard).lower()}",
@@ -102,10 +115,44 @@ def start(options: HeadOptions) -> str:
     return f"{options.address}:{port}"
 
 
+@dataclass(frozen=True, slots=True)
+class ExternalRedis:
+    """How `ray start --head` is told of a Redis."""
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+
+
+def external_redis(url: str | None, namespace: str) -> ExternalRedis:
+    """`InvalidRequest` (field `store.redis`) for what is no URL of a Redis.
+
+    Ray's GCS takes a password only on its command line, which other accounts of the head's machine see.
+    """
+    if url is None:
+        return ExternalRedis()
+    parts = urlsplit(url)
+    try:
+        port = _REDIS_PORT if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not port or parts.path not in ("", "/"):
+        raise InvalidRequest(
+            "store.redis: give redis://[user:password@]host[:port], or rediss: for TLS; Ray uses database 0",
+            field="store.redis",
+        )
+    scheme = "rediss://" if parts.scheme == "rediss" else ""
+    names = {"username": parts.username, "password": parts.password}
+    return ExternalRedis(
+        {"RAY_REDIS_ADDRESS": f"{scheme}{parts.hostname}:{port}", "RAY_external_storage_namespace": namespace},
+        tuple(f"--redis-{name}={unquote(value)}" for name, value in names.items() if value),
+    )
+
+
 def join(options: WorkerOptions) -> None:
     """Starts a node that joins a head, and returns once the head knows it."""
     free_port(options.address)  # `InvalidRequest` if it is not this machine's
-    _run(options, [f"--address={options.head}"])
+    environ = {"RAY_gcs_rpc_server_reconnect_timeout_s": f"{HEAD_AWAY_S:.0f}", **options.environ}
+    _run(replace(options, environ=environ), [f"--address={options.head}"])
 
 
 def _run(options: RayOptions, arguments: list[str]) -> None:

@@ -44,6 +44,10 @@ only be slow.
 """
 
 
+_SECRETS = ("auth_token", "secret", "ray_state")
+"""Files that live as long as a cluster: Ray's token, the cluster's own secret, the name of Ray's state in Redis."""
+
+
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """How to start Ray. `address`: what it listens on; `port` None: 6379 where it is free."""
@@ -101,6 +105,8 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
         if cluster is not None:
             with report("Taking away what is left of a cluster that died"):
                 _take_down(settings.state_dir, cluster, drain=False, keep_engine=True)
+            if settings.store.redis is not None:
+                options = _where_it_was(options, cluster)
         return _start(settings, options, report)
 
 
@@ -171,8 +177,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         take_down.raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
         local_ray.stop(identity, temp_dir)
         local_state.forget_sessions(temp_dir)
-        cluster_file.write_private(state / "auth_token", secrets.token_hex(32).encode())
-        cluster_file.write_private(state / "secret", secrets.token_bytes(32))
+        _make_secrets(state, keep=settings.store.redis is not None)
         with report("Starting Ray"):
             head = _head_options(settings, options, identity, temp_dir)
             address = local_ray.start(head)
@@ -200,6 +205,24 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
         _take_down(state, _presumed(settings, engine), drain=False, keep_engine=False)
         raise
     return Up(cluster, nodes, started=True)
+
+
+def _make_secrets(state: Path, *, keep: bool) -> None:
+    """New ones for a new cluster. `keep`: those that are there, which machines that have joined know."""
+    made = {
+        "auth_token": secrets.token_hex(32).encode(),
+        "secret": secrets.token_bytes(32),
+        "ray_state": f"shoal-{secrets.token_hex(4)}".encode(),
+    }
+    for name in _SECRETS:
+        if not (keep and (state / name).exists()):
+            cluster_file.write_private(state / name, made[name])
+
+
+def _where_it_was(options: UpOptions, cluster: ClusterFile) -> UpOptions:
+    """With the address that machines that have joined know."""
+    address, _, port = cluster.ray_address.rpartition(":")
+    return replace(options, address=address, port=int(port)) if options == UpOptions() else options
 
 
 def _as_found(settings: Settings, engine: LocalEngine, api: local_api.Plan | None) -> Settings:
@@ -238,7 +261,7 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
         take_down.stop_engine(engine, state, run_dir)
     if not errors:
         cluster_file.remove(state)
-        for name in ("auth_token", "secret"):
+        for name in _SECRETS if drain or settings.store.redis is None else ():
             (state / name).unlink(missing_ok=True)
     take_down.remove_directories(temp_dir, run_dir)
     return [*errors, *elsewhere]
@@ -302,6 +325,8 @@ def _head_options(settings: Settings, options: UpOptions, identity: str, temp_di
         cpus=max(1, round((os.cpu_count() or 1) * settings.node.cpu_overcommit)),
         region=options.region,
         dashboard=options.dashboard,
+        redis=settings.store.redis,
+        kept_as=(settings.state_dir / "ray_state").read_text("ascii"),
     )
 
 
