@@ -188,6 +188,9 @@ class FakeNodes(Nodes):
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
 
+    def machines(self) -> frozenset[Machine]:
+        return frozenset(self.capacities().values())
+
     def capacities(self) -> dict[str, Machine]:
         return {NODE: Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",), 24576)}
 

@@ -84,7 +84,7 @@ async def test_one_that_hangs_delays_neither_the_answers_of_others_nor_their_los
     cluster = Cluster({A: True, B: True, C: True}, hung={B})
     nodes = cluster.nodes()
     assert await look(nodes) == []
-    assert len(nodes.machines()) == 2
+    assert len(nodes.capacities()) == 2
     cluster.alive[C] = None
     assert await look(nodes) == []
     assert not nodes.alive(C)
@@ -168,7 +168,7 @@ async def test_one_that_fails_is_asked_again_and_told_as_such() -> None:
     cluster.failing.clear()
     await look(nodes)
     assert nodes.failure() is None
-    assert len(nodes.machines()) == 2
+    assert len(nodes.capacities()) == 2
 
 
 async def test_all_are_closed_whatever_becomes_of_some() -> None:

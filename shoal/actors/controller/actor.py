@@ -54,7 +54,7 @@ class ControllerActor:
         minute."""
         await self._open()
         limit = time.monotonic() + _READY_S
-        while not self._nodes.machines():
+        while not self._nodes.capacities():
             failure = self._nodes.failure()
             if failure is not None:
                 raise failure
@@ -64,7 +64,7 @@ class ControllerActor:
                 )
             await asyncio.sleep(0.1)
             await self._nodes.refresh()
-        return len(self._nodes.machines())
+        return len(self._nodes.capacities())
 
     async def drain(self) -> Drained:
         """Ends every sandbox, removes every slot, closes every node: for `shoal down`."""

@@ -53,7 +53,7 @@ class Node:
     """One machine: its node actor, its last answer, and its last error if that came later. `missing_since`: when Ray
     first did not list it as alive and nothing was heard of it since; `asking`: the question that it has not answered
     yet; `address`, `port`: where Ray's process there listens; `addresses`: all of its interfaces', None until it
-    told."""
+    told; `capacity`: what it can hold, None until it told."""
 
     id: str
     handle: ActorHandle[Any]
@@ -67,6 +67,7 @@ class Node:
     address: str = ""
     addresses: tuple[str, ...] | None = None
     port: int = 0
+    capacity: Machine | None = None
 
     @property
     def machine(self) -> str | None:
@@ -103,6 +104,7 @@ class Nodes:
     _nodes: dict[str, Node] = field(default_factory=dict)
     _leaving: set[str] = field(default_factory=set)
     _listed: set[str] = field(default_factory=set)
+    _kinds: frozenset[Machine] = frozenset()
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
 
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
@@ -196,6 +198,7 @@ class Nodes:
 
     def _forget(self, node: Node) -> None:
         del self._nodes[node.id]
+        self._kinds = frozenset(self.capacities().values())
         if node.asking is not None:
             node.asking.cancel()
 
@@ -206,6 +209,10 @@ class Nodes:
         node.addresses = tuple(await self.call(node.handle, "close_off", *closed, timeout_s=ANSWER_S))
         node.info = info
         node.error = node.asking = node.missing_since = None
+        capacity = _capacity(node, info)
+        if capacity != node.capacity:
+            node.capacity = capacity
+            self._kinds = frozenset(self.capacities().values())
 
     def handle(self, node_id: str) -> ActorHandle[Any]:
         """The node actor of a machine; `Unavailable` if the machine is not part of the cluster."""
@@ -262,27 +269,14 @@ class Nodes:
         node = self._nodes.get(node_id)
         return otherwise if node is None or node.info is None else node.info.address
 
-    def machines(self) -> list[Machine]:
-        """The capacity of each machine whose node actor has answered."""
-        return list(self.capacities().values())
+    def machines(self) -> frozenset[Machine]:
+        """What machines there are whose node actor has answered. Asked at each create: of hundreds that are alike one
+        says it all."""
+        return self._kinds
 
     def capacities(self) -> dict[str, Machine]:
-        """The same by the machine's id."""
-        return {
-            node.id: Machine(
-                cores=node.info.cpu_total,
-                memory=node.info.memory_total,
-                cpu_shares=node.resources.get("CPU", 0.0),
-                memory_shares=int(node.resources.get("memory", 0) / MIB),
-                gpus=int(node.resources.get("GPU", 0)),
-                region=node.region,
-                runtimes=node.info.runtimes,
-                pids=node.info.pids,
-                zone=node.zone,
-            )
-            for node in self._nodes.values()
-            if node.info is not None
-        }
+        """The capacity of each by the machine's id."""
+        return {node.id: node.capacity for node in self._nodes.values() if node.capacity is not None}
 
     async def infos(self) -> list[NodeInfo]:
         """The nodes as callers see them, with the free resources that Ray reports."""
@@ -306,6 +300,20 @@ class Nodes:
 
     def handles(self) -> list[ActorHandle[Any]]:
         return [node.handle for node in self._nodes.values()]
+
+
+def _capacity(node: Node, info: NodeInfo) -> Machine:
+    return Machine(
+        cores=info.cpu_total,
+        memory=info.memory_total,
+        cpu_shares=node.resources.get("CPU", 0.0),
+        memory_shares=int(node.resources.get("memory", 0) / MIB),
+        gpus=int(node.resources.get("GPU", 0)),
+        region=node.region,
+        runtimes=info.runtimes,
+        pids=info.pids,
+        zone=node.zone,
+    )
 
 
 def cluster_addresses(nodes: Iterable[Node]) -> tuple[list[str], bool]:
