@@ -35,7 +35,8 @@ class NodeFacts(Protocol):
 @dataclass(slots=True, eq=False)
 class NodeView:
     """One node. `machine`: None until its node actor has told; `cordoned`: why nothing new starts there; `held`: what
-    of it sandboxes hold, `others`: what neither slots nor sandboxes hold."""
+    of it sandboxes hold, `others`: what neither slots nor sandboxes hold; `load`: which part of it sandboxes hold: the
+    largest of its resources' parts, 0 to 1."""
 
     id: str
     total: Amount
@@ -46,11 +47,15 @@ class NodeView:
     cordoned: str | None = None
     held: Amount = _NOTHING
     others: Amount = _NOTHING
+    load: float = field(init=False)
 
-    @property
-    def load(self) -> float:
-        """Which part of it sandboxes hold: the largest of its resources' parts, 0 to 1."""
-        return dominant_share(self.held, self.total)
+    def __post_init__(self) -> None:
+        self.hold(self.held)
+
+    def hold(self, held: Amount) -> None:
+        """Sandboxes hold so much from now on. Each choice of a node compares the loads of hundreds."""
+        self.held = held
+        self.load = dominant_share(held, self.total)
 
 
 @dataclass(slots=True)
@@ -109,12 +114,12 @@ class NodeLedger:
     def hold(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot there holds a sandbox."""
         if (node := self.nodes.get(node_id or "")) is not None:
-            node.held = node.held.plus(shape)
+            node.hold(node.held.plus(shape))
 
     def release(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot there holds none any more."""
         if (node := self.nodes.get(node_id or "")) is not None:
-            node.held = node.held.minus(shape)
+            node.hold(node.held.minus(shape))
 
 
 def dominant_share(used: Amount, total: Amount) -> float:
