@@ -77,11 +77,14 @@ def up(
 
 
 def down(
-    purge: Annotated[bool, typer.Option("--purge", help="Also remove images, caches and logs.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove persistent sandboxes, images, caches and logs.")
+    ] = False,
 ) -> None:
     """Stop this machine's cluster and remove what it made.
 
-    This works even if parts of the cluster have died. Images, caches and logs stay, so that the next start is fast.
+    This works even if parts of the cluster have died. Persistent sandboxes are stopped, and kept for the next `shoal
+    up`. Images, caches and logs stay, so that the next start is fast.
 
     \b
     Examples:
@@ -91,8 +94,11 @@ def down(
     session.check_here("down")
     from shoal.cluster.local import up as local_cluster
 
-    found = local_cluster.down(settings.load(), purge=purge, report=console.steps)
+    loaded = settings.load()
+    found = local_cluster.down(loaded, purge=purge, report=console.steps)
     console.err().print("The cluster is down." if found else "There was no cluster.")
+    if kept := local_cluster.kept_sandboxes(loaded):
+        console.err().print(f"Persistent sandboxes that are kept: {kept}. `shoal down --purge` removes them.")
 
 
 def status(

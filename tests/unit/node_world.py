@@ -135,7 +135,7 @@ class Machine:
 
     def add_slot(self, name: str) -> None:
         """A slot that lives, and has just asked for a prepared container."""
-        facts = SlotFacts(name, SlotShape(0.125, 128, 0, None), NODE_ID, None)
+        facts = SlotFacts(name, SlotShape(0.125, 128), NODE_ID, None)
         self.slots[name] = Handle(SimpleNamespace(describe=partial(_told, facts)))
 
     async def restart(self) -> None:

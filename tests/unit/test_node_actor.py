@@ -223,3 +223,13 @@ async def test_closing_keeps_persistent_sandboxes_and_removing_one_leaves_nothin
     assert (await place.node.info()).stopped == 1
     await place.node.remove_sandbox("sb-1")
     assert place.engine.containers == (await place.parts()).containers.records == {}
+
+
+async def test_a_machine_that_joins_again_stops_what_no_slot_holds_any_more(place: Machine) -> None:
+    kept = await place.node.start_container("sb-1", KEPT)
+    await place.restart()
+    assert (await place.node.container_of("sb-1")).key == kept.key, "only the node actor was started anew"
+    place.node._node_id = "node-2"
+    await place.restart()
+    assert (await place.node.info()).stopped == 1
+    assert place.engine.containers[kept.key].container.state is ContainerState.EXITED

@@ -246,7 +246,9 @@ class NodeActor:
 
     async def _do_open(self) -> NodeParts:
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        parts = await self._wiring.open_node(self._settings, self._cluster, self._machine, self._secret, address)
+        parts = await self._wiring.open_node(
+            self._settings, self._cluster, self._machine, self._secret, address, self._node_id
+        )
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
         parts.prepared.has_creates = lambda: bool(self._starting)
         for record in parts.containers.records.values():

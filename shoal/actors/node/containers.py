@@ -187,6 +187,12 @@ class Containers:
         """Stops a container that is kept. Idempotent; `NotFound`."""
         await asyncio.shield(tasks.shared(self._stop(key), "stop container"))
 
+    async def stop_kept(self) -> None:
+        """Stops all that are kept: after the machine was started anew, or has joined again, no slot holds them any
+        more."""
+        for record in [record for record in self.records.values() if record.kept and record.ready]:
+            await self._stop_again(record.key)
+
     async def _stop(self, key: str) -> None:
         async with self._turn_of(key):
             await self._put_away(key)

@@ -84,13 +84,10 @@ class RecordFiles:
 
     def _load(self) -> dict[str, ContainerRecord]:
         self._directory.mkdir(parents=True, exist_ok=True)
-        records = {}
+        records = read_records(self._directory)
         for file in self._directory.iterdir():
-            record = _read(file)
-            if record is None:
+            if file.stem not in records or file.suffix != ".json":
                 file.unlink(missing_ok=True)
-            else:
-                records[record.key] = record
         return records
 
     def _put(self, record: ContainerRecord) -> None:
@@ -98,6 +95,12 @@ class RecordFiles:
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(record)))
         temporary.replace(file)
+
+
+def read_records(directory: Path) -> dict[str, ContainerRecord]:
+    """The records in a directory, by key; what is none, or cannot be read, is passed over."""
+    found = (_read(file) for file in (directory.iterdir() if directory.is_dir() else ()))
+    return {record.key: record for record in found if record is not None}
 
 
 def _read(file: Path) -> ContainerRecord | None:

@@ -76,10 +76,13 @@ class NodeParts:
             last_first.push_async_callback(self.gateway.close)
 
 
-async def open_node(settings: Settings, cluster: str, machine: str | None, secret: bytes, address: str) -> NodeParts:
+async def open_node(
+    settings: Settings, cluster: str, machine: str | None, secret: bytes, address: str, node_id: str
+) -> NodeParts:
     """Opens engine, network and relay, and resumes the containers of an earlier node actor. `machine`: what one that
-    has joined calls itself, None for the head; `address`: this machine's in the cluster. If it raises, network and
-    relay stay for what runs there and for the next try; this process holds nothing open."""
+    has joined calls itself, None for the head; `address`: this machine's in the cluster; `node_id`: what it is called
+    now. If it raises, network and relay stay for what runs there and for the next try; this process holds nothing
+    open."""
     state = Path(settings.state_dir) / "node"
     sources = MountSources(Path(settings.run_dir) / cluster)
     await asyncio.to_thread(make_private_directory, state)
@@ -114,6 +117,9 @@ async def open_node(settings: Settings, cluster: str, machine: str | None, secre
         containers = Containers(
             engine, network, relay, files, defaults, settings.node.start_limit, records=await files.load()
         )
+        own_name = await asyncio.to_thread(_machine_id, state / "machine-id") if machine is None else machine
+        if await asyncio.to_thread(_is_new, state / "node-id", node_id):
+            await containers.stop_kept()
         await containers.forget_unfinished()
         await engine.forget_disks(containers.records)
         await containers.reconcile()
@@ -121,7 +127,7 @@ async def open_node(settings: Settings, cluster: str, machine: str | None, secre
         relay.on_connected = functools.partial(_tell_relay, containers, ports)
         with contextlib.suppress(Unavailable):  # the relay is being restarted, and calls it then
             await relay.on_connected()
-        own_name = await asyncio.to_thread(_machine_id, state / "machine-id") if machine is None else machine
+        await asyncio.to_thread((state / "node-id").write_text, node_id)
         held.pop_all()
     disk_watch = DiskWatch(engine, settings.node.disk_interval)
     return NodeParts(
@@ -148,6 +154,14 @@ def _machine_id(file: Path) -> str:
         temporary.write_text(made)
         temporary.replace(file)
         return made
+
+
+def _is_new(file: Path, node_id: str) -> bool:
+    """Whether this is not the node that was here last."""
+    try:
+        return file.read_text() != node_id
+    except FileNotFoundError:
+        return True
 
 
 def needs_disk_watch(engine: Engine) -> bool:

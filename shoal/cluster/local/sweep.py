@@ -1,4 +1,5 @@
 """Removes what a cluster left on this machine: containers, network, mounts, sockets. The cluster need not be alive.
+The containers of persistent sandboxes are stopped, and stay with their disks.
 
 Everything is found by its own marks (labels, an alias, a path), not by a list that somebody had to keep.
 """
@@ -9,6 +10,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +24,31 @@ from tenacity import (
 )
 
 from shoal.actors.engines import cgroup_parent
-from shoal.actors.engines.docker.removal import remove_container
-from shoal.actors.engines.docker.request import KEY_LABEL
+from shoal.actors.engines.docker.removal import remove_container, stop_container
+from shoal.actors.engines.docker.request import KEEP_LABEL, KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
 from shoal.cluster.local import packages, processes
-from shoal.model.errors import FailedPrecondition, ShoalError
+from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.model.settings import NetworkSettings
 
 _REMOVE_S = 60.0
 
 
-def containers(address: str, cluster: str | None, machine: str | None = None) -> None:
+def containers(address: str, cluster: str | None, machine: str | None = None, *, keep: bool = True) -> None:
     """Removes the cluster's containers from the engine at `address`. `cluster` None: all containers; `machine`: only
-    those of the machine that calls itself so."""
+    those of the machine that calls itself so; `keep`: those of persistent sandboxes are stopped instead."""
     client = docker.DockerClient(base_url=address, timeout=_REMOVE_S, version="auto")
     wanted = {CLUSTER_LABEL: cluster, NODE_LABEL: machine}
     filters = {"label": [f"{label}={value}" for label, value in wanted.items() if value is not None]}
     try:
         for container in client.api.containers(all=True, filters=filters):
-            _remove(client.api, container["Id"], (container["Labels"] or {}).get(KEY_LABEL))
-        left = client.api.containers(all=True, filters=filters)
+            labels = container["Labels"] or {}
+            if keep and KEEP_LABEL in labels:
+                _insist(stop_container, client.api, container["Id"], labels[KEY_LABEL])
+            else:
+                _insist(remove_container, client.api, container["Id"], labels.get(KEY_LABEL))
+        left = [each for each in client.api.containers(all=True, filters=filters) if not (keep and _rests(each))]
     finally:
         client.close()
     if left:
@@ -51,15 +57,19 @@ def containers(address: str, cluster: str | None, machine: str | None = None) ->
         )
 
 
-def _remove(client: Any, identifier: str, key: str | None) -> None:
-    """Removes one container, however often that fails within a minute. If it stays, the caller sees it."""
-    with contextlib.suppress(docker.errors.APIError, requests.RequestException, OSError):
+def _insist(work: Callable[..., None], *arguments: Any) -> None:
+    """Removes or stops one container, however often that fails within a minute. If it stays, the caller sees it."""
+    with contextlib.suppress(docker.errors.APIError, requests.RequestException, OSError, Unavailable):
         Retrying(
-            retry=retry_if_exception_type((docker.errors.APIError, requests.RequestException)),
+            retry=retry_if_exception_type((docker.errors.APIError, requests.RequestException, Unavailable)),
             wait=wait_fixed(0.1),
             stop=stop_after_delay(_REMOVE_S),
             reraise=True,
-        )(remove_container, client, identifier, key)
+        )(work, *arguments)
+
+
+def _rests(container: dict[str, Any]) -> bool:
+    return KEEP_LABEL in (container["Labels"] or {}) and container["State"] not in ("running", "paused", "restarting")
 
 
 def network(settings: NetworkSettings, owner: str) -> None:
@@ -93,16 +103,22 @@ def relays(run_dir: Path) -> None:
 
 
 def everything(
-    address: str | None, cluster: str, run_dir: Path, settings: NetworkSettings, machine: str | None = None
+    address: str | None,
+    cluster: str,
+    run_dir: Path,
+    settings: NetworkSettings,
+    machine: str | None = None,
+    *,
+    keep: bool = True,
 ) -> list[ShoalError]:
     """All of the above, even if some of it fails; returns the errors. `address` None: no engine answers; `machine`:
-    what one that has joined calls itself, None for the head."""
+    what one that has joined calls itself, None for the head; `keep`: persistent sandboxes are stopped and kept."""
     errors: list[ShoalError] = []
     cluster_dir = run_dir / cluster
     relays(cluster_dir)
     if address is not None:
         try:
-            containers(address, cluster, machine)
+            containers(address, cluster, machine, keep=keep)
         except ShoalError as error:
             errors.append(error)
         except (docker.errors.DockerException, requests.RequestException) as error:

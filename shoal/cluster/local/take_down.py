@@ -27,11 +27,11 @@ def reach_engine(address: str, own: bool, state: Path, run_dir: Path) -> LocalEn
     return None
 
 
-def stop_engine(engine: LocalEngine | None, state: Path, run_dir: Path) -> None:
-    """Ends an engine of Shoal's own, with all that it holds; another's stays."""
+def stop_engine(engine: LocalEngine | None, state: Path, run_dir: Path, *, keep: bool = True) -> None:
+    """Ends an engine of Shoal's own, with all that it holds but (`keep`) persistent sandboxes; another's stays."""
     if engine is None or engine.process is None:
         return
-    local_sweep.containers(engine.address, None)
+    local_sweep.containers(engine.address, None, keep=keep)
     local_engine.stop(engine.process)
     local_sweep.mounts(run_dir)
     local_sweep.mounts(state / "engine")

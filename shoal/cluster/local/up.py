@@ -11,7 +11,8 @@
     local_state.py   the state directory    packages.py      programs that a node needs
     take_down.py     what `down` shares with `shoal leave` (join.py)
 
-In the state directory stay, until `purge`: the engine's images, the base image's archive, logs, settings.
+In the state directory stay, until `purge`: persistent sandboxes, the engine's images, the base image's archive, logs,
+settings.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shoal.actors.engines import seccomp
+from shoal.actors.node.records import read_records
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
@@ -111,12 +113,13 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
 
 
 def down(settings: Settings, *, purge: bool = False, report: Report = silent) -> bool:
-    """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own.
+    """Takes the cluster away: sandboxes, actors, Ray, and the engine where it is Shoal's own. Persistent sandboxes are
+    stopped, and are there again with the next `up`.
 
     Whether there was anything to take away.
 
-    `purge`: also the images, caches and logs in the state directory; an engine that is not Shoal's keeps its base
-    image. Raises the first thing that could not be undone, after trying all.
+    `purge`: also the persistent sandboxes, and the images, caches and logs in the state directory; an engine that is
+    not Shoal's keeps its base image. Raises the first thing that could not be undone, after trying all.
     """
     with local_state.lock(settings.state_dir, report):
         try:
@@ -126,13 +129,18 @@ def down(settings: Settings, *, purge: bool = False, report: Report = silent) ->
         found = cluster is not None or _leftovers(settings)
         cluster = _presumed(settings) if cluster is None else _understood(cluster, settings)
         with report("Ending sandboxes and stopping the cluster"):
-            errors = _take_down(settings.state_dir, cluster, drain=True, keep_engine=False)
+            errors = _take_down(settings.state_dir, cluster, drain=True, keep_engine=False, keep=not purge)
         if errors:
             raise errors[0]
         if purge:
             with report("Removing images, caches and logs"):
                 local_state.purge(settings)
         return found
+
+
+def kept_sandboxes(settings: Settings) -> int:
+    """How many persistent sandboxes have their disks on this machine."""
+    return sum(record.kept for record in read_records(settings.state_dir / "node" / "containers").values())
 
 
 def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
@@ -243,8 +251,11 @@ def _deploy_again(cluster: ClusterFile) -> int:
         raise Unavailable(f"{error.message}; try again, or start anew with `shoal down` and `shoal up`") from None
 
 
-def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool) -> list[ShoalError]:
-    """Every step, whatever became of those before; what went wrong and is still there."""
+def _take_down(
+    state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: bool, keep: bool = True
+) -> list[ShoalError]:
+    """Every step, whatever became of those before; what went wrong and is still there. `keep`: persistent sandboxes are
+    stopped, not removed."""
     settings = local_state.settings_of(cluster)
     local_api.forget(cluster)
     run_dir, temp_dir = Path(cluster.run_dir), Path(cluster.temp_dir)
@@ -256,9 +267,11 @@ def _take_down(state: Path, cluster: ClusterFile, *, drain: bool, keep_engine: b
             pass  # what actors would not take away, the sweep does
     local_ray.stop(cluster.cluster, temp_dir)
     engine = take_down.reach_engine(cluster.engine_address, cluster.engine is not None, state, run_dir)
-    errors = local_sweep.everything(engine.address if engine else None, cluster.cluster, run_dir, settings.network)
+    errors = local_sweep.everything(
+        engine.address if engine else None, cluster.cluster, run_dir, settings.network, keep=keep
+    )
     if not keep_engine and not errors:
-        take_down.stop_engine(engine, state, run_dir)
+        take_down.stop_engine(engine, state, run_dir, keep=keep)
     if not errors:
         cluster_file.remove(state)
         for name in _SECRETS if drain or settings.store.redis is None else ():
