@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.client.cluster import Client, connect
     from shoal.client.events import Events
     from shoal.client.files import FileSystem, SandboxFile, Transfer, Watch
+    from shoal.client.pools import Pool
     from shoal.client.process import Input, Output, Process, ProcessInfo, Result
     from shoal.client.rollouts.map import map
     from shoal.client.rollouts.outcome import Outcome
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         NotFound,
         PathNotFound,
         PermissionDenied,
+        PoolNotFound,
         ProcessNotFound,
         QuotaExceeded,
         RelativePath,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         UserNotFound,
     )
     from shoal.model.info import NodeInfo, SandboxInfo
+    from shoal.model.pools import PoolInfo, PoolUse
     from shoal.model.states import Reason, State
     from shoal.wire.records import Entry, WatchEvent
 
@@ -67,10 +70,13 @@ _HOMES = {
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
     "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
     "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NoCapacity NoScore "
-    "NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied ProcessNotFound QuotaExceeded RelativePath "
-    "SandboxEnded SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound",
+    "NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied PoolNotFound ProcessNotFound QuotaExceeded "
+    "RelativePath SandboxEnded SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable "
+    "UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
+    "shoal.model.pools": "PoolInfo PoolUse",
     "shoal.model.states": "Reason State",
+    "shoal.client.pools": "Pool",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
     "shoal.client.rollouts.map": "map",
     "shoal.client.rollouts.outcome": "Outcome",
@@ -112,6 +118,10 @@ __all__ = [
     "Output",
     "PathNotFound",
     "PermissionDenied",
+    "Pool",
+    "PoolInfo",
+    "PoolNotFound",
+    "PoolUse",
     "Process",
     "ProcessInfo",
     "ProcessNotFound",

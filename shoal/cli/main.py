@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import admin, cluster, copy, exits, history, login, machines, run, sandboxes, session, tunnels
+from shoal.cli import admin, cluster, copy, exits, history, login, machines, pools, run, sandboxes, session, tunnels
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
 from shoal.cli.session import Ended
@@ -45,6 +45,7 @@ app.command()(tunnels.tunnels)
 app.command()(tunnels.forward)
 app.command()(login.login)
 app.command()(login.logout)
+app.add_typer(pools.pool, name="pool")
 app.add_typer(admin.tokens, name="tokens")
 app.add_typer(admin.environments, name="environments")
 app.command()(history.audit)

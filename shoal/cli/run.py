@@ -37,7 +37,7 @@ Command = Annotated[
 ]
 
 
-@with_spec_options
+@with_spec_options()
 def run(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image's reference.", show_default=False)],
     command: Command = None,

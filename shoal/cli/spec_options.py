@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -16,8 +16,13 @@ _NONE_HERE = frozenset({"tags", "pty", "idempotency_key"})
 """Fields without an option of that name: `--tag` gives one of the tags; the command is run by `exec`, and once."""
 
 
-def with_spec_options(command: F) -> F:
-    """Adds the options, which the command gets as `**spec_options`: text, or None where it is not given."""
+def with_spec_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
+    """Adds the options, which the command gets as `**spec_options`: text, or None where it is not given. `without`:
+    fields of which it has none."""
+    return lambda command: _with_options(command, _NONE_HERE | set(without))
+
+
+def _with_options(command: F, none_of: Collection[str]) -> F:
     signature = inspect.signature(command, eval_str=True)
     own = {name: each for name, each in signature.parameters.items() if each.kind is not each.VAR_KEYWORD}
     added = [
@@ -28,7 +33,7 @@ def with_spec_options(command: F) -> F:
             annotation=Annotated[str | None, typer.Option(metavar=name.upper(), help=f"{text}.")],
         )
         for name, text in docs().items()
-        if name not in own and name not in _NONE_HERE
+        if name not in own and name not in none_of
     ]
     command.__signature__ = signature.replace(parameters=[*own.values(), *added])  # type: ignore[attr-defined]
     return command

@@ -56,8 +56,8 @@ class WaitingSandboxes:
 
 @dataclass(frozen=True, slots=True)
 class NodeLoad:
-    """What a node does. `sandboxes`: those that it runs, starts or ends; `empty_s`: seconds for which it has had none,
-    None while it has any; `cordoned`: why nothing new starts there."""
+    """What a node does. `sandboxes`: those that it runs, starts or ends, or keeps ready for a pool; `empty_s`: seconds
+    for which it has had none, None while it has any; `cordoned`: why nothing new starts there."""
 
     node_id: str
     region: str | None

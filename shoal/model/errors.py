@@ -18,6 +18,7 @@
     │   ├── EnvironmentNotFound
     │   ├── TokenNotFound
     │   ├── NodeNotFound
+    │   ├── PoolNotFound
     │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
@@ -169,6 +170,12 @@ class NodeNotFound(NotFound):
     """The cluster has no node of this id or name."""
 
     code = "node_not_found"
+
+
+class PoolNotFound(NotFound):
+    """The environment has no pool of this name."""
+
+    code = "pool_not_found"
 
 
 class TunnelNotFound(NotFound):

@@ -1,29 +1,39 @@
-"""A pool: sandboxes of one spec that are kept ready, so that a create takes one at once."""
+"""A pool: sandboxes of one spec that are kept ready, so that a create takes one at once.
+
+In JSON its spec is as in `sandbox_json.py`, and `use` beside it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from shoal.model.errors import InvalidRequest
+from shoal.model.options import PLAIN, default_of, options_of, spec_of
+from shoal.model.sandbox_json import HIDDEN
 from shoal.model.spec import SandboxSpec
 
-GIVEN_WHEN_TAKEN = (
-    "command",
-    "name",
-    "env",
-    "idle_timeout",
-    "owner_lease",
-    "pty",
-    "tags",
-    "timeout",
-    "user",
-    "workdir",
+GIVEN_WHEN_TAKEN = frozenset(
+    {"env", "idempotency_key", "idle_timeout", "name", "owner_lease", "pty", "tags", "timeout", "user", "workdir"}
 )
 """Options that each sandbox taken from a pool may have of its own: they are set without a restart. All others are fixed
 when its container starts, or decide where it is."""
 
-NOT_OF_A_POOL = ("command", "env", "idempotency_key", "name", "owner_lease", "pty")
-"""Options that a pool's spec may not have. Of the rest in `GIVEN_WHEN_TAKEN` it has defaults."""
+NOT_OF_A_POOL = (
+    "command",
+    "env",
+    "idempotency_key",
+    "name",
+    "owner_lease",
+    "persistent",
+    "pty",
+    "restart",
+    "autostart",
+)
+"""Options that a pool's spec may not have: they are of one sandbox."""
+
+_PLAIN = ("name", "environment", "min_ready", "max_ready", "created_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ class PoolUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolInfo:
     """A pool of an environment. `created_at` in unix seconds."""
 
     name: str
@@ -52,6 +62,28 @@ class Pool:
     created_at: float
     use: PoolUse = field(default_factory=PoolUse)
 
+    @property
+    def id(self) -> str:
+        """Its name among the pools of all environments."""
+        return f"{self.environment}/{self.name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        spec = {name: value for name, value in options_of(self.spec).items() if name not in HIDDEN}
+        return {**{name: getattr(self, name) for name in _PLAIN}, "spec": spec, "use": asdict(self.use)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PoolInfo:
+        """The inverse of `to_dict`; `KeyError`, `ValueError` or `TypeError` where `data` is no pool."""
+        return cls(
+            **{name: data[name] for name in _PLAIN},
+            spec=spec_of({**data["spec"], "tags": dict(data["spec"]["tags"])}),
+            use=PoolUse(**{name: value for name, value in data.get("use", {}).items() if name in _USE}),
+        )
+
+
+_USE = frozenset(PoolUse.__dataclass_fields__)
+
 
 def check_size(min_ready: object, max_ready: object, most: int | None = None) -> None:
     """Raises `InvalidRequest` for sizes that no pool can have. `most`: the cluster's limit, None where not known."""
@@ -59,7 +91,7 @@ def check_size(min_ready: object, max_ready: object, most: int | None = None) ->
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequest(f"{name}: {value!r:.80} is no whole number; give one", field=name)
         if value < 0:
-            raise InvalidRequest(f"{name}: {value} is negative; give 0 or more", field=name)
+            raise InvalidRequest(f"{name}: {value:,} is negative; give 0 or more", field=name)
         if most is not None and value > most:
             raise InvalidRequest(
                 f"{name}: a pool keeps at most {most:,} ready (`limits.pool_size`); ask for fewer", field=name
@@ -75,5 +107,5 @@ def check_size(min_ready: object, max_ready: object, most: int | None = None) ->
 def check_pool_spec(spec: SandboxSpec) -> None:
     """Raises `InvalidRequest` for a spec with what belongs to one sandbox only."""
     for name in NOT_OF_A_POOL:
-        if getattr(spec, name):
+        if getattr(spec, name) != default_of(PLAIN[name]):
             raise InvalidRequest(f"{name}: a pool has none; give it when you take a sandbox", field=name)

@@ -13,7 +13,9 @@ from pydantic import TypeAdapter
 from shoal.model.access import Quota, TokenInfo
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.info import SandboxInfo
-from shoal.model.sandbox_json import info_from_json
+from shoal.model.pools import PoolInfo
+from shoal.model.sandbox_json import info_from_json, spec_to_json
+from shoal.model.spec import SandboxSpec
 from shoal.model.verbs import Verb
 
 T = TypeVar("T")
@@ -35,9 +37,15 @@ def request_for(verb: Verb[..., Any], arguments: Mapping[str, Any]) -> Request:
             path = path.replace(f"{{{name}}}", quote(str(rest.pop(name)), safe=""))
     if verb.method in ("GET", "DELETE"):
         return Request(path, rest or None, None)
-    plain = {name: asdict(value) if isinstance(value, Quota) else value for name, value in rest.items()}
+    plain = {name: _plain(value) for name, value in rest.items()}
     whole = len(rest) == 1 and isinstance(next(iter(rest.values())), Quota)
     return Request(path, None, next(iter(plain.values())) if whole else plain or None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Quota):
+        return asdict(value)
+    return spec_to_json(value) if isinstance(value, SandboxSpec) else value
 
 
 def result_of(verb: Verb[..., Any], data: Any) -> Any:
@@ -72,6 +80,8 @@ def decoder(kind: Any) -> Callable[[Any], Any]:
     tell more."""
     if kind is SandboxInfo:
         return info_from_json
+    if kind is PoolInfo:
+        return PoolInfo.from_dict
     if get_origin(kind) is tuple:  # a new token with its text
         return lambda made: (decoder(TokenInfo)(made), str(made["token"]))
     return TypeAdapter(kind).validate_python

@@ -17,6 +17,7 @@ from shoal.cluster.store.rows import text
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
 from shoal.model.info import Cordon
+from shoal.model.pools import PoolInfo
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Disk:
     environments: dict[str, Environment] = field(default_factory=dict)
     tokens: dict[str, StoredToken] = field(default_factory=dict)
     cordons: dict[str, Cordon] = field(default_factory=dict)
+    pools: dict[str, PoolInfo] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
     cluster: str | None = None
@@ -74,6 +76,7 @@ class MemoryStore(Store):
             list(self.disk.environments.values()),
             list(self.disk.tokens.values()),
             list(self.disk.cordons.values()),
+            list(self.disk.pools.values()),
             self.disk.last_event,
             complete=len(newest) < history,
         )
@@ -113,6 +116,10 @@ class MemoryStore(Store):
         disk.cordons |= {cordon.node_id: cordon for cordon in change.cordons}
         for node_id in change.removed_cordons:
             disk.cordons.pop(node_id, None)
+
+        disk.pools |= {pool.id: pool for pool in change.pools}
+        for pool_id in change.removed_pools:
+            disk.pools.pop(pool_id, None)
 
     def die(self) -> None:
         self._die_after = 0

@@ -20,6 +20,7 @@ COMMANDS = (
 GROUPS = {
     "tokens": ("create", "ls", "rm"),
     "environments": ("create", "ls", "quota", "rm"),
+    "pool": ("create", "ls", "resize", "rm"),
     "node": ("token", "ls", "cordon", "uncordon", "drain"),
 }
 

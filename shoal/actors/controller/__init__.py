@@ -35,6 +35,7 @@
     reclaim.py        which idle slots end so that others fit (pure)
     slot_maker.py     the contract for what creates and ends slots
     pools.py          how many a pool keeps ready: which to make, which to end (pure)
+    declared_pools.py the pools that somebody asked for
     ready_slots.py    carries that out: slots with a prepared container, which creates take
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors

@@ -58,6 +58,8 @@ class Accounts:
         self._tokens: dict[str, StoredToken] = {}
         # One change at a time: each depends on memory, which the one before changes once it is on record.
         self._changing = asyncio.Lock()
+        self.pools_in: Callable[[str], int] = lambda environment: 0
+        """How many pools an environment has."""
 
     async def restore(self, restored: Restored) -> None:
         """Takes over what the store kept, and creates `main` if it is missing."""
@@ -127,6 +129,9 @@ class Accounts:
         living = self._registry.usage(name).sandboxes
         if living:
             raise FailedPrecondition(f"{living} sandboxes live in {name!r}; terminate them first", state="in_use")
+        pools = self.pools_in(name)
+        if pools:
+            raise FailedPrecondition(f"{name!r} has {pools} pools; delete them first", state="in_use")
         now = self._clock()
         revoked = [
             _revoked(token, now)

@@ -42,6 +42,14 @@ class Admission:
         check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
         check_sees_environment(caller, spec.environment)
 
+    def check_possible(self, spec: SandboxSpec) -> None:
+        """Checks whether there can be such a sandbox at all: `InvalidRequest`, `EnvironmentNotFound`, `Unavailable`."""
+        check_spec(spec, self.limits)
+        self.accounts.quota(spec.environment)
+        if self.closed:
+            raise Unavailable("the cluster is being shut down; nothing was created")
+        check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
+
     def admit(
         self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None
     ) -> tuple[SandboxRecord, bool]:
@@ -56,11 +64,8 @@ class Admission:
         if record is not None:
             record.asked += 1
             return record, False
-        check_spec(spec, self.limits)
+        self.check_possible(spec)
         quota = self.accounts.quota(spec.environment)
-        if self.closed:
-            raise Unavailable("the cluster is being shut down; nothing was created")
-        check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
         if not spec.wait_for_capacity:
             self.check_room(spec)
         now = self.clock()

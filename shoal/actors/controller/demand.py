@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.model.capacity import Capacity, Demand, NodeLoad
@@ -22,6 +23,7 @@ class DemandReporter:
     supervisor: SandboxSupervisor
     nodes: Nodes
     launchable: LaunchableNodes
+    ready: ReadySlots
     clock: Callable[[], float] = time.monotonic
     _empty_since: dict[str, float] = field(default_factory=dict)
 
@@ -34,7 +36,7 @@ class DemandReporter:
         now = self.clock()
         sandboxes = self.look(now)
         return Demand(
-            waiting=tuple(self.pool.waiting()),
+            waiting=(*self.pool.waiting(), *self.ready.lacking()),
             nodes=tuple(
                 NodeLoad(
                     node_id=node.id,
@@ -52,6 +54,7 @@ class DemandReporter:
         there; called every second."""
         sandboxes = Counter(slot.node_id for slot in self.supervisor.slots() if slot.node_id is not None)
         sandboxes.update({node.id: node.info.stopped for node in self.nodes.known_nodes() if node.info is not None})
+        sandboxes.update(self.ready.node_ids())  # what is ready there would be made anew elsewhere
         empty = [node.id for node in self.nodes.known_nodes() if not sandboxes[node.id]]
         self._empty_since = {node_id: self._empty_since.get(node_id, now) for node_id in empty}
         return sandboxes

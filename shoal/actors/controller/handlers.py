@@ -65,6 +65,11 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.uncordon: parts.machines.uncordon,
         verbs.drain_node: parts.machines.drain,
         verbs.admit_node: parts.machines.admit,
+        verbs.create_pool: parts.declared_pools.create,
+        verbs.pools: parts.declared_pools.pools,
+        verbs.pool: parts.declared_pools.pool,
+        verbs.resize_pool: parts.declared_pools.resize,
+        verbs.delete_pool: parts.declared_pools.delete,
     }
     return {verb.name: handler for verb, handler in found.items()}
 

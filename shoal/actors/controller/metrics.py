@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shoal.actors.controller.ready_slots import PoolFigures
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model import tasks
 from shoal.model.info import NodeInfo
@@ -81,7 +82,12 @@ class Metrics:
                 self._reported[series] = self._reported.get(series, 0.0) + amount
 
     def snapshot(
-        self, living: Iterable[SandboxRecord], nodes: Iterable[NodeInfo], idle_slots: int, last_event: int
+        self,
+        living: Iterable[SandboxRecord],
+        nodes: Iterable[NodeInfo],
+        idle_slots: int,
+        last_event: int,
+        pools: Iterable[PoolFigures] = (),
     ) -> dict[Series, float]:
         """All values, with the present state of the cluster."""
         self._sandboxes.clear()
@@ -95,7 +101,7 @@ class Metrics:
                 self._nodes[name].labels(node.id).set(value(node))
         self._idle_slots.set(idle_slots)
         self._last_event.set(last_event)
-        return {**flatten(self._registry), **_task_failures(), **self._reported}
+        return {**flatten(self._registry), **_task_failures(), **_pool_series(pools), **self._reported}
 
 
 def _task_failures() -> dict[Series, float]:
@@ -104,3 +110,23 @@ def _task_failures() -> dict[Series, float]:
         Series(family, "counter", about, f"{family}_total", (("task", name),)): float(count)
         for name, count in tasks.failures.items()
     }
+
+
+def _pool_series(pools: Iterable[PoolFigures]) -> dict[Series, float]:
+    found: dict[Series, float] = {}
+    for pool in pools:
+        environment, _, name = pool.label.partition("/")
+        labels = (("environment", environment), ("pool", name))
+        for metric, about, value in (
+            (
+                "shoal_pool_ready",
+                "Sandboxes that are ready; without a pool: of shapes created lately",
+                pool.ready,
+            ),
+            ("shoal_pool_making", "Sandboxes that are being made ready", pool.making),
+        ):
+            found[Series(metric, "gauge", about, metric, labels)] = float(value)
+        family, about = "shoal_pool_takes", "Creates that a pool could have served, by whether it did"
+        for hit, count in (("true", pool.taken), ("false", pool.missed)):
+            found[Series(family, "counter", about, f"{family}_total", (*labels, ("ready", hit)))] = float(count)
+    return found

@@ -14,6 +14,7 @@ from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.capacity import LaunchableNodes
+from shoal.actors.controller.declared_pools import DeclaredPools
 from shoal.actors.controller.demand import DemandReporter
 from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
@@ -67,6 +68,7 @@ class Parts:
     nodes: Nodes
     pool: SlotPool
     ready: ReadySlots
+    declared_pools: DeclaredPools
     registry: Registry
     writer: RecordWriter
     supervisor: SandboxSupervisor
@@ -141,7 +143,8 @@ class Parts:
     async def collect_metrics(self, caller: Caller) -> dict[Series, float]:
         """The cluster's metrics."""
         nodes = await self.nodes.infos()
-        return self.metrics.snapshot(self.registry.live(), nodes, len(self.pool.idle), self.writer.events.last)
+        pools = self.ready.figures()
+        return self.metrics.snapshot(self.registry.live(), nodes, len(self.pool.idle), self.writer.events.last, pools)
 
     async def _tend_slots(self) -> None:
         self.demand.look(self.demand.clock())
@@ -205,6 +208,7 @@ async def open_parts(
         nodes=nodes,
         pool=pool,
         ready=ready,
+        declared_pools=DeclaredPools(writer, registry, accounts, admission, ready, settings.limits),
         registry=registry,
         writer=writer,
         supervisor=supervisor,
@@ -216,12 +220,13 @@ async def open_parts(
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,
         leases=leases,
-        demand=DemandReporter(pool, supervisor, nodes, launchable),
+        demand=DemandReporter(pool, supervisor, nodes, launchable, ready),
         recovery=Recovery(registry, supervisor, pool, ready, maker),
         machines=Machines(nodes, supervisor, pool, writer),
     )
     ready.may_make = lambda: parts.recovery.complete
     await accounts.restore(restored)
+    parts.declared_pools.restore(restored)
     await parts.recovery.run(restored.sandboxes)
     registry.complete = registry.complete and restored.complete
     parts.start()

@@ -49,6 +49,11 @@ class Request:
             and shape.gpu <= machine.gpus
         )
 
+    def meets(self, other: Request) -> bool:
+        """Whether some node may suit both, as far as region and zone tell."""
+        regions = not self.regions or not other.regions or not set(self.regions).isdisjoint(other.regions)
+        return regions and (self.zone is None or other.zone is None or self.zone == other.zone)
+
     @property
     def anywhere(self) -> bool:
         """Whether any node would do."""

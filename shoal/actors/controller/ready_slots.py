@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +18,13 @@ from typing import Any
 
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.placement import Request, request_for
-from shoal.actors.controller.pools import Bounds, Demand, Kept, LateShapes, ReadyShape, plan_all, shape_of
+from shoal.actors.controller.pools import Bounds, Demand, Kept, LateShapes, ReadyShape, lacking, plan_all, shape_of
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.model import tasks
+from shoal.model.capacity import WaitingSandboxes
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import PoolSettings
 from shoal.model.spec import SandboxSpec
@@ -78,6 +79,7 @@ class KeptPool:
     missed: int = 0
     problem: str | None = None
     over: bool = False
+    lacking_since: float | None = None
     room: Callable[[], int | None] = lambda: None
 
     def kept(self, blocked: bool) -> Kept:
@@ -87,6 +89,17 @@ class KeptPool:
     def forget(self, making: Making) -> None:
         if making in self.making:
             self.making.remove(making)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """Figures of a pool for the metrics. `label`: environment/name; empty: those of shapes that were created lately."""
+
+    label: str
+    ready: int
+    making: int
+    taken: int
+    missed: int
 
 
 @dataclass(slots=True)
@@ -102,8 +115,10 @@ class ReadySlots:
     clock: Callable[[], float] = time.monotonic
     may_make: Callable[[], bool] = lambda: True
     _late: LateShapes = field(init=False)
-    _declared: dict[tuple[str, ReadyShape], KeptPool] = field(default_factory=dict)
+    _declared: dict[tuple[str, ReadyShape], list[KeptPool]] = field(default_factory=dict)
     _automatic: dict[ReadyShape, KeptPool] = field(default_factory=dict)
+    _taken_before: int = 0  # from automatic pools that are no more
+    _missed_before: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _work: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -115,7 +130,7 @@ class ReadySlots:
     def declare(self, environment: str, label: str, spec: SandboxSpec, least: int, most: int) -> KeptPool:
         """A pool that somebody asked for."""
         pool = KeptPool(shape_of(spec), request_for(spec), self._bounds(least, most), label)
-        self._declared[environment, pool.shape] = pool
+        self._declared.setdefault((environment, pool.shape), []).append(pool)
         self._wake.set()
         return pool
 
@@ -125,46 +140,53 @@ class ReadySlots:
 
     def retire(self, environment: str, pool: KeptPool) -> None:
         """The pool is gone: what is ready of it ends."""
-        if self._declared.get((environment, pool.shape)) is pool:
-            del self._declared[environment, pool.shape]
+        pools = self._declared.get((environment, pool.shape), [])
+        if pool in pools:
+            pools.remove(pool)
+            if not pools:
+                del self._declared[environment, pool.shape]
         self._end_pool(pool)
-
-    def declared(self, environment: str, spec: SandboxSpec) -> KeptPool | None:
-        """The pool of an environment that serves `spec`."""
-        return self._declared.get((environment, shape_of(spec)))
 
     # -- taking -------------------------------------------------------------------------------------
 
     def take(self, spec: SandboxSpec) -> Slot | None:
         """A ready slot for a new sandbox, if there is one."""
-        now, shape, request = self.clock(), shape_of(spec), request_for(spec)
-        declared = self._declared.get((spec.environment, shape))
-        if declared is None:
-            self._late.note(shape, now)
-        for pool in self._serving(spec):
-            pool.demand.note_take(now)
-            self._wake.set()
-            if pool is not declared:
+        if spec.persistent:  # its disk is its own, from its first start on
+            return None
+        now, request = self.clock(), request_for(spec)
+        pools = self._serving(spec, request)
+        if not any(pool.label for pool in pools):
+            self._late.note(shape_of(spec), now)
+        for pool in pools:
+            if not pool.label:
                 pool.request = request  # the next ones are made where it would have been of use
-            slot = self._hand_out(pool, request, now)
-            if slot is not None:
-                return slot
-        return None
+        found = next((pool for pool in pools if self._find(pool, request) is not None), None)
+        asked = found or next(iter(pools), None)
+        if asked is None:
+            return None
+        asked.demand.note_take(now)
+        self._wake.set()
+        if found is None:
+            asked.missed += 1
+            return None
+        return self._hand_out(found, request, now)
 
     def serves(self, spec: SandboxSpec) -> bool:
         """Whether `take` would find one."""
         request = request_for(spec)
-        return any(self._find(pool, request) is not None for pool in self._serving(spec))
+        return any(self._find(pool, request) is not None for pool in self._serving(spec, request))
 
-    def _serving(self, spec: SandboxSpec) -> list[KeptPool]:
+    def _serving(self, spec: SandboxSpec, request: Request) -> list[KeptPool]:
+        """The pools that a create may take from: the declared ones first."""
         shape = shape_of(spec)
-        pools = (self._declared.get((spec.environment, shape)), self._automatic.get(shape))
-        return [pool for pool in pools if pool is not None]
+        declared = self._declared.get((spec.environment, shape), ())
+        automatic = self._automatic.get(shape)
+        return [*(pool for pool in declared if pool.request.meets(request)), *([automatic] if automatic else [])]
 
     def take_unfinished(self, spec: SandboxSpec) -> Slot | None:
         """A slot that is being made ready for such a sandbox: the start joins what was begun."""
         request = request_for(spec)
-        for pool in self._serving(spec):
+        for pool in self._serving(spec, request):
             for making in pool.making:
                 placed = making.slot.node_id is not None and self.slots.stock.admits(request, making.slot)
                 if placed and not making.taken and making.task is not None:
@@ -178,7 +200,8 @@ class ReadySlots:
         """Takes back a slot of an earlier controller that has prepared a container, or was about to."""
         assert slot.prepared is not None
         shape = ReadyShape(slot.shape, slot.prepared)
-        pool = next((pool for pool in self._declared.values() if pool.label == label and pool.shape == shape), None)
+        declared = (pool for pools in self._declared.values() for pool in pools)
+        pool = next((pool for pool in declared if pool.label == label and pool.shape == shape), None)
         if pool is None and not label:
             self._late.restore(shape, self.clock())
             self._keep_automatic()
@@ -202,6 +225,45 @@ class ReadySlots:
                 self._drop(pool, slot.id)
                 self._end(slot)
 
+    def lacking(self) -> Iterator[WaitingSandboxes]:
+        """What declared pools lack of the least that they keep: demand for machines, as if sandboxes waited."""
+        now = self.clock()
+        for pool in self._pools():
+            if pool.label and pool.lacking_since is not None:
+                shape, request = pool.shape.slot, pool.request
+                yield WaitingSandboxes(
+                    cpu=shape.cpu,
+                    memory=shape.memory,
+                    gpu=shape.gpu,
+                    runtime=request.runtime,
+                    regions=request.regions,
+                    zone=request.zone,
+                    count=lacking(pool.kept(False)),
+                    oldest_s=now - pool.lacking_since,
+                )
+
+    def node_ids(self) -> Iterator[str]:
+        """The node of each slot that is ready for a declared pool, or is being made so."""
+        for pool in self._pools():
+            slots = [*(one.slot for one in pool.ready.values()), *(making.slot for making in pool.making)]
+            yield from (slot.node_id for slot in slots if pool.label and slot.node_id is not None)
+
+    def figures(self) -> list[PoolFigures]:
+        """What there is of each pool, those of shapes created lately together."""
+        found = []
+        for label in {pool.label for pool in self._pools()}:
+            pools = [pool for pool in self._pools() if pool.label == label]
+            found.append(
+                PoolFigures(
+                    label,
+                    sum(len(pool.ready) for pool in pools),
+                    sum(len(pool.making) for pool in pools),
+                    sum(pool.taken for pool in pools) + (0 if label else self._taken_before),
+                    sum(pool.missed for pool in pools) + (0 if label else self._missed_before),
+                )
+            )
+        return found
+
     def starting(self) -> list[Slot]:
         """The slots in which one is being made."""
         return [making.slot for pool in self._pools() for making in pool.making]
@@ -222,11 +284,14 @@ class ReadySlots:
         """Makes and ends what there is to make and to end."""
         self._keep_automatic()
         self._leave_cordoned()
-        waiting = self.slots.has_waiting
-        if waiting:
-            self._withdraw_unplaced()
         pools = self._pools()
-        kept = dict(enumerate(pool.kept(waiting or not self.may_make()) for pool in pools))
+        blocked = [self.slots.has_waiting_beside(pool.request) for pool in pools]
+        for pool, is_blocked in zip(pools, blocked, strict=True):
+            if is_blocked:
+                self._withdraw_unplaced(pool)
+        held = not self.may_make()
+        kept = {number: pool.kept(held or blocked[number]) for number, pool in enumerate(pools)}
+        self._note_lacking(pools)
         for number, plan in plan_all(kept, self.clock(), AT_ONCE * max(1, len(self.nodes.handles()))).items():
             pool = pools[number]
             for slot_id in plan.end:
@@ -248,7 +313,7 @@ class ReadySlots:
     # -- inside -------------------------------------------------------------------------------------
 
     def _pools(self) -> list[KeptPool]:
-        return [*self._declared.values(), *self._automatic.values()]
+        return [*(pool for pools in self._declared.values() for pool in pools), *self._automatic.values()]
 
     def _bounds(self, least: int, most: int) -> Bounds:
         return Bounds(least, most, self.settings.linger, self.settings.max_age)
@@ -261,7 +326,15 @@ class ReadySlots:
                 request = Request(shape.slot, runtime=shape.container.runtime)
                 self._automatic[shape] = KeptPool(shape, request, self._bounds(self.settings.ready, most))
         for shape in self._automatic.keys() - set(wanted):
-            self._end_pool(self._automatic.pop(shape))
+            pool = self._automatic.pop(shape)
+            self._taken_before += pool.taken
+            self._missed_before += pool.missed
+            self._end_pool(pool)
+
+    def _note_lacking(self, pools: Sequence[KeptPool]) -> None:
+        for pool in pools:
+            lacks = lacking(pool.kept(False)) > 0
+            pool.lacking_since = (pool.lacking_since or self.clock()) if lacks else None
 
     def _leave_cordoned(self) -> None:
         """Ends what is ready, or being made, on nodes where no new sandbox may start."""
@@ -279,9 +352,9 @@ class ReadySlots:
         """Has a slot made ready. `slot`: a free one, or one that Ray is about to place."""
         making = Making(slot)
         pool.making.append(making)
-        making.task = self._supervise(
-            partial(self._prepare, pool, making, slot), "make ready", lambda _: self._end(slot)
-        )
+        work = partial(self._prepare, pool, making, slot)
+        making.task = self._supervise(work, "make ready", lambda _: self._end(slot))
+        making.task.add_done_callback(lambda _: pool.forget(making))  # one that is cancelled may never have begun
 
     async def _prepare(self, pool: KeptPool, making: Making, slot: Slot) -> None:
         began = self.clock()
@@ -337,7 +410,6 @@ class ReadySlots:
     def _hand_out(self, pool: KeptPool, request: Request, now: float) -> Slot | None:
         found = self._find(pool, request)
         if found is None:
-            pool.missed += 1
             return None
         pool.taken += 1
         slot = self._drop(pool, found)
@@ -357,12 +429,11 @@ class ReadySlots:
         for making in list(pool.making):
             self._withdraw(making)
 
-    def _withdraw_unplaced(self) -> None:
+    def _withdraw_unplaced(self, pool: KeptPool) -> None:
         """Callers wait for room: slots that Ray has not placed yet would take it from them."""
-        for pool in self._pools():
-            for making in pool.making:
-                if making.slot.node_id is None:
-                    self._withdraw(making)
+        for making in list(pool.making):
+            if making.slot.node_id is None:
+                self._withdraw(making)
 
     def _withdraw(self, making: Making) -> None:
         if making.task is not None and not making.taken:

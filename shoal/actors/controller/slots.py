@@ -125,10 +125,9 @@ class SlotPool:
             self.stock.hold(slot, waiter.environment)
             waiter.slot.set_result(slot)
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether callers wait for a slot."""
-        return bool(self._queue)
+    def has_waiting_beside(self, request: Request) -> bool:
+        """Whether callers wait for a slot where one for `request` might be made, too."""
+        return any(group and request.meets(group.request) for group in self._queue.groups.values())
 
     def reason(self, request: Request) -> str | None:
         """Why sandboxes with this request wait; None if none does."""

@@ -3,7 +3,7 @@
 Terms
     row       a sandbox in JSON-ready form (`record.to_row`); the store takes its columns for queries from it.
     state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens,
-              cordons of nodes.
+              cordons of nodes, pools.
 
 Rules for every store
     - `write` returns once all of it is on disk, as one transaction. Concurrent writes may share one commit.
@@ -27,6 +27,7 @@ from typing import Any
 
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.info import Cordon, PageCursor
+from shoal.model.pools import PoolInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,15 @@ class Restored:
     environments: list[Environment] = field(default_factory=list)
     tokens: list[StoredToken] = field(default_factory=list)
     cordons: list[Cordon] = field(default_factory=list)
+    pools: list[PoolInfo] = field(default_factory=list)
     last_event: int = 0
     complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A set of changes to write together. Sandboxes, environments, tokens and cordons replace those with the
-    same id or name."""
+    """A set of changes to write together. Sandboxes, environments, tokens, cordons and pools replace those
+    with the same id or name."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -56,6 +58,8 @@ class Change:
     removed_tokens: Sequence[str] = ()
     cordons: Sequence[Cordon] = ()
     removed_cordons: Sequence[str] = ()
+    pools: Sequence[PoolInfo] = ()
+    removed_pools: Sequence[str] = ()
 
 
 class Store(ABC):

@@ -10,6 +10,7 @@ from typing import Any
 from shoal.actors.controller.store import Change
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
 from shoal.model.info import Cordon
+from shoal.model.pools import PoolInfo
 from shoal.model.states import TERMINAL, State
 
 Row = dict[str, Any]
@@ -26,6 +27,7 @@ class Rows:
     """None: the row is removed."""
     tokens: dict[str, Row | None] = field(default_factory=dict)
     cordons: dict[str, Row | None] = field(default_factory=dict)
+    pools: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -34,6 +36,7 @@ class Rows:
         self.environments |= later.environments
         self.tokens |= later.tokens
         self.cordons |= later.cordons
+        self.pools |= later.pools
 
     @property
     def last_event(self) -> int:
@@ -57,6 +60,10 @@ def rows_of(change: Change) -> Rows:
         cordons={
             **{cordon.node_id: _cordon_row(cordon) for cordon in change.cordons},
             **dict.fromkeys(change.removed_cordons),
+        },
+        pools={
+            **{pool.id: _pool_row(pool) for pool in change.pools},
+            **dict.fromkeys(change.removed_pools),
         },
     )
 
@@ -135,6 +142,10 @@ def cordon_of(row: Any) -> Cordon:
     return Cordon(row.node_id, row.why, row.by, row.at, bool(row.left))
 
 
+def pool_of(row: Any) -> PoolInfo:
+    return PoolInfo.from_dict(json.loads(row.row))
+
+
 def _event_row(event: SandboxEvent) -> Row:
     return {
         "id": event.id,
@@ -169,6 +180,12 @@ def _token_row(token: StoredToken) -> Row:
 def _cordon_row(cordon: Cordon) -> Row:
     row = {name: text(value) if isinstance(value, str) else value for name, value in asdict(cordon).items()}
     return {**row, "left": int(cordon.left)}
+
+
+def _pool_row(pool: PoolInfo) -> Row:
+    row = pool.to_dict()
+    del row["use"]
+    return {"id": text(pool.id), "row": _json(row)}
 
 
 def _text(value: Any) -> str | None:

@@ -194,6 +194,7 @@ def _restore(connection: Connection, history: int) -> Restored:
         environments=[rows.environment_of(row) for row in connection.execute(select(tables.environments))],
         tokens=[rows.token_of(row) for row in connection.execute(select(tables.tokens))],
         cordons=[rows.cordon_of(row) for row in connection.execute(select(tables.cordons))],
+        pools=[rows.pool_of(row) for row in connection.execute(select(tables.pools))],
         last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
         complete=complete,
     )

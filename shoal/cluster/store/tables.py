@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration, whose result is `tables` below."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
@@ -112,6 +112,13 @@ cordons = Table(
     Column("by", Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("left", Integer, nullable=False),  # 1: the node was emptied, and has left the cluster
+)
+
+pools = Table(
+    "pools",
+    tables,
+    Column("id", Text, primary_key=True),  # environment/name
+    Column("row", Text, nullable=False),
 )
 
 version = Table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
 from shoal.model.info import Cordon
+from shoal.model.pools import PoolInfo
 from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
 from tests.contract.store.samples import ended, entry, environment, event, living, plain, token
+from tests.unit import builders
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +32,7 @@ async def reopened(location: StoreLocation, history: int = 100) -> Restored:
 
 
 async def test_a_new_store_is_empty(location: StoreLocation) -> None:
-    assert await reopened(location) == Restored([], [], [], [], 0)
+    assert await reopened(location) == Restored(last_event=0)
 
 
 async def test_all_that_was_written_is_there_when_it_is_opened_again(location: StoreLocation, store: Store) -> None:
@@ -39,9 +42,12 @@ async def test_all_that_was_written_is_there_when_it_is_opened_again(location: S
         token("tk-1"),
         token("tk-2", expires_at=9.5, revoked_at=8.0, last_used_at=7.0, created_by="tk-1", environment="*"),
     ]
+    pools = [PoolInfo("python", "main", builders.spec(tags={"ü": "x"}), 1, 9, 2.5)]
     cordons = [Cordon("a" * 56, "dïsk", "tk-1", 7.5), Cordon("b" * 56, "drained", "cluster", 8.5, left=True)]
     await store.write(
-        Change(sandboxes=[row], events=[event(41)], environments=environments, tokens=tokens, cordons=cordons)
+        Change(
+            sandboxes=[row], events=[event(41)], environments=environments, tokens=tokens, cordons=cordons, pools=pools
+        )
     )
     await store.close()
     restored = await reopened(location)
@@ -49,6 +55,7 @@ async def test_all_that_was_written_is_there_when_it_is_opened_again(location: S
     assert sorted(restored.environments, key=lambda e: e.name) == environments
     assert sorted(restored.tokens, key=lambda t: t.info.id) == tokens
     assert sorted(restored.cordons, key=lambda c: c.node_id) == cordons
+    assert restored.pools == pools
     assert restored.last_event == 41
 
 
@@ -81,6 +88,13 @@ async def test_a_cordon_is_replaced_and_removed(location: StoreLocation, store: 
     await store.write(Change(cordons=[Cordon("a", "one", "tk-1", 1.0), Cordon("b", "one", "tk-1", 1.0)]))
     await store.write(Change(cordons=[Cordon("a", "two", "tk-2", 2.0, left=True)], removed_cordons=["b", "never"]))
     assert (await reopened(location)).cordons == [Cordon("a", "two", "tk-2", 2.0, left=True)]
+
+
+async def test_a_pool_is_replaced_and_removed(location: StoreLocation, store: Store) -> None:
+    one, other = (PoolInfo(name, "main", builders.spec(), 1, 2, 1.0) for name in ("a", "b"))
+    await store.write(Change(pools=[one, other]))
+    await store.write(Change(pools=[replace(one, max_ready=9)], removed_pools=[other.id, "main/never"]))
+    assert (await reopened(location)).pools == [replace(one, max_ready=9)]
 
 
 async def test_tokens_are_removed_in_the_order_of_the_writes(location: StoreLocation, store: Store) -> None:

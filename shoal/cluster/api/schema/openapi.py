@@ -34,6 +34,7 @@ TAGS = [
     {"name": "logs", "description": "What a sandbox's own command wrote."},
     {"name": "events", "description": "What happens to sandboxes, as it happens."},
     {"name": "tunnels", "description": "Ways in from outside to a sandbox's ports."},
+    {"name": "pools", "description": "Keep sandboxes ready, and take them."},
     {"name": "administration", "description": "Tokens, environments and their quotas, the audit log, nodes."},
     {"name": "health", "description": "Whether this replica lives, and can do its work."},
 ]

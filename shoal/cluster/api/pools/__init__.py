@@ -1,0 +1,1 @@
+"""Pools: sandboxes of one spec that are kept ready."""
