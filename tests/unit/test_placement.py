@@ -11,7 +11,7 @@ from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.fair_share import fairest
 from shoal.actors.controller.ledger import NodeLedger, NodeView
 from shoal.actors.controller.machine import Machine
-from shoal.actors.controller.placement import OnNode, Request, Selector, Wait, choose
+from shoal.actors.controller.placement import OnNode, Request, Selector, Wait, choose, tiers
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.model.capacity import Capacity, NodeType
 from shoal.model.spec import SlotShape
@@ -82,7 +82,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.about)
 def test_where(case: Case) -> None:
     outlook = partial(LaunchableNodes(case.capacity).outlook, now=100.0)
-    choice = choose(case.request, case.nodes, outlook)
+    choice = choose(case.request, tiers(case.request, case.nodes), outlook)
     if case.chosen is not None:
         assert choice == OnNode(case.chosen)
         return

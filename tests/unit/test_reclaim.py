@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
 from shoal.actors.controller.ledger import NodeLedger
-from shoal.actors.controller.placement import Request
+from shoal.actors.controller.placement import Request, tiers
 from shoal.actors.controller.reclaim import STALL_S, Waiting, idle_to_end
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
@@ -77,4 +78,6 @@ def test_who_ends(case: Case) -> None:
     ledger = NodeLedger()
     held, idle = ([(slot.node_id, slot.shape) for slot in slots] for slots in (case.held, case.idle))
     ledger.update(case.rooms, {}, {}, held=held, idle=idle, making=(), ended=())
-    assert [slot.id for slot in idle_to_end(waiting, ledger.nodes, case.idle)] == case.ends
+    assert [
+        slot.id for slot in idle_to_end(waiting, partial(tiers, nodes=ledger.nodes.values()), case.idle)
+    ] == case.ends

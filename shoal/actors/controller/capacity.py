@@ -28,17 +28,22 @@ class LaunchableNodes:
     """The nodes that scaling launches, or could launch. Without scaling there are none."""
 
     reported: Capacity = field(default_factory=Capacity)
+    _machines: list[tuple[NodeType, Machine]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.report(self.reported)
 
     def report(self, capacity: Capacity) -> None:
         self.reported = capacity
+        self._machines = [(each, as_machine(each)) for each in capacity.types if each.max > 0]
 
     def machines(self) -> list[Machine]:
         """The capacity of one node of each type that may run at all."""
-        return [as_machine(each) for each in self.reported.types if each.max > 0]
+        return [machine for _, machine in self._machines]
 
     def outlook(self, holds: Callable[[Machine], bool], now: float) -> Outlook:
         """Whether one of the nodes that `holds` accepts may come."""
-        found = {self._outlook(each, now) for each in self.reported.types if each.max > 0 and holds(as_machine(each))}
+        found = {self._outlook(each, now) for each, machine in self._machines if holds(machine)}
         return next((each for each in Outlook if each in found), Outlook.NONE)
 
     def _outlook(self, each: NodeType, now: float) -> Outlook:

@@ -57,13 +57,21 @@ class NodeView:
         self.held = held
         self.load = dominant_share(held, self.total)
 
+    @property
+    def character(self) -> tuple[object, ...]:
+        """All of it that decides what may run there."""
+        return self.total, self.region, self.zone, self.machine, self.cordoned
+
 
 @dataclass(slots=True)
 class NodeLedger:
-    """The nodes by id."""
+    """The nodes by id. `version`: another one once nodes have come, gone or changed other than in what is free;
+    `freed`: another one once more may be free."""
 
     nodes: dict[str, NodeView] = field(default_factory=dict)
     total: Amount = _NOTHING
+    version: int = 0
+    freed: int = 0
 
     def update(
         self,
@@ -87,19 +95,19 @@ class NodeLedger:
             ours = sandboxes + idling.get(node_id, _NOTHING)
             beyond = room.total - room.free - ours
             least = beyond - asked - gone.get(node_id, _NOTHING)
-            others = (_NOTHING if known is None else known.others).between(least, beyond)
-            self.nodes[node_id] = NodeView(
-                node_id,
-                room.total,
-                room.total - ours - asked - others,
-                room.region,
-                room.zone,
-                machines.get(node_id),
-                cordoned.get(node_id),
-                sandboxes,
-                others,
-            )
+            node = NodeView(node_id, room.total, _NOTHING, room.region, room.zone)
+            node.machine, node.cordoned = machines.get(node_id), cordoned.get(node_id)
+            if known is not None and node.character == known.character:
+                node = known
+            else:
+                self.version += 1
+            node.others = (_NOTHING if known is None else known.others).between(least, beyond)
+            node.free = room.total - ours - asked - node.others
+            node.hold(sandboxes)
+            self.nodes[node_id] = node
             self.total += room.total
+        self.version += before.keys() != self.nodes.keys()
+        self.freed += 1
 
     def take(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot is being made there."""
@@ -110,6 +118,7 @@ class NodeLedger:
         """A slot there has ended."""
         if (node := self.nodes.get(node_id or "")) is not None:
             node.free = node.free.plus(shape)
+            self.freed += 1
 
     def hold(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot there holds a sandbox."""
@@ -124,13 +133,18 @@ class NodeLedger:
 
 def dominant_share(used: Amount, total: Amount) -> float:
     """The largest part of any resource, 0 to 1."""
-    pairs = ((used.cpu, total.cpu), (used.memory, total.memory), (used.gpu, total.gpu))
-    return max((part / whole for part, whole in pairs if whole > 0), default=0.0)
+    cpu = used.cpu / total.cpu if total.cpu > 0 else 0.0
+    memory = used.memory / total.memory if total.memory > 0 else 0.0
+    gpu = used.gpu / total.gpu if total.gpu > 0 else 0.0
+    return max(cpu, memory, gpu)
 
 
 def _sums(slots: Iterable[Placed]) -> dict[str, Amount]:
-    sums: dict[str, Amount] = {}
+    sums: dict[str, list[float]] = {}
     for node_id, shape in slots:
         if node_id is not None:
-            sums[node_id] = sums.get(node_id, _NOTHING).plus(shape)
-    return sums
+            each = sums.setdefault(node_id, [0.0, 0.0, 0.0])
+            each[0] += shape.cpu
+            each[1] += shape.memory
+            each[2] += shape.gpu
+    return {node_id: Amount(*each) for node_id, each in sums.items()}

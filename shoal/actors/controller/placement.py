@@ -10,12 +10,14 @@ It goes on to the next region only if the one before has no room and no node can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import inf
 
 from shoal.actors.controller.capacity import Outlook
 from shoal.actors.controller.ledger import NodeView
 from shoal.actors.controller.machine import Machine
+from shoal.actors.controller.room import EPSILON
 from shoal.model.spec import Runtime, SandboxSpec, SlotShape
 
 
@@ -124,22 +126,51 @@ class Wait:
     coming: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """The nodes of one region that a request prefers, or all nodes. `nodes`: those where it may run; `excluded`: the
+    ids of those that Ray would take for fit, though they are not."""
+
+    region: str | None
+    nodes: tuple[NodeView, ...]
+    excluded: tuple[str, ...]
+
+
+def tiers(request: Request, nodes: Iterable[NodeView]) -> tuple[Tier, ...]:
+    """The nodes for a request, the preferred region first."""
+    there: dict[str | None, list[NodeView]] = {region: [] for region in request.regions or (None,)}
+    for node in nodes:
+        place = there.get(node.region if request.regions else None)
+        if place is not None and request.zone in (None, node.zone):
+            place.append(node)
+    return tuple(
+        Tier(
+            region,
+            tuple(node for node in found if request.admits(node)),
+            tuple(sorted(node.id for node in found if not request.admits(node))),
+        )
+        for region, found in there.items()
+    )
+
+
 def choose(
-    request: Request, nodes: Collection[NodeView], outlook: Callable[[Callable[[Machine], bool]], Outlook]
+    request: Request, preferred: Iterable[Tier], outlook: Callable[[Callable[[Machine], bool]], Outlook]
 ) -> OnNode | Wait:
-    """Where the next slot for `request` is made. `outlook`: whether a machine may come that a function accepts."""
+    """Where the next slot for `request` is made. `preferred`: its tiers; `outlook`: whether a machine may come that a
+    function accepts."""
     reasons: list[str] = []
-    for region in request.regions or (None,):
-        regions = () if region is None else (region,)
-        there = [node for node in nodes if region is None or node.region == region]
-        best = best_node(request, (node for node in there if node.free.covers(request.shape) and request.admits(node)))
+    excluded: list[str] = []
+    for tier in preferred:
+        best = best_node(request, tier.nodes, with_room=True)
         if best is not None:
             return OnNode(best.id)
+        regions = () if tier.region is None else (tier.region,)
         ahead = outlook(replace(request, regions=regions).fits)
-        reasons.append(f"no room{'' if region is None else f' in {region}'}{_OUTLOOKS[ahead]}")
+        reasons.append(f"no room{'' if tier.region is None else f' in {tier.region}'}{_OUTLOOKS[ahead]}")
         if ahead in (Outlook.LAUNCHING, Outlook.LAUNCHABLE):
-            return Wait(_selector(request, regions, there), "; ".join(reasons), coming=True)
-    return Wait(_selector(request, request.regions, nodes), "; ".join(reasons))
+            return Wait(Selector(regions, request.zone, tier.excluded), "; ".join(reasons), coming=True)
+        excluded += tier.excluded
+    return Wait(Selector(request.regions, request.zone, tuple(sorted(excluded))), "; ".join(reasons))
 
 
 _OUTLOOKS = {
@@ -151,23 +182,21 @@ _OUTLOOKS = {
 }
 
 
-def best_node(request: Request, nodes: Iterable[NodeView]) -> NodeView | None:
+def best_node(request: Request, nodes: Iterable[NodeView], *, with_room: bool = False) -> NodeView | None:
     """The one to use of several that would do: of the preferred region, the fullest, or (spread) the emptiest; without
-    GPUs rather than with some that would lie idle, and known rather than one that has not answered yet."""
+    GPUs rather than with some that would lie idle, and known rather than one that has not answered yet. `with_room`:
+    only of those that have room for one more slot.
 
-    def cost(node: NodeView) -> tuple[int, bool, bool, float]:
-        rank = request.regions.index(node.region) if len(request.regions) > 1 and node.region is not None else 0
-        idle_gpu = node.total.gpu > 0 and request.shape.gpu == 0
-        return rank, idle_gpu, node.machine is None, node.load if request.spread else -node.load
-
-    return min(nodes, key=cost, default=None)
-
-
-def _selector(request: Request, regions: tuple[str, ...], nodes: Iterable[NodeView]) -> Selector:
-    """`nodes`: those of the regions. Those that would not do are left out by their ids."""
-    return Selector(regions, request.zone, tuple(sorted(node.id for node in nodes if _misleads(request, node))))
-
-
-def _misleads(request: Request, node: NodeView) -> bool:
-    """Whether Ray would take the node for fit, though it is not."""
-    return request.zone in (None, node.zone) and not request.admits(node)
+    It looks at each of hundreds of nodes for each create that finds no idle slot: so it is written for speed."""
+    found, least = None, (0, False, False, 0.0)
+    shape, sign, ranked = request.shape, (1 if request.spread else -1), len(request.regions) > 1
+    cpu, memory = (shape.cpu - EPSILON, shape.memory - EPSILON) if with_room else (-inf, -inf)
+    for node in nodes:
+        free = node.free
+        if free.cpu < cpu or free.memory < memory or (with_room and not free.covers(shape)):
+            continue
+        rank = request.regions.index(node.region) if ranked and node.region in request.regions else 0
+        cost = (rank, node.total.gpu > 0 and shape.gpu == 0, node.machine is None, sign * node.load)
+        if found is None or cost < least:
+            found, least = node, cost
+    return found

@@ -11,11 +11,10 @@ and only for one that is stuck do idle slots end: the oldest of one node, no mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shoal.actors.controller.ledger import NodeView
-from shoal.actors.controller.placement import Request
+from shoal.actors.controller.placement import Request, Tier
 from shoal.actors.controller.room import Amount
 from shoal.actors.controller.slot import Slot
 from shoal.model.spec import SlotShape
@@ -32,10 +31,14 @@ class Waiting:
     stalled_s: float
 
 
-def idle_to_end(waiting: Iterable[Waiting], nodes: Mapping[str, NodeView], idle: Sequence[Slot]) -> list[Slot]:
-    """The idle slots that must end. `waiting`: who comes first, first; `idle`: oldest first."""
-    free = {node.id: node.free for node in nodes.values()}
-    starting = {node.id: node.others for node in nodes.values()}
+def idle_to_end(
+    waiting: Iterable[Waiting], tiers: Callable[[Request], Iterable[Tier]], idle: Sequence[Slot]
+) -> list[Slot]:
+    """The idle slots that must end. `waiting`: who comes first, first; `tiers`: the nodes for a request; `idle`: oldest
+    first."""
+    free: dict[str, Amount] = {}
+    starting: dict[str, Amount] = {}
+    places_of: dict[Request, list[str]] = {}
     by_node: dict[str, list[Slot]] = {}
     for slot in idle:
         by_node.setdefault(slot.node_id or "", []).append(slot)
@@ -45,7 +48,13 @@ def idle_to_end(waiting: Iterable[Waiting], nodes: Mapping[str, NodeView], idle:
         request, shape = caller.request, caller.request.shape
         if request in hopeless:
             continue
-        places = [node.id for node in nodes.values() if request.admits(node)]
+        places = places_of.get(request)
+        if places is None:
+            nodes = [node for tier in tiers(request) for node in tier.nodes]
+            places = places_of[request] = [node.id for node in nodes]
+            for node in nodes:
+                free.setdefault(node.id, node.free)
+                starting.setdefault(node.id, node.others)
         if _deduct(shape, free, places):
             continue
         if caller.stalled_s < STALL_S and _deduct(shape, starting, places):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.model.spec import SlotShape
 
-_EPSILON = 1e-6  # Ray counts in ten thousandths
+EPSILON = 1e-6  # Ray counts in ten thousandths
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class Amount:
 
     def covers(self, shape: SlotShape) -> bool:
         return (
-            self.cpu + _EPSILON >= shape.cpu
-            and self.memory + _EPSILON >= shape.memory
-            and self.gpu + _EPSILON >= shape.gpu
+            self.cpu + EPSILON >= shape.cpu
+            and self.memory + EPSILON >= shape.memory
+            and self.gpu + EPSILON >= shape.gpu
         )
 
     def plus(self, shape: SlotShape) -> Amount:

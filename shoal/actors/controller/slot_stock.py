@@ -10,12 +10,16 @@ from functools import partial
 from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.holders import SlotHolders
 from shoal.actors.controller.ledger import NodeFacts, NodeLedger
-from shoal.actors.controller.placement import ANYWHERE, OnNode, Request, Selector, Wait, choose
+from shoal.actors.controller.placement import ANYWHERE, OnNode, Request, Selector, Tier, Wait, choose, tiers
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
+from shoal.model.capacity import Capacity
 
 _RAY_KNOWS_S = 3.0
 """Seconds after which Ray surely counts as free what an ended slot held."""
+
+_MOST_REQUESTS = 1000
+"""Requests for which it is remembered where they may run, and what they wait for."""
 
 _LOOK_S = 5.0
 """Seconds after which Ray is asked what is free, though nothing has changed here."""
@@ -34,13 +38,35 @@ class SlotStock:
     ledger: NodeLedger = field(default_factory=NodeLedger)
     holders: SlotHolders = field(default_factory=SlotHolders)
     unsure: bool = True
+    _tiers: dict[Request, tuple[Tier, ...]] = field(default_factory=dict)
+    _tiers_of: int = -1
+    _waits: dict[Request, tuple[tuple[int, Capacity, int], Wait]] = field(default_factory=dict)
     _looked: float = float("-inf")
     _ended: list[tuple[float, Slot]] = field(default_factory=list)  # and when: Ray may not know it yet
 
     def choose(self, request: Request) -> OnNode | Wait:
         """Where the next slot for `request` is made, or what it waits for."""
-        outlook = partial(self.launchable.outlook, now=self.wall_clock())
-        return choose(request, self.ledger.nodes.values(), outlook)
+        now = self.wall_clock()
+        # Callers come by the thousand when nothing is free. What they wait for changes by itself only by the second.
+        grounds = (self.ledger.freed, self.launchable.reported, int(now))
+        if (known := self._waits.get(request)) is not None and known[0] == grounds:
+            return known[1]
+        choice = choose(request, self.tiers(request), partial(self.launchable.outlook, now=now))
+        if isinstance(choice, Wait):
+            if len(self._waits) >= _MOST_REQUESTS:
+                self._waits.clear()
+            self._waits[request] = (grounds, choice)
+        return choice
+
+    def tiers(self, request: Request) -> tuple[Tier, ...]:
+        """The nodes where it may run, by the regions that it prefers."""
+        if self._tiers_of != self.ledger.version or len(self._tiers) >= _MOST_REQUESTS:
+            self._tiers_of = self.ledger.version
+            self._tiers.clear()
+        found = self._tiers.get(request)
+        if found is None:
+            found = self._tiers[request] = tiers(request, self.ledger.nodes.values())
+        return found
 
     def admits(self, request: Request, slot: Slot) -> bool:
         """Whether a slot is where the sandbox may run."""

@@ -221,7 +221,7 @@ class SlotPool:
         waiters = (waiter for group in self._queue.groups.values() for waiter in group.first(MAX_UNPLACED))
         line = sorted(waiters, key=lambda waiter: waiter.since)[:MAX_UNPLACED]
         waiting = [Waiting(each.group.request, now - max(each.since, last_start)) for each in line]
-        for slot in idle_to_end(waiting, self.stock.ledger.nodes, idle):
+        for slot in idle_to_end(waiting, self.stock.tiers, idle):
             if self.spare is not None and slot.prepared is not None:
                 self.spare.give_up(slot)
             else:
