@@ -167,6 +167,21 @@ def test_a_machine_that_has_joined_joins_no_other(settings: Settings, monkeypatc
     assert raised.value.state == "joined"
 
 
+def test_a_node_of_a_cluster_that_was_started_anew_is_started_anew(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = settings.state_dir / "auth_token"
+    cluster_file.write_private(token, TOKEN.ray_token.encode())
+    joined = replace(JOINED, auth_token_path=str(token))
+    joined_file.write(settings.state_dir, joined)
+    monkeypatch.setattr(local_join, "well", lambda joined: True)
+    monkeypatch.setattr(local_join, "_take_down", lambda *_, **__: [])
+    monkeypatch.setattr(local_join, "_start", lambda *_: joined)
+    for ray_token, started in ((TOKEN.ray_token, False), ("cd" * 32, True)):
+        again = JoinOptions(head=JOINED.head, token=replace(TOKEN, ray_token=ray_token), admitted=False)
+        assert local_join.join(settings, again).started == started
+
+
 def test_a_node_that_runs_stays_without_its_head_unless_it_is_forced(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,7 @@ def join(settings: Settings, options: JoinOptions | None = None, report: Report 
             )
         before = joined_file.read(settings.state_dir)
         options = _completed(settings, options, before)
-        if before is not None and well(before):
+        if before is not None and well(before) and _is_of(before, options):
             if before.head != options.head:
                 raise FailedPrecondition(
                     f"this machine is a node of the cluster at {before.head}; run `shoal leave` first", state="joined"
@@ -183,6 +183,14 @@ def normal_head(text: str) -> str:
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidRequest(f"HEAD: {text!r} is not host:port, such as 10.0.0.5:6379", field="head")
     return f"{host}:{port}"
+
+
+def _is_of(before: JoinedFile, options: JoinOptions) -> bool:
+    """Whether the node that runs is of the cluster meant: one at the same address that was started anew has another
+    token."""
+    if before.head != options.head or options.token is None:
+        return True
+    return options.token.ray_token == _token_of(before).ray_token
 
 
 def _token_of(before: JoinedFile) -> JoinToken:
