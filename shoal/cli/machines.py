@@ -12,7 +12,7 @@ import typer
 
 from shoal.cli import console, session, settings
 from shoal.cli.nodes import print_nodes
-from shoal.cli.options import Json, mebibytes, seconds
+from shoal.cli.options import Json, mebibytes, pairs, seconds
 from shoal.cli.session import with_cluster
 from shoal.model import cluster_file, join_token
 from shoal.model.errors import FailedPrecondition, InvalidRequest
@@ -50,6 +50,10 @@ def join(
     cpus: Annotated[int | None, typer.Option(help="CPUs that sandboxes may request; default: all.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="MIB", help="Memory that they may request (4096, 4g).")] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs; default: those that Ray finds.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="A Ray label; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make this machine a node of a cluster, or repair it.
@@ -80,6 +84,7 @@ def join(
         cpus=cpus,
         memory=size,
         gpus=gpus,
+        labels=pairs("label", label),
     )
     done = local_join.join(loaded, options, console.steps)
     if json:

@@ -2,7 +2,7 @@
 
 Ray (v2) starts machines for what waits, and takes idle ones away. It never leaves a region that has no capacity, and
 a machine with any actor on it is never idle. So Shoal decides where Ray may start machines (`max_workers` of each
-node type, which Ray reads every five seconds) and which machine is emptied (cordon, empty, leave).
+node type, which Ray reads in each of its rounds) and which machine is emptied (cordon, empty, leave).
 
     what the operator writes          what runs
     spec.py      cluster.yaml         scaler.py        an actor on the head: observes, decides, carries out, each second

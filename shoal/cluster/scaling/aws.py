@@ -85,6 +85,8 @@ class AwsRegion:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
+        self.settles_s = 120.0
+        self.each_s = 5.0
         self._cluster = cluster
         self._spec = spec
         self._ec2 = client

@@ -122,9 +122,12 @@ class Launched(list[Machine]):
 
 
 class Region(Protocol):
-    """The machines of one cluster in one region."""
+    """The machines of one cluster in one region. `settles_s`: for so long the cloud may not list a machine that it has
+    launched, or list one that it has terminated; `each_s`: it is asked for its list no more often."""
 
     name: str
+    settles_s: float
+    each_s: float
 
     def launch(self, order: Order) -> Launched:
         """Launches up to `order.count` machines and returns at once with those that are starting.

@@ -83,12 +83,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one decision leaves for the next. `unjoined`: type of each machine that has not joined yet; `left`,
-    `drained`: when a node was told to."""
+    """What one decision leaves for the next. `unjoined`: type of each machine that has not joined yet; `joined`: those
+    that have, even if they are no nodes any more; `left`, `drained`: when a node was told to."""
 
     closures: Closures = field(default_factory=dict)
     outcome: int = 0
     unjoined: Mapping[str, str] = field(default_factory=dict)
+    joined: frozenset[str] = frozenset()
     left: Mapping[str, float] = field(default_factory=dict)
     drained: Mapping[str, float] = field(default_factory=dict)
 
@@ -210,7 +211,12 @@ def _learn(memory: Memory, seen: Observation) -> Memory:
     return Memory(
         closures=backoff.take_in(backoff.joined(memory.closures, joined), [*new, *lost]),
         outcome=max((each.number for each in new), default=memory.outcome),
-        unjoined={each.id: each.type for each in seen.machines if each.node_id is None and not each.ending},
+        unjoined={
+            each.id: each.type
+            for each in seen.machines
+            if each.node_id is None and not each.ending and each.id not in memory.joined
+        },
+        joined=frozenset(each.id for each in seen.machines if each.node_id is not None or each.id in memory.joined),
         left={node_id: at for node_id, at in memory.left.items() if node_id in nodes and seen.now - at < _LEFT_S},
         drained={node_id: at for node_id, at in memory.drained.items() if node_id in nodes},
     )
@@ -223,9 +229,9 @@ def _pack(limits: Limits, memory: Memory, seen: Observation, living: Sequence[Se
         kind = limits.type(machine.type)
         if kind is None or machine.node_id in memory.left or machine.node_id in memory.drained:
             continue
-        if machine.node_id is None:
+        if machine.node_id is None and machine.id not in memory.joined:
             starting.append(whole(kind, machine.id))
-        elif machine.cordoned is None:
+        elif machine.node_id is not None and machine.cordoned is None:
             staying.append(Bin(kind, *machine.free, id=machine.id))
         elif machine.cordoned == IDLE:
             cordoned.append(Bin(kind, *machine.free, id=machine.id))

@@ -1,7 +1,7 @@
 """What `shoal cluster up`, the scaler and Ray's monitor tell one another, in `<state_dir>/scaling` (0700).
 
     cluster.json  the cluster as the operator described it, checked; written by `up`
-    ray.yaml      Ray's autoscaler configuration; written by `up` and the scaler, read by Ray every five seconds
+    ray.yaml      Ray's autoscaler configuration; written by `up` and the scaler, read by Ray in each of its rounds
     fleet.json    the machines, and how launches went; written by Ray's monitor
     memory.json   what the scaler remembers from one decision to the next
     plan.json     what it decided, for `shoal cluster status`
@@ -91,10 +91,13 @@ class ScalingFiles:
     def write_plan(self, plan: dict[str, Any]) -> None:
         self._write("plan.json", plan)
 
-    def forget(self) -> None:
-        """Removes what was said of machines that are gone."""
+    def forget(self, *, description: bool) -> None:
+        """Removes what was said of machines that are gone; with `description`, all."""
         for path in self.directory.glob("*"):
-            path.unlink(missing_ok=True)
+            if description or path != self.cluster:
+                path.unlink(missing_ok=True)
+        if description and self.directory.exists():
+            self.directory.rmdir()
 
     def _write(self, name: str, data: Any) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,4 +114,6 @@ def _read(path: Path, what: TypeAdapter[T]) -> T | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, frozenset):
+        return sorted(value)
     raise TypeError(f"{value!r} is no JSON")

@@ -28,9 +28,6 @@ from shoal.cluster.scaling.contract import (
 )
 from shoal.cluster.scaling.spec import region_of
 
-_SETTLES_S = 120.0
-"""For so long a cloud may not list what it has launched, or list what it has terminated."""
-
 _OUTCOMES = 200
 """How many are kept, for whoever asks late."""
 
@@ -45,8 +42,8 @@ class RegionState:
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """What is known of all machines. `launching`: machines by type that are being asked for; `fresh`, `ended`: when
-    machines were launched and terminated whose cloud may not know it yet, by a clock that never goes back."""
+    """What is known of all machines. `launching`: machines by type that are being asked for; `fresh`, `ended`: until
+    when a cloud may not know that machines were launched or terminated, by a clock that never goes back."""
 
     regions: Mapping[str, RegionState] = field(default_factory=dict)
     launching: Mapping[str, int] = field(default_factory=dict)
@@ -82,6 +79,7 @@ class Fleet:
         self._notices: dict[str, Sequence[Notice]] = {}
         self._fresh = dict(state.fresh)
         self._ended = dict(state.ended)
+        self._due: dict[str, float] = {}
         self._changed = changed
         self._clock = clock
         self._lock = threading.Lock()
@@ -93,13 +91,16 @@ class Fleet:
             return self._state()
 
     def refresh(self) -> list[Machine]:
-        """All machines that are not gone, those that are ending included. Raises nothing."""
-        looks = {name: self._workers.submit(_look, region) for name, region in self._regions.items()}
+        """All machines that are not gone, those that are ending included, by the newest lists. Raises nothing."""
+        now = self._clock()
+        due = {name: region for name, region in self._regions.items() if now >= self._due.get(name, now)}
+        self._due.update({name: now + region.each_s for name, region in due.items()})
+        looks = {name: self._workers.submit(_look, region) for name, region in due.items()}
         answers = {name: look.result() for name, look in looks.items()}
         with self._lock:
-            old = self._clock() - _SETTLES_S
-            self._fresh = {machine_id: at for machine_id, at in self._fresh.items() if at > old}
-            self._ended = {machine_id: at for machine_id, at in self._ended.items() if at > old}
+            now = self._clock()
+            self._fresh = {machine_id: until for machine_id, until in self._fresh.items() if until > now}
+            self._ended = {machine_id: until for machine_id, until in self._ended.items() if until > now}
             for name, answer in answers.items():
                 before = self._known.get(name, RegionState())
                 if isinstance(answer, CloudError):
@@ -169,13 +170,12 @@ class Fleet:
         before = self._known.get(name, RegionState())
         known = {machine.id for machine in before.machines}
         new = [machine for machine in launched if machine.id not in known]
-        self._fresh.update({machine.id: self._clock() for machine in new})
+        self._fresh.update(dict.fromkeys((machine.id for machine in new), self._settled_at(name)))
         self._known[name] = replace(before, machines=(*before.machines, *new))
 
     def _end(self, name: str, machine_ids: Sequence[str]) -> None:
-        now = self._clock()
         for machine_id in machine_ids:
-            self._ended[machine_id] = now
+            self._ended[machine_id] = self._settled_at(name)
             self._fresh.pop(machine_id, None)
         known = self._known[name]
         self._known[name] = replace(
@@ -185,6 +185,9 @@ class Fleet:
                 for machine in known.machines
             ),
         )
+
+    def _settled_at(self, name: str) -> float:
+        return self._clock() + self._regions[name].settles_s
 
     def _note(self, name: str, launched: int, error: CloudError | None) -> None:
         number = self._outcomes[-1].number + 1 if self._outcomes else 1

@@ -108,18 +108,24 @@ class LocalRegionSpec(RegionSpec):
 class HeadSpec(_Section):
     """The machine on which `shoal cluster up` runs."""
 
-    address: str = "127.0.0.1"
-    """What nodes reach it by; beyond one machine an address of the network that they share"""
+    address: Annotated[str, Field(min_length=1, max_length=63)]
+    """What nodes reach it by: an address of its own in the network that they share"""
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Ray's; none: 6379 if that is free"""
     region: Name | None = None
     """Where it is, for sandboxes that ask for it"""
 
 
+class LocalHeadSpec(HeadSpec):
+    """The head of pretend regions."""
+
+    address: Annotated[str, Field(min_length=1, max_length=63)] = "127.0.0.2"
+    """A loopback address; at 127.0.0.1 Ray takes no other nodes"""
+
+
 class _Cluster(_Section):
     name: Name
     """Marks the cluster's machines: two clusters of one account must not share it"""
-    head: HeadSpec = HeadSpec()
     idle_timeout: Seconds = 300.0
     """Seconds for which a node is empty before it is taken away"""
     join_timeout: Seconds = 600.0
@@ -140,6 +146,7 @@ class AwsCluster(_Cluster):
     """A cluster on AWS."""
 
     provider: Literal["aws"]
+    head: HeadSpec
     regions: Annotated[dict[Name, AwsRegionSpec], Field(min_length=1)]
     profile: str | None = None
     """A profile of ~/.aws/config; none: boto3's usual way, such as the head's instance profile"""
@@ -162,6 +169,7 @@ class LocalCluster(_Cluster):
     """Pretend regions on this machine, for trying and for tests."""
 
     provider: Literal["local"]
+    head: LocalHeadSpec = LocalHeadSpec()
     regions: Annotated[dict[Name, LocalRegionSpec], Field(min_length=1)]
 
     @model_validator(mode="after")

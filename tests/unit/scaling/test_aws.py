@@ -107,7 +107,9 @@ def world(clients: dict[str, Ec2], specs: dict[str, AwsRegionSpec]) -> World:
 
 
 def region(name: str, ec2: Ec2, spec: AwsRegionSpec, cluster: str) -> AwsRegion:
-    return AwsRegion(name, cluster, spec, ec2.client, lambda kind: f"#!/bin/sh\n# {kind}\n", {"team": "agents"})
+    made = AwsRegion(name, cluster, spec, ec2.client, lambda kind: f"#!/bin/sh\n# {kind}\n", {"team": "agents"})
+    made.each_s = 0.0
+    return made
 
 
 def spec_of(client: Any) -> AwsRegionSpec:

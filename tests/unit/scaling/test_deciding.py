@@ -120,6 +120,16 @@ def test_a_node_that_vanishes_is_no_failed_launch() -> None:
     assert memory.closures == {}
 
 
+def test_a_node_whose_machine_outlives_it_was_no_failed_launch_either() -> None:
+    """As after it has left: Ray ends first, then the machine."""
+    _, memory = decide(limits(), Memory(), seen(node("a")))
+    lost = seen(node("a", node_id=None), waiting=(waiting(),))
+    decision, memory = decide(limits(), memory, lost)
+    assert decision.wanted == {"eu.cpu": 1}, "no room comes of it"
+    _, memory = decide(limits(), memory, seen())
+    assert memory.closures == {}
+
+
 def test_limits_of_region_cluster_and_cost_hold_together() -> None:
     demand = (waiting(400),)
     of_region = limits(regions={"eu": 3})

@@ -37,6 +37,8 @@ class FakeRegion:
     errors: list[CloudError] = field(default_factory=list)
     calls: list[object] = field(default_factory=list)
     unlisted: bool = False
+    settles_s: float = 120.0
+    each_s: float = 0.0
 
     def launch(self, order: Order) -> Launched:
         self.calls.append(order)
@@ -204,3 +206,15 @@ def test_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
     assert second.state().outcomes[0].launched == 2
     (files.directory / "fleet.json").write_text("{")
     assert files.read_fleet().machines() == []
+
+
+def test_a_cloud_is_not_asked_more_often_than_it_bears() -> None:
+    clock = Clock()
+    eu, us = FakeRegion("eu", each_s=5.0), FakeRegion("us")
+    fleet = Fleet([eu, us], clock=clock)
+    fleet.refresh()
+    eu.there.append(machine("a"))
+    us.there.append(machine("b", "us.cpu"))
+    assert ids(fleet.refresh()) == ["b"]
+    clock.now += 5
+    assert ids(fleet.refresh()) == ["a", "b"]

@@ -44,7 +44,7 @@ def test_a_good_file() -> None:
         ("min: 1", "minn: 1", "regions.eu.types.cpu.minn", 7),
         ("    max: 2", "    maxx: 2", "regions.us.maxx", 9),
         ("provider: local", "provider: gcp", "cluster", 1),
-        ("provider: local", "provider: aws", "regions.eu.image", 5),
+        ("provider: local", "provider: aws", "head", 1),
         ("name: prod", "name: Prod!", "name", 2),
         ("name: prod", "name: prod\nmax_nodes: 0", "cluster", 1),
         ("name: prod", "name: prod\nmax_cost_per_hour: 0.1", "cluster", 1),
