@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import admin, cluster, copy, exits, history, login, machines, pools, run, sandboxes, session, tunnels
+from shoal.cli import (
+    admin,
+    cluster,
+    copy,
+    exits,
+    history,
+    login,
+    machines,
+    pools,
+    run,
+    sandboxes,
+    scaling,
+    session,
+    tunnels,
+)
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
 from shoal.cli.session import Ended
@@ -31,6 +45,7 @@ app.command()(cluster.doctor)
 app.command()(machines.join)
 app.command()(machines.leave)
 app.add_typer(machines.node, name="node")
+app.add_typer(scaling.cluster, name="cluster")
 app.command(context_settings=ENDS_OPTIONS)(run.run)
 app.command("exec", context_settings=ENDS_OPTIONS)(run.exec_)
 app.command()(run.shell)

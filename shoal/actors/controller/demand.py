@@ -34,7 +34,7 @@ class DemandReporter:
     def demand(self) -> Demand:
         """What waits, and what each node does."""
         now = self.clock()
-        sandboxes = self.look(now)
+        sandboxes, cordoned = self.look(now), self.nodes.cordoned()
         return Demand(
             waiting=(*self.pool.waiting(), *self.ready.lacking()),
             nodes=tuple(
@@ -44,6 +44,7 @@ class DemandReporter:
                     zone=node.zone,
                     sandboxes=sandboxes[node.id],
                     empty_s=None if sandboxes[node.id] else now - self._empty_since.get(node.id, now),
+                    cordoned=cordoned.get(node.id),
                 )
                 for node in self.nodes.known_nodes()
             ),

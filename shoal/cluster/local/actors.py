@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from shoal.actors.names import CLUSTER_LABEL
@@ -20,6 +21,7 @@ from shoal.cluster.local.joined_file import JoinedFile
 from shoal.model import verbs
 from shoal.model.cluster_file import READ_ON_IMPORT, ClusterFile, driver_environment
 from shoal.model.errors import Internal, ShoalError, Unavailable, error_from_dict
+from shoal.model.settings import Settings
 
 _MARGIN_S = 30.0
 """For starting Python, importing Ray and connecting."""
@@ -57,6 +59,12 @@ def serve(cluster: ClusterFile, token: str | None, *, roll: bool = False, timeou
     """
     request = {"settings": cluster.settings, "cluster": cluster.cluster, "roll": roll, "token": token}
     return str(_ask(cluster, {"call": "serve", **request}, timeout_s))
+
+
+def scale(cluster: ClusterFile, state_dir: Path, *, timeout_s: float = 60.0) -> None:
+    """Makes sure that the scaler runs. Idempotent."""
+    _ask(cluster, {"call": "scale", "state_dir": str(state_dir), "temp_dir": cluster.temp_dir,
+                   "settings": cluster.settings}, timeout_s)  # fmt: skip
 
 
 def unserve(cluster: ClusterFile, *, timeout_s: float = 90.0) -> None:
@@ -143,12 +151,21 @@ def _carry_out(request: dict[str, Any]) -> Any:
             return _let_go(request)
         if request["call"] in ("serve", "unserve"):
             return _about_serve(request)
+        if request["call"] == "scale":
+            return _scale(request)
         secret = bytes.fromhex(request["secret"])
         return actors.deploy(
             request["settings"], request["cluster"], secret, store=open_store, timeout_s=request["timeout_s"]
         )
     finally:
         ray.shutdown()
+
+
+def _scale(request: dict[str, Any]) -> int:
+    from shoal.cluster.scaling.scaler import deploy_scaler
+
+    settings, logs = Settings.from_dict(request["settings"]), f"{request['temp_dir']}/session_latest/logs"
+    return deploy_scaler(request["state_dir"], logs, settings.node.cpu_overcommit, request["timeout_s"])
 
 
 def _about_serve(request: dict[str, Any]) -> Any:

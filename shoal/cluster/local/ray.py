@@ -68,11 +68,13 @@ class RayOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadOptions(RayOptions):
     """How to start the head. `port` None: the usual one if free, else any. `redis`: the URL of what keeps its state, in
-    the namespace `kept_as`; None: it is in the head's memory."""
+    the namespace `kept_as`; None: it is in the head's memory. `monitor`: whether Ray's, which scales nothing, but tells
+    numbers."""
 
     port: int | None = None
     redis: str | None = None
     kept_as: str = ""
+    monitor: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ def start(options: HeadOptions) -> str:
             f"--include-dashboard={str(options.dashboard).lower()}",
             # Fixed ports would prevent a second cluster on this machine.
             f"--ray-client-server-port={free_port(options.address)}",
+            *([] if options.monitor else ["--no-monitor"]),
         ],
     )
     return f"{options.address}:{port}"

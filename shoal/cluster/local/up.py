@@ -10,6 +10,7 @@
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
     local_state.py   the state directory    packages.py      programs that a node needs
     take_down.py     what `down` shares with `shoal leave` (join.py)
+    scaling/         machines of a cluster that `shoal cluster up` started
 
 In the state directory stay, until `purge`: persistent sandboxes, the engine's images, the base image's archive, logs,
 settings.
@@ -34,6 +35,7 @@ from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import sweep as local_sweep
 from shoal.cluster.local.engine import LocalEngine
+from shoal.cluster.scaling import lifecycle as scaling
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
@@ -102,6 +104,7 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
         if cluster is not None and health(cluster, _PATIENT_S).good:
             with report("Looking at the cluster that runs"):
                 nodes = _deploy_again(cluster)
+                _scale(settings.state_dir, cluster)
                 local_api.mend(cluster)
                 return Up(cluster, nodes, started=False)
         if cluster is not None:
@@ -209,6 +212,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
             with report("Starting the API"):
                 local_api.start(cluster)
         cluster_file.write(state, cluster)
+        _scale(state, cluster)
     except BaseException:
         _take_down(state, _presumed(settings, engine), drain=False, keep_engine=False)
         raise
@@ -266,6 +270,7 @@ def _take_down(
         except ShoalError:
             pass  # what actors would not take away, the sweep does
     local_ray.stop(cluster.cluster, temp_dir)
+    elsewhere += scaling.end_machines(state, forget=not keep_engine)
     engine = take_down.reach_engine(cluster.engine_address, cluster.engine is not None, state, run_dir)
     errors = local_sweep.everything(
         engine.address if engine else None, cluster.cluster, run_dir, settings.network, keep=keep
@@ -329,6 +334,7 @@ def _leftovers(settings: Settings) -> bool:
 
 
 def _head_options(settings: Settings, options: UpOptions, identity: str, temp_dir: Path) -> local_ray.HeadOptions:
+    scaled = scaling.described(settings.state_dir)
     return local_ray.HeadOptions(
         owner=identity,
         temp_dir=temp_dir,
@@ -340,7 +346,15 @@ def _head_options(settings: Settings, options: UpOptions, identity: str, temp_di
         dashboard=options.dashboard,
         redis=settings.store.redis,
         kept_as=(settings.state_dir / "ray_state").read_text("ascii"),
+        monitor=not scaled,
+        environ=scaling.head_environment() if scaled else {},
     )
+
+
+def _scale(state: Path, cluster: ClusterFile) -> None:
+    """Starts what scales the cluster, where that is described."""
+    if scaling.described(state):
+        local_actors.scale(cluster, state)
 
 
 def _secret(cluster: ClusterFile) -> bytes:

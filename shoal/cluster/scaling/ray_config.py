@@ -1,6 +1,6 @@
 """Ray's own autoscaler configuration, out of a cluster's description and what was decided. Pure.
 
-Ray reads the file every five seconds. The keys are those without which it (2.60) refuses the file or does something
+Ray reads the file in each of its rounds. The keys are those without which it (2.60) refuses the file or does something
 else than is meant here.
 """
 
@@ -22,6 +22,9 @@ ZONE_LABEL = "ray.io/availability-zone"
 
 PROVIDER = "shoal.cluster.scaling.ray_provider.FleetProvider"
 
+ROUND_S = 2
+"""Seconds between Ray's rounds; by default five, which every first sandbox in a region would wait longer."""
+
 _IDLE_S = 10.0
 """Ray takes away a machine without any actor after so long. That is one that has left, or that has only just joined,
 whose node actor starts within a second or two."""
@@ -34,10 +37,9 @@ def ray_config(
     cpu_overcommit: float,
     most: Mapping[str, int] | None = None,
     least: Mapping[str, int] | None = None,
-    machines: Mapping[str, int] | None = None,
 ) -> str:
-    """The text of the file. `most`, `least`: machines of each type, by default as described; `machines`: how many there
-    are of each type, which has to be named even if the description no longer does."""
+    """The text of the file. `most`, `least`: machines of each type, by default as described. A type that `most` names
+    and the description does not has machines still: Ray must know of it."""
     kinds = dict(types_of(cluster))
     regions = [*dict.fromkeys(map(region_of, kinds))]
     types: dict[str, Any] = {
@@ -56,7 +58,7 @@ def ray_config(
             # Where all else is equal, the first region of the file.
             "priority": len(regions) - regions.index(region_of(name)),
         }
-    for name, count in (machines or {}).items():
+    for name, count in (most or {}).items():
         if name not in types:
             types[name] = {
                 "resources": {},
@@ -111,6 +113,7 @@ def monitor_environment(cluster: ClusterSpec) -> dict[str, str]:
     """Variables of Ray's monitor. By default it takes an hour until it gives up a machine that does not join."""
     return {
         "RAY_enable_autoscaler_v2": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": str(ROUND_S),
         "AUTOSCALER_MAX_LAUNCH_BATCH": str(cluster.launch_batch),
         "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(cluster.launches_at_once),
         "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(round(cluster.join_timeout)),
