@@ -42,6 +42,7 @@
     machines.py       what operators ask of machines: admit, cordon, drain
     placement.py      where a slot is made, or what it waits for (pure)
     machine.py        what a machine holds, and whether any holds a request (pure)
+    node_health.py    the nodes on which starts fail again and again (pure)
     capacity.py       the nodes that could be launched (pure)
     demand.py         what scaling is told
 

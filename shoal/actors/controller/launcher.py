@@ -69,23 +69,27 @@ class Launcher:
             started: SandboxStarted = await self.call(
                 run.slot.handle, "start", run.record.id, run.record.spec, timeout_s=left_s
             )
-        except DeadlineExceeded:
-            message = "the sandbox did not start in time; nothing of it is left. Allow more with deadline="
-            return Outcome(Event.UNCLEAR_START, error=DeadlineExceeded(message))
-        except Unavailable as error:
-            # An actor that is being restarted may have started it all the same.
-            return _slot_failed(run, Event.SLOT_LOST if is_gone(error) else Event.UNCLEAR_START, error)
-        except FailedPrecondition as error:
-            if error.state == OCCUPIED:
-                return _slot_failed(run, Event.SLOT_OCCUPIED, Unavailable(error.message, actor="gone"))
-            return Outcome(Event.FAILED, error=error)
         except ShoalError as error:
-            return Outcome(Event.FAILED, error=error)
+            self.pool.stock.health.failed(run.slot.node_id, run.record.id, run.record.spec.image, error)
+            return _not_started(run, error)
+        self.pool.stock.health.started(run.slot.node_id, run.record.spec.image)
         return Outcome(Event.STARTED, started=started)
 
 
 def _not_written(error: ShoalError) -> Outcome:
     return Outcome(Event.UNCLEAR_WRITE if may_be_written(error) else Event.REFUSED, error=error)
+
+
+def _not_started(run: Run, error: ShoalError) -> Outcome:
+    if isinstance(error, DeadlineExceeded):
+        message = "the sandbox did not start in time; nothing of it is left. Allow more with deadline="
+        return Outcome(Event.UNCLEAR_START, error=DeadlineExceeded(message))
+    if isinstance(error, Unavailable):
+        # An actor that is being restarted may have started it all the same.
+        return _slot_failed(run, Event.SLOT_LOST if is_gone(error) else Event.UNCLEAR_START, error)
+    if isinstance(error, FailedPrecondition) and error.state == OCCUPIED:
+        return _slot_failed(run, Event.SLOT_OCCUPIED, Unavailable(error.message, actor="gone"))
+    return Outcome(Event.FAILED, error=error)
 
 
 def _slot_failed(run: Run, event: Event, error: ShoalError) -> Outcome:

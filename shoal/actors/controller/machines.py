@@ -16,7 +16,7 @@ from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.store import Change
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.model import tasks, verbs
-from shoal.model.access import Caller
+from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NodeNotFound, Unavailable
 from shoal.model.info import Cordon, NodeDrain, NodeInfo
 
@@ -107,6 +107,21 @@ class Machines:
         found = self._known(node)
         await self._write(self._cordon(found, why, caller), verbs.cordon, caller)
         return self._nodes.info(found)
+
+    async def cordon_suspects(self) -> None:
+        """Cordons nodes on which starts fail again and again, as long as others are left."""
+        health = self._pool.stock.health
+        for node_id, why in list(health.suspects.items()):
+            health.forget(node_id)
+            found, cordons = self._nodes.find(node_id), self._nodes.cordons
+            left = [node for node in self._nodes.known_nodes() if node.id not in cordons and node.id != node_id]
+            if found is None or node_id in cordons:
+                continue
+            if not any(self._nodes.alive(node.id) for node in left):
+                log.error("node %s: %s; it stays in use, as there is no other", node_id[:8], why)
+                continue
+            log.error("node %s takes no new sandboxes: %s; uncordon it once it is in order", node_id[:8], why)
+            await self._write(self._cordon(found, why, INSIDE), verbs.cordon, INSIDE)
 
     async def uncordon(self, node: str, caller: Caller) -> NodeInfo:
         """New sandboxes may start there again."""

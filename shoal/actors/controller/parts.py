@@ -149,6 +149,7 @@ class Parts:
     async def _tend_slots(self) -> None:
         self.demand.look(self.demand.clock())
         await self.pool.tend()
+        await self.machines.cordon_suspects()
 
     async def _refresh_nodes(self) -> None:
         for node_id in await self.nodes.refresh():

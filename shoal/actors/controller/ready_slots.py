@@ -366,6 +366,7 @@ class ReadySlots:
             log.warning("pool %s: %s", pool.label or "of a shape created lately", error)
             pool.problem = error.message
             pool.demand.note_failed(self.clock())
+            self.slots.stock.health.failed(slot.node_id, slot.id, pool.shape.container.image, error)
             self._end(slot)
             return
         finally:

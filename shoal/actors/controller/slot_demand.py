@@ -12,7 +12,7 @@ from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_queue import STARTING, Group, Making, SlotQueue, Waiter
 from shoal.actors.controller.slot_stock import SlotStock
 from shoal.model import tasks
-from shoal.model.errors import NoCapacity, Unavailable
+from shoal.model.errors import NoCapacity, ShoalError, Unavailable
 
 MAX_UNPLACED = 128
 MAX_UNPLACED_IN_ALL = 512
@@ -129,6 +129,8 @@ class SlotDemand:
     def _not_made(self, making: Making, error: Exception) -> None:
         """Another is made; after some failures whoever has waited longest is told."""
         group = making.group
+        if isinstance(error, ShoalError):
+            self.stock.health.failed(making.slot.asked, making.slot.id, None, error)
         self._retract(making)
         group.failures += 1
         if group and (making.slot.asked is None or group.failures >= _ATTEMPTS):

@@ -10,6 +10,7 @@ from functools import partial
 from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.holders import SlotHolders
 from shoal.actors.controller.ledger import NodeFacts, NodeLedger
+from shoal.actors.controller.node_health import NodeHealth
 from shoal.actors.controller.placement import ANYWHERE, OnNode, Request, Selector, Tier, Wait, choose, tiers
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
@@ -37,6 +38,7 @@ class SlotStock:
     wall_clock: Callable[[], float] = time.time
     ledger: NodeLedger = field(default_factory=NodeLedger)
     holders: SlotHolders = field(default_factory=SlotHolders)
+    health: NodeHealth = field(default_factory=NodeHealth)
     unsure: bool = True
     _tiers: dict[Request, tuple[Tier, ...]] = field(default_factory=dict)
     _tiers_of: int = -1
