@@ -100,14 +100,18 @@ def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
     assert own_site.file() == first, "a second `up` changes nothing"
 
     own_site.shoal("run", "-d", "--name", "web", "shoal/base")
+    for name, restart in (("kept", "no"), ("back", "always")):
+        own_site.shoal("run", "-d", "--name", name, "--persistent", "true", "--restart", restart, "shoal/base")
+        own_site.shoal("exec", name, "sh", "-c", f"echo {name} > /root/file")
     kill_all([first.engine])
     assert json.loads(own_site.shoal("status", "--json", code=69))["engine"] is False
     kill_all(ray_of(first))
     own_site.shoal("ls", code=69)
     mended = own_site.up()
     assert (mended.cluster, mended.engine == first.engine, mended.ray == first.ray) == (first.cluster, False, False)
+    await_state(own_site, back="running", kept="stopped")
     leaks.assert_none(mended)
-    assert own_site.shoal("ls", "-q") == ""
+    assert own_site.shoal("exec", "back", "cat", "/root/file") == "back\n"
     assert own_site.shoal("run", "--name", "web", "shoal/base", "echo", "again") == "again\n"
 
     own_site.shoal("run", "-d", "shoal/base")
@@ -120,8 +124,23 @@ def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
     own_site.shoal("down")
     leaks.assert_nothing_left(mended)
     assert cluster_file.read(own_site.state_dir) is None
+    again = own_site.up()
+    await_state(own_site, back="running", kept="stopped")
+    own_site.shoal("start", "kept")
+    for name in ("kept", "back"):
+        assert own_site.shoal("exec", name, "cat", "/root/file") == f"{name}\n"
+    own_site.shoal("down")
+    leaks.assert_nothing_left(again)
     own_site.shoal("down", "--purge")
     assert {path.name for path in own_site.state_dir.iterdir()} == {"lock"}
+
+
+def await_state(site: Site, **wanted: str) -> None:
+    """Waits until there are exactly these sandboxes, by name, in these states."""
+    deadline = time.monotonic() + 60
+    while (found := {s["spec"]["name"]: s["state"] for s in json.loads(site.shoal("ls", "--json"))}) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
 
 
 def test_an_up_that_fails_leaves_nothing(site: Site) -> None:

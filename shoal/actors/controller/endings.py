@@ -75,6 +75,7 @@ def stopped_error(record: SandboxRecord) -> FailedPrecondition:
         f"sandbox {record.id} is stopped{why}; start it with `sandbox.start()` or `shoal start {record.id}`",
         state=State.STOPPED.value,
         reason=None if record.stop is None else record.stop.reason.value,
+        autostart=record.spec.autostart,
     )
 
 

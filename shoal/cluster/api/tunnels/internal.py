@@ -35,21 +35,27 @@ from shoal.model.errors import (
 )
 from shoal.model.grants import Grant
 from shoal.model.http import problem
+from shoal.model.states import State
 from shoal.model.tunnels import CONNECT_KEY
 from shoal.transport.contract import Transport
+
+_WAKE_S = 50.0
+"""Seconds for a start. The gateway waits a little longer."""
 
 _MOST_ASKED = 64
 """Questions at once: those who guess ids must not fill the controller."""
 
 
 class Question(BaseModel):
-    """About a port of a sandbox, and where there is one an API token that wants to pass."""
+    """About a port of a sandbox, and where there is one an API token that wants to pass. `wake`: a request that was
+    admitted waits, and starts the sandbox where it is stopped."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     sandbox: str
     port: int = Field(ge=1, le=65535)
     api_token: str | None = None
+    wake: bool = False
 
 
 class TunnelAuthorizer:
@@ -60,6 +66,7 @@ class TunnelAuthorizer:
         self._tokens = tokens
         self._reporter = reporter
         self._asked = 0
+        self._waking = 0
 
     async def secret(self, request: Request) -> Response:
         """What connect tokens are signed with."""
@@ -78,6 +85,8 @@ class TunnelAuthorizer:
             return answer(error, None)
 
     async def _bounded(self, question: Question) -> dict[str, Any]:
+        if question.wake:
+            return await self._woken(question)
         if self._asked >= _MOST_ASKED:
             raise QuotaExceeded("too many new tunnels are being looked up at once; try again", retry_after=1.0)
         self._asked += 1
@@ -85,6 +94,16 @@ class TunnelAuthorizer:
             return await self._answer(question)
         finally:
             self._asked -= 1
+
+    async def _woken(self, question: Question) -> dict[str, Any]:
+        if self._waking >= _MOST_ASKED:
+            raise QuotaExceeded("too many sandboxes are being started at once; try again", retry_after=1.0)
+        self._waking += 1
+        try:
+            await self._transport.ask(verbs.wake, question.sandbox, _WAKE_S)
+        finally:
+            self._waking -= 1
+        return await self._answer(question)
 
     async def _answer(self, question: Question) -> dict[str, Any]:
         found = await self._tunnels(question.sandbox)
@@ -94,11 +113,14 @@ class TunnelAuthorizer:
             refusal = await self._refusal(question.sandbox, question.api_token)
             admitted = refusal is None
         grant: Grant | None = None
+        asleep = False
         if tunnel is not None:
             try:
                 grant = await self._transport.ask(verbs.grant, question.sandbox)
             except (SandboxEnded, SandboxNotFound, FailedPrecondition) as error:
-                found, tunnel = error, None  # it ended between the two questions
+                asleep = isinstance(error, FailedPrecondition) and _may_wake(error)
+                if not asleep:
+                    found, tunnel = error, None  # it ended between the two questions, or is to stay stopped
         if tunnel is None and refusal is None:
             refusal = found if isinstance(found, ShoalError) else await self._nothing_there(question)
         return {
@@ -106,6 +128,7 @@ class TunnelAuthorizer:
             "public": tunnel is not None and tunnel.public,
             "admitted": admitted,
             "refusal": None if refusal is None else problem(refusal),
+            "asleep": asleep,
             "relay": None if grant is None else grant.address,
             "grant": None if grant is None else grant.token,
             "grant_expires": None if grant is None else grant.expires,
@@ -162,6 +185,11 @@ def make_internal_app(app: FastAPI) -> Starlette:
             Route("/tunnel-secret", authorizer.secret, methods=["GET"]),
         ]
     )
+
+
+def _may_wake(error: FailedPrecondition) -> bool:
+    """Whether a sandbox that gave this error can be reached once it is started."""
+    return error.state == State.STARTING or (error.state == State.STOPPED and bool(error.fields.get("autostart")))
 
 
 async def _question(request: Request) -> Question:

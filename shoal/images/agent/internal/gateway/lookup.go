@@ -24,13 +24,17 @@ const (
 	maxCacheEntries   = 4096
 	maxPendingLookups = 64 // a client that guesses sandbox ids must not overload the controller
 	lookupTimeout     = 15 * time.Second
+	// wakeTimeout is how long a request waits for a stopped sandbox to start, and for its server to listen.
+	wakeTimeout       = 60 * time.Second
 	maxLookupResponse = 64 << 10
 )
 
-// lookupKey is what the API is asked about: a port of a sandbox, and whether an API token may use it.
+// lookupKey is what the API is asked about: a port of a sandbox, and whether an API token may use it. With wake, the API
+// starts the sandbox where it is stopped, before it answers.
 type lookupKey struct {
 	sandbox, apiToken string
 	port              int
+	wake              bool
 }
 
 // tunnelInfo is the API's answer about a tunnel.
@@ -39,6 +43,7 @@ type tunnelInfo struct {
 	Public   bool           `json:"public"`   // the tunnel needs no token
 	Admitted bool           `json:"admitted"` // the API token may use the tunnel
 	Refusal  map[string]any `json:"refusal"`  // a problem document: why not admitted, or why there is no tunnel
+	Asleep   bool           `json:"asleep"`   // the sandbox is stopped: a request may start it
 	Relay    string         `json:"relay"`    // host:port of the node's relay
 	Grant    string         `json:"grant"`    // relay token for the port
 
@@ -117,18 +122,28 @@ func (l *tunnelLookup) get(ctx context.Context, key lookupKey, maxAge time.Durat
 }
 
 func (l *tunnelLookup) fetch(key lookupKey, p *pendingLookup) {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	limit := lookupTimeout
+	if key.wake {
+		limit = wakeTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	info := &tunnelInfo{requestedAt: time.Now()}
 	body := map[string]any{"sandbox": key.sandbox, "port": key.port, "api_token": nil}
 	if key.apiToken != "" {
 		body["api_token"] = key.apiToken
 	}
+	if key.wake {
+		body["wake"] = true
+	}
 	err := l.call(ctx, http.MethodPost, "/tunnel", body, info)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
-		l.store(key, info)
+		if key.wake {
+			info.requestedAt = time.Now()
+		}
+		l.store(lookupKey{sandbox: key.sandbox, port: key.port, apiToken: key.apiToken}, info)
 		p.info = info
 	} else {
 		p.err = err

@@ -27,6 +27,8 @@ const (
 	maxIdlePerSandbox  = 64
 
 	maxResponseHeaders = 256
+
+	wakeRetryInterval = 200 * time.Millisecond
 )
 
 // errInvalidResponse means that the server's response must not be passed on.
@@ -224,10 +226,13 @@ func (t *tunnels) rewrite(p *httputil.ProxyRequest) {
 }
 
 // dial connects to the target of the context's request. If the relay cannot be reached, it looks the sandbox up again
-// and tries once more: the sandbox may have moved to another node.
+// and tries once more: the sandbox may have moved to another node, or stopped. One that is stopped is started first.
 func (t *tunnels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	request := inboundFrom(ctx).tunnel
 	info := request.authorization.info
+	if info.Asleep {
+		return t.wakeAndDial(ctx, request)
+	}
 	conn, err := dialSandbox(ctx, info.Relay, info.Grant, request.target.port)
 	if err == nil {
 		return conn, nil
@@ -245,6 +250,9 @@ func (t *tunnels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if !info.Open {
 		return nil, info.notFoundProblem()
 	}
+	if info.Asleep {
+		return t.wakeAndDial(ctx, request)
+	}
 	if conn, err = dialSandbox(ctx, info.Relay, info.Grant, request.target.port); err == nil {
 		return conn, nil
 	}
@@ -252,6 +260,37 @@ func (t *tunnels) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		return nil, p
 	}
 	return nil, newProblem(fault.Unavailable, "the sandbox cannot be reached at the moment; try again")
+}
+
+// wakeAndDial has the API start the sandbox, and connects as soon as its server listens. Requests that come meanwhile
+// wait for the same start.
+func (t *tunnels) wakeAndDial(ctx context.Context, request *tunnelRequest) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
+	defer cancel()
+	key := request.lookupKey()
+	key.wake = true
+	info, err := t.authorizer.lookup.get(ctx, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Open {
+		return nil, info.notFoundProblem()
+	}
+	for {
+		conn, err := dialSandbox(ctx, info.Relay, info.Grant, request.target.port)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wakeRetryInterval):
+			continue
+		}
+		if p := agentProblem(request.target, err); p != nil {
+			return nil, p
+		}
+		return nil, newProblem(fault.Unavailable, "the sandbox was started and cannot be reached yet; try again")
+	}
 }
 
 // agentProblem returns the sandbox agent's error about the port as a problem, or nil for any other error.

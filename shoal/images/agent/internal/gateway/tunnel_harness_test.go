@@ -40,6 +40,8 @@ type tunnelHarness struct {
 	servers map[int]string // the servers in the sandbox: port → address
 	ended   bool
 	revoked bool
+	asleep  bool // until a lookup wakes it
+	woken   int
 	lookups int
 	dialled int
 }
@@ -75,6 +77,7 @@ func (l *tunnelHarness) serveInternal(w http.ResponseWriter, r *http.Request) {
 		Sandbox  string  `json:"sandbox"`
 		Port     int     `json:"port"`
 		APIToken *string `json:"api_token"`
+		Wake     bool    `json:"wake"`
 	}
 	json.NewDecoder(r.Body).Decode(&asked)
 	l.mu.Lock()
@@ -99,7 +102,14 @@ func (l *tunnelHarness) serveInternal(w http.ResponseWriter, r *http.Request) {
 	} else if answer["refusal"] == nil && !open {
 		refuse(404, "tunnel_not_found")
 	}
-	if open {
+	if open && l.asleep && asked.Wake {
+		l.woken++
+		l.mu.Unlock()
+		time.Sleep(50 * time.Millisecond)
+		l.mu.Lock()
+		l.asleep = false
+	}
+	if answer["asleep"] = open && l.asleep; open && !l.asleep {
 		answer["relay"], answer["grant"] = l.relay.Addr().String(), "grant-"+strconv.Itoa(asked.Port)
 	}
 	json.NewEncoder(w).Encode(answer)

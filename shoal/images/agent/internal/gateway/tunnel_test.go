@@ -499,3 +499,31 @@ func TestWithoutAuthenticationOnlyThisMachineIsAllowed(t *testing.T) {
 	expect(t, "a tunnel's host", l.get("/", withHeaders(l.tokenHeader(), "Host", own, "Origin",
 		"http://"+own)).StatusCode, 200)
 }
+
+func TestAStoppedSandboxIsStartedOnceByThoseWhoMayUseItsTunnel(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.web(echoRequest)
+	l.locked(func() { l.asleep = true })
+	expect(t, "without a token", l.get(prefix+"/", nil).StatusCode, 401)
+	expect(t, "a redirect", l.get(prefix, l.tokenHeader()).StatusCode, 308)
+	l.locked(func() { expect(t, "woken", l.woken, 0) })
+	answers := make(chan int)
+	for range 20 {
+		go func() { answers <- l.get(prefix+"/", l.tokenHeader()).StatusCode }()
+	}
+	for range 20 {
+		expect(t, "status", <-answers, 200)
+	}
+	l.locked(func() { expect(t, "woken", l.woken, 1) })
+	l.locked(func() { l.asleep = true })
+	time.Sleep(cacheTTL)
+	expect(t, "again", l.get(prefix+"/", l.tokenHeader()).StatusCode, 200)
+	l.locked(func() { expect(t, "woken", l.woken, 2) })
+}
+
+func TestARequestThatStartsASandboxWaitsForItsServer(t *testing.T) {
+	l := newTunnelHarness(t, nil)
+	l.locked(func() { l.asleep = true })
+	time.AfterFunc(time.Second, func() { l.web(echoRequest) })
+	expect(t, "status", l.get(prefix+"/", l.tokenHeader()).StatusCode, 200)
+}
