@@ -124,7 +124,10 @@ async def test_one_that_ray_says_is_dead_is_lost_at_once() -> None:
     nodes = cluster.nodes()
     await look(nodes)
     cluster.alive[A] = False
+    told: list[str] = []
+    nodes.on_lost = told.append
     assert await look(nodes) == [A]
+    assert told == [A]
     assert await look(nodes) == []
     assert not nodes.known(A)
 

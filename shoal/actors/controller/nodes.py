@@ -48,6 +48,10 @@ def _kill(handle: ActorHandle[Any]) -> None:
     ray.kill(handle, no_restart=True)
 
 
+def _nobody(node_id: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Node:
     """One machine: its node actor, its last answer, and its last error if that came later. `missing_since`: when Ray
@@ -89,8 +93,8 @@ class Node:
 
 @dataclass(slots=True)
 class Nodes:
-    """The machines that Ray knows, by its node ids. `call`: how actors are called; `list_machines`: as
-    `ray.nodes`, `kill`: ends an actor for good; both block."""
+    """The machines that Ray knows, by its node ids. `call`: how actors are called; `list_machines`: as `ray.nodes`,
+    `kill`: ends an actor for good; both block. `on_lost`: is told of each lost machine once, whoever asked."""
 
     settings: Settings
     cluster: str
@@ -99,6 +103,7 @@ class Nodes:
     clock: Callable[[], float] = time.monotonic
     list_machines: Callable[[], Sequence[Mapping[str, Any]]] = _list_machines
     kill: Callable[[ActorHandle[Any]], None] = _kill
+    on_lost: Callable[[str], None] = _nobody
     cordons: dict[str, Cordon] = field(default_factory=dict)
     """By node; those that are on record. `machines.py` keeps them."""
     _nodes: dict[str, Node] = field(default_factory=dict)
@@ -144,6 +149,7 @@ class Nodes:
         ]
         for node in lost:
             self._forget(node)
+            self.on_lost(node.id)
         asking = [node.asking for node in self._nodes.values() if node.asking is not None]
         if asking and wait_s > 0:
             await asyncio.wait(asking, timeout=wait_s)

@@ -87,6 +87,7 @@ class Parts:
 
     def start(self) -> None:
         """The loops."""
+        self.nodes.on_lost = self._lose_node
         self._loops = [
             tasks.repeat(_TEND_S, self._tend_slots, "tend slots"),
             tasks.supervise(self.ready.run, "keep pools"),
@@ -152,10 +153,12 @@ class Parts:
         await self.machines.cordon_suspects()
 
     async def _refresh_nodes(self) -> None:
-        for node_id in await self.nodes.refresh():
-            log.warning("node %s is lost", node_id[:8])
-            tasks.supervise(partial(self.supervisor.lose_node, node_id), "lose node")
+        await self.nodes.refresh()
         await self.machines.forget_gone()
+
+    def _lose_node(self, node_id: str) -> None:
+        log.warning("node %s is lost", node_id[:8])
+        tasks.supervise(partial(self.supervisor.lose_node, node_id), "lose node")
 
     async def _end_unowned(self) -> None:
         for record in self.leases.expired(self.registry.live()):
