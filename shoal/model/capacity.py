@@ -41,8 +41,9 @@ class Capacity:
 @dataclass(frozen=True, slots=True)
 class WaitingSandboxes:
     """Sandboxes that wait for room and want the same. `cpu`, `memory`, `gpu`: of each; `regions`: those that it may run
-    in, the preferred ones first, none: any; `count`: how many, those that Ray does not know of yet included;
-    `oldest_s`: seconds for which the first has waited."""
+    in, the preferred ones first, none: any; `count`: how many, without those for which a
+    slot is being made in room that there is; `in_ray`: for how many of them Ray was asked for room; `oldest_s`: seconds
+    for which the first has waited."""
 
     cpu: float
     memory: int
@@ -52,6 +53,7 @@ class WaitingSandboxes:
     zone: str | None
     count: int
     oldest_s: float
+    in_ray: int = 0
 
 
 @dataclass(frozen=True, slots=True)

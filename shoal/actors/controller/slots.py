@@ -138,7 +138,8 @@ class SlotPool:
         """What waits, by request."""
         now = self.stock.clock()
         for request, group in self._queue.groups.items():
-            if group:
+            count = len(group) - len(group.pinned)
+            if count > 0:
                 shape = request.shape
                 yield WaitingSandboxes(
                     cpu=shape.cpu,
@@ -147,8 +148,9 @@ class SlotPool:
                     runtime=request.runtime,
                     regions=request.regions,
                     zone=request.zone,
-                    count=len(group),
+                    count=count,
                     oldest_s=now - group.oldest().since,
+                    in_ray=min(count, len(group.pending)),
                 )
 
     # -- the loop -----------------------------------------------------------------------------------

@@ -14,14 +14,11 @@ from shoal.cluster.scaling.deciding import Limits, Observation, Seen
 from shoal.cluster.scaling.fleet import FleetState
 from shoal.cluster.scaling.ray_config import HEAD_ID, cpus
 from shoal.cluster.scaling.spec import ClusterSpec, region_of, types_of
-from shoal.model.capacity import Capacity, Demand, NodeType, WaitingSandboxes
+from shoal.model.capacity import Capacity, Demand, NodeLoad, NodeType, WaitingSandboxes
 
 log = logging.getLogger("shoal.scaling")
 
 MIB = 1 << 20
-
-_KNOWN_TO_RAY = 128
-"""The most slots of one shape that the controller has pending in Ray at once (`controller/slots.py`)."""
 
 
 class RayNode(Protocol):
@@ -32,6 +29,8 @@ class RayNode(Protocol):
     ray_node_type_name: str
 
     def available_resources(self) -> Mapping[str, float]: ...
+
+    def total_resources(self) -> Mapping[str, float]: ...
 
 
 def limits_of(cluster: ClusterSpec, cpu_overcommit: float) -> Limits:
@@ -94,7 +93,7 @@ def observe(
                 id=machine.id,
                 type=machine.type,
                 node_id=None if node is None else node.node_id,
-                free=(0.0, 0.0, 0.0) if node is None else _amounts(node.available_resources()),
+                free=_free(node, load),
                 sandboxes=None if load is None else load.sandboxes,
                 empty_s=None if load is None else load.empty_s,
                 cordoned=None if load is None else load.cordoned,
@@ -114,16 +113,15 @@ def observe(
 def still_waiting(
     waiting: Iterable[WaitingSandboxes], pending: Mapping[tuple[float, float, float], int]
 ) -> Iterable[WaitingSandboxes]:
-    """Those for which there is no room. A slot that has its place and is still starting is no demand, though its
-    sandbox waits: of each shape, as many are left out as the controller waits for, and Ray does not."""
+    """Those for which there is no room. A slot to which Ray has given its place is no demand, though its sandbox waits
+    until it has started: of each shape, as many are left out as Ray was asked for and does not have pending."""
     groups: dict[tuple[float, float, float], list[WaitingSandboxes]] = {}
     for each in waiting:
         groups.setdefault((each.cpu, float(each.memory), float(each.gpu)), []).append(each)
     for shape, group in groups.items():
-        total = sum(each.count for each in group)
-        starting = max(0, min(total, _KNOWN_TO_RAY) - pending.get(shape, 0))
+        starting = max(0, sum(each.in_ray for each in group) - pending.get(shape, 0))
         for each in group:
-            placed = min(starting, each.count)
+            placed = min(starting, each.in_ray)
             starting -= placed
             if each.count > placed:
                 yield replace(each, count=each.count - placed)
@@ -144,6 +142,13 @@ def capacity_of(limits: Limits, seen: Observation, exhausted: Mapping[str, float
     launching.update(seen.launching)
     running = Counter(machine.type for machine in seen.machines if machine.node_id is not None and not machine.ending)
     return Capacity(limits.types, dict(running), dict(launching), dict(exhausted))
+
+
+def _free(node: RayNode | None, load: NodeLoad | None) -> tuple[float, float, float]:
+    """What a node has for sandboxes. Without any, all that it has: slots that are kept ready give way."""
+    if node is None:
+        return 0.0, 0.0, 0.0
+    return _amounts(node.total_resources() if load is not None and load.sandboxes == 0 else node.available_resources())
 
 
 def _sandboxes(loads: Mapping[str, Any], node: RayNode) -> int:

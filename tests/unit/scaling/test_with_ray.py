@@ -40,6 +40,9 @@ class FakeRayNode:
     def available_resources(self) -> dict[str, float]:
         return self.free
 
+    def total_resources(self) -> dict[str, float]:
+        return {"CPU": 4.0, "memory": 8192.0 * 2**20}
+
 
 def provider(*regions: FakeRegion) -> FleetProvider:
     return FleetProvider({"state_dir": "/nowhere"}, "prod", Fleet(regions))
@@ -94,10 +97,11 @@ def test_a_launch_that_gives_fewer_is_told_to_ray() -> None:
 
 def test_a_slot_that_has_its_place_is_no_demand_though_its_sandbox_waits() -> None:
     shape = (1.0, 1024.0, 0.0)
-    assert [each.count for each in still_waiting([waiting(5)], {shape: 2})] == [2]
-    assert list(still_waiting([waiting(5)], {})) == []
-    assert [each.count for each in still_waiting([waiting(300)], {shape: 128})] == [300], "more than Ray is told of"
-    both = [waiting(3, regions=("eu",)), waiting(3, regions=("us",))]
+    assert [each.count for each in still_waiting([waiting(5, in_ray=5)], {shape: 2})] == [2]
+    assert list(still_waiting([waiting(5, in_ray=5)], {})) == []
+    assert [each.count for each in still_waiting([waiting(300, in_ray=128)], {shape: 128})] == [300]
+    assert [each.count for each in still_waiting([waiting(5)], {})] == [5], "a pool's, of which Ray knows nothing"
+    both = [waiting(3, regions=("eu",), in_ray=3), waiting(3, regions=("us",), in_ray=3)]
     assert sum(each.count for each in still_waiting(both, {shape: 4})) == 4
 
 
