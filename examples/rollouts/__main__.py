@@ -6,7 +6,6 @@ Exit code 0 if the rewards make sense.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import secrets
 import signal
@@ -29,6 +28,7 @@ INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     console = Console()
     try:
         client = shoal.connect()
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             package = fetch(Path(directory))
             candidates = propose(package.source, arguments.candidates, arguments.seed)
             console.print(f"{package.name}: {len(candidates)} candidates for {package.module}", highlight=False)
-            outcomes = asyncio.run(_run(console, client, candidates, package, arguments.parallel))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+            outcomes = _run(console, client, candidates, package, arguments.parallel)
+    except KeyboardInterrupt:
         console.print("Interrupted; the sandboxes are gone.")
         return INTERRUPTED
     except (FetchError, ValueError, shoal.ShoalError) as error:
@@ -47,25 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if _sensible(outcomes) else 1
 
 
-async def _run(
+def _run(
     console: Console, client: shoal.Client, candidates: list[Candidate], package: Package, parallel: int
 ) -> list[Outcome]:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # like Ctrl-C
     tags = {"job": f"rollouts-{secrets.token_hex(4)}"}
     live = Live(console, len(candidates))
+    outcomes: list[Outcome] = []
     start = time.perf_counter()
-    async with client:
-        with live.running():
-            outcomes = await roll_out(candidates, package, parallel=parallel, tags=tags, on_outcome=live.show)
+    with client, live.running():
+        for outcome in roll_out(candidates, package, parallel=parallel, tags=tags):
+            live.show(outcome)
+            outcomes.append(outcome)
     print_report(console, outcomes, time.perf_counter() - start)
     return outcomes
 
 
 def _sensible(outcomes: list[Outcome]) -> bool:
     """Checks that the tests pass on the published code: tests that fail it, or pass anything, teach nothing."""
-    return outcomes[0].reward == 1 and any(outcome.reward == 0 for outcome in outcomes[1:])
+    rewards = {outcome.index: outcome.unwrap().reward for outcome in outcomes}
+    return rewards.pop(0) == 1 and 0 in rewards.values()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -36,13 +36,13 @@ class Live:
 
     def show(self, outcome: Outcome) -> None:
         self._done += 1
-        self._passed += outcome.reward
+        trial = outcome.unwrap()
+        self._passed += trial.reward
         if self._console.is_terminal:
             description = f"Rolling out, {self._passed} of {self._done} passed"
             self._bar.update(self._task, advance=1, description=description)
         else:
-            number, reward, verdict = outcome.candidate.number, outcome.reward, outcome.verdict
-            line = f"[{self._done}/{self._total}] candidate {number}: reward {reward} ({verdict})"
+            line = f"[{self._done}/{self._total}] candidate {outcome.index}: reward {trial.reward} ({trial.verdict})"
             self._console.print(line, highlight=False, markup=False)
 
 
@@ -53,7 +53,7 @@ def print_report(console: Console, outcomes: Sequence[Outcome], wall: float) -> 
     """
     console.print(candidates_table(outcomes))
     console.print(figures_table(outcomes, wall))
-    earned = sum(outcome.reward for outcome in outcomes)
+    earned = sum(outcome.unwrap().reward for outcome in outcomes)
     console.print(f"{len(outcomes)} rollouts in {wall:.1f} s; {earned} earned reward 1.", highlight=False)
 
 
@@ -64,13 +64,13 @@ def candidates_table(outcomes: Sequence[Outcome]) -> Table:
     table.add_column("reward", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.candidate.number):
-        patch = outcome.candidate.patch
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.index):
+        patch, trial = outcome.item.patch, outcome.unwrap()
         table.add_row(
-            str(outcome.candidate.number),
+            str(outcome.index),
             "(none: as published)" if patch is None else escape(str(patch)),
-            f"[green]{outcome.reward}[/]" if outcome.reward else f"[red]{outcome.reward}[/]",
-            outcome.verdict,
+            f"[green]{trial.reward}[/]" if trial.reward else f"[red]{trial.reward}[/]",
+            trial.verdict,
             f"{outcome.seconds:.2f} s",
         )
     return table
@@ -81,10 +81,11 @@ def figures_table(outcomes: Sequence[Outcome], wall: float) -> Table:
     table = Table()
     for name in ("", "number", "per second", "p50", "p95"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    trials = [outcome.unwrap() for outcome in outcomes]
     for name, samples in (
-        ("create", [outcome.create for outcome in outcomes]),
-        ("exec", [outcome.exec for outcome in outcomes]),
-        ("exec less the tests", [outcome.exec - outcome.inside for outcome in outcomes if outcome.inside is not None]),
+        ("rollout", [outcome.seconds for outcome in outcomes]),
+        ("exec", [trial.exec for trial in trials]),
+        ("exec less the tests", [trial.exec - trial.inside for trial in trials if trial.inside is not None]),
     ):
         figures = (f"{percentile(samples, q) * 1000:.1f} ms" for q in (50, 95))
         table.add_row(name, str(len(samples)), f"{len(samples) / wall:.1f}", *figures)

@@ -31,6 +31,9 @@ R_co = TypeVar("R_co", covariant=True)
 _UNDO_S = 10.0
 """Seconds that an interrupted call may take to undo what it began."""
 
+_SIGNALS_S = 1.0
+"""How late a waiting call may notice a signal that came just as it began to wait: such a one does not wake it."""
+
 _EXIT_S = 5.0
 """Seconds that the exit of the process may wait for connections to close."""
 
@@ -97,7 +100,8 @@ def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
     try:
         # Inside `try`, since an interrupt right after it would leave a call running that nobody waits for.
         background.loop.call_soon_threadsafe(call.start, background.loop, context=contextvars.copy_context())
-        call.ended.acquire()
+        while not call.ended.acquire(timeout=_SIGNALS_S):
+            pass
     except BaseException:
         if not call.over:  # else it had just ended, and nothing would wake this thread again
             background.loop.call_soon_threadsafe(call.cancel)

@@ -42,7 +42,7 @@ def test_demo_rewards_what_its_authors_published_and_not_what_breaks_it(cluster:
     assert candidates["0"][1:4] == ["(none: as published)", "1", "817 passed"]
     assert "0" in {row[2] for row in candidates.values()}
     assert all(re.fullmatch(r"line \d+: .+ → .+", row[1]) for number, row in candidates.items() if number != "0")
-    for name in ("create", "exec"):
+    for name in ("rollout", "exec"):
         (row,) = (row for row in rows if row[0] == name)
         assert row[1] == "4"
         assert all(re.fullmatch(r"[\d.]+( ms)?", cell) for cell in row[2:])

@@ -33,7 +33,7 @@ def test_code_of_page_runs(name: str, cluster: object, capsys: pytest.CaptureFix
         # The page's own line numbers, so that a traceback leads to the line that is wrong.
         exec(compile("\n" * lines_above + block[1], page, "exec"), namespace)
     if name == "README.md":
-        assert capsys.readouterr().out == "42\n\n"
+        assert capsys.readouterr().out == "42\n\n42\n\nhello\n\n"
     assert {sandbox.id for sandbox in shoal.Sandbox.list()} == before
 
 

@@ -269,7 +269,7 @@ def test_an_item_may_take_only_so_long(lab: Lab, in_thread: bool) -> None:
 
 
 def test_a_full_quota_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "_QUOTA_S", 0.05)
+    monkeypatch.setattr(supply, "_ROOM_S", 0.05)
     lab.client.create_environment("small", sandboxes=2)
     outcomes = list(shoal.map(awaited, range(10), concurrency=4, environment="small", client=lab.client))
     assert sorted(each.unwrap() for each in outcomes) == [n * n for n in range(10)]
@@ -426,12 +426,19 @@ def test_a_map_that_is_dropped_ends_all(lab: Lab) -> None:
     assert lab.sandboxes(include_ended=False) == []
 
 
-def test_a_program_that_ends_its_loop_leaves_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("create_s", [0.0, 0.1])
+def test_a_program_that_ends_its_loop_leaves_nothing(
+    lab: Lab, create_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.fake.start_s = create_s
+
     async def main() -> None:
         async for _ in shoal.map.aio(awaited, iter(range(10**9)), client=lab.client):
             break
 
     asyncio.run(main())
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"], "tasks that were destroyed"
     deadline = time.monotonic() + 5
     while lab.sandboxes(include_ended=False):
         assert time.monotonic() < deadline

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from examples.rollouts.evaluate import Outcome, judge
+import shoal
+from examples.rollouts.evaluate import Outcome, Trial, judge
 from examples.rollouts.mutate import Candidate, Patch, all_patches, propose
 from examples.rollouts.package import FetchError, fetch
 from examples.rollouts.report import Live, percentile, print_report
@@ -35,8 +36,10 @@ def result(returncode: int, stderr: str, *, timed_out: bool = False) -> Result[s
 
 def outcome(number: int, reward: int, seconds: float) -> Outcome:
     patch = None if number == 0 else Patch(number, 0, "[", "]")
-    candidate = Candidate(number, patch, SOURCE)
-    return Outcome(candidate, reward, "as told", 0.010 * (number + 1), seconds, seconds - 0.004, seconds)
+    trial = Trial(reward, "as told", seconds, seconds - 0.004)
+    return shoal.Outcome(
+        number, Candidate(number, patch, SOURCE), trial, None, 1, seconds + 0.010 * (number + 1), "sb-1"
+    )
 
 
 @pytest.fixture
@@ -135,7 +138,7 @@ def test_report_without_a_terminal_tells_every_outcome_once() -> None:
     assert "[2/2] candidate 0: reward 1 (as told)" in text
     assert "line 1: [ → ]" in text
     rows = [line.split() for line in text.splitlines()]
-    assert ["│", "create", "│", "2", "│", "0.5", "│", "10.0", "ms", "│", "20.0", "ms", "│"] in rows
+    assert ["│", "rollout", "│", "2", "│", "0.5", "│", "2020.0", "ms", "│", "4010.0", "ms", "│"] in rows
     assert ["│", "exec", "│", "2", "│", "0.5", "│", "2000.0", "ms", "│", "4000.0", "ms", "│"] in rows
     assert ["│", "exec", "less", "the", "tests", "│", "2", "│", "0.5", "│", "4.0", "ms", "│", "4.0", "ms", "│"] in rows
     assert "2 rollouts in 4.0 s; 1 earned reward 1." in text

@@ -41,8 +41,8 @@ class _Map:
 
     `concurrency`: items at a time (16). `ahead`: sandboxes that are made before they are needed (a quarter of
     `concurrency`, at least 1). `buffer`: outcomes that may wait for you before no further items are begun
-    (`concurrency`). No more items than these three together are taken from `items` ahead of you. An environment whose
-    quota is full is waited for as long as the map has other sandboxes.
+    (`concurrency`). No more items than these three together are taken from `items` ahead of you. If the
+    environment's quota is full, the map waits for as long as it has other sandboxes.
 
     `timeout`: seconds for each attempt of an item, after which it fails with `DeadlineExceeded`; default: the cluster's
     lifetime of a sandbox. `deadline`: seconds for a create. `spec`: options of the sandboxes as a dict, or a function

@@ -81,7 +81,11 @@ class Run(Generic[T, R]):
     async def close(self) -> None:
         """Cancels what is under way and ends all sandboxes. May be called again."""
         going = [task for task in (self._feeding, *self._items) if task is not None and not task.done()]
-        await tasks.stop(*going)
+        for task in going:
+            if not task.cancelling():  # again would cut short what it undoes: a loop's end cancels all tasks, too
+                task.cancel()
+        if going:
+            await asyncio.wait(going)
         if self._supply is not None:
             await self._supply.close()
         self._source.close()

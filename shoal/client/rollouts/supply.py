@@ -19,6 +19,7 @@ from shoal.client.sandbox import Sandbox
 from shoal.model.errors import (
     FailedPrecondition,
     InvalidRequest,
+    NoCapacity,
     NotFound,
     PermissionDenied,
     QuotaExceeded,
@@ -36,7 +37,7 @@ _SETTLE_S = 15.0
 """Seconds that `close` waits for sandboxes to end. What has not ended then goes on, or ends with its owner lease."""
 
 _SPARE_S = 60.0
-_QUOTA_S = 1.0
+_ROOM_S = 1.0
 _CALLERS_FAULT = (InvalidRequest, Unauthenticated, PermissionDenied, NotFound, FailedPrecondition)
 """Errors of a create that every other create of the same map would have too."""
 
@@ -149,10 +150,10 @@ class Supply:
         while True:
             try:
                 return await Sandbox.create.aio(**options, deadline=self._plan.deadline_s, client=self._client)
-            except QuotaExceeded as error:
+            except (QuotaExceeded, NoCapacity) as error:
                 if self._count <= 1:
                     raise  # none of this map's own will make room
-                await self._wait_for_room(error.retry_after or _QUOTA_S)
+                await self._wait_for_room(error.fields.get("retry_after", _ROOM_S))
             except _CALLERS_FAULT as error:
                 if self._plan.spec_of_item is not None:
                     raise
