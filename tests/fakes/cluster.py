@@ -252,6 +252,9 @@ class _Nodes(Nodes):
     async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
         return []
 
+    def machines(self) -> frozenset[Machine]:
+        return frozenset(self.capacities().values())
+
     def capacities(self) -> dict[str, Machine]:
         anywhere = _AnyRegion()
         return {NODE: Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, anywhere, ("runc", "runsc"), 1 << 22, anywhere)}
