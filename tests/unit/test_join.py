@@ -13,7 +13,7 @@ from shoal.cluster.local import joined_file, processes
 from shoal.cluster.local.join import JoinOptions
 from shoal.cluster.local.joined_file import JoinedFile
 from shoal.model import cluster_file, join_token, machine
-from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, InvalidRequest, NodeNotFound, ShoalError, Unavailable
 from shoal.model.join_token import JoinToken
 from shoal.model.machine import MachineFile, own_settings
 from shoal.model.settings import Settings
@@ -197,3 +197,35 @@ def test_a_node_that_runs_stays_without_its_head_unless_it_is_forced(
 
 def test_leaving_without_having_joined_does_nothing(settings: Settings) -> None:
     assert not local_join.leave(settings)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_node_that_was_drained_before_leaves(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    settings.state_dir.mkdir()
+    here = processes.ref(os.getpid())
+    assert here is not None
+    joined_file.write(settings.state_dir, replace(JOINED, ray=(here,)))
+
+    def gone(*_: object, **__: object) -> int:
+        raise NodeNotFound("the cluster has no such node")
+
+    monkeypatch.setattr(local_join.local_ray, "answers", lambda *_: True)
+    monkeypatch.setattr(local_join.local_actors, "let_go", gone)
+    monkeypatch.setattr(local_join, "_take_down", lambda *_, **__: [])
+    assert local_join.leave(settings, force=force)
+
+
+def test_what_still_runs_keeps_it_unless_it_is_forced(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.state_dir.mkdir()
+    here = processes.ref(os.getpid())
+    assert here is not None
+    joined_file.write(settings.state_dir, replace(JOINED, ray=(here,)))
+    monkeypatch.setattr(local_join.local_ray, "answers", lambda *_: True)
+    monkeypatch.setattr(local_join.local_actors, "let_go", lambda *_, **__: 2)
+    monkeypatch.setattr(local_join, "_take_down", lambda *_, **__: [])
+    with pytest.raises(FailedPrecondition) as raised:
+        local_join.leave(settings)
+    assert raised.value.state == "in_use"
+    assert local_join.leave(settings, force=True)

@@ -29,7 +29,7 @@ from shoal.cluster.local import state as local_state
 from shoal.cluster.local import sweep as local_sweep
 from shoal.cluster.local.joined_file import JoinedFile
 from shoal.model import cluster_file, machine
-from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, InvalidRequest, NodeNotFound, ShoalError, Unavailable
 from shoal.model.join_token import JoinToken
 from shoal.model.machine import MachineFile
 from shoal.model.report import Report, silent
@@ -143,9 +143,12 @@ def _empty(joined: JoinedFile, force: bool, timeout_s: float, report: Report) ->
         return  # for the cluster it is lost already
     if not local_ray.answers(joined.head, _HEAD_S):
         raise Unavailable(f"the head at {joined.head} does not answer")
-    with report("Waiting until no sandbox runs here"):
-        left = local_actors.let_go(joined, force=force, wait_s=timeout_s)
-    if left:
+    try:
+        with report("Waiting until no sandbox runs here"):
+            left = local_actors.let_go(joined, force=force, wait_s=timeout_s)
+    except NodeNotFound:
+        return  # it was drained, and has left
+    if left and not force:
         raise FailedPrecondition(
             f"{left} sandboxes still run here, and no new ones start; wait for them with a longer --timeout, or end "
             "them with --force",
