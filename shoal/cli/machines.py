@@ -270,7 +270,7 @@ def _token(head: str, file: str | None) -> join_token.JoinToken | None:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"--token-file: {file} cannot be read: {error}", field="token_file") from None
         return join_token.parse(text)
-    named = os.environ.get(join_token.VARIABLE)
+    named = os.environ.pop(join_token.VARIABLE, None)  # what is started from here shall not inherit it
     if named:
         return join_token.parse(named)
     if joined_file.path_in(settings.load().state_dir).exists() or not sys.stdin.isatty():
