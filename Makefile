@@ -21,7 +21,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's t
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 
-.PHONY: help venv lint format test-go test-parts test-cluster test-fast test test-long demo bench fuzz clean
+.PHONY: help venv lint format test-go test-parts test-cluster test-fast test test-long demo bench simulate fuzz clean
 
 help: ## This list
 	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
@@ -90,6 +90,9 @@ demo: venv ## Roll out N candidates on a real package, each in a sandbox of its 
 bench: venv ## Measure against docker-py on the same engine → build/bench.json (PEERS=1: and other sandboxes)
 	@mkdir -p build
 	PEERS=$(PEERS) $(BIN)/python -m tests.bench --output build/bench.json
+
+simulate: venv ## The real controller over pretend machines: 10,000 sandboxes, a day of bursts and losses → build/simulation.png
+	$(BIN)/python -m tests.simulation
 
 fuzz: venv ## Let random input loose on every decoder of the agent and the relay, 30 s each (FUZZ=5m)
 	cd $(AGENT) && for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \

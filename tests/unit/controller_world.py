@@ -185,7 +185,7 @@ class FakeNodes(Nodes):
     def of_machine(self, machine: str) -> str | None:
         return NODE if machine == MACHINE and not self.world.away else None
 
-    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
+    async def refresh(self, *, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
         return []
 
     def machines(self) -> frozenset[Machine]:

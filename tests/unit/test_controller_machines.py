@@ -105,7 +105,7 @@ async def test_the_cordon_of_a_machine_that_is_gone_is_forgotten() -> None:
 class Joining(Nodes):
     """A machine called `m` that Ray knows; `refresh` asks nobody."""
 
-    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
+    async def refresh(self, *, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
         return []
 
 

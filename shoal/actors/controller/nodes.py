@@ -112,9 +112,10 @@ class Nodes:
     _kinds: frozenset[Machine] = frozenset()
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
 
-    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
+    async def refresh(self, *, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
         """Asks Ray for the machines once: new ones get a node actor, and those that have no question to answer are
-        asked for their state. Returns the ids of lost machines, after at most `wait_s` for the answers."""
+        asked for their state (`new_only`: those that never answered). Returns the ids of lost machines, after at most
+        `wait_s` for the answers."""
         listed = await asyncio.to_thread(self.list_machines)
         seen = {n["NodeID"]: n for n in listed if n["Alive"]}
         dead = {n["NodeID"] for n in listed if not n["Alive"]}
@@ -138,7 +139,7 @@ class Nodes:
                 node.missing_since = None
             elif node.missing_since is None:
                 node.missing_since = now
-            if node.asking is None:
+            if node.asking is None and not (new_only and node.info is not None):
                 node.asking = tasks.supervise(
                     partial(self._ask, node), "ask node", attempts=1, failed=partial(_unanswered, node)
                 )

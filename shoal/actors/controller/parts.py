@@ -48,7 +48,9 @@ from shoal.model.spec import SlotShape
 log = logging.getLogger("shoal.controller")
 
 _TEND_S = 1.0
-_LOOK_S = 5.0
+_LOOK_S = 1.0
+"""How soon a new machine has its node actor: those that wait for room wait for that, too."""
+_ASK_S = 5.0
 _EXPIRE_S = 60.0
 _FIRST_ANSWERS_S = 5.0
 
@@ -84,6 +86,7 @@ class Parts:
     recovery: Recovery
     machines: Machines
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
+    _asked: float = float("-inf")
 
     def start(self) -> None:
         """The loops."""
@@ -96,6 +99,11 @@ class Parts:
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
             tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
         ]
+
+    async def stop(self) -> None:
+        """Ends the loops and closes the store, as SIGKILL would: what it has started runs on."""
+        await tasks.stop(*self._loops)
+        await self.writer.close()
 
     async def drain(self) -> Drained:
         """Ends every sandbox, but stops the persistent ones; removes every slot, closes every node and, in any case,
@@ -153,7 +161,11 @@ class Parts:
         await self.machines.cordon_suspects()
 
     async def _refresh_nodes(self) -> None:
-        await self.nodes.refresh()
+        now = time.monotonic()
+        new_only = now - self._asked < _ASK_S
+        if not new_only:
+            self._asked = now
+        await self.nodes.refresh(new_only=new_only)
         await self.machines.forget_gone()
 
     def _lose_node(self, node_id: str) -> None:
