@@ -17,7 +17,7 @@ import shoal
 from shoal.model.cluster_file import ClusterFile
 from tests.bench import machine, table
 from tests.bench.cluster import cluster
-from tests.bench.measures import Measurements, measure_all, measure_http, measure_peer
+from tests.bench.measures import Measurements, measure_all, measure_http, measure_peer, measure_scaling
 from tests.bench.ours import of as processes_of
 from tests.bench.overhttp import Plain, ShoalClient
 from tests.bench.peers.dockerpy import DockerPy
@@ -78,6 +78,7 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         start = time.monotonic()
         found = measure_all(ours, plain, processes_of(where), say)
         found = _with_http(found, where, ours, plain, image, say)
+        found = measure_scaling(where, found, say)
         for make in _peers(where.engine_address, image, output.parent) if with_peers else ():
             found = _with_peer(found, make, say)
         seconds = time.monotonic() - start

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tests.bench import creates, execs, files, maps, memory, overhttp, shoalpy, tunnels
+from shoal.model.cluster_file import ClusterFile
+from tests.bench import creates, execs, files, maps, memory, overhttp, scaling, shoalpy, tunnels
 from tests.bench.memory import Cost
 from tests.bench.overhttp import Plain, ShoalClient, ShoalHttp
 from tests.bench.peers.dockerpy import DockerPy
@@ -42,8 +43,8 @@ FIGURES_AT_LEAST: dict[str, float] = {
 }
 """MB/s, where docker-py has nothing that streams a file; and the share of what is reached by hand."""
 
-FIGURES_AT_MOST: dict[str, float] = {"http_first_byte_ms": 20}
-"""Milliseconds."""
+FIGURES_AT_MOST: dict[str, float] = {"http_first_byte_ms": 20, "region_up_s": 20}
+"""In milliseconds and seconds, as their names say."""
 
 HTTP_CALLERS = 32
 
@@ -192,6 +193,15 @@ def measure_http(
 
 def in_ms(seconds: Samples) -> Samples:
     return Samples("ms", tuple(1000 * value for value in seconds.values))
+
+
+def measure_scaling(where: ClusterFile, found: Measurements, say: Callable[[str], None]) -> Measurements:
+    """`found`, and how long a region without machines takes to its first sandbox."""
+    say("from no machine in a region to the first sandbox there")
+    taken = Figure(
+        "region_up_s", "from no machine in a region to the first sandbox", scaling.seconds_to_first_sandbox(where)
+    )
+    return replace(found, figures=(*found.figures, taken))
 
 
 def measure_peer(peer: Subject, found: Measurements, say: Callable[[str], None]) -> Measurements:

@@ -25,7 +25,7 @@ PROVIDER = "shoal.cluster.scaling.ray_provider.FleetProvider"
 ROUND_S = 2
 """Seconds between Ray's rounds; by default five, which every first sandbox in a region would wait longer."""
 
-_IDLE_S = 10.0
+_IDLE_S = 15.0
 """Ray takes away a machine without any actor after so long. That is one that has left, or that has only just joined,
 whose node actor starts within a second or two."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from moto import mock_aws
 
 from shoal.cluster.scaling.aws import AwsRegion
 from shoal.cluster.scaling.aws_errors import translate
+from shoal.cluster.scaling.aws_regions import open_aws
 from shoal.cluster.scaling.aws_user_data import user_data
 from shoal.cluster.scaling.contract import (
     CloudError,
@@ -28,7 +30,9 @@ from shoal.cluster.scaling.contract import (
     Unauthorized,
 )
 from shoal.cluster.scaling.fleet import Fleet
-from shoal.cluster.scaling.spec import AwsRegionSpec, AwsTypeSpec
+from shoal.cluster.scaling.reading import read_file
+from shoal.cluster.scaling.spec import AwsCluster, AwsRegionSpec, AwsTypeSpec
+from tests.unit.scaling.test_reading import CONFIGS
 
 REGIONS = ("eu-west-1", "us-east-1", "ap-southeast-2")
 _numbers = itertools.count()
@@ -256,6 +260,16 @@ def test_what_botocore_raises_by_itself() -> None:
     assert isinstance(translate(NoCredentialsError()), Unauthorized)
     assert isinstance(translate(EndpointConnectionError(endpoint_url="https://x")), RegionDown)
     assert isinstance(translate(ReadTimeoutError(endpoint_url="https://x")), RegionDown)
+
+
+def test_a_described_cluster_is_opened_in_all_its_regions(clients: dict[str, Ec2], tmp_path: Path) -> None:
+    described = read_file(CONFIGS / "aws.yaml")
+    assert isinstance(described, AwsCluster)
+    opened = open_aws(described, tmp_path)
+    assert [each.name for each in opened] == list(described.regions)
+    assert all(each.machines() == [] for each in opened)
+    with pytest.raises(Misconfigured):
+        opened[0].launch(order("eu-west-1"))  # there is no head to join
 
 
 def test_a_script_too_long_for_ec2_is_refused() -> None:

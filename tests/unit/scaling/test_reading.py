@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shoal.cluster.scaling.reading import read_file, read_text
 from shoal.cluster.scaling.spec import AwsCluster, LocalCluster, types_of
@@ -99,3 +100,4 @@ def test_the_examples_are_right() -> None:
     aws = read_file(CONFIGS / "aws.yaml")
     assert isinstance(aws, AwsCluster)
     assert len(aws.regions) == 3
+    assert yaml.safe_load((CONFIGS / "kuberay.yaml").read_text())["kind"] == "RayCluster"
