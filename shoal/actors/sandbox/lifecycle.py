@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from shoal.actors.handles import call
 from shoal.actors.messages import ContainerStarted, End, SandboxStarted
@@ -24,10 +24,10 @@ from shoal.actors.sandbox.node_calls import (
     loss_of,
     pauses,
 )
-from shoal.actors.sandbox.prepared import PreparedContainer
+from shoal.actors.sandbox.prepared import PreparedContainer, PreparedLost
 from shoal.actors.sandbox.stopping import end_command, save_output
 from shoal.model import tasks
-from shoal.model.errors import NotFound, ProcessNotFound, ShoalError, Unavailable
+from shoal.model.errors import NotFound, ProcessNotFound, ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
@@ -75,7 +75,7 @@ class SandboxLifecycle:
             agent = None if self.prepared is None else await self._take(self.prepared)
             if agent is None:
                 self._started = await call_node(self._node, *call)
-                agent = await self._configured(await connect(cast("ContainerStarted", self._started), AGENT_WAIT_S))
+                agent = await self._connect_configured()
             self._agent = agent
             spec = self._spec
             if spec.command:
@@ -92,24 +92,26 @@ class SandboxLifecycle:
     async def _take(self, prepared: PreparedContainer) -> Agent | None:
         """The agent of the prepared container; None if that was lost."""
         try:
-            self._started, agent = await prepared.take(self.sandbox_id)
-        except NotFound as error:
-            log.warning("%s: %s", self.sandbox_id, error)
+            self._started, agent = await prepared.take(self.sandbox_id, self._configure)
+        except PreparedLost as error:
+            log.warning("%s: its prepared container is lost: %s", self.sandbox_id, error)
             return None
-        if agent is not None:
-            with suppress(Unavailable):  # the relay was restarted meanwhile
-                return await self._configured(agent)
-        return await self._configured(await connect(self._started, AGENT_WAIT_S))
+        return agent or await self._connect_configured()
 
-    async def _configured(self, agent: Agent) -> Agent:
-        """The agent, told what the spec says. If that fails, its connection is closed."""
-        spec = self._spec
+    async def _connect_configured(self) -> Agent:
+        """A new connection to its agent, which is told what the spec says."""
+        assert self._started is not None
+        agent = await connect(self._started, AGENT_WAIT_S)
         try:
-            await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
+            await self._configure(agent)
         except BaseException:
             agent.connection.close()
             raise
         return agent
+
+    async def _configure(self, agent: Agent) -> None:
+        spec = self._spec
+        await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
 
     async def adopt(self, started_at: float) -> SandboxStarted:
         """Adopts a container that another slot started; `NotFound` if it is not on this node."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 from shoal.actors.messages import ContainerStarted
 from shoal.actors.sandbox.node_calls import AGENT_WAIT_S, call_node, connect, loss_of
 from shoal.model import tasks
-from shoal.model.errors import NotFound, ShoalError, Unavailable
+from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.spec import ContainerShape
 from shoal.wire.agent import Agent
 
 log = logging.getLogger("shoal.sandbox")
+
+
+class PreparedLost(Exception):
+    """A prepared container cannot be given to a sandbox any more; another must be started."""
 
 
 class PreparedContainer:
@@ -43,20 +48,32 @@ class PreparedContainer:
     def lost(self) -> bool:
         return self._over.done()
 
-    async def take(self, sandbox_id: str) -> tuple[ContainerStarted, Agent | None]:
-        """Gives it to a sandbox; returns its agent too if that is still connected. `NotFound` if it is lost."""
+    async def take(
+        self, sandbox_id: str, configure: Callable[[Agent], Awaitable[None]]
+    ) -> tuple[ContainerStarted, Agent | None]:
+        """Gives it to a sandbox, and meanwhile has `configure` tell its agent whose it is. Returns that agent, None if
+        its connection broke. `PreparedLost`; raises what `configure` raises."""
         try:
             if self.key is None:
                 await call_node(self._node, "hurry_container", self._slot_id)
             await self.ready()
-            assert self.key is not None
-            started: ContainerStarted = await call_node(self._node, "assign_container", self.key, sandbox_id)
+            if self.key is None or self._agent is None:
+                raise PreparedLost("it was removed")
+            agent, self._agent = self._agent, None
+            started, refused = await asyncio.gather(
+                call_node(self._node, "assign_container", self.key, sandbox_id),
+                _error_of(configure(agent)),
+            )
         except ShoalError as error:
             tasks.supervise(self.remove, "remove prepared container", attempts=1)
-            raise NotFound(f"the prepared container is lost: {error.message}") from None
+            raise PreparedLost(error.message) from None
         self._end("")
-        agent, self._agent = self._agent, None
-        return started, agent
+        if refused is None:
+            return started, agent
+        agent.connection.close()
+        if not isinstance(refused, Unavailable):
+            raise refused
+        return started, None  # the relay was restarted meanwhile
 
     async def remove(self) -> None:
         """Removes it. Idempotent; if the node does not answer, it sweeps it later."""
@@ -96,3 +113,11 @@ class PreparedContainer:
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
+
+
+async def _error_of(work: Awaitable[None]) -> ShoalError | None:
+    try:
+        await work
+    except ShoalError as error:
+        return error
+    return None
