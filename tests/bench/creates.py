@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from shoal import Pool
+from tests.bench.shoalpy import Shoal
 from tests.bench.stats import Samples, samples
-from tests.bench.subject import MEMORY_LIMIT, Box, Subject
+from tests.bench.subject import CPU_LIMIT, MEMORY_LIMIT, WORKLOAD, Box, Subject
 
 COLD = 8  # creates
 WARM = 12
+POOL = 3  # ready for takes one after the other
+BURST = 100
 RATE_CREATES = 24
 RATE_CALLERS = 8
 RATE_ROUNDS = 2
@@ -44,6 +49,37 @@ def warm(subject: Subject, ready: Callable[[], None]) -> Samples:
         box.close()
         times.append(seconds)
     return samples("s", times)
+
+
+def from_pool(subject: Shoal, quiet: Callable[[], None]) -> Samples:
+    """As `warm`, from a declared pool."""
+    times = []
+    with subject.pool(POOL) as pool:
+        for _ in range(WARM):
+            pool.wait_ready(POOL)
+            quiet()
+            start = time.perf_counter()
+            sandbox = pool.take()
+            sandbox.run(WORKLOAD, check=True)
+            times.append(time.perf_counter() - start)
+            sandbox.terminate()
+    return samples("s", times)
+
+
+def burst(subject: Shoal, quiet: Callable[[], None], size: int = BURST) -> Samples:
+    """Seconds until as many takes as a pool has ready, all at once, have each been answered."""
+
+    async def takes(pool: Pool) -> float:
+        start = time.perf_counter()
+        sandboxes = await asyncio.gather(*(pool.take.aio() for _ in range(size)))
+        seconds = time.perf_counter() - start
+        await asyncio.gather(*(sandbox.terminate.aio() for sandbox in sandboxes))
+        return seconds
+
+    with subject.pool(size, cpu=(0.01, CPU_LIMIT), memory=(16, MEMORY_LIMIT)) as pool:
+        pool.wait_ready(size, timeout=600)
+        quiet()
+        return samples("s", [asyncio.run(takes(pool))])
 
 
 def rate(subjects: Sequence[Subject], quiet: Callable[[], None]) -> dict[str, Samples]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from shoal import Client, Sandbox
+from shoal import Client, Pool, Sandbox
 from tests.bench.execs import CALLERS, LATENCY_WINDOW, RATE_WINDOW, ROUNDS
 from tests.bench.stats import Samples, samples
 from tests.bench.subject import CPU_LIMIT, MEMORY_LIMIT, PIDS_LIMIT, WORKLOAD, Box, Subject
@@ -48,6 +49,13 @@ class Shoal(Subject):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no node had {count} warm containers within {at_most:g} s")
             time.sleep(0.05)
+
+    @contextmanager
+    def pool(self, ready: int, **options: Any) -> Iterator[Pool]:
+        """A pool of what `create` creates, but for `options`; it is gone afterwards."""
+        asked = {**wanted(self._image, MEMORY_LIMIT), **options}
+        with Pool.create("bench", min_ready=ready, client=self.client, **asked) as pool:
+            yield pool
 
     def close(self) -> None:
         for sandbox in Sandbox.list(tags=TAGS):

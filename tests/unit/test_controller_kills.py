@@ -228,6 +228,7 @@ async def test_one_that_lives_and_makes_no_sense_is_left_to_the_version_that_kno
     world = World()
     first = await world.controller()
     info, _ = await first.begin(first.parts.sandboxes.create(spec(), 60, True, INSIDE))
+    await until(lambda: world.disk.row(info.id)["state"] == "running", "that it runs is on record")
     await first.kill()
     row = world.disk.row(info.id)
     world.disk.put({**row, "spec": {**row["spec"], "invented_later": 1}})

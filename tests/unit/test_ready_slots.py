@@ -7,10 +7,13 @@ import asyncio
 
 import pytest
 
-from shoal.actors.controller.ready_slots import KeptPool
+from shoal.actors.controller.phase import Phase
+from shoal.actors.controller.ready_slots import NO_ROOM, KeptPool
+from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, ShoalError
 from shoal.model.info import Cordon, SandboxInfo
+from shoal.model.states import State
 from tests.unit.builders import resources, spec
 from tests.unit.controller_world import NODE, Controller, World, until
 
@@ -137,6 +140,25 @@ async def test_nothing_is_ready_where_no_sandbox_may_start() -> None:
     await controller.kill()
 
 
+async def test_pools_of_regions_serve_those_who_may_run_there_and_are_demand_for_machines() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    ready = controller.parts.ready
+    eu, us = (
+        ready.declare("main", f"main/{region}", spec(regions=(region,)), least, 9)
+        for region, least in (("eu", 2), ("us", 3))
+    )
+    await ready.turn()
+    assert (eu.problem, world.slots) == (NO_ROOM, {}), "no node is in either"
+    assert [(one.regions, one.count) for one in ready.lacking()] == [(("eu",), 2), (("us",), 3)]
+    assert ready.take(spec(regions=("us",))) is None
+    assert (eu.missed, us.missed) == (0, 1)
+    assert controller.parts.demand.demand().waiting[0].regions == ("eu",)
+    ready.retire("main", eu)
+    assert [one.regions for one in ready.lacking()] == [("us",)]
+    await controller.kill()
+
+
 async def test_what_died_unnoticed_costs_a_create_nothing() -> None:
     world = World(room=20)
     controller = await world.controller()
@@ -201,6 +223,30 @@ async def test_a_create_joins_what_is_being_made_where_nothing_is_ready() -> Non
     assert record.slot_id == slot_id
     world.prepare_s = 0.0
     await filled(pool, 1)
+    await controller.kill()
+
+
+async def test_a_creator_need_not_wait_for_the_disk_to_be_told_and_loses_nothing_by_it() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    pool = declared(controller, 1, 1)
+    await filled(pool, 1)
+    held = asyncio.Event()
+
+    async def hold_up_running(change: Change) -> None:
+        if any(row["state"] == "running" for row in change.sandboxes):
+            await held.wait()
+
+    world.before_write = hold_up_running
+    info = await create(controller)
+    assert info.state is State.RUNNING
+    await controller.kill()
+    held.set()
+    controller = await world.controller()
+    found = controller.parts.registry.get(info.id)
+    assert found is not None
+    await until(lambda: found.life.phase is Phase.RUNNING, "it is resumed")
+    assert world.starts == [info.id]
     await controller.kill()
 
 

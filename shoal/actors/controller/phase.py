@@ -201,6 +201,10 @@ LAUNCHED = (
 )
 """What came of its first start is known, and written."""
 
+UP_OR_LAUNCHED = LAUNCHED | {Phase.CONFIRMING}
+"""The same, or it is being written. Until that is done, the next controller learns it from its slot, which is on record
+already: so its creator need not wait for the disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:

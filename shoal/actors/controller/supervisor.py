@@ -47,6 +47,7 @@ from shoal.actors.controller.phase import (
     LOSABLE,
     RESTING,
     SETTLED,
+    UP_OR_LAUNCHED,
     Action,
     Event,
     Phase,
@@ -173,11 +174,12 @@ class SandboxSupervisor:
     async def launched(self, record: SandboxRecord, timeout_s: float) -> None:
         """Waits until it has been brought up, or raises what that failed with; `DeadlineExceeded` where that takes
         longer than this caller has, though not the create itself."""
-        if record.life.phase in LAUNCHED:
+        launched = LAUNCHED if record.spec.persistent else UP_OR_LAUNCHED
+        if record.life.phase in launched:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                await record.life.reached(LAUNCHED)
+                await record.life.reached(launched)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"{record.id} is still being made for an earlier call with the same key; "
