@@ -49,7 +49,7 @@ def create(
         str | None, typer.Option(metavar="TIME", help="End what is taken after this time without a process.")
     ] = None,
     json: Json = False,
-    **spec_options: str | None,
+    **spec_options: str | bool | None,
 ) -> None:
     """Keep sandboxes ready.
 

@@ -65,7 +65,7 @@ def run(
     owner_lease: Annotated[
         str | None, typer.Option(metavar="TIME", help="End it this time after this command was killed; default: never.")
     ] = None,
-    **spec_options: str | None,
+    **spec_options: str | bool | None,
 ) -> None:
     """Run a command in a new sandbox, which ends with the command.
 
@@ -78,6 +78,7 @@ def run(
       shoal run -it shoal/base bash
       cat data.csv | shoal run shoal/base wc -l
       shoal run --cpu 0.5:2 --memory 256:1g --timeout 10m shoal/base make test
+      shoal run -d --name dev --persistent --restart on-failure shoal/base
       shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
     size = mebibytes("disk", disk)

@@ -94,7 +94,7 @@ def stop(
 
     \b
     Examples:
-      shoal run -d --name dev --persistent true shoal/base
+      shoal run -d --name dev --persistent shoal/base
       shoal stop dev
       shoal start dev
     """

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from shoal.model.options import docs
+from shoal.model.options import PLAIN, default_of, docs
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -17,8 +17,8 @@ _NONE_HERE = frozenset({"tags", "pty", "idempotency_key"})
 
 
 def with_spec_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
-    """Adds the options, which the command gets as `**spec_options`: text, or None where it is not given. `without`:
-    fields of which it has none."""
+    """Adds the options, which the command gets as `**spec_options`: text, a switch's value, or None where it is not
+    given. `without`: fields of which it has none."""
     return lambda command: _with_options(command, _NONE_HERE | set(without))
 
 
@@ -30,7 +30,9 @@ def _with_options(command: F, none_of: Collection[str]) -> F:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[str | None, typer.Option(metavar=name.upper(), help=f"{text}.")],
+            annotation=Annotated[bool | None, typer.Option(help=f"{text}.")]
+            if _is_switch(name)
+            else Annotated[str | None, typer.Option(metavar=name.upper(), help=f"{text}.")],
         )
         for name, text in docs().items()
         if name not in own and name not in none_of
@@ -39,8 +41,16 @@ def _with_options(command: F, none_of: Collection[str]) -> F:
     return command
 
 
-def parsed(options: Mapping[str, str | None]) -> dict[str, Any]:
+def _is_switch(name: str) -> bool:
+    return name in PLAIN and isinstance(default_of(PLAIN[name]), bool)
+
+
+def parsed(options: Mapping[str, str | bool | None]) -> dict[str, Any]:
     """The values that the texts stand for, by their fields' types. Raises `InvalidRequest`."""
     from shoal.model.spec_model import parse_option  # only now, for it loads pydantic
 
-    return {name: parse_option(name, text) for name, text in options.items() if text is not None}
+    return {
+        name: parse_option(name, given) if isinstance(given, str) else given
+        for name, given in options.items()
+        if given is not None
+    }

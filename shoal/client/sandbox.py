@@ -239,7 +239,7 @@ class Sandbox(Context):
 
     @dual_method
     async def wait(self, timeout: float | None = None) -> int:
-        """Waits for its end and returns its exit code. See `poll`.
+        """Waits for its end and returns its exit code. See `poll`. A persistent one ends only by `terminate`.
 
         Raises `DeadlineExceeded` after `timeout` seconds; the sandbox goes on.
         """

@@ -80,6 +80,7 @@ def gateways(cluster: ClusterFile) -> list[ProcessRef]:
     return [each for each in ray_of(cluster) if "gateway" in processes.command_line(each.pid)]
 
 
+@pytest.mark.timeout(600)
 def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
     commands = [own_site.start("up", "--json") for _ in range(2)]
     answers = [json.loads(command.communicate(timeout=250)[0]) for command in commands]
@@ -101,7 +102,7 @@ def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
 
     own_site.shoal("run", "-d", "--name", "web", "shoal/base")
     for name, restart in (("kept", "no"), ("back", "always")):
-        own_site.shoal("run", "-d", "--name", name, "--persistent", "true", "--restart", restart, "shoal/base")
+        own_site.shoal("run", "-d", "--name", name, "--persistent", "--restart", restart, "shoal/base")
         own_site.shoal("exec", name, "sh", "-c", f"echo {name} > /root/file")
     kill_all([first.engine])
     assert json.loads(own_site.shoal("status", "--json", code=69))["engine"] is False
