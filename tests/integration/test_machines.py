@@ -1,0 +1,212 @@
+"""A cluster of three machines: they join by hand, serve clients elsewhere, and are drained and lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from shoal.client import config_file
+from shoal.client.cluster import Client
+from shoal.client.sandbox import Sandbox
+from shoal.cluster.local import joined_file
+from shoal.model.access import Tunnel
+from shoal.model.errors import DeadlineExceeded, SandboxEnded
+from shoal.model.states import Reason
+from shoal.transport.http import HttpTransport
+from tests.cluster import free_subnet
+from tests.integration.machines import Lan, Machine, lan, processes_of
+
+pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.timeout(300)]
+
+SHOAL = str(Path(sys.executable).with_name("shoal"))
+
+
+class Head:
+    """The head's machine, which is this one. `environ`: its own cluster's, beside the session's."""
+
+    def __init__(self, net: Lan, directory: Path, engine: str) -> None:
+        self.lan = net
+        self.environ = {
+            "SHOAL_STATE_DIR": str(directory),
+            "SHOAL_RUN_DIR": str(directory / "run"),
+            "SHOAL_CONFIG": str(directory / "config.toml"),
+            "SHOAL_ENGINE_ADDRESS": engine,
+            "SHOAL_NETWORK__BRIDGE": f"sh{net.bridge}",
+            "SHOAL_NETWORK__SUBNET": str(free_subnet()),
+            "SHOAL_API__PORT": "0",
+            "SHOAL_API__REPLICAS": "1",
+            "SHOAL_POOLS__IDLE_SLOTS": "0",
+            "SHOAL_POOLS__READY": "0",
+            # Ray takes a machine for dead after five failed checks: five seconds instead of fifteen.
+            "RAY_health_check_period_ms": "1000",
+        }
+
+    def shoal(self, *arguments: str, check: bool = True) -> str:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
+        done = subprocess.run(
+            [SHOAL, *arguments],
+            env={**environ, **self.environ},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stderr}"
+        return done.stdout
+
+    def client(self) -> Client:
+        told = json.loads(self.shoal("status", "--json"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHOAL_CONFIG", self.environ["SHOAL_CONFIG"])
+            token = config_file.read().servers[told["api_url"]].token
+        return Client(HttpTransport(told["api_url"], token))
+
+
+@pytest.fixture(scope="module")
+def head(engine: str) -> Iterator[Head]:
+    with lan() as net, tempfile.TemporaryDirectory(prefix="shoal-h", dir="/tmp") as directory:
+        made = Head(net, Path(directory), engine)
+        try:
+            made.shoal("up", "--address-ip", net.address)
+            yield made
+        finally:
+            made.shoal("down")
+
+
+@pytest.fixture(scope="module")
+def machines(head: Head) -> Iterator[list[Machine]]:
+    """Two that have joined, in the regions `a` and `b`."""
+    token = head.shoal("node", "token")
+    address = json.loads(head.shoal("status", "--json"))["ray_address"]
+    with head.lan.machines(11, 12) as made:
+        with ThreadPoolExecutor() as pool:
+            argv = ("join", address, "--token-file", "-", "--region")
+            for done in [
+                pool.submit(machine.run, SHOAL, *argv, region, stdin=token)
+                for machine, region in zip(made, "ab", strict=True)
+            ]:
+                done.result()
+        yield made
+
+
+@pytest.fixture
+async def client(head: Head, machines: list[Machine], anyio_backend: str) -> AsyncIterator[Client]:
+    made = head.client()
+    yield made
+    await made.close.aio()
+
+
+async def test_three_machines(head: Head, machines: list[Machine], client: Client) -> None:
+    """One story, for a cluster of three machines takes a while to start."""
+    one, other = machines
+    nodes = {node.region: node for node in await client.nodes.aio()}
+    assert {nodes["a"].address.partition(":")[0], nodes["b"].address.partition(":")[0]} == {one.address, other.address}
+    assert {nodes["a"].hostname, nodes["b"].hostname} == {one.name, other.name}
+    first, second = await asyncio.gather(*(_server(client, region) for region in "ab"))
+
+    # Their clients are elsewhere: commands, files and tunnels pass through the relays of other machines.
+    for sandbox, region in ((first, "a"), (second, "b")):
+        assert (await sandbox.run.aio("cat /srv/index.html")).stdout == region
+        tunnel = await sandbox.expose.aio(8000)
+        assert await _get(tunnel) == region
+
+    # Neither the other machine nor its sandboxes are reached from inside.
+    relay = nodes["b"].address
+    inside = (await second.run.aio("hostname -i; cat /proc/net/fib_trie")).stdout
+    address = next(
+        word for word in inside.split() if word.startswith("10.") and not word.endswith((".0", ".1", ".255"))
+    )
+    ray = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    for target in (relay, ray, f"{address}:8000"):
+        host, _, port = target.rpartition(":")
+        reached = await first.run.aio(f"timeout 1 bash -c '</dev/tcp/{host}/{port}'")
+        assert reached.returncode != 0, target
+
+    # A drain waits for what runs, keeps new ones away meanwhile, and evicts if it must.
+    with pytest.raises(DeadlineExceeded):
+        await client.drain_node.aio(nodes["a"].id, why="a disk fails", timeout=0.1)
+    (drained,) = [node for node in await client.nodes.aio() if node.region == "a"]
+    assert drained.cordon is not None
+    assert drained.cordon.why == "a disk fails"
+    assert (await first.run.aio("echo still")).stdout == "still\n"
+    await asyncio.to_thread(one.run, SHOAL, "leave", "--force")
+    with pytest.raises(SandboxEnded) as ended:
+        await first.run.aio("true")
+    assert (ended.value.reason, ended.value.retryable) == (Reason.EVICTED, False)
+    _nothing_left(one)
+
+    # A machine that dies takes its sandboxes along, and everybody who waits for them is told.
+    flying = asyncio.ensure_future(second.run.aio("sleep 300"))
+    waiting = asyncio.ensure_future(second.wait.aio())
+    await asyncio.sleep(0.5)
+    joined = joined_file.read(Path(other.environ["SHOAL_STATE_DIR"]))
+    assert joined is not None
+    for pid in (*(process.pid for process in joined.ray), *_relays(other)):
+        os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(SandboxEnded) as lost:
+        await flying
+    assert (lost.value.reason, lost.value.retryable) == (Reason.NODE_LOST, True)
+    assert (await _reason(waiting, second)) is Reason.NODE_LOST
+    assert time.monotonic() - began < 35
+    assert [node.region for node in await client.nodes.aio()] == [None]
+    await asyncio.to_thread(other.run, SHOAL, "leave")
+    _nothing_left(other)
+
+
+async def _server(client: Client, region: str) -> Sandbox:
+    sandbox = await Sandbox.create.aio(client=client, region=region)
+    await sandbox.files.write_text.aio("/srv/index.html", region)
+    await sandbox.exec.aio("python3 -m http.server -d /srv 8000")
+    await sandbox.run.aio(
+        "until python3 -c \"import socket; socket.create_connection(('127.0.0.1', 8000))\" 2>&1; do sleep 0.1; done"
+    )
+    return sandbox
+
+
+async def _get(tunnel: Tunnel) -> str:
+    headers = {"X-Shoal-Connect-Token": str(tunnel.token)}
+    async with aiohttp.ClientSession() as session, session.get(str(tunnel.url), headers=headers) as answer:
+        return await answer.text()
+
+
+async def _reason(waiting: asyncio.Future[int], sandbox: Sandbox) -> Reason | None:
+    try:
+        await waiting
+    except SandboxEnded as error:
+        return Reason(error.reason)
+    return (await sandbox.info.aio()).reason
+
+
+def _relays(machine: Machine) -> list[int]:
+    found = []
+    for pid in processes_of(machine):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if words[1:2] == [b"relay"]:
+            found.append(pid)
+    return found
+
+
+def _nothing_left(machine: Machine) -> None:
+    """Of a machine that has left: no process, interface, rule, mount or file beside what it keeps."""
+    deadline = time.monotonic() + 10
+    while processes_of(machine) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a shim ends by itself, a moment after its container
+    assert processes_of(machine) == []
+    assert machine.run("ip", "-br", "link").stdout.split()[0::1].count("shoal0") == 0
+    assert machine.run("nft", "list", "tables").stdout == ""
+    assert str(machine.directory) not in machine.run("cat", "/proc/mounts").stdout
+    assert not Path(machine.environ["SHOAL_RUN_DIR"]).exists()
+    assert not joined_file.path_in(Path(machine.environ["SHOAL_STATE_DIR"])).exists()
