@@ -249,7 +249,7 @@ class _Nodes(Nodes):
 
     living: Callable[[], int] = lambda: 0
 
-    async def refresh(self, *, wait_s: float = 0.0) -> list[str]:
+    async def refresh(self, *, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
         return []
 
     def machines(self) -> frozenset[Machine]:
