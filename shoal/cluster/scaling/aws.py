@@ -1,8 +1,8 @@
 """Machines of one AWS region, by EC2.
 
-A machine carries the tags `shoal-cluster` (the cluster's name) and `shoal-type` from the request that launches it, with
-its volume and network interface. It joins by its user data (`aws_user_data.py`), reads nothing of the cloud's but its
-own metadata, and ends when it shuts itself down.
+A machine carries the tags `shoal-cluster` (the cluster's name), `shoal-head` (the id of its head's state directory) and
+`shoal-type` from the request that launches it, with its volume and network interface. It joins by its user data
+(`aws_user_data.py`), reads nothing of the cloud's but its own metadata, and ends when it shuts itself down.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from shoal.cluster.scaling.contract import (
 from shoal.cluster.scaling.spec import AwsRegionSpec, AwsTypeSpec
 
 CLUSTER_TAG = "shoal-cluster"
+HEAD_TAG = "shoal-head"
 TYPE_TAG = "shoal-type"
 _RAY_TAG = "shoal-ray:"
 
@@ -44,6 +45,7 @@ _STATES = {
     "stopped": MachineState.RUNNING,
     "shutting-down": MachineState.TERMINATING,
 }
+_THERE = {"Name": "instance-state-name", "Values": [*_STATES]}
 _TAKEN_AWAY = ("marked-for-termination", "marked-for-stop")
 _NOTICE_S = 120.0
 """AWS gives two minutes."""
@@ -54,6 +56,7 @@ _AT_ONCE = 500
 
 def regions(
     name: str,
+    head: str,
     specs: Mapping[str, AwsRegionSpec],
     user_data: Callable[[str], str],
     *,
@@ -64,7 +67,9 @@ def regions(
     try:
         session = boto3.Session(profile_name=profile)
         return [
-            AwsRegion(region, name, spec, session.client("ec2", region_name=region, config=_CALLS), user_data, tags)
+            AwsRegion(
+                region, name, head, spec, session.client("ec2", region_name=region, config=_CALLS), user_data, tags
+            )
             for region, spec in specs.items()
         ]
     except BotoCoreError as error:
@@ -78,6 +83,7 @@ class AwsRegion:
         self,
         name: str,
         cluster: str,
+        head: str,
         spec: AwsRegionSpec,
         client: Any,
         user_data: Callable[[str], str],
@@ -88,6 +94,7 @@ class AwsRegion:
         self.settles_s = 120.0
         self.each_s = 5.0
         self._cluster = cluster
+        self._head = head
         self._spec = spec
         self._ec2 = client
         self._user_data = user_data
@@ -127,6 +134,10 @@ class AwsRegion:
     def machines(self) -> Sequence[Machine]:
         return [self._machine(instance) for instance in self._instances(Filters=self._own())]
 
+    def strangers(self) -> Sequence[str]:
+        found = self._instances(Filters=[_tagged(CLUSTER_TAG, self._cluster), _THERE])
+        return [each["InstanceId"] for each in found if _tags(each).get(HEAD_TAG) != self._head]
+
     def terminate(self, machine_ids: Sequence[str]) -> None:
         first: CloudError | None = None
         for start in range(0, len(machine_ids), _AT_ONCE):
@@ -152,7 +163,7 @@ class AwsRegion:
             )
             requests = [request for page in pages for request in page["SpotInstanceRequests"]]
         return [
-            Notice(request["InstanceId"], max(0.0, _told_at(request) + _NOTICE_S - self._wall()))
+            Notice(request["InstanceId"], _left(_told_at(request), self._wall()))
             for request in requests
             if request.get("InstanceId")
         ]
@@ -164,10 +175,7 @@ class AwsRegion:
         return kind
 
     def _own(self) -> list[dict[str, Any]]:
-        return [
-            {"Name": f"tag:{CLUSTER_TAG}", "Values": [self._cluster]},
-            {"Name": "instance-state-name", "Values": [*_STATES]},
-        ]
+        return [_tagged(CLUSTER_TAG, self._cluster), _tagged(HEAD_TAG, self._head), _THERE]
 
     def _instances(self, **query: Any) -> Iterator[dict[str, Any]]:
         with _told():
@@ -180,6 +188,7 @@ class AwsRegion:
             **self._tags,
             **{f"{_RAY_TAG}{name}": value for name, value in order.tags.items()},
             CLUSTER_TAG: self._cluster,
+            HEAD_TAG: self._head,
             TYPE_TAG: order.type,
             "Name": f"shoal {self._cluster} {order.type}",
         }
@@ -230,7 +239,7 @@ class AwsRegion:
         return self._root_devices[image]
 
     def _machine(self, instance: Mapping[str, Any]) -> Machine:
-        tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
+        tags = _tags(instance)
         return Machine(
             id=instance["InstanceId"],
             type=tags.get(TYPE_TAG, ""),
@@ -251,9 +260,22 @@ def _attempts(kind: AwsTypeSpec, subnets: Mapping[str, str]) -> Iterator[tuple[b
             yield spot, zone
 
 
+def _tagged(name: str, value: str) -> dict[str, Any]:
+    return {"Name": f"tag:{name}", "Values": [value]}
+
+
+def _tags(instance: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
+
+
 def _told_at(request: Mapping[str, Any]) -> float:
     at = request.get("Status", {}).get("UpdateTime")
     return 0.0 if at is None else float(at.timestamp())
+
+
+def _left(told_at: float, now: float) -> float:
+    """Seconds until a machine goes; the clocks may differ."""
+    return min(max(0.0, told_at + _NOTICE_S - now), _NOTICE_S)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from shoal.cluster.local import state as local_state
 from shoal.cluster.scaling.aws import AwsRegion, regions
 from shoal.cluster.scaling.aws_user_data import user_data
 from shoal.cluster.scaling.contract import Misconfigured
@@ -20,7 +21,14 @@ def open_aws(cluster: AwsCluster, state_dir: Path) -> Sequence[AwsRegion]:
     """Raises a `CloudError` where there are no credentials, or the head does not run."""
     head = cluster_file.read(state_dir)
     script = partial(_user_data, cluster, head)
-    return regions(cluster.name, cluster.regions, script, profile=cluster.profile, tags=cluster.tags)
+    return regions(
+        cluster.name,
+        local_state.identity(state_dir),
+        cluster.regions,
+        script,
+        profile=cluster.profile,
+        tags=cluster.tags,
+    )
 
 
 def _user_data(cluster: AwsCluster, head: ClusterFile | None, type_name: str) -> str:

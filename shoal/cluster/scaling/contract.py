@@ -140,6 +140,10 @@ class Region(Protocol):
         """All the cluster's machines in the region that are not gone. Never a part of them: what is missing is taken
         for terminated. Raises a `CloudError` where the whole cannot be told."""
 
+    def strangers(self) -> Sequence[str]:
+        """The ids of machines whose cluster has the same name and another head. They are in no list and are not ended
+        here. Raises a `CloudError`."""
+
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Takes machines away, without asking what runs on them. Those that are gone, or not the cluster's, are passed
         over. Raises a `CloudError` after having tried all."""

@@ -124,6 +124,9 @@ class LocalRegion:
         _raise(self._faults().machines, self.name)
         return [_machine(directory, record) for directory, record in self._records()]
 
+    def strangers(self) -> Sequence[str]:
+        return []  # its machines lie in the head's own directory
+
     def terminate(self, machine_ids: Sequence[str]) -> None:
         _raise(self._faults().machines, self.name)
         for directory, record in self._records():

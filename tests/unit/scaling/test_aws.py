@@ -110,8 +110,8 @@ def world(clients: dict[str, Ec2], specs: dict[str, AwsRegionSpec]) -> World:
     return World(clients, {each: region(each, clients[each], specs[each], name) for each in REGIONS}, specs, name)
 
 
-def region(name: str, ec2: Ec2, spec: AwsRegionSpec, cluster: str) -> AwsRegion:
-    made = AwsRegion(name, cluster, spec, ec2.client, lambda kind: f"#!/bin/sh\n# {kind}\n", {"team": "agents"})
+def region(name: str, ec2: Ec2, spec: AwsRegionSpec, cluster: str, head: str = "h1") -> AwsRegion:
+    made = AwsRegion(name, cluster, head, spec, ec2.client, lambda kind: f"#!/bin/sh\n# {kind}\n", {"team": "agents"})
     made.each_s = 0.0
     return made
 
@@ -185,6 +185,16 @@ def test_machines_of_another_cluster_are_neither_listed_nor_terminated(world: Wo
     assert theirs.id not in [each.id for each in eu.machines()]
     eu.terminate([theirs.id])
     assert [each.state for each in other.machines()] == [MachineState.RUNNING]
+
+
+def test_machines_of_another_head_are_strangers_even_if_the_name_is_the_same(world: World) -> None:
+    eu = world.regions["eu-west-1"]
+    again = region("eu-west-1", world.clients["eu-west-1"], world.specs["eu-west-1"], world.name, "h2")
+    (theirs,) = again.launch(order("eu-west-1", count=1))
+    assert (eu.machines(), eu.strangers()) == ([], [theirs.id])
+    assert again.strangers() == []
+    eu.terminate([theirs.id])
+    assert [each.state for each in again.machines()] == [MachineState.RUNNING]
 
 
 def test_no_capacity_in_one_zone_goes_on_in_the_next(world: World) -> None:
@@ -267,7 +277,7 @@ def test_a_described_cluster_is_opened_in_all_its_regions(clients: dict[str, Ec2
     assert isinstance(described, AwsCluster)
     opened = open_aws(described, tmp_path)
     assert [each.name for each in opened] == list(described.regions)
-    assert all(each.machines() == [] for each in opened)
+    assert all(each.machines() == each.strangers() == [] for each in opened)
     with pytest.raises(Misconfigured):
         opened[0].launch(order("eu-west-1"))  # there is no head to join
 

@@ -52,6 +52,9 @@ class FakeRegion:
         self._fail()
         return [*self.there]
 
+    def strangers(self) -> Sequence[str]:
+        return []
+
     def terminate(self, machine_ids: Sequence[str]) -> None:
         self.calls.append(tuple(machine_ids))
         self._fail()
