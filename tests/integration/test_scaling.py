@@ -26,7 +26,7 @@ FILE = """
 name: test
 provider: local
 idle_timeout: {idle}
-join_timeout: 120
+join_timeout: 60
 regions:
   eu:
     types:

@@ -257,7 +257,11 @@ def _shrink(
     leave: list[str] = []
     keep = Counter(each.type for each in living if each.node_id not in memory.left and each.cordoned is None)
     for each in sorted(living, key=lambda machine: -(machine.empty_s or 0.0)):
-        if each.node_id is None or each.node_id in memory.left or each.node_id in memory.drained:
+        if each.node_id is None or each.node_id in memory.left:
+            continue
+        if each.node_id in memory.drained:
+            if each.sandboxes == 0:
+                leave.append(each.node_id)  # nothing comes there any more, and it costs money
             continue
         kind = limits.type(each.type)
         # What waits and would fit there may come any moment, whatever the packing says.

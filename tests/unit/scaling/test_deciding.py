@@ -237,6 +237,8 @@ def test_a_spot_notice_drains_once() -> None:
     assert [(each.node_id, each.seconds) for each in decision.drain] == [("node-a", 110.0)]
     decision, memory = decide(limits(), memory, observed)
     assert decision.drain == ()
+    empty = seen(node("a", cordoned="the cloud takes it"), node("b"), notices=observed.notices)
+    assert decide(limits(), memory, empty)[0].leave == ("node-a",)
     assert decide(limits(), memory, replace(observed, waiting=(waiting(5),)))[0].wanted == {"eu.cpu": 1}, (
         "nothing new goes where the cloud takes the machine away"
     )
