@@ -32,8 +32,8 @@ from shoal.model.spec import SandboxSpec
 log = logging.getLogger("shoal.pools")
 
 TURN_S = 1.0
-_SOON_S = 0.02
-"""A turn comes so long after a take: those of a burst are answered together."""
+_SOON_S = 0.2
+"""A turn comes so long after a take: those of a burst are answered together, and what was taken begins undisturbed."""
 
 _PREPARE_S = 120.0
 _RELEASE_S = 30.0
