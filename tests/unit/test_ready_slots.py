@@ -7,8 +7,9 @@ import asyncio
 
 import pytest
 
+from shoal.actors.controller.kept_pool import KeptPool
 from shoal.actors.controller.phase import Phase
-from shoal.actors.controller.ready_slots import NO_ROOM, KeptPool
+from shoal.actors.controller.ready_slots import NO_ROOM
 from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, ShoalError

@@ -37,6 +37,8 @@
     pools.py          how many a pool keeps ready: which to make, which to end (pure)
     declared_pools.py the pools that somebody asked for
     ready_slots.py    carries that out: slots with a prepared container, which creates take
+    ready_maker.py    makes and ends them
+    kept_pool.py      what there is of one pool
     rayslots.py       the same as Ray actors
     nodes.py          the machines and their node actors
     machines.py       what operators ask of machines: admit, cordon, drain

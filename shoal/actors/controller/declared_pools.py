@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
+from shoal.actors.controller.kept_pool import KeptPool
 from shoal.actors.controller.pools import ReadyShape, most_within, shape_of
-from shoal.actors.controller.ready_slots import KeptPool, ReadySlots
+from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Restored

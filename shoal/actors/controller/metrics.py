@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shoal.actors.controller.ready_slots import PoolFigures
+from shoal.actors.controller.kept_pool import PoolFigures
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model import tasks
 from shoal.model.info import NodeInfo
