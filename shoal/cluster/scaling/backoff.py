@@ -86,6 +86,12 @@ def joined(closures: Closures, types: Iterable[str]) -> Closures:
     return {name: each for name, each in closures.items() if name not in good}
 
 
+def doubtful(closures: Closures, type_name: str, now: float) -> bool:
+    """Whether machines of a type that start are none to count on: the last one never joined."""
+    found = closures.get(type_name)
+    return found is not None and found.kind == NEVER_JOINED and now < found.until
+
+
 def closed(closures: Closures, type_name: str, now: float) -> Closed | None:
     """What keeps a node type from being launched now."""
     for name in (type_name, region_of(type_name)):

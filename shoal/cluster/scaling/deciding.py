@@ -229,9 +229,10 @@ def _pack(limits: Limits, memory: Memory, seen: Observation, living: Sequence[Se
         kind = limits.type(machine.type)
         if kind is None or machine.node_id in memory.left or machine.node_id in memory.drained:
             continue
-        if machine.node_id is None and machine.id not in memory.joined:
-            starting.append(whole(kind, machine.id))
-        elif machine.node_id is not None and machine.cordoned is None:
+        if machine.node_id is None:
+            if machine.id not in memory.joined and not backoff.doubtful(memory.closures, machine.type, seen.now):
+                starting.append(whole(kind, machine.id))
+        elif machine.cordoned is None:
             staying.append(Bin(kind, *machine.free, id=machine.id))
         elif machine.cordoned == IDLE:
             cordoned.append(Bin(kind, *machine.free, id=machine.id))

@@ -80,6 +80,7 @@ class Fleet:
         self._fresh = dict(state.fresh)
         self._ended = dict(state.ended)
         self._due: dict[str, float] = {}
+        self._published: FleetState | None = None
         self._changed = changed
         self._clock = clock
         self._lock = threading.Lock()
@@ -205,7 +206,10 @@ class Fleet:
         )
 
     def _publish(self) -> None:
-        self._changed(self._state())
+        state = self._state()
+        if state != self._published:
+            self._published = state
+            self._changed(state)
 
 
 def _launch(region: Region, order: Order) -> Launched:

@@ -80,7 +80,9 @@ class Monitor:
     def stop(self) -> None:
         """Ends every monitor of this configuration."""
         processes.stop(self._found(), grace_s=1.0)
-        self._process = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
 
     def _found(self) -> list[ProcessRef]:
         mine = f"--autoscaling-config={self._config}"

@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+from shoal.cluster.scaling import backoff
 from shoal.cluster.scaling.contract import Machine, MachineState
-from shoal.cluster.scaling.deciding import Limits, Observation, Seen
+from shoal.cluster.scaling.deciding import Limits, Memory, Observation, Seen
 from shoal.cluster.scaling.fleet import FleetState
 from shoal.cluster.scaling.ray_config import HEAD_ID, cpus
 from shoal.cluster.scaling.spec import ClusterSpec, region_of, types_of
@@ -136,12 +137,17 @@ def pending_actors(demands: Iterable[Any]) -> dict[tuple[float, float, float], i
     return found
 
 
-def capacity_of(limits: Limits, seen: Observation, exhausted: Mapping[str, float]) -> Capacity:
-    """What the controller is told. `exhausted`: until when, in unix seconds."""
-    launching = Counter(machine.type for machine in seen.machines if machine.node_id is None and not machine.ending)
+def capacity_of(limits: Limits, memory: Memory, seen: Observation, wall: float) -> Capacity:
+    """What the controller is told. `wall`: now in unix seconds."""
+    exhausted = {name: wall + shut.until - seen.now for name, shut in memory.closures.items() if shut.until > seen.now}
+    launching = Counter(
+        machine.type
+        for machine in seen.machines
+        if machine.id in memory.unjoined and not backoff.doubtful(memory.closures, machine.type, seen.now)
+    )
     launching.update(seen.launching)
     running = Counter(machine.type for machine in seen.machines if machine.node_id is not None and not machine.ending)
-    return Capacity(limits.types, dict(running), dict(launching), dict(exhausted))
+    return Capacity(limits.types, dict(running), dict(launching), exhausted)
 
 
 def _free(node: RayNode | None, load: NodeLoad | None) -> tuple[float, float, float]:

@@ -104,7 +104,7 @@ def told(plan: Mapping[str, Any], now: float) -> Iterator[str]:
         yield f"Cost: {cost:.2f} an hour" + (f" of at most {most:g}" if most is not None else "")
 
 
-_STALE_S = 15.0
+_STALE_S = 20.0
 
 
 def _state(machine: Seen, memory: Memory) -> str:

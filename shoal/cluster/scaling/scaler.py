@@ -36,6 +36,8 @@ NAME = "scaler"
 
 _EACH_S = 1.0
 _ANSWER_S = 5.0
+_TOLD_EACH_S = 5.0
+"""A plan that stays the same is written so often, for `status` to see that it is one of now."""
 
 
 def scaler_options() -> dict[str, Any]:
@@ -100,6 +102,7 @@ class Scaler:
         self._memory = self._files.read_memory()
         self._troubles: dict[str, str] = {}
         self._written = ""
+        self._plan: dict[str, Any] = {"at": 0.0}
         self._leaving: dict[str, Any] = {}
 
     def turn(self) -> None:
@@ -119,8 +122,10 @@ class Scaler:
         demand = self._ask("the controller", verbs.demand.name) if nodes is not None else None
         seen = observe(time.monotonic(), fleet, nodes or (), pending, demand, cluster.drain_timeout)
         if nodes is not None:
-            decision, self._memory = decide(limits, self._memory, seen)
-            self._files.write_memory(self._memory)
+            before = self._memory
+            decision, self._memory = decide(limits, before, seen)
+            if self._memory != before:
+                self._files.write_memory(self._memory)
             text = ray_config(
                 cluster, str(self._state_dir), self._head_cpus, self._cpu_overcommit, decision.most, decision.least
             )
@@ -133,25 +138,21 @@ class Scaler:
         self._monitor.keep(monitor_environment(cluster), cluster.model_dump_json())
         if demand is not None:
             self._carry_out(decision)
-            wall = time.time()
-            exhausted = {
-                name: wall + shut.until - seen.now
-                for name, shut in self._memory.closures.items()
-                if shut.until > seen.now
-            }
-            self._ask("the controller", verbs.report_capacity.name, capacity_of(limits, seen, exhausted))
-        self._files.write_plan(
-            planning.plan_of(
-                limits,
-                self._memory,
-                seen,
-                decision,
-                fleet,
-                wall=time.time(),
-                monitor=self._monitor.pid,
-                troubles=self._troubles,
-            )
+            capacity = capacity_of(limits, self._memory, seen, time.time())
+            self._ask("the controller", verbs.report_capacity.name, capacity)
+        plan = planning.plan_of(
+            limits,
+            self._memory,
+            seen,
+            decision,
+            fleet,
+            wall=time.time(),
+            monitor=self._monitor.pid,
+            troubles=self._troubles,
         )
+        if {**plan, "at": 0} != {**self._plan, "at": 0} or plan["at"] - self._plan["at"] > _TOLD_EACH_S:
+            self._files.write_plan(plan)
+            self._plan = plan
 
     def _look_at_ray(self) -> tuple[list[Any] | None, dict[tuple[float, float, float], int]]:
         """(nodes that live, actors without room); None for the nodes where Ray does not answer."""

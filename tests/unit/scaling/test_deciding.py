@@ -114,6 +114,13 @@ def test_a_machine_that_never_joins_closes_its_type_for_longer_each_time() -> No
     assert memory.closures == {}, "one joined"
 
 
+def test_a_machine_that_starts_is_not_counted_on_once_another_never_joined() -> None:
+    """Ray launches one more in the very round in which it gives the first up."""
+    _, memory = decide(limits(), Memory(), seen(node("a", node_id=None)))
+    decision, _ = decide(limits(), memory, seen(node("b", node_id=None), waiting=(waiting(),)))
+    assert decision.wanted == {"us.cpu": 1}
+
+
 def test_a_node_that_vanishes_is_no_failed_launch() -> None:
     _, memory = decide(limits(), Memory(), seen(node("a")))
     _, memory = decide(limits(), memory, seen())

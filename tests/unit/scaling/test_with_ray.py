@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from ray.autoscaler.tags import TAG_RAY_LAUNCH_REQUEST, TAG_RAY_NODE_KIND, TAG_R
 from ray.autoscaler.v2.instance_manager.config import FileConfigReader
 
 from shoal.cluster.scaling import planning
+from shoal.cluster.scaling.backoff import Outcome
 from shoal.cluster.scaling.contract import CloudError, Launched, MachineState, NoCapacity
 from shoal.cluster.scaling.deciding import IDLE, Memory, decide
 from shoal.cluster.scaling.files import ScalingFiles
 from shoal.cluster.scaling.fleet import Fleet
-from shoal.cluster.scaling.observing import limits_of, observe, still_waiting
+from shoal.cluster.scaling.observing import capacity_of, limits_of, observe, still_waiting
 from shoal.cluster.scaling.ray_config import ray_config
 from shoal.cluster.scaling.ray_provider import FleetProvider
 from shoal.cluster.scaling.reading import read_text
@@ -130,6 +131,12 @@ def test_what_is_seen_is_put_together() -> None:
     assert found["twice"].sandboxes == 1, "in use if one of both is"
     decision, _ = decide(limits_of(CLUSTER, 1.0), Memory(), seen)
     assert decision.most["us.cpu"] >= 1, "it runs, whatever its cloud lists"
+    refused = Outcome(1, "us.cpu", 7.0, 0, "no_capacity")
+    _, memory = decide(limits_of(CLUSTER, 1.0), Memory(), replace(seen, outcomes=(refused,)))
+    told = capacity_of(limits_of(CLUSTER, 1.0), memory, seen, 5e9)
+    assert (told.launching, told.running) == ({"eu.cpu": 1}, {"eu.cpu": 2, "us.cpu": 1})
+    assert told.exhausted == {"us.cpu": 5e9 + 30}
+    assert {each.name for each in told.types} == {"eu.cpu", "us.cpu"}
 
 
 def test_the_plan_is_told(tmp_path: Path) -> None:
