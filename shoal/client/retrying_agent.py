@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-PATIENCE_S = 30.0
-"""Seconds of failures after which a call raises `Unavailable`: long enough to be told that the machine is lost, which
-the cluster knows 15 to 20 s after Ray's process there has ended."""
+PATIENCE_S = 40.0
+"""Seconds of failures after which a call raises `Unavailable`: long enough to be told that the machine is lost. The
+cluster knows that up to 20 s after Ray's process there has ended, and up to 45 s after the machine has vanished, which
+breaks its connections after 20."""
 
 _FIRST_DELAY_S = 0.01
 _LONGEST_DELAY_S = 1.0

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from shoal.model.access import caller
-from shoal.model.errors import NotFound, Unauthenticated, Unavailable
+from shoal.model.errors import DeadlineExceeded, NotFound, Unauthenticated, Unavailable
 from shoal.model.grants import Grant
 from shoal.model.visibility import check_sees_sandbox
 from shoal.transport.agent_pool import MAX_CONNECTIONS, Agents, Opened
@@ -27,7 +27,9 @@ T = TypeVar("T")
 AGENT_WAIT_S = 5.0
 """How long the relay may wait for a sandbox's agent, which dials again when many clients come at once."""
 
-OPEN_S = 10.0
+OPEN_S = 5.0
+"""How long connecting to a relay may take. One that does not answer is most likely on a machine that is gone."""
+
 _GRANT_MARGIN_S = 30.0
 """A grant that ends sooner than this is no longer used: clocks differ."""
 
@@ -52,7 +54,7 @@ class Connections:
 
     async def dial(self, sandbox_id: str, port: int) -> ByteStream:
         """A separate connection to a port in the sandbox. Its user closes it."""
-        return SocketStream(*await self._with_grant(sandbox_id, lambda grant: dial(grant.address, grant.token, port)))
+        return SocketStream(*await self._with_grant(sandbox_id, lambda grant: _dial(grant, port)))
 
     async def grant(self, sandbox_id: str) -> Grant:
         """Access to a sandbox: the kept grant, or a new one."""
@@ -109,9 +111,21 @@ class Connections:
 
 
 async def _open(grant: Grant) -> Opened:
-    connection = await Connection.open(grant.address, grant.token, wait_s=AGENT_WAIT_S, timeout_s=OPEN_S)
-    return Opened(connection, grant.environment)
+    opening = Connection.open(grant.address, grant.token, wait_s=AGENT_WAIT_S, timeout_s=OPEN_S)
+    return Opened(await _in_time(opening), grant.environment)
 
 
 async def _open_channel(grant: Grant) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await open_channel(grant.address, grant.token, wait_s=AGENT_WAIT_S, timeout_s=OPEN_S)
+    return await _in_time(open_channel(grant.address, grant.token, wait_s=AGENT_WAIT_S, timeout_s=OPEN_S))
+
+
+async def _dial(grant: Grant, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await _in_time(dial(grant.address, grant.token, port, wait_s=AGENT_WAIT_S, timeout_s=OPEN_S))
+
+
+async def _in_time(opening: Awaitable[T]) -> T:
+    """A relay that does not answer in time is as good as none: nothing was done, and the call may be repeated."""
+    try:
+        return await opening
+    except DeadlineExceeded as error:
+        raise Unavailable(error.message) from None

@@ -12,23 +12,31 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from shoal.cli.exits import EXIT_CODES
 from shoal.client import config_file
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
 from shoal.cluster.local import joined_file
 from shoal.model.access import Tunnel
-from shoal.model.errors import DeadlineExceeded, SandboxEnded
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxEnded
 from shoal.model.states import Reason
 from shoal.transport.http import HttpTransport
 from tests.cluster import free_subnet
 from tests.integration.machines import Lan, Machine, lan, processes_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.timeout(300)]
+
+_CLOSED = (
+    "add table ip t; add chain ip t c {{ type filter hook input priority 0; }}; "
+    "add rule ip t c ip saddr {} ct state new drop"
+)
+"""Rules of a machine that nobody calls: as behind NAT."""
 
 SHOAL = str(Path(sys.executable).with_name("shoal"))
 
@@ -164,6 +172,35 @@ async def test_three_machines(head: Head, machines: list[Machine], client: Clien
     assert [node.region for node in await client.nodes.aio()] == [None]
     await asyncio.to_thread(other.run, SHOAL, "leave")
     _nothing_left(other)
+
+
+@pytest.mark.long
+async def test_a_machine_that_vanishes(head: Head, anyio_backend: str) -> None:
+    """Its network is cut: no connection is closed. And one that the head does not reach cannot join."""
+    token = await asyncio.to_thread(head.shoal, "node", "token")
+    address = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    client = head.client()
+    try:
+        with head.lan.machine(13) as machine:
+            join = (SHOAL, "join", address, "--token-file", "-", "--region", "v")
+            machine.run("nft", _CLOSED.format(head.lan.address))
+            refused = await asyncio.to_thread(partial(machine.run, *join, stdin=token, check=False))
+            assert refused.returncode == EXIT_CODES[FailedPrecondition], refused.stdout
+            machine.run("nft", "delete", "table", "ip", "t")
+            _nothing_left(machine)
+
+            await asyncio.to_thread(partial(machine.run, *join, stdin=token))
+            sandbox = await Sandbox.create.aio(client=client, region="v")
+            flying = asyncio.ensure_future(sandbox.run.aio("sleep 300"))
+            await asyncio.sleep(1.0)
+            machine.unplug()
+            with pytest.raises(SandboxEnded) as lost:
+                await flying
+            assert (lost.value.reason, lost.value.retryable) == (Reason.NODE_LOST, True)
+            await asyncio.to_thread(machine.run, SHOAL, "leave", "--force")
+            _nothing_left(machine)
+    finally:
+        await client.close.aio()
 
 
 async def _server(client: Client, region: str) -> Sandbox:
