@@ -35,6 +35,8 @@ class Found:
     containers: frozenset[str]
     records: frozenset[str]
     disks: frozenset[str]
+    kept_disks: frozenset[str]
+    """Files of disks that outlive a stop."""
     directories: frozenset[str]
     interfaces: frozenset[str]
     holders: frozenset[str]
@@ -54,6 +56,7 @@ def look(cluster: ClusterFile) -> Found:
         containers=frozenset(_containers(cluster)),
         records=frozenset(records),
         disks=frozenset(entry.point.name for entry in mounts.table() if entry.point.parent == run_dir / "d"),
+        kept_disks=frozenset(path.stem for path in _children(state / "node" / "disks")),
         directories=frozenset(path.name for path in _children(run_dir / "c")),
         interfaces=frozenset(_interfaces(cluster.settings["network"]["bridge"])),
         holders=frozenset(holder for holder in records.values() if holder is not None),
@@ -72,6 +75,7 @@ def problems(found: Found, before: Found | None = None) -> list[str]:
         ("containers", "records"),
         ("directories", "records"),
         ("disks", "records"),
+        ("kept_disks", "records"),
         ("interfaces", "containers"),
     ):
         extra = getattr(found, one) - getattr(found, other)

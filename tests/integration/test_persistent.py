@@ -17,6 +17,7 @@ import shoal
 from shoal.actors.names import node_actor_name
 from shoal.client.dual_method import block_on
 from shoal.model import verbs
+from shoal.model.ids import MAIN_PROCESS
 from tests import leaks
 from tests.cluster import Cluster
 from tests.processes import actor_pid, eventually, kill
@@ -69,8 +70,8 @@ def test_files_name_tunnel_and_variables_outlive_a_stop(cluster: Cluster) -> Non
         assert [each.url for each in sandbox.tunnels()] == [tunnel.url, None]
         assert sandbox.expose(WEB + 1, protocol="tcp").address == raw.address
         eventually(lambda: fetch(f"{tunnel.url}page", tunnel.token) == (200, b"here"), what="its command's answer")
-        sandbox.run("kill -9 $(pgrep -f http.server); true")
-        eventually(lambda: sandbox.info().state == "stopped")
+        sandbox.process(MAIN_PROCESS).kill()
+        eventually(lambda: sandbox.info().state == "stopped", what="a stop")
         assert (sandbox.info().reason, sandbox.info().returncode) == ("completed", -9)
         sandbox.start()
     leaks.assert_none(cluster.file, before)

@@ -197,6 +197,11 @@ class Containers:
         async with self._turn_of(key):
             await self._put_away(key)
 
+    async def _finish_stop(self, key: str) -> None:
+        async with self._turn_of(key):
+            if (record := self.records.get(key)) is not None and record.stage is Stage.STOPPED:
+                await self._stop_again(key)  # nobody has started it meanwhile
+
     async def _stop_again(self, key: str) -> None:
         try:
             await self._put_away(key)
@@ -392,8 +397,7 @@ class Containers:
         for key, container in found.items():
             if container.state is not ContainerState.EXITED and self._shall_be_stopped(key):
                 log.warning("container %s runs, though it was stopped", key)
-                with contextlib.suppress(ShoalError):  # the next time, then
-                    await self.stop(key)
+                await self._finish_stop(key)
         await asyncio.to_thread(disks.sweep, self._disk_dir, self.records.copy)  # left by a crash while one was removed
 
     def _shall_be_stopped(self, key: str) -> bool:

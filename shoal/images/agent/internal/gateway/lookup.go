@@ -78,6 +78,7 @@ type tunnelLookup struct {
 	mu      sync.Mutex
 	cache   map[lookupKey]*tunnelInfo
 	pending map[lookupKey]*pendingLookup
+	waking  int // of the pending lookups: those that wait for a start, which takes long
 	secret  []byte
 }
 
@@ -104,9 +105,16 @@ func (l *tunnelLookup) get(ctx context.Context, key lookupKey, maxAge time.Durat
 	}
 	p := l.pending[key]
 	if p == nil {
-		if len(l.pending) >= maxPendingLookups {
+		asked := len(l.pending) - l.waking
+		if key.wake {
+			asked = l.waking
+		}
+		if asked >= maxPendingLookups {
 			l.mu.Unlock()
 			return nil, newProblem(fault.QuotaExceeded, "too many new tunnels are being looked up at once; try again")
+		}
+		if key.wake {
+			l.waking++
 		}
 		p = &pendingLookup{done: make(chan struct{})}
 		l.pending[key] = p
@@ -149,6 +157,9 @@ func (l *tunnelLookup) fetch(key lookupKey, p *pendingLookup) {
 		p.err = err
 	}
 	delete(l.pending, key)
+	if key.wake {
+		l.waking--
+	}
 	close(p.done)
 }
 
