@@ -133,9 +133,9 @@ class Machine:
         self.relays.append(Relay(*args, **options))
         return self.relays[-1]
 
-    def add_slot(self, name: str) -> None:
-        """A slot that lives, and has just asked for a prepared container."""
-        facts = SlotFacts(name, SlotShape(0.125, 128), NODE_ID, None)
+    def add_slot(self, name: str, key: str | None = None) -> None:
+        """A slot that lives, and has just asked for a prepared container, or knows of the one of that key."""
+        facts = SlotFacts(name, SlotShape(0.125, 128), NODE_ID, None, key=key)
         self.slots[name] = Handle(SimpleNamespace(describe=partial(_told, facts)))
 
     async def restart(self) -> None:

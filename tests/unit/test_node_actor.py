@@ -11,6 +11,7 @@ import pytest
 
 from shoal.actors.engines.contract import ContainerState
 from shoal.actors.engines.fake import EngineBroken, EngineDown, EngineStuck
+from shoal.actors.node import prepared
 from shoal.actors.node.records import Stage
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from tests.processes import relay_pid
@@ -64,6 +65,21 @@ async def test_a_prepared_container_outlives_the_node_actor_and_is_given_to_one_
     assert set(place.engine.containers) == {started.key}, "it is the sandbox's by now"
     await place.restart()
     assert (await place.node.container_of("sb-1")).key == started.key
+
+
+async def test_the_sweep_keeps_what_a_slot_knows_of_and_removes_what_it_does_not(
+    place: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for slot in ("slot-1", "slot-2"):
+        place.add_slot(slot)
+    parts = await place.parts()
+    known, unknown = [await place.node.prepare_container(slot, SHAPE) for slot in ("slot-1", "slot-2")]
+    await place.node._sweep(parts)
+    assert set(place.engine.containers) == {known.key, unknown.key}, "the slot may not have heard of it yet"
+    monkeypatch.setattr(prepared, "_SETTLED_S", 0.0)
+    place.add_slot("slot-1", known.key)
+    await place.node._sweep(parts)
+    assert set(place.engine.containers) == {known.key}
 
 
 async def test_a_release_waits_for_what_is_being_prepared(place: Machine) -> None:
