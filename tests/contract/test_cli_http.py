@@ -269,3 +269,19 @@ def test_empty_states_say_what_to_do(lab: ClientLab, known: str, monkeypatch: py
     assert good("events", "--no-follow") == ""
     listed = good("ls")
     assert listed.splitlines()[0].startswith("ID")
+
+
+def test_pools_are_made_listed_resized_and_deleted(known: str) -> None:
+    made = good(
+        "pool", "create", "cli", "shoal/base", "--min", "0", "--max", "4", "--memory", "64:300", "--timeout", "9m"
+    )
+    assert made == ""
+    (pool,) = json.loads(good("pool", "ls", "--json"))
+    assert (pool["name"], pool["max_ready"], pool["spec"]["memory"]) == ("cli", 4, [64, 300])
+    assert (pool["spec"]["timeout"], pool["use"]["ready"]) == (540, 0)
+    assert "cli" in good("pool", "ls")
+    assert json.loads(good("pool", "resize", "cli", "--min", "0", "--max", "7", "--json"))["max_ready"] == 7
+    assert run("pool", "resize", "cli", "--min", "3", "--max", "2").returncode == 2
+    assert run("pool", "rm", "none").returncode == 66
+    good("pool", "rm", "cli")
+    assert json.loads(good("pool", "ls", "--json")) == []
