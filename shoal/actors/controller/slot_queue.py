@@ -52,6 +52,11 @@ class Group:
         return self._count
 
     @property
+    def short(self) -> int:
+        """For how many of them no node has room."""
+        return max(0, self._count - len(self.pinned))
+
+    @property
     def being_made(self) -> int:
         return len(self.pinned) + len(self.pending)
 

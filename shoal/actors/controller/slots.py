@@ -135,11 +135,10 @@ class SlotPool:
         return group.reason if group else None
 
     def waiting(self) -> Iterator[WaitingSandboxes]:
-        """What waits, by request."""
+        """What waits for room, by request: what has room and only starts is left out."""
         now = self.stock.clock()
         for request, group in self._queue.groups.items():
-            count = len(group) - len(group.pinned)
-            if count > 0:
+            if group.short:
                 shape = request.shape
                 yield WaitingSandboxes(
                     cpu=shape.cpu,
@@ -148,9 +147,9 @@ class SlotPool:
                     runtime=request.runtime,
                     regions=request.regions,
                     zone=request.zone,
-                    count=count,
+                    count=group.short,
                     oldest_s=now - group.oldest().since,
-                    in_ray=min(count, len(group.pending)),
+                    in_ray=min(group.short, len(group.pending)),
                 )
 
     # -- the loop -----------------------------------------------------------------------------------
