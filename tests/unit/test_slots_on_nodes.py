@@ -231,3 +231,23 @@ async def test_a_crowd_is_demand_though_ray_is_asked_for_few() -> None:
     assert cluster.waiting == {}
     assert list(cluster.pool.waiting()) == []
     assert cluster.pool.stock.holders.used == {}
+
+
+async def test_other_shapes_are_not_starved_by_those_that_reuse_each_others_slots() -> None:
+    cluster = Cluster({"a": "eu"})
+    busy = await cluster.take(environment="busy", count=4)
+    again = [cluster.begin(environment="busy") for _ in range(2)]
+    await steps(10)
+    other = cluster.begin(Request(SlotShape(1.0, 512)), environment="modest")
+    await steps(10)
+    cluster.pool.put(busy.pop())
+    slot = await other
+    assert (slot.node_id, slot.shape.memory) == ("a", 512)
+    same = cluster.begin(Request(SlotShape(1.0, 256)), environment="busy")
+    await steps(10)
+    cluster.pool.put(busy.pop())
+    await steps(50)
+    assert again[0].done(), "a slot that fits at once goes first, if nobody is treated unfairly"
+    assert not same.done()
+    for task in (again[1], same):
+        task.cancel()

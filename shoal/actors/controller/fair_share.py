@@ -13,6 +13,10 @@ from typing import Protocol, TypeVar
 from shoal.actors.controller.ledger import dominant_share
 from shoal.actors.controller.room import Amount
 
+_CLEARLY = 0.02
+_MUCH_LONGER_S = 5.0
+"""Ten times what the start of another slot takes."""
+
 
 class InLine(Protocol):
     """Who waits. `since`: by any clock that all share."""
@@ -31,7 +35,18 @@ def fairest(waiting: Iterable[W], used: Mapping[str, Amount], total: Amount) -> 
     """Who is next. `used`: what the sandboxes of each environment hold; `total`: what the cluster has."""
 
     def place(waiter: W) -> tuple[float, float]:
-        amount = used.get(waiter.environment)
-        return (0.0 if amount is None else dominant_share(amount, total)), waiter.since
+        return _share(waiter, used, total), waiter.since
 
     return min(waiting, key=place, default=None)
+
+
+def outranks(one: InLine, other: InLine, used: Mapping[str, Amount], total: Amount) -> bool:
+    """Whether `one` is so much more entitled to room that a running slot, which would serve the other at once, ends for
+    it: its environment uses clearly less, or it has waited much longer."""
+    lead = _share(other, used, total) - _share(one, used, total)
+    return lead > _CLEARLY or (lead >= 0 and other.since - one.since > _MUCH_LONGER_S)
+
+
+def _share(waiter: InLine, used: Mapping[str, Amount], total: Amount) -> float:
+    amount = used.get(waiter.environment)
+    return 0.0 if amount is None else dominant_share(amount, total)

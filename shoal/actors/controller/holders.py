@@ -21,6 +21,9 @@ class SlotHolders:
     def know(self, slot: Slot) -> None:
         self._known[slot.id] = slot
 
+    def knows(self, slot: Slot) -> bool:
+        return slot.id in self._known
+
     def forget(self, slot: Slot) -> bool:
         """Whether it was known."""
         return self._known.pop(slot.id, None) is not None

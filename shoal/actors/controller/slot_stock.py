@@ -12,6 +12,7 @@ from shoal.actors.controller.holders import SlotHolders
 from shoal.actors.controller.ledger import NodeFacts, NodeLedger
 from shoal.actors.controller.node_health import NodeHealth
 from shoal.actors.controller.placement import ANYWHERE, OnNode, Request, Selector, Tier, Wait, choose, tiers
+from shoal.actors.controller.room import Amount
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.model.capacity import Capacity
@@ -99,6 +100,9 @@ class SlotStock:
 
     def hold(self, slot: Slot, environment: str) -> None:
         """Notes that a slot holds a sandbox of `environment`. Idempotent."""
+        if not self.holders.knows(slot):  # made elsewhere, for a container that was there already
+            self.ledger.take(slot.node_id, slot.shape)
+            self.unsure = True
         if self.holders.hold(slot, environment):
             self.ledger.hold(slot.node_id, slot.shape)
 
@@ -115,6 +119,11 @@ class SlotStock:
             self._ended.append((self.clock(), slot))
             self.unsure = True
         self.maker.kill(slot)
+
+    def room_without(self, slot: Slot) -> Amount | None:
+        """What is free on the slot's node once it has ended; None where that is not known."""
+        node = self.ledger.nodes.get(slot.node_id or "")
+        return None if node is None else node.free.plus(slot.shape)
 
     @property
     def cordoned(self) -> frozenset[str]:

@@ -7,11 +7,12 @@ none is free, one is made on the node that `placement.py` chooses, or where Ray 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
-from shoal.actors.controller.fair_share import fairest
+from shoal.actors.controller.fair_share import fairest, outranks
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.ledger import NodeView
 from shoal.actors.controller.placement import OnNode, Request, Wait, best_node
@@ -19,11 +20,14 @@ from shoal.actors.controller.reclaim import Waiting, idle_to_end
 from shoal.actors.controller.room import Amount
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_demand import MAX_UNPLACED, SlotDemand, no_capacity
-from shoal.actors.controller.slot_queue import SlotQueue, Waiter
+from shoal.actors.controller.slot_queue import Group, SlotQueue, Waiter
 from shoal.actors.controller.slot_stock import SlotStock
 from shoal.model.capacity import WaitingSandboxes
 from shoal.model.errors import DeadlineExceeded
 from shoal.model.spec import SlotShape
+
+_MOST_GROUPS = 100
+"""Groups of other shapes that are looked at for each slot that comes free."""
 
 
 class SpareSlots(Protocol):
@@ -120,6 +124,9 @@ class SlotPool:
         waiter = self._next(slot)
         if waiter is None:
             self.idle.add(slot, self.stock.clock())
+        elif waiter.group.request.shape != slot.shape:
+            self.stock.discard(slot)  # for its room
+            self._demand.make_one(waiter.group)
         else:
             waiter.group.remove(waiter)
             self.stock.hold(slot, waiter.environment)
@@ -253,18 +260,28 @@ class SlotPool:
         return sum(1 for slot in spare if slot.shape == shape)
 
     def _next(self, slot: Slot) -> Waiter | None:
-        """Whose turn it is for this slot."""
+        """Whose turn it is for this slot, or for the room that its end makes."""
+        used, total = self.stock.holders.used, self.stock.ledger.total
+        same = self._fairest(slot, self._queue.of_shape(slot.shape))
+        other = self._fairest(slot, self._others(slot))
+        if same is not None and (other is None or not outranks(other, same, used, total)):
+            return same
+        return other
+
+    def _fairest(self, slot: Slot, groups: Iterable[Group]) -> Waiter | None:
+        admitted = [group for group in groups if self.stock.admits(group.request, slot)]
         while True:
-            waiter = fairest(
-                (
-                    waiter
-                    for group in self._queue.of_shape(slot.shape)
-                    if self.stock.admits(group.request, slot)
-                    for waiter in group.heads()
-                ),
-                self.stock.holders.used,
-                self.stock.ledger.total,
-            )
+            heads = (waiter for group in admitted for waiter in group.heads())
+            waiter = fairest(heads, self.stock.holders.used, self.stock.ledger.total)
             if waiter is None or not waiter.slot.done():
                 return waiter
             waiter.group.remove(waiter)
+
+    def _others(self, slot: Slot) -> Iterator[Group]:
+        """Those of other shapes that lack room, and would have enough once this slot has ended."""
+        room = self.stock.room_without(slot)
+        if room is not None:
+            for group in islice(self._queue.groups.values(), _MOST_GROUPS):
+                shape = group.request.shape
+                if shape != slot.shape and group.short and room.covers(shape):
+                    yield group
