@@ -19,7 +19,8 @@ NAMESPACE = "shoal"
 """Of all of Shoal's actors in Ray."""
 
 CONTROLLER = "controller"
-"""The controller actor's name there."""
+SCALER = "scaler"
+"""Names there."""
 
 
 def _random() -> str:

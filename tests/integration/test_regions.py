@@ -47,7 +47,8 @@ def west(cluster: Cluster) -> Iterator[str]:
         region=WEST,
         zone="west-1a",
         labels={MACHINE_LABEL: name},
-        environ={machine.VARIABLE: str(file)},
+        # On a loopback Ray refuses a second node, unless it is told that this is meant.
+        environ={machine.VARIABLE: str(file), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
     )
     client = cluster.client
     try:

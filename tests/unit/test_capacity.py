@@ -11,7 +11,7 @@ from shoal.actors.controller.handlers import answer, handlers
 from shoal.actors.controller.machine import Machine
 from shoal.model.access import INSIDE
 from shoal.model.capacity import Capacity, Demand, NodeType
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import InvalidRequest, Unavailable
 from tests.unit.builders import resources, spec
 from tests.unit.controller_world import NODE, World, steps
 
@@ -58,3 +58,15 @@ async def test_a_create_may_ask_for_a_node_that_does_not_run_yet() -> None:
     with pytest.raises(InvalidRequest) as impossible:
         await answer(known, "create", (spec(resources=resources(gpu=2)), 5.0, False), INSIDE)
     assert impossible.value.field == "gpu"
+
+
+async def test_a_controller_that_scaling_has_not_told_yet_refuses_nothing_for_good() -> None:
+    controller = await World().controller()
+    known = handlers(controller.parts)
+    controller.parts.demand.launchable.awaited = True
+    wanted = spec(regions=("us-east-1",))
+    with pytest.raises(Unavailable):
+        await answer(known, "create", (wanted, 5.0, False), INSIDE)
+    await answer(known, "report_capacity", (Capacity((EU,)),), INSIDE)
+    with pytest.raises(InvalidRequest):
+        await answer(known, "create", (wanted, 5.0, False), INSIDE)

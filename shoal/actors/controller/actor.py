@@ -14,10 +14,12 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
+from shoal.actors.handles import find_actor
 from shoal.actors.messages import Drained
 from shoal.model import tasks
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import Unavailable
+from shoal.model.ids import SCALER
 from shoal.model.settings import Settings
 
 log = logging.getLogger("shoal.controller")
@@ -86,6 +88,9 @@ class ControllerActor:
             if opening.done() and self._opening is opening:
                 self._opening = None  # the next call tries again
             raise
+        launchable = parts.demand.launchable
+        if launchable.reported.types == () and await asyncio.to_thread(find_actor, SCALER) is not None:
+            launchable.awaited = True
         self._handlers = handlers(parts)
         self._parts = parts
         return parts

@@ -14,7 +14,7 @@ from shoal.actors.controller.quotas import check_quota, check_weight
 from shoal.actors.controller.record import SandboxRecord, spec_weight
 from shoal.actors.controller.registry import Registry
 from shoal.model.access import Caller
-from shoal.model.errors import Unavailable
+from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.ids import new_sandbox_id
 from shoal.model.settings import Limits
 from shoal.model.spec import SandboxSpec
@@ -48,7 +48,14 @@ class Admission:
         self.accounts.quota(spec.environment)
         if self.closed:
             raise Unavailable("the cluster is being shut down; nothing was created")
-        check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
+        try:
+            check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
+        except InvalidRequest:
+            if self.launchable.awaited:
+                raise Unavailable(
+                    "the controller has just started, and does not know yet which nodes could be launched; try again"
+                ) from None
+            raise
 
     def admit(
         self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None

@@ -25,9 +25,11 @@ class Outlook(Enum):
 
 @dataclass(slots=True)
 class LaunchableNodes:
-    """The nodes that scaling launches, or could launch. Without scaling there are none."""
+    """The nodes that scaling launches, or could launch. Without scaling there are none. `awaited`: there is scaling,
+    but since the controller has started it has not reported yet."""
 
     reported: Capacity = field(default_factory=Capacity)
+    awaited: bool = False
     _machines: list[tuple[NodeType, Machine]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,6 +37,7 @@ class LaunchableNodes:
 
     def report(self, capacity: Capacity) -> None:
         self.reported = capacity
+        self.awaited = False
         self._machines = [(each, as_machine(each)) for each in capacity.types if each.max > 0]
 
     def machines(self) -> list[Machine]:

@@ -27,12 +27,10 @@ from shoal.cluster.scaling.ray_config import monitor_environment, ray_config
 from shoal.model import verbs
 from shoal.model.cluster_file import write_private
 from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
-from shoal.model.ids import CONTROLLER, NAMESPACE
+from shoal.model.ids import CONTROLLER, NAMESPACE, SCALER
 from shoal.model.ray_errors import translate
 
 log = logging.getLogger("shoal.scaling")
-
-NAME = "scaler"
 
 _EACH_S = 1.0
 _ANSWER_S = 5.0
@@ -43,7 +41,7 @@ _TOLD_EACH_S = 5.0
 def scaler_options() -> dict[str, Any]:
     """Restarted without limit, on the head node."""
     return {
-        "name": NAME,
+        "name": SCALER,
         "namespace": NAMESPACE,
         "lifetime": "detached",
         "num_cpus": 0,
