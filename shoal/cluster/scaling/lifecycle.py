@@ -61,8 +61,7 @@ def end_machines(state_dir: Path, *, forget: bool) -> list[ShoalError]:
         quiet = 0 if left or errors else quiet + 1
         if quiet < 2:
             time.sleep(_LOOK_S)
-    while not local.is_empty(state_dir) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    local.await_gone(state_dir, deadline)
     if not errors:
         files.forget(description=forget)
     return errors

@@ -10,10 +10,12 @@ clouds' failures: tests write them into `<state_dir>/scaling/faults.json`.
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +33,9 @@ from shoal.model.cluster_file import write_private
 
 _MACHINES = "m"
 """Short: Ray's sockets lie below it."""
+
+_STARTS_S = 15.0
+"""For so long a process that ends a machine may take to start."""
 
 _ERRORS: Mapping[str, type[CloudError]] = {
     each.kind: each
@@ -159,12 +164,26 @@ def _records(state_dir: Path) -> Iterator[tuple[Path, LocalMachine]]:
 def _machine(directory: Path, record: LocalMachine) -> Machine:
     joined = joined_file.path_in(directory).exists()
     state = MachineState.RUNNING if joined else MachineState.STARTING
-    if (directory / "ending").exists():
+    if _is_ending(directory / "ending"):
         state = MachineState.TERMINATING
     return Machine(
         id=record.id, type=record.type, state=state, address="127.0.0.1", launched_at=record.launched_at,
         tags=record.tags,
     )  # fmt: skip
+
+
+def _is_ending(path: Path) -> bool:
+    """Whether a process is at it, or starts. If it was killed, the machine runs on, to be ended again."""
+    try:
+        with path.open() as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime < _STARTS_S:
+                return True
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _run(state_dir: Path, directory: Path, what: str) -> None:
@@ -205,6 +224,10 @@ def _address(little_endian: str) -> str:
     return ".".join(str(byte) for byte in reversed(bytes.fromhex(little_endian)))
 
 
-def is_empty(state_dir: Path) -> bool:
-    """Whether no pretend machine is left."""
-    return not os.path.isdir(state_dir / _MACHINES) or not any((state_dir / _MACHINES).iterdir())
+def await_gone(state_dir: Path, deadline: float) -> None:
+    """Waits until no pretend machine is left, or until `deadline` by the monotonic clock."""
+    while any(_records(state_dir)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if not any(_records(state_dir)):
+        # A launch that was cut short leaves a directory without a record, in which nothing was started.
+        shutil.rmtree(state_dir / _MACHINES, ignore_errors=True)

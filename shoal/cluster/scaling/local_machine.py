@@ -72,7 +72,13 @@ def _end(directory: Path) -> None:
     with (directory / "ending").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         local_join.leave(settings, force=True, timeout_s=5.0)
-        shutil.rmtree(directory, ignore_errors=True)
+        # The record last: as long as it is there, the machine is listed, and ended again if this is killed.
+        for path in directory.iterdir():
+            if path.name != "record.json":
+                remove = shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink
+                remove(path)
+        (directory / "record.json").unlink(missing_ok=True)
+        directory.rmdir()
 
 
 if __name__ == "__main__":
