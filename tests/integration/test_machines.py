@@ -38,6 +38,25 @@ _CLOSED = (
 )
 """Rules of a machine that nobody calls: as behind NAT."""
 
+_WAIT = """
+import asyncio, json, sys
+import shoal
+
+async def main():
+    client = await shoal.connect.aio()
+    assert type(client.transport).__name__ == "RayTransport"
+    sandbox = await shoal.Sandbox.from_id.aio(sys.argv[1])
+    process = await sandbox.exec.aio("sleep 300")
+    calls = [asyncio.ensure_future(call) for call in (process.wait.aio(), sandbox.run.aio("sleep 300"))]
+    await asyncio.sleep(1)
+    print("ready", flush=True)
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    print(json.dumps([[end.reason, end.retryable] for end in ends]))
+
+asyncio.run(main())
+"""
+"""Waits in a sandbox, through Ray and the relay, and tells what its calls end with."""
+
 SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 
@@ -73,6 +92,14 @@ class Head:
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Starts a program that joins the cluster's Ray."""
+        exports = [line.removeprefix("export ") for line in self.shoal("status", "--env").splitlines()]
+        environ = {**os.environ, **self.environ, **dict(line.split("=", 1) for line in exports)}
+        if "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in "".join(exports):
+            environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+        return subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, text=True)
 
     def client(self) -> Client:
         told = json.loads(self.shoal("status", "--json"))
@@ -192,11 +219,15 @@ async def test_a_machine_that_vanishes(head: Head, anyio_backend: str) -> None:
             await asyncio.to_thread(partial(machine.run, *join, stdin=token))
             sandbox = await Sandbox.create.aio(client=client, region="v")
             flying = asyncio.ensure_future(sandbox.run.aio("sleep 300"))
-            await asyncio.sleep(1.0)
+            through_ray = await asyncio.to_thread(head.start, sys.executable, "-c", _WAIT, sandbox.id)
+            assert through_ray.stdout is not None
+            assert await asyncio.to_thread(through_ray.stdout.readline) == "ready\n"
             machine.unplug()
             with pytest.raises(SandboxEnded) as lost:
                 await flying
             assert (lost.value.reason, lost.value.retryable) == (Reason.NODE_LOST, True)
+            told, _ = await asyncio.to_thread(through_ray.communicate, timeout=60)
+            assert json.loads(told) == [["node_lost", True], ["node_lost", True]]
             await asyncio.to_thread(machine.run, SHOAL, "leave", "--force")
             _nothing_left(machine)
     finally:

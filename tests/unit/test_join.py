@@ -176,7 +176,7 @@ def test_a_node_of_a_cluster_that_was_started_anew_is_started_anew(
     joined_file.write(settings.state_dir, joined)
     monkeypatch.setattr(local_join, "well", lambda joined: True)
     monkeypatch.setattr(local_join, "_take_down", lambda *_, **__: [])
-    monkeypatch.setattr(local_join, "_start", lambda *_: joined)
+    monkeypatch.setattr(local_join, "_start", lambda *_, **__: joined)
     for ray_token, started in ((TOKEN.ray_token, False), ("cd" * 32, True)):
         again = JoinOptions(head=JOINED.head, token=replace(TOKEN, ray_token=ray_token), admitted=False)
         assert local_join.join(settings, again).started == started
@@ -229,3 +229,50 @@ def test_what_still_runs_keeps_it_unless_it_is_forced(settings: Settings, monkey
         local_join.leave(settings)
     assert raised.value.state == "in_use"
     assert local_join.leave(settings, force=True)
+
+
+def test_a_node_that_is_repaired_is_as_it_was(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = settings.state_dir / "auth_token"
+    cluster_file.write_private(token, TOKEN.ray_token.encode())
+    options = {"region": "eu", "zone": None, "cpus": 3, "memory": None, "gpus": 0, "labels": {"a": "b"}, "environ": {}}
+    joined_file.write(settings.state_dir, replace(JOINED, auth_token_path=str(token), options=options))
+    seen: list[JoinOptions] = []
+
+    def start(_: Settings, options: JoinOptions, __: object, *, forget: bool) -> JoinedFile:
+        assert not forget
+        seen.append(options)
+        return JOINED
+
+    monkeypatch.setattr(local_join, "well", lambda joined: False)
+    monkeypatch.setattr(local_join, "_take_down", lambda *_, **__: [])
+    monkeypatch.setattr(local_join, "_start", start)
+    local_join.join(settings)
+    local_join.join(settings, JoinOptions(region="us"))
+    first, second = seen
+    assert (first.head, first.address, first.region, first.gpus) == (JOINED.head, JOINED.address, "eu", 0)
+    assert (dict(first.labels), second.region, second.cpus) == ({"a": "b"}, "us", 3)
+    assert first.token is not None
+    assert first.token.ray_token == TOKEN.ray_token
+
+
+def test_a_repair_that_fails_can_be_tried_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a reboot, when the head is not there yet."""
+    token = settings.state_dir / "auth_token"
+    cluster_file.write_private(token, TOKEN.ray_token.encode())
+    joined = replace(
+        JOINED,
+        head=f"127.0.0.2:{free_port()}",
+        address="127.0.0.1",
+        auth_token_path=str(token),
+        engine_address="unix:///nowhere.sock",
+        run_dir=str(settings.run_dir),
+        temp_dir=str(settings.state_dir / "ray" / "s"),
+        settings=settings.to_dict(),
+        engine=None,
+    )
+    joined_file.write(settings.state_dir, joined)
+    monkeypatch.setattr(local_join, "_sweep", lambda *_: [])
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            local_join.join(settings)
+        assert joined_file.read(settings.state_dir) == joined

@@ -36,6 +36,8 @@ from shoal.model.report import Report, silent
 from shoal.model.settings import Settings
 
 _HEAD_S = 5.0
+_KEPT = ("region", "zone", "cpus", "memory", "gpus", "labels", "environ")
+"""Options that a node keeps when it is joined again without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,8 @@ def join(settings: Settings, options: JoinOptions | None = None, report: Report 
             return Joined(before, started=False)
         if before is not None:
             with report("Taking away what is left of a node that died"):
-                take_down.raise_first(_take_down(settings.state_dir, before, keep_engine=True))
-        return Joined(_start(settings, options, report), started=True)
+                take_down.raise_first(_take_down(settings.state_dir, before, keep_engine=True, forget=False))
+        return Joined(_start(settings, options, report, forget=before is None), started=True)
 
 
 def leave(settings: Settings, *, force: bool = False, timeout_s: float = 60.0, report: Report = silent) -> bool:
@@ -124,8 +126,11 @@ def leave(settings: Settings, *, force: bool = False, timeout_s: float = 60.0, r
                 raise Unavailable(
                     f"{error.message}; `shoal leave --force` leaves without the head, and ends what runs here"
                 ) from None
+        except ShoalError:
+            if not force:
+                raise
         with report("Stopping the node"):
-            take_down.raise_first(_take_down(settings.state_dir, joined, keep_engine=False))
+            take_down.raise_first(_take_down(settings.state_dir, joined, keep_engine=False, forget=True))
         return True
 
 
@@ -161,7 +166,9 @@ def _completed(settings: Settings, options: JoinOptions, before: JoinedFile | No
     if options.head is None:
         if before is None:
             raise InvalidRequest("HEAD: name the head, as host:port; `shoal node token` there tells", field="head")
-        options = replace(options, head=before.head)
+        kept = {name: before.options.get(name) for name in _KEPT if getattr(options, name) in (None, {})}
+        given = {name: value for name, value in kept.items() if value is not None}
+        options = replace(options, head=before.head, **given)
     head = normal_head(options.head or "")
     if options.token is None:
         if before is None or before.head != head:
@@ -204,7 +211,8 @@ def _token_of(before: JoinedFile) -> JoinToken:
     return JoinToken(before.cluster, ray_token, {})
 
 
-def _start(settings: Settings, options: JoinOptions, report: Report) -> JoinedFile:
+def _start(settings: Settings, options: JoinOptions, report: Report, *, forget: bool) -> JoinedFile:
+    """`forget`: where it fails, nothing is remembered. Else the next `join` without arguments tries again."""
     state, run_dir, head, token = settings.state_dir, settings.run_dir, options.head, options.token
     assert head is not None
     assert token is not None
@@ -233,6 +241,7 @@ def _start(settings: Settings, options: JoinOptions, report: Report) -> JoinedFi
         temp_dir=str(temp_dir),
         joined_at=time.time(),
         settings=settings.to_dict(),
+        options={name: getattr(options, name) for name in _KEPT},
     )
     # The intent: what is started from here on, `leave` finds.
     joined_file.write(state, joined)
@@ -259,7 +268,7 @@ def _start(settings: Settings, options: JoinOptions, report: Report) -> JoinedFi
             with report("Joining the cluster"):
                 local_actors.admit(joined)
     except BaseException:
-        _take_down(state, joined, keep_engine=False)
+        _take_down(state, joined, keep_engine=False, forget=forget)
         raise
     return joined
 
@@ -317,7 +326,7 @@ def _check_alone(settings: Settings, cluster: str, name: str) -> None:
         )
 
 
-def _take_down(state: Path, joined: JoinedFile, *, keep_engine: bool) -> list[ShoalError]:
+def _take_down(state: Path, joined: JoinedFile, *, keep_engine: bool, forget: bool) -> list[ShoalError]:
     """Every step, whatever became of those before; what went wrong and is still there."""
     temp_dir, run_dir = Path(joined.temp_dir), Path(joined.run_dir)
     local_ray.stop(joined.name, temp_dir)
@@ -325,7 +334,7 @@ def _take_down(state: Path, joined: JoinedFile, *, keep_engine: bool) -> list[Sh
     errors = _sweep(joined, engine.address if engine is not None else None)
     if not keep_engine and not errors:
         take_down.stop_engine(engine, state, run_dir)
-    if not errors:
+    if not errors and forget:
         joined_file.remove(state)
         for name in ("auth_token", "machine.json"):
             (state / name).unlink(missing_ok=True)

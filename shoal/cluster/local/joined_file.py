@@ -21,7 +21,8 @@ class JoinedFile:
     """A machine that has joined a cluster.
 
     `cluster`: the cluster's id; `name`: this machine's own, by which its containers, processes and Ray node are found;
-    `head`: `host:port` of Ray's head; `address`: this machine's in the cluster. `settings`: this machine's.
+    `head`: `host:port` of Ray's head; `address`: this machine's in the cluster. `settings`: this machine's; `options`:
+    how it was joined, for the next time (`JoinOptions`, those of the node).
     """
 
     cluster: str
@@ -36,6 +37,7 @@ class JoinedFile:
     engine: ProcessRef | None = None
     ray: tuple[ProcessRef, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
 
