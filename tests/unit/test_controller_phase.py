@@ -10,7 +10,6 @@ import pytest
 from shoal.actors.controller.phase import (
     ACCEPTED,
     ACTIVITY,
-    EDGES,
     ENDED,
     LAUNCHED,
     LOSABLE,
@@ -19,10 +18,9 @@ from shoal.actors.controller.phase import (
     STATE,
     Action,
     Event,
-    Lifecycle,
     Phase,
-    step,
 )
+from shoal.actors.controller.phase_table import EDGES, Lifecycle, step
 from shoal.model.errors import FailedPrecondition
 from shoal.model.states import LIVE, MAY_BECOME, TERMINAL, State
 

@@ -6,6 +6,8 @@
     sandboxes.py      what clients ask of sandboxes
     admission.py      from a spec to an accepted sandbox
     supervisor.py     watches sandboxes, ends them, resumes those of an earlier controller
+    phase.py          the phases of a sandbox's life
+    phase_table.py    which event leads from which to which (pure)
     launcher.py       brings sandboxes up
     starting.py       stops persistent sandboxes and starts them again
     persistence.py    how a stopped one comes up on its machine

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from shoal.actors.controller.phase import ENDED, RESTING, STATE, Lifecycle, Phase
+from shoal.actors.controller.phase import ENDED, RESTING, STATE, Phase
+from shoal.actors.controller.phase_table import Lifecycle
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
 from shoal.model.errors import ShoalError

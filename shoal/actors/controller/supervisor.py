@@ -1,5 +1,5 @@
-"""Carries out what a sandbox's phase asks for, one activity after another, from its acceptance to its end. `phase.py`
-decides.
+"""Carries out what a sandbox's phase asks for, one activity after another, from its acceptance to its end.
+`phase_table.py` decides.
 
 The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on
 record what it was about to do:
