@@ -24,6 +24,9 @@ _MAX_STARTING = 1000
 _STUCK_S = 30.0
 """Seconds without any slot's start after which one is sought another node: others have taken its room."""
 
+_YIELD_S = 1.0
+"""Seconds for which Ray is not to look for room, so that a slot gets it that was asked for there."""
+
 _ATTEMPTS = 3
 """Slots in a row that may fail to start before who has waited longest is told."""
 
@@ -61,10 +64,26 @@ class SlotDemand:
             self.make(group, choice.node_id)
             return True
         group.reason, group.selector = choice.reason, choice.selector
-        if not group.request.patient or self._pending >= MAX_UNPLACED_IN_ALL:
+        if not group.request.patient or self._pending >= MAX_UNPLACED_IN_ALL or self.stock.clock() < group.not_before:
             return False
         self.make(group, None)
         return True
+
+    def make_instead_of(self, slot: Slot, group: Group) -> None:
+        """Ends a slot, and makes one for a group of another shape in its place."""
+        node_id, stock = slot.node_id, self.stock
+        stock.discard(slot)
+        node = stock.ledger.nodes.get(node_id or "")
+        if node is None or not node.free.covers(group.request.shape):
+            return
+        group.helped = stock.clock()
+        for other in self.queue.groups.values():
+            if other.pending and node.free.covers(other.request.shape) and other.selector.allows(node):
+                # Ray would give the room to whichever it looks at first.
+                other.not_before = stock.clock() + _YIELD_S
+                for making in list(other.pending.values()):
+                    self._retract(making)
+        self.make(group, node.id)
 
     def make(self, group: Group, node_id: str | None) -> None:
         """On a node, or (None) wherever the group's selector allows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from shoal.actors.controller.placement import ANYWHERE, Request, Selector
 from shoal.actors.controller.slot import Slot
@@ -37,7 +38,8 @@ class Making:
 class Group:
     """Those that wait with one request. `pinned`, `pending`: the slots that were asked for on their behalf, on a node
     or wherever `selector` allows; `reason`: why they wait, for people; `failures`: slots that did not start, since one
-    did."""
+    did; `helped`: when a slot of another shape last ended for its room; `not_before`: until when Ray is not to
+    look for room for it; both by the pool's clock."""
 
     request: Request
     pinned: dict[str, Making] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Group:
     selector: Selector = ANYWHERE
     reason: str = STARTING
     failures: int = 0
+    helped: float = -inf
+    not_before: float = -inf
     _waiters: dict[str, dict[Waiter, None]] = field(default_factory=dict)
     _count: int = 0
 

@@ -26,6 +26,9 @@ from shoal.model.capacity import WaitingSandboxes
 from shoal.model.errors import DeadlineExceeded
 from shoal.model.spec import SlotShape
 
+_HELP_EACH_S = 2.0
+"""Seconds after which another slot may end for a group of another shape: workers must not come and go for that."""
+
 _MOST_GROUPS = 100
 """Groups of other shapes that are looked at for each slot that comes free."""
 
@@ -125,8 +128,7 @@ class SlotPool:
         if waiter is None:
             self.idle.add(slot, self.stock.clock())
         elif waiter.group.request.shape != slot.shape:
-            self.stock.discard(slot)  # for its room
-            self._demand.make_one(waiter.group)
+            self._demand.make_instead_of(slot, waiter.group)
         else:
             waiter.group.remove(waiter)
             self.stock.hold(slot, waiter.environment)
@@ -283,5 +285,6 @@ class SlotPool:
         if room is not None:
             for group in islice(self._queue.groups.values(), _MOST_GROUPS):
                 shape = group.request.shape
-                if shape != slot.shape and group.short and room.covers(shape):
+                lately = self.stock.clock() - group.helped < _HELP_EACH_S
+                if shape != slot.shape and group.short and not lately and room.covers(shape):
                     yield group
