@@ -12,11 +12,11 @@ from shoal.actors.controller.phase import Phase
 from shoal.actors.controller.ready_slots import NO_ROOM
 from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
-from shoal.model.errors import ImageNotFound, ShoalError
+from shoal.model.errors import ImageNotFound, ShoalError, Unavailable
 from shoal.model.info import Cordon, SandboxInfo
 from shoal.model.states import State
 from tests.unit.builders import resources, spec
-from tests.unit.controller_world import NODE, Controller, World, until
+from tests.unit.controller_world import NODE, Controller, Refusal, World, _nothing, steps, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -248,6 +248,59 @@ async def test_a_creator_need_not_wait_for_the_disk_to_be_told_and_loses_nothing
     assert found is not None
     await until(lambda: found.life.phase is Phase.RUNNING, "it is resumed")
     assert world.starts == [info.id]
+    await controller.kill()
+
+
+async def test_a_ready_slot_takes_a_sandbox_while_that_is_being_recorded() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    pool = declared(controller, 1, 1)
+    await filled(pool, 1)
+    refusal = Refusal(world)
+    creating = controller.begin(controller.parts.sandboxes.create(spec(), 5.0, True, INSIDE))
+    await refusal.come.wait()
+    await until(lambda: len(world.starts) == 1, "its slot holds it")
+    assert not creating.done()
+    refusal.refuse.set()
+    with pytest.raises(Unavailable):
+        await creating
+    assert world.containers == {}, "nothing is left of what was refused"
+    assert not any(slot.sandbox_id for slot in world.slots.values())
+    world.before_write = _nothing
+    assert (await create(controller)).node_id is not None
+    await controller.kill()
+
+
+async def test_a_ready_slot_does_not_run_a_command_before_it_is_recorded() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    pool = declared(controller, 1, 1)
+    await filled(pool, 1)
+    refusal = Refusal(world)
+    creating = controller.begin(controller.parts.sandboxes.create(spec(command=("true",)), 5.0, True, INSIDE))
+    await refusal.come.wait()
+    await steps(50)
+    assert world.starts == []
+    refusal.refuse.set()
+    with pytest.raises(Unavailable):
+        await creating
+    await controller.kill()
+
+
+async def test_a_controller_that_dies_while_it_records_leaves_no_slot_that_holds_something() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    pool = declared(controller, 1, 1)
+    await filled(pool, 1)
+    refusal = Refusal(world)
+    controller.begin(controller.parts.sandboxes.create(spec(), 5.0, True, INSIDE))
+    await refusal.come.wait()
+    await until(lambda: len(world.starts) == 1, "its slot holds it")
+    await controller.kill()
+    world.before_write = _nothing
+    controller = await world.controller()
+    await until(lambda: not any(slot.alive for slot in world.slots.values()), "its slot is ended")
+    assert controller.parts.registry.live() == []
     await controller.kill()
 
 

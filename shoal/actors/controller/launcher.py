@@ -3,8 +3,10 @@ which is next."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,13 +15,18 @@ from shoal.actors.controller.phase import Event
 from shoal.actors.controller.placement import request_for
 from shoal.actors.controller.record_writer import RecordWriter, created, may_be_written
 from shoal.actors.controller.run import Outcome, Run
+from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
-from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
+from shoal.model import tasks
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
 
 ATTEMPTS = 3
 """New slots that may die starting one sandbox. Idle ones do not count: any number of them may have died unnoticed."""
+
+
+_UNDO_S = 30.0
 
 
 @dataclass(slots=True)
@@ -31,11 +38,19 @@ class Launcher:
     call: Callable[..., Awaitable[Any]]
 
     async def write_acceptance(self, run: Run) -> Outcome:
-        """Puts the sandbox on record for the first time, with its slot if one was idle."""
+        """Puts the sandbox on record for the first time, with its slot if one was idle.
+
+        A slot that is ready takes it meanwhile, unless it has a command: nobody sees anything of that before it is on
+        record, and if it never is, the slot is wiped, or ended by the next controller."""
         happened = [created(run.record)] if run.slot is None else [created(run.record), *run.news()]
+        if run.slot is not None and run.slot.prepared is not None:
+            run.slot.prepared = None
+            if not run.record.spec.command:
+                run.early = tasks.shared(self._start(run, run.slot), "start in ready slot")
         try:
             await self.writer.put(run.record, *happened, audit=run.audit)
         except ShoalError as error:
+            await self._undo_early(run)
             return _not_written(error)
         return Outcome(Event.WRITTEN)
 
@@ -64,16 +79,36 @@ class Launcher:
         """Has the slot start it. The slot joins a start that it has made already."""
         assert run.slot is not None
         run.attempts += run.slot.idle_since == 0.0
-        left_s = max(0.1, run.record.deadline - time.time())
+        early, run.early = run.early, None
         try:
-            started: SandboxStarted = await self.call(
-                run.slot.handle, "start", run.record.id, run.record.spec, timeout_s=left_s
-            )
+            started = await (self._start(run, run.slot) if early is None else asyncio.shield(early))
         except ShoalError as error:
             self.pool.stock.health.failed(run.slot.node_id, run.record.id, run.record.spec.image, error)
             return _not_started(run, error)
         self.pool.stock.health.started(run.slot.node_id, run.record.spec.image)
         return Outcome(Event.STARTED, started=started)
+
+    async def _start(self, run: Run, slot: Slot) -> SandboxStarted:
+        left_s = max(0.1, run.record.deadline - time.time())
+        started: SandboxStarted = await self.call(
+            slot.handle, "start", run.record.id, run.record.spec, timeout_s=left_s
+        )
+        return started
+
+    async def _undo_early(self, run: Run) -> None:
+        """The store did not take it: its slot lets go of it, or ends."""
+        early, run.early = run.early, None
+        if early is None or run.slot is None:
+            return
+        slot, sandbox_id = run.slot, run.record.id
+        try:
+            with suppress(SandboxNotFound):  # its start had failed, and left nothing
+                await asyncio.wait([early])
+                await self.call(slot.handle, "terminate", sandbox_id, "it could not be recorded", timeout_s=_UNDO_S)
+                await self.call(slot.handle, "wipe", sandbox_id, timeout_s=_UNDO_S)
+        except ShoalError:
+            run.slot = None
+            self.pool.stock.discard(slot)  # its node sweeps the container
 
 
 def _not_written(error: ShoalError) -> Outcome:

@@ -265,7 +265,7 @@ class ReadySlots:
             return None
         pool.taken += 1
         slot = pool.drop(found)
-        slot.idle_since, slot.prepared = now, None
+        slot.idle_since = now
         return slot
 
     def _end_pool(self, pool: KeptPool) -> None:

@@ -31,8 +31,8 @@ class Outcome:
 class Run:
     """A living sandbox. `audit`: goes on record with its acceptance. `slot`: the one that is to start it or holds it;
     `node_id`: where one was that is lost or not trusted any more. `attempts`: starts in new slots. `end`: with which it
-    will end. `remains`: a container may be left of its start. `told`: the public state that was told last. `task`:
-    carries out its activities, one after another.
+    will end. `early`: its start in a slot that was ready. `remains`: a container may be left of its start. `told`: the
+    public state that was told last. `task`: carries out its activities, one after another.
     """
 
     record: SandboxRecord
@@ -41,6 +41,7 @@ class Run:
     node_id: str | None = None
     attempts: int = 0
     end: End | None = None
+    early: asyncio.Task[SandboxStarted] | None = None
     remains: bool = False
     told: State | None = None
     task: asyncio.Task[None] | None = None
