@@ -47,6 +47,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NODE = "node-fake"
+MACHINE = "m-fake"
 _SECRET = bytes(range(32))
 _TICK_S = 0.01
 _PATIENCE_S = 20.0
@@ -200,6 +201,9 @@ class _Cluster:
     async def remove_sandbox(self, sandbox_id: str) -> None:
         pass
 
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        pass
+
     async def expose(self, sandbox_id: str, port: int, private: bool) -> str:
         return "127.0.0.1:1"
 
@@ -259,6 +263,9 @@ class _Nodes(Nodes):
         anywhere = _AnyRegion()
         return {NODE: Machine(1e6, 1 << 40, 1e6, 1 << 40, 64, anywhere, ("runc", "runsc"), 1 << 22, anywhere)}
 
+    def of_machine(self, machine: str) -> str | None:
+        return NODE if machine == MACHINE else None
+
     def known(self, node_id: str) -> bool:
         return True
 
@@ -294,14 +301,21 @@ class _SandboxActor:
     watch: asyncio.Task[None] | None = field(default=None)
 
     async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
-        agent = FakeAgent(self._note)
+        agent = self.cluster.agents[sandbox_id] = FakeAgent(self._note)
+        return self._begin(sandbox_id, spec, agent)
+
+    async def restart(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+        agent = self.cluster.agents[sandbox_id]  # with its files
+        agent.processes.clear()
+        return self._begin(sandbox_id, spec, agent)
+
+    def _begin(self, sandbox_id: str, spec: SandboxSpec, agent: FakeAgent) -> SandboxStarted:
         self.main = agent.start(Start(MAIN_PROCESS, spec.command)) if spec.command else None
         self.sandbox_id, self.end = sandbox_id, asyncio.get_running_loop().create_future()
-        self.cluster.agents[sandbox_id] = agent
         if self.main is not None:
             self.cluster.mains[sandbox_id] = self.main
-            self.watch = asyncio.create_task(self._watch(self.main, self.end))
-        return SandboxStarted("c-fake", NODE, "127.0.0.1:1", time.time(), warm=False)
+            self.watch = asyncio.create_task(self._watch(self.main, self.end, spec.persistent))
+        return SandboxStarted("c-fake", NODE, "127.0.0.1:1", time.time(), warm=False, machine=MACHINE)
 
     async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
         raise NotFound("its container is gone")
@@ -310,9 +324,12 @@ class _SandboxActor:
         return await asyncio.shield(self._held(sandbox_id))
 
     async def terminate(self, sandbox_id: str, message: str) -> End:
-        end = self._held(sandbox_id)
+        return await self.stop(sandbox_id, Reason.TERMINATED, message)
+
+    async def stop(self, sandbox_id: str, reason: Reason, message: str) -> End:
+        end, code, kept = self._held(sandbox_id), None if self.main is None else -9, reason is not Reason.TERMINATED
         if not end.done():
-            end.set_result(End(Reason.TERMINATED, None if self.main is None else -9, message, time.time()))
+            end.set_result(End(reason, code, message, time.time(), kept))
         for process in self.cluster.agents[sandbox_id].processes.values():
             process.kill(9)
         return end.result()
@@ -330,11 +347,11 @@ class _SandboxActor:
             raise SandboxNotFound("it is not here")
         return self.end
 
-    async def _watch(self, main: FakeProcess, end: asyncio.Future[End]) -> None:
+    async def _watch(self, main: FakeProcess, end: asyncio.Future[End], kept: bool) -> None:
         while (code := main.exit) is None:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(_TICK_S)
         with suppress(asyncio.InvalidStateError):
-            end.set_result(End(Reason.COMPLETED, code, f"its command ended with {code}", time.time()))
+            end.set_result(End(Reason.COMPLETED, code, f"its command ended with {code}", time.time(), kept))
 
 
 def _note_error(result: asyncio.Future[Any]) -> None:

@@ -163,6 +163,42 @@ def test_a_name_that_is_taken_is_refused_and_free_again_after_the_end(lab: Clien
         assert shoal.Sandbox.from_name("one", client=lab.client).id == again.id
 
 
+# Stopping
+
+
+def test_a_persistent_sandbox_is_stopped_and_started_again(lab: ClientLab) -> None:
+    sandbox = shoal.Sandbox.create(persistent=True, name="dev", client=lab.client)
+    assert sandbox.info().spec.timeout is None, "it has no lifetime unless one is given"
+    sandbox.files.write_text("/a", "kept")
+    with sandbox:
+        sandbox.stop()
+        for use in (lambda: sandbox.run("true"), lambda: sandbox.files.read_text("/a")):
+            with pytest.raises(shoal.FailedPrecondition) as caught:
+                use()
+            assert caught.value.state == "stopped"
+        assert (sandbox.info().reason, sandbox.poll()) == (shoal.Reason.STOPPED, None)
+        sandbox.start()
+        assert sandbox.files.read_text("/a") == "kept"
+    assert sandbox.info().state == shoal.State.STOPPED, "its block stops it"
+    assert [each.id for each in shoal.Sandbox.list(client=lab.client)] == [sandbox.id]
+    sandbox.terminate()
+    assert sandbox.poll() == 137
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"restart": "always"}, "restart"),
+        ({"persistent": True, "restart": "sometimes"}, "restart"),
+        ({"persistent": True, "owner_lease": 60}, "owner_lease"),
+    ],
+)
+def test_options_of_persistence_that_make_no_sense(lab: ClientLab, options: dict[str, Any], field: str) -> None:
+    with pytest.raises(shoal.InvalidRequest) as caught:
+        shoal.Sandbox.create(client=lab.client, **options)
+    assert caught.value.field == field
+
+
 # Ending
 
 

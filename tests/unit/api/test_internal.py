@@ -43,14 +43,16 @@ class Asking:
         self.cluster = FakeTransport()
         self.app = make_internal_app(make_app(self.cluster, Settings()))
 
-    async def sandbox(self) -> str:
-        return (await self.cluster.create(spec(), deadline=5)).id
+    async def sandbox(self, **options: Any) -> str:
+        return (await self.cluster.create(spec(**options), deadline=5)).id
 
     async def token(self, environment: str = "*", scope: Scope = Scope.RUN) -> str:
         return (await self.cluster.ask(verbs.create_token, "t", environment, scope, None))[1]
 
-    async def ask(self, sandbox: str, port: int = 80, api_token: str | None = None) -> dict[str, Any]:
-        body = {"sandbox": sandbox, "port": port, "api_token": api_token}
+    async def ask(
+        self, sandbox: str, port: int = 80, api_token: str | None = None, *, wake: bool = False
+    ) -> dict[str, Any]:
+        body = {"sandbox": sandbox, "port": port, "api_token": api_token, "wake": wake}
         status, told = await call(self.app, "POST", "/tunnel", body)
         assert status == 200, told
         return dict(told)
@@ -81,6 +83,21 @@ async def test_what_is_wrong_with_the_sandbox(asking: Asking) -> None:
     assert not (await asking.ask(made))["open"], "a tcp tunnel is none of the gateway's"
     await asking.cluster.terminate(made)
     assert (await asking.ask(made))["refusal"]["status"] == 410
+
+
+async def test_a_stopped_sandbox_is_started_only_for_who_was_admitted_to_a_tunnel_of_its_own(asking: Asking) -> None:
+    made, shy = await asking.sandbox(persistent=True), await asking.sandbox(persistent=True, autostart=False)
+    for each in (made, shy):
+        await asking.cluster.expose(each, 80, protocol="http", public=True)
+        await asking.cluster.stop(each)
+    told = await asking.ask(made)
+    assert (told["open"], told["asleep"], told["grant"]) == (True, True, None)
+    await asking.ask(made, 81, wake=True)
+    assert (await asking.cluster.ask(verbs.get, made)).state == "stopped"
+    told = await asking.ask(made, wake=True)
+    assert (told["asleep"], bool(told["grant"])) == (False, True)
+    told = await asking.ask(shy)
+    assert (told["open"], told["asleep"], told["refusal"]["state"]) == (False, False, "stopped")
 
 
 async def test_which_api_tokens_are_admitted(asking: Asking) -> None:

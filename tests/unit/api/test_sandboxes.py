@@ -93,6 +93,20 @@ class TestCreate:
         api.fake.fail_next("create", Unavailable("starting"))
         assert api.ask("POST", "/v1/sandboxes", {}).json["retryable"]  # nothing was made
 
+    def test_a_persistent_one_is_stopped_and_started(self, api: Api) -> None:
+        made = api.sandbox(persistent=True)
+        path = f"/v1/sandboxes/{made['id']}"
+        stopped = api.ask("POST", f"{path}/stop")
+        assert (stopped.status, stopped.json["state"], stopped.json["reason"]) == (200, "stopped", "stopped")
+        assert stopped.json["stopped_at"] is not None
+        refused = api.ask("POST", f"{path}/exec", {"argv": ["true"]})
+        assert (refused.status, refused.json["state"]) == (409, "stopped")
+        for body in ({}, {"deadline": 5.0}):
+            started = api.ask("POST", f"{path}/start", body)
+            assert (started.status, started.json["state"], started.json["reason"]) == (200, "running", None)
+        assert api.ask("POST", f"{path}/start", {"deadline": 0}).json["field"] == "deadline"
+        assert api.ask("POST", f"/v1/sandboxes/{api.sandbox()['id']}/stop").status == 409
+
     def test_without_waiting_it_is_accepted(self, api: Api) -> None:
         api.fake.start_s = 60
         answer = api.ask("POST", "/v1/sandboxes?wait=false", {})

@@ -100,7 +100,9 @@ class TunnelAuthorizer:
             raise QuotaExceeded("too many sandboxes are being started at once; try again", retry_after=1.0)
         self._waking += 1
         try:
-            await self._transport.ask(verbs.wake, question.sandbox, _WAKE_S)
+            found = await self._tunnels(question.sandbox)
+            if not isinstance(found, ShoalError) and _of_port(found, question.port) is not None:
+                await self._transport.ask(verbs.wake, question.sandbox, _WAKE_S)
         finally:
             self._waking -= 1
         return await self._answer(question)
