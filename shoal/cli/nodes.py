@@ -18,6 +18,7 @@ _COLUMNS = (
     "DISK LIMIT",
     "CPU FREE",
     "MEMORY FREE",
+    "GPUS FREE",
     "ID",
     "CORDON",
 )
@@ -29,13 +30,14 @@ def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
         (
             node["hostname"],
             node["address"],
-            node["region"] or "",
+            "/".join(filter(None, (node["region"], node.get("zone")))),
             str(node["sandboxes"]),
             str(node["warm"]),
             str(node["remains"]),
             f"by {node['disk_limit']}",
             f"{node['cpu_free']:g} of {node['cpu_total']:g}",
             f"{node['memory_free']} of {node['memory_total']} MiB",
+            f"{node['gpus_free']} of {node['gpus']}" if node.get("gpus") else "",
             node["id"][:8],
             _cordon(node),
         )

@@ -76,7 +76,8 @@ class NodeInfo:
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
     all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
     are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
-    the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here."""
+    the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here; `gpus`: whole
+    devices."""
 
     id: str
     address: str  # host:port of its relay
@@ -97,6 +98,9 @@ class NodeInfo:
     stopped: int = 0
     machine: str = ""
     cordon: Cordon | None = None
+    zone: str | None = None
+    gpus: int = 0
+    gpus_free: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

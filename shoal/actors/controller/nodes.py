@@ -303,6 +303,9 @@ class Nodes:
             memory_total=int(node.resources.get("memory", 0) / MIB),
             memory_free=int(free.get("memory", 0) / MIB),
             cordon=self.cordons.get(node.id),
+            zone=node.zone,
+            gpus=int(node.resources.get("GPU", 0)),
+            gpus_free=int(free.get("GPU", 0)),
         )
 
     def handles(self) -> list[ActorHandle[Any]]:

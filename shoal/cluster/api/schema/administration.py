@@ -170,7 +170,7 @@ class Node(Told):
     """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
     all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
     are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
-    the machine keeps; `cordon`: set if no new sandbox starts here."""
+    the machine keeps; `cordon`: set if no new sandbox starts here; `gpus`: whole devices."""
 
     id: str
     address: str
@@ -191,6 +191,9 @@ class Node(Told):
     stopped: int
     machine: str
     cordon: Cordon | None
+    zone: str | None
+    gpus: int
+    gpus_free: int
 
 
 class Nodes(Told):
