@@ -26,10 +26,10 @@ def up(
     ],
     json: Json = False,
 ) -> None:
-    """Start a cluster whose head is this machine, and scale it as FILE says.
+    """Start a cluster here, and scale it as FILE says.
 
-    If it runs already, it goes on as the file says now; nothing that runs is ended. A mistake in the file is told with
-    its line.
+    Its head is this machine. If it runs already, it goes on as the file says now; nothing that runs is ended. A mistake
+    in the file is told with its line.
 
     \b
     Examples:
@@ -50,7 +50,9 @@ def up(
 
 @cluster.command("status")
 def status(json: Json = False) -> None:
-    """Show the machines of the cluster by type: how many run, are launched, wanted and drained, and why.
+    """Show how many machines of each type run, and why.
+
+    Also how many are launched, wanted and drained.
 
     \b
     Examples:

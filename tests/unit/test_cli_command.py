@@ -21,6 +21,7 @@ GROUPS = {
     "tokens": ("create", "ls", "rm"),
     "environments": ("create", "ls", "quota", "rm"),
     "pool": ("create", "ls", "resize", "rm"),
+    "cluster": ("up", "status", "down"),
     "node": ("token", "ls", "cordon", "uncordon", "drain"),
 }
 

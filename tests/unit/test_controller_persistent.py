@@ -4,15 +4,17 @@ meanwhile neither loses nor doubles one."""
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from shoal.actors.controller import restarts
+from shoal.actors.controller.phase import Phase
 from shoal.actors.controller.record import SandboxRecord, from_row, to_row
 from shoal.actors.messages import End
 from shoal.model.access import INSIDE, Caller, Quota
 from shoal.model.errors import FailedPrecondition, Internal, QuotaExceeded, SandboxEnded
-from shoal.model.info import SandboxInfo
+from shoal.model.info import Cordon, SandboxInfo
 from shoal.model.spec import Restart, SandboxSpec
 from shoal.model.states import Reason, State
 from tests.unit.builders import spec
@@ -165,6 +167,27 @@ async def test_a_lost_machine_keeps_it_stopped_and_it_can_be_terminated_meanwhil
     world.away = False
     await start(controller, two.id)
     await end(world, controller, two.id)
+
+
+async def test_a_node_that_is_drained_stops_it_and_a_cordoned_one_does_not_start_it() -> None:
+    world = World()
+    controller = await world.controller()
+    info = await created(controller, restart="always")
+    record = controller.parts.registry.get(info.id)
+    assert record is not None
+    controller.parts.nodes.cordons[NODE] = Cordon(NODE, "repairs", "tk-1", 0.0)
+    await controller.begin(controller.parts.supervisor.evict(record, "its node was drained", ANN))
+    assert (record.info.state, record.info.reason) == (State.STOPPED, Reason.EVICTED)
+    await until(lambda: record.life.phase is Phase.STOPPED, "its slot is free")
+    controller.parts.starting.restart_due([record], time.time() + 60)
+    assert record.state is State.STOPPED
+    with pytest.raises(FailedPrecondition) as caught:
+        await start(controller, info.id)
+    assert caught.value.state == "stopped"
+    await until(lambda: record.life.phase is Phase.STOPPED, "it is stopped again")
+    controller.parts.nodes.cordons.clear()
+    await start(controller, info.id)
+    await end(world, controller, info.id)
 
 
 async def test_waking_starts_it_once_and_only_where_it_may() -> None:
