@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from shoal.actors.controller.placement import OnNode, Wait
 from shoal.actors.controller.slot import Slot
@@ -26,6 +27,9 @@ _STUCK_S = 30.0
 
 _YIELD_S = 1.0
 """Seconds for which Ray is not to look for room, so that a slot gets it that was asked for there."""
+
+_RAY_PLACES_S = 2.0
+"""Seconds within which Ray surely gives a node's room to a slot that is pending, and counts it."""
 
 _ATTEMPTS = 3
 """Slots in a row that may fail to start before who has waited longest is told."""
@@ -59,15 +63,24 @@ class SlotDemand:
         choice = self.stock.choose(group.request)
         if isinstance(choice, OnNode):
             group.reason = STARTING
-            if self._pinned >= _MAX_STARTING:
+            if self._pinned >= _MAX_STARTING or self._ray_will_place(group, choice.node_id):
                 return False
             self.make(group, choice.node_id)
             return True
-        group.reason, group.selector = choice.reason, choice.selector
+        group.reason, group.selector, group.room_since = choice.reason, choice.selector, inf
         if not group.request.patient or self._pending >= MAX_UNPLACED_IN_ALL or self.stock.clock() < group.not_before:
             return False
         self.make(group, None)
         return True
+
+    def _ray_will_place(self, group: Group, node_id: str) -> bool:
+        """Whether a node has room that Ray is about to give to a slot that is pending: one that was asked for there
+        would wait in vain."""
+        if not group.pending or not group.selector.allows(self.stock.ledger.nodes[node_id]):
+            return False
+        now = self.stock.clock()
+        group.room_since = min(group.room_since, now)
+        return now - group.room_since < _RAY_PLACES_S
 
     def make_instead_of(self, slot: Slot, group: Group) -> None:
         """Ends a slot, and makes one for a group of another shape in its place."""

@@ -39,7 +39,8 @@ class Group:
     """Those that wait with one request. `pinned`, `pending`: the slots that were asked for on their behalf, on a node
     or wherever `selector` allows; `reason`: why they wait, for people; `failures`: slots that did not start, since one
     did; `helped`: when a slot of another shape last ended for its room; `not_before`: until when Ray is not to
-    look for room for it; both by the pool's clock."""
+    look for room for it; `room_since`: since when a node has room
+    for a slot that is pending; all by the pool's clock."""
 
     request: Request
     pinned: dict[str, Making] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Group:
     failures: int = 0
     helped: float = -inf
     not_before: float = -inf
+    room_since: float = inf
     _waiters: dict[str, dict[Waiter, None]] = field(default_factory=dict)
     _count: int = 0
 
