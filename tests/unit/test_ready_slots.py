@@ -304,6 +304,20 @@ async def test_a_controller_that_dies_while_it_records_leaves_no_slot_that_holds
     await controller.kill()
 
 
+async def test_starts_come_before_what_is_made_ready() -> None:
+    world = World(room=40, start_s=0.5)
+    controller = await world.controller()
+    pool = declared(controller, 6, 6)
+    await filled(pool, 6)
+    creating = [controller.begin(create(controller)) for _ in range(6)]
+    await until(lambda: controller.parts.supervisor.launcher.starting == 6, "all are being started")
+    await controller.parts.ready.turn()
+    assert (len(pool.ready), pool.making) == (0, [])
+    await asyncio.gather(*creating)
+    await filled(pool, 6)
+    await controller.kill()
+
+
 async def test_draining_leaves_nothing() -> None:
     world = World(room=20)
     controller = await world.controller()

@@ -36,6 +36,8 @@ class Launcher:
     writer: RecordWriter
     pool: SlotPool
     call: Callable[..., Awaitable[Any]]
+    starting: int = 0
+    """Starts under way."""
 
     async def write_acceptance(self, run: Run) -> Outcome:
         """Puts the sandbox on record for the first time, with its slot if one was idle.
@@ -90,9 +92,13 @@ class Launcher:
 
     async def _start(self, run: Run, slot: Slot) -> SandboxStarted:
         left_s = max(0.1, run.record.deadline - time.time())
-        started: SandboxStarted = await self.call(
-            slot.handle, "start", run.record.id, run.record.spec, timeout_s=left_s
-        )
+        self.starting += 1
+        try:
+            started: SandboxStarted = await self.call(
+                slot.handle, "start", run.record.id, run.record.spec, timeout_s=left_s
+            )
+        finally:
+            self.starting -= 1
         return started
 
     async def _undo_early(self, run: Run) -> None:

@@ -241,6 +241,7 @@ async def open_parts(
         machines=Machines(nodes, supervisor, pool, writer),
     )
     ready.may_make = lambda: parts.recovery.complete
+    ready.starts = lambda: supervisor.launcher.starting
     await accounts.restore(restored)
     parts.declared_pools.restore(restored)
     await parts.recovery.run(restored.sandboxes)

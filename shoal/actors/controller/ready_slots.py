@@ -29,6 +29,8 @@ TURN_S = 1.0
 _SOON_S = 0.2
 """A turn comes so long after a take: those of a burst are answered together, and what was taken begins undisturbed."""
 
+_GIVES_WAY_S = 10.0
+
 AT_ONCE = 4
 """How many are made at once, for each node: as many containers as it starts at once."""
 
@@ -38,7 +40,7 @@ NO_ROOM = "no room for more; end sandboxes, or add nodes"
 @dataclass(slots=True)
 class ReadySlots:
     """All that is kept ready. `call`: how actors are called; `may_make`: whether what an earlier controller left is
-    known by now."""
+    known by now; `starts`: how many sandboxes are being started."""
 
     slots: SlotPool
     slot_maker: SlotMaker
@@ -47,11 +49,13 @@ class ReadySlots:
     call: Call
     clock: Callable[[], float] = time.monotonic
     may_make: Callable[[], bool] = lambda: True
+    starts: Callable[[], int] = lambda: 0
     _late: LateShapes = field(init=False)
     _maker: ReadyMaker = field(init=False)
     _declared: dict[tuple[str, ReadyShape], list[KeptPool]] = field(default_factory=dict)
     _automatic: dict[ReadyShape, KeptPool] = field(default_factory=dict)
     _gone: PoolFigures = field(default_factory=lambda: PoolFigures(""))  # of automatic pools that are no more
+    _giving_way_since: float | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -190,9 +194,10 @@ class ReadySlots:
             if is_blocked:
                 self._withdraw_unplaced(pool)
             pool.note_lacking(self.clock())
-        held = not self.may_make()
+        at_once = AT_ONCE * max(1, len(self.nodes.handles()))
+        held = not self.may_make() or self._gives_way(at_once)
         kept = {number: pool.kept(held or blocked[number]) for number, pool in enumerate(pools)}
-        for number, plan in plan_all(kept, self.clock(), AT_ONCE * max(1, len(self.nodes.handles()))).items():
+        for number, plan in plan_all(kept, self.clock(), at_once).items():
             pool = pools[number]
             for slot_id in plan.end:
                 self._maker.end_surplus(pool, pool.drop(slot_id))
@@ -202,6 +207,15 @@ class ReadySlots:
                     pool.problem = NO_ROOM
                 else:
                     self._maker.make(pool, slot)
+
+    def _gives_way(self, at_once: int) -> bool:
+        """Whether so many sandboxes are being started that nothing is made ready beside; not for long in a row."""
+        now = self.clock()
+        if self.starts() < at_once:
+            self._giving_way_since = None
+            return False
+        self._giving_way_since = self._giving_way_since or now
+        return now - self._giving_way_since < _GIVES_WAY_S
 
     def close(self) -> None:
         """Ends every slot that is ready, or being made so."""

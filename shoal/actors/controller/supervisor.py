@@ -91,9 +91,10 @@ class SandboxSupervisor:
     _runs: dict[str, Run] = field(default_factory=dict)
     _at_once: dict[Action, Callable[[Run], None]] = field(init=False)
     _activities: dict[Action, Callable[[Run], Awaitable[Outcome]]] = field(init=False)
+    launcher: Launcher = field(init=False)
 
     def __post_init__(self) -> None:
-        launcher = Launcher(self.writer, self.pool, self.call)
+        launcher = self.launcher = Launcher(self.writer, self.pool, self.call)
         self.persistence = Persistence(self.pool, self.adoption.maker, self.adoption.nodes, self.call)
         self._at_once = {
             Action.FREE_SLOT: self._free_slot,
