@@ -107,7 +107,7 @@ class Run:
         self._scaling = Scaling(self._autoscaler, limits(self._kinds, scenario.most_nodes, scenario.idle_s))
         self._lives: set[asyncio.Task[None]] = set()
         self._lost: set[str] = set()
-        self._live = 0
+        self._waiting = 0
 
     async def run(self, say: Callable[[str], None]) -> Figures:
         controller = await open_controller(self._fleet, self._settings, open_store(self._settings.to_dict()))
@@ -125,7 +125,7 @@ class Run:
                 self._begin(controller)
             if elapsed - told >= 3600 * self.scenario.hours / 8:
                 told = elapsed
-                there = f"{self._live:,} live, {len(self._fleet.machines)} machines"
+                there = f"{self._live():,} live, {len(self._fleet.machines)} machines"
                 say(f"{self.scenario.name}: hour {elapsed / 3600:.1f}, {there}")
             await asyncio.sleep(1.0)
         await tasks.stop(*loops)
@@ -159,18 +159,17 @@ class Run:
             "shoal/base", Resources(CPU, 1.0, 128, 1024, 8192, 512), timeout=7 * 86400.0, regions=tuple(regions)
         )
         self.figures.creates += 1
+        self._waiting += 1
         try:
             info, _ = await controller.sandboxes.create(spec, _DEADLINE_S, True, INSIDE)
         except ShoalError as error:
             self.figures.failed[error.code] = self.figures.failed.get(error.code, 0) + 1
             return
-        self._live += 1
-        try:
-            self._note_delay(info)
-            await asyncio.sleep(life_s)
-            info = await controller.sandboxes.terminate(info.id, INSIDE)
         finally:
-            self._live -= 1
+            self._waiting -= 1
+        self._note_delay(info)
+        await asyncio.sleep(life_s)
+        info = await controller.sandboxes.terminate(info.id, INSIDE)
         if info.reason is Reason.NODE_LOST:
             self.figures.node_lost += 1
             self.figures.ended_by_scaling += info.node_id not in self._lost
@@ -230,12 +229,16 @@ class Run:
     async def _sample(self) -> None:
         figures, fleet = self.figures, self._fleet
         figures.at.append(time.monotonic() / 3600)
-        figures.live.append(self._live)
-        figures.waiting.append(len(self._lives) - self._live)
+        live = self._live()
+        figures.live.append(live)
+        figures.waiting.append(self._waiting)
         for region in REGIONS:
             figures.nodes[region].append(sum(m.type.region == region for m in fleet.machines.values()))
         figures.launching.append(len(self._autoscaler.launches))
-        figures.needed.append(len(self._lives) / PER_NODE)
+        figures.needed.append((live + self._waiting) / PER_NODE)
+
+    def _live(self) -> int:
+        return sum(slot.sandbox_id is not None for slot in self._fleet.slots.values())
 
 
 def over_provisioned(figures: Figures, bursts: Sequence[tuple[float, int]]) -> float:
