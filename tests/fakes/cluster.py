@@ -227,7 +227,7 @@ class _Cluster:
         pass
 
     async def rooms(self) -> dict[str, NodeRoom]:
-        anywhere = _AnyRegion()
+        anywhere = _AnyRegion("eu")
         return {NODE: NodeRoom(Amount(1e6, 1 << 40, 64), Amount(1e6, 1 << 40, 64), anywhere, anywhere)}
 
     async def existing(self) -> list[str]:
@@ -238,7 +238,7 @@ class _Cluster:
 
 
 class _AnyRegion(str):
-    """Every region: requests for any fit."""
+    """Every region: a request for any is accepted. Where a region is looked up, it is the one that it is made of."""
 
     __slots__ = ()
     __hash__ = str.__hash__

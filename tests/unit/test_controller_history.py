@@ -18,7 +18,7 @@ from shoal.model.errors import DeadlineExceeded, InvalidRequest, NotFound, Sandb
 from shoal.model.info import Listing
 from shoal.model.states import Reason, State
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, World, steps
+from tests.unit.controller_world import Controller, World, steps, until
 from tests.unit.test_controller_accounts import make
 from tests.unit.test_controller_parts import ended, running
 
@@ -94,7 +94,9 @@ async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
     world = World()
     controller = await world.controller()
     wanted = spec(idempotency_key="k")
-    await make(controller, wanted)
+    made = await make(controller, wanted)
+    # Its creator is told that it runs while that is being written.
+    await until(lambda: world.disk.row(made)["state"] == "running", "it is on record that it runs")
     writes = world.disk.writes
     again = await asyncio.gather(*(make(controller, wanted) for _ in range(10_000)))
     assert len(set(again)) == 1

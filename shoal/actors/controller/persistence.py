@@ -23,6 +23,7 @@ from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
+from shoal.model import tasks
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
 from shoal.model.spec import SlotShape
 from shoal.model.states import State
@@ -105,7 +106,7 @@ class Persistence:
 
     async def _slot_on(self, node_id: str, shape: SlotShape) -> Slot:
         slot = self.maker.create(shape, node_id)
-        placing = asyncio.ensure_future(self.maker.placed(slot))
+        placing = tasks.shared(self.maker.placed(slot), "place slot")
         try:
             await asyncio.wait([placing], timeout=_PATIENCE_S)
             if not placing.done():
