@@ -39,8 +39,8 @@ class Group:
     """Those that wait with one request. `pinned`, `pending`: the slots that were asked for on their behalf, on a node
     or wherever `selector` allows; `reason`: why they wait, for people; `failures`: slots that did not start, since one
     did; `helped`: when a slot of another shape last ended for its room; `not_before`: until when Ray is not to
-    look for room for it; `room_since`: since when a node has room
-    for a slot that is pending; all by the pool's clock."""
+    look for room for it; `room_since`: since when a node has room for a slot that is pending; all three by the pool's
+    clock."""
 
     request: Request
     pinned: dict[str, Making] = field(default_factory=dict)
