@@ -76,10 +76,6 @@ class ScaledSite:
         found = [each for each in json.loads(self.shoal("ls", "--all", "--json")) if each["id"] == sandbox_id]
         return dict(found[0])
 
-    def waiting(self) -> list[str]:
-        """Why those wait that do."""
-        return [each["waiting"] for each in json.loads(self.shoal("ls", "--json")) if each["waiting"]]
-
     def fail(self, **regions: dict[str, Any]) -> None:
         """What goes wrong in which region, from now on; nothing where none is named."""
         path = self.site.state_dir / "scaling" / "faults.json"
@@ -207,20 +203,3 @@ def test_what_is_beside_the_head_is_killed_meanwhile(scaled: ScaledSite) -> None
     assert scaled.info(kept)["state"] == "running"
     scaled.shoal("cluster", "up", str(scaled.file))
     assert scaled.info(kept)["state"] == "running", "nothing is ended by a file that is read again"
-
-
-@pytest.mark.long
-def test_what_waits_says_why_and_a_cordoned_node_takes_nothing(scaled: ScaledSite) -> None:
-    node = scaled.info(scaled.create("--region", "eu"))["node_id"]
-    scaled.shoal("node", "cordon", node, "--why", "a test")
-    scaled.fail(eu={"launch": "no_capacity"})
-    scaled.shoal("run", "--region", "us", "--placement", "spread", "shoal/base", "true")
-    waiting = scaled.site.start("run", "-d", "--region", "eu", "--name", "waits", "shoal/base", "sleep", "600")
-    scaled.until(lambda: [why for why in scaled.waiting() if "eu" in why])
-    scaled.until(lambda: "eu.small" in scaled.plan()["closed"])
-    scaled.site.errors("run", "--region", "eu", "--wait-for-capacity", "no", "shoal/base", "true", code=69)
-    scaled.shoal("node", "uncordon", node)
-    sandbox, errors = waiting.communicate(timeout=60)
-    assert waiting.returncode == 0, errors
-    assert scaled.info(sandbox.strip())["node_id"] == node
-    assert scaled.waiting() == []
