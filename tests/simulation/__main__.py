@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import math
@@ -16,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.simulation.apart import figures_of_load, say
 from tests.simulation.clock import Clock, run, simulated
 
 TARGETS: dict[str, tuple[float, str]] = {
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable(logging.WARNING)  # lost machines are meant
     # In a process of its own: what is imported there keeps the real clock.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-        figures = apart.submit(_load, arguments.short).result()
+        figures = apart.submit(figures_of_load, arguments.short).result()
     with simulated() as clock:
         figures |= _days(clock, arguments.output, arguments.short)
     missed = [name for name, (most, _) in TARGETS.items() if figures[name] > most]
@@ -48,17 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:28} {value:10.3f}{verdict}")
     (arguments.output / "simulation.json").write_text(json.dumps(figures, indent=2) + "\n")
     return 1 if missed and not arguments.short else 0
-
-
-def _say(text: str) -> None:
-    print(f"  {text} …", file=sys.stderr, flush=True)
-
-
-def _load(short: bool) -> dict[str, float]:
-    from tests.simulation.load import LIVE, NODES, SECONDS, Load
-
-    part = 10 if short else 1
-    return asyncio.run(Load(LIVE // part, NODES // part, seconds=SECONDS / part).run(_say))
 
 
 def _days(clock: Clock, output: Path, short: bool) -> dict[str, float]:
@@ -75,7 +64,7 @@ def _days(clock: Clock, output: Path, short: bool) -> dict[str, float]:
                 {"state_dir": directory, "run_dir": directory, "limits": {"create_deadline": 3600.0}}
             )
             clock.now = 0.0
-            runs.append((scenario, run(clock, Run(scenario, settings).run(_say))))
+            runs.append((scenario, run(clock, Run(scenario, settings).run(say))))
     draw(runs, output / "simulation.png")
     delays = [delay for _, figures in runs for delay in figures.delays]
     return {

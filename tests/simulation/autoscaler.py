@@ -62,7 +62,7 @@ class Autoscaler:
         now = time.monotonic()
         ready = [launch for launch in self.launches if launch.ready_at is not None and launch.ready_at <= now]
         self.launches = [launch for launch in self.launches if launch not in ready]
-        return [self.fleet.join(launch.type) for launch in ready]
+        return [self.fleet.join(launch.type, launch.id) for launch in ready]
 
     def give_up(self, after_s: float) -> None:
         """Takes away the machines that have not joined for so long."""
@@ -104,7 +104,7 @@ class Autoscaler:
         self.launched += 1
         joins = self.random.random() >= self.cloud.never_joins
         ready_at = now + kind.boot_s * self.random.uniform(0.7, 1.5) if joins else None
-        self.launches.append(Launch(kind, f"m-{self.launched}", now, ready_at))
+        self.launches.append(Launch(kind, f"{kind.region}-{self.launched}", now, ready_at))
         self.outcomes.append(Outcome(number, kind.name, time.time(), 1))
 
 

@@ -158,8 +158,9 @@ class Fleet:
 
     # -- machines come and go -----------------------------------------------------------------------
 
-    def join(self, kind: MachineType) -> Machine:
-        machine = Machine(f"{kind.region}-{next(self._numbers)}", kind, time.monotonic())
+    def join(self, kind: MachineType, machine_id: str | None = None) -> Machine:
+        """`machine_id`: the one under which it was launched."""
+        machine = Machine(machine_id or f"m-{next(self._numbers)}", kind, time.monotonic())
         self.machines[machine.id] = machine
         self._fill(machine)
         return machine

@@ -58,9 +58,8 @@ class Scaling:
             await answer(known, verbs.cordon.name, (node_id, IDLE), INSIDE)
         for node_id in decision.leave:
             tasks.shared(_leave(controller, node_id), "leave")
-        wall = time.time() - time.monotonic()
-        exhausted = {name: wall + shut.until for name, shut in self.memory.closures.items() if shut.until > seen.now}
-        await answer(known, verbs.report_capacity.name, (capacity_of(self.limits, seen, exhausted),), INSIDE)
+        capacity = capacity_of(self.limits, self.memory, seen, time.time())
+        await answer(known, verbs.report_capacity.name, (capacity,), INSIDE)
         return decision
 
     def _observe(self, demand: Demand) -> Observation:
