@@ -45,7 +45,6 @@ class Case:
     waits_in: tuple[str, ...] = ()
     capacity: Capacity = field(default_factory=Capacity)
     not_on: tuple[str, ...] = ()
-    coming: bool = False
 
 
 BOTH = Capacity((kind("eu"), kind("us")))
@@ -59,16 +58,17 @@ CASES = [
          node("e", 4, region="eu")], "e"),
     Case("the next region where the first is full and none can come", EU_US, [node("e", 0, region="eu"),
          node("u", 4, region="us")], "u"),
-    Case("no other region while a node may come", EU_US, [node("e", 0, region="eu"), node("u", 4, region="us")],
-         waits_in=("eu",), capacity=BOTH, coming=True),
+    Case("room that is there before a node that may come", EU_US, [node("e", 0, region="eu"),
+         node("u", 4, region="us")], "u", capacity=BOTH),
+    Case("a node of the preferred region where none has room", EU_US, [node("e", 0, region="eu"),
+         node("u", 0, region="us")], waits_in=("eu",), capacity=BOTH),
     Case("the next region where the first has no capacity", EU_US, [node("e", 0, region="eu"),
          node("u", 4, region="us")], "u", capacity=replace(BOTH, exhausted={"eu": 200.0})),
     Case("a node of the next region where the first has no capacity", EU_US, [node("e", 0, region="eu")],
-         waits_in=("us",), capacity=replace(BOTH, exhausted={"eu": 200.0}), coming=True),
+         waits_in=("us",), capacity=replace(BOTH, exhausted={"eu": 200.0})),
     Case("all regions where none has capacity", EU_US, [node("e", 0, region="eu")], waits_in=("eu", "us"),
          capacity=replace(BOTH, exhausted={"eu": 200.0, "us": 200.0})),
-    Case("as many nodes run as may", EU_US, [], waits_in=("us",), capacity=replace(BOTH, running={"eu-small": 2}),
-         coming=True),
+    Case("as many nodes run as may", EU_US, [], waits_in=("us",), capacity=replace(BOTH, running={"eu-small": 2})),
     Case("never on a cordoned node, nor later", ANY, [node("a", 4, cordoned="kernel"), node("b", 0)], not_on=("a",)),
     Case("nor where the runtime is missing", replace(ANY, runtime="runsc"), [node("a", 4)], not_on=("a",)),
     Case("nor where its limit is above the machine's", replace(ANY, cores=8.0), [node("a", 4), node("b", 4, cores=8)],
@@ -88,7 +88,6 @@ def test_where(case: Case) -> None:
         return
     assert isinstance(choice, Wait)
     assert choice.selector == Selector(case.waits_in, case.request.zone, case.not_on)
-    assert choice.coming is case.coming
     assert all(region in choice.reason for region in case.waits_in)
 
 

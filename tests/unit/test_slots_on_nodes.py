@@ -128,7 +128,7 @@ async def test_an_idle_slot_serves_whatever_may_run_on_its_node() -> None:
 async def test_what_waits_follows_the_regions_that_have_capacity_and_says_why() -> None:
     cluster = Cluster({"u": "us"})
     cluster.report()
-    await cluster.pool.refresh()
+    others = await cluster.take(count=4)
     waiting = cluster.begin(EU_US)
     await steps(20)
     assert [selector.regions for _, selector in cluster.waiting.values()] == [("eu",)]
@@ -140,7 +140,10 @@ async def test_what_waits_follows_the_regions_that_have_capacity_and_says_why() 
     assert not waiting.done()
     cluster.report(exhausted={"eu": cluster.now + 60})
     await cluster.turn()
-    assert (await waiting).node_id == "u"
+    assert [selector.regions for _, selector in cluster.waiting.values()] == [("us",)]
+    cluster.report(launching={"eu": 1})
+    cluster.pool.put(others.pop())
+    assert (await waiting).node_id == "u", "what is free now goes before what may come"
     assert cluster.waiting == {}
     assert cluster.pool.reason(EU_US) is None
 

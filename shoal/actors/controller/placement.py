@@ -1,11 +1,10 @@
 """Decides where a sandbox gets its slot: on which node, or, where none has room, what to wait for. Pure.
 
-    the preferred regions one after another; in each
-        a node that has room             → a slot is made there
-        none, but a node may come there  → it waits for that region alone
-    else                                 → it waits for whatever comes free in any of them
+    the first of the preferred regions with a node that has room  → a slot is made there
+    none, but a node may come to one of them                      → it waits for the first such region alone
+    else                                                          → it waits for whatever comes free in any of them
 
-It goes on to the next region only if the one before has no room and no node can come there (`capacity.py`).
+Room that is there goes before a node that is yet to come: that takes minutes, and may never come (`capacity.py`).
 """
 
 from __future__ import annotations
@@ -118,12 +117,10 @@ class OnNode:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """No node has room. `selector`: where a slot may come up; `reason`: for people; `coming`: a node is launched, or
-    can be."""
+    """No node has room. `selector`: where a slot may come up; `reason`: for people."""
 
     selector: Selector
     reason: str
-    coming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +157,17 @@ def choose(
     function accepts."""
     reasons: list[str] = []
     excluded: list[str] = []
-    for tier in preferred:
+    in_order = list(preferred)
+    for tier in in_order:
         best = best_node(request, tier.nodes, with_room=True)
         if best is not None:
             return OnNode(best.id)
+    for tier in in_order:
         regions = () if tier.region is None else (tier.region,)
         ahead = outlook(replace(request, regions=regions).fits)
         reasons.append(f"no room{'' if tier.region is None else f' in {tier.region}'}{_OUTLOOKS[ahead]}")
         if ahead in (Outlook.LAUNCHING, Outlook.LAUNCHABLE):
-            return Wait(Selector(regions, request.zone, tier.excluded), "; ".join(reasons), coming=True)
+            return Wait(Selector(regions, request.zone, tier.excluded), "; ".join(reasons))
         excluded += tier.excluded
     return Wait(Selector(request.regions, request.zone, tuple(sorted(excluded))), "; ".join(reasons))
 

@@ -242,14 +242,11 @@ class SlotPool:
         self.stock.discard(slot)
 
     def _prefers_another(self, request: Request, node: NodeView) -> bool:
-        """Whether a region that the request prefers to the node's has room, or will have."""
+        """Whether a region that the request prefers to the node's has room."""
         if len(request.regions) < 2 or node.region not in request.regions:
             return False
         better = request.regions[: request.regions.index(node.region)]
-        if not better:
-            return False
-        choice = self.stock.choose(replace(request, regions=better))
-        return isinstance(choice, OnNode) or choice.coming
+        return bool(better) and isinstance(self.stock.choose(replace(request, regions=better)), OnNode)
 
     def _kept(self, request: Request) -> int:
         """How many slots are made for this request though nobody waits."""
