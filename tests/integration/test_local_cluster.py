@@ -81,6 +81,7 @@ def gateways(cluster: ClusterFile) -> list[ProcessRef]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_life_with_an_engine_of_its_own(own_site: Site) -> None:
     commands = [own_site.start("up", "--json") for _ in range(2)]
     answers = [json.loads(command.communicate(timeout=250)[0]) for command in commands]
