@@ -14,7 +14,7 @@ from tests.bench.subject import MEMORY_LIMIT, WORKLOAD
 
 ITEMS = 200
 CALLERS = 16
-ROUNDS = 3
+ROUNDS = 1  # of two minutes
 
 
 def efficiency(subject: Shoal, quiet: Callable[[], None]) -> Samples:
