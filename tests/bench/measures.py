@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from shoal.model.cluster_file import ClusterFile
+from shoal.model.errors import ShoalError
 from tests.bench import creates, execs, files, many, maps, memory, overhttp, scaling, shoalpy, tunnels
 from tests.bench.memory import Cost
 from tests.bench.overhttp import Plain, ShoalClient, ShoalHttp
@@ -139,15 +140,35 @@ def measure_all(
         f"{creates.RATE_CREATES} creates, {creates.RATE_CALLERS} callers",
         creates.rate(subjects, wait_quiet),
     )
-    say(f"a map of {maps.ITEMS} items, {maps.CALLERS} at a time")
-    mapped = Figure("map_efficiency", "items per second of shoal.map ÷ by hand", maps.efficiency(shoal, wait_quiet))
-    say(f"{creates.BURST} takes at once from a pool of as many")
-    burst = Figure("pool_burst", f"{creates.BURST} takes at once, seconds", creates.burst(shoal, wait_quiet))
-    say(f"{many.LIVE} sandboxes at once")
-    live = Figure(
-        "live_200_exec_p95_ms", f"exec in {many.LIVE} that live, 95th percentile", many.answers(shoal, wait_quiet)
+    figures: list[Figure] = []
+
+    def figure(step: str, key: str, what: str, take: Callable[[Shoal, Callable[[], None]], Samples]) -> None:
+        """One that fails takes no other along."""
+        say(step)
+        try:
+            figures.append(Figure(key, what, take(shoal, wait_quiet)))
+        except ShoalError as error:
+            say(f"{key} failed: {error}")
+
+    figure(
+        f"a map of {maps.ITEMS} items, {maps.CALLERS} at a time",
+        "map_efficiency",
+        "items per second of shoal.map ÷ by hand",
+        maps.efficiency,
     )
-    return Measurements(tuple(done), idle, (mapped, burst, live))
+    figure(
+        f"{creates.BURST} takes at once from a pool of as many",
+        "pool_burst",
+        f"{creates.BURST} takes at once, seconds",
+        creates.burst,
+    )
+    figure(
+        f"{many.LIVE} sandboxes at once",
+        "live_200_exec_p95_ms",
+        f"exec in {many.LIVE} that live, 95th percentile",
+        many.answers,
+    )
+    return Measurements(tuple(done), idle, tuple(figures))
 
 
 def measure_http(
