@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 import shoal
+from examples.arguments import positive
 from examples.rollouts.evaluate import Outcome, roll_out
 from examples.rollouts.mutate import Candidate, propose
 from examples.rollouts.package import FetchError, Package, fetch
@@ -74,27 +75,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--candidates",
-        type=_positive,
+        type=positive,
         default=16,
         metavar="N",
         help="how many, the unpatched one included (%(default)s)",
     )
     parser.add_argument(
         "--parallel",
-        type=_positive,
+        type=positive,
         default=4 * (os.cpu_count() or 1),
         metavar="N",
         help="sandboxes at a time (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other patches (%(default)s)")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is out of range; give 1 or more")
-    return number
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import shoal
+from examples.arguments import positive
 from examples.training.curve import Step, draw, line_of
 from examples.training.judge import SANDBOX, judge
 from examples.training.policy import Policy
@@ -66,11 +67,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.training", description="Teach a policy to write programs that sort, in sandboxes."
     )
-    parser.add_argument("--steps", type=_positive, metavar="N", default=15, help="how often it learns (%(default)s)")
-    parser.add_argument("--batch", type=_positive, metavar="N", default=32, help="programs in each step (%(default)s)")
+    parser.add_argument("--steps", type=positive, metavar="N", default=15, help="how often it learns (%(default)s)")
+    parser.add_argument("--batch", type=positive, metavar="N", default=32, help="programs in each step (%(default)s)")
     parser.add_argument(
         "--parallel",
-        type=_positive,
+        type=positive,
         metavar="N",
         default=8 * (os.cpu_count() or 1),
         help="sandboxes at a time (%(default)s)",
@@ -84,13 +85,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where the curve goes (%(default)s)",
     )
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is out of range; give 1 or more")
-    return number
 
 
 if __name__ == "__main__":

@@ -87,17 +87,7 @@ class KeptPool:
         """What it lacks of the least that it keeps, as if sandboxes waited."""
         if self.lacking_since is None:
             return None
-        shape, request = self.shape.slot, self.request
-        return WaitingSandboxes(
-            cpu=shape.cpu,
-            memory=shape.memory,
-            gpu=shape.gpu,
-            runtime=request.runtime,
-            regions=request.regions,
-            zone=request.zone,
-            count=lacking(self.kept()),
-            oldest_s=now - self.lacking_since,
-        )
+        return self.request.as_waiting(lacking(self.kept()), now - self.lacking_since)
 
 
 def figures_of(pools: Iterable[KeptPool], gone: PoolFigures) -> list[PoolFigures]:

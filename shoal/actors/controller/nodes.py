@@ -344,7 +344,6 @@ def _told(error: BaseException) -> ShoalError:
 
 
 def free_resources() -> dict[str, dict[str, float]]:
-    """The free resources of each node, by its id. Blocks for a millisecond."""
     """The free resources of each node, by its id. Blocks: 10 to 20 ms."""
     from ray.autoscaler.v2.sdk import get_cluster_status
 

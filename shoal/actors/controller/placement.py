@@ -17,6 +17,7 @@ from shoal.actors.controller.capacity import Outlook
 from shoal.actors.controller.ledger import NodeView
 from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.room import EPSILON
+from shoal.model.capacity import WaitingSandboxes
 from shoal.model.spec import Runtime, SandboxSpec, SlotShape
 
 
@@ -54,6 +55,20 @@ class Request:
         """Whether some node may suit both, as far as region and zone tell."""
         regions = not self.regions or not other.regions or not set(self.regions).isdisjoint(other.regions)
         return regions and (self.zone is None or other.zone is None or self.zone == other.zone)
+
+    def as_waiting(self, count: int, oldest_s: float, in_ray: int = 0) -> WaitingSandboxes:
+        """So many sandboxes that wait for room, as scaling is told of them."""
+        return WaitingSandboxes(
+            cpu=self.shape.cpu,
+            memory=self.shape.memory,
+            gpu=self.shape.gpu,
+            runtime=self.runtime,
+            regions=self.regions,
+            zone=self.zone,
+            count=count,
+            oldest_s=oldest_s,
+            in_ray=in_ray,
+        )
 
     @property
     def anywhere(self) -> bool:

@@ -148,18 +148,8 @@ class SlotPool:
         now = self.stock.clock()
         for request, group in self._queue.groups.items():
             if group.short:
-                shape = request.shape
-                yield WaitingSandboxes(
-                    cpu=shape.cpu,
-                    memory=shape.memory,
-                    gpu=shape.gpu,
-                    runtime=request.runtime,
-                    regions=request.regions,
-                    zone=request.zone,
-                    count=group.short,
-                    oldest_s=now - group.oldest().since,
-                    in_ray=min(group.short, len(group.pending)),
-                )
+                in_ray = min(group.short, len(group.pending))
+                yield request.as_waiting(group.short, now - group.oldest().since, in_ray)
 
     # -- the loop -----------------------------------------------------------------------------------
 

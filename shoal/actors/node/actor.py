@@ -99,22 +99,14 @@ class NodeActor:
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Removes the container that the sandbox has here, or is about to have."""
         parts = await self._open()
-        starting = self._starting.get(sandbox_id)
-        if starting is not None:
-            with contextlib.suppress(ShoalError):
-                await asyncio.shield(starting)
-        record = parts.containers.of_sandbox(sandbox_id)
+        record = await self._record_of(parts, sandbox_id)
         if record is not None:
             await self._end(parts, record.key)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         """Stops the container of a persistent sandbox that no slot holds, if it is here."""
         parts = await self._open()
-        starting = self._starting.get(sandbox_id)
-        if starting is not None:
-            with contextlib.suppress(ShoalError):
-                await asyncio.shield(starting)
-        record = parts.containers.of_sandbox(sandbox_id)
+        record = await self._record_of(parts, sandbox_id)
         if record is not None:
             await self._stop(parts, record.key)
 
@@ -306,6 +298,14 @@ class NodeActor:
             time.time() + grants.TTL_S,
         )
         return ContainerStarted(record.key, self._node_id, parts.relay.address, token, warm, parts.machine)
+
+    async def _record_of(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord | None:
+        """The sandbox's container, once a start that is under way is over."""
+        starting = self._starting.get(sandbox_id)
+        if starting is not None:
+            with contextlib.suppress(ShoalError):
+                await asyncio.shield(starting)
+        return parts.containers.of_sandbox(sandbox_id)
 
     async def _remove(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
