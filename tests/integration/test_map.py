@@ -42,7 +42,7 @@ def test_items_leave_nothing_to_the_next_after_a_reset(both_ways: object) -> Non
     def leave(sandbox: shoal.Sandbox, item: int) -> str:
         return sandbox.run(LEAVE).stdout
 
-    outcomes = list(shoal.map(leave, range(4), concurrency=2, ahead=0, reuse=2, ordered=True, tags=TAGS))
+    outcomes = list(shoal.map(leave, range(4), concurrency=1, ahead=0, reuse=2, ordered=True, tags=TAGS))
     assert [outcome.unwrap() for outcome in outcomes] == ["/dev/shm:\n\n/tmp:\n0\n"] * 4
     assert len({outcome.sandbox_id for outcome in outcomes}) == 2
     assert living() == []

@@ -157,13 +157,16 @@ func (c *container) refuse(conn *net.UnixConn, reason error) {
 }
 
 // park keeps a connection for the next client. If there are too many, it closes the oldest, which the agent may have
-// given up.
+// given up. After close it keeps none: the agent would wait for ever in a container that nobody asks for.
 func (c *container) park(conn parked) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		conn.Close()
+		return
+	}
 	for {
 		select {
-		case <-c.done:
-			conn.Close()
-			return
 		case c.parked <- conn:
 			return
 		default:

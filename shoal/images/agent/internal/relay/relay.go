@@ -191,13 +191,13 @@ func (r *Relay) add(key string, first process) error {
 	return nil
 }
 
-// remove stops serving a container and cuts its connections. Idempotent.
+// remove stops serving a container and cuts its connections. Idempotent. An add at the same time waits, or the close
+// would take away the new socket.
 func (r *Relay) remove(key string) {
 	r.mu.Lock()
-	c := r.containers[key]
-	delete(r.containers, key)
-	r.mu.Unlock()
-	if c != nil {
+	defer r.mu.Unlock()
+	if c := r.containers[key]; c != nil {
+		delete(r.containers, key)
 		c.close()
 	}
 }
