@@ -13,12 +13,13 @@ from docker.errors import APIError, DockerException
 
 from shoal.actors.engines import cgroups
 from shoal.actors.engines.catalogue import ENGINES, engine_named
-from shoal.actors.engines.contract import ContainerSpec, ContainerState, EngineEvent, EventKind, ImageInfo, Mount
+from shoal.actors.engines.contract import ContainerSpec, ContainerState, EngineEvent, EventKind, Mount
 from shoal.actors.engines.docker.containers import to_container
 from shoal.actors.engines.docker.events import to_event
 from shoal.actors.engines.docker.failures import MESSAGE_LIMIT, docker_errors, from_pull
 from shoal.actors.engines.docker.removal import remove_container
 from shoal.actors.engines.docker.request import create_request
+from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.model.errors import (
     FailedPrecondition,
     ImageNotFound,
@@ -46,7 +47,7 @@ def spec(**overrides: Any) -> ContainerSpec:
     return ContainerSpec(**{**plain, **overrides})
 
 
-IMAGE = ImageInfo("shoal/base", "sha256:abc", user="alice", workdir="/home/alice")
+IMAGE = ImageInfo("shoal/base", "sha256:abc", config=ImageConfig(user="alice", workdir="/home/alice"))
 
 
 def requested(asked: ContainerSpec) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def test_a_request_closes_what_can_be_closed() -> None:
 
 
 def test_defaults_give_way_to_the_image_and_to_the_node() -> None:
-    image = ImageInfo("shoal/base", "sha256:abc", env={"A": "image"})
+    image = ImageInfo("shoal/base", "sha256:abc", config=ImageConfig(env={"A": "image"}))
     asked = spec(default_env={"A": "default", "B": "default", "C": "default"}, env={"B": "node"})
     request = create_request(asked, image, seccomp="{}")
     assert set(request["Env"]) == {"B=node", "C=default", "SHOAL_USER=", "SHOAL_WORKDIR=/"}

@@ -1,9 +1,10 @@
-"""The engine contract: what a node needs of the engine that starts its containers.
+"""The engine contract: what a node needs of the engine that starts its containers. Their root filesystems are the
+image store's (`image_store.py`).
 
 Terms
     container   an isolated process tree with its own root filesystem, whose first process is Shoal's agent. Its name is
                 its *key* (`c-…`), chosen before it is created. An engine's own names stay inside the engine.
-    image       a root filesystem on this node, named by a reference.
+    image       a root filesystem on this node, named by a reference or a digest (`image_store.py`).
     agent       a static program mounted read-only at `AGENT_PATH`, started with `init`; its link to the node is the
                 directory `run_dir`, mounted read-only at `RUN_MOUNT`.
 
@@ -46,6 +47,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from shoal.actors.engines.image_store import ImageStore
+
 AGENT_PATH = "/.shoal/agent"
 RUN_MOUNT = "/.shoal/run"
 
@@ -77,18 +80,6 @@ class Mount:
     source: Path
     target: str
     read_only: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """An image on this node. `env`, `user` and `workdir`: the defaults for its processes; `size`: bytes."""
-
-    reference: str
-    digest: str
-    env: Mapping[str, str] = field(default_factory=dict)
-    user: str = ""
-    workdir: str = "/"
-    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +151,7 @@ class Engine(ABC):
     name: str
     abilities: frozenset[Ability]
     runtimes: tuple[str, ...]
+    images: ImageStore
 
     @abstractmethod
     async def open(self) -> None:
@@ -169,12 +161,6 @@ class Engine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Closes connections and threads; containers keep running. Idempotent."""
-
-    @abstractmethod
-    async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
-        """The image, pulled if it is not on the node and `pull` is set. `ImageNotFound` with the reason if it cannot be
-        had, `InvalidRequest` (field `image`) for an invalid reference, `Unavailable` if the registry does not
-        answer."""
 
     @abstractmethod
     async def start(self, spec: ContainerSpec) -> Container:

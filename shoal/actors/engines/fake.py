@@ -6,7 +6,6 @@ It keeps to the contract like every engine, so tests of the layers above need ne
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -22,10 +21,10 @@ from shoal.actors.engines.contract import (
     Engine,
     EngineEvent,
     EventKind,
-    ImageInfo,
     Usage,
 )
-from shoal.actors.engines.references import check_reference
+from shoal.actors.engines.fake_images import FakeImageStore, fake_image
+from shoal.actors.engines.image_store import ImageInfo
 from shoal.model import ids
 from shoal.model.errors import (
     FailedPrecondition,
@@ -111,6 +110,7 @@ class FakeEngine(Engine):
     `delay`: seconds that each call takes."""
 
     name = "fake"
+    images: FakeImageStore
 
     def __init__(
         self,
@@ -122,8 +122,8 @@ class FakeEngine(Engine):
     ) -> None:
         self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
         self.runtimes: tuple[str, ...] = ("runc",)
-        self.images = dict(images) if images is not None else {"shoal/base": fake_image("shoal/base")}
-        self.registry = dict(registry or {})
+        known = images if images is not None else {"shoal/base": fake_image("shoal/base")}
+        self.images = FakeImageStore(known, registry or {}, self._call, self._used_images)
         self.containers: dict[str, FakeContainer] = {}
         self.calls: list[Call] = []
         self.failure: Failure | None = None
@@ -168,19 +168,10 @@ class FakeEngine(Engine):
             for _, queue in self._listeners:
                 queue.put_nowait(None)
 
-    async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
-        async with self._call("image", reference, pull):
-            check_reference(reference)
-            if reference not in self.images:
-                if not pull or reference not in self.registry:
-                    raise ImageNotFound(f"image {reference} is not on this node")
-                self.images[reference] = self.registry[reference]
-            return self.images[reference]
-
     async def start(self, spec: ContainerSpec) -> Container:
         async with self._call("start", spec):
             _check(spec, self.runtimes)
-            if spec.image not in self.images:
+            if spec.image not in self.images.known:
                 raise ImageNotFound(f"image {spec.image} is not on this node")
             if spec.key in self.containers:
                 raise FailedPrecondition(f"there is a container {spec.key} already", state="running")
@@ -295,18 +286,14 @@ class FakeEngine(Engine):
             raise NotFound(f"there is no container {key} on this node")
         return known
 
+    def _used_images(self) -> dict[str, str]:
+        return {key: known.spec.image for key, known in self.containers.items()}
+
     def _alive(self, key: str) -> FakeContainer:
         known = self._find(key)
         if known.container.state is ContainerState.EXITED:
             raise FailedPrecondition(f"container {key} has exited", state=str(ContainerState.EXITED))
         return known
-
-
-def fake_image(reference: str) -> ImageInfo:
-    """An image as a node knows it."""
-    return ImageInfo(
-        reference=reference, digest=f"sha256:{hashlib.sha256(reference.encode()).hexdigest()}", size=1 << 20
-    )
 
 
 def _check_key(key: str) -> None:

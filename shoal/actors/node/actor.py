@@ -284,7 +284,7 @@ class NodeActor:
         left = parts.containers.of_sandbox(sandbox_id)
         if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
-        await parts.engine.image(spec.image)
+        await parts.engine.images.get(spec.image)
         record = await parts.containers.start(spec.container_shape, sandbox_id)
         self._watch_disk(parts, record)
         return record

@@ -90,7 +90,7 @@ class PreparedContainers:
             if existing.shape == shape and existing.ready and self.containers.loss_of(existing.key) is None:
                 return existing
             await self.discard(existing.key)
-        await self.engine.image(shape.image)
+        await self.engine.images.get(shape.image)
         until = time.monotonic() + PATIENCE_S
         while self._may_wait(slot_id) and time.monotonic() < until:  # noqa: ASYNC110 - many things end it
             await asyncio.sleep(_LOOK_S)

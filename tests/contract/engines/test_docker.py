@@ -169,7 +169,7 @@ async def test_what_an_image_says_goes_to_the_agent_and_not_to_the_daemon(docker
         "HEALTHCHECK --interval=1s CMD /no/such",
     )
     async with imported(docker_lab, *changes) as image:
-        info = await docker_lab.engine.image(image)
+        info = await docker_lab.engine.images.get(image)
         assert (info.user, info.workdir, dict(info.env)["A"]) == ("nobody:nogroup", "/not/there", "b=c")
         container = await docker_lab.start(image=image)
         assert container.state is ContainerState.RUNNING
@@ -189,12 +189,12 @@ async def test_what_an_image_says_goes_to_the_agent_and_not_to_the_daemon(docker
 
 async def test_an_image_that_was_replaced_since_it_was_looked_up(docker_lab: DockerLab) -> None:
     async with imported(docker_lab) as image:
-        before = await docker_lab.engine.image(image)
+        before = await docker_lab.engine.images.get(image)
         await asyncio.to_thread(docker_lab.client.remove_image, image, force=True)
         async with imported(docker_lab, files=("another",)) as same:
             assert same == image
             await docker_lab.start(image=image)
-            assert (await docker_lab.engine.image(image)).digest != before.digest
+            assert (await docker_lab.engine.images.get(image)).digest != before.digest
             for key in await docker_lab.remains():
                 await docker_lab.engine.remove(key)
         # The outer block removes it, too.

@@ -60,27 +60,27 @@ async def test_a_closed_engine_says_so(lab: Lab) -> None:
 
 
 async def test_an_image_on_the_node_is_described(lab: Lab) -> None:
-    image = await lab.engine.image(lab.image)
+    image = await lab.engine.images.get(lab.image)
     assert image.reference == lab.image
     assert image.digest.startswith("sha256:")
     assert image.size > 0
-    assert image.workdir.startswith("/")
+    assert image.config.workdir.startswith("/")
 
 
 async def test_an_absent_image_is_not_found_where_it_may_not_be_pulled(lab: Lab) -> None:
     with pytest.raises(ImageNotFound):
-        await lab.engine.image(ABSENT, pull=False)
+        await lab.engine.images.get(ABSENT, pull=False)
 
 
 async def test_an_image_that_nobody_gives_is_refused_with_the_reason(lab: Lab) -> None:
     with pytest.raises((ImageNotFound, Unavailable), match="not on this node"):
-        await lab.engine.image(ABSENT)
+        await lab.engine.images.get(ABSENT)
 
 
 async def test_what_is_no_reference_is_an_invalid_request(lab: Lab) -> None:
     for reference in ("", "Upper/Case", "with space", "nul\0", "x" * 10_000, "../../info", "a:b:c"):
         with pytest.raises(InvalidRequest) as caught:
-            await lab.engine.image(reference)
+            await lab.engine.images.get(reference)
         assert caught.value.field == "image", reference
 
 

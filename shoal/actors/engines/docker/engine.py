@@ -20,12 +20,13 @@ from docker import APIClient
 from docker.utils import kwargs_from_env
 
 from shoal.actors.engines import cgroup_parent
-from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, ImageInfo, Usage
+from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, Usage
 from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.docker import disk as own_disk
 from shoal.actors.engines.docker.containers import Containers
 from shoal.actors.engines.docker.events import EventStream
 from shoal.actors.engines.docker.failures import docker_errors
+from shoal.actors.engines.docker.image_store import DockerImageStore
 from shoal.actors.engines.docker.images import Images
 from shoal.actors.engines.seccomp import profile_json
 from shoal.model import tasks
@@ -71,6 +72,7 @@ class DockerEngine(Engine):
         self._connections = start_limit + _LOOKS + _WALKS + _PULLS
         self._client: APIClient | None = None
         self._images: Images | None = None
+        self.images = DockerImageStore(self._open_images, self._in)
         self._containers: Containers | None = None
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._closed = False
@@ -139,15 +141,6 @@ class DockerEngine(Engine):
                 self._disks.close()
 
         await asyncio.to_thread(let_go)
-
-    async def image(self, reference: str, *, pull: bool = True) -> ImageInfo:
-        images = self._open_images()
-        found = await self._in("look", lambda: images.get(reference))
-        if found is not None:
-            return found
-        return await self._in(
-            "pull" if pull else "look", lambda: images.pull(reference) if pull else images.need(reference)
-        )
 
     async def start(self, spec: ContainerSpec) -> Container:
         containers = self._open_containers()

@@ -1,18 +1,28 @@
-"""Looks images up and pulls them. Blocks: called in the engine's threads."""
+"""The daemon's images: looks them up, pulls, loads, commits, tags and removes them. Blocks: called in the engine's
+threads."""
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
 
 from docker import APIClient
 from docker.errors import APIError
 from docker.utils import parse_repository_tag
 
-from shoal.actors.engines.contract import ImageInfo
 from shoal.actors.engines.docker.failures import docker_errors, explanation, from_pull
+from shoal.actors.engines.docker.request import container_name
+from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.references import check_reference
-from shoal.model.errors import ImageNotFound
+from shoal.model.errors import FailedPrecondition, ImageNotFound, NotFound
+
+CONFIG_LABEL: Final = "shoal.config"
+"""The defaults of an image that Shoal made, as JSON. The daemon's own record of them would also hold what a container
+was given for itself."""
 
 
 class Images:
@@ -64,18 +74,119 @@ class Images:
         self.forget(reference)
         return self.need(reference)
 
+    def all(self) -> list[ImageInfo]:
+        """Every image of the daemon."""
+        with docker_errors("list the images"):
+            found = self._client.images()
+        images = []
+        for each in found:
+            tags = [tag for tag in each.get("RepoTags") or () if tag != "<none>:<none>"]
+            images += [_image_info(reference, self._inspect(each["Id"])) for reference in tags or [each["Id"]]]
+        return images
+
+    def load(self, archive: Path, reference: str, config: ImageConfig) -> ImageInfo:
+        """Imports a tar of a root filesystem."""
+        check_reference(reference)
+        repository, tag = parse_repository_tag(reference)
+        with docker_errors(f"load image {reference}"):
+            answer = self._client.import_image_from_file(
+                str(archive), repository=repository, tag=tag or "latest", changes=_changes(config)
+            )
+        self.forget(reference)
+        found = self.get(reference)
+        if found is None:
+            raise FailedPrecondition(f"the engine did not load {archive}: {answer[-300:]}")
+        return found
+
+    def commit(self, key: str, config: ImageConfig, reference: str | None) -> ImageInfo:
+        """Makes an image of a container's root filesystem."""
+        with docker_errors(f"take an image of container {key}"):
+            try:
+                made = self._client.commit(container_name(key), pause=True, changes=_changes(config))
+            except APIError as error:
+                if error.status_code == 404:
+                    raise NotFound(f"there is no container {key} on this node") from error
+                raise
+        digest = str(made["Id"])
+        if reference is not None:
+            self.tag(digest, reference)
+        return _image_info(reference or digest, self._inspect(digest))
+
+    def tag(self, digest: str, reference: str) -> None:
+        """Gives an image a name."""
+        check_reference(reference)
+        repository, tag = parse_repository_tag(reference)
+        with docker_errors(f"name image {reference}"):
+            self._client.tag(digest, repository, tag or "latest", force=True)
+        self.forget(reference)
+
+    def remove(self, reference: str) -> None:
+        """Removes a name, or an image with all its names."""
+        check_reference(reference)
+        names = [reference]
+        with docker_errors(f"remove image {reference}"):
+            try:
+                if reference.startswith("sha256:"):
+                    names = self._client.inspect_image(reference).get("RepoTags") or names
+                for name in names:
+                    self._client.remove_image(name)
+            except APIError as error:
+                if error.status_code != 404:
+                    raise
+        for name in (reference, *names):
+            self.forget(name)
+
+    def _inspect(self, digest: str) -> dict[str, Any]:
+        with docker_errors(f"look up image {digest}"):
+            found: dict[str, Any] = self._client.inspect_image(digest)
+            return found
+
     def forget(self, reference: str) -> None:
         self._known.pop(reference, None)
 
 
+def _changes(config: ImageConfig) -> list[str]:
+    """The lines that give an image its defaults, as the daemon takes them."""
+    lines = [f"ENV {name}={json.dumps(value)}" for name, value in config.env.items()]
+    lines += [f"WORKDIR {config.workdir}", f"LABEL {CONFIG_LABEL}={json.dumps(json.dumps(asdict(config)))}"]
+    if config.user:
+        lines.append(f"USER {config.user}")
+    return lines
+
+
 def _image_info(reference: str, found: dict[str, Any]) -> ImageInfo:
     config = found.get("Config") or {}
-    pairs = (entry.partition("=") for entry in config.get("Env") or ())
     return ImageInfo(
         reference=reference,
         digest=found["Id"],
+        config=_own_config(config) or _config(config),
+        size=int(found.get("Size") or 0),
+        created_at=_seconds(found.get("Created") or ""),
+    )
+
+
+def _own_config(config: dict[str, Any]) -> ImageConfig | None:
+    text = (config.get("Labels") or {}).get(CONFIG_LABEL)
+    if text is None:
+        return None
+    said = json.loads(text)
+    return ImageConfig(**{**said, "entrypoint": tuple(said["entrypoint"]), "command": tuple(said["command"])})
+
+
+def _config(config: dict[str, Any]) -> ImageConfig:
+    pairs = (entry.partition("=") for entry in config.get("Env") or ())
+    return ImageConfig(
         env={name: value for name, _, value in pairs},
         user=config.get("User") or "",
         workdir=config.get("WorkingDir") or "/",
-        size=int(found.get("Size") or 0),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        command=tuple(config.get("Cmd") or ()),
+        labels=dict(config.get("Labels") or {}),
     )
+
+
+def _seconds(timestamp: str) -> float:
+    try:
+        return datetime.fromisoformat(timestamp).timestamp()
+    except ValueError:
+        return 0.0

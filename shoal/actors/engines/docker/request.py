@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from shoal.actors.engines.contract import AGENT_PATH, RUN_MOUNT, ContainerSpec, ImageInfo
+from shoal.actors.engines.contract import AGENT_PATH, RUN_MOUNT, ContainerSpec
+from shoal.actors.engines.image_store import ImageInfo
 from shoal.model import ids
 from shoal.model.errors import InvalidRequest
 
@@ -94,8 +95,8 @@ def check(spec: ContainerSpec, *, runtimes: tuple[str, ...]) -> None:
 
 def _environment(spec: ContainerSpec, image: ImageInfo) -> dict[str, str]:
     """What the daemon adds to the image's own, and puts in its place."""
-    defaults = {name: value for name, value in spec.default_env.items() if name not in image.env}
-    return {**defaults, **spec.env, "SHOAL_USER": image.user, "SHOAL_WORKDIR": image.workdir}
+    defaults = {name: value for name, value in spec.default_env.items() if name not in image.config.env}
+    return {**defaults, **spec.env, "SHOAL_USER": image.config.user, "SHOAL_WORKDIR": image.config.workdir}
 
 
 def _isolation(spec: ContainerSpec, seccomp: str) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""The image store contract over the daemon's images."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from shoal.actors.engines.docker.images import Images
+from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
+
+T = TypeVar("T")
+
+
+class InPool(Protocol):
+    """Runs a blocking body in one of the engine's thread pools."""
+
+    def __call__(self, pool: str, body: Callable[[], T]) -> Coroutine[Any, Any, T]: ...
+
+
+class DockerImageStore(ImageStore):
+    """`images`: those of the open engine; raises `FailedPrecondition` while it is not open."""
+
+    def __init__(self, images: Callable[[], Images], in_pool: InPool) -> None:
+        self._images = images
+        self._in = in_pool
+
+    async def get(self, reference: str, *, pull: bool = True) -> ImageInfo:
+        images = self._images()
+        found = await self._in("look", lambda: images.get(reference))
+        if found is not None:
+            return found
+        return await self._in(
+            "pull" if pull else "look", lambda: images.pull(reference) if pull else images.need(reference)
+        )
+
+    async def list(self) -> builtins.list[ImageInfo]:
+        return await self._in("look", self._images().all)
+
+    async def load(self, archive: Path, reference: str, config: ImageConfig) -> ImageInfo:
+        images = self._images()
+        return await self._in("pull", lambda: images.load(archive, reference, config))
+
+    async def commit(self, key: str, config: ImageConfig, reference: str | None = None) -> ImageInfo:
+        images = self._images()
+        return await self._in("pull", lambda: images.commit(key, config, reference))
+
+    async def tag(self, digest: str, reference: str) -> None:
+        images = self._images()
+        await self._in("look", lambda: images.tag(digest, reference))
+
+    async def remove(self, reference: str) -> None:
+        images = self._images()
+        await self._in("look", lambda: images.remove(reference))

@@ -1,0 +1,79 @@
+"""The image store contract: the root filesystems of a node, how they come, are shared, and go.
+
+Terms
+    image       a root filesystem with defaults for its processes (`ImageConfig`). Its *digest* (`sha256:…`) names its
+                content for good; a *reference* (`python:3.12`) is a name that may move to another image.
+    layer       a part of an image: what one step changed on top of the layers below.
+
+Rules for every store
+    - All methods are async and never block the loop.
+    - What adds an image is all or nothing: after an error, a cancelled call or a crash, nothing of it can be seen, and
+      what was half written is removed at the latest by the next `open` of the engine.
+    - An image that a container uses stays until the last one is removed, whatever is asked meanwhile.
+    - Archives are hostile: a name that leads outside, a wrong digest, a size beyond the bound is `InvalidRequest`
+      (field `image`).
+    - Errors are of `shoal.model.errors`: `ImageNotFound`, `InvalidRequest`, `Unavailable` (the engine or the registry
+      does not answer), `FailedPrecondition`, `Internal`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The defaults for an image's processes. `user`: empty for root; `entrypoint`, `command`: empty if none."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = "/"
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image on this node. `size`: bytes of its content; `created_at`: seconds since the epoch, 0 if unknown."""
+
+    reference: str
+    digest: str
+    config: ImageConfig = field(default_factory=ImageConfig)
+    size: int = 0
+    created_at: float = 0.0
+
+
+class ImageStore(ABC):
+    """The images of this node. See the module for the rules that hold for every method."""
+
+    @abstractmethod
+    async def get(self, reference: str, *, pull: bool = True) -> ImageInfo:
+        """The image that a reference or a digest names, pulled if it is not on the node and `pull` is set.
+        `ImageNotFound` with the reason if it cannot be had, `InvalidRequest` (field `image`) for an invalid reference,
+        `Unavailable` if the registry does not answer."""
+
+    @abstractmethod
+    async def list(self) -> list[ImageInfo]:
+        """All images, those without a reference too (their digest stands in its place), in any order."""
+
+    @abstractmethod
+    async def load(self, archive: Path, reference: str, config: ImageConfig) -> ImageInfo:
+        """Makes an image of one layer from a tar of a root filesystem, compressed or not, and names it."""
+
+    @abstractmethod
+    async def commit(self, key: str, config: ImageConfig, reference: str | None = None) -> ImageInfo:
+        """Makes an image of what a container has changed, on top of the image that it was started from. The container
+        is frozen for the moment in which its files are taken; it may also have exited. `NotFound`: there is none."""
+
+    @abstractmethod
+    async def tag(self, digest: str, reference: str) -> None:
+        """Gives an image one more name, which may have been another's. `ImageNotFound`."""
+
+    @abstractmethod
+    async def remove(self, reference: str) -> None:
+        """Takes a name away or, given a digest, the image with all its names, and the layers that no other image has.
+        Idempotent. `FailedPrecondition` if a container uses the image (whose last name stays then)."""
