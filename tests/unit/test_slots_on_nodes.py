@@ -114,6 +114,53 @@ async def test_packing_leaves_nodes_empty_and_spreading_does_not() -> None:
     assert Counter(slot.node_id for slot in taken) == {"a": 2, "b": 2, "c": 2}
 
 
+@dataclass
+class SlowCluster(Cluster):
+    """Its slots come up one at a time, when `start` says so."""
+
+    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    async def placed(self, slot: Slot) -> None:
+        await self.starts.acquire()
+        slot.node_id = slot.asked
+        self.live[slot.id] = slot
+        del self.waiting[slot.id]
+
+    def starting(self) -> Counter[str | None]:
+        return Counter(slot.asked for slot, _ in self.waiting.values())
+
+
+async def test_a_node_starts_a_few_slots_at_once_and_the_rest_have_room_and_wait_their_turn() -> None:
+    small = SlotShape(0.1, 64)
+    cluster = SlowCluster({"a": "eu"})
+    await cluster.pool.refresh()
+    takes = [cluster.begin(Request(small)) for _ in range(12)]
+    impatient = cluster.begin(Request(small, patient=False))
+    await steps(100)
+    assert cluster.starting() == {"a": 8}  # two for each core
+    assert not impatient.done()
+    assert [each.count for each in cluster.pool.waiting()] == []  # no machine need be launched for them
+    cluster.starts.release()
+    await steps(100)
+    assert cluster.starting() == {"a": 8}
+    assert sum(take.done() for take in (*takes, impatient)) == 1
+    for take in (*takes, impatient):
+        take.cancel()
+    await asyncio.gather(*takes, impatient, return_exceptions=True)
+    assert cluster.starting() == {}
+
+
+async def test_another_node_starts_what_one_has_no_turn_for() -> None:
+    cluster = SlowCluster({"a": "eu", "b": "eu"})
+    await cluster.pool.refresh()
+    takes = [cluster.begin(Request(SlotShape(0.1, 64))) for _ in range(10)]
+    await steps(100)
+    assert sorted(cluster.starting().values()) == [2, 8]
+    for take in takes:
+        take.cancel()
+    await asyncio.gather(*takes, return_exceptions=True)
+
+
 async def test_an_idle_slot_serves_whatever_may_run_on_its_node() -> None:
     cluster = Cluster({"a": "us", "b": "eu"})
     (slot,) = await cluster.take(Request(ONE, regions=("us",)))

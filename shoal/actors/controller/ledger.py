@@ -18,6 +18,10 @@ from shoal.model.spec import SlotShape
 
 _NOTHING = Amount()
 
+STARTING_PER_CORE = 2
+"""Slots that may start on a node at once, for each of its cores. A start is half a second of a core; fifty at once on
+two cores let everything else there wait for seconds."""
+
 Placed = tuple[str | None, SlotShape]
 """A slot's node and shape."""
 
@@ -35,8 +39,8 @@ class NodeFacts(Protocol):
 @dataclass(slots=True, eq=False)
 class NodeView:
     """One node. `machine`: None until its node actor has told; `cordoned`: why nothing new starts there; `held`: what
-    of it sandboxes hold, `others`: what neither slots nor sandboxes hold; `load`: which part of it sandboxes hold: the
-    largest of its resources' parts, 0 to 1."""
+    of it sandboxes hold, `others`: what neither slots nor sandboxes hold; `starting`: slots that start there;
+    `load`: which part of it sandboxes hold: the largest of its resources' parts, 0 to 1."""
 
     id: str
     total: Amount
@@ -47,6 +51,7 @@ class NodeView:
     cordoned: str | None = None
     held: Amount = _NOTHING
     others: Amount = _NOTHING
+    starting: int = 0
     load: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +61,12 @@ class NodeView:
         """Sandboxes hold so much from now on. Each choice of a node compares the loads of hundreds."""
         self.held = held
         self.load = dominant_share(held, self.total)
+
+    @property
+    def busy(self) -> bool:
+        """Whether as many slots start there as may at once."""
+        cores = 1 if self.machine is None else int(self.machine.cores)
+        return self.starting >= STARTING_PER_CORE * max(1, cores)
 
     @property
     def character(self) -> tuple[object, ...]:
@@ -100,6 +111,7 @@ class NodeLedger:
             if known is not None and node.character == known.character:
                 node = known
             else:
+                node.starting = 0 if known is None else known.starting
                 self.version += 1
             node.others = (_NOTHING if known is None else known.others).between(least, beyond)
             node.free = room.total - ours - asked - node.others
@@ -119,6 +131,11 @@ class NodeLedger:
         if (node := self.nodes.get(node_id or "")) is not None:
             node.free = node.free.plus(shape)
             self.freed += 1
+
+    def count_starting(self, node_id: str | None, change: int) -> None:
+        """One slot more (1) or less (-1) starts there."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.starting = max(0, node.starting + change)
 
     def hold(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot there holds a sandbox."""

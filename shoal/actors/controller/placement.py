@@ -199,10 +199,10 @@ _OUTLOOKS = {
 def best_node(request: Request, nodes: Iterable[NodeView], *, with_room: bool = False) -> NodeView | None:
     """The one to use of several that would do: of the preferred region, the fullest, or (spread) the emptiest; without
     GPUs rather than with some that would lie idle, and known rather than one that has not answered yet. `with_room`:
-    only of those that have room for one more slot.
+    for one more slot, only of those that have room, and rather of those where it can start at once.
 
     It looks at each of hundreds of nodes for each create that finds no idle slot: so it is written for speed."""
-    found, least = None, (0, False, False, 0.0)
+    found, least = None, (0, False, False, False, 0.0)
     shape, sign, ranked = request.shape, (1 if request.spread else -1), len(request.regions) > 1
     cpu, memory = (shape.cpu - EPSILON, shape.memory - EPSILON) if with_room else (-inf, -inf)
     for node in nodes:
@@ -210,7 +210,8 @@ def best_node(request: Request, nodes: Iterable[NodeView], *, with_room: bool = 
         if free.cpu < cpu or free.memory < memory or (with_room and not free.covers(shape)):
             continue
         rank = request.regions.index(node.region) if ranked and node.region in request.regions else 0
-        cost = (rank, node.total.gpu > 0 and shape.gpu == 0, node.machine is None, sign * node.load)
+        busy = with_room and node.starting > 0 and node.busy
+        cost = (rank, busy, node.total.gpu > 0 and shape.gpu == 0, node.machine is None, sign * node.load)
         if found is None or cost < least:
             found, least = node, cost
     return found

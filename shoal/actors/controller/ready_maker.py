@@ -85,6 +85,7 @@ class ReadyMaker:
         try:
             if slot.node_id is None:
                 await self.maker.placed(slot)
+                self.slots.stock.came_up(slot)
             await self.call(slot.handle, "prepare", pool.shape.container, pool.label, timeout_s=_PREPARE_S)
         except ShoalError as error:
             log.warning("pool %s: %s", pool.label or "of a shape created lately", error)

@@ -204,7 +204,7 @@ class ReadySlots:
             for _ in range(plan.make):
                 slot = self.slots.withdraw_idle(pool.request) or self.slots.stock.create_spare(pool.request)
                 if slot is None:
-                    pool.problem = NO_ROOM
+                    pool.problem = None if self.slots.stock.room_for(pool.request) else NO_ROOM
                 else:
                     self._maker.make(pool, slot)
 

@@ -24,6 +24,11 @@ class Amount:
             and self.gpu + EPSILON >= shape.gpu
         )
 
+    def times(self, shape: SlotShape) -> int:
+        """How many of a shape it covers."""
+        parts = ((self.cpu, shape.cpu), (self.memory, shape.memory), (self.gpu, shape.gpu))
+        return max(0, min((int((have + EPSILON) / want) for have, want in parts if want > 0), default=0))
+
     def plus(self, shape: SlotShape) -> Amount:
         return Amount(self.cpu + shape.cpu, self.memory + shape.memory, self.gpu + shape.gpu)
 

@@ -19,9 +19,6 @@ MAX_UNPLACED = 128
 MAX_UNPLACED_IN_ALL = 512
 """The most slots with one request, and in all, for which Ray looks for a node. Thousands would overload Ray."""
 
-_MAX_STARTING = 1000
-"""The most slots that start at once on nodes that were chosen for them."""
-
 _STUCK_S = 30.0
 """Seconds without any slot's start after which one is sought another node: others have taken its room."""
 
@@ -63,7 +60,7 @@ class SlotDemand:
         choice = self.stock.choose(group.request)
         if isinstance(choice, OnNode):
             group.reason = STARTING
-            if self._pinned >= _MAX_STARTING or self._ray_will_place(group, choice.node_id):
+            if not self.stock.may_start(choice.node_id) or self._ray_will_place(group, choice.node_id):
                 return False
             self.make(group, choice.node_id)
             return True
@@ -156,7 +153,14 @@ class SlotDemand:
         group.failures = 0
         self.came_up(slot)
         self.make_missing(group)
+        self._start_next()
         self.queue.tidy(group)
+
+    def _start_next(self) -> None:
+        """A node may start another slot: that of whoever has waited longest for a turn."""
+        behind = [group for group in self.queue.groups.values() if group.in_turn]
+        for group in sorted(behind, key=lambda group: group.oldest().since)[:1]:
+            self.make_one(group)
 
     def _not_made(self, making: Making, error: Exception) -> None:
         """Another is made; after some failures whoever has waited longest is told."""
@@ -165,6 +169,7 @@ class SlotDemand:
             self.stock.health.failed(making.slot.asked, making.slot.id, None, error)
         self._retract(making)
         group.failures += 1
+        self._start_next()
         if group and (making.slot.asked is None or group.failures >= _ATTEMPTS):
             _tell(group.oldest(), Unavailable(f"a sandbox actor did not start: {error}; try again"))
         self.make_missing(group)

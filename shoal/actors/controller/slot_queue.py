@@ -63,6 +63,11 @@ class Group:
         return max(0, self._count - len(self.pinned))
 
     @property
+    def in_turn(self) -> bool:
+        """Whether some of them have room, and wait only until their slots may start."""
+        return self.reason == STARTING and self._count > self.being_made
+
+    @property
     def being_made(self) -> int:
         return len(self.pinned) + len(self.pending)
 

@@ -44,6 +44,7 @@ class SlotStock:
     _tiers: dict[Request, tuple[Tier, ...]] = field(default_factory=dict)
     _tiers_of: int = -1
     _waits: dict[Request, tuple[tuple[int, Capacity, int], Wait]] = field(default_factory=dict)
+    _starting: set[str] = field(default_factory=set)
     _looked: float = float("-inf")
     _ended: list[tuple[float, Slot]] = field(default_factory=list)  # and when: Ray may not know it yet
 
@@ -82,19 +83,27 @@ class SlotStock:
         slot.asked = node_id
         self.holders.know(slot)
         self.ledger.take(node_id, slot.shape)
+        if node_id is not None:
+            self._starting.add(slot.id)
+            self.ledger.count_starting(node_id, 1)
         self.unsure = True
         return slot
 
+    def may_start(self, node_id: str) -> bool:
+        """Whether one more slot may start on a node now."""
+        return not self.ledger.nodes[node_id].busy
+
     def create_spare(self, request: Request) -> Slot | None:
-        """A new slot that nobody waits for, if some node has room for it now."""
+        """A new slot that nobody waits for, if some node has room for it now, and nothing better to do."""
         choice = self.choose(request)
-        if isinstance(choice, OnNode):
-            return self.create(request, choice.node_id)
-        self.unsure = True
-        return None
+        if isinstance(choice, Wait):
+            self.unsure = True
+            return None
+        return self.create(request, choice.node_id) if self.may_start(choice.node_id) else None
 
     def came_up(self, slot: Slot) -> None:
         """A slot has been placed."""
+        self._has_started(slot)
         if slot.asked is None:
             self.ledger.take(slot.node_id, slot.shape)
 
@@ -114,11 +123,21 @@ class SlotStock:
     def discard(self, slot: Slot) -> None:
         """Ends a slot that must not be used again, or is dead. Idempotent."""
         self.release(slot)
+        self._has_started(slot)
         if self.holders.forget(slot):
             self.ledger.give_back(slot.node_id or slot.asked, slot.shape)
             self._ended.append((self.clock(), slot))
             self.unsure = True
         self.maker.kill(slot)
+
+    def room_for(self, request: Request) -> int:
+        """How many slots for `request` have room on the nodes now, whenever they may start."""
+        return sum(node.free.times(request.shape) for tier in self.tiers(request) for node in tier.nodes)
+
+    def _has_started(self, slot: Slot) -> None:
+        if slot.id in self._starting:
+            self._starting.remove(slot.id)
+            self.ledger.count_starting(slot.asked, -1)
 
     def room_without(self, slot: Slot) -> Amount | None:
         """What is free on the slot's node once it has ended; None where that is not known."""

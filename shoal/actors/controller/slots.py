@@ -73,7 +73,7 @@ class SlotPool:
         self._demand.make_missing(group)
         slot = waiter.slot
         try:
-            if not request.patient and group.being_made < len(group):
+            if not request.patient and group.being_made < len(group) and not group.in_turn:
                 raise no_capacity(group.reason)
             async with asyncio.timeout(deadline_s):
                 return await slot
@@ -147,9 +147,12 @@ class SlotPool:
         """What waits for room, by request: what has room and only starts is left out."""
         now = self.stock.clock()
         for request, group in self._queue.groups.items():
-            if group.short:
-                in_ray = min(group.short, len(group.pending))
-                yield request.as_waiting(group.short, now - group.oldest().since, in_ray)
+            short = group.short
+            if short and group.in_turn:
+                short = max(0, short - self.stock.room_for(request))
+            if short:
+                in_ray = min(short, len(group.pending))
+                yield request.as_waiting(short, now - group.oldest().since, in_ray)
 
     # -- the loop -----------------------------------------------------------------------------------
 
@@ -167,7 +170,7 @@ class SlotPool:
         elif self.idle.missing(self._demand.being_made + self._spare_count(self.idle.default_shape)):
             request = Request(self.idle.default_shape)
             choice = self.stock.choose(request)
-            if isinstance(choice, OnNode):
+            if isinstance(choice, OnNode) and self.stock.may_start(choice.node_id):
                 self._demand.make(self._queue.group(request), choice.node_id)
 
     async def refresh(self) -> None:
@@ -273,5 +276,5 @@ class SlotPool:
             for group in islice(self._queue.groups.values(), _MOST_GROUPS):
                 shape = group.request.shape
                 lately = self.stock.clock() - group.helped < _HELP_EACH_S
-                if shape != slot.shape and group.short and not lately and room.covers(shape):
+                if shape != slot.shape and group.short and not group.in_turn and not lately and room.covers(shape):
                     yield group
