@@ -110,6 +110,7 @@ class Nodes:
     _leaving: set[str] = field(default_factory=set)
     _listed: set[str] = field(default_factory=set)
     _kinds: frozenset[Machine] = frozenset()
+    _closed: tuple[list[str], bool] | None = None  # `cluster_addresses`, until a machine comes, goes or changes
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
 
     async def refresh(self, *, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
@@ -122,6 +123,7 @@ class Nodes:
         for node_id, facts in seen.items():
             if node_id not in self._nodes and not self._gone(node_id):
                 handle = self._make_actor(node_id)
+                self._closed = None
                 labels, hostname = facts.get("Labels", {}), facts.get("NodeManagerHostname", "")
                 self._nodes[node_id] = Node(
                     node_id,
@@ -205,6 +207,7 @@ class Nodes:
 
     def _forget(self, node: Node) -> None:
         del self._nodes[node.id]
+        self._closed = None
         self._kinds = frozenset(self.capacities().values())
         if node.asking is not None:
             node.asking.cancel()
@@ -212,8 +215,11 @@ class Nodes:
     async def _ask(self, node: Node) -> None:
         info = await self.call(node.handle, "info", timeout_s=ANSWER_S)
         # Told at each look, so that a call that is lost does no harm; and before anything is placed there.
-        closed = cluster_addresses(self._nodes.values())
-        node.addresses = tuple(await self.call(node.handle, "close_off", *closed, timeout_s=ANSWER_S))
+        if self._closed is None:
+            self._closed = cluster_addresses(self._nodes.values())
+        addresses = tuple(await self.call(node.handle, "close_off", *self._closed, timeout_s=ANSWER_S))
+        if addresses != node.addresses:
+            node.addresses, self._closed = addresses, None
         node.info = info
         node.error = node.asking = node.missing_since = None
         capacity = _capacity(node, info)

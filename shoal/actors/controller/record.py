@@ -244,7 +244,14 @@ def _end(row: Mapping[str, Any] | None) -> End | None:
 def _plain(value: Any) -> dict[str, Any]:
     """A dataclass as a dict, one level deep: `asdict` copies all that lies below, which is most of what a create costs
     here."""
-    return {one.name: getattr(value, one.name) for one in fields(value)}
+    kind = type(value)
+    names = _names.get(kind)
+    if names is None:
+        names = _names[kind] = tuple(one.name for one in fields(value))
+    return {name: getattr(value, name) for name in names}
+
+
+_names: dict[type, tuple[str, ...]] = {}
 
 
 def _digest(spec: SandboxSpec) -> str:

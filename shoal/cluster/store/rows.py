@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from shoal.actors.controller.store import Change
@@ -14,6 +14,8 @@ from shoal.model.pools import PoolInfo
 from shoal.model.states import TERMINAL, State
 
 Row = dict[str, Any]
+
+_AUDIT_COLUMNS = tuple(each.name for each in fields(AuditEntry) if each.name != "id")
 
 
 @dataclass(slots=True)
@@ -159,9 +161,8 @@ def _event_row(event: SandboxEvent) -> Row:
 
 def _audit_row(entry: AuditEntry) -> Row:
     # A refused caller chose some of these values; none may prevent the entry.
-    return {
-        name: text(value) if isinstance(value, str) else value for name, value in asdict(entry).items() if name != "id"
-    }
+    values = ((name, getattr(entry, name)) for name in _AUDIT_COLUMNS)
+    return {name: text(value) if isinstance(value, str) else value for name, value in values}
 
 
 def _environment_row(environment: Environment) -> Row:
