@@ -15,7 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 AGENT := shoal/images/agent
-AGENT_SOURCES := $(shell find $(AGENT) -name '*.go' -o -name 'go.*' 2>/dev/null)
+LAYERS := shoal/images/layers
+GO_SOURCES := $(shell find $(AGENT) $(LAYERS) -name '*.go' -o -name 'go.*' 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's tests stay in one worker
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
@@ -33,7 +34,7 @@ help: ## This list
 
 venv: $(STAMP) ## Make .venv with Shoal in it (editable) and the tools of development
 
-$(STAMP): pyproject.toml hatch_build.py $(AGENT_SOURCES)
+$(STAMP): pyproject.toml hatch_build.py $(GO_SOURCES)
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is missing: apt-get install python3 (or set PYTHON=…)' >&2; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "Installing $(notdir $(PYTHON))-venv …"; \
@@ -56,8 +57,8 @@ format: venv ## Put the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-go: venv ## The Go program's own tests
-	cd $(AGENT) && $(GO) vet ./... && $(GO) test -timeout 5m ./...
+test-go: venv ## The Go programs' own tests
+	for module in $(AGENT) $(LAYERS); do (cd $$module && $(GO) vet ./... && $(GO) test -timeout 5m ./...) || exit; done
 
 test-parts: venv ## Unit and contract tests, on all cores (WORKERS=4)
 	$(PYTEST) tests/unit tests/contract -m 'not engine and not long' $(PARALLEL)

