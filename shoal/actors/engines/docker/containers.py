@@ -21,7 +21,8 @@ from shoal.actors.engines.docker import disk as own_disk
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.images import Images
 from shoal.actors.engines.docker.removal import remove_container, stop_container
-from shoal.actors.engines.docker.request import KEY_LABEL, check, container_name, create_request
+from shoal.actors.engines.docker.request import KEY_LABEL, container_name, create_request
+from shoal.actors.engines.isolation import check
 from shoal.actors.engines.shared_counts import bound_terminals, queue_limits
 from shoal.actors.engines.tree_size import tree_size
 from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, NotFound, ShoalError

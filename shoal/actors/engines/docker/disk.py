@@ -19,7 +19,8 @@ from typing import Any
 from shoal.actors.engines.contract import ContainerSpec, Mount
 from shoal.actors.engines.disks import Disk, Disks
 from shoal.actors.engines.disks.disks import find, release, remove, unmount
-from shoal.actors.engines.docker.request import DISK_LABEL, hosts_file
+from shoal.actors.engines.docker.request import DISK_LABEL
+from shoal.actors.engines.isolation import hosts_file
 from shoal.model.errors import Unavailable
 
 _PEER = struct.Struct("=3i")
