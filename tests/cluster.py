@@ -68,7 +68,7 @@ def machine() -> Iterator[Machine]:
         "SHOAL_HOST__PROXY": "true",
         "SHOAL_HOST__PACKAGE_INDEX": "true",
     }
-    (state_dir / "cache").symlink_to(_cache())
+    (state_dir / "cache").symlink_to(test_cache())
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_")) and "TEST" not in name]:
             if name not in READ_ON_IMPORT:
@@ -188,12 +188,15 @@ def _disconnect(client: Client) -> None:
     ray.shutdown()
 
 
-def _cache() -> Path:
+def test_cache() -> Path:
     """Outside of the tree, and kept from one session to the next: building the base image takes half a minute."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = root / "shoal-tests"
     cache.mkdir(parents=True, exist_ok=True)
     return cache
+
+
+test_cache.__test__ = False  # type: ignore[attr-defined]
 
 
 def free_subnet(*others: str) -> IPv4Network:

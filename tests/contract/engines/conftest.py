@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.engines.labs import LABS, DockerLab, Lab, opened
+from tests.contract.engines.labs import LABS, DockerLab, Lab, RealLab, opened
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.engine)])
+@pytest.fixture(params=["fake", *(pytest.param(name, marks=pytest.mark.engine) for name in ("docker", "oci"))])
 async def lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Lab]:
     """Each engine in turn."""
     async with opened(LABS[request.param](tmp_path)) as lab:
+        yield lab
+
+
+@pytest.fixture(params=["docker", "oci"])
+async def real_lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[RealLab]:
+    """Each engine that starts something."""
+    lab = LABS[request.param](tmp_path)
+    assert isinstance(lab, RealLab)
+    async with opened(lab):
         yield lab
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import shutil
+import subprocess
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,11 +18,14 @@ from typing import Any
 from docker import APIClient
 
 from shoal.actors.engines.contract import Container, ContainerSpec, Engine, EngineEvent, EventKind, Usage
-from shoal.actors.engines.disks import Disks
+from shoal.actors.engines.disks import Disks, mounts
 from shoal.actors.engines.docker import DockerEngine
 from shoal.actors.engines.fake import FakeEngine, fake_image
+from shoal.actors.engines.oci import OciEngine
 from shoal.images.binaries import agent_binary
 from shoal.model import ids
+from tests.cluster import test_cache
+from tests.contract.engines.plain_layers import PlainImages, PlainLayers
 
 MiB = 1 << 20
 LABEL = "shoal.test"
@@ -91,7 +98,36 @@ class Lab(ABC):
         """The key of every container of this lab's that is left, as somebody else than the engine sees it."""
 
 
-class DockerLab(Lab):
+class RealLab(Lab):
+    """An engine whose containers run programs."""
+
+    def spec(self, **overrides: Any) -> ContainerSpec:
+        return super().spec(**{"agent": agent(), **overrides})
+
+    @abstractmethod
+    async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
+        """Runs a program in the container, past the agent; (exit code, output)."""
+
+    @abstractmethod
+    async def id_of(self, container: Container) -> str:
+        """The engine's own name of it."""
+
+    async def kill(self, container: Container) -> None:
+        os.kill(container.pid, 9)
+
+    async def exhaust_memory(self, container: Container) -> None:
+        await self.run(container, "python3", "-c", "x = bytearray(1 << 30)")
+
+    async def write(self, container: Container, size: int) -> None:
+        code, said = await self.run(container, "sh", "-c", f"head -c {size} /dev/zero > /written-$$ && sync")
+        assert code == 0, said
+
+    async def burn(self, container: Container) -> None:
+        program = "import time\nwhile time.process_time() < 0.3: pass"
+        assert (await self.run(container, "python3", "-c", program))[0] == 0
+
+
+class DockerLab(RealLab):
     """`disks`: where containers that ask for a limit get disks of their own."""
 
     def __init__(self, run_dir: Path, disks: Disks | None = None) -> None:
@@ -99,9 +135,6 @@ class DockerLab(Lab):
         self.engine = DockerEngine(engine_address(), start_limit=3, disks=disks)
         self.image = test_image()
         self.client = APIClient(base_url=engine_address() or os.environ.get("DOCKER_HOST"), version="auto")
-
-    def spec(self, **overrides: Any) -> ContainerSpec:
-        return super().spec(**{"agent": agent(), **overrides})
 
     async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
         """Runs a program in the container, by the daemon's own means; (exit code, output)."""
@@ -118,24 +151,50 @@ class DockerLab(Lab):
         found = await asyncio.to_thread(self.client.inspect_container, f"shoal-{container.key}")
         return str(found["Id"])
 
-    async def kill(self, container: Container) -> None:
-        os.kill(container.pid, 9)
-
-    async def exhaust_memory(self, container: Container) -> None:
-        await self.run(container, "python3", "-c", "x = bytearray(1 << 30)")
-
-    async def write(self, container: Container, size: int) -> None:
-        code, said = await self.run(container, "sh", "-c", f"head -c {size} /dev/zero > /written-$$ && sync")
-        assert code == 0, said
-
-    async def burn(self, container: Container) -> None:
-        program = "import time\nwhile time.process_time() < 0.3: pass"
-        assert (await self.run(container, "python3", "-c", program))[0] == 0
-
     async def remains(self) -> list[str]:
         label = next(f"{name}={value}" for name, value in self.labels.items())
         found = await asyncio.to_thread(self.client.containers, all=True, filters={"label": label})
         return [container["Labels"]["shoal.key"] for container in found]
+
+
+class OciLab(RealLab):
+    """`disks`: as for `DockerLab`. Its image is the base image's archive, unpacked once for the session."""
+
+    def __init__(self, run_dir: Path, disks: Disks | None = None) -> None:
+        super().__init__(run_dir)
+        self.layers = PlainLayers({self.image: base_tree()})
+        self.keys: set[str] = set()
+        self.top = Path(tempfile.mkdtemp(prefix="shoal-oci-", dir="/tmp"))
+        self.engine = self.another(disks)
+
+    def another(self, disks: Disks | None = None) -> OciEngine:
+        """An engine over the same containers, as after a restart of the node."""
+        images = functools.partial(PlainImages, self.layers)
+        return OciEngine(self.top / "oci", self.top / "run", self.layers, images, start_limit=3, disks=disks)
+
+    def spec(self, **overrides: Any) -> ContainerSpec:
+        made = super().spec(**overrides)
+        self.keys.add(made.key)
+        return made
+
+    async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
+        command = ["runc", "--root", str(self.top / "run"), "exec", "--user", user, container.key, *argv]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, errors="replace")
+        return done.returncode, done.stdout + done.stderr
+
+    async def id_of(self, container: Container) -> str:
+        return container.key
+
+    async def remains(self) -> list[str]:
+        return await asyncio.to_thread(self._remains)
+
+    def _remains(self) -> list[str]:
+        """Of directories, mounts, groups, runtime's state, holds."""
+        found = {path.name for path in self.top.glob("oci/containers/*")} | set(self.layers.held_by)
+        found |= {path.name for path in self.top.glob("run/*")}
+        found |= {entry.point.parent.name for entry in mounts.table() if self.top in entry.point.parents}
+        found |= {path.name for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*") if path.name in self.keys}
+        return sorted(found)
 
 
 class FakeLab(Lab):
@@ -163,7 +222,20 @@ class FakeLab(Lab):
         return list(self.fake.containers)
 
 
-LABS: Mapping[str, type[Lab]] = {"fake": FakeLab, "docker": DockerLab}
+def base_tree() -> Path:
+    """The base image, unpacked once for all sessions."""
+    cache = test_cache()
+    archive = max(cache.glob("base-*.tar"), key=lambda path: path.stat().st_mtime)
+    tree = cache / f"{archive.stem}-unpacked"
+    if not tree.exists():
+        unfinished = Path(tempfile.mkdtemp(dir=cache))
+        subprocess.run(["tar", "-C", unfinished, "--numeric-owner", "-xpf", archive], check=True)
+        unfinished.chmod(0o755)
+        unfinished.rename(tree)
+    return tree
+
+
+LABS: Mapping[str, type[Lab]] = {"fake": FakeLab, "docker": DockerLab, "oci": OciLab}
 
 
 @asynccontextmanager
@@ -177,6 +249,8 @@ async def opened(lab: Lab) -> AsyncIterator[Lab]:
         assert await lab.remains() == []
     finally:
         await lab.engine.close()
+        if isinstance(lab, OciLab):
+            await asyncio.to_thread(shutil.rmtree, lab.top)
         if isinstance(lab, DockerLab):
             for key in await lab.remains():
                 await asyncio.to_thread(lab.client.remove_container, f"shoal-{key}", force=True, v=True)

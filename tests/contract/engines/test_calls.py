@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shoal.actors.engines.contract import Container
-from tests.contract.engines.labs import DockerLab, MiB
+from tests.contract.engines.labs import MiB, RealLab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 
@@ -20,9 +20,9 @@ REFUSED = {"EPERM", "ENOSYS"}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the probe has the numbers of x86-64")
-async def test_what_reaches_past_a_sandbox_is_refused(docker_lab: DockerLab) -> None:
-    container = await docker_lab.start()
-    code, said = await docker_lab.run(container, "python3", "-c", PROBE)
+async def test_what_reaches_past_a_sandbox_is_refused(real_lab: RealLab) -> None:
+    container = await real_lab.start()
+    code, said = await real_lab.run(container, "python3", "-c", PROBE)
     assert code == 0, said
     found: dict[str, Any] = json.loads(said)
     assert {f for f, answer in found["families"].items() if answer == "ok"} == {
@@ -107,14 +107,14 @@ TOOLS = (
 )
 
 
-async def test_programs_run(docker_lab: DockerLab) -> None:
-    container = await docker_lab.start(memory=512 * MiB, pids=128)
+async def test_programs_run(real_lab: RealLab) -> None:
+    container = await real_lab.start(memory=512 * MiB, pids=128)
     for what, program in PROGRAMS.items():
-        await assert_runs(docker_lab, container, "a program for " + what, "python3", "-c", program)
+        await assert_runs(real_lab, container, "a program for " + what, "python3", "-c", program)
     for line in TOOLS:
-        await assert_runs(docker_lab, container, line, "sh", "-ec", line)
+        await assert_runs(real_lab, container, line, "sh", "-ec", line)
 
 
-async def assert_runs(lab: DockerLab, container: Container, what: str, *argv: str) -> None:
+async def assert_runs(lab: RealLab, container: Container, what: str, *argv: str) -> None:
     code, said = await lab.run(container, *argv)
     assert code == 0, (what, said)

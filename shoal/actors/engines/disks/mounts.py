@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ _MS_NOSUID, _MS_NODEV, _MS_BIND = 2, 4, 4096
 _MNT_DETACH = 2
 _SHUT_DOWN, _WITHOUT_WRITING = 0x8004587D, 2  # from <linux/fs.h> and the kernel's fs/ext4/ext4.h
 _GONE = 22  # EINVAL: nothing is mounted there
+_LONGEST_OPTIONS = 4095
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -35,6 +38,20 @@ def mount_disk(device: str, point: Path, options: str) -> None:
 def bind(source: Path, point: Path) -> None:
     """Makes `source` appear at `point`, too; `OSError`."""
     _mount(str(source), point, "", _MS_BIND, "")
+
+
+def overlay(point: Path, lower: Sequence[Path], upper: Path, work: Path) -> None:
+    """Mounts the directories `lower`, uppermost first, with `upper` above them, to which all writes go. `OSError`."""
+    options = ",".join(
+        (
+            f"lowerdir={':'.join(map(_escaped, lower))}",
+            f"upperdir={_escaped(upper)}",
+            f"workdir={_escaped(work)}",
+        )
+    )
+    if len(os.fsencode(options)) > _LONGEST_OPTIONS:
+        raise OSError(errno.ENAMETOOLONG, "too many layers for one mount", str(point))
+    _mount("overlay", point, "overlay", 0, options)
 
 
 def detach(point: Path) -> None:
@@ -66,6 +83,10 @@ def table(text: str | None = None) -> list[MountEntry]:
         for fields in (line.split(" ") for line in lines)
         if len(fields) > 4
     ]
+
+
+def _escaped(path: Path) -> str:
+    return re.sub(r"([\\,:])", r"\\\1", str(path))
 
 
 def _mount(source: str, point: Path, kind: str, flags: int, options: str) -> None:

@@ -10,11 +10,9 @@ import asyncio
 import logging
 import os
 import socket
-import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any
 
 from docker import APIClient
 from docker.utils import kwargs_from_env
@@ -29,10 +27,8 @@ from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.image_store import DockerImageStore
 from shoal.actors.engines.docker.images import Images
 from shoal.actors.engines.seccomp import profile_json
-from shoal.model import tasks
+from shoal.actors.engines.threads import EngineThreads, not_open
 from shoal.model.errors import FailedPrecondition
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -65,10 +61,8 @@ class DockerEngine(Engine):
         self._timeout = timeout
         self._disks = disks
         self._pids = pids
-        self._pools = {
-            name: ThreadPoolExecutor(size, thread_name_prefix=f"shoal-docker-{name}")
-            for name, size in (("start", start_limit), ("look", _LOOKS), ("walk", _WALKS), ("pull", _PULLS))
-        }
+        self._threads = EngineThreads(self.name, {"start": start_limit, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS})
+        self._in = self._threads.run
         self._connections = start_limit + _LOOKS + _WALKS + _PULLS
         self._client: APIClient | None = None
         self._images: Images | None = None
@@ -133,8 +127,7 @@ class DockerEngine(Engine):
         client, self._client = self._client, None
 
         def let_go() -> None:
-            for pool in self._pools.values():
-                pool.shutdown(wait=True, cancel_futures=True)
+            self._threads.close()
             if client is not None:
                 client.close()
             if self._disks is not None:
@@ -144,7 +137,9 @@ class DockerEngine(Engine):
 
     async def start(self, spec: ContainerSpec) -> Container:
         containers = self._open_containers()
-        return await self._undoable(lambda abandoned: containers.start(spec, abandoned), lambda: self.remove(spec.key))
+        return await self._threads.undoable(
+            "start", lambda abandoned: containers.start(spec, abandoned), lambda: self.remove(spec.key)
+        )
 
     async def stop(self, key: str) -> None:
         containers = self._open_containers()
@@ -152,19 +147,9 @@ class DockerEngine(Engine):
 
     async def restart(self, key: str) -> Container:
         containers = self._open_containers()
-        return await self._undoable(lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key))
-
-    async def _undoable(
-        self, begin: Callable[[threading.Event], Container], undo: Callable[[], Coroutine[Any, Any, None]]
-    ) -> Container:
-        abandoned = threading.Event()
-        work = tasks.shared(self._in("start", lambda: begin(abandoned)), "docker start")
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            abandoned.set()
-            await _finish(_undo(work, undo))
-            raise
+        return await self._threads.undoable(
+            "start", lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key)
+        )
 
     async def remove(self, key: str) -> None:
         containers = self._open_containers()
@@ -204,19 +189,14 @@ class DockerEngine(Engine):
         self._streams.add(stream)
         return aiter(stream)
 
-    async def _in(self, pool: str, body: Callable[[], T]) -> T:
-        if self._closed:
-            raise _not_open()
-        return await asyncio.get_running_loop().run_in_executor(self._pools[pool], body)
-
     def _open_containers(self) -> Containers:
         if self._containers is None or self._client is None:
-            raise _not_open()
+            raise not_open()
         return self._containers
 
     def _open_images(self) -> Images:
         if self._images is None or self._client is None:
-            raise _not_open()
+            raise not_open()
         return self._images
 
 
@@ -228,25 +208,3 @@ def _probe(address: str) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.connect(path)
-
-
-def _not_open() -> FailedPrecondition:
-    return FailedPrecondition("the engine is not open; call `open` first", state="closed")
-
-
-async def _undo(work: asyncio.Future[Container], undo: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Waits for a start whose caller has gone, and undoes it. A failed start has undone itself."""
-    await asyncio.wait([work])
-    if not work.cancelled() and work.exception() is None:
-        await undo()
-
-
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits `work` to its end, however often the waiting task is cancelled."""
-    task = tasks.shared(work, "undo start")
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                return

@@ -1,0 +1,371 @@
+"""The containers of a machine, by key. Blocks: called in the engine's threads, several at once.
+
+A start's steps, in order: the record, the hold on the layers, the disk, the mounted root filesystem, the runtime, the
+record again. Whatever was done, `remove` undoes it by the record alone; `sweep` does that after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from shoal.actors.engines.cgroup_parent import CgroupParent
+from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage
+from shoal.actors.engines.disks import Disks, disks
+from shoal.actors.engines.image_store import ImageInfo
+from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
+from shoal.actors.engines.oci import bundle, processes, runtimes, writable
+from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
+from shoal.actors.engines.oci.runtimes import Runtime
+from shoal.actors.engines.oci.writable import Writable
+from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, InvalidRequest, NotFound, ShoalError
+
+_log = logging.getLogger(__name__)
+
+
+class Layers(Protocol):
+    """What a container needs of the layer store (`layers.py`)."""
+
+    def find(self, reference: str) -> ImageInfo | None: ...
+
+    def lower_dirs(self, digest: str) -> tuple[Path, ...]: ...
+
+    def hold(self, digest: str, key: str) -> None: ...
+
+    def let_go(self, key: str) -> None: ...
+
+
+class Watching(Protocol):
+    """Who is told what to watch (`watch.py`)."""
+
+    def add(self, key: str, first: ProcessRef) -> None: ...
+
+    def forget(self, key: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Containers:
+    """`state`: where runtimes keep theirs; `mount_points`: the directory of `make_mount_points`; `own_disks`: None if
+    containers can't have disks of their own here; `parent`: None if they can't be bounded together."""
+
+    records: Records
+    layers: Layers
+    groups: Groups
+    watch: Watching
+    machine: bundle.Machine
+    known_runtimes: Mapping[str, Runtime]
+    state: Path
+    mount_points: Path
+    own_disks: Disks | None = None
+    parent: CgroupParent | None = None
+    codes: dict[str, int | None] = field(default_factory=dict)
+    """Exit codes of those that have ended while they were watched."""
+    out_of_memory: set[str] = field(default_factory=set)
+    _starting: set[str] = field(default_factory=set)
+    _locks: weakref.WeakValueDictionary[str, _Lock] = field(default_factory=weakref.WeakValueDictionary)
+
+    def start(self, spec: ContainerSpec, abandoned: threading.Event) -> Container:
+        """Starts a container, all or nothing. `abandoned`: the caller has gone, so undo."""
+        self._check(spec)
+        image = self.layers.find(spec.image)
+        if image is None:
+            raise ImageNotFound(f"image {spec.image} is not on this node; pull it first, or load it on the node")
+        with self._busy(spec.key):
+            if self.records.get(spec.key) is not None:
+                raise FailedPrecondition(f"there is a container {spec.key} already", state="running")
+            try:
+                return self._make(spec, image, abandoned)
+            except BaseException:
+                self._undo(spec.key, self._remove)
+                raise
+
+    def _make(self, spec: ContainerSpec, image: ImageInfo, abandoned: threading.Event) -> Container:
+        record = Record(
+            spec.key,
+            image.digest,
+            spec.runtime,
+            time.time(),
+            labels=dict(spec.labels),
+            keep=spec.keep,
+            maker=processes.ref(os.getpid()),
+            disk=writable.place_of(spec, self.own_disks),
+        )
+        self.records.put(record)
+        self.layers.hold(record.digest, record.key)
+        if record.disk is not None and self.own_disks is not None:
+            writable.make_disk(self.own_disks, spec)
+        place = self._writable(record)
+        own = place.prepare(spec)
+        config = bundle.config(
+            replace(spec, mounts=(*own, *spec.mounts)),
+            image,
+            bundle.Place(place.root, self.groups.path(spec.key)),
+            self.machine,
+        )
+        runtimes.write_config(self.records.place(spec.key), config)
+        return self._run(record, abandoned)
+
+    def _run(self, record: Record, abandoned: threading.Event) -> Container:
+        place = self._writable(record)
+        with writable.disk_errors(record.key):
+            place.mount((self.mount_points, *self.layers.lower_dirs(record.digest)))
+        if abandoned.is_set():
+            raise FailedPrecondition(f"the start of container {record.key} was given up", state="starting")
+        if self.parent is not None:
+            self.parent.ensure()
+        pid = runtimes.run(self._runtime(record), self.state, record.key, self.records.place(record.key))
+        record = record.but(stage=Stage.MADE, first=processes.ref(pid))
+        self.records.put(record)
+        place.unmount()
+        if not processes.alive(record.first):
+            raise Internal(
+                f"container {record.key} ended as soon as it started; "
+                "check that the agent is a static executable for this machine"
+            )
+        self.watch.add(record.key, record.first)
+        return self._container(record)
+
+    def stop(self, key: str) -> None:
+        """Kills all its processes, and keeps what it wrote. Idempotent."""
+        with self._lock(key):
+            self._stop(key)
+
+    def _stop(self, key: str) -> None:
+        record = self._need(key)
+        self._end(record)
+        self.records.put(record.but(first=ProcessRef()))
+        top = self._writable(record).top
+        writable.put_away(key, top, is_disk=record.disk is not None)
+
+    def restart(self, key: str, abandoned: threading.Event) -> Container:
+        """Starts one that has exited; one that runs is left as it is. `abandoned`: the caller has gone, so undo."""
+        with self._busy(key):
+            record = self._need(key)
+            if processes.alive(record.first):
+                return self._container(record)
+            try:
+                self._end(record)  # what its last run left
+                self.codes.pop(key, None)
+                self.out_of_memory.discard(key)
+                if record.disk is not None:
+                    writable.open_disk(self.own_disks, key, record.disk)
+                return self._run(record, abandoned)
+            except BaseException:
+                self._undo(key, self._stop)
+                raise
+
+    def remove(self, key: str) -> None:
+        """Kills and removes it with all that it wrote. Idempotent."""
+        check_key(key)
+        with self._lock(key):
+            self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        record = self.records.get(key)
+        if record is None:
+            return
+        if record.keep and record.stage is not Stage.REMOVING:
+            self.records.put(record.but(stage=Stage.REMOVING))  # half of it must never be started again
+        self._end(record)
+        if record.disk is not None:
+            disk = disks.find(key)
+            if disk is not None:
+                disks.remove(disk)
+            if self.own_disks is not None:
+                self.own_disks.forget(key)
+        else:
+            self._writable(record).empty()
+        self.layers.let_go(key)
+        self.records.drop(key)
+        self.codes.pop(key, None)
+        self.out_of_memory.discard(key)
+
+    def _end(self, record: Record) -> None:
+        """Nothing of a container's processes is left afterwards, nor of what a runtime made for them."""
+        key = record.key
+        self.watch.forget(key)
+        with _as_internal(f"remove container {key}"):
+            self.groups.kill(key)
+            self.groups.remove(key)
+            self._writable(record).unmount()
+            runtimes.forget(self.state, key)
+
+    def _undo(self, key: str, work: Any) -> None:
+        try:
+            work(key)
+        except ShoalError:  # the first error says more; what is left has a record
+            _log.warning("could not undo the start of container %s", key, exc_info=True)
+
+    def sweep(self) -> None:
+        """Removes what a crash left half made or half removed. What somebody else is making stays."""
+        for key in self.records.sweep():
+            self.records.drop(key)
+        for record in list(self.records.all()):
+            if record.stage is Stage.MAKING and processes.alive(record.maker):
+                continue
+            if record.stage is Stage.MAKING:
+                for runtime in self.known_runtimes.values():
+                    processes.end_calls(os.path.basename(runtime.program), record.key)
+            if record.stage is not Stage.MADE:
+                self._undo(record.key, self.remove)
+
+    def watch_all(self) -> None:
+        """Watches those that run, after this process was started anew."""
+        for record in self.records.all():
+            if record.stage is Stage.MADE and record.first.pid and processes.alive(record.first):
+                self.watch.add(record.key, record.first)
+
+    def get(self, key: str) -> Container:
+        record = self._need(key)
+        if key in self._starting and not record.first.pid:
+            raise NotFound(f"container {key} is still being started")
+        return self._container(record)
+
+    def list(self, labels: Mapping[str, str]) -> list[Container]:
+        return [
+            self._container(record)
+            for record in self.records.all()
+            if labels.items() <= record.labels.items() and not (record.key in self._starting and not record.first.pid)
+        ]
+
+    def labels_of(self, key: str) -> Mapping[str, str]:
+        record = self.records.get(key)
+        return {} if record is None else record.labels
+
+    def usage(self, key: str) -> Usage:
+        record = self._running(key)
+        try:
+            return self.groups.of(record.key).usage()
+        except (OSError, ValueError, KeyError) as error:
+            self._running(key)  # it has just ended
+            raise Internal(f"the usage of container {key} cannot be read: {error}") from error
+
+    def disk_usage(self, key: str, *, limit: int) -> int:
+        record = self._need(key)
+        disk = disks.find(key) if record.disk is not None else None
+        if disk is not None:
+            return disk.used()
+        try:
+            return self._writable(record).used(limit)
+        except OSError as error:
+            self._need(key)
+            raise Internal(f"what container {key} wrote cannot be counted: {error}") from error
+
+    def pause(self, key: str) -> None:
+        with self._lock(key):
+            self._running(key)
+            with _as_internal(f"pause container {key}"):
+                self.groups.freeze(key)
+
+    def resume(self, key: str) -> None:
+        with self._lock(key):
+            self._running(key)
+            with _as_internal(f"resume container {key}"):
+                self.groups.thaw(key)
+
+    def _container(self, record: Record) -> Container:
+        running = processes.alive(record.first)
+        state = ContainerState.RUNNING if running else ContainerState.EXITED
+        if running and self.groups.frozen(record.key):
+            state = ContainerState.PAUSED
+        return Container(
+            key=record.key,
+            state=state,
+            pid=record.first.pid if running else 0,
+            exit_code=None if running else self._exit_code(record),
+            out_of_memory=record.key in self.out_of_memory or self._killed_for_memory(record.key),
+            created_at=record.created_at,
+            labels=dict(record.labels),
+        )
+
+    def _exit_code(self, record: Record) -> int | None:
+        code = self.codes.get(record.key)
+        return processes.exit_code(record.first) if code is None and record.first.pid else code
+
+    def _killed_for_memory(self, key: str) -> bool:
+        try:
+            return self.groups.of(key).out_of_memory()
+        except (OSError, ValueError):
+            return False
+
+    def _running(self, key: str) -> Record:
+        record = self._need(key)
+        if not processes.alive(record.first):
+            raise FailedPrecondition(f"container {key} has exited", state=str(ContainerState.EXITED))
+        return record
+
+    def _need(self, key: str) -> Record:
+        check_key(key)
+        record = self.records.get(key)
+        if record is None or record.stage is Stage.REMOVING:
+            raise NotFound(f"there is no container {key} on this node")
+        return record
+
+    def _writable(self, record: Record) -> Writable:
+        place = self.records.place(record.key)
+        return Writable(Path(record.disk) if record.disk is not None else place, place / "root")
+
+    def _runtime(self, record: Record) -> Runtime:
+        runtime = self.known_runtimes.get(record.runtime)
+        if runtime is None:
+            raise FailedPrecondition(f"{record.runtime} is not on this machine any more; run `shoal doctor`")
+        return runtime
+
+    def _check(self, spec: ContainerSpec) -> None:
+        check(spec, runtimes=tuple(self.known_runtimes))
+        if 0 < spec.memory < LEAST_MEMORY:
+            raise InvalidRequest(f"memory: ask for at least {LEAST_MEMORY // MiB} MiB", field="memory")
+        if spec.cpu > (cores := os.cpu_count() or 1):
+            raise InvalidRequest(f"cpu: this node has {cores} cores; ask for at most as many", field="cpu")
+        if spec.gpu:
+            raise InvalidRequest(
+                "gpu: the engine `oci` gives none; set engine = docker on nodes with GPUs", field="gpu"
+            )
+
+    @contextmanager
+    def _busy(self, key: str) -> Iterator[None]:
+        """A container is started by one at a time; a second one is refused."""
+        if key in self._starting:
+            raise FailedPrecondition(f"container {key} is being started already", state="starting")
+        self._starting.add(key)
+        try:
+            with self._lock(key):
+                yield
+        finally:
+            self._starting.discard(key)
+
+    def _lock(self, key: str) -> _Lock:
+        lock = self._locks.get(key)
+        return lock if lock is not None else self._locks.setdefault(key, _Lock())
+
+
+class _Lock:
+    """One change of a container at a time."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@contextmanager
+def _as_internal(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Internal(f"could not {doing}: {error}") from error

@@ -1,0 +1,200 @@
+"""The engine: the contract's methods, each a blocking body in a bounded thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from pathlib import Path
+
+from shoal.actors.engines import cgroup_parent
+from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, EventKind, Usage
+from shoal.actors.engines.disks import Disks
+from shoal.actors.engines.image_store import ImageStore
+from shoal.actors.engines.oci import runtimes, writable
+from shoal.actors.engines.oci.bundle import Machine
+from shoal.actors.engines.oci.containers import Containers, Layers
+from shoal.actors.engines.oci.events import Listeners
+from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.records import Records
+from shoal.actors.engines.oci.watch import Watch
+from shoal.actors.engines.seccomp import profile_json
+from shoal.actors.engines.shared_counts import queue_limits
+from shoal.actors.engines.threads import EngineThreads, not_open
+from shoal.model.errors import FailedPrecondition
+
+_log = logging.getLogger(__name__)
+
+_LOOKS, _WALKS, _PULLS = 4, 2, 4
+_IPV6 = Path("/proc/sys/net/ipv6")
+
+
+class OciEngine(Engine):
+    """Containers of this process's own. `root`: where it keeps them; `run_dir`: where runtimes keep what ends with the
+    machine, a short path; `images`: makes the image store over `layers`, given the engine's threads. At most
+    `start_limit` containers are started or removed at once; `disks`, `pids`, `seccomp`: as for Docker's."""
+
+    name = "oci"
+
+    def __init__(
+        self,
+        root: Path,
+        run_dir: Path,
+        layers: Layers,
+        images: Callable[[EngineThreads], ImageStore],
+        start_limit: int = 4,
+        *,
+        disks: Disks | None = None,
+        pids: int | None = None,
+        seccomp: str | None = None,
+    ) -> None:
+        self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
+        self.runtimes: tuple[str, ...] = ()
+        self._root = root
+        self._state = run_dir
+        self._layers = layers
+        self._disks = disks
+        self._pids = pids
+        self._seccomp = seccomp
+        sizes = {"start": start_limit, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS}
+        self._threads = EngineThreads(self.name, sizes)
+        self.images = images(self._threads)
+        self._containers: Containers | None = None
+        self._watch: Watch | None = None
+        self._listeners = Listeners()
+        self._closed = False
+
+    async def open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("the engine is closed; make another one", state="closed")
+        if self._containers is not None:
+            return
+        groups = Groups(await asyncio.to_thread(Path("/proc/self/mountinfo").read_text))
+        watch = Watch(groups, self._exited, self._out_of_memory)
+        try:
+            containers = await self._threads.run("look", lambda: self._open(groups, watch))
+        except BaseException:
+            watch.close()
+            raise
+        self.runtimes = tuple(containers.known_runtimes)
+        if containers.own_disks is not None:
+            self.abilities |= {Ability.DISK_LIMIT}
+        self._watch, self._containers = watch, containers
+        await self._threads.run("look", containers.watch_all)
+
+    def _open(self, groups: Groups, watch: Watch) -> Containers:
+        found = runtimes.found()
+        default = runtimes.RUNTIMES[0]
+        if default.name not in found:
+            raise FailedPrecondition(
+                f"{default.program} is not on this machine; run: apt-get install -y {default.program}",
+                state="not installed",
+            )
+        disks, problem = self._disks, None if self._disks is None else self._disks.problem()
+        if problem is not None:
+            _log.warning("disks are watched, not limited: %s", problem)
+            disks = None
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mount_points = self._root / "mount-points"
+        writable.make_mount_points(mount_points)
+        records = Records(self._root / "containers")
+        records.open()
+        containers = Containers(
+            records,
+            self._layers,
+            groups,
+            watch,
+            Machine(json.loads(self._seccomp or profile_json()), queue_limits(), has_ipv6=_IPV6.exists()),
+            found,
+            self._state,
+            mount_points,
+            disks,
+            cgroup_parent.prepare("cgroupfs", self._pids or cgroup_parent.most_pids()),
+        )
+        containers.sweep()
+        return containers
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._listeners.close()
+        if self._watch is not None:
+            self._watch.close()
+        await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
+        self._threads.close()
+        if self._disks is not None:
+            self._disks.close()
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        containers = self._opened()
+        return await self._threads.undoable(
+            "start", lambda abandoned: containers.start(spec, abandoned), lambda: self.remove(spec.key)
+        )
+
+    async def stop(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("start", lambda: containers.stop(key))
+
+    async def restart(self, key: str) -> Container:
+        containers = self._opened()
+        return await self._threads.undoable(
+            "start", lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key)
+        )
+
+    async def remove(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("start", lambda: containers.remove(key))
+
+    async def forget_disks(self, keep: Collection[str]) -> None:
+        self._opened()
+        disks, kept = self._disks, frozenset(keep)
+        if disks is not None:
+            await self._threads.run("look", lambda: disks.forget_all_but(kept))
+
+    async def get(self, key: str) -> Container:
+        containers = self._opened()
+        return await self._threads.run("look", lambda: containers.get(key))
+
+    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+        containers = self._opened()
+        return await self._threads.run("look", lambda: containers.list(labels))
+
+    async def usage(self, key: str) -> Usage:
+        containers = self._opened()
+        return await self._threads.run("look", lambda: containers.usage(key))
+
+    async def disk_usage(self, key: str, *, limit: int) -> int:
+        containers = self._opened()
+        return await self._threads.run("walk", lambda: containers.disk_usage(key, limit=limit))
+
+    async def pause(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("look", lambda: containers.pause(key))
+
+    async def resume(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("look", lambda: containers.resume(key))
+
+    def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
+        self._opened()
+        return self._listeners.add(labels)
+
+    def _exited(self, key: str, code: int | None) -> None:
+        containers = self._opened()
+        containers.codes[key] = code
+        self._listeners.tell(EngineEvent(EventKind.EXITED, key, code), containers.labels_of(key))
+
+    def _out_of_memory(self, key: str) -> None:
+        containers = self._opened()
+        if key not in containers.out_of_memory:
+            containers.out_of_memory.add(key)
+            self._listeners.tell(EngineEvent(EventKind.OUT_OF_MEMORY, key), containers.labels_of(key))
+
+    def _opened(self) -> Containers:
+        if self._containers is None or self._closed:
+            raise not_open()
+        return self._containers

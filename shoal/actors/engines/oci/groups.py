@@ -1,0 +1,159 @@
+"""The control groups of containers, by key: reading, freezing, killing and removing them. Version 1, version 2, and
+both at once. Blocks: called in the engine's threads.
+
+A container's group is `/shoal/<key>` in every hierarchy. The kernel is the only record: nothing here is remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+from shoal.actors.engines.cgroup_parent import NAME
+from shoal.actors.engines.cgroups import Cgroup, mount_points
+from shoal.model.errors import FailedPrecondition, Unavailable
+
+_NEEDED: Final = ("cpu", "memory", "pids")
+_FREEZE_S: Final = 10.0
+_EMPTY_S: Final = 10.0
+_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.05
+
+
+class Groups:
+    """`mountinfo`: the text of `/proc/self/mountinfo`. `FailedPrecondition` if the machine lacks what is needed."""
+
+    def __init__(self, mountinfo: str) -> None:
+        points = mount_points(mountinfo)
+        self._tops = {name: Path(point) for name, (_, point) in points.items()}
+        self._unified = self._find_version(points)
+
+    def _find_version(self, points: dict[str, tuple[str, str]]) -> bool:
+        """Whether the limits are held by version 2."""
+        outside = [point for root, point in points.values() if root != "/"]
+        if outside:
+            raise FailedPrecondition(f"the top of the control groups at {outside[0]} is not in sight", state="cgroups")
+        if all(name in points for name in (*_NEEDED, "cpuacct", "freezer")):
+            return False
+        if "" not in points:
+            raise FailedPrecondition(
+                "no control groups are mounted; run: mount -t cgroup2 cgroup2 /sys/fs/cgroup", state="cgroups"
+            )
+        there = (self._tops[""] / "cgroup.controllers").read_text().split()
+        lacking = [name for name in _NEEDED if name not in there]
+        if lacking:
+            raise FailedPrecondition(
+                f"the control groups have no {', '.join(lacking)}; boot with cgroup_enable={lacking[0]}",
+                state="cgroups",
+            )
+        return True
+
+    @staticmethod
+    def path(key: str) -> str:
+        """As a runtime takes it."""
+        return f"/{NAME}/{key}"
+
+    def of(self, key: str) -> Cgroup:
+        """Where the container's usage is read."""
+        if self._unified:
+            directory = self._directory("", key)
+            return Cgroup(directory, directory, directory, unified=True)
+        cpu, memory, pids = (self._directory(name, key) for name in ("cpuacct", "memory", "pids"))
+        return Cgroup(cpu, memory, pids, unified=False)
+
+    def frozen(self, key: str) -> bool:
+        """Whether all its processes are frozen."""
+        try:
+            if self._unified:
+                return "frozen 1" in (self._directory("", key) / "cgroup.events").read_text()
+            return (self._directory("freezer", key) / "freezer.state").read_text().strip() == "FROZEN"
+        except OSError:
+            return False
+
+    def freeze(self, key: str) -> None:
+        """Freezes its processes and waits until they are. `OSError` if there is no group, `Unavailable` if some go on
+        after ten seconds: then none is frozen."""
+        deadline, pause = time.monotonic() + _FREEZE_S, _PAUSE_S
+        self._switch(key, frozen=True)
+        while not self.frozen(key):
+            if time.monotonic() > deadline:
+                self._switch(key, frozen=False)
+                raise Unavailable(f"container {key} cannot be frozen: some of its processes wait for a disk; try again")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            if not self._unified:
+                self._switch(key, frozen=True)  # a process that was being made must be frozen, too
+
+    def thaw(self, key: str) -> None:
+        """Lets them run. `OSError` if there is no group."""
+        self._switch(key, frozen=False)
+
+    def _switch(self, key: str, *, frozen: bool) -> None:
+        if self._unified:
+            (self._directory("", key) / "cgroup.freeze").write_text("1" if frozen else "0")
+        else:
+            (self._directory("freezer", key) / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
+
+    def kill(self, key: str) -> None:
+        """Kills all its processes, frozen ones too, and waits until none is left. `Unavailable` if some do not end
+        within ten seconds."""
+        deadline, pause = time.monotonic() + _EMPTY_S, _PAUSE_S
+        while left := self._processes(key):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"processes of container {key} do not end after being killed: {left[:5]}; try again")
+            self._kill(key, left)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _kill(self, key: str, pids: list[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                process = os.pidfd_open(pid)
+                try:
+                    if f"/{NAME}/{key}\n" in Path(f"/proc/{pid}/cgroup").read_text():  # else the pid is another's now
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                except FileNotFoundError:
+                    pass
+                finally:
+                    os.close(process)
+        with contextlib.suppress(OSError):
+            self.thaw(key)  # frozen by version 1 they would not see the signal
+
+    def _processes(self, key: str) -> list[int]:
+        found: set[int] = set()
+        for directory in self._directories(key):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (directory / "cgroup.procs").read_text().split()))
+        return sorted(found - {0})
+
+    def remove(self, key: str) -> None:
+        """Removes its groups, in which nothing runs any more. Idempotent; `OSError`."""
+        for directory in self._directories(key):
+            _remove(directory)
+
+    def _directories(self, key: str) -> list[Path]:
+        return list(dict.fromkeys(self._directory(name, key) for name in self._tops))
+
+    def _directory(self, name: str, key: str) -> Path:
+        return self._tops[name] / NAME / key
+
+
+def _remove(directory: Path) -> None:
+    deadline = time.monotonic() + _EMPTY_S
+    while True:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # The last process is just leaving.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return

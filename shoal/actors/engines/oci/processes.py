@@ -1,0 +1,54 @@
+"""Looks at processes by pid and start time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from shoal.actors.engines.oci.records import ProcessRef
+
+_STATE, _STARTED, _EXIT_CODE = 0, 19, 49
+"""Fields of `/proc/<pid>/stat` after the name."""
+_ENDED = "ZXx"
+
+
+def ref(pid: int) -> ProcessRef:
+    """The process that has this pid now; `ProcessRef()` if none has."""
+    fields = _stat(pid)
+    return ProcessRef(pid, int(fields[_STARTED])) if fields else ProcessRef()
+
+
+def alive(process: ProcessRef) -> bool:
+    """Whether it runs: one that nobody has reaped yet does not."""
+    fields = _stat(process.pid) if process.pid else []
+    return bool(fields) and int(fields[_STARTED]) == process.started and fields[_STATE] not in _ENDED
+
+
+def exit_code(process: ProcessRef) -> int | None:
+    """The exit code of one that has ended, 128 + n for a signal; None once it was reaped: the kernel has forgotten it
+    then. Only root may read it."""
+    fields = _stat(process.pid)
+    if len(fields) <= _EXIT_CODE or int(fields[_STARTED]) != process.started or fields[_STATE] not in _ENDED:
+        return None
+    code = os.waitstatus_to_exitcode(int(fields[_EXIT_CODE]))
+    return code if code >= 0 else 128 - code
+
+
+def end_calls(program: str, key: str) -> None:
+    """Kills what still runs of a runtime's commands about a container, after whoever started them has died."""
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+            if os.fsencode(key) in words and os.path.basename(words[0]) == os.fsencode(program):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

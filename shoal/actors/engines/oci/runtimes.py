@@ -1,0 +1,106 @@
+"""The programs that start containers, and how they are called. Blocks: called in the engine's threads.
+
+They keep their own state of a container below `<root>/<key>`, which must be short: there are sockets in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
+
+_SEARCHED: Final = ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_RUN_S: Final = 60.0
+_SAID: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """`name`: what a `ContainerSpec` calls it; `program`: what is started; `flags`: before its command."""
+
+    name: str
+    program: str
+    flags: tuple[str, ...] = ()
+
+
+RUNTIMES: Final = (Runtime("runc", "runc"),)
+"""Those that the engine knows; the first is the default."""
+
+
+def found() -> dict[str, Runtime]:
+    """Those that are on this machine, by name, with the paths of their programs."""
+    paths = {
+        runtime: shutil.which(runtime.program, path=os.environ.get("PATH", "") + _SEARCHED) for runtime in RUNTIMES
+    }
+    return {r.name: Runtime(r.name, path, r.flags) for r, path in paths.items() if path is not None}
+
+
+def run(runtime: Runtime, state: Path, key: str, bundle: Path) -> int:
+    """Starts the container that `bundle/config.json` describes; the pid of its first process. Raises the runtime's
+    error, after which there may be something of it."""
+    log, pid_file = bundle / "log", bundle / "pid"
+    log.unlink(missing_ok=True)
+    pid_file.unlink(missing_ok=True)
+    options = ["--root", str(state), "--log", str(log), "--log-format", "json"]
+    command = [runtime.program, *runtime.flags, *options, "run", "--detach"]
+    command += ["--bundle", str(bundle), "--pid-file", str(pid_file), key]
+    try:
+        # No pipes: the container's processes would inherit them.
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": _search_path()},
+            cwd="/",
+            timeout=_RUN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{runtime.name} has not started container {key} within {_RUN_S:g} s") from error
+    except OSError as error:
+        raise FailedPrecondition(f"{runtime.program} cannot be run: {error}; run `shoal doctor`") from error
+    if done.returncode != 0:
+        raise _failure(key, runtime, log)
+    return int(pid_file.read_text())
+
+
+def forget(state: Path, key: str) -> None:
+    """Removes what a runtime keeps of a container in which nothing runs any more. Idempotent."""
+    shutil.rmtree(state / key, ignore_errors=True)
+
+
+def write_config(bundle: Path, config: Mapping[str, Any]) -> None:
+    (bundle / "config.json").write_text(json.dumps(config))
+
+
+def _search_path() -> str:
+    return os.environ.get("PATH", "") + _SEARCHED
+
+
+def _failure(key: str, runtime: Runtime, log: Path) -> ShoalError:
+    said = _last_error(log)
+    hint = "; check that the agent is a static executable for this machine" if "exec" in said or "mount" in said else ""
+    return Internal(f"{runtime.name} could not start container {key}: {said[:_SAID]}{hint}")
+
+
+def _last_error(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return "it does not say why"
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
+            return str(entry.get("msg", ""))
+    return lines[-1] if lines else "it does not say why"
