@@ -73,11 +73,11 @@ class NodeDrain:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
-    all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
-    are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
-    the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here; `gpus`: whole
-    devices."""
+    """One node: what it has, what runs on it. Memory and disk in MiB, CPU in cores; `pids`: the most processes and
+    threads of all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes
+    whose files are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`:
+    an id that the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here; `gpus`:
+    whole devices."""
 
     id: str
     address: str  # host:port of its relay
@@ -93,6 +93,7 @@ class NodeInfo:
     memory_total: int
     memory_free: int
     pids: int
+    disk_total: int
     disk_limit: Literal["kernel", "watch"] = "kernel"
     remains: int = 0
     stopped: int = 0

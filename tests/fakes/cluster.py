@@ -285,7 +285,9 @@ class _Nodes(Nodes):
         address = "127.0.0.1:1"
         return [
             NodeInfo(
-                NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192, 1 << 22
+                *(NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192),
+                pids=1 << 22,
+                disk_total=1 << 30,
             )
         ]
 

@@ -329,6 +329,7 @@ def _info(machine: Machine) -> NodeInfo:
         memory_total=kind.memory,
         memory_free=int(machine.free.memory),
         pids=1 << 20,
+        disk_total=1 << 30,
     )
 
 

@@ -40,5 +40,6 @@ def node_info(node_id: str = "1" * 56, **changes: Any) -> NodeInfo:
         "memory_total": 8192,
         "memory_free": 8192,
         "pids": 24576,
+        "disk_total": 1 << 20,
     }
     return NodeInfo(node_id, **{**values, **changes})

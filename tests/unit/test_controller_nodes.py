@@ -25,6 +25,7 @@ def info(node_id: str) -> NodeInfo:
     return NodeInfo(
         id=node_id, address=f"{node_id}:1", hostname=node_id, region=None, engine="fake", runtimes=("runc",),
         alive=True, sandboxes=0, warm=0, cpu_total=4.0, cpu_free=4.0, memory_total=4096, memory_free=4096, pids=24576,
+        disk_total=1 << 20,
     )  # fmt: skip
 
 

@@ -308,8 +308,8 @@ class TestRegistry:
 
 
 class TestPlacement:
-    small = Machine(2.0, 4096, 2.0, 3000, 0, None, ("runc",), 24576)
-    large = Machine(8.0, 32768, 16.0, 20000, 1, "eu", ("runc", "runsc"), 24576)
+    small = Machine(2.0, 4096, 2.0, 3000, 0, None, ("runc",), 24576, disk=100_000)
+    large = Machine(8.0, 32768, 16.0, 20000, 1, "eu", ("runc", "runsc"), 24576, disk=2_000_000)
 
     @pytest.mark.parametrize(
         ("changes", "field"),
@@ -321,6 +321,7 @@ class TestPlacement:
             ({"resources": resources(gpu=2)}, "gpu"),
             ({"regions": ("moon",)}, "region"),
             ({"resources": resources(pids=24577)}, "pids"),
+            ({"resources": resources(disk=2_000_001)}, "disk"),
         ],
     )
     def test_refuses_what_no_machine_has(self, changes: dict[str, object], field: str) -> None:

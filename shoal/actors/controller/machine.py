@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.spec import SandboxSpec
@@ -15,7 +16,8 @@ from shoal.model.spec import SandboxSpec
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A node's capacity. `cpu_shares`, `memory_shares` (MiB): what Ray may hand out as requests; `cores`, `memory`:
-    what it has; `pids`: the most processes of all its sandboxes together."""
+    what it has; `pids`: the most processes of all its sandboxes together; `disk`: MiB of the file system that holds
+    their disks, whatever of it is free."""
 
     cores: float
     memory: int
@@ -26,6 +28,7 @@ class Machine:
     runtimes: tuple[str, ...]
     pids: int
     zone: str | None = None
+    disk: float = inf
 
 
 _Fits = Callable[[Machine], bool]
@@ -73,6 +76,11 @@ def check_fits(spec: SandboxSpec, machines: Sequence[Machine]) -> None:
             "pids",
             lambda m: r.pids <= m.pids,
             lambda ms: f"the most that a node gives all its sandboxes together is {max(m.pids for m in ms)}",
+        ),
+        (
+            "disk",
+            lambda m: r.disk <= m.disk,
+            lambda ms: f"the largest node's file system has {max(m.disk for m in ms):.0f} MiB",
         ),
     )
     left = list(machines)

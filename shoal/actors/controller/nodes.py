@@ -329,6 +329,7 @@ def _capacity(node: Node, info: NodeInfo) -> Machine:
         runtimes=info.runtimes,
         pids=info.pids,
         zone=node.zone,
+        disk=info.disk_total,
     )
 
 

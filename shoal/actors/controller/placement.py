@@ -24,12 +24,13 @@ from shoal.model.spec import Runtime, SandboxSpec, SlotShape
 @dataclass(frozen=True, slots=True)
 class Request:
     """What placement needs to know of a sandbox. Sandboxes with equal requests wait together. `cores`, `memory`
-    (MiB), `pids`: its limits; `patient`: it may wait for room."""
+    (MiB), `pids`, `disk` (MiB): its limits; `patient`: it may wait for room."""
 
     shape: SlotShape
     cores: float = 0.0
     memory: int = 0
     pids: int = 0
+    disk: int = 0
     runtime: Runtime = "runc"
     regions: tuple[str, ...] = ()
     zone: str | None = None
@@ -87,6 +88,7 @@ class Request:
             and self.cores <= machine.cores
             and self.memory <= machine.memory
             and self.pids <= machine.pids
+            and self.disk <= machine.disk
         )
 
 
@@ -98,6 +100,7 @@ def request_for(spec: SandboxSpec) -> Request:
         cores=r.cpu_limit,
         memory=r.memory_limit,
         pids=r.pids,
+        disk=r.disk,
         runtime=spec.runtime,
         regions=spec.regions,
         zone=spec.zone,

@@ -83,6 +83,7 @@ class NodeActor:
             memory_total=total_memory,
             memory_free=total_memory,
             pids=self._wiring.most_pids(self._settings),
+            disk_total=await asyncio.to_thread(self._wiring.disk_size, self._settings),
             disk_limit="watch" if self._wiring.needs_disk_watch(parts.engine) else "kernel",
             remains=len(parts.containers.remains),
             stopped=sum(1 for r in records if r.stage is Stage.STOPPED),

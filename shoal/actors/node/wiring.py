@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -172,6 +173,11 @@ def machine_size() -> tuple[float, int]:
     """(cores, MiB) of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(os.cpu_count() or 1), memory // MIB
+
+
+def disk_size(settings: Settings) -> int:
+    """MiB of the file system that holds the sandboxes' disks."""
+    return shutil.disk_usage(settings.state_dir).total // MIB
 
 
 def most_pids(settings: Settings) -> int:

@@ -167,10 +167,10 @@ class Cordon(Told):
 
 
 class Node(Told):
-    """One node: what it has, what runs on it. Memory in MiB, CPU in cores; `pids`: the most processes and threads of
-    all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes whose files
-    are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`: an id that
-    the machine keeps; `cordon`: set if no new sandbox starts here; `gpus`: whole devices."""
+    """One node: what it has, what runs on it. Memory and disk in MiB, CPU in cores; `pids`: the most processes and
+    threads of all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes
+    whose files are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`:
+    an id that the machine keeps; `cordon`: set if no new sandbox starts here; `gpus`: whole devices."""
 
     id: str
     address: str
@@ -186,6 +186,7 @@ class Node(Told):
     memory_total: int
     memory_free: int
     pids: int
+    disk_total: int
     disk_limit: Literal["kernel", "watch"]
     remains: int
     stopped: int
