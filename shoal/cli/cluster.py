@@ -12,7 +12,7 @@ import typer
 from shoal.cli import console, remote, session, settings
 from shoal.cli.exits import EXIT_CODES
 from shoal.cli.nodes import print_nodes
-from shoal.cli.options import Json
+from shoal.cli.options import Json, WithGvisor
 from shoal.cli.session import with_cluster
 from shoal.client import config_file
 from shoal.model import cluster_file
@@ -35,6 +35,7 @@ def up(
     ] = None,
     region: Annotated[str | None, typer.Option(help="This machine's region, for sandboxes that ask for one.")] = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Also start Ray's dashboard.")] = False,
+    with_gvisor: WithGvisor = False,
     no_api: Annotated[bool, typer.Option("--no-api", help="Serve no HTTP API.")] = False,
     roll: Annotated[
         bool, typer.Option("--roll", help="Replace the API's replicas and gateway while they serve, and nothing else.")
@@ -52,6 +53,7 @@ def up(
       SHOAL_POOLS__READY=8 shoal up
       shoal up --address-ip 10.0.0.5 --region eu
       SHOAL_API__PORT=0 shoal up
+      shoal up --with-gvisor
       shoal up --roll
     """
     session.check_here("up")
@@ -65,7 +67,8 @@ def up(
         return
     if no_api:
         loaded = loaded.model_copy(update={"api": loaded.api.model_copy(update={"enabled": False})})
-    done = local_cluster.up(loaded, local_cluster.UpOptions(address_ip, port, region, dashboard), console.steps)
+    options = local_cluster.UpOptions(address_ip, port, region, dashboard, with_gvisor)
+    done = local_cluster.up(loaded, options, console.steps)
     if json:
         console.print_json({**_describe(done.cluster), "nodes": done.nodes, "started": done.started})
         return

@@ -12,7 +12,7 @@ import typer
 
 from shoal.cli import console, session, settings
 from shoal.cli.nodes import print_nodes
-from shoal.cli.options import Json, mebibytes, pairs, seconds
+from shoal.cli.options import Json, WithGvisor, mebibytes, pairs, seconds
 from shoal.cli.session import with_cluster
 from shoal.model import cluster_file, join_token
 from shoal.model.errors import FailedPrecondition, InvalidRequest
@@ -54,6 +54,7 @@ def join(
         list[str] | None,
         typer.Option("--label", metavar="NAME=VALUE", help="A Ray label; may be repeated."),
     ] = None,
+    with_gvisor: WithGvisor = False,
     json: Json = False,
 ) -> None:
     """Make this machine a node of a cluster, or repair it.
@@ -85,6 +86,7 @@ def join(
         memory=size,
         gpus=gpus,
         labels=pairs("label", label),
+        with_gvisor=with_gvisor,
     )
     done = local_join.join(loaded, options, console.steps)
     if json:

@@ -23,6 +23,10 @@ Interactive = Annotated[
 ]
 Tty = Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+WithGvisor = Annotated[
+    bool,
+    typer.Option("--with-gvisor", help="Build gVisor for runtime=runsc, if it is not there; takes some minutes, once."),
+]
 EnvironmentName = Annotated[
     str | None,
     typer.Option("--environment", metavar="NAME", help="The environment; default: your token's, or main."),

@@ -29,6 +29,8 @@ OWN_SETTINGS = (
     "node.relay_port",
     "node.pids",
     "node.seccomp_profile",
+    "node.runsc",
+    "node.runsc_platform",
     "network.bridge",
     "network.subnet",
     "network.dns",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from shoal.model.spec import Runtime
 
 
 def default_state_dir() -> Path:
@@ -44,6 +46,8 @@ class SandboxDefaults(_Section):
     """Most processes and threads at once"""
     timeout: Annotated[float, Field(gt=0)] = 300.0
     """Lifetime in seconds from its start"""
+    runtime: Runtime = "runc"
+    """What isolates it: `runc`, or `runsc` for gVisor where nodes have it"""
 
 
 class Limits(_Section):
@@ -86,6 +90,10 @@ class NodeSettings(_Section):
     """0: any free port"""
     seccomp_profile: Path | None = None
     """A seccomp profile (JSON as Docker takes it, on every node) in place of Shoal's own"""
+    runsc: Path | None = None
+    """gVisor's `runsc`; none: the one that `shoal up --with-gvisor` built, if it has"""
+    runsc_platform: Literal["systrap", "kvm"] = "systrap"
+    """How gVisor catches system calls; `kvm` is faster on machines of metal, and may not run on virtual ones"""
 
 
 class PoolSettings(_Section):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors import inherited_settings
-from shoal.actors.engines import seccomp
+from shoal.actors.engines import gvisor, seccomp
 from shoal.actors.engines.disks import Disks
 from shoal.actors.node import kernel_counts
 from shoal.cluster.local import actors as local_actors
@@ -72,6 +72,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _agent(settings)
     yield _inherited(settings)
     yield _seccomp(settings)
+    yield _gvisor(settings)
     cluster = _cluster(settings)
     if isinstance(cluster, Check):
         yield cluster
@@ -263,6 +264,18 @@ def _seccomp(settings: Settings) -> Check:
     except ShoalError as error:
         return Check("seccomp", False, error.message, "unset SHOAL_NODE__SECCOMP_PROFILE for Shoal's own")
     return Check("seccomp", True, f"the profile in {named}" if named else "Shoal's own profile")
+
+
+def _gvisor(settings: Settings) -> Check:
+    """Whether `runtime="runsc"` can be had here, which no cluster needs."""
+    found = gvisor.find(settings)
+    if found is None:
+        return Check("gvisor", True, 'not here, so no runtime="runsc"; `shoal up --with-gvisor` builds it')
+    why = gvisor.problem(found)
+    if why is not None:
+        remedy = "unset SHOAL_NODE__RUNSC_PLATFORM" if found.platform != "systrap" else "shoal up --with-gvisor"
+        return Check("gvisor", False, why, remedy)
+    return Check("gvisor", True, f"{found.program}, {gvisor.version(found)}, platform {found.platform}: ran")
 
 
 def _cluster(settings: Settings) -> ClusterFile | Check | None:

@@ -22,6 +22,7 @@ from shoal.actors.engines import seccomp
 from shoal.actors.names import MACHINE_LABEL, network_owner
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import engine as local_engine
+from shoal.cluster.local import gvisor as local_gvisor
 from shoal.cluster.local import image as local_image
 from shoal.cluster.local import joined_file, packages, processes, take_down
 from shoal.cluster.local import ray as local_ray
@@ -46,7 +47,8 @@ class JoinOptions:
 
     `address`: this machine's, by which the cluster reaches it; None: the one from which it reaches the head. `cpus`,
     `memory` (MiB), `gpus`: what Ray may assign; None: what the machine has. `labels`, `environ`: of the Ray node.
-    `admitted`: wait until the controller has admitted it, which a provider of machines leaves out.
+    `admitted`: wait until the controller has admitted it, which a provider of machines leaves out. `with_gvisor`: build
+    gVisor where it is missing.
     """
 
     head: str | None = None
@@ -60,6 +62,7 @@ class JoinOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     admitted: bool = True
+    with_gvisor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ def join(settings: Settings, options: JoinOptions | None = None, report: Report 
                 "SHOAL_STATE_DIR (and SHOAL_RUN_DIR) to others for a second node on this machine",
                 state="head",
             )
+        if options.with_gvisor:
+            local_gvisor.ensure(settings, report)
         before = joined_file.read(settings.state_dir)
         options = _completed(settings, options, before)
         if before is not None and well(before) and _is_of(before, options):

@@ -6,6 +6,7 @@
 
     local_engine.py  the engine             local_ray.py     Ray's head
     local_image.py   the base image         local_actors.py  controller and nodes
+    local_gvisor.py  gVisor, where asked for
     local_api.py     the HTTP API           serving/         the API in Serve
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
     local_state.py   the state directory    packages.py      programs that a node needs
@@ -29,6 +30,7 @@ from shoal.actors.node.records import read_records
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engine as local_engine
+from shoal.cluster.local import gvisor as local_gvisor
 from shoal.cluster.local import image as local_image
 from shoal.cluster.local import joined_file, packages, processes, take_down
 from shoal.cluster.local import ray as local_ray
@@ -54,12 +56,14 @@ _SECRETS = ("auth_token", "secret", "ray_state")
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """How to start Ray. `address`: what it listens on; `port` None: 6379 where it is free."""
+    """How to start Ray. `address`: what it listens on; `port` None: 6379 where it is free. `with_gvisor`: build gVisor
+    where it is missing."""
 
     address: str = "127.0.0.1"
     port: int | None = None
     region: str | None = None
     dashboard: bool = False
+    with_gvisor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
                 f"state_dir: with {settings.state_dir} this machine has joined a cluster; run `shoal leave` first",
                 state="joined",
             )
+        if options.with_gvisor:
+            local_gvisor.ensure(settings, report)
         cluster = cluster_file.read(settings.state_dir)
         if cluster is not None and health(cluster, _PATIENT_S).good:
             with report("Looking at the cluster that runs"):

@@ -16,7 +16,7 @@ import pytest
 from shoal.actors.engines.contract import Ability, ContainerState, EngineEvent, EventKind
 from shoal.actors.engines.docker import DockerEngine
 from shoal.model.errors import Unavailable
-from tests.contract.engines.labs import LABEL, DockerLab, MiB, agent, engine_address
+from tests.contract.engines.labs import LABEL, DockerLab, MiB, engine_address
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 
@@ -250,6 +250,4 @@ async def test_abilities_are_those_of_the_daemon(docker_lab: DockerLab) -> None:
     assert {Ability.PULL, Ability.PAUSE} <= docker_lab.engine.abilities
     assert Ability.CHECKPOINT not in docker_lab.engine.abilities
     assert set(docker_lab.engine.runtimes) <= set(info["Runtimes"])
-    if "runsc" in docker_lab.engine.runtimes:
-        container = await docker_lab.start(runtime="runsc", agent=agent())
-        assert container.state is ContainerState.RUNNING
+    assert "runsc" not in docker_lab.engine.runtimes, "it would have no network"

@@ -18,7 +18,15 @@ from docker import APIClient
 from docker.utils import kwargs_from_env
 
 from shoal.actors.engines import cgroup_parent
-from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, Usage
+from shoal.actors.engines.contract import (
+    Ability,
+    Container,
+    ContainerSpec,
+    Engine,
+    EngineEvent,
+    Usage,
+    shows_processes,
+)
 from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.docker import disk as own_disk
 from shoal.actors.engines.docker.containers import Containers
@@ -86,9 +94,12 @@ class DockerEngine(Engine):
                 client.close()
                 raise
         default = info.get("DefaultRuntime") or "runc"
-        # Names that begin with `io.containerd.` are the shims behind the others.
+        # Those of `io.containerd.` are the shims behind the others. gVisor reads its network when it starts,
+        # and the daemon starts it before the node can give it one.
         others = sorted(
-            name for name in info.get("Runtimes") or {} if not name.startswith("io.containerd.") and name != default
+            name
+            for name in info.get("Runtimes") or {}
+            if not name.startswith("io.containerd.") and name != default and shows_processes(name)
         )
         self.runtimes = (default, *others)
         disks = self._disks

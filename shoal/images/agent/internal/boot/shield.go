@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 )
 
@@ -16,16 +17,18 @@ const prSetDumpable = 4
 //     dumped, or CAP_SYS_PTRACE.
 //   - Nobody changes its limits, which children would inherit: prlimit needs one group that is its real, effective and
 //     saved one, or CAP_SYS_RESOURCE. So its real group is another one. Every thread needs that, and Go has several
-//     before it runs any of our code, so the agent executes itself once more: a real group outlasts that. Go's own
-//     Setresgid would reach all threads by a queued signal, and wait for ever where code in another sandbox has taken
-//     all of those.
+//     before it runs any of our code, so the agent executes itself once more: a real group outlasts that. Where it does
+//     not (see takeOtherGroup), Go's own Setresgid must do. It reaches all threads by a queued signal, and would wait
+//     for ever where code in another sandbox has taken all of those.
 //   - Signals are handled (see handleSignals) or, as SIGKILL and SIGSTOP, never delivered to a namespace's first process
 //     from inside. Those that look like faults of its own, which Go would end it for, the seccomp profile refuses.
 //
 // What remains are its threads' processors and priorities: see proc.scheduling.
 func shield() error {
 	if syscall.Getgid() == syscall.Getegid() {
-		return fmt.Errorf("cannot protect the agent's limits: %w", executeWithOtherGroup())
+		if err := takeOtherGroup(); err != nil {
+			return fmt.Errorf("cannot protect the agent's limits: %w", err)
+		}
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
 		return fmt.Errorf("cannot hide the agent's memory: %w", errno)
@@ -33,16 +36,25 @@ func shield() error {
 	return nil
 }
 
-// executeWithOtherGroup executes this program again with another real group. It returns only if that fails.
-func executeWithOtherGroup() error {
+// takeOtherGroup gives every thread another real group than its effective one: at first by executing this program again.
+// gVisor, and Linux before 6.16, make the effective group the real one where a process without new privileges executes
+// anything. Then it takes the group that it had, which is its second argument, in all threads.
+func takeOtherGroup() error {
+	if len(os.Args) > 2 {
+		group, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			return err
+		}
+		return syscall.Setresgid(group+1, group, group)
+	}
 	runtime.LockOSThread()
-	group := uintptr(syscall.Getegid())
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, group+1, group, group); errno != 0 {
+	group := syscall.Getegid()
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(group+1), uintptr(group), uintptr(group)); errno != 0 {
 		return errno
 	}
 	path, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(path, os.Args, os.Environ())
+	return syscall.Exec(path, append(os.Args, strconv.Itoa(group)), os.Environ())
 }
