@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -35,7 +36,7 @@ class Net:
     """A sandbox network that remembers who is attached. While it is `broken` nobody is."""
 
     def __init__(self) -> None:
-        self.attached: dict[str, int] = {}
+        self.attached: dict[str, int | Path] = {}
         self.broken = False
         self.closed: list[str] = []
 
@@ -57,10 +58,17 @@ class Net:
     async def prepare(self, key: str) -> None:
         pass
 
-    async def attach(self, key: str, pid: int, address: str | None = None) -> str:
+    async def make_namespace(self, pin: Path) -> None:
+        await asyncio.to_thread(pin.parent.mkdir, exist_ok=True)
+        await asyncio.to_thread(pin.touch, exist_ok=False)
+
+    async def remove_namespace(self, pin: Path) -> None:
+        await asyncio.to_thread(pin.unlink)
+
+    async def attach(self, key: str, holder: int | Path, address: str | None = None) -> str:
         if self.broken:
             raise Unavailable("no more addresses")
-        self.attached[key] = pid
+        self.attached[key] = holder
         return f"10.0.0.{len(self.attached)}"
 
     async def detach(self, key: str) -> None:

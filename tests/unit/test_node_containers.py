@@ -127,6 +127,26 @@ async def test_the_relay_is_told_which_process_is_the_first(tmp_path: Path) -> N
     assert again.relay.first == {}, "the container is gone, and so is the directory that the relay would look for"
 
 
+async def test_a_runtime_with_a_kernel_of_its_own_finds_its_network_when_it_starts(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.engine.runtimes = ("runc", "runsc")
+    shape = spec(runtime="runsc", persistent=True, timeout=None).container_shape
+    record = await node.containers.start(shape, "sb-1")
+    (started,) = node.engine.called("start")
+    pin = node.net.attached[record.key]
+    assert isinstance(pin, Path)
+    assert started.args[0].namespace == pin
+    assert record.ip is not None
+    assert pin.exists()
+    await node.containers.stop(record.key)
+    assert not pin.exists(), "its addresses are gone from it"
+    await node.containers.restart(record.key)
+    assert node.net.attached == {record.key: pin}
+    await node.containers.remove(record.key)
+    (node.root / "run" / "n").rmdir()
+    node.assert_empty()
+
+
 async def test_a_network_of_none_is_not_attached(tmp_path: Path) -> None:
     node = await Node(tmp_path).open()
     await node.containers.start(spec(network="none").container_shape, "sb-1")

@@ -16,7 +16,9 @@ Life of a container
 
     A container is created for one sandbox and never reused by another. An engine starts it with no network but its own
     loopback; the node gives it an interface (or none) through the network namespace of `Container.pid`, again after
-    each `restart`: pid and namespace are then others.
+    each `restart`: pid and namespace are then others. A runtime with a kernel of its own (`shows_processes`) reads its
+    network once, when it starts: for one of those the node makes the namespace ahead, anew for each start, and pins it
+    at `ContainerSpec.namespace`.
 
     A container with `ContainerSpec.keep` may be started again with what it had written, also after the machine was. The
     node sees to it that all files that it mounts are there again, at their paths.
@@ -87,7 +89,8 @@ class ContainerSpec:
     """A container to start. `cpu`: cores; `memory`, `disk`: bytes (0: no limit); `pids`: a count; `gpu`: whole
     devices; `disk_dir`: where the engine may mount a disk of the container's own: a path for it alone, named after its
     key, which does not exist; `default_env`: variables where the image has none of the name; `keep`: it may be stopped
-    and started again, and what it writes outlives that, and a crash of the machine."""
+    and started again, and what it writes outlives that, and a crash of the machine; `namespace`: a file that pins its
+    network namespace, at each start another one; None: the engine makes one."""
 
     key: str
     image: str
@@ -106,6 +109,7 @@ class ContainerSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     keep: bool = False
+    namespace: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

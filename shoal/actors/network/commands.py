@@ -11,7 +11,13 @@ from shoal.model.errors import FailedPrecondition, Internal
 _DEADLINE = 10.0
 _SAID = 500
 
-_PACKAGES = {"ip": "iproute2", "nft": "nftables", "iptables": "iptables", "nsenter": "util-linux"}
+_PACKAGES = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "iptables": "iptables",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
 
 
 @dataclass(frozen=True, slots=True)

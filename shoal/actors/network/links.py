@@ -98,12 +98,12 @@ async def ports(bridge: str) -> list[Port]:
     return found
 
 
-async def connect(port: Port, pid: int, bridge: str, pool: tuple[IPv4Address, IPv4Network]) -> None:
-    """Creates a pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of `pid`, with
-    address and default route. `NotFound` if the process is gone."""
+async def connect(port: Port, holder: int | Path, bridge: str, pool: tuple[IPv4Address, IPv4Network]) -> None:
+    """Creates a pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of `holder` (a pid,
+    or a file that pins one), with address and default route. `NotFound` if the holder is gone."""
     gateway, subnet = pool
     mtu = await asyncio.to_thread(_mtu, bridge)
-    space = await asyncio.to_thread(_open_namespace, pid)
+    space = await asyncio.to_thread(_open_namespace, holder)
     try:
         # Use the descriptor throughout: the pid may be reused meanwhile.
         path = f"/proc/self/fd/{space}"
@@ -203,23 +203,24 @@ async def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
     return [entry for entry in parsed if entry]
 
 
-def _open_namespace(pid: int) -> int:
-    """A descriptor of the network namespace of `pid`."""
+def _open_namespace(holder: int | Path) -> int:
+    """A descriptor of the network namespace of `holder`."""
+    named = f"process {holder}" if isinstance(holder, int) else str(holder)
     try:
-        space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        path = f"/proc/{holder}/ns/net" if isinstance(holder, int) else holder
+        space = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise NotFound(f"process {pid} is gone, and its network with it") from error
+        raise NotFound(f"{named} is gone, and its network with it") from error
     except PermissionError as error:
         raise FailedPrecondition(
-            f"the network of process {pid} may not be opened; "
-            'run the node as root, or create sandboxes with network="none"',
+            f'the network of {named} may not be opened; run the node as root, or create sandboxes with network="none"',
             state="not root",
         ) from error
     # A container has its own namespace. If this is the node's, the pid was reused by another process, and we would
     # change the node itself.
-    if pid <= 0 or os.fstat(space).st_ino == Path("/proc/self/ns/net").stat().st_ino:
+    if holder == 0 or os.fstat(space).st_ino == Path("/proc/self/ns/net").stat().st_ino:
         os.close(space)
-        raise NotFound(f"process {pid} is none of a container: it shares the node's network")
+        raise NotFound(f"{named} is none of a container: it shares the node's network")
     return space
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
-from shoal.actors.network import forwarding, links
+from shoal.actors.network import forwarding, links, namespaces
 from shoal.actors.network.addresses import AddressPool
 from shoal.actors.network.destinations import parse_destination, parse_subnet
 from shoal.actors.network.links import Port, port_name
@@ -71,10 +72,18 @@ class SandboxNetwork:
         async with self._lock(key):
             await self._pin(key, self._pool.take(key))
 
-    async def attach(self, key: str, pid: int, address: str | None = None) -> str:
-        """Gives the container `key`, whose first process is `pid`, an interface; returns its IPv4 address. `address`:
-        use exactly this one. An attached container keeps its address. All or nothing. `NotFound` if the process is
-        gone, `Unavailable` if all addresses are taken."""
+    async def make_namespace(self, pin: Path) -> None:
+        """Makes a network namespace with a loopback only, pinned by the file `pin`, in place of one that is there."""
+        await namespaces.make(pin)
+
+    async def remove_namespace(self, pin: Path) -> None:
+        """Unpins it. Idempotent."""
+        await namespaces.remove(pin)
+
+    async def attach(self, key: str, holder: int | Path, address: str | None = None) -> str:
+        """Gives the container `key` an interface in the network namespace of `holder`: its first process's pid, or a
+        file that pins one. Returns its IPv4 address. `address`: use exactly this one. An attached container keeps its
+        address. All or nothing. `NotFound` if the process is gone, `Unavailable` if all addresses are taken."""
         if not self._opened:
             raise FailedPrecondition("the sandbox network is not open; call `open` first", state="closed")
         async with self._lock(key):
@@ -88,7 +97,7 @@ class SandboxNetwork:
                 async with self._at_once:
                     results = await asyncio.gather(
                         self._pin(key, port.address),
-                        links.connect(port, pid, self._bridge, (self._pool.gateway, self._subnet)),
+                        links.connect(port, holder, self._bridge, (self._pool.gateway, self._subnet)),
                         return_exceptions=True,  # both have ended before anything is undone
                     )
                 for result in results:

@@ -48,7 +48,11 @@ class Network(Protocol):
 
     async def prepare(self, key: str) -> None: ...
 
-    async def attach(self, key: str, pid: int, address: str | None = None) -> str: ...
+    async def attach(self, key: str, holder: int | Path, address: str | None = None) -> str: ...
+
+    async def make_namespace(self, pin: Path) -> None: ...
+
+    async def remove_namespace(self, pin: Path) -> None: ...
 
     async def detach(self, key: str) -> None: ...
 
@@ -164,10 +168,12 @@ class Containers:
 
     async def _bring_up(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> ContainerRecord:
         async with self._turns:
+            ip = await self._attach_ahead(record)
             container = await self._start(record, start)
             record = record.but(pid=container.pid, started=start_of(container.pid))
             self.records[record.key] = record
-            _, ip = await asyncio.gather(self._identify(record), self._attach(record))
+            _, attached = await asyncio.gather(self._identify(record), self._attach(record))
+            ip = ip or attached
         record = record.but(stage=Stage.READY, ip=ip)
         self.records[record.key] = record
         await self.files.put(record)
@@ -175,7 +181,7 @@ class Containers:
 
     async def _start(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> Container:
         """Starts the container; what its network can have ready by then is prepared meanwhile."""
-        if record.shape.network != "default":
+        if record.shape.network != "default" or not shows_processes(record.shape.runtime):
             return await start()
         preparing = tasks.shared(self.network.prepare(record.key), "prepare network")
         try:
@@ -215,7 +221,7 @@ class Containers:
         async with self._turns:
             with contextlib.suppress(NotFound):  # somebody else removed it: its next start says so
                 await self.engine.stop(key)
-            await self.network.detach(key)
+            await self._detach(key)
         await self.relay.remove(key)
         await asyncio.to_thread(self.defaults.sources.remove, key)
         loss = self._losses.pop(key, None)
@@ -235,10 +241,26 @@ class Containers:
             turn = self._turns_of[key] = asyncio.Lock()
         return turn
 
+    async def _attach_ahead(self, record: ContainerRecord) -> str | None:
+        """Makes the network of a container whose runtime reads it when it starts."""
+        if shows_processes(record.shape.runtime):
+            return None
+        pin = self._pin(record.key)
+        await self.network.make_namespace(pin)
+        return await self.network.attach(record.key, pin) if record.shape.network == "default" else None
+
     async def _attach(self, record: ContainerRecord) -> str | None:
-        if record.shape.network != "default":
+        if record.shape.network != "default" or not shows_processes(record.shape.runtime):
             return None
         return await self.network.attach(record.key, record.pid)
+
+    async def _detach(self, key: str) -> None:
+        await self.network.detach(key)
+        if (pin := self._pin(key)).exists():
+            await self.network.remove_namespace(pin)
+
+    def _pin(self, key: str) -> Path:
+        return self.defaults.sources.top / "n" / key
 
     async def _identify(self, record: ContainerRecord) -> None:
         """Tells the relay which process is the container's first, beside the secret that this process has. Where the
@@ -321,7 +343,7 @@ class Containers:
     async def _remove(self, key: str) -> None:
         async with self._turns:
             await self.engine.remove(key)
-            await self.network.detach(key)
+            await self._detach(key)
         await self.relay.remove(key)
         await asyncio.to_thread(self.defaults.sources.remove, key)
         async with self._noting:  # or a concurrent write would bring the file back
@@ -446,6 +468,7 @@ class Containers:
             labels=defaults.labels,
             mounts=(*defaults.mounts, *sizes, Mount(resolv_conf, "/etc/resolv.conf")),
             keep=shape.persistent,
+            namespace=None if shows_processes(shape.runtime) else self._pin(record.key),
         )
 
 
