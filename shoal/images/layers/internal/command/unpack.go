@@ -2,7 +2,9 @@ package command
 
 import (
 	"errors"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 
 	"shoal/layers/internal/layer"
@@ -15,6 +17,7 @@ type unpackRequest struct {
 	Archive string        `json:"archive"` // a file, compressed or not
 	Into    string        `json:"into"`    // a directory that is there
 	DiffID  string        `json:"diff_id"` // as promised; "": none is
+	Digest  string        `json:"digest"`  // of the file, as promised; "": none is
 	Bounds  unpack.Bounds `json:"bounds"`
 }
 
@@ -32,10 +35,18 @@ func unpackArchive(j job) (any, error) {
 		return nil, err
 	}
 	defer file.Close()
-	archive, err := stream.Decompress(file)
+	blob := stream.NewMeter(file, math.MaxInt64)
+	archive, err := stream.Decompress(blob)
 	if err != nil {
 		return nil, err
 	}
 	defer archive.Close()
-	return layer.Unpack(archive, request.Into, request.DiffID, boundsOr(request.Bounds), j.reporter.Progress)
+	result, err := layer.Unpack(archive, request.Into, request.DiffID, boundsOr(request.Bounds), j.reporter.Progress)
+	if err != nil || request.Digest == "" {
+		return result, err
+	}
+	if _, err := io.Copy(io.Discard, blob); err != nil {
+		return nil, err
+	}
+	return result, blob.Check(request.Digest, "the file")
 }

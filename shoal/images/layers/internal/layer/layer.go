@@ -15,7 +15,6 @@ import (
 	"github.com/vbatts/tar-split/tar/asm"
 	"github.com/vbatts/tar-split/tar/storage"
 
-	"shoal/layers/internal/report"
 	"shoal/layers/internal/rootdir"
 	"shoal/layers/internal/stream"
 	"shoal/layers/internal/unpack"
@@ -51,45 +50,57 @@ func Unpack(
 	defer root.Close()
 	// An archive is larger than its files: a header of half a kilobyte or more each, and padding.
 	meter := stream.NewMeter(archive, bounds.Bytes+bounds.Entries*1536)
-	summary, err := unpackSplit(meter, root, filepath.Join(directory, splitName), bounds, progress)
+	summary, exact, err := unpackSplit(meter, root, filepath.Join(directory, splitName), bounds, progress)
 	if err != nil {
 		return Result{}, err
 	}
 	if err := meter.Check(diffID, "the layer"); err != nil {
 		return Result{}, err
 	}
-	return Result{meter.Digest(), summary.Size, summary.Entries, !summary.Sparse}, nil
+	return Result{meter.Digest(), summary.Size, summary.Entries, exact}, nil
 }
 
-// unpackSplit unpacks, and writes what is not in the files to `split`.
+// unpackSplit unpacks, and writes what is not in the files to `split`. It tells whether both give the archive again.
 func unpackSplit(
 	archive io.Reader, root *rootdir.Root, split string, bounds unpack.Bounds, progress func(bytes, entries int64),
-) (summary unpack.Summary, err error) {
+) (summary unpack.Summary, exact bool, err error) {
 	file, err := os.OpenFile(split, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return summary, err
+		return summary, false, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	compressed, err := zstd.NewWriter(file, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return summary, err
+		return summary, false, err
 	}
-	tee, err := asm.NewInputTarStream(archive, storage.NewJSONPacker(compressed), nil)
+	packer := &tolerantPacker{Packer: storage.NewJSONPacker(compressed)}
+	tee, err := asm.NewInputTarStream(archive, packer, nil)
 	if err != nil {
-		return summary, err
+		return summary, false, err
 	}
 	if summary, err = unpack.Layer(tee, root, bounds, progress); err != nil {
-		return summary, err
+		return summary, false, err
 	}
 	// The digest is of all bytes, also of those behind the archive's end.
 	if _, err := io.Copy(io.Discard, tee); err != nil {
-		var failure *report.Failure
-		if errors.As(err, &failure) {
-			return summary, err
-		}
-		return summary, report.Invalid("the archive is broken: %v", err)
+		return summary, false, unpack.ReadError(err)
 	}
-	return summary, compressed.Close()
+	return summary, !summary.Sparse && !packer.duplicate, compressed.Close()
+}
+
+// tolerantPacker takes an archive that has a name twice, as tar's own appending makes them; tar-split does not.
+type tolerantPacker struct {
+	storage.Packer
+	duplicate bool
+}
+
+func (p *tolerantPacker) AddEntry(entry storage.Entry) (int, error) {
+	position, err := p.Packer.AddEntry(entry)
+	if errors.Is(err, storage.ErrDuplicatePath) {
+		p.duplicate = true
+		return 0, nil
+	}
+	return position, err
 }
 
 // Pack writes the archive of a layer's directory, as it was when the layer was unpacked.

@@ -122,6 +122,9 @@ func Compressor(out io.Writer, how Compression) (io.WriteCloser, error) {
 	}
 }
 
+// Buffered collects small writes, as those of headers.
+func Buffered(out io.Writer) *bufio.Writer { return bufio.NewWriterSize(out, bufferSize) }
+
 type nopWriteCloser struct{ io.Writer }
 
 func (nopWriteCloser) Close() error { return nil }

@@ -54,7 +54,7 @@ func (u *unpacker) write(fd int, header *tar.Header, content io.Reader) error {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			return readError(err)
+			return ReadError(err)
 		}
 		if holeAtEnd, err = writeAround(fd, at, u.buffer[:n]); err != nil {
 			return fmt.Errorf("write %.80q: %w", header.Name, err)

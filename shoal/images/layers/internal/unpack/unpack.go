@@ -12,6 +12,7 @@ import (
 	"math"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +65,7 @@ func Layer(archive io.Reader, root *rootdir.Root, bounds Bounds, progress func(b
 			break
 		}
 		if err != nil {
-			return u.summary, readError(err)
+			return u.summary, ReadError(err)
 		}
 		if err := u.entry(header, reader); err != nil {
 			return u.summary, err
@@ -74,10 +75,11 @@ func Layer(archive io.Reader, root *rootdir.Root, bounds Bounds, progress func(b
 	return u.summary, u.setDirectoryTimes()
 }
 
-// readError tells an archive that is broken from a source that failed.
-func readError(err error) error {
+// ReadError tells an archive that is broken from a source, or a disk, that failed.
+func ReadError(err error) error {
 	var failure *report.Failure
-	if errors.As(err, &failure) {
+	var errno syscall.Errno
+	if errors.As(err, &failure) || errors.As(err, &errno) {
 		return err
 	}
 	return report.Invalid("the archive is broken: %v", err)

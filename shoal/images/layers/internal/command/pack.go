@@ -1,0 +1,125 @@
+package command
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+
+	"shoal/layers/internal/layer"
+	"shoal/layers/internal/pack"
+	"shoal/layers/internal/report"
+	"shoal/layers/internal/stream"
+	"shoal/layers/internal/unpack"
+)
+
+type commitRequest struct {
+	Upper   string       `json:"upper"` // the directory that overlayfs wrote to
+	Into    string       `json:"into"`  // a directory that is there
+	Options pack.Options `json:"options"`
+}
+
+type commitResult struct {
+	layer.Result
+	Skipped int64 `json:"skipped"`
+}
+
+// errUnread is what packing gets once unpacking has failed.
+var errUnread = errors.New("the archive is not read any more")
+
+// commitUpper makes a layer's directory out of what a container has changed.
+func commitUpper(j job) (any, error) {
+	var request commitRequest
+	if err := j.read(&request); err != nil {
+		return nil, err
+	}
+	bounds := boundsOr(unpack.Bounds{Bytes: request.Options.Bytes, Entries: request.Options.Entries})
+	request.Options.Bytes, request.Options.Entries = bounds.Bytes, bounds.Entries
+	archive, out := io.Pipe()
+	packed := make(chan error, 1)
+	var summary pack.Summary
+	go func() {
+		buffered := stream.Buffered(out)
+		var err error
+		if summary, err = pack.Upper(request.Upper, buffered, request.Options); err == nil {
+			err = buffered.Flush()
+		}
+		out.CloseWithError(err)
+		packed <- err
+	}()
+	result, err := layer.Unpack(archive, request.Into, "", bounds, j.reporter.Progress)
+	_ = archive.CloseWithError(errUnread)
+	if packing := <-packed; packing != nil && !errors.Is(packing, errUnread) { // the cause, where both failed
+		err = packing
+	}
+	if err != nil {
+		return nil, err
+	}
+	return commitResult{result, summary.Skipped}, nil
+}
+
+type exportRequest struct {
+	Layer       string             `json:"layer"`   // a layer's directory
+	DiffID      string             `json:"diff_id"` // which the archive must have
+	Output      string             `json:"output"`  // a file that is not there
+	Compression stream.Compression `json:"compression"`
+}
+
+type exportResult struct {
+	Digest string `json:"digest"` // of the file
+	Size   int64  `json:"size"`
+}
+
+// exportLayer writes a layer's archive to a file.
+func exportLayer(j job) (any, error) {
+	var request exportRequest
+	if err := j.read(&request); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(request.Output, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	blob := &counter{out: file}
+	digest := sha256.New()
+	if err := writeLayer(request, io.MultiWriter(blob, digest), j.reporter); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return exportResult{"sha256:" + hex.EncodeToString(digest.Sum(nil)), blob.bytes}, file.Close()
+}
+
+func writeLayer(request exportRequest, out io.Writer, reporter *report.Reporter) error {
+	compressed, err := stream.Compressor(out, request.Compression)
+	if err != nil {
+		return err
+	}
+	digest := sha256.New()
+	archive := &counter{out: io.MultiWriter(compressed, digest), progress: reporter.Progress}
+	buffered := stream.Buffered(archive)
+	if err := layer.Pack(request.Layer, buffered); err != nil {
+		return err
+	}
+	if err := errors.Join(buffered.Flush(), compressed.Close()); err != nil {
+		return err
+	}
+	if found := "sha256:" + hex.EncodeToString(digest.Sum(nil)); found != request.DiffID {
+		return report.Fail(report.Internal, "the layer's files have changed: they are %s, not %s", found, request.DiffID)
+	}
+	return nil
+}
+
+type counter struct {
+	out      io.Writer
+	bytes    int64
+	progress func(bytes, entries int64)
+}
+
+func (c *counter) Write(data []byte) (int, error) {
+	n, err := c.out.Write(data)
+	c.bytes += int64(n)
+	if c.progress != nil {
+		c.progress(c.bytes, 0)
+	}
+	return n, err
+}
