@@ -6,9 +6,13 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +134,126 @@ def test_drafts_of_the_living_are_left_alone(store: LayerStore, tmp_path: Path) 
         LayerStore(tmp_path / "store").open()
         assert draft.path.exists()
     assert not draft.path.exists()
+
+
+def test_what_a_container_changed_becomes_an_image(store: LayerStore, make_tar: MakeTar, tmp_path: Path) -> None:
+    base = store.add_root_filesystem(make_tar(kept="1", gone="2"), "base", CONFIG)
+    upper = tmp_path / "upper"
+    (upper / "left-out/deep").mkdir(parents=True)
+    (upper / "new").write_text("3")
+    os.mknod(upper / "gone", 0o020000, 0)
+    made = store.add_upper(base.digest, upper, ImageConfig(env={"B": "3"}), "snapshot", exclude=("left-out",))
+    top, bottom = store.lower_dirs(made.digest)
+    assert (bottom,) == store.lower_dirs(base.digest)
+    assert {path.name for path in top.iterdir()} == {"new", "gone"}
+    assert (top / "gone").is_char_device()
+    assert store.find("snapshot") == made
+    assert made.config == ImageConfig(env={"B": "3"})
+    assert store.add_upper(base.digest, upper, made.config, exclude=("left-out",)).digest == made.digest
+
+
+def test_an_image_travels_layer_by_layer(store: LayerStore, make_tar: MakeTar, tmp_path: Path) -> None:
+    base = store.add_root_filesystem(make_tar(), "base", CONFIG)
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "new").write_bytes(os.urandom(100_000))
+    image = store.add_upper(base.digest, upper, CONFIG)
+    manifest = store.manifest(image.digest)
+    blobs = {each: store.export_layer(each, tmp_path / each.replace(":", "-")) for each in manifest.layers}
+    other = LayerStore(tmp_path / "other")
+    other.open()
+    with pytest.raises(ImageNotFound):
+        other.add_manifest(manifest.config)
+    with other.want(manifest.layers):
+        for diff_id, blob in blobs.items():
+            file = tmp_path / diff_id.replace(":", "-")
+            assert blob.digest == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+            assert blob.size == file.stat().st_size
+            wrong = "sha256:" + "0" * 64
+            for bad in ((wrong, blob.digest), (diff_id, wrong)):
+                with pytest.raises(InvalidRequest):
+                    other.import_layer(file, *bad)
+            other.import_layer(file, diff_id, blob.digest)
+            other.import_layer(file, diff_id)
+            assert other.shrink(0) == []
+        arrived = other.add_manifest(manifest.config, "arrived")
+    assert (arrived.digest, arrived.config, arrived.size) == (image.digest, image.config, image.size)
+    assert (other.lower_dirs(image.digest)[0] / "new").read_bytes() == (upper / "new").read_bytes()
+    assert other.manifest(image.digest) == manifest
+    store.hold(image.digest, "c-1")
+    assert store.shrink(0) == []  # it is here alone
+    assert other.shrink(0) == [image.digest]
+    assert other.used() == 0
+
+
+def test_an_archive_that_cannot_be_made_again_is_packed_anew(store: LayerStore, tmp_path: Path) -> None:
+    archive = tmp_path / "twice.tar"
+    with tarfile.open(archive, "w") as tar:
+        for content in (b"first", b"second"):
+            entry = tarfile.TarInfo("file")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    image = store.add_root_filesystem(archive, "app", CONFIG)
+    (layer,) = store.manifest(image.digest).layers
+    assert (store.lower_dirs(image.digest)[0] / "file").read_text() == "second"
+    assert store.export_layer(layer, tmp_path / "out").size > 0
+
+
+def test_what_was_not_on_the_disk_goes_with_a_crash_of_the_machine(
+    store: LayerStore, make_tar: MakeTar, tmp_path: Path
+) -> None:
+    kept = store.add_root_filesystem(make_tar(), "kept", CONFIG)
+    store.settle()
+    lost = store.add_root_filesystem(make_tar(other="file"), "lost", CONFIG)
+    for facts in (tmp_path / "store/layers").glob("*/layer.json"):
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "boot": "another"}))
+    store.open()
+    assert store.find("kept") == kept
+    assert store.find(lost.digest) is None
+
+
+def test_two_processes_unpack_a_layer_once(store: LayerStore, make_tar: MakeTar, tmp_path: Path) -> None:
+    image = store.add_root_filesystem(make_tar(big="x" * 1_000_000), "app", CONFIG)
+    (layer,) = store.manifest(image.digest).layers
+    store.export_layer(layer, tmp_path / "blob")
+    program = (
+        "import sys; from pathlib import Path; from shoal.actors.engines.oci.layers import LayerStore\n"
+        f"s = LayerStore(Path({str(tmp_path / 'other')!r})); s.open()\n"
+        f"s.import_layer(Path({str(tmp_path / 'blob')!r}), {layer!r})\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait(60) for process in running] == [0] * 2
+    other = LayerStore(tmp_path / "other")
+    assert other.has_layer(layer)
+    assert len(list((tmp_path / "other/l").iterdir())) == 1
+    assert not list((tmp_path / "other/tmp").iterdir())
+
+
+def test_a_killed_program_leaves_nothing_in_sight(tmp_path: Path, make_tar: MakeTar) -> None:
+    fifo = tmp_path / "never-ends.tar"
+    os.mkfifo(fifo)
+    program = (
+        "from pathlib import Path; from shoal.actors.engines.oci.layers import LayerStore\n"
+        "from shoal.actors.engines.image_store import ImageConfig\n"
+        f"s = LayerStore(Path({str(tmp_path / 'store')!r})); s.open()\n"
+        f"s.add_root_filesystem(Path({str(fifo)!r}), 'app', ImageConfig())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    with fifo.open("wb") as writer:
+        writer.write(make_tar(big="x" * 1_000_000).read_bytes()[:500_000])
+        writer.flush()
+        draft = wait_for(lambda: next((tmp_path / "store/tmp").glob("*/fs/big"), None))
+        process.kill()
+        process.wait()
+        store = LayerStore(tmp_path / "store")
+        wait_for(lambda: (store.open(), not draft.exists())[1] or None)  # once the program has noticed, too
+    assert store.images() == []
+    assert not list((tmp_path / "store/tmp").iterdir())
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 10
+    while (found := look()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found

@@ -40,6 +40,11 @@ def bind(source: Path, point: Path) -> None:
     _mount(str(source), point, "", _MS_BIND, "")
 
 
+# What is changed lies whole in `upper`, so that a layer can be made of it: a directory that was moved is copied there,
+# not redirected to, and so is a file whose owner was changed.
+_WHOLE = ("redirect_dir=off", "metacopy=off", "index=off")
+
+
 def overlay(point: Path, lower: Sequence[Path], upper: Path, work: Path) -> None:
     """Mounts the directories `lower`, uppermost first, with `upper` above them, to which all writes go. `OSError`."""
     options = ",".join(
@@ -47,6 +52,7 @@ def overlay(point: Path, lower: Sequence[Path], upper: Path, work: Path) -> None
             f"lowerdir={':'.join(map(_escaped, lower))}",
             f"upperdir={_escaped(upper)}",
             f"workdir={_escaped(work)}",
+            *_WHOLE,
         )
     )
     if len(os.fsencode(options)) > _LONGEST_OPTIONS:

@@ -24,9 +24,14 @@ def architecture() -> str:
     return _ARCHITECTURES.get(machine, machine)
 
 
-def make_config(config: ImageConfig, diff_ids: Sequence[str]) -> bytes:
+def architecture_of(blob: bytes | None) -> str:
+    """The one that a configuration names."""
+    return architecture() if blob is None else str(json.loads(blob).get("architecture") or architecture())
+
+
+def make_config(config: ImageConfig, diff_ids: Sequence[str], made_for: str | None = None) -> bytes:
     """The configuration of an image of these layers, lowest first. The same image has the same bytes, and so the same
-    digest, on every node: no time stands in it."""
+    digest, on every node: no time stands in it. `made_for`: the architecture (None: this machine's)."""
     said: dict[str, Any] = {"WorkingDir": config.workdir}
     if config.env:
         said["Env"] = [f"{name}={value}" for name, value in config.env.items()]
@@ -39,7 +44,7 @@ def make_config(config: ImageConfig, diff_ids: Sequence[str]) -> bytes:
     if config.labels:
         said["Labels"] = dict(config.labels)
     whole = {
-        "architecture": architecture(),
+        "architecture": made_for or architecture(),
         "os": "linux",
         "config": said,
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},

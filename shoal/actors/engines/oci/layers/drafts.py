@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +24,14 @@ class Draft:
 
     path: Path
     descriptor: int
+    _wanted: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def want(self, layers: tuple[str, ...]) -> None:
-        """Keeps these layers from being evicted while the draft is there."""
-        write_json(self.path / _WANTED, {"layers": list(layers)})
+    def want(self, layers: Iterable[str]) -> None:
+        """Keeps these layers, too, from being evicted while the draft is there."""
+        with self._lock:
+            self._wanted.update(layers)
+            write_json(self.path / _WANTED, {"layers": sorted(self._wanted)})
 
 
 class Drafts:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -87,9 +87,12 @@ class ImageFiles:
         found = (self.image(f"sha256:{path.name}") for path in self._images.iterdir())
         return [image for image in found if image is not None]
 
-    def publish(self, draft: Draft, blob: bytes, *, replaceable: bool) -> Image:
-        """Makes an image of a configuration whose layers are all there. Under the store's lock, shared."""
+    def publish(
+        self, draft: Draft, blob: bytes, *, replaceable: bool, check: Callable[[Sequence[str]], object]
+    ) -> Image:
+        """Makes an image of a configuration, whose layers `check` finds or raises. Under the store's lock, shared."""
         digest = digest_of(blob)
+        check(parse_config(blob)[1])
         made = draft.path / hex_of(digest)
         made.mkdir(0o700)
         write_whole(made / _CONFIG, blob)

@@ -11,10 +11,13 @@ from typing import Final
 
 from shoal.actors.engines.oci.layers.digests import hex_of
 from shoal.actors.engines.oci.layers.drafts import Draft
-from shoal.actors.engines.oci.layers.files import read_json, write_json
+from shoal.actors.engines.oci.layers.files import read_json, write_json, write_whole
 
 FILES: Final = "fs"
 _FACTS: Final = "layer.json"
+_ON_DISK: Final = "on-disk"
+"""A layer with this file is on the disk. One without it may be spoilt once the machine has been started anew."""
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _SHORTEST: Final = 4  # characters of a link: a million names
 
 
@@ -78,6 +81,7 @@ class LayerDirs:
             return present
         layer = Layer(diff_id, size, entries, exact, self._link(diff_id))
         facts = {"diff_id": diff_id, "size": size, "entries": entries, "exact": exact, "link": layer.link}
+        facts["boot"] = _BOOT.read_text().strip()
         write_json(draft.path / _FACTS, facts)
         target = self.path(diff_id)
         try:
@@ -102,12 +106,27 @@ class LayerDirs:
 
     def remove_broken(self, draft: Draft) -> None:
         """Takes away what a crash of the machine has spoilt, and links to nothing. Call it under the store's lock."""
+        boot = _BOOT.read_text().strip()
         for path in self._layers.iterdir():
-            if read_json(path / _FACTS) is None or not (path / FILES).is_dir():
+            said = read_json(path / _FACTS)
+            whole = said is not None and (said["boot"] == boot or (path / _ON_DISK).exists())
+            if not whole or not (path / FILES).is_dir():
                 path.rename(draft.path / path.name)
         for link in self._links.iterdir():
             if not link.exists():
                 link.unlink()
+
+    def not_on_disk(self) -> list[Path]:
+        """The layers' directories whose files the machine may not have written yet."""
+        return [path for path in self._layers.iterdir() if not (path / _ON_DISK).exists()]
+
+    @staticmethod
+    def set_on_disk(path: Path) -> None:
+        """Notes it, once it is so."""
+        try:
+            write_whole(path / _ON_DISK, b"", durable=True)
+        except FileNotFoundError:
+            pass  # it was removed meanwhile
 
     def _link(self, diff_id: str) -> str:
         """Makes the link, by the shortest part of the digest that is free."""

@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
-from shoal.actors.engines.oci.layers.config_blob import make_config
-from shoal.actors.engines.oci.layers.drafts import Draft, Drafts
+from shoal.actors.engines.oci.layers.config_blob import architecture_of, make_config, parse_config
+from shoal.actors.engines.oci.layers.drafts import Drafts
+from shoal.actors.engines.oci.layers.eviction import Candidate, to_evict
 from shoal.actors.engines.oci.layers.holds import Hold, Holds
 from shoal.actors.engines.oci.layers.image_files import Image, ImageFiles
-from shoal.actors.engines.oci.layers.layer_dirs import Layer, LayerDirs
+from shoal.actors.engines.oci.layers.layer_dirs import LayerDirs
 from shoal.actors.engines.oci.layers.locks import locked
+from shoal.actors.engines.oci.layers.maker import Maker, check_archive
 from shoal.actors.engines.oci.layers.program import run_layers
 from shoal.actors.engines.references import check_reference
-from shoal.model.errors import FailedPrecondition, ImageNotFound
+from shoal.model.errors import FailedPrecondition
 
 _DIRECTORIES: Final = ("tmp", "holds", "locks")
+_SHARE: Final = 0.5
+"""The part of the disk that images may take where no bound is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an image consists of. `config`: the OCI configuration, whose sha256 is the digest; `layers`: diff ids,
+    lowest first."""
+
+    digest: str
+    config: bytes
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file that travels."""
+
+    digest: str
+    size: int
 
 
 class LayerStore:
     """Layers and images below a directory. All methods block; safe for several threads and processes at once.
 
     What adds something is all or nothing. Whoever starts a container holds its image first (`hold`), and lets go once
-    the container's mount is gone.
+    the container's mount is gone. `limit`: bytes that images may take before `shrink` evicts some (None: half of the
+    disk).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit: int | None = None) -> None:
         self._root = root
+        self._limit = limit
         self._lock = root / "lock"
         self._drafts = Drafts(root / "tmp", self._lock)
         self._layers = LayerDirs(root)
         self._images = ImageFiles(root)
         self._holds = Holds(root / "holds")
+
+    @property
+    def _maker(self) -> Maker:
+        return Maker(self._lock, self._root / "locks", self._drafts, self._layers, self._images, self.limit())
 
     def open(self) -> None:
         """Makes the directories and removes what a crash has left half-made. Others may use the store meanwhile."""
@@ -46,6 +80,8 @@ class LayerStore:
         with self._drafts.new() as broken, locked(self._lock):
             self._layers.remove_broken(broken)
             self._images.remove_broken(broken, {layer.diff_id for layer in self._layers.all()})
+
+    # Looking
 
     def find(self, reference: str) -> ImageInfo | None:
         """The image that a name or a digest leads to, if it is here; `InvalidRequest` for what is no reference."""
@@ -63,15 +99,17 @@ class LayerStore:
 
     def lower_dirs(self, digest: str) -> tuple[Path, ...]:
         """The directories of its layers, uppermost first, as overlayfs takes them. `ImageNotFound`."""
-        layers = self._need_layers(self._need(digest))
+        layers = self._maker.need_layers(self._maker.need(digest).layers)
         return tuple(self._layers.lower_dir(layer) for layer in reversed(layers))
+
+    # Using
 
     def hold(self, digest: str, key: str, *, durable: bool = False) -> None:
         """Keeps an image for a container until `let_go`. `durable`: also over a crash of the machine (some ms).
         `ImageNotFound`."""
         with locked(self._lock, shared=True):
-            image = self._need(digest)
-            self._need_layers(image)
+            image = self._maker.need(digest)
+            self._maker.need_layers(image.layers)
             self._holds.add(key, Hold(image.digest, image.layers), durable=durable)
         self._images.used(image.digest)
 
@@ -83,20 +121,104 @@ class LayerStore:
         """The digest of the image that each key holds."""
         return {key: hold.digest for key, hold in self._holds.all().items()}
 
+    # Adding
+
     def add_root_filesystem(self, archive: Path, reference: str, config: ImageConfig) -> ImageInfo:
         """Makes an image of one layer from a tar of a root filesystem, compressed or not, and names it.
         `InvalidRequest` (field `image`) for a bad archive, `QuotaExceeded` for a full disk."""
         check_reference(reference)
+        request = {"archive": check_archive(archive)}
         with self._drafts.new() as draft:
-            layer = self._unpack({"archive": str(archive.absolute())}, draft)
-            draft.want((layer.diff_id,))
-            return self._publish(draft, make_config(config, (layer.diff_id,)), reference)
+            layer = self._maker.unpack_exactly("unpack", request, draft)
+            image = self._maker.publish(make_config(config, (layer.diff_id,)), reference, draft)
+        return self._info(image, reference)
+
+    def add_upper(
+        self, base: str, upper: Path, config: ImageConfig, reference: str | None = None, *, exclude: Sequence[str] = ()
+    ) -> ImageInfo:
+        """Makes an image of what a container has changed: its overlay's upper directory, on top of the image of the
+        digest `base`. `exclude`: names in it that are left out. Whoever calls has what writes there frozen."""
+        if reference is not None:
+            check_reference(reference)
+        below = self._maker.need(base)
+        request = {"upper": check_archive(upper), "exclude": list(exclude)}
+        with self._drafts.new() as draft:
+            layer = self._maker.unpack("commit", request, draft)
+            blob = self._images.config_blob(base)
+            layers = (*below.layers, layer.diff_id)
+            draft.want(layers)
+            image = self._maker.publish(make_config(config, layers, architecture_of(blob)), reference, draft)
+        return self._info(image, reference or image.digest)
 
     def tag(self, digest: str, reference: str) -> None:
         """Gives an image one more name. `ImageNotFound`."""
         check_reference(reference)
         with locked(self._lock, shared=True):
-            self._images.name(self._need(digest).digest, reference)
+            self._images.name(self._maker.need(digest).digest, reference)
+
+    # Travel between nodes
+
+    def manifest(self, digest: str) -> Manifest:
+        """What an image consists of. `ImageNotFound`."""
+        image = self._maker.need(digest)
+        blob = self._images.config_blob(digest)
+        assert blob is not None
+        return Manifest(image.digest, blob, image.layers)
+
+    def has_layer(self, diff_id: str) -> bool:
+        """Whether the layer is here, whole."""
+        return self._layers.find(diff_id) is not None
+
+    @contextmanager
+    def want(self, layers: Sequence[str]) -> Iterator[None]:
+        """Within it, none of these layers (diff ids) is removed once it is here: for those that fetch one by one."""
+        with self._drafts.new() as draft:
+            draft.want(tuple(layers))
+            yield
+
+    def export_layer(self, diff_id: str, file: Path) -> Blob:
+        """Writes a layer's archive, compressed with zstd, to a new file. `ImageNotFound`: the layer is not here;
+        `FailedPrecondition`: its archive, of a rare kind, cannot be made again from its files."""
+        with self._drafts.new() as draft:
+            draft.want((diff_id,))
+            (layer,) = self._maker.need_layers((diff_id,))
+            if not layer.exact:
+                raise FailedPrecondition(f"layer {diff_id} has a form in which it cannot travel", state="inexact")
+            request = {
+                "layer": str(self._layers.path(diff_id)),
+                "diff_id": diff_id,
+                "output": os.path.abspath(file),
+                "compression": "zstd",
+            }
+            made = run_layers("export", request, keep=(draft.descriptor,))
+        return Blob(str(made["digest"]), int(made["size"]))
+
+    def import_layer(self, file: Path, diff_id: str, digest: str = "") -> None:
+        """Unpacks the archive of a layer, compressed or not, unless it is here. One at a time for each layer; whoever
+        comes second waits. `InvalidRequest` (field `image`) if it is not that of the diff id, or the file is not
+        that of the digest."""
+        with self._maker.only_one(diff_id):
+            if self.has_layer(diff_id):
+                return
+            with self._drafts.new() as draft:
+                request = {"archive": check_archive(file), "diff_id": diff_id, "digest": digest}
+                self._maker.unpack("unpack", request, draft)
+
+    def add_manifest(self, config: bytes, reference: str | None = None, *, replaceable: bool = True) -> ImageInfo:
+        """Makes an image of a configuration whose layers are all here, and names it. `replaceable`: it can be had again
+        from where it came, so it may be evicted. `ImageNotFound`: a layer is not here."""
+        if reference is not None:
+            check_reference(reference)
+        with self._drafts.new() as draft:
+            draft.want(parse_config(config)[1])
+            image = self._maker.publish(config, reference, draft, replaceable=replaceable)
+        return self._info(image, reference or image.digest)
+
+    def set_replaceable(self, digest: str, *, replaceable: bool = True) -> None:
+        """Notes whether the image can be had again from elsewhere, and so may be evicted. `ImageNotFound`."""
+        self._images.set_replaceable(self._maker.need(digest).digest, replaceable)
+
+    # Going
 
     def remove(self, reference: str) -> None:
         """Takes a name away (with an image's last name the image, too), or by a digest the image with all its names,
@@ -114,50 +236,64 @@ class LayerStore:
                 raise FailedPrecondition(
                     f"image {reference} is in use by {users[0]}; remove what was started from it first", state="in_use"
                 )
-            self._take_away(digest, gone)
+            self._images.take_away(digest, gone)
+            for diff_id in self._unneeded():
+                self._layers.take_away(diff_id, gone)
 
-    def _take_away(self, digest: str, gone: Draft) -> None:
-        """Removes an image, and the layers that nobody needs any more. Under the store's lock, alone."""
-        self._images.take_away(digest, gone)
-        needed = self._drafts.wanted()
-        needed.update(*(image.layers for image in self._images.all()))
-        needed.update(*(hold.layers for hold in self._holds.all().values()))
-        for layer in self._layers.all():
-            if layer.diff_id not in needed:
-                self._layers.take_away(layer.diff_id, gone)
+    def limit(self) -> int:
+        """Bytes that images may take before some are evicted."""
+        return self._limit or int(shutil.disk_usage(self._root).total * _SHARE)
 
-    def _unpack(self, request: dict[str, Any], around: Draft) -> Layer:
-        """Unpacks a layer's archive. Nothing takes it away while the draft `around` is there."""
-        with self._drafts.new() as draft:
-            made = run_layers(
-                "unpack", {**request, "into": str(draft.path)}, keep=(draft.descriptor, around.descriptor)
-            )
-            around.want((made["diff_id"],))
-            with locked(self._lock, shared=True):
-                return self._layers.publish(
-                    draft, made["diff_id"], size=made["size"], entries=made["entries"], exact=made["exact"]
-                )
+    def used(self) -> int:
+        """Bytes of all layers' files."""
+        return sum(layer.size for layer in self._layers.all())
 
-    def _publish(self, draft: Draft, blob: bytes, reference: str | None, *, replaceable: bool = False) -> ImageInfo:
-        with locked(self._lock, shared=True):
-            image = self._images.publish(draft, blob, replaceable=replaceable)
-            self._need_layers(image)
-            if reference is not None:
-                self._images.name(image.digest, reference)
-        return self._info(image, reference or image.digest)
+    def shrink(self, limit: int | None = None) -> list[str]:
+        """Evicts images until all take at most `limit` bytes (None: the store's own): those first that were used
+        longest ago, and none that is in use or that cannot be had again from elsewhere. Returns their digests."""
+        bound = self.limit() if limit is None else limit
+        if self.used() <= bound:
+            return []
+        with self._drafts.new() as gone, locked(self._lock):
+            sizes = {layer.diff_id: layer.size for layer in self._layers.all()}
+            unneeded = self._unneeded()
+            for diff_id in unneeded:
+                self._layers.take_away(diff_id, gone)
+                del sizes[diff_id]
+            held = set(self.held().values())
+            images = [self._candidate(image, held) for image in self._images.all()]
+            evicted = to_evict(images, sizes, bound, self._busy())
+            for digest in evicted:
+                self._images.take_away(digest, gone)
+            for diff_id in self._unneeded():
+                self._layers.take_away(diff_id, gone)
+        return evicted
 
-    def _need(self, digest: str) -> Image:
-        image = self._images.find(digest)
-        if image is None:
-            raise ImageNotFound(f"image {digest} is not on this node")
-        return image
+    def settle(self) -> None:
+        """Has the machine write all new layers to its disk. Until then a crash of the machine may cost them."""
+        unwritten = self._layers.not_on_disk()
+        if not unwritten:
+            return
+        directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mounts.sync(directory)
+        finally:
+            os.close(directory)
+        for path in unwritten:
+            self._layers.set_on_disk(path)
 
-    def _need_layers(self, image: Image) -> list[Layer]:
-        found = [(diff_id, self._layers.find(diff_id)) for diff_id in image.layers]
-        missing = [diff_id for diff_id, layer in found if layer is None]
-        if missing:
-            raise ImageNotFound(f"layer {missing[0]} of image {image.digest} is not on this node")
-        return [layer for _, layer in found if layer is not None]
+    def _candidate(self, image: Image, held: Collection[str]) -> Candidate:
+        may_go = image.digest not in held and self._images.is_replaceable(image.digest)
+        return Candidate(image.digest, image.layers, self._images.used_at(image.digest), may_go)
+
+    def _busy(self) -> set[str]:
+        """The layers that somebody uses or waits for. Under the store's lock, alone."""
+        return self._drafts.wanted().union(*(hold.layers for hold in self._holds.all().values()))
+
+    def _unneeded(self) -> list[str]:
+        """The layers that no image has and nobody uses. Under the store's lock, alone."""
+        needed = self._busy().union(*(image.layers for image in self._images.all()))
+        return [layer.diff_id for layer in self._layers.all() if layer.diff_id not in needed]
 
     def _info(self, image: Image, reference: str) -> ImageInfo:
         layers = (self._layers.find(diff_id) for diff_id in image.layers)

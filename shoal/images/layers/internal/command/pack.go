@@ -15,9 +15,10 @@ import (
 )
 
 type commitRequest struct {
-	Upper   string       `json:"upper"` // the directory that overlayfs wrote to
-	Into    string       `json:"into"`  // a directory that is there
-	Options pack.Options `json:"options"`
+	Upper   string        `json:"upper"`   // the directory that overlayfs wrote to
+	Into    string        `json:"into"`    // a directory that is there
+	Exclude []string      `json:"exclude"` // names that are left out with all below: what the node itself put there
+	Bounds  unpack.Bounds `json:"bounds"`
 }
 
 type commitResult struct {
@@ -34,15 +35,15 @@ func commitUpper(j job) (any, error) {
 	if err := j.read(&request); err != nil {
 		return nil, err
 	}
-	bounds := boundsOr(unpack.Bounds{Bytes: request.Options.Bytes, Entries: request.Options.Entries})
-	request.Options.Bytes, request.Options.Entries = bounds.Bytes, bounds.Entries
+	bounds := boundsOr(request.Bounds)
+	options := pack.Options{Bytes: bounds.Bytes, Entries: bounds.Entries, Exclude: request.Exclude}
 	archive, out := io.Pipe()
 	packed := make(chan error, 1)
 	var summary pack.Summary
 	go func() {
 		buffered := stream.Buffered(out)
 		var err error
-		if summary, err = pack.Upper(request.Upper, buffered, request.Options); err == nil {
+		if summary, err = pack.Upper(request.Upper, buffered, options); err == nil {
 			err = buffered.Flush()
 		}
 		out.CloseWithError(err)

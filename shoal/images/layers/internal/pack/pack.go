@@ -29,17 +29,9 @@ const (
 
 // Options of one archive.
 type Options struct {
-	Bytes   int64    `json:"bytes"`   // the most of all files together
-	Entries int64    `json:"entries"` // the most of them
-	Exclude []string `json:"exclude"` // names without a leading slash, left out with all below: what the node itself put there
-	IDs     []Range  `json:"ids"`     // of the container's users; none: they are those on the disk
-}
-
-// Range maps users and groups: those from Outside on, on the disk, are those from Inside on in the container.
-type Range struct {
-	Inside  uint32 `json:"inside"`
-	Outside uint32 `json:"outside"`
-	Count   uint32 `json:"count"`
+	Bytes   int64    // the most of all files together
+	Entries int64    // the most of them
+	Exclude []string // names that are left out, with all below
 }
 
 // Summary tells what was packed. Skipped: what an archive cannot hold.
@@ -90,10 +82,7 @@ func (p *packer) directory(opened *os.File, name string, depth int) error {
 	if err := unix.Fstat(int(opened.Fd()), &stat); err != nil {
 		return fmt.Errorf("look at %.80q: %w", name, err)
 	}
-	header, err := p.header(name+"/", tar.TypeDir, &stat)
-	if err != nil {
-		return err
-	}
+	header := header(name+"/", tar.TypeDir, &stat)
 	if name == "" {
 		header.Name = "./"
 	}
@@ -165,10 +154,7 @@ func (p *packer) node(parent *os.File, base, name string, kind uint32, stat *uni
 	flags := map[uint32]byte{
 		unix.S_IFLNK: tar.TypeSymlink, unix.S_IFIFO: tar.TypeFifo, unix.S_IFCHR: tar.TypeChar, unix.S_IFBLK: tar.TypeBlock,
 	}
-	header, err := p.header(name, flags[kind], stat)
-	if err != nil {
-		return err
-	}
+	header := header(name, flags[kind], stat)
 	switch kind {
 	case unix.S_IFLNK:
 		n, err := unix.Readlinkat(int(parent.Fd()), base, p.buffer[:longestName+1])
@@ -186,10 +172,7 @@ func (p *packer) node(parent *os.File, base, name string, kind uint32, stat *uni
 func (p *packer) file(parent *os.File, base, name string, stat *unix.Stat_t) error {
 	key := inode{uint64(stat.Dev), stat.Ino}
 	if first, known := p.linked[key]; known {
-		header, err := p.header(name, tar.TypeLink, stat)
-		if err != nil {
-			return err
-		}
+		header := header(name, tar.TypeLink, stat)
 		header.Linkname = first
 		return p.write(header)
 	}
@@ -198,10 +181,7 @@ func (p *packer) file(parent *os.File, base, name string, stat *unix.Stat_t) err
 		return err
 	}
 	defer opened.Close()
-	header, err := p.header(name, tar.TypeReg, stat)
-	if err != nil {
-		return err
-	}
+	header := header(name, tar.TypeReg, stat)
 	if p.summary.Size += stat.Size; p.summary.Size > p.options.Bytes {
 		return &report.Failure{
 			Code:    report.QuotaExceeded,
@@ -230,28 +210,11 @@ func (p *packer) file(parent *os.File, base, name string, stat *unix.Stat_t) err
 	return err
 }
 
-func (p *packer) header(name string, kind byte, stat *unix.Stat_t) (*tar.Header, error) {
-	header := &tar.Header{
+func header(name string, kind byte, stat *unix.Stat_t) *tar.Header {
+	return &tar.Header{
 		Format: tar.FormatPAX, Typeflag: kind, Name: name, Mode: int64(stat.Mode & 0o7777),
-		ModTime: time.Unix(stat.Mtim.Sec, stat.Mtim.Nsec),
+		Uid: int(stat.Uid), Gid: int(stat.Gid), ModTime: time.Unix(stat.Mtim.Sec, stat.Mtim.Nsec),
 	}
-	var err error
-	if header.Uid, err = p.inside(stat.Uid, name); err == nil {
-		header.Gid, err = p.inside(stat.Gid, name)
-	}
-	return header, err
-}
-
-func (p *packer) inside(id uint32, name string) (int, error) {
-	if len(p.options.IDs) == 0 {
-		return int(id), nil
-	}
-	for _, each := range p.options.IDs {
-		if id >= each.Outside && id-each.Outside < each.Count {
-			return int(each.Inside + (id - each.Outside)), nil
-		}
-	}
-	return 0, report.Fail(report.Internal, "%.80q belongs to %d, who is no user of the container", name, id)
 }
 
 func (p *packer) write(header *tar.Header) error {
