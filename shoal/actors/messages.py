@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from shoal.model.errors import ShoalError
 from shoal.model.spec import ContainerShape, SlotShape
@@ -60,6 +61,15 @@ class End:
     def __post_init__(self) -> None:
         if self.returncode is None:
             object.__setattr__(self, "returncode", RETURNCODES[self.reason])
+
+
+@dataclass(frozen=True, slots=True)
+class NodeImage:
+    """Node to controller: an image that it has made. `size` in bytes; `config`: as in `model.images.ImageRecord`."""
+
+    digest: str
+    size: int
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,14 @@ CLUSTER_LABEL = "shoal.cluster"
 NODE_LABEL = "shoal.node"
 """Labels of every container: its cluster and its node."""
 
+IMAGE_REPOSITORY = "shoal-images/"
+"""What the engine's names of the cluster's own images begin with: sandboxes get them by id, never by these."""
+
+
+def image_reference(cluster: str, image_id: str = "") -> str:
+    """The engine's name of an image of the cluster; without an id, what all of them begin with."""
+    return f"{IMAGE_REPOSITORY}{cluster}:{image_id}"
+
 
 def node_actor_name(node_id: str) -> str:
     return f"{NODE_PREFIX}{node_id}"

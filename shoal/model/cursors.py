@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import math
+import re
 
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import SANDBOX
@@ -20,19 +21,19 @@ def encode_cursor(cursor: PageCursor) -> str:
     return base64.urlsafe_b64encode(plain.encode()).rstrip(b"=").decode("ascii")
 
 
-def decode_cursor(cursor: str) -> PageCursor:
-    """What `encode_cursor` was given; `InvalidRequest` for any other text."""
+def decode_cursor(cursor: str, ids: re.Pattern[str] = SANDBOX) -> PageCursor:
+    """What `encode_cursor` was given, with an id of this kind; `InvalidRequest` for any other text."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         value = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        created_at, sandbox_id = value
+        created_at, last_id = value
         if (
             type(created_at) is float
             and math.isfinite(created_at)
-            and isinstance(sandbox_id, str)
-            and SANDBOX.fullmatch(sandbox_id)
+            and isinstance(last_id, str)
+            and ids.fullmatch(last_id)
         ):
-            return created_at, sandbox_id
+            return created_at, last_id
     except (ValueError, TypeError, binascii.Error, RecursionError):
         pass  # said below
     raise InvalidRequest("cursor: this is no cursor; pass on `next_cursor` as it came", field="cursor")

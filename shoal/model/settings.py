@@ -67,6 +67,10 @@ class Limits(_Section):
     """The most that one pool keeps ready"""
     pools: Annotated[int, Field(ge=0)] = 100
     """The most pools of one environment"""
+    images: Annotated[int, Field(ge=0)] = 10_000
+    """The most images of one environment: snapshots, and steps of builds"""
+    unused_images: Annotated[float, Field(gt=0)] = 30 * 86400.0
+    """Seconds after which an image goes that has no name, that nothing needs, and that no sandbox was created from"""
 
 
 class NodeSettings(_Section):

@@ -28,6 +28,7 @@ from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Sco
 from shoal.model.capacity import Capacity, Demand
 from shoal.model.errors import ShoalError
 from shoal.model.grants import Grant
+from shoal.model.images import ImageListing, ImagePage, ImageRecord
 from shoal.model.info import Listing, LogChunk, NodeDrain, NodeInfo, Page, SandboxInfo
 from shoal.model.metrics import Series
 from shoal.model.pools import PoolInfo
@@ -35,6 +36,9 @@ from shoal.model.spec import SandboxSpec
 
 LONGEST_WAIT_S = 30.0
 """The longest that one call of a verb waits for something to happen."""
+
+SNAPSHOT_S = 600.0
+"""The longest that taking an image of a sandbox's files may take."""
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -318,6 +322,55 @@ def delete_pool(name: str, environment: str) -> None:
     """Deletes it. What is ready of it ends; sandboxes that were taken from it live on. `PoolNotFound`."""
 
 
+# Images
+
+
+@verb(
+    Scope.RUN,
+    "POST /v1/sandboxes/{sandbox_id}/snapshot",
+    audit="image.snapshot",
+    retry=Retry.UNANSWERED,
+    takes=SNAPSHOT_S,
+)
+def snapshot_filesystem(
+    sandbox_id: str, name: str | None = None, ttl: float | None = None, key: str | None = None
+) -> ImageRecord:
+    """An image of a sandbox's files, as they are at one moment in which its processes are frozen; at once usable.
+    `name`: `name:tag`, which moves to it from another image; `ttl`: seconds after which it goes, None: only once it has
+    no name and is not used for long; `key`: the same key gives the same image.
+
+    Raises `InvalidRequest`, `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`; nothing is left then.
+    """
+
+
+@verb(Scope.READ, "GET /v1/images")
+def list_images(listing: ImageListing) -> ImagePage:
+    """Images, newest first; `EnvironmentNotFound`."""
+
+
+@verb(Scope.READ, "GET /v1/images/{image}")
+def get_image(image: str, environment: str | None = None) -> ImageRecord:
+    """One, by its id, or by its name in an environment; `ImageNotFound`."""
+
+
+@verb(Scope.RUN, "DELETE /v1/images/{image}", audit="image.delete")
+def delete_image(image: str, environment: str | None = None, when_unused: bool = False) -> ImageRecord:
+    """Deletes one, by its id or name. `FailedPrecondition` (state `in_use`, with `in_use`) while sandboxes or pools
+    need it; `when_unused`: nobody can use it from now on, and it goes once they do not need it. `ImageNotFound`."""
+
+
+@verb(Scope.RUN, "PUT /v1/images/{image}/name", audit="image.name")
+def name_image(image: str, environment: str | None, name: str | None) -> ImageRecord:
+    """Gives one another name, which moves to it from another image of its environment; None: it has no name any more.
+    `InvalidRequest`, `ImageNotFound`."""
+
+
+@verb(Scope.RUN, "POST /v1/images/collect", many="images", audit="image.collect")
+def collect_images(environment: str, unused_for: float, dry_run: bool) -> list[ImageRecord]:
+    """Deletes the images of an environment that have no name, that nothing needs, and from which no sandbox was created
+    for `unused_for` seconds. Returns them; `dry_run`: and deletes none."""
+
+
 # Looking back
 
 
@@ -409,6 +462,28 @@ def wake(sandbox_id: str, deadline: float) -> Grant:
 @verb(None)
 def orphans(sandbox_ids: Sequence[str], node_id: str) -> list[str]:
     """For nodes: those of `sandbox_ids` that do not live there."""
+
+
+@verb(None)
+def find_image(environment: str, cache_key: str) -> ImageRecord | None:
+    """For builds: the image of an environment with that cache key, which counts as used now, or None."""
+
+
+@verb(None, takes=SNAPSHOT_S)
+def save_build(
+    sandbox_id: str,
+    cache_key: str,
+    config: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    ttl: float | None = None,
+) -> ImageRecord:
+    """For builds: an image of kind `build` of a sandbox's files, with the defaults in `config` (as in
+    `ImageRecord.config`; None: those of the image below). One with that cache key that there is: that one."""
+
+
+@verb(None)
+def unknown_images(image_ids: Sequence[str]) -> list[str]:
+    """For nodes: those of `image_ids` that no image has."""
 
 
 @verb(None, takes=60.0)

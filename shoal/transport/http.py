@@ -18,6 +18,8 @@ from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, SandboxEvent, 
 from shoal.model.cursors import decode_cursor, encode_cursor
 from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError, Unauthenticated, Unavailable
 from shoal.model.http import error_from_problem
+from shoal.model.ids import IMAGE
+from shoal.model.images import ImageListing, ImagePage, ImageRecord
 from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
 from shoal.model.sandbox_json import info_from_json, spec_to_json
 from shoal.model.spec import SandboxSpec
@@ -41,7 +43,7 @@ MAX_BATCH = 1000
 """Creates in one call; more of them are several calls."""
 
 MAX_PAGE = 1000
-"""Sandboxes in one page of a listing."""
+"""Sandboxes, or images, in one page of a listing."""
 
 _BATCH_BYTES = (1 << 20) - 256
 """Bytes of creates in one call, so that no call keeps either end busy for long."""
@@ -65,6 +67,7 @@ class HttpTransport(Transport):
         self._agents = Agents(self._open_agent)
         self._special: dict[Verb[..., Any], Callable[..., Awaitable[Any]]] = {
             verbs.list_sandboxes: self._list_sandboxes,
+            verbs.list_images: self._list_images,
             verbs.logs: self._logs,
             verbs.events: self._events,
             verbs.last_event: self._last_event,
@@ -175,6 +178,16 @@ class HttpTransport(Transport):
         }
         return decoded(_page, await self.calls.json("GET", verbs.list_sandboxes.path, query=query))
 
+    async def _list_images(self, listing: ImageListing) -> ImagePage:
+        query = {
+            "environment": listing.environment,
+            "kind": None if listing.kind is None else listing.kind.value,
+            "name": listing.name,
+            "limit": min(listing.limit, MAX_PAGE),
+            "cursor": None if listing.before is None else encode_cursor(listing.before),
+        }
+        return decoded(_image_page, await self.calls.json("GET", verbs.list_images.path, query=query))
+
     async def _logs(self, sandbox_id: str, fd: int, offset: int) -> LogChunk:
         query = {"stream": "stdout" if fd == 1 else "stderr", "offset": offset}
         answer = await self.calls.call("GET", f"{_path(sandbox_id)}/logs", query=query, takes_s=_LOGS_S)
@@ -277,6 +290,12 @@ def _page(data: Any) -> Page:
     cursor = data.get("next_cursor")
     sandboxes = [info_from_json(each) for each in data["sandboxes"]]
     return Page(sandboxes, None if cursor is None else decode_cursor(cursor))
+
+
+def _image_page(data: Any) -> ImagePage:
+    cursor = data.get("next_cursor")
+    images = [ImageRecord.from_dict(each) for each in data["images"]]
+    return ImagePage(images, None if cursor is None else decode_cursor(cursor, IMAGE))
 
 
 def _result(data: Any) -> SandboxInfo | ShoalError:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from shoal.model.access import Quota, TokenInfo
 from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.images import ImageRecord
 from shoal.model.info import SandboxInfo
 from shoal.model.pools import PoolInfo
 from shoal.model.sandbox_json import info_from_json, spec_to_json
@@ -80,6 +81,8 @@ def decoder(kind: Any) -> Callable[[Any], Any]:
     tell more."""
     if kind is SandboxInfo:
         return info_from_json
+    if kind is ImageRecord:
+        return ImageRecord.from_dict
     if kind is PoolInfo:
         return PoolInfo.from_dict
     if get_origin(kind) is tuple:  # a new token with its text

@@ -7,6 +7,7 @@ What a controller asked of a slot goes on when that controller dies, as an actor
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
@@ -20,8 +21,8 @@ from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
-from shoal.actors.messages import End, SandboxStarted
-from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
+from shoal.actors.messages import End, NodeImage, SandboxStarted
+from shoal.model.errors import FailedPrecondition, NotFound, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.settings import Settings
 from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
@@ -266,6 +267,8 @@ class World:
     what comes between a controller and its disk. `nodes`: how often each was closed; `nodes_fail`: what that fails
     with. `prepared`: the containers that slots keep ready, `prepare_s`: how long preparing one takes, `prepare_fails`:
     what it fails with; `room`: how many slots of the default shape Ray says that it has room for.
+    `images`: those of sandboxes that the machine has, by id; `images_in_use`: those that it refuses to remove;
+    `snapshot_s`, `snapshot_fails`: how long taking one lasts, and what it fails with.
     """
 
     disk: Disk = field(default_factory=Disk)
@@ -285,6 +288,10 @@ class World:
     prepare_s: float = 0.0
     prepare_fails: ShoalError | None = None
     room: int = 0
+    images: dict[str, str] = field(default_factory=dict)
+    images_in_use: list[str] = field(default_factory=list)
+    snapshot_s: float = 0.0
+    snapshot_fails: ShoalError | None = None
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     before_write: Callable[[Change], Awaitable[None]] = _nothing
     after_write: Callable[[Change], Awaitable[None]] = _nothing
@@ -317,6 +324,13 @@ class World:
             for slot_id in args[0]:
                 self.prepared.pop(slot_id, None)
             return None
+        if method == "snapshot_sandbox":
+            return await self._snapshot(*args)
+        if method == "remove_image":
+            if set(self.images_in_use) & {args[0]}:
+                raise FailedPrecondition("a container uses it", state="in_use")
+            self.images.pop(args[0], None)
+            return None
         if handle == "node":
             await asyncio.sleep(self.remove_s)
             if method == "stop_sandbox":
@@ -336,6 +350,17 @@ class World:
         self.background.add(work)
         work.add_done_callback(self._seen)
         return await asyncio.shield(work)
+
+    async def _snapshot(self, sandbox_id: str, image_id: str, config: dict[str, Any] | None) -> NodeImage:
+        self.images[image_id] = sandbox_id  # what a node makes is there, whoever waits for it
+        await asyncio.sleep(self.snapshot_s)
+        if (failure := self.snapshot_fails) is not None:
+            del self.images[image_id]
+            raise failure
+        if sandbox_id not in {*self.containers, *self.stopped}:
+            raise NotFound("no container")
+        digest = f"sha256:{hashlib.sha256(image_id.encode()).hexdigest()}"
+        return NodeImage(digest, 1 << 20, {"env": {}} if config is None else dict(config))
 
     def _seen(self, work: asyncio.Task[Any]) -> None:
         self.background.discard(work)

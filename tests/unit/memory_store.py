@@ -16,6 +16,7 @@ from shoal.actors.controller.store import Change, Restored, Store
 from shoal.cluster.store.rows import text
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
+from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 
@@ -29,6 +30,7 @@ class Disk:
     tokens: dict[str, StoredToken] = field(default_factory=dict)
     cordons: dict[str, Cordon] = field(default_factory=dict)
     pools: dict[str, PoolInfo] = field(default_factory=dict)
+    images: dict[str, ImageRecord] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
     cluster: str | None = None
@@ -77,6 +79,7 @@ class MemoryStore(Store):
             list(self.disk.tokens.values()),
             list(self.disk.cordons.values()),
             list(self.disk.pools.values()),
+            list(self.disk.images.values()),
             self.disk.last_event,
             complete=len(newest) < history,
         )
@@ -120,6 +123,9 @@ class MemoryStore(Store):
         disk.pools |= {pool.id: pool for pool in change.pools}
         for pool_id in change.removed_pools:
             disk.pools.pop(pool_id, None)
+        disk.images |= {image.id: image for image in change.images}
+        for image_id in change.removed_images:
+            disk.images.pop(image_id, None)
 
     def die(self) -> None:
         self._die_after = 0

@@ -24,6 +24,12 @@
     event_feed.py     events and audit log for those who may see them
     accounts.py       environments and API tokens
     quotas.py         what an environment uses and may use (pure)
+    images.py         the cluster's images in memory: by id, name, digest, cache key (pure)
+    image_use.py      which image a spec means, where that is, and what needs it
+    image_changes.py  puts each change of an image on record
+    image_verbs.py    what clients ask of images
+    image_removal.py  removes those that nothing needs from their machines
+    snapshots.py      takes images of sandboxes' files
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
     slots.py          the sandbox actors: who gets which

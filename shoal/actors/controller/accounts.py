@@ -70,6 +70,9 @@ class Accounts:
             await self._writer.write(Change(environments=(main,)))
             self._environments[MAIN_ENVIRONMENT] = main
 
+    def exists(self, environment: str) -> bool:
+        return environment in self._environments
+
     # -- environments -------------------------------------------------------------------------------
 
     def quota(self, name: str) -> Quota:

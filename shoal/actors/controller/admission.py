@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.capacity import LaunchableNodes
-from shoal.actors.controller.machine import check_fits
+from shoal.actors.controller.image_use import ImageUse
+from shoal.actors.controller.machine import Machine, check_fits
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.quotas import check_quota, check_weight
-from shoal.actors.controller.record import SandboxRecord, spec_weight
+from shoal.actors.controller.record import HeldImage, SandboxRecord, spec_weight
 from shoal.actors.controller.registry import Registry
 from shoal.model.access import Caller
 from shoal.model.errors import InvalidRequest, Unavailable
@@ -32,6 +33,7 @@ class Admission:
     registry: Registry
     accounts: Accounts
     nodes: Nodes
+    images: ImageUse
     launchable: LaunchableNodes
     check_room: Callable[[SandboxSpec], None]
     clock: Callable[[], float] = time.time
@@ -42,20 +44,30 @@ class Admission:
         check_number("deadline", deadline_s, 0, self.limits.create_deadline, "seconds")
         check_sees_environment(caller, spec.environment)
 
-    def check_possible(self, spec: SandboxSpec) -> None:
-        """Checks whether there can be such a sandbox at all: `InvalidRequest`, `EnvironmentNotFound`, `Unavailable`."""
+    def check_possible(self, spec: SandboxSpec) -> HeldImage | None:
+        """Checks whether there can be such a sandbox at all, and returns its image if that is one of the cluster's:
+        `InvalidRequest`, `EnvironmentNotFound`, `ImageNotFound`, `FailedPrecondition`, `Unavailable`."""
         check_spec(spec, self.limits)
         self.accounts.quota(spec.environment)
         if self.closed:
             raise Unavailable("the cluster is being shut down; nothing was created")
+        image = self.images.held(spec)
         try:
-            check_fits(spec, [*self.nodes.machines(), *self.launchable.machines()])
+            check_fits(spec, self._machines(image))
         except InvalidRequest:
             if self.launchable.awaited:
                 raise Unavailable(
                     "the controller has just started, and does not know yet which nodes could be launched; try again"
                 ) from None
             raise
+        return image
+
+    def _machines(self, image: HeldImage | None) -> list[Machine]:
+        """What machines there are, or could be, that may run the image."""
+        nodes = None if image is None else self.images.nodes_with(image.digest)
+        if nodes is None:
+            return [*self.nodes.machines(), *self.launchable.machines()]
+        return [machine for node_id, machine in self.nodes.capacities().items() if node_id in nodes]
 
     def admit(
         self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None
@@ -63,24 +75,31 @@ class Admission:
         """The sandbox for a create, and whether it is new rather than that of an earlier call with the same key
         (`forgotten`: the one that only the store knows). `left_s`: seconds left of its deadline.
 
-        Raises `InvalidRequest`, `EnvironmentNotFound`, `AlreadyExists`, `QuotaExceeded`, `NoCapacity`, `Unavailable`;
-        then nothing was created.
+        Raises `InvalidRequest`, `EnvironmentNotFound`, `ImageNotFound`, `AlreadyExists`, `QuotaExceeded`, `NoCapacity`,
+        `FailedPrecondition`, `Unavailable`; then nothing was created.
         """
         # First, as it is cheap: the same request has passed all other checks.
         record = self.registry.same_request(spec, forgotten)
         if record is not None:
             record.asked += 1
             return record, False
-        self.check_possible(spec)
+        image = self.check_possible(spec)
         quota = self.accounts.quota(spec.environment)
         if not spec.wait_for_capacity:
-            self.check_room(spec)
+            self.check_room(spec if image is None else replace(spec, image=image.digest))
         now = self.clock()
         usage = self.registry.usage(spec.environment)
         check_quota(quota, usage, spec, now)
         check_weight(usage, spec, spec_weight(spec))
         record = SandboxRecord(
-            new_sandbox_id(), spec, now, dict(spec.tags), deadline=now + left_s, created_by=caller.token, asked=1
+            new_sandbox_id(),
+            spec,
+            now,
+            dict(spec.tags),
+            deadline=now + left_s,
+            created_by=caller.token,
+            asked=1,
+            image=image,
         )
         self.registry.add(record)
         usage.accept(now)

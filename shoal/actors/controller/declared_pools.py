@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from shoal.actors.controller.accounts import Accounts
@@ -14,12 +15,13 @@ from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.kept_pool import KeptPool
 from shoal.actors.controller.pools import ReadyShape, most_within, shape_of
 from shoal.actors.controller.ready_slots import ReadySlots
+from shoal.actors.controller.record import HeldImage
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Change, Restored
 from shoal.model import verbs
 from shoal.model.access import Caller, Quota
-from shoal.model.errors import AlreadyExists, PoolNotFound, QuotaExceeded
+from shoal.model.errors import AlreadyExists, ImageNotFound, PoolNotFound, QuotaExceeded
 from shoal.model.pools import PoolInfo, PoolUse, check_pool_spec, check_size
 from shoal.model.settings import Limits
 from shoal.model.spec import SandboxSpec
@@ -34,10 +36,16 @@ _Served = tuple[str, ReadyShape, tuple[str, ...], str | None]
 
 @dataclass(slots=True, eq=False)
 class _Declared:
-    """A pool and how it is kept."""
+    """A pool and how it is kept. `image`: as in `SandboxRecord`."""
 
     info: PoolInfo
     kept: KeptPool
+    image: HeldImage | None
+
+    @property
+    def spec(self) -> SandboxSpec:
+        """What is ready of it."""
+        return _resolved(self.info.spec, self.image)
 
 
 class DeclaredPools:
@@ -64,11 +72,15 @@ class DeclaredPools:
         self._changing = asyncio.Lock()
         """One change at a time: each is in memory once it is on record."""
         accounts.pools_in = self.count
+        admission.images.of_pools = self._images
 
     def restore(self, restored: Restored) -> None:
         """Takes over what the store kept."""
         for info in restored.pools:
-            self._keep(info)
+            image = None
+            with suppress(ImageNotFound):  # what is made ready of it says so, too
+                image = self._admission.images.named(info.spec)
+            self._keep(info, image)
 
     def count(self, environment: str) -> int:
         """How many pools an environment has."""
@@ -84,11 +96,11 @@ class DeclaredPools:
         check_size(min_ready, max_ready, self._limits.pool_size)
         check_sees_environment(caller, spec.environment)
         check_pool_spec(spec)
-        self._admission.check_possible(spec)
+        image = self._admission.check_possible(spec)
         info = PoolInfo(name, spec.environment, spec, min_ready, max_ready, self._clock())
         self._check_quota(info)
         async with self._changing:
-            return await self._create(info, replace, caller)
+            return await self._create(info, image, replace, caller)
 
     def pools(self, environment: str | None, caller: Caller) -> list[PoolInfo]:
         """Those that the caller may see, by environment and name."""
@@ -127,7 +139,7 @@ class DeclaredPools:
 
     # -- inside -------------------------------------------------------------------------------------
 
-    async def _create(self, info: PoolInfo, may_replace: bool, caller: Caller) -> PoolInfo:
+    async def _create(self, info: PoolInfo, image: HeldImage | None, may_replace: bool, caller: Caller) -> PoolInfo:
         self._accounts.quota(info.environment)  # or there is no such environment any more
         before = self._pools.get((info.environment, info.name))
         if before is not None:
@@ -142,7 +154,7 @@ class DeclaredPools:
             raise QuotaExceeded(
                 f"environment {info.environment!r} has {self._limits.pools} pools, which is the most; delete some"
             )
-        twin = self._twin(info)
+        twin = self._twin(info, _resolved(info.spec, image))
         if twin is not None:
             raise AlreadyExists(
                 f"spec: pool {twin.name!r} keeps the same ready; resize that one, or ask for something else",
@@ -152,11 +164,12 @@ class DeclaredPools:
         await self._writer.write(Change(pools=(info,), audit=(entry,)))
         if before is not None:
             self._drop(before)
-        return self._told(self._keep(info), self._in_use())
+        return self._told(self._keep(info, image), self._in_use())
 
-    def _keep(self, info: PoolInfo) -> _Declared:
-        kept = self._ready.declare(info.environment, info.id, info.spec, info.min_ready, info.max_ready)
-        pool = self._pools[info.environment, info.name] = _Declared(info, kept)
+    def _keep(self, info: PoolInfo, image: HeldImage | None) -> _Declared:
+        spec = _resolved(info.spec, image)
+        kept = self._ready.declare(info.environment, info.id, spec, info.min_ready, info.max_ready)
+        pool = self._pools[info.environment, info.name] = _Declared(info, kept, image)
         kept.room = lambda: self._room(pool)
         return pool
 
@@ -175,10 +188,14 @@ class DeclaredPools:
             )
         return pool
 
-    def _twin(self, info: PoolInfo) -> PoolInfo | None:
+    def _images(self) -> list[str]:
+        """The ids of the images that they need."""
+        return [pool.image.id for pool in self._pools.values() if pool.image is not None]
+
+    def _twin(self, info: PoolInfo, spec: SandboxSpec) -> PoolInfo | None:
         """Another pool that serves the same creates: which of them would one take from?"""
-        others = (pool.info for key, pool in self._pools.items() if key != (info.environment, info.name))
-        return next((each for each in others if _serves(each.spec) == _serves(info.spec)), None)
+        others = (pool for key, pool in self._pools.items() if key != (info.environment, info.name))
+        return next((each.info for each in others if _serves(each.spec) == _serves(spec)), None)
 
     def _check_quota(self, info: PoolInfo) -> None:
         """Its least must be within the whole quota, whatever is in use of that now."""
@@ -205,7 +222,7 @@ class DeclaredPools:
 
     def _in_use(self) -> Counter[_Served]:
         """Living sandboxes by what serves them."""
-        return Counter(_serves(record.spec) for record in self._registry.live()) if self._pools else Counter()
+        return Counter(_serves(record.launch_spec) for record in self._registry.live()) if self._pools else Counter()
 
     def _told(self, pool: _Declared, in_use: Counter[_Served]) -> PoolInfo:
         kept = pool.kept
@@ -213,12 +230,16 @@ class DeclaredPools:
         use = PoolUse(
             ready=len(kept.ready),
             making=len(kept.making),
-            in_use=in_use[_serves(pool.info.spec)],
+            in_use=in_use[_serves(pool.spec)],
             taken=kept.taken,
             missed=kept.missed,
             problem=None if enough else kept.problem,
         )
         return replace(pool.info, use=use)
+
+
+def _resolved(spec: SandboxSpec, image: HeldImage | None) -> SandboxSpec:
+    return spec if image is None else replace(spec, image=image.digest)
 
 
 def _serves(spec: SandboxSpec) -> _Served:

@@ -70,6 +70,15 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.pool: parts.declared_pools.pool,
         verbs.resize_pool: parts.declared_pools.resize,
         verbs.delete_pool: parts.declared_pools.delete,
+        verbs.snapshot_filesystem: parts.snapshots.snapshot,
+        verbs.save_build: parts.snapshots.save_build,
+        verbs.list_images: parts.images.page,
+        verbs.get_image: parts.images.get,
+        verbs.delete_image: parts.images.delete,
+        verbs.name_image: parts.images.name,
+        verbs.collect_images: parts.images.collect,
+        verbs.find_image: parts.images.find,
+        verbs.unknown_images: parts.images.unknown,
     }
     return {verb.name: handler for verb, handler in found.items()}
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from shoal.actors.controller.phase import Event
-from shoal.actors.controller.placement import request_for
 from shoal.actors.controller.record_writer import RecordWriter, created, may_be_written
 from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slot import Slot
@@ -59,7 +58,7 @@ class Launcher:
     async def find_slot(self, run: Run) -> Outcome:
         """Waits for a slot until the sandbox's deadline."""
         left_s = max(0.0, run.record.deadline - time.time())
-        request = request_for(run.record.spec)
+        request = self.pool.stock.request(run.record.launch_spec)
         run.record.waits_for = partial(self.pool.reason, request)
         try:
             slot = await self.pool.take(request, run.record.spec.environment, left_s)
@@ -95,7 +94,7 @@ class Launcher:
         self.starting += 1
         try:
             started: SandboxStarted = await self.call(
-                slot.handle, "start", run.record.id, run.record.spec, timeout_s=left_s
+                slot.handle, "start", run.record.id, run.record.launch_spec, timeout_s=left_s
             )
         finally:
             self.starting -= 1

@@ -20,6 +20,11 @@ from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.history import History
 from shoal.actors.controller.idle_slots import IdleSlots
+from shoal.actors.controller.image_changes import ImageChanges
+from shoal.actors.controller.image_removal import ImageRemoval
+from shoal.actors.controller.image_use import ImageUse
+from shoal.actors.controller.image_verbs import ImageVerbs
+from shoal.actors.controller.images import Images, unfinished
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.machines import Machines
 from shoal.actors.controller.metrics import Metrics
@@ -32,6 +37,7 @@ from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slot_stock import SlotStock
 from shoal.actors.controller.slots import SlotPool
+from shoal.actors.controller.snapshots import Snapshots
 from shoal.actors.controller.starting import Starting
 from shoal.actors.controller.store import Store
 from shoal.actors.controller.supervisor import SandboxSupervisor
@@ -40,6 +46,7 @@ from shoal.actors.handles import call
 from shoal.actors.messages import Drained
 from shoal.model import tasks
 from shoal.model.access import INSIDE, AuditEntry, Caller
+from shoal.model.images import ImageState
 from shoal.model.info import NodeInfo
 from shoal.model.metrics import Series
 from shoal.model.settings import Settings
@@ -85,6 +92,9 @@ class Parts:
     demand: DemandReporter
     recovery: Recovery
     machines: Machines
+    images: ImageVerbs
+    image_removal: ImageRemoval
+    snapshots: Snapshots
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -94,6 +104,7 @@ class Parts:
         self._loops = [
             tasks.repeat(_TEND_S, self._tend_slots, "tend slots"),
             tasks.supervise(self.ready.run, "keep pools"),
+            tasks.supervise(self.image_removal.run, "remove images"),
             tasks.repeat(_LOOK_S, self._refresh_nodes, "refresh nodes"),
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
@@ -132,6 +143,12 @@ class Parts:
         for failure in failed:
             log.warning("node %s is not closed: %s", failure.node_id[:8], failure.error)
         return Drained(sum(record.ended for record in living), tuple(failed))
+
+    def let_go_image(self, digest: str) -> None:
+        """An image is about to go: nothing is made ready of it any more."""
+        if all(record.state is ImageState.GOING for record in self.images.images.of_digest(digest)):
+            self.ready.forget_image(digest)
+        self.image_removal.wake()
 
     async def report(
         self, audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: Mapping[str, float]
@@ -210,13 +227,18 @@ async def open_parts(
     history = History(registry, store)
     default_shape = SlotShape(defaults.cpu_request, defaults.memory_request)
     launchable = LaunchableNodes()
+    kept = Images(unfinished(record) for record in restored.images)
+    use = ImageUse(kept, registry, nodes)
+    image_changes = ImageChanges(kept, use, writer)
     pool = SlotPool(SlotStock(maker, nodes, launchable), IdleSlots(settings.pools, default_shape))
     ready = ReadySlots(pool, maker, nodes, settings.pools, call)
     pool.spare = ready
+    pool.stock.nodes_with = use.nodes_with
     await pool.refresh()
     supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
-    admission = Admission(settings.limits, registry, accounts, nodes, launchable, supervisor.check_room)
+    admission = Admission(settings.limits, registry, accounts, nodes, use, launchable, supervisor.check_room)
+    images = ImageVerbs(kept, use, image_changes, accounts)
     sandboxes = Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call)
     parts = Parts(
         settings=settings,
@@ -239,7 +261,11 @@ async def open_parts(
         demand=DemandReporter(pool, supervisor, nodes, launchable, ready),
         recovery=Recovery(registry, supervisor, pool, ready, maker),
         machines=Machines(nodes, supervisor, pool, writer),
+        images=images,
+        image_removal=ImageRemoval(kept, images, image_changes, nodes, settings, call),
+        snapshots=Snapshots(kept, image_changes, history, nodes, settings.limits, call),
     )
+    image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete
     ready.starts = lambda: supervisor.launcher.starting
     await accounts.restore(restored)

@@ -80,7 +80,7 @@ class Persistence:
         left_s = max(0.1, record.deadline - time.time())
         try:
             started: SandboxStarted = await self.call(
-                run.slot.handle, "restart", record.id, record.spec, timeout_s=left_s
+                run.slot.handle, "restart", record.id, record.launch_spec, timeout_s=left_s
             )
         except DeadlineExceeded:
             message = "the sandbox did not start in time; it is stopped. Allow more with deadline="

@@ -24,7 +24,8 @@ from shoal.model.spec import Runtime, SandboxSpec, SlotShape
 @dataclass(frozen=True, slots=True)
 class Request:
     """What placement needs to know of a sandbox. Sandboxes with equal requests wait together. `cores`, `memory`
-    (MiB), `pids`, `disk` (MiB): its limits; `patient`: it may wait for room."""
+    (MiB), `pids`, `disk` (MiB): its limits; `patient`: it may wait for room; `nodes`: the ids of those that have its
+    image, None: any may run it."""
 
     shape: SlotShape
     cores: float = 0.0
@@ -36,16 +37,23 @@ class Request:
     zone: str | None = None
     spread: bool = False
     patient: bool = True
+    nodes: tuple[str, ...] | None = None
 
     def admits(self, node: NodeView) -> bool:
         """Whether it may run on the node when there is room."""
-        return node.cordoned is None and self._allows(node.region, node.zone) and self._suits(node.machine)
+        return (
+            node.cordoned is None
+            and (self.nodes is None or node.id in self.nodes)
+            and self._allows(node.region, node.zone)
+            and self._suits(node.machine)
+        )
 
     def fits(self, machine: Machine) -> bool:
-        """Whether it could run on such a machine if that were empty."""
+        """Whether it could run on such a machine if that were new and empty."""
         shape = self.shape
         return (
-            self._allows(machine.region, machine.zone)
+            self.nodes is None
+            and self._allows(machine.region, machine.zone)
             and self._suits(machine)
             and shape.cpu <= machine.cpu_shares
             and shape.memory <= machine.memory_shares
@@ -53,7 +61,9 @@ class Request:
         )
 
     def meets(self, other: Request) -> bool:
-        """Whether some node may suit both, as far as region and zone tell."""
+        """Whether some node may suit both, as far as region, zone and image tell."""
+        if self.nodes is not None and other.nodes is not None and set(self.nodes).isdisjoint(other.nodes):
+            return False
         regions = not self.regions or not other.regions or not set(self.regions).isdisjoint(other.regions)
         return regions and (self.zone is None or other.zone is None or self.zone == other.zone)
 
@@ -71,10 +81,10 @@ class Request:
             in_ray=in_ray,
         )
 
-    @property
-    def anywhere(self) -> bool:
-        """Whether any node would do."""
-        return not self.regions and self.zone is None and self.runtime == "runc"
+    def admits_unknown(self, node_id: str | None) -> bool:
+        """Whether it may run on a node of which nothing is known yet but its id."""
+        elsewhere = self.nodes is not None and node_id not in self.nodes
+        return not self.regions and self.zone is None and self.runtime == "runc" and not elsewhere
 
     def _allows(self, region: str | None, zone: str | None) -> bool:
         return (not self.regions or region in self.regions) and (self.zone is None or zone == self.zone)
@@ -92,8 +102,8 @@ class Request:
         )
 
 
-def request_for(spec: SandboxSpec) -> Request:
-    """What a sandbox asks of its node."""
+def request_for(spec: SandboxSpec, nodes: tuple[str, ...] | None = None) -> Request:
+    """What a sandbox asks of its node. `nodes`: as in `Request`."""
     r = spec.resources
     return Request(
         shape=spec.slot_shape,
@@ -106,21 +116,24 @@ def request_for(spec: SandboxSpec) -> Request:
         zone=spec.zone,
         spread=spec.placement == "spread",
         patient=spec.wait_for_capacity,
+        nodes=nodes,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
     """Which nodes Ray may put a slot on that waits for room. `regions`: any of these, none: all; `not_nodes`: never on
-    these."""
+    these; `nodes`: only on these, None: on all others."""
 
     regions: tuple[str, ...] = ()
     zone: str | None = None
     not_nodes: tuple[str, ...] = ()
+    nodes: tuple[str, ...] | None = None
 
     def allows(self, node: NodeView) -> bool:
         """Whether Ray may put a slot on this node."""
-        return node.id not in self.not_nodes and (not self.regions or node.region in self.regions)
+        named = node.id not in self.not_nodes if self.nodes is None else node.id in self.nodes
+        return named and (not self.regions or node.region in self.regions)
 
 
 ANYWHERE = Selector()
@@ -187,6 +200,9 @@ def choose(
         if ahead in (Outlook.LAUNCHING, Outlook.LAUNCHABLE):
             return Wait(Selector(regions, request.zone, tier.excluded), "; ".join(reasons))
         excluded += tier.excluded
+    if request.nodes is not None:
+        there = tuple(node.id for tier in in_order for node in tier.nodes)
+        return Wait(Selector(request.regions, request.zone, nodes=there), "; ".join(reasons))
     return Wait(Selector(request.regions, request.zone, tuple(sorted(excluded))), "; ".join(reasons))
 
 

@@ -191,6 +191,12 @@ class LateShapes:
         self._kept.add(shape)
         self.note(shape, now)
 
+    def forget(self, image: str) -> None:
+        """None of this image is to be kept any more."""
+        for shape in [shape for shape in self._created if shape.container.image == image]:
+            del self._created[shape]
+            self._kept.discard(shape)
+
     def wanted(self, now: float) -> Sequence[ReadyShape]:
         """The shapes to keep ready, the one created last first."""
         settings = self.settings

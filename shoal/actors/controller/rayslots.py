@@ -105,7 +105,9 @@ def _labels(selector: Selector) -> dict[str, str]:
         labels[REGION_LABEL] = f"in({','.join(selector.regions)})"
     if selector.zone is not None:
         labels[ZONE_LABEL] = selector.zone
-    if selector.not_nodes:
+    if selector.nodes is not None:
+        labels[NODE_ID_LABEL] = f"in({','.join(selector.nodes) or 'none'})"  # as none: it waits until one may
+    elif selector.not_nodes:
         labels[NODE_ID_LABEL] = f"!in({','.join(selector.not_nodes)})"
     return labels
 

@@ -11,11 +11,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shoal.actors.controller.kept_pool import KeptPool, PoolFigures, figures_of
 from shoal.actors.controller.nodes import Nodes
-from shoal.actors.controller.placement import Request, request_for
+from shoal.actors.controller.placement import Request
 from shoal.actors.controller.pools import Bounds, LateShapes, ReadyShape, plan_all, shape_of
 from shoal.actors.controller.ready_maker import Call, ReadyMaker
 from shoal.actors.controller.slot import Slot
@@ -66,7 +66,7 @@ class ReadySlots:
 
     def declare(self, environment: str, label: str, spec: SandboxSpec, least: int, most: int) -> KeptPool:
         """A pool that somebody asked for."""
-        pool = KeptPool(shape_of(spec), request_for(spec), self._bounds(least, most), label)
+        pool = KeptPool(shape_of(spec), self.slots.stock.request(spec), self._bounds(least, most), label)
         self._declared.setdefault((environment, pool.shape), []).append(pool)
         self._wake.set()
         return pool
@@ -84,13 +84,18 @@ class ReadySlots:
                 del self._declared[environment, pool.shape]
         self._end_pool(pool)
 
+    def forget_image(self, image: str) -> None:
+        """The image is about to go: what was made ready for creates of it, other than by a declared pool, ends."""
+        self._late.forget(image)
+        self._wake.set()
+
     # -- taking -------------------------------------------------------------------------------------
 
     def take(self, spec: SandboxSpec) -> Slot | None:
         """A ready slot for a new sandbox, if there is one."""
         if spec.persistent:  # its disk is its own, from its first start on
             return None
-        now, request = self.clock(), request_for(spec)
+        now, request = self.clock(), self.slots.stock.request(spec)
         pools = self._serving(spec, request)
         if not any(pool.label for pool in pools):
             self._late.note(shape_of(spec), now)
@@ -110,12 +115,12 @@ class ReadySlots:
 
     def serves(self, spec: SandboxSpec) -> bool:
         """Whether `take` would find one."""
-        request = request_for(spec)
+        request = self.slots.stock.request(spec)
         return any(self._find(pool, request) is not None for pool in self._serving(spec, request))
 
     def take_unfinished(self, spec: SandboxSpec) -> Slot | None:
         """A slot that is being made ready for such a sandbox: the start joins what was begun."""
-        request = request_for(spec)
+        request = self.slots.stock.request(spec)
         for pool in self._serving(spec, request):
             for making in pool.making:
                 placed = making.slot.node_id is not None and self.slots.stock.admits(request, making.slot)
@@ -189,6 +194,8 @@ class ReadySlots:
         self._keep_automatic()
         self._leave_cordoned()
         pools = self._pools()
+        for pool in pools:  # machines come and go
+            pool.request = replace(pool.request, nodes=self.slots.stock.nodes_with(pool.shape.container.image))
         blocked = [self.slots.has_waiting_beside(pool.request) for pool in pools]
         for pool, is_blocked in zip(pools, blocked, strict=True):
             if is_blocked:

@@ -49,6 +49,14 @@ class StopRequest:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class HeldImage:
+    """The cluster's image that a spec named when it was admitted."""
+
+    id: str
+    digest: str
+
+
 @dataclass(slots=True)
 class SandboxRecord:
     """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
@@ -59,7 +67,8 @@ class SandboxRecord:
     started by itself. `failure`: what its create failed with, `refusal`: what kept it off
     the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
     the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
-    which sandbox had its name last. `waits_for`: while it waits for room, tells why.
+    which sandbox had its name last. `image`: what its spec's image
+    was resolved to, if that is one of the cluster's. `waits_for`: while it waits for room, tells why.
     """
 
     id: str
@@ -84,11 +93,17 @@ class SandboxRecord:
     digest: str | None = None
     weight: int = 0
     name_from: str | None = None
+    image: HeldImage | None = None
     waits_for: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
     _spec_row: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.weight = spec_weight(self.spec)
+
+    @property
+    def launch_spec(self) -> SandboxSpec:
+        """Its spec for slots and nodes, which know an image of the cluster by its digest."""
+        return self.spec if self.image is None else replace(self.spec, image=self.image.digest)
 
     @property
     def ended(self) -> bool:
@@ -187,6 +202,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "stopping": None if record.stopping is None else _plain(record.stopping),
         "stop": None if record.stop is None else _plain(record.stop),
         "restarts": record.restarts,
+        "image": None if record.image is None else _plain(record.image),
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
 
@@ -197,7 +213,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec["command"] = tuple(spec["command"])
     region = spec.pop("region", None)  # of an earlier version, which knew one
     spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
-    home, stopping = row.get("home"), row.get("stopping")
+    home, stopping, image = row.get("home"), row.get("stopping"), row.get("image")
     record = SandboxRecord(
         id=row["id"],
         spec=SandboxSpec(**spec),
@@ -217,6 +233,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         restarts=row.get("restarts", 0),
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
+        image=None if image is None else HeldImage(**image),
     )
     if record.ended:
         record.shorten()

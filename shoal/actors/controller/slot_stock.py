@@ -11,11 +11,22 @@ from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.holders import SlotHolders
 from shoal.actors.controller.ledger import NodeFacts, NodeLedger
 from shoal.actors.controller.node_health import NodeHealth
-from shoal.actors.controller.placement import ANYWHERE, OnNode, Request, Selector, Tier, Wait, choose, tiers
+from shoal.actors.controller.placement import (
+    ANYWHERE,
+    OnNode,
+    Request,
+    Selector,
+    Tier,
+    Wait,
+    choose,
+    request_for,
+    tiers,
+)
 from shoal.actors.controller.room import Amount
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.model.capacity import Capacity
+from shoal.model.spec import SandboxSpec
 
 _RAY_KNOWS_S = 3.0
 """Seconds after which Ray surely counts as free what an ended slot held."""
@@ -33,7 +44,8 @@ _LOOK_S = 5.0
 @dataclass(slots=True)
 class SlotStock:
     """`facts`: what the node actors told; `wall_clock`: unix seconds; `unsure`: whether it is time to ask Ray again,
-    for something has changed, or somebody looked for room in vain."""
+    for something has changed, or somebody looked for room in vain; `nodes_with`: the nodes that have an image, None
+    where any may run it."""
 
     maker: SlotMaker
     facts: NodeFacts
@@ -44,6 +56,7 @@ class SlotStock:
     holders: SlotHolders = field(default_factory=SlotHolders)
     health: NodeHealth = field(default_factory=NodeHealth)
     unsure: bool = True
+    nodes_with: Callable[[str], tuple[str, ...] | None] = lambda image: None
     _tiers: dict[Request, tuple[Tier, ...]] = field(default_factory=dict)
     _tiers_of: int = -1
     _waits: dict[Request, tuple[tuple[int, Capacity, int], Wait]] = field(default_factory=dict)
@@ -51,6 +64,10 @@ class SlotStock:
     _best: dict[Request, tuple[int, float, str]] = field(default_factory=dict)  # of which ledger, until when
     _looked: float = float("-inf")
     _ended: list[tuple[float, Slot]] = field(default_factory=list)  # and when: Ray may not know it yet
+
+    def request(self, spec: SandboxSpec) -> Request:
+        """What a sandbox asks of its node. `spec`: with its image by digest, if that is one of the cluster's."""
+        return request_for(spec, self.nodes_with(spec.image))
 
     def choose(self, request: Request) -> OnNode | Wait:
         """Where the next slot for `request` is made, or what it waits for."""
@@ -94,7 +111,7 @@ class SlotStock:
     def admits(self, request: Request, slot: Slot) -> bool:
         """Whether a slot is where the sandbox may run."""
         node = self.ledger.nodes.get(slot.node_id or "")
-        return request.anywhere if node is None else request.admits(node)
+        return request.admits_unknown(slot.node_id) if node is None else request.admits(node)
 
     def create(self, request: Request, node_id: str | None, selector: Selector = ANYWHERE) -> Slot:
         """A new slot on a node, or (None) wherever `selector` allows. It must still be placed."""

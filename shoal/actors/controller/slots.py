@@ -105,13 +105,14 @@ class SlotPool:
         best = best_node(request, known)
         if best is not None and not self._prefers_another(request, best):
             return self.idle.take(shape, best.id)
-        unknown = next((each for each in self.idle.nodes(shape) if each not in nodes), None)
-        return None if unknown is None or not request.anywhere else self.idle.take(shape, unknown)
+        unknown = (each for each in self.idle.nodes(shape) if each not in nodes and request.admits_unknown(each))
+        found = next(unknown, None)
+        return None if found is None else self.idle.take(shape, found)
 
     def check_room(self, request: Request) -> None:
         """Raises `NoCapacity` if no slot is idle and none can be made now."""
-        idle = (self.stock.ledger.nodes.get(each) for each in self.idle.nodes(request.shape))
-        if not any(request.anywhere if node is None else request.admits(node) for node in idle):
+        idle = ((each, self.stock.ledger.nodes.get(each)) for each in self.idle.nodes(request.shape))
+        if not any(request.admits_unknown(each) if node is None else request.admits(node) for each, node in idle):
             choice = self.stock.choose(request)
             if isinstance(choice, Wait):
                 raise no_capacity(choice.reason)
@@ -147,6 +148,8 @@ class SlotPool:
         """What waits for room, by request: what has room and only starts is left out."""
         now = self.stock.clock()
         for request, group in self._queue.groups.items():
+            if request.nodes is not None:  # a new machine would not have their image
+                continue
             short = group.short
             if short and group.in_turn:
                 short = max(0, short - self.stock.room_for(request))

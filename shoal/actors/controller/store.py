@@ -3,7 +3,7 @@
 Terms
     row       a sandbox in JSON-ready form (`record.to_row`); the store takes its columns for queries from it.
     state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens,
-              cordons of nodes, pools.
+              cordons of nodes, pools, images.
 
 Rules for every store
     - `write` returns once all of it is on disk, as one transaction. Concurrent writes may share one commit.
@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
+from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon, PageCursor
 from shoal.model.pools import PoolInfo
 
@@ -40,14 +41,15 @@ class Restored:
     tokens: list[StoredToken] = field(default_factory=list)
     cordons: list[Cordon] = field(default_factory=list)
     pools: list[PoolInfo] = field(default_factory=list)
+    images: list[ImageRecord] = field(default_factory=list)
     last_event: int = 0
     complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A set of changes to write together. Sandboxes, environments, tokens, cordons and pools replace those
-    with the same id or name."""
+    """A set of changes to write together. Sandboxes, environments, tokens, cordons, pools and images
+    replace those with the same id or name."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -60,6 +62,8 @@ class Change:
     removed_cordons: Sequence[str] = ()
     pools: Sequence[PoolInfo] = ()
     removed_pools: Sequence[str] = ()
+    images: Sequence[ImageRecord] = ()
+    removed_images: Sequence[str] = ()
 
 
 class Store(ABC):

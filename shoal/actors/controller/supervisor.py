@@ -52,7 +52,6 @@ from shoal.actors.controller.phase import (
     Event,
     Phase,
 )
-from shoal.actors.controller.placement import request_for
 from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record import Home, SandboxRecord, StopRequest
 from shoal.actors.controller.record_writer import RecordWriter, audited
@@ -128,16 +127,16 @@ class SandboxSupervisor:
         }
 
     def check_room(self, spec: SandboxSpec) -> None:
-        """Raises `NoCapacity` if such a sandbox would have to wait for room."""
+        """Raises `NoCapacity` if such a sandbox would have to wait for room. `spec`: as for `SlotStock.request`."""
         if not self.ready.serves(spec):
-            self.pool.check_room(request_for(spec))
+            self.pool.check_room(self.pool.stock.request(spec))
 
     # -- what is asked of it ------------------------------------------------------------------------
 
     def begin(self, record: SandboxRecord, audit: Sequence[AuditEntry] = ()) -> None:
         """Sets out to bring an accepted sandbox up by its deadline, which puts it on record first. If that fails, it
         has ended."""
-        slot = self._slot_at_once(record.spec)
+        slot = self._slot_at_once(record.launch_spec)
         run = self._runs[record.id] = Run(record, audit=audit)
         record.life.phase = Phase.ACCEPTING
         if slot is not None:
@@ -323,7 +322,7 @@ class SandboxSupervisor:
         """One that is ready for it, or idle, or about to be ready."""
         return (
             self.ready.take(spec)
-            or self.pool.take_idle(request_for(spec), spec.environment)
+            or self.pool.take_idle(self.pool.stock.request(spec), spec.environment)
             or self.ready.take_unfinished(spec)
         )
 

@@ -49,12 +49,13 @@ class FakeImageStore(ImageStore):
             check_reference(reference)
             return self._add(replace(fake_image(reference), config=config))
 
-    async def commit(self, key: str, config: ImageConfig, reference: str | None = None) -> ImageInfo:
+    async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
         async with self._call("commit", key, config, reference):
             image = self._used().get(key)
             if image is None:
                 raise NotFound(f"there is no container {key} on this node")
-            made = replace(fake_image(f"{image} {key} {len(self.known)}"), config=config)
+            own = self.known[image].config if image in self.known else ImageConfig()
+            made = replace(fake_image(f"{image} {key} {len(self.known)}"), config=own if config is None else config)
             return self._add(replace(made, reference=reference or made.digest))
 
     async def tag(self, digest: str, reference: str) -> None:

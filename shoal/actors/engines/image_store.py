@@ -65,9 +65,12 @@ class ImageStore(ABC):
         """Makes an image of one layer from a tar of a root filesystem, compressed or not, and names it."""
 
     @abstractmethod
-    async def commit(self, key: str, config: ImageConfig, reference: str | None = None) -> ImageInfo:
+    async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
         """Makes an image of what a container has changed, on top of the image that it was started from. The container
-        is frozen for the moment in which its files are taken; it may also have exited. `NotFound`: there is none."""
+        is frozen for the moment in which its files are taken; it may also have exited, and its disk be put away.
+        `config`: None for that of the image below; nothing that the container was given for itself is in it. What was
+        mounted into it is not part of the image. `NotFound`: there is none; `QuotaExceeded`: the machine's disk is
+        full."""
 
     @abstractmethod
     async def tag(self, digest: str, reference: str) -> None:

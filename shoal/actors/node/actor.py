@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
 from shoal.actors.handles import call, find_actor
-from shoal.actors.messages import ContainerLoss, ContainerStarted
+from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.model import grants, tasks
@@ -110,6 +110,14 @@ class NodeActor:
         record = await self._record_of(parts, sandbox_id)
         if record is not None:
             await self._stop(parts, record.key)
+
+    async def snapshot_sandbox(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
+        """Makes an image of the sandbox's files, with the defaults in `config` (None: those of the image below)."""
+        return await (await self._open()).images.snapshot(sandbox_id, image_id, config)
+
+    async def remove_image(self, image_id: str) -> None:
+        """Removes an image of the cluster; `FailedPrecondition` if a container uses it."""
+        await (await self._open()).images.remove(image_id)
 
     async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
         """Output kept after the sandbox's end: (offset, bytes, whether they are the last)."""
@@ -252,6 +260,7 @@ class NodeActor:
             tasks.repeat(_AGAIN_S, parts.containers.follow_events, "events"),
             tasks.repeat(_AGAIN_S, parts.disk_watch.run, "disk"),
             tasks.repeat(every, lambda: self._sweep(parts), "sweep"),
+            tasks.repeat(self._wiring.IMAGES_EVERY_S, lambda: self._sweep_images(parts), "sweep images"),
         ]
         return parts
 
@@ -285,7 +294,7 @@ class NodeActor:
         left = parts.containers.of_sandbox(sandbox_id)
         if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
-        await parts.engine.images.get(spec.image)
+        await parts.images.fetch(spec.image)
         record = await parts.containers.start(spec.container_shape, sandbox_id)
         self._watch_disk(parts, record)
         return record
@@ -328,6 +337,9 @@ class NodeActor:
         if record.ready and self._wiring.needs_disk_watch(parts.engine):
             parts.disk_watch.add(record.key, record.shape.disk * MIB)
 
+    async def _sweep_images(self, parts: NodeParts) -> None:
+        await parts.images.sweep(_unknown_images)
+
     async def _sweep(self, parts: NodeParts) -> None:
         """Removes containers that no living sandbox owns, finds losses that no event reported, and restores the
         network's rules."""
@@ -346,6 +358,17 @@ class NodeActor:
         for sandbox_id in await call(controller, "call", *asked, timeout_s=_ANSWER_S):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._discard(parts, owned[sandbox_id])
+
+
+async def _unknown_images(image_ids: Sequence[str]) -> Sequence[str]:
+    """Those that no image has; none while there is nobody to ask."""
+    controller = await asyncio.to_thread(find_actor, CONTROLLER)
+    if controller is None:
+        return ()
+    from shoal.model import verbs
+
+    found: list[str] = await call(controller, "call", verbs.unknown_images.name, (image_ids,), timeout_s=_ANSWER_S)
+    return found
 
 
 def _counts(record: ContainerRecord) -> bool:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -233,6 +233,15 @@ class Containers:
         if record is None or key in self._doomed:
             raise NotFound(f"container {key} is gone from this node")
         return record
+
+    @contextlib.asynccontextmanager
+    async def unchanged(self, key: str) -> AsyncIterator[None]:
+        """Neither stops a container nor starts it again meanwhile; `NotFound` if it is gone, or not up yet."""
+        async with self._turn_of(key):
+            record = self.records.get(key)
+            if record is None or key in self._doomed or record.stage is Stage.MAKING:
+                raise NotFound(f"container {key} is gone from this node, or is not up yet")
+            yield
 
     def _turn_of(self, key: str) -> asyncio.Lock:
         """A container is stopped and started again by one at a time."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from shoal.actors.engines.contract import Engine
 from shoal.actors.handles import call, find_actor, is_gone
 from shoal.actors.messages import SlotFacts
 from shoal.actors.node.containers import Containers
 from shoal.actors.node.disk_watch import DiskWatch
+from shoal.actors.node.images import NodeImages
 from shoal.actors.node.records import ContainerRecord
 from shoal.model import tasks
 from shoal.model.errors import ShoalError, Unavailable
@@ -36,7 +36,7 @@ _LOOK_S = 0.02
 class PreparedContainers:
     """`has_creates`: whether a sandbox waits for its start."""
 
-    engine: Engine
+    images: NodeImages
     containers: Containers
     disk_watch: DiskWatch
     has_creates: Callable[[], bool] = bool
@@ -90,7 +90,7 @@ class PreparedContainers:
             if existing.shape == shape and existing.ready and self.containers.loss_of(existing.key) is None:
                 return existing
             await self.discard(existing.key)
-        await self.engine.images.get(shape.image)
+        await self.images.fetch(shape.image)
         until = time.monotonic() + PATIENCE_S
         while self._may_wait(slot_id) and time.monotonic() < until:  # noqa: ASYNC110 - many things end it
             await asyncio.sleep(_LOOK_S)

@@ -28,6 +28,7 @@ from shoal.actors.node import kernel_counts
 from shoal.actors.node.containers import DEADLINE, ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
+from shoal.actors.node.images import NodeImages
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.ports import ExposedPorts
@@ -44,6 +45,9 @@ from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
 log = logging.getLogger("shoal.node")
+
+IMAGES_EVERY_S = 60.0
+"""How often the engine's images are compared with the cluster's: a crash may have left some."""
 
 _DEADLINE_MARGIN_S = 3600
 """A container ends itself this long after the longest lifetime of a sandbox, if nobody else ends it."""
@@ -63,6 +67,7 @@ class NodeParts:
     logs: LogFiles
     disk_watch: DiskWatch
     machine: str
+    images: NodeImages
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
@@ -131,17 +136,19 @@ async def open_node(
         await asyncio.to_thread((state / "node-id").write_text, node_id)
         held.pop_all()
     disk_watch = DiskWatch(engine, settings.node.disk_interval)
+    images = NodeImages(engine, containers, cluster)
     return NodeParts(
         engine,
         network,
         relay,
         gateway,
         containers,
-        PreparedContainers(engine, containers, disk_watch),
+        PreparedContainers(images, containers, disk_watch),
         ports,
         LogFiles(state / "logs"),
         disk_watch,
         own_name,
+        images,
     )
 
 

@@ -18,6 +18,7 @@ from shoal.cluster.api.access.auth import TokenCache
 from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.files import archive, entries
 from shoal.cluster.api.files import routes as files
+from shoal.cluster.api.images import routes as images
 from shoal.cluster.api.pools import routes as pools
 from shoal.cluster.api.processes import attach, connect
 from shoal.cluster.api.processes import exec as execs
@@ -56,6 +57,7 @@ def routers() -> list[APIRouter]:
         archive.router,
         exposures.router,
         pools.router,
+        images.router,
         logs.router,
         events.router,
         admin.router,

@@ -9,6 +9,7 @@ from typing import Any
 
 from shoal.actors.controller.store import Change
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
+from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 from shoal.model.states import TERMINAL, State
@@ -30,6 +31,7 @@ class Rows:
     tokens: dict[str, Row | None] = field(default_factory=dict)
     cordons: dict[str, Row | None] = field(default_factory=dict)
     pools: dict[str, Row | None] = field(default_factory=dict)
+    images: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -39,6 +41,7 @@ class Rows:
         self.tokens |= later.tokens
         self.cordons |= later.cordons
         self.pools |= later.pools
+        self.images |= later.images
 
     @property
     def last_event(self) -> int:
@@ -66,6 +69,10 @@ def rows_of(change: Change) -> Rows:
         pools={
             **{pool.id: _pool_row(pool) for pool in change.pools},
             **dict.fromkeys(change.removed_pools),
+        },
+        images={
+            **{image.id: _image_row(image) for image in change.images},
+            **dict.fromkeys(change.removed_images),
         },
     )
 
@@ -148,6 +155,10 @@ def pool_of(row: Any) -> PoolInfo:
     return PoolInfo.from_dict(json.loads(row.row))
 
 
+def image_of(row: Any) -> ImageRecord:
+    return ImageRecord.from_dict(json.loads(row.row))
+
+
 def _event_row(event: SandboxEvent) -> Row:
     return {
         "id": event.id,
@@ -187,6 +198,22 @@ def _pool_row(pool: PoolInfo) -> Row:
     row = pool.to_dict()
     del row["use"]
     return {"id": text(pool.id), "row": _json(row)}
+
+
+def _image_row(image: ImageRecord) -> Row:
+    row = image.to_row()
+    del row["in_use"]
+    return {
+        "id": image.id,
+        "environment": text(image.environment),
+        "name": _text(image.name),
+        "kind": image.kind.value,
+        "digest": image.digest,
+        "cache_key": _text(image.cache_key),
+        "created_at": image.created_at,
+        "expires_at": image.expires_at,
+        "row": _json(row),
+    }
 
 
 def _text(value: Any) -> str | None:

@@ -195,6 +195,7 @@ def _restore(connection: Connection, history: int) -> Restored:
         tokens=[rows.token_of(row) for row in connection.execute(select(tables.tokens))],
         cordons=[rows.cordon_of(row) for row in connection.execute(select(tables.cordons))],
         pools=[rows.pool_of(row) for row in connection.execute(select(tables.pools))],
+        images=[rows.image_of(row) for row in connection.execute(select(tables.images))],
         last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
         complete=complete,
     )

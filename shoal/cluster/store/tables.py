@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration, whose result is `tables` below."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
@@ -118,6 +118,20 @@ pools = Table(
     "pools",
     tables,
     Column("id", Text, primary_key=True),  # environment/name
+    Column("row", Text, nullable=False),
+)
+
+images = Table(
+    "images",
+    tables,
+    Column("id", Text, primary_key=True),
+    Column("environment", Text, nullable=False),
+    Column("name", Text),
+    Column("kind", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("cache_key", Text),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
     Column("row", Text, nullable=False),
 )
 

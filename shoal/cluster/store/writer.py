@@ -179,6 +179,7 @@ def _apply(connection: Connection, rows: Rows) -> None:
     _put_or_remove(connection, tables.tokens, tables.tokens.c.id, rows.tokens)
     _put_or_remove(connection, tables.cordons, tables.cordons.c.node_id, rows.cordons)
     _put_or_remove(connection, tables.pools, tables.pools.c.id, rows.pools)
+    _put_or_remove(connection, tables.images, tables.images.c.id, rows.images)
     if rows.audit:
         connection.execute(tables.audit.insert(), rows.audit)
 
@@ -207,5 +208,13 @@ def _upsert(dialect: Any, table: Table) -> Any:
 _UPSERTS = {
     (name, table.name): _upsert(dialect, table)
     for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
-    for table in (tables.sandboxes, tables.events, tables.environments, tables.tokens, tables.cordons, tables.pools)
+    for table in (
+        tables.sandboxes,
+        tables.events,
+        tables.environments,
+        tables.tokens,
+        tables.cordons,
+        tables.pools,
+        tables.images,
+    )
 }

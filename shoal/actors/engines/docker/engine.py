@@ -29,11 +29,13 @@ from shoal.actors.engines.contract import (
 )
 from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.docker import disk as own_disk
+from shoal.actors.engines.docker.commits import commit
 from shoal.actors.engines.docker.containers import Containers
 from shoal.actors.engines.docker.events import EventStream
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.image_store import DockerImageStore
 from shoal.actors.engines.docker.images import Images
+from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.seccomp import profile_json
 from shoal.actors.engines.threads import EngineThreads, not_open
 from shoal.model.errors import FailedPrecondition
@@ -74,7 +76,7 @@ class DockerEngine(Engine):
         self._connections = start_limit + _LOOKS + _WALKS + _PULLS
         self._client: APIClient | None = None
         self._images: Images | None = None
-        self.images = DockerImageStore(self._open_images, self._in)
+        self.images = DockerImageStore(self._open_images, self._in, self._commit)
         self._containers: Containers | None = None
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._closed = False
@@ -195,6 +197,9 @@ class DockerEngine(Engine):
         containers = self._open_containers()
         await self._in("look", lambda: containers.resume(key))
 
+    def _commit(self, key: str, config: ImageConfig | None, reference: str) -> ImageInfo:
+        return commit(self._open_client(), self._open_images(), self._disks, key, config, reference)
+
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         stream = EventStream(self._connect, labels, self._open_containers().note_out_of_memory)
         self._streams.add(stream)
@@ -204,6 +209,11 @@ class DockerEngine(Engine):
         if self._containers is None or self._client is None:
             raise not_open()
         return self._containers
+
+    def _open_client(self) -> APIClient:
+        if self._client is None:
+            raise not_open()
+        return self._client
 
     def _open_images(self) -> Images:
         if self._images is None or self._client is None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from shoal.actors.engines.docker.images import Images
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
 
 T = TypeVar("T")
+
+UNNAMED: Final = "shoal-unnamed"
+"""The repository of images that nobody has named: the daemon removes one without a name at will."""
 
 
 class InPool(Protocol):
@@ -20,10 +24,17 @@ class InPool(Protocol):
 
 
 class DockerImageStore(ImageStore):
-    """`images`: those of the open engine; raises `FailedPrecondition` while it is not open."""
+    """`images`: those of the open engine; raises `FailedPrecondition` while it is not open. `commit`: makes an image of
+    a container; blocks."""
 
-    def __init__(self, images: Callable[[], Images], in_pool: InPool) -> None:
+    def __init__(
+        self,
+        images: Callable[[], Images],
+        in_pool: InPool,
+        commit: Callable[[str, ImageConfig | None, str], ImageInfo],
+    ) -> None:
         self._images = images
+        self._commit = commit
         self._in = in_pool
 
     async def get(self, reference: str, *, pull: bool = True) -> ImageInfo:
@@ -31,6 +42,7 @@ class DockerImageStore(ImageStore):
         found = await self._in("look", lambda: images.get(reference))
         if found is not None:
             return found
+        pull = pull and not reference.startswith("sha256:")  # of a digest alone no registry is known
         return await self._in(
             "pull" if pull else "look", lambda: images.pull(reference) if pull else images.need(reference)
         )
@@ -42,9 +54,11 @@ class DockerImageStore(ImageStore):
         images = self._images()
         return await self._in("pull", lambda: images.load(archive, reference, config))
 
-    async def commit(self, key: str, config: ImageConfig, reference: str | None = None) -> ImageInfo:
-        images = self._images()
-        return await self._in("pull", lambda: images.commit(key, config, reference))
+    async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
+        self._images()  # raises where the engine is not open
+        name = f"{UNNAMED}:{key}" if reference is None else reference
+        made = await self._in("pull", lambda: self._commit(key, config, name))
+        return made if reference is not None else replace(made, reference=made.digest)
 
     async def tag(self, digest: str, reference: str) -> None:
         images = self._images()

@@ -1,4 +1,4 @@
-"""The daemon's images: looks them up, pulls, loads, commits, tags and removes them. Blocks: called in the engine's
+"""The daemon's images: looks them up, pulls, loads, tags and removes them. Blocks: called in the engine's
 threads."""
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from docker.errors import APIError
 from docker.utils import parse_repository_tag
 
 from shoal.actors.engines.docker.failures import docker_errors, explanation, from_pull
-from shoal.actors.engines.docker.request import container_name
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.references import check_reference
-from shoal.model.errors import FailedPrecondition, ImageNotFound, NotFound
+from shoal.model.errors import FailedPrecondition, ImageNotFound
 
 CONFIG_LABEL: Final = "shoal.config"
 """The defaults of an image that Shoal made, as JSON. The daemon's own record of them would also hold what a container
@@ -98,19 +97,9 @@ class Images:
             raise FailedPrecondition(f"the engine did not load {archive}: {answer[-300:]}")
         return found
 
-    def commit(self, key: str, config: ImageConfig, reference: str | None) -> ImageInfo:
-        """Makes an image of a container's root filesystem."""
-        with docker_errors(f"take an image of container {key}"):
-            try:
-                made = self._client.commit(container_name(key), pause=True, changes=_changes(config))
-            except APIError as error:
-                if error.status_code == 404:
-                    raise NotFound(f"there is no container {key} on this node") from error
-                raise
-        digest = str(made["Id"])
-        if reference is not None:
-            self.tag(digest, reference)
-        return _image_info(reference or digest, self._inspect(digest))
+    def config_of(self, found: dict[str, Any]) -> ImageConfig:
+        """The defaults of an image. `found`: the daemon's description."""
+        return _image_info("", found).config
 
     def tag(self, digest: str, reference: str) -> None:
         """Gives an image a name."""

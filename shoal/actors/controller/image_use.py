@@ -1,0 +1,90 @@
+"""Which image a spec means, where sandboxes of it may run, and what needs an image."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from shoal.actors.controller.images import Images
+from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.record import HeldImage
+from shoal.actors.controller.registry import Registry
+from shoal.actors.names import IMAGE_REPOSITORY
+from shoal.model.errors import FailedPrecondition, ImageNotFound
+from shoal.model.ids import IMAGE
+from shoal.model.images import ImageRecord, ImageState
+from shoal.model.spec import SandboxSpec
+
+_DIGEST = "sha256:"
+
+
+@dataclass(slots=True)
+class ImageUse:
+    """`of_pools`: the ids of the images that declared pools need, one for each pool. `clock`: unix seconds."""
+
+    images: Images
+    registry: Registry
+    nodes: Nodes
+    clock: Callable[[], float] = time.time
+    of_pools: Callable[[], Iterable[str]] = tuple
+    used: set[str] = field(default_factory=set)
+    """Those that were used since it was last written when."""
+
+    def held(self, spec: SandboxSpec) -> HeldImage | None:
+        """The image of the cluster that a spec names, which counts as used now; None for an engine's reference.
+
+        `ImageNotFound` where its environment has none; `FailedPrecondition` where no machine of the cluster has it."""
+        record = self._record(spec)
+        if record is None:
+            return None
+        if not self.nodes_with(record.digest):
+            raise FailedPrecondition(
+                f"image: {record.id} is on machine {', '.join(record.machines)}, which is not part of the cluster now; "
+                "create it once that is back, or from another image",
+                state="away",
+                field="image",
+            )
+        self.note_used(record)
+        return HeldImage(record.id, record.digest)
+
+    def named(self, spec: SandboxSpec) -> HeldImage | None:
+        """The same, whether used or not, wherever it is."""
+        record = self._record(spec)
+        return None if record is None else HeldImage(record.id, record.digest)
+
+    def note_used(self, record: ImageRecord) -> None:
+        """It was used now."""
+        self.images.put(replace(record, used_at=self.clock()))
+        self.used.add(record.id)
+
+    def nodes_with(self, image: str) -> tuple[str, ...] | None:
+        """The nodes that have an image, if it is one of the cluster's; None: any node may run it."""
+        if not image.startswith(_DIGEST) or not (records := self.images.of_digest(image)):
+            return None
+        machines = {machine for record in records for machine in record.machines}
+        found = (self.nodes.of_machine(machine) for machine in machines)
+        return tuple(sorted(node_id for node_id in found if node_id is not None))
+
+    def counts(self) -> Counter[str]:
+        """How many sandboxes and pools need each image."""
+        held = (record.image.id for record in self.registry.live() if record.image is not None)
+        return Counter([*held, *self.of_pools()])
+
+    def _record(self, spec: SandboxSpec) -> ImageRecord | None:
+        image, environment = spec.image, spec.environment
+        found = self.images.find(image, environment)
+        if found is not None and found.environment == environment:
+            return found
+        if image.startswith(_DIGEST) and (same := self.images.of_digest(image)):
+            own = (each for each in same if each.environment == environment and each.state is ImageState.READY)
+            found = next(own, None)
+            if found is not None:
+                return found
+        elif not IMAGE.fullmatch(image) and not image.startswith(IMAGE_REPOSITORY):
+            return None
+        raise ImageNotFound(
+            f"image: environment {environment!r} has no image {image:.80}; `shoal image ls` lists those that it has",
+            field="image",
+        )

@@ -1,0 +1,92 @@
+"""Images that are taken of this node's sandboxes, under names of the engine that tell whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shoal.actors.engines.contract import Engine
+from shoal.actors.engines.image_store import ImageConfig, ImageInfo
+from shoal.actors.messages import NodeImage
+from shoal.actors.names import image_reference
+from shoal.actors.node.containers import Containers
+from shoal.model import tasks
+from shoal.model.errors import ImageNotFound, NotFound, ShoalError
+from shoal.model.ids import IMAGE
+
+log = logging.getLogger("shoal.node")
+
+
+@dataclass(slots=True)
+class NodeImages:
+    """`cluster`: whose images these are."""
+
+    engine: Engine
+    containers: Containers
+    cluster: str
+    _making: dict[str, asyncio.Task[ImageInfo]] = field(default_factory=dict)
+
+    async def fetch(self, image: str) -> None:
+        """Makes sure that the engine has an image, by reference or digest. `ImageNotFound`."""
+        if IMAGE.fullmatch(image):  # a digest stands for one that there is, and a registry has none of that name
+            raise ImageNotFound(f"image {image} is deleted; choose another", field="image")
+        await self.engine.images.get(image)
+
+    async def snapshot(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
+        """An image of a sandbox's files; the one that there is, if it was made before. `NotFound` if the sandbox has no
+        container here."""
+        task = self._making.get(image_id)
+        if task is None:
+            task = self._making[image_id] = tasks.shared(self._snapshot(sandbox_id, image_id, config), "snapshot")
+            task.add_done_callback(lambda _: self._making.pop(image_id, None))
+        made = await asyncio.shield(task)
+        return NodeImage(made.digest, made.size, _plain(made.config))
+
+    async def remove(self, image_id: str) -> None:
+        """Removes an image of the cluster, once what makes it is over. Idempotent; `FailedPrecondition` if a container
+        uses it."""
+        making = self._making.get(image_id)
+        if making is not None:
+            with contextlib.suppress(ShoalError):
+                await asyncio.shield(making)
+        await self.engine.images.remove(image_reference(self.cluster, image_id))
+
+    async def sweep(self, unknown: Callable[[Sequence[str]], Awaitable[Sequence[str]]]) -> None:
+        """Removes what a crash left. `unknown`: those of some ids that no image of the cluster has."""
+        prefix = image_reference(self.cluster)
+        names = [image.reference for image in await self.engine.images.list() if image.reference.startswith(prefix)]
+        found = {name: name.removeprefix(prefix) for name in names}
+        stray = {name: tag for name, tag in found.items() if not any(tag.startswith(each) for each in self._making)}
+        if not stray:
+            return
+        gone = set(await unknown(sorted(set(stray.values()))))
+        for name, tag in stray.items():
+            if tag in gone:
+                log.warning("image %s is not one of the cluster's: removing it", name)
+                with contextlib.suppress(ShoalError):  # a container uses it: the next sweep tries again
+                    await self.engine.images.remove(name)
+
+    async def _snapshot(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> ImageInfo:
+        reference = image_reference(self.cluster, image_id)
+        with contextlib.suppress(ImageNotFound):
+            return await self.engine.images.get(reference, pull=False)
+        record = self.containers.of_sandbox(sandbox_id)
+        if record is None:
+            raise NotFound(f"sandbox {sandbox_id} has no container on this node")
+        async with self.containers.unchanged(record.key):
+            return await self.engine.images.commit(record.key, _config(config), reference)
+
+
+def _config(plain: Mapping[str, Any] | None) -> ImageConfig | None:
+    if plain is None:
+        return None
+    lists = {name: tuple(plain.get(name, ())) for name in ("entrypoint", "command")}
+    return ImageConfig(**{**plain, **lists})
+
+
+def _plain(config: ImageConfig) -> dict[str, Any]:
+    return {**asdict(config), "entrypoint": list(config.entrypoint), "command": list(config.command)}

@@ -1,0 +1,1 @@
+"""Images: the files of sandboxes, which others start from."""

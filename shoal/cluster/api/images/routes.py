@@ -1,0 +1,111 @@
+"""Routes of images: take one of a sandbox, list, look at, name, delete and collect them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.requests import Request
+
+from shoal.cluster.api.access.auth import environment_for
+from shoal.cluster.api.request.answers import Json, listed
+from shoal.cluster.api.request.context import Cluster, Who, context_of
+from shoal.cluster.api.request.route import new_router, verb_route
+from shoal.cluster.api.sandboxes.detached import seen_through
+from shoal.cluster.api.schema.control import EnvironmentQuery, SandboxId
+from shoal.cluster.api.schema.images import (
+    Collection,
+    Image,
+    ImageName,
+    ImagePage,
+    ImagePath,
+    Images,
+    NameText,
+    Snapshot,
+)
+from shoal.model import verbs
+from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
+from shoal.model.ids import IMAGE
+from shoal.model.images import ImageKind, ImageListing
+
+router = new_router("images")
+
+
+@verb_route(
+    router, verbs.snapshot_filesystem, status_code=201, response_model=Image, summary="Take an image of a sandbox"
+)
+async def snapshot_filesystem(
+    sandbox_id: SandboxId, request: Request, cluster: Cluster, body: Snapshot | None = None
+) -> Json:
+    """An image of the sandbox's files, as they are at one moment: its processes are frozen meanwhile, and go on. It can
+    be used at once: `{"image": "<its id>"}` in a create. Only what the sandbox has changed is stored."""
+    asked = body or Snapshot()
+    made = await seen_through(
+        request, cluster.ask(verbs.snapshot_filesystem, sandbox_id, asked.name, asked.ttl, asked.key)
+    )
+    context_of(request).target = made.id
+    return Json(made.to_dict(), 201)
+
+
+@verb_route(router, verbs.list_images, response_model=ImagePage, summary="List images")
+async def list_images(
+    who: Who,
+    cluster: Cluster,
+    environment: EnvironmentQuery = None,
+    kind: Annotated[ImageKind | None, Query(description="Only those of this kind.")] = None,
+    name: Annotated[NameText | None, Query(description="Only those of this name; without a tag: with any.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")] = None,
+) -> Json:
+    """Lists images, newest first, in pages."""
+    listing = ImageListing(
+        environment=environment_for(who, environment),
+        kind=kind,
+        name=name,
+        limit=limit,
+        before=None if cursor is None else decode_cursor(cursor, IMAGE),
+    )
+    page = await cluster.ask(verbs.list_images, listing)
+    more = None if page.reached is None else encode_cursor(page.reached)
+    return Json({"images": [image.to_dict() for image in page.images], "next_cursor": more})
+
+
+@verb_route(router, verbs.collect_images, response_model=Images, summary="Delete images that nobody uses")
+async def collect_images(body: Collection, request: Request, who: Who, cluster: Cluster) -> Json:
+    """Deletes those without a name that nothing needs, and from which no sandbox was created for `unused_for` seconds;
+    answers with them."""
+    environment = context_of(request).environment = environment_for(who, body.environment)
+    gone = await cluster.ask(verbs.collect_images, environment, body.unused_for, body.dry_run)
+    return listed(verbs.collect_images, gone)
+
+
+@verb_route(router, verbs.get_image, response_model=Image, summary="Look at an image")
+async def get_image(image: ImagePath, who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
+    """One, by its id or its name."""
+    return Json((await cluster.ask(verbs.get_image, image, _owner(image, who, environment))).to_dict())
+
+
+@verb_route(router, verbs.delete_image, response_model=Image, summary="Delete an image")
+async def delete_image(
+    image: ImagePath,
+    who: Who,
+    cluster: Cluster,
+    environment: EnvironmentQuery = None,
+    when_unused: Annotated[
+        bool, Query(description="Nobody can use it from now on, and it goes once nothing needs it.")
+    ] = False,
+) -> Json:
+    """Deletes one. 409 while sandboxes or pools need it, unless `when_unused`."""
+    return Json((await cluster.ask(verbs.delete_image, image, _owner(image, who, environment), when_unused)).to_dict())
+
+
+@verb_route(router, verbs.name_image, response_model=Image, summary="Name an image")
+async def name_image(image: ImagePath, body: ImageName, who: Who, cluster: Cluster) -> Json:
+    """Gives it another name, which another image may have had until now, or none."""
+    owner = _owner(image, who, body.environment)
+    return Json((await cluster.ask(verbs.name_image, image, owner, body.name)).to_dict())
+
+
+def _owner(image: str, who: Who, environment: str | None) -> str | None:
+    """The environment in which a name is looked up; an id needs none."""
+    return environment_for(who, environment) if environment is not None or not IMAGE.fullmatch(image) else None

@@ -1,0 +1,107 @@
+"""The JSON of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import Field
+
+from shoal.cluster.api.schema.control import MAX_SECONDS, Sent, Told
+from shoal.model.field_types import Name
+from shoal.model.images import MAX_TTL, ImageKind
+
+NameText = Annotated[str, Field(min_length=1, max_length=255, examples=["agent:v1"])]
+ImagePath = Annotated[
+    str, Path(description="Its id, or its name.", min_length=1, max_length=255, examples=["im-2fq7c3j5kx6n4a7b"])
+]
+
+
+class Snapshot(Sent):
+    """An image to take of a sandbox."""
+
+    name: NameText | None = None
+    """`name:tag`, unique in its environment: another image that has it loses it"""
+    ttl: Annotated[float, Field(gt=0, le=MAX_TTL)] | None = None
+    """Seconds after which it goes; without it, one without a name goes once it is not used for long"""
+    key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """The same key gives the same image"""
+
+
+class ImageName(Sent):
+    """A name for an image."""
+
+    environment: Name | None = None
+    """Where the name in the path is looked up; by default the token's, or `main` for a token of all"""
+    name: NameText | None
+    """`name:tag`; null: none any more"""
+
+
+class Collection(Sent):
+    """Which images to delete."""
+
+    environment: Name | None = None
+    """By default the token's, or `main` for a token of all"""
+    unused_for: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 0.0
+    """Seconds for which no sandbox was created from it"""
+    dry_run: bool = False
+    """Only tell which"""
+
+
+class ImageConfig(Told):
+    """The defaults for an image's processes."""
+
+    env: dict[str, str]
+    user: str
+    workdir: str
+    entrypoint: Sequence[str]
+    command: Sequence[str]
+    labels: dict[str, str]
+
+
+class Image(Told):
+    """An image of the cluster. Times in unix seconds."""
+
+    id: str
+    environment: str
+    kind: ImageKind
+    """Taken of a sandbox, a step of a build, or loaded from an archive"""
+    created_at: float
+    state: str
+    """`ready`"""
+    digest: str
+    """Names its content for good"""
+    name: str | None
+    """`name:tag`"""
+    parent: str | None
+    """What its sandbox was started from"""
+    size: int
+    """Bytes, with the layers that it shares with others"""
+    config: ImageConfig
+    expires_at: float | None
+    """When it goes by itself"""
+    cache_key: str | None
+    """Of the step of a recipe"""
+    machines: Sequence[str]
+    """The machines that have it"""
+    used_at: float | None
+    """When a sandbox was last created from it"""
+    sandbox_id: str | None
+    """Whose files it has"""
+    in_use: int
+    """Living sandboxes and pools that need it"""
+
+
+class ImagePage(Told):
+    """Images, newest first."""
+
+    images: Sequence[Image]
+    next_cursor: str | None
+    """The `cursor` for the next page; null: this is the last"""
+
+
+class Images(Told):
+    """Images."""
+
+    images: Sequence[Image]

@@ -1,0 +1,282 @@
+"""Images of sandboxes' files: names, environments, what needs one, what goes and when, and kills of the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from shoal.actors.controller.record import SandboxRecord
+from shoal.model.access import INSIDE, Caller, Quota, Scope
+from shoal.model.errors import (
+    EnvironmentNotFound,
+    FailedPrecondition,
+    ImageNotFound,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+    SandboxEnded,
+    ShoalError,
+    Unavailable,
+)
+from shoal.model.images import ImageKind, ImageListing, ImageRecord, ImageState
+from shoal.model.info import SandboxInfo
+from tests.unit.builders import spec
+from tests.unit.controller_world import MACHINE, Controller, World, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+ANN = Caller("tk-1", "dev", Scope.RUN)
+
+
+async def created(controller: Controller, **changes: Any) -> SandboxInfo:
+    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(**changes), 20, True, INSIDE))
+    return info
+
+
+async def taken(controller: Controller, sandbox_id: str, caller: Caller = INSIDE, **options: Any) -> ImageRecord:
+    asked = {"name": None, "ttl": None, "key": None, **options}
+    return await controller.begin(controller.parts.snapshots.snapshot(sandbox_id, **asked, caller=caller))
+
+
+async def end(controller: Controller, *sandbox_ids: str) -> None:
+    for sandbox_id in sandbox_ids:
+        await controller.begin(controller.parts.sandboxes.terminate(sandbox_id, INSIDE))
+
+
+def record_of(controller: Controller, sandbox_id: str) -> SandboxRecord:
+    record = controller.parts.registry.get(sandbox_id)
+    assert record is not None
+    return record
+
+
+async def test_a_sandbox_starts_from_an_image_by_id_and_by_name() -> None:
+    world = World()
+    controller = await world.controller()
+    first = await created(controller)
+    image = await taken(controller, first.id, name="agent")
+    assert (image.kind, image.state, image.name) == (ImageKind.SNAPSHOT, ImageState.READY, "agent:latest")
+    assert (image.parent, image.machines, image.sandbox_id) == ("shoal/base", (MACHINE,), first.id)
+    assert world.disk.images[image.id].digest == image.digest
+    for written in (image.id, "agent", "agent:latest", image.digest):
+        info = await created(controller, image=written)
+        assert info.spec.image == written
+        record = record_of(controller, info.id)
+        assert record.launch_spec.container_shape.image == image.digest
+        await end(controller, info.id)
+    assert [entry.action for entry in world.disk.audit].count("image.snapshot") == 1
+    await end(controller, first.id)
+    await controller.kill()
+
+
+async def test_what_is_no_image_is_refused_at_once() -> None:
+    world = World()
+    controller = await world.controller()
+    await controller.parts.accounts.create_environment("dev", Quota(), INSIDE)
+    first = await created(controller)
+    image = await taken(controller, first.id, name="agent")
+    for other in ("im-0000", image.id, image.digest, "shoal-images/cluster:" + image.id):
+        with pytest.raises(ImageNotFound) as caught:
+            await created(controller, image=other, environment="dev")
+        assert caught.value.field == "image"
+    assert (await created(controller, image="agent", environment="dev")).spec.image == "agent"  # a registry may have it
+    bad: list[dict[str, Any]] = [
+        {"name": "Up"},
+        {"name": "a/b"},
+        {"name": ""},
+        {"ttl": -1.0},
+        {"ttl": True},
+        {"key": ""},
+    ]
+    for options in bad:
+        with pytest.raises(InvalidRequest) as invalid:
+            await taken(controller, first.id, **options)
+        assert invalid.value.field in (next(iter(options)), "idempotency_key")
+    with pytest.raises(NotFound):
+        await taken(controller, first.id, ANN)
+    with pytest.raises(EnvironmentNotFound):
+        controller.parts.images.get("agent", "main", ANN)
+    with pytest.raises(ImageNotFound):
+        controller.parts.images.get(image.id, None, ANN)
+    await end(controller, first.id)
+    with pytest.raises(SandboxEnded):
+        await taken(controller, first.id)
+    assert set(world.images) == {image.id}
+    await controller.kill()
+
+
+async def test_an_image_that_something_needs_stays_until_nothing_does() -> None:
+    world = World()
+    controller = await world.controller()
+    images = controller.parts.images
+    first = await created(controller)
+    image = await taken(controller, first.id, name="agent")
+    child = await created(controller, image="agent")
+    with pytest.raises(FailedPrecondition) as caught:
+        await images.delete(image.id, None, False, INSIDE)
+    assert (caught.value.state, caught.value.fields["in_use"]) == ("in_use", 1)
+    assert images.get(image.id, None, INSIDE).in_use == 1
+    await images.delete(image.id, None, True, INSIDE)
+    with pytest.raises(ImageNotFound):
+        images.get(image.id, None, INSIDE)
+    with pytest.raises(ImageNotFound):
+        await created(controller, image=image.id)
+    assert await controller.parts.image_removal.turn()
+    assert image.id in world.images
+    await controller.kill()
+
+    controller = await world.controller()  # which goes on with it
+    assert record_of(controller, child.id).launch_spec.image == image.digest
+    world.images_in_use = [image.id]  # its container is not removed yet
+    await end(controller, child.id, first.id)
+    assert await controller.parts.image_removal.turn()
+    world.images_in_use = []
+    await until(lambda: not world.images and not world.disk.images, "it is gone")
+    await controller.kill()
+
+
+async def test_names_move_and_images_are_listed_by_page() -> None:
+    world = World()
+    controller = await world.controller()
+    images, box = controller.parts.images, await created(controller)
+    made = [await taken(controller, box.id, name="app:v1") for _ in range(3)]
+    assert images.get("app:v1", "main", INSIDE).id == made[2].id
+    assert [world.disk.images[each.id].name for each in made] == [None, None, "app:v1"]
+    renamed = await images.name(made[0].id, None, "app:v0", INSIDE)
+    assert renamed.name == "app:v0"
+    page = images.page(ImageListing(limit=2), INSIDE)
+    rest = images.page(ImageListing(limit=2, before=page.reached), INSIDE)
+    assert [each.id for each in (*page.images, *rest.images)] == [each.id for each in reversed(made)]
+    assert rest.reached is None
+    assert [each.id for each in images.page(ImageListing(name="app"), INSIDE).images] == [made[2].id, made[0].id]
+    assert images.page(ImageListing(kind=ImageKind.BUILD), INSIDE).images == []
+    assert (await images.name("app:v0", "main", None, INSIDE)).name is None
+    before = {each.id for each in made[:2]}
+    assert {each.id for each in await images.collect("main", 0.0, True, INSIDE)} == before
+    assert {each.id for each in await images.collect("main", 0.0, False, INSIDE)} == before
+    await until(lambda: set(world.images) == {made[2].id}, "the others are gone")
+    await controller.kill()
+
+
+async def test_what_expires_goes_and_what_is_not_used_for_long() -> None:
+    world = World(settings={"limits": {"images": 3, "unused_images": 1000.0}})
+    controller = await world.controller()
+    box = await created(controller)
+    short = await taken(controller, box.id, name="short:1", ttl=50.0)
+    long = await taken(controller, box.id)
+    named = await taken(controller, box.id, name="named:1")
+    with pytest.raises(QuotaExceeded):
+        await taken(controller, box.id)
+    removal = controller.parts.image_removal
+    removal.clock = lambda: time.time() + 60
+    await removal.turn()
+    assert set(world.images) == {long.id, named.id} == set(world.disk.images)
+    assert short.id not in world.images
+    removal.clock = lambda: time.time() + 1100
+    child = await created(controller, image=long.id)  # it is used
+    await removal.turn()
+    assert set(world.images) == {long.id, named.id}
+    await end(controller, child.id)
+    removal.clock = lambda: time.time() + 2200
+    await removal.turn()
+    assert set(world.images) == {named.id}
+    await controller.kill()
+
+
+@pytest.mark.parametrize("after", [1, 2])
+async def test_a_controller_that_is_killed_meanwhile_leaves_nothing(after: int) -> None:
+    world = World(snapshot_s=0.01)
+    controller = await world.controller()
+    box = await created(controller)
+    await until(lambda: world.disk.row(box.id)["state"] == "running", "it is on record")
+    taking = controller.begin(controller.parts.snapshots.snapshot(box.id, "app:v1", None, None, INSIDE))
+    controller.store._die_after = after
+    await until(lambda: bool(world.images), "it is begun")
+    await asyncio.sleep(0.03 * (after - 1))
+    await controller.kill()
+    taking.cancel()
+
+    controller = await world.controller()
+    if after == 2:  # the image was on record as ready before
+        assert controller.parts.images.get("app:v1", "main", INSIDE).sandbox_id == box.id
+    else:
+        await until(lambda: not world.images and not world.disk.images, "nothing is left")
+        with pytest.raises(ImageNotFound):
+            controller.parts.images.get("app:v1", "main", INSIDE)
+    await controller.kill()
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone", actor="gone"), NotFound("none"), FailedPrecondition("full")])
+async def test_what_fails_leaves_nothing(error: ShoalError) -> None:
+    world = World(snapshot_fails=error)
+    controller = await world.controller()
+    box = await created(controller)
+    with pytest.raises(Unavailable if isinstance(error, Unavailable) else FailedPrecondition):
+        await taken(controller, box.id, name="app:v1")
+    await until(lambda: not world.disk.images, "nothing is left")
+    assert controller.parts.images.page(ImageListing(), INSIDE).images == []
+    world.snapshot_fails = None
+    assert (await taken(controller, box.id, key="once")).id == (await taken(controller, box.id, key="once")).id
+    other = await created(controller)
+    with pytest.raises(InvalidRequest) as caught:
+        await taken(controller, other.id, key="once")
+    assert caught.value.field == "key"
+    await controller.kill()
+
+
+async def test_the_steps_of_a_build_are_found_by_their_key() -> None:
+    world = World()
+    controller = await world.controller()
+    box = await created(controller)
+    snapshots, images = controller.parts.snapshots, controller.parts.images
+    config = {"env": {"A": "1"}, "user": "", "workdir": "/", "entrypoint": [], "command": [], "labels": {}}
+    step = await controller.begin(snapshots.save_build(box.id, "key-1", config, None, None))
+    assert (step.kind, step.config["env"]) == (ImageKind.BUILD, {"A": "1"})
+    assert (await snapshots.save_build(box.id, "key-1", config, None, None)).id == step.id
+    assert images.find("main", "key-2") is None
+    found = images.find("main", "key-1")
+    assert found is not None
+    assert found.id == step.id
+    assert images.unknown([step.id, "im-none"]) == ["im-none"]
+    await controller.kill()
+
+
+async def test_a_pool_holds_its_image_and_sandboxes_are_taken_from_it() -> None:
+    world = World(room=20)
+    controller = await world.controller()
+    pools = controller.parts.declared_pools
+    box = await created(controller)
+    image = await taken(controller, box.id, name="agent")
+    await pools.create("agents", spec(image="agent"), 1, 1, False, INSIDE)
+    await until(lambda: pools.pool("agents", "main", INSIDE).use.ready == 1, "one is ready")
+    assert {shape.image for shape in world.prepared.values()} == {image.digest}
+    with pytest.raises(FailedPrecondition):
+        await controller.parts.images.delete(image.id, None, False, INSIDE)
+    await created(controller, image=image.id)
+    assert pools.pool("agents", "main", INSIDE).use.taken == 1
+    assert pools.pool("agents", "main", INSIDE).use.in_use == 1
+    await controller.kill()
+    controller = await world.controller()
+    assert controller.parts.images.get(image.id, None, INSIDE).in_use == 2
+    await controller.kill()
+
+
+async def test_a_machine_that_is_away_is_told_and_waited_for() -> None:
+    world = World()
+    controller = await world.controller()
+    box = await created(controller)
+    image = await taken(controller, box.id)
+    world.away = True
+    with pytest.raises(FailedPrecondition) as caught:
+        await created(controller, image=image.id)
+    assert caught.value.state == "away"
+    await controller.parts.images.delete(image.id, None, False, INSIDE)
+    assert not await controller.parts.image_removal.turn()
+    assert image.id in world.disk.images
+    world.away = False
+    await controller.parts.image_removal.turn()
+    assert not world.images
+    assert not world.disk.images
+    await controller.kill()
