@@ -1,7 +1,8 @@
 """Fixtures: an engine, and a cluster of one machine on it, for the whole session.
 
 Both are brought up by the code of `shoal up`, in a state directory, with a bridge and a subnet of their own, so that
-they can stand beside a cluster that is in use. `SHOAL_TEST_ENGINE` names an engine to use in place of an own one.
+they can stand beside a cluster that is in use. `SHOAL_TEST_ENGINE` names a Docker engine to use in place of an own one,
+`SHOAL_TEST_CLUSTER_ENGINE` the kind of engine that the cluster uses (default: docker).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def machine() -> Iterator[Machine]:
     environ = {
         "SHOAL_STATE_DIR": str(state_dir),
         "SHOAL_RUN_DIR": str(run_dir),
-        "SHOAL_ENGINE_ADDRESS": os.environ.get("SHOAL_TEST_ENGINE") or f"unix://{run_dir}/engine.sock",
+        "SHOAL_ENGINE": cluster_engine(),
         "SHOAL_NETWORK__BRIDGE": f"shoal-{suffix}",
         "SHOAL_NETWORK__SUBNET": str(free_subnet()),
         "SHOAL_NODE__CPU_OVERCOMMIT": "4",
@@ -68,6 +69,8 @@ def machine() -> Iterator[Machine]:
         "SHOAL_HOST__PROXY": "true",
         "SHOAL_HOST__PACKAGE_INDEX": "true",
     }
+    if cluster_engine() == "docker":
+        environ["SHOAL_ENGINE_ADDRESS"] = os.environ.get("SHOAL_TEST_ENGINE") or f"unix://{run_dir}/engine.sock"
     (state_dir / "cache").symlink_to(test_cache())
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_")) and "TEST" not in name]:
@@ -83,28 +86,28 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def engine(machine: Machine) -> Iterator[str]:
-    """The address of an engine that has the base image."""
-    from shoal.cluster.local import engine as local_engine
-    from shoal.cluster.local import image as local_image
-    from shoal.cluster.local import packages
+    """The address of a Docker engine that has the base image."""
+    from shoal.cluster.local import engines, packages
 
-    settings, report = machine.settings, printing
-    packages.ensure(packages.NODE_PROGRAMS, report)
-    found = local_engine.ensure(settings.engine_address, settings.state_dir, settings.run_dir, report)
+    own = f"unix://{machine.settings.run_dir}/engine.sock"
+    address = os.environ.get("SHOAL_TEST_ENGINE") or own
+    settings = machine.settings.model_copy(update={"engine": "docker", "engine_address": address})
+    packages.ensure(packages.NODE_PROGRAMS, printing)
+    found = engines.choose(settings).kind.provide(settings, printing)
     try:
-        local_image.ensure(found.address, settings.sandbox.image, settings.state_dir / "cache", report)
+        found.ensure_image(settings.sandbox.image, settings.state_dir / "cache", printing)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SHOAL_TEST_ENGINE", found.address)
             yield found.address
     finally:
-        if found.process is not None:
-            local_engine.stop(found.process)
-            local_engine.forget(settings.run_dir)
+        found.stop(keep=False)
 
 
 @pytest.fixture(scope="session")
-def cluster(engine: str, machine: Machine) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Cluster]:
     """A cluster that runs. At the end nothing of it may be left."""
+    if cluster_engine() == "docker":
+        request.getfixturevalue("engine")  # one for both
     from shoal.client.cluster import connect
     from shoal.cluster.local import up as local_cluster
 
@@ -169,10 +172,16 @@ def needs(request: pytest.FixtureRequest, leak_check: LeakCheck) -> None:
     """A test that is marked `engine` has one. If it uses the cluster, its module is checked for leaks."""
     if request.node.get_closest_marker("engine") is None:
         return
-    request.getfixturevalue("engine")
+    if cluster_engine() == "docker" or "cluster" not in request.fixturenames:
+        request.getfixturevalue("engine")
     if "cluster" in request.fixturenames and leak_check.cluster is None:
         leak_check.cluster = request.getfixturevalue("cluster")
         leak_check.before = leaks.look(leak_check.cluster.file)
+
+
+def cluster_engine() -> str:
+    """The kind of engine that the session's cluster uses."""
+    return os.environ.get("SHOAL_TEST_CLUSTER_ENGINE", "docker")
 
 
 def _http_transport(url: str, token: str | None) -> Transport:

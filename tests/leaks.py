@@ -13,15 +13,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker
 import psutil
 
 from shoal.actors.engines.disks import mounts
-from shoal.actors.engines.docker.request import KEY_LABEL
 from shoal.actors.names import CLUSTER_LABEL
 from shoal.client import config_file
-from shoal.cluster.local import processes
+from shoal.cluster.local import engines, processes
 from shoal.cluster.local import ray as local_ray
+from shoal.cluster.local import state as local_state
 from shoal.model.cluster_file import ClusterFile, ProcessRef
 
 SETTLING_S = 45.0
@@ -156,12 +155,8 @@ def _records(directory: Path) -> dict[str, str | None]:
 
 
 def _containers(cluster: ClusterFile) -> list[str]:
-    client = docker.APIClient(base_url=cluster.engine_address, version="auto", timeout=30)
-    try:
-        found = client.containers(all=True, filters={"label": f"{CLUSTER_LABEL}={cluster.cluster}"})
-    finally:
-        client.close()
-    return [container["Labels"][KEY_LABEL] for container in found]
+    found = engines.at(cluster.engine_address, local_state.settings_of(cluster))
+    return found.containers({CLUSTER_LABEL: cluster.cluster})
 
 
 def _interfaces(bridge: str) -> list[str]:

@@ -83,6 +83,16 @@ class Recipe:
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:16]
 
 
+def is_base(reference: str) -> bool:
+    return reference.removesuffix(":latest") == REFERENCE
+
+
+def environment() -> dict[str, str]:
+    """The image's variables."""
+    pairs = (change.removeprefix("ENV ").partition("=") for change in IMAGE_CHANGES if change.startswith("ENV "))
+    return {name: value for name, _, value in pairs}
+
+
 def recipe() -> Recipe:
     """The recipe for this machine; `FailedPrecondition` if it is neither Debian nor Ubuntu."""
     about = distribution()

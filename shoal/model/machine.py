@@ -24,6 +24,7 @@ VARIABLE = "SHOAL_MACHINE"
 OWN_SETTINGS = (
     "state_dir",
     "run_dir",
+    "engine",
     "engine_address",
     "agent",
     "node.relay_port",

@@ -9,7 +9,8 @@ import pytest
 
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import up as local_cluster
-from shoal.cluster.local.doctor import Check, examine
+from shoal.cluster.local.checks import Check
+from shoal.cluster.local.doctor import examine
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition

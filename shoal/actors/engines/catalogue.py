@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from shoal.actors.engines.contract import Engine
@@ -29,10 +30,30 @@ def _docker(settings: Settings) -> Engine:
     return DockerEngine(settings.engine_address, node.start_limit, disks=disks, pids=node.pids, seccomp=seccomp)
 
 
+def _oci(settings: Settings) -> Engine:
+    from shoal.actors.engines.disks import Disks
+    from shoal.actors.engines.oci import OciEngine
+    from shoal.actors.engines.oci.image_store import OciImageStore
+    from shoal.actors.engines.oci.layers import LayerStore
+    from shoal.actors.engines.oci.places import root_of
+
+    node, root = settings.node, root_of(settings)
+    layers = LayerStore(root)
+    return OciEngine(
+        root,
+        layers,
+        functools.partial(OciImageStore, layers),
+        node.start_limit,
+        disks=Disks(settings.state_dir / "node" / "disks"),
+        pids=node.pids,
+        seccomp=profile_json(node.seccomp_profile),
+    )
+
+
 def _fake(_settings: Settings) -> Engine:
     from shoal.actors.engines.fake import FakeEngine
 
     return FakeEngine()
 
 
-ENGINES: dict[str, Callable[[Settings], Engine]] = {"docker": _docker, "fake": _fake}
+ENGINES: dict[str, Callable[[Settings], Engine]] = {"docker": _docker, "oci": _oci, "fake": _fake}

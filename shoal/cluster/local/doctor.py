@@ -10,9 +10,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from shoal.actors import inherited_settings
 from shoal.actors.engines import gvisor, seccomp
@@ -20,13 +18,13 @@ from shoal.actors.engines.disks import Disks
 from shoal.actors.node import kernel_counts
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
-from shoal.cluster.local import engine as local_engine
-from shoal.cluster.local import image as local_image
+from shoal.cluster.local import engines, joined_file, packages
 from shoal.cluster.local import join as local_join
-from shoal.cluster.local import joined_file, packages
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import up as local_cluster
+from shoal.cluster.local.checks import Check
+from shoal.cluster.local.engines import LocalEngine
 from shoal.images import base
 from shoal.images.binaries import agent_binary
 from shoal.model import cluster_file
@@ -42,19 +40,6 @@ _NETWORK_PROBE = (
     "ip link add shoal-a type bridge && ip link add shoal-b type veth peer name shoal-c && nft add table inet shoal-d"
 )
 """Run in a network namespace of its own, which ends with the process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check. `remedy`: a command, or what to do; empty if all is well."""
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -73,13 +58,14 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _inherited(settings)
     yield _seccomp(settings)
     yield _gvisor(settings)
+    yield from engines.check(settings)
     cluster = _cluster(settings)
     if isinstance(cluster, Check):
         yield cluster
         cluster = None
-    address, engine = _engine(settings, cluster)
-    yield engine
-    yield _image(settings, address)
+    engine, check = _engine(settings, cluster)
+    yield check
+    yield _image(settings, engine)
     joined = joined_file.path_in(settings.state_dir).exists()
     if joined:
         yield _joined(settings)
@@ -103,13 +89,11 @@ def _root() -> Check:
 
 
 def _programs() -> Iterator[Check]:
-    wanted = {**packages.NODE_PROGRAMS, "iptables": "iptables", "unshare": "util-linux", "dockerd": "docker.io"}
+    wanted = {**packages.NODE_PROGRAMS, "unshare": "util-linux"}
     for program, package in wanted.items():
         path = packages.find(program)
         if path is not None:
             yield Check(program, True, path)
-        elif program == "dockerd" and local_engine.answers(local_engine.USUAL_ADDRESS):
-            yield Check(program, True, "not here, but an engine answers")
         else:
             yield Check(program, False, "not on this machine", packages.install_command([package]))
 
@@ -288,32 +272,32 @@ def _cluster(settings: Settings) -> ClusterFile | Check | None:
         return Check("cluster.json", False, error.message, "shoal down && shoal up")
 
 
-def _engine(settings: Settings, cluster: ClusterFile | None) -> tuple[str | None, Check]:
+def _engine(settings: Settings, cluster: ClusterFile | None) -> tuple[LocalEngine | None, Check]:
     if cluster is not None:
-        address: str | None = cluster.engine_address
-        if local_engine.answers(cluster.engine_address):
-            return address, Check("engine", True, f"answers at {address}")
-        return None, Check("engine", False, f"does not answer at {address}", "shoal up")
+        found = engines.at(cluster.engine_address, local_state.settings_of(cluster))
+        if found.answers():
+            return found, Check("engine", True, f"{found.kind} answers at {found.address}")
+        return None, Check("engine", False, f"does not answer at {found.address}", "shoal up")
     try:
-        address = local_engine.running(settings.engine_address, os.environ)
+        there = engines.there(settings)
     except ShoalError as error:
         return None, Check("engine", False, error.message, "shoal up, once that is mended")
-    if address is None:
+    if there is None:
         return None, Check("engine", False, "none runs", "shoal up")
-    return address, Check("engine", True, f"answers at {address}")
+    return there, Check("engine", True, f"{there.kind} answers at {there.address}")
 
 
-def _image(settings: Settings, address: str | None) -> Check:
+def _image(settings: Settings, engine: LocalEngine | None) -> Check:
     reference = settings.sandbox.image
-    if address is None:
+    if engine is None:
         return Check("base image", False, "there is no engine to ask for it", "shoal up")
     try:
-        there = local_image.there(address, reference)
+        there = engine.has_image(reference)
     except ShoalError as error:
         return Check("base image", False, error.message, "shoal up")
     if there:
         return Check("base image", True, reference)
-    if reference.removesuffix(":latest") == base.REFERENCE and base.distribution().get("ID") not in (
+    if base.is_base(reference) and base.distribution().get("ID") not in (
         "debian",
         "ubuntu",
     ):

@@ -21,13 +21,12 @@ from pathlib import Path
 from shoal.actors.engines import seccomp
 from shoal.actors.names import MACHINE_LABEL, network_owner
 from shoal.cluster.local import actors as local_actors
-from shoal.cluster.local import engine as local_engine
+from shoal.cluster.local import engines, joined_file, packages, processes, take_down
 from shoal.cluster.local import gvisor as local_gvisor
-from shoal.cluster.local import image as local_image
-from shoal.cluster.local import joined_file, packages, processes, take_down
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import sweep as local_sweep
+from shoal.cluster.local.engines import LocalEngine
 from shoal.cluster.local.joined_file import JoinedFile
 from shoal.model import cluster_file, machine
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NodeNotFound, ShoalError, Unavailable
@@ -144,7 +143,7 @@ def well(joined: JoinedFile, within_s: float = 3.0) -> bool:
     return (
         bool(joined.ray)
         and all(map(processes.alive, joined.ray))
-        and local_engine.answers(joined.engine_address, within_s)
+        and engines.at(joined.engine_address, Settings.from_dict(joined.settings)).answers(within_s)
     )
 
 
@@ -251,16 +250,16 @@ def _start(settings: Settings, options: JoinOptions, report: Report, *, forget: 
     # The intent: what is started from here on, `leave` finds.
     joined_file.write(state, joined)
     try:
-        engine = local_engine.ensure(settings.engine_address, state, run_dir, report)
+        engine = engines.choose(settings).kind.provide(settings, report)
         joined = replace(
             joined,
             engine_address=engine.address,
             engine=engine.process,
-            settings=settings.model_copy(update={"engine_address": engine.address}).to_dict(),
+            settings=settings.model_copy(update={"engine": engine.kind, "engine_address": engine.address}).to_dict(),
         )
         joined_file.write(state, joined)
-        local_image.ensure(engine.address, settings.sandbox.image, state / "cache", report)
-        take_down.raise_first(_sweep(joined, engine.address))  # of an earlier node of this state directory
+        engine.ensure_image(settings.sandbox.image, state / "cache", report)
+        take_down.raise_first(_sweep(joined, engine))  # of an earlier node of this state directory
         local_ray.stop(name, temp_dir)
         local_state.forget_sessions(temp_dir)
         with report("Starting Ray"):
@@ -335,10 +334,11 @@ def _take_down(state: Path, joined: JoinedFile, *, keep_engine: bool, forget: bo
     """Every step, whatever became of those before; what went wrong and is still there."""
     temp_dir, run_dir = Path(joined.temp_dir), Path(joined.run_dir)
     local_ray.stop(joined.name, temp_dir)
-    engine = take_down.reach_engine(joined.engine_address, joined.engine is not None, state, run_dir)
-    errors = _sweep(joined, engine.address if engine is not None else None)
-    if not keep_engine and not errors:
-        take_down.stop_engine(engine, state, run_dir)
+    settings = Settings.from_dict(joined.settings)
+    engine = engines.reach(joined.engine_address, settings, own=joined.engine is not None)
+    errors = _sweep(joined, engine)
+    if not keep_engine and not errors and engine is not None:
+        engine.stop(keep=True)
     if not errors and forget:
         joined_file.remove(state)
         for name in ("auth_token", "machine.json"):
@@ -347,6 +347,6 @@ def _take_down(state: Path, joined: JoinedFile, *, keep_engine: bool, forget: bo
     return errors
 
 
-def _sweep(joined: JoinedFile, engine_address: str | None) -> list[ShoalError]:
+def _sweep(joined: JoinedFile, engine: LocalEngine | None) -> list[ShoalError]:
     settings = Settings.from_dict(joined.settings)
-    return local_sweep.everything(engine_address, joined.cluster, Path(joined.run_dir), settings.network, joined.name)
+    return local_sweep.everything(engine, joined.cluster, Path(joined.run_dir), settings.network, joined.name)

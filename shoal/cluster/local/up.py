@@ -4,9 +4,8 @@
             died, the rest is removed and all is started anew.
     down    the same backwards, whatever of it still lives.
 
-    local_engine.py  the engine             local_ray.py     Ray's head
-    local_image.py   the base image         local_actors.py  controller and nodes
-    local_gvisor.py  gVisor, where asked for
+    engines/         the engine             local_ray.py     Ray's head
+    local_gvisor.py  gVisor, if asked for   local_actors.py  controller and nodes
     local_api.py     the HTTP API           serving/         the API in Serve
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
     local_state.py   the state directory    packages.py      programs that a node needs
@@ -29,14 +28,12 @@ from shoal.actors.engines import seccomp
 from shoal.actors.node.records import read_records
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
-from shoal.cluster.local import engine as local_engine
+from shoal.cluster.local import engines, joined_file, packages, processes, take_down
 from shoal.cluster.local import gvisor as local_gvisor
-from shoal.cluster.local import image as local_image
-from shoal.cluster.local import joined_file, packages, processes, take_down
 from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import sweep as local_sweep
-from shoal.cluster.local.engine import LocalEngine
+from shoal.cluster.local.engines import LocalEngine
 from shoal.cluster.scaling import lifecycle as scaling
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
@@ -158,8 +155,7 @@ def health(cluster: ClusterFile, within_s: float = 3.0) -> Health:
     Takes milliseconds, at most twice `within_s` where something hangs. `FailedPrecondition` for a cluster of another
     release of Shoal.
     """
-    local_state.settings_of(cluster)
-    engine = local_engine.answers(cluster.engine_address, within_s)
+    engine = engines.at(cluster.engine_address, local_state.settings_of(cluster)).answers(within_s)
     ray = all(map(processes.alive, cluster.ray)) and local_ray.answers(cluster.ray_address, within_s)
     return Health(engine, ray, local_api.answers(cluster) if cluster.api_listens else None)
 
@@ -188,10 +184,10 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     packages.ensure(packages.NODE_PROGRAMS, report)
     engine: LocalEngine | None = None
     try:
-        engine = local_engine.ensure(settings.engine_address, state, run_dir, report)
-        local_image.ensure(engine.address, settings.sandbox.image, state / "cache", report)
+        engine = engines.choose(settings).kind.provide(settings, report)
+        engine.ensure_image(settings.sandbox.image, state / "cache", report)
         # Of an earlier cluster of this state directory whose `cluster.json` is lost.
-        take_down.raise_first(local_sweep.everything(engine.address, identity, run_dir, settings.network))
+        take_down.raise_first(local_sweep.everything(engine, identity, run_dir, settings.network))
         local_ray.stop(identity, temp_dir)
         local_state.forget_sessions(temp_dir)
         _make_secrets(state, keep=settings.store.redis is not None)
@@ -247,7 +243,7 @@ def _as_found(settings: Settings, engine: LocalEngine, api: local_api.Plan | Non
     """The settings as the cluster's processes get them: what was left open is decided, the API's URL too, by which
     tunnels are named.
     """
-    found: dict[str, object] = {"engine_address": engine.address}
+    found: dict[str, object] = {"engine": engine.kind, "engine_address": engine.address}
     if api is not None:
         found["api"] = settings.api.model_copy(update={"port": api.port, "url": api.url})
     return settings.model_copy(update=found)
@@ -277,12 +273,10 @@ def _take_down(
             pass  # what actors would not take away, the sweep does
     local_ray.stop(cluster.cluster, temp_dir)
     elsewhere += scaling.end_machines(state, forget=not keep_engine)
-    engine = take_down.reach_engine(cluster.engine_address, cluster.engine is not None, state, run_dir)
-    errors = local_sweep.everything(
-        engine.address if engine else None, cluster.cluster, run_dir, settings.network, keep=keep
-    )
-    if not keep_engine and not errors:
-        take_down.stop_engine(engine, state, run_dir, keep=keep)
+    engine = engines.reach(cluster.engine_address, settings, own=cluster.engine is not None)
+    errors = local_sweep.everything(engine, cluster.cluster, run_dir, settings.network, keep=keep)
+    if not keep_engine and not errors and engine is not None:
+        engine.stop(keep=keep)
     if not errors:
         cluster_file.remove(state)
         for name in _SECRETS if drain or settings.store.redis is None else ():
@@ -293,20 +287,17 @@ def _take_down(
 
 def _presumed(settings: Settings, engine: LocalEngine | None = None) -> ClusterFile:
     """A cluster as its file would have described it, for taking away one that has none."""
-    address = engine.address if engine else settings.engine_address or ""
-    if not address:
-        own = local_engine.leftover(settings.run_dir) is not None
-        address = local_engine.own_address(settings.run_dir) if own else _engine_there(settings)
+    engine = engine or _engine_there(settings)
     return ClusterFile(
         cluster=local_state.identity(settings.state_dir),
         ray_address="",
-        engine_address=address,
+        engine_address=engine.address if engine else settings.engine_address or "",
         auth_token_path="",
         secret_path="",
         run_dir=str(settings.run_dir),
         temp_dir=str(local_state.temp_dir(settings)),
         started_at=0.0,
-        engine=engine.process if engine else local_engine.leftover(settings.run_dir),
+        engine=engine.process if engine else None,
         settings=settings.to_dict(),
     )
 
@@ -322,11 +313,11 @@ def _understood(cluster: ClusterFile, settings: Settings) -> ClusterFile:
     return cluster
 
 
-def _engine_there(settings: Settings) -> str:
+def _engine_there(settings: Settings) -> LocalEngine | None:
     try:
-        return local_engine.running(settings.engine_address, os.environ) or ""
+        return engines.there(settings)
     except Unavailable:
-        return ""
+        return None
 
 
 def _leftovers(settings: Settings) -> bool:
@@ -335,7 +326,7 @@ def _leftovers(settings: Settings) -> bool:
     return (
         bool(processes.of_cluster(identity, local_state.temp_dir(settings)))
         or (settings.run_dir / identity).exists()
-        or local_engine.leftover(settings.run_dir) is not None
+        or engines.leftover(settings)
     )
 
 

@@ -170,7 +170,7 @@ class OciLab(RealLab):
     def another(self, disks: Disks | None = None) -> OciEngine:
         """An engine over the same containers, as after a restart of the node."""
         images = functools.partial(PlainImages, self.layers)
-        return OciEngine(self.top / "oci", self.top / "run", self.layers, images, start_limit=3, disks=disks)
+        return OciEngine(self.top / "oci", self.layers, images, start_limit=3, disks=disks)
 
     def spec(self, **overrides: Any) -> ContainerSpec:
         made = super().spec(**overrides)
@@ -178,7 +178,7 @@ class OciLab(RealLab):
         return made
 
     async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
-        command = ["runc", "--root", str(self.top / "run"), "exec", "--user", user, container.key, *argv]
+        command = ["runc", "--root", str(self.top / "oci" / "runtime"), "exec", "--user", user, container.key, *argv]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, errors="replace")
         return done.returncode, done.stdout + done.stderr
 
@@ -191,7 +191,7 @@ class OciLab(RealLab):
     def _remains(self) -> list[str]:
         """Of directories, mounts, groups, runtime's state, holds."""
         found = {path.name for path in self.top.glob("oci/containers/*")} | set(self.layers.held_by)
-        found |= {path.name for path in self.top.glob("run/*")}
+        found |= {path.name for path in self.top.glob("oci/runtime/*")}
         found |= {entry.point.parent.name for entry in mounts.table() if self.top in entry.point.parents}
         found |= {path.name for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*") if path.name in self.keys}
         return sorted(found)

@@ -20,6 +20,9 @@ class PlainLayers:
         self.trees = {self.images[name].digest: tree for name, tree in trees.items()}
         self.held_by: dict[str, str] = {}
 
+    def open(self) -> None:
+        """There is nothing to make."""
+
     def find(self, reference: str) -> ImageInfo | None:
         check_reference(reference)
         return self.images.get(reference)
@@ -27,7 +30,7 @@ class PlainLayers:
     def lower_dirs(self, digest: str) -> tuple[Path, ...]:
         return (self.trees[digest],)
 
-    def hold(self, digest: str, key: str) -> None:
+    def hold(self, digest: str, key: str, *, durable: bool = False) -> None:
         self.held_by[key] = digest
 
     def let_go(self, key: str) -> None:
@@ -50,7 +53,7 @@ class PlainImages(ImageStore):
     async def load(self, archive: Path, reference: str, config: ImageConfig) -> ImageInfo:
         raise NotImplementedError
 
-    async def commit(self, key: str, config: ImageConfig, reference: str | None = None) -> ImageInfo:
+    async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
         raise NotImplementedError
 
     async def tag(self, digest: str, reference: str) -> None:

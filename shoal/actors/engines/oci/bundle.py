@@ -26,11 +26,10 @@ _NOTHING_RUNS: Final = ("nosuid", "noexec", "nodev")
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a container is started on. `root`: its root filesystem, mounted; `cgroup`: its group's path below each
-    hierarchy's top; `network`: a network namespace made before, None for a new one."""
+    hierarchy's top."""
 
     root: Path
     cgroup: str
-    network: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def config(spec: ContainerSpec, image: ImageInfo, place: Place, machine: Machine
         "hostname": spec.hostname,
         "mounts": [*_kernel_mounts(spec), *map(_bind, isolation.mounts(spec))],
         "linux": {
-            "namespaces": _namespaces(place),
+            "namespaces": _namespaces(spec),
             "cgroupsPath": place.cgroup,
             "resources": _resources(spec),
             "sysctl": isolation.sysctls(has_ipv6=machine.has_ipv6),
@@ -81,9 +80,9 @@ def _process(spec: ContainerSpec, image: ImageInfo, machine: Machine) -> dict[st
     }
 
 
-def _namespaces(place: Place) -> list[dict[str, str]]:
+def _namespaces(spec: ContainerSpec) -> list[dict[str, str]]:
     kinds = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
-    return [*kinds, {"type": "network", **({"path": str(place.network)} if place.network is not None else {})}]
+    return [*kinds, {"type": "network", **({"path": str(spec.namespace)} if spec.namespace is not None else {})}]
 
 
 def _kernel_mounts(spec: ContainerSpec) -> list[dict[str, Any]]:

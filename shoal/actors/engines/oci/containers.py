@@ -35,11 +35,13 @@ _log = logging.getLogger(__name__)
 class Layers(Protocol):
     """What a container needs of the layer store (`layers.py`)."""
 
+    def open(self) -> None: ...
+
     def find(self, reference: str) -> ImageInfo | None: ...
 
     def lower_dirs(self, digest: str) -> tuple[Path, ...]: ...
 
-    def hold(self, digest: str, key: str) -> None: ...
+    def hold(self, digest: str, key: str, *, durable: bool = False) -> None: ...
 
     def let_go(self, key: str) -> None: ...
 
@@ -100,7 +102,7 @@ class Containers:
             disk=writable.place_of(spec, self.own_disks),
         )
         self.records.put(record)
-        self.layers.hold(record.digest, record.key)
+        self.layers.hold(record.digest, record.key, durable=record.keep)
         if record.disk is not None and self.own_disks is not None:
             writable.make_disk(self.own_disks, spec)
         place = self._writable(record)

@@ -31,16 +31,15 @@ _IPV6 = Path("/proc/sys/net/ipv6")
 
 
 class OciEngine(Engine):
-    """Containers of this process's own. `root`: where it keeps them; `run_dir`: where runtimes keep what ends with the
-    machine, a short path; `images`: makes the image store over `layers`, given the engine's threads. At most
-    `start_limit` containers are started or removed at once; `disks`, `pids`, `seccomp`: as for Docker's."""
+    """Containers of this machine's own, in `root`. `images`: makes the image store over `layers`, given the engine's
+    threads. At most `start_limit` containers are started or removed at once; `disks`, `pids`, `seccomp`: as for
+    Docker's."""
 
     name = "oci"
 
     def __init__(
         self,
         root: Path,
-        run_dir: Path,
         layers: Layers,
         images: Callable[[EngineThreads], ImageStore],
         start_limit: int = 4,
@@ -52,7 +51,6 @@ class OciEngine(Engine):
         self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
         self.runtimes: tuple[str, ...] = ()
         self._root = root
-        self._state = run_dir
         self._layers = layers
         self._disks = disks
         self._pids = pids
@@ -95,7 +93,9 @@ class OciEngine(Engine):
         if problem is not None:
             _log.warning("disks are watched, not limited: %s", problem)
             disks = None
-        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._layers.open()
+        state = self._root / "runtime"
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         mount_points = self._root / "mount-points"
         writable.make_mount_points(mount_points)
         records = Records(self._root / "containers")
@@ -107,7 +107,7 @@ class OciEngine(Engine):
             watch,
             Machine(json.loads(self._seccomp or profile_json()), queue_limits(), has_ipv6=_IPV6.exists()),
             found,
-            self._state,
+            state,
             mount_points,
             disks,
             cgroup_parent.prepare("cgroupfs", self._pids or cgroup_parent.most_pids()),

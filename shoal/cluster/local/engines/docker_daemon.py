@@ -1,4 +1,4 @@
-"""The engine of one machine: the Docker engine that runs, or one of Shoal's own.
+"""Docker daemons of this machine: the one that runs, or one of Shoal's own.
 
 Shoal's own keeps images in `<state_dir>/engine` and its sockets below `<run_dir>`, reads no configuration but ours, and
 makes no network: no bridge, no packet rules, no forwarding. All of that is the node's.
@@ -30,8 +30,8 @@ _SERVICE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class LocalEngine:
-    """An engine that answers at `address`. `process`: set if it is Shoal's own."""
+class Daemon:
+    """A daemon that answers at `address`. `process`: set if it is Shoal's own."""
 
     address: str
     process: ProcessRef | None = None
@@ -78,7 +78,7 @@ def running(configured: str | None, environ: Mapping[str, str]) -> str | None:
     return USUAL_ADDRESS if answers(USUAL_ADDRESS) else None
 
 
-def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Report) -> LocalEngine:
+def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Report) -> Daemon:
     """The engine that runs, or one of our own, installed and started if necessary.
 
     `configured`: an address to use and no other. Named so, our own's (`own_address`) means that it shall be our own.
@@ -86,14 +86,14 @@ def ensure(configured: str | None, state_dir: Path, run_dir: Path, report: Repor
     wants_own = configured == own_address(run_dir)
     address = None if wants_own else running(configured, os.environ)
     if address is not None:
-        return LocalEngine(address)
+        return Daemon(address)
     packages.ensure(packages.ENGINE_PROGRAMS, report)
     if os.geteuid() != 0:
         raise FailedPrecondition(
             "no Docker engine answers, and only root can start one; start Docker, or run `shoal up` as root"
         )
     if not wants_own and _service_came_up():  # the installation may have started it
-        return LocalEngine(USUAL_ADDRESS)
+        return Daemon(USUAL_ADDRESS)
     with report("Starting a Docker engine"):
         return start(state_dir, run_dir)
 
@@ -137,12 +137,12 @@ def _service_came_up() -> bool:
     return False
 
 
-def start(state_dir: Path, run_dir: Path) -> LocalEngine:
+def start(state_dir: Path, run_dir: Path) -> Daemon:
     """Our own engine: the one that runs, or a new one, which adopts the last one's containers."""
     adopted = leftover(run_dir)
     address = own_address(run_dir)
     if adopted is not None and answers(address):
-        return LocalEngine(address, adopted)
+        return Daemon(address, adopted)
     if adopted is not None:
         stop(adopted)
     sockets = run_dir / "engine"
@@ -179,7 +179,7 @@ def start(state_dir: Path, run_dir: Path) -> LocalEngine:
     if started is None:
         raise FailedPrecondition(f"the Docker engine ended right after its start; {log} ends with: {_tail(log)}")
     process.returncode = 0  # it shall outlive us: avoids a warning that it still runs
-    return LocalEngine(address, started)
+    return Daemon(address, started)
 
 
 _DEFAULT_BRIDGE = "docker0"
