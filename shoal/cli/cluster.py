@@ -173,7 +173,9 @@ def doctor(json: Json = False) -> None:
 
 def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
     from shoal.cluster.local import api as local_api
+    from shoal.cluster.local import state as local_state
     from shoal.cluster.local import up as local_cluster
+    from shoal.cluster.objects import state as objects_state
 
     if env:
         for name, value in cluster_file.ray_environment(cluster).items():
@@ -185,6 +187,7 @@ def _status_here(cluster: ClusterFile, json: bool, env: bool) -> None:
         "engine": health.engine,
         "ray": health.ray,
         "api": health.api,
+        "objects": objects_state.look(local_state.settings_of(cluster)).to_dict(),
         "running": False,
         "nodes": [],
     }
@@ -256,6 +259,7 @@ def _print_status(report: dict[str, Any]) -> None:
     )
     if report["api"] is not None:
         typer.echo(f"API at {report['api_url']}: {_api_state(report)}")
+    typer.echo(f"Object storage: {_objects_state(report['objects'])}")
     print_nodes(report["nodes"])
 
 
@@ -263,6 +267,16 @@ def _api_state(report: dict[str, Any]) -> str:
     if not report["api"]:
         return "does not answer; run `shoal up` to repair it"
     return f"answers, {report['replicas']} replicas"
+
+
+def _objects_state(found: dict[str, str]) -> str:
+    told = {
+        "configured": "{where}",
+        "idle": "on this machine, not in use yet",
+        "running": "on this machine, answers at {where}",
+        "died": "on this machine, is being started anew",
+    }
+    return told[found["state"]].format(**found)
 
 
 def _not_running(json: bool, message: str) -> Exception:

@@ -190,6 +190,29 @@ class StoreSettings(_Section):
     """Seconds for which ended sandboxes, events and audit entries are kept"""
 
 
+class ObjectSettings(_Section):
+    """Where images and snapshots are kept for the whole cluster: an S3 bucket, or a server on the head's disk."""
+
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = None
+    """An S3 bucket that exists; none: an S3 server of Shoal's own in the state directory, started when it is needed"""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")] | None = None
+    """The URL of the S3 service, such as `https://minio.example.com:9000`; none: AWS"""
+    region: str | None = None
+    """The bucket's region; none: as boto3 finds it, else `us-east-1`"""
+    path_style: bool | None = None
+    """Name the bucket in the path, not in the host's name; none: where `endpoint` is set"""
+    ca: Path | None = None
+    """Certificates (PEM, on every node) that the service's must come from; none: the usual ones"""
+    credentials: Path | None = None
+    """A file as `~/.aws/credentials` (on every node); none: boto3's usual chain, such as the machine's role"""
+    prefix: Annotated[str, Field(pattern=r"^([\w.-]+/)*[\w.-]*/?$", max_length=256)] = ""
+    """Stands before every key, so that several clusters may share a bucket"""
+    timeout: Annotated[float, Field(gt=0, le=600)] = 20.0
+    """Seconds to wait for an answer, or for the next bytes of one; a call is tried three times"""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """The port of Shoal's own server; 0: any free port"""
+
+
 class HostSettings(_Section):
     """What sandboxes inherit from the machine, for networks behind a company's proxy or CA. Off by default."""
 
@@ -230,6 +253,7 @@ class Settings(BaseSettings):
     host: HostSettings = HostSettings()
     api: ApiSettings = ApiSettings()
     store: StoreSettings = StoreSettings()
+    objects: ObjectSettings = ObjectSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 from shoal.actors.controller.handlers import answer, handlers
 from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
@@ -40,6 +41,7 @@ from shoal.transport.ray import RayTransport
 from shoal.wire.agent import Agent, Start
 from shoal.wire.bytestream import ByteStream
 from tests.fakes.agent import FakeAgent, FakeProcess
+from tests.fakes.objects import MemoryKeeper
 from tests.fakes.streams import Serve, connect, echo, web
 from tests.unit.memory_store import Disk, MemoryStore
 
@@ -163,7 +165,9 @@ class _Cluster:
     async def open(self, environments: Sequence[str]) -> None:
         settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}})
         nodes = _Nodes(settings, "cluster", _SECRET, living=self._living)
-        self._parts = await open_parts(settings, _SECRET, self._store, nodes, self, _overtaken, self._call)
+        self._parts = await open_parts(
+            settings, _SECRET, self._store, nodes, self, _overtaken, self._call, objects=ObjectStorage(MemoryKeeper())
+        )
         self._handlers = handlers(self._parts)
         for name in set(environments) - {MAIN_ENVIRONMENT}:
             await answer(self._handlers, "create_environment", (name, Quota()), INSIDE)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.store import Store
 from shoal.model.errors import Unavailable
 from shoal.model.settings import Settings
+from tests.fakes.objects import MemoryKeeper
 from tests.simulation.fleet import Fleet
 
 SECRET = b"s" * 32
@@ -33,7 +35,9 @@ async def open_controller(fleet: Fleet, settings: Settings, store: Store) -> Par
         settings, "simulation", SECRET, fleet.call, list_machines=fleet.list_machines, kill=fleet.kill_node_actor
     )
     nodes.fleet = fleet
-    return await open_parts(settings, SECRET, store, nodes, fleet, _overtaken, call=fleet.call)
+    return await open_parts(
+        settings, SECRET, store, nodes, fleet, _overtaken, call=fleet.call, objects=ObjectStorage(MemoryKeeper())
+    )
 
 
 def _overtaken() -> None:

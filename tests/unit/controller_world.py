@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.nodes import Node, Nodes
+from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
@@ -26,6 +27,7 @@ from shoal.model.errors import FailedPrecondition, NotFound, SandboxNotFound, Sh
 from shoal.model.settings import Settings
 from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
+from tests.fakes.objects import MemoryKeeper
 from tests.unit.builders import spec
 from tests.unit.memory_store import Disk, MemoryStore
 
@@ -308,7 +310,16 @@ class World:
         tasks: set[asyncio.Task[Any]] = set()
         token = _life.set(tasks)
         try:
-            parts = await open_parts(settings, SECRET, store, nodes, self, _not_overtaken, call=self.call)
+            parts = await open_parts(
+                settings,
+                SECRET,
+                store,
+                nodes,
+                self,
+                _not_overtaken,
+                call=self.call,
+                objects=ObjectStorage(MemoryKeeper()),
+            )
         finally:
             _life.reset(token)
         return Controller(parts, store, tasks)

@@ -32,6 +32,7 @@
     snapshots.py      takes images of sandboxes' files
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
+    object_storage.py where images are kept for all nodes: who may reach it, and its server
     slots.py          the sandbox actors: who gets which
     slot_demand.py    those that are being made for callers that wait
     slot_stock.py     those that there are, and what of the nodes is free

@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
+
 from shoal.actors.controller.handlers import Handler, answer, handlers
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
 from shoal.actors.handles import find_actor
 from shoal.actors.messages import Drained
+from shoal.actors.objects import ObjectAccess, ObjectKeeper
 from shoal.model import tasks
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import Unavailable
@@ -30,15 +34,22 @@ _READY_S = 60.0
 class ControllerActor:
     """The cluster's registry. Made by `deploy` with `names.controller_options`; restarted by Ray for ever.
 
-    `store` opens what must outlive it, from the settings.
+    `store` opens what must outlive it, from the settings; `objects` the object storage, from the settings and the
+    head's address.
     """
 
     def __init__(
-        self, settings: dict[str, Any], cluster: str, secret: bytes, store: Callable[[dict[str, Any]], Store]
+        self,
+        settings: dict[str, Any],
+        cluster: str,
+        secret: bytes,
+        store: Callable[[dict[str, Any]], Store],
+        objects: Callable[[dict[str, Any], str], ObjectKeeper],
     ) -> None:
         self._settings = Settings.from_dict(settings)
         self._secret = secret
         self._store = store(settings)
+        self._objects = ObjectStorage(objects(settings, str(ray.util.get_node_ip_address())))  # type: ignore[no-untyped-call]
         self._nodes = Nodes(self._settings, cluster, secret)
         self._maker = RaySlotMaker(self._settings.node.stop_grace)
         self._parts: Parts | None = None
@@ -68,6 +79,10 @@ class ControllerActor:
             await self._nodes.refresh()
         return len(self._nodes.capacities())
 
+    async def object_access(self) -> ObjectAccess:
+        """How to reach the object storage, for nodes: its server runs then, if it is the cluster's own."""
+        return await self._objects.access()
+
     async def drain(self) -> Drained:
         """Ends every sandbox, removes every slot, closes every node: for `shoal down`."""
         return await (await self._open()).drain()
@@ -78,7 +93,9 @@ class ControllerActor:
             return self._parts
         if self._opening is None:
             self._opening = tasks.shared(
-                open_parts(self._settings, self._secret, self._store, self._nodes, self._maker, _end),
+                open_parts(
+                    self._settings, self._secret, self._store, self._nodes, self._maker, _end, objects=self._objects
+                ),
                 "open controller",
             )
         opening = self._opening

@@ -29,6 +29,7 @@ from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.machines import Machines
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.object_storage import OBJECTS_S, ObjectStorage
 from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
@@ -95,6 +96,7 @@ class Parts:
     images: ImageVerbs
     image_removal: ImageRemoval
     snapshots: Snapshots
+    objects: ObjectStorage
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -109,6 +111,7 @@ class Parts:
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
             tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
+            tasks.repeat(OBJECTS_S, self.objects.tend, "keep the object storage"),
         ]
 
     async def stop(self) -> None:
@@ -213,9 +216,12 @@ async def open_parts(
     maker: SlotMaker,
     overtaken: Callable[[], None],
     call: Call = call,
+    *,
+    objects: ObjectStorage,
 ) -> Parts:
     """Opens the store, resumes what an earlier controller left, and starts the loops. `secret`: the cluster's;
-    `overtaken`: called when another controller has opened the store; `call`: how actors are called."""
+    `overtaken`: called when another controller has opened the store; `call`: how actors are called;
+    `objects`: where images are kept for all nodes."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     nodes.cordons = {cordon.node_id: cordon for cordon in restored.cordons}
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
@@ -264,6 +270,7 @@ async def open_parts(
         images=images,
         image_removal=ImageRemoval(kept, images, image_changes, nodes, settings, call),
         snapshots=Snapshots(kept, image_changes, history, nodes, settings.limits, call),
+        objects=objects,
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

@@ -127,6 +127,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
     import ray
 
     from shoal.actors import deploy as actors
+    from shoal.cluster.objects import open_objects
     from shoal.cluster.store import open_store
 
     try:
@@ -155,7 +156,12 @@ def _carry_out(request: dict[str, Any]) -> Any:
             return _scale(request)
         secret = bytes.fromhex(request["secret"])
         return actors.deploy(
-            request["settings"], request["cluster"], secret, store=open_store, timeout_s=request["timeout_s"]
+            request["settings"],
+            request["cluster"],
+            secret,
+            store=open_store,
+            objects=open_objects,
+            timeout_s=request["timeout_s"],
         )
     finally:
         ray.shutdown()

@@ -25,11 +25,12 @@ from shoal.cluster.local import state as local_state
 from shoal.cluster.local import up as local_cluster
 from shoal.cluster.local.checks import Check
 from shoal.cluster.local.engines import LocalEngine
+from shoal.cluster.objects import state as objects
 from shoal.images import base
 from shoal.images.binaries import agent_binary
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
-from shoal.model.errors import ShoalError
+from shoal.model.errors import FailedPrecondition, InvalidRequest, PermissionDenied, ShoalError
 from shoal.model.private_directory import open_to_others
 from shoal.model.settings import Settings
 
@@ -73,11 +74,13 @@ def examine(settings: Settings) -> Iterator[Check]:
     if cluster is None:
         if settings.api.enabled:
             yield _api_can_be(settings)
+        yield _objects(settings)
         yield Check("cluster", False, f"none was started from {settings.state_dir}", "shoal up")
         return
     yield _token(cluster)
     yield _ray(cluster)
     yield from _relays(cluster)
+    yield _objects(local_state.settings_of(cluster))
     if cluster.api_listens:
         yield _api_answers(cluster)
 
@@ -351,6 +354,18 @@ def _relays(cluster: ClusterFile) -> Iterator[Check]:
     for address in addresses:
         ok = local_ray.answers(address)
         yield Check("relay", ok, address if ok else f"does not answer at {address}", "" if ok else "shoal up")
+
+
+def _objects(settings: Settings) -> Check:
+    """The object storage takes, gives and forgets an object."""
+    name = "object storage"
+    try:
+        return Check(name, True, objects.try_out(settings))
+    except (PermissionDenied, InvalidRequest, FailedPrecondition) as error:
+        return Check(name, False, error.message, f"fix {error.field or 'that'}; then shoal down && shoal up")
+    except ShoalError as error:
+        remedy = "look at the service" if settings.objects.bucket else "shoal up"
+        return Check(name, False, error.message, remedy)
 
 
 def _api_can_be(settings: Settings) -> Check:

@@ -9,11 +9,12 @@
     local_api.py     the HTTP API           serving/         the API in Serve
     local_sweep.py   what a crash leaves    processes.py     which processes are ours
     local_state.py   the state directory    packages.py      programs that a node needs
+    objects/         the object storage: the controller starts its server when it is needed, `down` ends it
     take_down.py     what `down` shares with `shoal leave` (join.py)
     scaling/         machines of a cluster that `shoal cluster up` started
 
-In the state directory stay, until `purge`: persistent sandboxes, the engine's images, the base image's archive, logs,
-settings.
+In the state directory stay, until `purge`: persistent sandboxes, the engine's images, the base image's archive, the
+object storage, logs, settings.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from shoal.cluster.local import ray as local_ray
 from shoal.cluster.local import state as local_state
 from shoal.cluster.local import sweep as local_sweep
 from shoal.cluster.local.engines import LocalEngine
+from shoal.cluster.objects.server import ObjectServer
 from shoal.cluster.scaling import lifecycle as scaling
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
@@ -272,6 +274,10 @@ def _take_down(
         except ShoalError:
             pass  # what actors would not take away, the sweep does
     local_ray.stop(cluster.cluster, temp_dir)
+    try:
+        ObjectServer(state).stop()  # after the controller, which would start it anew
+    except ShoalError as error:
+        elsewhere.append(error)
     elsewhere += scaling.end_machines(state, forget=not keep_engine)
     engine = engines.reach(cluster.engine_address, settings, own=cluster.engine is not None)
     errors = local_sweep.everything(engine, cluster.cluster, run_dir, settings.network, keep=keep)
@@ -327,6 +333,7 @@ def _leftovers(settings: Settings) -> bool:
         bool(processes.of_cluster(identity, local_state.temp_dir(settings)))
         or (settings.run_dir / identity).exists()
         or engines.leftover(settings)
+        or ObjectServer(settings.state_dir).running() is not None
     )
 
 
