@@ -71,12 +71,13 @@ class FakeImageStore(ImageStore):
             image = self.known.get(reference)
             if image is None:
                 return
-            gone = [reference]
-            if reference == image.digest:
-                gone = [name for name, each in self.known.items() if each.digest == reference]
-            if not set(gone).isdisjoint(self._used().values()):
+            names = [name for name, each in self.known.items() if each.digest == image.digest]
+            if reference != image.digest and len([name for name in names if name != image.digest]) > 1:
+                del self.known[reference]
+                return
+            if not set(names).isdisjoint(self._used().values()):
                 raise FailedPrecondition(f"a container uses image {reference}", state="in_use")
-            for name in gone:
+            for name in names:
                 del self.known[name]
 
     def _add(self, image: ImageInfo) -> ImageInfo:

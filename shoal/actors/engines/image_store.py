@@ -78,5 +78,6 @@ class ImageStore(ABC):
 
     @abstractmethod
     async def remove(self, reference: str) -> None:
-        """Takes a name away or, given a digest, the image with all its names, and the layers that no other image has.
-        Idempotent. `FailedPrecondition` if a container uses the image (whose last name stays then)."""
+        """Takes a name away, and with an image's last name the image; given a digest, the image with all its names.
+        Layers that no other image has go, too. Idempotent. `FailedPrecondition` if a container uses the image (whose
+        last name stays then)."""

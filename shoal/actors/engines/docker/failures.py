@@ -15,6 +15,7 @@ from shoal.model.errors import (
     Internal,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     ShoalError,
     Unavailable,
 )
@@ -85,6 +86,8 @@ def from_api(error: APIError, doing: str) -> ShoalError:
                 return InvalidRequest(f"{field}: could not {doing}: {said}; {remedy}", field=field)
     if status == 409:
         return FailedPrecondition(f"could not {doing}: {said}")
+    if "no space left" in lowered:
+        return QuotaExceeded(f"could not {doing}: the machine's disk is full: {said}; remove what is not needed there")
     if status == 503:
         return Unavailable(f"could not {doing}: the engine is busy: {said}")
     return Internal(f"could not {doing}: {said}")
