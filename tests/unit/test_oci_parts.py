@@ -56,6 +56,14 @@ def test_a_config_closes_what_can_be_closed() -> None:
     assert all("ro" in options for options in binds.values())
 
 
+def test_gvisor_holds_the_number_of_processes_itself_and_starts_in_a_namespace_that_is_ready() -> None:
+    asked = made(spec(runtime="runsc", namespace=Path("/n/c-one")))
+    linux, limits = asked["linux"], asked["process"]["rlimits"]
+    assert {"type": "RLIMIT_NPROC", "soft": 64, "hard": 64} in limits
+    assert linux["resources"]["pids"]["limit"] > 2 * 64, "each of them is two on the machine"
+    assert {"type": "network", "path": "/n/c-one"} in linux["namespaces"]
+
+
 def test_both_engines_carry_out_the_same_isolation() -> None:
     asked = spec(mounts=(Mount(Path("/data"), "/data", read_only=False),), default_env={"A": "default", "B": "default"})
     ours, docker = made(asked), create_request(asked, IMAGE, seccomp="{}")

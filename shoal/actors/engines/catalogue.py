@@ -31,6 +31,7 @@ def _docker(settings: Settings) -> Engine:
 
 
 def _oci(settings: Settings) -> Engine:
+    from shoal.actors.engines import gvisor
     from shoal.actors.engines.disks import Disks
     from shoal.actors.engines.oci import OciEngine
     from shoal.actors.engines.oci.image_store import OciImageStore
@@ -47,6 +48,7 @@ def _oci(settings: Settings) -> Engine:
         disks=Disks(settings.state_dir / "node" / "disks"),
         pids=node.pids,
         seccomp=profile_json(node.seccomp_profile),
+        gvisor=gvisor.find(settings),
     )
 
 

@@ -26,8 +26,6 @@ RUNTIME: Final = "runsc"
 _TRY_S = 20.0
 """Of a run that takes a tenth of a second on an idle machine."""
 _ASK_S = 10.0
-_ALONE = ("--ignore-cgroups", "--gofer-network-namespace=new")
-"""A trial leaves no groups and no mounts behind, however it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,8 @@ class Gvisor:
             # The agent dials the relay's socket. Nothing inside may make a socket that the node could reach.
             "--host-uds=open",
             "--network=sandbox",
+            # Without it `runsc` leaves a mount in its directory, for all of them.
+            "--gofer-network-namespace=new",
         )
 
 
@@ -103,7 +103,7 @@ def _run_once(gvisor: Gvisor, agent: Path, top: Path) -> str | None:
     (bundle / "config.json").write_text(json.dumps(_trial(agent)))
     with output.open("wb") as said:
         process = subprocess.Popen(
-            gvisor.command(root, *_ALONE, "run", "--bundle", str(bundle), "shoal-trial"),
+            gvisor.command(root, "--ignore-cgroups", "run", "--bundle", str(bundle), "shoal-trial"),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,

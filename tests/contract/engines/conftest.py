@@ -9,17 +9,30 @@ import pytest
 
 from tests.contract.engines.labs import LABS, DockerLab, Lab, RealLab, opened
 
+IN_GVISOR = pytest.param("runsc", marks=[pytest.mark.engine, pytest.mark.long])  # it may have to be built
 
-@pytest.fixture(params=["fake", *(pytest.param(name, marks=pytest.mark.engine) for name in ("docker", "oci"))])
+
+@pytest.fixture(
+    params=["fake", *(pytest.param(name, marks=pytest.mark.engine) for name in ("docker", "oci")), IN_GVISOR]
+)
 async def lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Lab]:
     """Each engine in turn."""
     async with opened(LABS[request.param](tmp_path)) as lab:
         yield lab
 
 
-@pytest.fixture(params=["docker", "oci"])
+@pytest.fixture(params=["docker", "oci", IN_GVISOR])
 async def real_lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[RealLab]:
     """Each engine that starts something."""
+    lab = LABS[request.param](tmp_path)
+    assert isinstance(lab, RealLab)
+    async with opened(lab):
+        yield lab
+
+
+@pytest.fixture(params=["docker", "oci"])
+async def kernel_lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[RealLab]:
+    """Each engine whose containers share the machine's kernel."""
     lab = LABS[request.param](tmp_path)
     assert isinstance(lab, RealLab)
     async with opened(lab):

@@ -21,11 +21,14 @@ from shoal.actors.engines.contract import Container, ContainerSpec, Engine, Engi
 from shoal.actors.engines.disks import Disks, mounts
 from shoal.actors.engines.docker import DockerEngine
 from shoal.actors.engines.fake import FakeEngine, fake_image
+from shoal.actors.engines.gvisor import Gvisor
 from shoal.actors.engines.oci import OciEngine
+from shoal.actors.network import namespaces
 from shoal.images.binaries import agent_binary
 from shoal.model import ids
 from tests.cluster import test_cache
 from tests.contract.engines.plain_layers import PlainImages, PlainLayers
+from tests.runsc import runsc
 
 MiB = 1 << 20
 LABEL = "shoal.test"
@@ -99,7 +102,9 @@ class Lab(ABC):
 
 
 class RealLab(Lab):
-    """An engine whose containers run programs."""
+    """An engine whose containers run programs. `own_kernel`: on a kernel of their own."""
+
+    own_kernel = False
 
     def spec(self, **overrides: Any) -> ContainerSpec:
         return super().spec(**{"agent": agent(), **overrides})
@@ -160,6 +165,9 @@ class DockerLab(RealLab):
 class OciLab(RealLab):
     """`disks`: as for `DockerLab`. Its image is the base image's archive, unpacked once for the session."""
 
+    gvisor: Gvisor | None = None
+    runtime: tuple[str, ...] = ("runc",)
+
     def __init__(self, run_dir: Path, disks: Disks | None = None) -> None:
         super().__init__(run_dir)
         self.layers = PlainLayers({self.image: base_tree()})
@@ -170,7 +178,7 @@ class OciLab(RealLab):
     def another(self, disks: Disks | None = None) -> OciEngine:
         """An engine over the same containers, as after a restart of the node."""
         images = functools.partial(PlainImages, self.layers)
-        return OciEngine(self.top / "oci", self.layers, images, start_limit=3, disks=disks)
+        return OciEngine(self.top / "oci", self.layers, images, start_limit=3, disks=disks, gvisor=self.gvisor)
 
     def spec(self, **overrides: Any) -> ContainerSpec:
         made = super().spec(**overrides)
@@ -178,12 +186,20 @@ class OciLab(RealLab):
         return made
 
     async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
-        command = ["runc", "--root", str(self.top / "oci" / "runtime"), "exec", "--user", user, container.key, *argv]
+        command = [*self.runtime, "--root", str(self.state), "exec", "--user", user, container.key, *argv]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, errors="replace")
         return done.returncode, done.stdout + done.stderr
 
+    @property
+    def state(self) -> Path:
+        """Where the runtime keeps its own."""
+        return self.top / "oci" / "runtime"
+
     async def id_of(self, container: Container) -> str:
         return container.key
+
+    def close(self) -> None:
+        shutil.rmtree(self.top)
 
     async def remains(self) -> list[str]:
         return await asyncio.to_thread(self._remains)
@@ -195,6 +211,41 @@ class OciLab(RealLab):
         found |= {entry.point.parent.name for entry in mounts.table() if self.top in entry.point.parents}
         found |= {path.name for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*") if path.name in self.keys}
         return sorted(found)
+
+
+class RunscLab(OciLab):
+    """Containers in gVisor, each in a network namespace that was made ahead."""
+
+    own_kernel = True
+
+    def __init__(self, run_dir: Path, disks: Disks | None = None) -> None:
+        self.gvisor = Gvisor(runsc(), "systrap")
+        self.runtime = (str(self.gvisor.program), *self.gvisor.flags())
+        super().__init__(run_dir, disks)
+
+    @property
+    def state(self) -> Path:
+        return self.top / "oci" / "runtime" / "runsc"
+
+    def spec(self, **overrides: Any) -> ContainerSpec:
+        made = super().spec(**{"runtime": "runsc", **overrides})
+        return replace(made, namespace=self.top / "n" / made.key)
+
+    async def start(self, **overrides: Any) -> Container:
+        spec = self.spec(**overrides)
+        if spec.key == Path(spec.key).name and spec.namespace is not None:
+            await namespaces.make(spec.namespace)
+        return await self.engine.start(spec)
+
+    def _remains(self) -> list[str]:
+        files = [path.name for path in self.state.glob("*")]
+        found = [key for key in self.keys if any(key in name for name in files)]
+        return sorted({*super()._remains(), *found} - {"runsc", "n"})
+
+    def close(self) -> None:
+        for pin in self.top.glob("n/*"):
+            mounts.detach(pin)
+        super().close()
 
 
 class FakeLab(Lab):
@@ -235,7 +286,7 @@ def base_tree() -> Path:
     return tree
 
 
-LABS: Mapping[str, type[Lab]] = {"fake": FakeLab, "docker": DockerLab, "oci": OciLab}
+LABS: Mapping[str, type[Lab]] = {"fake": FakeLab, "docker": DockerLab, "oci": OciLab, "runsc": RunscLab}
 
 
 @asynccontextmanager
@@ -250,7 +301,7 @@ async def opened(lab: Lab) -> AsyncIterator[Lab]:
     finally:
         await lab.engine.close()
         if isinstance(lab, OciLab):
-            await asyncio.to_thread(shutil.rmtree, lab.top)
+            await asyncio.to_thread(lab.close)
         if isinstance(lab, DockerLab):
             for key in await lab.remains():
                 await asyncio.to_thread(lab.client.remove_container, f"shoal-{key}", force=True, v=True)

@@ -20,9 +20,9 @@ REFUSED = {"EPERM", "ENOSYS"}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the probe has the numbers of x86-64")
-async def test_what_reaches_past_a_sandbox_is_refused(real_lab: RealLab) -> None:
-    container = await real_lab.start()
-    code, said = await real_lab.run(container, "python3", "-c", PROBE)
+async def test_what_reaches_past_a_sandbox_is_refused(kernel_lab: RealLab) -> None:
+    container = await kernel_lab.start()
+    code, said = await kernel_lab.run(container, "python3", "-c", PROBE)
     assert code == 0, said
     found: dict[str, Any] = json.loads(said)
     assert {f for f, answer in found["families"].items() if answer == "ok"} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,9 @@ DENIED = {
     "make a user namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
 }
 
+HARMLESS_IN_GVISOR = {"lower its priority to be killed", "make a user namespace"}
+"""Its kernel keeps these to itself."""
+
 
 async def test_all_containers_together_are_bounded_below_what_the_kernel_has(real_lab: RealLab) -> None:
     containers = [await real_lab.start() for _ in range(2)]
@@ -65,13 +69,15 @@ async def test_what_root_may_inside(real_lab: RealLab) -> None:
 async def test_what_nobody_may_inside(real_lab: RealLab) -> None:
     container = await real_lab.start()
     for what, program in DENIED.items():
+        if real_lab.own_kernel and what in HARMLESS_IN_GVISOR:
+            continue
         code, said = await real_lab.run(container, "python3", "-c", program)
         assert code == 1, what
         assert "Error" in said, what
 
 
-async def test_seccomp_and_no_new_privileges_hold_for_its_first_process(real_lab: RealLab) -> None:
-    container = await real_lab.start()
+async def test_seccomp_and_no_new_privileges_hold_for_its_first_process(kernel_lab: RealLab) -> None:
+    container = await kernel_lab.start()
     lines = (await asyncio.to_thread(Path(f"/proc/{container.pid}/status").read_text)).splitlines()
     status = dict(line.split(":", 1) for line in lines)
     assert status["NoNewPrivs"].strip() == "1"
@@ -86,23 +92,26 @@ async def test_a_fork_bomb_stays_within_its_limit(real_lab: RealLab) -> None:
     bomb = "import os, time\ntry:\n    while os.fork() or True: pass\nexcept BlockingIOError: print('enough')\n"
     _, said = await real_lab.run(container, "timeout", "-s", "KILL", "20", "python3", "-c", bomb)
     assert "enough" in said
-    assert (await real_lab.engine.usage(container.key)).pids <= 32
+    # On this kernel each process in gVisor has two, beside gVisor's own.
+    assert (await real_lab.engine.usage(container.key)).pids <= (192 if real_lab.own_kernel else 32)
     await asyncio.wait_for(real_lab.engine.remove(container.key), 15)
 
 
 async def test_cpu_is_limited(real_lab: RealLab) -> None:
     container = await real_lab.start(cpu=0.2)
-    burn = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+    burn = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
+    before, began = await real_lab.engine.usage(container.key), time.monotonic()
     code, said = await real_lab.run(container, "python3", "-c", burn)
     assert code == 0, said
-    assert float(said) < 0.5
+    used = (await real_lab.engine.usage(container.key)).cpu_s - before.cpu_s
+    assert used < 0.2 * (time.monotonic() - began) + 0.15
 
 
-async def test_memory_has_no_swap_behind_it(real_lab: RealLab) -> None:
-    container = await real_lab.start(memory=64 * MiB)
-    code, _ = await real_lab.run(container, "python3", "-c", "x = b'x' * (100 << 20)")
+async def test_memory_has_no_swap_behind_it(kernel_lab: RealLab) -> None:
+    container = await kernel_lab.start(memory=64 * MiB)
+    code, _ = await kernel_lab.run(container, "python3", "-c", "x = b'x' * (100 << 20)")
     assert code == 137
-    assert (await real_lab.engine.get(container.key)).state is ContainerState.RUNNING
+    assert (await kernel_lab.engine.get(container.key)).state is ContainerState.RUNNING
 
 
 async def test_mounts_are_seen_and_read_only(real_lab: RealLab, tmp_path: Path) -> None:

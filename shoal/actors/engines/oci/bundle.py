@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shoal.actors.engines import isolation
-from shoal.actors.engines.contract import AGENT_PATH, ContainerSpec, Mount
+from shoal.actors.engines.contract import AGENT_PATH, ContainerSpec, Mount, shows_processes
 from shoal.actors.engines.image_store import ImageInfo
 from shoal.actors.engines.shared_counts import MOST_TERMINALS
 
@@ -19,6 +19,9 @@ _LEAST_QUOTA_US: Final = 1_000
 """What the kernel takes at least."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RLIMITS: Final = {"sigpending": "RLIMIT_SIGPENDING", "msgqueue": "RLIMIT_MSGQUEUE"}
+
+_GVISOR_TASKS, _GVISOR_TASKS_EACH = 128, 2
+"""What gVisor needs for itself, and for each process in it: 29 and 2 were seen."""
 
 _NOTHING_RUNS: Final = ("nosuid", "noexec", "nodev")
 
@@ -76,8 +79,19 @@ def _process(spec: ContainerSpec, image: ImageInfo, machine: Machine) -> dict[st
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
         "noNewPrivileges": True,
         "oomScoreAdj": isolation.OOM_SCORE,
-        "rlimits": [{"type": _RLIMITS[name], "soft": most, "hard": most} for name, most in machine.limits.items()],
+        "rlimits": [{"type": name, "soft": most, "hard": most} for name, most in _limits(spec, machine).items()],
     }
+
+
+def _limits(spec: ContainerSpec, machine: Machine) -> dict[str, int]:
+    limits = {_RLIMITS[name]: most for name, most in machine.limits.items()}
+    # Held by gVisor's own kernel, for each user inside: its processes are none of the machine's.
+    return limits if shows_processes(spec.runtime) else {**limits, "RLIMIT_NPROC": spec.pids}
+
+
+def _most_tasks(spec: ContainerSpec) -> int:
+    """What the machine's kernel counts. gVisor ends where it gets no more, so this is beyond what `_limits` allows."""
+    return spec.pids if shows_processes(spec.runtime) else _GVISOR_TASKS + _GVISOR_TASKS_EACH * spec.pids
 
 
 def _namespaces(spec: ContainerSpec) -> list[dict[str, str]]:
@@ -112,7 +126,7 @@ def _resources(spec: ContainerSpec) -> dict[str, Any]:
         # All but the harmless ones, such as `/dev/null`, which a runtime adds by itself.
         "devices": [{"allow": False, "access": "rwm"}],
         "cpu": {"quota": max(_LEAST_QUOTA_US, round(spec.cpu * _PERIOD_US)), "period": _PERIOD_US},
-        "pids": {"limit": spec.pids},
+        "pids": {"limit": _most_tasks(spec)},
     }
     if spec.memory:
         # The same number for both means: no swap.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shoal.actors.engines.cgroup_parent import CgroupParent
-from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage
+from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage, shows_processes
 from shoal.actors.engines.disks import Disks, disks
 from shoal.actors.engines.image_store import ImageInfo
 from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
@@ -56,7 +56,8 @@ class Watching(Protocol):
 
 @dataclass(slots=True)
 class Containers:
-    """`state`: where runtimes keep theirs; `mount_points`: the directory of `make_mount_points`; `own_disks`: None if
+    """`state`: where runtimes keep theirs; `mount_points`, `kept_tmp`: the directories of
+    `make_mount_points` and `make_kept_tmp`; `own_disks`: None if
     containers can't have disks of their own here; `parent`: None if they can't be bounded together."""
 
     records: Records
@@ -67,6 +68,7 @@ class Containers:
     known_runtimes: Mapping[str, Runtime]
     state: Path
     mount_points: Path
+    kept_tmp: Path
     own_disks: Disks | None = None
     parent: CgroupParent | None = None
     codes: dict[str, int | None] = field(default_factory=dict)
@@ -119,7 +121,7 @@ class Containers:
     def _run(self, record: Record, abandoned: threading.Event) -> Container:
         place = self._writable(record)
         with writable.disk_errors(record.key):
-            place.mount((self.mount_points, *self.layers.lower_dirs(record.digest)))
+            place.mount((*self._mount_points(record), *self.layers.lower_dirs(record.digest)))
         if abandoned.is_set():
             raise FailedPrecondition(f"the start of container {record.key} was given up", state="starting")
         if self.parent is not None:
@@ -315,6 +317,9 @@ class Containers:
     def _writable(self, record: Record) -> Writable:
         place = self.records.place(record.key)
         return Writable(Path(record.disk) if record.disk is not None else place, place / "root")
+
+    def _mount_points(self, record: Record) -> tuple[Path, ...]:
+        return (self.mount_points,) if shows_processes(record.runtime) else (self.kept_tmp, self.mount_points)
 
     def _runtime(self, record: Record) -> Runtime:
         runtime = self.known_runtimes.get(record.runtime)

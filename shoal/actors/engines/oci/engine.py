@@ -11,6 +11,7 @@ from pathlib import Path
 from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, EventKind, Usage
 from shoal.actors.engines.disks import Disks
+from shoal.actors.engines.gvisor import Gvisor
 from shoal.actors.engines.image_store import ImageStore
 from shoal.actors.engines.oci import runtimes, writable
 from shoal.actors.engines.oci.bundle import Machine
@@ -33,7 +34,7 @@ _IPV6 = Path("/proc/sys/net/ipv6")
 class OciEngine(Engine):
     """Containers of this machine's own, in `root`. `images`: makes the image store over `layers`, given the engine's
     threads. At most `start_limit` containers are started or removed at once; `disks`, `pids`, `seccomp`: as for
-    Docker's."""
+    Docker's; `gvisor`: if there is one."""
 
     name = "oci"
 
@@ -47,6 +48,7 @@ class OciEngine(Engine):
         disks: Disks | None = None,
         pids: int | None = None,
         seccomp: str | None = None,
+        gvisor: Gvisor | None = None,
     ) -> None:
         self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
         self.runtimes: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class OciEngine(Engine):
         self._disks = disks
         self._pids = pids
         self._seccomp = seccomp
+        self._gvisor = gvisor
         sizes = {"start": start_limit, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS}
         self._threads = EngineThreads(self.name, sizes)
         self.images = images(self._threads)
@@ -82,8 +85,8 @@ class OciEngine(Engine):
         await self._threads.run("look", containers.watch_all)
 
     def _open(self, groups: Groups, watch: Watch) -> Containers:
-        found = runtimes.found()
-        default = runtimes.RUNTIMES[0]
+        found = runtimes.found(self._gvisor)
+        default = runtimes.RUNC
         if default.name not in found:
             raise FailedPrecondition(
                 f"{default.program} is not on this machine; run: apt-get install -y {default.program}",
@@ -98,6 +101,8 @@ class OciEngine(Engine):
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         mount_points = self._root / "mount-points"
         writable.make_mount_points(mount_points)
+        kept_tmp = self._root / "kept-tmp"
+        writable.make_kept_tmp(kept_tmp)
         records = Records(self._root / "containers")
         records.open()
         containers = Containers(
@@ -109,6 +114,7 @@ class OciEngine(Engine):
             found,
             state,
             mount_points,
+            kept_tmp,
             disks,
             cgroup_parent.prepare("cgroupfs", self._pids or cgroup_parent.most_pids()),
         )

@@ -6,15 +6,21 @@ They keep their own state of a container below `<root>/<key>`, which must be sho
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from shoal.actors.engines.gvisor import RUNTIME as RUNSC
+from shoal.actors.engines.gvisor import Gvisor
+from shoal.actors.engines.gvisor import problem as gvisor_problem
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
+
+_log = logging.getLogger(__name__)
 
 _SEARCHED: Final = ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _RUN_S: Final = 60.0
@@ -23,23 +29,33 @@ _SAID: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`name`: what a `ContainerSpec` calls it; `program`: what is started; `flags`: before its command."""
+    """`name`: what a `ContainerSpec` calls it; `program`: what is started; `flags`: before its command; `directory`:
+    where in the engine's state it keeps its own."""
 
     name: str
     program: str
     flags: tuple[str, ...] = ()
+    directory: str = ""
 
 
-RUNTIMES: Final = (Runtime("runc", "runc"),)
-"""Those that the engine knows; the first is the default."""
+RUNC: Final = Runtime("runc", "runc")
+"""The default."""
 
 
-def found() -> dict[str, Runtime]:
-    """Those that are on this machine, by name, with the paths of their programs."""
-    paths = {
-        runtime: shutil.which(runtime.program, path=os.environ.get("PATH", "") + _SEARCHED) for runtime in RUNTIMES
-    }
-    return {r.name: Runtime(r.name, path, r.flags) for r, path in paths.items() if path is not None}
+def found(gvisor: Gvisor | None = None) -> dict[str, Runtime]:
+    """Those that are on this machine, by name, with the paths of their programs; the default first, if it is there.
+    `gvisor`: tried, and left out if it does not run."""
+    runtimes = {}
+    path = shutil.which(RUNC.program, path=_search_path())
+    if path is not None:
+        runtimes[RUNC.name] = replace(RUNC, program=path)
+    if gvisor is not None:
+        why = gvisor_problem(gvisor)
+        if why is None:
+            runtimes[RUNSC] = Runtime(RUNSC, str(gvisor.program), gvisor.flags(), directory=RUNSC)
+        else:
+            _log.warning("no sandbox runs in gVisor here: %s", why)
+    return runtimes
 
 
 def run(runtime: Runtime, state: Path, key: str, bundle: Path) -> int:
@@ -48,7 +64,9 @@ def run(runtime: Runtime, state: Path, key: str, bundle: Path) -> int:
     log, pid_file = bundle / "log", bundle / "pid"
     log.unlink(missing_ok=True)
     pid_file.unlink(missing_ok=True)
-    options = ["--root", str(state), "--log", str(log), "--log-format", "json"]
+    root = state / runtime.directory
+    root.mkdir(mode=0o700, exist_ok=True)
+    options = ["--root", str(root), "--log", str(log), "--log-format", "json"]
     command = [runtime.program, *runtime.flags, *options, "run", "--detach"]
     command += ["--bundle", str(bundle), "--pid-file", str(pid_file), key]
     try:
@@ -75,6 +93,8 @@ def run(runtime: Runtime, state: Path, key: str, bundle: Path) -> int:
 def forget(state: Path, key: str) -> None:
     """Removes what a runtime keeps of a container in which nothing runs any more. Idempotent."""
     shutil.rmtree(state / key, ignore_errors=True)
+    for file in (state / RUNSC).glob(f"*{key}*"):  # its state, its lock, its socket
+        file.unlink(missing_ok=True)
 
 
 def write_config(bundle: Path, config: Mapping[str, Any]) -> None:

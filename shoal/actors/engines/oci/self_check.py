@@ -43,8 +43,8 @@ def problem(directory: Path, agent: Path) -> str | None:
     Takes a second where orphans are reaped late. Blocks."""
     if os.geteuid() != 0:
         return "it needs root"
-    if runtimes.RUNTIMES[0].name not in runtimes.found():
-        return f"{runtimes.RUNTIMES[0].program} is not on this machine"
+    if runtimes.RUNC.name not in runtimes.found():
+        return f"{runtimes.RUNC.program} is not on this machine"
     if not reaps_orphans():
         return "the machine's process 1 does not reap orphans: each sandbox would leave a dead process behind"
     try:

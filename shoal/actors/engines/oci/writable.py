@@ -133,3 +133,11 @@ def make_mount_points(directory: Path) -> None:
     for name in _FILES:
         path = directory / name
         path.touch(mode=0o644, exist_ok=True)
+
+
+def make_kept_tmp(directory: Path) -> None:
+    """A layer with something in `/tmp`, for gVisor: over an empty `/tmp` it mounts a file system in memory, where
+    neither limits nor snapshots see what is written. Idempotent."""
+    tmp = directory / "tmp"
+    (tmp / ".gvisor").mkdir(mode=0o755, parents=True, exist_ok=True)
+    tmp.chmod(0o1777)

@@ -38,7 +38,7 @@ class OciLocal(LocalEngine):
         self._records = Records(root / "containers")
 
     def answers(self, timeout_s: float = 3.0) -> bool:
-        return runtimes.RUNTIMES[0].name in runtimes.found() and self._root.is_dir()
+        return runtimes.RUNC.name in runtimes.found() and self._root.is_dir()
 
     def has_image(self, reference: str) -> bool:
         return self._root.is_dir() and self._layers().find(reference) is not None
