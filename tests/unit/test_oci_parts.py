@@ -35,8 +35,9 @@ def spec(**overrides: Any) -> ContainerSpec:
     return ContainerSpec(**{**plain, **overrides})
 
 
-def made(asked: ContainerSpec) -> dict[str, Any]:
-    return config(asked, IMAGE, Place(Path("/root-dir"), "/shoal/c-one"), Machine({"mine": 1}, {"sigpending": 7}))
+def made(asked: ContainerSpec, filter_file: Path | None = None) -> dict[str, Any]:
+    place = Place(Path("/root-dir"), "/shoal/c-one", filter_file)
+    return config(asked, IMAGE, place, Machine({"mine": 1}, {"sigpending": 7}))
 
 
 def test_a_config_closes_what_can_be_closed() -> None:
@@ -62,6 +63,16 @@ def test_gvisor_holds_the_number_of_processes_itself_and_starts_in_a_namespace_t
     assert {"type": "RLIMIT_NPROC", "soft": 64, "hard": 64} in limits
     assert linux["resources"]["pids"]["limit"] > 2 * 64, "each of them is two on the machine"
     assert {"type": "network", "path": "/n/c-one"} in linux["namespaces"]
+
+
+def test_either_the_runtime_compiles_the_profile_or_the_agent_applies_the_filter() -> None:
+    compiled = made(spec(env={"SHOAL_SECCOMP": "/forged"}))
+    assert "seccomp" in compiled["linux"]
+    assert "SHOAL_SECCOMP=" in compiled["process"]["env"]
+    applied = made(spec(env={"SHOAL_SECCOMP": "/forged"}), Path("/filters/f"))
+    assert "seccomp" not in applied["linux"]
+    assert "SHOAL_SECCOMP=/.shoal/filter" in applied["process"]["env"]
+    assert ("/filters/f", "/.shoal/filter") in [(m["source"], m["destination"]) for m in applied["mounts"]]
 
 
 def test_both_engines_carry_out_the_same_isolation() -> None:

@@ -162,6 +162,23 @@ class DockerLab(RealLab):
         return [container["Labels"]["shoal.key"] for container in found]
 
 
+CONFINED = """
+import ctypes, os, platform, sys
+path = '/.shoal/filter'
+program = open(path, 'rb').read()
+if program:
+    class Filter(ctypes.Structure):
+        _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_char_p)]
+    number = {'x86_64': 317, 'aarch64': 277}[platform.machine()]
+    assert ctypes.CDLL(None).syscall(number, 1, 0, ctypes.byref(Filter(len(program) // 8, program))) == 0
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    sys.exit(f'{sys.argv[1]}: {error}')
+"""
+"""Takes on the filter as the agent does, for its programs, and runs one."""
+
+
 class OciLab(RealLab):
     """`disks`: as for `DockerLab`. Its image is the base image's archive, unpacked once for the session."""
 
@@ -186,7 +203,8 @@ class OciLab(RealLab):
         return made
 
     async def run(self, container: Container, *argv: str, user: str = "0:0") -> tuple[int, str]:
-        command = [*self.runtime, "--root", str(self.state), "exec", "--user", user, container.key, *argv]
+        command = [*self.runtime, "--root", str(self.state), "exec", "--user", user, container.key]
+        command += ["python3", "-c", CONFINED, *argv]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, errors="replace")
         return done.returncode, done.stdout + done.stderr
 

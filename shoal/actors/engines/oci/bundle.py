@@ -22,6 +22,8 @@ _RLIMITS: Final = {"sigpending": "RLIMIT_SIGPENDING", "msgqueue": "RLIMIT_MSGQUE
 
 _GVISOR_TASKS, _GVISOR_TASKS_EACH = 128, 2
 """What gVisor needs for itself, and for each process in it: 29 and 2 were seen."""
+_FILTER_VARIABLE: Final = "SHOAL_SECCOMP"
+FILTER_PATH: Final = "/.shoal/filter"
 
 _NOTHING_RUNS: Final = ("nosuid", "noexec", "nodev")
 
@@ -29,10 +31,12 @@ _NOTHING_RUNS: Final = ("nosuid", "noexec", "nodev")
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a container is started on. `root`: its root filesystem, mounted; `cgroup`: its group's path below each
-    hierarchy's top."""
+    hierarchy's top; `filter`: the file with the filter that the agent applies (`filters.py`), None if the runtime
+    compiles the profile."""
 
     root: Path
     cgroup: str
+    filter: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +53,25 @@ def config(spec: ContainerSpec, image: ImageInfo, place: Place, machine: Machine
     """The whole of `config.json`."""
     return {
         "ociVersion": _VERSION,
-        "process": _process(spec, image, machine),
+        "process": _process(spec, image, place, machine),
         "root": {"path": str(place.root), "readonly": False},
         "hostname": spec.hostname,
-        "mounts": [*_kernel_mounts(spec), *map(_bind, isolation.mounts(spec))],
+        "mounts": [*_kernel_mounts(spec), *map(_bind, (*isolation.mounts(spec), *_filter(place)))],
         "linux": {
             "namespaces": _namespaces(spec),
             "cgroupsPath": place.cgroup,
             "resources": _resources(spec),
             "sysctl": isolation.sysctls(has_ipv6=machine.has_ipv6),
-            "seccomp": dict(machine.seccomp),
+            **({"seccomp": dict(machine.seccomp)} if place.filter is None else {}),
             "maskedPaths": list(isolation.MASKED_PATHS),
             "readonlyPaths": list(isolation.READ_ONLY_PATHS),
         },
     }
 
 
-def _process(spec: ContainerSpec, image: ImageInfo, machine: Machine) -> dict[str, Any]:
+def _process(spec: ContainerSpec, image: ImageInfo, place: Place, machine: Machine) -> dict[str, Any]:
     environ = {"PATH": _PATH, "HOSTNAME": spec.hostname, **image.config.env, **isolation.environment(spec, image)}
+    environ[_FILTER_VARIABLE] = FILTER_PATH if place.filter is not None else ""
     capabilities = [f"CAP_{name}" for name in isolation.CAPABILITIES]
     return {
         "terminal": False,
@@ -92,6 +97,10 @@ def _limits(spec: ContainerSpec, machine: Machine) -> dict[str, int]:
 def _most_tasks(spec: ContainerSpec) -> int:
     """What the machine's kernel counts. gVisor ends where it gets no more, so this is beyond what `_limits` allows."""
     return spec.pids if shows_processes(spec.runtime) else _GVISOR_TASKS + _GVISOR_TASKS_EACH * spec.pids
+
+
+def _filter(place: Place) -> tuple[Mount, ...]:
+    return (Mount(place.filter, FILTER_PATH),) if place.filter is not None else ()
 
 
 def _namespaces(spec: ContainerSpec) -> list[dict[str, str]]:

@@ -22,7 +22,8 @@ from shoal.actors.engines.contract import Container, ContainerSpec, ContainerSta
 from shoal.actors.engines.disks import Disks, disks
 from shoal.actors.engines.image_store import ImageInfo
 from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
-from shoal.actors.engines.oci import bundle, processes, runtimes, writable
+from shoal.actors.engines.oci import bundle, filters, processes, runtimes, writable
+from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.actors.engines.oci.runtimes import Runtime
@@ -65,6 +66,7 @@ class Containers:
     groups: Groups
     watch: Watching
     machine: bundle.Machine
+    filters: Filters
     known_runtimes: Mapping[str, Runtime]
     state: Path
     mount_points: Path
@@ -112,7 +114,7 @@ class Containers:
         config = bundle.config(
             replace(spec, mounts=(*own, *spec.mounts)),
             image,
-            bundle.Place(place.root, self.groups.path(spec.key)),
+            bundle.Place(place.root, self.groups.path(spec.key), self.filters.find(self._runtime(record))),
             self.machine,
         )
         runtimes.write_config(self.records.place(spec.key), config)
@@ -135,6 +137,9 @@ class Containers:
                 f"container {record.key} ended as soon as it started; "
                 "check that the agent is a static executable for this machine"
             )
+        if shows_processes(record.runtime):
+            filters.wait_applied(pid)
+            self.filters.learn(self._runtime(record), pid)
         self.watch.add(record.key, record.first)
         return self._container(record)
 

@@ -17,6 +17,7 @@ from shoal.actors.engines.oci import runtimes, writable
 from shoal.actors.engines.oci.bundle import Machine
 from shoal.actors.engines.oci.containers import Containers, Layers
 from shoal.actors.engines.oci.events import Listeners
+from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.records import Records
 from shoal.actors.engines.oci.watch import Watch
@@ -105,12 +106,14 @@ class OciEngine(Engine):
         writable.make_kept_tmp(kept_tmp)
         records = Records(self._root / "containers")
         records.open()
+        profile = json.loads(self._seccomp or profile_json())
         containers = Containers(
             records,
             self._layers,
             groups,
             watch,
-            Machine(json.loads(self._seccomp or profile_json()), queue_limits(), has_ipv6=_IPV6.exists()),
+            Machine(profile, queue_limits(), has_ipv6=_IPV6.exists()),
+            Filters(self._root / "filters", profile),
             found,
             state,
             mount_points,

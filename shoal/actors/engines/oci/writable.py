@@ -20,11 +20,12 @@ from shoal.actors.engines.contract import AGENT_PATH, RUN_MOUNT, ContainerSpec, 
 from shoal.actors.engines.disks import Disks, disks, mounts
 from shoal.actors.engines.empty_tree import empty_tree
 from shoal.actors.engines.isolation import hosts_file
+from shoal.actors.engines.oci.bundle import FILTER_PATH
 from shoal.actors.engines.tree_size import tree_size
 from shoal.model.errors import FailedPrecondition, Unavailable
 
 _DIRECTORIES: Final = ("dev", "etc", "proc", "sys", RUN_MOUNT[1:])
-_FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf", AGENT_PATH[1:])
+_FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf", AGENT_PATH[1:], FILTER_PATH[1:])
 
 
 @dataclass(frozen=True, slots=True)

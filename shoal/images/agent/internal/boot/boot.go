@@ -37,6 +37,10 @@ const (
 
 // Init runs the `init` subcommand and returns its exit code.
 func Init() int {
+	if err := confine(); err != nil {
+		log.Printf("shoal: cannot take on the filter of system calls: %v", err)
+		return 1
+	}
 	if err := shield(); err != nil {
 		log.Printf("shoal: cannot protect the agent from code inside: %v", err)
 		return 1
