@@ -165,7 +165,7 @@ class DockerLab(RealLab):
 CONFINED = """
 import ctypes, os, platform, sys
 path = '/.shoal/filter'
-program = open(path, 'rb').read()
+program = open(path, 'rb').read() if os.path.exists(path) else b''
 if program:
     class Filter(ctypes.Structure):
         _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_char_p)]
