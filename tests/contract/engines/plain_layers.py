@@ -38,7 +38,7 @@ class PlainLayers:
 
 
 class PlainImages(ImageStore):
-    def __init__(self, layers: PlainLayers, _threads: EngineThreads) -> None:
+    def __init__(self, layers: PlainLayers, _threads: EngineThreads, _containers: object) -> None:
         self._layers = layers
 
     async def get(self, reference: str, *, pull: bool = True) -> ImageInfo:

@@ -10,6 +10,7 @@ watch.py       sees ends and kills for memory as they happen
 events.py      passes them on
 records.py     what is known of containers, on disk
 processes.py   looks at processes by pid and start time
+image_store.py the image store contract over the layer store
 layers         the layer store: unpacked layers, each once per machine
 """
 

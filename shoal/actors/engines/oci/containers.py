@@ -27,7 +27,7 @@ from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.actors.engines.oci.runtimes import Runtime
-from shoal.actors.engines.oci.writable import Writable
+from shoal.actors.engines.oci.writable import Writable, Written
 from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, InvalidRequest, NotFound, ShoalError
 
 _log = logging.getLogger(__name__)
@@ -280,6 +280,28 @@ class Containers:
             self._running(key)
             with _as_internal(f"resume container {key}"):
                 self.groups.thaw(key)
+
+    @contextmanager
+    def written(self, key: str) -> Iterator[Written]:
+        """What it has changed. It is frozen within, and may also have exited. `NotFound`."""
+        with self._lock(key):
+            record = self._need(key)
+            freeze = processes.alive(record.first) and not self.groups.frozen(key)
+            stowed = record.disk is not None and disks.find(key) is None
+            try:
+                if freeze:
+                    with _as_internal(f"freeze container {key}"):
+                        self.groups.freeze(key)
+                if stowed:
+                    writable.open_disk(self.own_disks, key, record.disk or "")
+                mounted = runtimes.mounted(self.records.place(key))
+                yield Written(record.digest, self._writable(record).upper, mounted)
+            finally:
+                if stowed:
+                    writable.put_away(key, self._writable(record).top, is_disk=True)
+                if freeze and processes.alive(record.first):
+                    with _as_internal(f"thaw container {key}"):
+                        self.groups.thaw(key)
 
     def _container(self, record: Record) -> Container:
         running = processes.alive(record.first)

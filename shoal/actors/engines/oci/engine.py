@@ -34,8 +34,8 @@ _IPV6 = Path("/proc/sys/net/ipv6")
 
 class OciEngine(Engine):
     """Containers of this machine's own, in `root`. `images`: makes the image store over `layers`, given the engine's
-    threads. At most `start_limit` containers are started or removed at once; `disks`, `pids`, `seccomp`: as for
-    Docker's; `gvisor`: if there is one."""
+    threads and, once it is open, containers. At most `start_limit` containers are started or removed at once; `disks`,
+    `pids`, `seccomp`: as for Docker's; `gvisor`: if there is one."""
 
     name = "oci"
 
@@ -43,7 +43,7 @@ class OciEngine(Engine):
         self,
         root: Path,
         layers: Layers,
-        images: Callable[[EngineThreads], ImageStore],
+        images: Callable[[EngineThreads, Callable[[], Containers]], ImageStore],
         start_limit: int = 4,
         *,
         disks: Disks | None = None,
@@ -61,7 +61,7 @@ class OciEngine(Engine):
         self._gvisor = gvisor
         sizes = {"start": start_limit, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS}
         self._threads = EngineThreads(self.name, sizes)
-        self.images = images(self._threads)
+        self.images = images(self._threads, self._opened)
         self._containers: Containers | None = None
         self._watch: Watch | None = None
         self._listeners = Listeners()

@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
 from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
-from shoal.model.errors import FailedPrecondition, ImageNotFound
+from shoal.model import tasks
+from shoal.model.errors import ImageNotFound
+
+
+class Containers(Protocol):
+    """What an image is made of (`containers.py`)."""
+
+    def written(self, key: str) -> AbstractContextManager[Written]: ...
 
 
 class OciImageStore(ImageStore):
-    """`threads`: the engine's, in which the layer store's methods block."""
+    """`threads`: the engine's, in which the layer store's methods block; `containers`: those of the open engine, raises
+    `FailedPrecondition` while it is not open."""
 
-    def __init__(self, layers: LayerStore, threads: EngineThreads) -> None:
+    def __init__(self, layers: LayerStore, threads: EngineThreads, containers: Callable[[], Containers]) -> None:
         self._layers = layers
         self._run = threads.run
+        self._containers = containers
+        self._pulls: dict[str, asyncio.Task[ImageInfo]] = {}
 
     async def get(self, reference: str, *, pull: bool = True) -> ImageInfo:
         found = await self._run("look", lambda: self._layers.find(reference))
-        if found is None:
-            raise ImageNotFound(f"image {reference} is not on this node; load it on the node")
-        return found
+        if found is not None:
+            return found
+        if not pull or reference.startswith("sha256:"):
+            raise ImageNotFound(f"image {reference} is not on this node; pull it first, or load it on the node")
+        return await self._pull(reference)
 
     async def list(self) -> builtins.list[ImageInfo]:
         return await self._run("look", self._layers.images)
 
     async def load(self, archive: Path, reference: str, config: ImageConfig) -> ImageInfo:
-        return await self._run("pull", lambda: self._layers.add_root_filesystem(archive, reference, config))
+        image = await self._run("pull", lambda: self._layers.add_root_filesystem(archive, reference, config))
+        self._tidy()
+        return image
 
     async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
-        raise FailedPrecondition("this engine takes no images of containers yet", state="no_commit")
+        def body() -> ImageInfo:
+            with self._containers().written(key) as written:
+                return self._layers.add_upper(written.digest, written.upper, config, reference, exclude=written.mounted)
+
+        image = await self._run("pull", body)
+        self._tidy()
+        return image
 
     async def tag(self, digest: str, reference: str) -> None:
         await self._run("look", lambda: self._layers.tag(digest, reference))
 
     async def remove(self, reference: str) -> None:
         await self._run("look", lambda: self._layers.remove(reference))
+
+    async def _pull(self, reference: str) -> ImageInfo:
+        """Fetches an image once, however many ask. It goes on if all of them are cancelled."""
+        pulling = self._pulls.get(reference)
+        if pulling is None:
+            pulling = tasks.shared(self._run("pull", lambda: self._layers.pull(reference)), "image pull")
+            self._pulls[reference] = pulling
+            pulling.add_done_callback(lambda _: self._pulls.pop(reference))
+            pulling.add_done_callback(lambda _: self._tidy())
+        return await asyncio.shield(pulling)
+
+    def _tidy(self) -> None:
+        """Writes what is new to the disk, and keeps to the bound, while nobody waits for it."""
+
+        async def body() -> None:
+            await self._run("walk", self._layers.settle)
+            await self._run("walk", self._layers.shrink)
+
+        tasks.shared(body(), "image tidying")

@@ -101,6 +101,12 @@ def write_config(bundle: Path, config: Mapping[str, Any]) -> None:
     (bundle / "config.json").write_text(json.dumps(config))
 
 
+def mounted(bundle: Path) -> tuple[str, ...]:
+    """Where something is mounted in a bundle's container, without leading slashes."""
+    config = json.loads((bundle / "config.json").read_text())
+    return tuple(mount["destination"].strip("/") for mount in config["mounts"])
+
+
 def _search_path() -> str:
     return os.environ.get("PATH", "") + _SEARCHED
 

@@ -29,6 +29,16 @@ _FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf", AGENT_PATH[1:],
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a container has changed. `digest`: its image's; `upper`: where it lies; `mounted`: the names in it over which
+    something was mounted: they are the runtime's work."""
+
+    digest: str
+    upper: Path
+    mounted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Writable:
     """Where a container's `upper` and `work` lie, with its `hosts` and `hostname`; `root`: where its root filesystem is
     mounted while a runtime starts it."""

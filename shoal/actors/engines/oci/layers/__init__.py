@@ -8,6 +8,7 @@ holds.py         which container uses which image
 drafts.py        what is being made or removed, so that a crash leaves nothing half-made in sight
 config_blob.py   pure: the OCI configuration and what Shoal takes from it
 eviction.py      pure: which images go when the disk is full
+sources.py       registries, archives of `docker save`, directories in the OCI layout
 program.py       runs `shoal-layers`, which reads archives and talks to registries
 digests.py, files.py, locks.py    small helpers
 
@@ -18,6 +19,7 @@ On the disk, below the root:
     holds/<key>    tmp/<draft>/                 lock
 """
 
+from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.oci.layers.store import Blob, LayerStore, Manifest
 
-__all__ = ["Blob", "LayerStore", "Manifest"]
+__all__ = ["Blob", "Credentials", "LayerStore", "Manifest"]

@@ -12,6 +12,7 @@ from typing import Final
 
 from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
+from shoal.actors.engines.oci.layers import sources
 from shoal.actors.engines.oci.layers.config_blob import architecture_of, make_config, parse_config
 from shoal.actors.engines.oci.layers.drafts import Drafts
 from shoal.actors.engines.oci.layers.eviction import Candidate, to_evict
@@ -20,7 +21,8 @@ from shoal.actors.engines.oci.layers.image_files import Image, ImageFiles
 from shoal.actors.engines.oci.layers.layer_dirs import LayerDirs
 from shoal.actors.engines.oci.layers.locks import locked
 from shoal.actors.engines.oci.layers.maker import Maker, check_archive
-from shoal.actors.engines.oci.layers.program import run_layers
+from shoal.actors.engines.oci.layers.program import Progress, run_layers
+from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.references import check_reference
 from shoal.model.errors import FailedPrecondition
 
@@ -134,10 +136,16 @@ class LayerStore:
         return self._info(image, reference)
 
     def add_upper(
-        self, base: str, upper: Path, config: ImageConfig, reference: str | None = None, *, exclude: Sequence[str] = ()
+        self,
+        base: str,
+        upper: Path,
+        config: ImageConfig | None = None,
+        reference: str | None = None,
+        *,
+        exclude: Sequence[str] = (),
     ) -> ImageInfo:
         """Makes an image of what a container has changed: its overlay's upper directory, on top of the image of the
-        digest `base`. `exclude`: names in it that are left out. Whoever calls has what writes there frozen."""
+        digest `base`. `config`: None for that of the base; `exclude`: names in `upper` that are left out. Whoever calls has what writes there frozen."""
         if reference is not None:
             check_reference(reference)
         below = self._maker.need(base)
@@ -147,7 +155,8 @@ class LayerStore:
             blob = self._images.config_blob(base)
             layers = (*below.layers, layer.diff_id)
             draft.want(layers)
-            image = self._maker.publish(make_config(config, layers, architecture_of(blob)), reference, draft)
+            made = make_config(config or below.config, layers, architecture_of(blob))
+            image = self._maker.publish(made, reference, draft)
         return self._info(image, reference or image.digest)
 
     def tag(self, digest: str, reference: str) -> None:
@@ -155,6 +164,48 @@ class LayerStore:
         check_reference(reference)
         with locked(self._lock, shared=True):
             self._images.name(self._maker.need(digest).digest, reference)
+
+    # From and to elsewhere
+
+    def pull(
+        self, reference: str, credentials: Credentials | None = None, progress: Progress | None = None
+    ) -> ImageInfo:
+        """Fetches the image of a reference from its registry, also if there is one of that name here, and names it.
+        Without credentials those of Docker's configuration count. `ImageNotFound` with the reason if it cannot be had,
+        `Unavailable` if the registry does not answer, `InvalidRequest` (field `image`) for one that is broken or for
+        another architecture, `QuotaExceeded` for a full disk."""
+        check_reference(reference)
+        with self._drafts.new() as draft:
+            image = sources.fetch(
+                self._maker,
+                sources.in_registry(reference, credentials),
+                reference,
+                draft,
+                replaceable=True,
+                progress=progress,
+            )
+        return self._info(image, reference)
+
+    def add_image(self, path: Path, reference: str | None = None, *, name: str = "") -> ImageInfo:
+        """Adds the image in an archive of `docker save`, or in a directory in the OCI layout, and names it. `name`:
+        which of several. `InvalidRequest` (field `image`)."""
+        if reference is not None:
+            check_reference(reference)
+        with self._drafts.new() as draft:
+            source = sources.at_path(path, name)
+            image = sources.fetch(self._maker, source, reference, draft, replaceable=False, progress=None)
+        return self._info(image, reference or image.digest)
+
+    def push(self, digest: str, reference: str, credentials: Credentials | None = None) -> str:
+        """Sends an image to the registry of a reference; returns the digest by which that knows it. `ImageNotFound`,
+        `Unavailable`; `FailedPrecondition` as for `export_layer`."""
+        check_reference(reference)
+        with self._drafts.new() as draft:
+            image = self._maker.need(digest)
+            draft.want(image.layers)
+            layers = self._exact(image.layers)
+            blob = self._images.config_blob(digest) or b""
+            return sources.push(sources.in_registry(reference, credentials), blob, layers, draft)
 
     # Travel between nodes
 
@@ -181,11 +232,9 @@ class LayerStore:
         `FailedPrecondition`: its archive, of a rare kind, cannot be made again from its files."""
         with self._drafts.new() as draft:
             draft.want((diff_id,))
-            (layer,) = self._maker.need_layers((diff_id,))
-            if not layer.exact:
-                raise FailedPrecondition(f"layer {diff_id} has a form in which it cannot travel", state="inexact")
+            ((_, layer),) = self._exact((diff_id,))
             request = {
-                "layer": str(self._layers.path(diff_id)),
+                "layer": str(layer),
                 "diff_id": diff_id,
                 "output": os.path.abspath(file),
                 "compression": "zstd",
@@ -281,6 +330,13 @@ class LayerStore:
             os.close(directory)
         for path in unwritten:
             self._layers.set_on_disk(path)
+
+    def _exact(self, diff_ids: Sequence[str]) -> list[tuple[str, Path]]:
+        """The layers' directories, where their archives can be made again."""
+        for layer in self._maker.need_layers(diff_ids):
+            if not layer.exact:
+                raise FailedPrecondition(f"layer {layer.diff_id} has a form in which it cannot travel", state="inexact")
+        return [(diff_id, self._layers.path(diff_id)) for diff_id in diff_ids]
 
     def _candidate(self, image: Image, held: Collection[str]) -> Candidate:
         may_go = image.digest not in held and self._images.is_replaceable(image.digest)

@@ -26,7 +26,7 @@ const (
 // Compression tells how an archive is compressed.
 type Compression string
 
-// The compressions that are read. Zstd and None are also written.
+// The compressions that are read. All but Bzip2 are also written.
 const (
 	None  Compression = "none"
 	Gzip  Compression = "gzip"
@@ -115,6 +115,8 @@ func Compressor(out io.Writer, how Compression) (io.WriteCloser, error) {
 	switch how {
 	case None, "":
 		return nopWriteCloser{out}, nil
+	case Gzip:
+		return gzip.NewWriterLevel(out, gzip.BestSpeed)
 	case Zstd:
 		return zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	default:
