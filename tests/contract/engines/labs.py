@@ -22,12 +22,15 @@ from shoal.actors.engines.disks import Disks, mounts
 from shoal.actors.engines.docker import DockerEngine
 from shoal.actors.engines.fake import FakeEngine, fake_image
 from shoal.actors.engines.gvisor import Gvisor
+from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci import OciEngine
+from shoal.actors.engines.oci.image_store import OciImageStore
+from shoal.actors.engines.oci.layers import LayerStore
 from shoal.actors.network import namespaces
+from shoal.images import base
 from shoal.images.binaries import agent_binary
 from shoal.model import ids
 from tests.cluster import test_cache
-from tests.contract.engines.plain_layers import PlainImages, PlainLayers
 from tests.runsc import runsc
 
 MiB = 1 << 20
@@ -187,14 +190,14 @@ class OciLab(RealLab):
 
     def __init__(self, run_dir: Path, disks: Disks | None = None) -> None:
         super().__init__(run_dir)
-        self.layers = PlainLayers({self.image: base_tree()})
+        self.layers, self.image = base_layers()
         self.keys: set[str] = set()
         self.top = Path(tempfile.mkdtemp(prefix="shoal-oci-", dir="/tmp"))
         self.engine = self.another(disks)
 
     def another(self, disks: Disks | None = None) -> OciEngine:
         """An engine over the same containers, as after a restart of the node."""
-        images = functools.partial(PlainImages, self.layers)
+        images = functools.partial(OciImageStore, self.layers)
         return OciEngine(self.top / "oci", self.layers, images, start_limit=3, disks=disks, gvisor=self.gvisor)
 
     def spec(self, **overrides: Any) -> ContainerSpec:
@@ -224,7 +227,7 @@ class OciLab(RealLab):
 
     def _remains(self) -> list[str]:
         """Of directories, mounts, groups, runtime's state, holds."""
-        found = {path.name for path in self.top.glob("oci/containers/*")} | set(self.layers.held_by)
+        found = {path.name for path in self.top.glob("oci/containers/*")} | self.keys.intersection(self.layers.held())
         found |= {path.name for path in self.top.glob("oci/runtime/*")}
         found |= {entry.point.parent.name for entry in mounts.table() if self.top in entry.point.parents}
         found |= {path.name for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*") if path.name in self.keys}
@@ -291,17 +294,17 @@ class FakeLab(Lab):
         return list(self.fake.containers)
 
 
-def base_tree() -> Path:
-    """The base image, unpacked once for all sessions."""
+def base_layers() -> tuple[LayerStore, str]:
+    """A layer store with the base image, unpacked once for all sessions, and the image's name."""
     cache = test_cache()
     archive = max(cache.glob("base-*.tar"), key=lambda path: path.stat().st_mtime)
-    tree = cache / f"{archive.stem}-unpacked"
-    if not tree.exists():
-        unfinished = Path(tempfile.mkdtemp(dir=cache))
-        subprocess.run(["tar", "-C", unfinished, "--numeric-owner", "-xpf", archive], check=True)
-        unfinished.chmod(0o755)
-        unfinished.rename(tree)
-    return tree
+    name = f"shoal-tests/{archive.stem}:1"
+    layers = LayerStore(cache / "layers")
+    layers.open()
+    if layers.find(name) is None:
+        layers.add_root_filesystem(archive, name, ImageConfig(env=base.environment()))
+        layers.settle()
+    return layers, name
 
 
 LABS: Mapping[str, type[Lab]] = {"fake": FakeLab, "docker": DockerLab, "oci": OciLab, "runsc": RunscLab}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.image_store import ImageConfig
 from shoal.model import ids
 from shoal.model.errors import FailedPrecondition, ImageNotFound, NotFound
-from tests.contract.engines.labs import LABEL, LABS, DockerLab, Lab, MiB, RealLab, opened
+from tests.contract.engines.labs import LABEL, LABS, DockerLab, Lab, MiB, OciLab, RealLab, opened
 
 pytestmark = pytest.mark.anyio
 
-NAMES = ("fake", pytest.param("docker", marks=pytest.mark.engine))
+REAL = ("docker", "oci")
+NAMES = ("fake", *(pytest.param(name, marks=pytest.mark.engine) for name in REAL))
 
 
 @pytest.fixture(params=NAMES)
@@ -116,9 +117,10 @@ async def test_an_image_whose_parent_went_is_whole(lab: Lab) -> None:
 
 
 @pytest.mark.engine
-async def test_it_is_of_one_moment_though_the_container_writes_all_the_time(tmp_path: Path) -> None:
-    async with opened(DockerLab(tmp_path)) as lab:
-        assert isinstance(lab, DockerLab)
+@pytest.mark.parametrize("name", REAL)
+async def test_it_is_of_one_moment_though_the_container_writes_all_the_time(tmp_path: Path, name: str) -> None:
+    async with opened(LABS[name](tmp_path)) as lab:
+        assert isinstance(lab, RealLab)
         first = await lab.start()
         turn = " ".join(f"echo $n > /srv/{name}.new; mv /srv/{name}.new /srv/{name};" for name in "ab")
         program = f"n=0; while :; do n=$((n+1)); {turn} done"
@@ -133,10 +135,13 @@ async def test_it_is_of_one_moment_though_the_container_writes_all_the_time(tmp_
 
 
 @pytest.mark.engine
-async def test_one_with_a_disk_of_its_own_running_and_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [DockerLab, OciLab])
+async def test_one_with_a_disk_of_its_own_running_and_stopped(
+    tmp_path: Path, made: Callable[[Path, Disks], RealLab]
+) -> None:
     disks = Disks(tmp_path / "disks")
-    async with opened(DockerLab(tmp_path, disks)) as lab:
-        assert isinstance(lab, DockerLab)
+    async with opened(made(tmp_path, disks)) as lab:
+        assert isinstance(lab, RealLab)
         if disks.problem() is not None:
             pytest.skip("this machine's kernel gives no disks")
         first = await lab.start(keep=True, **disk_below(tmp_path))

@@ -30,8 +30,8 @@ _FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf", AGENT_PATH[1:],
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a container has changed. `digest`: its image's; `upper`: where it lies; `mounted`: the names in it over which
-    something was mounted: they are the runtime's work."""
+    """What a container has changed. `digest`: its image's; `upper`: where it lies; `mounted`: the names in it over
+    which something was mounted: they are the runtime's work."""
 
     digest: str
     upper: Path

@@ -145,7 +145,8 @@ class LayerStore:
         exclude: Sequence[str] = (),
     ) -> ImageInfo:
         """Makes an image of what a container has changed: its overlay's upper directory, on top of the image of the
-        digest `base`. `config`: None for that of the base; `exclude`: names in `upper` that are left out. Whoever calls has what writes there frozen."""
+        digest `base`. `config`: None for that of the base; `exclude`: names in `upper` that are left out. Whoever calls
+        has what writes there frozen."""
         if reference is not None:
             check_reference(reference)
         below = self._maker.need(base)
