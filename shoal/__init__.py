@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.client.cluster import Client, connect
     from shoal.client.events import Events
     from shoal.client.files import FileSystem, SandboxFile, Transfer, Watch
+    from shoal.client.image.image import Image
     from shoal.client.pools import Pool
     from shoal.client.process import Input, Output, Process, ProcessInfo, Result
     from shoal.client.rollouts.map import map
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
     from shoal.model.errors import (
         AlreadyExists,
+        BuildNotFound,
         CommandFailed,
         CommandNotExecutable,
         CommandNotFound,
         DeadlineExceeded,
         EnvironmentNotFound,
         FailedPrecondition,
+        ImageBuildError,
         ImageNotFound,
         Internal,
         InvalidRequest,
@@ -68,14 +71,16 @@ _HOMES = {
     "shoal.client.cluster": "Client connect",
     "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
     "shoal.model.access": "AuditEntry Environment Quota SandboxEvent Scope TokenInfo Tunnel",
-    "shoal.model.errors": "AlreadyExists CommandFailed CommandNotExecutable CommandNotFound DeadlineExceeded "
-    "EnvironmentNotFound FailedPrecondition ImageNotFound Internal InvalidRequest IsADirectory NoCapacity NoScore "
-    "NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied PoolNotFound ProcessNotFound QuotaExceeded "
+    "shoal.model.errors": "AlreadyExists BuildNotFound CommandFailed CommandNotExecutable CommandNotFound "
+    "DeadlineExceeded EnvironmentNotFound FailedPrecondition ImageBuildError ImageNotFound Internal InvalidRequest "
+    "IsADirectory NoCapacity NoScore NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied PoolNotFound "
+    "ProcessNotFound QuotaExceeded "
     "RelativePath SandboxEnded SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable "
     "UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.pools": "PoolInfo PoolUse",
     "shoal.model.states": "Reason State",
+    "shoal.client.image.image": "Image",
     "shoal.client.pools": "Pool",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
     "shoal.client.rollouts.map": "map",
@@ -91,6 +96,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyExists",
     "AuditEntry",
+    "BuildNotFound",
     "Client",
     "CommandFailed",
     "CommandNotExecutable",
@@ -103,6 +109,8 @@ __all__ = [
     "FailedPrecondition",
     "FileSystem",
     "Forward",
+    "Image",
+    "ImageBuildError",
     "ImageNotFound",
     "Input",
     "Internal",

@@ -18,7 +18,7 @@ from shoal.actors.messages import Drained
 from shoal.actors.names import NODE_PREFIX, SLOT_PREFIX, controller_options
 from shoal.actors.objects import ObjectKeeper
 from shoal.model.errors import Unavailable
-from shoal.model.ids import CONTROLLER, NAMESPACE
+from shoal.model.ids import BUILDER, CONTROLLER, NAMESPACE
 from shoal.model.ray_errors import translate
 
 
@@ -29,17 +29,19 @@ def deploy(
     *,
     store: Callable[[dict[str, Any]], Store],
     objects: Callable[[dict[str, Any], str], ObjectKeeper],
+    builder: Callable[[dict[str, Any]], Any] | None = None,
     timeout_s: float = 60.0,
 ) -> int:
     """Creates the controller and, through it, one node actor per machine; returns how many nodes answer. Idempotent.
 
     `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens;
     `store`: makes, from the settings, what the controller keeps its state in; `objects`: from the settings and the
-    head's address, what keeps the object storage (functions that can be imported where it runs). Raises `Unavailable`
-    if they do not answer within `timeout_s` seconds, or the error that kept them from starting.
+    head's address, what keeps the object storage; `builder`: starts, from the settings, what builds images (functions
+    that can be imported where it runs). Raises `Unavailable` if they do not answer within `timeout_s` seconds, or the
+    error that kept them from starting.
     """
     actor_class: Any = ray.remote(ControllerActor)
-    controller = actor_class.options(**controller_options()).remote(settings, cluster, secret, store, objects)
+    controller = actor_class.options(**controller_options()).remote(settings, cluster, secret, store, objects, builder)
     try:
         answer = cast("int", ray.get(controller.ready.remote(), timeout=timeout_s))
     except GetTimeoutError:
@@ -64,7 +66,7 @@ def drain(*, timeout_s: float = 90.0) -> Drained:
         raise translate(error, "the controller (drain)") from None
     finally:
         for entry in ray.util.list_named_actors(all_namespaces=True):
-            ours = entry["name"] == CONTROLLER or entry["name"].startswith((NODE_PREFIX, SLOT_PREFIX))
+            ours = entry["name"] in (CONTROLLER, BUILDER) or entry["name"].startswith((NODE_PREFIX, SLOT_PREFIX))
             actor = find_actor(entry["name"]) if entry["namespace"] == NAMESPACE and ours else None
             if actor is not None:
                 ray.kill(actor, no_restart=True)

@@ -15,6 +15,7 @@ from shoal.cli import (
     copy,
     exits,
     history,
+    image_build,
     login,
     machines,
     pools,
@@ -37,6 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=exits.HELP,
 )
+
+image = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Images: what sandboxes run on.")
+image.command("build")(image_build.build)
 
 app.command()(cluster.up)
 app.command()(cluster.down)
@@ -61,6 +65,7 @@ app.command()(tunnels.forward)
 app.command()(login.login)
 app.command()(login.logout)
 app.add_typer(pools.pool, name="pool")
+app.add_typer(image, name="image")
 app.add_typer(admin.tokens, name="tokens")
 app.add_typer(admin.environments, name="environments")
 app.command()(history.audit)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, cast, overload
 
 from shoal.client.create_options import CreateOptions
+from shoal.client.image.dev import reference_of
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
 from shoal.model.options import build_spec
@@ -66,14 +67,16 @@ def create_many_call(call: Callable[..., Sequence[S | ShoalError]]) -> CreateMan
 
 
 async def spec_for(client: Client, options: Mapping[str, Any]) -> SandboxSpec:
-    """The spec for the options that a caller gave, with the cluster's defaults; its values are not checked yet.
+    """The spec for the options that a caller gave, with the cluster's defaults; its values are not checked yet. An
+    `Image` is built first.
 
-    Raises `InvalidRequest`.
+    Raises `InvalidRequest`, and the errors of a build.
     """
     environment = options.get("environment")
     if environment is None:
         environment = await client.transport.default_environment()
-    return build_spec({**options, "environment": environment}, await client.defaults.aio())
+    image = await reference_of(options.get("image"), client, environment)
+    return build_spec({**options, "environment": environment, "image": image}, await client.defaults.aio())
 
 
 async def specs_of(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from shoal.model.options import docs
 from shoal.model.spec import NetworkMode, Placement, Restart, Runtime
+
+if TYPE_CHECKING:
+    from shoal.client.image.image import Image
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class SandboxOptions(TypedDict, total=False):
     """What a sandbox is to be, except for its command. What is not given, or None, is the default."""
 
-    image: str | None
+    image: str | Image | None
     cpu: float | tuple[float, float] | None
     memory: int | tuple[int, int] | None
     disk: int | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -39,12 +39,20 @@ class Transfer:
 
 
 def pack(root: Path, skipped: list[str]) -> Iterator[bytes]:
-    """The tree below `root` as a tar archive, in pieces; adds the names of sockets and devices to `skipped`.
+    """The tree below `root` as a tar archive: see `pack_entries`."""
+    return pack_entries(_walk(root), skipped)
+
+
+def pack_entries(
+    entries: Iterable[tuple[Path, str]], skipped: list[str], *, mtime: int | None = None, mode: int | None = None
+) -> Iterator[bytes]:
+    """Local files and directories under the names given, as a tar archive in pieces; adds the names of sockets and
+    devices to `skipped`. `mtime` (unix seconds), `mode`: of all of them; None: their own.
 
     A growing file is read to its first size; a shrinking one raises `FailedPrecondition`.
     """
     ready = bytearray()
-    for part in _members(root, skipped):
+    for part in _members(entries, skipped, mtime, mode):
         ready += part
         if len(ready) >= _PIECE:
             yield bytes(ready)
@@ -52,13 +60,19 @@ def pack(root: Path, skipped: list[str]) -> Iterator[bytes]:
     yield bytes(ready) + bytes(2 * _BLOCK)
 
 
-def _members(root: Path, skipped: list[str]) -> Iterator[bytes]:
+def _members(
+    entries: Iterable[tuple[Path, str]], skipped: list[str], mtime: int | None, mode: int | None
+) -> Iterator[bytes]:
     """Per entry: its header, its content, and the padding of its last block."""
-    for path, name in _walk(root):
+    for path, name in entries:
         header = _header(path, name, path.lstat())
         if header is None:
             skipped.append(name)
             continue
+        if mtime is not None:
+            header.mtime = mtime
+        if mode is not None and not header.issym():
+            header.mode = mode
         yield header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if header.isreg():
             yield from _content(path, header.size)

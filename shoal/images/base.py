@@ -1,4 +1,5 @@
-"""The base image, `shoal/base`: this machine's Debian or Ubuntu with Python 3, pip, git, less and CA certificates.
+"""The base image, `shoal/base`: this machine's Debian or Ubuntu with Python 3, pip, git, curl, less, procps
+and CA certificates.
 
 Built from the machine's own package sources with mmdebstrap, so that it works wherever `apt-get install` does, without
 any image registry. The archive is kept in `cache`, named by its recipe: importing it into another engine takes a few
@@ -22,7 +23,17 @@ from shoal.model.report import Report
 
 REFERENCE = "shoal/base"
 
-INCLUDE = ("ca-certificates", "git", "less", "python3", "python3-pip", "python3-venv", "python-is-python3")
+INCLUDE = (
+    "ca-certificates",
+    "curl",
+    "git",
+    "less",
+    "procps",
+    "python3",
+    "python3-pip",
+    "python3-venv",
+    "python-is-python3",
+)
 
 IMAGE_CHANGES = (
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

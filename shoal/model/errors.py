@@ -13,6 +13,7 @@
     │   ├── SandboxNotFound
     │   ├── ProcessNotFound
     │   ├── ImageNotFound
+    │   ├── BuildNotFound
     │   ├── PathNotFound
     │   ├── UserNotFound
     │   ├── EnvironmentNotFound
@@ -22,6 +23,7 @@
     │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
+    │   ├── ImageBuildError           a step of an image's recipe failed
     │   └── CommandFailed             a command exited with another code than 0 (if `check` was set)
     │       └── NoScore                   a command whose score was wanted printed none
     ├── QuotaExceeded             a limit or a full disk: ask for less, or later
@@ -142,6 +144,12 @@ class ImageNotFound(NotFound):
     code = "image_not_found"
 
 
+class BuildNotFound(NotFound):
+    """No build of an image has this id, or it ended long ago, or the builder was started anew since."""
+
+    code = "build_not_found"
+
+
 class PathNotFound(NotFound):
     """The path does not exist in the sandbox."""
 
@@ -199,6 +207,30 @@ class FailedPrecondition(ShoalError):
     def state(self) -> str | None:
         value = self.fields.get("state")
         return None if value is None else str(value)
+
+
+class ImageBuildError(FailedPrecondition):
+    """A step of an image's recipe failed. `step`: its number, from 1; `text`: what it says; `exit_code`: its command's,
+    None if that is not what failed; `log`: the end of what it wrote."""
+
+    code = "image_build_error"
+
+    @property
+    def step(self) -> int:
+        return int(self.fields.get("step", 0))
+
+    @property
+    def text(self) -> str:
+        return str(self.fields.get("text", ""))
+
+    @property
+    def exit_code(self) -> int | None:
+        value = self.fields.get("exit_code")
+        return None if value is None else int(value)
+
+    @property
+    def log(self) -> str:
+        return str(self.fields.get("log", ""))
 
 
 class CommandFailed(FailedPrecondition):

@@ -21,6 +21,7 @@ NAMESPACE = "shoal"
 
 CONTROLLER = "controller"
 SCALER = "scaler"
+BUILDER = "builder"
 """Names there."""
 
 

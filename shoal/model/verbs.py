@@ -25,6 +25,7 @@ from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo, Tunnel
+from shoal.model.builds import BaseImage, BuildInfo, BuildLog, BuildOptions
 from shoal.model.capacity import Capacity, Demand
 from shoal.model.errors import ShoalError
 from shoal.model.grants import Grant
@@ -32,6 +33,7 @@ from shoal.model.images import ImageListing, ImagePage, ImageRecord
 from shoal.model.info import Listing, LogChunk, NodeDrain, NodeInfo, Page, SandboxInfo
 from shoal.model.metrics import Series
 from shoal.model.pools import PoolInfo
+from shoal.model.recipe import Recipe
 from shoal.model.spec import SandboxSpec
 
 LONGEST_WAIT_S = 30.0
@@ -39,6 +41,9 @@ LONGEST_WAIT_S = 30.0
 
 SNAPSHOT_S = 600.0
 """The longest that taking an image of a sandbox's files may take."""
+
+BASE_S = 900.0
+"""The longest that pulling the base of a build may take."""
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -371,6 +376,36 @@ def collect_images(environment: str, unused_for: float, dry_run: bool) -> list[I
     for `unused_for` seconds. Returns them; `dry_run`: and deletes none."""
 
 
+# Builds of images
+
+
+@verb(Scope.RUN, "POST /v1/images/builds", audit="image.build", takes=BASE_S)
+def build_image(recipe: Recipe, environment: str, options: BuildOptions) -> BuildInfo:
+    """Has an image built in an environment, or finds it built. One build for all who ask for the same at the same time.
+    Where the state is `files`, send what is missing by `put_build_files` and ask again. Otherwise it goes on, whatever
+    becomes of the caller: `build_log` follows it.
+
+    Raises `InvalidRequest` (its field names the step), `ImageNotFound` (the base), `EnvironmentNotFound`.
+    """
+
+
+@verb(Scope.READ, "GET /v1/images/builds/{build_id}")
+def get_build(build_id: str) -> BuildInfo:
+    """How a build stands; `BuildNotFound` also where the builder was started anew: ask for the build again."""
+
+
+@verb(Scope.READ, "GET /v1/images/builds/{build_id}/log", takes="wait")
+def build_log(build_id: str, offset: int, wait: float) -> BuildLog:
+    """The log of a build from an offset on; waits up to `wait` seconds (20 at most) for more of it, or for its end.
+    `BuildNotFound`."""
+
+
+@verb(Scope.RUN)
+def put_build_files(digest: str, size: int, offset: int, data: bytes) -> None:
+    """A piece of the archive of files with that digest and size. The last piece is refused (`InvalidRequest`) where the
+    whole has another digest."""
+
+
 # Looking back
 
 
@@ -476,14 +511,21 @@ def save_build(
     config: Mapping[str, Any] | None = None,
     name: str | None = None,
     ttl: float | None = None,
+    replace: bool = False,
 ) -> ImageRecord:
     """For builds: an image of kind `build` of a sandbox's files, with the defaults in `config` (as in
-    `ImageRecord.config`; None: those of the image below). One with that cache key that there is: that one."""
+    `ImageRecord.config`; None: those of the image below). One with that cache key that there is: that one;
+    `replace`: the key moves to the new one."""
 
 
 @verb(None)
 def unknown_images(image_ids: Sequence[str]) -> list[str]:
     """For nodes: those of `image_ids` that no image has."""
+
+
+@verb(None, takes=BASE_S)
+def base_image(reference: str, environment: str, pull: bool) -> BaseImage | None:
+    """For builds: what a spec's image is, pulled where no node has it (not `pull`: None then). `ImageNotFound`."""
 
 
 @verb(None, takes=60.0)

@@ -51,6 +51,7 @@ _BATCH_BYTES = (1 << 20) - 256
 _EVENTS = "/v1/events"
 _LONGEST_WAIT_S = 30.0
 _LOGS_S = 30.0
+_FILES_S = 60.0
 _UNDO_AT_ONCE = 16
 
 
@@ -71,6 +72,7 @@ class HttpTransport(Transport):
             verbs.logs: self._logs,
             verbs.events: self._events,
             verbs.last_event: self._last_event,
+            verbs.put_build_files: self._put_build_files,
         }
         self._rollback = Rollback()
         self._whoami: TokenInfo | None = None
@@ -208,6 +210,10 @@ class HttpTransport(Transport):
 
     async def _last_event(self) -> int:
         return await newest_event(self.calls, _EVENTS)
+
+    async def _put_build_files(self, digest: str, size: int, offset: int, data: bytes) -> None:
+        path, query = f"/v1/images/builds/files/{quote(digest)}", {"size": size, "offset": offset}
+        await self.calls.call("PUT", path, query=query, body=data, takes_s=_FILES_S)
 
     # Data
 

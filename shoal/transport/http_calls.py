@@ -86,9 +86,9 @@ class HttpCalls:
         """Makes a call and returns its answer, or raises its error, whose fields have the `request_id`.
 
         `path`: below the API's base, quoted. `query`: values of None are left out, sequences repeated. `body`: sent as
-        JSON. `again`: the call may be sent twice. `for_room`: it waits for room that other calls may have to free.
-        `takes_s`: seconds that the API may take for it. `deadline_s`: the same, and the API is told what is left of it
-        as `deadline`, at each attempt.
+        JSON, bytes as they are. `again`: the call may be sent twice. `for_room`: it waits for room that other calls may
+        have to free. `takes_s`: seconds that the API may take for it. `deadline_s`: the same, and the API is told what
+        is left of it as `deadline`, at each attempt.
         """
         # A call that takes long waits for its turn first. Its `takes_s` begins after that; a deadline, which is its
         # caller's, runs meanwhile.
@@ -218,7 +218,9 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 def _payload(body: Any) -> aiohttp.Payload:
     """JSON of any size; `InvalidRequest` for values that JSON does not have. What is large is read piece by piece:
-    aiohttp warns of sending it at once."""
+    aiohttp warns of sending it at once. Bytes are sent as they are."""
+    if isinstance(body, bytes):
+        return aiohttp.BytesIOPayload(io.BytesIO(body), content_type="application/octet-stream")
     try:
         data = json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError) as error:

@@ -11,10 +11,12 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from shoal.model.access import Quota, TokenInfo
+from shoal.model.builds import BuildOptions
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.images import ImageRecord
 from shoal.model.info import SandboxInfo
 from shoal.model.pools import PoolInfo
+from shoal.model.recipe import Recipe
 from shoal.model.sandbox_json import info_from_json, spec_to_json
 from shoal.model.spec import SandboxSpec
 from shoal.model.verbs import Verb
@@ -44,8 +46,10 @@ def request_for(verb: Verb[..., Any], arguments: Mapping[str, Any]) -> Request:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Quota):
+    if isinstance(value, Quota | BuildOptions):
         return asdict(value)
+    if isinstance(value, Recipe):
+        return value.to_dict()
     return spec_to_json(value) if isinstance(value, SandboxSpec) else value
 
 

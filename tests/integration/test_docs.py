@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/tunnels.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/tunnels.md", "docs/images.md"])
 def test_code_of_page_runs(name: str, cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
     page = ROOT / name
     text = page.read_text("utf-8")

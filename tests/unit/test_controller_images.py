@@ -232,9 +232,9 @@ async def test_the_steps_of_a_build_are_found_by_their_key() -> None:
     box = await created(controller)
     snapshots, images = controller.parts.snapshots, controller.parts.images
     config = {"env": {"A": "1"}, "user": "", "workdir": "/", "entrypoint": [], "command": [], "labels": {}}
-    step = await controller.begin(snapshots.save_build(box.id, "key-1", config, None, None))
+    step = await controller.begin(snapshots.save_build(box.id, "key-1", config, None, None, False))
     assert (step.kind, step.config["env"]) == (ImageKind.BUILD, {"A": "1"})
-    assert (await snapshots.save_build(box.id, "key-1", config, None, None)).id == step.id
+    assert (await snapshots.save_build(box.id, "key-1", config, None, None, False)).id == step.id
     assert images.find("main", "key-2") is None
     found = images.find("main", "key-1")
     assert found is not None

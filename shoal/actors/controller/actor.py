@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import ray
@@ -35,7 +36,7 @@ class ControllerActor:
     """The cluster's registry. Made by `deploy` with `names.controller_options`; restarted by Ray for ever.
 
     `store` opens what must outlive it, from the settings; `objects` the object storage, from the settings and the
-    head's address.
+    head's address; `builder` starts what builds images, from the settings.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class ControllerActor:
         secret: bytes,
         store: Callable[[dict[str, Any]], Store],
         objects: Callable[[dict[str, Any], str], ObjectKeeper],
+        builder: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         self._settings = Settings.from_dict(settings)
         self._secret = secret
         self._store = store(settings)
         self._objects = ObjectStorage(objects(settings, str(ray.util.get_node_ip_address())))  # type: ignore[no-untyped-call]
+        self._start_builder = None if builder is None else partial(builder, settings)
         self._nodes = Nodes(self._settings, cluster, secret)
         self._maker = RaySlotMaker(self._settings.node.stop_grace)
         self._parts: Parts | None = None
@@ -94,7 +97,14 @@ class ControllerActor:
         if self._opening is None:
             self._opening = tasks.shared(
                 open_parts(
-                    self._settings, self._secret, self._store, self._nodes, self._maker, _end, objects=self._objects
+                    self._settings,
+                    self._secret,
+                    self._store,
+                    self._nodes,
+                    self._maker,
+                    _end,
+                    objects=self._objects,
+                    start_builder=self._start_builder,
                 ),
                 "open controller",
             )

@@ -79,6 +79,11 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.collect_images: parts.images.collect,
         verbs.find_image: parts.images.find,
         verbs.unknown_images: parts.images.unknown,
+        verbs.build_image: parts.builds.build_image,
+        verbs.get_build: parts.builds.get_build,
+        verbs.build_log: parts.builds.build_log,
+        verbs.put_build_files: parts.builds.put_build_files,
+        verbs.base_image: parts.builds.base_image,
     }
     return {verb.name: handler for verb, handler in found.items()}
 

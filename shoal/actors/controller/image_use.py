@@ -14,7 +14,7 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.names import IMAGE_REPOSITORY
 from shoal.model.errors import FailedPrecondition, ImageNotFound
 from shoal.model.ids import IMAGE
-from shoal.model.images import ImageRecord, ImageState
+from shoal.model.images import ImageKind, ImageRecord, ImageState
 from shoal.model.spec import SandboxSpec
 
 _DIGEST = "sha256:"
@@ -53,6 +53,16 @@ class ImageUse:
         """The same, whether used or not, wherever it is."""
         record = self._record(spec)
         return None if record is None else HeldImage(record.id, record.digest)
+
+    def with_command(self, spec: SandboxSpec) -> SandboxSpec:
+        """The spec with the own command that its image was built with, where it has none itself."""
+        if spec.command or spec.image.startswith(_DIGEST):
+            return spec
+        found = self.images.find(spec.image, spec.environment)
+        if found is None or found.environment != spec.environment or found.kind is not ImageKind.BUILD:
+            return spec
+        command = (*found.config.get("entrypoint", ()), *found.config.get("command", ()))
+        return replace(spec, command=command) if command else spec
 
     def note_used(self, record: ImageRecord) -> None:
         """It was used now."""

@@ -13,6 +13,7 @@ from typing import Any
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.adoption import Adoption
+from shoal.actors.controller.builds import Builds, StartBuilder
 from shoal.actors.controller.capacity import LaunchableNodes
 from shoal.actors.controller.declared_pools import DeclaredPools
 from shoal.actors.controller.demand import DemandReporter
@@ -97,6 +98,7 @@ class Parts:
     image_removal: ImageRemoval
     snapshots: Snapshots
     objects: ObjectStorage
+    builds: Builds
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -218,10 +220,12 @@ async def open_parts(
     call: Call = call,
     *,
     objects: ObjectStorage,
+    start_builder: StartBuilder | None = None,
 ) -> Parts:
     """Opens the store, resumes what an earlier controller left, and starts the loops. `secret`: the cluster's;
     `overtaken`: called when another controller has opened the store; `call`: how actors are called;
-    `objects`: where images are kept for all nodes."""
+    `objects`: where images are kept for all nodes; `start_builder`: starts what builds images, None where there can be
+    none."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     nodes.cordons = {cordon.node_id: cordon for cordon in restored.cordons}
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
@@ -271,6 +275,7 @@ async def open_parts(
         image_removal=ImageRemoval(kept, images, image_changes, nodes, settings, call),
         snapshots=Snapshots(kept, image_changes, history, nodes, settings.limits, call),
         objects=objects,
+        builds=Builds(kept, use.note_used, accounts, nodes, call, start_builder),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

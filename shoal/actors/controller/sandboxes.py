@@ -61,6 +61,7 @@ class Sandboxes:
         """Creates a sandbox. Returns it running, with a grant for its agent, or (not `wait`) as soon as it is on
         record, without a grant."""
         try:
+            spec = self.admission.images.with_command(spec)
             record, new, left_s = await self._admitted(spec, deadline_s, caller)
             if wait:
                 # Its creator waits a little longer, to be told that the deadline ended it, once that is written.

@@ -76,13 +76,14 @@ class Snapshots:
         config: Mapping[str, Any] | None,
         name: str | None,
         ttl: float | None,
+        replace: bool,
     ) -> ImageRecord:
         """An image of what a step of a build has made."""
         check_ttl(ttl)
         named = None if name is None else image_name(name)
         record = await self.history.get(sandbox_id, INSIDE)
         known = self.images.cached(record.spec.environment, cache_key)
-        if known is not None:
+        if known is not None and not replace:
             return known
         wanted = _Wanted(ImageKind.BUILD, named, ttl, None, cache_key, config)
         return await self._take(record, wanted, INSIDE)

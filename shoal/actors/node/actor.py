@@ -115,6 +115,10 @@ class NodeActor:
         """Makes an image of the sandbox's files, with the defaults in `config` (None: those of the image below)."""
         return await (await self._open()).images.snapshot(sandbox_id, image_id, config)
 
+    async def find_image(self, image: str, pull: bool) -> NodeImage | None:
+        """What the engine has by that reference; None if it is not here and not to be pulled. `ImageNotFound`."""
+        return await (await self._open()).images.find(image, pull)
+
     async def remove_image(self, image_id: str) -> None:
         """Removes an image of the cluster; `FailedPrecondition` if a container uses it."""
         await (await self._open()).images.remove(image_id)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import tarfile
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shoal.actors.engines.contract import Engine
@@ -17,6 +21,7 @@ from shoal.actors.node.containers import Containers
 from shoal.model import tasks
 from shoal.model.errors import ImageNotFound, NotFound, ShoalError
 from shoal.model.ids import IMAGE
+from shoal.model.recipe import SCRATCH
 
 log = logging.getLogger("shoal.node")
 
@@ -34,7 +39,33 @@ class NodeImages:
         """Makes sure that the engine has an image, by reference or digest. `ImageNotFound`."""
         if IMAGE.fullmatch(image):  # a digest stands for one that there is, and a registry has none of that name
             raise ImageNotFound(f"image {image} is deleted; choose another", field="image")
+        if image == SCRATCH:
+            await self._provide_scratch()
+            return
         await self.engine.images.get(image)
+
+    async def find(self, image: str, pull: bool) -> NodeImage | None:
+        """An image that the engine has, or (`pull`) can have; None if it is not on this node, and not to be pulled."""
+        if image == SCRATCH:
+            found = await self._provide_scratch()
+        else:
+            try:
+                found = await self.engine.images.get(image, pull=pull)
+            except ImageNotFound:
+                if pull:
+                    raise
+                return None
+        return NodeImage(found.digest, found.size, _plain(found.config))
+
+    async def _provide_scratch(self) -> ImageInfo:
+        """The image without any file, made at its first use."""
+        with contextlib.suppress(ImageNotFound):
+            return await self.engine.images.get(SCRATCH, pull=False)
+        archive = await asyncio.to_thread(_empty_archive)
+        try:
+            return await self.engine.images.load(archive, SCRATCH, ImageConfig())
+        finally:
+            await asyncio.to_thread(archive.unlink)
 
     async def snapshot(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
         """An image of a sandbox's files; the one that there is, if it was made before. `NotFound` if the sandbox has no
@@ -79,6 +110,14 @@ class NodeImages:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         async with self.containers.unchanged(record.key):
             return await self.engine.images.commit(record.key, _config(config), reference)
+
+
+def _empty_archive() -> Path:
+    """A tar archive of nothing."""
+    descriptor, name = tempfile.mkstemp(prefix="shoal-scratch-", suffix=".tar")
+    os.close(descriptor)
+    tarfile.open(name, "w").close()
+    return Path(name)
 
 
 def _config(plain: Mapping[str, Any] | None) -> ImageConfig | None:

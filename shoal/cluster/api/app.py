@@ -16,6 +16,7 @@ from shoal.cluster.api import health, metrics
 from shoal.cluster.api.access import routes as admin
 from shoal.cluster.api.access.auth import TokenCache
 from shoal.cluster.api.access.usage_reporter import UsageReporter
+from shoal.cluster.api.builds import routes as builds
 from shoal.cluster.api.files import archive, entries
 from shoal.cluster.api.files import routes as files
 from shoal.cluster.api.images import routes as images
@@ -57,6 +58,7 @@ def routers() -> list[APIRouter]:
         archive.router,
         exposures.router,
         pools.router,
+        builds.router,
         images.router,
         logs.router,
         events.router,

@@ -127,6 +127,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
     import ray
 
     from shoal.actors import deploy as actors
+    from shoal.cluster.builds.actor import start_builder
     from shoal.cluster.objects import open_objects
     from shoal.cluster.store import open_store
 
@@ -161,6 +162,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
             secret,
             store=open_store,
             objects=open_objects,
+            builder=start_builder,
             timeout_s=request["timeout_s"],
         )
     finally:

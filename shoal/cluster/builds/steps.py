@@ -1,0 +1,133 @@
+"""What a step does in a sandbox: runs a command, or unpacks files. All that it raises says which step it was."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import posixpath
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from shoal.client.process import Process
+from shoal.client.sandbox import Sandbox
+from shoal.cluster.builds.log import Log
+from shoal.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    DeadlineExceeded,
+    ImageBuildError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    SandboxEnded,
+    ShoalError,
+)
+from shoal.model.recipe import Add, ImageDefaults, Run
+
+ROOT = "0"
+_TAIL = 4000
+"""Characters of the log that an error carries."""
+
+_LAST_OUTPUT_S = 2.0
+"""Seconds that output may still come after a command's end: what it left running may hold its stdout open."""
+
+_PIECE = 1 << 20
+_STEPS_FAULT = (
+    CommandNotFound,
+    CommandNotExecutable,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    SandboxEnded,
+)
+
+
+class StepRunner:
+    """Runs one step in a sandbox. `number`: from 1; `title`: the step as text."""
+
+    def __init__(self, sandbox: Sandbox, log: Log, number: int, title: str, timeout_s: float) -> None:
+        self._sandbox = sandbox
+        self._log = log
+        self._number = number
+        self._title = title
+        self._timeout_s = timeout_s
+
+    async def run(self, step: Run | Add, defaults: ImageDefaults, archive: Path | None) -> None:
+        """`archive`: of the files to add. Raises `ImageBuildError`, `DeadlineExceeded`, and what is not the step's own
+        fault: `Unavailable`, a `SandboxEnded` whose machine was lost."""
+        try:
+            if isinstance(step, Run):
+                user = step.user if step.user is not None else defaults.user or None
+                await self._command(step.argv, {**defaults.env, **step.env}, defaults.workdir or None, user)
+            else:
+                assert archive is not None
+                await self._unpack(step, archive)
+        except ImageBuildError:
+            raise
+        except _STEPS_FAULT as error:
+            if error.retryable:
+                raise
+            raise self.failed(error.message, getattr(error, "exit_code", None)) from None
+
+    def failed(self, why: str, exit_code: int | None = None) -> ImageBuildError:
+        """The error of this step."""
+        return ImageBuildError(
+            f"step {self._number} ({self._title}): {why}",
+            step=self._number,
+            text=self._title,
+            exit_code=exit_code,
+            log=self._log.tail(_TAIL),
+        )
+
+    async def _command(
+        self, argv: Sequence[str], env: Mapping[str, str], workdir: str | None, user: str | None
+    ) -> None:
+        process = await self._sandbox.exec.aio(
+            list(argv),
+            env=env,
+            workdir=workdir,
+            user=user,
+            timeout=self._timeout_s,
+            merge_stderr=True,
+            text=False,
+        )
+        await process.stdin.close.aio()
+        reading = asyncio.ensure_future(self._pass_on(process))
+        try:
+            code = await process.wait.aio()
+            await asyncio.wait([reading], timeout=_LAST_OUTPUT_S)
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+        if process.timed_out:
+            raise DeadlineExceeded(f"step {self._number} ({self._title}) was still running at the build's timeout")
+        if code != 0:
+            last = self._log.tail(_TAIL).strip().rpartition("\n")[2][:200]
+            raise self.failed(f"it exited with {code}{': ' + last if last else ''}", code)
+
+    async def _pass_on(self, process: Process[bytes]) -> None:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        async for piece in process.stdout:
+            self._log.write(decode(piece).replace("\r\n", "\n"))
+
+    async def _unpack(self, step: Add, archive: Path) -> None:
+        moved = await self._sandbox._agent.call(lambda agent: agent.unpack(step.path, _pieces(archive), ROOT))
+        self._log.write(f"{moved['files']} files, {moved['bytes']} bytes\n")
+        if step.owner and step.entries:
+            paths = [posixpath.join(step.path, entry) for entry in step.entries]
+            await self._command(["chown", "-hR", step.owner, "--", *paths], {}, None, ROOT)
+
+
+async def _pieces(archive: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(archive.open, "rb") as file:
+        while piece := await asyncio.to_thread(file.read, _PIECE):
+            yield piece
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, for the log."""
+    return error.message if isinstance(error, ShoalError) else repr(error)
