@@ -71,6 +71,10 @@ def machine() -> Iterator[Machine]:
     }
     if cluster_engine() == "docker":
         environ["SHOAL_ENGINE_ADDRESS"] = os.environ.get("SHOAL_TEST_ENGINE") or f"unix://{run_dir}/engine.sock"
+    if os.environ.get("SHOAL_TEST_RUNTIME") == "runsc":
+        from tests.runsc import runsc
+
+        environ |= {"SHOAL_SANDBOX__RUNTIME": "runsc", "SHOAL_NODE__RUNSC": str(runsc())}
     (state_dir / "cache").symlink_to(test_cache())
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SHOAL_", "RAY_")) and "TEST" not in name]:
