@@ -18,11 +18,12 @@ AGENT := shoal/images/agent
 LAYERS := shoal/images/layers
 GO_SOURCES := $(shell find $(AGENT) $(LAYERS) -name '*.go' -o -name 'go.*' 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
+IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools)
 PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's tests stay in one worker
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 
-.PHONY: help venv lint format test-go test-parts test-cluster test-fast test test-long demo bench simulate fuzz clean
+.PHONY: help venv lint format test-go test-parts test-cluster test-fast test test-long test-gvisor demo bench simulate fuzz clean
 
 help: ## This list
 	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
@@ -82,6 +83,12 @@ test-long: venv ## Long tests: soak, kills under load, bulk creates, nginx and C
 	SHOAL_TEST_EXAMPLES=100 $(PYTEST) tests/unit/api/test_schemathesis.py $(PARALLEL) || failed=1; \
 	(cd $(AGENT) && SHOAL_SOAK_RUNS=20000 $(GO) test -timeout 20m -run Soak -count=1 ./e2e) || failed=1; \
 	$(MAKE) fuzz || failed=1; \
+	exit $$failed
+
+test-gvisor: venv ## The engines' suite, and what of the cluster's own holds in gVisor too; builds gVisor the first time
+	@failed=0; \
+	$(PYTEST) tests/contract/engines -m long -k runsc || failed=1; \
+	SHOAL_TEST_CLUSTER_ENGINE=oci SHOAL_TEST_RUNTIME=runsc $(PYTEST) -m 'engine and not long' $(IN_GVISOR) || failed=1; \
 	exit $$failed
 
 demo: venv ## Roll out N candidates on a real package, each in a sandbox of its own: make demo N=64

@@ -72,6 +72,8 @@ def up(
     if json:
         console.print_json({**_describe(done.cluster), "nodes": done.nodes, "started": done.started})
         return
+    if with_gvisor and not done.started:
+        console.err().print("A node that runs learns of a new gVisor with the next `shoal down` and `shoal up`.")
     state = "is up" if done.started else "was up already"
     console.err().print(f"The cluster {state}: Ray at {done.cluster.ray_address}, nodes: {done.nodes}.")
     if done.cluster.api_url:

@@ -10,6 +10,7 @@ import pytest
 
 from shoal.actors.engines import gvisor
 from shoal.actors.engines.gvisor import Gvisor
+from shoal.cluster.local import engines
 from shoal.cluster.local import gvisor as local_gvisor
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.report import silent
@@ -83,5 +84,10 @@ def test_it_is_built_by_go_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_one_that_does_not_run_is_refused_with_the_reason(tmp_path: Path) -> None:
     bad = program(tmp_path / "bad", "echo broken; exit 1")
     with pytest.raises(FailedPrecondition, match="broken") as caught:
-        local_gvisor.ensure(settings(tmp_path, bad), silent)
+        local_gvisor.ensure(engines.at("oci:///o", settings(tmp_path)), settings(tmp_path, bad), silent)
     assert caught.value.state == "no_gvisor"
+
+
+def test_docker_is_given_none(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="engine=oci"):
+        local_gvisor.ensure(engines.at("unix:///d", settings(tmp_path)), settings(tmp_path), silent)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shoal.actors.engines import gvisor
 from shoal.actors.engines.gvisor import Gvisor
+from shoal.cluster.local.engines import LocalEngine
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.report import Report
 from shoal.model.settings import Settings
@@ -30,9 +31,14 @@ _BUILD_S = 1800.0
 """It takes a minute of two idle cores."""
 
 
-def ensure(settings: Settings, report: Report) -> Gvisor:
-    """gVisor, built if there is none yet, and tried. `FailedPrecondition` with the reason if it does not run here;
-    `Unavailable` if it cannot be fetched."""
+def ensure(engine: LocalEngine, settings: Settings, report: Report) -> Gvisor:
+    """gVisor for an engine, built if there is none yet, and tried. `FailedPrecondition` with the reason if it does not
+    run here; `Unavailable` if it cannot be fetched."""
+    if not engine.has_gvisor:
+        raise FailedPrecondition(
+            f"the engine {engine.kind} starts no sandboxes in gVisor, which would have no network; set engine=oci",
+            state="no_gvisor",
+        )
     found = gvisor.find(settings)
     if found is None:
         build(gvisor.built(settings.state_dir), report)

@@ -93,8 +93,6 @@ def join(settings: Settings, options: JoinOptions | None = None, report: Report 
                 "SHOAL_STATE_DIR (and SHOAL_RUN_DIR) to others for a second node on this machine",
                 state="head",
             )
-        if options.with_gvisor:
-            local_gvisor.ensure(settings, report)
         before = joined_file.read(settings.state_dir)
         options = _completed(settings, options, before)
         if before is not None and well(before) and _is_of(before, options):
@@ -102,6 +100,8 @@ def join(settings: Settings, options: JoinOptions | None = None, report: Report 
                 raise FailedPrecondition(
                     f"this machine is a node of the cluster at {before.head}; run `shoal leave` first", state="joined"
                 )
+            if options.with_gvisor:
+                local_gvisor.ensure(engines.at(before.engine_address, settings), settings, report)
             if options.admitted:
                 with report("Looking at the node that runs"):
                     local_actors.admit(before)
@@ -251,6 +251,8 @@ def _start(settings: Settings, options: JoinOptions, report: Report, *, forget: 
     joined_file.write(state, joined)
     try:
         engine = engines.choose(settings).kind.provide(settings, report)
+        if options.with_gvisor:
+            local_gvisor.ensure(engine, settings, report)
         joined = replace(
             joined,
             engine_address=engine.address,

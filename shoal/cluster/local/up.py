@@ -103,10 +103,10 @@ def up(settings: Settings, options: UpOptions | None = None, report: Report = si
                 f"state_dir: with {settings.state_dir} this machine has joined a cluster; run `shoal leave` first",
                 state="joined",
             )
-        if options.with_gvisor:
-            local_gvisor.ensure(settings, report)
         cluster = cluster_file.read(settings.state_dir)
         if cluster is not None and health(cluster, _PATIENT_S).good:
+            if options.with_gvisor:
+                local_gvisor.ensure(engines.at(cluster.engine_address, settings), settings, report)
             with report("Looking at the cluster that runs"):
                 nodes = _deploy_again(cluster)
                 _scale(settings.state_dir, cluster)
@@ -187,6 +187,8 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     engine: LocalEngine | None = None
     try:
         engine = engines.choose(settings).kind.provide(settings, report)
+        if options.with_gvisor:
+            local_gvisor.ensure(engine, settings, report)
         engine.ensure_image(settings.sandbox.image, state / "cache", report)
         # Of an earlier cluster of this state directory whose `cluster.json` is lost.
         take_down.raise_first(local_sweep.everything(engine, identity, run_dir, settings.network))

@@ -18,11 +18,13 @@ from shoal.model.settings import Settings
 
 
 class LocalEngine(ABC):
-    """An engine of this machine. All methods block. `process`: set if it is a daemon of Shoal's own."""
+    """An engine of this machine. All methods block. `process`: set if it is a daemon of Shoal's own; `has_gvisor`:
+    whether it starts containers in gVisor, where that is."""
 
     kind: str
     address: str
     process: ProcessRef | None = None
+    has_gvisor: bool = False
 
     @abstractmethod
     def answers(self, timeout_s: float = 3.0) -> bool:

@@ -30,6 +30,7 @@ class OciLocal(LocalEngine):
     """The engine whose things lie in `root`."""
 
     kind = "oci"
+    has_gvisor = True
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.address = places.address_of(root)
