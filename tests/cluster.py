@@ -108,6 +108,17 @@ def engine(machine: Machine) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def direct_engine(machine: Machine) -> None:
+    """What the engine `oci` needs of this machine, and the base image's archive."""
+    from shoal.cluster.local import packages
+    from shoal.cluster.local.engines.oci import PROGRAMS
+    from shoal.images import base
+
+    packages.ensure({**packages.NODE_PROGRAMS, **packages.BASE_IMAGE_PROGRAMS, **PROGRAMS}, printing)
+    base.build(base.recipe(), machine.state_dir / "cache", printing)
+
+
+@pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Cluster]:
     """A cluster that runs. At the end nothing of it may be left."""
     if cluster_engine() == "docker":
@@ -174,9 +185,12 @@ def leak_check() -> Iterator[LeakCheck]:
 @pytest.fixture(autouse=True)
 def needs(request: pytest.FixtureRequest, leak_check: LeakCheck) -> None:
     """A test that is marked `engine` has one. If it uses the cluster, its module is checked for leaks."""
-    if request.node.get_closest_marker("engine") is None:
+    marker = request.node.get_closest_marker("engine")
+    if marker is None:
         return
-    if cluster_engine() == "docker" or "cluster" not in request.fixturenames:
+    if "oci" in marker.args:
+        request.getfixturevalue("direct_engine")
+    elif cluster_engine() == "docker" or "cluster" not in request.fixturenames:
         request.getfixturevalue("engine")
     if "cluster" in request.fixturenames and leak_check.cluster is None:
         leak_check.cluster = request.getfixturevalue("cluster")

@@ -401,9 +401,12 @@ os.symlink('../../../../../../../../tmp/out', '/tmp/evil/up')
 
 
 def test_moving_the_agents_directory_away_does_not_make_one_the_relay(cluster: object) -> None:
-    """Root inside may rename the directory above the mounts. The agent must still dial the real relay."""
+    """Root inside may rename the directory above the mounts, unless it is in a layer below. The agent must still dial
+    the real relay."""
     with shoal.Sandbox.create() as sandbox:
         moved = sandbox.run("mv /.shoal /moved && mkdir -p /.shoal/run && ls -d /moved/run")
+        if "busy" in moved.stderr:
+            return
         assert moved.stdout == "/moved/run\n", moved.stderr
         fake = (
             "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/.shoal/run/relay.sock'); s.listen()\n"

@@ -9,19 +9,19 @@ import pytest
 
 from tests.contract.engines.labs import LABS, DockerLab, Lab, RealLab, opened
 
+ON_DOCKER = pytest.param("docker", marks=pytest.mark.engine)
+DIRECT = pytest.param("oci", marks=pytest.mark.engine("oci"))
 IN_GVISOR = pytest.param("runsc", marks=[pytest.mark.engine, pytest.mark.long])  # it may have to be built
 
 
-@pytest.fixture(
-    params=["fake", *(pytest.param(name, marks=pytest.mark.engine) for name in ("docker", "oci")), IN_GVISOR]
-)
+@pytest.fixture(params=["fake", ON_DOCKER, DIRECT, IN_GVISOR])
 async def lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Lab]:
     """Each engine in turn."""
     async with opened(LABS[request.param](tmp_path)) as lab:
         yield lab
 
 
-@pytest.fixture(params=["docker", "oci", IN_GVISOR])
+@pytest.fixture(params=[ON_DOCKER, DIRECT, IN_GVISOR])
 async def real_lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[RealLab]:
     """Each engine that starts something."""
     lab = LABS[request.param](tmp_path)
@@ -30,7 +30,7 @@ async def real_lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend
         yield lab
 
 
-@pytest.fixture(params=["docker", "oci"])
+@pytest.fixture(params=[ON_DOCKER, DIRECT])
 async def kernel_lab(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[RealLab]:
     """Each engine whose containers share the machine's kernel."""
     lab = LABS[request.param](tmp_path)

@@ -6,6 +6,7 @@ record again. Whatever was done, `remove` undoes it by the record alone; `sweep`
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -28,7 +29,15 @@ from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.actors.engines.oci.runtimes import Runtime
 from shoal.actors.engines.oci.writable import Writable, Written
-from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, InvalidRequest, NotFound, ShoalError
+from shoal.model.errors import (
+    FailedPrecondition,
+    ImageNotFound,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+    ShoalError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +82,7 @@ class Containers:
     kept_tmp: Path
     own_disks: Disks | None = None
     parent: CgroupParent | None = None
+    maker: ProcessRef = field(default_factory=lambda: processes.ref(os.getpid()))
     codes: dict[str, int | None] = field(default_factory=dict)
     """Exit codes of those that have ended while they were watched."""
     out_of_memory: set[str] = field(default_factory=set)
@@ -89,7 +99,8 @@ class Containers:
             if self.records.get(spec.key) is not None:
                 raise FailedPrecondition(f"there is a container {spec.key} already", state="running")
             try:
-                return self._make(spec, image, abandoned)
+                with _typed(f"start container {spec.key}"):
+                    return self._make(spec, image, abandoned)
             except BaseException:
                 self._undo(spec.key, self._remove)
                 raise
@@ -102,7 +113,7 @@ class Containers:
             time.time(),
             labels=dict(spec.labels),
             keep=spec.keep,
-            maker=processes.ref(os.getpid()),
+            maker=self.maker,
             disk=writable.place_of(spec, self.own_disks),
         )
         self.records.put(record)
@@ -167,7 +178,8 @@ class Containers:
                 self.out_of_memory.discard(key)
                 if record.disk is not None:
                     writable.open_disk(self.own_disks, key, record.disk)
-                return self._run(record, abandoned)
+                with _typed(f"start container {key}"):
+                    return self._run(record, abandoned)
             except BaseException:
                 self._undo(key, self._stop)
                 raise
@@ -202,7 +214,7 @@ class Containers:
         """Nothing of a container's processes is left afterwards, nor of what a runtime made for them."""
         key = record.key
         self.watch.forget(key)
-        with _as_internal(f"remove container {key}"):
+        with _typed(f"remove container {key}"):
             self.groups.kill(key)
             self.groups.remove(key)
             self._writable(record).unmount()
@@ -211,7 +223,7 @@ class Containers:
     def _undo(self, key: str, work: Any) -> None:
         try:
             work(key)
-        except ShoalError:  # the first error says more; what is left has a record
+        except (ShoalError, OSError):  # the first error says more; what is left has a record
             _log.warning("could not undo the start of container %s", key, exc_info=True)
 
     def sweep(self) -> None:
@@ -272,13 +284,13 @@ class Containers:
     def pause(self, key: str) -> None:
         with self._lock(key):
             self._running(key)
-            with _as_internal(f"pause container {key}"):
+            with _typed(f"pause container {key}"):
                 self.groups.freeze(key)
 
     def resume(self, key: str) -> None:
         with self._lock(key):
             self._running(key)
-            with _as_internal(f"resume container {key}"):
+            with _typed(f"resume container {key}"):
                 self.groups.thaw(key)
 
     @contextmanager
@@ -290,7 +302,7 @@ class Containers:
             stowed = record.disk is not None and disks.find(key) is None
             try:
                 if freeze:
-                    with _as_internal(f"freeze container {key}"):
+                    with _typed(f"freeze container {key}"):
                         self.groups.freeze(key)
                 if stowed:
                     writable.open_disk(self.own_disks, key, record.disk or "")
@@ -300,7 +312,7 @@ class Containers:
                 if stowed:
                     writable.put_away(key, self._writable(record).top, is_disk=True)
                 if freeze and processes.alive(record.first):
-                    with _as_internal(f"thaw container {key}"):
+                    with _typed(f"thaw container {key}"):
                         self.groups.thaw(key)
 
     def _container(self, record: Record) -> Container:
@@ -398,8 +410,13 @@ class _Lock:
 
 
 @contextmanager
-def _as_internal(doing: str) -> Iterator[None]:
+def _typed(doing: str) -> Iterator[None]:
+    """What the kernel refuses as one of Shoal's errors."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise QuotaExceeded(
+                f"could not {doing}: the machine's disk is full: {error}; remove what is not needed there"
+            ) from error
         raise Internal(f"could not {doing}: {error}") from error

@@ -1,0 +1,191 @@
+"""What only the direct engine promises: whoever is killed at any step leaves nothing, and the next knows all."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.engines.plain_layers import PlainLayers
+
+from shoal.actors.engines.contract import ContainerState, EngineEvent, EventKind
+from shoal.actors.engines.disks import Disks
+from shoal.actors.engines.oci import OciEngine, containers, filters, runtimes, writable
+from shoal.actors.engines.oci.records import ProcessRef, Records, Stage
+from shoal.actors.engines.oci.watch import Watch
+from shoal.actors.engines.oci.writable import Writable
+from shoal.model.errors import QuotaExceeded, Unavailable
+from tests.contract.engines.labs import MiB, OciLab, opened
+
+pytestmark = [pytest.mark.anyio, pytest.mark.engine("oci")]
+
+STEPS: tuple[tuple[Any, str], ...] = (
+    (Records, "put"),
+    (PlainLayers, "hold"),
+    (writable, "make_disk"),
+    (Writable, "prepare"),
+    (runtimes, "write_config"),
+    (Writable, "mount"),
+    (runtimes, "run"),
+    (Writable, "unmount"),
+    (filters, "wait_applied"),
+    (Watch, "add"),
+)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+async def oci_lab(tmp_path: Path, anyio_backend: str) -> Any:
+    lab = OciLab(tmp_path, Disks(tmp_path / "disks"))
+    async with opened(lab):
+        yield lab
+
+
+@asynccontextmanager
+async def reopened(lab: OciLab) -> Any:
+    """An engine as after the death of the process that had the lab's."""
+    engine = lab.another(Disks(lab.run_dir / "disks"))
+    await engine.open()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def spec(lab: OciLab) -> Any:
+    made = lab.spec(disk=64 * MiB)
+    return lab.spec(key=made.key, disk=64 * MiB, disk_dir=lab.run_dir / "d" / made.key)
+
+
+def broken(real: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    """A step that its process does not survive: killed before it, or right after."""
+
+    @functools.wraps(real)
+    def step(*arguments: Any, **options: Any) -> None:
+        if after:
+            real(*arguments, **options)
+        raise Killed
+
+    return step
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_whoever_starts_is_killed_at_any_step_and_nothing_is_left(
+    oci_lab: OciLab, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    lab = oci_lab
+    for owner, name in STEPS:
+        await one_kill(lab, monkeypatch, owner, name, after)
+
+
+async def one_kill(lab: OciLab, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: bool) -> None:
+    assert lab.engine._containers is not None
+    monkeypatch.setattr(lab.engine._containers, "maker", ProcessRef(2**22, 1))
+    asked = spec(lab)
+    with monkeypatch.context() as patch:
+        patch.setattr(containers.Containers, "_undo", lambda *_: None)
+        patch.setattr(owner, name, broken(getattr(owner, name), after=after))
+        with pytest.raises(Killed):
+            await lab.engine.start(asked)
+    async with reopened(lab) as engine:
+        for container in await engine.list(lab.labels):  # it was complete: its node decides what becomes of it
+            assert lab.engine._containers.records.get(container.key).stage is Stage.MADE  # type: ignore[union-attr]
+            assert container.state is ContainerState.RUNNING
+            await engine.remove(container.key)
+        assert await lab.remains() == [], (name, after)
+    await disks_gone(lab)
+
+
+async def disks_gone(lab: OciLab) -> None:
+    """They are unmounted after the removal."""
+    async with asyncio.timeout(10):
+        while list((lab.run_dir / "d").glob("*")):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_step_that_fails_leaves_nothing(oci_lab: OciLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for owner, name in STEPS[1:]:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails if name != "unmount" else broken(getattr(owner, name), after=True))
+            with pytest.raises((Killed, QuotaExceeded, Unavailable)):
+                await oci_lab.engine.start(spec(oci_lab))
+        if name == "unmount":  # it fails for the undo as well: the next try, or sweep, finds it
+            for container in await oci_lab.engine.list(oci_lab.labels):
+                await oci_lab.engine.remove(container.key)
+        assert await oci_lab.remains() == [], name
+
+
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from tests.contract.engines.labs import OciLab
+async def main():
+    lab = OciLab(Path(sys.argv[1]))
+    lab.top = Path(sys.argv[2])
+    lab.engine = lab.another()
+    await lab.engine.open()
+    print('open', flush=True)
+    await asyncio.gather(*(lab.engine.start(lab.spec(key=key)) for key in sys.argv[3:]))
+    print('started', flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.1, None])
+async def test_a_real_kill_in_the_middle_of_starts(oci_lab: OciLab, after_s: float | None) -> None:
+    keys = [oci_lab.spec().key for _ in range(3)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, str(oci_lab.run_dir), str(oci_lab.top), *keys, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"open\n"
+    if after_s is None:
+        assert await process.stdout.readline() == b"started\n"
+    else:
+        await asyncio.sleep(after_s)
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    async with reopened(oci_lab) as engine:
+        found = await engine.list({})
+        assert {each.key for each in found} <= set(keys)
+        if after_s is None:
+            assert {each.state for each in found} == {ContainerState.RUNNING}
+            assert len(found) == 3
+            await ends_are_told_to_the_next(engine, keys[0])
+        for each in found:
+            await engine.remove(each.key)
+    assert await oci_lab.remains() == []
+
+
+async def ends_are_told_to_the_next(engine: OciEngine, key: str) -> None:
+    stream = engine.events({})
+    os.kill((await engine.get(key)).pid, signal.SIGKILL)
+    told = await asyncio.wait_for(anext(stream), 10)
+    assert (told.kind, told.key) == (EventKind.EXITED, key)
+    assert isinstance(told, EngineEvent)
+
+
+async def test_half_a_removal_is_finished_by_the_next(oci_lab: OciLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = spec(oci_lab)
+    kept = await oci_lab.engine.start(oci_lab.spec(key=asked.key, disk=asked.disk, disk_dir=asked.disk_dir, keep=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainLayers, "let_go", broken(PlainLayers.let_go, after=False))
+        with pytest.raises(Killed):
+            await oci_lab.engine.remove(kept.key)
+    async with reopened(oci_lab) as engine:
+        assert await engine.list({}) == []
+    assert await oci_lab.remains() == []
