@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.engines.plain_layers import PlainLayers
 
 from shoal.actors.engines.contract import ContainerState, EngineEvent, EventKind
 from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.oci import OciEngine, containers, filters, runtimes, writable
+from shoal.actors.engines.oci.layers import LayerStore
 from shoal.actors.engines.oci.records import ProcessRef, Records, Stage
 from shoal.actors.engines.oci.watch import Watch
 from shoal.actors.engines.oci.writable import Writable
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engine("oci")]
 
 STEPS: tuple[tuple[Any, str], ...] = (
     (Records, "put"),
-    (PlainLayers, "hold"),
+    (LayerStore, "hold"),
     (writable, "make_disk"),
     (Writable, "prepare"),
     (runtimes, "write_config"),
@@ -183,7 +183,7 @@ async def test_half_a_removal_is_finished_by_the_next(oci_lab: OciLab, monkeypat
     asked = spec(oci_lab)
     kept = await oci_lab.engine.start(oci_lab.spec(key=asked.key, disk=asked.disk, disk_dir=asked.disk_dir, keep=True))
     with monkeypatch.context() as patch:
-        patch.setattr(PlainLayers, "let_go", broken(PlainLayers.let_go, after=False))
+        patch.setattr(LayerStore, "let_go", broken(LayerStore.let_go, after=False))
         with pytest.raises(Killed):
             await oci_lab.engine.remove(kept.key)
     async with reopened(oci_lab) as engine:
