@@ -30,6 +30,7 @@ type Where struct {
 type Layer struct {
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"`
+	Name   string `json:"name"` // in an archive of `docker save`, which lists neither
 }
 
 // Image tells what an image consists of, lowest layer first. Config is as it was given, to the byte.
@@ -40,6 +41,9 @@ type Image struct {
 
 // Inspect reads an image's configuration and the list of its layers.
 func Inspect(where Where) (Image, error) {
+	if where.Kind == "docker-archive" {
+		return inspectArchive(where)
+	}
 	image, err := find(where)
 	if err != nil {
 		return Image{}, err
@@ -57,7 +61,7 @@ func Inspect(where Where) (Image, error) {
 	}
 	found := Image{Config: config}
 	for _, layer := range manifest.Layers {
-		found.Layers = append(found.Layers, Layer{layer.Digest.String(), layer.Size})
+		found.Layers = append(found.Layers, Layer{Digest: layer.Digest.String(), Size: layer.Size})
 	}
 	return found, nil
 }
@@ -82,6 +86,9 @@ func check(manifest *v1.Manifest) error {
 
 // Open returns the archive of a layer as it is stored. It is compressed in any way, or not.
 func Open(where Where, layer Layer) (io.ReadCloser, error) {
+	if where.Kind == "docker-archive" {
+		return openArchived(where.Path, layer.Name)
+	}
 	digest, err := v1.NewHash(layer.Digest)
 	if err != nil {
 		return nil, report.Invalid("a layer's digest is none: %v", err)
@@ -97,11 +104,7 @@ func Open(where Where, layer Layer) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, where.failed(err)
 	}
-	open := found.Compressed
-	if where.Kind == "docker-archive" { // whose layers would be compressed for it
-		open = found.Uncompressed
-	}
-	opened, err := open()
+	opened, err := found.Compressed()
 	if err != nil {
 		return nil, where.failed(err)
 	}
@@ -112,8 +115,6 @@ func find(where Where) (v1.Image, error) {
 	switch where.Kind {
 	case "registry":
 		return fromRegistry(where)
-	case "docker-archive":
-		return fromArchive(where)
 	case "oci-layout":
 		return fromLayout(where)
 	}

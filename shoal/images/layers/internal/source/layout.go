@@ -4,32 +4,14 @@ import (
 	"crypto/tls"
 	"os"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"shoal/layers/internal/report"
 )
 
 // namedBy is the annotation by which a layout names its images.
 const namedBy = "org.opencontainers.image.ref.name"
-
-func fromArchive(where Where) (v1.Image, error) {
-	var tag *name.Tag
-	if where.Reference != "" {
-		parsed, err := name.NewTag(where.Reference)
-		if err != nil {
-			return nil, report.Invalid("%.200q is no name of an image: %v", where.Reference, err)
-		}
-		tag = &parsed
-	}
-	image, err := tarball.ImageFromPath(where.Path, tag)
-	if err != nil {
-		return nil, where.failed(err)
-	}
-	return image, nil
-}
 
 func fromLayout(where Where) (v1.Image, error) {
 	if stat, err := os.Stat(where.Path); err != nil || !stat.IsDir() {

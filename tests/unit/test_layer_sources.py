@@ -1,0 +1,183 @@
+"""Images out of registries, archives and layouts, with the real program and a registry in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hatch_build import PROGRAMS, ROOT, find_go
+from shoal.actors.engines.disks import mounts
+from shoal.actors.engines.image_store import ImageConfig
+from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.layers.config_blob import architecture
+from shoal.model.errors import ImageNotFound, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and overlayfs's attributes are root's to set")
+
+CONFIG = ImageConfig(env={"A": "1"}, user="nobody", workdir="/srv", command=("c",))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a registry."""
+    program = tmp_path_factory.mktemp("registry") / "registry"
+    module = ROOT / PROGRAMS["shoal-layers"]
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    build = [find_go(), "build", "-o", str(program), "./internal/testregistry"]
+    subprocess.run(build, cwd=module, env=environment, check=True)
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
+
+
+def new_store(directory: Path) -> LayerStore:
+    made = LayerStore(directory)
+    made.open()
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LayerStore:
+    return new_store(tmp_path / "store")
+
+
+def layer_of(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def saved(path: Path, *layers: bytes, made_for: str | None = None, promised: list[str] | None = None) -> Path:
+    """An archive as `docker save` writes it."""
+    config = json.dumps(
+        {
+            "architecture": made_for or architecture(),
+            "os": "linux",
+            "config": {"Env": ["A=1"]},
+            "rootfs": {"type": "layers", "diff_ids": promised or [digest(layer) for layer in layers]},
+        }
+    ).encode()
+    names = [f"{number}/layer.tar" for number in range(len(layers))]
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": ["app:1"], "Layers": names}]).encode()
+    files = {"config.json": config, "manifest.json": manifest, **dict(zip(names, layers, strict=True))}
+    path.write_bytes(layer_of(**files))
+    return path
+
+
+def test_an_image_goes_to_a_registry_and_comes_back(store: LayerStore, registry: str, tmp_path: Path) -> None:
+    image = store.add_image(saved(tmp_path / "saved.tar", layer_of(one=b"1"), layer_of(two=b"2")), "app")
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "three").write_text("3")
+    made = store.add_upper(image.digest, upper, CONFIG, f"{registry}/made:1")
+    manifest = store.push(made.digest, f"{registry}/made:1")
+    other = new_store(tmp_path / "other")
+    seen: list[int] = []
+    for name in (f"{registry}/made:1", f"{registry}/made@{manifest}"):
+        pulled = other.pull(name, progress=lambda size, _: seen.append(size))
+        assert (pulled.reference, pulled.digest, pulled.config) == (name, made.digest, CONFIG)
+        assert other.find(name) is not None
+    lower = other.lower_dirs(made.digest)
+    assert [next(path.iterdir()).name for path in lower] == ["three", "two", "one"]
+    assert other.shrink(0) == [made.digest]  # it can be had again
+    again = other.pull(f"{registry}/made:1")
+    assert again.digest == made.digest
+    with pytest.raises(ImageNotFound):
+        other.pull(f"{registry}/other:1")
+    assert not list((tmp_path / "other/tmp").iterdir())
+
+
+def test_many_pull_one_image_at_once(store: LayerStore, registry: str, tmp_path: Path) -> None:
+    layers = [layer_of(**{f"file{number}": os.urandom(100_000)}) for number in range(6)]
+    image = store.add_image(saved(tmp_path / "saved.tar", *layers, layers[0]))
+    store.push(image.digest, f"{registry}/many:1")
+    other = new_store(tmp_path / "other")
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(other.pull(f"{registry}/many:1").digest)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [image.digest] * 3
+    assert len(other.lower_dirs(image.digest)) == 7
+    assert len(list((tmp_path / "other/layers").iterdir())) == 6
+
+
+def test_what_is_no_image_of_this_machine_is_refused(store: LayerStore, tmp_path: Path) -> None:
+    good, wrong = layer_of(one=b"1"), "sha256:" + "0" * 64
+    bad = [
+        saved(tmp_path / "other-machine.tar", good, made_for="s390x"),
+        saved(tmp_path / "wrong-digest.tar", good, promised=[wrong]),
+        saved(tmp_path / "too-few.tar", good, promised=[digest(good), wrong]),
+        saved(tmp_path / "hostile.tar", layer_of(**{"../out": b"x"})),
+        saved(tmp_path / "no-tar.tar", b"garbage" * 1000),
+        tmp_path / "missing.tar",
+        tmp_path,
+    ]
+    for path in bad:
+        with pytest.raises(InvalidRequest) as refused:
+            store.add_image(path, "app")
+        assert refused.value.field == "image", path
+    assert store.images() == []
+    assert not list((tmp_path / "store/tmp").iterdir())
+    assert not [path for path in (tmp_path / "store/layers").iterdir() if path.name != digest(good)[7:]]
+
+
+def test_a_registry_that_is_not_there(store: LayerStore) -> None:
+    with pytest.raises(Unavailable):
+        store.pull("127.0.0.1:1/app:1")
+
+
+def test_as_many_layers_as_docker_allows_are_mounted() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # as short a path as the engine's own
+        top = Path(directory)
+        store = new_store(top / "oci")
+        made = [layer_of(**{f"file{number}": b"x"}) for number in range(127)]
+        image = store.add_image(saved(top / "saved.tar", *made), "many")
+        point, upper, work = top / "point", top / "upper", top / "work"
+        for path in (point, upper, work):
+            path.mkdir()
+        mounts.overlay(point, store.lower_dirs(image.digest), upper, work)
+        try:
+            assert len(list(point.iterdir())) == 127
+        finally:
+            mounts.detach(point)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        store = new_store(small / "store")
+        with pytest.raises(ShoalError) as refused:
+            LayerStore(small / "store", limit=1 << 30).add_image(
+                saved(tmp_path / "big.tar", layer_of(f=os.urandom(4 << 20)))
+            )
+        assert isinstance(refused.value, QuotaExceeded)
+        assert not list((small / "store/tmp").iterdir())
+        assert not list((small / "store/layers").iterdir())
+        store.add_image(saved(tmp_path / "little.tar", layer_of(f=b"1")), "little")
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
