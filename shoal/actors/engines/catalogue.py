@@ -40,7 +40,7 @@ def _oci(settings: Settings) -> Engine:
 
     node, root = settings.node, root_of(settings)
     layers = LayerStore(root)
-    return OciEngine(
+    engine = OciEngine(
         root,
         layers,
         functools.partial(OciImageStore, layers),
@@ -50,6 +50,8 @@ def _oci(settings: Settings) -> Engine:
         seccomp=profile_json(node.seccomp_profile),
         gvisor=gvisor.find(settings),
     )
+    engine.layers = layers
+    return engine
 
 
 def _fake(_settings: Settings) -> Engine:
