@@ -189,7 +189,7 @@ async def test_a_deleted_image_is_unknown_to_nodes_that_fetched_it() -> None:
     verbs, copy = controller.parts.images, f"copy-{image.digest.removeprefix('sha256:')}"
     assert verbs.unknown([image.id, copy, "im-none", "copy-none"]) == ["im-none", "copy-none"]
     await verbs.delete(image.id, None, True, INSIDE)
-    await until(lambda: not world.disk.images, "it is gone")
+    await until(lambda: verbs.images.get(image.id) is None, "it is gone")
     assert verbs.unknown([copy]) == [copy]
     with pytest.raises(ImageNotFound):
         verbs.get(image.id, None, INSIDE)
