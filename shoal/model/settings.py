@@ -239,10 +239,12 @@ class Settings(BaseSettings):
     """Durable state: `/var/lib/shoal` for root, else `~/.local/share/shoal`"""
     run_dir: Path = Path("/run/shoal")
     """Sockets; keep it short, since a socket's path has at most 107 bytes"""
-    engine: str = "docker"
-    """The engine that starts containers"""
+    engine: str = "auto"
+    """The engine that starts containers: `oci` (directly, as root), `docker`, or `auto`: `oci` where it passes its
+    self-check, else `docker`; decided when a cluster starts or a machine joins
+    """
     engine_address: str | None = None
-    """The engine's address; none: the usual one, or the engine that `shoal up` started"""
+    """A Docker engine's address, which is used then; none: the usual one, or the engine that `shoal up` started"""
     agent: Path | None = None
     """The agent's binary; none: the package's"""
     sandbox: SandboxDefaults = SandboxDefaults()

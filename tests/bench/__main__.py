@@ -16,7 +16,7 @@ from rich.console import Console
 import shoal
 from shoal.model.cluster_file import ClusterFile
 from tests.bench import machine, table
-from tests.bench.cluster import cluster
+from tests.bench.cluster import cluster, docker_engine
 from tests.bench.measures import Measurements, measure_all, measure_http, measure_peer, measure_scaling
 from tests.bench.ours import of as processes_of
 from tests.bench.overhttp import Plain, ShoalClient
@@ -68,18 +68,19 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
 
     with ExitStack() as stack:
         where = stack.enter_context(cluster(report))
-        facts = machine.facts(where.engine_address)
+        docker = stack.enter_context(docker_engine(where, report))
+        facts = machine.facts(docker, where.settings["engine"])
         image = where.settings["sandbox"]["image"]
         stack.callback(_leave_ray)  # or Ray ends this process, when it finds its cluster gone
         ours = Shoal(shoal.connect(), image)
         stack.callback(ours.close)
-        plain = DockerPy(where.engine_address, image)
+        plain = DockerPy(docker, image)
         stack.callback(plain.close)
         start = time.monotonic()
         found = measure_all(ours, plain, processes_of(where), say)
         found = _with_http(found, where, ours, plain, image, say)
         found = measure_scaling(where, found, say)
-        for make in _peers(where.engine_address, image, output.parent) if with_peers else ():
+        for make in _peers(docker, image, output.parent) if with_peers else ():
             found = _with_peer(found, make, say)
         seconds = time.monotonic() - start
         result = table.to_dict(found, facts, seconds)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from shoal.cluster.local import engines
 from shoal.cluster.local import up as local_cluster
 from shoal.model import cluster_file
 from shoal.model.cluster_file import ClusterFile
@@ -33,3 +34,21 @@ def cluster(report: Report) -> Iterator[ClusterFile]:
         yield local_cluster.up(settings, report=report).cluster
     finally:
         local_cluster.down(settings, report=report)
+
+
+@contextmanager
+def docker_engine(where: ClusterFile, report: Report) -> Iterator[str]:
+    """The address of a Docker engine for the peers: the cluster's, or one of its own beside it."""
+    own = Settings.from_dict(where.settings)
+    if own.engine == "docker":
+        yield where.engine_address
+        return
+    state_dir, run_dir = own.state_dir / "bench", own.run_dir / "bench"
+    address = {"engine": "docker", "engine_address": f"unix://{run_dir}/engine.sock"}
+    settings = own.model_copy(update={"state_dir": state_dir, "run_dir": run_dir, **address})
+    engine = engines.choose(settings).kind.provide(settings, report)
+    try:
+        engine.ensure_image(settings.sandbox.image, own.state_dir / "cache", report)
+        yield engine.address
+    finally:
+        engine.stop(keep=False)

@@ -11,9 +11,9 @@ from typing import Any
 import docker
 
 
-def facts(engine_address: str) -> dict[str, Any]:
-    """Cores, memory (MiB), kernel, engine and versions; nothing that names the machine."""
-    client = docker.DockerClient(base_url=engine_address)
+def facts(docker_address: str, kind: str) -> dict[str, Any]:
+    """Cores, memory (MiB), kernel, engine (`kind`: the cluster's) and versions; nothing that names the machine."""
+    client = docker.DockerClient(base_url=docker_address)
     try:
         engine = client.version()
         info = client.info()
@@ -27,7 +27,8 @@ def facts(engine_address: str) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "ray": version("ray"),
-        "engine": engine["Version"],
+        "engine": kind,
+        "docker": engine["Version"],
         "storage_driver": info.get("Driver"),
         "cgroup_version": info.get("CgroupVersion"),
     }

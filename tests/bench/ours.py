@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import docker
-
-from shoal.cluster.local import processes
+from shoal.cluster.local import engines, processes
+from shoal.cluster.local import state as local_state
 from shoal.model.cluster_file import ClusterFile
 
 
 def of(cluster: ClusterFile) -> Callable[[], set[int]]:
     """Tells their pids, as they are at each call."""
 
+    engine = engines.at(cluster.engine_address, local_state.settings_of(cluster))
+
     def now() -> set[int]:
-        parents = parent_of()
-        inits = container_inits(cluster.engine_address)
-        shims = {parents[pid] for pid in inits if parents.get(pid, 1) > 1}
         ray = {process.pid for process in processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))}
-        return with_descendants({engine_pid(cluster.engine_address), *inits, *shims, *ray}, parents)
+        return with_descendants({*engine.processes(), *ray}, parent_of())
 
     return now
-
-
-def container_inits(engine_address: str) -> set[int]:
-    """The first process of every container that runs."""
-    client = docker.APIClient(base_url=engine_address)
-    try:
-        pids = set()
-        for container in client.containers():
-            try:
-                pids.add(int(client.inspect_container(container["Id"])["State"]["Pid"]))
-            except docker.errors.NotFound:
-                continue  # gone since
-        return pids - {0}
-    finally:
-        client.close()
-
-
-def engine_pid(engine_address: str) -> int:
-    """The process that listens on a `unix:` address."""
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(engine_address.removeprefix("unix://"))
-        pid, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(pid)
 
 
 def parent_of(proc: Path = Path("/proc")) -> dict[int, int]:

@@ -36,14 +36,7 @@ async def open_controller(fleet: Fleet, settings: Settings, store: Store) -> Par
     )
     nodes.fleet = fleet
     return await open_parts(
-        settings,
-        SECRET,
-        store,
-        nodes,
-        fleet,
-        _overtaken,
-        call=fleet.call,
-        objects=ObjectStorage(MemoryKeeper(), "cluster"),
+        settings, SECRET, store, nodes, fleet, _overtaken, call=fleet.call, objects=ObjectStorage(MemoryKeeper())
     )
 
 

@@ -12,7 +12,10 @@ from shoal.model.settings import Settings
 
 
 def engine_named(name: str, settings: Settings) -> Engine:
-    """The engine, not open yet. `InvalidRequest` (field `engine`) for an unknown name."""
+    """The engine, not open yet. `shoal up` and `shoal join` have decided what `auto` is; on a Ray cluster of another
+    kind it is the engine at the address, or Docker. `InvalidRequest` (field `engine`) for an unknown name."""
+    if name == "auto":
+        name = "oci" if (settings.engine_address or "").startswith("oci://") else "docker"
     make = ENGINES.get(name)
     if make is None:
         raise InvalidRequest(f"engine: there is no {name!r}, only {', '.join(sorted(ENGINES))}", field="engine")
@@ -40,7 +43,7 @@ def _oci(settings: Settings) -> Engine:
 
     node, root = settings.node, root_of(settings)
     layers = LayerStore(root)
-    engine = OciEngine(
+    return OciEngine(
         root,
         layers,
         functools.partial(OciImageStore, layers),
@@ -50,8 +53,6 @@ def _oci(settings: Settings) -> Engine:
         seccomp=profile_json(node.seccomp_profile),
         gvisor=gvisor.find(settings),
     )
-    engine.layers = layers
-    return engine
 
 
 def _fake(_settings: Settings) -> Engine:

@@ -50,7 +50,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from shoal.actors.engines.image_store import ImageStore
-from shoal.actors.engines.travel import TravellingLayers
 
 AGENT_PATH = "/.shoal/agent"
 RUN_MOUNT = "/.shoal/run"
@@ -157,8 +156,6 @@ class Engine(ABC):
     abilities: frozenset[Ability]
     runtimes: tuple[str, ...]
     images: ImageStore
-    layers: TravellingLayers | None = None
-    """What of its images can go to other nodes, and come from them; None: an image stays where it was made."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -88,7 +88,6 @@ class NodeActor:
             remains=len(parts.containers.remains),
             stopped=sum(1 for r in records if r.stage is Stage.STOPPED),
             machine=parts.machine,
-            fetches_images=parts.images.transfer is not None,
         )
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:
@@ -119,11 +118,6 @@ class NodeActor:
     async def find_image(self, image: str, pull: bool) -> NodeImage | None:
         """What the engine has by that reference; None if it is not here and not to be pulled. `ImageNotFound`."""
         return await (await self._open()).images.find(image, pull)
-
-    async def store_image(self, digest: str, again: bool = False) -> None:
-        """Puts an image of this node into the object storage; returns once all of it is there. `again`: though it seems
-        to be."""
-        await (await self._open()).images.put(digest, again)
 
     async def remove_image(self, image_id: str) -> None:
         """Removes an image of the cluster; `FailedPrecondition` if a container uses it."""

@@ -47,6 +47,10 @@ class LocalEngine(ABC):
         """The keys of all containers that carry all of `labels`, ended ones too."""
 
     @abstractmethod
+    def processes(self) -> set[int]:
+        """The engine's own, and the first of each container that runs, with what stands between."""
+
+    @abstractmethod
     def sweep(self, labels: Mapping[str, str], *, keep: bool) -> None:
         """Removes the containers that carry all of `labels`. `keep`: those that are kept are stopped instead.
         `FailedPrecondition` for those that stay, `Unavailable` if it does not answer."""

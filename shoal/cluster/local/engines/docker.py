@@ -64,6 +64,15 @@ class DockerLocal(LocalEngine):
             found = client.api.containers(all=True, filters=_filters({KEY_LABEL: None, **labels}))
         return [container["Labels"][KEY_LABEL] for container in found]
 
+    def processes(self) -> set[int]:
+        found = {daemon.listener(self.address)}
+        with self._client(_REMOVE_S) as client:
+            for container in client.api.containers():
+                with contextlib.suppress(docker.errors.NotFound):  # gone since
+                    first = int(client.api.inspect_container(container["Id"])["State"]["Pid"])
+                    found |= {first, _parent(first)}
+        return {pid for pid in found if pid > 1}
+
     def sweep(self, labels: Mapping[str, str], *, keep: bool) -> None:
         filters = _filters(labels)
         try:
@@ -158,6 +167,14 @@ def _is_address(address: str) -> bool:
 
 def _filters(labels: Mapping[str, str | None]) -> dict[str, list[str]]:
     return {"label": [name if value is None else f"{name}={value}" for name, value in labels.items()]}
+
+
+def _parent(pid: int) -> int:
+    """Of a container's first process: what stands between it and the daemon."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _insist(work: Callable[..., None], *arguments: Any) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Mapping
@@ -114,6 +115,16 @@ def forget(run_dir: Path) -> None:
 
 def own_address(run_dir: Path) -> str:
     return f"unix://{run_dir}/engine.sock"
+
+
+def listener(address: str) -> int:
+    """The process that listens at a `unix:` address; 0 for another one."""
+    if not address.startswith("unix://"):
+        return 0
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(address.removeprefix("unix://"))
+        pid, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
 
 
 def leftover(run_dir: Path) -> ProcessRef | None:

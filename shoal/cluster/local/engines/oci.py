@@ -65,7 +65,12 @@ class OciLocal(LocalEngine):
         if self.containers(labels):
             asyncio.run(self._sweep(labels, keep))
 
+    def processes(self) -> set[int]:
+        return {record.first.pid for record in self._records.all()} - {0}
+
     def stop(self, *, keep: bool) -> None:
+        if self._root.parent != self._settings.state_dir:
+            return  # it is another cluster's
         self.sweep({}, keep=keep)
         if not keep and self._root.is_dir():
             empty_tree(self._root)
