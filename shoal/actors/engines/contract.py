@@ -49,7 +49,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from shoal.actors.engines.image_store import ImageStore
+from shoal.actors.engines.image_store import ImageInfo, ImageStore
+from shoal.model.errors import FailedPrecondition
 
 AGENT_PATH = "/.shoal/agent"
 RUN_MOUNT = "/.shoal/run"
@@ -213,6 +214,13 @@ class Engine(ABC):
     @abstractmethod
     async def resume(self, key: str) -> None:
         """Thaws them. Idempotent."""
+
+    async def checkpoint(self, key: str, reference: str | None = None) -> ImageInfo:
+        """Makes an image of a container's files and, of the same moment, its memory, and names it. A container that is
+        started from it by the same runtime, with the same mounts and limits, goes on where this one was, with the
+        agent's connections cut. This one stands still meanwhile, and goes on, its connections cut as well. All or
+        nothing. `NotFound`; `FailedPrecondition` without `CHECKPOINT`, or by its runtime."""
+        raise FailedPrecondition(f"the engine {self.name} takes no memory of containers", state="no_memory")
 
     @abstractmethod
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:

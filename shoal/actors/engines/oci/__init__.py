@@ -6,6 +6,7 @@ bundle.py      pure: turns a `ContainerSpec` into the runtime's `config.json`
 runtimes.py    the programs that start containers
 writable.py    what a container writes, and its root filesystem
 groups.py      control groups: reading, freezing, killing
+memory.py      the memory of images, from which containers in gVisor go on
 watch.py       sees ends and kills for memory as they happen
 events.py      passes them on
 records.py     what is known of containers, on disk

@@ -21,11 +21,12 @@ from typing import Any, Protocol
 from shoal.actors.engines.cgroup_parent import CgroupParent
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage, shows_processes
 from shoal.actors.engines.disks import Disks, disks
-from shoal.actors.engines.image_store import ImageInfo
+from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
 from shoal.actors.engines.oci import bundle, filters, processes, runtimes, writable
 from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.memory import Memories, with_memory
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.actors.engines.oci.runtimes import Runtime
 from shoal.actors.engines.oci.writable import Writable, Written
@@ -80,6 +81,7 @@ class Containers:
     state: Path
     mount_points: Path
     kept_tmp: Path
+    memories: Memories
     own_disks: Disks | None = None
     parent: CgroupParent | None = None
     maker: ProcessRef = field(default_factory=lambda: processes.ref(os.getpid()))
@@ -129,9 +131,10 @@ class Containers:
             self.machine,
         )
         runtimes.write_config(self.records.place(spec.key), config)
-        return self._run(record, abandoned)
+        memory = None if shows_processes(spec.runtime) else self.memories.find(image)
+        return self._run(record, abandoned, memory)
 
-    def _run(self, record: Record, abandoned: threading.Event) -> Container:
+    def _run(self, record: Record, abandoned: threading.Event, memory: Path | None = None) -> Container:
         place = self._writable(record)
         with writable.disk_errors(record.key):
             place.mount((*self._mount_points(record), *self.layers.lower_dirs(record.digest)))
@@ -139,7 +142,7 @@ class Containers:
             raise FailedPrecondition(f"the start of container {record.key} was given up", state="starting")
         if self.parent is not None:
             self.parent.ensure()
-        pid = runtimes.run(self._runtime(record), self.state, record.key, self.records.place(record.key))
+        pid = runtimes.run(self._runtime(record), self.state, record.key, self.records.place(record.key), memory)
         record = record.but(stage=Stage.MADE, first=processes.ref(pid))
         self.records.put(record)
         place.unmount()
@@ -244,6 +247,8 @@ class Containers:
         for record in self.records.all():
             if record.stage is Stage.MADE and record.first.pid and processes.alive(record.first):
                 self.watch.add(record.key, record.first)
+                if self._still_mark(record.key).exists():
+                    self._undo(record.key, self.go_on)
 
     def get(self, key: str) -> Container:
         record = self._need(key)
@@ -292,6 +297,43 @@ class Containers:
             self._running(key)
             with _typed(f"resume container {key}"):
                 self.groups.thaw(key)
+
+    def still(self, key: str) -> ImageConfig:
+        """Stops what runs in a container of which the memory can be taken; the defaults for an image with it.
+        `FailedPrecondition` for a runtime that gives none."""
+        with self._lock(key):
+            record = self._running(key)
+            if shows_processes(record.runtime):
+                raise FailedPrecondition(
+                    f"memory can be taken of a sandbox in gVisor only, and this one runs by {record.runtime}; "
+                    'create it with runtime="runsc"',
+                    state="no_memory",
+                )
+            image = self.layers.find(record.digest)
+            self._still_mark(key).touch()
+            runtimes.pause(self._runtime(record), self.state, key)
+            return with_memory(ImageConfig() if image is None else image.config)
+
+    def save_memory(self, key: str, directory: Path) -> None:
+        """Writes the memory of one that is `still`."""
+        with self._lock(key):
+            runtimes.save_memory(self._runtime(self._running(key)), self.state, key, directory)
+
+    def go_on(self, key: str) -> None:
+        """Lets one that is `still` go on, if it is there."""
+        with self._lock(key):
+            record = self.records.get(key)
+            if record is not None and processes.alive(record.first):
+                runtimes.resume(self._runtime(record), self.state, key)
+            self._still_mark(key).unlink(missing_ok=True)
+
+    def _still_mark(self, key: str) -> Path:
+        """There while one is `still`, for whoever comes after a crash."""
+        return self.records.place(key) / "still"
+
+    def sweep_memories(self) -> None:
+        """Removes the memory of images that are gone."""
+        self.memories.sweep()
 
     @contextmanager
     def written(self, key: str) -> Iterator[Written]:

@@ -9,21 +9,32 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 
 from shoal.actors.engines import cgroup_parent
-from shoal.actors.engines.contract import Ability, Container, ContainerSpec, Engine, EngineEvent, EventKind, Usage
+from shoal.actors.engines.contract import (
+    Ability,
+    Container,
+    ContainerSpec,
+    Engine,
+    EngineEvent,
+    EventKind,
+    Usage,
+    shows_processes,
+)
 from shoal.actors.engines.disks import Disks
 from shoal.actors.engines.gvisor import Gvisor
-from shoal.actors.engines.image_store import ImageStore
+from shoal.actors.engines.image_store import ImageInfo, ImageStore
 from shoal.actors.engines.oci import runtimes, writable
 from shoal.actors.engines.oci.bundle import Machine
 from shoal.actors.engines.oci.containers import Containers, Layers
 from shoal.actors.engines.oci.events import Listeners
 from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.memory import Memories
 from shoal.actors.engines.oci.records import Records
 from shoal.actors.engines.oci.watch import Watch
 from shoal.actors.engines.seccomp import profile_json
 from shoal.actors.engines.shared_counts import queue_limits
 from shoal.actors.engines.threads import EngineThreads, not_open
+from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition
 
 _log = logging.getLogger(__name__)
@@ -62,6 +73,7 @@ class OciEngine(Engine):
         sizes = {"start": start_limit, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS}
         self._threads = EngineThreads(self.name, sizes)
         self.images = images(self._threads, self._opened)
+        self._memories = Memories(root / "memory", layers.find)
         self._containers: Containers | None = None
         self._watch: Watch | None = None
         self._listeners = Listeners()
@@ -82,6 +94,8 @@ class OciEngine(Engine):
         self.runtimes = tuple(containers.known_runtimes)
         if containers.own_disks is not None:
             self.abilities |= {Ability.DISK_LIMIT}
+        if not all(map(shows_processes, self.runtimes)):
+            self.abilities |= {Ability.CHECKPOINT}
         self._watch, self._containers = watch, containers
         await self._threads.run("look", containers.watch_all)
 
@@ -98,6 +112,7 @@ class OciEngine(Engine):
             _log.warning("disks are watched, not limited: %s", problem)
             disks = None
         self._layers.open()
+        self._memories.sweep(unfinished=True)
         state = self._root / "runtime"
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         mount_points = self._root / "mount-points"
@@ -118,6 +133,7 @@ class OciEngine(Engine):
             state,
             mount_points,
             kept_tmp,
+            self._memories,
             disks,
             cgroup_parent.prepare("cgroupfs", self._pids or cgroup_parent.most_pids()),
         )
@@ -187,6 +203,27 @@ class OciEngine(Engine):
     async def resume(self, key: str) -> None:
         containers = self._opened()
         await self._threads.run("look", lambda: containers.resume(key))
+
+    async def checkpoint(self, key: str, reference: str | None = None) -> ImageInfo:
+        return await asyncio.shield(tasks.shared(self._checkpoint(key, reference), "checkpoint"))
+
+    async def _checkpoint(self, key: str, reference: str | None) -> ImageInfo:
+        """Files and memory of one moment: nothing runs in it between the two."""
+        containers, run = self._opened(), self._threads.run
+        config = await run("start", lambda: containers.still(key))
+        memory = await run("look", self._memories.new)
+        try:
+            image = await self.images.commit(key, config, reference)
+            try:
+                await run("start", lambda: containers.save_memory(key, memory))
+                await run("look", lambda: self._memories.keep(memory, image))
+            except BaseException:
+                await self.images.remove(image.digest)
+                raise
+        finally:
+            await run("look", lambda: self._memories.drop(memory))
+            await run("start", lambda: containers.go_on(key))
+        return image
 
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         self._opened()

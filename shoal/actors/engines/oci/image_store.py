@@ -22,6 +22,8 @@ class Containers(Protocol):
 
     def written(self, key: str) -> AbstractContextManager[Written]: ...
 
+    def sweep_memories(self) -> None: ...
+
 
 class OciImageStore(ImageStore):
     """`threads`: the engine's, in which the layer store's methods block; `containers`: those of the open engine, raises
@@ -63,6 +65,7 @@ class OciImageStore(ImageStore):
 
     async def remove(self, reference: str) -> None:
         await self._run("look", lambda: self._layers.remove(reference))
+        await self._run("walk", self._containers().sweep_memories)
 
     async def _pull(self, reference: str) -> ImageInfo:
         """Fetches an image once, however many ask. It goes on if all of them are cancelled."""

@@ -58,16 +58,17 @@ def found(gvisor: Gvisor | None = None) -> dict[str, Runtime]:
     return runtimes
 
 
-def run(runtime: Runtime, state: Path, key: str, bundle: Path) -> int:
-    """Starts the container that `bundle/config.json` describes; the pid of its first process. Raises the runtime's
-    error, after which there may be something of it."""
+def run(runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | None = None) -> int:
+    """Starts the container that `bundle/config.json` describes, or has it go on with `memory`; the pid of its first
+    process. Raises the runtime's error, after which there may be something of it."""
     log, pid_file = bundle / "log", bundle / "pid"
     log.unlink(missing_ok=True)
     pid_file.unlink(missing_ok=True)
     root = state / runtime.directory
     root.mkdir(mode=0o700, exist_ok=True)
     options = ["--root", str(root), "--log", str(log), "--log-format", "json"]
-    command = [runtime.program, *runtime.flags, *options, "run", "--detach"]
+    verb = ["run"] if memory is None else ["restore", f"--image-path={memory}"]
+    command = [runtime.program, *runtime.flags, *options, *verb, "--detach"]
     command += ["--bundle", str(bundle), "--pid-file", str(pid_file), key]
     try:
         # No pipes: the container's processes would inherit them.
@@ -88,6 +89,40 @@ def run(runtime: Runtime, state: Path, key: str, bundle: Path) -> int:
     if done.returncode != 0:
         raise _failure(key, runtime, log)
     return int(pid_file.read_text())
+
+
+def pause(runtime: Runtime, state: Path, key: str) -> None:
+    """Stops what runs in a container of gVisor's, by its own kernel, which goes on."""
+    _tell(runtime, state, "pause", key)
+
+
+def resume(runtime: Runtime, state: Path, key: str) -> None:
+    """Lets it go on."""
+    _tell(runtime, state, "resume", key)
+
+
+def save_memory(runtime: Runtime, state: Path, key: str, directory: Path) -> None:
+    """Writes the memory of a container that is paused; it stays as it is."""
+    _tell(runtime, state, "checkpoint", "--leave-running", f"--image-path={directory}", key)
+
+
+def _tell(runtime: Runtime, state: Path, *arguments: str) -> None:
+    command = [runtime.program, *runtime.flags, "--root", str(state / runtime.directory), *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd="/",
+            timeout=_RUN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"`{runtime.name} {arguments[0]}` did not end within {_RUN_S:g} s") from error
+    if done.returncode != 0:
+        raise Internal(f"`{runtime.name} {arguments[0]}` failed: {done.stderr.strip()[-_SAID:]}")
 
 
 def forget(state: Path, key: str) -> None:

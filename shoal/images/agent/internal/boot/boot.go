@@ -148,7 +148,9 @@ func serve(p *post) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	parker := &parker{socket: socket, secret: secret, orphan: p.orphan, server: server.New(table, activity, leave)}
+	parker := &parker{
+		socket: socket, secret: secret, orphan: p.orphan, server: server.New(table, activity, leave), restorable: onGvisor(),
+	}
 	go func() {
 		if err := parker.park(); errors.Is(err, errOrphaned) {
 			log.Printf("shoal: %v", err)

@@ -27,8 +27,10 @@ var errOrphaned = errors.New("no relay has answered for too long: this container
 type parker struct {
 	socket string
 	secret []byte // what the relay demands first
-	orphan time.Duration
-	server *server.Server
+	// restorable: memory snapshots may be taken of this container, and it may have been restored from one.
+	restorable bool
+	orphan     time.Duration
+	server     *server.Server
 }
 
 // park dials and serves until no relay has answered for the orphan time.
@@ -38,10 +40,16 @@ func (p *parker) park() error {
 	last := time.Now() // when a connection last waited at the relay
 	for {
 		slots <- struct{}{}
+		if p.restorable {
+			p.refreshSecret()
+		}
 		conn, err := dial(p.socket, p.secret)
 		if err != nil {
 			<-slots
 		} else {
+			if p.restorable {
+				go closeWhenSevered(conn)
+			}
 			began, ended := make(chan struct{}), make(chan struct{})
 			go func() {
 				p.serve(conn, func() { close(began) })

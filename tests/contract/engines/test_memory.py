@@ -1,0 +1,49 @@
+"""Images with the memory of a container, of which others go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shoal.actors.engines.contract import Ability, ContainerState
+from shoal.model.errors import FailedPrecondition
+from tests.contract.engines.labs import RunscLab, opened
+
+pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.long]
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, anyio_backend: str) -> AsyncIterator[RunscLab]:
+    lab = RunscLab(tmp_path)
+    async with opened(lab):
+        yield lab
+
+
+async def test_two_go_on_with_the_memory_and_the_files_of_a_third(lab: RunscLab) -> None:
+    assert Ability.CHECKPOINT in lab.engine.abilities
+    first = await lab.start()
+    assert (await lab.run(first, "sh", "-c", "echo memory > /dev/shm/a; echo file > /a; echo gone > /dev/shm/b"))[
+        0
+    ] == 0
+    image = await lab.engine.checkpoint(first.key, "test/memory")
+    assert (await lab.run(first, "sh", "-c", "rm /dev/shm/b; cat /dev/shm/a")) == (0, "memory\n"), "it goes on"
+    others = await asyncio.gather(*(lab.start(image=image.digest) for _ in range(2)))
+    for other in others:
+        assert other.state is ContainerState.RUNNING
+        assert await lab.run(other, "cat", "/dev/shm/a", "/a", "/dev/shm/b") == (0, "memory\nfile\ngone\n")
+    for key in (first.key, *(other.key for other in others)):
+        await lab.engine.remove(key)
+    memories = lab.top / "oci" / "memory"
+    assert len(list(memories.iterdir())) == 1
+    await lab.engine.images.remove("test/memory")
+    assert list(memories.iterdir()) == []
+
+
+async def test_one_that_shares_the_machines_kernel_gives_no_memory(lab: RunscLab) -> None:
+    container = await lab.start(runtime="runc")
+    with pytest.raises(FailedPrecondition) as caught:
+        await lab.engine.checkpoint(container.key)
+    assert caught.value.state == "no_memory"
