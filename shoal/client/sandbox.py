@@ -16,6 +16,7 @@ from shoal.client.create import Wanted, create_all, create_many_call, named, spe
 from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
+from shoal.client.image.image import Image
 from shoal.client.output import Output
 from shoal.client.overloads import exec_call, run_call
 from shoal.client.process import Process, ProcessInfo, Result, start_of
@@ -29,6 +30,7 @@ from shoal.model.errors import (
     CommandFailed,
     DeadlineExceeded,
     FailedPrecondition,
+    ImageNotFound,
     InvalidRequest,
     SandboxEnded,
     ShoalError,
@@ -102,6 +104,12 @@ class Sandbox(Context):
             made = await client.transport.create(spec, deadline=deadline)
         except Unavailable as error:
             raise named(error, key if given is None else None) from None
+        except ImageNotFound:
+            image = options.get("image")
+            if not isinstance(image, Image) or not image.forget(client, spec.environment):
+                raise
+            # It was deleted since it was built. Nothing was created.
+            return await Sandbox.create.aio(*command, deadline=deadline, client=client, **options)
         client.leases.add(made)
         return Sandbox(client, made)
 

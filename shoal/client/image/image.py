@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from shoal.client.image import building, commands
 from shoal.client.image.dockerfile import parse
 from shoal.client.image.ignore import Ignore
 from shoal.client.image.local_files import LocalFiles
-from shoal.model import verbs
+from shoal.model import tasks, verbs
 from shoal.model.builds import BuildOptions
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import IMAGE
@@ -59,6 +60,7 @@ class Image:
         self._base = base
         self._steps = tuple(steps)
         self._built: WeakKeyDictionary[Client, dict[str, str]] = WeakKeyDictionary()
+        self._building: dict[tuple[asyncio.AbstractEventLoop, Client, str], asyncio.Task[Image]] = {}
 
     # Where it begins
 
@@ -313,14 +315,20 @@ class Image:
         if not self._steps:
             return self._base
         known = self._built.setdefault(client, {}).get(environment)
-        if known is None:
-            built = await self.build.aio(environment=environment, client=client)
-            known = built._base
-        return known
+        if known is not None:
+            return known
+        key = (asyncio.get_running_loop(), client, environment)
+        task = self._building.get(key)
+        if task is None:  # else another create of this process builds it just now
+            task = self._building[key] = tasks.shared(
+                self.build.aio(environment=environment, client=client), "build image"
+            )
+            task.add_done_callback(lambda _: self._building.pop(key))
+        return (await asyncio.shield(task))._base
 
-    def forget(self, client: Client, environment: str) -> None:
-        """What it was built as is gone: the next use builds it anew."""
-        self._built.get(client, {}).pop(environment, None)
+    def forget(self, client: Client, environment: str) -> bool:
+        """What it was built as is gone, so that the next use builds it anew. Whether it was known."""
+        return self._built.get(client, {}).pop(environment, None) is not None
 
     # What it is
 

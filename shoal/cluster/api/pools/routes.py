@@ -16,6 +16,7 @@ from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
+from shoal.cluster.api.sandboxes.dev_image import with_dev_image
 from shoal.cluster.api.sandboxes.routes import KEY_AS_GIVEN, IdempotencyKey
 from shoal.cluster.api.schema.control import Deadline, EnvironmentQuery, Sandbox
 from shoal.cluster.api.schema.pools import Pool, PoolCreate, PoolName, Pools, PoolSize, Taking
@@ -34,7 +35,7 @@ async def create_pool(body: PoolCreate, request: Request, who: Who, cluster: Clu
     context = context_of(request)
     context.environment = environment_for(who, body.spec.environment)
     context.target = body.name
-    spec = body.spec.spec(await cluster.defaults(), context.environment, None)
+    spec = await with_dev_image(body.spec.spec(await cluster.defaults(), context.environment, None), cluster)
     made = await cluster.ask(verbs.create_pool, body.name, spec, body.min_ready, body.max_ready, body.replace)
     return Json(made.to_dict(), 201)
 

@@ -15,6 +15,7 @@ from shoal.cluster.api.request.answers import Json
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
+from shoal.cluster.api.sandboxes.dev_image import with_dev_image
 from shoal.cluster.api.schema.control import (
     Deadline,
     EnvironmentQuery,
@@ -75,7 +76,7 @@ async def create_sandbox(
     context = context_of(request)
     context.environment = environment_for(who, body.environment)
     key = idempotency_key or secrets.token_hex(16)
-    spec = body.spec(await cluster.defaults(), context.environment, key)
+    spec = await with_dev_image(body.spec(await cluster.defaults(), context.environment, key), cluster)
     try:
         info = await seen_through(request, cluster.create(spec, deadline=deadline, wait=wait))
     except Unavailable as error:
