@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shoal.actors.engines.oci.records import ProcessRef
 
-_STATE, _STARTED, _EXIT_CODE = 0, 19, 49
+_STATE, _THREADS, _STARTED, _EXIT_CODE = 0, 17, 19, 49
 """Fields of `/proc/<pid>/stat` after the name."""
 _ENDED = "ZXx"
 
@@ -23,14 +23,14 @@ def ref(pid: int) -> ProcessRef:
 def alive(process: ProcessRef) -> bool:
     """Whether it runs: one that nobody has reaped yet does not."""
     fields = _stat(process.pid) if process.pid else []
-    return bool(fields) and int(fields[_STARTED]) == process.started and fields[_STATE] not in _ENDED
+    return bool(fields) and int(fields[_STARTED]) == process.started and not _has_ended(fields)
 
 
 def exit_code(process: ProcessRef) -> int | None:
     """The exit code of one that has ended, 128 + n for a signal; None once it was reaped: the kernel has forgotten it
     then. Only root may read it."""
     fields = _stat(process.pid)
-    if len(fields) <= _EXIT_CODE or int(fields[_STARTED]) != process.started or fields[_STATE] not in _ENDED:
+    if len(fields) <= _EXIT_CODE or int(fields[_STARTED]) != process.started or not _has_ended(fields):
         return None
     code = os.waitstatus_to_exitcode(int(fields[_EXIT_CODE]))
     return code if code >= 0 else 128 - code
@@ -45,6 +45,11 @@ def end_calls(program: str, key: str) -> None:
             words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
             if os.fsencode(key) in words and os.path.basename(words[0]) == os.fsencode(program):
                 os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _has_ended(fields: list[str]) -> bool:
+    """While a thread executes a program, the first one is dead for a moment, and its pid goes to the other."""
+    return fields[_STATE] in _ENDED and int(fields[_THREADS]) <= 1
 
 
 def _stat(pid: int) -> list[str]:
