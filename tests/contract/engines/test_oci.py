@@ -7,6 +7,8 @@ import functools
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -189,3 +191,39 @@ async def test_half_a_removal_is_finished_by_the_next(oci_lab: OciLab, monkeypat
     async with reopened(oci_lab) as engine:
         assert await engine.list({}) == []
     assert await oci_lab.remains() == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_a_thousand_containers_come_and_go_and_nothing_grows(oci_lab: OciLab) -> None:
+    async def cycle() -> None:
+        made = await oci_lab.engine.start(spec(oci_lab))
+        await oci_lab.engine.remove(made.key)
+
+    await asyncio.gather(*(cycle() for _ in range(20)))
+    await disks_gone(oci_lab)
+    before, memory = counts(oci_lab), resident()
+    for _ in range(125):
+        await asyncio.gather(*(cycle() for _ in range(8)))
+    await disks_gone(oci_lab)
+    deadline = time.monotonic() + 60  # the kernel takes namespaces and groups apart a little later
+    while (after := counts(oci_lab)) != before and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    assert after == before
+    assert resident() < memory + 32 * MiB
+
+
+def counts(lab: OciLab) -> dict[str, int]:
+    """What each container takes of this process and of the machine, as far as it is this lab's."""
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "mounts": sum(str(lab.run_dir) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "groups": sum(path.name in lab.keys for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*")),
+        "files": sum(1 for _ in lab.top.rglob("*")) + sum(1 for _ in (lab.run_dir / "d").glob("*")),
+    }
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
