@@ -16,6 +16,7 @@ from shoal.cli import (
     exits,
     history,
     image_build,
+    images,
     login,
     machines,
     pools,
@@ -41,6 +42,12 @@ app = typer.Typer(
 
 image = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Images: what sandboxes run on.")
 image.command("build")(image_build.build)
+image.command("ls")(images.ls)
+image.command("show")(images.show)
+image.command("snapshot")(images.snapshot)
+image.command("tag")(images.tag)
+image.command("rm")(images.rm)
+image.command("gc")(images.gc)
 
 app.command()(cluster.up)
 app.command()(cluster.down)

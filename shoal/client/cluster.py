@@ -13,6 +13,7 @@ from shoal.client import cluster_address
 from shoal.client.admin import Administration
 from shoal.client.contexts import Context
 from shoal.client.dual_method import at_exit, dual_function, dual_method
+from shoal.client.images import ImageCalls
 from shoal.client.leases import OwnerLeases
 from shoal.model import cluster_file, verbs
 from shoal.model.errors import FailedPrecondition, InvalidRequest
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("shoal.client")
 
 
-class Client(Administration, Context):
+class Client(Administration, ImageCalls, Context):
     """A connection to a cluster, for any number of threads and event loops; `shoal.connect` makes one.
 
     Leaving its `with` block closes it; sandboxes go on running.
