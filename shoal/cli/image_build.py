@@ -55,7 +55,9 @@ def build(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the log.")] = False,
     json: Json = False,
 ) -> None:
-    """Build an image in the cluster, and print its id. What was built before is not built again.
+    """Build an image in the cluster, and print its id.
+
+    What was built before is not built again.
 
     \b
     Examples:

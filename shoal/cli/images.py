@@ -37,7 +37,7 @@ def ls(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     json: Json = False,
 ) -> None:
-    """List images, newest first: snapshots of sandboxes, and what was built.
+    """List images: snapshots, and what was built.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def ls(
 
 
 def show(image: ImageName, environment: EnvironmentName = None) -> None:
-    """Show all that is known of an image, as JSON.
+    """Show an image, as JSON.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def snapshot(
     ttl: Annotated[str | None, typer.Option(metavar="TIME", help="Delete it after this time (90s, 12h, 30d).")] = None,
     json: Json = False,
 ) -> None:
-    """Take an image of a sandbox's files, and print its id. The sandbox goes on.
+    """Take an image of a sandbox's files. It goes on.
 
     \b
     Examples:
@@ -115,7 +115,9 @@ def tag(
     environment: EnvironmentName = None,
     json: Json = False,
 ) -> None:
-    """Give an image a name, which another image may have had until now.
+    """Give an image a name, or take it away.
+
+    Another image that has the name loses it.
 
     \b
     Examples:
@@ -144,7 +146,9 @@ def rm(
     ] = False,
     environment: EnvironmentName = None,
 ) -> None:
-    """Delete images. One that sandboxes or pools need stays, unless --when-unused.
+    """Delete images.
+
+    One that sandboxes or pools need stays, unless --when-unused.
 
     \b
     Examples:
@@ -169,9 +173,9 @@ def gc(
     environment: EnvironmentName = None,
     json: Json = False,
 ) -> None:
-    """Delete images that have no name, and that no sandbox and no pool needs.
+    """Delete images without a name that nobody uses.
 
-    The cluster does that by itself after `limits.unused_images`.
+    Those that a sandbox or a pool needs stay. The cluster does that by itself after `limits.unused_images`.
 
     \b
     Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import secrets
@@ -37,18 +38,21 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
+from shoal.model.images import check_ttl, image_name
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.options import mapping
 from shoal.model.states import State
 from shoal.model.validate import MAX_TIMEOUT, check_name, check_number, check_tags, check_text
 
 if TYPE_CHECKING:
+    from shoal.client.image.image import Image
     from shoal.wire.agent import RunResult, Terminal
 
 MAX_OUTPUT = 8 << 20
 """Bytes of stdout, and of stderr, that `run` keeps by default."""
 
 CREATE_DEADLINE_S = 300.0
+MAX_FORKS = 1000
 _TAIL = 2000
 
 
@@ -303,6 +307,54 @@ class Sandbox(Context):
         elif not self._info.ended:
             with suppress(SandboxEnded):
                 await self.stop.aio()
+
+    # Its files as an image
+
+    @dual_method
+    async def snapshot_filesystem(self, name: str | None = None, *, ttl: float | None = None) -> Image:
+        """An image of its files as they are at one moment, in which its processes are frozen; they go on after it. Only
+        what changed is stored, and `Sandbox.create(image=…)` takes it at once.
+
+        `name`: `name:tag`, for `Image.from_name`; another image that has it loses it. `ttl`: seconds after which it is
+        deleted. Without either it stays until it was not used for `limits.unused_images` (30 days). It has no processes
+        and no memory. A persistent sandbox may also be stopped.
+
+        Raises `InvalidRequest`, `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`.
+        """
+        wanted = None if name is None else image_name(name)
+        check_ttl(ttl)
+        key = secrets.token_hex(16)  # asked again, the transport gets the same image
+        made = await self._agent.transport.ask(verbs.snapshot_filesystem, self.id, wanted, ttl, key)
+        from shoal.client.image.image import Image
+
+        return Image.from_id(made.id)
+
+    @dual_method
+    async def fork(self, count: int = 1, *, deadline: float = CREATE_DEADLINE_S) -> Sequence[Sandbox]:
+        """Creates `count` sandboxes like this one (up to 1,000), each with the files that this one has now, and returns
+        them running: all, or none. Their spec is the same but for the name. Processes, memory and tunnels are not taken
+        along; its own command starts anew in each. `deadline`: seconds for all of it.
+
+        Raises what `snapshot_filesystem` and `create` do; then nothing is left.
+        """
+        check_number("count", count, 0, MAX_FORKS, "sandboxes", whole=True)
+        check_number("deadline", deadline, 0, math.inf, "seconds")
+        key = secrets.token_hex(16)
+        transport = self._agent.transport
+        try:
+            made = await transport.fork(self.id, count, deadline=deadline, key=key)
+        except asyncio.CancelledError:
+            await self._client.rollback.run(self._end_forks(count, deadline, key))
+            raise
+        for info in made:
+            self._client.leases.add(info)
+        return [Sandbox(self._client, info) for info in made]
+
+    async def _end_forks(self, count: int, deadline: float, key: str) -> None:
+        """Ends what a call that was given up has made, or is making: the same key gives the same sandboxes."""
+        transport = self._agent.transport
+        made = await transport.fork(self.id, count, deadline=deadline, key=key)
+        await asyncio.gather(*(transport.terminate(info.id) for info in made), return_exceptions=True)
 
     # Its processes
 

@@ -348,6 +348,22 @@ def snapshot_filesystem(
     """
 
 
+@verb(
+    Scope.RUN,
+    "POST /v1/sandboxes/{sandbox_id}/fork",
+    many="sandboxes",
+    audit="sandbox.fork",
+    retry=Retry.UNANSWERED,
+    takes="deadline",
+)
+def fork(sandbox_id: str, count: int, deadline: float, key: str) -> list[Made]:
+    """Up to 1,000 sandboxes of the same spec but for its name, running, each with the files that this one has now: all,
+    or none. They have the idempotency keys `<key>:<number>`, from 0; `deadline`: seconds for all of it.
+
+    Raises what `snapshot_filesystem` and `create` do.
+    """
+
+
 @verb(Scope.READ, "GET /v1/images")
 def list_images(listing: ImageListing) -> ImagePage:
     """Images, newest first; `EnvironmentNotFound`."""

@@ -65,6 +65,10 @@ class Transport(ABC):
         """`verbs.create_many`, of any number of sandboxes; cancelled, as `create`."""
 
     @abstractmethod
+    async def fork(self, sandbox_id: str, count: int, *, deadline: float, key: str) -> Sequence[SandboxInfo]:
+        """`verbs.fork`. One that is cancelled goes on: the same `key` gives the same sandboxes."""
+
+    @abstractmethod
     async def agent(self, sandbox_id: str) -> Agent:
         """Its agent over this loop's connection; `SandboxEnded`, `SandboxNotFound`, `Unavailable`."""
 

@@ -166,6 +166,14 @@ class HttpTransport(Transport):
             raise
         return made
 
+    async def fork(self, sandbox_id: str, count: int, *, deadline: float, key: str) -> Sequence[SandboxInfo]:
+        path, query, body = request_for(
+            verbs.fork, {"sandbox_id": sandbox_id, "count": count, "deadline": deadline, "key": key}
+        )
+        takes = deadline + verbs.SNAPSHOT_S
+        data = await self.calls.json("POST", path, query=query, body=body, for_room=True, takes_s=takes)
+        return decoded(lambda answer: [info_from_json(each) for each in answer["sandboxes"]], data)
+
     # Verbs whose routes are not plain
 
     async def _list_sandboxes(self, listing: Listing) -> Page:

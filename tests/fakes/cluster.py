@@ -8,6 +8,7 @@ when they are terminated or their command ends.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 import weakref
@@ -27,7 +28,7 @@ from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
-from shoal.actors.messages import End, SandboxStarted
+from shoal.actors.messages import End, NodeImage, SandboxStarted
 from shoal.model import verbs
 from shoal.model.access import INSIDE, MAIN_ENVIRONMENT, Caller, Quota, Tunnel
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
@@ -206,6 +207,14 @@ class _Cluster:
         pass
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
+        pass
+
+    async def snapshot_sandbox(self, sandbox_id: str, image_id: str, config: dict[str, Any] | None) -> NodeImage:
+        digest = f"sha256:{hashlib.sha256(image_id.encode()).hexdigest()}"
+        plain = {"env": {}, "user": "", "workdir": "/", "entrypoint": [], "command": [], "labels": {}}
+        return NodeImage(digest, 1 << 20, plain if config is None else config)
+
+    async def remove_image(self, image_id: str) -> None:
         pass
 
     async def expose(self, sandbox_id: str, port: int, private: bool) -> str:

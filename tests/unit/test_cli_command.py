@@ -20,6 +20,7 @@ COMMANDS = (
 GROUPS = {
     "tokens": ("create", "ls", "rm"),
     "environments": ("create", "ls", "quota", "rm"),
+    "image": ("build", "ls", "show", "snapshot", "tag", "rm", "gc"),
     "pool": ("create", "ls", "resize", "rm"),
     "cluster": ("up", "status", "down"),
     "node": ("token", "ls", "cordon", "uncordon", "drain"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 import pytest
 
+from shoal.actors.controller.capacity import Outlook
+from shoal.actors.controller.ledger import NodeView
+from shoal.actors.controller.machine import Machine
+from shoal.actors.controller.placement import OnNode, Request, Wait, choose, tiers
 from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.room import Amount
 from shoal.model.access import INSIDE, Caller, Quota, Scope
 from shoal.model.errors import (
     EnvironmentNotFound,
@@ -194,7 +198,8 @@ async def test_a_controller_that_is_killed_meanwhile_leaves_nothing(after: int) 
     taking = controller.begin(controller.parts.snapshots.snapshot(box.id, "app:v1", None, None, INSIDE))
     controller.store._die_after = after
     await until(lambda: bool(world.images), "it is begun")
-    await asyncio.sleep(0.03 * (after - 1))
+    written = ImageState.READY if after == 2 else ImageState.MAKING
+    await until(lambda: {each.state for each in world.disk.images.values()} == {written}, "it is on record")
     await controller.kill()
     taking.cancel()
 
@@ -280,3 +285,62 @@ async def test_a_machine_that_is_away_is_told_and_waited_for() -> None:
     assert not world.images
     assert not world.disk.images
     await controller.kill()
+
+
+async def test_forks_have_the_spec_and_the_files_and_nothing_else_stays() -> None:
+    world = World()
+    controller = await world.controller()
+    box = await created(controller, name="web", env={"A": "1"}, tags={"of": "test"}, timeout=77.0)
+    fork = controller.parts.forks.fork
+    made = await controller.begin(fork(box.id, 3, 20.0, "once", INSIDE))
+    again = await controller.begin(fork(box.id, 3, 20.0, "once", INSIDE))
+    assert [info.id for info, _ in made] == [info.id for info, _ in again]
+    (image_id,) = {info.spec.image for info, _ in made}
+    for info, grant in made:
+        assert (info.spec.name, dict(info.spec.env), dict(info.tags)) == (None, {"A": "1"}, {"of": "test"})
+        assert info.spec.timeout == 77.0
+        assert grant is not None
+    with pytest.raises(ImageNotFound):
+        controller.parts.images.get(image_id, None, INSIDE)
+    assert image_id in world.images
+    await end(controller, *(info.id for info, _ in made))
+    await until(lambda: not world.images and not world.disk.images, "the snapshot is gone")
+    await controller.kill()
+
+
+async def test_forks_are_all_or_none() -> None:
+    world = World()
+    controller = await world.controller()
+    await controller.parts.accounts.set_quota("main", Quota(sandboxes=3), INSIDE)
+    box = await created(controller)
+    with pytest.raises(QuotaExceeded):
+        await controller.begin(controller.parts.forks.fork(box.id, 3, 20.0, "once", INSIDE))
+    assert [record.id for record in controller.parts.registry.live()] == [box.id]
+    await until(lambda: not world.images and not world.disk.images, "the snapshot is gone")
+    for count, key, field in ((0, "k", "count"), (1001, "k", "count"), (1, "", "idempotency_key")):
+        with pytest.raises(InvalidRequest) as caught:
+            await controller.parts.forks.fork(box.id, count, 20.0, key, INSIDE)
+        assert caught.value.field == field
+    await end(controller, box.id)
+    with pytest.raises(SandboxEnded):
+        await controller.parts.forks.fork(box.id, 1, 20.0, "later", INSIDE)
+    await controller.kill()
+
+
+async def test_a_request_with_an_image_is_placed_where_that_is() -> None:
+    views = {name: NodeView(name, Amount(4.0, 4096.0), Amount(4.0, 4096.0)) for name in ("n1", "n2", "n3")}
+    shape = spec().slot_shape
+
+    def chosen(*nodes: str) -> OnNode | Wait:
+        request = Request(shape, nodes=nodes)
+        return choose(request, tiers(request, views.values()), lambda fits: Outlook.NONE)
+
+    assert chosen("n2") == OnNode("n2")
+    views["n2"].free = Amount()
+    waiting = chosen("n2")
+    assert isinstance(waiting, Wait)
+    assert waiting.selector.nodes == ("n2",)
+    assert not Request(shape, nodes=("n2",)).meets(Request(shape, nodes=("n1",)))
+    assert not Request(shape, nodes=("n2",)).fits(
+        Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",), 24576, 1 << 20)
+    )

@@ -30,6 +30,7 @@
     image_verbs.py    what clients ask of images
     image_removal.py  removes those that nothing needs from their machines
     snapshots.py      takes images of sandboxes' files
+    forks.py          sandboxes that begin with the files of another one
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
     object_storage.py where images are kept for all nodes: who may reach it, and its server

@@ -19,6 +19,7 @@ from shoal.actors.controller.declared_pools import DeclaredPools
 from shoal.actors.controller.demand import DemandReporter
 from shoal.actors.controller.event_feed import EventFeed
 from shoal.actors.controller.events import EventLog
+from shoal.actors.controller.forks import Forks
 from shoal.actors.controller.history import History
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.image_changes import ImageChanges
@@ -97,6 +98,7 @@ class Parts:
     images: ImageVerbs
     image_removal: ImageRemoval
     snapshots: Snapshots
+    forks: Forks
     objects: ObjectStorage
     builds: Builds
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
@@ -250,6 +252,7 @@ async def open_parts(
     admission = Admission(settings.limits, registry, accounts, nodes, use, launchable, supervisor.check_room)
     images = ImageVerbs(kept, use, image_changes, accounts)
     sandboxes = Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call)
+    snapshots = Snapshots(kept, image_changes, history, nodes, settings.limits, call)
     parts = Parts(
         settings=settings,
         store=store,
@@ -273,7 +276,8 @@ async def open_parts(
         machines=Machines(nodes, supervisor, pool, writer),
         images=images,
         image_removal=ImageRemoval(kept, images, image_changes, nodes, settings, call),
-        snapshots=Snapshots(kept, image_changes, history, nodes, settings.limits, call),
+        snapshots=snapshots,
+        forks=Forks(sandboxes, history, snapshots, image_changes),
         objects=objects,
         builds=Builds(kept, use.note_used, accounts, nodes, call, start_builder),
     )

@@ -142,8 +142,8 @@ class Snapshots:
                 name=wanted.name,
                 cache_key=wanted.cache_key,
             )
-        except ShoalError as error:
-            await self._undo(image)
+        except Exception as error:
+            await self._undo(image)  # also after a defect: or it would be in the making for ever
             if isinstance(error, NotFound) and record.ended:
                 raise ended_error(record) from None
             if isinstance(error, NotFound):

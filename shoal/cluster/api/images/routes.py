@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated
 
 from fastapi import Query
 from starlette.requests import Request
 
+from shoal.client.create import named
 from shoal.cluster.api.access.auth import environment_for
 from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
@@ -15,6 +17,8 @@ from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import EnvironmentQuery, SandboxId
 from shoal.cluster.api.schema.images import (
     Collection,
+    Fork,
+    Forked,
     Image,
     ImageName,
     ImagePage,
@@ -25,8 +29,10 @@ from shoal.cluster.api.schema.images import (
 )
 from shoal.model import verbs
 from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
+from shoal.model.errors import Unavailable
 from shoal.model.ids import IMAGE
 from shoal.model.images import ImageKind, ImageListing
+from shoal.model.sandbox_json import info_to_json
 
 router = new_router("images")
 
@@ -45,6 +51,20 @@ async def snapshot_filesystem(
     )
     context_of(request).target = made.id
     return Json(made.to_dict(), 201)
+
+
+@verb_route(router, verbs.fork, status_code=201, response_model=Forked, summary="Fork a sandbox")
+async def fork_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster, body: Fork | None = None) -> Json:
+    """Creates sandboxes of the same spec, without its name, each with the files that this one has now, and answers once
+    they run: all, or none. Its processes, tunnels and memory are not taken along."""
+    asked = body or Fork()
+    key = asked.key or secrets.token_hex(16)
+    try:
+        forking = cluster.fork(sandbox_id, asked.count, deadline=asked.deadline, key=key)
+        made = await seen_through(request, forking)
+    except Unavailable as error:
+        raise named(error, key if asked.key is None else None, 'key: "{}"') from None
+    return Json({"sandboxes": [info_to_json(info) for info in made]}, 201)
 
 
 @verb_route(router, verbs.list_images, response_model=ImagePage, summary="List images")

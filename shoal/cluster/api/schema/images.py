@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import Field
 
-from shoal.cluster.api.schema.control import MAX_SECONDS, Sent, Told
+from shoal.cluster.api.schema.control import MAX_BATCH, MAX_SECONDS, Deadline, Sandbox, Sent, Told
 from shoal.model.field_types import Name
 from shoal.model.images import MAX_TTL, ImageKind
 
@@ -27,6 +27,17 @@ class Snapshot(Sent):
     """Seconds after which it goes; without it, one without a name goes once it is not used for long"""
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """The same key gives the same image"""
+
+
+class Fork(Sent):
+    """Sandboxes that begin with the files of another one."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 1
+    """How many: all are made, or none"""
+    deadline: Deadline = 300.0
+    """Seconds for all of it"""
+    key: Annotated[str, Field(min_length=1, max_length=120)] | None = None
+    """The same key gives the same sandboxes; they have the idempotency keys `<key>:<number>`, from 0"""
 
 
 class ImageName(Sent):
@@ -99,6 +110,12 @@ class ImagePage(Told):
     images: Sequence[Image]
     next_cursor: str | None
     """The `cursor` for the next page; null: this is the last"""
+
+
+class Forked(Told):
+    """The new sandboxes."""
+
+    sandboxes: Sequence[Sandbox]
 
 
 class Images(Told):
