@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 N ?= 16
 PEERS ?=
+ENGINE ?= oci
+ONLY ?=
 FUZZ ?= 30s
 WORKERS ?= $(shell nproc)
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -95,9 +97,9 @@ demo: venv ## Roll out N candidates on a real package, each in a sandbox of its 
 	@trap 's=$$?; $(BIN)/shoal down || s=1; exit $$s' EXIT; \
 	$(BIN)/shoal up && $(BIN)/python -m examples.rollouts --candidates $(N)
 
-bench: venv ## Measure against docker-py on the same engine → build/bench.json (PEERS=1: and other sandboxes)
+bench: venv ## Measure against docker-py → build/bench.json (ENGINE=docker, ONLY=execs,creates; PEERS=1: and others)
 	@mkdir -p build
-	PEERS=$(PEERS) $(BIN)/python -m tests.bench --output build/bench.json
+	PEERS=$(PEERS) $(BIN)/python -m tests.bench --output build/bench.json --engine $(ENGINE) $(if $(ONLY),--only $(ONLY))
 
 simulate: venv ## The real controller over pretend machines: 10,000 sandboxes, a day of bursts and losses → build/simulation.png
 	$(BIN)/python -m tests.simulation

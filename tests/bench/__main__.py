@@ -9,15 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 import shoal
-from shoal.model.cluster_file import ClusterFile
 from tests.bench import machine, table
-from tests.bench.cluster import cluster, docker_engine
-from tests.bench.measures import Measurements, measure_all, measure_http, measure_peer, measure_scaling
+from tests.bench.cluster import Bench, cluster
+from tests.bench.measures import (
+    GROUPS,
+    Measurements,
+    measure_cycles,
+    measure_http,
+    measure_inside,
+    measure_peer,
+    measure_scaling,
+)
 from tests.bench.ours import of as processes_of
 from tests.bench.overhttp import Plain, ShoalClient
 from tests.bench.peers.dockerpy import DockerPy
@@ -41,18 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=Path("build/bench.json"), help="where the figures go (%(default)s)"
     )
     parser.add_argument("--peers", action="store_true", default=os.environ.get("PEERS", "") not in ("", "0"))
+    parser.add_argument("--engine", default="oci", choices=("oci", "docker"), help="Shoal's (%(default)s)")
+    parser.add_argument("--only", default=",".join(GROUPS), metavar="GROUP,…", help="some of these alone: %(default)s")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
     arguments = parser.parse_args(argv)
     console = Console()
+    wanted = frozenset(arguments.only.split(","))
+    if unknown := wanted - set(GROUPS):
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}")
     try:
-        met = _bench(console, arguments.output, with_peers=arguments.peers)
+        met = _bench(console, arguments.output, arguments.engine, wanted, with_peers=arguments.peers)
     except shoal.ShoalError as error:
         console.print(str(error), style="red", highlight=False, markup=False)
         return 1
     return 1 if arguments.check and not met else 0
 
 
-def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
+def _bench(console: Console, output: Path, engine: str, wanted: frozenset[str], *, with_peers: bool) -> bool:
     """Whether every target was met."""
     output.parent.mkdir(parents=True, exist_ok=True)
 
@@ -67,20 +80,21 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
         yield
 
     with ExitStack() as stack:
-        where = stack.enter_context(cluster(report))
-        docker = stack.enter_context(docker_engine(where, report))
-        facts = machine.facts(docker, where.settings["engine"])
-        image = where.settings["sandbox"]["image"]
+        bench = stack.enter_context(cluster(report, engine))
+        facts = machine.facts(bench.docker.address, bench.engine.kind)
         stack.callback(_leave_ray)  # or Ray ends this process, when it finds its cluster gone
-        ours = Shoal(shoal.connect(), image)
+        ours = Shoal(shoal.connect(), bench.image)
         stack.callback(ours.close)
-        plain = DockerPy(docker, image)
+        plain = DockerPy(bench.docker.address, bench.image)
         stack.callback(plain.close)
         start = time.monotonic()
-        found = measure_all(ours, plain, processes_of(where), say)
-        found = _with_http(found, where, ours, plain, image, say)
-        found = measure_scaling(where, found, say)
-        for make in _peers(docker, image, output.parent) if with_peers else ():
+        found = measure_inside(ours, plain, processes_of(bench), bench.containers, wanted, say)
+        found = replace(found, engine=bench.engine.kind)
+        if not wanted.isdisjoint({"http", "cycles"}):
+            found = _with_http(found, bench, ours, plain, wanted, say)
+        if "region" in wanted:
+            found = measure_scaling(bench.file, found, say)
+        for make in _peers(bench.docker.address, bench.image, output.parent) if with_peers else ():
             found = _with_peer(found, make, say)
         seconds = time.monotonic() - start
         result = table.to_dict(found, facts, seconds)
@@ -91,21 +105,31 @@ def _bench(console: Console, output: Path, *, with_peers: bool) -> bool:
 
 
 def _with_http(
-    found: Measurements, where: ClusterFile, ours: Shoal, plain: DockerPy, image: str, say: Callable[[str], None]
+    found: Measurements,
+    bench: Bench,
+    ours: Shoal,
+    plain: DockerPy,
+    wanted: frozenset[str],
+    say: Callable[[str], None],
 ) -> Measurements:
     """`found`, and the same by way of the API."""
     inside = ours.client
     _, token = inside.create_token("bench", environment="main", scope="run")
-    client = shoal.connect(where.api_url, token=token)
+    requests = Plain(bench.file.api_url, token)
+    if "cycles" in wanted:
+        found = measure_cycles(requests, plain, bench.image, found, say)
+    if "http" not in wanted:
+        return found
+    client = shoal.connect(bench.file.api_url, token=token)
     shoal.client.cluster.use(inside)
-    through_face = ShoalClient(client, image)
+    through_face = ShoalClient(client, bench.image)
 
     def ready() -> None:
         wait_quiet()
         ours.wait_warm()
 
     with closing(through_face):
-        return measure_http(Plain(where.api_url, token), through_face, plain, image, found, ready, say)
+        return measure_http(requests, through_face, plain, bench.image, found, ready, say)
 
 
 def _peers(engine: str, image: str, directory: Path) -> Sequence[Callable[[], Subject]]:

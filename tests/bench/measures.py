@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import ShoalError
-from tests.bench import creates, execs, files, many, maps, memory, overhttp, scaling, shoalpy, tunnels
+from tests.bench import creates, cycles, destroys, execs, files, many, maps, memory, overhttp, scaling, shoalpy, tunnels
 from tests.bench.memory import Cost
 from tests.bench.overhttp import Plain, ShoalClient, ShoalHttp
 from tests.bench.peers.dockerpy import DockerPy
@@ -16,46 +16,10 @@ from tests.bench.shoalpy import Shoal
 from tests.bench.stats import Samples
 from tests.bench.subject import Subject
 
-AT_LEAST: dict[str, float] = {
-    "exec_p50": 25,
-    "exec_rate_1": 40,
-    "exec_rate_8": 25,
-    "create_cold": 0.8,
-    "create_warm": 10,
-    "create_pool": 20,
-    "create_rate": 0.9,
-    "file_write": 2,
-    "file_read": 2,
-    "http_exec_p50": 8,
-    "http_exec_rate": 8,
-    "http_create_warm": 6,
-    "tunnel_get_rate": 0.7,
-}
-"""How many times better than docker-py, by measure.
-
-A container's own address leads there straight through the kernel, so of GETs through a tunnel only those of a usual
-server have a target.
-"""
-
-FIGURES_AT_LEAST: dict[str, float] = {
-    "http_file_up": 150,
-    "http_file_down": 150,
-    "tunnel_down": 500,
-    "map_efficiency": 0.9,
-}
-"""MB/s, where docker-py has nothing that streams a file; and the share of what is reached by hand."""
-
-FIGURES_AT_MOST: dict[str, float] = {
-    "http_first_byte_ms": 20,
-    "region_up_s": 20,
-    "pool_burst": 2,
-    "live_200_exec_p95_ms": 100,
-}
-"""In milliseconds and seconds, as their names say; of a burst in seconds."""
+GROUPS = ("memory", "execs", "files", "creates", "destroys", "map", "burst", "live", "http", "cycles", "region")
+"""The measures that can be taken by themselves. Those over HTTP are held against creates."""
 
 HTTP_CALLERS = 32
-
-PSS_AT_MOST = 60.0  # MB per idle sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +42,26 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """All of a run. `idle` is what one idle sandbox costs, by the subject's name; `figures` are ours alone."""
+    """All of a run. `idle` is what one idle sandbox costs, by the subject's name, and empty if that was not measured;
+    `figures` are ours alone."""
 
     measured: tuple[Measured, ...]
     idle: dict[str, Cost]
     figures: tuple[Figure, ...] = ()
+    engine: str = "docker"
 
 
-def measure_all(
-    shoal: Shoal, docker_py: Subject, ours: Callable[[], set[int]], say: Callable[[str], None]
+def measure_inside(
+    shoal: Shoal,
+    docker_py: Subject,
+    ours: Callable[[], set[int]],
+    containers: Callable[[str], set[str]],
+    wanted: frozenset[str],
+    say: Callable[[str], None],
 ) -> Measurements:
-    """Takes every measure, one group after the other; `say` is told what comes next.
+    """Takes the measures of the wanted groups, one after the other; `say` is told what comes next.
 
-    `ours`: the processes that count for memory.
+    `ours`: the processes that count for memory; `containers`: those that a subject may have now.
     """
     subjects: list[Subject] = [docker_py, shoal]
     done: list[Measured] = []
@@ -100,25 +71,85 @@ def measure_all(
 
     # First: later there are idle slots left from what was measured before, and a sandbox that takes one of these adds
     # too little.
-    say("memory of idle sandboxes")
-    idle = {subject.name: memory.per_sandbox(subject, ours) for subject in (shoal, docker_py)}
+    idle: dict[str, Cost] = {}
+    if "memory" in wanted:
+        say("memory of idle sandboxes")
+        idle = {subject.name: memory.per_sandbox(subject, ours) for subject in (shoal, docker_py)}
 
-    say("execs, one after the other")
-    latency = execs.latency(subjects)
-    add("exec_p50", "exec, one caller", latency)
-    add("exec_p50_aio", "the same, async", {**latency, shoal.name: shoalpy.latency_aio(shoal)})
+    if "execs" in wanted:
+        say("execs, one after the other")
+        latency = execs.latency(subjects)
+        add("exec_p50", "exec, one caller", latency)
+        add("exec_p50_aio", "the same, async", {**latency, shoal.name: shoalpy.latency_aio(shoal)})
+        for count in (1, 8):
+            what = f"execs, {execs.CALLERS} callers, {count} sandbox{'es' if count > 1 else ''}"
+            say(what)
+            rates = execs.rate(subjects, count)
+            add(f"exec_rate_{count}", what, rates)
+            add(f"exec_rate_{count}_aio", "the same, async", {**rates, shoal.name: shoalpy.rate_aio(shoal, count)})
 
-    for count in (1, 8):
-        say(f"execs, {execs.CALLERS} callers, {count} sandbox{'es' if count > 1 else ''}")
-        rates = execs.rate(subjects, count)
-        add(f"exec_rate_{count}", f"execs, {execs.CALLERS} callers, {count} sandbox{'es' if count > 1 else ''}", rates)
-        add(f"exec_rate_{count}_aio", "the same, async", {**rates, shoal.name: shoalpy.rate_aio(shoal, count)})
+    if "files" in wanted:
+        say("files of 10 MiB")
+        writes, reads = files.write_and_read(subjects)
+        add("file_write", "write 10 MiB", writes)
+        add("file_read", "read 10 MiB", reads)
 
-    say("files of 10 MiB")
-    writes, reads = files.write_and_read(subjects)
-    add("file_write", "write 10 MiB", writes)
-    add("file_read", "read 10 MiB", reads)
+    if not _NEED_CREATES.isdisjoint(wanted):
+        _creates(shoal, subjects, add, say)
 
+    if "destroys" in wanted:
+        say("destroys")
+        seen, gone = destroys.seen_and_gone(subjects, containers, wait_quiet)
+        add("destroy", "destroy, as its caller sees it", seen)
+        add("destroy_gone", "destroy, until the container is gone", gone)
+
+    figures: list[Figure] = []
+
+    def figure(
+        group: str, step: str, key: str, what: str, take: Callable[[Shoal, Callable[[], None]], Samples]
+    ) -> None:
+        """One that fails takes no other along."""
+        if group not in wanted:
+            return
+        say(step)
+        try:
+            figures.append(Figure(key, what, take(shoal, wait_quiet)))
+        except ShoalError as error:
+            say(f"{key} failed: {error}")
+
+    figure(
+        "map",
+        f"a map of {maps.ITEMS} items, {maps.CALLERS} at a time",
+        "map_efficiency",
+        "items per second of shoal.map ÷ by hand",
+        maps.efficiency,
+    )
+    figure(
+        "burst",
+        f"{creates.BURST} takes at once from a pool of as many",
+        "pool_burst",
+        f"{creates.BURST} takes at once, seconds",
+        creates.burst,
+    )
+    figure(
+        "live",
+        f"{many.LIVE} sandboxes at once",
+        "live_200_exec_p95_ms",
+        f"exec in {many.LIVE} that live, 95th percentile",
+        many.answers,
+    )
+    return Measurements(tuple(done), idle, tuple(figures))
+
+
+_NEED_CREATES = frozenset({"creates", "http"})
+
+
+def _creates(
+    shoal: Shoal,
+    subjects: Sequence[Subject],
+    add: Callable[[str, str, dict[str, Samples]], None],
+    say: Callable[[str], None],
+) -> None:
     say("creates, cold")
     cold = creates.cold(subjects, wait_quiet)
     add("create_cold", "create to first exec, cold", cold)
@@ -140,35 +171,6 @@ def measure_all(
         f"{creates.RATE_CREATES} creates, {creates.RATE_CALLERS} callers",
         creates.rate(subjects, wait_quiet),
     )
-    figures: list[Figure] = []
-
-    def figure(step: str, key: str, what: str, take: Callable[[Shoal, Callable[[], None]], Samples]) -> None:
-        """One that fails takes no other along."""
-        say(step)
-        try:
-            figures.append(Figure(key, what, take(shoal, wait_quiet)))
-        except ShoalError as error:
-            say(f"{key} failed: {error}")
-
-    figure(
-        f"a map of {maps.ITEMS} items, {maps.CALLERS} at a time",
-        "map_efficiency",
-        "items per second of shoal.map ÷ by hand",
-        maps.efficiency,
-    )
-    figure(
-        f"{creates.BURST} takes at once from a pool of as many",
-        "pool_burst",
-        f"{creates.BURST} takes at once, seconds",
-        creates.burst,
-    )
-    figure(
-        f"{many.LIVE} sandboxes at once",
-        "live_200_exec_p95_ms",
-        f"exec in {many.LIVE} that live, 95th percentile",
-        many.answers,
-    )
-    return Measurements(tuple(done), idle, tuple(figures))
 
 
 def measure_http(
@@ -229,6 +231,17 @@ def measure_http(
 
 def in_ms(seconds: Samples) -> Samples:
     return Samples("ms", tuple(1000 * value for value in seconds.values))
+
+
+def measure_cycles(
+    plain: Plain, docker_py: DockerPy, image: str, found: Measurements, say: Callable[[str], None]
+) -> Measurements:
+    """`found`, and how many whole lives of many callers go through in a second: over HTTP, and by Docker's socket."""
+    say(f"{cycles.CYCLES} lives, {cycles.CALLERS} callers")
+    rates, creates_s = cycles.rates([docker_py, ShoalHttp(plain, image)], wait_quiet)
+    what = f"create, exec and destroy over HTTP, {cycles.CALLERS} callers"
+    slow = Figure("cycles_create_p95_s", "a create of these, 95th percentile", creates_s)
+    return replace(found, measured=(*found.measured, Measured("cycles", what, rates)), figures=(*found.figures, slow))
 
 
 def measure_scaling(where: ClusterFile, found: Measurements, say: Callable[[str], None]) -> Measurements:

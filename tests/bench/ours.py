@@ -6,19 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from shoal.cluster.local import engines, processes
-from shoal.cluster.local import state as local_state
-from shoal.model.cluster_file import ClusterFile
+from shoal.cluster.local import processes
+from tests.bench.cluster import Bench
 
 
-def of(cluster: ClusterFile) -> Callable[[], set[int]]:
+def of(bench: Bench) -> Callable[[], set[int]]:
     """Tells their pids, as they are at each call."""
 
-    engine = engines.at(cluster.engine_address, local_state.settings_of(cluster))
-
     def now() -> set[int]:
-        ray = {process.pid for process in processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))}
-        return with_descendants({*engine.processes(), *ray}, parent_of())
+        ray = {process.pid for process in processes.of_cluster(bench.file.cluster, Path(bench.file.temp_dir))}
+        return with_descendants({*bench.engine.processes(), *bench.docker.processes(), *ray}, parent_of())
 
     return now
 
