@@ -90,6 +90,10 @@ class NodeSettings(_Section):
     """Seconds after which an agent without a relay gives up"""
     pids: Annotated[int, Field(gt=0)] | None = None
     """Most processes and threads of all its sandboxes together; none: three quarters of what the kernel can have"""
+    image_disk: Annotated[int, Field(gt=0)] | None = None
+    """MiB that images may take before those are removed that were used longest ago and can be fetched again; none: half
+    of the disk. For engine `oci`
+    """
     relay_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0: any free port"""
     seccomp_profile: Path | None = None

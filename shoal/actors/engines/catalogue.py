@@ -42,7 +42,7 @@ def _oci(settings: Settings) -> Engine:
     from shoal.actors.engines.oci.places import root_of
 
     node, root = settings.node, root_of(settings)
-    layers = LayerStore(root)
+    layers = LayerStore(root, node.image_disk and node.image_disk << 20)
     return OciEngine(
         root,
         layers,

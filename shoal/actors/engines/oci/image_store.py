@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
 from shoal.actors.engines.oci.layers import LayerStore
@@ -15,6 +15,9 @@ from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
 from shoal.model import tasks
 from shoal.model.errors import ImageNotFound
+
+_SPARE_S: Final = 300.0
+"""Seconds within which an image that somebody has asked for is started from."""
 
 
 class Containers(Protocol):
@@ -82,6 +85,6 @@ class OciImageStore(ImageStore):
 
         async def body() -> None:
             await self._run("walk", self._layers.settle)
-            await self._run("walk", self._layers.shrink)
+            await self._run("walk", lambda: self._layers.shrink(spare_s=_SPARE_S))
 
         tasks.shared(body(), "image tidying")

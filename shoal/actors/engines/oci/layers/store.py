@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,10 @@ class LayerStore:
     def find(self, reference: str) -> ImageInfo | None:
         """The image that a name or a digest leads to, if it is here; `InvalidRequest` for what is no reference."""
         image = self._images.find(reference)
-        return None if image is None else self._info(image, reference)
+        if image is None:
+            return None
+        self._images.used(image.digest)
+        return self._info(image, reference)
 
     def images(self) -> list[ImageInfo]:
         """Every image, once for each of its names, and those without a name by their digest."""
@@ -298,9 +302,10 @@ class LayerStore:
         """Bytes of all layers' files."""
         return sum(layer.size for layer in self._layers.all())
 
-    def shrink(self, limit: int | None = None) -> list[str]:
+    def shrink(self, limit: int | None = None, *, spare_s: float = 0.0) -> list[str]:
         """Evicts images until all take at most `limit` bytes (None: the store's own): those first that were used
-        longest ago, and none that is in use or that cannot be had again from elsewhere. Returns their digests."""
+        longest ago, and none that is in use, was used within `spare_s` seconds, or cannot be had again from elsewhere.
+        Returns their digests."""
         bound = self.limit() if limit is None else limit
         if self.used() <= bound:
             return []
@@ -310,8 +315,8 @@ class LayerStore:
             for diff_id in unneeded:
                 self._layers.take_away(diff_id, gone)
                 del sizes[diff_id]
-            held = set(self.held().values())
-            images = [self._candidate(image, held) for image in self._images.all()]
+            keep, before = set(self.held().values()), time.time() - spare_s
+            images = [self._candidate(image, keep, before) for image in self._images.all()]
             evicted = to_evict(images, sizes, bound, self._busy())
             for digest in evicted:
                 self._images.take_away(digest, gone)
@@ -339,9 +344,10 @@ class LayerStore:
                 raise FailedPrecondition(f"layer {layer.diff_id} has a form in which it cannot travel", state="inexact")
         return [(diff_id, self._layers.path(diff_id)) for diff_id in diff_ids]
 
-    def _candidate(self, image: Image, held: Collection[str]) -> Candidate:
-        may_go = image.digest not in held and self._images.is_replaceable(image.digest)
-        return Candidate(image.digest, image.layers, self._images.used_at(image.digest), may_go)
+    def _candidate(self, image: Image, keep: Collection[str], before: float) -> Candidate:
+        used_at = self._images.used_at(image.digest)
+        may_go = image.digest not in keep and used_at <= before and self._images.is_replaceable(image.digest)
+        return Candidate(image.digest, image.layers, used_at, may_go)
 
     def _busy(self) -> set[str]:
         """The layers that somebody uses or waits for. Under the store's lock, alone."""
