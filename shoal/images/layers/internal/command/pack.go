@@ -26,9 +26,6 @@ type commitResult struct {
 	Skipped int64 `json:"skipped"`
 }
 
-// errUnread is what packing gets once unpacking has failed.
-var errUnread = errors.New("the archive is not read any more")
-
 // commitUpper makes a layer's directory out of what a container has changed.
 func commitUpper(j job) (any, error) {
 	var request commitRequest
@@ -37,27 +34,8 @@ func commitUpper(j job) (any, error) {
 	}
 	bounds := boundsOr(request.Bounds)
 	options := pack.Options{Bytes: bounds.Bytes, Entries: bounds.Entries, Exclude: request.Exclude}
-	archive, out := io.Pipe()
-	packed := make(chan error, 1)
-	var summary pack.Summary
-	go func() {
-		buffered := stream.Buffered(out)
-		var err error
-		if summary, err = pack.Upper(request.Upper, buffered, options); err == nil {
-			err = buffered.Flush()
-		}
-		out.CloseWithError(err)
-		packed <- err
-	}()
-	result, err := layer.Unpack(archive, request.Into, "", bounds, j.reporter.Progress)
-	_ = archive.CloseWithError(errUnread)
-	if packing := <-packed; packing != nil && !errors.Is(packing, errUnread) { // the cause, where both failed
-		err = packing
-	}
-	if err != nil {
-		return nil, err
-	}
-	return commitResult{result, summary.Skipped}, nil
+	result, skipped, err := layer.Commit(request.Upper, request.Into, options, bounds, j.reporter.Progress)
+	return commitResult{result, skipped}, err
 }
 
 type exportRequest struct {

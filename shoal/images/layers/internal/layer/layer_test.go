@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -324,16 +325,20 @@ func TestAnUpperDirectoryBecomesALayerThatBecomesTheSameDirectory(t *testing.T) 
 	}
 	options := pack.Options{Bytes: 1 << 20, Entries: 100, Exclude: []string{"/excluded"}}
 	var first, again bytes.Buffer
-	summary, err := pack.Upper(upper, &first, options)
+	summary, err := packUpper(upper, &first, options)
 	if err != nil || summary.Skipped != 1 {
 		t.Fatalf("%+v, %v", summary, err)
 	}
-	if _, err := pack.Upper(upper, &again, options); err != nil || !bytes.Equal(first.Bytes(), again.Bytes()) {
+	if _, err := packUpper(upper, &again, options); err != nil || !bytes.Equal(first.Bytes(), again.Bytes()) {
 		t.Errorf("the same files gave another archive (%v)", err)
 	}
 	copied := t.TempDir()
-	if _, err := unpackInto(t, copied, first.Bytes(), bounds); err != nil {
-		t.Fatal(err)
+	result, skipped, err := Commit(upper, copied, options, bounds, func(int64, int64) {})
+	if err != nil || skipped != 1 || !result.Exact {
+		t.Fatalf("%+v, %d, %v", result, skipped, err)
+	}
+	if other, err := unpackInto(t, t.TempDir(), first.Bytes(), bounds); err != nil || other != result {
+		t.Errorf("committed %+v, unpacked %+v (%v)", result, other, err)
 	}
 	if !isOpaque(copied, "d") {
 		t.Error("d is not opaque any more")
@@ -356,6 +361,19 @@ func TestAnUpperDirectoryBecomesALayerThatBecomesTheSameDirectory(t *testing.T) 
 	checkMadeAgain(t, copied, first.Bytes())
 }
 
+// packUpper writes the archive of a directory.
+func packUpper(directory string, out io.Writer, options pack.Options) (pack.Summary, error) {
+	archive := tar.NewWriter(out)
+	summary, err := pack.Upper(directory, func(header *tar.Header, content io.Reader) error {
+		if err := archive.WriteHeader(header); err != nil {
+			return err
+		}
+		_, err := io.Copy(archive, content)
+		return err
+	}, options)
+	return summary, errors.Join(err, archive.Close())
+}
+
 func TestPackingHasBounds(t *testing.T) {
 	needRoot(t)
 	upper := t.TempDir()
@@ -364,7 +382,7 @@ func TestPackingHasBounds(t *testing.T) {
 	}
 	create(t, upper, "more")
 	for _, options := range []pack.Options{{Bytes: 1 << 30, Entries: 10}, {Bytes: 1 << 41, Entries: 1}} {
-		_, err := pack.Upper(upper, &bytes.Buffer{}, options)
+		_, err := packUpper(upper, &bytes.Buffer{}, options)
 		var failure *report.Failure
 		if !errors.As(err, &failure) || failure.Code != report.QuotaExceeded {
 			t.Errorf("%+v: %v", options, err)

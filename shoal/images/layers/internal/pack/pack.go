@@ -1,4 +1,4 @@
-// Package pack turns the upper directory of an overlay, what one container has changed, into the archive of a layer.
+// Package pack turns the upper directory of an overlay, what one container has changed, into the entries of a layer.
 //
 // The directory is as hostile as the container was: it is walked by descriptor, no link is followed, and what an archive
 // cannot hold is left out (sockets, names that mean a whiteout) or refused (names that are too long). The same directory gives
@@ -43,34 +43,35 @@ type Summary struct {
 
 type inode struct{ device, number uint64 }
 
+// Emit takes one entry of the archive. `content` has just as many bytes as the header says.
+type Emit func(header *tar.Header, content io.Reader) error
+
 type packer struct {
-	out     *tar.Writer
+	emit    Emit
 	options Options
 	exclude map[string]bool
 	linked  map[inode]string // the first name of every file that has several
 	summary Summary
-	buffer  []byte
+	target  []byte // of a link
 }
 
-// Upper writes the archive of a directory.
-func Upper(directory string, out io.Writer, options Options) (Summary, error) {
+// Upper emits what is in a directory.
+func Upper(directory string, emit Emit, options Options) (Summary, error) {
 	fd, err := unix.Open(directory, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Summary{}, fmt.Errorf("open %s: %w", directory, err)
 	}
 	p := &packer{
-		out: tar.NewWriter(out), options: options,
-		exclude: map[string]bool{}, linked: map[inode]string{}, buffer: make([]byte, 256<<10),
+		emit: emit, options: options,
+		exclude: map[string]bool{}, linked: map[inode]string{}, target: make([]byte, longestName+1),
 	}
 	for _, name := range options.Exclude {
 		p.exclude[strings.Trim(name, "/")] = true
 	}
 	opened := os.NewFile(uintptr(fd), directory)
 	defer opened.Close()
-	if err := p.directory(opened, "", 0); err != nil {
-		return p.summary, err
-	}
-	return p.summary, p.out.Close()
+	err = p.directory(opened, "", 0)
+	return p.summary, err
 }
 
 // directory writes a directory's own entry and all that is in it.
@@ -90,11 +91,11 @@ func (p *packer) directory(opened *os.File, name string, depth int) error {
 	if err != nil {
 		return err
 	}
-	if err := p.write(header); err != nil {
+	if err := p.add(header, nothing); err != nil {
 		return err
 	}
 	if opaque {
-		if err := p.write(&tar.Header{Name: join(name, whiteoutOpaque), Typeflag: tar.TypeReg}); err != nil {
+		if err := p.add(&tar.Header{Name: join(name, whiteoutOpaque), Typeflag: tar.TypeReg}, nothing); err != nil {
 			return err
 		}
 	}
@@ -129,7 +130,7 @@ func (p *packer) child(parent *os.File, name, base string, depth int) error {
 	kind := stat.Mode & unix.S_IFMT
 	if kind == unix.S_IFCHR && stat.Rdev == 0 {
 		directory, last := name[:len(name)-len(base)], base
-		return p.write(&tar.Header{Name: directory + whiteout + last, Typeflag: tar.TypeReg})
+		return p.add(&tar.Header{Name: directory + whiteout + last, Typeflag: tar.TypeReg}, nothing)
 	}
 	if strings.HasPrefix(base, whiteout) || kind == unix.S_IFSOCK {
 		p.summary.Skipped++
@@ -157,16 +158,16 @@ func (p *packer) node(parent *os.File, base, name string, kind uint32, stat *uni
 	header := header(name, flags[kind], stat)
 	switch kind {
 	case unix.S_IFLNK:
-		n, err := unix.Readlinkat(int(parent.Fd()), base, p.buffer[:longestName+1])
+		n, err := unix.Readlinkat(int(parent.Fd()), base, p.target)
 		if err != nil {
 			return fmt.Errorf("read link %.80q: %w", name, err)
 		}
-		header.Linkname = string(p.buffer[:n])
+		header.Linkname = string(p.target[:n])
 		header.Mode = 0o777
 	case unix.S_IFCHR, unix.S_IFBLK:
 		header.Devmajor, header.Devminor = int64(unix.Major(stat.Rdev)), int64(unix.Minor(stat.Rdev))
 	}
-	return p.write(header)
+	return p.add(header, nothing)
 }
 
 func (p *packer) file(parent *os.File, base, name string, stat *unix.Stat_t) error {
@@ -174,7 +175,7 @@ func (p *packer) file(parent *os.File, base, name string, stat *unix.Stat_t) err
 	if first, known := p.linked[key]; known {
 		header := header(name, tar.TypeLink, stat)
 		header.Linkname = first
-		return p.write(header)
+		return p.add(header, nothing)
 	}
 	opened, err := open(parent, base, 0)
 	if err != nil {
@@ -192,22 +193,11 @@ func (p *packer) file(parent *os.File, base, name string, stat *unix.Stat_t) err
 	if _, err := addAttributes(header, int(opened.Fd())); err != nil {
 		return err
 	}
-	if err := p.write(header); err != nil {
-		return err
-	}
 	if stat.Nlink > 1 {
 		p.linked[key] = name
 	}
 	// One that shrinks meanwhile is filled up with zeros, and one that grows is cut off.
-	if _, err := io.CopyBuffer(onlyWriter{p.out}, io.LimitReader(onlyReader{opened}, stat.Size), p.buffer); err != nil {
-		return fmt.Errorf("read %.80q: %w", name, err)
-	}
-	at, err := opened.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return fmt.Errorf("read %.80q: %w", name, err)
-	}
-	_, err = io.CopyN(p.out, zeroReader{}, stat.Size-at)
-	return err
+	return p.add(header, io.LimitReader(io.MultiReader(opened, zeroReader{}), stat.Size))
 }
 
 func header(name string, kind byte, stat *unix.Stat_t) *tar.Header {
@@ -217,7 +207,7 @@ func header(name string, kind byte, stat *unix.Stat_t) *tar.Header {
 	}
 }
 
-func (p *packer) write(header *tar.Header) error {
+func (p *packer) add(header *tar.Header, content io.Reader) error {
 	if p.summary.Entries++; p.summary.Entries > p.options.Entries {
 		return &report.Failure{
 			Code:    report.QuotaExceeded,
@@ -227,11 +217,13 @@ func (p *packer) write(header *tar.Header) error {
 	if header.ModTime.IsZero() {
 		header.ModTime = time.Unix(0, 0)
 	}
-	if err := p.out.WriteHeader(header); err != nil {
+	if err := p.emit(header, content); err != nil {
 		return fmt.Errorf("pack %.80q: %w", header.Name, err)
 	}
 	return nil
 }
+
+var nothing = strings.NewReader("")
 
 // open opens a child without following a link, or waiting for a device.
 func open(parent *os.File, base string, flags int) (*os.File, error) {
@@ -256,9 +248,3 @@ func (zeroReader) Read(buffer []byte) (int, error) {
 	clear(buffer)
 	return len(buffer), nil
 }
-
-// Without the shortcuts of the types beneath, which would allocate a small buffer for each file.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)

@@ -19,7 +19,7 @@ const holeSize = 64 << 10
 var zeros = make([]byte, holeSize)
 
 // file writes a regular file. Long runs of zeros become holes, so that a sparse file takes no more room than it did.
-func (u *unpacker) file(parent int, base string, header *tar.Header, content io.Reader) error {
+func (u *Unpacker) file(parent int, base string, header *tar.Header, content io.Reader) error {
 	if isSparse(header) {
 		u.summary.Sparse = true
 	}
@@ -44,7 +44,7 @@ func (u *unpacker) file(parent int, base string, header *tar.Header, content io.
 	return nil
 }
 
-func (u *unpacker) write(fd int, header *tar.Header, content io.Reader) error {
+func (u *Unpacker) write(fd int, header *tar.Header, content io.Reader) error {
 	var at int64
 	holeAtEnd := false
 	for at < header.Size {

@@ -46,7 +46,8 @@ type directory struct {
 	access, mode unix.Timespec
 }
 
-type unpacker struct {
+// Unpacker makes the files of one layer, entry by entry.
+type Unpacker struct {
 	root        *rootdir.Root
 	bounds      Bounds
 	progress    func(bytes, entries int64)
@@ -57,7 +58,7 @@ type unpacker struct {
 
 // Layer unpacks the uncompressed archive into the directory, which is empty.
 func Layer(archive io.Reader, root *rootdir.Root, bounds Bounds, progress func(bytes, entries int64)) (Summary, error) {
-	u := &unpacker{root: root, bounds: bounds, progress: progress, buffer: make([]byte, 256<<10)}
+	u := New(root, bounds, progress)
 	reader := tar.NewReader(archive)
 	for {
 		header, err := reader.Next()
@@ -67,12 +68,25 @@ func Layer(archive io.Reader, root *rootdir.Root, bounds Bounds, progress func(b
 		if err != nil {
 			return u.summary, ReadError(err)
 		}
-		if err := u.entry(header, reader); err != nil {
+		if err := u.Entry(header, reader); err != nil {
 			return u.summary, err
 		}
-		u.progress(u.summary.Size, u.summary.Entries)
 	}
-	return u.summary, u.setDirectoryTimes()
+	return u.Finish()
+}
+
+// New returns one for a directory, which is empty.
+func New(root *rootdir.Root, bounds Bounds, progress func(bytes, entries int64)) *Unpacker {
+	return &Unpacker{root: root, bounds: bounds, progress: progress, buffer: make([]byte, 256<<10)}
+}
+
+// Finish does what can be done only once all entries are there.
+func (u *Unpacker) Finish() (Summary, error) { return u.summary, u.setDirectoryTimes() }
+
+// Entry makes one file, directory, link or mark.
+func (u *Unpacker) Entry(header *tar.Header, content io.Reader) error {
+	defer func() { u.progress(u.summary.Size, u.summary.Entries) }()
+	return u.entry(header, content)
 }
 
 // ReadError tells an archive that is broken from a source, or a disk, that failed.
@@ -85,7 +99,7 @@ func ReadError(err error) error {
 	return report.Invalid("the archive is broken: %v", err)
 }
 
-func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
+func (u *Unpacker) entry(header *tar.Header, content io.Reader) error {
 	if u.summary.Entries++; u.summary.Entries > u.bounds.Entries {
 		return report.Invalid("the archive has more than %d entries, which is the most", u.bounds.Entries)
 	}
@@ -119,7 +133,7 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	return nil
 }
 
-func (u *unpacker) rootDirectory(header *tar.Header) error {
+func (u *Unpacker) rootDirectory(header *tar.Header) error {
 	if header.Typeflag != tar.TypeDir {
 		return report.Invalid("the archive's own root is no directory")
 	}
@@ -128,7 +142,7 @@ func (u *unpacker) rootDirectory(header *tar.Header) error {
 }
 
 // whiteout hides what the layers below have: one name, or all of a directory.
-func (u *unpacker) whiteout(parent int, directoryName, base string) error {
+func (u *Unpacker) whiteout(parent int, directoryName, base string) error {
 	if base == whiteoutOpaque {
 		if err := unix.Fsetxattr(parent, opaque, []byte("y"), 0); err != nil {
 			return fmt.Errorf("mark %.80q opaque: %w", directoryName, err)
@@ -158,7 +172,7 @@ func (u *unpacker) whiteout(parent int, directoryName, base string) error {
 	return nil
 }
 
-func (u *unpacker) setOpaque(parent int, base string) error {
+func (u *Unpacker) setOpaque(parent int, base string) error {
 	fd, err := openDirectory(parent, base)
 	if err != nil {
 		return err
@@ -171,7 +185,7 @@ func (u *unpacker) setOpaque(parent int, base string) error {
 }
 
 // makeWay removes what an earlier entry of the name has left, but for a directory that stays one.
-func (u *unpacker) makeWay(parent int, base string, kind byte) (hadWhiteout bool, err error) {
+func (u *Unpacker) makeWay(parent int, base string, kind byte) (hadWhiteout bool, err error) {
 	var there unix.Stat_t
 	err = unix.Fstatat(parent, base, &there, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
@@ -194,7 +208,7 @@ func (u *unpacker) makeWay(parent int, base string, kind byte) (hadWhiteout bool
 	return there.Mode&unix.S_IFMT == unix.S_IFCHR && there.Rdev == 0, nil
 }
 
-func (u *unpacker) create(parent int, base, name string, header *tar.Header, content io.Reader) error {
+func (u *Unpacker) create(parent int, base, name string, header *tar.Header, content io.Reader) error {
 	switch header.Typeflag {
 	case tar.TypeReg, '\x00', tar.TypeGNUSparse: // '\x00': a regular file in archives older than POSIX
 		return u.file(parent, base, header, content)
@@ -217,7 +231,7 @@ func (u *unpacker) create(parent int, base, name string, header *tar.Header, con
 	}
 }
 
-func (u *unpacker) makeDirectory(parent int, base, name string, header *tar.Header) error {
+func (u *Unpacker) makeDirectory(parent int, base, name string, header *tar.Header) error {
 	if err := unix.Mkdirat(parent, base, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make %.80q: %w", name, err)
 	}
@@ -230,7 +244,7 @@ func (u *unpacker) makeDirectory(parent int, base, name string, header *tar.Head
 	return setAttributes(fd, header)
 }
 
-func (u *unpacker) hardLink(parent int, base string, header *tar.Header) error {
+func (u *Unpacker) hardLink(parent int, base string, header *tar.Header) error {
 	target, err := rootdir.Clean(header.Linkname)
 	if err != nil {
 		return err
@@ -254,7 +268,7 @@ func (u *unpacker) hardLink(parent int, base string, header *tar.Header) error {
 	return nil
 }
 
-func (u *unpacker) node(parent int, base string, header *tar.Header) error {
+func (u *Unpacker) node(parent int, base string, header *tar.Header) error {
 	var kind uint32
 	switch header.Typeflag {
 	case tar.TypeChar:
@@ -280,7 +294,7 @@ func (u *unpacker) node(parent int, base string, header *tar.Header) error {
 	return unix.Fchmodat(parent, base, uint32(header.Mode&0o7777), 0)
 }
 
-func (u *unpacker) setDirectoryTimes() error {
+func (u *Unpacker) setDirectoryTimes() error {
 	for i := len(u.directories) - 1; i >= 0; i-- {
 		each := u.directories[i]
 		fd, err := u.root.OpenDir(each.name)
