@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shoal.model.errors import FailedPrecondition, Internal
 
 _DEADLINE = 10.0
 _SAID = 500
+
+_threads = ThreadPoolExecutor(8, thread_name_prefix="shoal-command")
+"""They only wait, and nobody else waits for them."""
 
 _PACKAGES = {
     "ip": "iproute2",
@@ -36,7 +40,7 @@ async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
     command = _Command(argv, given, inherit)
     # In a thread, by `subprocess`: on uvloop, which Ray's workers run on, a command would begin with a copy of the
     # whole process. In one of 200 MiB that was seen to take 43 ms in place of 3.
-    running = asyncio.get_running_loop().run_in_executor(None, command.run)
+    running = asyncio.get_running_loop().run_in_executor(_threads, command.run)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
