@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.actors.engines.contract import ContainerSpec
+from shoal.actors.engines.contract import Ability, ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
 from shoal.actors.node.containers import ContainerDefaults, Containers, start_of
 from shoal.actors.node.logs import KEEP, LogFiles
@@ -356,6 +356,22 @@ async def test_an_end_does_not_wait_for_the_files_of_what_has_ended(
     await node.containers.reconcile()
     node.assert_empty()
     assert node.containers.remains == set()
+
+
+async def test_an_end_waits_for_no_more_than_the_kill_where_the_engine_has_one(tmp_path: Path) -> None:
+    node = await Node(tmp_path).open()
+    node.engine.abilities |= {Ability.KILL}
+    record = await node.containers.start(SHAPE, "sb-1")
+    node.engine.inject(stuck := EngineStuck("remove"))
+    async with asyncio.timeout(10):
+        await node.containers.end(record.key)
+    assert node.containers.serving("sb-1") is None
+    await stuck.reached.wait()
+    await node.containers.reconcile()
+    assert node.containers.loss_of(record.key) is None, "nobody takes it for lost"
+    stuck.let_go.set()
+    await node.containers.remove(record.key)
+    node.assert_empty()
 
 
 async def test_an_end_waits_while_something_runs(tmp_path: Path) -> None:

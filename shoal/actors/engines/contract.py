@@ -67,6 +67,7 @@ class Ability(StrEnum):
     PULL = "pull"  # fetch images by reference from a registry
     PAUSE = "pause"
     CHECKPOINT = "checkpoint"  # memory snapshots
+    KILL = "kill"  # `kill` takes less time than `remove`
     DISK_LIMIT = "disk_limit"  # the kernel holds `ContainerSpec.disk`; else the node watches `disk_usage`
 
 
@@ -180,6 +181,11 @@ class Engine(ABC):
     async def restart(self, key: str) -> Container:
         """Starts the agent of a container that has exited, on the root filesystem that it has; returns it running, also
         where it runs already. If it raises, the container is exited as before. `NotFound`."""
+
+    async def kill(self, key: str) -> None:
+        """Kills all its processes, for good: what is left of it is to be removed. No event tells of it. Idempotent;
+        `NotFound`. Needs `KILL`."""
+        raise FailedPrecondition(f"engine {self.name} has no faster way to end {key} than `remove`", state="no_kill")
 
     @abstractmethod
     async def remove(self, key: str) -> None:

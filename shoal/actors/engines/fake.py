@@ -205,6 +205,13 @@ class FakeEngine(Engine):
                 )
             return known.container
 
+    async def kill(self, key: str) -> None:
+        if Ability.KILL not in self.abilities:
+            await super().kill(key)
+        async with self._call("kill", key):
+            known = self._find(key)
+            known.container = replace(known.container, state=ContainerState.EXITED, pid=0, exit_code=137)
+
     async def remove(self, key: str) -> None:
         async with self._call("remove", key):
             _check_key(key)

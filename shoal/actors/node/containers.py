@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.actors.engines.contract import (
+    Ability,
     Container,
     ContainerSpec,
     ContainerState,
@@ -310,8 +311,11 @@ class Containers:
         await asyncio.shield(self._removal(key))
 
     async def end(self, key: str) -> None:
-        """Ends a container for those who wait for its end. Where its removal fails or takes long, it is enough that
-        nothing runs there any more: the sweep removes what remains."""
+        """Ends a container for those who wait for its end. It is enough that nothing runs there any more: what remains
+        is removed while nobody waits or, where that fails or takes long, by the sweep."""
+        if Ability.KILL in self.engine.abilities and await self._kill(key):
+            tasks.shared(self.discard(key), "remove container")
+            return
         removal = self._removal(key)
         while True:
             await asyncio.wait([removal], timeout=self.patience_s)
@@ -324,6 +328,18 @@ class Containers:
                 return
             if failure is not None:
                 raise failure
+
+    async def _kill(self, key: str) -> bool:
+        """Whether nothing runs in it any more."""
+        self._doomed.add(key)
+        try:
+            await self.engine.kill(key)
+        except NotFound:
+            return True
+        except ShoalError as error:  # its removal may say more, or go better
+            log.warning("container %s is not killed: %s", key, error)
+            return False
+        return True
 
     async def discard(self, key: str) -> None:
         """Removes a container for which nobody waits: now or, if that fails or takes long, at a sweep."""
@@ -403,6 +419,8 @@ class Containers:
         record = self.records.get(container.key)
         if container.state is not ContainerState.EXITED or (record is not None and record.stage is Stage.STOPPED):
             return
+        if container.key in self._doomed:
+            return  # by the node itself
         if container.out_of_memory:
             self.lose(container.key, out_of_memory(record))
         else:

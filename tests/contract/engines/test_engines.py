@@ -169,6 +169,26 @@ async def test_many_start_side_by_side(lab: Lab) -> None:
     assert await lab.remains() == []
 
 
+async def test_one_that_is_killed_is_only_to_be_removed(lab: Lab) -> None:
+    container = await lab.start()
+    if Ability.KILL not in lab.engine.abilities:
+        with pytest.raises(FailedPrecondition):
+            await lab.engine.kill(container.key)
+        return
+    async with listening(lab) as events:
+        for _ in range(2):
+            await lab.engine.kill(container.key)
+        assert (await lab.engine.get(container.key)).state is ContainerState.EXITED
+        with pytest.raises(FailedPrecondition):
+            await lab.engine.usage(container.key)
+        await lab.engine.remove(container.key)
+        await asyncio.sleep(0.1)
+        assert events.empty()
+    assert await lab.remains() == []
+    with pytest.raises(NotFound):
+        await lab.engine.kill(container.key)
+
+
 async def test_removing_is_idempotent_and_final(lab: Lab) -> None:
     container = await lab.start()
     await asyncio.gather(*(lab.engine.remove(container.key) for _ in range(3)))

@@ -187,6 +187,14 @@ class Containers:
                 self._undo(key, self._stop)
                 raise
 
+    def kill(self, key: str) -> None:
+        """Kills all its processes, for good: it is about to be removed. Idempotent."""
+        with self._lock(key):
+            self._need(key)
+            self.watch.forget(key)
+            with _typed(f"kill container {key}"):
+                self.groups.kill(key)
+
     def remove(self, key: str) -> None:
         """Kills and removes it with all that it wrote. Idempotent."""
         check_key(key)

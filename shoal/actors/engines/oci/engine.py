@@ -39,7 +39,7 @@ from shoal.model.errors import FailedPrecondition
 
 _log = logging.getLogger(__name__)
 
-_LOOKS, _WALKS, _PULLS = 4, 2, 4
+_KILLS, _LOOKS, _WALKS, _PULLS = 4, 4, 2, 4
 _IPV6 = Path("/proc/sys/net/ipv6")
 
 
@@ -62,7 +62,7 @@ class OciEngine(Engine):
         seccomp: str | None = None,
         gvisor: Gvisor | None = None,
     ) -> None:
-        self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
+        self.abilities = frozenset({Ability.PULL, Ability.PAUSE, Ability.KILL})
         self.runtimes: tuple[str, ...] = ()
         self._root = root
         self._layers = layers
@@ -70,7 +70,7 @@ class OciEngine(Engine):
         self._pids = pids
         self._seccomp = seccomp
         self._gvisor = gvisor
-        sizes = {"start": start_limit, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS}
+        sizes = {"start": start_limit, "kill": _KILLS, "look": _LOOKS, "walk": _WALKS, "pull": _PULLS}
         self._threads = EngineThreads(self.name, sizes)
         self.images = images(self._threads, self._opened)
         self._memories = Memories(root / "memory", layers.find)
@@ -169,6 +169,10 @@ class OciEngine(Engine):
         return await self._threads.undoable(
             "start", lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key)
         )
+
+    async def kill(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("kill", lambda: containers.kill(key))
 
     async def remove(self, key: str) -> None:
         containers = self._opened()
