@@ -93,6 +93,30 @@ def build(
         console.out().print(image_id)
 
 
+def push(
+    name: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="Its id (im-…) or its name (name:tag).", show_default=False)
+    ],
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="registry/name:tag.", show_default=False)],
+    environment: EnvironmentName = None,
+) -> None:
+    """Send an image of the cluster to a registry, with the credentials that its node has for that.
+
+    \b
+    Examples:
+      shoal image push im-4fd2mzq7c3wnk5xe registry.example.org/team/tests:1
+      shoal image push tests:latest registry.example.org/team/tests:latest
+    """
+
+    async def body(client: Client) -> str:
+        from shoal.model import verbs
+
+        where = environment or await client.transport.default_environment()
+        return (await client.transport.ask(verbs.push_image, name, where, reference)).digest
+
+    console.out().print(with_cluster(body))
+
+
 def _image(source: str, file: str | None, args: dict[str, str]) -> Image:
     from shoal.client.image.image import Image
 

@@ -48,6 +48,7 @@ image.command("snapshot")(images.snapshot)
 image.command("tag")(images.tag)
 image.command("rm")(images.rm)
 image.command("gc")(images.gc)
+image.command("push")(image_build.push)
 
 app.command()(cluster.up)
 app.command()(cluster.down)

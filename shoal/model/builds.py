@@ -66,6 +66,18 @@ class BaseImage:
 
 
 @dataclass(frozen=True, slots=True)
+class PushedImage:
+    """An image that was sent to a registry, and the digest by which that knows it."""
+
+    reference: str
+    digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class BuildInfo:
     """One build. `id`: empty while files are missing, and where all was there before; `step`: how many are done of
     `steps`; `cached`: how many of them were there before; `missing`: digests of files to send; `image`: the id of what

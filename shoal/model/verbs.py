@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo, Tunnel
-from shoal.model.builds import BaseImage, BuildInfo, BuildLog, BuildOptions
+from shoal.model.builds import BaseImage, BuildInfo, BuildLog, BuildOptions, PushedImage
 from shoal.model.capacity import Capacity, Demand
 from shoal.model.errors import ShoalError
 from shoal.model.grants import Grant
@@ -42,8 +42,8 @@ LONGEST_WAIT_S = 30.0
 SNAPSHOT_S = 600.0
 """The longest that taking an image of a sandbox's files may take."""
 
-BASE_S = 900.0
-"""The longest that pulling the base of a build may take."""
+BASE_S = PUSH_S = 900.0
+"""The longest that pulling the base of a build, or sending an image to a registry, may take."""
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -393,6 +393,13 @@ def collect_images(environment: str, unused_for: float, dry_run: bool) -> list[I
 
 
 # Builds of images
+
+
+@verb(Scope.RUN, "POST /v1/images/{image}/push", audit="image.push", takes=PUSH_S)
+def push_image(image: str, environment: str | None, reference: str) -> PushedImage:
+    """Sends an image of the cluster, by its id or name, to a registry (`registry/name:tag`), with the credentials that
+    its node has for that. `ImageNotFound`, `InvalidRequest`, `FailedPrecondition`, `PermissionDenied` or `Unavailable`
+    as the registry says."""
 
 
 @verb(Scope.RUN, "POST /v1/images/builds", audit="image.build", takes=BASE_S)

@@ -23,6 +23,7 @@ from shoal.actors.controller.forks import Forks
 from shoal.actors.controller.history import History
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.image_changes import ImageChanges
+from shoal.actors.controller.image_push import ImagePush
 from shoal.actors.controller.image_removal import ImageRemoval
 from shoal.actors.controller.image_use import ImageUse
 from shoal.actors.controller.image_verbs import ImageVerbs
@@ -101,6 +102,7 @@ class Parts:
     forks: Forks
     objects: ObjectStorage
     builds: Builds
+    image_push: ImagePush
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -280,6 +282,7 @@ async def open_parts(
         forks=Forks(sandboxes, history, snapshots, image_changes),
         objects=objects,
         builds=Builds(kept, use.note_used, accounts, nodes, call, start_builder),
+        image_push=ImagePush(images, nodes, writer, call),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

@@ -65,6 +65,14 @@ class FakeImageStore(ImageStore):
                 raise ImageNotFound(f"image {digest} is not on this node")
             self.known[reference] = replace(self.known[digest], reference=reference)
 
+    async def push(self, digest: str, reference: str) -> str:
+        async with self._call("push_image", digest, reference):
+            check_reference(reference)
+            if digest not in self.known:
+                raise ImageNotFound(f"image {digest} is not on this node")
+            self.registry[reference] = self.known[digest]
+            return digest
+
     async def remove(self, reference: str) -> None:
         async with self._call("remove_image", reference):
             check_reference(reference)

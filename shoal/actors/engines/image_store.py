@@ -77,6 +77,11 @@ class ImageStore(ABC):
         """Gives an image one more name, which may have been another's. `ImageNotFound`."""
 
     @abstractmethod
+    async def push(self, digest: str, reference: str) -> str:
+        """Sends an image to the registry of a reference, with the credentials that the engine has for it; returns the
+        digest of its manifest there. `ImageNotFound`, `InvalidRequest`, `FailedPrecondition`, `Unavailable`."""
+
+    @abstractmethod
     async def remove(self, reference: str) -> None:
         """Takes a name away, and with an image's last name the image; given a digest, the image with all its names.
         Layers that no other image has go, too. Idempotent. `FailedPrecondition` if a container uses the image (whose

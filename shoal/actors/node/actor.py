@@ -119,6 +119,10 @@ class NodeActor:
         """What the engine has by that reference; None if it is not here and not to be pulled. `ImageNotFound`."""
         return await (await self._open()).images.find(image, pull)
 
+    async def push_image(self, digest: str, reference: str) -> str:
+        """Sends an image to a registry; the digest by which that knows it."""
+        return await (await self._open()).engine.images.push(digest, reference)
+
     async def remove_image(self, image_id: str) -> None:
         """Removes an image of the cluster; `FailedPrecondition` if a container uses it."""
         await (await self._open()).images.remove(image_id)

@@ -79,7 +79,7 @@ def python(version: str) -> Run:
 def _apt_install(packages: str) -> str:
     return (
         f"apt-get {_APT_CA} -qq update && DEBIAN_FRONTEND=noninteractive "
-        f"apt-get {_APT_CA} -qq -y install --no-install-recommends {packages}"
+        f"apt-get {_APT_CA} -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends {packages}"
     )
 
 

@@ -310,6 +310,23 @@ class Image:
         await client.transport.ask(verbs.name_image, built.id, where, name)
         return built
 
+    @dual_method
+    async def push(
+        self,
+        reference: str,
+        *,
+        environment: str | None = None,
+        progress: bool | None = None,
+        client: Client | None = None,
+    ) -> str:
+        """Builds it and sends it to a registry (`registry/name:tag`), with the credentials that its node has for that.
+        Returns the digest by which the registry knows it."""
+        client = client or await current()
+        where = await environment_of(client, environment)
+        built = await self.build.aio(environment=where, progress=progress, client=client)
+        pushed = await client.transport.ask(verbs.push_image, built._base, where, reference)
+        return pushed.digest
+
     async def reference_for(self, client: Client, environment: str) -> str:
         """What the spec of a sandbox says: builds the image where it was not yet, once for each `Image` and client."""
         if not self._steps:

@@ -171,11 +171,13 @@ class Build:
         """A sandbox of the image of the step before. By digest, so that it runs no command of the image's own."""
         options = self.options
         left = max(1.0, self._end - time.monotonic())
+        usual = await self.client.defaults.aio()
         sandbox = await Sandbox.create.aio(
             image=image.digest if image is not None else base.digest if base.ours else base.reference,
             environment=self.environment,
-            cpu=options.cpu,
-            memory=options.memory,
+            # What is asked for is the limit: a build waits for no more room than any sandbox.
+            cpu=None if options.cpu is None else (min(usual.cpu_request, options.cpu), options.cpu),
+            memory=None if options.memory is None else (min(usual.memory_request, options.memory), options.memory),
             disk=options.disk,
             network="none" if options.network == "none" else "default",
             workdir=defaults.workdir or None,

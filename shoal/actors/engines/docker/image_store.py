@@ -64,6 +64,10 @@ class DockerImageStore(ImageStore):
         images = self._images()
         await self._in("look", lambda: images.tag(digest, reference))
 
+    async def push(self, digest: str, reference: str) -> str:
+        images = self._images()
+        return await self._in("pull", lambda: images.push(digest, reference))
+
     async def remove(self, reference: str) -> None:
         images = self._images()
         await self._in("look", lambda: images.remove(reference))

@@ -109,6 +109,28 @@ class Images:
             self._client.tag(digest, repository, tag or "latest", force=True)
         self.forget(reference)
 
+    def push(self, digest: str, reference: str) -> str:
+        """Sends an image to a registry, under a name that it has only meanwhile. Takes minutes for a large one."""
+        self.need(digest)
+        named = self.get(reference)
+        self.tag(digest, reference)
+        repository, tag = parse_repository_tag(reference)
+        pushed = ""
+        try:
+            with docker_errors(f"push image {reference}"):
+                for message in self._client.push(repository, tag=tag or "latest", stream=True, decode=True):
+                    if "error" in message:
+                        raise FailedPrecondition(
+                            f"image: the registry does not take {reference}: {message['error']}", field="reference"
+                        )
+                    pushed = (message.get("aux") or {}).get("Digest", pushed)
+        finally:
+            if named is None:
+                self.remove(reference)
+            else:
+                self.tag(named.digest, reference)
+        return pushed
+
     def remove(self, reference: str) -> None:
         """Removes a name, or an image with all its names."""
         check_reference(reference)

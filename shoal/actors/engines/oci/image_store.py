@@ -66,6 +66,9 @@ class OciImageStore(ImageStore):
     async def tag(self, digest: str, reference: str) -> None:
         await self._run("look", lambda: self._layers.tag(digest, reference))
 
+    async def push(self, digest: str, reference: str) -> str:
+        return await self._run("pull", lambda: self._layers.push(digest, reference))
+
     async def remove(self, reference: str) -> None:
         await self._run("look", lambda: self._layers.remove(reference))
         await self._run("walk", self._containers().sweep_memories)

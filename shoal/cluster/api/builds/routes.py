@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,16 +14,39 @@ from shoal.cluster.api.request.bodies import streamed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
 from shoal.cluster.api.request.streaming import OCTETS
-from shoal.cluster.api.schema.builds import Build, BuildCreate, BuildId, BuildLog, Digest, LogWait
+from shoal.cluster.api.schema.builds import (
+    Build,
+    BuildCreate,
+    BuildId,
+    BuildLog,
+    Digest,
+    ImagePush,
+    LogWait,
+    Pushed,
+)
 from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.model.builds import PIECE
 from shoal.model.errors import InvalidRequest
+from shoal.model.ids import IMAGE
 from shoal.model.recipe import MOST_FILES_BYTES
 
 router = new_router("images", LargeRoute)
 
+_Image = Annotated[
+    str,
+    Path(min_length=1, max_length=255, description="The image's id, or its name.", examples=["im-2fq7c3j5kx6n4a7b"]),
+]
 _Bytes = Annotated[int, Query(ge=0, le=MOST_FILES_BYTES)]
+
+
+@verb_route(router, verbs.push_image, response_model=Pushed, summary="Push an image")
+async def push_image(image: _Image, body: ImagePush, request: Request, who: Who, cluster: Cluster) -> Json:
+    """Sends an image of the cluster to a registry, with the credentials that its node has for that."""
+    owner = None
+    if body.environment is not None or not IMAGE.fullmatch(image):
+        owner = context_of(request).environment = environment_for(who, body.environment)
+    return Json((await cluster.ask(verbs.push_image, image, owner, body.reference)).to_dict())
 
 
 @verb_route(router, verbs.build_image, status_code=201, response_model=Build, summary="Build an image")

@@ -91,6 +91,22 @@ class BuildCreate(Sent):
         return made, BuildOptions(**self.options.model_dump())
 
 
+class ImagePush(Sent):
+    """Where to send an image."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=512, examples=["registry.example.org/team/tests:1"])]
+    environment: Name | None = None
+    """Where the name in the path is looked up; by default the token's, or `main` for a token of all"""
+
+
+class Pushed(Told):
+    """An image that was sent."""
+
+    reference: str
+    digest: str
+    """By which the registry knows it"""
+
+
 class Build(Told):
     """A build of an image. Times in unix seconds."""
 
