@@ -31,6 +31,20 @@ def image_reference(cluster: str, image_id: str = "") -> str:
     return f"{IMAGE_REPOSITORY}{cluster}:{image_id}"
 
 
+DIGEST = "sha256:"
+_COPY = "copy-"
+
+
+def copy_name(digest: str) -> str:
+    """What stands for an image's id in its name on a node that has fetched it."""
+    return _COPY + digest.removeprefix(DIGEST)
+
+
+def copied(name: str) -> str | None:
+    """The inverse; None for what is no such name."""
+    return DIGEST + name.removeprefix(_COPY) if name.startswith(_COPY) else None
+
+
 def node_actor_name(node_id: str) -> str:
     return f"{NODE_PREFIX}{node_id}"
 

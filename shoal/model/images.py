@@ -49,7 +49,8 @@ class ImageRecord:
     wrote it; `config`: the defaults for its processes (`env`, `user`, `workdir`, `entrypoint`, `command`, `labels`);
     `cache_key`: of the step of a recipe; `machines`: the ids of the machines that have it; `used_at`: when a sandbox
     was last created from it; `sandbox_id`: whose files it has; `in_use`: living sandboxes and pools that need it;
-    `key`: the idempotency key of the call that asked for it.
+    `key`: the idempotency key of the call that asked for it; `stored`: it is in the object storage, so that every
+    machine can have it.
     """
 
     id: str
@@ -68,6 +69,7 @@ class ImageRecord:
     used_at: float | None = None
     sandbox_id: str | None = None
     in_use: int = 0
+    stored: bool = False
     key: str | None = None
 
     def to_row(self) -> dict[str, Any]:

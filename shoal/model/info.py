@@ -77,7 +77,7 @@ class NodeInfo:
     threads of all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes
     whose files are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`:
     an id that the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here; `gpus`:
-    whole devices."""
+    whole devices; `fetches_images`: it can start sandboxes from images that were made on other nodes."""
 
     id: str
     address: str  # host:port of its relay
@@ -102,6 +102,7 @@ class NodeInfo:
     zone: str | None = None
     gpus: int = 0
     gpus_free: int = 0
+    fetches_images: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

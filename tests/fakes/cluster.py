@@ -167,7 +167,14 @@ class _Cluster:
         settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}})
         nodes = _Nodes(settings, "cluster", _SECRET, living=self._living)
         self._parts = await open_parts(
-            settings, _SECRET, self._store, nodes, self, _overtaken, self._call, objects=ObjectStorage(MemoryKeeper())
+            settings,
+            _SECRET,
+            self._store,
+            nodes,
+            self,
+            _overtaken,
+            self._call,
+            objects=ObjectStorage(MemoryKeeper(), "cluster"),
         )
         self._handlers = handlers(self._parts)
         for name in set(environments) - {MAIN_ENVIRONMENT}:

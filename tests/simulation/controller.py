@@ -36,7 +36,14 @@ async def open_controller(fleet: Fleet, settings: Settings, store: Store) -> Par
     )
     nodes.fleet = fleet
     return await open_parts(
-        settings, SECRET, store, nodes, fleet, _overtaken, call=fleet.call, objects=ObjectStorage(MemoryKeeper())
+        settings,
+        SECRET,
+        store,
+        nodes,
+        fleet,
+        _overtaken,
+        call=fleet.call,
+        objects=ObjectStorage(MemoryKeeper(), "cluster"),
     )
 
 

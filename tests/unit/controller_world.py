@@ -203,6 +203,9 @@ class FakeNodes(Nodes):
     def handle(self, node_id: str) -> Any:
         return "node"
 
+    def fetches(self, node_id: str) -> bool:
+        return self.world.fetching
+
     def handles(self) -> list[Any]:
         return ["node"]
 
@@ -295,6 +298,11 @@ class World:
     snapshot_s: float = 0.0
     snapshot_fails: ShoalError | None = None
     background: set[asyncio.Task[Any]] = field(default_factory=set)
+    fetching: bool = False
+    """Whether nodes fetch images from the object storage."""
+    stores: list[tuple[Any, ...]] = field(default_factory=list)
+    store_fails: list[ShoalError] = field(default_factory=list)
+    objects: MemoryKeeper = field(default_factory=MemoryKeeper)
     before_write: Callable[[Change], Awaitable[None]] = _nothing
     after_write: Callable[[Change], Awaitable[None]] = _nothing
 
@@ -318,7 +326,7 @@ class World:
                 self,
                 _not_overtaken,
                 call=self.call,
-                objects=ObjectStorage(MemoryKeeper()),
+                objects=ObjectStorage(self.objects, "cluster"),
             )
         finally:
             _life.reset(token)
@@ -337,6 +345,11 @@ class World:
             return None
         if method == "snapshot_sandbox":
             return await self._snapshot(*args)
+        if method == "store_image":
+            self.stores.append(args)
+            if self.store_fails:
+                raise self.store_fails.pop(0)
+            return None
         if method == "remove_image":
             if set(self.images_in_use) & {args[0]}:
                 raise FailedPrecondition("a container uses it", state="in_use")

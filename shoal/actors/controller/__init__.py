@@ -33,6 +33,8 @@
     forks.py          sandboxes that begin with the files of another one
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
+    image_storage.py  has nodes put images into the object storage
+    stored_image_sweep.py  removes from there what no image needs
     object_storage.py where images are kept for all nodes: who may reach it, and its server
     slots.py          the sandbox actors: who gets which
     slot_demand.py    those that are being made for callers that wait

@@ -51,8 +51,9 @@ class ControllerActor:
         self._settings = Settings.from_dict(settings)
         self._secret = secret
         self._store = store(settings)
-        self._objects = ObjectStorage(objects(settings, str(ray.util.get_node_ip_address())))  # type: ignore[no-untyped-call]
         self._start_builder = None if builder is None else partial(builder, settings)
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._objects = ObjectStorage(objects(settings, address), cluster)
         self._nodes = Nodes(self._settings, cluster, secret)
         self._maker = RaySlotMaker(self._settings.node.stop_grace)
         self._parts: Parts | None = None
@@ -85,6 +86,10 @@ class ControllerActor:
     async def object_access(self) -> ObjectAccess:
         """How to reach the object storage, for nodes: its server runs then, if it is the cluster's own."""
         return await self._objects.access()
+
+    async def image_damaged(self, digest: str) -> None:
+        """For nodes: an image is not in the object storage as it was put there."""
+        await (await self._open()).image_storage.damaged(digest)
 
     async def drain(self) -> Drained:
         """Ends every sandbox, removes every slot, closes every node: for `shoal down`."""

@@ -39,7 +39,8 @@ class ImageUse:
         record = self._record(spec)
         if record is None:
             return None
-        if not self.nodes_with(record.digest):
+        nodes = self.nodes_with(record.digest)
+        if nodes is not None and not nodes:
             raise FailedPrecondition(
                 f"image: {record.id} is on machine {', '.join(record.machines)}, which is not part of the cluster now; "
                 "create it once that is back, or from another image",
@@ -70,12 +71,19 @@ class ImageUse:
         self.used.add(record.id)
 
     def nodes_with(self, image: str) -> tuple[str, ...] | None:
-        """The nodes that have an image, if it is one of the cluster's; None: any node may run it."""
+        """The nodes that have an image of the cluster's, or can fetch it; None: any node may run it."""
         if not image.startswith(_DIGEST) or not (records := self.images.of_digest(image)):
             return None
         machines = {machine for record in records for machine in record.machines}
         found = (self.nodes.of_machine(machine) for machine in machines)
-        return tuple(sorted(node_id for node_id in found if node_id is not None))
+        having = {node_id for node_id in found if node_id is not None}
+        if any(record.stored for record in records):
+            nodes = [node.id for node in self.nodes.known_nodes()]
+            fetching = {node_id for node_id in nodes if self.nodes.fetches(node_id)}
+            if len(fetching) == len(nodes):  # and so could a machine that is launched
+                return None
+            having |= fetching
+        return tuple(sorted(having))
 
     def counts(self) -> Counter[str]:
         """How many sandboxes and pools need each image."""

@@ -11,6 +11,7 @@ from shoal.actors.controller.image_changes import ImageChanges
 from shoal.actors.controller.image_use import ImageUse
 from shoal.actors.controller.images import Images
 from shoal.actors.controller.record_writer import audited
+from shoal.actors.names import copied
 from shoal.model import verbs
 from shoal.model.access import Caller
 from shoal.model.errors import ImageNotFound
@@ -80,7 +81,11 @@ class ImageVerbs:
 
     def unknown(self, image_ids: Sequence[str]) -> list[str]:
         """Those that no image has."""
-        return [image_id for image_id in image_ids if self.images.get(image_id) is None]
+        return [image_id for image_id in image_ids if not self._is_known(image_id)]
+
+    def _is_known(self, image_id: str) -> bool:
+        digest = copied(image_id)
+        return self.images.get(image_id) is not None if digest is None else bool(self.images.of_digest(digest))
 
     def unused(self, since: float) -> list[ImageRecord]:
         """Those without a name that nothing needs, and that were not used since that time."""

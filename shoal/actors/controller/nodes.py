@@ -267,6 +267,11 @@ class Nodes:
         living = (node for node in self._nodes.values() if node.missing_since is None and node.info is not None)
         return next((node.id for node in living if node.info is not None and node.info.machine == machine), None)
 
+    def fetches(self, node_id: str) -> bool:
+        """Whether the node can start sandboxes from images that were made elsewhere, as far as it told."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.info is not None and node.info.fetches_images
+
     def machine_of(self, node_id: str) -> str | None:
         """The id that the node's machine keeps, once it told."""
         node = self._nodes.get(node_id)

@@ -25,6 +25,7 @@ from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.image_changes import ImageChanges
 from shoal.actors.controller.image_push import ImagePush
 from shoal.actors.controller.image_removal import ImageRemoval
+from shoal.actors.controller.image_storage import LOOK_S, ImageStorage
 from shoal.actors.controller.image_use import ImageUse
 from shoal.actors.controller.image_verbs import ImageVerbs
 from shoal.actors.controller.images import Images, unfinished
@@ -44,6 +45,7 @@ from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.snapshots import Snapshots
 from shoal.actors.controller.starting import Starting
 from shoal.actors.controller.store import Store
+from shoal.actors.controller.stored_image_sweep import SWEEP_S, StoredImageSweep
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.handles import call
@@ -103,6 +105,8 @@ class Parts:
     objects: ObjectStorage
     builds: Builds
     image_push: ImagePush
+    image_storage: ImageStorage
+    image_sweep: StoredImageSweep
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -118,6 +122,8 @@ class Parts:
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
             tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
             tasks.repeat(OBJECTS_S, self.objects.tend, "keep the object storage"),
+            tasks.repeat(LOOK_S, self.image_storage.turn, "store images"),
+            tasks.repeat(SWEEP_S, self.image_sweep.turn, "sweep stored images"),
         ]
 
     async def stop(self) -> None:
@@ -255,6 +261,7 @@ async def open_parts(
     images = ImageVerbs(kept, use, image_changes, accounts)
     sandboxes = Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call)
     snapshots = Snapshots(kept, image_changes, history, nodes, settings.limits, call)
+    image_storage = ImageStorage(kept, image_changes, nodes, settings.objects.bucket is not None, call)
     parts = Parts(
         settings=settings,
         store=store,
@@ -283,6 +290,8 @@ async def open_parts(
         objects=objects,
         builds=Builds(kept, use.note_used, accounts, nodes, call, start_builder),
         image_push=ImagePush(images, nodes, writer, call),
+        image_storage=image_storage,
+        image_sweep=StoredImageSweep(kept, image_storage, objects),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

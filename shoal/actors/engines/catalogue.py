@@ -43,7 +43,7 @@ def _oci(settings: Settings) -> Engine:
 
     node, root = settings.node, root_of(settings)
     layers = LayerStore(root, node.image_disk and node.image_disk << 20)
-    return OciEngine(
+    engine = OciEngine(
         root,
         layers,
         functools.partial(OciImageStore, layers),
@@ -53,6 +53,8 @@ def _oci(settings: Settings) -> Engine:
         seccomp=profile_json(node.seccomp_profile),
         gvisor=gvisor.find(settings),
     )
+    engine.layers = layers
+    return engine
 
 
 def _fake(_settings: Settings) -> Engine:

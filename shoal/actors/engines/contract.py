@@ -50,6 +50,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from shoal.actors.engines.image_store import ImageInfo, ImageStore
+from shoal.actors.engines.travel import TravellingLayers
 from shoal.model.errors import FailedPrecondition
 
 AGENT_PATH = "/.shoal/agent"
@@ -158,6 +159,8 @@ class Engine(ABC):
     abilities: frozenset[Ability]
     runtimes: tuple[str, ...]
     images: ImageStore
+    layers: TravellingLayers | None = None
+    """What of its images can go to other nodes, and come from them; None: an image stays where it was made."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -88,6 +88,7 @@ class NodeActor:
             remains=len(parts.containers.remains),
             stopped=sum(1 for r in records if r.stage is Stage.STOPPED),
             machine=parts.machine,
+            fetches_images=parts.images.transfer is not None,
         )
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:
@@ -122,6 +123,11 @@ class NodeActor:
     async def push_image(self, digest: str, reference: str) -> str:
         """Sends an image to a registry; the digest by which that knows it."""
         return await (await self._open()).engine.images.push(digest, reference)
+
+    async def store_image(self, digest: str, again: bool = False) -> None:
+        """Puts an image of this node into the object storage; returns once all of it is there. `again`: though it seems
+        to be."""
+        await (await self._open()).images.put(digest, again)
 
     async def remove_image(self, image_id: str) -> None:
         """Removes an image of the cluster; `FailedPrecondition` if a container uses it."""

@@ -16,10 +16,11 @@ from typing import Any
 from shoal.actors.engines.contract import Engine
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.messages import NodeImage
-from shoal.actors.names import image_reference
+from shoal.actors.names import DIGEST, copy_name, image_reference
 from shoal.actors.node.containers import Containers
+from shoal.actors.node.image_transfer import ImageTransfer
 from shoal.model import tasks
-from shoal.model.errors import ImageNotFound, NotFound, ShoalError
+from shoal.model.errors import FailedPrecondition, ImageNotFound, NotFound, ShoalError
 from shoal.model.ids import IMAGE
 from shoal.model.recipe import SCRATCH
 
@@ -28,21 +29,35 @@ log = logging.getLogger("shoal.node")
 
 @dataclass(slots=True)
 class NodeImages:
-    """`cluster`: whose images these are."""
+    """`cluster`: whose images these are; `transfer`: None where the engine's images stay on this node."""
 
     engine: Engine
     containers: Containers
     cluster: str
+    transfer: ImageTransfer | None = None
     _making: dict[str, asyncio.Task[ImageInfo]] = field(default_factory=dict)
 
     async def fetch(self, image: str) -> None:
-        """Makes sure that the engine has an image, by reference or digest. `ImageNotFound`."""
+        """Makes sure that the engine has an image, by reference or digest; one of the cluster's is fetched from the
+        object storage. `ImageNotFound`."""
         if IMAGE.fullmatch(image):  # a digest stands for one that there is, and a registry has none of that name
             raise ImageNotFound(f"image {image} is deleted; choose another", field="image")
         if image == SCRATCH:
             await self._provide_scratch()
             return
-        await self.engine.images.get(image)
+        if self.transfer is None or not image.startswith(DIGEST):
+            await self.engine.images.get(image)
+            return
+        try:
+            await self.engine.images.get(image, pull=False)
+        except ImageNotFound:
+            await self.transfer.fetch(image, image_reference(self.cluster, copy_name(image)))
+
+    async def put(self, digest: str, again: bool) -> None:
+        """Stores an image in the object storage; `FailedPrecondition` where it cannot travel."""
+        if self.transfer is None:
+            raise FailedPrecondition(f"images of the engine {self.engine.name} stay on their node", state="no_travel")
+        await self.transfer.put(digest, again)
 
     async def find(self, image: str, pull: bool) -> NodeImage | None:
         """An image that the engine has, or (`pull`) can have; None if it is not on this node, and not to be pulled."""
@@ -92,6 +107,8 @@ class NodeImages:
         names = [image.reference for image in await self.engine.images.list() if image.reference.startswith(prefix)]
         found = {name: name.removeprefix(prefix) for name in names}
         stray = {name: tag for name, tag in found.items() if not any(tag.startswith(each) for each in self._making)}
+        if self.transfer is not None:
+            await self.transfer.tidy()
         if not stray:
             return
         gone = set(await unknown(sorted(set(stray.values()))))

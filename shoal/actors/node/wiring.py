@@ -28,6 +28,8 @@ from shoal.actors.node import kernel_counts
 from shoal.actors.node.containers import DEADLINE, ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
+from shoal.actors.node.image_access import object_access, tell_damaged
+from shoal.actors.node.image_transfer import ImageTransfer
 from shoal.actors.node.images import NodeImages
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.mount_sources import MountSources
@@ -80,6 +82,8 @@ class NodeParts:
             last_first.push_async_callback(self.network.close)
             last_first.push_async_callback(self.relay.close)
             last_first.push_async_callback(self.gateway.close)
+            if self.images.transfer is not None:
+                last_first.push_async_callback(self.images.transfer.close)
 
 
 async def open_node(
@@ -136,7 +140,10 @@ async def open_node(
         await asyncio.to_thread((state / "node-id").write_text, node_id)
         held.pop_all()
     disk_watch = DiskWatch(engine, settings.node.disk_interval)
-    images = NodeImages(engine, containers, cluster)
+    transfer = None
+    if engine.layers is not None:
+        transfer = ImageTransfer(engine.layers, object_access, state / "transfer", tell_damaged)
+    images = NodeImages(engine, containers, cluster, transfer)
     return NodeParts(
         engine,
         network,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from shoal.client.cluster import Client
@@ -98,10 +98,10 @@ class Build:
             self.log.write(f"Step {done + 1} of {len(steps)}: {title_of(step)}\n")
             before, defaults = defaults, changed(defaults, step, base.env)
             if is_layer(step):
-                image = await self._shared(keys[done], self._layer(base, image, before, done, keys))
+                image = await self._shared(keys[done], partial(self._layer, base, image, before, done, keys))
             elif done + 1 == len(steps):  # nothing but defaults has changed since the last layer
                 image = self._tail or await self._shared(
-                    keys[-1], self._save_as(base, image, before, defaults, keys[-1])
+                    keys[-1], partial(self._save_as, base, image, before, defaults, keys[-1])
                 )
             done += 1
             self.info = replace(self.info, step=done)
@@ -116,22 +116,26 @@ class Build:
         assert found is not None
         return found
 
-    async def _shared(self, key: str, making: Any) -> ImageRecord:
+    async def _shared(self, key: str, make: Callable[[], Coroutine[Any, Any, ImageRecord]]) -> ImageRecord:
         """The image of a step, made here or by the build that makes it already."""
         mine = (self.environment, key)
-        while (other := self.layers.get(mine)) is not None:
+        while (other := self.layers.get(mine)) is not None and not other.done():
             self.log.write("It is being made by another build, which this one waits for\n")
-            with contextlib.suppress(ShoalError):  # that build's own failure, by its own timeout and limits
-                image = await asyncio.shield(other)
-                making.close()
-                return image
-        task = self.layers[mine] = tasks.shared(making, "build step")
-        task.add_done_callback(lambda _: self.layers.pop(mine, None))
+            await asyncio.wait([other])
+            if not other.cancelled() and other.exception() is None:
+                return other.result()
+            # That build's own failure, by its own timeout and limits.
+        task = self.layers[mine] = tasks.shared(make(), "build step")
+        task.add_done_callback(partial(self._forget, mine))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.cancel()  # the build's time is over
             raise
+
+    def _forget(self, key: tuple[str, str], task: asyncio.Task[ImageRecord]) -> None:
+        if self.layers.get(key) is task:
+            del self.layers[key]
 
     # A step
 

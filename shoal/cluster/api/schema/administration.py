@@ -195,6 +195,8 @@ class Node(Told):
     zone: str | None
     gpus: int
     gpus_free: int
+    fetches_images: bool
+    """Whether it starts sandboxes from images that were made on other machines"""
 
 
 class Nodes(Told):

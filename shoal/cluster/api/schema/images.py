@@ -102,6 +102,8 @@ class Image(Told):
     """Whose files it has"""
     in_use: int
     """Living sandboxes and pools that need it"""
+    stored: bool
+    """Whether every machine can have it, from the object storage; else only `machines` start sandboxes from it"""
 
 
 class ImagePage(Told):

@@ -1,0 +1,128 @@
+"""Puts images into the object storage, so that every node can start sandboxes from them.
+
+The machine that made an image stores it in the background; once it has, that is on record (`stored`), and any node may
+run it. A controller that is killed finds on record what is not stored yet, and asks again: a node goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from shoal.actors.controller.image_changes import ImageChanges
+from shoal.actors.controller.images import Images
+from shoal.actors.controller.nodes import Nodes
+from shoal.model import tasks
+from shoal.model.errors import FailedPrecondition, ImageNotFound, ShoalError
+from shoal.model.images import ImageRecord, ImageState
+
+log = logging.getLogger("shoal.images")
+
+LOOK_S = 1.0
+_PUT_S = 3600.0
+_MOST_AT_ONCE = 4
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
+
+
+@dataclass(slots=True)
+class ImageStorage:
+    """`bucket`: the storage is one of a service, not a server of the cluster's own; `call`: how actors are called;
+    `clock`: monotonic."""
+
+    images: Images
+    changes: ImageChanges
+    nodes: Nodes
+    bucket: bool
+    call: Callable[..., Awaitable[Any]]
+    clock: Callable[[], float] = time.monotonic
+    _putting: set[str] = field(default_factory=set)
+    _again: set[str] = field(default_factory=set)
+    _retries: dict[str, _Retry] = field(default_factory=dict)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._idle.set()
+        self._open.set()
+
+    async def turn(self) -> None:
+        """Has nodes store what is to be stored and is not on its way."""
+        if not self._open.is_set() or not self._needed():
+            return
+        now = self.clock()
+        waiting = {digest for digest, retry in self._retries.items() if now < retry.at}
+        due = to_store(self.images.all(), self._putting | waiting)
+        for digest, records in due.items():
+            node_id = self._holder(records)
+            if node_id is not None and len(self._putting) < _MOST_AT_ONCE:
+                self._putting.add(digest)
+                self._idle.clear()
+                tasks.supervise(partial(self._put, digest, node_id), "store image", attempts=1)
+
+    async def damaged(self, digest: str) -> None:
+        """A node has found that an image is not stored as it was: it is stored anew, where a machine has it."""
+        self._again.add(digest)
+        for record in self.images.of_digest(digest):
+            if record.stored and record.state is ImageState.READY:
+                await self.changes.change(record.id, stored=False)
+
+    async def pause(self) -> None:
+        """Returns once nothing is being stored; until `resume`, nothing is."""
+        self._open.clear()
+        await self._idle.wait()
+
+    def resume(self) -> None:
+        self._open.set()
+
+    def _needed(self) -> bool:
+        """A server of the cluster's own, on the disk of its only machine, would be of no use to anybody."""
+        return self.bucket or len(self.nodes.known_nodes()) > 1
+
+    def _holder(self, records: Iterable[ImageRecord]) -> str | None:
+        """A node that has the image and can give it away."""
+        found = (self.nodes.of_machine(machine) for record in records for machine in record.machines)
+        return next((node_id for node_id in found if node_id is not None and self.nodes.fetches(node_id)), None)
+
+    async def _put(self, digest: str, node_id: str) -> None:
+        again = digest in self._again
+        try:
+            await self.call(self.nodes.handle(node_id), "store_image", digest, again, timeout_s=_PUT_S)
+            self._again.discard(digest)
+            for record in self.images.of_digest(digest):
+                if record.state is ImageState.READY:
+                    await self.changes.change(record.id, stored=True)
+            self._retries.pop(digest, None)
+        except ImageNotFound:
+            pass  # it was deleted meanwhile
+        except ShoalError as error:
+            before = self._retries.get(digest)
+            pause_s = _FIRST_PAUSE_S if before is None else min(2 * before.pause_s, _LONGEST_PAUSE_S)
+            if isinstance(error, FailedPrecondition):  # it cannot travel, or a setting is wrong
+                pause_s = _LONGEST_PAUSE_S
+            self._retries[digest] = _Retry(self.clock() + pause_s, pause_s)
+            log.warning("image %s is not stored yet: %s", digest, error)
+        finally:
+            self._putting.discard(digest)
+            if not self._putting:
+                self._idle.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    at: float
+    pause_s: float
+
+
+def to_store(records: Iterable[ImageRecord], busy: Collection[str]) -> dict[str, list[ImageRecord]]:
+    """The records that are ready and not stored, by their digest, in the order of their age; none of `busy`. An image
+    of which one record is stored is stored for all."""
+    found: dict[str, list[ImageRecord]] = {}
+    for record in sorted(records, key=lambda each: each.created_at):
+        if record.state is ImageState.READY and record.digest and not record.stored and record.digest not in busy:
+            found.setdefault(record.digest, []).append(record)
+    return found
