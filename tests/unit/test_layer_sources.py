@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moto import mock_aws
 
 from hatch_build import PROGRAMS, ROOT, find_go
 from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.image_store import ImageConfig
-from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.layers import LayerStore, sources
 from shoal.actors.engines.oci.layers.config_blob import architecture
 from shoal.model.errors import ImageNotFound, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
 
@@ -181,3 +182,17 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         store.add_image(saved(tmp_path / "little.tar", layer_of(f=b"1")), "little")
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_aws_gives_access_to_its_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with mock_aws():
+        assert sources.in_registry("123456789012.dkr.ecr.eu-west-1.amazonaws.com/a:1").credentials.username == "AWS"
+    assert (
+        sources.in_registry("example.com/123456789012.dkr.ecr.eu-west-1.amazonaws.com/a:1").credentials.username == ""
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(Unavailable):
+        sources.in_registry("123456789012.dkr.ecr.eu-west-1.amazonaws.com/a:1")

@@ -9,6 +9,7 @@ drafts.py        what is being made or removed, so that a crash leaves nothing h
 config_blob.py   pure: the OCI configuration and what Shoal takes from it
 eviction.py      pure: which images go when the disk is full
 sources.py       registries, archives of `docker save`, directories in the OCI layout
+ecr.py           credentials for AWS's registries
 program.py       runs `shoal-layers`, which reads archives and talks to registries
 digests.py, files.py, locks.py    small helpers
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from shoal.actors.engines.oci.layers import ecr
 from shoal.actors.engines.oci.layers.config_blob import parse_config
 from shoal.actors.engines.oci.layers.drafts import Draft
 from shoal.actors.engines.oci.layers.image_files import Image
@@ -48,7 +49,10 @@ class Source:
 
 
 def in_registry(reference: str, credentials: Credentials | None = None) -> Source:
-    return Source("registry", reference, credentials=credentials or Credentials())
+    """Without credentials AWS's own count for its registries, and else those of Docker's configuration."""
+    if credentials is None:
+        credentials = Credentials(*(ecr.login(reference) or ()))
+    return Source("registry", reference, credentials=credentials)
 
 
 def at_path(path: Path, name: str = "") -> Source:

@@ -176,9 +176,10 @@ class LayerStore:
         self, reference: str, credentials: Credentials | None = None, progress: Progress | None = None
     ) -> ImageInfo:
         """Fetches the image of a reference from its registry, also if there is one of that name here, and names it.
-        Without credentials those of Docker's configuration count. `ImageNotFound` with the reason if it cannot be had,
-        `Unavailable` if the registry does not answer, `InvalidRequest` (field `image`) for one that is broken or for
-        another architecture, `QuotaExceeded` for a full disk."""
+        Without credentials AWS's own count for its registries, and else those of Docker's configuration.
+        `ImageNotFound` with the reason if it cannot be had, `Unavailable` if the registry does not answer,
+        `InvalidRequest` (field `image`) for one that is broken or for another architecture, `QuotaExceeded` for a full
+        disk."""
         check_reference(reference)
         with self._drafts.new() as draft:
             image = sources.fetch(
