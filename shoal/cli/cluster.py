@@ -44,8 +44,9 @@ def up(
 ) -> None:
     """Start a cluster on this machine, or repair the one there is.
 
-    It uses the Docker engine that runs, or starts one of its own, and builds the base image if it is missing. As root
-    on Debian or Ubuntu it installs missing packages. A cluster that runs stays as it is.
+    As root it starts sandboxes directly, where that works (`shoal doctor` tells); else it uses the Docker engine that
+    runs, or starts one of its own. It builds the base image if it is missing, and on Debian or Ubuntu installs missing
+    packages. A cluster that runs stays as it is.
 
     \b
     Examples:
@@ -53,6 +54,7 @@ def up(
       SHOAL_POOLS__READY=8 shoal up
       shoal up --address-ip 10.0.0.5 --region eu
       SHOAL_API__PORT=0 shoal up
+      SHOAL_ENGINE=docker shoal up
       shoal up --with-gvisor
       shoal up --roll
     """
@@ -246,6 +248,7 @@ def _describe(cluster: ClusterFile) -> dict[str, Any]:
     return {
         "cluster": cluster.cluster,
         "ray_address": cluster.ray_address,
+        "engine_kind": cluster.settings.get("engine", "docker"),
         "engine_address": cluster.engine_address,
         "own_engine": cluster.engine is not None,
         "auth_token_path": cluster.auth_token_path,
@@ -255,9 +258,9 @@ def _describe(cluster: ClusterFile) -> dict[str, Any]:
 
 
 def _print_status(report: dict[str, Any]) -> None:
-    whose = "Shoal's own" if report["own_engine"] else "the machine's"
     typer.echo(
-        f"Cluster {report['cluster']}: Ray at {report['ray_address']}, engine at {report['engine_address']} ({whose})"
+        f"Cluster {report['cluster']}: Ray at {report['ray_address']}, "
+        f"engine {report['engine_kind']} at {report['engine_address']}"
     )
     if report["api"] is not None:
         typer.echo(f"API at {report['api_url']}: {_api_state(report)}")

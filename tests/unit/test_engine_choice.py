@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shoal.actors.engines.catalogue import engine_named
+from shoal.actors.engines.oci.records import Record, Records
+from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.cluster.local import engines
 from shoal.cluster.local.engines import choice
 from shoal.cluster.local.engines.oci import OciKind
 from shoal.model.errors import InvalidRequest
 from shoal.model.settings import Settings
+from shoal.model.spec import ContainerShape
 
 
 def settings(tmp_path: Path, **changes: Any) -> Settings:
@@ -43,6 +48,22 @@ def test_what_is_named_is_used_and_never_something_else(
 ) -> None:
     monkeypatch.setattr(OciKind, "problem", lambda *_: pytest.fail("nobody asked"))
     assert engines.choose(settings(tmp_path, **asked)).kind.name == chosen
+
+
+def test_persistent_sandboxes_stay_with_the_engine_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OciKind, "problem", lambda *_: None)
+    shape = ContainerShape("x", 1.0, 64, 64, 64, "default", 0, "runc", "sandbox", persistent=True)
+    record = ContainerRecord("c-one", shape, 1.0, "sb-1", stage=Stage.STOPPED)
+    files = tmp_path / "node" / "containers"
+    files.mkdir(parents=True)
+    (files / "c-one.json").write_text(json.dumps(asdict(record)))
+    assert engines.choose(settings(tmp_path)).kind.name == "docker"
+    records = Records(tmp_path / "oci" / "containers")
+    records.open()
+    records.put(Record("c-one", "sha256:abc", "runc", 1.0, keep=True))
+    assert engines.choose(settings(tmp_path)).kind.name == "oci"
 
 
 def test_no_engine_of_the_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from shoal.actors.node.records import read_records
 from shoal.cluster.local.checks import Check
 from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
 from shoal.cluster.local.engines.docker import DockerKind
@@ -36,6 +37,9 @@ def choose(settings: Settings) -> Choice:
         for kind in KINDS:
             if kind.at(settings.engine_address, settings) is not None:
                 return Choice(kind, f"the setting engine_address={settings.engine_address}")
+    keeper = _keeper(settings)
+    if keeper is not None:
+        return Choice(keeper, "persistent sandboxes of this machine are in it")
     reasons: list[str] = []
     for kind in KINDS[:-1]:
         problem = kind.problem(settings)
@@ -43,6 +47,15 @@ def choose(settings: Settings) -> Choice:
             return Choice(kind, "; ".join([*reasons, f"{kind.name} passes its self-check"]))
         reasons.append(f"{kind.name} cannot be used here: {problem}")
     return Choice(KINDS[-1], "; ".join(reasons))
+
+
+def _keeper(settings: Settings) -> EngineKind | None:
+    """The kind that has this machine's persistent sandboxes, if there are any."""
+    records = read_records(settings.state_dir / "node" / "containers")
+    kept = {key for key, record in records.items() if record.kept}
+    if not kept:
+        return None
+    return next((kind for kind in KINDS if kind.kept(settings) & kept), KINDS[-1])
 
 
 def at(address: str, settings: Settings) -> LocalEngine:

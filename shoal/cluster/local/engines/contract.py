@@ -86,6 +86,10 @@ class EngineKind(ABC):
     def there(self, settings: Settings) -> LocalEngine | None:
         """The one that these settings lead to, if it is there, without starting any."""
 
+    def kept(self, settings: Settings) -> set[str]:
+        """The keys of the containers that it keeps, as far as that can be told while it does not run."""
+        return set()
+
     @abstractmethod
     def leftover(self, settings: Settings) -> bool:
         """Whether a daemon of Shoal's own runs, though no cluster file names it."""

@@ -23,6 +23,8 @@ from shoal.model.errors import FailedPrecondition
 from shoal.model.report import Report
 from shoal.model.settings import Settings
 
+_GPUS = Path("/dev/nvidiactl")
+
 PROGRAMS = {"runc": "runc"}
 
 
@@ -111,6 +113,8 @@ class OciKind(EngineKind):
     name = "oci"
 
     def problem(self, settings: Settings) -> str | None:
+        if _GPUS.exists():
+            return "it gives no GPUs to sandboxes, and this machine has some"
         return self_check.problem(_nearest(settings.state_dir), settings.agent or agent_binary())
 
     def provide(self, settings: Settings, report: Report) -> LocalEngine:
@@ -120,7 +124,7 @@ class OciKind(EngineKind):
         root = places.root_of(settings)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with report("Trying the engine"):
-            problem = self.problem(settings)
+            problem = self_check.problem(_nearest(settings.state_dir), settings.agent or agent_binary())
         if problem is not None:
             raise FailedPrecondition(f"engine: oci does not work here: {problem}; set engine=docker")
         return OciLocal(root, settings)
@@ -135,6 +139,9 @@ class OciKind(EngineKind):
     def there(self, settings: Settings) -> LocalEngine | None:
         root = places.root_of(settings)
         return OciLocal(root, settings) if root.is_dir() else None
+
+    def kept(self, settings: Settings) -> set[str]:
+        return {record.key for record in Records(places.root_of(settings) / "containers").all() if record.keep}
 
     def leftover(self, settings: Settings) -> bool:
         return False
