@@ -16,6 +16,7 @@ from shoal.cli import (
     exits,
     history,
     image_build,
+    image_load,
     images,
     login,
     machines,
@@ -49,6 +50,7 @@ image.command("tag")(images.tag)
 image.command("rm")(images.rm)
 image.command("gc")(images.gc)
 image.command("push")(image_build.push)
+image.command("load")(image_load.load)
 
 app.command()(cluster.up)
 app.command()(cluster.down)

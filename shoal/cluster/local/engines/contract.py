@@ -43,6 +43,12 @@ class LocalEngine(ABC):
         """
 
     @abstractmethod
+    def load_image(self, source: Path, reference: str, *, root: bool) -> str:
+        """Adds the image in an archive of `docker save` or in a directory in the OCI layout, or (`root`) one of a tar
+        of a root filesystem, under a name; its digest. `InvalidRequest` (field `image`), `QuotaExceeded`,
+        `Unavailable`."""
+
+    @abstractmethod
     def containers(self, labels: Mapping[str, str]) -> list[str]:
         """The keys of all containers that carry all of `labels`, ended ones too."""
 

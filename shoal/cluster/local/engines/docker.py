@@ -11,8 +11,10 @@ from typing import Any
 
 import docker
 import requests
+from docker.utils import parse_repository_tag
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.removal import remove_container, stop_container
 from shoal.actors.engines.docker.request import KEEP_LABEL, KEY_LABEL
 from shoal.cluster.local import packages
@@ -22,7 +24,7 @@ from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
 from shoal.cluster.local.engines.docker_daemon import Daemon
 from shoal.cluster.local.mounts import unmount_below
 from shoal.images import base
-from shoal.model.errors import FailedPrecondition, ImageNotFound, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest, ShoalError, Unavailable
 from shoal.model.report import Report
 from shoal.model.settings import Settings
 
@@ -58,6 +60,21 @@ class DockerLocal(LocalEngine):
                 _import(client, base.build(base.recipe(), cache, report), report)
             else:
                 _pull(client, reference, report)
+
+    def load_image(self, source: Path, reference: str, *, root: bool) -> str:
+        if source.is_dir():
+            raise InvalidRequest("image: the Docker engine loads archives of `docker save` only", field="image")
+        repository, tag = parse_repository_tag(reference)
+        with self._client() as client, docker_errors(f"load {source}"):
+            if root:
+                client.api.import_image_from_file(str(source), repository=repository, tag=tag or "latest")
+                return str(client.api.inspect_image(reference)["Id"])
+            with source.open("rb") as archive:
+                loaded = client.images.load(archive)
+            if len(loaded) != 1:
+                raise InvalidRequest(f"image: the archive holds {len(loaded)} images, not one", field="image")
+            loaded[0].tag(repository, tag or "latest")
+            return str(loaded[0].id)
 
     def containers(self, labels: Mapping[str, str]) -> list[str]:
         with self._client(_REMOVE_S) as client:

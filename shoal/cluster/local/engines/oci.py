@@ -60,6 +60,16 @@ class OciLocal(LocalEngine):
         with report(f"Pulling {reference}"):
             asyncio.run(self._pull(reference))
 
+    def load_image(self, source: Path, reference: str, *, root: bool) -> str:
+        layers = self._layers()
+        layers.open()
+        if root:
+            image = layers.add_root_filesystem(source, reference, ImageConfig())
+        else:
+            image = layers.add_image(source, reference)
+        layers.settle()
+        return image.digest
+
     def containers(self, labels: Mapping[str, str]) -> list[str]:
         return [record.key for record in self._records.all() if labels.items() <= record.labels.items()]
 
