@@ -213,6 +213,9 @@ class _Cluster:
     async def remove_sandbox(self, sandbox_id: str) -> None:
         pass
 
+    async def find_image(self, image: str, pull: bool) -> NodeImage | None:
+        return NodeImage(f"sha256:{hashlib.sha256(image.encode()).hexdigest()}", 0, {"env": {"PATH": "/bin"}})
+
     async def stop_sandbox(self, sandbox_id: str) -> None:
         pass
 

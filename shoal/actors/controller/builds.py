@@ -15,7 +15,7 @@ from shoal.actors.handles import is_gone
 from shoal.actors.messages import NodeImage
 from shoal.model.access import Caller
 from shoal.model.builds import BaseImage, BuildInfo, BuildLog, BuildOptions, BuildState
-from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest, ShoalError, Unavailable
+from shoal.model.errors import BuildNotFound, FailedPrecondition, ImageNotFound, InvalidRequest, ShoalError, Unavailable
 from shoal.model.ids import IMAGE
 from shoal.model.images import ImageRecord
 from shoal.model.recipe import Recipe, check_recipe, keys_of
@@ -62,11 +62,13 @@ class Builds:
 
     async def get_build(self, build_id: str, caller: Caller) -> BuildInfo:
         """How it stands."""
+        self._check_builder(build_id)
         info: BuildInfo = await self._ask("info", build_id, caller)
         return info
 
     async def build_log(self, build_id: str, offset: int, wait: float, caller: Caller) -> BuildLog:
         """A part of its log."""
+        self._check_builder(build_id)
         log: BuildLog = await self._ask("log", build_id, offset, wait, caller)
         return log
 
@@ -86,8 +88,9 @@ class Builds:
     async def _on_a_node(self, reference: str, pull: bool) -> BaseImage | None:
         """The first that has it, always in the same order: what was built on one node's image is found again."""
         nodes = sorted(self.nodes.capacities())
-        answers = [await self._look(node_id, reference, False) for node_id in nodes]
-        found = next((each for each in answers if each is not None), None)
+        found: NodeImage | None = None
+        for node_id in nodes:
+            found = found or await self._look(node_id, reference, False)
         if found is None and pull:
             if not nodes:
                 raise Unavailable("no node answers now; try again later")
@@ -117,6 +120,10 @@ class Builds:
                 raise
             self._builder = None  # somebody ended it
             return await self.call(await self._handle(), method, *args)
+
+    def _check_builder(self, build_id: str) -> None:
+        if self.start_builder is None:
+            raise BuildNotFound(f"build_id: there is no build {build_id!r:.80}", field="build_id")
 
     async def _handle(self) -> Any:
         if self.start_builder is None:
