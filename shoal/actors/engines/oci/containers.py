@@ -190,10 +190,10 @@ class Containers:
     def kill(self, key: str) -> None:
         """Kills all its processes, for good: it is about to be removed. Idempotent."""
         with self._lock(key):
-            self._need(key)
+            record = self._need(key)
             self.watch.forget(key)
             with _typed(f"kill container {key}"):
-                self.groups.kill(key)
+                self.groups.kill(key, record.first)
 
     def remove(self, key: str) -> None:
         """Kills and removes it with all that it wrote. Idempotent."""
@@ -226,7 +226,7 @@ class Containers:
         key = record.key
         self.watch.forget(key)
         with _typed(f"remove container {key}"):
-            self.groups.kill(key)
+            self.groups.kill(key, record.first)
             self.groups.remove(key)
             self._writable(record).unmount()
             runtimes.forget(self.state, key)

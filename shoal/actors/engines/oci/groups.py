@@ -16,6 +16,8 @@ from typing import Final
 
 from shoal.actors.engines.cgroup_parent import NAME
 from shoal.actors.engines.cgroups import Cgroup, mount_points
+from shoal.actors.engines.oci import processes
+from shoal.actors.engines.oci.records import ProcessRef
 from shoal.model.errors import FailedPrecondition, Unavailable
 
 _NEEDED: Final = ("cpu", "memory", "pids")
@@ -99,9 +101,11 @@ class Groups:
         else:
             (self._directory("freezer", key) / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
 
-    def kill(self, key: str) -> None:
-        """Kills all its processes, frozen ones too, and waits until none is left. `Unavailable` if some do not end
-        within ten seconds."""
+    def kill(self, key: str, first: ProcessRef) -> None:
+        """Kills all its processes, frozen ones too, and waits until none is left. `first`: with which all others of its
+        namespace end, if it is known. `Unavailable` if some do not end within ten seconds."""
+        if not self.frozen(key):
+            processes.kill(first, _EMPTY_S)
         deadline, pause = time.monotonic() + _EMPTY_S, _PAUSE_S
         while left := self._processes(key):
             if time.monotonic() > deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from pathlib import Path
 
@@ -34,6 +35,27 @@ def exit_code(process: ProcessRef) -> int | None:
         return None
     code = os.waitstatus_to_exitcode(int(fields[_EXIT_CODE]))
     return code if code >= 0 else 128 - code
+
+
+def kill(process: ProcessRef, wait_s: float) -> None:
+    """Kills it, and waits until it has ended, with its namespace if it is the first one there; at most so long.
+    Idempotent."""
+    try:
+        descriptor = os.pidfd_open(process.pid) if process.pid else -1
+    except ProcessLookupError:
+        return
+    if descriptor < 0:
+        return
+    try:
+        if alive(process):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(1000 * wait_s)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def end_calls(program: str, key: str) -> None:
