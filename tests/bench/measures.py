@@ -7,7 +7,21 @@ from dataclasses import dataclass, replace
 
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import ShoalError
-from tests.bench import creates, cycles, destroys, execs, files, many, maps, memory, overhttp, scaling, shoalpy, tunnels
+from tests.bench import (
+    creates,
+    cycles,
+    destroys,
+    execs,
+    files,
+    many,
+    maps,
+    memory,
+    overhttp,
+    scaling,
+    shoalpy,
+    snapshots,
+    tunnels,
+)
 from tests.bench.memory import Cost
 from tests.bench.overhttp import Plain, ShoalClient, ShoalHttp
 from tests.bench.peers.dockerpy import DockerPy
@@ -16,7 +30,20 @@ from tests.bench.shoalpy import Shoal
 from tests.bench.stats import Samples
 from tests.bench.subject import Subject
 
-GROUPS = ("memory", "execs", "files", "creates", "destroys", "map", "burst", "live", "http", "cycles", "region")
+GROUPS = (
+    "memory",
+    "execs",
+    "files",
+    "creates",
+    "destroys",
+    "snapshots",
+    "map",
+    "burst",
+    "live",
+    "http",
+    "cycles",
+    "region",
+)
 """The measures that can be taken by themselves. Those over HTTP are held against creates."""
 
 HTTP_CALLERS = 32
@@ -103,6 +130,10 @@ def measure_inside(
         add("destroy", "destroy, as its caller sees it", seen)
         add("destroy_gone", "destroy, until the container is gone", gone)
 
+    if "snapshots" in wanted:
+        say("images of what changed")
+        add("snapshot_fs", "image of 10 MiB that changed", snapshots.taken(subjects, wait_quiet))
+
     figures: list[Figure] = []
 
     def figure(
@@ -117,6 +148,13 @@ def measure_inside(
         except ShoalError as error:
             say(f"{key} failed: {error}")
 
+    figure(
+        "snapshots",
+        "creates from a snapshot",
+        "create_from_snapshot",
+        "cold create from a snapshot ÷ from its base",
+        snapshots.created_from,
+    )
     figure(
         "map",
         f"a map of {maps.ITEMS} items, {maps.CALLERS} at a time",

@@ -35,8 +35,15 @@ class Shoal(Subject):
         self.client = client
         self._image = image
 
-    def create(self, memory: int = MEMORY_LIMIT) -> ShoalBox:
-        return ShoalBox(Sandbox.create(**self.wanted(memory), client=self.client))
+    def create(self, memory: int = MEMORY_LIMIT, image: str | None = None) -> ShoalBox:
+        """`image`: in place of the usual one."""
+        asked = self.wanted(memory)
+        return ShoalBox(Sandbox.create(**{**asked, "image": image or asked["image"]}, client=self.client))
+
+    def image_of(self, box: Box) -> str:
+        """The id of an image of a box's files."""
+        assert isinstance(box, ShoalBox)
+        return str(box.sandbox.snapshot_filesystem().id)
 
     def wanted(self, memory: int) -> dict[str, Any]:
         """The options of a sandbox with that much memory (MiB) at most."""
@@ -75,6 +82,11 @@ class ShoalBox(Box):
 
     def read(self, path: str) -> bytes:
         return self.sandbox.files.read_bytes(path)
+
+    def snapshot(self) -> Callable[[], object]:
+        image = str(self.sandbox.snapshot_filesystem().id)
+        client = self.sandbox._client
+        return lambda: client.delete_image(image, when_unused=True)
 
     def close(self) -> None:
         self.sandbox.terminate()

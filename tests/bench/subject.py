@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 WORKLOAD = ("/bin/true",)
@@ -26,6 +26,10 @@ class Box(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes: ...
+
+    def snapshot(self) -> Callable[[], object]:
+        """Takes an image of its files; returns what removes that again, once the box is closed."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

@@ -6,7 +6,7 @@ import io
 import secrets
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import docker
@@ -95,6 +95,10 @@ class DockerBox(Box):
             file = tar.extractfile(tar.getmembers()[0])
             assert file is not None
             return file.read()
+
+    def snapshot(self) -> Callable[[], object]:
+        image = self._container.commit(repository=LABEL, tag=self._container.id[:12])
+        return lambda: self._api.remove_image(image.id, force=True)
 
     def close(self) -> None:
         self._container.remove(force=True)
