@@ -17,6 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.removal import remove_container, stop_container
 from shoal.actors.engines.docker.request import KEEP_LABEL, KEY_LABEL
+from shoal.actors.names import CLUSTER_LABEL, image_reference
 from shoal.cluster.local import packages
 from shoal.cluster.local.checks import Check
 from shoal.cluster.local.engines import docker_daemon as daemon
@@ -101,6 +102,8 @@ class DockerLocal(LocalEngine):
                     else:
                         _insist(remove_container, client.api, container["Id"], own.get(KEY_LABEL))
                 found = client.api.containers(all=True, filters=filters)
+                if not keep and (cluster := labels.get(CLUSTER_LABEL)) is not None:
+                    _remove_images(client, cluster)
         except (docker.errors.DockerException, requests.RequestException) as error:
             raise FailedPrecondition(
                 f"the engine at {self.address} does not answer: {error}; start it, then `shoal down` again"
@@ -129,6 +132,15 @@ class DockerLocal(LocalEngine):
             raise Unavailable(f"no Docker engine answers at {self.address}: {error}") from None
         with closing(client):
             yield client
+
+
+def _remove_images(client: Any, cluster: str) -> None:
+    """Those of a cluster's sandboxes and builds. One that somebody else's container uses stays."""
+    for image in client.api.images(filters={"reference": f"{image_reference(cluster)}*"}):
+        for name in image["RepoTags"] or ():
+            if name.startswith(image_reference(cluster)):
+                with contextlib.suppress(docker.errors.APIError):
+                    client.api.remove_image(name)
 
 
 class DockerKind(EngineKind):
