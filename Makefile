@@ -104,12 +104,12 @@ bench: venv ## Measure against docker-py → build/bench.json (ENGINE=docker, ON
 simulate: venv ## The real controller over pretend machines: 10,000 sandboxes, a day of bursts and losses → build/simulation.png
 	$(BIN)/python -m tests.simulation
 
-fuzz: venv ## Let random input loose on every decoder of the agent and the relay, 30 s each (FUZZ=5m)
-	cd $(AGENT) && for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
+fuzz: venv ## Let random input loose on every decoder of the Go programs, 30 s each (FUZZ=5m)
+	for module in $(AGENT) $(LAYERS); do cd $(CURDIR)/$$module && for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
 		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
-			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ) ./$$(dirname $$file); \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ) -fuzzminimizetime 1x ./$$(dirname $$file); \
 		done; \
-	done
+	done; done
 
 clean: ## Take away all that was made here (a running cluster: `shoal down`)
 	rm -rf $(VENV) build dist shoal/images/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
