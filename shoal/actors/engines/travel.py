@@ -54,5 +54,8 @@ class TravellingLayers(Protocol):
     def add_manifest(self, config: bytes, reference: str | None = None, *, replaceable: bool = True) -> ImageInfo:
         """Adds an image whose layers are here, under a name. `replaceable`: it may go when room is short."""
 
+    def tidy(self) -> None:
+        """Has what was added written to the disk, and keeps to the bound of what images may take."""
+
     def set_replaceable(self, digest: str, *, replaceable: bool = True) -> None:
         """Notes that an image can be had again from elsewhere. `ImageNotFound`."""

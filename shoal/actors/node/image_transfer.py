@@ -132,6 +132,7 @@ class ImageTransfer:
                 log.warning("%s", error)
                 await self.on_damaged(digest)
             raise
+        tasks.shared(asyncio.to_thread(self.layers.tidy), "image tidying")
 
     async def _fetch_layer(self, store: ObjectStore, digest: str, layer: StoredLayer) -> None:
         async with self._slots["in"]:

@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
 from shoal.actors.engines.oci.layers import LayerStore
@@ -15,9 +15,6 @@ from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
 from shoal.model import tasks
 from shoal.model.errors import ImageNotFound
-
-_SPARE_S: Final = 300.0
-"""Seconds within which an image that somebody has asked for is started from."""
 
 
 class Containers(Protocol):
@@ -84,10 +81,5 @@ class OciImageStore(ImageStore):
         return await asyncio.shield(pulling)
 
     def _tidy(self) -> None:
-        """Writes what is new to the disk, and keeps to the bound, while nobody waits for it."""
-
-        async def body() -> None:
-            await self._run("walk", self._layers.settle)
-            await self._run("walk", lambda: self._layers.shrink(spare_s=_SPARE_S))
-
-        tasks.shared(body(), "image tidying")
+        """While nobody waits for it."""
+        tasks.shared(self._run("walk", self._layers.tidy), "image tidying")

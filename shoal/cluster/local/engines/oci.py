@@ -56,6 +56,7 @@ class OciLocal(LocalEngine):
             archive = base.build(base.recipe(), cache, report)
             with report(f"Unpacking {base.REFERENCE}"):
                 layers.add_root_filesystem(archive, reference, ImageConfig(env=base.environment()))
+                layers.settle()
             return
         with report(f"Pulling {reference}"):
             asyncio.run(self._pull(reference))

@@ -4,6 +4,7 @@ layout."""
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from shoal.model.errors import InvalidRequest, Unavailable
 
 _AT_ONCE: Final = 3  # layers of one image
 _ATTEMPTS: Final = 3  # for a layer, while the registry does not answer
+_PAUSE_S: Final = 0.5  # after the first attempt
 _INSPECT_S: Final = 120.0
 
 
@@ -106,6 +108,7 @@ def _fetch_layer(maker: Maker, source: Source, missing: _Missing, draft: Draft, 
             except Unavailable:
                 if attempt == _ATTEMPTS - 1:
                     raise
+        time.sleep(_PAUSE_S * 2**attempt)
 
 
 def push(source: Source, config: bytes, layers: Sequence[tuple[str, Path]], draft: Draft) -> str:

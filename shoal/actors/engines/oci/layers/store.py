@@ -32,6 +32,10 @@ _SHARE: Final = 0.5
 """The part of the disk that images may take where no bound is given."""
 
 
+_SPARE_S: Final = 300.0
+"""Seconds within which an image that somebody has asked for is started from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What an image consists of. `config`: the OCI configuration, whose sha256 is the digest; `layers`: diff ids,
@@ -111,8 +115,10 @@ class LayerStore:
     # Using
 
     def hold(self, digest: str, key: str, *, durable: bool = False) -> None:
-        """Keeps an image for a container until `let_go`. `durable`: also over a crash of the machine (some ms).
-        `ImageNotFound`."""
+        """Keeps an image for a container until `let_go`. `durable`: also over a crash of the machine, which takes
+        longer if its layers are new. `ImageNotFound`."""
+        if durable:
+            self.settle()
         with locked(self._lock, shared=True):
             image = self._maker.need(digest)
             self._maker.need_layers(image.layers)
@@ -324,6 +330,11 @@ class LayerStore:
             for diff_id in self._unneeded():
                 self._layers.take_away(diff_id, gone)
         return evicted
+
+    def tidy(self) -> None:
+        """What is to be done once something was added, while nobody waits for it: see `settle` and `shrink`."""
+        self.settle()
+        self.shrink(spare_s=_SPARE_S)
 
     def settle(self) -> None:
         """Has the machine write all new layers to its disk. Until then a crash of the machine may cost them."""
