@@ -20,7 +20,7 @@ AGENT := shoal/images/agent
 LAYERS := shoal/images/layers
 GO_SOURCES := $(shell find $(AGENT) $(LAYERS) -name '*.go' -o -name 'go.*' 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
-IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools)
+IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools memory)
 PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's tests stay in one worker
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.client.checkpoint import Checkpoint
     from shoal.client.cluster import Client, connect
     from shoal.client.events import Events
     from shoal.client.files import FileSystem, SandboxFile, Transfer, Watch
@@ -80,6 +81,7 @@ _HOMES = {
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.pools": "PoolInfo PoolUse",
     "shoal.model.states": "Reason State",
+    "shoal.client.checkpoint": "Checkpoint",
     "shoal.client.image.image": "Image",
     "shoal.client.pools": "Pool",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
@@ -97,6 +99,7 @@ __all__ = [
     "AlreadyExists",
     "AuditEntry",
     "BuildNotFound",
+    "Checkpoint",
     "Client",
     "CommandFailed",
     "CommandNotExecutable",

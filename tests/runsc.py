@@ -8,6 +8,9 @@ from pathlib import Path
 from shoal.cluster.local import gvisor
 from tests.cluster import printing, test_cache
 
+IN_GVISOR = os.environ.get("SHOAL_TEST_RUNTIME") == "runsc"
+"""Whether the session's sandboxes run in gVisor."""
+
 
 def runsc() -> Path:
     """`SHOAL_TEST_RUNSC`, or the one that was built here."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from shoal.client.arguments import argv_of, environment_of, states_of
+from shoal.client.checkpoint import Checkpoint
 from shoal.client.cluster import Client, current
 from shoal.client.contexts import Context
 from shoal.client.create import Wanted, create_all, create_many_call, named, spec_for, specs_of
@@ -328,6 +329,32 @@ class Sandbox(Context):
         from shoal.client.image.image import Image
 
         return Image.from_id(made.id)
+
+    @dual_method
+    async def snapshot(self, *, ttl: float | None = None) -> Checkpoint:
+        """Its files and its memory of one moment, for `Sandbox.restore`; only in gVisor (`runtime="runsc"`). It stands
+        still meanwhile, and goes on; its connections to outside are cut. `ttl`: as for `snapshot_filesystem`.
+
+        Raises `SandboxEnded`, `QuotaExceeded`, `FailedPrecondition` before it runs, and for another runtime.
+        """
+        check_ttl(ttl)
+        made = await self._agent.transport.ask(verbs.checkpoint, self.id, ttl, secrets.token_hex(16))
+        return Checkpoint(made.id)
+
+    @dual_function
+    @staticmethod
+    async def restore(
+        checkpoint: Checkpoint,
+        *,
+        deadline: float = CREATE_DEADLINE_S,
+        client: Client | None = None,
+        **options: Unpack[SandboxOptions],
+    ) -> Sandbox:
+        """Creates a sandbox that goes on where the one of the checkpoint was, with its processes, and returns it
+        running; as often as you like. `options`: as for `create`; environment, working directory and user are those of
+        new processes. It runs on the machine that has the checkpoint. Raises what `create` does."""
+        restored: SandboxOptions = {**options, "image": checkpoint.id, "runtime": "runsc"}
+        return await Sandbox.create.aio(deadline=deadline, client=client, **restored)
 
     @dual_method
     async def fork(self, count: int = 1, *, deadline: float = CREATE_DEADLINE_S) -> Sequence[Sandbox]:

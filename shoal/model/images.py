@@ -31,6 +31,7 @@ class ImageKind(StrEnum):
     SNAPSHOT = "snapshot"  # the filesystem of a sandbox
     BUILD = "build"  # a step of a recipe
     LOADED = "loaded"  # an archive
+    CHECKPOINT = "checkpoint"  # the filesystem and the memory of a sandbox, on its own machine only
 
 
 class ImageState(StrEnum):

@@ -350,6 +350,23 @@ def snapshot_filesystem(
 
 @verb(
     Scope.RUN,
+    "POST /v1/sandboxes/{sandbox_id}/checkpoint",
+    audit="image.checkpoint",
+    retry=Retry.UNANSWERED,
+    takes=SNAPSHOT_S,
+)
+def checkpoint(sandbox_id: str, ttl: float | None = None, key: str | None = None) -> ImageRecord:
+    """An image of a sandbox's files and memory, of one moment: sandboxes that are created from it, with the runtime
+    `runsc`, go on where it was. It goes on itself. The image is on the sandbox's machine only; `ttl`, `key`: as for
+    `snapshot_filesystem`.
+
+    Raises `InvalidRequest`, `SandboxEnded`, `QuotaExceeded`, `FailedPrecondition` before it runs, and (state
+    `no_memory`) for another runtime.
+    """
+
+
+@verb(
+    Scope.RUN,
     "POST /v1/sandboxes/{sandbox_id}/fork",
     many="sandboxes",
     audit="sandbox.fork",

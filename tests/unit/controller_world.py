@@ -345,6 +345,8 @@ class World:
             return None
         if method == "snapshot_sandbox":
             return await self._snapshot(*args)
+        if method == "checkpoint_sandbox":
+            return await self._snapshot(*args, None)
         if method == "store_image":
             self.stores.append(args)
             if self.store_fails:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from shoal.model.errors import (
 from shoal.model.images import ImageKind, ImageListing, ImageRecord, ImageState
 from shoal.model.info import SandboxInfo
 from tests.unit.builders import spec
-from tests.unit.controller_world import MACHINE, Controller, World, until
+from tests.unit.controller_world import MACHINE, NODE, Controller, World, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -72,6 +73,29 @@ async def test_a_sandbox_starts_from_an_image_by_id_and_by_name() -> None:
         await end(controller, info.id)
     assert [entry.action for entry in world.disk.audit].count("image.snapshot") == 1
     await end(controller, first.id)
+    await controller.kill()
+
+
+async def test_memory_is_given_by_gvisor_to_gvisor_and_stays_on_its_machine() -> None:
+    world = World(fetching=True, nodes={NODE: 0, "n2": 0})
+    controller = await world.controller()
+    plain, inside = await created(controller), await created(controller)
+    record = record_of(controller, inside.id)
+    record.spec = replace(record.spec, runtime="runsc")
+    snapshots = controller.parts.snapshots
+    with pytest.raises(FailedPrecondition) as caught:
+        await snapshots.checkpoint(plain.id, None, None, INSIDE)
+    assert caught.value.state == "no_memory"
+    image = await controller.begin(snapshots.checkpoint(inside.id, 60.0, "key", INSIDE))
+    assert (image.kind, image.machines, image.sandbox_id) == (ImageKind.CHECKPOINT, (MACHINE,), inside.id)
+    assert await controller.begin(snapshots.checkpoint(inside.id, 60.0, "key", INSIDE)) == image
+    await controller.parts.image_storage.turn()
+    assert world.stores == []
+    with pytest.raises(InvalidRequest) as refused:
+        await created(controller, image=image.id)
+    assert refused.value.field == "runtime"
+    assert [entry.action for entry in world.disk.audit].count("image.checkpoint") == 1
+    await end(controller, plain.id, inside.id)
     await controller.kill()
 
 

@@ -71,6 +71,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.resize_pool: parts.declared_pools.resize,
         verbs.delete_pool: parts.declared_pools.delete,
         verbs.snapshot_filesystem: parts.snapshots.snapshot,
+        verbs.checkpoint: parts.snapshots.checkpoint,
         verbs.fork: parts.forks.fork,
         verbs.save_build: parts.snapshots.save_build,
         verbs.list_images: parts.images.page,

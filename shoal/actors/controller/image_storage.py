@@ -19,7 +19,7 @@ from shoal.actors.controller.images import Images
 from shoal.actors.controller.nodes import Nodes
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, ImageNotFound, ShoalError
-from shoal.model.images import ImageRecord, ImageState
+from shoal.model.images import ImageKind, ImageRecord, ImageState
 
 log = logging.getLogger("shoal.images")
 
@@ -123,6 +123,8 @@ def to_store(records: Iterable[ImageRecord], busy: Collection[str]) -> dict[str,
     of which one record is stored is stored for all."""
     found: dict[str, list[ImageRecord]] = {}
     for record in sorted(records, key=lambda each: each.created_at):
+        if record.kind is ImageKind.CHECKPOINT:  # memory stays on its machine
+            continue
         if record.state is ImageState.READY and record.digest and not record.stored and record.digest not in busy:
             found.setdefault(record.digest, []).append(record)
     return found

@@ -12,7 +12,7 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.record import HeldImage
 from shoal.actors.controller.registry import Registry
 from shoal.actors.names import IMAGE_REPOSITORY
-from shoal.model.errors import FailedPrecondition, ImageNotFound
+from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest
 from shoal.model.ids import IMAGE
 from shoal.model.images import ImageKind, ImageRecord, ImageState
 from shoal.model.spec import SandboxSpec
@@ -46,6 +46,11 @@ class ImageUse:
                 "create it once that is back, or from another image",
                 state="away",
                 field="image",
+            )
+        if record.kind is ImageKind.CHECKPOINT and spec.runtime != "runsc":
+            raise InvalidRequest(
+                f'runtime: {record.id} has the memory of a sandbox in gVisor; restore it with runtime="runsc"',
+                field="runtime",
             )
         self.note_used(record)
         return HeldImage(record.id, record.digest)

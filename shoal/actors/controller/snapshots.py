@@ -69,6 +69,20 @@ class Snapshots:
         record = await self.history.get(sandbox_id, caller)
         return await self._take(record, wanted, caller)
 
+    async def checkpoint(self, sandbox_id: str, ttl: float | None, key: str | None, caller: Caller) -> ImageRecord:
+        """As `snapshot`, with its memory of the same moment."""
+        if key is not None:
+            check_key(key)
+        check_ttl(ttl)
+        record = await self.history.get(sandbox_id, caller)
+        if record.spec.runtime != "runsc" and not record.ended:
+            raise FailedPrecondition(
+                f"memory can be taken of a sandbox in gVisor only, and {record.id} runs by {record.spec.runtime}; "
+                'create it with runtime="runsc"',
+                state="no_memory",
+            )
+        return await self._take(record, _Wanted(ImageKind.CHECKPOINT, None, ttl, key), caller)
+
     async def save_build(
         self,
         sandbox_id: str,
@@ -99,7 +113,8 @@ class Snapshots:
         if making is None:
             image = self._new(record, wanted)
             self.images.put(image)  # at once, so that the same call finds it
-            entry = audited(verbs.snapshot_filesystem, caller, target=image.id, environment=environment)
+            verb = verbs.checkpoint if wanted.kind is ImageKind.CHECKPOINT else verbs.snapshot_filesystem
+            entry = audited(verb, caller, target=image.id, environment=environment)
             making = self._making[image.id] = tasks.shared(self._make(record, image, wanted, [entry]), "snapshot")
             making.add_done_callback(lambda _: self._making.pop(image.id, None))
         return await asyncio.shield(making)
@@ -163,9 +178,11 @@ class Snapshots:
         for attempt in range(_ATTEMPTS):
             node_id, _ = self._where(record)
             try:
-                made: NodeImage = await self.call(
-                    self.nodes.handle(node_id), "snapshot_sandbox", record.id, image.id, config, timeout_s=SNAPSHOT_S
-                )
+                node = self.nodes.handle(node_id)
+                asked: tuple[Any, ...] = ("snapshot_sandbox", record.id, image.id, config)
+                if image.kind is ImageKind.CHECKPOINT:
+                    asked = ("checkpoint_sandbox", record.id, image.id)
+                made: NodeImage = await self.call(node, *asked, timeout_s=SNAPSHOT_S)
             except Unavailable as error:
                 if not is_restarting(error) or attempt == _ATTEMPTS - 1:
                     raise

@@ -116,6 +116,10 @@ class NodeActor:
         """Makes an image of the sandbox's files, with the defaults in `config` (None: those of the image below)."""
         return await (await self._open()).images.snapshot(sandbox_id, image_id, config)
 
+    async def checkpoint_sandbox(self, sandbox_id: str, image_id: str) -> NodeImage:
+        """Makes an image of the sandbox's files and memory."""
+        return await (await self._open()).images.checkpoint(sandbox_id, image_id)
+
     async def find_image(self, image: str, pull: bool) -> NodeImage | None:
         """What the engine has by that reference; None if it is not here and not to be pulled. `ImageNotFound`."""
         return await (await self._open()).images.find(image, pull)

@@ -85,9 +85,21 @@ class NodeImages:
     async def snapshot(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
         """An image of a sandbox's files; the one that there is, if it was made before. `NotFound` if the sandbox has no
         container here."""
+        config_of_image = _config(config)
+        return await self._make(
+            sandbox_id, image_id, lambda key, reference: self.engine.images.commit(key, config_of_image, reference)
+        )
+
+    async def checkpoint(self, sandbox_id: str, image_id: str) -> NodeImage:
+        """The same with its memory. `FailedPrecondition` if the engine or its runtime gives none."""
+        return await self._make(sandbox_id, image_id, self.engine.checkpoint)
+
+    async def _make(
+        self, sandbox_id: str, image_id: str, take: Callable[[str, str], Awaitable[ImageInfo]]
+    ) -> NodeImage:
         task = self._making.get(image_id)
         if task is None:
-            task = self._making[image_id] = tasks.shared(self._snapshot(sandbox_id, image_id, config), "snapshot")
+            task = self._making[image_id] = tasks.shared(self._taken(sandbox_id, image_id, take), "snapshot")
             task.add_done_callback(lambda _: self._making.pop(image_id, None))
         made = await asyncio.shield(task)
         return NodeImage(made.digest, made.size, _plain(made.config))
@@ -118,7 +130,9 @@ class NodeImages:
                 with contextlib.suppress(ShoalError):  # a container uses it: the next sweep tries again
                     await self.engine.images.remove(name)
 
-    async def _snapshot(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> ImageInfo:
+    async def _taken(
+        self, sandbox_id: str, image_id: str, take: Callable[[str, str], Awaitable[ImageInfo]]
+    ) -> ImageInfo:
         reference = image_reference(self.cluster, image_id)
         with contextlib.suppress(ImageNotFound):
             return await self.engine.images.get(reference, pull=False)
@@ -126,7 +140,7 @@ class NodeImages:
         if record is None:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         async with self.containers.unchanged(record.key):
-            return await self.engine.images.commit(record.key, _config(config), reference)
+            return await take(record.key, reference)
 
 
 def _empty_archive() -> Path:

@@ -16,6 +16,7 @@ from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
 from shoal.cluster.api.schema.control import EnvironmentQuery, SandboxId
 from shoal.cluster.api.schema.images import (
+    Checkpoint,
     Collection,
     Fork,
     Forked,
@@ -49,6 +50,17 @@ async def snapshot_filesystem(
     made = await seen_through(
         request, cluster.ask(verbs.snapshot_filesystem, sandbox_id, asked.name, asked.ttl, asked.key)
     )
+    context_of(request).target = made.id
+    return Json(made.to_dict(), 201)
+
+
+@verb_route(router, verbs.checkpoint, status_code=201, response_model=Image, summary="Take a sandbox's memory")
+async def checkpoint(sandbox_id: SandboxId, request: Request, cluster: Cluster, body: Checkpoint | None = None) -> Json:
+    """An image of the files and the memory of a sandbox in gVisor (`"runtime": "runsc"`), of one moment: it stands
+    still meanwhile, and goes on. `{"image": "<its id>", "runtime": "runsc"}` in a create restores it, any number of
+    times, on the machine that it is on. Connections to outside are cut, in both."""
+    asked = body or Checkpoint()
+    made = await seen_through(request, cluster.ask(verbs.checkpoint, sandbox_id, asked.ttl, asked.key))
     context_of(request).target = made.id
     return Json(made.to_dict(), 201)
 

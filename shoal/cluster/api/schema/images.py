@@ -29,6 +29,15 @@ class Snapshot(Sent):
     """The same key gives the same image"""
 
 
+class Checkpoint(Sent):
+    """An image to take of a sandbox with its memory."""
+
+    ttl: Annotated[float, Field(gt=0, le=MAX_TTL)] | None = None
+    """Seconds after which it goes; without it, it goes once it is not used for long"""
+    key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """The same key gives the same image"""
+
+
 class Fork(Sent):
     """Sandboxes that begin with the files of another one."""
 

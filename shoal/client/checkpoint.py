@@ -1,0 +1,13 @@
+"""A sandbox's files and memory of one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What `Sandbox.snapshot` took, for `Sandbox.restore`. `id`: `im-…`, by which `shoal image ls` and `rm` know it,
+    and from which it can be made again in another program."""
+
+    id: str

@@ -1,0 +1,62 @@
+"""Snapshots of memory: sandboxes in gVisor that go on where another one was. Part of `make test-gvisor`."""
+
+from __future__ import annotations
+
+import pytest
+
+import shoal
+from tests.runsc import IN_GVISOR
+
+pytestmark = [pytest.mark.engine, pytest.mark.skipif(not IN_GVISOR, reason="needs gVisor: make test-gvisor")]
+
+COUNTING = """
+import http.server, threading, time
+state = {"count": 0, "big": bytearray(50 << 20)}
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        state["count"] += 1
+        self.send_response(200); self.end_headers()
+        self.wfile.write(str(state["count"]).encode())
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
+ASK = (
+    "import urllib.request as r, time\n"
+    "for _ in range(100):\n"
+    "    try: print(r.urlopen('http://127.0.0.1:8000').read().decode()); break\n"
+    "    except OSError: time.sleep(0.1)\n"
+)
+
+
+def asked(sandbox: shoal.Sandbox) -> int:
+    return int(sandbox.run(["python3", "-c", ASK], check=True).stdout)
+
+
+def test_others_go_on_where_one_was(cluster: object) -> None:
+    with shoal.Sandbox.create(memory=(128, 512)) as first:
+        first.exec("python3", "-c", COUNTING)
+        assert [asked(first), asked(first)] == [1, 2]
+        first.files.write_text("/root/note", "kept")
+        checkpoint = first.snapshot()
+        assert asked(first) == 3, "it goes on"
+        others = [shoal.Sandbox.restore(checkpoint, memory=(128, 512)) for _ in range(2)]
+        try:
+            for other in others:
+                assert [asked(other), asked(other)] == [3, 4]
+                assert other.files.read_text("/root/note") == "kept"
+                assert other.run("cat /proc/net/dev").stdout.count("eth0") == 1
+            assert asked(first) == 4
+        finally:
+            for other in others:
+                other.terminate()
+
+
+def test_what_has_no_memory_to_give_is_told(cluster: object) -> None:
+    with shoal.Sandbox.create(runtime="runc") as sandbox, pytest.raises(shoal.FailedPrecondition) as caught:
+        sandbox.snapshot()
+    assert caught.value.state == "no_memory"
+    with shoal.Sandbox.create() as sandbox:
+        checkpoint = sandbox.snapshot(ttl=600)
+    with pytest.raises(shoal.InvalidRequest) as refused:
+        shoal.Sandbox.create(image=checkpoint.id, runtime="runc")
+    assert refused.value.field == "runtime"
