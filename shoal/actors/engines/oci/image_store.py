@@ -14,7 +14,7 @@ from shoal.actors.engines.oci.layers import LayerStore
 from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
 from shoal.model import tasks
-from shoal.model.errors import ImageNotFound
+from shoal.model.errors import ImageNotFound, Unavailable
 
 
 class Containers(Protocol):
@@ -41,7 +41,10 @@ class OciImageStore(ImageStore):
             return found
         if not pull or reference.startswith("sha256:"):
             raise ImageNotFound(f"image {reference} is not on this node; pull it first, or load it on the node")
-        return await self._pull(reference)
+        try:
+            return await self._pull(reference)
+        except (ImageNotFound, Unavailable) as error:
+            raise type(error)(f"image {reference} is not on this node, and {error.message}") from error
 
     async def list(self) -> builtins.list[ImageInfo]:
         return await self._run("look", self._layers.images)
