@@ -98,6 +98,8 @@ async def test_what_could_not_be_stored_is_tried_again_also_by_the_next_controll
     await controller.parts.image_storage.turn()
     await until(lambda: controller.parts.images.get(image.id, None, INSIDE).stored, "it is stored")
     assert world.disk.images[image.id].stored
+    await controller.parts.image_storage.ensure(image.digest)
+    assert len(world.stores) == 3
     await controller.parts.image_storage.damaged(image.digest)
     assert not world.disk.images[image.id].stored
     await controller.parts.image_storage.turn()
@@ -153,6 +155,24 @@ async def test_the_sweep_removes_what_no_image_needs_and_is_not_young() -> None:
     await sweep.turn()
     assert len(store.calls) == calls
     assert image.digest
+    await controller.kill()
+
+
+async def test_a_node_waits_for_what_is_being_stored() -> None:
+    world = World(fetching=True, nodes={NODE: 0, "n2": 0})
+    controller = await world.controller()
+    storage = controller.parts.image_storage
+    image = await image_of(controller)
+    use = controller.parts.images.use
+    assert use.nodes_with(image.digest) is None  # though it is not stored yet
+    assert use.nodes_near(image.digest) == (NODE,)
+    world.store_fails = [Unavailable("away")]
+    with pytest.raises(Unavailable):
+        await storage.ensure(image.digest)
+    await asyncio.gather(*(storage.ensure(image.digest) for _ in range(5)))
+    assert len(world.stores) == 2
+    with pytest.raises(ImageNotFound):
+        await storage.ensure(digest(99))
     await controller.kill()
 
 

@@ -87,6 +87,10 @@ class ControllerActor:
         """How to reach the object storage, for nodes: its server runs then, if it is the cluster's own."""
         return await self._objects.access()
 
+    async def ensure_stored(self, digest: str) -> None:
+        """For nodes: returns once an image is in the object storage. `ImageNotFound`, `Unavailable`."""
+        await (await self._open()).image_storage.ensure(digest)
+
     async def image_damaged(self, digest: str) -> None:
         """For nodes: an image is not in the object storage as it was put there."""
         await (await self._open()).image_storage.damaged(digest)

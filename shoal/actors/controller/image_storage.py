@@ -18,7 +18,7 @@ from shoal.actors.controller.image_changes import ImageChanges
 from shoal.actors.controller.images import Images
 from shoal.actors.controller.nodes import Nodes
 from shoal.model import tasks
-from shoal.model.errors import FailedPrecondition, ImageNotFound, ShoalError
+from shoal.model.errors import FailedPrecondition, ImageNotFound, ShoalError, Unavailable
 from shoal.model.images import ImageKind, ImageRecord, ImageState
 
 log = logging.getLogger("shoal.images")
@@ -40,14 +40,12 @@ class ImageStorage:
     bucket: bool
     call: Callable[..., Awaitable[Any]]
     clock: Callable[[], float] = time.monotonic
-    _putting: set[str] = field(default_factory=set)
+    _putting: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _again: set[str] = field(default_factory=set)
     _retries: dict[str, _Retry] = field(default_factory=dict)
-    _idle: asyncio.Event = field(default_factory=asyncio.Event)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._idle.set()
         self._open.set()
 
     async def turn(self) -> None:
@@ -56,13 +54,31 @@ class ImageStorage:
             return
         now = self.clock()
         waiting = {digest for digest, retry in self._retries.items() if now < retry.at}
-        due = to_store(self.images.all(), self._putting | waiting)
+        due = to_store(self.images.all(), self._putting.keys() | waiting)
         for digest, records in due.items():
             node_id = self._holder(records)
             if node_id is not None and len(self._putting) < _MOST_AT_ONCE:
-                self._putting.add(digest)
-                self._idle.clear()
-                tasks.supervise(partial(self._put, digest, node_id), "store image", attempts=1)
+                self._begin(digest, node_id)
+
+    def can_store(self, records: Iterable[ImageRecord]) -> bool:
+        """Whether an image that is not stored yet will be."""
+        found = [record for same in to_store(records, ()).values() for record in same]
+        return self._needed() and self._holder(found) is not None
+
+    async def ensure(self, digest: str) -> None:
+        """Returns once an image is stored: a node waits for it. `ImageNotFound`, `Unavailable`."""
+        await self._open.wait()
+        records = to_store(self.images.of_digest(digest), ()).get(digest, [])
+        if not records:
+            if any(record.stored for record in self.images.of_digest(digest)):
+                return
+            raise ImageNotFound(f"image {digest} is deleted", field="image")
+        node_id = self._holder(records)
+        if not self._needed() or node_id is None:
+            raise Unavailable(f"image {digest} is not stored, and the machine that has it is away")
+        await asyncio.shield(self._putting.get(digest) or self._begin(digest, node_id))
+        if not any(record.stored for record in self.images.of_digest(digest)):
+            raise Unavailable(f"image {digest} could not be stored yet; the controller's log tells why")
 
     async def damaged(self, digest: str) -> None:
         """A node has found that an image is not stored as it was: it is stored anew, where a machine has it."""
@@ -74,7 +90,8 @@ class ImageStorage:
     async def pause(self) -> None:
         """Returns once nothing is being stored; until `resume`, nothing is."""
         self._open.clear()
-        await self._idle.wait()
+        if self._putting:
+            await asyncio.wait(list(self._putting.values()))
 
     def resume(self) -> None:
         self._open.set()
@@ -87,6 +104,11 @@ class ImageStorage:
         """A node that has the image and can give it away."""
         found = (self.nodes.of_machine(machine) for record in records for machine in record.machines)
         return next((node_id for node_id in found if node_id is not None and self.nodes.fetches(node_id)), None)
+
+    def _begin(self, digest: str, node_id: str) -> asyncio.Task[None]:
+        work = partial(self._put, digest, node_id)
+        task = self._putting[digest] = tasks.supervise(work, "store image", attempts=1)
+        return task
 
     async def _put(self, digest: str, node_id: str) -> None:
         again = digest in self._again
@@ -107,9 +129,7 @@ class ImageStorage:
             self._retries[digest] = _Retry(self.clock() + pause_s, pause_s)
             log.warning("image %s is not stored yet: %s", digest, error)
         finally:
-            self._putting.discard(digest)
-            if not self._putting:
-                self._idle.set()
+            del self._putting[digest]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from shoal.actors.controller.images import Images
@@ -22,12 +22,14 @@ _DIGEST = "sha256:"
 
 @dataclass(slots=True)
 class ImageUse:
-    """`of_pools`: the ids of the images that declared pools need, one for each pool. `clock`: unix seconds."""
+    """`can_be_stored`: whether images of one content will be in the object storage soon; `of_pools`: the ids of the
+    images that declared pools need, one for each pool. `clock`: unix seconds."""
 
     images: Images
     registry: Registry
     nodes: Nodes
     clock: Callable[[], float] = time.time
+    can_be_stored: Callable[[Sequence[ImageRecord]], bool] = lambda records: False
     of_pools: Callable[[], Iterable[str]] = tuple
     used: set[str] = field(default_factory=set)
     """Those that were used since it was last written when."""
@@ -79,16 +81,21 @@ class ImageUse:
         """The nodes that have an image of the cluster's, or can fetch it; None: any node may run it."""
         if not image.startswith(_DIGEST) or not (records := self.images.of_digest(image)):
             return None
-        machines = {machine for record in records for machine in record.machines}
-        found = (self.nodes.of_machine(machine) for machine in machines)
-        having = {node_id for node_id in found if node_id is not None}
-        if any(record.stored for record in records):
+        having = set(self.nodes_near(image))
+        if any(record.stored for record in records) or self.can_be_stored(records):
             nodes = [node.id for node in self.nodes.known_nodes()]
             fetching = {node_id for node_id in nodes if self.nodes.fetches(node_id)}
             if len(fetching) == len(nodes):  # and so could a machine that is launched
                 return None
             having |= fetching
         return tuple(sorted(having))
+
+    def nodes_near(self, image: str) -> tuple[str, ...]:
+        """The nodes on which an image of the cluster's was made."""
+        records = self.images.of_digest(image) if image.startswith(_DIGEST) else ()
+        machines = {machine for record in records for machine in record.machines}
+        found = (self.nodes.of_machine(machine) for machine in machines)
+        return tuple(sorted(node_id for node_id in found if node_id is not None))
 
     def counts(self) -> Counter[str]:
         """How many sandboxes and pools need each image."""

@@ -253,7 +253,7 @@ async def open_parts(
     pool = SlotPool(SlotStock(maker, nodes, launchable), IdleSlots(settings.pools, default_shape))
     ready = ReadySlots(pool, maker, nodes, settings.pools, call)
     pool.spare = ready
-    pool.stock.nodes_with = use.nodes_with
+    pool.stock.nodes_with, pool.stock.nodes_near = use.nodes_with, use.nodes_near
     await pool.refresh()
     supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
@@ -262,6 +262,7 @@ async def open_parts(
     sandboxes = Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call)
     snapshots = Snapshots(kept, image_changes, history, nodes, settings.limits, call)
     image_storage = ImageStorage(kept, image_changes, nodes, settings.objects.bucket is not None, call)
+    use.can_be_stored = image_storage.can_store
     parts = Parts(
         settings=settings,
         store=store,

@@ -25,7 +25,8 @@ from shoal.model.spec import Runtime, SandboxSpec, SlotShape
 class Request:
     """What placement needs to know of a sandbox. Sandboxes with equal requests wait together. `cores`, `memory`
     (MiB), `pids`, `disk` (MiB): its limits; `patient`: it may wait for room; `nodes`: the ids of those that have its
-    image, None: any may run it."""
+    image or can fetch it, None: any may run it; `near`: of those that have it, which are preferred to all others of
+    their region; empty: it is everywhere."""
 
     shape: SlotShape
     cores: float = 0.0
@@ -38,6 +39,7 @@ class Request:
     spread: bool = False
     patient: bool = True
     nodes: tuple[str, ...] | None = None
+    near: tuple[str, ...] = ()
 
     def admits(self, node: NodeView) -> bool:
         """Whether it may run on the node when there is room."""
@@ -102,8 +104,8 @@ class Request:
         )
 
 
-def request_for(spec: SandboxSpec, nodes: tuple[str, ...] | None = None) -> Request:
-    """What a sandbox asks of its node. `nodes`: as in `Request`."""
+def request_for(spec: SandboxSpec, nodes: tuple[str, ...] | None = None, near: tuple[str, ...] = ()) -> Request:
+    """What a sandbox asks of its node. `nodes`, `near`: as in `Request`."""
     r = spec.resources
     return Request(
         shape=spec.slot_shape,
@@ -117,6 +119,7 @@ def request_for(spec: SandboxSpec, nodes: tuple[str, ...] | None = None) -> Requ
         spread=spec.placement == "spread",
         patient=spec.wait_for_capacity,
         nodes=nodes,
+        near=near,
     )
 
 
@@ -216,12 +219,14 @@ _OUTLOOKS = {
 
 
 def best_node(request: Request, nodes: Iterable[NodeView], *, with_room: bool = False) -> NodeView | None:
-    """The one to use of several that would do: of the preferred region, the fullest, or (spread) the emptiest; without
-    GPUs rather than with some that would lie idle, and known rather than one that has not answered yet. `with_room`:
-    for one more slot, only of those that have room, and rather of those where it can start at once.
+    """The one to use of several that would do: of the preferred region, where its image is, the fullest, or (spread)
+    the emptiest; without GPUs rather than with some that would lie idle, and known rather than one that has not
+    answered yet. `with_room`: for one more slot, only of those that have room, and rather of those where it can start
+    at once.
 
     It looks at each of hundreds of nodes for each create that finds no idle slot: so it is written for speed."""
-    found, least = None, (0, False, False, False, 0.0)
+    found, least = None, (0, False, False, False, False, 0.0)
+    near = request.near
     shape, sign, ranked = request.shape, (1 if request.spread else -1), len(request.regions) > 1
     cpu, memory = (shape.cpu - EPSILON, shape.memory - EPSILON) if with_room else (-inf, -inf)
     for node in nodes:
@@ -230,7 +235,8 @@ def best_node(request: Request, nodes: Iterable[NodeView], *, with_room: bool = 
             continue
         rank = request.regions.index(node.region) if ranked and node.region in request.regions else 0
         busy = with_room and node.starting > 0 and node.busy
-        cost = (rank, busy, node.total.gpu > 0 and shape.gpu == 0, node.machine is None, sign * node.load)
+        far = near and node.id not in near
+        cost = (rank, bool(far), busy, node.total.gpu > 0 and shape.gpu == 0, node.machine is None, sign * node.load)
         if found is None or cost < least:
             found, least = node, cost
     return found

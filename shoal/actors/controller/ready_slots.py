@@ -195,7 +195,8 @@ class ReadySlots:
         self._leave_cordoned()
         pools = self._pools()
         for pool in pools:  # machines come and go
-            pool.request = replace(pool.request, nodes=self.slots.stock.nodes_with(pool.shape.container.image))
+            image, stock = pool.shape.container.image, self.slots.stock
+            pool.request = replace(pool.request, nodes=stock.nodes_with(image), near=stock.nodes_near(image))
         blocked = [self.slots.has_waiting_beside(pool.request) for pool in pools]
         for pool, is_blocked in zip(pools, blocked, strict=True):
             if is_blocked:

@@ -57,6 +57,7 @@ class SlotStock:
     health: NodeHealth = field(default_factory=NodeHealth)
     unsure: bool = True
     nodes_with: Callable[[str], tuple[str, ...] | None] = lambda image: None
+    nodes_near: Callable[[str], tuple[str, ...]] = lambda image: ()
     _tiers: dict[Request, tuple[Tier, ...]] = field(default_factory=dict)
     _tiers_of: int = -1
     _waits: dict[Request, tuple[tuple[int, Capacity, int], Wait]] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class SlotStock:
 
     def request(self, spec: SandboxSpec) -> Request:
         """What a sandbox asks of its node. `spec`: with its image by digest, if that is one of the cluster's."""
-        return request_for(spec, self.nodes_with(spec.image))
+        return request_for(spec, self.nodes_with(spec.image), self.nodes_near(spec.image))
 
     def choose(self, request: Request) -> OnNode | Wait:
         """Where the next slot for `request` is made, or what it waits for."""

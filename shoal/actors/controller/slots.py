@@ -238,7 +238,11 @@ class SlotPool:
         self.stock.discard(slot)
 
     def _prefers_another(self, request: Request, node: NodeView) -> bool:
-        """Whether a region that the request prefers to the node's has room."""
+        """Whether a region that the request prefers to the node's has room, or a node that has its image."""
+        if request.near and node.id not in request.near:
+            there = replace(request, nodes=request.near)
+            if isinstance(self.stock.choose(there), OnNode):
+                return True
         if len(request.regions) < 2 or node.region not in request.regions:
             return False
         better = request.regions[: request.regions.index(node.region)]

@@ -12,6 +12,7 @@ from shoal.model.ids import CONTROLLER
 
 _START_S = 60.0
 """The controller may have to start the storage's server first."""
+_STORE_S = 600.0
 _TELL_S = 10.0
 
 
@@ -19,6 +20,11 @@ async def object_access() -> ObjectAccess:
     """How to reach the object storage. `Unavailable`."""
     access: ObjectAccess = await _ask("object_access", timeout_s=_START_S)
     return access
+
+
+async def ensure_stored(digest: str) -> None:
+    """Returns once an image is in the object storage. `ImageNotFound`, `Unavailable`."""
+    await _ask("ensure_stored", digest, timeout_s=_STORE_S)
 
 
 async def tell_damaged(digest: str) -> None:

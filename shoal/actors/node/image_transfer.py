@@ -49,12 +49,14 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class ImageTransfer:
     """`access`: how to reach the object storage, as the controller says; `directory`: for files on their way, of this
-    node alone; `on_damaged`: is told of an image that is not stored as it was."""
+    node alone; `on_damaged`: is told of an image that is not stored as it was; `ensure_stored`: returns once an image
+    is stored, or raises."""
 
     layers: TravellingLayers
     access: Callable[[], Awaitable[ObjectAccess]]
     directory: Path
     on_damaged: Callable[[str], Awaitable[None]]
+    ensure_stored: Callable[[str], Awaitable[None]]
     _store: ObjectStore | None = None
     _reaching: asyncio.Lock = field(default_factory=asyncio.Lock)
     _slots: dict[str, asyncio.Semaphore] = field(
@@ -121,6 +123,8 @@ class ImageTransfer:
         store = await self._reach()
         try:
             async with self._forgetting():
+                if await asyncio.to_thread(store.head, key(IMAGES, digest)) is None:
+                    await self.ensure_stored(digest)  # it was just made elsewhere
                 image, config = await asyncio.to_thread(_read_image, store, digest)
                 get = functools.partial(self._fetch_layer, store, digest)
                 layers = dict.fromkeys(image.layers)

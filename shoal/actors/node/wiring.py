@@ -28,7 +28,7 @@ from shoal.actors.node import kernel_counts
 from shoal.actors.node.containers import DEADLINE, ContainerDefaults, Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
-from shoal.actors.node.image_access import object_access, tell_damaged
+from shoal.actors.node.image_access import ensure_stored, object_access, tell_damaged
 from shoal.actors.node.image_transfer import ImageTransfer
 from shoal.actors.node.images import NodeImages
 from shoal.actors.node.logs import LogFiles
@@ -142,7 +142,7 @@ async def open_node(
     disk_watch = DiskWatch(engine, settings.node.disk_interval)
     transfer = None
     if engine.layers is not None:
-        transfer = ImageTransfer(engine.layers, object_access, state / "transfer", tell_damaged)
+        transfer = ImageTransfer(engine.layers, object_access, state / "transfer", tell_damaged, ensure_stored)
     images = NodeImages(engine, containers, cluster, transfer)
     return NodeParts(
         engine,

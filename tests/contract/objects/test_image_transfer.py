@@ -71,6 +71,10 @@ class Nodes:
     def __init__(self, directory: Path, access: ObjectAccess) -> None:
         self._directory = directory
         self._access = access
+        self.asked: list[str] = []
+
+    async def _ensure(self, digest: str) -> None:
+        self.asked.append(digest)
 
     def make(self, name: str, access: ObjectAccess | None = None) -> OneNode:
         layers = LayerStore(self._directory / name / "layers")
@@ -83,7 +87,7 @@ class Nodes:
         async def note(digest: str) -> None:
             damaged.append(digest)
 
-        transfer = ImageTransfer(layers, reach, self._directory / name / "transfer", note)
+        transfer = ImageTransfer(layers, reach, self._directory / name / "transfer", note, self._ensure)
         return OneNode(layers, transfer, counting, damaged)
 
 
@@ -133,6 +137,7 @@ async def test_an_image_that_one_node_stored_starts_on_another(nodes: Nodes, acc
     digest = image_of(first, tmp_path)
     with pytest.raises(ImageNotFound):
         await second.transfer.fetch(digest, "copy")
+    assert nodes.asked == [digest]
     await asyncio.gather(*(first.transfer.put(digest) for _ in range(5)))
     assert len(first.access.puts) == len(set(first.access.puts)) == 3 * 2 + 2
     await asyncio.gather(*(second.transfer.fetch(digest, "copy") for _ in range(5)))
