@@ -13,6 +13,7 @@ from tests.bench import (
     destroys,
     execs,
     files,
+    gvisor,
     many,
     maps,
     memory,
@@ -40,6 +41,7 @@ GROUPS = (
     "map",
     "burst",
     "live",
+    "gvisor",
     "http",
     "cycles",
     "region",
@@ -176,6 +178,13 @@ def measure_inside(
         f"exec in {many.LIVE} that live, 95th percentile",
         many.answers,
     )
+    if "gvisor" in wanted and gvisor.there(shoal):
+        say("gVisor beside runc")
+        try:
+            for key, (what, taken) in gvisor.figures(shoal, wait_quiet).items():
+                figures.append(Figure(key, what, in_ms(taken)))
+        except ShoalError as error:
+            say(f"gVisor failed: {error}")
     return Measurements(tuple(done), idle, tuple(figures))
 
 

@@ -89,7 +89,7 @@ def show(console: Console, found: Measurements) -> None:
         )
     for figure in found.figures:
         least, most = FIGURES_AT_LEAST.get(figure.key), FIGURES_AT_MOST.get(figure.key)
-        target = f"≥ {least:g}" if least is not None else f"≤ {most:g}"
+        target = "" if least is most is None else f"≥ {least:g}" if least is not None else f"≤ {most:g}"
         cells = ("" for _ in (THEIRS, *peers))
         table.add_row(figure.key, *cells, shown(figure.samples), "", target, _mark(reached.get(figure.key)))
     console.print(table)
