@@ -100,7 +100,9 @@ def push(
     reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="registry/name:tag.", show_default=False)],
     environment: EnvironmentName = None,
 ) -> None:
-    """Send an image of the cluster to a registry, with the credentials that its node has for that.
+    """Send an image to a registry.
+
+    A node that has it sends it, with the credentials that it has for that.
 
     \b
     Examples:
@@ -115,6 +117,12 @@ def push(
         return (await client.transport.ask(verbs.push_image, name, where, reference)).digest
 
     console.out().print(with_cluster(body))
+
+
+def image_of(text: str) -> str | Image:
+    """What an IMAGE argument names: an Image in a Python file, as `shoal image build` takes it, or else a reference."""
+    path = text.rpartition(":")[0] if ".py:" in text else text
+    return _image(text, None, {}) if path.endswith(".py") and Path(path).is_file() else text
 
 
 def _image(source: str, file: str | None, args: dict[str, str]) -> Image:

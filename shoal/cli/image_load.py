@@ -23,10 +23,10 @@ def load(
     root: Annotated[bool, typer.Option("--root", help="SOURCE is a tar of a root filesystem instead.")] = False,
     json: Json = False,
 ) -> None:
-    """Load an image onto this machine, a node of the cluster, and print its digest.
+    """Load an image onto this machine, and print its digest.
 
-    Sandboxes here name it as they would name one in a registry. Other machines do not have it: load it there, too, or
-    push it to a registry.
+    The machine is a node of the cluster. Sandboxes here name it as they would name one in a registry. Other machines do
+    not have it: load it there, too, or push it to a registry.
 
     \b
     Examples:

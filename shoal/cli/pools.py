@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import console
+from shoal.cli.image_build import image_of
 from shoal.cli.options import EnvironmentName, Json, amount, mebibytes, seconds
 from shoal.cli.session import with_cluster
 from shoal.cli.spec_options import parsed, with_spec_options
@@ -35,7 +36,9 @@ Most = Annotated[
 @with_spec_options(without=NOT_OF_A_POOL)
 def create(
     name: Name,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image's reference.", show_default=False)],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A reference, id or name; or FILE.py[:NAME].", show_default=False)
+    ],
     least: Least = 1,
     most: Most = None,
     replace: Annotated[bool, typer.Option("--replace", help="In place of another of that name.")] = False,
@@ -66,7 +69,7 @@ def create(
         raise InvalidRequest(f"--disk: {disk!r} is not one size", field="disk")
     options = {
         **parsed(spec_options),
-        "image": image,
+        "image": image_of(image),
         "cpu": amount("cpu", cpu),
         "memory": mebibytes("memory", memory),
         "disk": size,

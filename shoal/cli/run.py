@@ -9,6 +9,7 @@ import typer
 
 from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of_process
+from shoal.cli.image_build import image_of
 from shoal.cli.options import (
     Env,
     Interactive,
@@ -39,7 +40,9 @@ Command = Annotated[
 
 @with_spec_options()
 def run(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image's reference.", show_default=False)],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A reference, id or name; or FILE.py[:NAME].", show_default=False)
+    ],
     command: Command = None,
     interactive: Interactive = False,
     tty: Tty = False,
@@ -79,6 +82,7 @@ def run(
       cat data.csv | shoal run shoal/base wc -l
       shoal run --cpu 0.5:2 --memory 256:1g --timeout 10m shoal/base make test
       shoal run -d --name dev --persistent --restart on-failure shoal/base
+      shoal run images.py:tests pytest             an Image in a Python file
       shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
     size = mebibytes("disk", disk)
@@ -86,7 +90,7 @@ def run(
         raise InvalidRequest(f"--disk: {disk!r} is not one size", field="disk")
     options = {
         **parsed(spec_options),
-        "image": image,
+        "image": image_of(image),
         "tags": pairs("tag", tag),
         "env": pairs("env", env),
         "workdir": workdir,
