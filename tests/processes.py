@@ -33,12 +33,15 @@ def agent_of(sandbox: shoal.Sandbox) -> int:
 
 
 def actor_pid(name: str) -> int:
-    """The pid of a living named actor of Shoal's."""
+    """The pid of a named actor of Shoal's, once it lives: it may be on its way back from being killed."""
     import ray._private.state as state
 
-    for actor in state.actors().values():
-        if actor["Name"] == name and actor["State"] == "ALIVE":
-            return int(actor["Pid"])
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for actor in state.actors().values():
+            if actor["Name"] == name and actor["State"] == "ALIVE":
+                return int(actor["Pid"])
+        time.sleep(0.05)
     raise AssertionError(f"no living actor named {name}")
 
 
