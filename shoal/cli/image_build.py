@@ -84,7 +84,7 @@ def build(
         built = await made.build.aio(client=client, **options)
         if name is not None:
             await built.publish.aio(name, environment=environment, client=client)
-        return built.id or built._base
+        return built.reference
 
     image_id = with_cluster(body)
     if json:

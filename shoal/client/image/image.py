@@ -354,6 +354,12 @@ class Image:
         """`im-…`, of one that `build`, `from_id` or a snapshot gave; else None."""
         return self._base if not self._steps and IMAGE.fullmatch(self._base) else None
 
+    @property
+    def reference(self) -> str | None:
+        """What `image` of a sandbox says for it: an id, a name, or a registry's reference. None for one that must be
+        built first."""
+        return None if self._steps else self._base
+
     def recipe(self) -> Recipe:
         """The recipe as it travels; reads the local files, for their hash."""
         return building.resolve(self._base, self._steps)[0]

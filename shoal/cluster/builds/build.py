@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from shoal.client.cluster import Client
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.sandbox import Sandbox
 from shoal.cluster.builds.files import FileStore
 from shoal.cluster.builds.log import Log
@@ -151,7 +152,8 @@ class Build:
                 raise Unavailable(f"step {at + 1}: its files are not kept any more; build again")
         async with self._sandbox(base, image, defaults) as sandbox:
             left = max(1.0, self._end - time.monotonic())
-            runner = StepRunner(sandbox, self.log, at + 1, title_of(step), left)
+            agent = RetryingAgent(self.client.transport, sandbox.id)
+            runner = StepRunner(sandbox, agent, self.log, at + 1, title_of(step), left)
             await runner.run(step, defaults, archive)
             made = await self._save(sandbox, base, defaults, keys[at])
             if rest and not any(map(is_layer, rest)):
@@ -194,20 +196,19 @@ class Build:
         try:
             yield sandbox
         finally:
-            await asyncio.shield(tasks.shared(_end(sandbox), "end build sandbox"))
+            await asyncio.shield(tasks.shared(self._end_sandbox(sandbox), "end build sandbox"))
+
+    async def _end_sandbox(self, sandbox: Sandbox) -> None:
+        try:
+            await sandbox.terminate.aio()
+        except ShoalError:
+            pass  # its owner lease ends it
+        self.client.leases.drop(sandbox.id)
 
     async def _save(self, sandbox: Sandbox, base: BaseImage, defaults: ImageDefaults, key: str) -> ImageRecord:
         return await self.client.transport.ask(
             verbs.save_build, sandbox.id, key, config_of(base, defaults), replace=self.options.force
         )
-
-
-async def _end(sandbox: Sandbox) -> None:
-    try:
-        await sandbox.terminate.aio()
-    except ShoalError:
-        pass  # its owner lease ends it
-    sandbox._client.leases.drop(sandbox.id)
 
 
 async def find_cached(

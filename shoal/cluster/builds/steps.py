@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from shoal.client.process import Process
+from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.sandbox import Sandbox
 from shoal.cluster.builds.log import Log
 from shoal.model.errors import (
@@ -45,10 +46,13 @@ _STEPS_FAULT = (
 
 
 class StepRunner:
-    """Runs one step in a sandbox. `number`: from 1; `title`: the step as text."""
+    """Runs one step in a sandbox. `agent`: the sandbox's; `number`: from 1; `title`: the step as text."""
 
-    def __init__(self, sandbox: Sandbox, log: Log, number: int, title: str, timeout_s: float) -> None:
+    def __init__(
+        self, sandbox: Sandbox, agent: RetryingAgent, log: Log, number: int, title: str, timeout_s: float
+    ) -> None:
         self._sandbox = sandbox
+        self._agent = agent
         self._log = log
         self._number = number
         self._title = title
@@ -115,7 +119,7 @@ class StepRunner:
             self._log.write(decode(piece).replace("\r\n", "\n"))
 
     async def _unpack(self, step: Add, archive: Path) -> None:
-        moved = await self._sandbox._agent.call(lambda agent: agent.unpack(step.path, _pieces(archive), ROOT))
+        moved = await self._agent.call(lambda agent: agent.unpack(step.path, _pieces(archive), ROOT))
         self._log.write(f"{moved['files']} files, {moved['bytes']} bytes\n")
         if step.owner and step.entries:
             paths = [posixpath.join(step.path, entry) for entry in step.entries]
