@@ -34,7 +34,11 @@ async def test_two_go_on_with_the_memory_and_the_files_of_a_third(lab: RunscLab)
     for other in others:
         assert other.state is ContainerState.RUNNING
         assert await lab.run(other, "cat", "/dev/shm/a", "/a", "/dev/shm/b") == (0, "memory\nfile\ngone\n")
-    for key in (first.key, *(other.key for other in others)):
+    files = await lab.engine.images.commit(others[0].key)
+    fresh = await lab.start(image=files.digest)
+    assert await lab.run(fresh, "cat", "/a") == (0, "file\n")
+    assert (await lab.run(fresh, "cat", "/dev/shm/a"))[0] == 1, "it has the files alone"
+    for key in (first.key, fresh.key, *(other.key for other in others)):
         await lab.engine.remove(key)
     memories = lab.top / "oci" / "memory"
     assert len(list(memories.iterdir())) == 1

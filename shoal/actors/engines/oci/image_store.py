@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
 from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.memory import without_memory
 from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
 from shoal.model import tasks
@@ -57,7 +58,11 @@ class OciImageStore(ImageStore):
     async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
         def body() -> ImageInfo:
             with self._containers().written(key) as written:
-                return self._layers.add_upper(written.digest, written.upper, config, reference, exclude=written.mounted)
+                below = self._layers.find(written.digest)
+                defaults = without_memory(below.config) if config is None and below is not None else config
+                return self._layers.add_upper(
+                    written.digest, written.upper, defaults, reference, exclude=written.mounted
+                )
 
         image = await self._run("pull", body)
         self._tidy()

@@ -68,3 +68,10 @@ class Memories:
 def with_memory(config: ImageConfig) -> ImageConfig:
     """The defaults of an image with memory of its own."""
     return replace(config, labels={**config.labels, _LABEL: secrets.token_hex(16)})
+
+
+def without_memory(config: ImageConfig) -> ImageConfig | None:
+    """The defaults of an image of files alone, where the one below has memory; None: those of the one below."""
+    if _LABEL not in config.labels:
+        return None
+    return replace(config, labels={name: value for name, value in config.labels.items() if name != _LABEL})

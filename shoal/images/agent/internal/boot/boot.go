@@ -140,8 +140,10 @@ func serve(p *post) (int, error) {
 			close(ended)
 		})
 	}
+	restored := func() {}
 	if p.deadline > 0 {
-		time.AfterFunc(p.deadline, func() { leave(defaultGrace) })
+		timer := time.AfterFunc(p.deadline, func() { leave(defaultGrace) })
+		restored = func() { timer.Reset(p.deadline) } // it is a sandbox of its own from then on
 	}
 	socket := pin(p.socket)
 	secret, err := readSecret(filepath.Join(filepath.Dir(socket), secretName))
@@ -150,6 +152,7 @@ func serve(p *post) (int, error) {
 	}
 	parker := &parker{
 		socket: socket, secret: secret, orphan: p.orphan, server: server.New(table, activity, leave), restorable: onGvisor(),
+		restored: restored,
 	}
 	go func() {
 		if err := parker.park(); errors.Is(err, errOrphaned) {

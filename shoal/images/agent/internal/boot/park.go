@@ -29,6 +29,7 @@ type parker struct {
 	secret []byte // what the relay demands first
 	// restorable: memory snapshots may be taken of this container, and it may have been restored from one.
 	restorable bool
+	restored   func() // called when it was
 	orphan     time.Duration
 	server     *server.Server
 }

@@ -43,9 +43,12 @@ func release() string {
 // refreshSecret takes the secret of the container that this process is in now: one that was restored from a snapshot is
 // in another than when it started. There is none to take where the relay has seen it already.
 func (p *parker) refreshSecret() {
-	if secret, err := readSecret(filepath.Join(filepath.Dir(p.socket), secretName)); err == nil {
-		p.secret = secret
+	secret, err := readSecret(filepath.Join(filepath.Dir(p.socket), secretName))
+	if err != nil || bytes.Equal(secret, p.secret) {
+		return
 	}
+	p.secret = secret
+	p.restored()
 }
 
 // closeWhenSevered closes a connection that a snapshot has cut off. gVisor does not wake those who wait for it then.

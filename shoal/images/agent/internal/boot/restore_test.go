@@ -33,9 +33,12 @@ func TestASeveredConnectionIsClosed(t *testing.T) {
 
 func TestASecretIsTakenWhereThereIsOne(t *testing.T) {
 	directory := t.TempDir()
-	p := &parker{socket: filepath.Join(directory, "relay.sock"), secret: []byte("old")}
+	restored := 0
+	p := &parker{
+		socket: filepath.Join(directory, "relay.sock"), secret: []byte("old"), restored: func() { restored++ },
+	}
 	p.refreshSecret()
-	if string(p.secret) != "old" {
+	if string(p.secret) != "old" || restored != 0 {
 		t.Fatal("the secret is gone with its file")
 	}
 	secret := make([]byte, secretSize)
@@ -43,7 +46,8 @@ func TestASecretIsTakenWhereThereIsOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.refreshSecret()
-	if string(p.secret) != string(secret) {
+	p.refreshSecret()
+	if string(p.secret) != string(secret) || restored != 1 {
 		t.Fatal("it is not the new container's")
 	}
 }
