@@ -285,3 +285,19 @@ def test_pools_are_made_listed_resized_and_deleted(known: str) -> None:
     assert run("pool", "rm", "none").returncode == 66
     good("pool", "rm", "cli")
     assert json.loads(good("pool", "ls", "--json")) == []
+
+
+def test_images_are_taken_listed_named_and_deleted(lab: ClientLab, known: str) -> None:
+    source = lab.sandbox.id
+    image = good("image", "snapshot", source, "--name", "cli:v1", "--ttl", "1h").strip()
+    assert good("image", "ls", "-q", "--name", "cli") == f"{image}\n"
+    assert image in good("image", "ls")
+    shown = json.loads(good("image", "show", "cli:v1"))
+    assert (shown["id"], shown["sandbox_id"], shown["kind"]) == (image, source, "snapshot")
+    assert json.loads(good("image", "tag", "cli:v1", "cli:v2", "--json"))["name"] == "cli:v2"
+    assert run("image", "show", "cli:v1").returncode == 66
+    other = good("image", "snapshot", source).strip()
+    assert good("image", "gc", "--dry-run") == good("image", "gc") == f"{other}\n"
+    assert run("image", "tag", image, "UP").returncode == 2
+    good("image", "rm", image)
+    assert json.loads(good("image", "ls", "--json")) == []
