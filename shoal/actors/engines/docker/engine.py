@@ -12,6 +12,7 @@ import os
 import socket
 import weakref
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import closing
 from typing import Any
 
 from docker import APIClient
@@ -44,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 _USUAL = "unix:///var/run/docker.sock"
 _LOOKS, _WALKS, _PULLS = 4, 2, 4
+_COMMIT_S = 600.0
+"""Seconds that the daemon has to store what a container has changed: gigabytes take minutes."""
 
 
 class DockerEngine(Engine):
@@ -120,11 +123,11 @@ class DockerEngine(Engine):
         self._images = images
         self._client = client
 
-    def _connect(self) -> APIClient:
-        """A new client; asks the daemon once, for the API's version."""
-        place = self._place()
+    def _connect(self, timeout_s: float | None = None) -> APIClient:
+        """A new client; asks the daemon once, for the API's version. `timeout_s`: for one answer, None: the usual."""
+        place, timeout = self._place(), timeout_s or self._timeout
         _probe(place["base_url"])
-        return APIClient(version="auto", timeout=self._timeout, max_pool_size=self._connections, **place)
+        return APIClient(version="auto", timeout=timeout, max_pool_size=self._connections, **place)
 
     def _place(self) -> dict[str, Any]:
         """Where the daemon is, as the SDK takes it."""
@@ -198,7 +201,11 @@ class DockerEngine(Engine):
         await self._in("look", lambda: containers.resume(key))
 
     def _commit(self, key: str, config: ImageConfig | None, reference: str) -> ImageInfo:
-        return commit(self._open_client(), self._open_images(), self._disks, key, config, reference)
+        images = self._open_images()
+        with docker_errors("reach the Docker engine"):
+            client = self._connect(_COMMIT_S)
+        with closing(client):
+            return commit(client, images, self._disks, key, config, reference)
 
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         stream = EventStream(self._connect, labels, self._open_containers().note_out_of_memory)
@@ -209,11 +216,6 @@ class DockerEngine(Engine):
         if self._containers is None or self._client is None:
             raise not_open()
         return self._containers
-
-    def _open_client(self) -> APIClient:
-        if self._client is None:
-            raise not_open()
-        return self._client
 
     def _open_images(self) -> Images:
         if self._images is None or self._client is None:
