@@ -22,7 +22,7 @@ from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailab
 from shoal.model.images import ImageRecord
 from shoal.model.recipe import Add, ImageDefaults, Recipe, Run, changed, is_layer, keys_of, title_of
 
-LEASE_S = 60.0
+LEASE_S = 30.0
 """The owner lease of the sandboxes in which steps run: so long they outlive a builder that was killed."""
 
 _MARGIN_S = 120.0
