@@ -21,6 +21,7 @@ from tests.bench import (
     scaling,
     shoalpy,
     snapshots,
+    travel,
     tunnels,
 )
 from tests.bench.memory import Cost
@@ -38,6 +39,7 @@ GROUPS = (
     "creates",
     "destroys",
     "snapshots",
+    "travel",
     "map",
     "burst",
     "live",
@@ -156,6 +158,13 @@ def measure_inside(
         "create_from_snapshot",
         "cold create from a snapshot ÷ from its base",
         snapshots.created_from,
+    )
+    figure(
+        "travel",
+        "an image of 200 MiB from node to node",
+        "image_fetch",
+        "a node's fetch of 200 MiB ÷ copying the bytes",
+        travel.fetched,
     )
     figure(
         "map",
