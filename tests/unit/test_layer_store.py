@@ -257,3 +257,24 @@ def wait_for(look: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return found
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_files_with_holes_are_whole_and_take_no_room(store: LayerStore, tmp_path: Path, form: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    with (tree / "holes").open("wb") as file:
+        for at in (0, 10 << 20, 64 << 20):
+            file.seek(at)
+            file.write(b"data")
+    (tree / "after").write_text("x")
+    archive = tmp_path / "sparse.tar"
+    subprocess.run(["tar", f"--format={form}", "--sparse", "-C", tree, "-cf", archive, "."], check=True)
+    assert archive.stat().st_size < 1 << 20
+    image = store.add_root_filesystem(archive, "app", CONFIG)
+    (lower,) = store.lower_dirs(image.digest)
+    assert (lower / "holes").read_bytes() == (tree / "holes").read_bytes()
+    assert (lower / "after").read_text() == "x"
+    assert (lower / "holes").stat().st_blocks * 512 < 1 << 20
+    (layer,) = store.manifest(image.digest).layers
+    assert store.export_layer(layer, tmp_path / "out").size > 0

@@ -5,13 +5,17 @@
 package layer
 
 import (
+	"archive/tar"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/crc64"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
+	splittar "github.com/vbatts/tar-split/archive/tar"
 	"github.com/vbatts/tar-split/tar/asm"
 	"github.com/vbatts/tar-split/tar/storage"
 
@@ -73,34 +77,105 @@ func unpackSplit(
 	if err != nil {
 		return summary, false, err
 	}
-	packer := &tolerantPacker{Packer: storage.NewJSONPacker(compressed)}
-	tee, err := asm.NewInputTarStream(archive, packer, nil)
+	u := &unpacking{
+		reader: splittar.NewReader(archive), files: unpack.New(root, bounds, progress),
+		split: storage.NewJSONPacker(compressed), sum: crc64.New(storage.CRCTable), exact: true,
+	}
+	u.reader.RawAccounting = true
+	if err := u.entries(); err != nil {
+		return summary, false, err
+	}
+	if err := u.padding(archive); err != nil {
+		return summary, false, err
+	}
+	summary, err = u.files.Finish()
 	if err != nil {
 		return summary, false, err
 	}
-	if summary, err = unpack.Layer(tee, root, bounds, progress); err != nil {
-		return summary, false, err
-	}
-	// The digest is of all bytes, also of those behind the archive's end.
-	if _, err := io.Copy(io.Discard, tee); err != nil {
-		return summary, false, unpack.ReadError(err)
-	}
-	return summary, !summary.Sparse && !packer.duplicate, compressed.Close()
+	return summary, u.exact && !summary.Sparse, compressed.Close()
 }
 
-// tolerantPacker takes an archive that has a name twice, as tar's own appending makes them; tar-split does not.
-type tolerantPacker struct {
-	storage.Packer
-	duplicate bool
+// unpacking reads an archive once, for the files and for what is not in them.
+type unpacking struct {
+	reader *splittar.Reader
+	files  *unpack.Unpacker
+	split  storage.Packer
+	sum    hash.Hash64
+	exact  bool
 }
 
-func (p *tolerantPacker) AddEntry(entry storage.Entry) (int, error) {
-	position, err := p.Packer.AddEntry(entry)
-	if errors.Is(err, storage.ErrDuplicatePath) {
-		p.duplicate = true
-		return 0, nil
+func (u *unpacking) entries() error {
+	for {
+		header, err := u.reader.Next()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return unpack.ReadError(err)
+		}
+		if err := u.segment(u.reader.RawBytes()); err != nil || header == nil {
+			return err
+		}
+		if err := u.entry(standard(header)); err != nil {
+			return err
+		}
 	}
-	return position, err
+}
+
+func (u *unpacking) entry(header *tar.Header) error {
+	u.sum.Reset()
+	content := io.TeeReader(u.reader, u.sum)
+	if err := u.files.Entry(header, content); err != nil {
+		return err
+	}
+	if header.Size > 0 {
+		// Marks of union filesystems have no file that holds what they hold.
+		if skipped, err := io.Copy(io.Discard, content); err != nil {
+			return unpack.ReadError(err)
+		} else if skipped > 0 {
+			u.exact = false
+		}
+	}
+	file := storage.Entry{Type: storage.FileType, Size: header.Size, Payload: u.sum.Sum(nil)}
+	file.SetName(header.Name)
+	_, err := u.split.AddEntry(file)
+	if errors.Is(err, storage.ErrDuplicatePath) { // as tar's own appending makes them
+		u.exact = false
+	} else if err != nil {
+		return err
+	}
+	return u.segment(u.reader.RawBytes())
+}
+
+func (u *unpacking) segment(raw []byte) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	_, err := u.split.AddEntry(storage.Entry{Type: storage.SegmentType, Payload: raw})
+	return err
+}
+
+// padding stores what is behind the archive's end, of which the digest is, too.
+func (u *unpacking) padding(archive io.Reader) error {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := archive.Read(buffer)
+		if err := u.segment(buffer[:n]); err != nil {
+			return err
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return unpack.ReadError(err)
+		}
+	}
+}
+
+// standard turns a header of the reader that keeps raw bytes into one of the standard library's, of which it is a copy.
+func standard(header *splittar.Header) *tar.Header {
+	return &tar.Header{
+		Typeflag: header.Typeflag, Name: header.Name, Linkname: header.Linkname, Size: header.Size, Mode: header.Mode,
+		Uid: header.Uid, Gid: header.Gid, ModTime: header.ModTime, AccessTime: header.AccessTime,
+		Devmajor: header.Devmajor, Devminor: header.Devminor, PAXRecords: header.PAXRecords,
+	}
 }
 
 // Pack writes the archive of a layer's directory, as it was when the layer was unpacked.

@@ -288,7 +288,6 @@ func TestWhiteoutsInEveryOrder(t *testing.T) {
 		entry{name: ".wh.last"},
 		entry{name: ".wh.plain"},
 		entry{name: "plain", content: "x"},
-		entry{name: ".wh..wh.plnk/1.2", content: "x"},
 	)
 	if found := stat(t, directory, "gone/file"); found.Mode&unix.S_IFMT != unix.S_IFCHR || found.Rdev != 0 {
 		t.Errorf("gone/file: %o", found.Mode)
@@ -302,6 +301,20 @@ func TestWhiteoutsInEveryOrder(t *testing.T) {
 		t.Errorf("plain: %o", found.Mode)
 	}
 	checkMadeAgain(t, directory, data)
+}
+
+func TestWhatIsAUnionFilesystemsOwnIsLeftOut(t *testing.T) {
+	needRoot(t)
+	directory := t.TempDir()
+	result, err := unpackInto(t, directory, archive(t,
+		entry{name: ".wh..wh.plnk/1.2", content: "x"}, entry{name: "d/.wh.gone", content: "x"}, entry{name: "d/.wh..wh.orph"},
+	), bounds)
+	if err != nil || result.Exact {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if found, err := os.ReadDir(filepath.Join(directory, FilesName)); err != nil || len(found) != 1 {
+		t.Errorf("%v, %v", found, err)
+	}
 }
 
 func TestAnUpperDirectoryBecomesALayerThatBecomesTheSameDirectory(t *testing.T) {

@@ -56,25 +56,6 @@ type Unpacker struct {
 	buffer      []byte
 }
 
-// Layer unpacks the uncompressed archive into the directory, which is empty.
-func Layer(archive io.Reader, root *rootdir.Root, bounds Bounds, progress func(bytes, entries int64)) (Summary, error) {
-	u := New(root, bounds, progress)
-	reader := tar.NewReader(archive)
-	for {
-		header, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return u.summary, ReadError(err)
-		}
-		if err := u.Entry(header, reader); err != nil {
-			return u.summary, err
-		}
-	}
-	return u.Finish()
-}
-
 // New returns one for a directory, which is empty.
 func New(root *rootdir.Root, bounds Bounds, progress func(bytes, entries int64)) *Unpacker {
 	return &Unpacker{root: root, bounds: bounds, progress: progress, buffer: make([]byte, 256<<10)}
@@ -113,6 +94,9 @@ func (u *Unpacker) entry(header *tar.Header, content io.Reader) error {
 	if name == "" {
 		return u.rootDirectory(header)
 	}
+	if strings.HasPrefix(name, whiteoutMeta) && name != whiteoutOpaque { // a union filesystem's own, for its own use
+		return nil
+	}
 	parent, base, err := u.root.Parent(name)
 	if err != nil {
 		return err
@@ -149,7 +133,7 @@ func (u *Unpacker) whiteout(parent int, directoryName, base string) error {
 		}
 		return nil
 	}
-	if strings.HasPrefix(base, whiteoutMeta) { // marks of another union filesystem, for its own use
+	if strings.HasPrefix(base, whiteoutMeta) {
 		return nil
 	}
 	hidden := strings.TrimPrefix(base, whiteout)
