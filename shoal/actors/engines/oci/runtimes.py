@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -72,23 +73,37 @@ def run(runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | No
     command += ["--bundle", str(bundle), "--pid-file", str(pid_file), key]
     try:
         # No pipes: the container's processes would inherit them.
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={"PATH": _search_path()},
             cwd="/",
-            timeout=_RUN_S,
-            check=False,
         )
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{runtime.name} has not started container {key} within {_RUN_S:g} s") from error
     except OSError as error:
         raise FailedPrecondition(f"{runtime.program} cannot be run: {error}; run `shoal doctor`") from error
-    if done.returncode != 0:
+    if not _ends(process, _RUN_S):
+        raise Unavailable(f"{runtime.name} has not started container {key} within {_RUN_S:g} s")
+    if process.returncode != 0:
         raise _failure(key, runtime, log)
     return int(pid_file.read_text())
+
+
+def _ends(process: subprocess.Popen[bytes], within_s: float) -> bool:
+    """Whether a process ends in time; else it is killed. `subprocess` itself would look again and again, at last every
+    50 ms."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        ended = bool(poll.poll(1000 * within_s))
+    finally:
+        os.close(descriptor)
+    if not ended:
+        process.kill()
+    process.wait()
+    return ended
 
 
 def pause(runtime: Runtime, state: Path, key: str) -> None:
