@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ def test_what_is_ready_and_not_stored_is_stored_once_for_each_digest() -> None:
         record(2, state=ImageState.MAKING),
         record(5, state=ImageState.GOING),
         record(4),
+        replace(record(6), kind=ImageKind.CHECKPOINT),
         ImageRecord("im-x", "dev", ImageKind.BUILD, 9.0, digest=digest(3)),
     ]
     assert [(name, len(found)) for name, found in to_store(records, {digest(4)}).items()] == [(digest(3), 2)]
@@ -81,7 +83,7 @@ async def test_what_could_not_be_stored_is_tried_again_also_by_the_next_controll
     storage = controller.parts.image_storage
     now = [100.0]
     storage.clock = lambda: now[0]
-    world.store_fails = [Unavailable("away"), FailedPrecondition("it cannot travel")]
+    world.store_fails = [Unavailable("away"), ImageNotFound("it is gone from there")]
     image = await image_of(controller)
     for at, calls in ((100.0, 1), (104.0, 1), (106.0, 2), (200.0, 2)):
         now[0] = at

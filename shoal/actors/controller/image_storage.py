@@ -119,12 +119,12 @@ class ImageStorage:
                 if record.state is ImageState.READY:
                     await self.changes.change(record.id, stored=True)
             self._retries.pop(digest, None)
-        except ImageNotFound:
-            pass  # it was deleted meanwhile
         except ShoalError as error:
+            if not self.images.of_digest(digest):
+                return  # it was deleted meanwhile
             before = self._retries.get(digest)
             pause_s = _FIRST_PAUSE_S if before is None else min(2 * before.pause_s, _LONGEST_PAUSE_S)
-            if isinstance(error, FailedPrecondition):  # it cannot travel, or a setting is wrong
+            if isinstance(error, FailedPrecondition | ImageNotFound):  # it cannot travel, or is gone from its machine
                 pause_s = _LONGEST_PAUSE_S
             self._retries[digest] = _Retry(self.clock() + pause_s, pause_s)
             log.warning("image %s is not stored yet: %s", digest, error)
@@ -139,12 +139,15 @@ class _Retry:
 
 
 def to_store(records: Iterable[ImageRecord], busy: Collection[str]) -> dict[str, list[ImageRecord]]:
-    """The records that are ready and not stored, by their digest, in the order of their age; none of `busy`. An image
-    of which one record is stored is stored for all."""
+    """The records that are ready and not stored, by their digest, in the order of their age; none of `busy`. Memory
+    (checkpoints) stays on its machine."""
+    wanted = [
+        record
+        for record in records
+        if not record.stored and record.state is ImageState.READY and record.kind is not ImageKind.CHECKPOINT
+    ]
     found: dict[str, list[ImageRecord]] = {}
-    for record in sorted(records, key=lambda each: each.created_at):
-        if record.kind is ImageKind.CHECKPOINT:  # memory stays on its machine
-            continue
-        if record.state is ImageState.READY and record.digest and not record.stored and record.digest not in busy:
+    for record in sorted(wanted, key=lambda each: each.created_at):
+        if record.digest and record.digest not in busy:
             found.setdefault(record.digest, []).append(record)
     return found
