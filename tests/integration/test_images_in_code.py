@@ -37,6 +37,26 @@ def images(cluster: Cluster) -> Iterator[None]:
     asyncio.run(collect())
 
 
+def test_a_build_goes_on_after_its_builder_was_killed(cluster: Cluster, salt: str) -> None:
+    # First: the sandbox of the lost builder ends by its lease while the other tests run.
+    first = f"echo first-{salt}"
+    image = shoal.Image.base().run_commands(first, f"sleep 2; echo second-{salt}")
+    log: list[str] = []
+
+    def follow(text: str) -> None:
+        log.append(text)
+        if "Step 2" in text and not killed:
+            killed.append(True)
+            kill(actor_pid("builder"))
+
+    killed: list[bool] = []
+    assert image.build(log=follow).id
+    text = "".join(log)
+    assert killed
+    assert text.count(f"first-{salt}\n") == 2  # the step as text, and its output: it ran once
+    assert "Steps 1 to 1 of 2 are there already" in text
+
+
 def test_steps_are_built_once_and_shared(cluster: Cluster, salt: str, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "main.py").write_text("print('main')")
@@ -116,25 +136,6 @@ def test_all_who_ask_at_the_same_time_get_one_build(
         shoal.Sandbox.create(image=one) as theirs,
     ):
         assert ours.run("cat /when; stat -c %s /data").stdout == theirs.run("cat /when; stat -c %s /data").stdout
-
-
-def test_a_build_goes_on_after_its_builder_was_killed(cluster: Cluster, salt: str) -> None:
-    first = f"echo first-{salt}"
-    image = shoal.Image.base().run_commands(first, f"sleep 2; echo second-{salt}")
-    log: list[str] = []
-
-    def follow(text: str) -> None:
-        log.append(text)
-        if "Step 2" in text and not killed:
-            killed.append(True)
-            kill(actor_pid("builder"))
-
-    killed: list[bool] = []
-    assert image.build(log=follow).id
-    text = "".join(log)
-    assert killed
-    assert text.count(f"first-{salt}\n") == 2  # the step as text, and its output: it ran once
-    assert "Steps 1 to 1 of 2 are there already" in text
 
 
 def test_a_dockerfile_and_nothing_below(cluster: Cluster, salt: str, tmp_path: Path) -> None:
