@@ -136,6 +136,7 @@ from pathlib import Path
 from tests.contract.engines.labs import OciLab
 async def main():
     lab = OciLab(Path(sys.argv[1]))
+    lab.top.rmdir()
     lab.top = Path(sys.argv[2])
     lab.engine = lab.another()
     await lab.engine.open()
