@@ -7,15 +7,15 @@ import tempfile
 from pathlib import Path
 
 from shoal.cluster.local import packages
-from tests.cluster import _cache
+from tests.cluster import test_cache
 
 
 def program(package: str, path: str) -> Path:
     """The program at `path` of a package; fetched once for all sessions. Libraries that it needs must be there."""
-    directory = _cache() / package
+    directory = test_cache() / package
     found = directory / path
     if not found.exists():
-        with tempfile.TemporaryDirectory(dir=_cache()) as place:
+        with tempfile.TemporaryDirectory(dir=test_cache()) as place:
             here = Path(place, "apt")
             here.mkdir()
             if _run("apt-get", "download", package, at=here).returncode != 0:

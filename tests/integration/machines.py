@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import _cache, free_subnet
+from tests.cluster import free_subnet, test_cache
 from tests.integration.netlab import command
 
 _SPACE = """
@@ -109,7 +109,7 @@ class Lan:
             command(*inside, "route", "add", "default", "via", self.address)
             state = directory / "s"
             state.mkdir()
-            (state / "cache").symlink_to(_cache())
+            (state / "cache").symlink_to(test_cache())
             environ = {
                 "SHOAL_STATE_DIR": str(state),
                 "SHOAL_RUN_DIR": str(directory / "r"),
