@@ -32,6 +32,7 @@ _WALL: Final = 0x40000000
 _INSTRUCTION: Final = 8
 _FILTERED: Final = "\nSeccomp:\t2\n"
 _APPLIED_S: Final = 10.0
+_STOPPED_S: Final = 5.0
 _PAUSE_S: Final = 0.001
 
 
@@ -88,15 +89,28 @@ def wait_applied(pid: int) -> None:
 def _read(pid: int) -> bytes:
     """The filter of a process, which stands still for a moment."""
     _ptrace(_SEIZE, pid)
+    _stop(pid)
     try:
-        _ptrace(_INTERRUPT, pid)
-        os.waitpid(pid, _WALL)
         count = _ptrace(_GET_FILTER, pid)
         program = ctypes.create_string_buffer(count * _INSTRUCTION)
         _ptrace(_GET_FILTER, pid, 0, ctypes.addressof(program))
         return program.raw
     finally:
         _ptrace(_DETACH, pid)
+
+
+def _stop(pid: int) -> None:
+    """Has a process that this thread traces stand still. The agent executes itself once more as it starts: a request
+    that meets it there may be lost, so it is repeated."""
+    deadline = time.monotonic() + _STOPPED_S
+    while True:
+        _ptrace(_INTERRUPT, pid)
+        if os.waitpid(pid, _WALL | os.WNOHANG)[0] == pid:
+            return
+        if time.monotonic() > deadline:
+            # It cannot be let go unless it stands still, and one that is traced must not be used.
+            raise Internal("the container's first process does not stand still to have its filter read")
+        time.sleep(_PAUSE_S)
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
