@@ -63,7 +63,7 @@ async def test_what_an_image_says_goes_to_the_agent_and_not_to_the_daemon(docker
     )
     async with imported(docker_lab, *changes) as image:
         info = await docker_lab.engine.images.get(image)
-        assert (info.user, info.workdir, dict(info.env)["A"]) == ("nobody:nogroup", "/not/there", "b=c")
+        assert (info.config.user, info.config.workdir, info.config.env["A"]) == ("nobody:nogroup", "/not/there", "b=c")
         container = await docker_lab.start(image=image)
         assert container.state is ContainerState.RUNNING
         seen = await asyncio.to_thread(docker_lab.client.inspect_container, f"shoal-{container.key}")
