@@ -104,7 +104,8 @@ def engine(machine: Machine) -> Iterator[str]:
             patch.setenv("SHOAL_TEST_ENGINE", found.address)
             yield found.address
     finally:
-        found.stop(keep=False)
+        if found.answers():  # the session's cluster, which ends first, may have stopped it with its own
+            found.stop(keep=False)
 
 
 @pytest.fixture(scope="session")

@@ -37,10 +37,13 @@ func confine() error {
 		length uint16
 		code   *byte
 	}{uint16(count), &program[0]}
-	_, _, errno := syscall.RawSyscall(sysSeccomp, sysSeccompSetFilter, seccompThreadSync, uintptr(unsafe.Pointer(&filter)))
+	thread, _, errno := syscall.RawSyscall(sysSeccomp, sysSeccompSetFilter, seccompThreadSync, uintptr(unsafe.Pointer(&filter)))
 	runtime.KeepAlive(program)
 	if errno != 0 {
 		return fmt.Errorf("%s: %w", path, errno)
+	}
+	if thread != 0 { // then none has it (seccomp(2), SECCOMP_FILTER_FLAG_TSYNC)
+		return fmt.Errorf("%s: thread %d cannot take it on", path, thread)
 	}
 	return nil
 }
