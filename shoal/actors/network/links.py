@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -20,6 +21,7 @@ from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound
 
 _SYSCTL = Path("/proc/sys/net")
 _DEFAULT_MTU = 1500
+_EXEC_S, _PAUSE_S = 0.5, 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +208,18 @@ async def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
 def _open_namespace(holder: int | Path) -> int:
     """A descriptor of the network namespace of `holder`."""
     named = f"process {holder}" if isinstance(holder, int) else str(holder)
+    path = Path(f"/proc/{holder}/ns/net") if isinstance(holder, int) else holder
+    deadline = time.monotonic() + _EXEC_S
     try:
-        path = f"/proc/{holder}/ns/net" if isinstance(holder, int) else holder
-        space = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        while True:
+            try:
+                space = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                break
+            except (FileNotFoundError, ProcessLookupError):
+                # While one of its threads executes a program, as an agent does at its start, a process has none.
+                if not isinstance(holder, int) or not path.parent.exists() or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NotFound(f"{named} is gone, and its network with it") from error
     except PermissionError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
 import tarfile
@@ -62,8 +63,16 @@ class DockerPy(Subject):
                 if tries == 0:
                     raise
                 time.sleep(0.25)
+                self._disconnect()
             else:
                 return
+
+    def _disconnect(self) -> None:
+        """Where many were removed at once, it may count some for ever."""
+        self._network.reload()
+        for key in self._network.attrs.get("Containers") or {}:
+            with contextlib.suppress(docker.errors.APIError):
+                self._client.api.disconnect_container_from_network(key, self._network.id, force=True)
 
 
 class DockerBox(Box):
