@@ -73,7 +73,7 @@ test-fast: venv ## Unit tests only, under two minutes: no engine, no cluster
 	@$(MAKE) test-go
 	$(PYTEST) tests/unit -m 'not engine and not long' $(PARALLEL)
 
-test: venv ## Everything but test-long, under 15 minutes; what the engine and the cluster need is installed first
+test: venv ## Everything but test-long, about 20 minutes; what the engine and the cluster need is installed first
 	@failed=0; \
 	$(MAKE) -k -j2 lint test-go || failed=1; \
 	$(MAKE) -k test-parts test-cluster || failed=1; \

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import secrets
 import tarfile
@@ -54,25 +53,15 @@ class DockerPy(Subject):
         self._client.close()
 
     def _remove_network(self, tries: int = 20) -> None:
-        """The engine lets go of removed containers' addresses a little later."""
-        while True:
+        """The engine lets go of removed containers' addresses a little later; where many were removed at once, it may
+        count some until it is started again, and then the network stays."""
+        for _ in range(tries):
             try:
                 self._network.remove()
             except docker.errors.APIError:
-                tries -= 1
-                if tries == 0:
-                    raise
                 time.sleep(0.25)
-                self._disconnect()
             else:
                 return
-
-    def _disconnect(self) -> None:
-        """Where many were removed at once, it may count some for ever."""
-        self._network.reload()
-        for key in self._network.attrs.get("Containers") or {}:
-            with contextlib.suppress(docker.errors.APIError):
-                self._client.api.disconnect_container_from_network(key, self._network.id, force=True)
 
 
 class DockerBox(Box):
