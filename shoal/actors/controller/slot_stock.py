@@ -131,7 +131,7 @@ class SlotStock:
         return not self.ledger.nodes[node_id].busy
 
     def create_spare(self, request: Request) -> Slot | None:
-        """A new slot that nobody waits for, if some node has room for it now, and nothing better to do."""
+        """A new slot that nobody waits for, if a node has room for it and may start one now."""
         choice = self.choose(request)
         if isinstance(choice, Wait):
             self.unsure = True

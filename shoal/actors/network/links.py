@@ -210,23 +210,21 @@ def _open_namespace(holder: int | Path) -> int:
     named = f"process {holder}" if isinstance(holder, int) else str(holder)
     path = Path(f"/proc/{holder}/ns/net") if isinstance(holder, int) else holder
     deadline = time.monotonic() + _EXEC_S
-    try:
-        while True:
-            try:
-                space = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                break
-            except (FileNotFoundError, ProcessLookupError):
-                # While one of its threads executes a program, as an agent does at its start, a process has none.
-                if not isinstance(holder, int) or not path.parent.exists() or time.monotonic() > deadline:
-                    raise
-                time.sleep(_PAUSE_S)
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise NotFound(f"{named} is gone, and its network with it") from error
-    except PermissionError as error:
-        raise FailedPrecondition(
-            f'the network of {named} may not be opened; run the node as root, or create sandboxes with network="none"',
-            state="not root",
-        ) from error
+    while True:
+        try:
+            space = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            break
+        except (FileNotFoundError, ProcessLookupError) as error:
+            # While one of its threads executes a program, as an agent does at its start, a process has none.
+            if not isinstance(holder, int) or not path.parent.exists() or time.monotonic() > deadline:
+                raise NotFound(f"{named} is gone, and its network with it") from error
+            time.sleep(_PAUSE_S)
+        except PermissionError as error:
+            raise FailedPrecondition(
+                f"the network of {named} may not be opened; run the node as root, "
+                'or create sandboxes with network="none"',
+                state="not root",
+            ) from error
     # A container has its own namespace. If this is the node's, the pid was reused by another process, and we would
     # change the node itself.
     if holder == 0 or os.fstat(space).st_ino == Path("/proc/self/ns/net").stat().st_ino:

@@ -221,4 +221,4 @@ def _text(value: Any) -> str | None:
 
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
-"""Made once: three rows are written in each sandbox's life."""
+"""Made once: a sandbox has several rows written in its life."""

@@ -1,8 +1,9 @@
 """Disks of the containers' own: file systems of bounded size, so that the kernel holds the limit.
 
-disks.py    makes, finds and removes them
-loop.py     loop devices
-mounts.py   mounting, and the table of mounts
+disks.py     makes, finds and removes them
+failures.py  the error where one cannot be mounted
+loop.py      loop devices
+mounts.py    mounting, and the table of mounts
 """
 
 from shoal.actors.engines.disks.disks import Disk, Disks

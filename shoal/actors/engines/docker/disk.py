@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,9 @@ from typing import Any
 from shoal.actors.engines.contract import ContainerSpec, Mount
 from shoal.actors.engines.disks import Disk, Disks
 from shoal.actors.engines.disks.disks import find, release, remove, unmount
+from shoal.actors.engines.disks.failures import disk_errors
 from shoal.actors.engines.docker.request import DISK_LABEL
 from shoal.actors.engines.isolation import hosts_file
-from shoal.model.errors import Unavailable
 
 _PEER = struct.Struct("=3i")
 
@@ -53,7 +50,7 @@ def make(disks: Disks, spec: ContainerSpec) -> tuple[Disk, ContainerSpec]:
     """The disk of a container that is to be created, and its description with what it needs of the disk.
     `Unavailable`."""
     assert spec.disk_dir is not None
-    with _errors(spec.key):
+    with disk_errors(spec.key):
         disk = disks.make(spec.disk_dir, spec.disk, keep=spec.keep)
         try:
             hosts = Mount(disk.write("hosts", hosts_file(spec.hostname)), "/etc/hosts", read_only=False)
@@ -73,7 +70,7 @@ def discard(disks: Disks, disk: Disk) -> None:
 
 def adopt(disk: Disk, key: str, found: dict[str, Any]) -> None:
     """Moves a created container's layer and volumes to its disk. `found`: the daemon's description. `Unavailable`."""
-    with _errors(key):
+    with disk_errors(key):
         for number, tree in enumerate(trees(found)):
             # The layer's directory also holds what overlayfs works with, which must be on the same mount.
             disk.adopt(tree if number else tree.parent, f"tree-{number}")
@@ -90,7 +87,7 @@ def open_again(disks: Disks, key: str, found: dict[str, Any]) -> None:
     point = point_of(found)
     if point is None:
         return
-    with _errors(key):
+    with disk_errors(key):
         disk = disks.open(point)
         release(disk)  # a crash may have left some of it
         for number, tree in enumerate(trees(found)):
@@ -101,7 +98,7 @@ def put_away(key: str, found: dict[str, Any]) -> None:
     """Writes and unmounts the disk of a container that is kept and has exited. `Unavailable`."""
     disk = None if point_of(found) is None else find(key)
     if disk is not None:
-        with _errors(key):
+        with disk_errors(key):
             unmount(disk)
 
 
@@ -119,13 +116,3 @@ def written(found: dict[str, Any]) -> tuple[Path, ...]:
     beside its layer. Empty if the daemon does not tell."""
     kept = trees(found)
     return (*kept, *(Path(found[name]) for name in ("HostsPath", "HostnamePath") if found.get(name))) if kept else ()
-
-
-@contextmanager
-def _errors(key: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(
-            f"could not mount the disk of container {key}: {error}; run `shoal doctor` to see what is missing"
-        ) from error

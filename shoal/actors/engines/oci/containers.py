@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from shoal.actors.engines.cgroup_parent import CgroupParent
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage, shows_processes
 from shoal.actors.engines.disks import Disks, disks
+from shoal.actors.engines.disks.failures import disk_errors
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
 from shoal.actors.engines.oci import bundle, filters, processes, runtimes, writable
@@ -136,7 +137,7 @@ class Containers:
 
     def _run(self, record: Record, abandoned: threading.Event, memory: Path | None = None) -> Container:
         place = self._writable(record)
-        with writable.disk_errors(record.key):
+        with disk_errors(record.key):
             place.mount((*self._mount_points(record), *self.layers.lower_dirs(record.digest)))
         if abandoned.is_set():
             raise FailedPrecondition(f"the start of container {record.key} was given up", state="starting")

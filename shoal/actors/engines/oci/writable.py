@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from shoal.actors.engines.contract import AGENT_PATH, RUN_MOUNT, ContainerSpec, Mount
 from shoal.actors.engines.disks import Disks, disks, mounts
+from shoal.actors.engines.disks.failures import disk_errors
 from shoal.actors.engines.empty_tree import empty_tree
 from shoal.actors.engines.isolation import hosts_file
 from shoal.actors.engines.oci.bundle import FILTER_PATH
 from shoal.actors.engines.tree_size import tree_size
-from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.errors import FailedPrecondition
 
 _DIRECTORIES: Final = ("dev", "etc", "proc", "sys", RUN_MOUNT[1:])
 _FILES: Final = ("etc/hosts", "etc/hostname", "etc/resolv.conf", AGENT_PATH[1:], FILTER_PATH[1:])
@@ -125,16 +124,6 @@ def put_away(key: str, top: Path, *, is_disk: bool) -> None:
                 mounts.sync(file)
             finally:
                 os.close(file)
-
-
-@contextmanager
-def disk_errors(key: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(
-            f"could not mount the disk of container {key}: {error}; run `shoal doctor` to see what is missing"
-        ) from error
 
 
 def make_mount_points(directory: Path) -> None:
