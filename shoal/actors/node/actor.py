@@ -367,25 +367,28 @@ class NodeActor:
         await asyncio.to_thread(parts.logs.sweep, self._settings.limits.history_age)
         records = parts.containers.records.values()
         owned = {r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING}
-        controller = await asyncio.to_thread(find_actor, CONTROLLER)
-        if controller is None or not owned:
+        if not owned:
             return
         from shoal.model import verbs
 
-        asked = verbs.orphans.name, (list(owned), self._node_id)
-        for sandbox_id in await call(controller, "call", *asked, timeout_s=_ANSWER_S):
+        for sandbox_id in await _ask_which(verbs.orphans.name, list(owned), self._node_id):
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._discard(parts, owned[sandbox_id])
 
 
 async def _unknown_images(image_ids: Sequence[str]) -> Sequence[str]:
-    """Those that no image has; none while there is nobody to ask."""
+    """Those that no image has."""
+    from shoal.model import verbs
+
+    return await _ask_which(verbs.unknown_images.name, image_ids)
+
+
+async def _ask_which(verb: str, *arguments: Any) -> Sequence[str]:
+    """Those of some ids that the controller names; none while there is nobody to ask."""
     controller = await asyncio.to_thread(find_actor, CONTROLLER)
     if controller is None:
         return ()
-    from shoal.model import verbs
-
-    found: list[str] = await call(controller, "call", verbs.unknown_images.name, (image_ids,), timeout_s=_ANSWER_S)
+    found: list[str] = await call(controller, "call", verb, arguments, timeout_s=_ANSWER_S)
     return found
 
 

@@ -182,7 +182,7 @@ class Containers:
 
     async def _start(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> Container:
         """Starts the container; what its network can have ready by then is prepared meanwhile."""
-        if record.shape.network != "default" or not shows_processes(record.shape.runtime):
+        if not _attached_once_up(record.shape):
             return await start()
         preparing = tasks.shared(self.network.prepare(record.key), "prepare network")
         try:
@@ -260,7 +260,7 @@ class Containers:
         return await self.network.attach(record.key, pin) if record.shape.network == "default" else None
 
     async def _attach(self, record: ContainerRecord) -> str | None:
-        if record.shape.network != "default" or not shows_processes(record.shape.runtime):
+        if not _attached_once_up(record.shape):
             return None
         return await self.network.attach(record.key, record.pid)
 
@@ -497,6 +497,11 @@ class Containers:
             keep=shape.persistent,
             namespace=None if shows_processes(shape.runtime) else self._pin(record.key),
         )
+
+
+def _attached_once_up(shape: ContainerShape) -> bool:
+    """Whether a container gets its network after its start: it has one, and its runtime does not read it before."""
+    return shape.network == "default" and shows_processes(shape.runtime)
 
 
 def out_of_memory(record: ContainerRecord | None) -> ContainerLoss:
