@@ -21,6 +21,7 @@ from shoal.model.info import NodeInfo
 from shoal.transport.rollback import Rollback
 
 if TYPE_CHECKING:
+    from shoal.model.overview import Overview
     from shoal.model.settings import SandboxDefaults
     from shoal.transport.contract import Transport
 
@@ -43,6 +44,15 @@ class Client(Administration, ImageCalls, Context):
     async def nodes(self) -> Sequence[NodeInfo]:
         """The cluster's nodes with their resources and load. Over HTTP this needs a token for all environments."""
         return await self.transport.ask(verbs.nodes)
+
+    @dual_method
+    async def overview(self, *, environment: str | None = None, since: float | None = None) -> Overview:
+        """The cluster at a glance: how things are now, and how they were in the last hour.
+
+        `environment`: only its sandboxes; None: all that you may see. `since`: of the series, only points after that
+        time (unix seconds). `EnvironmentNotFound`.
+        """
+        return await self.transport.ask(verbs.overview, environment, since)
 
     @dual_method
     async def close(self) -> None:

@@ -77,7 +77,9 @@ class NodeInfo:
     threads of all its sandboxes together; `disk_limit`: who holds a sandbox to its `disk`; `remains`: ended sandboxes
     whose files are not removed yet; `stopped`: persistent sandboxes that are stopped, whose disks are here; `machine`:
     an id that the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here; `gpus`:
-    whole devices; `fetches_images`: it can start sandboxes from images that were made on other nodes."""
+    whole devices; `fetches_images`: it can start sandboxes from images that were made on other nodes; `cpu_used`,
+    `memory_used`, `disk_used`: what all of the machine uses, whoever does, seconds ago. `free`, on the other hand, is
+    what sandboxes and other programs of Ray's have not requested."""
 
     id: str
     address: str  # host:port of its relay
@@ -103,6 +105,9 @@ class NodeInfo:
     gpus: int = 0
     gpus_free: int = 0
     fetches_images: bool = False
+    cpu_used: float = 0.0
+    memory_used: int = 0
+    disk_used: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 
+EXEC_SECONDS = "shoal_exec_overhead_seconds"
+"""The histogram of what execs through the API took beside their command's own time."""
+
+
 class Series(NamedTuple):
     """One line of the exposition format. `family`, `kind` and `help` are those of the metric that it belongs to."""
 

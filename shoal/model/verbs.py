@@ -32,6 +32,7 @@ from shoal.model.grants import Grant
 from shoal.model.images import ImageListing, ImagePage, ImageRecord
 from shoal.model.info import Listing, LogChunk, NodeDrain, NodeInfo, Page, SandboxInfo
 from shoal.model.metrics import Series
+from shoal.model.overview import Overview
 from shoal.model.pools import PoolInfo
 from shoal.model.recipe import Recipe
 from shoal.model.spec import SandboxSpec
@@ -471,6 +472,12 @@ def last_event() -> int:
 @verb(Scope.READ, everywhere=True)
 def metrics() -> dict[Series, float]:
     """The cluster's metrics: what replicas reported, sandboxes by state, ends by reason, creates, nodes."""
+
+
+@verb(Scope.READ, "GET /v1/overview")
+def overview(environment: str | None = None, since: float | None = None) -> Overview:
+    """The cluster at a glance, with series of the last hour: of one environment, or (None) of all that the caller may
+    see. `since`: only the points after that time (unix seconds). `EnvironmentNotFound`."""
 
 
 # The cluster

@@ -33,6 +33,9 @@
     forks.py          sandboxes that begin with the files of another one
     tunnels.py        tunnels to ports of sandboxes
     metrics.py        counters and gauges
+    activity.py       creates, ends and latencies of the last hour (pure)
+    latencies.py      many durations in little memory (pure)
+    overview.py       the cluster at a glance, for dashboards
     image_storage.py  has nodes put images into the object storage
     stored_image_sweep.py  removes from there what no image needs
     object_storage.py where images are kept for all nodes: who may reach it, and its server

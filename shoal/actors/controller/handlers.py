@@ -57,6 +57,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.last_event: event_feed.last_event,
         verbs.report: parts.report,
         verbs.metrics: parts.collect_metrics,
+        verbs.overview: parts.overview_book.overview,
         verbs.defaults: parts.defaults,
         verbs.nodes: parts.node_infos,
         verbs.report_capacity: parts.demand.report_capacity,

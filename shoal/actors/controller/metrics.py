@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shoal.actors.controller.activity import Activity
 from shoal.actors.controller.kept_pool import PoolFigures
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model import tasks
@@ -33,9 +34,10 @@ _NODE_GAUGES: dict[str, tuple[str, Callable[[NodeInfo], float]]] = {
 
 
 class Metrics:
-    """What has been counted since this controller started."""
+    """What has been counted since this controller started. `activity` is told, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
         self._registry = registry = CollectorRegistry()
         self._reported: dict[Series, float] = {}
         self._creates = Counter("shoal_creates", "Creates accepted", ["environment"], registry=registry)
@@ -59,10 +61,13 @@ class Metrics:
     def accepted(self, record: SandboxRecord) -> None:
         """A create is on record."""
         self._creates.labels(record.spec.environment).inc()
+        self._activity.accepted(record.spec.environment)
 
     def started(self, record: SandboxRecord) -> None:
         """A sandbox runs."""
-        self._create_seconds.observe(max(0.0, time.time() - record.created_at))
+        seconds = max(0.0, time.time() - record.created_at)
+        self._create_seconds.observe(seconds)
+        self._activity.started(record.spec.environment, seconds)
         if record.started is not None and record.started.warm:
             self._warm_hits.inc()
 
@@ -70,6 +75,7 @@ class Metrics:
         """A sandbox has ended."""
         if record.end is not None:
             self._ends.labels(record.end.reason.value).inc()
+            self._activity.ended(record.spec.environment, record.end.reason.value)
 
     def refused(self, code: str) -> None:
         """A create was refused with an error of this code."""
@@ -77,6 +83,7 @@ class Metrics:
 
     def report(self, amounts: Mapping[Series, float]) -> None:
         """Adds what a replica has counted since its last report."""
+        self._activity.reported(amounts)
         for series, amount in amounts.items():
             if series in self._reported or len(self._reported) < MAX_REPORTED:
                 self._reported[series] = self._reported.get(series, 0.0) + amount

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
+from shoal.actors.controller.activity import Activity
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.adoption import Adoption
 from shoal.actors.controller.builds import Builds, StartBuilder
@@ -34,6 +35,7 @@ from shoal.actors.controller.machines import Machines
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.object_storage import OBJECTS_S, ObjectStorage
+from shoal.actors.controller.overview import OverviewBook
 from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
@@ -55,6 +57,7 @@ from shoal.model.access import INSIDE, AuditEntry, Caller
 from shoal.model.images import ImageState
 from shoal.model.info import NodeInfo
 from shoal.model.metrics import Series
+from shoal.model.overview import POINT_S
 from shoal.model.settings import Settings
 from shoal.model.spec import SlotShape
 
@@ -94,6 +97,7 @@ class Parts:
     tunnels: Tunnels
     event_feed: EventFeed
     metrics: Metrics
+    overview_book: OverviewBook
     leases: OwnerLeases
     demand: DemandReporter
     recovery: Recovery
@@ -121,6 +125,7 @@ class Parts:
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
             tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
+            tasks.repeat(POINT_S, self.overview_book.turn, "close an interval"),
             tasks.repeat(OBJECTS_S, self.objects.tend, "keep the object storage"),
             tasks.repeat(LOOK_S, self.image_storage.turn, "store images"),
             tasks.repeat(SWEEP_S, self.image_sweep.turn, "sweep stored images"),
@@ -240,7 +245,8 @@ async def open_parts(
     nodes.cordons = {cordon.node_id: cordon for cordon in restored.cordons}
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
     defaults = settings.sandbox
-    metrics = Metrics()
+    activity = Activity(time.time())
+    metrics = Metrics(activity)
     leases = OwnerLeases()
     writer = RecordWriter(store, EventLog(restored.last_event), overtaken)
     registry = Registry(settings.limits.history)
@@ -280,6 +286,7 @@ async def open_parts(
         tunnels=Tunnels(history, writer, nodes, secret, settings.api, call),
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,
+        overview_book=OverviewBook(registry, nodes, pool, accounts, activity),
         leases=leases,
         demand=DemandReporter(pool, supervisor, nodes, launchable, ready),
         recovery=Recovery(registry, supervisor, pool, ready, maker),

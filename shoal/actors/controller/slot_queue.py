@@ -89,6 +89,11 @@ class Group:
         for waiters in self._waiters.values():
             yield next(iter(waiters))
 
+    def by_environment(self) -> Iterator[tuple[str, int, float]]:
+        """(environment, how many wait, since when the first does)."""
+        for environment, waiters in self._waiters.items():
+            yield environment, len(waiters), next(iter(waiters)).since
+
     def oldest(self) -> Waiter:
         return min(self.heads(), key=lambda waiter: waiter.since)
 

@@ -157,6 +157,12 @@ class SlotPool:
                 in_ray = min(short, len(group.pending))
                 yield request.as_waiting(short, now - group.oldest().since, in_ray)
 
+    def waiting_callers(self) -> Iterator[tuple[str, str, int, float]]:
+        """(why, environment, how many, since when by the stock's clock) of all that wait for a slot."""
+        for group in self._queue.groups.values():
+            for environment, count, since in group.by_environment():
+                yield group.reason, environment, count, since
+
     # -- the loop -----------------------------------------------------------------------------------
 
     async def tend(self) -> None:

@@ -68,6 +68,7 @@ class NodeActor:
         parts = await self._open()
         records = parts.containers.records.values()
         total_cpu, total_memory = self._wiring.machine_size()
+        used = await asyncio.to_thread(parts.meter.look)
         return NodeInfo(
             id=self._node_id,
             address=parts.relay.address,
@@ -89,6 +90,9 @@ class NodeActor:
             stopped=sum(1 for r in records if r.stage is Stage.STOPPED),
             machine=parts.machine,
             fetches_images=parts.images.transfer is not None,
+            cpu_used=used.cpu,
+            memory_used=used.memory,
+            disk_used=used.disk,
         )
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:

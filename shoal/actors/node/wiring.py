@@ -32,6 +32,7 @@ from shoal.actors.node.image_access import ensure_stored, object_access, tell_da
 from shoal.actors.node.image_transfer import ImageTransfer
 from shoal.actors.node.images import NodeImages
 from shoal.actors.node.logs import LogFiles
+from shoal.actors.node.machine_usage import MachineMeter
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.prepared import PreparedContainers
@@ -70,6 +71,7 @@ class NodeParts:
     disk_watch: DiskWatch
     machine: str
     images: NodeImages
+    meter: MachineMeter
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
@@ -156,6 +158,7 @@ async def open_node(
         disk_watch,
         own_name,
         images,
+        MachineMeter(Path(settings.state_dir)),
     )
 
 

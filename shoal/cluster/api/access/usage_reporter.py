@@ -17,7 +17,7 @@ from shoal.cluster.api.request.context import RequestContext
 from shoal.model import verbs
 from shoal.model.access import AuditEntry
 from shoal.model.errors import ShoalError
-from shoal.model.metrics import Series, flatten
+from shoal.model.metrics import EXEC_SECONDS, Series, flatten
 from shoal.transport.contract import Transport
 
 _log = logging.getLogger("shoal.api.reporter")
@@ -29,6 +29,9 @@ _MOST_ENTRIES = 20_000
 _MOST_USED = 10_000
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the histogram of request durations, in seconds."""
+
+EXEC_BUCKETS_S = (0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+"""The same for what an exec takes beside its command's own time."""
 
 
 class UsageReporter:
@@ -50,6 +53,12 @@ class UsageReporter:
         self._seconds = Histogram(
             "shoal_http_request_seconds", "Durations of requests", buckets=BUCKETS_S, registry=registry
         )
+        self._exec_seconds = Histogram(
+            EXEC_SECONDS,
+            "What execs through the API took beside their command's own time",
+            buckets=EXEC_BUCKETS_S,
+            registry=registry,
+        )
 
     def add(self, counter: str, amount: float) -> None:
         """Adds to the counter of this name, such as `shoal_execs_total`; the set of names must be a closed one."""
@@ -62,6 +71,10 @@ class UsageReporter:
         """A request was answered."""
         self._requests.labels(method, route, status).inc()
         self._seconds.observe(seconds)
+
+    def executed(self, overhead_s: float) -> None:
+        """A command was run in one call, which took so much beside the command's own time."""
+        self._exec_seconds.observe(max(0.0, overhead_s))
 
     def note(self, context: RequestContext) -> None:
         """Enters a request in the audit log."""

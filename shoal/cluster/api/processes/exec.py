@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import codecs
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -86,6 +87,7 @@ async def exec_command(sandbox_id: str, body: Exec, request: Request, transport:
     If many long outputs are asked for at once, there may be no room for one: `unavailable`, not `retryable`, and the
     command runs on. Start such commands as processes, and read their output as it comes.
     """
+    began = time.perf_counter()
     start = body.start()
     data = body.stdin()
     budget: Budget = request.app.state.outputs
@@ -95,7 +97,9 @@ async def exec_command(sandbox_id: str, body: Exec, request: Request, transport:
             start, input=data, max_output=body.max_output, merge_stderr=body.merge_stderr, share=share
         )
     )
-    return _answer(await _while_there(request, call), body.encoding, share)
+    result = await _while_there(request, call)
+    request.app.state.usage_reporter.executed(time.perf_counter() - began - result.duration_s)
+    return _answer(result, body.encoding, share)
 
 
 async def _while_there(request: Request, work: Awaitable[RunResult]) -> RunResult:

@@ -197,6 +197,10 @@ class Node(Told):
     gpus_free: int
     fetches_images: bool
     """Whether it starts sandboxes from images that were made on other machines"""
+    cpu_used: float
+    """Cores that the whole machine uses, whoever does, seconds ago; so `memory_used` and `disk_used`, in MiB"""
+    memory_used: int
+    disk_used: int
 
 
 class Nodes(Told):
