@@ -54,6 +54,7 @@ func Init() int {
 	runtime.GOMAXPROCS(min(maxThreads, runtime.NumCPU()))
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(softMemory)
+	reserveThreads(spareThreads)
 	post, err := readPost()
 	if err != nil {
 		log.Printf("shoal: %v", err)
