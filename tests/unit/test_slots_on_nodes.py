@@ -142,12 +142,38 @@ async def test_a_node_starts_a_few_slots_at_once_and_the_rest_have_room_and_wait
     assert [each.count for each in cluster.pool.waiting()] == []  # no machine need be launched for them
     cluster.starts.release()
     await steps(100)
+    assert cluster.starting() == {"a": 7}  # a sandbox is about to start in the eighth
+    (came_up,) = (take.result() for take in (*takes, impatient) if take.done())
+    cluster.pool.settled(came_up)
     assert cluster.starting() == {"a": 8}
-    assert sum(take.done() for take in (*takes, impatient)) == 1
     for take in (*takes, impatient):
         take.cancel()
     await asyncio.gather(*takes, impatient, return_exceptions=True)
     assert cluster.starting() == {}
+
+
+async def test_a_slot_that_comes_free_is_waited_for_where_sandboxes_come_and_go() -> None:
+    small = SlotShape(0.1, 64)
+    cluster = SlowCluster({"a": "eu"})
+    await cluster.pool.refresh()
+    for _ in range(8):
+        cluster.starts.release()
+    taken = await cluster.take(Request(small), count=8)
+    waiting = [cluster.begin(Request(small)) for _ in range(3)]
+    await steps(100)
+    assert cluster.starting() == {}  # eight sandboxes are about to start on four cores
+    cluster.pool.put(taken[0])
+    assert await waiting[0] is taken[0]
+    cluster.pool.settled(taken[1])
+    cluster.pool.stock.leaving(taken[1])
+    cluster.pool.settled(taken[2])
+    assert cluster.starting() == {"a": 1}
+    cluster.now += 60  # those that take so long are no work for the node's cores
+    cluster.pool.settled(taken[3])
+    assert cluster.starting() == {"a": 2}  # one for each that waits
+    for take in waiting:
+        take.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_another_node_starts_what_one_has_no_turn_for() -> None:

@@ -46,6 +46,7 @@
     idle_slots.py     the slots that hold no sandbox
     holders.py        the slots that hold one, and for which environment (pure)
     fair_share.py     who is next when there is not room for all (pure)
+    changing_slots.py  where sandboxes come and go, and so no slot is started (pure)
     ledger.py         what of each node is taken, and by whom (pure)
     reclaim.py        which idle slots end so that others fit (pure)
     slot_maker.py     the contract for what creates and ends slots

@@ -19,8 +19,10 @@ from shoal.model.spec import SlotShape
 _NOTHING = Amount()
 
 STARTING_PER_CORE = 2
-"""Slots that may start on a node at once, for each of its cores. A start is half a second of a core; fifty at once on
-two cores let everything else there wait for seconds."""
+"""Slots that may start on a node, and sandboxes that may come or go there before another slot does, for each of its
+cores. A slot's start is half a second of a core; fifty at once on two cores let everything else there wait for seconds.
+And where that many sandboxes come and go, the next slot that comes free is there sooner than a new one, which would
+take its core's time from them."""
 
 Placed = tuple[str | None, SlotShape]
 """A slot's node and shape."""
@@ -39,8 +41,9 @@ class NodeFacts(Protocol):
 @dataclass(slots=True, eq=False)
 class NodeView:
     """One node. `machine`: None until its node actor has told; `cordoned`: why nothing new starts there; `held`: what
-    of it sandboxes hold, `others`: what neither slots nor sandboxes hold; `starting`: slots that start there;
-    `load`: which part of it sandboxes hold: the largest of its resources' parts, 0 to 1."""
+    of it sandboxes hold, `others`: what neither slots nor sandboxes hold; `starting`: slots that start there, and
+    `changing`: sandboxes that come or go; `load`: which part of it sandboxes hold: the largest of its resources' parts,
+    0 to 1."""
 
     id: str
     total: Amount
@@ -52,6 +55,7 @@ class NodeView:
     held: Amount = _NOTHING
     others: Amount = _NOTHING
     starting: int = 0
+    changing: int = 0
     load: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,9 +68,9 @@ class NodeView:
 
     @property
     def busy(self) -> bool:
-        """Whether as many slots start there as may at once."""
+        """Whether so much starts or changes there that another slot would only be in the way."""
         cores = 1 if self.machine is None else int(self.machine.cores)
-        return self.starting >= STARTING_PER_CORE * max(1, cores)
+        return self.starting + self.changing >= STARTING_PER_CORE * max(1, cores)
 
     @property
     def character(self) -> tuple[object, ...]:
@@ -111,7 +115,7 @@ class NodeLedger:
             if known is not None and node.character == known.character:
                 node = known
             else:
-                node.starting = 0 if known is None else known.starting
+                node.starting, node.changing = (0, 0) if known is None else (known.starting, known.changing)
                 self.version += 1
             node.others = (_NOTHING if known is None else known.others).between(least, beyond)
             node.free = room.total - ours - asked - node.others
@@ -136,6 +140,11 @@ class NodeLedger:
         """One slot more (1) or less (-1) starts there."""
         if (node := self.nodes.get(node_id or "")) is not None:
             node.starting = max(0, node.starting + change)
+
+    def count_changing(self, node_id: str | None, change: int) -> None:
+        """One sandbox more (1) or less (-1) comes or goes there."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.changing = max(0, node.changing + change)
 
     def hold(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot there holds a sandbox."""

@@ -153,10 +153,10 @@ class SlotDemand:
         group.failures = 0
         self.came_up(slot)
         self.make_missing(group)
-        self._start_next()
+        self.start_next()
         self.queue.tidy(group)
 
-    def _start_next(self) -> None:
+    def start_next(self) -> None:
         """A node may start another slot: that of whoever has waited longest for a turn."""
         behind = [group for group in self.queue.groups.values() if group.in_turn]
         for group in sorted(behind, key=lambda group: group.oldest().since)[:1]:
@@ -169,7 +169,7 @@ class SlotDemand:
             self.stock.health.failed(making.slot.asked, making.slot.id, None, error)
         self._retract(making)
         group.failures += 1
-        self._start_next()
+        self.start_next()
         if group and (making.slot.asked is None or group.failures >= _ATTEMPTS):
             _tell(group.oldest(), Unavailable(f"a sandbox actor did not start: {error}; try again"))
         self.make_missing(group)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shoal.actors.controller.capacity import LaunchableNodes
+from shoal.actors.controller.changing_slots import ChangingSlots
 from shoal.actors.controller.holders import SlotHolders
 from shoal.actors.controller.ledger import NodeFacts, NodeLedger
 from shoal.actors.controller.node_health import NodeHealth
@@ -62,9 +63,13 @@ class SlotStock:
     _tiers_of: int = -1
     _waits: dict[Request, tuple[tuple[int, Capacity, int], Wait]] = field(default_factory=dict)
     _starting: set[str] = field(default_factory=set)
+    _changing: ChangingSlots = field(init=False)
     _best: dict[Request, tuple[int, float, str]] = field(default_factory=dict)  # of which ledger, until when
     _looked: float = float("-inf")
     _ended: list[tuple[float, Slot]] = field(default_factory=list)  # and when: Ray may not know it yet
+
+    def __post_init__(self) -> None:
+        self._changing = ChangingSlots(self.ledger)
 
     def request(self, spec: SandboxSpec) -> Request:
         """What a sandbox asks of its node. `spec`: with its image by digest, if that is one of the cluster's."""
@@ -128,6 +133,7 @@ class SlotStock:
 
     def may_start(self, node_id: str) -> bool:
         """Whether one more slot may start on a node now."""
+        self._changing.expire(self.clock())
         return not self.ledger.nodes[node_id].busy
 
     def create_spare(self, request: Request) -> Slot | None:
@@ -145,15 +151,25 @@ class SlotStock:
             self.ledger.take(slot.node_id, slot.shape)
 
     def hold(self, slot: Slot, environment: str) -> None:
-        """Notes that a slot holds a sandbox of `environment`. Idempotent."""
+        """Notes that a slot holds a sandbox of `environment`, which is about to come. Idempotent."""
         if not self.holders.knows(slot):  # made elsewhere, for a container that was there already
             self.ledger.take(slot.node_id, slot.shape)
             self.unsure = True
         if self.holders.hold(slot, environment):
             self.ledger.hold(slot.node_id, slot.shape)
+            self._changing.begin(slot, self.clock())
+
+    def settled(self, slot: Slot) -> None:
+        """Notes that the sandbox that a slot holds has come. Idempotent."""
+        self._changing.finish(slot)
+
+    def leaving(self, slot: Slot) -> None:
+        """Notes that the sandbox that a slot holds is about to go."""
+        self._changing.begin(slot, self.clock())
 
     def release(self, slot: Slot) -> None:
         """Notes that a slot holds no sandbox. Idempotent."""
+        self._changing.finish(slot)
         if self.holders.release(slot):
             self.ledger.release(slot.node_id, slot.shape)
 

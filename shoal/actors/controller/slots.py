@@ -135,6 +135,12 @@ class SlotPool:
             self.stock.hold(slot, waiter.environment)
             waiter.slot.set_result(slot)
 
+    def settled(self, slot: Slot) -> None:
+        """The sandbox that a slot holds runs: its node may start another slot, for somebody who waits for a turn."""
+        self.stock.settled(slot)
+        if self._queue:
+            self._demand.start_next()
+
     def has_waiting_beside(self, request: Request) -> bool:
         """Whether callers wait for a slot where one for `request` might be made, too."""
         return any(group and request.meets(group.request) for group in self._queue.groups.values())

@@ -386,11 +386,15 @@ class SandboxSupervisor:
         return Outcome(Event.WRITTEN)
 
     async def _watch(self, run: Run) -> Outcome:
+        if run.slot is not None:
+            self.pool.settled(run.slot)
         return await self._end_of(run, "ended")
 
     async def _stop(self, run: Run) -> Outcome:
         assert run.end is not None
+        assert run.slot is not None
         wanted = run.end
+        self.pool.stock.leaving(run.slot)
         outcome = await self._end_of(run, "terminate", wanted.message)
         if outcome.event is Event.HALTED:
             return Outcome(Event.HALTED)  # why it had stopped is not its end
