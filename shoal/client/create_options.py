@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from shoal.model.mounts import Mountable, MountSpec
 from shoal.model.options import docs
 from shoal.model.spec import NetworkMode, Placement, Restart, Runtime
 
@@ -28,6 +29,7 @@ class SandboxOptions(TypedDict, total=False):
     name: str | None
     tags: Mapping[str, str] | None
     env: Mapping[str, str] | None
+    volumes: Mapping[str, Mountable | str] | Sequence[MountSpec] | None
     workdir: str | os.PathLike[str] | None
     user: str | None
     hostname: str | None

@@ -20,6 +20,7 @@
     │   ├── TokenNotFound
     │   ├── NodeNotFound
     │   ├── PoolNotFound
+    │   ├── VolumeNotFound
     │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
@@ -184,6 +185,12 @@ class PoolNotFound(NotFound):
     """The environment has no pool of this name."""
 
     code = "pool_not_found"
+
+
+class VolumeNotFound(NotFound):
+    """The environment has no volume of this name or id."""
+
+    code = "volume_not_found"
 
 
 class TunnelNotFound(NotFound):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticKnownError
 
-from shoal.model import ids, validate
+from shoal.model import ids, mounts, validate
 from shoal.model.validate import KEY, MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_KEY, MAX_REGIONS, MAX_TAGS
 
 
@@ -74,6 +74,15 @@ Variables = Annotated[
     Field(max_length=MAX_ARGV_ITEMS),
     at_most(MAX_ARGV_ITEMS),
     Check(validate.check_environment_variables),
+]
+Mounts = Annotated[
+    tuple[Annotated[mounts.MountSpec, BeforeValidator(mounts.mount_of)], ...],
+    Field(
+        max_length=mounts.MOST_MOUNTS,
+        strict=False,
+        examples=[[{"path": "/data", "volume": "data", "read_only": True}]],
+    ),
+    Check(mounts.check_mounts),
 ]
 AbsolutePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Check(validate.check_absolute)]
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=f"^{KEY}$")]

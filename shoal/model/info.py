@@ -79,7 +79,8 @@ class NodeInfo:
     an id that the machine keeps, whatever Ray calls the node; `cordon`: set if no new sandbox starts here; `gpus`:
     whole devices; `fetches_images`: it can start sandboxes from images that were made on other nodes; `cpu_used`,
     `memory_used`, `disk_used`: what all of the machine uses, whoever does, seconds ago. `free`, on the other hand, is
-    what sandboxes and other programs of Ray's have not requested."""
+    what sandboxes and other programs of Ray's have not requested. `mounts`: volumes and the like that it has mounted,
+    `mounts_still`: those of them that do not answer."""
 
     id: str
     address: str  # host:port of its relay
@@ -108,6 +109,8 @@ class NodeInfo:
     cpu_used: float = 0.0
     memory_used: int = 0
     disk_used: int = 0
+    mounts: int = 0
+    mounts_still: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.model import spec as spec_module
 from shoal.model.errors import InvalidRequest
+from shoal.model.mounts import mounts_of, to_dicts
 from shoal.model.spec import Resources, SandboxSpec
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def options_of(spec: SandboxSpec) -> dict[str, Any]:
     options = {name: getattr(spec, one.name) for name, one in PLAIN.items()}
     options |= {name: getattr(r, name) for name in AMOUNTS}
     options |= {name: [getattr(r, f"{name}_request"), getattr(r, f"{name}_limit")] for name in PAIRS}
-    lists = {"command": list(spec.command), "region": list(spec.regions)}
+    lists = {"command": list(spec.command), "region": list(spec.regions), "volumes": to_dicts(spec.volumes)}
     return {**options, **lists, "tags": dict(spec.tags), "env": dict(spec.env)}
 
 
@@ -53,7 +54,11 @@ def spec_of(options: Mapping[str, Any]) -> SandboxSpec:
     for name in PAIRS:
         sizes[f"{name}_request"], sizes[f"{name}_limit"] = options[name]
     plain = {one.name: options[name] for name, one in PLAIN.items() if name in options}
-    tuples = {"command": tuple(plain.get("command", ())), "regions": _regions(plain.get("regions"))}
+    tuples = {
+        "command": tuple(plain.get("command", ())),
+        "regions": _regions(plain.get("regions")),
+        "volumes": mounts_of(plain.get("volumes", ())),
+    }
     return SandboxSpec(resources=Resources(**sizes), **{**plain, **tuples})
 
 
@@ -122,7 +127,7 @@ def _plain(name: str, value: Any) -> Any:
         return mapping(name, value)
     if name == "region":
         return _regions(value)
-    return value
+    return mounts_of(value) if name == "volumes" else value
 
 
 def _regions(value: Any) -> tuple[Any, ...]:

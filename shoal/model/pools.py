@@ -15,7 +15,19 @@ from shoal.model.sandbox_json import HIDDEN
 from shoal.model.spec import SandboxSpec
 
 GIVEN_WHEN_TAKEN = frozenset(
-    {"env", "idempotency_key", "idle_timeout", "name", "owner_lease", "pty", "tags", "timeout", "user", "workdir"}
+    {
+        "env",
+        "idempotency_key",
+        "idle_timeout",
+        "name",
+        "owner_lease",
+        "pty",
+        "tags",
+        "timeout",
+        "user",
+        "volumes",
+        "workdir",
+    }
 )
 """Options that each sandbox taken from a pool may have of its own: they are set without a restart. All others are fixed
 when its container starts, or decide where it is."""
@@ -30,6 +42,7 @@ NOT_OF_A_POOL = (
     "pty",
     "restart",
     "autostart",
+    "volumes",
 )
 """Options that a pool's spec may not have: they are of one sandbox."""
 

@@ -217,6 +217,17 @@ class ObjectSettings(_Section):
     """The port of Shoal's own server; 0: any free port"""
 
 
+class VolumeSettings(_Section):
+    """Directories that outlive sandboxes: their data is in the object storage, their metadata in the database."""
+
+    cache: Annotated[int, Field(ge=0)] = 1024
+    """MiB of a volume's data that a node keeps on its disk while it has the volume mounted"""
+    grace: Annotated[float, Field(ge=0)] = 86400.0
+    """Seconds for which a deleted volume can be restored"""
+    count: Annotated[int, Field(ge=0)] = 1000
+    """The most volumes of one environment"""
+
+
 class HostSettings(_Section):
     """What sandboxes inherit from the machine, for networks behind a company's proxy or CA. Off by default."""
 
@@ -260,6 +271,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     store: StoreSettings = StoreSettings()
     objects: ObjectSettings = ObjectSettings()
+    volumes: VolumeSettings = VolumeSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Cores,
         IdempotencyKey,
         Mebibytes,
+        Mounts,
         Name,
         OwnerLease,
         Region,
@@ -79,6 +80,8 @@ class SandboxSpec:
     """To find it by; up to 64"""
     env: Variables = field(default_factory=dict)
     """Environment variables. They are not told again"""
+    volumes: Mounts = ()
+    """What it mounts of what outlives it, each at a path of its own"""
     workdir: AbsolutePath | None = None
     """An absolute path; made where it is missing"""
     user: Annotated[str, Field(max_length=256)] = ""

@@ -116,6 +116,10 @@ def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
         if request > limit:
             raise InvalidRequest(f"{name}: the request {request} is above the limit {limit}; lower it", field=name)
     _check_persistence(spec)
+    if spec.volumes and spec.runtime != "runc":
+        raise InvalidRequest(
+            f"volumes: the runtime {spec.runtime} cannot mount them; use runc, or copy what is needed", field="volumes"
+        )
     if limits is not None:
         if spec.timeout is not None:
             check_number("timeout", spec.timeout, 0, limits.timeout, "seconds")

@@ -15,6 +15,7 @@ from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
 from shoal.model.errors import ShoalError
 from shoal.model.info import SandboxInfo
+from shoal.model.mounts import mounts_of, to_dicts
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import FAILURES, TERMINAL, Reason, State
 
@@ -68,7 +69,8 @@ class SandboxRecord:
     the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
     the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
     which sandbox had its name last. `image`: what its spec's image
-    was resolved to, if that is one of the cluster's. `waits_for`: while it waits for room, tells why.
+    was resolved to, if that is one of the cluster's. `volumes`: the ids of its spec's volumes, in their order, empty
+    where one is none; () where there are none. `waits_for`: while it waits for room, tells why.
     """
 
     id: str
@@ -94,6 +96,7 @@ class SandboxRecord:
     weight: int = 0
     name_from: str | None = None
     image: HeldImage | None = None
+    volumes: tuple[str, ...] = ()
     waits_for: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
     _spec_row: dict[str, Any] | None = None
 
@@ -102,8 +105,12 @@ class SandboxRecord:
 
     @property
     def launch_spec(self) -> SandboxSpec:
-        """Its spec for slots and nodes, which know an image of the cluster by its digest."""
-        return self.spec if self.image is None else replace(self.spec, image=self.image.digest)
+        """Its spec for slots and nodes, which know an image of the cluster by its digest, and a volume by its id."""
+        spec = self.spec if self.image is None else replace(self.spec, image=self.image.digest)
+        if not self.volumes:
+            return spec
+        pairs = zip(spec.volumes, self.volumes, strict=True)
+        return replace(spec, volumes=tuple(replace(each, volume=found) for each, found in pairs))
 
     @property
     def ended(self) -> bool:
@@ -170,7 +177,7 @@ class SandboxRecord:
         if self._spec_row is None:
             spec = self.spec
             nested = {"resources": _plain(spec.resources), "tags": dict(spec.tags), "env": dict(spec.env)}
-            self._spec_row = {**_plain(spec), **nested}
+            self._spec_row = {**_plain(spec), **nested, "volumes": to_dicts(spec.volumes)}
         return self._spec_row
 
 
@@ -203,6 +210,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "stop": None if record.stop is None else _plain(record.stop),
         "restarts": record.restarts,
         "image": None if record.image is None else _plain(record.image),
+        "volumes": list(record.volumes),
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
 
@@ -213,6 +221,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec["command"] = tuple(spec["command"])
     region = spec.pop("region", None)  # of an earlier version, which knew one
     spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
+    spec["volumes"] = mounts_of(spec.get("volumes", ()))
     home, stopping, image = row.get("home"), row.get("stopping"), row.get("image")
     record = SandboxRecord(
         id=row["id"],
@@ -234,6 +243,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
         image=None if image is None else HeldImage(**image),
+        volumes=tuple(row.get("volumes", ())),
     )
     if record.ended:
         record.shorten()
@@ -275,6 +285,8 @@ def _digest(spec: SandboxSpec) -> str:
     """The same for specs that ask for the same. What is at its default is left out: a later version may know of more to
     ask for."""
     asked = {**_asked(spec), "resources": _asked(spec.resources)}
+    if spec.volumes:
+        asked["volumes"] = [_asked(each) for each in spec.volumes]
     if len(spec.regions) == 1:
         (asked["region"],) = asked.pop("regions")  # as earlier versions, which knew one, wrote it
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -24,6 +24,7 @@ from shoal.model import machine as machine_file
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
+from shoal.model.mounts import MountSpec
 from shoal.model.spec import MIB, ContainerShape, SandboxSpec
 from shoal.model.states import Reason
 
@@ -90,6 +91,8 @@ class NodeActor:
             stopped=sum(1 for r in records if r.stage is Stage.STOPPED),
             machine=parts.machine,
             fetches_images=parts.images.transfer is not None,
+            mounts=len(mounts := parts.mounts.states()),
+            mounts_still=sum(1 for each in mounts if each.still_s),
             cpu_used=used.cpu,
             memory_used=used.memory,
             disk_used=used.disk,
@@ -213,10 +216,21 @@ class NodeActor:
         """A sandbox waits for the container that is being prepared for this slot: nothing else comes first."""
         (await self._open()).prepared.hurry(slot_id)
 
-    async def assign_container(self, key: str, sandbox_id: str) -> ContainerStarted:
-        """Gives a sandbox the container that its slot kept ready; `NotFound` if it is lost."""
+    async def assign_container(self, key: str, sandbox_id: str, mounts: tuple[MountSpec, ...] = ()) -> ContainerStarted:
+        """Gives a sandbox the container that its slot kept ready, with what the sandbox mounts; `NotFound` if it is
+        lost."""
         parts = await self._open()
-        return self._started(parts, await parts.containers.assign(key, sandbox_id), warm=True)
+        return self._started(parts, await parts.containers.assign(key, sandbox_id, mounts), warm=True)
+
+    async def commit_mount(self, identity: str) -> bool:
+        """Returns once what was written and closed through a mount of this node is durable and seen elsewhere; False
+        where it is not mounted here."""
+        parts = await self._open()
+        return await parts.mounts.commit(identity)
+
+    async def let_go_mount(self, identity: str) -> None:
+        """Unmounts what no container of this node uses any more; `FailedPrecondition` where one does."""
+        await (await self._open()).mounts.let_go(identity)
 
     async def release_containers(self, slot_ids: Sequence[str]) -> None:
         """Removes what slots kept ready, or are about to."""
@@ -282,6 +296,7 @@ class NodeActor:
             tasks.repeat(_AGAIN_S, parts.containers.follow_events, "events"),
             tasks.repeat(_AGAIN_S, parts.disk_watch.run, "disk"),
             tasks.repeat(every, lambda: self._sweep(parts), "sweep"),
+            tasks.repeat(self._wiring.MOUNTS_EVERY_S, parts.mounts.tend, "keep mounts"),
             tasks.repeat(self._wiring.IMAGES_EVERY_S, lambda: self._sweep_images(parts), "sweep images"),
         ]
         return parts
@@ -317,7 +332,7 @@ class NodeActor:
         if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
         await parts.images.fetch(spec.image)
-        record = await parts.containers.start(spec.container_shape, sandbox_id)
+        record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
         self._watch_disk(parts, record)
         return record
 

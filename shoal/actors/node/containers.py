@@ -29,9 +29,10 @@ from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles, Stage
 from shoal.actors.node.size_files import SizeFiles
 from shoal.model import tasks
-from shoal.model.errors import Internal, NotFound, ShoalError
+from shoal.model.errors import FailedPrecondition, Internal, NotFound, ShoalError
 from shoal.model.grants import agent_secret
 from shoal.model.ids import new_container_key
+from shoal.model.mounts import MountSpec
 from shoal.model.spec import MIB, ContainerShape
 from shoal.model.states import Reason
 
@@ -66,6 +67,12 @@ class RelayClient(Protocol):
     async def remove(self, key: str) -> None: ...
 
 
+class Mounter(Protocol):
+    """What a container needs of the node's mounts."""
+
+    async def attach(self, record: ContainerRecord) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerDefaults:
     """The settings that every container of a node shares. `secret`: the cluster's."""
@@ -83,7 +90,8 @@ class ContainerDefaults:
 
 @dataclass(slots=True)
 class Containers:
-    """The containers of one node. `records` are those that exist or are being made, by key."""
+    """The containers of one node. `records` are those that exist or are being made, by key; `mounts`: None where none
+    can mount anything of the node's."""
 
     engine: Engine
     network: Network
@@ -91,6 +99,7 @@ class Containers:
     files: RecordFiles
     defaults: ContainerDefaults
     start_limit: int
+    mounts: Mounter | None = None
     patience_s: float = 10.0  # for a removal: of a usual container it takes less than one
     records: dict[str, ContainerRecord] = field(default_factory=dict)
     _turns: asyncio.Semaphore = field(init=False)
@@ -130,10 +139,16 @@ class Containers:
         """Those without a sandbox."""
         return [record for record in self.records.values() if record.sandbox_id is None]
 
-    async def start(self, shape: ContainerShape, sandbox_id: str | None, slot_id: str | None = None) -> ContainerRecord:
-        """Starts a container of `shape` with its agent and network, for a sandbox or (`slot_id`) to be kept ready. If
-        it raises, nothing is left, or a sweep removes it."""
-        record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id, slot_id=slot_id)
+    async def start(
+        self,
+        shape: ContainerShape,
+        sandbox_id: str | None,
+        slot_id: str | None = None,
+        mounts: tuple[MountSpec, ...] = (),
+    ) -> ContainerRecord:
+        """Starts a container of `shape` with its agent, network and mounts, for a sandbox or (`slot_id`) to be kept
+        ready. If it raises, nothing is left, or a sweep removes it."""
+        record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id, slot_id=slot_id, mounts=mounts)
         self.records[record.key] = record
         try:
             await self.files.put(record)
@@ -175,6 +190,7 @@ class Containers:
             self.records[record.key] = record
             _, attached = await asyncio.gather(self._identify(record), self._attach(record))
             ip = ip or attached
+        await self._mount(record)
         record = record.but(stage=Stage.READY, ip=ip)
         self.records[record.key] = record
         await self.files.put(record)
@@ -264,6 +280,15 @@ class Containers:
             return None
         return await self.network.attach(record.key, record.pid)
 
+    async def _mount(self, record: ContainerRecord) -> None:
+        """Puts into a container that runs what it mounts of what outlives it. Its record is on disk with that."""
+        if record.mounts:
+            if self.mounts is None or not shows_processes(record.shape.runtime):
+                raise FailedPrecondition(
+                    f"volumes: a container of {record.shape.runtime} cannot mount them", state="no_mounts"
+                )
+            await self.mounts.attach(record)
+
     async def _detach(self, key: str) -> None:
         await self.network.detach(key)
         if (pin := self._pin(key)).exists():
@@ -288,14 +313,18 @@ class Containers:
             except Internal as error:  # it may have been lost with its directory: then the next sweep finds out
                 log.warning("container %s: %s", record.key, error)
 
-    async def assign(self, key: str, sandbox_id: str) -> ContainerRecord:
-        """Gives a container that was kept ready to a sandbox. Idempotent; `NotFound` if it is lost."""
+    async def assign(self, key: str, sandbox_id: str, mounts: tuple[MountSpec, ...] = ()) -> ContainerRecord:
+        """Gives a container that was kept ready to a sandbox, with what that mounts. Idempotent; `NotFound` if it is
+        lost."""
         record = self.records.get(key)
         lost = record is None or key in self._doomed or self.loss_of(key) is not None
         if record is None or lost or not record.ready or record.sandbox_id not in (None, sandbox_id):
             raise NotFound(f"container {key} is not ready any more")
-        record = self.records[key] = record.but(sandbox_id=sandbox_id, slot_id=None)
+        if mounts and record.sandbox_id == sandbox_id and record.mounts == mounts:
+            return record
+        record = self.records[key] = record.but(sandbox_id=sandbox_id, slot_id=None, mounts=mounts)
         await self.files.put(record)
+        await self._mount(record)
         return record
 
     async def note_exposed(self, key: str, exposed: tuple[ExposedPort, ...]) -> None:

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from shoal.model.errors import ShoalError
 from shoal.model.ids import CONTAINER
+from shoal.model.mounts import MountSpec, mounts_of
 from shoal.model.spec import ContainerShape
 
 
@@ -39,7 +41,7 @@ class ContainerRecord:
     for that.
 
     `pid` is the agent's in the node's pid namespace and `started` when it started, in clock ticks after boot (0: not
-    known); `ip` is its address on the sandbox network.
+    known); `ip` is its address on the sandbox network; `mounts`: what it mounts of what outlives it.
     """
 
     key: str
@@ -52,6 +54,7 @@ class ContainerRecord:
     ip: str | None = None
     exposed: tuple[ExposedPort, ...] = ()
     slot_id: str | None = None
+    mounts: tuple[MountSpec, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -112,6 +115,8 @@ def _read(file: Path) -> ContainerRecord | None:
         if "ready" in data:  # of an earlier version
             data["stage"] = Stage.READY if data.pop("ready") else Stage.MAKING
         stage = Stage(data["stage"])
-        return ContainerRecord(**{**data, "shape": ContainerShape(**data["shape"]), "exposed": exposed, "stage": stage})
-    except (OSError, ValueError, TypeError, KeyError):
+        mounts = mounts_of(data.get("mounts", ()))
+        shape = ContainerShape(**data["shape"])
+        return ContainerRecord(**{**data, "shape": shape, "exposed": exposed, "stage": stage, "mounts": mounts})
+    except (OSError, ValueError, TypeError, KeyError, ShoalError):
         return None

@@ -34,6 +34,8 @@ from shoal.actors.node.images import NodeImages
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.machine_usage import MachineMeter
 from shoal.actors.node.mount_sources import MountSources
+from shoal.actors.node.mounts.manager import Mounts
+from shoal.actors.node.mounts.volumes import VolumeMounts, volume_access
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.prepared import PreparedContainers
 from shoal.actors.node.records import RecordFiles
@@ -48,6 +50,9 @@ from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
 log = logging.getLogger("shoal.node")
+
+MOUNTS_EVERY_S = 1.0
+"""How soon a mount that was lost is started again."""
 
 IMAGES_EVERY_S = 60.0
 """How often the engine's images are compared with the cluster's: a crash may have left some."""
@@ -72,6 +77,7 @@ class NodeParts:
     machine: str
     images: NodeImages
     meter: MachineMeter
+    mounts: Mounts
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
@@ -79,6 +85,7 @@ class NodeParts:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(asyncio.to_thread, self.containers.defaults.sources.close)
             last_first.push_async_callback(self.containers.disks_gone)
+            last_first.push_async_callback(self.mounts.close)
             last_first.push_async_callback(asyncio.to_thread, cgroup_parent.remove)
             last_first.push_async_callback(self.engine.close)
             last_first.push_async_callback(self.network.close)
@@ -126,9 +133,13 @@ async def open_node(
         files = RecordFiles(state / "containers")
         labels = {CLUSTER_LABEL: cluster, NODE_LABEL: machine or platform.node()}
         defaults = await asyncio.to_thread(_container_defaults, settings, labels, binary, sources, secret, network)
+        kinds = (VolumeMounts(volume_access, settings.volumes.cache),)
+        mounts = Mounts({kind.name: kind for kind in kinds}, state / "mounts", sources.top / "v")
         containers = Containers(
-            engine, network, relay, files, defaults, settings.node.start_limit, records=await files.load()
+            engine, network, relay, files, defaults, settings.node.start_limit, mounts, records=await files.load()
         )
+        mounts.records = containers.records.values
+        await mounts.open()
         own_name = await asyncio.to_thread(_machine_id, state / "machine-id") if machine is None else machine
         if await asyncio.to_thread(_is_new, state / "node-id", node_id):
             await containers.stop_kept()
@@ -159,6 +170,7 @@ async def open_node(
         own_name,
         images,
         MachineMeter(Path(settings.state_dir)),
+        mounts,
     )
 
 

@@ -92,7 +92,7 @@ class SandboxLifecycle:
     async def _take(self, prepared: PreparedContainer) -> Agent | None:
         """The agent of the prepared container; None if that was lost."""
         try:
-            self._started, agent = await prepared.take(self.sandbox_id, self._configure)
+            self._started, agent = await prepared.take(self.sandbox_id, self._configure, self._spec.volumes)
         except PreparedLost as error:
             log.warning("%s: its prepared container is lost: %s", self.sandbox_id, error)
             return None

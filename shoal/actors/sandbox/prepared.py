@@ -13,6 +13,7 @@ from shoal.actors.messages import ContainerStarted
 from shoal.actors.sandbox.node_calls import AGENT_WAIT_S, call_node, connect, loss_of
 from shoal.model import tasks
 from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.mounts import MountSpec
 from shoal.model.spec import ContainerShape
 from shoal.wire.agent import Agent
 
@@ -49,10 +50,14 @@ class PreparedContainer:
         return self._over.done()
 
     async def take(
-        self, sandbox_id: str, configure: Callable[[Agent], Awaitable[None]]
+        self,
+        sandbox_id: str,
+        configure: Callable[[Agent], Awaitable[None]],
+        mounts: tuple[MountSpec, ...] = (),
     ) -> tuple[ContainerStarted, Agent | None]:
-        """Gives it to a sandbox, and meanwhile has `configure` tell its agent whose it is. Returns that agent, None if
-        its connection broke. `PreparedLost`; raises what `configure` raises."""
+        """Gives it to a sandbox, and meanwhile has `configure` tell its agent whose it is; afterwards where the sandbox
+        has `mounts`, for its working directory may be in one. Returns that agent, None if its connection broke.
+        `PreparedLost`; raises what `configure` raises."""
         try:
             if self.key is None:
                 await call_node(self._node, "hurry_container", self._slot_id)
@@ -60,10 +65,14 @@ class PreparedContainer:
             if self.key is None or self._agent is None:
                 raise PreparedLost("it was removed")
             agent, self._agent = self._agent, None
-            started, refused = await asyncio.gather(
-                call_node(self._node, "assign_container", self.key, sandbox_id),
-                _error_of(configure(agent)),
-            )
+            if mounts:
+                started = await call_node(self._node, "assign_container", self.key, sandbox_id, mounts)
+                refused = await _error_of(configure(agent))
+            else:
+                started, refused = await asyncio.gather(
+                    call_node(self._node, "assign_container", self.key, sandbox_id),
+                    _error_of(configure(agent)),
+                )
         except ShoalError as error:
             tasks.supervise(self.remove, "remove prepared container", attempts=1)
             raise PreparedLost(error.message) from None

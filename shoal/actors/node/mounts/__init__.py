@@ -1,0 +1,9 @@
+"""What containers mount of what outlives them.
+
+contract.py    a kind of mount: what a new kind must say of itself. This is the manual
+manager.py     the mounts of one node: shared, counted, watched, healed, ended
+mounted.py     one mount: its helper process, from start to end
+namespaces.py  puts a directory of the node into a running container
+threads.py     blocking calls that may never return
+volumes.py     the kind of volumes: JuiceFS
+"""

