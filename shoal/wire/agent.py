@@ -48,15 +48,23 @@ class Agent(ProcessCalls, FileCalls):
         }
 
     async def configure(
-        self, env: Mapping[str, str | None] | None = None, workdir: checks.PathLike | None = None, user: str = ""
+        self,
+        env: Mapping[str, str | None] | None = None,
+        workdir: checks.PathLike | None = None,
+        user: str = "",
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Sets defaults of later starts: environment (added to the container's), directory (created if missing), user.
 
-        Needs the scope `admin`.
+        `secrets`: files by directory, which must be memory; given, even if empty, processes leave no core files. Needs
+        the scope `admin`.
         """
         request: dict[str, Any] = {"op": "configure", "env": checks.env(env or {}), "user": checks.user(user)}
         if workdir is not None:
             request["workdir"] = checks.directory(workdir)
+        if secrets is not None:
+            request["no_core"] = True
+            request["secrets"] = [{"directory": each, "files": dict(files)} for each, files in secrets.items()]
         await self.connection.request(request, timeout_s=REPLY_S)
 
     async def idle(self, after_s: float) -> float:

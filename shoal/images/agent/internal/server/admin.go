@@ -18,6 +18,9 @@ type configureRequest struct {
 	Env     map[string]*text `json:"env"`
 	Workdir *text            `json:"workdir"`
 	User    string           `json:"user"`
+	// What the sandbox must keep to itself: files, and (NoCore) that its processes leave no core files.
+	Secrets []secretFiles `json:"secrets"`
+	NoCore  bool          `json:"no_core"`
 }
 
 func (s *Server) configure(st *mux.Stream, raw []byte) error {
@@ -53,6 +56,14 @@ func (s *Server) configure(st *mux.Stream, raw []byte) error {
 			return fault.Path("workdir", err)
 		}
 		defaults.Workdir = workdir
+	}
+	if request.NoCore {
+		dumpNothing()
+	}
+	for i := range request.Secrets {
+		if err := request.Secrets[i].write(who); err != nil {
+			return err
+		}
 	}
 	s.table.SetDefaults(defaults)
 	st.Reply(empty{})
