@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shoal.client.rollouts.outcome import Outcome
     from shoal.client.rollouts.reward import Reward, reward
     from shoal.client.sandbox import Sandbox
+    from shoal.client.secrets import Secret
     from shoal.client.tunnels import Forward
     from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
     from shoal.model.errors import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         RelativePath,
         SandboxEnded,
         SandboxNotFound,
+        SecretNotFound,
         ShoalError,
         TokenNotFound,
         TunnelNotFound,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     )
     from shoal.model.info import NodeInfo, SandboxInfo
     from shoal.model.pools import PoolInfo, PoolUse
+    from shoal.model.secrets import SecretInfo
     from shoal.model.states import Reason, State
     from shoal.wire.records import Entry, WatchEvent
 
@@ -76,10 +79,11 @@ _HOMES = {
     "DeadlineExceeded EnvironmentNotFound FailedPrecondition ImageBuildError ImageNotFound Internal InvalidRequest "
     "IsADirectory NoCapacity NoScore NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied PoolNotFound "
     "ProcessNotFound QuotaExceeded "
-    "RelativePath SandboxEnded SandboxNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable "
-    "UserNotFound",
+    "RelativePath SandboxEnded SandboxNotFound SecretNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated "
+    "Unavailable UserNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.pools": "PoolInfo PoolUse",
+    "shoal.model.secrets": "SecretInfo",
     "shoal.model.states": "Reason State",
     "shoal.client.checkpoint": "Checkpoint",
     "shoal.client.image.image": "Image",
@@ -89,6 +93,7 @@ _HOMES = {
     "shoal.client.rollouts.outcome": "Outcome",
     "shoal.client.rollouts.reward": "Reward reward",
     "shoal.client.sandbox": "Sandbox",
+    "shoal.client.secrets": "Secret",
     "shoal.client.tunnels": "Forward",
     "shoal.wire.records": "Entry WatchEvent",
 }
@@ -149,6 +154,9 @@ __all__ = [
     "SandboxInfo",
     "SandboxNotFound",
     "Scope",
+    "Secret",
+    "SecretInfo",
+    "SecretNotFound",
     "ShoalError",
     "State",
     "TokenInfo",

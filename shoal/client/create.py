@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, cast,
 
 from shoal.client.create_options import CreateOptions
 from shoal.client.image.dev import reference_of
+from shoal.client.secrets import uses_of
 from shoal.model.errors import DeadlineExceeded, InvalidRequest, ShoalError, Unavailable
 from shoal.model.info import SandboxInfo
 from shoal.model.options import build_spec
@@ -76,7 +77,8 @@ async def spec_for(client: Client, options: Mapping[str, Any]) -> SandboxSpec:
     if environment is None:
         environment = await client.transport.default_environment()
     image = await reference_of(options.get("image"), client, environment)
-    return build_spec({**options, "environment": environment, "image": image}, await client.defaults.aio())
+    given = {**options, "environment": environment, "image": image, "secrets": uses_of(options.get("secrets"))}
+    return build_spec(given, await client.defaults.aio())
 
 
 async def specs_of(

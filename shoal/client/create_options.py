@@ -13,6 +13,7 @@ from shoal.model.spec import NetworkMode, Placement, Restart, Runtime
 
 if TYPE_CHECKING:
     from shoal.client.image.image import Image
+    from shoal.client.secrets import Secret
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +31,7 @@ class SandboxOptions(TypedDict, total=False):
     tags: Mapping[str, str] | None
     env: Mapping[str, str] | None
     volumes: Mapping[str, Mountable | str] | Sequence[MountSpec] | None
+    secrets: Sequence[Secret] | None
     workdir: str | os.PathLike[str] | None
     user: str | None
     hostname: str | None

@@ -16,6 +16,7 @@ from shoal.client.create import spec_for
 from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.sandbox import CREATE_DEADLINE_S, Sandbox
+from shoal.client.secrets import Secret
 from shoal.model import verbs
 from shoal.model.errors import DeadlineExceeded, InvalidRequest
 from shoal.model.options import options_of
@@ -35,6 +36,7 @@ class TakeOptions(TypedDict, total=False):
     name: str | None
     owner_lease: float | None
     pty: bool | None
+    secrets: Sequence[Secret] | None
     tags: Mapping[str, str] | None
     timeout: float | None
     user: str | None
@@ -151,7 +153,7 @@ class Pool(Context):
     async def take(self, *command: str, deadline: float = CREATE_DEADLINE_S, **options: Unpack[TakeOptions]) -> Sandbox:
         """A sandbox of this pool, running: at once if one is ready, else as soon as one is made.
 
-        `command`: its own command, at whose end it ends. `env`, `tags`, `name`, `timeout`, `idle_timeout`,
+        `command`: its own command, at whose end it ends. `env`, `secrets`, `tags`, `name`, `timeout`, `idle_timeout`,
         `owner_lease`, `workdir`, `user` and `pty` are as in `Sandbox.create`, whose errors it raises.
         """
         if fixed := options.keys() - GIVEN_WHEN_TAKEN:

@@ -21,6 +21,7 @@
     │   ├── NodeNotFound
     │   ├── PoolNotFound
     │   ├── VolumeNotFound
+    │   ├── SecretNotFound
     │   └── TunnelNotFound
     ├── AlreadyExists             the name is taken
     ├── FailedPrecondition        right call, wrong state (carries the state)
@@ -191,6 +192,12 @@ class VolumeNotFound(NotFound):
     """The environment has no volume of this name or id."""
 
     code = "volume_not_found"
+
+
+class SecretNotFound(NotFound):
+    """The environment has no secret of this name, or the secret has no such key."""
+
+    code = "secret_not_found"
 
 
 class TunnelNotFound(NotFound):

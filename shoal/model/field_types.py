@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticKnownError
 
-from shoal.model import ids, mounts, validate
+from shoal.model import ids, mounts, secrets, validate
 from shoal.model.validate import KEY, MAX_ARGV_BYTES, MAX_ARGV_ITEM, MAX_ARGV_ITEMS, MAX_KEY, MAX_REGIONS, MAX_TAGS
 
 
@@ -84,6 +84,30 @@ Mounts = Annotated[
     ),
     Check(mounts.check_mounts),
 ]
+_SECRET_SCHEMA = {
+    "type": "array",
+    "maxItems": secrets.MOST_USES,
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "pattern": NAME, "maxLength": 64},
+            "keys": {"type": "array", "items": {"type": "string"}, "maxItems": secrets.MOST_KEYS},
+            "values": {"type": "object", "additionalProperties": {"type": "string"}},
+            "directory": {"type": "string"},
+        },
+    },
+    "examples": [[{"name": "openai"}, {"values": {"TOKEN": "…"}, "directory": "/run/secrets"}]],
+}
+Secrets = Annotated[
+    tuple[Any, ...],
+    Field(strict=False),
+    BeforeValidator(secrets.secret_uses),
+    WithJsonSchema(_SECRET_SCHEMA),
+    Check(secrets.check_uses),
+]
+"""Secrets of a sandbox. Checked by functions of its own: what pydantic says of a wrong value shows it."""
+
 AbsolutePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Check(validate.check_absolute)]
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=f"^{KEY}$")]
 Cores = Annotated[float, Field(gt=0, le=1024)]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.model import spec as spec_module
 from shoal.model.errors import InvalidRequest
 from shoal.model.mounts import mounts_of, to_dicts
+from shoal.model.secrets import secret_uses
 from shoal.model.spec import Resources, SandboxSpec
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ def options_of(spec: SandboxSpec) -> dict[str, Any]:
     options = {name: getattr(spec, one.name) for name, one in PLAIN.items()}
     options |= {name: getattr(r, name) for name in AMOUNTS}
     options |= {name: [getattr(r, f"{name}_request"), getattr(r, f"{name}_limit")] for name in PAIRS}
-    lists = {"command": list(spec.command), "region": list(spec.regions), "volumes": to_dicts(spec.volumes)}
+    lists = {
+        "command": list(spec.command),
+        "region": list(spec.regions),
+        "volumes": to_dicts(spec.volumes),
+        "secrets": [use.to_dict() for use in spec.secrets],
+    }
     return {**options, **lists, "tags": dict(spec.tags), "env": dict(spec.env)}
 
 
@@ -58,6 +64,7 @@ def spec_of(options: Mapping[str, Any]) -> SandboxSpec:
         "command": tuple(plain.get("command", ())),
         "regions": _regions(plain.get("regions")),
         "volumes": mounts_of(plain.get("volumes", ())),
+        "secrets": secret_uses(plain.get("secrets")),
     }
     return SandboxSpec(resources=Resources(**sizes), **{**plain, **tuples})
 
@@ -127,6 +134,8 @@ def _plain(name: str, value: Any) -> Any:
         return mapping(name, value)
     if name == "region":
         return _regions(value)
+    if name == "secrets":
+        return secret_uses(value)
     return mounts_of(value) if name == "volumes" else value
 
 

@@ -22,6 +22,7 @@ GIVEN_WHEN_TAKEN = frozenset(
         "name",
         "owner_lease",
         "pty",
+        "secrets",
         "tags",
         "timeout",
         "user",
@@ -122,3 +123,7 @@ def check_pool_spec(spec: SandboxSpec) -> None:
     for name in NOT_OF_A_POOL:
         if getattr(spec, name) != default_of(PLAIN[name]):
             raise InvalidRequest(f"{name}: a pool has none; give it when you take a sandbox", field=name)
+    if any(use.name is None for use in spec.secrets):
+        raise InvalidRequest(
+            "secrets: a pool has stored ones only; store it, or give it when you take a sandbox", field="secrets"
+        )

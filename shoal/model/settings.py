@@ -194,6 +194,15 @@ class StoreSettings(_Section):
     """Seconds for which ended sandboxes, events and audit entries are kept"""
 
 
+class SecretSettings(_Section):
+    """What secrets are encrypted with."""
+
+    key_command: str | None = None
+    """A command that prints keys, each 32 bytes in base64 on a line of its own, the newest first: a client of a KMS;
+    none: a file of keys, `secrets.keys` in the state directory, which is made when it is needed
+    """
+
+
 class ObjectSettings(_Section):
     """Where images and snapshots are kept for the whole cluster: an S3 bucket, or a server on the head's disk."""
 
@@ -272,6 +281,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     objects: ObjectSettings = ObjectSettings()
     volumes: VolumeSettings = VolumeSettings()
+    secrets: SecretSettings = SecretSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from shoal.model.secrets import directories
+
 if TYPE_CHECKING:
     from pydantic import Field
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         Region,
         Regions,
         Seconds,
+        Secrets,
         Tags,
         Variables,
     )
@@ -82,6 +85,8 @@ class SandboxSpec:
     """Environment variables. They are not told again"""
     volumes: Mounts = ()
     """What it mounts of what outlives it, each at a path of its own"""
+    secrets: Secrets = ()
+    """Secrets, as environment variables or files in memory. Their values are not told again"""
     workdir: AbsolutePath | None = None
     """An absolute path; made where it is missing"""
     user: Annotated[str, Field(max_length=256)] = ""
@@ -140,6 +145,7 @@ class SandboxSpec:
             self.runtime,
             self.hostname,
             self.persistent,
+            directories(self.secrets),
         )
 
 
@@ -154,7 +160,8 @@ class SlotShape:
 
 @dataclass(frozen=True, slots=True)
 class ContainerShape:
-    """The properties of a container that cannot change once it runs. Units as in `Resources`."""
+    """The properties of a container that cannot change once it runs. Units as in `Resources`; `memory_directories`:
+    those of secrets, which are in memory and not on its disk."""
 
     image: str
     cpu: float
@@ -166,3 +173,4 @@ class ContainerShape:
     runtime: Runtime
     hostname: str = "sandbox"
     persistent: bool = False
+    memory_directories: tuple[str, ...] = ()

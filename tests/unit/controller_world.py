@@ -24,6 +24,7 @@ from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
 from shoal.actors.messages import End, NodeImage, SandboxStarted
 from shoal.model.errors import FailedPrecondition, NotFound, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.secrets import SecretValues
 from shoal.model.settings import Settings
 from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
@@ -89,7 +90,8 @@ class FakeSlot:
         if self.unready_ is not None and not self.unready_.done():
             self.unready_.set_result(why)
 
-    async def start(self, sandbox_id: str, wanted: SandboxSpec) -> SandboxStarted:
+    async def start(self, sandbox_id: str, wanted: SandboxSpec, secrets: SecretValues | None = None) -> SandboxStarted:
+        self.world.told_secrets[sandbox_id] = secrets
         assert self.sandbox_id in (None, sandbox_id), "a slot was given a second sandbox"
         if self.beginning is None:
             self.sandbox_id = sandbox_id
@@ -101,10 +103,12 @@ class FakeSlot:
             raise Unavailable("start: the actor is being restarted; try again", actor="restarting")
         return started
 
-    async def restart(self, sandbox_id: str, wanted: SandboxSpec) -> SandboxStarted:
+    async def restart(
+        self, sandbox_id: str, wanted: SandboxSpec, secrets: SecretValues | None = None
+    ) -> SandboxStarted:
         if self.beginning is None and sandbox_id not in {*self.world.stopped, *self.world.containers}:
             raise NotFound("no container")
-        return await self.start(sandbox_id, wanted)
+        return await self.start(sandbox_id, wanted, secrets)
 
     def _forget_failed(self, beginning: asyncio.Task[SandboxStarted]) -> None:
         if beginning.cancelled() or beginning.exception() is not None:
@@ -298,6 +302,8 @@ class World:
     snapshot_s: float = 0.0
     snapshot_fails: ShoalError | None = None
     background: set[asyncio.Task[Any]] = field(default_factory=set)
+    told_secrets: dict[str, SecretValues | None] = field(default_factory=dict)
+    """What slots were told of sandboxes' secrets."""
     fetching: bool = False
     """Whether nodes fetch images from the object storage."""
     stores: list[tuple[Any, ...]] = field(default_factory=list)

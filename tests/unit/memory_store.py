@@ -19,6 +19,7 @@ from shoal.model.errors import FailedPrecondition, Internal, Unavailable
 from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
+from shoal.model.secrets import StoredSecret
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Disk:
     cordons: dict[str, Cordon] = field(default_factory=dict)
     pools: dict[str, PoolInfo] = field(default_factory=dict)
     images: dict[str, ImageRecord] = field(default_factory=dict)
+    secrets: dict[str, StoredSecret] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
     cluster: str | None = None
@@ -80,6 +82,7 @@ class MemoryStore(Store):
             list(self.disk.cordons.values()),
             list(self.disk.pools.values()),
             list(self.disk.images.values()),
+            list(self.disk.secrets.values()),
             self.disk.last_event,
             complete=len(newest) < history,
         )
@@ -126,6 +129,9 @@ class MemoryStore(Store):
         disk.images |= {image.id: image for image in change.images}
         for image_id in change.removed_images:
             disk.images.pop(image_id, None)
+        disk.secrets |= {secret.info.id: secret for secret in change.secrets}
+        for secret_id in change.removed_secrets:
+            disk.secrets.pop(secret_id, None)
 
     def die(self) -> None:
         self._die_after = 0

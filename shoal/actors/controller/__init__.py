@@ -38,6 +38,8 @@
     overview.py       the cluster at a glance, for dashboards
     image_storage.py  has nodes put images into the object storage
     stored_image_sweep.py  removes from there what no image needs
+    secrets.py        stored secrets, and what of them a sandbox gets
+    secret_keys.py    what they are encrypted with
     object_storage.py where images are kept for all nodes: who may reach it, and its server
     slots.py          the sandbox actors: who gets which
     slot_demand.py    those that are being made for callers that wait

@@ -60,6 +60,9 @@ class Accounts:
         self._changing = asyncio.Lock()
         self.pools_in: Callable[[str], int] = lambda environment: 0
         """How many pools an environment has."""
+        self.secrets_of: Callable[[str], Sequence[str]] = lambda environment: ()
+        """The ids of its secrets, which go with it."""
+        self.forget_secrets: Callable[[str], None] = lambda environment: None
 
     async def restore(self, restored: Restored) -> None:
         """Takes over what the store kept, and creates `main` if it is missing."""
@@ -144,10 +147,14 @@ class Accounts:
         del self._environments[name]  # first, so that nothing is created in it from now on
         entry = audited(verbs.delete_environment, caller, target=name, environment=name)
         try:
-            await self._revoke(revoked, Change(removed_environments=(name,), tokens=revoked, audit=(entry,)))
+            removed = Change(
+                removed_environments=(name,), tokens=revoked, removed_secrets=self.secrets_of(name), audit=(entry,)
+            )
+            await self._revoke(revoked, removed)
         except ShoalError:
             self._environments[name] = kept
             raise
+        self.forget_secrets(name)
 
     # -- tokens -------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -71,6 +71,8 @@ class DeclaredPools:
         self._pools: dict[Key, _Declared] = {}
         self._changing = asyncio.Lock()
         """One change at a time: each is in memory once it is on record."""
+        self.admitted: Callable[[SandboxSpec], Awaitable[SandboxSpec]] = _as_it_is
+        """Checks that its secrets are there."""
         accounts.pools_in = self.count
         admission.images.of_pools = self._images
 
@@ -97,6 +99,7 @@ class DeclaredPools:
         check_sees_environment(caller, spec.environment)
         check_pool_spec(spec)
         image = self._admission.check_possible(spec)
+        spec = await self.admitted(spec)
         info = PoolInfo(name, spec.environment, spec, min_ready, max_ready, self._clock())
         self._check_quota(info)
         async with self._changing:
@@ -236,6 +239,10 @@ class DeclaredPools:
             problem=None if enough else kept.problem,
         )
         return replace(pool.info, use=use)
+
+
+async def _as_it_is(spec: SandboxSpec) -> SandboxSpec:
+    return spec
 
 
 def _resolved(spec: SandboxSpec, image: HeldImage | None) -> SandboxSpec:

@@ -20,6 +20,8 @@ from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
 from shoal.model import tasks
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.secrets import SecretValues
+from shoal.model.spec import SandboxSpec
 
 ATTEMPTS = 3
 """New slots that may die starting one sandbox. Idle ones do not count: any number of them may have died unnoticed."""
@@ -28,13 +30,19 @@ ATTEMPTS = 3
 _UNDO_S = 30.0
 
 
+async def no_secrets(spec: SandboxSpec) -> SecretValues | None:
+    """For a controller without secrets."""
+    return None
+
+
 @dataclass(slots=True)
 class Launcher:
-    """`call`: how actors are called."""
+    """`call`: how actors are called; `secret_values`: what the processes of a sandbox get of its secrets."""
 
     writer: RecordWriter
     pool: SlotPool
     call: Callable[..., Awaitable[Any]]
+    secret_values: Callable[[SandboxSpec], Awaitable[SecretValues | None]] = no_secrets
     starting: int = 0
     """Starts under way."""
 
@@ -93,9 +101,10 @@ class Launcher:
         left_s = max(0.1, run.record.deadline - time.time())
         self.starting += 1
         try:
-            started: SandboxStarted = await self.call(
-                slot.handle, "start", run.record.id, run.record.launch_spec, timeout_s=left_s
-            )
+            # At the last moment: they are in the clear from here to the agent, and kept nowhere.
+            values = await self.secret_values(run.record.spec)
+            given = (run.record.launch_spec,) if values is None else (run.record.launch_spec, values)
+            started: SandboxStarted = await self.call(slot.handle, "start", run.record.id, *given, timeout_s=left_s)
         finally:
             self.starting -= 1
         return started

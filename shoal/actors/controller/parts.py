@@ -41,6 +41,8 @@ from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.sandboxes import Sandboxes
+from shoal.actors.controller.secret_keys import SecretKeys
+from shoal.actors.controller.secrets import Secrets
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slot_stock import SlotStock
 from shoal.actors.controller.slots import SlotPool
@@ -62,6 +64,9 @@ from shoal.model.settings import Settings
 from shoal.model.spec import SlotShape
 
 log = logging.getLogger("shoal.controller")
+
+SECRET_KEYS = "secrets.keys"
+"""The file of the keys of secrets, in the state directory."""
 
 _TEND_S = 1.0
 _LOOK_S = 1.0
@@ -111,6 +116,7 @@ class Parts:
     image_push: ImagePush
     image_storage: ImageStorage
     image_sweep: StoredImageSweep
+    secrets: Secrets
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -264,18 +270,25 @@ async def open_parts(
     supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)
     accounts = Accounts(writer, registry)
     admission = Admission(settings.limits, registry, accounts, nodes, use, launchable, supervisor.check_room)
+    keys = SecretKeys(settings.state_dir / SECRET_KEYS, settings.secrets.key_command)
+    secrets = Secrets(writer, registry, accounts, keys, secret)
+    supervisor.launcher.secret_values = supervisor.persistence.secret_values = secrets.values_for
     images = ImageVerbs(kept, use, image_changes, accounts)
-    sandboxes = Sandboxes(secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, call)
+    sandboxes = Sandboxes(
+        secret, registry, history, admission, supervisor, nodes, writer, metrics, leases, secrets, call
+    )
     snapshots = Snapshots(kept, image_changes, history, nodes, settings.limits, call)
     image_storage = ImageStorage(kept, image_changes, nodes, settings.objects.bucket is not None, call)
     use.can_be_stored = image_storage.can_store
+    declared_pools = DeclaredPools(writer, registry, accounts, admission, ready, settings.limits)
+    declared_pools.admitted = secrets.admitted
     parts = Parts(
         settings=settings,
         store=store,
         nodes=nodes,
         pool=pool,
         ready=ready,
-        declared_pools=DeclaredPools(writer, registry, accounts, admission, ready, settings.limits),
+        declared_pools=declared_pools,
         registry=registry,
         writer=writer,
         supervisor=supervisor,
@@ -300,11 +313,13 @@ async def open_parts(
         image_push=ImagePush(images, nodes, writer, call),
         image_storage=image_storage,
         image_sweep=StoredImageSweep(kept, image_storage, objects),
+        secrets=secrets,
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete
     ready.starts = lambda: supervisor.launcher.starting
     await accounts.restore(restored)
+    secrets.restore(restored)
     parts.declared_pools.restore(restored)
     await parts.recovery.run(restored.sandboxes)
     registry.complete = registry.complete and restored.complete

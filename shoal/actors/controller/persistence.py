@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shoal.actors.controller.endings import machine_lost, stop_unknown
+from shoal.actors.controller.launcher import no_secrets
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import Event
 from shoal.actors.controller.record import SandboxRecord
@@ -25,7 +26,8 @@ from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
 from shoal.model import tasks
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
-from shoal.model.spec import SlotShape
+from shoal.model.secrets import SecretValues
+from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import State
 
 _STOP_S = 60.0
@@ -36,12 +38,13 @@ _PATIENCE_S = 2.0
 
 @dataclass(slots=True)
 class Persistence:
-    """`call`: how actors are called."""
+    """`call`: how actors are called; `secret_values`: what the processes of a sandbox get of its secrets."""
 
     pool: SlotPool
     maker: SlotMaker
     nodes: Nodes
     call: Callable[..., Awaitable[Any]]
+    secret_values: Callable[[SandboxSpec], Awaitable[SecretValues | None]] = no_secrets
 
     async def halt_there(self, run: Run) -> Outcome:
         """Has its node stop its container, for as long as there is that node."""
@@ -79,9 +82,9 @@ class Persistence:
         record = run.record
         left_s = max(0.1, record.deadline - time.time())
         try:
-            started: SandboxStarted = await self.call(
-                run.slot.handle, "restart", record.id, record.launch_spec, timeout_s=left_s
-            )
+            values = await self.secret_values(record.spec)
+            given = (record.launch_spec,) if values is None else (record.launch_spec, values)
+            started: SandboxStarted = await self.call(run.slot.handle, "restart", record.id, *given, timeout_s=left_s)
         except DeadlineExceeded:
             message = "the sandbox did not start in time; it is stopped. Allow more with deadline="
             return Outcome(Event.UNCLEAR_START, error=DeadlineExceeded(message, field="deadline"))

@@ -16,6 +16,7 @@ from shoal.model.access import INSIDE
 from shoal.model.errors import ShoalError
 from shoal.model.info import SandboxInfo
 from shoal.model.mounts import mounts_of, to_dicts
+from shoal.model.secrets import SecretUse
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import FAILURES, TERMINAL, Reason, State
 
@@ -106,11 +107,17 @@ class SandboxRecord:
     @property
     def launch_spec(self) -> SandboxSpec:
         """Its spec for slots and nodes, which know an image of the cluster by its digest, and a volume by its id."""
-        spec = self.spec if self.image is None else replace(self.spec, image=self.image.digest)
+        spec = self.told_spec if self.image is None else replace(self.told_spec, image=self.image.digest)
         if not self.volumes:
             return spec
         pairs = zip(spec.volumes, self.volumes, strict=True)
         return replace(spec, volumes=tuple(replace(each, volume=found) for each, found in pairs))
+
+    @property
+    def told_spec(self) -> SandboxSpec:
+        """Its spec without what is sealed."""
+        spec = self.spec
+        return replace(spec, secrets=tuple(use.told() for use in spec.secrets)) if spec.secrets else spec
 
     @property
     def ended(self) -> bool:
@@ -135,7 +142,7 @@ class SandboxRecord:
         return SandboxInfo(
             id=self.id,
             state=self.state,
-            spec=self.spec,
+            spec=self.told_spec,
             created_at=self.created_at,
             started_at=started.started_at if started else None,
             ended_at=self.end.ended_at if self.end else None,
@@ -163,7 +170,7 @@ class SandboxRecord:
         together with a long command they are a thousand times the size of the rest."""
         if self.digest is None:
             self.digest = _digest(self.spec)
-            self.spec = replace(self.spec, env={}, command=_beginning(self.spec.command))
+            self.spec = replace(self.told_spec, env={}, command=_beginning(self.spec.command))
             self._spec_row = None
         texts = (self.end.message if self.end else "", *self.tags.keys(), *self.tags.values())
         self.weight = spec_weight(self.spec) + sum(map(sys.getsizeof, texts))
@@ -176,15 +183,22 @@ class SandboxRecord:
     def spec_row(self) -> dict[str, Any]:
         if self._spec_row is None:
             spec = self.spec
-            nested = {"resources": _plain(spec.resources), "tags": dict(spec.tags), "env": dict(spec.env)}
-            self._spec_row = {**_plain(spec), **nested, "volumes": to_dicts(spec.volumes)}
+            nested = {
+                "resources": _plain(spec.resources),
+                "tags": dict(spec.tags),
+                "env": dict(spec.env),
+                "volumes": to_dicts(spec.volumes),
+                "secrets": [use.to_row() for use in spec.secrets],
+            }
+            self._spec_row = {**_plain(spec), **nested}
         return self._spec_row
 
 
 def spec_weight(spec: SandboxSpec) -> int:
     """Bytes of the texts in a spec."""
     named = (pair for texts in (spec.env, spec.tags) for item in texts.items() for pair in item)
-    return sum(map(sys.getsizeof, (spec.image, spec.workdir or "", *spec.command, *named)))
+    sealed = (use.sealed for use in spec.secrets)
+    return sum(map(sys.getsizeof, (spec.image, spec.workdir or "", *spec.command, *named, *sealed)))
 
 
 _CREATE_FAILED = frozenset({Reason.IMAGE_ERROR, Reason.START_FAILED})
@@ -222,6 +236,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     region = spec.pop("region", None)  # of an earlier version, which knew one
     spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
     spec["volumes"] = mounts_of(spec.get("volumes", ()))
+    spec["secrets"] = tuple(map(SecretUse.from_row, spec.get("secrets", ())))
     home, stopping, image = row.get("home"), row.get("stopping"), row.get("image")
     record = SandboxRecord(
         id=row["id"],
@@ -287,6 +302,8 @@ def _digest(spec: SandboxSpec) -> str:
     asked = {**_asked(spec), "resources": _asked(spec.resources)}
     if spec.volumes:
         asked["volumes"] = [_asked(each) for each in spec.volumes]
+    if spec.secrets:
+        asked["secrets"] = [{**use.to_dict(), "mark": use.mark} for use in spec.secrets]
     if len(spec.regions) == 1:
         (asked["region"],) = asked.pop("regions")  # as earlier versions, which knew one, wrote it
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

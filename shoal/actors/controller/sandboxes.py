@@ -19,6 +19,7 @@ from shoal.actors.controller.phase import SETTLED
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.secrets import Secrets
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.handles import call
 from shoal.model import grants, verbs
@@ -31,7 +32,7 @@ from shoal.model.spec_model import check_spec
 from shoal.model.states import State
 from shoal.model.validate import check_tags
 from shoal.model.verbs import Made
-from shoal.model.visibility import sees
+from shoal.model.visibility import check_sees_environment, sees
 
 MAX_MANY = 1000
 _LONGEST_WAIT_S = 30.0
@@ -52,6 +53,7 @@ class Sandboxes:
     writer: RecordWriter
     metrics: Metrics
     leases: OwnerLeases
+    secrets: Secrets
     call: Callable[..., Awaitable[Any]] = call
     _looks: weakref.WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = field(
         default_factory=weakref.WeakValueDictionary
@@ -62,6 +64,9 @@ class Sandboxes:
         record, without a grant."""
         try:
             spec = self.admission.images.with_command(spec)
+            if spec.secrets:
+                check_sees_environment(caller, spec.environment)
+                spec = await self.secrets.admitted(spec)
             record, new, left_s = await self._admitted(spec, deadline_s, caller)
             if wait:
                 # Its creator waits a little longer, to be told that the deadline ended it, once that is written.

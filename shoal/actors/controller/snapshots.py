@@ -81,6 +81,12 @@ class Snapshots:
                 'create it with runtime="runsc"',
                 state="no_memory",
             )
+        if record.spec.secrets and not record.ended:
+            raise FailedPrecondition(
+                f"the memory of {record.id} holds secrets, which must not come to be in an image; "
+                "take a snapshot of its files, or create it without secrets",
+                state="secrets",
+            )
         return await self._take(record, _Wanted(ImageKind.CHECKPOINT, None, ttl, key), caller)
 
     async def save_build(

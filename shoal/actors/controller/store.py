@@ -3,7 +3,7 @@
 Terms
     row       a sandbox in JSON-ready form (`record.to_row`); the store takes its columns for queries from it.
     state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens,
-              cordons of nodes, pools, images.
+              cordons of nodes, pools, images, secrets.
 
 Rules for every store
     - `write` returns once all of it is on disk, as one transaction. Concurrent writes may share one commit.
@@ -29,6 +29,7 @@ from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToke
 from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon, PageCursor
 from shoal.model.pools import PoolInfo
+from shoal.model.secrets import StoredSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,15 @@ class Restored:
     cordons: list[Cordon] = field(default_factory=list)
     pools: list[PoolInfo] = field(default_factory=list)
     images: list[ImageRecord] = field(default_factory=list)
+    secrets: list[StoredSecret] = field(default_factory=list)
     last_event: int = 0
     complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A set of changes to write together. Sandboxes, environments, tokens, cordons, pools and images
-    replace those with the same id or name."""
+    """A set of changes to write together. Sandboxes, environments, tokens, cordons, pools, images
+    and secrets replace those with the same id or name."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -64,6 +66,8 @@ class Change:
     removed_pools: Sequence[str] = ()
     images: Sequence[ImageRecord] = ()
     removed_images: Sequence[str] = ()
+    secrets: Sequence[StoredSecret] = ()
+    removed_secrets: Sequence[str] = ()
 
 
 class Store(ABC):

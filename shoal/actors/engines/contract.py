@@ -93,7 +93,8 @@ class ContainerSpec:
     devices; `disk_dir`: where the engine may mount a disk of the container's own: a path for it alone, named after its
     key, which does not exist; `default_env`: variables where the image has none of the name; `keep`: it may be stopped
     and started again, and what it writes outlives that, and a crash of the machine; `namespace`: a file that pins its
-    network namespace, at each start another one; None: the engine makes one."""
+    network namespace, at each start another one; None: the engine makes one; `memory_directories`: tmpfs mounts for
+    root alone, empty at each start, of `isolation.SECRETS_SIZE` bytes each."""
 
     key: str
     image: str
@@ -113,6 +114,7 @@ class ContainerSpec:
     mounts: tuple[Mount, ...] = ()
     keep: bool = False
     namespace: Path | None = None
+    memory_directories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ READ_ONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/p
 LEAST_PIDS: Final = 16
 LEAST_MEMORY: Final = 6 * MiB
 _SHM: Final = 64 * MiB
+SECRETS_SIZE: Final = MiB
+"""Bytes of each directory in memory. They count as memory."""
 _HOSTNAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
 
 

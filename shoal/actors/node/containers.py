@@ -524,6 +524,7 @@ class Containers:
             labels=defaults.labels,
             mounts=(*defaults.mounts, *sizes, Mount(resolv_conf, "/etc/resolv.conf")),
             keep=shape.persistent,
+            memory_directories=shape.memory_directories,
             namespace=None if shows_processes(shape.runtime) else self._pin(record.key),
         )
 

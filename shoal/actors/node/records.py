@@ -116,7 +116,8 @@ def _read(file: Path) -> ContainerRecord | None:
             data["stage"] = Stage.READY if data.pop("ready") else Stage.MAKING
         stage = Stage(data["stage"])
         mounts = mounts_of(data.get("mounts", ()))
-        shape = ContainerShape(**data["shape"])
+        shape = data["shape"]
+        shape = ContainerShape(**{**shape, "memory_directories": tuple(shape.get("memory_directories", ()))})
         return ContainerRecord(**{**data, "shape": shape, "exposed": exposed, "stage": stage, "mounts": mounts})
     except (OSError, ValueError, TypeError, KeyError, ShoalError):
         return None

@@ -22,6 +22,7 @@ from shoal.actors.sandbox.no_pydantic import hide_pydantic
 from shoal.actors.sandbox.prepared import PreparedContainer
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.secrets import SecretValues
 from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
 
@@ -88,14 +89,14 @@ class SandboxActor:
         if prepared is not None:
             await prepared.remove()
 
-    async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+    async def start(self, sandbox_id: str, spec: SandboxSpec, secrets: SecretValues | None = None) -> SandboxStarted:
         """Starts the sandbox. Called again for the same sandbox, it joins the first start. If it raises, nothing is
         left."""
-        return await self._take(sandbox_id, spec, SandboxLifecycle.start)
+        return await self._take(sandbox_id, spec, SandboxLifecycle.start, secrets)
 
-    async def restart(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+    async def restart(self, sandbox_id: str, spec: SandboxSpec, secrets: SecretValues | None = None) -> SandboxStarted:
         """Starts a persistent sandbox that is stopped on this node, as `start` does. If it raises, it is stopped."""
-        return await self._take(sandbox_id, spec, SandboxLifecycle.restart)
+        return await self._take(sandbox_id, spec, SandboxLifecycle.restart, secrets)
 
     async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
         """Takes a sandbox of this node whose slot was lost; `NotFound` if its container is not here."""
@@ -138,6 +139,7 @@ class SandboxActor:
         sandbox_id: str,
         spec: SandboxSpec,
         begin: Callable[[SandboxLifecycle], Coroutine[Any, Any, SandboxStarted]],
+        secrets: SecretValues | None = None,
     ) -> SandboxStarted:
         await self._find_node()
         if self._life is not None and self._life.sandbox_id != sandbox_id:
@@ -149,6 +151,7 @@ class SandboxActor:
                 tasks.supervise(prepared.remove, "remove prepared container", attempts=1)
                 prepared = None
             life.prepared = prepared
+            life.secrets = secrets
             self._start_task = tasks.shared(begin(life), "start sandbox")
             self._start_task.add_done_callback(self._forget_failed)
         return await asyncio.shield(self._start_task)

@@ -29,6 +29,7 @@ from shoal.actors.sandbox.stopping import end_command, save_output
 from shoal.model import tasks
 from shoal.model.errors import NotFound, ProcessNotFound, ShoalError
 from shoal.model.ids import MAIN_PROCESS
+from shoal.model.secrets import SecretValues
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
 from shoal.wire.agent import Agent, Start, Terminal
@@ -50,6 +51,8 @@ class SandboxLifecycle:
         self._grace_s = grace_s
         self.prepared: PreparedContainer | None = None
         """What its slot has prepared for it."""
+        self.secrets: SecretValues | None = None
+        """What its processes get, until they have it."""
         self._started: ContainerStarted | None = None
         self._agent: Agent | None = None
         self._sandbox_started: SandboxStarted | None = None
@@ -86,6 +89,8 @@ class SandboxLifecycle:
             with suppress(ShoalError):  # the first error says more than a failed clean-up
                 await asyncio.shield(call_node(self._node, undo, self.sandbox_id))
             raise
+        finally:
+            self.secrets = None
         assert self._started is not None
         return self._watch(time.time(), self._started.warm)
 
@@ -110,8 +115,12 @@ class SandboxLifecycle:
         return agent
 
     async def _configure(self, agent: Agent) -> None:
-        spec = self._spec
-        await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
+        spec, secrets = self._spec, self.secrets
+        if secrets is None:
+            await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
+        else:
+            env = {**secrets.env, **spec.env}
+            await agent.configure(env=env, workdir=spec.workdir, user=spec.user, secrets=secrets.files)
 
     async def adopt(self, started_at: float) -> SandboxStarted:
         """Adopts a container that another slot started; `NotFound` if it is not on this node."""

@@ -31,6 +31,7 @@ from shoal.cluster.api.request.route import ApiRoute, StartRoute
 from shoal.cluster.api.sandboxes import batch, events, logs
 from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
+from shoal.cluster.api.secrets import routes as secrets
 from shoal.cluster.api.tunnels import routes as exposures
 from shoal.model import tasks
 from shoal.model.hosts import check_open
@@ -58,6 +59,7 @@ def routers() -> list[APIRouter]:
         archive.router,
         exposures.router,
         pools.router,
+        secrets.router,
         builds.router,
         images.router,
         logs.router,

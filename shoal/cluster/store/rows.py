@@ -12,6 +12,7 @@ from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Sco
 from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
+from shoal.model.secrets import SecretInfo, StoredSecret
 from shoal.model.states import TERMINAL, State
 
 Row = dict[str, Any]
@@ -32,6 +33,7 @@ class Rows:
     cordons: dict[str, Row | None] = field(default_factory=dict)
     pools: dict[str, Row | None] = field(default_factory=dict)
     images: dict[str, Row | None] = field(default_factory=dict)
+    secrets: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -42,6 +44,7 @@ class Rows:
         self.cordons |= later.cordons
         self.pools |= later.pools
         self.images |= later.images
+        self.secrets |= later.secrets
 
     @property
     def last_event(self) -> int:
@@ -73,6 +76,10 @@ def rows_of(change: Change) -> Rows:
         images={
             **{image.id: _image_row(image) for image in change.images},
             **dict.fromkeys(change.removed_images),
+        },
+        secrets={
+            **{secret.info.id: _secret_row(secret) for secret in change.secrets},
+            **dict.fromkeys(change.removed_secrets),
         },
     )
 
@@ -159,6 +166,20 @@ def image_of(row: Any) -> ImageRecord:
     return ImageRecord.from_dict(json.loads(row.row))
 
 
+def secret_of(row: Any) -> StoredSecret:
+    info = SecretInfo(
+        name=row.name,
+        environment=row.environment,
+        keys=tuple(json.loads(row.keys)),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        version=row.version,
+        bytes=row.bytes,
+        key_id=row.key_id,
+    )
+    return StoredSecret(info, row.sealed)
+
+
 def _event_row(event: SandboxEvent) -> Row:
     return {
         "id": event.id,
@@ -214,6 +235,11 @@ def _image_row(image: ImageRecord) -> Row:
         "expires_at": image.expires_at,
         "row": _json(row),
     }
+
+
+def _secret_row(secret: StoredSecret) -> Row:
+    info = secret.info
+    return {**asdict(info), "id": info.id, "keys": _json(info.keys), "sealed": secret.sealed}
 
 
 def _text(value: Any) -> str | None:

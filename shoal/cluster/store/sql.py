@@ -196,6 +196,7 @@ def _restore(connection: Connection, history: int) -> Restored:
         cordons=[rows.cordon_of(row) for row in connection.execute(select(tables.cordons))],
         pools=[rows.pool_of(row) for row in connection.execute(select(tables.pools))],
         images=[rows.image_of(row) for row in connection.execute(select(tables.images))],
+        secrets=[rows.secret_of(row) for row in connection.execute(select(tables.secrets))],
         last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
         complete=complete,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration, whose result is `tables` below."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
@@ -133,6 +133,21 @@ images = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("row", Text, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    tables,
+    Column("id", Text, primary_key=True),  # environment/name
+    Column("environment", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("keys", Text, nullable=False),  # their names, in JSON
+    Column("version", _BIG, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("sealed", Text, nullable=False),  # its values, encrypted
 )
 
 version = Table(

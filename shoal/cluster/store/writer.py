@@ -180,6 +180,7 @@ def _apply(connection: Connection, rows: Rows) -> None:
     _put_or_remove(connection, tables.cordons, tables.cordons.c.node_id, rows.cordons)
     _put_or_remove(connection, tables.pools, tables.pools.c.id, rows.pools)
     _put_or_remove(connection, tables.images, tables.images.c.id, rows.images)
+    _put_or_remove(connection, tables.secrets, tables.secrets.c.id, rows.secrets)
     if rows.audit:
         connection.execute(tables.audit.insert(), rows.audit)
 
@@ -216,5 +217,6 @@ _UPSERTS = {
         tables.cordons,
         tables.pools,
         tables.images,
+        tables.secrets,
     )
 }

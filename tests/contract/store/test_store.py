@@ -16,6 +16,7 @@ from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
+from shoal.model.secrets import SecretInfo, StoredSecret
 from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
 from tests.contract.store.samples import ended, entry, environment, event, living, plain, token
 from tests.unit import builders
@@ -95,6 +96,16 @@ async def test_a_pool_is_replaced_and_removed(location: StoreLocation, store: St
     await store.write(Change(pools=[one, other]))
     await store.write(Change(pools=[replace(one, max_ready=9)], removed_pools=[other.id, "main/never"]))
     assert (await reopened(location)).pools == [replace(one, max_ready=9)]
+
+
+async def test_a_secret_is_replaced_and_removed(location: StoreLocation, store: Store) -> None:
+    one, other = (
+        StoredSecret(SecretInfo(name, "main", ("A", "B"), 1.0, 2.0, 1, 9, "k1"), f"1.k1.{name}") for name in ("a", "b")
+    )
+    await store.write(Change(secrets=[one, other]))
+    newer = StoredSecret(replace(one.info, version=2, key_id="k2", updated_at=3.0), "1.k2.a")
+    await store.write(Change(secrets=[newer], removed_secrets=[other.info.id, "main/never"]))
+    assert (await reopened(location)).secrets == [newer]
 
 
 async def test_tokens_are_removed_in_the_order_of_the_writes(location: StoreLocation, store: Store) -> None:

@@ -92,4 +92,12 @@ def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
             "BindOptions": {"Propagation": "rprivate"},
         }
         for mount in isolation.mounts(spec)
+    ] + [
+        # The daemon adds nosuid, nodev and noexec.
+        {
+            "Type": "tmpfs",
+            "Target": directory,
+            "TmpfsOptions": {"SizeBytes": isolation.SECRETS_SIZE, "Mode": 0o700},
+        }
+        for directory in spec.memory_directories
     ]

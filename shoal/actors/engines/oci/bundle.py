@@ -56,7 +56,11 @@ def config(spec: ContainerSpec, image: ImageInfo, place: Place, machine: Machine
         "process": _process(spec, image, place, machine),
         "root": {"path": str(place.root), "readonly": False},
         "hostname": spec.hostname,
-        "mounts": [*_kernel_mounts(spec), *map(_bind, (*isolation.mounts(spec), *_filter(place)))],
+        "mounts": [
+            *_kernel_mounts(spec),
+            *map(_bind, (*isolation.mounts(spec), *_filter(place))),
+            *map(_memory, spec.memory_directories),
+        ],
         "linux": {
             "namespaces": _namespaces(spec),
             "cgroupsPath": place.cgroup,
@@ -123,6 +127,10 @@ def _kernel_mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
 
 def _mount(kind: str, target: str, *options: str) -> dict[str, Any]:
     return {"type": kind, "source": kind, "destination": target, "options": list(options)}
+
+
+def _memory(directory: str) -> dict[str, Any]:
+    return _mount("tmpfs", directory, *_NOTHING_RUNS, "mode=700", f"size={isolation.SECRETS_SIZE}")
 
 
 def _bind(mount: Mount) -> dict[str, Any]:

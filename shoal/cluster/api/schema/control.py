@@ -129,6 +129,8 @@ class BatchItem(SandboxCreate):
 def _or_what_is_wrong(data: Any, check: ValidatorFunctionWrapHandler) -> BatchItem | InvalidRequest:
     try:
         item: BatchItem = check(data)
+    except InvalidRequest as error:
+        return error
     except ValidationError as error:
         return invalid_request(error.errors(include_url=False, include_context=False))
     return item
