@@ -24,6 +24,7 @@ from shoal.cli import (
     run,
     sandboxes,
     scaling,
+    secrets,
     session,
     tunnels,
 )
@@ -76,6 +77,7 @@ app.command()(login.login)
 app.command()(login.logout)
 app.add_typer(pools.pool, name="pool")
 app.add_typer(image, name="image")
+app.add_typer(secrets.secret, name="secret")
 app.add_typer(admin.tokens, name="tokens")
 app.add_typer(admin.environments, name="environments")
 app.command()(history.audit)

@@ -15,6 +15,10 @@ Env = Annotated[
     list[str] | None,
     typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Environment variable; without a value, the local one."),
 ]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option("--secret", metavar="NAME[:DIR]", help="A stored secret, as variables, or as files in DIR."),
+]
 Workdir = Annotated[str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Absolute path to start in.")]
 User = Annotated[str | None, typer.Option("--user", "-u", metavar="USER", help="Name, uid or uid:gid.")]
 Interactive = Annotated[
@@ -52,6 +56,14 @@ def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
             text = os.environ[name]
         found[name] = text
     return found
+
+
+def secrets(values: Sequence[str] | None) -> list[dict[str, str]] | None:
+    """`NAME`, or `NAME:/directory`."""
+    if not values:
+        return None
+    split = (value.partition(":") for value in values)
+    return [{"name": name, **({"directory": directory} if colon else {})} for name, colon, directory in split]
 
 
 def amount(option: str, text: str | None) -> float | tuple[float, float] | None:

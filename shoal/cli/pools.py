@@ -9,7 +9,7 @@ import typer
 
 from shoal.cli import console
 from shoal.cli.image_build import image_of
-from shoal.cli.options import EnvironmentName, Json, amount, mebibytes, seconds
+from shoal.cli.options import EnvironmentName, Json, Secrets, amount, mebibytes, seconds, secrets
 from shoal.cli.session import with_cluster
 from shoal.cli.spec_options import parsed, with_spec_options
 from shoal.model.errors import InvalidRequest
@@ -51,6 +51,7 @@ def create(
     idle_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="End what is taken after this time without a process.")
     ] = None,
+    secret: Secrets = None,
     json: Json = False,
     **spec_options: str | bool | None,
 ) -> None:
@@ -70,6 +71,7 @@ def create(
     options = {
         **parsed(spec_options),
         "image": image_of(image),
+        "secrets": secrets(secret),
         "cpu": amount("cpu", cpu),
         "memory": mebibytes("memory", memory),
         "disk": size,

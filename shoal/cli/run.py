@@ -14,6 +14,7 @@ from shoal.cli.options import (
     Env,
     Interactive,
     SandboxName,
+    Secrets,
     Tty,
     User,
     Workdir,
@@ -22,6 +23,7 @@ from shoal.cli.options import (
     mebibytes,
     pairs,
     seconds,
+    secrets,
 )
 from shoal.cli.session import find, with_cluster
 from shoal.cli.spec_options import parsed, with_spec_options
@@ -51,6 +53,7 @@ def run(
     ] = False,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag, to find it by.")] = None,
     env: Env = None,
+    secret: Secrets = None,
     workdir: Workdir = None,
     user: User = None,
     cpu: Annotated[str | None, typer.Option(metavar="CORES", help="Guaranteed cores, or REQUEST:LIMIT.")] = None,
@@ -82,6 +85,7 @@ def run(
       cat data.csv | shoal run shoal/base wc -l
       shoal run --cpu 0.5:2 --memory 256:1g --timeout 10m shoal/base make test
       shoal run -d --name dev --persistent --restart on-failure shoal/base
+      shoal run --secret openai shoal/base python3 agent.py
       shoal run images.py:tests pytest             an Image in a Python file
       shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
@@ -93,6 +97,7 @@ def run(
         "image": image_of(image),
         "tags": pairs("tag", tag),
         "env": pairs("env", env),
+        "secrets": secrets(secret),
         "workdir": workdir,
         "user": user,
         "cpu": amount("cpu", cpu),
