@@ -27,6 +27,7 @@ from shoal.cli import (
     secrets,
     session,
     tunnels,
+    usage,
 )
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
@@ -82,6 +83,7 @@ app.add_typer(admin.tokens, name="tokens")
 app.add_typer(admin.environments, name="environments")
 app.command()(history.audit)
 app.command()(history.events)
+app.command()(usage.usage)
 
 
 def _print_version(wanted: bool) -> None:

@@ -23,6 +23,7 @@ from shoal.transport.rollback import Rollback
 if TYPE_CHECKING:
     from shoal.model.overview import Overview
     from shoal.model.settings import SandboxDefaults
+    from shoal.model.usage import UsageRow
     from shoal.transport.contract import Transport
 
 log = logging.getLogger("shoal.client")
@@ -53,6 +54,22 @@ class Client(Administration, ImageCalls, Context):
         time (unix seconds). `EnvironmentNotFound`.
         """
         return await self.transport.ask(verbs.overview, environment, since)
+
+    @dual_method
+    async def usage(
+        self,
+        *,
+        by: str = "environment",
+        since: float | None = None,
+        until: float | None = None,
+        environment: str | None = None,
+    ) -> Sequence[UsageRow]:
+        """What sandboxes used from `since` to `until` (unix seconds, to the hour; None: ever, now), summed.
+
+        `by`: `environment`, `day`, `hour` or `tag:KEY`. `environment`: only its sandboxes; None: all that you may see.
+        Half a minute late. Raises `InvalidRequest`, `EnvironmentNotFound`.
+        """
+        return await self.transport.ask(verbs.usage, by, since, until, environment)
 
     @dual_method
     async def close(self) -> None:

@@ -47,6 +47,7 @@ from shoal.model.validate import MAX_TIMEOUT, check_name, check_number, check_ta
 
 if TYPE_CHECKING:
     from shoal.client.image.image import Image
+    from shoal.model.usage import SandboxUsage
     from shoal.wire.agent import RunResult, Terminal
 
 MAX_OUTPUT = 8 << 20
@@ -232,6 +233,12 @@ class Sandbox(Context):
         if not self._info.ended:
             self._info = await self._agent.transport.ask(verbs.get, self.id)
         return self._info
+
+    @dual_method
+    async def usage(self, *, since: float | None = None) -> SandboxUsage:
+        """What it uses now, and used in the last hour in points of ten seconds (`since`: only those after that time,
+        unix seconds). Its node keeps that for an hour after its end."""
+        return await self._agent.transport.ask(verbs.sandbox_usage, self.id, since)
 
     @dual_method
     async def set_tags(self, tags: Mapping[str, str]) -> None:

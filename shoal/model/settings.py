@@ -192,6 +192,8 @@ class StoreSettings(_Section):
     """
     retention: Annotated[float, Field(gt=0)] = 7 * 86400.0
     """Seconds for which ended sandboxes, events and audit entries are kept"""
+    usage_retention: Annotated[float, Field(gt=0)] = 90 * 86400.0
+    """Seconds for which the sums of what sandboxes used are kept"""
 
 
 class SecretSettings(_Section):

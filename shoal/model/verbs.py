@@ -37,6 +37,7 @@ from shoal.model.pools import PoolInfo
 from shoal.model.recipe import Recipe
 from shoal.model.secrets import SecretInfo
 from shoal.model.spec import SandboxSpec
+from shoal.model.usage import SandboxUsage, UsageRow
 
 LONGEST_WAIT_S = 30.0
 """The longest that one call of a verb waits for something to happen."""
@@ -503,6 +504,21 @@ def last_event() -> int:
 @verb(Scope.READ, everywhere=True)
 def metrics() -> dict[Series, float]:
     """The cluster's metrics: what replicas reported, sandboxes by state, ends by reason, creates, nodes."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/usage")
+def sandbox_usage(sandbox_id: str, since: float | None = None) -> SandboxUsage:
+    """What a sandbox uses now and used in the last hour, also for an hour after its end. `since`: only the points after
+    that time (unix seconds)."""
+
+
+@verb(Scope.READ, "GET /v1/usage", many="usage")
+def usage(
+    by: str = "environment", since: float | None = None, until: float | None = None, environment: str | None = None
+) -> list[UsageRow]:
+    """What sandboxes used from `since` to `until` (unix seconds, to the hour; None: ever, now), of one environment or
+    (None) of all that the caller may see. `by`: `environment`, `day`, `hour` or `tag:KEY`. Half a minute late.
+    `InvalidRequest`, `EnvironmentNotFound`."""
 
 
 @verb(Scope.READ, "GET /v1/overview")

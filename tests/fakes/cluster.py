@@ -37,6 +37,7 @@ from shoal.model.info import NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
+from shoal.model.usage import SandboxUsage
 from shoal.model.verbs import Verb
 from shoal.transport.ray import RayTransport
 from shoal.wire.agent import Agent, Start
@@ -239,6 +240,9 @@ class _Cluster:
     async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
         main = self.mains.get(sandbox_id)
         return offset, b"" if main is None else bytes(main.streams[fd][offset:]), True
+
+    async def sandbox_usage(self, sandbox_id: str, since: float | None) -> SandboxUsage:
+        return SandboxUsage(sandbox_id)
 
     # Slots
 

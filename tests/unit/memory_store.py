@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
-from shoal.actors.controller.store import Change, Restored, Store
+from shoal.actors.controller.store import Change, HourOfUse, Restored, Store
 from shoal.cluster.store.rows import text
+from shoal.cluster.store.usage import row_told
 from shoal.model.access import AuditEntry, Environment, SandboxEvent, StoredToken
 from shoal.model.errors import FailedPrecondition, Internal, Unavailable
 from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import StoredSecret
+from shoal.model.usage import Amounts, UsageRow
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Disk:
     pools: dict[str, PoolInfo] = field(default_factory=dict)
     images: dict[str, ImageRecord] = field(default_factory=dict)
     secrets: dict[str, StoredSecret] = field(default_factory=dict)
+    usage: dict[tuple[int, str, str, str], HourOfUse] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
     cluster: str | None = None
@@ -132,6 +136,9 @@ class MemoryStore(Store):
         disk.secrets |= {secret.info.id: secret for secret in change.secrets}
         for secret_id in change.removed_secrets:
             disk.secrets.pop(secret_id, None)
+        for use in change.usage:
+            kept = replace(use, tag=text(use.tag), value=text(use.value), amounts=replace(use.amounts))
+            disk.usage[use.hour, use.environment, kept.tag, kept.value] = kept
 
     def die(self) -> None:
         self._die_after = 0
@@ -177,6 +184,27 @@ class MemoryStore(Store):
     async def was_deleted(self, environment: str) -> bool:
         deletion = ("environment.delete", "ok", environment)
         return any((entry.action, entry.outcome, entry.environment) == deletion for entry in self.disk.audit)
+
+    async def hours_of_use(self, first: int) -> list[HourOfUse]:
+        return [replace(use, amounts=replace(use.amounts)) for use in self.disk.usage.values() if use.hour >= first]
+
+    async def usage(
+        self, by: str, tag: str | None, first: int, last: int, environment: str | None, limit: int
+    ) -> list[UsageRow]:
+        sums: dict[Any, Amounts] = {}
+        for use in self.disk.usage.values():
+            if first <= use.hour <= last and use.tag == (tag or "") and environment in (None, use.environment):
+                key = {"environment": use.environment, "day": use.hour // 24, "hour": use.hour}.get(by, use.value)
+                sums.setdefault(key, Amounts()).add(use.amounts)
+        by_time = by in ("day", "hour")
+        ordered = sorted(sums.items(), key=lambda each: each[0] if by_time else (-each[1].seconds, each[0]))
+        return [row_told(by, SimpleNamespace(key=key, **asdict(amounts))) for key, amounts in ordered[:limit]]
+
+    async def expire_usage(self, before: int) -> int:
+        old = [key for key in self.disk.usage if key[0] < before]
+        for key in old:
+            del self.disk.usage[key]
+        return len(old)
 
     async def expire(self, before: float) -> int:
         self._check_may_write()

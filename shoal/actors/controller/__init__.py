@@ -36,6 +36,7 @@
     activity.py       creates, ends and latencies of the last hour (pure)
     latencies.py      many durations in little memory (pure)
     overview.py       the cluster at a glance, for dashboards
+    usage_accounts.py what sandboxes used, by hour, environment and tag
     image_storage.py  has nodes put images into the object storage
     stored_image_sweep.py  removes from there what no image needs
     secrets.py        stored secrets, and what of them a sandbox gets

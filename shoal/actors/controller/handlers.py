@@ -57,6 +57,8 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.last_event: event_feed.last_event,
         verbs.report: parts.report,
         verbs.metrics: parts.collect_metrics,
+        verbs.sandbox_usage: parts.usage_accounts.usage,
+        verbs.usage: parts.usage_accounts.sums,
         verbs.overview: parts.overview_book.overview,
         verbs.defaults: parts.defaults,
         verbs.nodes: parts.node_infos,

@@ -52,6 +52,8 @@ from shoal.actors.controller.store import Store
 from shoal.actors.controller.stored_image_sweep import SWEEP_S, StoredImageSweep
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
+from shoal.actors.controller.usage_accounts import EVERY_S as USAGE_S
+from shoal.actors.controller.usage_accounts import HOUR_S, UsageAccounts
 from shoal.actors.handles import call
 from shoal.actors.messages import Drained
 from shoal.model import tasks
@@ -103,6 +105,7 @@ class Parts:
     event_feed: EventFeed
     metrics: Metrics
     overview_book: OverviewBook
+    usage_accounts: UsageAccounts
     leases: OwnerLeases
     demand: DemandReporter
     recovery: Recovery
@@ -132,6 +135,7 @@ class Parts:
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
             tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
             tasks.repeat(POINT_S, self.overview_book.turn, "close an interval"),
+            tasks.repeat(USAGE_S, self.usage_accounts.turn, "account"),
             tasks.repeat(OBJECTS_S, self.objects.tend, "keep the object storage"),
             tasks.repeat(LOOK_S, self.image_storage.turn, "store images"),
             tasks.repeat(SWEEP_S, self.image_sweep.turn, "sweep stored images"),
@@ -229,6 +233,7 @@ class Parts:
         self.accounts.expire(before)
         self.writer.events.expire(before)
         await self.writer.expire(before)
+        await self.writer.expire_usage(int((time.time() - self.settings.store.usage_retention) // HOUR_S))
 
 
 async def open_parts(
@@ -300,6 +305,7 @@ async def open_parts(
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,
         overview_book=OverviewBook(registry, nodes, pool, accounts, activity),
+        usage_accounts=UsageAccounts(store, writer, nodes, history, accounts, call),
         leases=leases,
         demand=DemandReporter(pool, supervisor, nodes, launchable, ready),
         recovery=Recovery(registry, supervisor, pool, ready, maker),
@@ -320,6 +326,7 @@ async def open_parts(
     ready.starts = lambda: supervisor.launcher.starting
     await accounts.restore(restored)
     secrets.restore(restored)
+    await parts.usage_accounts.restore()
     parts.declared_pools.restore(restored)
     await parts.recovery.run(restored.sandboxes)
     registry.complete = registry.complete and restored.complete

@@ -96,6 +96,10 @@ class RecordWriter:
         here."""
         await self._as_owner(self.store.expire(before))
 
+    async def expire_usage(self, before: int) -> None:
+        """Has the store forget the sums of use of hours before that one."""
+        await self._as_owner(self.store.expire_usage(before))
+
     async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """A write goes on if its caller is cancelled."""
         task = tasks.shared(work, "write")

@@ -30,6 +30,7 @@ from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon, PageCursor
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import StoredSecret
+from shoal.model.usage import Amounts, UsageRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,21 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class HourOfUse:
+    """What sandboxes of an environment used in an hour (since 1970): those with one value of a tag or, both empty, all
+    of them."""
+
+    hour: int
+    environment: str
+    tag: str
+    value: str
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A set of changes to write together. Sandboxes, environments, tokens, cordons, pools, images
-    and secrets replace those with the same id or name."""
+    and secrets replace those with the same id or name, sums of use those of the same hour."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -68,6 +81,7 @@ class Change:
     removed_images: Sequence[str] = ()
     secrets: Sequence[StoredSecret] = ()
     removed_secrets: Sequence[str] = ()
+    usage: Sequence[HourOfUse] = ()
 
 
 class Store(ABC):
@@ -113,6 +127,21 @@ class Store(ABC):
     async def was_deleted(self, environment: str) -> bool:
         """Whether an environment of that name was deleted so lately that the store may still know what happened in
         it."""
+
+    @abstractmethod
+    async def hours_of_use(self, first: int) -> list[HourOfUse]:
+        """The sums of use of that hour and all later ones."""
+
+    @abstractmethod
+    async def usage(
+        self, by: str, tag: str | None, first: int, last: int, environment: str | None, limit: int
+    ) -> list[UsageRow]:
+        """The sums of use from one hour to another, both included, of one environment or (None) of all: by
+        `environment`, `day` or `hour`, or (`tag`) by the values of a tag. By time, or the longest first."""
+
+    @abstractmethod
+    async def expire_usage(self, before: int) -> int:
+        """Forgets the sums of use of hours before that one; returns how many rows."""
 
     @abstractmethod
     async def expire(self, before: float) -> int:

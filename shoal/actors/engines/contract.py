@@ -51,7 +51,7 @@ from pathlib import Path
 
 from shoal.actors.engines.image_store import ImageInfo, ImageStore
 from shoal.actors.engines.travel import TravellingLayers
-from shoal.model.errors import FailedPrecondition
+from shoal.model.errors import FailedPrecondition, ShoalError
 
 AGENT_PATH = "/.shoal/agent"
 RUN_MOUNT = "/.shoal/run"
@@ -212,6 +212,17 @@ class Engine(ABC):
     @abstractmethod
     async def usage(self, key: str) -> Usage:
         """What it uses now; `NotFound`, or `FailedPrecondition` once it exited."""
+
+    async def usages(self, keys: Collection[str]) -> dict[str, Usage]:
+        """What those of `keys` that run use now, at once and in a tenth of a millisecond each; without those of which
+        that cannot be told so quickly."""
+        found: dict[str, Usage] = {}
+        for key in keys:
+            try:
+                found[key] = await self.usage(key)
+            except ShoalError:
+                continue
+        return found
 
     @abstractmethod
     async def disk_usage(self, key: str, *, limit: int) -> int:

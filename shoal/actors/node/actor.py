@@ -30,6 +30,7 @@ from shoal.model.states import Reason
 
 if TYPE_CHECKING:
     from shoal.actors.node.wiring import NodeParts
+    from shoal.model.usage import SandboxUsage, UsageReport
 
 log = logging.getLogger("shoal.node")
 
@@ -149,6 +150,18 @@ class NodeActor:
         parts = await self._open()
         return await asyncio.to_thread(parts.logs.read, sandbox_id, fd, offset)
 
+    async def sandbox_usage(self, sandbox_id: str, since: float | None) -> SandboxUsage:
+        """What a sandbox that runs here uses, or used when it ended."""
+        return await (await self._open()).usage.usage(sandbox_id, since)
+
+    async def usage_report(self) -> UsageReport:
+        """What the sandboxes here used since the last report that was confirmed; the same again until it is."""
+        return (await self._open()).usage.meter.report()
+
+    async def confirm_usage(self, number: int) -> None:
+        """The report of that number is counted."""
+        (await self._open()).usage.meter.confirm(number)
+
     async def expose(self, sandbox_id: str, port: int, private: bool, listen: int = 0) -> str:
         """The address (`host:port`) of this node that leads to `port` in the sandbox; see `ExposedPorts.expose`."""
         parts = await self._open()
@@ -220,7 +233,9 @@ class NodeActor:
         """Gives a sandbox the container that its slot kept ready, with what the sandbox mounts; `NotFound` if it is
         lost."""
         parts = await self._open()
-        return self._started(parts, await parts.containers.assign(key, sandbox_id, mounts), warm=True)
+        record = await parts.containers.assign(key, sandbox_id, mounts)
+        parts.usage.begin(sandbox_id)
+        return self._started(parts, record, warm=True)
 
     async def commit_mount(self, identity: str) -> bool:
         """Returns once what was written and closed through a mount of this node is durable and seen elsewhere; False
@@ -297,6 +312,7 @@ class NodeActor:
             tasks.repeat(_AGAIN_S, parts.disk_watch.run, "disk"),
             tasks.repeat(every, lambda: self._sweep(parts), "sweep"),
             tasks.repeat(self._wiring.MOUNTS_EVERY_S, parts.mounts.tend, "keep mounts"),
+            tasks.repeat(self._wiring.USAGE_EVERY_S, parts.usage.turn, "usage"),
             tasks.repeat(self._wiring.IMAGES_EVERY_S, lambda: self._sweep_images(parts), "sweep images"),
         ]
         return parts
@@ -316,6 +332,7 @@ class NodeActor:
         if record is None:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         record = await parts.containers.restart(record.key)
+        parts.usage.begin(sandbox_id)
         self._watch_disk(parts, record)
         await parts.ports.reopen(record.key)
         return record
@@ -333,6 +350,7 @@ class NodeActor:
             await self._remove(parts, left.key)
         await parts.images.fetch(spec.image)
         record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
+        parts.usage.begin(sandbox_id)
         self._watch_disk(parts, record)
         return record
 
@@ -368,6 +386,7 @@ class NodeActor:
         await parts.containers.discard(key)
 
     def _forget(self, parts: NodeParts, key: str) -> None:
+        parts.usage.settle(key)
         parts.disk_watch.remove(key)
 
     def _watch_disk(self, parts: NodeParts, record: ContainerRecord) -> None:

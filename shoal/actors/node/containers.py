@@ -478,6 +478,10 @@ class Containers:
                 await self._finish_stop(key)
         await asyncio.to_thread(disks.sweep, self._disk_dir, self.records.copy)  # left by a crash while one was removed
 
+    def disk_point(self, key: str) -> Path:
+        """Where the engine has mounted a disk of the container's own, if it has one."""
+        return self._disk_dir / key
+
     def _shall_be_stopped(self, key: str) -> bool:
         record = self.records.get(key)
         return record is not None and record.stage is Stage.STOPPED and not self._turn_of(key).locked()

@@ -64,6 +64,9 @@ class Schedule:
     def remove(self, key: str) -> None:
         self._watched.pop(key, None)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._watched
+
     def begin(self, now: float) -> list[Look]:
         """All that are due; none is due again before `end`."""
         due = [(key, watched) for key, watched in self._watched.items() if not watched.looking and watched.due <= now]
@@ -104,6 +107,8 @@ class DiskWatch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.on_exceeded = on_exceeded
+        self.sizes: dict[str, int] = {}
+        """Bytes, as measured last."""
         self._engine = engine
         self._clock = clock
         self._schedule = Schedule(interval)
@@ -119,6 +124,7 @@ class DiskWatch:
     def remove(self, key: str) -> None:
         """Stops watching `key`. Idempotent."""
         self._schedule.remove(key)
+        self.sizes.pop(key, None)
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -158,5 +164,7 @@ class DiskWatch:
             # Also when cancelled: it is due again when the watch runs again.
             over = self._schedule.end(key, used, began, self._clock())
             self._changed.set()
+        if used is not None and key in self._schedule:
+            self.sizes[key] = used
         if over and used is not None and self.on_exceeded is not None:
             self.on_exceeded(key, used)

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -41,6 +42,8 @@ from shoal.actors.node.prepared import PreparedContainers
 from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
 from shoal.actors.node.size_files import SizeFiles
+from shoal.actors.node.usage_meter import UsageMeter
+from shoal.actors.node.usage_sampler import UsageSampler
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import Unavailable
 from shoal.model.ids import new_machine_id
@@ -48,11 +51,15 @@ from shoal.model.private_directory import make_private_directory
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
+from shoal.model.usage import INTERVAL_S
 
 log = logging.getLogger("shoal.node")
 
 MOUNTS_EVERY_S = 1.0
 """How soon a mount that was lost is started again."""
+
+USAGE_EVERY_S = INTERVAL_S
+"""How often what the sandboxes use is sampled."""
 
 IMAGES_EVERY_S = 60.0
 """How often the engine's images are compared with the cluster's: a crash may have left some."""
@@ -78,6 +85,7 @@ class NodeParts:
     images: NodeImages
     meter: MachineMeter
     mounts: Mounts
+    usage: UsageSampler
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
@@ -171,6 +179,7 @@ async def open_node(
         images,
         MachineMeter(Path(settings.state_dir)),
         mounts,
+        UsageSampler(engine, containers, disk_watch, UsageMeter(int(time.time() * 1000))),
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from shoal.cluster.api import health, metrics, overview
+from shoal.cluster.api import health, metrics, overview, usage
 from shoal.cluster.api.access import routes as admin
 from shoal.cluster.api.access.auth import TokenCache
 from shoal.cluster.api.access.usage_reporter import UsageReporter
@@ -67,6 +67,8 @@ def routers() -> list[APIRouter]:
         admin.router,
         metrics.router,
         overview.router,
+        usage.sandboxes,
+        usage.router,
         health.router,
         docs_page.router,
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from shoal.actors.controller.store import Change
+from shoal.actors.controller.store import Change, HourOfUse
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
 from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
@@ -34,6 +34,7 @@ class Rows:
     pools: dict[str, Row | None] = field(default_factory=dict)
     images: dict[str, Row | None] = field(default_factory=dict)
     secrets: dict[str, Row | None] = field(default_factory=dict)
+    usage: dict[tuple[int, str, str, str], Row] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -45,6 +46,7 @@ class Rows:
         self.pools |= later.pools
         self.images |= later.images
         self.secrets |= later.secrets
+        self.usage |= later.usage
 
     @property
     def last_event(self) -> int:
@@ -81,6 +83,7 @@ def rows_of(change: Change) -> Rows:
             **{secret.info.id: _secret_row(secret) for secret in change.secrets},
             **dict.fromkeys(change.removed_secrets),
         },
+        usage={(row["hour"], row["environment"], row["tag"], row["value"]): row for row in map(_use_row, change.usage)},
     )
 
 
@@ -240,6 +243,16 @@ def _image_row(image: ImageRecord) -> Row:
 def _secret_row(secret: StoredSecret) -> Row:
     info = secret.info
     return {**asdict(info), "id": info.id, "keys": _json(info.keys), "sealed": secret.sealed}
+
+
+def _use_row(use: HourOfUse) -> Row:
+    return {
+        "hour": use.hour,
+        "environment": text(use.environment),
+        "tag": text(use.tag),
+        "value": text(use.value),
+        **asdict(use.amounts),
+    }
 
 
 def _text(value: Any) -> str | None:

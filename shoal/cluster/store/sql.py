@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Delete, Select, Table, delete, or_, select, tuple_
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shoal.actors.controller.store import Change, Restored, Store
-from shoal.cluster.store import rows, schema, tables
+from shoal.actors.controller.store import Change, HourOfUse, Restored, Store
+from shoal.cluster.store import rows, schema, tables, usage
 from shoal.cluster.store.database import FAILURES, Database, postgresql_database, sqlite_database
 from shoal.cluster.store.writer import Writer
 from shoal.model.access import AuditEntry, SandboxEvent
 from shoal.model.errors import FailedPrecondition
 from shoal.model.info import PageCursor
+from shoal.model.usage import UsageRow
 
 _T = TypeVar("_T")
 
@@ -102,6 +103,20 @@ class SqlStore(Store):
             c.environment == rows.text(environment), c.action == "environment.delete", c.outcome == "ok"
         )
         return bool(await self._all(query.order_by(c.id.desc()).limit(1), tuple))
+
+    async def hours_of_use(self, first: int) -> list[HourOfUse]:
+        return await self._all(select(tables.usage).where(tables.usage.c.hour >= first), usage.use_of)
+
+    async def usage(
+        self, by: str, tag: str | None, first: int, last: int, environment: str | None, limit: int
+    ) -> list[UsageRow]:
+        query = usage.sums(by, tag, first, last, environment, limit)
+        return await self._all(query, partial(usage.row_told, by))
+
+    async def expire_usage(self, before: int) -> int:
+        _, writer = self._opened()
+        removal = delete(tables.usage).where(tables.usage.c.hour < before)
+        return await writer.run(partial(_carry_out, removal))
 
     async def expire(self, before: float) -> int:
         _, writer = self._opened()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest migration, whose result is `tables` below."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
@@ -148,6 +148,23 @@ secrets = Table(
     Column("updated_at", Double, nullable=False),
     Column("key_id", Text, nullable=False),
     Column("sealed", Text, nullable=False),  # its values, encrypted
+)
+
+usage = Table(
+    "usage",
+    tables,
+    Column("hour", Integer, primary_key=True, autoincrement=False),  # since 1970
+    Column("environment", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),  # its key; empty: the sums of the environment itself
+    Column("value", Text, primary_key=True),
+    Column("sandboxes", _BIG, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("cpu_seconds", Double, nullable=False),
+    Column("memory_seconds", Double, nullable=False),
+    Column("disk_seconds", Double, nullable=False),
+    Column("network_in", _BIG, nullable=False),
+    Column("network_out", _BIG, nullable=False),
+    Index(None, "tag", "hour"),
 )
 
 version = Table(

@@ -181,6 +181,7 @@ def _apply(connection: Connection, rows: Rows) -> None:
     _put_or_remove(connection, tables.pools, tables.pools.c.id, rows.pools)
     _put_or_remove(connection, tables.images, tables.images.c.id, rows.images)
     _put_or_remove(connection, tables.secrets, tables.secrets.c.id, rows.secrets)
+    _put(connection, tables.usage, list(rows.usage.values()))
     if rows.audit:
         connection.execute(tables.audit.insert(), rows.audit)
 
@@ -218,5 +219,6 @@ _UPSERTS = {
         tables.pools,
         tables.images,
         tables.secrets,
+        tables.usage,
     )
 }

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from shoal.actors.controller.store import Change, Restored, Store
+from shoal.actors.controller.store import Change, HourOfUse, Restored, Store
 from shoal.cluster.store import sql
 from shoal.model.access import Quota
 from shoal.model.errors import FailedPrecondition, Internal
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import SecretInfo, StoredSecret
+from shoal.model.usage import Amounts
 from tests.contract.store.conftest import CLUSTER, SQL, StoreLocation
 from tests.contract.store.samples import ended, entry, environment, event, living, plain, token
 from tests.unit import builders
@@ -306,6 +307,30 @@ async def test_expiry_forgets_what_ended_before_and_nothing_that_lives(location:
     assert sorted(row["id"] for row in restored.sandboxes) == ["sb-live", "sb-new"]
     assert sorted(t.info.id for t in restored.tokens) == ["tk-for-ever", "tk-just-revoked", "tk-valid"]
     assert len(restored.environments) == 1
+
+
+async def test_sums_of_use_replace_those_of_the_same_hour_and_are_added_up(store: Store) -> None:
+    def use(hour: int, environment: str, tag: str = "", value: str = "", seconds: float = 1.0) -> HourOfUse:
+        return HourOfUse(hour, environment, tag, value, Amounts(1, seconds, 0.5, 2.0, 3.0, 1 << 40, 7))
+
+    first = [use(48, "a"), use(48, "b"), use(49, "a", seconds=9.0), use(72, "a"), use(49, "a", "job", "x\0 'ü")]
+    await store.write(Change(usage=first))
+    await store.write(Change(usage=[use(49, "a", seconds=4.0), use(48, "b", "job", "y", 2.0)]))
+    assert sorted(each.hour for each in await store.hours_of_use(49)) == [49, 49, 72]
+
+    async def told(by: str, tag: str | None = None, environment: str | None = None) -> list[tuple[str, int, float]]:
+        rows = await store.usage(by, tag, 48, 60, environment, 10)
+        return [(row.key, row.sandboxes, row.seconds) for row in rows]
+
+    assert await told("environment") == [("a", 2, 5.0), ("b", 1, 1.0)]
+    assert await told("hour", environment="a") == [("1970-01-03T00", 1, 1.0), ("1970-01-03T01", 1, 4.0)]
+    assert await told("day") == [("1970-01-03", 3, 6.0)]
+    assert await told("tag", "job") == [("y", 1, 2.0), ("x\ufffd 'ü", 1, 1.0)]
+    assert await told("tag", "none") == []
+    [row] = await store.usage("environment", None, 49, 49, None, 10)
+    assert (row.network_in, row.cpu_seconds) == (1 << 40, 0.5)
+    assert await store.expire_usage(72) == 5
+    assert [each.hour for each in await store.hours_of_use(0)] == [72]
 
 
 async def test_much_that_expired_goes_while_others_write(store: Store) -> None:

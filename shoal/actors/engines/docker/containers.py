@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -247,6 +247,18 @@ class Containers:
             memory=max(0, memory.get("usage", 0) - droppable),
             pids=(stats.get("pids_stats") or {}).get("current", 0),
         )
+
+    def usages(self, keys: Collection[str]) -> dict[str, Usage]:
+        """Of those whose figures can be read without the daemon."""
+        found: dict[str, Usage] = {}
+        for key in keys:
+            known = self._known.get(key)
+            if known is not None and known.cgroup is not None:
+                try:
+                    found[key] = known.cgroup.usage()
+                except (OSError, ValueError, KeyError):
+                    continue  # it has just ended
+        return found
 
     def disk_usage(self, key: str, *, limit: int) -> int:
         disk = disks.find(key)

@@ -188,6 +188,10 @@ class DockerEngine(Engine):
         containers = self._open_containers()
         return await self._in("look", lambda: containers.usage(key))
 
+    async def usages(self, keys: Collection[str]) -> dict[str, Usage]:
+        containers = self._open_containers()
+        return await self._in("look", lambda: containers.usages(keys))
+
     async def disk_usage(self, key: str, *, limit: int) -> int:
         containers = self._open_containers()
         return await self._in("walk", lambda: containers.disk_usage(key, limit=limit))

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -283,6 +283,16 @@ class Containers:
         except (OSError, ValueError, KeyError) as error:
             self._running(key)  # it has just ended
             raise Internal(f"the usage of container {key} cannot be read: {error}") from error
+
+    def usages(self, keys: Collection[str]) -> dict[str, Usage]:
+        """Of those whose figures can be read."""
+        found: dict[str, Usage] = {}
+        for key in keys:
+            try:
+                found[key] = self.groups.of(key).usage()
+            except (OSError, ValueError, KeyError):
+                continue  # it has just gone
+        return found
 
     def disk_usage(self, key: str, *, limit: int) -> int:
         record = self._need(key)

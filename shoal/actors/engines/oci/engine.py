@@ -196,6 +196,10 @@ class OciEngine(Engine):
         containers = self._opened()
         return await self._threads.run("look", lambda: containers.usage(key))
 
+    async def usages(self, keys: Collection[str]) -> dict[str, Usage]:
+        containers = self._opened()
+        return await self._threads.run("look", lambda: containers.usages(keys))
+
     async def disk_usage(self, key: str, *, limit: int) -> int:
         containers = self._opened()
         return await self._threads.run("walk", lambda: containers.disk_usage(key, limit=limit))
