@@ -9,7 +9,8 @@ destinations.py  pure: the destinations that a settings entry names
 addresses.py   pure: which sandbox has which address
 resolvers.py   pure: which name servers sandboxes ask
 forwarding.py  keeps others' iptables rules from dropping our packets
-links.py       bridge and interfaces, through `ip`
+links.py       bridge and interfaces
+netlink.py     what is asked of the kernel for each sandbox
 commands.py    runs `ip`, `nft` and other commands
 """
 

@@ -1,10 +1,11 @@
-"""Runs `ip`, `nft` and other commands, without a shell and with a time limit."""
+"""Runs `ip`, `nft` and other commands, without a shell and with a time limit; and what asks the kernel itself."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -34,10 +35,25 @@ class Done:
     errors: str
 
 
-async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
-    """Runs a command with `given` as its input and the descriptors `inherit`. It is ended with its task, and after 10
-    seconds (`Internal`). `FailedPrecondition` if the program is not installed."""
-    command = _Command(argv, given, inherit)
+async def in_thread(doing: str, body: Callable[[], None]) -> None:
+    """Runs a blocking body that asks the kernel; it has ended when its task has. `FailedPrecondition` for missing
+    rights, `Internal` for another `OSError`."""
+    running = asyncio.get_running_loop().run_in_executor(_threads, body)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise _not_root(doing, str(error)) from error
+        raise Internal(f"could not {doing}: {error}") from error
+
+
+async def run(*argv: str, given: str = "") -> Done:
+    """Runs a command with `given` as its input. It is ended with its task, and after 10 seconds (`Internal`).
+    `FailedPrecondition` if the program is not installed."""
+    command = _Command(argv, given)
     # In a thread, by `subprocess`: on uvloop, which Ray's workers run on, a command would begin with a copy of the
     # whole process. In one of 200 MiB that was seen to take 43 ms in place of 3.
     running = asyncio.get_running_loop().run_in_executor(_threads, command.run)
@@ -52,10 +68,9 @@ async def run(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> Done:
 class _Command:
     """One command; `end` may be called from another thread, at any time."""
 
-    def __init__(self, argv: Sequence[str], given: str, inherit: Sequence[int]) -> None:
+    def __init__(self, argv: Sequence[str], given: str) -> None:
         self._argv = argv
         self._given = given
-        self._inherit = inherit
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = False
 
@@ -83,7 +98,6 @@ class _Command:
                 stdin=subprocess.PIPE if self._given else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=self._inherit,
             )
         except FileNotFoundError as error:
             package = _PACKAGES.get(self._argv[0], self._argv[0])
@@ -94,16 +108,20 @@ class _Command:
             ) from error
 
 
-async def must(*argv: str, given: str = "", inherit: Sequence[int] = ()) -> str:
+async def must(*argv: str, given: str = "") -> str:
     """As `run`, but a status other than 0 raises `FailedPrecondition` for missing rights, else `Internal`."""
-    done = await run(*argv, given=given, inherit=inherit)
+    done = await run(*argv, given=given)
     if done.status != 0:
         said = done.errors.strip()[:_SAID]
         if "not permitted" in said or "you must be root" in said.lower():
-            raise FailedPrecondition(
-                f"sandbox networking needs root (CAP_NET_ADMIN): `{argv[0]}` said: {said}; run the node as root, "
-                'or create sandboxes with network="none"',
-                state="not root",
-            )
+            raise _not_root(f"run `{argv[0]}`", said)
         raise Internal(f"`{' '.join(argv)}` failed with status {done.status}: {said}")
     return done.output
+
+
+def _not_root(doing: str, said: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"sandbox networking needs root (CAP_NET_ADMIN) to {doing}: {said}; run the node as root, "
+        'or create sandboxes with network="none"',
+        state="not root",
+    )

@@ -1,5 +1,5 @@
-"""The bridge and the sandboxes' interfaces, through `ip`. The kernel is the only record: after a restart the state is
-read back from it."""
+"""The bridge, through `ip`, and the sandboxes' interfaces, by netlink. The kernel is the only record: after a restart
+the state is read back from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from shoal.actors.network.commands import must, run
+from shoal.actors.network import netlink
+from shoal.actors.network.commands import in_thread, must, run
 from shoal.actors.network.pins import group, mac
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound
 
@@ -103,36 +104,32 @@ async def ports(bridge: str) -> list[Port]:
 async def connect(port: Port, holder: int | Path, bridge: str, pool: tuple[IPv4Address, IPv4Network]) -> None:
     """Creates a pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of `holder` (a pid,
     or a file that pins one), with address and default route. `NotFound` if the holder is gone."""
+    await in_thread("connect a sandbox to its network", lambda: _connect(port, holder, bridge, pool))
+
+
+def _connect(port: Port, holder: int | Path, bridge: str, pool: tuple[IPv4Address, IPv4Network]) -> None:
     gateway, subnet = pool
-    mtu = await asyncio.to_thread(_mtu, bridge)
-    space = await asyncio.to_thread(_open_namespace, holder)
+    address = IPv4Address(port.address)
+    # Use the descriptor throughout: the pid may be reused meanwhile.
+    space = _open_namespace(holder)
     try:
-        # Use the descriptor throughout: the pid may be reused meanwhile.
-        path = f"/proc/self/fd/{space}"
-        peer = f"peer name eth0 address {mac(IPv4Address(port.address))} mtu {mtu} netns {path}"
-        await _batch(
-            [
-                f"link add {port.name} mtu {mtu} group {group(bridge)} type veth {peer}",
-                f'link set {port.name} alias "{port.key} {port.address}"',
-                f"link set {port.name} master {bridge}",
-                # Before it is up, so that sandboxes never reach each other.
-                f"link set {port.name} type bridge_slave isolated on",
-                f"link set {port.name} addrgenmode none up",
-            ],
-            inherit=(space,),
+        netlink.add_pair(
+            port.name,
+            f"{port.key} {port.address}",
+            mac(address),
+            mtu=_mtu(bridge),
+            group=group(bridge),
+            bridge=bridge,
+            namespace=space,
         )
-        await _batch(
-            [
-                # No IPv6 address is generated.
-                "link set eth0 addrgenmode none up",
-                f"addr add {port.address}/{subnet.prefixlen} dev eth0",
-                f"route add default via {gateway}",
-            ],
-            prefix=("nsenter", f"--net={path}"),
-            inherit=(space,),
-        )
+        netlink.set_address(space, "eth0", address, subnet.prefixlen, gateway)
     finally:
         os.close(space)
+
+
+async def disconnect(key: str) -> None:
+    """Removes a sandbox's interfaces. Idempotent."""
+    await in_thread("take a sandbox from its network", lambda: netlink.remove_link(port_name(key)))
 
 
 async def own_addresses() -> set[str]:
@@ -195,8 +192,8 @@ async def _check_owner(bridge: str, link: dict[str, Any], mine: str) -> None:
         )
 
 
-async def _batch(steps: Iterable[str], *, prefix: tuple[str, ...] = (), inherit: tuple[int, ...] = ()) -> None:
-    await must(*prefix, "ip", "-batch", "-", given="\n".join(steps) + "\n", inherit=inherit)
+async def _batch(steps: Iterable[str]) -> None:
+    await must("ip", "-batch", "-", given="\n".join(steps) + "\n")
 
 
 async def _json(program: str, *arguments: str) -> list[dict[str, Any]]:

@@ -157,7 +157,7 @@ class SandboxNetwork:
     async def _disconnect(self, key: str) -> None:
         self._pinned.pop(key, None)
         async with self._at_once:
-            await links.remove_links([port_name(key)])
+            await links.disconnect(key)
         self._pool.free(key)
 
     async def _choose_servers(self) -> tuple[str, ...]:

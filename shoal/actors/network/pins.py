@@ -33,6 +33,12 @@ def pin(interface: str, address: str) -> str:
     return f'"{interface}" . {mac(IPv4Address(address))} . {address}'
 
 
+def pin_key(interface: str, address: str) -> bytes:
+    """The same as the kernel has it: each part in its own byte order, filled up to four bytes."""
+    parts = (interface.encode().ljust(16, b"\0"), bytes.fromhex(mac(IPv4Address(address)).replace(":", "")) + bytes(2))
+    return b"".join((*parts, IPv4Address(address).packed))
+
+
 def pinning(table: str, bridge: str, pins: Iterable[str]) -> str:
     """The rules. They replace the table in one transaction."""
     held = ", ".join(pins)

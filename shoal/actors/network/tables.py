@@ -7,11 +7,12 @@ import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_address
 
+from shoal.actors.network import netlink
 from shoal.actors.network.addresses import AddressPool
-from shoal.actors.network.commands import must, run
+from shoal.actors.network.commands import in_thread, must, run
 from shoal.actors.network.destinations import Destination
 from shoal.actors.network.links import port_name
-from shoal.actors.network.pins import PINNED, pin, pinning
+from shoal.actors.network.pins import PINNED, pin, pin_key, pinning
 from shoal.actors.network.rules import COUNTED, NODES, elements, ruleset, table_name, without_elements
 from shoal.model.errors import Internal
 
@@ -32,7 +33,7 @@ class PacketTables:
         self._has_pins = True
         self._loaded: dict[str, str] = {}
         self._nodes: tuple[str, ...] = ()
-        self._to_pin: set[str] = set()
+        self._to_pin: set[bytes] = set()
         self._turn = asyncio.Lock()
 
     async def open(self, dns: tuple[str, ...]) -> None:
@@ -61,14 +62,15 @@ class PacketTables:
         what is asked for meanwhile goes into one."""
         if not self._has_pins:
             return
-        wanted = pin(port_name(key), address)
+        wanted = pin_key(port_name(key), address)
         self._to_pin.add(wanted)
         async with self._turn:
             if wanted not in self._to_pin:
                 return
             batch, self._to_pin = self._to_pin, set()
             try:
-                await must("nft", "add", "element", *self._pins.split(), PINNED, f"{{ {', '.join(sorted(batch))} }}")
+                table = self._pins.partition(" ")[2]
+                await in_thread("pin a sandbox's address", lambda: netlink.add_elements(table, PINNED, batch))
             except BaseException:
                 self._to_pin |= batch - {wanted}  # the others try again
                 raise
