@@ -31,16 +31,17 @@ _SAID: Final = 500
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """`name`: what a `ContainerSpec` calls it; `program`: what is started; `flags`: before its command; `directory`:
-    where in the engine's state it keeps its own."""
+    where in the engine's state it keeps its own; `environment`: of the command, beside its path."""
 
     name: str
     program: str
     flags: tuple[str, ...] = ()
     directory: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
-RUNC: Final = Runtime("runc", "runc")
-"""The default."""
+RUNC: Final = Runtime("runc", "runc", environment=(("GOMAXPROCS", "1"), ("GOGC", "off")))
+"""The default. One thread and no collection of garbage, for a program that lives 30 ms: 5 of its 33 ms of CPU."""
 
 
 def found(gvisor: Gvisor | None = None) -> dict[str, Runtime]:
@@ -78,7 +79,7 @@ def run(runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | No
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={"PATH": _search_path()},
+            env={"PATH": _search_path(), **dict(runtime.environment)},
             cwd="/",
         )
     except OSError as error:
