@@ -84,26 +84,27 @@ Mounts = Annotated[
     ),
     Check(mounts.check_mounts),
 ]
-_SECRET_SCHEMA = {
+SECRET_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "pattern": NAME, "maxLength": 64},
+        "keys": {"type": "array", "items": {"type": "string"}, "maxItems": secrets.MOST_KEYS},
+        "values": {"type": "object", "additionalProperties": {"type": "string"}},
+        "directory": {"type": "string"},
+    },
+}
+_SECRETS_SCHEMA = {
     "type": "array",
     "maxItems": secrets.MOST_USES,
-    "items": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "name": {"type": "string", "pattern": NAME, "maxLength": 64},
-            "keys": {"type": "array", "items": {"type": "string"}, "maxItems": secrets.MOST_KEYS},
-            "values": {"type": "object", "additionalProperties": {"type": "string"}},
-            "directory": {"type": "string"},
-        },
-    },
+    "items": SECRET_SCHEMA,
     "examples": [[{"name": "openai"}, {"values": {"TOKEN": "…"}, "directory": "/run/secrets"}]],
 }
 Secrets = Annotated[
     tuple[Any, ...],
     Field(strict=False),
     BeforeValidator(secrets.secret_uses),
-    WithJsonSchema(_SECRET_SCHEMA),
+    WithJsonSchema(_SECRETS_SCHEMA),
     Check(secrets.check_uses),
 ]
 """Secrets of a sandbox. Checked by functions of its own: what pydantic says of a wrong value shows it."""

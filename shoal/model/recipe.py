@@ -19,6 +19,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from shoal.model.errors import InvalidRequest
+from shoal.model.secrets import SecretUse, check_uses, secret_uses
 from shoal.model.validate import check_absolute, check_command, check_environment_variables, check_text, text_size
 
 SCRATCH = "shoal/scratch"
@@ -39,13 +40,14 @@ _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\})")
 @dataclass(frozen=True, slots=True)
 class Run:
     """Runs a command. `env`: variables of this command only; `user`: None for the image's own (root, if it has
-    none)."""
+    none); `secrets`: what it gets, and nothing after it."""
 
     kind: ClassVar[str] = "run"
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
     title: str = ""
+    secrets: tuple[SecretUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,8 @@ def keys_of(base_digest: str, steps: Sequence[Step]) -> tuple[str, ...]:
     key = hashlib.sha256(f"shoal recipe {_VERSION}\n{base_digest}".encode()).hexdigest()
     keys = []
     for step in steps:
+        if isinstance(step, Run) and step.secrets:  # by name and keys: their values are no part of what is built
+            step = replace(step, secrets=tuple(use.told() for use in step.secrets))
         hashed = {name: value for name, value in step_to_dict(step).items() if name not in ("title", "size")}
         key = hashlib.sha256(f"{key}\n{json.dumps(hashed, sort_keys=True)}".encode()).hexdigest()
         keys.append(key)
@@ -239,7 +243,9 @@ def step_to_dict(step: Step) -> dict[str, Any]:
         value = getattr(step, each.name)
         if each.default is not MISSING and value == each.default:
             continue
-        if isinstance(value, tuple):
+        if each.name == "secrets":
+            value = [use.to_dict() for use in value]
+        elif isinstance(value, tuple):
             value = list(value)
         elif isinstance(value, Mapping):
             if not value and each.default_factory is not MISSING:
@@ -258,6 +264,8 @@ def _step_of(where: str, data: Any) -> Step:
     if unknown := given.keys() - known:
         name = min(unknown)
         raise InvalidRequest(f"{where}: a step {kind.kind!r} has no {name[:80]!r}; remove it", field=where)
+    if "secrets" in given:
+        given["secrets"] = secret_uses(given["secrets"], where)
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     try:
         return kind(**given)
@@ -299,6 +307,7 @@ def _check_step(where: str, step: Step) -> None:
             check_environment_variables(where, step.env)
             if step.user is not None:
                 _check_short(where, step.user, "a user")
+            check_uses(where, step.secrets)
         case Add():
             _check_add(where, step)
         case SetEnv():

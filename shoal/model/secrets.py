@@ -30,6 +30,9 @@ MOST_USES = 32
 MOST_USED_BYTES = 96 << 10
 """Bytes of all secrets of one sandbox together. Ray sends up to 100 KiB beside a call."""
 
+REGISTRY_KEYS = ("REGISTRY_USERNAME", "REGISTRY_PASSWORD")
+"""The keys of a secret with the credentials of a registry."""
+
 _RESERVED = ("/proc", "/sys", "/dev", "/.shoal")
 
 

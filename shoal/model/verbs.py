@@ -35,7 +35,7 @@ from shoal.model.metrics import Series
 from shoal.model.overview import Overview
 from shoal.model.pools import PoolInfo
 from shoal.model.recipe import Recipe
-from shoal.model.secrets import SecretInfo
+from shoal.model.secrets import SecretInfo, SecretUse
 from shoal.model.spec import SandboxSpec
 from shoal.model.usage import SandboxUsage, UsageRow
 
@@ -450,6 +450,13 @@ def push_image(image: str, environment: str | None, reference: str) -> PushedIma
     """Sends an image of the cluster, by its id or name, to a registry (`registry/name:tag`), with the credentials that
     its node has for that. `ImageNotFound`, `InvalidRequest`, `FailedPrecondition`, `PermissionDenied` or `Unavailable`
     as the registry says."""
+
+
+@verb(Scope.RUN, "POST /v1/images/pull", audit="image.pull", retry=Retry.UNANSWERED, takes=BASE_S)
+def pull_image(reference: str, environment: str, secret: SecretUse) -> ImageRecord:
+    """Pulls an image of a registry with credentials (`REGISTRY_USERNAME`, `REGISTRY_PASSWORD`), for one environment
+    only. One that it has pulled before, by that reference: that one. `InvalidRequest`, `SecretNotFound`,
+    `ImageNotFound`, `QuotaExceeded`, `Unavailable`."""
 
 
 @verb(Scope.RUN, "POST /v1/images/builds", audit="image.build", takes=BASE_S)

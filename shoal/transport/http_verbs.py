@@ -18,6 +18,7 @@ from shoal.model.info import SandboxInfo
 from shoal.model.pools import PoolInfo
 from shoal.model.recipe import Recipe
 from shoal.model.sandbox_json import info_from_json, spec_to_json
+from shoal.model.secrets import SecretUse
 from shoal.model.spec import SandboxSpec
 from shoal.model.verbs import Verb
 
@@ -49,6 +50,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Quota | BuildOptions):
         return asdict(value)
     if isinstance(value, Recipe):
+        return value.to_dict()
+    if isinstance(value, SecretUse):
         return value.to_dict()
     return spec_to_json(value) if isinstance(value, SandboxSpec) else value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -11,7 +12,9 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from moto import mock_aws
@@ -105,6 +108,54 @@ def test_an_image_goes_to_a_registry_and_comes_back(store: LayerStore, registry:
     with pytest.raises(ImageNotFound):
         other.pull(f"{registry}/other:1")
     assert not list((tmp_path / "other/tmp").iterdir())
+
+
+class _Guard(BaseHTTPRequestHandler):
+    """Lets requests to a registry pass that have the right name and password."""
+
+    registry = ""
+    expected = f"Basic {base64.b64encode(b'ann:right').decode()}"
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") != self.expected:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="tests"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        names = {"Accept": self.headers.get("Accept", "*/*")}
+        with urlopen(Request(f"http://{self.registry}{self.path}", headers=names)) as answer:
+            body = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(body)))
+            for name in ("Content-Type", "Docker-Content-Digest"):
+                if name in answer.headers:
+                    self.send_header(name, answer.headers[name])
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_private_image_comes_under_another_name(store: LayerStore, registry: str, tmp_path: Path) -> None:
+    image = store.add_image(saved(tmp_path / "saved.tar", layer_of(one=b"private")), "app")
+    store.push(image.digest, f"{registry}/private:1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Guard", (_Guard,), {"registry": registry})) as guard:
+        threading.Thread(target=guard.serve_forever, daemon=True).start()
+        reference = f"127.0.0.1:{guard.server_port}/private:1"
+        other = new_store(tmp_path / "other")
+        for credentials in (None, sources.Credentials("ann", "wrong")):
+            with pytest.raises(ShoalError) as caught:
+                other.pull(reference, credentials, name="shoal-images/x:im-1")
+            assert "wrong" not in str(caught.value.to_dict())
+        pulled = other.pull(reference, sources.Credentials("ann", "right"), name="shoal-images/x:im-1")
+        assert (pulled.digest, pulled.reference) == (image.digest, "shoal-images/x:im-1")
+        assert other.find(reference) is None
+        with pytest.raises(ShoalError):  # nor does it make the reference another's
+            other.pull(reference)
+        assert other.shrink(0) == []  # nobody could fetch it again
+        guard.shutdown()
 
 
 def test_many_pull_one_image_at_once(store: LayerStore, registry: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from shoal.model.access import INSIDE, Caller, Scope
 from shoal.model.errors import AlreadyExists, FailedPrecondition, InvalidRequest, SecretNotFound, ShoalError
 from shoal.model.options import options_of, spec_of
 from shoal.model.pools import check_pool_spec
+from shoal.model.recipe import Recipe, Run, keys_of
 from shoal.model.secrets import MOST_BYTES, SecretUse, SecretValues, check_uses, secret_uses
 from shoal.model.spec import SandboxSpec
 from shoal.model.spec_model import check_spec
@@ -246,6 +247,43 @@ async def test_secrets_go_with_their_environment(tmp_path: Path) -> None:
     await controller.parts.accounts.delete_environment("team", INSIDE)
     assert (world.disk.secrets, controller.parts.secrets.secrets(None, INSIDE)) == ({}, [])
     await controller.kill()
+
+
+async def test_a_private_image_is_its_environments(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    controller = await world.controller()
+    await controller.parts.accounts.create_environment("team", shoal.Quota(), INSIDE)
+    login = {"REGISTRY_USERNAME": "ann", "REGISTRY_PASSWORD": CANARY}
+    await _store(controller, "hub", login, environment="team")
+    pulls, reference = controller.parts.registry_pulls, "registry.example.org/team/tests:1"
+    image = await pulls.pull(reference, "team", SecretUse("hub"), INSIDE)
+    assert (image.environment, image.parent, world.pulls) == ("team", reference, [(reference, "ann", CANARY)])
+    assert (await pulls.pull(reference, "team", SecretUse("hub"), INSIDE)).id == image.id
+    assert len(world.pulls) == 1
+    assert CANARY not in repr(world.disk)
+    for use, error in ((SecretUse("hub"), SecretNotFound), (INLINE, InvalidRequest)):  # in another environment
+        with pytest.raises(error):
+            await pulls.pull(reference, "main", use, INSIDE)
+    for named in (image.id, image.digest):
+        with pytest.raises(ShoalError):
+            await _made(controller, spec(image=named))
+    await controller.kill()
+
+
+def test_a_steps_key_knows_its_secrets_by_name_alone() -> None:
+    def step(**use: Any) -> Run:
+        return Run(("true",), secrets=(SecretUse(**use),))
+
+    one, other = (step(keys=("TOKEN",), values={"TOKEN": value}) for value in (CANARY, "other"))
+    sealed = step(keys=("TOKEN",), mark="m", sealed="1.k.x")
+    keys = [keys_of("sha256:0", [each])[-1] for each in (one, other, sealed, step(name="hub"), Run(("true",)))]
+    assert len(set(keys[:3])) == 1
+    assert len(set(keys)) == 3
+    travelled = Recipe.from_dict(Recipe("shoal/base", (one,)).to_dict())
+    assert travelled.steps == (one,)
+    with pytest.raises(InvalidRequest) as caught:
+        Recipe.from_dict({"base": "b", "steps": [{"step": "run", "argv": ["true"], "secrets": [{"values": CANARY}]}]})
+    assert CANARY not in str(caught.value.to_dict())
 
 
 async def test_memory_with_secrets_is_not_taken(tmp_path: Path) -> None:

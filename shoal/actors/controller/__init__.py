@@ -40,6 +40,7 @@
     image_storage.py  has nodes put images into the object storage
     stored_image_sweep.py  removes from there what no image needs
     secrets.py        stored secrets, and what of them a sandbox gets
+    registry_pulls.py images of registries that need credentials
     secret_keys.py    what they are encrypted with
     object_storage.py where images are kept for all nodes: who may reach it, and its server
     slots.py          the sandbox actors: who gets which

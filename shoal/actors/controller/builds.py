@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.actors.controller.accounts import Accounts
@@ -18,7 +18,8 @@ from shoal.model.builds import BaseImage, BuildInfo, BuildLog, BuildOptions, Bui
 from shoal.model.errors import BuildNotFound, FailedPrecondition, ImageNotFound, InvalidRequest, ShoalError, Unavailable
 from shoal.model.ids import IMAGE
 from shoal.model.images import ImageRecord
-from shoal.model.recipe import Recipe, check_recipe, keys_of
+from shoal.model.recipe import Recipe, Run, Step, check_recipe, keys_of
+from shoal.model.secrets import SecretUse
 from shoal.model.verbs import BASE_S
 from shoal.model.visibility import check_sees_environment
 
@@ -30,13 +31,14 @@ StartBuilder = Callable[[], Any]
 
 @dataclass(slots=True)
 class Builds:
-    """`used`: is told of an image that was found; `call`: how actors are called; `start_builder`: None where there can
-    be none."""
+    """`used`: is told of an image that was found; `sealed`: encrypts a step's secret; `call`: how actors are called;
+    `start_builder`: None where there can be none."""
 
     images: Images
     used: Callable[[ImageRecord], None]
     accounts: Accounts
     nodes: Nodes
+    sealed: Callable[[SecretUse, str], Awaitable[SecretUse]]
     call: Callable[..., Awaitable[Any]]
     start_builder: StartBuilder | None
     _builder: Any = None
@@ -57,8 +59,16 @@ class Builds:
                 self.used(found)
                 steps = len(recipe.steps)
                 return BuildInfo("", environment, BuildState.DONE, steps, steps, steps, image=found.id)
+        sealed = [await self._without_values(step, environment) for step in recipe.steps]
+        recipe = replace(recipe, steps=tuple(sealed))
         info: BuildInfo = await self._ask("build", recipe, environment, options, caller)
         return info
+
+    async def _without_values(self, step: Step, environment: str) -> Step:
+        """The step with its secrets sealed: the builder keeps it for a while."""
+        if not isinstance(step, Run) or not step.secrets:
+            return step
+        return replace(step, secrets=tuple([await self.sealed(use, environment) for use in step.secrets]))
 
     async def get_build(self, build_id: str, caller: Caller) -> BuildInfo:
         """How it stands."""

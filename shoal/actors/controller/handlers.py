@@ -89,6 +89,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.collect_images: parts.images.collect,
         verbs.find_image: parts.images.find,
         verbs.unknown_images: parts.images.unknown,
+        verbs.pull_image: parts.registry_pulls.pull,
         verbs.push_image: parts.image_push.push,
         verbs.build_image: parts.builds.build_image,
         verbs.get_build: parts.builds.get_build,

@@ -40,6 +40,7 @@ from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
+from shoal.actors.controller.registry_pulls import RegistryPulls
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.secret_keys import SecretKeys
 from shoal.actors.controller.secrets import Secrets
@@ -120,6 +121,7 @@ class Parts:
     image_storage: ImageStorage
     image_sweep: StoredImageSweep
     secrets: Secrets
+    registry_pulls: RegistryPulls
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -315,11 +317,14 @@ async def open_parts(
         snapshots=snapshots,
         forks=Forks(sandboxes, history, snapshots, image_changes),
         objects=objects,
-        builds=Builds(kept, use.note_used, accounts, nodes, call, start_builder),
+        builds=Builds(kept, use.note_used, accounts, nodes, secrets.sealed, call, start_builder),
         image_push=ImagePush(images, nodes, writer, call),
         image_storage=image_storage,
         image_sweep=StoredImageSweep(kept, image_storage, objects),
         secrets=secrets,
+        registry_pulls=RegistryPulls(
+            kept, image_changes, use.note_used, accounts, secrets, nodes, settings.limits, call
+        ),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

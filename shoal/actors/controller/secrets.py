@@ -160,9 +160,22 @@ class Secrets:
 
     def values_of(self, use: SecretUse, environment: str) -> dict[str, str]:
         """The values of one secret. After `load`."""
+        if use.values is not None:
+            return dict(use.values)
         if use.name is None:
             return unpacked(self.keys.unseal(use.sealed, _inline(environment)))
         return unpacked(self._opened(self._with_keys(use, environment)))
+
+    async def load(self) -> None:
+        """Has the keys at hand."""
+        await self._load()
+
+    async def sealed(self, use: SecretUse, environment: str) -> SecretUse:
+        """One secret without values in the clear, once it is there. As `admitted`."""
+        check_uses("secrets", [use])
+        self._size_of(use, environment)
+        await self._load()
+        return self._sealed_use(use, environment)
 
     # -- inside -------------------------------------------------------------------------------------
 

@@ -40,6 +40,13 @@ class FakeImageStore(ImageStore):
                 self.known[reference] = self.registry[reference]
             return self.known[reference]
 
+    async def pull_as(self, reference: str, name: str, username: str, password: str) -> ImageInfo:
+        async with self._call("pull_image", reference, name):
+            check_reference(reference)
+            if reference not in self.registry:
+                raise ImageNotFound(f"image {reference} is in no registry")
+            return self._add(replace(self.registry[reference], reference=name))
+
     async def list(self) -> builtins.list[ImageInfo]:
         async with self._call("list_images"):
             return builtins.list(self.known.values())

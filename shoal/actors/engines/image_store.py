@@ -57,6 +57,11 @@ class ImageStore(ABC):
         `Unavailable` if the registry does not answer."""
 
     @abstractmethod
+    async def pull_as(self, reference: str, name: str, username: str, password: str) -> ImageInfo:
+        """Fetches the image of a reference from its registry with these credentials, also if it is here, and names it
+        `name` alone: whoever asks for the reference does not get it for that. Errors as of `get`."""
+
+    @abstractmethod
     async def list(self) -> list[ImageInfo]:
         """All images, those without a reference too (their digest stands in its place), in any order."""
 

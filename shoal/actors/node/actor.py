@@ -132,6 +132,10 @@ class NodeActor:
         """What the engine has by that reference; None if it is not here and not to be pulled. `ImageNotFound`."""
         return await (await self._open()).images.find(image, pull)
 
+    async def pull_image(self, reference: str, image_id: str, username: str, password: str) -> NodeImage:
+        """Pulls an image of a registry with credentials, under the name of an image of the cluster alone."""
+        return await (await self._open()).images.pull(reference, image_id, username, password)
+
     async def push_image(self, digest: str, reference: str) -> str:
         """Sends an image to a registry; the digest by which that knows it."""
         return await (await self._open()).engine.images.push(digest, reference)

@@ -72,6 +72,16 @@ class NodeImages:
                 return None
         return NodeImage(found.digest, found.size, _plain(found.config))
 
+    async def pull(self, reference: str, image_id: str, username: str, password: str) -> NodeImage:
+        """Fetches an image of a registry with credentials. It has no name but that of an image of the cluster."""
+        name = image_reference(self.cluster, image_id)
+        self._making[image_id] = task = tasks.shared(
+            self.engine.images.pull_as(reference, name, username, password), "pull image"
+        )
+        task.add_done_callback(lambda _: self._making.pop(image_id, None))
+        found = await asyncio.shield(task)
+        return NodeImage(found.digest, found.size, _plain(found.config))
+
     async def _provide_scratch(self) -> ImageInfo:
         """The image without any file, made at its first use."""
         with contextlib.suppress(ImageNotFound):

@@ -18,6 +18,7 @@ from shoal.client.image import building, commands
 from shoal.client.image.dockerfile import parse
 from shoal.client.image.ignore import Ignore
 from shoal.client.image.local_files import LocalFiles
+from shoal.client.secrets import Secret, uses_of
 from shoal.model import tasks, verbs
 from shoal.model.builds import BuildOptions
 from shoal.model.errors import InvalidRequest
@@ -37,6 +38,7 @@ from shoal.model.recipe import (
     Step,
     check_recipe,
 )
+from shoal.model.secrets import secret_uses
 from shoal.model.validate import check_absolute, check_text
 
 BASE = "shoal/base"
@@ -55,10 +57,11 @@ class Image:
     when it is first used, or by `build`. `Sandbox.create(image=…)`, pools and `shoal.map` take one.
     """
 
-    def __init__(self, base: str, steps: Sequence[Step | LocalFiles] = ()) -> None:
+    def __init__(self, base: str, steps: Sequence[Step | LocalFiles] = (), secret: Secret | None = None) -> None:
         # For `base`, `from_registry` and their like.
         self._base = base
         self._steps = tuple(steps)
+        self._secret = secret
         self._built: WeakKeyDictionary[Client, dict[str, str]] = WeakKeyDictionary()
         self._building: dict[tuple[asyncio.AbstractEventLoop, Client, str], asyncio.Task[Image]] = {}
 
@@ -80,10 +83,14 @@ class Image:
         return Image(BASE, (commands.python(python),))
 
     @staticmethod
-    def from_registry(reference: str) -> Image:
-        """An image of a registry: `python:3.12`, `ghcr.io/org/name@sha256:…`. A node that lacks it pulls it."""
+    def from_registry(reference: str, *, secret: Secret | None = None) -> Image:
+        """An image of a registry: `python:3.12`, `ghcr.io/org/name@sha256:…`. A node that lacks it pulls it.
+
+        `secret`: its credentials, with the keys `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`. The image then belongs to
+        the environment, which pulls it once; others do not get it by its reference.
+        """
         check_text("reference", reference, "an image's reference, such as 'python:3.12'")
-        return Image(reference)
+        return Image(reference, secret=secret)
 
     @staticmethod
     def from_dockerfile(
@@ -168,12 +175,20 @@ class Image:
             raise InvalidRequest(f"path: {path}: {getattr(error, 'strerror', None) or error}", field="path") from None
         return self._with(commands.pip_requirements(text, options, os.fspath(path)))
 
-    def run_commands(self, *lines: str, env: Mapping[str, str] | None = None, user: str | None = None) -> Image:
+    def run_commands(
+        self,
+        *lines: str,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        secrets: Sequence[Secret] = (),
+    ) -> Image:
         """Runs lines of the shell, each a step of its own, as RUN in a Dockerfile. `env`: variables for these lines
-        only. `user`: None for the image's own; `"root"`."""
+        only. `user`: None for the image's own; `"root"`. `secrets`: what these lines get, as variables or files; what
+        they do not write is not in the image. Other values of a secret build nothing anew."""
         own = mapping("env", env)
+        uses = secret_uses(uses_of(secrets))
         return self._with(
-            *(Run((*commands.SHELL, line), own, user) for line in _words("lines", lines)),
+            *(Run((*commands.SHELL, line), own, user, secrets=uses) for line in _words("lines", lines)),
         )
 
     def env(self, variables: Mapping[str, str]) -> Image:
@@ -282,9 +297,10 @@ class Image:
         where = await environment_of(client, environment)
         show = sys.stderr.isatty() if progress is None else progress
         write = _both(_print if show else None, log)
+        base = await self._base_for(client, where)
         if not self._steps:
-            return self
-        image_id = await building.build(client.transport, self._base, self._steps, where, options, write)
+            return self if self._secret is None else Image(base)
+        image_id = await building.build(client.transport, base, self._steps, where, options, write)
         self._built.setdefault(client, {})[where] = image_id
         return Image(image_id)
 
@@ -329,7 +345,7 @@ class Image:
 
     async def reference_for(self, client: Client, environment: str) -> str:
         """What the spec of a sandbox says: builds the image where it was not yet, once for each `Image` and client."""
-        if not self._steps:
+        if not self._steps and self._secret is None:
             return self._base
         known = self._built.setdefault(client, {}).get(environment)
         if known is not None:
@@ -352,20 +368,20 @@ class Image:
     @property
     def id(self) -> str | None:
         """`im-…`, of one that `build`, `from_id` or a snapshot gave; else None."""
-        return self._base if not self._steps and IMAGE.fullmatch(self._base) else None
+        return self._base if self.reference is not None and IMAGE.fullmatch(self._base) else None
 
     @property
     def reference(self) -> str | None:
         """What `image` of a sandbox says for it: an id, a name, or a registry's reference. None for one that must be
         built first."""
-        return None if self._steps else self._base
+        return None if self._steps or self._secret is not None else self._base
 
     def recipe(self) -> Recipe:
         """The recipe as it travels; reads the local files, for their hash."""
         return building.resolve(self._base, self._steps)[0]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Image) and (self._base, self._steps) == (other._base, other._steps)
+        return isinstance(other, Image) and self._parts == other._parts
 
     def __hash__(self) -> int:
         return hash((self._base, len(self._steps)))
@@ -374,10 +390,21 @@ class Image:
         steps = f", {len(self._steps)} steps" if self._steps else ""
         return f"<Image {self._base}{steps}>"
 
+    @property
+    def _parts(self) -> tuple[object, ...]:
+        return self._base, self._steps, None if self._secret is None else self._secret._use
+
+    async def _base_for(self, client: Client, environment: str) -> str:
+        """What the recipe begins with; one that needs credentials is pulled first."""
+        if self._secret is None:
+            return self._base
+        pulled = await client.transport.ask(verbs.pull_image, self._base, environment, self._secret._use)
+        return pulled.id
+
     def _with(self, *steps: Step | LocalFiles) -> Image:
         # What can be checked is checked where it is written.
         check_recipe(Recipe(self._base, tuple(step for step in steps if not isinstance(step, LocalFiles))))
-        return Image(self._base, (*self._steps, *steps))
+        return Image(self._base, (*self._steps, *steps), self._secret)
 
 
 def _words(field: str, words: Sequence[str], *, least: int = 1) -> tuple[str, ...]:

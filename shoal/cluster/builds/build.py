@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 from shoal.client.cluster import Client
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.sandbox import Sandbox
+from shoal.client.secrets import Secret
 from shoal.cluster.builds.files import FileStore
 from shoal.cluster.builds.log import Log
 from shoal.cluster.builds.steps import StepRunner, message_of
@@ -21,6 +22,7 @@ from shoal.model.builds import BaseImage, BuildInfo, BuildOptions, BuildState
 from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
 from shoal.model.images import ImageRecord
 from shoal.model.recipe import Add, ImageDefaults, Recipe, Run, changed, is_layer, keys_of, title_of
+from shoal.model.secrets import SecretUse
 
 LEASE_S = 30.0
 """The owner lease of the sandboxes in which steps run: so long they outlive a builder that was killed."""
@@ -150,7 +152,8 @@ class Build:
             archive = self.files.path(step.digest)
             if archive is None:
                 raise Unavailable(f"step {at + 1}: its files are not kept any more; build again")
-        async with self._sandbox(base, image, defaults) as sandbox:
+        secrets = step.secrets if isinstance(step, Run) else ()
+        async with self._sandbox(base, image, defaults, secrets) as sandbox:
             left = max(1.0, self._end - time.monotonic())
             agent = RetryingAgent(self.client.transport, sandbox.id)
             runner = StepRunner(sandbox, agent, self.log, at + 1, title_of(step), left)
@@ -172,7 +175,11 @@ class Build:
 
     @asynccontextmanager
     async def _sandbox(
-        self, base: BaseImage, image: ImageRecord | None, defaults: ImageDefaults
+        self,
+        base: BaseImage,
+        image: ImageRecord | None,
+        defaults: ImageDefaults,
+        secrets: Sequence[SecretUse] = (),
     ) -> AsyncIterator[Sandbox]:
         """A sandbox of the image of the step before. By digest, so that it runs no command of the image's own."""
         options = self.options
@@ -187,6 +194,7 @@ class Build:
             disk=options.disk,
             network="none" if options.network == "none" else "default",
             workdir=defaults.workdir or None,
+            secrets=[Secret(use) for use in secrets],
             timeout=left + _MARGIN_S,
             owner_lease=LEASE_S,
             tags={"shoal.build": self.id},

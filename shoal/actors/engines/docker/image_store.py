@@ -47,6 +47,10 @@ class DockerImageStore(ImageStore):
             "pull" if pull else "look", lambda: images.pull(reference) if pull else images.need(reference)
         )
 
+    async def pull_as(self, reference: str, name: str, username: str, password: str) -> ImageInfo:
+        images = self._images()
+        return await self._in("pull", lambda: images.pull_as(reference, name, username, password))
+
     async def list(self) -> builtins.list[ImageInfo]:
         return await self._in("look", self._images().all)
 

@@ -57,15 +57,29 @@ class Images:
             raise ImageNotFound(f"image {reference} is not on this node; pull it first, or load it on the node")
         return image
 
-    def pull(self, reference: str) -> ImageInfo:
-        """Fetches the image, or the missing parts of it. Takes minutes for a large one."""
+    def pull_as(self, reference: str, name: str, username: str, password: str) -> ImageInfo:
+        """Fetches it with credentials. It has the reference, which the daemon gives it, only meanwhile."""
+        named = self.get(reference)
+        self.pull(reference, {"username": username, "password": password})
+        try:
+            self.tag(reference, name)
+        finally:
+            if named is None:
+                self.remove(reference)
+            else:
+                self.tag(named.digest, reference)
+        return self.need(name)
+
+    def pull(self, reference: str, auth: dict[str, str] | None = None) -> ImageInfo:
+        """Fetches the image, or the missing parts of it. Takes minutes for a large one. `auth`: the credentials; None:
+        those that the daemon's client has."""
         check_reference(reference)
         repository, tag = parse_repository_tag(reference)
         # Without a tag the daemon would fetch all tags.
         tag = tag or "latest"
         with docker_errors(f"pull image {reference}"):
             try:
-                for message in self._client.pull(repository, tag=tag, stream=True, decode=True):
+                for message in self._client.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth):
                     if "error" in message:
                         raise from_pull(str(message["error"]), reference)
             except APIError as error:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
 from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.oci.memory import without_memory
 from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
@@ -46,6 +47,12 @@ class OciImageStore(ImageStore):
             return await self._pull(reference)
         except (ImageNotFound, Unavailable) as error:
             raise type(error)(f"image {reference} is not on this node, and {error.message}") from error
+
+    async def pull_as(self, reference: str, name: str, username: str, password: str) -> ImageInfo:
+        credentials = Credentials(username, password)
+        found = await self._run("pull", lambda: self._layers.pull(reference, credentials, name=name))
+        self._tidy()
+        return found
 
     async def list(self) -> builtins.list[ImageInfo]:
         return await self._run("look", self._layers.images)

@@ -13,8 +13,9 @@ from pydantic import Field, create_model
 
 from shoal.cluster.api.schema.control import Sent, Told
 from shoal.model.builds import LONGEST_LOOK_S, MOST_TIMEOUT_S, BuildOptions, BuildState
-from shoal.model.field_types import Name
+from shoal.model.field_types import Name, Secrets
 from shoal.model.recipe import KINDS, MOST_STEPS, Recipe, Step
+from shoal.model.secrets import SecretUse
 
 BuildId = Annotated[
     str, Path(description="The build's id.", pattern="^bd-[0-9a-z]{1,32}$", examples=["bd-2fq7c3j5kx6n4a7b"])
@@ -24,7 +25,7 @@ LogWait = Annotated[float, Field(ge=0, le=LONGEST_LOOK_S)]
 
 _WORDS = Annotated[list[Annotated[str, Field(max_length=131_071)]], Field(max_length=4096)]
 _PAIRS = Annotated[dict[str, str], Field(max_length=4096)]
-_TYPES: Mapping[Any, Any] = {tuple[str, ...]: _WORDS, Mapping[str, str]: _PAIRS}
+_TYPES: Mapping[Any, Any] = {tuple[str, ...]: _WORDS, Mapping[str, str]: _PAIRS, tuple[SecretUse, ...]: Secrets}
 
 
 def _members(kind: type[Step]) -> Iterator[tuple[str, Any]]:
@@ -86,7 +87,7 @@ class BuildCreate(Sent):
 
     def parsed(self) -> tuple[Recipe, BuildOptions]:
         """The recipe, checked, and the options."""
-        given = [step.model_dump() for step in self.recipe.steps]
+        given = [{name: getattr(step, name) for name in type(step).model_fields} for step in self.recipe.steps]
         made = Recipe.from_dict({"base": self.recipe.base, "steps": given})
         return made, BuildOptions(**self.options.model_dump())
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from shoal.cluster.api.schema.control import MAX_BATCH, MAX_SECONDS, Deadline, Sandbox, Sent, Told
+from shoal.model import field_types
 from shoal.model.field_types import Name
 from shoal.model.images import MAX_TTL, ImageKind
+from shoal.model.secrets import SecretUse, secret_uses
 
 NameText = Annotated[str, Field(min_length=1, max_length=255, examples=["agent:v1"])]
 ImagePath = Annotated[
     str, Path(description="Its id, or its name.", min_length=1, max_length=255, examples=["im-2fq7c3j5kx6n4a7b"])
 ]
+
+
+def _secret(given: Any) -> SecretUse:
+    """By a function of its own: what pydantic says of a wrong value shows it."""
+    return secret_uses([given], "secret")[0]
 
 
 class Snapshot(Sent):
@@ -47,6 +54,16 @@ class Fork(Sent):
     """Seconds for all of it"""
     key: Annotated[str, Field(min_length=1, max_length=120)] | None = None
     """The same key gives the same sandboxes; they have the idempotency keys `<key>:<number>`, from 0"""
+
+
+class ImagePull(Sent):
+    """An image to pull from a registry."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=512, examples=["ghcr.io/org/name:1"])]
+    secret: Annotated[Any, BeforeValidator(_secret), WithJsonSchema(field_types.SECRET_SCHEMA)]
+    """Its credentials: a stored secret or values, with the keys `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`"""
+    environment: Name | None = None
+    """Whose image it is then; by default the token's, or `main` for a token of all"""
 
 
 class ImageName(Sent):

@@ -179,9 +179,15 @@ class LayerStore:
     # From and to elsewhere
 
     def pull(
-        self, reference: str, credentials: Credentials | None = None, progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        progress: Progress | None = None,
+        *,
+        name: str | None = None,
     ) -> ImageInfo:
-        """Fetches the image of a reference from its registry, also if there is one of that name here, and names it.
+        """Fetches the image of a reference from its registry, also if there is one of that name here, and names it so,
+        or `name` instead, by which it can't be fetched again.
         Without credentials AWS's own count for its registries, and else those of Docker's configuration.
         `ImageNotFound` with the reason if it cannot be had, `Unavailable` if the registry does not answer,
         `InvalidRequest` (field `image`) for one that is broken or for another architecture, `QuotaExceeded` for a full
@@ -191,12 +197,12 @@ class LayerStore:
             image = sources.fetch(
                 self._maker,
                 sources.in_registry(reference, credentials),
-                reference,
+                name or reference,
                 draft,
-                replaceable=True,
+                replaceable=name is None,
                 progress=progress,
             )
-        return self._info(image, reference)
+        return self._info(image, name or reference)
 
     def add_image(self, path: Path, reference: str | None = None, *, name: str = "") -> ImageInfo:
         """Adds the image in an archive of `docker save`, or in a directory in the OCI layout, and names it. `name`:
