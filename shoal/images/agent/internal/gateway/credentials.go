@@ -10,6 +10,7 @@ const (
 	connectHeader    = "X-Shoal-Connect-Token"
 	connectParameter = "shoal_token"
 	connectCookie    = "shoal_tunnel"
+	sessionCookie    = "shoal_session" // and a port after it: a browser's session with the dashboard
 
 	subprotocol       = "shoal.v1"
 	bearerSubprotocol = "shoal.bearer." // followed by an API token: browsers cannot send headers with a WebSocket
@@ -72,7 +73,7 @@ func extractCookies(h http.Header) (ours []string) {
 			pair = strings.TrimSpace(pair)
 			if name, value, _ := strings.Cut(pair, "="); name == connectCookie {
 				ours = append(ours, value)
-			} else if pair != "" {
+			} else if pair != "" && !isSessionCookie(name) {
 				others = append(others, pair)
 			}
 		}
@@ -86,6 +87,11 @@ func extractCookies(h http.Header) (ours []string) {
 		delete(h, "Cookie")
 	}
 	return ours[:min(len(ours), maxConnectCookies)]
+}
+
+// isSessionCookie reports whether a cookie is the dashboard's. A tunnel by path shares its address.
+func isSessionCookie(name string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(strings.TrimSpace(name), "__Host-"), sessionCookie)
 }
 
 // extractSubprotocols removes the API's subprotocols from a WebSocket's offer if an API token is among them.

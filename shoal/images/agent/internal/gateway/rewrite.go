@@ -57,7 +57,7 @@ func rewriteCookies(h http.Header, prefix string) {
 // for a cookie that would replace Shoal's own.
 func rewriteCookie(cookie, prefix string) string {
 	parts := strings.Split(cookie, ";")
-	if name, _, _ := strings.Cut(parts[0], "="); strings.TrimSpace(name) == connectCookie {
+	if name, _, _ := strings.Cut(parts[0], "="); strings.TrimSpace(name) == connectCookie || isSessionCookie(name) {
 		return ""
 	}
 	kept := []string{strings.TrimSpace(parts[0])}

@@ -16,7 +16,7 @@ func TestRequestsAreForwardedUnchangedWithForwardedHeaders(t *testing.T) {
 	l := newTunnelHarness(t, nil)
 	l.web(echoRequest)
 	headers := withHeaders(l.tokenHeader(), "X-Forwarded-For", "1.2.3.4", "X-Forwarded-Prefix", "/lie", "Forwarded", "x",
-		"X-Own", "kept", "TE", "trailers", "X-Request-Id", "mine", "Cookie", "a=1; shoal_tunnel=x; b=2",
+		"X-Own", "kept", "TE", "trailers", "X-Request-Id", "mine", "Cookie", "a=1; shoal_tunnel=x; shoal_session_8000=s; __Host-shoal_session=s; b=2",
 		"Authorization", "Basic own")
 	a := l.do("PUT", prefix+"/a%2Fb/c?q=1&q=%20x;y", headers, strings.NewReader("body"))
 	got := a.echoed(t)
@@ -245,6 +245,7 @@ func TestPathsAndHeadersStayBelowThePrefix(t *testing.T) {
 		h.Set("Location", "/x")
 		h.Add("Set-Cookie", "sid=1; Domain=127.0.0.1; Path=/app")
 		h.Add("Set-Cookie", "shoal_tunnel=mine; Path=/")
+		h.Add("Set-Cookie", "shoal_session_8000=mine; Path=/")
 		for _, name := range removed {
 			h.Set(name, "/")
 		}
