@@ -190,6 +190,17 @@ class Tunnel:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SignInCode:
+    """What signs a browser in to the dashboard, once, until `expires_at` (unix seconds)."""
+
+    code: str
+    expires_at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def mint() -> tuple[str, str, str]:
     """A new token: (its id, its text to show once, its digest to store)."""
     token_id = f"tk-{_random(10)}"

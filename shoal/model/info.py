@@ -132,7 +132,8 @@ PageCursor = tuple[float, str]
 @dataclass(frozen=True, slots=True)
 class Listing:
     """Which sandboxes to list: of one environment, carrying all of `tags`, in any of `states` (empty: those that live),
-    of one `region`.
+    of one `region`, of one `image`, with the text `search` in id, name, image or a tag (`key:value`), upper or lower
+    case.
 
     `before`: only those that come after this one, named by (created_at, id), in the order newest first: how a next page
     is asked for.
@@ -145,6 +146,8 @@ class Listing:
     limit: int = 1000
     region: str | None = None
     before: PageCursor | None = None
+    image: str | None = None
+    search: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

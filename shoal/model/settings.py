@@ -177,6 +177,10 @@ class ApiSettings(_Section):
     """Seconds for a client to send a request's headers"""
     token_cache: Annotated[float, Field(ge=0)] = 5.0
     """Seconds until a revoked token is refused everywhere"""
+    dashboard: bool = True
+    """Whether it shows the dashboard at `/`. Without `confine_tunnels` nobody can sign in there with a token"""
+    session: Annotated[float, Field(ge=60, le=30 * 86400)] = 12 * 3600.0
+    """Seconds after which a browser has to sign in to the dashboard again"""
     max_body: Annotated[int, Field(gt=0)] = 1 << 20
     """Most bytes of a JSON request; 4 times as many for creates, 16 times for commands; files have no limit"""
 

@@ -24,7 +24,17 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo, Tunnel
+from shoal.model.access import (
+    AuditEntry,
+    Environment,
+    Quota,
+    SandboxEvent,
+    Scope,
+    SignInCode,
+    StoredToken,
+    TokenInfo,
+    Tunnel,
+)
 from shoal.model.builds import BaseImage, BuildInfo, BuildLog, BuildOptions, PushedImage
 from shoal.model.capacity import Capacity, Demand
 from shoal.model.errors import ShoalError
@@ -293,6 +303,12 @@ def tokens() -> list[TokenInfo]:
 def revoke_token(token_id: str) -> TokenInfo:
     """From now on the token is refused, by every replica within `api.token_cache` seconds. May be called again;
     `TokenNotFound`."""
+
+
+@verb(Scope.READ, "POST /v1/session/codes", audit="session.code")
+def sign_in_code() -> SignInCode:
+    """What signs a browser in with the caller's token, once, within ten minutes; `FailedPrecondition` for callers
+    without a token."""
 
 
 # Pools
@@ -587,6 +603,16 @@ def report(audit: Sequence[AuditEntry], counters: Mapping[Series, float], used: 
 @verb(None)
 def tunnel_secret() -> bytes:
     """For replicas: the secret that connect tokens of tunnels are signed with. 32 bytes, derived from the cluster's."""
+
+
+@verb(None)
+def session_secret() -> bytes:
+    """For replicas: the secret that sessions of browsers are signed with. 32 bytes, derived from the cluster's."""
+
+
+@verb(None, retry=Retry.NEVER)
+def redeem_sign_in_code(code: str) -> str:
+    """For replicas: the id of the token that a code signs in with, this once; `Unauthenticated`."""
 
 
 @verb(None)

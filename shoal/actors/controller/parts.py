@@ -44,6 +44,7 @@ from shoal.actors.controller.registry_pulls import RegistryPulls
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.secret_keys import SecretKeys
 from shoal.actors.controller.secrets import Secrets
+from shoal.actors.controller.sign_ins import SignIns
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slot_stock import SlotStock
 from shoal.actors.controller.slots import SlotPool
@@ -103,6 +104,7 @@ class Parts:
     sandboxes: Sandboxes
     starting: Starting
     tunnels: Tunnels
+    sign_ins: SignIns
     event_feed: EventFeed
     metrics: Metrics
     overview_book: OverviewBook
@@ -303,6 +305,7 @@ async def open_parts(
         accounts=accounts,
         sandboxes=sandboxes,
         starting=Starting(sandboxes, history, admission, supervisor, writer),
+        sign_ins=SignIns(secret),
         tunnels=Tunnels(history, writer, nodes, secret, settings.api, call),
         event_feed=EventFeed(writer, registry, history, accounts, store),
         metrics=metrics,

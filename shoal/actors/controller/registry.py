@@ -228,5 +228,13 @@ def matches(record: SandboxRecord, listing: Listing) -> bool:
         and (not listing.states or record.state in listing.states)
         and (listing.region is None or listing.region in record.spec.regions)
         and (listing.before is None or position(record) < listing.before)
+        and (listing.image is None or listing.image == record.spec.image)
         and all(record.tags.get(key) == value for key, value in listing.tags.items())
+        and (listing.search is None or _is_found(record, listing.search.casefold()))
     )
+
+
+def _is_found(record: SandboxRecord, text: str) -> bool:
+    spec = record.spec
+    told = (record.id, spec.name or "", spec.image, *(f"{key}:{value}" for key, value in record.tags.items()))
+    return any(text in part.casefold() for part in told)

@@ -184,6 +184,14 @@ async def _verify(tokens: TokenCache, text: str, address: str | None) -> TokenIn
     return stored.info
 
 
+async def verify_session(tokens: TokenCache, token_id: str) -> TokenInfo:
+    """The token that a session is for; `Unauthenticated` if it is not valid any more."""
+    stored = await tokens.get(token_id)
+    if stored is None or not stored.info.valid(time.time()):
+        raise Unauthenticated("the session's token is revoked or has expired; sign in with another")
+    return stored.info
+
+
 def presented(connection: HTTPConnection) -> str | None:
     """The token text of a request, or None."""
     found: str | None = None
@@ -251,9 +259,13 @@ async def authenticate(connection: HTTPConnection) -> Caller:
     if not state.settings.api.auth:
         return Caller(request_id=context.request_id, address=context.address)
     text = presented(connection)
-    if text is None:
-        raise Unauthenticated("there is no token; send 'Authorization: Bearer shoal_tk-…'")
-    info = await verify(state.tokens, text, context.address)
+    if text is not None:
+        info = await verify(state.tokens, text, context.address)
+    else:
+        token_id = await state.sessions.token_id(connection)
+        if token_id is None:
+            raise Unauthenticated("there is no token; send 'Authorization: Bearer shoal_tk-…'")
+        info = await verify_session(state.tokens, token_id)
     state.usage_reporter.used[info.id] = time.time()
     return Caller(info.id, info.environment, info.scope, context.request_id, context.address)
 
