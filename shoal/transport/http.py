@@ -182,6 +182,8 @@ class HttpTransport(Transport):
             "tag": [f"{_before_colon(key)}:{value}" for key, value in listing.tags.items()],
             "state": [state.value for state in listing.states],
             "region": listing.region,
+            "image": listing.image,
+            "search": listing.search,
             "include_ended": listing.include_ended,
             "limit": min(listing.limit, MAX_PAGE),
             "cursor": None if listing.before is None else encode_cursor(listing.before),

@@ -99,6 +99,11 @@ async def list_sandboxes(
     ] = [],  # noqa: B006  # FastAPI copies it
     state: Annotated[list[State], Query(description="Only those in one of these states.", max_length=len(State))] = [],  # noqa: B006
     region: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
+    image: Annotated[str | None, Query(min_length=1, max_length=512, description="As it was asked for.")] = None,
+    search: Annotated[
+        str | None,
+        Query(min_length=1, max_length=256, description="Only those with this in id, name, image or a tag."),
+    ] = None,
     include_ended: Annotated[bool, Query(description="Ended ones too, where no state is given.")] = False,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")] = None,
@@ -113,6 +118,8 @@ async def list_sandboxes(
         limit=limit + 1,
         region=region,
         before=None if cursor is None else decode_cursor(cursor),
+        image=image,
+        search=search,
     )
     found = await cluster.ask(verbs.list_sandboxes, listing)
     page = found.sandboxes[:limit]
