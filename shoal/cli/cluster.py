@@ -80,6 +80,8 @@ def up(
     console.err().print(f"The cluster {state}: Ray at {done.cluster.ray_address}, nodes: {done.nodes}.")
     if done.cluster.api_url:
         console.err().print(f"The HTTP API is at {done.cluster.api_url}; a token for it is in {config_file.path()}.")
+        if loaded.api.dashboard:
+            console.err().print(f"The dashboard is at {done.cluster.api_url}/; `shoal dashboard` opens it, signed in.")
     console.err().print("Try: shoal run shoal/base python3 -c 'print(6 * 7)'")
 
 

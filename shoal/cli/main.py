@@ -13,6 +13,7 @@ from shoal.cli import (
     admin,
     cluster,
     copy,
+    dashboard,
     exits,
     history,
     image_build,
@@ -58,6 +59,7 @@ app.command()(cluster.up)
 app.command()(cluster.down)
 app.command()(cluster.status)
 app.command()(cluster.doctor)
+app.command()(dashboard.dashboard)
 app.command()(machines.join)
 app.command()(machines.leave)
 app.add_typer(machines.node, name="node")

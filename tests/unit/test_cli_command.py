@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from shoal.cli.main import app
 
 COMMANDS = (
-    *("up", "down", "status", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "stop", "start", "rm"),
+    *("up", "down", "status", "dashboard", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "stop", "start", "rm"),
     *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events", "join", "leave"),
 )
 GROUPS = {

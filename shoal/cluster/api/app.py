@@ -14,7 +14,9 @@ from fastapi.routing import APIRoute
 
 from shoal.cluster.api import health, metrics, overview, usage
 from shoal.cluster.api.access import routes as admin
+from shoal.cluster.api.access import session_routes
 from shoal.cluster.api.access.auth import TokenCache
+from shoal.cluster.api.access.sessions import Sessions
 from shoal.cluster.api.access.usage_reporter import UsageReporter
 from shoal.cluster.api.builds import routes as builds
 from shoal.cluster.api.files import archive, entries
@@ -33,6 +35,7 @@ from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
 from shoal.cluster.api.secrets import routes as secrets
 from shoal.cluster.api.tunnels import routes as exposures
+from shoal.cluster.dashboard import pages
 from shoal.model import tasks
 from shoal.model.hosts import check_open
 from shoal.model.settings import Settings
@@ -65,6 +68,7 @@ def routers() -> list[APIRouter]:
         logs.router,
         events.router,
         admin.router,
+        session_routes.router,
         metrics.router,
         overview.router,
         usage.sandboxes,
@@ -95,11 +99,14 @@ def make_app(transport: Transport, settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.usage_reporter = reporter
     app.state.tokens = TokenCache(transport, settings.api.token_cache)
+    app.state.sessions = Sessions(transport, settings.api)
     app.state.outputs = Budget(execs.MOST_HELD)
     app.state.large_bodies = LargeBodies(max(MOST_LARGE, StartRoute.body_factor * settings.api.max_body))
     app.state.makes = set()  # creates that go on though their client may have left
     for router in routers():
         _take(app, router)
+    if settings.api.dashboard:
+        app.router.routes.extend(pages.routes())
     problems.install(app)
     openapi.install(app)
     app.add_middleware(Frame, api=settings.api, reporter=reporter)

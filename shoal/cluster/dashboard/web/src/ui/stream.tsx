@@ -1,0 +1,106 @@
+// Output as it comes, as text: at most so much of it is kept, the newest.
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { Problem, request, type Query } from "../lib/api.ts";
+import { bytes } from "../lib/format.ts";
+import { Failure } from "./parts.tsx";
+
+const MOST_CHARACTERS = 400_000;
+const MOST_IN_A_LINE = 4_000;
+const PAINT_MS = 100;
+
+// Control characters other than newline and tab, and colour codes: this is a text, not a terminal.
+const CODES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** Output made harmless: no escapes, no characters that reorder the text, no endless lines. */
+export function tame(text: string): string {
+  return text
+    .replace(/\r+\n/g, "\n")
+    .replace(CODES, "")
+    .replace(UNSEEN, "\u00b7")
+    .split("\n")
+    .map((line) => (line.length > MOST_IN_A_LINE ? `${line.slice(0, MOST_IN_A_LINE)}… (${line.length} characters)` : line))
+    .join("\n");
+}
+
+export function Stream({ path, query, label }: { path: string; query: Query; label: string }) {
+  const [text, setText] = useState("");
+  const [state, setState] = useState<"open" | "ended">("open");
+  const [problem, setProblem] = useState<Problem | null>(null);
+  const [skipped, setSkipped] = useState(0);
+  const [turn, setTurn] = useState(0);
+  const box = useRef<HTMLPreElement>(null);
+  const atEnd = useRef(true);
+
+  useEffect(() => {
+    const abort = new AbortController();
+    let held = "";
+    let cut = 0;
+    let timer = 0;
+    const paint = () => {
+      timer = 0;
+      setText(tame(held));
+      setSkipped(cut);
+    };
+    const take = (more: string) => {
+      held += more;
+      if (held.length > MOST_CHARACTERS) {
+        cut += held.length - MOST_CHARACTERS;
+        held = held.slice(-MOST_CHARACTERS);
+      }
+      timer ||= setTimeout(paint, PAINT_MS);
+    };
+    const read = async () => {
+      const response = await request("GET", path, { query, signal: abort.signal });
+      cut = Number(response.headers.get("X-Shoal-Offset") ?? 0);
+      const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        take(value);
+      }
+      setState("ended");
+    };
+    setState("open");
+    setProblem(null);
+    read().catch((error: unknown) => {
+      if (abort.signal.aborted) return;
+      if (error instanceof Problem) setProblem(error);
+      else setState("ended"); // it was cut off
+    });
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+    };
+  }, [path, JSON.stringify(query), turn]);
+
+  useLayoutEffect(() => {
+    if (atEnd.current && box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [text]);
+
+  if (problem) return <Failure problem={problem} retry={() => setTurn(turn + 1)} />;
+  return (
+    <figure class="stream">
+      {skipped > 0 && <p class="faint">The first {bytes(skipped)} are not shown.</p>}
+      <pre
+        ref={box}
+        tabIndex={0}
+        aria-label={label}
+        onScroll={(event) => {
+          const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
+          atEnd.current = scrollHeight - scrollTop - clientHeight < 40;
+        }}
+      >
+        {text}
+      </pre>
+      <figcaption class="faint">
+        {state === "open" ? (text ? "Follows what is written." : "Nothing was written yet.") : text ? "This is the end of it." : "It wrote nothing."}{" "}
+        {state === "ended" && (
+          <button type="button" class="quiet" onClick={() => setTurn(turn + 1)}>
+            Read again
+          </button>
+        )}
+      </figcaption>
+    </figure>
+  );
+}
