@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from prometheus_client import Metric
     from prometheus_client.registry import Collector
 
 
@@ -38,20 +38,31 @@ def flatten(collector: Collector) -> dict[Series, float]:
 
 
 def exposition(values: Mapping[Series, float]) -> bytes:
-    """The values in Prometheus' text format, version 0.0.4."""
-    from prometheus_client import Metric, generate_latest
-
-    families: dict[str, Metric] = {}
+    """The values in Prometheus' text format, version 0.0.4. `generate_latest` takes five times as long for it, as it
+    wants objects made of each value first."""
+    families: dict[str, list[str]] = {}
     for series, value in values.items():
-        if series.family not in families:
-            families[series.family] = Metric(series.family, series.help, series.kind)
-        families[series.family].add_sample(series.name, dict(series.labels), value)
-    return generate_latest(_Collected(families.values()))
+        lines = families.get(series.family)
+        if lines is None:
+            lines = families[series.family] = _head(series)
+        labels = ",".join(f'{name}="{_escaped(each)}"' for name, each in series.labels)
+        lines.append(f"{series.name}{{{labels}}} {_number(value)}" if labels else f"{series.name} {_number(value)}")
+    return ("\n".join(line for lines in families.values() for line in lines) + "\n").encode("utf-8", "replace")
 
 
-class _Collected:
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
+def _head(series: Series) -> list[str]:
+    name = f"{series.family}_total" if series.kind == "counter" else series.family
+    return [f"# HELP {name} {_escaped(series.help, quotes=False)}", f"# TYPE {name} {series.kind}"]
 
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
+
+def _escaped(text: str, *, quotes: bool = True) -> str:
+    if "\\" not in text and "\n" not in text and '"' not in text:
+        return text
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if quotes else text
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return "NaN" if math.isnan(value) else repr(float(value))

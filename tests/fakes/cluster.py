@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from shoal.actors.controller.handlers import answer, handlers
 from shoal.actors.controller.machine import Machine
-from shoal.actors.controller.nodes import Nodes
+from shoal.actors.controller.nodes import Node, Nodes
 from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.placement import ANYWHERE, Selector
@@ -37,7 +37,7 @@ from shoal.model.info import NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
-from shoal.model.usage import SandboxUsage
+from shoal.model.usage import SandboxUsage, UsageReport
 from shoal.model.verbs import Verb
 from shoal.transport.ray import RayTransport
 from shoal.wire.agent import Agent, Start
@@ -241,6 +241,12 @@ class _Cluster:
         main = self.mains.get(sandbox_id)
         return offset, b"" if main is None else bytes(main.streams[fd][offset:]), True
 
+    async def usage_report(self) -> UsageReport:
+        return UsageReport(1, {})
+
+    async def confirm_usage(self, number: int) -> None:
+        pass
+
     async def sandbox_usage(self, sandbox_id: str, since: float | None) -> SandboxUsage:
         return SandboxUsage(sandbox_id)
 
@@ -311,15 +317,19 @@ class _Nodes(Nodes):
     def relay(self, node_id: str, otherwise: str) -> str:
         return otherwise
 
+    def known_nodes(self) -> list[Node]:
+        return [Node(NODE, NODE, {"CPU": 8.0}, {}, "fake", info=self._info())]  # type: ignore[arg-type]
+
     async def infos(self) -> list[NodeInfo]:
+        return [self._info()]
+
+    def _info(self) -> NodeInfo:
         address = "127.0.0.1:1"
-        return [
-            NodeInfo(
-                *(NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192),
-                pids=1 << 22,
-                disk_total=1 << 30,
-            )
-        ]
+        return NodeInfo(
+            *(NODE, address, "fake", None, "fake", ("runc",), True, self.living(), 0, 8.0, 8.0, 8192, 8192),
+            pids=1 << 22,
+            disk_total=1 << 30,
+        )
 
 
 @dataclass

@@ -163,7 +163,7 @@ async def test_metrics_tell_of_each_pool() -> None:
     await make(controller, least=2, most=2)
     await ready(controller, "python", 2)
     await controller.parts.sandboxes.create(spec(), 5.0, True, INSIDE)
-    told = controller.parts.metrics.snapshot((), (), 0, 0, controller.parts.ready.figures())
+    told = controller.parts.collect_metrics(INSIDE)
     values = {(series.name, series.labels): value for series, value in told.items()}
     pool = (("environment", "main"), ("pool", "python"))
     assert values["shoal_pool_takes_total", (*pool, ("ready", "true"))] == 1

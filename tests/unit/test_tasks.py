@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.actors.controller.metrics import Metrics
+from shoal.actors.controller.activity import Activity
+from shoal.actors.controller.metrics import Metrics, Present
 from shoal.model import tasks
 from shoal.model.errors import Unavailable
 from shoal.model.metrics import exposition
@@ -40,7 +41,7 @@ async def test_what_fails_is_run_again_and_counted(error: Exception) -> None:
     await tasks.supervise(work, "a test", pauses_s=AT_ONCE)
     assert work.runs == 3
     assert tasks.failures["a test"] == before + 2
-    told = Metrics().snapshot((), (), idle_slots=0, last_event=0)
+    told = Metrics(Activity(0.0)).snapshot(Present())
     assert b'shoal_task_failures_total{task="a test"}' in exposition(told)
 
 

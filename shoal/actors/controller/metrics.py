@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from shoal.actors.controller.activity import Activity
 from shoal.actors.controller.kept_pool import PoolFigures
+from shoal.actors.controller.ledger import NodeView
+from shoal.actors.controller.nodes import Node
 from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.room import Amount
 from shoal.model import tasks
 from shoal.model.info import NodeInfo
 from shoal.model.metrics import Series, flatten
+from shoal.model.spec import MIB
 
 CREATE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds from a create's acceptance until the sandbox runs."""
@@ -21,16 +26,33 @@ CREATE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60
 MAX_REPORTED = 5_000
 """Different series that replicas may report: their labels must not fill memory."""
 
-_NODE_GAUGES: dict[str, tuple[str, Callable[[NodeInfo], float]]] = {
-    "up": ("Whether the node answers", lambda node: node.alive),
-    "sandboxes": ("Sandboxes on the node", lambda node: node.sandboxes),
-    "warm_containers": ("Warm containers on the node", lambda node: node.warm),
-    "remains": ("Ended sandboxes whose files are not removed yet", lambda node: node.remains),
-    "cpu_cores": ("Cores of the node", lambda node: node.cpu_total),
-    "cpu_free_cores": ("Cores not requested by sandboxes", lambda node: node.cpu_free),
-    "memory_mib": ("Memory of the node", lambda node: node.memory_total),
-    "memory_free_mib": ("Memory not requested by sandboxes", lambda node: node.memory_free),
+_NODE_GAUGES: dict[str, tuple[str, Callable[[NodeInfo, Amount], float]]] = {
+    "sandboxes": ("Sandboxes on the node", lambda node, _: node.sandboxes),
+    "warm_containers": ("Warm containers on the node", lambda node, _: node.warm),
+    "remains": ("Ended sandboxes whose files are not removed yet", lambda node, _: node.remains),
+    "cpu_cores": ("Cores of the machine", lambda node, _: node.cpu_total),
+    "cpu_used_cores": ("Cores that the machine uses, whoever does", lambda node, _: node.cpu_used),
+    "cpu_requested_cores": ("Cores that its sandboxes requested", lambda _, held: held.cpu),
+    "memory_bytes": ("Memory of the machine", lambda node, _: node.memory_total * MIB),
+    "memory_used_bytes": ("Memory that the machine uses, whoever does", lambda node, _: node.memory_used * MIB),
+    "memory_requested_bytes": ("Memory that its sandboxes requested", lambda _, held: held.memory * MIB),
+    "disk_bytes": ("File system of the sandboxes' disks", lambda node, _: node.disk_total * MIB),
+    "disk_used_bytes": ("What of it is used, by whomever", lambda node, _: node.disk_used * MIB),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The cluster as it is. `waiting`: (why, environment, how many, for how many seconds)."""
+
+    living: Iterable[SandboxRecord] = ()
+    nodes: Iterable[Node] = ()
+    ledger: Mapping[str, NodeView] = field(default_factory=dict)
+    cordoned: Collection[str] = ()
+    waiting: Iterable[tuple[str, str, int, float]] = ()
+    idle_slots: int = 0
+    last_event: int = 0
+    pools: Iterable[PoolFigures] = ()
 
 
 class Metrics:
@@ -50,13 +72,6 @@ class Metrics:
             buckets=CREATE_BUCKETS,
             registry=registry,
         )
-        self._sandboxes = Gauge("shoal_sandboxes", "Living sandboxes", ["environment", "state"], registry=registry)
-        self._idle_slots = Gauge("shoal_idle_slots", "Sandbox actors without a sandbox", registry=registry)
-        self._last_event = Gauge("shoal_last_event", "Id of the newest event", registry=registry)
-        self._nodes = {
-            name: Gauge(f"shoal_node_{name}", text, ["node"], registry=registry)
-            for name, (text, _) in _NODE_GAUGES.items()
-        }
 
     def accepted(self, record: SandboxRecord) -> None:
         """A create is on record."""
@@ -88,27 +103,64 @@ class Metrics:
             if series in self._reported or len(self._reported) < MAX_REPORTED:
                 self._reported[series] = self._reported.get(series, 0.0) + amount
 
-    def snapshot(
-        self,
-        living: Iterable[SandboxRecord],
-        nodes: Iterable[NodeInfo],
-        idle_slots: int,
-        last_event: int,
-        pools: Iterable[PoolFigures] = (),
-    ) -> dict[Series, float]:
+    def snapshot(self, now: Present) -> dict[Series, float]:
         """All values, with the present state of the cluster."""
-        self._sandboxes.clear()
-        states = Tally((record.spec.environment, record.state.value) for record in living)
-        for labels, count in states.items():
-            self._sandboxes.labels(*labels).set(count)
-        for gauge in self._nodes.values():
-            gauge.clear()
-        for node in nodes:
-            for name, (_, value) in _NODE_GAUGES.items():
-                self._nodes[name].labels(node.id).set(value(node))
-        self._idle_slots.set(idle_slots)
-        self._last_event.set(last_event)
-        return {**flatten(self._registry), **_task_failures(), **_pool_series(pools), **self._reported}
+        return {
+            **flatten(self._registry),
+            **_present(now),
+            **_node_series(now),
+            **_task_failures(),
+            **_pool_series(now.pools),
+            **self._reported,
+        }
+
+
+def _gauge(name: str, about: str, value: float, **labels: str) -> tuple[Series, float]:
+    return Series(name, "gauge", about, name, tuple(labels.items())), float(value)
+
+
+def _present(now: Present) -> dict[Series, float]:
+    states = Tally((record.spec.environment, record.state.value) for record in now.living)
+    found = dict(
+        _gauge("shoal_sandboxes", "Living sandboxes", count, environment=environment, state=state)
+        for (environment, state), count in states.items()
+    )
+    waiting: Tally[str] = Tally()
+    oldest = 0.0
+    for _, environment, count, seconds in now.waiting:
+        waiting[environment] += count
+        oldest = max(oldest, seconds)
+    about = "Sandboxes that wait for room"
+    found |= dict(_gauge("shoal_waiting_sandboxes", about, n, environment=each) for each, n in waiting.items())
+    return found | dict(
+        (
+            _gauge("shoal_waiting_oldest_seconds", "For how long the first of those that wait has waited", oldest),
+            _gauge("shoal_idle_slots", "Sandbox actors without a sandbox", now.idle_slots),
+            _gauge("shoal_last_event", "Id of the newest event", now.last_event),
+        )
+    )
+
+
+def _node_series(now: Present) -> dict[Series, float]:
+    found: dict[Series, float] = {}
+    for node in now.nodes:
+        if node.info is None:
+            continue
+        names = {"node": node.id, "hostname": node.hostname or node.info.hostname, "region": node.region or ""}
+        alive = node.missing_since is None and node.error is None
+        view = now.ledger.get(node.id)
+        held = Amount() if view is None else view.held
+        for name, about, value in (
+            ("info", "What the node is; always 1", 1.0),
+            ("up", "Whether the node answers", alive),
+            ("cordoned", "Whether no new sandbox starts there", node.id in now.cordoned),
+        ):
+            labels = {**names, "engine": node.info.engine} if name == "info" else {"node": node.id}
+            found |= dict((_gauge(f"shoal_node_{name}", about, value, **labels),))
+        for name, (about, of) in _NODE_GAUGES.items():
+            series, value = _gauge(f"shoal_node_{name}", about, of(node.info, held), node=node.id)
+            found[series] = value
+    return found
 
 
 def _task_failures() -> dict[Series, float]:

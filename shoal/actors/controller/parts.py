@@ -32,7 +32,7 @@ from shoal.actors.controller.image_verbs import ImageVerbs
 from shoal.actors.controller.images import Images, unfinished
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.machines import Machines
-from shoal.actors.controller.metrics import Metrics
+from shoal.actors.controller.metrics import Metrics, Present
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.object_storage import OBJECTS_S, ObjectStorage
 from shoal.actors.controller.overview import OverviewBook
@@ -200,11 +200,21 @@ class Parts:
         """What a sandbox gets when its creator does not say."""
         return self.settings.sandbox.model_dump()
 
-    async def collect_metrics(self, caller: Caller) -> dict[Series, float]:
+    def collect_metrics(self, caller: Caller) -> dict[Series, float]:
         """The cluster's metrics."""
-        nodes = await self.nodes.infos()
-        pools = self.ready.figures()
-        return self.metrics.snapshot(self.registry.live(), nodes, len(self.pool.idle), self.writer.events.last, pools)
+        now = self.pool.stock.clock()
+        return self.metrics.snapshot(
+            Present(
+                living=self.registry.live(),
+                nodes=self.nodes.known_nodes(),
+                ledger=self.pool.stock.ledger.nodes,
+                cordoned=self.nodes.cordons.keys(),
+                waiting=[(why, where, count, now - since) for why, where, count, since in self.pool.waiting_callers()],
+                idle_slots=len(self.pool.idle),
+                last_event=self.writer.events.last,
+                pools=self.ready.figures(),
+            )
+        )
 
     async def _tend_slots(self) -> None:
         self.demand.look(self.demand.clock())
