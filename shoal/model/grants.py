@@ -26,6 +26,8 @@ TTL_S = 600
 """Seconds for which a token admits new connections. An admitted connection stays."""
 
 
+TLS_SCHEME = "tls://"
+
 MAX_TOKEN = 2048
 """The longest valid token, in bytes."""
 
@@ -46,10 +48,18 @@ class Grant:
     """The address of a sandbox's agent, and a token for it. `expires`: unix seconds."""
 
     sandbox_id: str
-    address: str  # host:port of the node's relay
+    address: str  # of the node's relay, as `endpoint` writes it
     token: str
     expires: float
     environment: str = "main"
+
+
+def endpoint(address: str, fingerprint: str) -> str:
+    """A relay for its clients: `host:port`, or `tls://FINGERPRINT@host:port` where it speaks TLS.
+
+    `fingerprint`: the SHA-256 of its certificate in hexadecimal, or empty. No other certificate is accepted.
+    """
+    return f"{TLS_SCHEME}{fingerprint}@{address}" if fingerprint else address
 
 
 def sign(

@@ -80,7 +80,8 @@ class NodeInfo:
     whole devices; `fetches_images`: it can start sandboxes from images that were made on other nodes; `cpu_used`,
     `memory_used`, `disk_used`: what all of the machine uses, whoever does, seconds ago. `free`, on the other hand, is
     what sandboxes and other programs of Ray's have not requested. `mounts`: volumes and the like that it has mounted,
-    `mounts_still`: those of them that do not answer."""
+    `mounts_still`: those of them that do not answer; `fingerprint`: the SHA-256 of its relay's certificate, empty
+    where that speaks no TLS."""
 
     id: str
     address: str  # host:port of its relay
@@ -111,6 +112,7 @@ class NodeInfo:
     disk_used: int = 0
     mounts: int = 0
     mounts_still: int = 0
+    fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

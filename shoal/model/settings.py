@@ -140,6 +140,8 @@ class NetworkSettings(_Section):
     """Most connections of one sandbox that the kernel tracks, including those that ended lately (UDP 30 s, TCP 2 min):
     64 sandboxes at it fill the table of a usual machine (262,144)
     """
+    relay_tls: Literal["auto", "always", "never"] = "auto"
+    """TLS between clients and the nodes' relays; `auto`: wherever the relay's address is not a loopback one"""
 
 
 class ApiSettings(_Section):

@@ -10,8 +10,9 @@ from shoal.wire.exchanges import Exchange, Request
 from shoal.wire.frame_sender import FrameSender
 from shoal.wire.frames import MAX_STREAM, Decoder, Kind, encode
 from shoal.wire.messages import check_hello, decode_reply, encode_hello, encode_request
-from shoal.wire.sockets import check_opening, split_address, tune
+from shoal.wire.sockets import cannot_reach, check_opening, parse_endpoint, tune
 from shoal.wire.streams import Stream
+from shoal.wire.tls import check_certificate, client_context
 
 _CLOSE_S = 2.0
 """Seconds that a closing connection may take to send what is buffered."""
@@ -48,27 +49,30 @@ class Connection(asyncio.BufferedProtocol):
 
     @classmethod
     async def open(cls, address: str, token: str, *, wait_s: float = 0, timeout_s: float = 10) -> Self:
-        """Connects to the relay at `address` (`host:port`) and waits until it admits the connection.
+        """Connects to the relay at `address` (see `grants.endpoint`) and waits until it admits the connection.
 
         `wait_s`: how long the relay may wait for the container's agent (at most 60). `timeout_s`: for all the rest.
         Raises `Unauthenticated`, `NotFound` (no such container on that node), `Unavailable` (no relay or no agent: try
         again), `DeadlineExceeded`.
         """
-        host, port = split_address(address)
+        relay = parse_endpoint(address)
         check_opening(token, wait_s)
         loop = asyncio.get_running_loop()
         connection = cls(loop)
         try:
             async with asyncio.timeout(timeout_s + wait_s):
-                await loop.create_connection(lambda: connection, host, port)
+                secure = client_context() if relay.fingerprint else None
+                transport, _ = await loop.create_connection(lambda: connection, relay.host, relay.port, ssl=secure)
+                if secure is not None:
+                    check_certificate(transport.get_extra_info("ssl_object").getpeercert(binary_form=True), relay)
                 connection.write(encode(Kind.HELLO, 0, encode_hello(token, wait_s)))
                 await connection._admitted
         except TimeoutError:
             raise errors.DeadlineExceeded(
-                f"the relay at {address} did not answer within {timeout_s + wait_s:g} s"
+                f"the relay at {relay.host}:{relay.port} did not answer within {timeout_s + wait_s:g} s"
             ) from None
         except OSError as error:
-            raise errors.Unavailable(f"the relay at {address} cannot be reached: {error.strerror or error}") from None
+            raise cannot_reach(relay, error) from None
         except UnicodeError:
             raise errors.InvalidRequest(f"address has no possible host name: {address!r}", field="address") from None
         finally:

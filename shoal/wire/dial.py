@@ -11,7 +11,8 @@ import struct
 from shoal.model import errors
 from shoal.wire.frames import Kind, encode
 from shoal.wire.messages import MAX_HELLO, check_dialled, check_hello, encode_hello
-from shoal.wire.sockets import check_opening, split_address, tune
+from shoal.wire.sockets import Endpoint, cannot_reach, check_opening, parse_endpoint, tune
+from shoal.wire.tls import TlsTransport
 
 _HEADER = struct.Struct(">IBI")
 _LIMIT = 256 << 10
@@ -21,7 +22,8 @@ _LIMIT = 256 << 10
 async def dial(
     address: str, token: str, port: int, *, wait_s: float = 5, timeout_s: float = 10
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connects to `port` (1 to 65535) on the sandbox's own loopback, through the relay at `address` (`host:port`).
+    """Connects to `port` (1 to 65535) on the sandbox's own loopback, through the relay at `address` (see
+    `grants.endpoint`).
 
     `token` needs the scope `tunnel`. `wait_s`: how long the relay may wait for the container's agent (at most 60).
     `timeout_s`: for all the rest. The writer's `write_eof` closes one direction and leaves the other open; close the
@@ -50,13 +52,13 @@ async def open_channel(
 async def _open(
     address: str, token: str, wait_s: float, timeout_s: float, port: int | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, relay_port = split_address(address)
+    relay = parse_endpoint(address)
     check_opening(token, wait_s)
     writer: asyncio.StreamWriter | None = None
     what = "the sandbox's agent" if port is None else f"port {port} of the sandbox"
     try:
         async with asyncio.timeout(timeout_s + wait_s):
-            reader, writer = await asyncio.open_connection(host, relay_port, limit=_LIMIT)
+            reader, writer = await _connect(relay)
             tune(writer.get_extra_info("socket"), prompt_reader=False)
             writer.write(encode(Kind.HELLO, 0, encode_hello(token, wait_s, port)))
             check_hello(await _hello(reader, "relay"))
@@ -68,11 +70,26 @@ async def _open(
         if isinstance(error, TimeoutError):
             raise errors.DeadlineExceeded(f"no connection to {what} within {timeout_s + wait_s:g} s") from None
         if isinstance(error, OSError):
-            raise errors.Unavailable(f"the relay at {address} cannot be reached: {error.strerror or error}") from None
+            raise cannot_reach(relay, error) from None
         if isinstance(error, UnicodeError):
             raise errors.InvalidRequest(f"address has no possible host name: {address!r}", field="address") from None
         raise
     return reader, writer
+
+
+async def _connect(relay: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if not relay.fingerprint:
+        return await asyncio.open_connection(relay.host, relay.port, limit=_LIMIT)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_LIMIT, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    _, transport = await loop.create_connection(lambda: TlsTransport(protocol, relay, loop), relay.host, relay.port)
+    try:
+        await transport.ready
+    except BaseException:
+        transport.abort()
+        raise
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def _check_dialled(answer: bytes, port: int) -> None:

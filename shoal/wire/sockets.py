@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from typing import NamedTuple
 
 from shoal.model import errors
+from shoal.model.grants import TLS_SCHEME
 
 MAX_WAIT_S = 60.0
 """How long the relay may be asked to wait for an agent."""
@@ -14,14 +17,29 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
 
 _UNANSWERED_MS = 20_000
 
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
-def split_address(address: str) -> tuple[str, int]:
-    """Splits `host:port`; `InvalidRequest` if it is anything else."""
-    host, colon, port = address.rpartition(":")
+
+class Endpoint(NamedTuple):
+    """Where a relay is. `fingerprint`: the SHA-256 of its certificate in hexadecimal; empty: it speaks no TLS."""
+
+    host: str
+    port: int
+    fingerprint: str = ""
+
+
+def parse_endpoint(address: str) -> Endpoint:
+    """Parses what `grants.endpoint` writes; `InvalidRequest` if it is anything else."""
+    fingerprint, place = "", address
+    if address.startswith(TLS_SCHEME):
+        fingerprint, at, place = address.removeprefix(TLS_SCHEME).partition("@")
+        if not at or not _FINGERPRINT.fullmatch(fingerprint):
+            raise errors.InvalidRequest(f"address must be {TLS_SCHEME}FINGERPRINT@host:port", field="address")
+    host, colon, port = place.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise errors.InvalidRequest(f"address must be host:port, not {address!r}", field="address")
-    return host, int(port)
+    return Endpoint(host, int(port), fingerprint)
 
 
 def check_opening(token: str, wait_s: float) -> None:
@@ -30,6 +48,11 @@ def check_opening(token: str, wait_s: float) -> None:
         raise errors.InvalidRequest(f"wait_s must be 0 to {MAX_WAIT_S:g} seconds, not {wait_s}", field="wait_s")
     if not token or not token.isascii() or len(token) > 4096:
         raise errors.Unauthenticated("the token is empty or malformed: ask for a new one")
+
+
+def cannot_reach(relay: Endpoint, error: OSError) -> errors.Unavailable:
+    """What a socket's error means to who opens a connection."""
+    return errors.Unavailable(f"the relay at {relay.host}:{relay.port} cannot be reached: {error.strerror or error}")
 
 
 def tune(sock: socket.socket, *, prompt_reader: bool) -> None:

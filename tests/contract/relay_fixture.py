@@ -26,23 +26,31 @@ SCOPES = (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN)
 
 
 class RelayProcess:
-    """A relay that can be killed and started again on the same address."""
+    """A relay that can be killed and started again on the same address. `tls`: it speaks TLS."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, tls: bool = False) -> None:
         self.root = root
+        self.tls = tls
+        self.fingerprint = ""
         self.secret = secrets.token_bytes(32)
-        self.address = "127.0.0.1:0"
+        self.listens = "127.0.0.1:0"
         self._control = root.parent / "control.sock"
         self._process: asyncio.subprocess.Process | None = None
         self._keys: set[str] = set()
 
+    @property
+    def address(self) -> str:
+        """How clients reach it."""
+        return grants.endpoint(self.listens, self.fingerprint)
+
     async def start(self) -> None:
         config = {
             "root": str(self.root),
-            "listen": self.address,
+            "listen": self.listens,
             "secret": self.secret.hex(),
             "control": str(self._control),
             "idle_exit_s": 300,
+            "tls": self.tls,
         }
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(str(agent_binary()), "relay", stdin=pipe, stdout=pipe)
@@ -51,7 +59,8 @@ class RelayProcess:
         self._process.stdin.write(json.dumps(config).encode() + b"\n")
         line = await asyncio.wait_for(self._process.stdout.readline(), 10)
         assert line, "the relay did not start"
-        self.address = json.loads(line)["address"]
+        ready = json.loads(line)
+        self.listens, self.fingerprint = ready["address"], ready["fingerprint"]
         for key in self._keys:
             await self.ask({"op": "add", "key": key})
 
@@ -121,11 +130,11 @@ class AgentLab:
 
 
 @asynccontextmanager
-async def agent_lab() -> AsyncIterator[AgentLab]:
+async def agent_lab(*, tls: bool = False) -> AsyncIterator[AgentLab]:
     """A relay and an agent; afterwards both are gone, and so is every process that the agent started."""
     await _build()
     with _directory() as top:
-        relay = RelayProcess(top / "run")
+        relay = RelayProcess(top / "run", tls=tls)
         relay.root.mkdir()
         work = top / "work"
         work.mkdir()

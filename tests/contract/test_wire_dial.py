@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from shoal.model import errors, grants
-from shoal.wire.dial import dial
+from shoal.wire.connection import Connection
+from shoal.wire.dial import dial, open_channel
 from shoal.wire.frames import Kind, encode
 from tests.contract.relay_fixture import AgentLab, agent_lab
 from tests.contract.wire_peer import Peer, serving
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 TUNNEL = (grants.SCOPE_TUNNEL,)
+OVER_BOTH = pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,8 +76,9 @@ async def none_left(a_bed: AgentLab) -> None:
     raise AssertionError("a connection is left open")
 
 
-async def test_bytes_go_both_ways_and_ends_are_passed_on() -> None:
-    async with agent_lab() as a_bed, inside(echo) as port:
+@OVER_BOTH
+async def test_bytes_go_both_ways_and_ends_are_passed_on(tls: bool) -> None:
+    async with agent_lab(tls=tls) as a_bed, inside(echo) as port:
         reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
         sent = bytes(range(256)) * 8192
         writer.write(sent)
@@ -85,8 +88,9 @@ async def test_bytes_go_both_ways_and_ends_are_passed_on() -> None:
         await none_left(a_bed)
 
 
-async def test_the_client_may_end_first_and_still_hear() -> None:
-    async with agent_lab() as a_bed, inside(count) as port:
+@OVER_BOTH
+async def test_the_client_may_end_first_and_still_hear(tls: bool) -> None:
+    async with agent_lab(tls=tls) as a_bed, inside(count) as port:
         reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
         writer.write(b"x" * 300_000)
         writer.write_eof()
@@ -95,7 +99,63 @@ async def test_the_client_may_end_first_and_still_hear() -> None:
         await none_left(a_bed)
 
 
-async def test_a_server_that_does_not_read_holds_the_client_back() -> None:
+async def test_the_server_may_end_first_and_still_hear() -> None:
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"bye")
+        writer.write_eof()
+        heard.set_result(await reader.read())
+
+    for tls in (False, True):
+        heard = asyncio.get_running_loop().create_future()
+        async with agent_lab(tls=tls) as a_bed, inside(leave) as port:
+            reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
+            assert await reader.read() == b"bye"
+            writer.write(b"still here")
+            writer.write_eof()
+            assert await asyncio.wait_for(heard, 10) == b"still here"
+            writer.close()
+            await none_left(a_bed)
+
+
+async def test_over_tls_a_break_is_no_end() -> None:
+    async with agent_lab(tls=True) as a_bed, inside(echo) as port:
+        reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
+        await a_bed.relay.kill()
+        with pytest.raises(ConnectionError):
+            await reader.read()
+        writer.close()
+
+
+async def test_over_tls_no_other_certificate_is_accepted() -> None:
+    """Whoever answers gets nothing, the token least of all."""
+    async with agent_lab(tls=True) as a_bed, inside(echo) as port:
+        wrong = grants.endpoint(a_bed.relay.listens, "0" * 64)
+        for opening in (
+            dial(wrong, a_bed.token(scopes=TUNNEL), port),
+            open_channel(wrong, a_bed.token()),
+            Connection.open(wrong, a_bed.token()),
+        ):
+            with pytest.raises(errors.Unavailable) as caught:
+                await opening
+            assert caught.value.fields["fingerprint"] == a_bed.relay.fingerprint
+        await none_left(a_bed)
+    for bad in ("tls://127.0.0.1:80", "tls://00@127.0.0.1:80", f"tls://{'0' * 64}@127.0.0.1"):
+        with pytest.raises(errors.InvalidRequest):
+            await dial(bad, "token", 80)
+
+
+async def test_who_speaks_no_tls_and_who_does_tell_each_other_apart() -> None:
+    async with agent_lab() as clear, agent_lab(tls=True) as secure:
+        for address in (grants.endpoint(clear.relay.listens, "0" * 64), secure.relay.listens):
+            for opening in (dial(address, "token", 80), Connection.open(address, "token")):
+                with pytest.raises(errors.Unavailable):
+                    await opening
+
+
+@OVER_BOTH
+async def test_a_server_that_does_not_read_holds_the_client_back(tls: bool) -> None:
     """What lies between them is bounded: the kernel's buffers, and nobody's memory."""
     go_on = asyncio.Event()
 
@@ -103,7 +163,7 @@ async def test_a_server_that_does_not_read_holds_the_client_back() -> None:
         await go_on.wait()
         await count(reader, writer)
 
-    async with agent_lab() as a_bed, inside(slow) as port:
+    async with agent_lab(tls=tls) as a_bed, inside(slow) as port:
         reader, writer = await dial(a_bed.relay.address, a_bed.token(scopes=TUNNEL), port)
         before = a_bed.rss()
         size = 64 << 20

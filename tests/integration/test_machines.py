@@ -149,6 +149,8 @@ async def test_three_machines(head: Head, machines: list[Machine], client: Clien
     nodes = {node.region: node for node in await client.nodes.aio()}
     assert {nodes["a"].address.partition(":")[0], nodes["b"].address.partition(":")[0]} == {one.address, other.address}
     assert {nodes["a"].hostname, nodes["b"].hostname} == {one.name, other.name}
+    assert len({node.fingerprint for node in nodes.values()}) == len(nodes), "each relay has its own certificate"
+    assert all(len(node.fingerprint) == 64 for node in nodes.values()), "and what passes through it is encrypted"
     first, second = await asyncio.gather(*(_server(client, region) for region in "ab"))
 
     # Their clients are elsewhere: commands, files and tunnels pass through the relays of other machines.

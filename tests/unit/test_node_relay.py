@@ -14,6 +14,7 @@ import pytest
 
 from shoal.actors.node.relay import Relay
 from shoal.images.binaries import agent_binary
+from shoal.model import grants
 from shoal.model.errors import Unavailable
 from shoal.model.ids import new_container_key
 from tests.processes import relay_pid
@@ -34,8 +35,8 @@ def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def relay(top: Path) -> Relay:
-    return Relay(agent_binary(), top / "c", "127.0.0.1", top / "port", top / "log", b"s" * 32)
+def relay(top: Path, *, tls: bool = False) -> Relay:
+    return Relay(agent_binary(), top / "c", "127.0.0.1", top / "port", top / "log", b"s" * 32, tls=tls)
 
 
 async def test_it_is_watched_on_though_what_follows_a_connection_shows_a_defect(top: Path) -> None:
@@ -80,6 +81,24 @@ async def test_a_request_that_is_given_up_keeps_its_answer_to_itself(top: Path) 
         assert (await made.ask({"op": "info"}))["address"] == made.address
     finally:
         await made.close()
+
+
+async def test_clients_know_a_relay_that_was_adopted_or_restarted(top: Path) -> None:
+    first, again = relay(top, tls=True), relay(top)
+    await first.open()
+    try:
+        endpoint = first.endpoint
+        assert endpoint == grants.endpoint(first.address, first.fingerprint) != first.address
+        await first.detach()
+        await again.open()  # whatever is wanted of one that is started: this one runs already
+        assert again.endpoint == endpoint
+    finally:
+        await again.close()
+    await first.open()
+    try:
+        assert first.fingerprint in endpoint
+    finally:
+        await first.close()
 
 
 async def test_closing_stops_the_relay_whatever_was_just_asked(top: Path) -> None:

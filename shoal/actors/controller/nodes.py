@@ -23,7 +23,7 @@ from shoal.actors.handles import call
 from shoal.actors.messages import NodeFailure
 from shoal.actors.names import HEAD_RESOURCE, MACHINE_LABEL, REGION_LABEL, ZONE_LABEL, node_options
 from shoal.actors.node.actor import NodeActor
-from shoal.model import tasks
+from shoal.model import grants, tasks
 from shoal.model.errors import Internal, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeInfo
 from shoal.model.settings import Settings
@@ -283,9 +283,11 @@ class Nodes:
         return "" if node is None else node.hostname
 
     def relay(self, node_id: str, otherwise: str) -> str:
-        """The address of a machine's relay now."""
+        """How clients reach a machine's relay now."""
         node = self._nodes.get(node_id)
-        return otherwise if node is None or node.info is None else node.info.address
+        if node is None or node.info is None:
+            return otherwise
+        return grants.endpoint(node.info.address, node.info.fingerprint)
 
     def machines(self) -> frozenset[Machine]:
         """What machines there are whose node actor has answered. Asked at each create: of hundreds that are alike one

@@ -74,6 +74,7 @@ class NodeActor:
         return NodeInfo(
             id=self._node_id,
             address=parts.relay.address,
+            fingerprint=parts.relay.fingerprint,
             hostname=self._wiring.hostname(),
             region=self._region,
             engine=parts.engine.name,
@@ -366,7 +367,7 @@ class NodeActor:
             (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN),
             time.time() + grants.TTL_S,
         )
-        return ContainerStarted(record.key, self._node_id, parts.relay.address, token, warm, parts.machine)
+        return ContainerStarted(record.key, self._node_id, parts.relay.endpoint, token, warm, parts.machine)
 
     async def _record_of(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord | None:
         """The sandbox's container, once a start that is under way is over."""

@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from shoal.actors.node.program import IDLE_EXIT_S, Program
+from shoal.model import grants
 from shoal.model.errors import Unavailable
 from shoal.model.private_directory import make_private_directory
 
 
 class Relay(Program):
     """The node's relay. `root` holds a link to each container's directory; `listen_ip` is this node's address in the
-    cluster."""
+    cluster; `tls`: whether one that is started speaks TLS."""
 
     def __init__(
-        self, binary: Path, root: Path, listen_ip: str, port_file: Path, log: Path, secret: bytes, port: int = 0
+        self,
+        binary: Path,
+        root: Path,
+        listen_ip: str,
+        port_file: Path,
+        log: Path,
+        secret: bytes,
+        port: int = 0,
+        tls: bool = False,
     ) -> None:
         super().__init__(binary, "relay", "relay", root.parent / "relay.sock", log)
         self._root = root
@@ -24,7 +33,14 @@ class Relay(Program):
         self._port_file = port_file
         self._secret = secret
         self._port = port
+        self._tls = tls
         self.address = ""
+        self.fingerprint = ""
+
+    @property
+    def endpoint(self) -> str:
+        """How clients reach it."""
+        return grants.endpoint(self.address, self.fingerprint)
 
     async def open(self) -> None:
         """Adopts the relay that runs, or starts one; watches it from then on."""
@@ -46,14 +62,16 @@ class Relay(Program):
                 "secret": self._secret.hex(),
                 "control": str(self.control),
                 "idle_exit_s": IDLE_EXIT_S,
+                "tls": self._tls,
             }
             if await self.launch(configuration) is not None:
                 return
         raise Unavailable(f"the relay does not start; see {self.log}")
 
     async def connected(self, info: dict[str, Any]) -> None:
-        """Takes note of the address, also for the next relay."""
+        """Takes note of the address, also for the next relay, and of its certificate."""
         self.address = str(info["address"])
+        self.fingerprint = str(info.get("fingerprint", ""))  # a relay of an older Shoal that was adopted has none
         self._port_file.parent.mkdir(parents=True, exist_ok=True)
         self._port_file.write_text(self.address.rsplit(":", 1)[1])
 

@@ -135,6 +135,7 @@ async def open_node(
             state / "relay.log",
             secret,
             port=settings.node.relay_port,
+            tls=_speaks_tls(settings, address),
         )
         held.push_async_callback(relay.detach)
         await relay.open()
@@ -262,6 +263,12 @@ def _raise_counts() -> None:
     lacking = kernel_counts.raise_counts()
     if lacking:
         log.warning("one sandbox can use up what all need of the kernel: %s", kernel_counts.remedy(lacking))
+
+
+def _speaks_tls(settings: Settings, address: str) -> bool:
+    """Whether what passes through the relay crosses a network, or is to be encrypted anyway."""
+    wanted = settings.network.relay_tls
+    return wanted == "always" or (wanted == "auto" and not ip_address(address).is_loopback)
 
 
 def _container_defaults(

@@ -63,10 +63,7 @@ func (n *node) dial(scopes ...string) *client {
 	if scopes == nil {
 		scopes = []string{"exec", "files", "admin"}
 	}
-	conn, err := net.Dial("tcp", n.address)
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	conn := n.connect()
 	hello, _ := json.Marshal(object{"v": 1, "token": tokenFor(scopes...), "wait_ms": 10_000})
 	if _, err := conn.Write(frame.Append(nil, frame.Hello, 0, hello)); err != nil {
 		n.t.Fatal(err)

@@ -51,7 +51,7 @@ func newGatewayHarness(t testing.TB, n *node) *gatewayHarness {
 		var asked struct{ Port int }
 		json.NewDecoder(r.Body).Decode(&asked)
 		grant := signed(tunnelClaims(object{"port": asked.Port}))
-		json.NewEncoder(w).Encode(object{"open": true, "public": true, "relay": n.address, "grant": grant})
+		json.NewEncoder(w).Encode(object{"open": true, "public": true, "relay": n.endpoint(), "grant": grant})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Request-Id", r.Header.Get("X-Request-Id"))
@@ -145,7 +145,11 @@ func get(client *http.Client, url string) (int64, error) {
 }
 
 func TestTheGatewayReachesServersInSandboxes(t *testing.T) {
-	f := newGatewayHarness(t, start(t))
+	overBoth(t, theGatewayReachesServersInSandboxes)
+}
+
+func theGatewayReachesServersInSandboxes(t *testing.T, n *node) {
+	f := newGatewayHarness(t, n)
 	f.start()
 	port := web(t)
 	client := &http.Client{Timeout: patient}
@@ -229,12 +233,20 @@ func TestAKilledGatewayLosesOnlyRequestsInProgress(t *testing.T) {
 // BenchmarkGatewayGet measures GETs of 1 KiB by 32 callers, BenchmarkGatewayDownload a GET of 100 MiB.
 // BenchmarkDirectGet and BenchmarkDirectDownload measure the same without gateway, relay and agent.
 func BenchmarkGatewayGet(b *testing.B)      { benchmarkGet(b, gatewayURL) }
+func BenchmarkGatewayGetTLS(b *testing.B)   { benchmarkGet(b, gatewayURLOverTLS) }
 func BenchmarkDirectGet(b *testing.B)       { benchmarkGet(b, directURL) }
 func BenchmarkGatewayDownload(b *testing.B) { benchmarkDownload(b, gatewayURL) }
 func BenchmarkDirectDownload(b *testing.B)  { benchmarkDownload(b, directURL) }
 
 func gatewayURL(b *testing.B, port int) string {
 	f := newGatewayHarness(b, start(b))
+	f.start()
+	return f.url(port)
+}
+
+// gatewayURLOverTLS has TLS between gateway and relay.
+func gatewayURLOverTLS(b *testing.B, port int) string {
+	f := newGatewayHarness(b, startTLS(b))
 	f.start()
 	return f.url(port)
 }

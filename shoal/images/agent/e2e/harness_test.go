@@ -61,18 +61,37 @@ type node struct {
 	relay   *exec.Cmd
 	address string
 	agent   *exec.Cmd
+
+	secure      bool // the relay speaks TLS
+	fingerprint string
 }
 
 // startNode starts a relay for one container directory.
 func startNode(t testing.TB) *node {
 	t.Helper()
-	n := &node{t: t, root: t.TempDir()}
+	return openNode(&node{t: t, root: t.TempDir()})
+}
+
+func openNode(n *node) *node {
+	t := n.t
+	t.Helper()
 	if err := os.Mkdir(filepath.Join(n.root, key), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	n.startRelay("127.0.0.1:0")
 	t.Cleanup(func() { n.killRelay() })
 	return n
+}
+
+// overBoth runs a test over TCP and over TLS.
+func overBoth(t *testing.T, test func(t *testing.T, n *node)) {
+	for name, secure := range map[string]bool{"tcp": false, "tls": true} {
+		t.Run(name, func(t *testing.T) {
+			n := openNode(&node{t: t, root: t.TempDir(), secure: secure})
+			n.startAgent()
+			test(t, n)
+		})
+	}
 }
 
 // start starts both, and waits until a client is admitted.
@@ -87,7 +106,7 @@ func (n *node) startRelay(listen string) {
 	n.t.Helper()
 	config, _ := json.Marshal(map[string]any{
 		"root": n.root, "listen": listen, "secret": hex.EncodeToString(secret),
-		"control": filepath.Join(n.root, "control"), "idle_exit_s": 3600,
+		"control": filepath.Join(n.root, "control"), "idle_exit_s": 3600, "tls": n.secure,
 	})
 	n.relay = exec.Command(binary, "relay")
 	n.relay.Stdin = strings.NewReader(string(config) + "\n")
@@ -104,13 +123,14 @@ func (n *node) startRelay(listen string) {
 		n.t.Fatalf("the relay did not start: %v", err)
 	}
 	var told struct {
-		Address string `json:"address"`
-		Pid     int    `json:"pid"`
+		Address     string `json:"address"`
+		Fingerprint string `json:"fingerprint"`
+		Pid         int    `json:"pid"`
 	}
 	if err := json.Unmarshal(line, &told); err != nil || told.Pid != n.relay.Process.Pid {
 		n.t.Fatalf("the relay said %q", line)
 	}
-	n.address = told.Address
+	n.address, n.fingerprint = told.Address, told.Fingerprint
 }
 
 func (n *node) killRelay() {

@@ -12,18 +12,40 @@ const bulk = 100 << 20
 func BenchmarkTunnelIn(b *testing.B) {
 	n := start(b)
 	port := inside(b, "127.0.0.1:0", swallow)
-	benchmarkBulk(b, func() *net.TCPConn { return n.joined(port, "") }, upload)
+	benchmarkBulk(b, func() stream { return n.joined(port, "") }, upload)
 }
 
 func BenchmarkTunnelOut(b *testing.B) {
 	n := start(b)
 	port := inside(b, "127.0.0.1:0", pour)
-	benchmarkBulk(b, func() *net.TCPConn { return n.joined(port, "") }, swallow)
+	benchmarkBulk(b, func() stream { return n.joined(port, "") }, drain)
+}
+
+// BenchmarkTunnelInTLS and BenchmarkTunnelOutTLS do so over TLS.
+func BenchmarkTunnelInTLS(b *testing.B) {
+	n := startTLS(b)
+	port := inside(b, "127.0.0.1:0", swallow)
+	benchmarkBulk(b, func() stream { return n.joined(port, "") }, upload)
+}
+
+func BenchmarkTunnelOutTLS(b *testing.B) {
+	n := startTLS(b)
+	port := inside(b, "127.0.0.1:0", pour)
+	benchmarkBulk(b, func() stream { return n.joined(port, "") }, drain)
+}
+
+func BenchmarkTunnelOpenTLS(b *testing.B) {
+	n := startTLS(b)
+	port := inside(b, "127.0.0.1:0", func(conn *net.TCPConn) {})
+	for b.Loop() {
+		conn := n.joined(port, "")
+		conn.Close()
+	}
 }
 
 func BenchmarkLoopback(b *testing.B) {
 	port := inside(b, "127.0.0.1:0", swallow)
-	benchmarkBulk(b, func() *net.TCPConn {
+	benchmarkBulk(b, func() stream {
 		conn, err := net.DialTCP("tcp", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 		if err != nil {
 			b.Fatal(err)
@@ -41,7 +63,7 @@ func BenchmarkTunnelOpen(b *testing.B) {
 	}
 }
 
-func benchmarkBulk(b *testing.B, open func() *net.TCPConn, move func(conn *net.TCPConn)) {
+func benchmarkBulk(b *testing.B, open func() stream, move func(conn stream)) {
 	b.SetBytes(bulk)
 	for b.Loop() {
 		conn := open()
@@ -53,7 +75,9 @@ func benchmarkBulk(b *testing.B, open func() *net.TCPConn, move func(conn *net.T
 var chunk = make([]byte, 256<<10)
 
 // pour sends and ends, upload waits as well until the other side has heard it all.
-func pour(conn *net.TCPConn) {
+func pour(conn *net.TCPConn) { send(conn) }
+
+func send(conn stream) {
 	for range bulk / len(chunk) {
 		if _, err := conn.Write(chunk); err != nil {
 			return
@@ -62,12 +86,14 @@ func pour(conn *net.TCPConn) {
 	conn.CloseWrite()
 }
 
-func upload(conn *net.TCPConn) {
-	pour(conn)
+func upload(conn stream) {
+	send(conn)
 	conn.Read(make([]byte, 1))
 }
 
-func swallow(conn *net.TCPConn) {
+func swallow(conn *net.TCPConn) { drain(conn) }
+
+func drain(conn stream) {
 	buffer := make([]byte, 256<<10)
 	for {
 		if _, err := conn.Read(buffer); err != nil {

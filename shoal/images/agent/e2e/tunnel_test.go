@@ -63,13 +63,10 @@ func nobody(t testing.TB) int {
 }
 
 // tunnel dials a port. ahead goes right behind the HELLO. The answers are the relay's and, where that admits, the agent's.
-func (n *node) tunnel(claims object, port int, ahead string) (*net.TCPConn, []object) {
+func (n *node) tunnel(claims object, port int, ahead string) (stream, []object) {
 	n.t.Helper()
 	hello, _ := json.Marshal(object{"v": 1, "token": signed(claims), "wait_ms": 10_000, "dial": port})
-	conn, err := net.Dial("tcp", n.address)
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	conn := n.connect()
 	n.t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(patient))
 	conn.Write(append(frame.Append(nil, frame.Hello, 0, hello), ahead...))
@@ -81,7 +78,7 @@ func (n *node) tunnel(claims object, port int, ahead string) (*net.TCPConn, []ob
 			break
 		}
 	}
-	return conn.(*net.TCPConn), answers
+	return conn, answers
 }
 
 // readHello reads one HELLO and not a byte more.
@@ -111,7 +108,7 @@ func tunnelClaims(more object) object {
 }
 
 // joined is a tunnel that stands.
-func (n *node) joined(port int, ahead string) *net.TCPConn {
+func (n *node) joined(port int, ahead string) stream {
 	n.t.Helper()
 	conn, answers := n.tunnel(tunnelClaims(nil), port, ahead)
 	if len(answers) != 2 || answers[1]["ok"] != true {
@@ -126,7 +123,10 @@ func codeOf(answers []object) any {
 }
 
 func TestATunnelCarriesRawBytesAndHalfCloses(t *testing.T) {
-	n := start(t)
+	overBoth(t, aTunnelCarriesRawBytesAndHalfCloses)
+}
+
+func aTunnelCarriesRawBytesAndHalfCloses(t *testing.T, n *node) {
 	// It answers only when it has heard all, and what comes is what went.
 	port := inside(t, "127.0.0.1:0", func(conn *net.TCPConn) {
 		hash := sha256.New()
@@ -147,8 +147,9 @@ func TestATunnelCarriesRawBytesAndHalfCloses(t *testing.T) {
 	}
 }
 
-func TestAServerMayHalfCloseFirst(t *testing.T) {
-	n := start(t)
+func TestAServerMayHalfCloseFirst(t *testing.T) { overBoth(t, aServerMayHalfCloseFirst) }
+
+func aServerMayHalfCloseFirst(t *testing.T, n *node) {
 	heard := make(chan string, 1)
 	port := inside(t, "127.0.0.1:0", func(conn *net.TCPConn) {
 		conn.Write([]byte("bye"))
@@ -214,8 +215,9 @@ func TestWhoMayDialWhat(t *testing.T) {
 	}
 }
 
-func TestABrokenConnectionIsNoEnd(t *testing.T) {
-	n := start(t)
+func TestABrokenConnectionIsNoEnd(t *testing.T) { overBoth(t, aBrokenConnectionIsNoEnd) }
+
+func aBrokenConnectionIsNoEnd(t *testing.T, n *node) {
 	ended := make(chan error, 1)
 	port := inside(t, "127.0.0.1:0", func(conn *net.TCPConn) {
 		_, err := io.Copy(io.Discard, conn)
@@ -239,7 +241,10 @@ func TestABrokenConnectionIsNoEnd(t *testing.T) {
 }
 
 func TestAClientThatIsGoneAfterItsHalfCloseIsNoticed(t *testing.T) {
-	n := start(t)
+	overBoth(t, aClientThatIsGoneAfterItsHalfCloseIsNoticed)
+}
+
+func aClientThatIsGoneAfterItsHalfCloseIsNoticed(t *testing.T, n *node) {
 	// A server that hears the end and neither answers nor ends: without the client nothing will ever move again.
 	heard, enough := make(chan struct{}), make(chan struct{})
 	defer close(enough)
@@ -279,7 +284,7 @@ func TestAnOpenTunnelIsActivity(t *testing.T) {
 func TestTunnelsAreBounded(t *testing.T) {
 	n := start(t)
 	port := inside(t, "127.0.0.1:0", echo)
-	conns := make([]*net.TCPConn, 512)
+	conns := make([]stream, 512)
 	for i := range conns {
 		conns[i] = n.joined(port, "")
 	}

@@ -13,8 +13,11 @@ const bufferSize = 32 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// move copies until the end of src, or until either connection fails.
-func move(dst, src Conn) error {
+// Move copies until the end of src, or until either connection fails.
+func Move(dst, src Conn) error {
+	if secure, ok := src.(*TLSConn); ok {
+		return secure.moveTo(dst)
+	}
 	raw, err := src.SyscallConn()
 	if err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Conn is a *net.TCPConn or a *net.UnixConn.
+// Conn is a *net.TCPConn, a *net.UnixConn or a *TLSConn.
 type Conn interface {
 	net.Conn
 	syscall.Conn
@@ -49,7 +49,7 @@ func Join(a, b Conn) {
 
 // pump copies until the source ends, and passes the end on.
 func (d *direction) pump(other *direction) {
-	if err := move(d.dst, d.src); err != nil {
+	if err := Move(d.dst, d.src); err != nil {
 		return
 	}
 	// A side that closes its whole connection before the other side's end has broken the connection. The unix socket
@@ -90,6 +90,9 @@ func (d *direction) close() {
 
 // Reset closes a connection so that its peer gets an error and not an end of stream, if the kind of socket allows that.
 func Reset(conn net.Conn) {
+	if secure, ok := conn.(*TLSConn); ok {
+		conn = secure.tcp // without the alert, which says that the end is in order
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}

@@ -44,7 +44,7 @@ type tunnelInfo struct {
 	Admitted bool           `json:"admitted"` // the API token may use the tunnel
 	Refusal  map[string]any `json:"refusal"`  // a problem document: why not admitted, or why there is no tunnel
 	Asleep   bool           `json:"asleep"`   // the sandbox is stopped: a request may start it
-	Relay    string         `json:"relay"`    // host:port of the node's relay
+	Relay    string         `json:"relay"`    // the node's relay: `host:port`, or `tls://FINGERPRINT@host:port`
 	Grant    string         `json:"grant"`    // relay token for the port
 
 	requestedAt time.Time

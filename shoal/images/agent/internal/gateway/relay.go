@@ -2,10 +2,15 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"shoal/agent/internal/fault"
@@ -28,8 +33,7 @@ func (e *agentError) Error() string { return e.fault.Message }
 
 // dialSandbox connects to a port in a sandbox through its node's relay (PROTOCOL.md, "Raw connections").
 func dialSandbox(ctx context.Context, relay, grant string, port int) (*bufferedConn, error) {
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "tcp", relay)
+	conn, err := dialRelay(ctx, relay)
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +43,31 @@ func dialSandbox(ctx context.Context, relay, grant string, port int) (*bufferedC
 		return nil, err
 	}
 	return &bufferedConn{Conn: conn, buffered: buffered, timeout: serverTimeout}, nil
+}
+
+// dialRelay connects to a relay: `host:port`, or `tls://FINGERPRINT@host:port` (PROTOCOL.md, "TLS").
+func dialRelay(ctx context.Context, relay string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	pinned, secure := strings.CutPrefix(relay, "tls://")
+	if !secure {
+		return dialer.DialContext(ctx, "tcp", relay)
+	}
+	fingerprint, address, found := strings.Cut(pinned, "@")
+	if !found {
+		return nil, fmt.Errorf("%q is not a relay's address", relay)
+	}
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // no authority signed it: the cluster told which certificate it is
+		VerifyPeerCertificate: func(certificates [][]byte, _ [][]*x509.Certificate) error {
+			digest := sha256.Sum256(certificates[0])
+			if hex.EncodeToString(digest[:]) != fingerprint {
+				return fmt.Errorf("%s is not the relay that the cluster told: another certificate", address)
+			}
+			return nil
+		},
+	}
+	return (&tls.Dialer{NetDialer: &dialer, Config: config}).DialContext(ctx, "tcp", address)
 }
 
 // handshake sends the HELLO and reads the HELLOs of the relay and of the agent. It returns what the server sent right

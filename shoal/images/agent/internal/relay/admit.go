@@ -69,6 +69,12 @@ func newAdmission(claims *token.Claims, dial int) (admission, error) {
 	return admission{Version: version, Scopes: []string{token.ScopeTunnel}, Dial: dial}, claims.CheckDial(dial)
 }
 
+// clientConn is a client's connection: TCP, or TLS over it.
+type clientConn interface {
+	duplex.Conn
+	CloseRead() error
+}
+
 // session is a client's connection to its container's agent.
 type session struct {
 	agent     *net.UnixConn
@@ -78,7 +84,7 @@ type session struct {
 }
 
 // serve admits one client and copies both ways until both sides are done. It closes client.
-func (r *Relay) serve(client *net.TCPConn) {
+func (r *Relay) serve(client clientConn) {
 	defer client.Close()
 	s, err := r.admit(client)
 	if err != nil {
@@ -108,7 +114,7 @@ func (r *Relay) serve(client *net.TCPConn) {
 }
 
 // admit reads and checks the client's HELLO, and connects the client to the agent.
-func (r *Relay) admit(client *net.TCPConn) (*session, error) {
+func (r *Relay) admit(client clientConn) (*session, error) {
 	client.SetReadDeadline(time.Now().Add(helloTimeout))
 	decoder := frame.NewDecoder(client)
 	f, err := decoder.Next()
@@ -151,19 +157,19 @@ func helloFrame(v any) []byte {
 	return frame.Append(make([]byte, 0, len(payload)+frame.HeaderSize), frame.Hello, 0, payload)
 }
 
-// splice copies both ways until both ends are done; the kernel moves the bytes. The end of one direction is passed on
+// splice copies both ways until both ends are done; without TLS the kernel moves the bytes. The end of one direction is passed on
 // as a half-close.
-func splice(client *net.TCPConn, agent *net.UnixConn) {
+func splice(client clientConn, agent *net.UnixConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if _, err := io.Copy(agent, client); err != nil {
+		if err := copyAll(agent, client); err != nil {
 			agent.Close() // not CloseWrite: the agent must see that the connection broke
 			return
 		}
 		agent.CloseWrite()
 	}()
-	if _, err := io.Copy(client, agent); err != nil {
+	if err := copyAll(client, agent); err != nil {
 		client.Close()
 	} else {
 		client.CloseWrite()
@@ -171,4 +177,13 @@ func splice(client *net.TCPConn, agent *net.UnixConn) {
 	// The agent closes only whole connections, so nobody reads what the client still sends.
 	client.CloseRead()
 	<-done
+}
+
+// copyAll copies until the end of src. The kernel does it where it can; with TLS, what waits holds no buffer to fill.
+func copyAll(dst, src duplex.Conn) error {
+	if _, secure := dst.(*duplex.TLSConn); secure {
+		return duplex.Move(dst, src)
+	}
+	_, err := io.Copy(dst, src)
+	return err
 }

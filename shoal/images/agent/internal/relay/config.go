@@ -23,8 +23,10 @@ type Config struct {
 	Secret    string  `json:"secret"`
 	Control   string  `json:"control"`
 	IdleExitS float64 `json:"idle_exit_s"`
+	TLS       bool    `json:"tls"` // what clients send and get is encrypted
 
-	secret []byte
+	secret   []byte
+	identity *identity // with TLS
 }
 
 const maxConfig = 64 << 10
@@ -59,7 +61,18 @@ func (c *Config) check() error {
 		// On all addresses the relay could be reached from sandboxes and from the internet.
 		return fmt.Errorf("listen: %q is not one address of this machine; the relay never listens on all addresses", host)
 	}
-	return nil
+	if c.TLS {
+		c.identity, err = newIdentity(c.secret, host)
+	}
+	return err
+}
+
+// fingerprint is that of the relay's certificate, or empty without TLS.
+func (c *Config) fingerprint() string {
+	if c.identity == nil {
+		return ""
+	}
+	return c.identity.fingerprint
 }
 
 func (c *Config) idleExit() time.Duration { return time.Duration(c.IdleExitS * float64(time.Second)) }

@@ -150,6 +150,7 @@ func (r *Relay) execute(cmd command) any {
 // info is the answer to the command "info".
 type info struct {
 	Address     string   `json:"address"`
+	Fingerprint string   `json:"fingerprint"` // of the certificate, or empty without TLS
 	Pid         int      `json:"pid"`
 	Version     string   `json:"version"`
 	Containers  int      `json:"containers"`
@@ -163,8 +164,9 @@ func (r *Relay) info() info {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := info{
-		Address: r.address(), Pid: os.Getpid(), Version: r.version, Containers: len(r.containers),
-		Connected: []string{}, Exposed: []exposed{},
+		Address: r.address(), Fingerprint: r.config.fingerprint(), Pid: os.Getpid(), Version: r.version,
+		Containers: len(r.containers),
+		Connected:  []string{}, Exposed: []exposed{},
 	}
 	for key, c := range r.containers {
 		i.Connections += c.connections()

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"shoal/agent/internal/duplex"
 	"shoal/agent/internal/token"
 )
 
@@ -70,7 +71,9 @@ func Run(ctx context.Context, config Config, version string, out io.Writer) erro
 		return err
 	}
 	defer r.closeAll()
-	line, err := json.Marshal(map[string]any{"address": r.address(), "pid": os.Getpid()})
+	line, err := json.Marshal(map[string]any{
+		"address": r.address(), "fingerprint": config.fingerprint(), "pid": os.Getpid(),
+	})
 	if err != nil {
 		return err
 	}
@@ -104,9 +107,17 @@ func (r *Relay) acceptClients(ctx context.Context) {
 		r.awaitingHello.Add(1)
 		go func() {
 			defer r.clients.Add(-1)
-			r.serve(client)
+			r.serve(r.secured(client))
 		}()
 	}
+}
+
+// secured is the connection as it is, or with TLS on it.
+func (r *Relay) secured(client *net.TCPConn) clientConn {
+	if r.config.identity == nil {
+		return client
+	}
+	return duplex.ServeTLS(client, r.config.identity.config)
 }
 
 // setKeepAlive detects within 35 s that an idle client vanished. While data is in flight to the client, the kernel
