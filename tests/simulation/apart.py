@@ -9,8 +9,10 @@ import sys
 
 def figures_of_load(short: bool) -> dict[str, float]:
     """The figures of `load.py`; `short`: with a tenth of it."""
+    from shoal.actors.controller.garbage import collect_rarely
     from tests.simulation.load import LIVE, NODES, SECONDS, Load
 
+    collect_rarely()
     logging.disable(logging.WARNING)
     part = 10 if short else 1
     return asyncio.run(Load(LIVE // part, NODES // part, seconds=SECONDS / part).run(say))

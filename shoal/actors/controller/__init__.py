@@ -35,6 +35,7 @@
     metrics.py        counters and gauges
     activity.py       creates, ends and latencies of the last hour (pure)
     latencies.py      many durations in little memory (pure)
+    garbage.py        how often Python looks for garbage in cycles
     overview.py       the cluster at a glance, for dashboards
     usage_accounts.py what sandboxes used, by hour, environment and tag
     image_storage.py  has nodes put images into the object storage

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from shoal.actors.controller.garbage import collect_rarely
 from shoal.actors.controller.handlers import Handler, answer, handlers
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.object_storage import ObjectStorage
@@ -48,6 +49,7 @@ class ControllerActor:
         objects: Callable[[dict[str, Any], str], ObjectKeeper],
         builder: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
+        collect_rarely()
         self._settings = Settings.from_dict(settings)
         self._secret = secret
         self._store = store(settings)
