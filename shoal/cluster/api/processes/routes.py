@@ -85,9 +85,10 @@ async def read_output(
     stream: Annotated[Stream, Query()] = "stdout",
     offset: Annotated[Offset, Query()] = 0,
     follow: Annotated[bool, Query(description="To the end of the stream; false: what there is now")] = True,
+    peek: Annotated[bool, Query(description="Only look: the process does not count this as a reader")] = False,
 ) -> Response:
     """Its output from an offset on, as it comes. A reader that comes back with its offset misses nothing."""
-    source = OutputReader(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset)
+    source = OutputReader(RetryingAgent(transport, sandbox_id), process_id, FD[stream], offset, peek=peek)
     return await output_response(source, request, follow=follow)
 
 

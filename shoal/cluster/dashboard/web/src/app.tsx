@@ -1,10 +1,13 @@
 // The frame around every page: who is signed in, in which environment, and which page the address names.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { away, get, me, revision, signOut, whoAmI } from "./lib/api.ts";
+import { away, get, may, me, revision, signOut, whoAmI } from "./lib/api.ts";
 import { useResource } from "./lib/resource.ts";
 import { link, navigate, root, segments } from "./lib/router.ts";
 import type { Environment } from "./lib/types.ts";
+import { AuditPage, EnvironmentsPage, NodesPage, TokensPage } from "./pages/cluster.tsx";
+import { ImagesPage, PoolsPage, SecretsPage } from "./pages/environment.tsx";
+import { OverviewPage } from "./pages/overview.tsx";
 import { SandboxPage } from "./pages/sandbox.tsx";
 import { SandboxesPage } from "./pages/sandboxes.tsx";
 import { SignInPage } from "./pages/signin.tsx";
@@ -45,6 +48,7 @@ interface PageOf {
 }
 
 const IN_ENVIRONMENT: PageOf[] = [
+  { path: "overview", title: "Overview", shown: () => true, view: (environment) => <OverviewPage key={environment} environment={environment} /> },
   {
     path: "sandboxes",
     title: "Sandboxes",
@@ -52,9 +56,17 @@ const IN_ENVIRONMENT: PageOf[] = [
     view: (environment, rest) =>
       rest[0] ? <SandboxPage key={rest[0]} id={rest[0]} tab={rest[1]} /> : <SandboxesPage key={environment} environment={environment} />,
   },
+  { path: "pools", title: "Pools", shown: () => true, view: (environment) => <PoolsPage key={environment} environment={environment} /> },
+  { path: "images", title: "Images", shown: () => true, view: (environment) => <ImagesPage key={environment} environment={environment} /> },
+  { path: "secrets", title: "Secrets", shown: () => true, view: (environment) => <SecretsPage key={environment} environment={environment} /> },
 ];
 
-const OF_CLUSTER: PageOf[] = [];
+const OF_CLUSTER: PageOf[] = [
+  { path: "nodes", title: "Nodes", shown: () => may("read", true), view: () => <NodesPage /> },
+  { path: "environments", title: "Environments", shown: () => true, view: () => <EnvironmentsPage /> },
+  { path: "tokens", title: "Tokens", shown: () => may("admin"), view: () => <TokensPage /> },
+  { path: "audit", title: "Audit", shown: () => may("admin"), view: () => <AuditPage /> },
+];
 
 function Signed() {
   const environment = environmentHere();

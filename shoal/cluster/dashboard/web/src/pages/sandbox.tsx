@@ -6,9 +6,16 @@ import { useResource } from "../lib/resource.ts";
 import { link, navigate } from "../lib/router.ts";
 import type { Sandbox, SandboxEvent } from "../lib/types.ts";
 import { attempt, Confirmed, Copy, Failure, Heading, Loading, StateBadge, Tags, Text } from "../ui/parts.tsx";
+import { lazy } from "../ui/lazy.tsx";
+import { Files } from "./sandbox/files.tsx";
 import { Output } from "./sandbox/output.tsx";
 import { Overview } from "./sandbox/overview.tsx";
+import { Processes } from "./sandbox/processes.tsx";
 import { Spec } from "./sandbox/spec.tsx";
+import { Tunnels } from "./sandbox/tunnels.tsx";
+import { Usage } from "./sandbox/usage.tsx";
+
+const Terminal = lazy(() => import("./sandbox/terminal.tsx"));
 
 const ENDED = ["terminated", "failed"];
 const MOST_EVENTS = 500;
@@ -19,9 +26,19 @@ interface Tab {
   shown: (sandbox: Sandbox) => boolean;
 }
 
+/** Whether one may do something inside. */
+function inside(sandbox: Sandbox): boolean {
+  return may("run") && sandbox.state === "running";
+}
+
 const TABS: Tab[] = [
   { name: "", title: "Overview", shown: () => true },
   { name: "output", title: "Output", shown: (sandbox) => sandbox.command.length > 0 },
+  { name: "terminal", title: "Terminal", shown: inside },
+  { name: "processes", title: "Processes", shown: inside },
+  { name: "files", title: "Files", shown: inside },
+  { name: "tunnels", title: "Tunnels", shown: (sandbox) => may("run") && !ENDED.includes(sandbox.state) && sandbox.started_at !== null },
+  { name: "usage", title: "Usage", shown: (sandbox) => sandbox.started_at !== null },
   { name: "spec", title: "Spec", shown: () => true },
 ];
 
@@ -71,6 +88,11 @@ export function SandboxPage({ id, tab = "" }: { id: string; tab?: string }) {
       <div class="tab" role="tabpanel" aria-label={shown.title}>
         {shown.name === "" && <Overview sandbox={sandbox} events={events} />}
         {shown.name === "output" && <Output sandbox={sandbox} />}
+        {shown.name === "terminal" && <Terminal sandbox={sandbox} />}
+        {shown.name === "processes" && <Processes sandbox={sandbox} />}
+        {shown.name === "files" && <Files sandbox={sandbox} />}
+        {shown.name === "tunnels" && <Tunnels sandbox={sandbox} />}
+        {shown.name === "usage" && <Usage sandbox={sandbox} />}
         {shown.name === "spec" && <Spec sandbox={sandbox} />}
       </div>
     </>

@@ -200,7 +200,7 @@ export function Notices() {
 }
 
 /** A dialog of the browser's own: it keeps the focus, and Escape closes it. */
-export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren }) {
+export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
   const element = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const dialog = element.current!;
@@ -208,7 +208,7 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
     return () => dialog.close();
   }, []);
   return (
-    <dialog ref={element} onClose={props.onClose} aria-label={props.title}>
+    <dialog ref={element} class={props.wide ? "wide" : undefined} onClose={props.onClose} aria-label={props.title}>
       <h2>{props.title}</h2>
       {props.children}
     </dialog>
@@ -276,7 +276,7 @@ export function Table(props: { label: string; head: ComponentChildren[]; childre
           <tr>
             {props.head.map((cell, index) => (
               <th key={index} scope="col">
-                {cell}
+                {cell || <span class="unseen">Actions</span>}
               </th>
             ))}
           </tr>
