@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
+import os
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,12 +77,26 @@ async def _show(
     sandbox_id = None if name is None else (await find(client, name)).id
     async with client.events(after=after, sandbox_id=sandbox_id, environment=environment) as shown:
         while (event := await shown.next.aio(None if follow else 0)) is not None:
-            typer.echo(json_module.dumps(event.to_dict()) if json else _line(event))
+            typer.echo(json_module.dumps(event.to_dict()) if json else _line(event, sys.stdout.isatty()))
 
 
-def _line(event: SandboxEvent) -> str:
-    data = " ".join(f"{name}={value}" for name, value in event.data.items() if value is not None)
-    return console.printable(f"{_at(event.at)}  {event.sandbox_id}  {event.kind}  {data}".rstrip())
+_COLOURS = {
+    "created": typer.colors.CYAN,
+    "running": typer.colors.GREEN,
+    "stopped": typer.colors.YELLOW,
+    "stopping": typer.colors.YELLOW,
+    "failed": typer.colors.RED,
+}
+
+
+def _line(event: SandboxEvent, colour: bool) -> str:
+    data = console.printable(" ".join(f"{name}={value}" for name, value in event.data.items() if value is not None))
+    parts = [_at(event.at), console.printable(event.sandbox_id), console.printable(event.kind), data]
+    if colour and "NO_COLOR" not in os.environ:
+        parts[0] = typer.style(parts[0], dim=True)
+        parts[2] = typer.style(parts[2], fg=_COLOURS.get(event.kind), bold=event.kind == "failed")
+        parts[3] = typer.style(data, dim=True)
+    return "  ".join(part for part in parts if part)
 
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:

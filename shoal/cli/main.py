@@ -27,6 +27,7 @@ from shoal.cli import (
     scaling,
     secrets,
     session,
+    top,
     tunnels,
     usage,
 )
@@ -86,6 +87,7 @@ app.add_typer(admin.environments, name="environments")
 app.command()(history.audit)
 app.command()(history.events)
 app.command()(usage.usage)
+app.command()(top.top)
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,7 +34,9 @@ def usage(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what sandboxes used: time, CPU, memory, disk and network, summed.
+    """Show what sandboxes used, summed.
+
+    Time, CPU, memory, disk and network, by environment, day or tag.
 
     The sums are kept by the hour, for 90 days (store.usage_retention), and are half a minute late. CPU is what was
     used, not what was asked for.

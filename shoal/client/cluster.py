@@ -23,7 +23,7 @@ from shoal.transport.rollback import Rollback
 if TYPE_CHECKING:
     from shoal.model.overview import Overview
     from shoal.model.settings import SandboxDefaults
-    from shoal.model.usage import UsageRow
+    from shoal.model.usage import SandboxLoad, UsageRow
     from shoal.transport.contract import Transport
 
 log = logging.getLogger("shoal.client")
@@ -54,6 +54,11 @@ class Client(Administration, ImageCalls, Context):
         time (unix seconds). `EnvironmentNotFound`.
         """
         return await self.transport.ask(verbs.overview, environment, since)
+
+    @dual_method
+    async def loads(self, *, environment: str | None = None) -> Sequence[SandboxLoad]:
+        """What sandboxes that run used when their nodes looked last, some seconds ago. `EnvironmentNotFound`."""
+        return await self.transport.ask(verbs.loads, environment)
 
     @dual_method
     async def usage(

@@ -67,6 +67,19 @@ class SandboxUsage:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxLoad:
+    """What a sandbox that runs used when its node looked last, some seconds ago. `cpu`: cores; `memory`, `disk`: MiB;
+    network in bytes a second."""
+
+    sandbox_id: str
+    cpu: float
+    memory: float
+    disk: float
+    network_in: float
+    network_out: float
+
+
 @dataclass(slots=True)
 class Amounts:
     """What was used in some time. `sandboxes`: how many began in it; `seconds`: for which they ran; `memory_seconds`,

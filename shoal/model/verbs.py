@@ -47,7 +47,7 @@ from shoal.model.pools import PoolInfo
 from shoal.model.recipe import Recipe
 from shoal.model.secrets import SecretInfo, SecretUse
 from shoal.model.spec import SandboxSpec
-from shoal.model.usage import SandboxUsage, UsageRow
+from shoal.model.usage import SandboxLoad, SandboxUsage, UsageRow
 
 LONGEST_WAIT_S = 30.0
 """The longest that one call of a verb waits for something to happen."""
@@ -533,6 +533,12 @@ def metrics() -> dict[Series, float]:
 def sandbox_usage(sandbox_id: str, since: float | None = None) -> SandboxUsage:
     """What a sandbox uses now and used in the last hour, also for an hour after its end. `since`: only the points after
     that time (unix seconds)."""
+
+
+@verb(Scope.READ, "GET /v1/usage/now", many="sandboxes")
+def loads(environment: str | None = None) -> list[SandboxLoad]:
+    """What sandboxes that run used when their nodes looked last, of one environment or (None) of all that the caller
+    may see. Some seconds old; one that has just started is missing. `EnvironmentNotFound`."""
 
 
 @verb(Scope.READ, "GET /v1/usage", many="usage")

@@ -37,7 +37,7 @@ from shoal.model.info import NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import SandboxSpec, SlotShape
 from shoal.model.states import Reason
-from shoal.model.usage import SandboxUsage, UsageReport
+from shoal.model.usage import SandboxLoad, SandboxUsage, UsageReport
 from shoal.model.verbs import Verb
 from shoal.transport.ray import RayTransport
 from shoal.wire.agent import Agent, Start
@@ -240,6 +240,9 @@ class _Cluster:
     async def read_log(self, sandbox_id: str, fd: int, offset: int) -> tuple[int, bytes, bool]:
         main = self.mains.get(sandbox_id)
         return offset, b"" if main is None else bytes(main.streams[fd][offset:]), True
+
+    async def sandbox_loads(self) -> list[SandboxLoad]:
+        return [SandboxLoad(sandbox_id, 0.5, 64.0, 1.0, 10.0, 20.0) for sandbox_id in self.agents]
 
     async def usage_report(self) -> UsageReport:
         return UsageReport(1, {})

@@ -68,6 +68,8 @@ def test_an_hour_of_samples_is_kept_of_each_and_of_the_last_that_ended() -> None
     assert set(told.series.cpu) == {0.5}
     assert set(told.series.network_in) == {1.0}
     assert (told.memory, told.cpu_seconds) == (64.0, 5.0 * (POINTS + 19))
+    [load] = meter.loads()
+    assert (load.sandbox_id, load.cpu, load.memory) == ("sb-1", 0.5, 64.0)
     assert len(meter.usage("sb-1", told.series.at[-3]).series.at) == 2
     now = meter.usage("sb-1", None, sample(told.series.at[-1] + 2, 5.0 * (POINTS + 19) + 2))
     assert now.series.cpu[-1] == 1.0

@@ -22,9 +22,10 @@ from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.store import Change, HourOfUse, Store
 from shoal.actors.handles import call
+from shoal.model import tasks
 from shoal.model.access import ANY_ENVIRONMENT, INSIDE, Caller
 from shoal.model.errors import InvalidRequest, ShoalError, Unavailable
-from shoal.model.usage import MOST_ROWS, Amounts, SandboxUsage, UsageReport, UsageRow, tag_of
+from shoal.model.usage import MOST_ROWS, Amounts, SandboxLoad, SandboxUsage, UsageReport, UsageRow, tag_of
 
 log = logging.getLogger("shoal.usage")
 
@@ -36,6 +37,8 @@ MOST_VALUES = 1_000
 OTHERS = "…"
 
 _ANSWER_S = 10.0
+_LOADS_S = 2.0
+_LOOK_S = 2.0
 
 _Key = tuple[int, str, str, str]
 """Hour, environment, tag's key and value; both empty: the environment itself."""
@@ -55,6 +58,7 @@ class UsageAccounts:
     _sums: dict[_Key, Amounts] = field(default_factory=dict)
     _changed: set[_Key] = field(default_factory=set)
     _values: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    _loads: tuple[float, asyncio.Task[list[SandboxLoad]]] | None = None
     _counted: dict[str, int] = field(default_factory=dict)  # the last report of each node
 
     async def restore(self) -> None:
@@ -88,6 +92,22 @@ class UsageAccounts:
             raise Unavailable(f"the node of {sandbox_id} does not answer ({error}); ask again") from None
         return found
 
+    async def loads(self, environment: str | None, caller: Caller) -> list[SandboxLoad]:
+        """What sandboxes that run used when their nodes looked last. All nodes are asked at once, and at most every two
+        seconds; one that does not answer is left out."""
+        if environment is None and caller.environment != ANY_ENVIRONMENT:
+            environment = caller.environment
+        if environment is not None:
+            self.accounts.environment(environment, caller)
+        if self._loads is None or self.clock() - self._loads[0] >= _LOADS_S:
+            asked = tasks.shared(self._ask_loads(), "ask loads")
+            self._loads = self.clock(), asked
+        found = await asyncio.shield(self._loads[1])
+        if environment is None:
+            return found
+        records = ((load, self.history.registry.get(load.sandbox_id)) for load in found)
+        return [load for load, record in records if record is not None and record.spec.environment == environment]
+
     async def sums(
         self, by: str, since: float | None, until: float | None, environment: str | None, caller: Caller
     ) -> list[UsageRow]:
@@ -105,6 +125,12 @@ class UsageAccounts:
         return await self.store.usage(by if tag is None else "tag", tag, first, last, environment, MOST_ROWS)
 
     # -- inside -------------------------------------------------------------------------------------
+
+    async def _ask_loads(self) -> list[SandboxLoad]:
+        nodes = [node for node in self.nodes.known_nodes() if node.info is not None and node.error is None]
+        asking = (self.call(node.handle, "sandbox_loads", timeout_s=_LOOK_S) for node in nodes)
+        told = await asyncio.gather(*asking, return_exceptions=True)
+        return [load for loads in told if isinstance(loads, list) for load in loads]
 
     async def _ask(self, node: Node) -> int | None:
         """Counts what a node reports; the report's number."""

@@ -30,7 +30,7 @@ from shoal.model.states import Reason
 
 if TYPE_CHECKING:
     from shoal.actors.node.wiring import NodeParts
-    from shoal.model.usage import SandboxUsage, UsageReport
+    from shoal.model.usage import SandboxLoad, SandboxUsage, UsageReport
 
 log = logging.getLogger("shoal.node")
 
@@ -158,6 +158,10 @@ class NodeActor:
     async def sandbox_usage(self, sandbox_id: str, since: float | None) -> SandboxUsage:
         """What a sandbox that runs here uses, or used when it ended."""
         return await (await self._open()).usage.usage(sandbox_id, since)
+
+    async def sandbox_loads(self) -> list[SandboxLoad]:
+        """What the sandboxes that run here used when they were looked at last."""
+        return (await self._open()).usage.meter.loads()
 
     async def usage_report(self) -> UsageReport:
         """What the sandboxes here used since the last report that was confirmed; the same again until it is."""

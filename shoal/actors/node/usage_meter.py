@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from shoal.model.spec import MIB
-from shoal.model.usage import POINTS, Amounts, Sample, SandboxUsage, SandboxUsageSeries, UsageReport
+from shoal.model.usage import POINTS, Amounts, Sample, SandboxLoad, SandboxUsage, SandboxUsageSeries, UsageReport
 
 _WIDTH = len(Sample._fields)
 _MOST_ENDED = 256
@@ -114,6 +114,17 @@ class UsageMeter:
             series=_series(samples, since),
         )
 
+    def loads(self) -> list[SandboxLoad]:
+        """Of all that run, as seen last."""
+        found = []
+        for sandbox_id, meter in self._meters.items():
+            if not meter.ended and len(meter.ring) >= 2 * _WIDTH:
+                before, last = Sample(*meter.ring[-2 * _WIDTH : -_WIDTH]), Sample(*meter.ring[-_WIDTH:])
+                series = _series([before, last], None)
+                if series.at:
+                    found.append(SandboxLoad(sandbox_id, *(column[0] for column in _columns(series))))
+        return found
+
     def report(self) -> UsageReport:
         """What was used since the report that was confirmed last; the same again until it is."""
         if self._report is None:
@@ -136,6 +147,10 @@ class UsageMeter:
             meter = self._meters.get(sandbox_id)
             if meter is not None and now - meter.last.at > _KEPT_S:
                 del self._meters[sandbox_id]
+
+
+def _columns(series: SandboxUsageSeries) -> tuple[Sequence[float], ...]:
+    return series.cpu, series.memory, series.disk, series.network_in, series.network_out
 
 
 def _series(samples: list[Sample], since: float | None) -> SandboxUsageSeries:

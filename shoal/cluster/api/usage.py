@@ -17,7 +17,7 @@ from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.control import SandboxId, Told
 from shoal.model import verbs
 from shoal.model.field_types import Name
-from shoal.model.usage import AMOUNTS, SandboxUsage, UsageRow
+from shoal.model.usage import AMOUNTS, SandboxLoad, SandboxUsage, UsageRow
 
 _Seconds = Annotated[float | None, Query(ge=0, le=1e12, allow_inf_nan=False, description="Unix seconds, to the hour.")]
 _CSV = "text/csv"
@@ -66,6 +66,25 @@ async def get_usage(
     asked = None if environment is None else environment_for(who, environment)
     rows = await cluster.ask(verbs.usage, by, since, until, asked)
     return listed(verbs.usage, rows) if format == "json" else Response(to_csv(rows), media_type=_CSV)
+
+
+class Loads(Told):
+    """What sandboxes that run use."""
+
+    sandboxes: Sequence[SandboxLoad]
+
+
+@verb_route(router, verbs.loads, response_model=Loads, summary="Look at what all sandboxes use")
+async def get_loads(
+    who: Who,
+    cluster: Cluster,
+    environment: Annotated[
+        Name | None, Query(description="Only its sandboxes; by default all that the token sees.")
+    ] = None,
+) -> Json:
+    """As their nodes saw it last, some seconds ago. One that has just started is missing."""
+    asked = None if environment is None else environment_for(who, environment)
+    return Json({"sandboxes": await cluster.ask(verbs.loads, asked)})
 
 
 def to_csv(rows: Sequence[UsageRow]) -> str:

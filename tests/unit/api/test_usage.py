@@ -28,6 +28,14 @@ def test_one_sandbox_tells_what_it_uses(api: Api) -> None:
     assert api.ask("GET", "/v1/sandboxes/sb-aaaaaaaaaaaaaaaa/usage").json["code"] == "sandbox_not_found"
 
 
+def test_what_all_use_now(api: Api) -> None:
+    made = api.sandbox()
+    got = api.ask("GET", "/v1/usage/now?environment=main", token=api.token("main", Scope.READ))
+    loads = {load.sandbox_id: load for load in result_of(verbs.loads, got.json)}
+    assert loads[made["id"]].cpu == 0.5
+    assert api.ask("GET", "/v1/usage/now?environment=none").json["code"] == "environment_not_found"
+
+
 @pytest.mark.parametrize(
     ("query", "field"), [("by=week", "by"), ("since=-1", "since"), ("until=1e13", "until"), ("format=xml", "format")]
 )
