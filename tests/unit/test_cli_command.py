@@ -22,6 +22,7 @@ GROUPS = {
     "environments": ("create", "ls", "quota", "rm"),
     "image": ("build", "ls", "show", "snapshot", "tag", "rm", "gc"),
     "pool": ("create", "ls", "resize", "rm"),
+    "secret": ("create", "ls", "rm", "rotate"),
     "cluster": ("up", "status", "down"),
     "node": ("token", "ls", "cordon", "uncordon", "drain"),
 }
