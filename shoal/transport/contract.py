@@ -45,9 +45,15 @@ R = TypeVar("R")
 _POLL_S = 30.0
 """How long one call of a `wait` may take; longer waits are made of several."""
 
+_DEFAULTS_S = 5.0
+"""For how long the cluster's defaults are taken to be what they were: they change as it is started anew. A replica
+needs them for each create."""
+
 
 class Transport(ABC):
     """Reaches one cluster. The module has the rules."""
+
+    _defaults: tuple[float, SandboxDefaults] | None = None  # and when they were asked for
 
     @abstractmethod
     async def ask(self, verb: Verb[P, R], /, *args: P.args, **options: P.kwargs) -> R:
@@ -96,11 +102,14 @@ class Transport(ABC):
         return MAIN_ENVIRONMENT
 
     async def defaults(self) -> SandboxDefaults:
-        """`verbs.defaults`, without what only a newer cluster knows."""
+        """`verbs.defaults`, without what only a newer cluster knows; asked at most every few seconds."""
         from shoal.model.settings import SandboxDefaults
 
-        told = await self.ask(verbs.defaults)
-        return SandboxDefaults(**{name: value for name, value in told.items() if name in SandboxDefaults.model_fields})
+        if self._defaults is None or time.monotonic() - self._defaults[0] > _DEFAULTS_S:
+            told = await self.ask(verbs.defaults)
+            known = {name: value for name, value in told.items() if name in SandboxDefaults.model_fields}
+            self._defaults = (time.monotonic(), SandboxDefaults(**known))
+        return self._defaults[1]
 
     async def list(self, listing: Listing) -> list[SandboxInfo]:
         """`verbs.list_sandboxes`, page after page until there are no more or `listing.limit`."""

@@ -36,6 +36,7 @@ class Groups:
     def __init__(self, mountinfo: str) -> None:
         points = mount_points(mountinfo)
         self._tops = {name: Path(point) for name, (_, point) in points.items()}
+        self._all = tuple(dict.fromkeys(f"{point}/{NAME}" for _, point in points.values()))
         self._unified = self._find_version(points)
 
     def _find_version(self, points: dict[str, tuple[str, str]]) -> bool:
@@ -138,28 +139,25 @@ class Groups:
 
     def _processes(self, key: str) -> list[int]:
         found: set[int] = set()
-        for directory in self._directories(key):
-            with contextlib.suppress(OSError):
-                found.update(map(int, (directory / "cgroup.procs").read_text().split()))
+        for top in self._all:
+            with contextlib.suppress(OSError), open(f"{top}/{key}/cgroup.procs") as file:
+                found.update(map(int, file.read().split()))
         return sorted(found - {0})
 
     def remove(self, key: str) -> None:
         """Removes its groups, in which nothing runs any more. Idempotent; `OSError`."""
-        for directory in self._directories(key):
-            _remove(directory)
-
-    def _directories(self, key: str) -> list[Path]:
-        return list(dict.fromkeys(self._directory(name, key) for name in self._tops))
+        for top in self._all:
+            _remove(f"{top}/{key}")
 
     def _directory(self, name: str, key: str) -> Path:
         return self._tops[name] / NAME / key
 
 
-def _remove(directory: Path) -> None:
+def _remove(directory: str) -> None:
     deadline = time.monotonic() + _EMPTY_S
     while True:
         try:
-            directory.rmdir()
+            os.rmdir(directory)
         except FileNotFoundError:
             return
         except OSError as error:

@@ -144,8 +144,9 @@ def _tell(runtime: Runtime, state: Path, *arguments: str) -> None:
 def forget(state: Path, key: str) -> None:
     """Removes what a runtime keeps of a container in which nothing runs any more. Idempotent."""
     shutil.rmtree(state / key, ignore_errors=True)
-    for file in (state / RUNSC).glob(f"*{key}*"):  # its state, its lock, its socket
-        file.unlink(missing_ok=True)
+    if (state / RUNSC).exists():
+        for file in (state / RUNSC).glob(f"*{key}*"):  # its state, its lock, its socket
+            file.unlink(missing_ok=True)
 
 
 def write_config(bundle: Path, config: Mapping[str, Any]) -> None:
