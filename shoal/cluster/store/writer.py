@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -121,17 +121,8 @@ class Writer:
 
         First in each.
         """
-        meta = tables.meta.c
-        mine = (
-            update(tables.meta)
-            .where(meta.epoch == self._epoch)
-            .values(
-                writes=meta.writes + 1,
-                last_event=case((meta.last_event < last_event, last_event), else_=meta.last_event),
-            )
-            .returning(meta.writes)
-        )
-        number: int | None = connection.execute(mine).scalar()
+        mine = {"mine": self._epoch, "latest": last_event}
+        number: int | None = connection.execute(_FENCE, mine).scalar()
         if number is None:
             raise self._overtaken()
         return number
@@ -206,6 +197,18 @@ def _upsert(dialect: Any, table: Table) -> Any:
     rest = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest)
 
+
+_LATEST = bindparam("latest", type_=tables.meta.c.last_event.type)
+_FENCE = (
+    update(tables.meta)
+    .where(tables.meta.c.epoch == bindparam("mine"))
+    .values(
+        writes=tables.meta.c.writes + 1,
+        last_event=case((tables.meta.c.last_event < _LATEST, _LATEST), else_=tables.meta.c.last_event),
+    )
+    .returning(tables.meta.c.writes)
+)
+"""Made once: making a statement takes longer than executing it."""
 
 _UPSERTS = {
     (name, table.name): _upsert(dialect, table)

@@ -30,10 +30,11 @@ _libc.ptrace.restype = ctypes.c_long
 _SEIZE, _INTERRUPT, _DETACH, _GET_FILTER = 0x4206, 0x4207, 17, 0x420C
 _WALL: Final = 0x40000000
 _INSTRUCTION: Final = 8
-_FILTERED: Final = "\nSeccomp:\t2\n"
+_FILTERED: Final = b"\nSeccomp:\t2\n"
+_STATUS: Final = 1 << 14
 _APPLIED_S: Final = 10.0
 _STOPPED_S: Final = 5.0
-_PAUSE_S: Final = 0.001
+_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.004
 
 
 class Filters:
@@ -74,16 +75,19 @@ class Filters:
 
 def wait_applied(pid: int) -> None:
     """Waits until a container's first process has the filter. `Internal` if it does not get it."""
-    deadline = time.monotonic() + _APPLIED_S
-    while True:
+    deadline, pause = time.monotonic() + _APPLIED_S, _PAUSE_S
+    try:
+        status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if _FILTERED in Path(f"/proc/{pid}/status").read_text():
-                return
-        except OSError:
-            raise Internal("the container's first process ended before it had its filter of system calls") from None
-        if time.monotonic() > deadline:
-            raise Internal("the container's first process does not apply the filter of system calls")
-        time.sleep(_PAUSE_S)
+            while _FILTERED not in os.pread(status, _STATUS, 0):
+                if time.monotonic() > deadline:
+                    raise Internal("the container's first process does not apply the filter of system calls")
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        finally:
+            os.close(status)
+    except OSError:
+        raise Internal("the container's first process ended before it had its filter of system calls") from None
 
 
 def _read(pid: int) -> bytes:
