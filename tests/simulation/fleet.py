@@ -18,6 +18,7 @@ from shoal.model.errors import SandboxNotFound, Unavailable
 from shoal.model.info import NodeInfo
 from shoal.model.spec import MIB, ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
+from shoal.model.usage import UsageReport
 
 _PLACE_ATTEMPTS = 50  # as `RaySlotMaker`
 
@@ -240,6 +241,8 @@ class Fleet:
             return _info(machine)
         if method == "close_off":
             return ["127.0.0.1"]
+        if method == "usage_report":
+            return UsageReport(0, {})
         if method == "close":
             machine.actor = False
         return None

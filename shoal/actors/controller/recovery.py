@@ -48,9 +48,10 @@ class Recovery:
         recorded = [record.slot_id for record in living if record.slot_id in existing]
         described = await asyncio.gather(*(self.maker.describe(slot_id) for slot_id in recorded))
         held: dict[str, Slot] = {}
+        by_id = {record.id: record for record in living}
         for found in described:
             if found is not None:
-                self._sort(found, {record.id: record for record in living}, held)
+                self._sort(found, by_id, held)
         if living:
             log.warning("resuming %d sandboxes", len(living))
         for record in living:
