@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from shoal.actors.controller import slots as slots_module
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.placement import ANYWHERE, Request, Selector
@@ -265,6 +266,17 @@ async def test_what_may_not_wait_is_refused_at_once_and_leaves_nothing() -> None
     assert cluster.waiting == {}
     cluster.pool.put(taken.pop())
     cluster.pool.check_room(impatient)
+
+
+async def test_what_may_not_wait_is_refused_soon_where_ray_sees_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots_module, "START_S", 0.05)
+    cluster = Cluster({"a": "eu"})
+    await cluster.pool.refresh()
+    monkeypatch.setattr(cluster, "free", lambda node: 0)  # as of now
+    with pytest.raises(NoCapacity):
+        await asyncio.wait_for(cluster.begin(Request(ONE, patient=False)), 5)
+    assert cluster.waiting == {}
+    assert list(cluster.pool.waiting_callers()) == []
 
 
 async def test_the_deadline_tells_why() -> None:

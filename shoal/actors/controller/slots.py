@@ -26,6 +26,10 @@ from shoal.model.capacity import WaitingSandboxes
 from shoal.model.errors import DeadlineExceeded
 from shoal.model.spec import SlotShape
 
+START_S = 30.0
+"""Seconds within which a slot comes up where there is room. A create that may not wait for room waits no longer: Ray
+may see less room than the controller."""
+
 _HELP_EACH_S = 2.0
 """Seconds after which another slot may end for a group of another shape: workers must not come and go for that."""
 
@@ -63,7 +67,8 @@ class SlotPool:
 
     async def take(self, request: Request, environment: str, deadline_s: float) -> Slot:
         """A slot for a sandbox of `environment`, as soon as one is free or made. `DeadlineExceeded` after
-        `deadline_s`; `NoCapacity` if there is no room and it may not wait."""
+        `deadline_s`; `NoCapacity` if there is no room and it may not wait, or if there seems to be and after `START_S`
+        there is no slot."""
         idle = self.take_idle(request, environment)
         if idle is not None:
             return idle
@@ -75,12 +80,14 @@ class SlotPool:
         try:
             if not request.patient and group.being_made < len(group) and not group.in_turn:
                 raise no_capacity(group.reason)
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s if request.patient else min(deadline_s, START_S)):
                 return await slot
         except BaseException as error:
             if slot.done() and not slot.cancelled() and slot.exception() is None:
                 self.put(slot.result())  # it came as the wait ended
             if isinstance(error, TimeoutError):
+                if not request.patient and deadline_s > START_S:
+                    raise no_capacity(f"no room came free within {START_S:g} s ({group.reason})") from None
                 raise DeadlineExceeded(
                     f"no room came free within {round(deadline_s, 2):g} s ({group.reason}); "
                     "ask for less, end other sandboxes, or add nodes",
