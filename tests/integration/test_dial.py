@@ -203,13 +203,13 @@ def test_an_open_tunnel_keeps_a_sandbox_from_being_idle(cluster: Cluster) -> Non
         _, writer = await dial(grant.address, grant.token, 7000)
         try:
             await until_then.kill.aio()
-            await asyncio.sleep(3)  # longer than the sandbox may be idle: nothing moves, and that is the test
+            await asyncio.sleep(4)  # longer than the sandbox may be idle: nothing moves, and that is the test
             assert await sandbox.poll.aio() is None
         finally:
             writer.close()
 
     with shoal.Sandbox.create(
-        "python3", "-c", textwrap.dedent(TCP_SERVER), network="none", idle_timeout=1.0
+        "python3", "-c", textwrap.dedent(TCP_SERVER), network="none", idle_timeout=2.0
     ) as sandbox:
         until_then = sandbox.exec("sleep", "600")  # it may take longer than the sandbox may be idle
         wait_for_port(sandbox, 7000)

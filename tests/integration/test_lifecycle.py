@@ -87,17 +87,17 @@ def test_a_command_may_end_in_its_own_way_when_asked(cluster: object) -> None:
 
 
 def test_idleness_ends_it_and_use_keeps_it(cluster: object) -> None:
-    sandbox = shoal.Sandbox.create(idle_timeout=3.0)
+    sandbox = shoal.Sandbox.create(idle_timeout=4.0)
     for _ in range(3):
-        time.sleep(1.1)  # three of them are longer than it may be idle, and one may take two seconds more
+        time.sleep(1.4)  # three of them are longer than it may be idle, and one may take two seconds more
         sandbox.run("true")
     assert sandbox.info().state == "running"
     assert ended(sandbox) == ("idle_timeout", 124)
 
 
 def test_a_running_process_is_use(cluster: object) -> None:
-    sandbox = shoal.Sandbox.create(idle_timeout=1.0)
-    process = sandbox.exec("sleep", "3")
+    sandbox = shoal.Sandbox.create(idle_timeout=2.0)  # on a slow machine the process may be a second in starting
+    process = sandbox.exec("sleep", "4")
     assert process.wait() == 0
     assert ended(sandbox) == ("idle_timeout", 124)
 

@@ -36,7 +36,7 @@ def test_its_sandboxes_live_as_long_as_a_driver_and_end_soon_after_it_was_killed
         ids = [sandbox_id for driver in drivers for sandbox_id in _line(driver).split()]
         sandboxes = [shoal.Sandbox.from_id(sandbox_id) for sandbox_id in ids]
         assert len(sandboxes) == 4
-        time.sleep(2 * LEASE_S)
+        time.sleep(1.5 * LEASE_S)
         assert {sandbox.info().state.value for sandbox in sandboxes} == {"running"}
     finally:
         for driver in drivers:
@@ -47,7 +47,7 @@ def test_its_sandboxes_live_as_long_as_a_driver_and_end_soon_after_it_was_killed
         sandbox.wait(timeout=60)
         assert sandbox.info().reason == "terminated"
         assert "owner lease" in (sandbox.info().message or "")
-    assert time.monotonic() - killed < LEASE_S + 10  # a look each second, and a busy machine's removals
+    assert time.monotonic() - killed < LEASE_S + 20  # a look each second, and a busy machine's removals
 
 
 def _line(driver: subprocess.Popen[str]) -> str:
