@@ -2,7 +2,7 @@
 
 Both are brought up by the code of `shoal up`, in a state directory, with a bridge and a subnet of their own, so that
 they can stand beside a cluster that is in use. `SHOAL_TEST_ENGINE` names a Docker engine to use in place of an own one,
-`SHOAL_TEST_CLUSTER_ENGINE` the kind of engine that the cluster uses (default: docker).
+`SHOAL_TEST_CLUSTER_ENGINE` the kind of engine that clusters use (default: oci, or else docker).
 """
 
 from __future__ import annotations
@@ -120,10 +120,22 @@ def direct_engine(machine: Machine) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Cluster]:
-    """A cluster that runs. At the end nothing of it may be left."""
+def clusters_engine(request: pytest.FixtureRequest, machine: Machine) -> str:
+    """The address of the engine that all clusters of this session share. It has the base image."""
     if cluster_engine() == "docker":
-        request.getfixturevalue("engine")  # one for both
+        address: str = request.getfixturevalue("engine")
+        return address
+    from shoal.cluster.local import engines
+
+    request.getfixturevalue("direct_engine")
+    found = engines.choose(machine.settings).kind.provide(machine.settings, printing)
+    found.ensure_image(machine.settings.sandbox.image, machine.state_dir / "cache", printing)
+    return found.address
+
+
+@pytest.fixture(scope="session")
+def cluster(clusters_engine: str, machine: Machine) -> Iterator[Cluster]:
+    """A cluster that runs. At the end nothing of it may be left."""
     from shoal.client.cluster import connect
     from shoal.cluster.local import up as local_cluster
 
@@ -191,7 +203,7 @@ def needs(request: pytest.FixtureRequest, leak_check: LeakCheck) -> None:
         return
     if "oci" in marker.args:
         request.getfixturevalue("direct_engine")
-    elif cluster_engine() == "docker" or "cluster" not in request.fixturenames:
+    elif "clusters_engine" not in request.fixturenames:
         request.getfixturevalue("engine")
     if "cluster" in request.fixturenames and leak_check.cluster is None:
         leak_check.cluster = request.getfixturevalue("cluster")
@@ -199,8 +211,8 @@ def needs(request: pytest.FixtureRequest, leak_check: LeakCheck) -> None:
 
 
 def cluster_engine() -> str:
-    """The kind of engine that the session's cluster uses."""
-    return os.environ.get("SHOAL_TEST_CLUSTER_ENGINE", "docker")
+    """The kind of engine that the session's clusters use."""
+    return os.environ.get("SHOAL_TEST_CLUSTER_ENGINE", "oci")
 
 
 def _http_transport(url: str, token: str | None) -> Transport:

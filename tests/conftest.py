@@ -9,13 +9,24 @@ from pathlib import Path
 import pytest
 
 from shoal.model.cluster_file import loopback_environment
-from tests.cluster import both_ways, cluster, direct_engine, engine, http_client, leak_check, machine, needs
+from tests.cluster import (
+    both_ways,
+    cluster,
+    clusters_engine,
+    direct_engine,
+    engine,
+    http_client,
+    leak_check,
+    machine,
+    needs,
+)
 from tests.postgres import postgres
 
 __all__ = [
     "anyio_backend",
     "both_ways",
     "cluster",
+    "clusters_engine",
     "direct_engine",
     "engine",
     "http_client",

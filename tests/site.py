@@ -59,7 +59,8 @@ class Site:
 
 
 def make_site(machine: Machine, engine: str | None) -> Iterator[Site]:
-    """A site, taken down at the end. `engine`: the address of a running engine; None: it starts its own."""
+    """A site, taken down at the end. `engine`: the address of an engine that is there; None: it starts its own, which
+    is Docker's."""
     state_dir = Path(tempfile.mkdtemp(prefix="shoal-", dir="/tmp"))
     (state_dir / "cache").symlink_to((machine.state_dir / "cache").resolve())
     run_dir = state_dir / "run"
@@ -69,6 +70,7 @@ def make_site(machine: Machine, engine: str | None) -> Iterator[Site]:
         "SHOAL_STATE_DIR": str(state_dir),
         "SHOAL_RUN_DIR": str(run_dir),
         "SHOAL_CONFIG": str(state_dir / "config.toml"),
+        "SHOAL_ENGINE": "auto" if engine else "docker",
         "SHOAL_ENGINE_ADDRESS": engine or f"unix://{run_dir}/engine.sock",
         "SHOAL_NETWORK__BRIDGE": f"shoalx{random.randrange(10_000)}",
         "SHOAL_NETWORK__SUBNET": str(free_subnet(machine.environ["SHOAL_NETWORK__SUBNET"])),

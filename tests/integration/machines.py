@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import free_subnet, test_cache
+from tests.cluster import cluster_engine, free_subnet, test_cache
 from tests.integration.netlab import command
 
 _SPACE = """
@@ -113,10 +113,12 @@ class Lan:
             environ = {
                 "SHOAL_STATE_DIR": str(state),
                 "SHOAL_RUN_DIR": str(directory / "r"),
-                "SHOAL_ENGINE_ADDRESS": f"unix://{directory}/r/engine.sock",
+                "SHOAL_ENGINE": cluster_engine(),
                 "SHOAL_NETWORK__BRIDGE": "shoal0",
                 "SHOAL_NETWORK__SUBNET": str(free_subnet()),
             }
+            if cluster_engine() == "docker":
+                environ["SHOAL_ENGINE_ADDRESS"] = f"unix://{directory}/r/engine.sock"
             yield Machine(name, address, holder.pid, link, directory, environ)
         finally:
             for pid in _those_in(holder.pid):

@@ -46,10 +46,10 @@ def redis() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_sandboxes_elsewhere_outlive_the_head(engine: str, postgres: Postgres) -> None:
+async def test_sandboxes_elsewhere_outlive_the_head(clusters_engine: str, postgres: Postgres) -> None:
     with lan("198.18.7") as net, redis() as redis_url, postgres.database() as database:
         directory = Path(tempfile.mkdtemp(prefix="shoal-h", dir="/tmp"))
-        head = Head(net, directory, engine)
+        head = Head(net, directory, clusters_engine)
         head.environ |= {
             "SHOAL_STORE__URL": database,
             "SHOAL_STORE__REDIS": redis_url,

@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def site(machine: Machine, engine: str) -> Iterator[Site]:
-    yield from make_site(machine, engine)
+def site(machine: Machine, clusters_engine: str) -> Iterator[Site]:
+    yield from make_site(machine, clusters_engine)
 
 
 @pytest.fixture

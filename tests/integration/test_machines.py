@@ -110,9 +110,9 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(engine: str) -> Iterator[Head]:
+def head(clusters_engine: str) -> Iterator[Head]:
     with lan() as net, tempfile.TemporaryDirectory(prefix="shoal-h", dir="/tmp") as directory:
-        made = Head(net, Path(directory), engine)
+        made = Head(net, Path(directory), clusters_engine)
         try:
             made.shoal("up", "--address-ip", net.address)
             yield made

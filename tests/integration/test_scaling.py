@@ -98,13 +98,13 @@ class ScaledSite:
 
 
 @pytest.fixture
-def site(machine: Machine, engine: str) -> Iterator[Site]:
-    yield from _without_api(machine, engine)
+def site(machine: Machine, clusters_engine: str) -> Iterator[Site]:
+    yield from _without_api(machine, clusters_engine)
 
 
 @pytest.fixture(scope="module")
-def long_site(machine: Machine, engine: str) -> Iterator[ScaledSite]:
-    for site in _without_api(machine, engine):
+def long_site(machine: Machine, clusters_engine: str) -> Iterator[ScaledSite]:
+    for site in _without_api(machine, clusters_engine):
         yield ScaledSite(site, 8)
 
 
@@ -114,8 +114,8 @@ def scaled(long_site: ScaledSite) -> Iterator[ScaledSite]:
     long_site.start_over()
 
 
-def _without_api(machine: Machine, engine: str) -> Iterator[Site]:
-    for site in make_site(machine, engine):
+def _without_api(machine: Machine, clusters_engine: str) -> Iterator[Site]:
+    for site in make_site(machine, clusters_engine):
         site.environ.update({"SHOAL_API__ENABLED": "false", "SHOAL_NODE__CPU_OVERCOMMIT": "1"})
         yield site
 

@@ -1,4 +1,4 @@
-"""One cluster as in production: TLS by certificate files, tunnels on their own names, PostgreSQL as its store.
+"""One cluster as in production: TLS by certificate files, tunnels on their own names, PostgreSQL as its store, Docker.
 
 It is configured as docs/operating.md and docs/tunnels.md say.
 """
@@ -59,6 +59,18 @@ def site(machine: Machine, engine: str, authority: Authority, postgres: Postgres
             yield configured
 
 
+@pytest.fixture(scope="module")
+def client(site: Site, authority: Authority) -> Iterator[Client]:
+    """A client of its API, which trusts the authority."""
+    url = site.file().api_url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHOAL_CONFIG", site.environ["SHOAL_CONFIG"])
+        token = config_file.read().servers[url].token
+    made = Client(HttpTransport(url, token, str(authority.certificate)))
+    yield made
+    made.close()
+
+
 def wire(port: int, name: str, context: ssl.SSLContext) -> ssl.SSLSocket:
     """A connection to `name`, which every DNS server would say is this machine."""
     return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 30), server_hostname=name)
@@ -76,7 +88,7 @@ def get(url: str, context: ssl.SSLContext, headers: dict[str, str]) -> tuple[int
         return answer.status, answer.read()
 
 
-def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_speaks_tls(site: Site, authority: Authority, client: Client) -> None:
     url, trusted = site.file().api_url, authority.client()
     port = urlsplit(url).port
     assert url.startswith("https://127.0.0.1:")
@@ -92,35 +104,28 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pyt
         _, said = plain.communicate(timeout=60)
     assert plain.returncode != 0
     assert "https" in said.lower(), "the gateway tells who speaks plain HTTP"
-    ca = str(authority.certificate)
-    over = ("--url", url, "--ca", ca)
+    over = ("--url", url, "--ca", str(authority.certificate))
     assert site.shoal(*over, "run", "shoal/base", "echo", "hello") == "hello\n"
 
-    monkeypatch.setenv("SHOAL_CONFIG", site.environ["SHOAL_CONFIG"])
-    token = config_file.read().servers[url].token
-    client = Client(HttpTransport(url, token, ca))
-    try:
-        with Sandbox.create(network="none", timeout=300, client=client) as sandbox:
-            sandbox.files.write_bytes("/server.py", SERVER.read_bytes())
-            process = sandbox.exec("python3", "/server.py")
-            assert next(iter(process.stdout)) == "ready\n"
-            tunnel = sandbox.expose(8080)
-            assert tunnel.url == f"https://8080-{sandbox.id}.{DOMAIN}:{port}/"
-            assert tunnel.token is not None
-            headers = {"X-Shoal-Connect-Token": tunnel.token, "X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
-            status, body = get(f"{tunnel.url}data.json", trusted, headers)
-            assert status == 200
-            seen = {name.lower(): value for name, value in json.loads(body)["headers"]}
-            assert seen["x-forwarded-proto"] == "https"
-            assert seen["x-forwarded-for"] == "203.0.113.7", "the last that a trusted proxy named"
-            assert seen["host"] == urlsplit(tunnel.url).netloc
-            assert get(f"{tunnel.url}data.json", trusted, {})[0] == 401
-            raw, uri = socket.create_connection(("127.0.0.1", port), 30), tunnel.url.replace("https", "wss", 1) + "ws"
-            with connect(uri, sock=raw, ssl=trusted, additional_headers=headers) as there:
-                there.send("over TLS")
-                assert there.recv(timeout=30) == "over TLS"
-    finally:
-        client.close()
+    with Sandbox.create(network="none", timeout=300, client=client) as sandbox:
+        sandbox.files.write_bytes("/server.py", SERVER.read_bytes())
+        process = sandbox.exec("python3", "/server.py")
+        assert next(iter(process.stdout)) == "ready\n"
+        tunnel = sandbox.expose(8080)
+        assert tunnel.url == f"https://8080-{sandbox.id}.{DOMAIN}:{port}/"
+        assert tunnel.token is not None
+        headers = {"X-Shoal-Connect-Token": tunnel.token, "X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
+        status, body = get(f"{tunnel.url}data.json", trusted, headers)
+        assert status == 200
+        seen = {name.lower(): value for name, value in json.loads(body)["headers"]}
+        assert seen["x-forwarded-proto"] == "https"
+        assert seen["x-forwarded-for"] == "203.0.113.7", "the last that a trusted proxy named"
+        assert seen["host"] == urlsplit(tunnel.url).netloc
+        assert get(f"{tunnel.url}data.json", trusted, {})[0] == 401
+        raw, uri = socket.create_connection(("127.0.0.1", port), 30), tunnel.url.replace("https", "wss", 1) + "ws"
+        with connect(uri, sock=raw, ssl=trusted, additional_headers=headers) as there:
+            there.send("over TLS")
+            assert there.recv(timeout=30) == "over TLS"
 
     def serial() -> str:
         with wire(port, "127.0.0.1", trusted) as shown:
@@ -132,6 +137,27 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, monkeypatch: pyt
     authority.renew()
     eventually(lambda: serial() != before, what="the new certificate")
     assert site.shoal(*over, "run", "shoal/base", "echo", "again") == "again\n"
+
+
+def test_sandboxes_in_docker(site: Site, client: Client) -> None:
+    """Other tests have clusters of the direct engine; what each engine does, its conformance suite shows."""
+    assert json.loads(site.shoal("status", "--json"))["engine_kind"] == "docker"
+    source = Sandbox.create(persistent=True, disk=64, memory=(64, 128), client=client)
+    try:
+        assert "No space left" in source.run("echo kept > /root/file; head -c 200M /dev/zero > /root/big").stderr
+        source.run("rm /root/big", check=True)
+        source.stop()
+        source.start()
+        assert source.run("cat /root/file").stdout == "kept\n"
+        image = source.snapshot_filesystem(ttl=600)
+    finally:
+        source.terminate()
+    hungry = "b = bytearray(400 << 20)\nfor i in range(0, len(b), 4096): b[i] = 1\nimport time; time.sleep(60)"
+    with Sandbox.create(image=image, network="none", memory=(64, 128), client=client) as child:
+        assert child.run("cat /root/file; ls /sys/class/net").stdout == "kept\nlo\n"
+        child.exec("python3", "-c", hungry)
+        child.wait(timeout=60)
+        assert child.info().reason == "out_of_memory"
 
 
 class Api:
