@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import shoal
+from tests.registry import empty_registry
 
 pytestmark = pytest.mark.engine
 
@@ -32,7 +33,6 @@ def refused(error: type[shoal.ShoalError], call: Callable[[], Any], *says: str, 
 
 
 CREATES: list[tuple[str, type[shoal.ShoalError], dict[str, Any], tuple[str, ...]]] = [
-    ("an unknown image", shoal.ImageNotFound, {"image": "no/such-image:1"}, ("no/such-image:1",)),
     ("an unknown user", shoal.UserNotFound, {"user": "nobody-here"}, ("user", "nobody-here")),
     ("more cpu than any node has", shoal.InvalidRequest, {"cpu": 1000}, ("cpu", "no node")),
     ("a runtime that no node has", shoal.InvalidRequest, {"runtime": "runsc"}, ("runtime",)),
@@ -44,7 +44,15 @@ CREATES: list[tuple[str, type[shoal.ShoalError], dict[str, Any], tuple[str, ...]
 @over_both
 @pytest.mark.parametrize(("error", "asked", "says"), [c[1:] for c in CREATES], ids=[c[0] for c in CREATES])
 def test_creates(cluster: object, error: type[shoal.ShoalError], asked: dict[str, Any], says: tuple[str, ...]) -> None:
-    refused(error, lambda: shoal.Sandbox.create(**asked), *says, within=30.0 if "image" in asked else AT_ONCE_S)
+    refused(error, lambda: shoal.Sandbox.create(**asked), *says)
+    assert shoal.Sandbox.list() == []
+
+
+@over_both
+def test_an_unknown_image(cluster: object) -> None:
+    with empty_registry() as registry:
+        image = f"{registry}/no/such-image:1"
+        refused(shoal.ImageNotFound, lambda: shoal.Sandbox.create(image=image), image, within=30.0)
     assert shoal.Sandbox.list() == []
 
 

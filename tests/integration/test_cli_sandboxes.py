@@ -15,12 +15,13 @@ import pytest
 
 import shoal
 from tests.cluster import Cluster
+from tests.registry import empty_registry
 from tests.terminal import COMMAND, terminal
 
 pytestmark = pytest.mark.engine
 
 
-def run(*arguments: str, stdin: bytes | None = None, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([*COMMAND, *arguments], input=stdin or b"", capture_output=True, timeout=timeout, check=False)
 
 
@@ -88,7 +89,6 @@ def test_run_hands_over_options(cluster: Cluster, monkeypatch: pytest.MonkeyPatc
     [
         (("run", "shoal/base", "no-such-program"), 127, "no-such-program"),
         (("run", "shoal/base", "/etc/passwd"), 126, "/etc/passwd"),
-        (("run", "no-such-image:1", "true"), 66, "no-such-image"),
         (("run", "--timeout", "1", "shoal/base", "sleep", "60"), 124, "timeout"),
         (("exec", "nosuchbox", "true"), 66, "nosuchbox"),
     ],
@@ -96,7 +96,15 @@ def test_run_hands_over_options(cluster: Cluster, monkeypatch: pytest.MonkeyPatc
 def test_errors_are_one_line_and_an_exit_code(
     cluster: Cluster, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    done = run(*arguments)
+    assert_told(run(*arguments), code, said)
+
+
+def test_an_unknown_image_is_told(cluster: Cluster) -> None:
+    with empty_registry() as registry:
+        assert_told(run("run", f"{registry}/no-such-image:1", "true"), 66, "no-such-image")
+
+
+def assert_told(done: subprocess.CompletedProcess[bytes], code: int, said: str) -> None:
     text = done.stderr.decode()
     assert done.returncode == code, text
     assert said in text

@@ -14,7 +14,7 @@ import pytest
 
 import shoal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]  # it fetches a package
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def rollouts() -> list[str]:
 
 def test_demo_rewards_what_its_authors_published_and_not_what_breaks_it(cluster: object) -> None:
     with start("--candidates", "4") as demo:
-        output, errors = demo.communicate(timeout=110)
+        output, errors = demo.communicate(timeout=300)
     assert demo.returncode == 0, errors
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
     candidates = {row[0]: row for row in rows if row[0].isdigit()}
@@ -52,13 +52,13 @@ def test_demo_rewards_what_its_authors_published_and_not_what_breaks_it(cluster:
 
 def test_interrupted_demo_leaves_no_sandbox(cluster: object) -> None:
     with start("--candidates", "8", "--parallel", "4") as demo:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not rollouts():
             assert demo.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         demo.send_signal(signal.SIGINT)
-        output, errors = demo.communicate(timeout=30)
+        output, errors = demo.communicate(timeout=90)
     assert demo.returncode == 130, errors
     assert "Interrupted; the sandboxes are gone." in output
     assert "Traceback" not in output + errors
