@@ -10,7 +10,7 @@ import pytest
 
 from shoal.actors.controller.nodes import LOST_S, Nodes
 from shoal.actors.names import NODE_PREFIX
-from shoal.model.errors import DeadlineExceeded, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeInfo
 from shoal.model.settings import Settings
 from tests.unit.controller_world import steps
@@ -165,7 +165,7 @@ async def test_one_whose_leave_fails_is_part_of_the_cluster_again() -> None:
 
 
 async def test_one_that_fails_is_asked_again_and_told_as_such() -> None:
-    cluster = Cluster({A: True, B: True}, failing={B: DeadlineExceeded("info took longer than 10 s")})
+    cluster = Cluster({A: True, B: True}, failing={B: FailedPrecondition("there is no engine")})
     nodes = cluster.nodes()
     await look(nodes)
     assert nodes.failure() is not None
@@ -173,6 +173,13 @@ async def test_one_that_fails_is_asked_again_and_told_as_such() -> None:
     await look(nodes)
     assert nodes.failure() is None
     assert len(nodes.capacities()) == 2
+
+
+async def test_one_that_is_slow_has_not_failed() -> None:
+    cluster = Cluster({A: True}, failing={A: DeadlineExceeded("info took longer than 10 s")})
+    nodes = cluster.nodes()
+    await look(nodes)
+    assert (nodes.failure(), nodes.capacities()) == (None, {})
 
 
 async def test_all_are_closed_whatever_becomes_of_some() -> None:

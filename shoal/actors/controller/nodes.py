@@ -24,7 +24,7 @@ from shoal.actors.messages import NodeFailure
 from shoal.actors.names import HEAD_RESOURCE, MACHINE_LABEL, REGION_LABEL, ZONE_LABEL, node_options
 from shoal.actors.node.actor import NodeActor
 from shoal.model import grants, tasks
-from shoal.model.errors import Internal, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeInfo
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
@@ -243,8 +243,10 @@ class Nodes:
         return {cordon.node_id: cordon.why for cordon in self.cordons.values()}
 
     def failure(self) -> ShoalError | None:
-        """The error that keeps a machine from taking part, if waiting cannot help."""
-        return next((n.error for n in self._nodes.values() if n.error is not None and not n.error.retryable), None)
+        """The error that keeps a machine from taking part, if waiting cannot help. On a slow machine the node actor may
+        be a while in starting: an answer that was not there in time is none."""
+        errors = (node.error for node in self._nodes.values() if not isinstance(node.error, DeadlineExceeded))
+        return next((error for error in errors if error is not None and not error.retryable), None)
 
     def known_nodes(self) -> list[Node]:
         return list(self._nodes.values())
