@@ -29,6 +29,8 @@ BESIDE := $(shell echo $$(( $(CORES) > 2 ? $(CORES) - 1 : 1 ))) # workers while 
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 
+export PYTHONDONTWRITEBYTECODE := # what is compiled once need not be again in each of hundreds of processes
+
 .PHONY: help venv lint format test-go test-parts test-cluster test-fast test shown-cluster beside-cluster test-long test-gvisor demo bench simulate fuzz clean
 
 help: ## This list

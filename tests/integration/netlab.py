@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -187,8 +188,10 @@ async def net_lab(docker: DockerLab, **settings: object) -> AsyncIterator[NetLab
 
 
 def traces(bridge: str, subnet: str) -> list[str]:
-    """Everything on the node that speaks of the bridge or its subnet."""
-    said = [command("ip", "-o", "link"), command("ip", "-4", "-o", "addr"), command("nft", "list", "ruleset")]
+    """Everything on the node that speaks of the bridge or its subnet. A cluster beside it took the bridge's address for
+    one of the machine's own, and its table may say so for a while."""
+    rules = re.sub(rf"^table \S+ shoal_(?!{bridge} ).*?^}}", "", command("nft", "list", "ruleset"), flags=re.S | re.M)
+    said = [command("ip", "-o", "link"), command("ip", "-4", "-o", "addr"), rules]
     said += [command("iptables-save"), command("ip", "route", "show", "table", "all")]
     net = subnet.removesuffix("0/24")
     return [line for text in said for line in text.splitlines() if bridge in line or net in line]

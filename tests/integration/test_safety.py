@@ -307,8 +307,11 @@ def test_no_process_of_the_node_poses_as_the_agent(sandbox: shoal.Sandbox, clust
 
 
 TOLD = "cat /proc/self/mountinfo /proc/mounts /proc/self/mountstats /proc/net/unix /proc/self/cgroup /proc/1/cgroup"
-ENGINES_OWN = re.compile(r" (/etc/hosts|/etc/hostname) |[ /]overlay .*(lowerdir|with fstype)|^device overlay ")
-"""Where the engine keeps the root file system, and two files beside it if a container has no disk of its own."""
+ENGINES_OWN = re.compile(
+    r" (/etc/hosts|/etc/hostname) | /\.shoal/filter |[ /]overlay .*(lowerdir|with fstype)|^device overlay "
+)
+"""Where the engine keeps the root file system and its filter of system calls, and two files beside it if a container
+has no disk of its own."""
 
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
