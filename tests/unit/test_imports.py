@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import json
 import subprocess
@@ -38,8 +39,13 @@ def part_of(module: str) -> str:
     return parts[1] if (PACKAGE / parts[1]).is_dir() else "shoal"
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
+@functools.cache
+def imports_of(path: Path) -> list[tuple[str, int, bool]]:
     """(module, line, whether it happens on import) of all imports of the package's own modules."""
+    return list(_imports_of(path))
+
+
+def _imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
     tree = ast.parse(path.read_text("utf-8"), str(path))
     inside = {
         id(child)

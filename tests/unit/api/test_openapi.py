@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.fakes.cluster import FakeTransport
 OPEN = {"/v1/health", "/v1/ready"}
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     fake = FakeTransport()
     return make_app(fake, Settings()).openapi()
