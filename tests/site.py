@@ -37,14 +37,14 @@ class Site:
     def shoal(self, *arguments: str, code: int = 0) -> str:
         """Runs the command, which must exit with `code`; what it printed."""
         with self.start(*arguments) as command:
-            output, errors = command.communicate(timeout=200)
+            output, errors = command.communicate(timeout=300)
         assert command.returncode == code, (arguments, command.returncode, output, errors)
         return output
 
     def errors(self, *arguments: str, code: int) -> str:
         """Runs the command, which must exit with `code`; what it printed on stderr."""
         with self.start(*arguments) as command:
-            _, errors = command.communicate(timeout=200)
+            _, errors = command.communicate(timeout=300)
         assert command.returncode == code, (arguments, command.returncode, errors)
         return errors
 

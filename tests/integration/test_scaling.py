@@ -21,7 +21,7 @@ from tests import leaks
 from tests.cluster import Machine
 from tests.site import Site, make_site
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 FILE = """
 name: test
@@ -68,7 +68,7 @@ class ScaledSite:
     def answers(self, *arguments: str) -> bool:
         """Whether the command succeeds, rather than ending with `Unavailable`: try again."""
         with self.site.start(*arguments) as command:
-            _, errors = command.communicate(timeout=200)
+            _, errors = command.communicate(timeout=400)
         assert command.returncode in (0, 69), errors
         return command.returncode == 0
 
