@@ -50,6 +50,7 @@ def test_demo_rewards_what_its_authors_published_and_not_what_breaks_it(cluster:
     assert rollouts() == []
 
 
+@pytest.mark.long
 def test_interrupted_demo_leaves_no_sandbox(cluster: object) -> None:
     with start("--candidates", "8", "--parallel", "4") as demo:
         deadline = time.monotonic() + 240
