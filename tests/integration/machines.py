@@ -68,7 +68,7 @@ class Machine:
     def run(self, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a program there."""
         with self.start(*arguments, stdin=stdin) as process:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=300)
         assert not check or process.returncode == 0, f"{arguments}: {output}"
         return subprocess.CompletedProcess(arguments, process.returncode, output, "")
 

@@ -30,7 +30,7 @@ from shoal.transport.http import HttpTransport
 from tests.cluster import free_subnet
 from tests.integration.machines import Lan, Machine, lan, processes_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.timeout(600)]
 
 _CLOSED = (
     "add table ip t; add chain ip t c {{ type filter hook input priority 0; }}; "
@@ -87,7 +87,7 @@ class Head:
             env={**environ, **self.environ},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stderr}"

@@ -32,7 +32,7 @@ from tests.postgres import Postgres
 from tests.processes import command_line, eventually
 from tests.site import Site, make_site
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 SERVER = Path(__file__).with_name("tunnel_server.py")
 DOMAIN = "tunnels.test"
