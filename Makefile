@@ -25,13 +25,14 @@ WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2
 PYTEST := $(BIN)/python -m pytest
 IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools memory)
 PARALLEL := -n $(WORKERS) --dist loadfile # a worker for each core; one file's tests stay in one worker
-BESIDE := $(shell echo $$(( $(CORES) > 2 ? $(CORES) - 1 : 1 ))) # workers while test-cluster, which mostly waits, runs too
+BESIDE := $(shell echo $$(( $(CORES) > 2 ? $(CORES) - 1 : 1 ))) # workers beside test-cluster, which mostly waits
 # The Go of the machine, or else the one that the `go` extra puts into .venv. Nothing here needs a C compiler.
 GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 
 export PYTHONDONTWRITEBYTECODE := # what is compiled once need not be again in each of hundreds of processes
 
-.PHONY: help venv lint format test-go test-parts test-cluster test-fast test shown-cluster beside-cluster test-long test-gvisor demo bench simulate fuzz clean
+.PHONY: help venv lint format test-go test-parts test-cluster \
+	test-fast test shown-cluster beside-cluster test-long test-gvisor demo bench simulate fuzz clean
 
 help: ## This list
 	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
