@@ -24,7 +24,7 @@ ENGINE_PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "
 
 BASE_IMAGE_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
 
-_LOCK_TRIES = 30  # another apt may run, as usual on a new machine
+_LOCK_TRIES = 150  # five minutes: another apt may run, as usual on a new machine
 _TIMEOUT_S = 900.0
 
 
