@@ -16,7 +16,7 @@ OCCUPIED = "occupied"
 @dataclass(frozen=True, slots=True)
 class ContainerStarted:
     """Node to slot: a sandbox's container. `relay`: host:port; `token`: admits to its agent; `warm`: it had been kept
-    ready; `machine`: the id that the machine keeps."""
+    ready; `machine`: the id that the machine keeps; `took`: the steps of its start on the node, in seconds."""
 
     key: str
     node_id: str
@@ -24,6 +24,7 @@ class ContainerStarted:
     token: str
     warm: bool
     machine: str = ""
+    took: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class ContainerLoss:
 
 @dataclass(frozen=True, slots=True)
 class SandboxStarted:
-    """Slot to controller: a sandbox runs. `started_at`: unix seconds; `machine`: as in `ContainerStarted`."""
+    """Slot to controller: a sandbox runs. `started_at`: unix seconds; `machine`: as in `ContainerStarted`; `took`: the
+    steps of its start, in seconds."""
 
     key: str
     node_id: str
@@ -45,6 +47,7 @@ class SandboxStarted:
     started_at: float
     warm: bool
     machine: str = ""
+    took: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from shoal.cli import (
     login,
     machines,
     pools,
+    profile,
     run,
     sandboxes,
     scaling,
@@ -88,6 +89,7 @@ app.command()(history.audit)
 app.command()(history.events)
 app.command()(usage.usage)
 app.command()(top.top)
+app.command()(profile.profile)
 
 
 def _print_version(wanted: bool) -> None:

@@ -44,6 +44,7 @@ from shoal.model.info import Listing, LogChunk, NodeDrain, NodeInfo, Page, Sandb
 from shoal.model.metrics import Series
 from shoal.model.overview import Overview
 from shoal.model.pools import PoolInfo
+from shoal.model.profile import CreateProfile
 from shoal.model.recipe import Recipe
 from shoal.model.secrets import SecretInfo, SecretUse
 from shoal.model.spec import SandboxSpec
@@ -533,6 +534,11 @@ def metrics() -> dict[Series, float]:
 def sandbox_usage(sandbox_id: str, since: float | None = None) -> SandboxUsage:
     """What a sandbox uses now and used in the last hour, also for an hour after its end. `since`: only the points after
     that time (unix seconds)."""
+
+
+@verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/profile")
+def profile(sandbox_id: str) -> CreateProfile:
+    """Where the time of its create went, step by step."""
 
 
 @verb(Scope.READ, "GET /v1/usage/now", many="sandboxes")

@@ -15,7 +15,7 @@ from shoal.cli.main import app
 
 COMMANDS = (
     *("up", "down", "status", "dashboard", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "stop", "start", "rm"),
-    *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events", "join", "leave", "top", "usage"),
+    *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events", "join", "leave", "top", "usage", "profile"),
 )
 GROUPS = {
     "tokens": ("create", "ls", "rm"),

@@ -37,6 +37,7 @@
     latencies.py      many durations in little memory (pure)
     garbage.py        how often Python looks for garbage in cycles
     overview.py       the cluster at a glance, for dashboards
+    profile.py        where the time of a create went (pure)
     usage_accounts.py what sandboxes used, by hour, environment and tag
     image_storage.py  has nodes put images into the object storage
     stored_image_sweep.py  removes from there what no image needs

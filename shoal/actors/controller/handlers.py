@@ -61,6 +61,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.report: parts.report,
         verbs.metrics: parts.collect_metrics,
         verbs.sandbox_usage: parts.usage_accounts.usage,
+        verbs.profile: sandboxes.profile,
         verbs.loads: parts.usage_accounts.loads,
         verbs.usage: parts.usage_accounts.sums,
         verbs.overview: parts.overview_book.overview,

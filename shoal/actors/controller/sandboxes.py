@@ -16,6 +16,7 @@ from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import SETTLED
+from shoal.actors.controller.profile import profile_of
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
@@ -27,6 +28,7 @@ from shoal.model.access import Caller
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
 from shoal.model.grants import Grant
 from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
+from shoal.model.profile import CreateProfile
 from shoal.model.spec import SandboxSpec
 from shoal.model.spec_model import check_spec
 from shoal.model.states import State
@@ -143,6 +145,10 @@ class Sandboxes:
     async def get(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """The sandbox, living or ended; `SandboxNotFound`."""
         return (await self.history.get(sandbox_id, caller)).info
+
+    async def profile(self, sandbox_id: str, caller: Caller) -> CreateProfile:
+        """Where the time of its create went."""
+        return profile_of(await self.history.get(sandbox_id, caller))
 
     async def find(self, name: str, environment: str, caller: Caller) -> SandboxInfo:
         """The living sandbox of that name, else the last that had the name; `SandboxNotFound`."""

@@ -62,6 +62,8 @@ class NodeActor:
         self._opening: asyncio.Task[NodeParts] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._starting: dict[str, asyncio.Task[ContainerRecord]] = {}
+        self._took: dict[str, tuple[tuple[str, float], ...]] = {}
+        """The steps of starts whose slot has not been told yet, by container."""
 
     # -- what the controller calls ------------------------------------------------------------------
 
@@ -357,8 +359,11 @@ class NodeActor:
         left = parts.containers.of_sandbox(sandbox_id)
         if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
+        began = time.monotonic()
         await parts.images.fetch(spec.image)
+        fetched = time.monotonic()
         record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
+        self._took[record.key] = (("image", fetched - began), ("container", time.monotonic() - fetched))
         parts.usage.begin(sandbox_id)
         self._watch_disk(parts, record)
         return record
@@ -371,7 +376,8 @@ class NodeActor:
             (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN),
             time.time() + grants.TTL_S,
         )
-        return ContainerStarted(record.key, self._node_id, parts.relay.endpoint, token, warm, parts.machine)
+        took = self._took.pop(record.key, ())
+        return ContainerStarted(record.key, self._node_id, parts.relay.endpoint, token, warm, parts.machine, took)
 
     async def _record_of(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord | None:
         """The sandbox's container, once a start that is under way is over."""
@@ -396,6 +402,7 @@ class NodeActor:
 
     def _forget(self, parts: NodeParts, key: str) -> None:
         parts.usage.settle(key)
+        self._took.pop(key, None)
         parts.disk_watch.remove(key)
 
     def _watch_disk(self, parts: NodeParts, record: ContainerRecord) -> None:

@@ -74,16 +74,24 @@ class SandboxLifecycle:
         return await self._start(("restart_container", self.sandbox_id), "stop_sandbox")
 
     async def _start(self, call: tuple[Any, ...], undo: str) -> SandboxStarted:
+        took, began = list[tuple[str, float]](), time.monotonic()
         try:
             agent = None if self.prepared is None else await self._take(self.prepared)
             if agent is None:
                 self._started = await call_node(self._node, *call)
+                there = sum(seconds for _, seconds in self._started.took)
+                took += [("node", time.monotonic() - began - there), *self._started.took]
+                began = time.monotonic()
                 agent = await self._connect_configured()
+                took.append(("agent", time.monotonic() - began))
+            else:
+                took.append(("take", time.monotonic() - began))
             self._agent = agent
-            spec = self._spec
+            spec, began = self._spec, time.monotonic()
             if spec.command:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
                 await agent.exec(start, pty=Terminal() if spec.pty else None, stdin=True, tail=True)
+                took.append(("command", time.monotonic() - began))
         except BaseException:
             self._close_connection()
             with suppress(ShoalError):  # the first error says more than a failed clean-up
@@ -92,7 +100,8 @@ class SandboxLifecycle:
         finally:
             self.secrets = None
         assert self._started is not None
-        return self._watch(time.time(), self._started.warm)
+        steps = tuple((name, round(seconds, 6)) for name, seconds in took)
+        return self._watch(time.time(), self._started.warm, steps)
 
     async def _take(self, prepared: PreparedContainer) -> Agent | None:
         """The agent of the prepared container; None if that was lost."""
@@ -127,10 +136,10 @@ class SandboxLifecycle:
         self._started = await call_node(self._node, "container_of", self.sandbox_id)
         return self._watch(started_at, warm=False)
 
-    def _watch(self, started_at: float, warm: bool) -> SandboxStarted:
+    def _watch(self, started_at: float, warm: bool, took: tuple[tuple[str, float], ...] = ()) -> SandboxStarted:
         assert self._started is not None
         held = self._started
-        self._sandbox_started = SandboxStarted(held.key, held.node_id, held.relay, started_at, warm, held.machine)
+        self._sandbox_started = SandboxStarted(held.key, held.node_id, held.relay, started_at, warm, held.machine, took)
         lifetime = self._spec.timeout
         self._tasks = [
             self._supervise(self._watch_container, "watch container"),

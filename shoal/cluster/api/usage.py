@@ -1,4 +1,4 @@
-"""What sandboxes use: one of them, and the accounts."""
+"""What sandboxes use: one of them, all of them, and the accounts; and where the time of a create went."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.control import SandboxId, Told
 from shoal.model import verbs
 from shoal.model.field_types import Name
+from shoal.model.profile import CreateProfile
 from shoal.model.usage import AMOUNTS, SandboxLoad, SandboxUsage, UsageRow
 
 _Seconds = Annotated[float | None, Query(ge=0, le=1e12, allow_inf_nan=False, description="Unix seconds, to the hour.")]
@@ -40,6 +41,13 @@ async def get_sandbox_usage(
 ) -> Json:
     """What it uses now, and used in the last hour, in points of 10 s. Its node keeps that for an hour after its end."""
     return Json(await cluster.ask(verbs.sandbox_usage, sandbox_id, since))
+
+
+@verb_route(sandboxes, verbs.profile, response_model=CreateProfile, summary="Look at where a create's time went")
+async def get_profile(sandbox_id: SandboxId, cluster: Cluster) -> Json:
+    """Step by step: the store, the queue, the node, the container, its agent. The controller's steps are forgotten when
+    it is restarted, and once the sandbox has ended."""
+    return Json(await cluster.ask(verbs.profile, sandbox_id))
 
 
 @verb_route(
