@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,9 @@ class Record:
 
     def but(self, **changes: Any) -> Record:
         return replace(self, **changes)
+
+
+_NAMES: Final = tuple(each.name for each in fields(Record))
 
 
 class Records:
@@ -98,7 +101,7 @@ class Records:
         place.mkdir(mode=0o700, exist_ok=True)
         unfinished = place / f"{_RECORD}.new"
         with unfinished.open("w") as file:
-            json.dump(asdict(record), file)
+            file.write(json.dumps(_encode(record)))  # `dump` would do without the encoder in C
             if record.keep:
                 file.flush()
                 os.fsync(file.fileno())
@@ -127,6 +130,15 @@ class Records:
             return [entry.name for entry in os.scandir(self._directory)]
         except FileNotFoundError:
             return []
+
+
+def _encode(record: Record) -> dict[str, Any]:
+    """As `asdict`, which copies all that it finds, would have it."""
+    plain = {name: getattr(record, name) for name in _NAMES}
+    for name in ("maker", "first"):
+        process: ProcessRef = plain[name]
+        plain[name] = {"pid": process.pid, "started": process.started}
+    return {**plain, "labels": dict(record.labels)}
 
 
 def _decode(data: dict[str, Any]) -> Record:
