@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { api, get, may, me } from "../lib/api.ts";
 import { mebibytes, moment, number, plain, words } from "../lib/format.ts";
 import { useResource } from "../lib/resource.ts";
-import { query, setQuery } from "../lib/router.ts";
+import { link, query, setQuery } from "../lib/router.ts";
 import type { AuditEntry, Environment, NodeInfo, Quota, Token } from "../lib/types.ts";
 import { Ago, attempt, Badge, Confirmed, Copy, Dialog, Empty, Failure, Heading, Loading, Meter, Table, Text } from "../ui/parts.tsx";
 
@@ -413,6 +413,16 @@ function NewToken({ onClose }: { onClose: () => void }) {
   );
 }
 
+function Target({ entry }: { entry: AuditEntry }) {
+  const target = entry.target!;
+  if (entry.environment === "*" || !/^sb-[0-9a-z]+$/.test(target)) return <Text most={120}>{target}</Text>;
+  return (
+    <a data-page href={link("e", entry.environment, "sandboxes", target)}>
+      <code>{target}</code>
+    </a>
+  );
+}
+
 const AUDIT_PAGE = 100;
 
 export function AuditPage() {
@@ -430,21 +440,21 @@ export function AuditPage() {
       {!entries && !found.error && <Loading />}
       {entries?.length === 0 && <Empty title="No entries" />}
       {entries && entries.length > 0 && (
-        <Table label="Audit log" head={["Time", "Action", "Target", "Outcome", "Token", "Environment", "Address", "Request"]}>
+        <Table label="Audit log" head={["Time", "Action", "Target", "Outcome", "Token", "Environment", "Address"]}>
           {entries.map((entry) => (
             <tr key={entry.id}>
               <td class="number">{moment(entry.at)}</td>
               <td>{entry.action}</td>
-              <td class="wide">{entry.target && <Text most={120}>{entry.target}</Text>}</td>
-              <td>{entry.outcome === "ok" ? <span class="faint">ok</span> : <Badge tone="bad">{words(plain(entry.outcome, 60))}</Badge>}</td>
+              <td class="wide">{entry.target && <Target entry={entry} />}</td>
+              <td title={entry.request_id ? `Request ${plain(entry.request_id, 64)}` : undefined}>
+                {entry.outcome === "ok" ? <span class="faint">ok</span> : <Badge tone="bad">{words(plain(entry.outcome, 60))}</Badge>}
+                {entry.outcome !== "ok" && entry.request_id && <code class="below">{plain(entry.request_id, 64)}</code>}
+              </td>
               <td>
                 <code>{entry.token}</code>
               </td>
               <td>{entry.environment}</td>
               <td>{entry.address}</td>
-              <td>
-                <code class="faint">{entry.request_id && plain(entry.request_id, 64)}</code>
-              </td>
             </tr>
           ))}
         </Table>

@@ -66,11 +66,18 @@ const milliseconds = (seconds: number) => (seconds < 1 ? `${number(Math.round(se
 const latency = (value: number | null) => (value === null ? "–" : milliseconds(value));
 
 export function OverviewPage({ environment }: { environment: string }) {
-  const found = useResource((signal) => get<OverviewOf>("v1/overview", { environment }, signal), [environment], EVERY_MS);
-  // Charts are drawn anew only where the points are others.
+  // Only points that are new are asked for, and charts are drawn anew only where there are some.
   const kept = useRef<Series | null>(null);
+  const found = useResource(
+    async (signal) => {
+      const said = await get<OverviewOf>("v1/overview", { environment, since: kept.current?.at.at(-1) }, signal);
+      kept.current = joined(kept.current, said.series);
+      return said;
+    },
+    [environment],
+    EVERY_MS,
+  );
   const data = found.data;
-  if (data && kept.current?.at.at(-1) !== data.series.at.at(-1)) kept.current = data.series;
   if (!data) return found.error ? <Failure problem={found.error} retry={found.reload} /> : <Loading />;
   const series = kept.current!;
   const living = Object.values(data.states).reduce((sum, count) => sum + count, 0);
@@ -179,6 +186,31 @@ export function OverviewPage({ environment }: { environment: string }) {
       )}
     </>
   );
+}
+
+const MOST_POINTS = 360;
+
+/** A series with the points that came since. */
+function joined(before: Series | null, more: Series): Series {
+  if (!before?.at.length) return more;
+  if (!more.at.length) return before;
+  const list = <T,>(old: T[] | null, its: T[] | null): T[] | null => (old && its ? [...old, ...its].slice(-MOST_POINTS) : null);
+  const map = (old: Record<string, number[]> | null, its: Record<string, number[]> | null) =>
+    old && its ? Object.fromEntries(Object.keys(its).map((name) => [name, list(old[name] ?? [], its[name]!)!])) : null;
+  return {
+    at: list(before.at, more.at)!,
+    states: map(before.states, more.states)!,
+    creates_per_minute: list(before.creates_per_minute, more.creates_per_minute)!,
+    ends_per_minute: list(before.ends_per_minute, more.ends_per_minute)!,
+    create_p50: list(before.create_p50, more.create_p50)!,
+    create_p95: list(before.create_p95, more.create_p95)!,
+    exec_p50: list(before.exec_p50, more.exec_p50),
+    exec_p95: list(before.exec_p95, more.exec_p95),
+    cpu_used: list(before.cpu_used, more.cpu_used),
+    memory_used: list(before.memory_used, more.memory_used),
+    disk_used: list(before.disk_used, more.disk_used),
+    nodes: map(before.nodes, more.nodes),
+  };
 }
 
 function Figure(props: { title: string; value: string; note: string; tone?: string; href?: string }) {

@@ -80,7 +80,7 @@ export default function Chart({ title, at, lines, shown, height = 120 }: Props) 
   return (
     <figure class="chart">
       <figcaption>
-        <h3>{title}</h3>
+        <h2>{title}</h2>
         <ul>
           {told.map((each, index) => (
             <li key={each.label}>

@@ -85,6 +85,8 @@ export function Stream({ path, query, label }: { path: string; query: Query; lab
       <pre
         ref={box}
         tabIndex={0}
+        role="log"
+        aria-live="off"
         aria-label={label}
         onScroll={(event) => {
           const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;

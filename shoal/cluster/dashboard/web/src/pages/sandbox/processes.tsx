@@ -6,7 +6,7 @@ import type { Process, Sandbox } from "../../lib/types.ts";
 import { Ago, attempt, Badge, Empty, Failure, Loading, Table } from "../../ui/parts.tsx";
 import { Stream } from "../../ui/stream.tsx";
 
-const EVERY_MS = 3000;
+const EVERY_MS = 4000;
 
 /** The processes that clients started, each with its output as it comes. */
 export function Processes({ sandbox }: { sandbox: Sandbox }) {
