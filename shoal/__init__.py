@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.client.buckets import BucketMount
     from shoal.client.checkpoint import Checkpoint
     from shoal.client.cluster import Client, connect
     from shoal.client.events import Events
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
+    "shoal.client.buckets": "BucketMount",
     "shoal.client.events": "Events",
     "shoal.client.cluster": "Client connect",
     "shoal.client.files": "FileSystem SandboxFile Transfer Watch",
@@ -103,6 +105,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyExists",
     "AuditEntry",
+    "BucketMount",
     "BuildNotFound",
     "Checkpoint",
     "Client",

@@ -65,6 +65,8 @@ def machine() -> Iterator[Machine]:
         "SHOAL_NODE__CPU_OVERCOMMIT": "4",
         "SHOAL_API__PORT": "0",
         "SHOAL_CONFIG": str(state_dir / "config.toml"),
+        # The one address of this machine at which tests may have what the node reaches for sandboxes: a bucket.
+        "SHOAL_NETWORK__ALLOW": f'["127.{random.randint(1, 250)}.{random.randint(0, 250)}.9"]',
         "SHOAL_HOST__CA_BUNDLE": "true",
         "SHOAL_HOST__PROXY": "true",
         "SHOAL_HOST__PACKAGE_INDEX": "true",

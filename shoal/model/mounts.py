@@ -6,14 +6,16 @@ Plain dataclasses, as in `spec.py`: slots carry them.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol, get_args
 
 from shoal.model.errors import InvalidRequest
+from shoal.model.secrets import SecretUse, check_use, secret_uses
 from shoal.model.validate import text_size
 
-MountKindName = Literal["volume"]
+MountKindName = Literal["volume", "bucket"]
 
 MOST_MOUNTS = 32
 """Mounts of one sandbox."""
@@ -32,11 +34,23 @@ class MountSpec:
     read_only: bool = False
     """Whether the sandbox may only read it"""
     sub_path: str = ""
-    """Which directory of it; the whole where it is empty. Made where it is missing, unless read-only"""
+    """Which directory of a volume; the whole where it is empty. Made where it is missing, unless read-only"""
     kind: MountKindName = "volume"
-    """`volume`"""
+    """`volume`, or `bucket`: a bucket of a user's own"""
     volume: str = ""
     """The id or name of a volume of the sandbox's environment"""
+    bucket: str = ""
+    """The name of a bucket"""
+    prefix: str = ""
+    """What is mounted of it: what is below this directory"""
+    endpoint: str = ""
+    """The URL of its S3 service; empty: AWS"""
+    region: str = ""
+    """The bucket's region; empty: as the service says"""
+    secret: SecretUse | None = None
+    """Its credentials (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`); none: it is open to all"""
+    access: str = ""
+    """For nodes, in place of the secret: what to ask the controller for"""
 
 
 class Mountable(Protocol):
@@ -46,18 +60,25 @@ class Mountable(Protocol):
 
 
 _KINDS: dict[str, type] = {each.name: bool if each.name == "read_only" else str for each in fields(MountSpec)}
+_OF_BUCKETS = ("bucket", "prefix", "endpoint", "region")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ENDPOINT = re.compile(r"https?://[^/\s@]+/?")
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
 def mount_of(data: Any) -> MountSpec:
     """A mount out of JSON; `InvalidRequest`."""
     if isinstance(data, MountSpec):
         return data
-    given = isinstance(data, Mapping) and "path" in data
-    known = given and all(isinstance(value, _KINDS.get(name, ())) for name, value in data.items())
-    if known and data.get("kind", "volume") in get_args(MountKindName):
-        return MountSpec(**data)
+    if isinstance(data, Mapping) and "path" in data:
+        plain = {name: value for name, value in data.items() if name != "secret"}
+        secret = data.get("secret")
+        known = all(isinstance(value, _KINDS.get(name, ())) for name, value in plain.items())
+        if known and data.get("kind", "volume") in get_args(MountKindName):
+            return MountSpec(**plain, secret=None if secret is None else secret_uses([secret], "volumes")[0])
+    shown = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__  # a value may be a secret
     raise InvalidRequest(
-        f"volumes: {data!r:.200} is no mount; give an object with path, volume, sub_path, read_only", field="volumes"
+        f"volumes: {shown!s:.200} is no mount; give an object with path, volume, sub_path, read_only", field="volumes"
     )
 
 
@@ -86,8 +107,35 @@ def _at(path: Any, source: Any) -> MountSpec:
 
 
 def to_dicts(mounts: Iterable[MountSpec]) -> list[dict[str, Any]]:
-    """The mounts, JSON-ready."""
-    return [asdict(each) for each in mounts]
+    """The mounts, JSON-ready, as they are told and asked for."""
+    return [_to_dict(each) for each in mounts]
+
+
+def to_rows(mounts: Iterable[MountSpec]) -> list[dict[str, Any]]:
+    """The mounts, JSON-ready, as the store keeps them: with what is sealed. `ValueError` before it is."""
+    return [
+        {**asdict(replace(each, secret=None)), "secret": None if each.secret is None else each.secret.to_row()}
+        for each in mounts
+    ]
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[MountSpec, ...]:
+    """The inverse of `to_rows`."""
+    return tuple(
+        replace(
+            mount_of({**row, "secret": None}),
+            secret=None if row.get("secret") is None else SecretUse.from_row(row["secret"]),
+        )
+        for row in rows
+    )
+
+
+def _to_dict(mount: MountSpec) -> dict[str, Any]:
+    found = {"path": mount.path, "read_only": mount.read_only, "kind": mount.kind}
+    if mount.kind == "volume":
+        return {**found, "sub_path": mount.sub_path, "volume": mount.volume}
+    found |= {name: getattr(mount, name) for name in _OF_BUCKETS}
+    return found if mount.secret is None else {**found, "secret": mount.secret.to_dict()}
 
 
 def in_order(mounts: Iterable[MountSpec]) -> list[MountSpec]:
@@ -104,8 +152,28 @@ def check_mounts(field: str, value: Sequence[Mapping[str, Any] | MountSpec]) -> 
         if mount.path in taken:
             raise InvalidRequest(f"{field}: two are at {mount.path:.200}; give each a path of its own", field=field)
         taken.add(mount.path)
-        if not mount.volume:
+        if mount.kind == "bucket":
+            _check_bucket(field, mount)
+        elif not mount.volume:
             raise InvalidRequest(f"{field}: {mount.path:.200} names no volume; name one", field=field)
+        elif mount.secret is not None or any(getattr(mount, name) for name in _OF_BUCKETS):
+            raise InvalidRequest(f"{field}: {mount.path:.200} is a volume and a bucket; choose one", field=field)
+
+
+def _check_bucket(field: str, mount: MountSpec) -> None:
+    for name, pattern, what in (
+        ("bucket", _BUCKET, "a bucket's name"),
+        ("endpoint", _ENDPOINT, "an URL such as https://minio.example.com:9000"),
+        ("region", _REGION, "a region such as eu-west-1"),
+    ):
+        value = getattr(mount, name)
+        if (value or name == "bucket") and not pattern.fullmatch(value):
+            raise InvalidRequest(f"{field}: {name} {value!r:.100} is not {what}", field=field)
+    if mount.volume or mount.sub_path:
+        raise InvalidRequest(f"{field}: a bucket has no volume and no sub_path; give its prefix", field=field)
+    _check_sub_path(field, mount.prefix.removesuffix("/"))
+    if mount.secret is not None:
+        check_use(field, mount.secret)
 
 
 def _check_path(field: str, path: str) -> None:

@@ -123,7 +123,8 @@ def check_pool_spec(spec: SandboxSpec) -> None:
     for name in NOT_OF_A_POOL:
         if getattr(spec, name) != default_of(PLAIN[name]):
             raise InvalidRequest(f"{name}: a pool has none; give it when you take a sandbox", field=name)
-    if any(use.name is None for use in spec.secrets):
+    of_mounts = [mount.secret for mount in spec.volumes if mount.secret is not None]
+    if any(use.name is None for use in (*spec.secrets, *of_mounts)):
         raise InvalidRequest(
             "secrets: a pool has stored ones only; store it, or give it when you take a sandbox", field="secrets"
         )

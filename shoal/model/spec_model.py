@@ -100,7 +100,7 @@ def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
 
     `limits`: None where the cluster's are not known. It does not look at what nodes there are.
     """
-    options = {**options_of(spec), "secrets": spec.secrets}
+    options = {**options_of(spec), "secrets": spec.secrets, "volumes": spec.volumes}
     try:
         _Whole.model_validate(options)
     except ValidationError as error:

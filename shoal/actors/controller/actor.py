@@ -89,6 +89,10 @@ class ControllerActor:
         """How to reach the object storage, for nodes: its server runs then, if it is the cluster's own."""
         return await self._objects.access()
 
+    async def bucket_values(self, access: str) -> dict[str, str]:
+        """For nodes: the credentials of a bucket that a sandbox mounts. `NotFound`, `SecretNotFound`."""
+        return await (await self._open()).secrets.bucket_values(access)
+
     async def ensure_stored(self, digest: str) -> None:
         """For nodes: returns once an image is in the object storage. `ImageNotFound`, `Unavailable`."""
         await (await self._open()).image_storage.ensure(digest)

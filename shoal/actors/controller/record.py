@@ -15,7 +15,7 @@ from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
 from shoal.model.errors import ShoalError
 from shoal.model.info import SandboxInfo
-from shoal.model.mounts import mounts_of, to_dicts
+from shoal.model.mounts import MountSpec, from_rows, to_rows
 from shoal.model.secrets import SecretUse
 from shoal.model.spec import Resources, SandboxSpec
 from shoal.model.states import FAILURES, TERMINAL, Reason, State
@@ -106,18 +106,29 @@ class SandboxRecord:
 
     @property
     def launch_spec(self) -> SandboxSpec:
-        """Its spec for slots and nodes, which know an image of the cluster by its digest, and a volume by its id."""
+        """Its spec for slots and nodes, which know an image of the cluster by its digest, a volume by its id, and what
+        a bucket's secret is only if they ask."""
         spec = self.told_spec if self.image is None else replace(self.told_spec, image=self.image.digest)
-        if not self.volumes:
+        if not spec.volumes:
             return spec
-        pairs = zip(spec.volumes, self.volumes, strict=True)
-        return replace(spec, volumes=tuple(replace(each, volume=found) for each, found in pairs))
+        mounts = spec.volumes
+        if self.volumes:
+            mounts = tuple(replace(one, volume=found) for one, found in zip(mounts, self.volumes, strict=True))
+        pairs = zip(mounts, self.spec.volumes, strict=True)
+        return replace(spec, volumes=tuple(_for_node(spec.environment, told, whole) for told, whole in pairs))
 
     @property
     def told_spec(self) -> SandboxSpec:
         """Its spec without what is sealed."""
         spec = self.spec
-        return replace(spec, secrets=tuple(use.told() for use in spec.secrets)) if spec.secrets else spec
+        if spec.secrets:
+            spec = replace(spec, secrets=tuple(use.told() for use in spec.secrets))
+        if any(mount.secret is not None for mount in spec.volumes):
+            told = (None if each.secret is None else each.secret.told() for each in spec.volumes)
+            spec = replace(
+                spec, volumes=tuple(replace(one, secret=use) for one, use in zip(spec.volumes, told, strict=True))
+            )
+        return spec
 
     @property
     def ended(self) -> bool:
@@ -187,17 +198,35 @@ class SandboxRecord:
                 "resources": _plain(spec.resources),
                 "tags": dict(spec.tags),
                 "env": dict(spec.env),
-                "volumes": to_dicts(spec.volumes),
+                "volumes": to_rows(spec.volumes),
                 "secrets": [use.to_row() for use in spec.secrets],
             }
             self._spec_row = {**_plain(spec), **nested}
         return self._spec_row
 
 
+def secrets_of(spec: SandboxSpec) -> tuple[SecretUse, ...]:
+    """All secrets in a spec: the sandbox's own, and those of its buckets."""
+    return (*spec.secrets, *(mount.secret for mount in spec.volumes if mount.secret is not None))
+
+
+def _for_node(environment: str, mount: MountSpec, whole: MountSpec) -> MountSpec:
+    """`whole`: with the mark that tells secrets apart."""
+    return replace(mount, secret=None, access=bucket_access(environment, whole)) if mount.kind == "bucket" else mount
+
+
+def bucket_access(environment: str, mount: MountSpec) -> str:
+    """What nodes call the way to a bucket: the same for all that may share one mount."""
+    secret = mount.secret
+    who = None if secret is None else (secret.name, secret.mark)
+    parts = (environment, mount.bucket, mount.prefix, mount.endpoint, mount.region, who)
+    return f"b-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
+
+
 def spec_weight(spec: SandboxSpec) -> int:
     """Bytes of the texts in a spec."""
     named = (pair for texts in (spec.env, spec.tags) for item in texts.items() for pair in item)
-    sealed = (use.sealed for use in spec.secrets)
+    sealed = (use.sealed for use in secrets_of(spec))
     return sum(map(sys.getsizeof, (spec.image, spec.workdir or "", *spec.command, *named, *sealed)))
 
 
@@ -235,7 +264,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec["command"] = tuple(spec["command"])
     region = spec.pop("region", None)  # of an earlier version, which knew one
     spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
-    spec["volumes"] = mounts_of(spec.get("volumes", ()))
+    spec["volumes"] = from_rows(spec.get("volumes", ()))
     spec["secrets"] = tuple(map(SecretUse.from_row, spec.get("secrets", ())))
     home, stopping, image = row.get("home"), row.get("stopping"), row.get("image")
     record = SandboxRecord(
@@ -302,6 +331,9 @@ def _digest(spec: SandboxSpec) -> str:
     asked = {**_asked(spec), "resources": _asked(spec.resources)}
     if spec.volumes:
         asked["volumes"] = [_asked(each) for each in spec.volumes]
+        for each, mount in zip(asked["volumes"], spec.volumes, strict=True):
+            if mount.secret is not None:
+                each["secret"] = {**mount.secret.to_dict(), "mark": mount.secret.mark}
     if spec.secrets:
         asked["secrets"] = [{**use.to_dict(), "mark": use.mark} for use in spec.secrets]
     if len(spec.regions) == 1:

@@ -17,7 +17,7 @@ from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import SETTLED
 from shoal.actors.controller.profile import profile_of
-from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.record import SandboxRecord, secrets_of
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.secrets import Secrets
@@ -66,7 +66,7 @@ class Sandboxes:
         record, without a grant."""
         try:
             spec = self.admission.images.with_command(spec)
-            if spec.secrets:
+            if secrets_of(spec):
                 check_sees_environment(caller, spec.environment)
                 spec = await self.secrets.admitted(spec)
             record, new, left_s = await self._admitted(spec, deadline_s, caller)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shoal.actors.controller.accounts import Accounts
-from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.record import SandboxRecord, bucket_access, secrets_of
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.secret_keys import SecretKeys, key_id
 from shoal.actors.controller.store import Change, Restored
 from shoal.model import verbs
 from shoal.model.access import Caller
-from shoal.model.errors import AlreadyExists, InvalidRequest, QuotaExceeded, SecretNotFound
+from shoal.model.errors import AlreadyExists, InvalidRequest, NotFound, QuotaExceeded, SecretNotFound
 from shoal.model.secrets import (
     MOST_USED_BYTES,
     SecretInfo,
@@ -129,7 +129,7 @@ class Secrets:
             entry = audited(verbs.rotate_secrets, caller, target=newest)
             await self.writer.write(Change(secrets=renewed, audit=(entry,)))
             self._stored |= {(each.info.environment, each.info.name): each for each in renewed}
-        inline = [record for record in self.registry.live() if any(use.sealed for use in record.spec.secrets)]
+        inline = [record for record in self.registry.live() if any(use.sealed for use in secrets_of(record.spec))]
         for record in inline:
             await self.writer.put(record, change=lambda record=record: self._renewed(record))  # type: ignore[misc]
         return self.secrets(None, caller)
@@ -141,15 +141,15 @@ class Secrets:
         `SecretNotFound`, `FailedPrecondition` (state `no_key`)."""
         check_uses("secrets", spec.secrets)
         size = 0
-        for use in spec.secrets:
+        for use in secrets_of(spec):
             size += self._size_of(use, spec.environment)
         if size > MOST_USED_BYTES:
             raise InvalidRequest(
                 f"secrets: they have {size:,} bytes, more than {MOST_USED_BYTES:,}; give fewer", field="secrets"
             )
-        if any(use.values is not None for use in spec.secrets):
+        if any(use.values is not None for use in secrets_of(spec)):
             await self._load()
-        return replace(spec, secrets=tuple(self._sealed_use(use, spec.environment) for use in spec.secrets))
+        return self._changed(spec, lambda use: self._sealed_use(use, spec.environment))
 
     async def values_for(self, spec: SandboxSpec) -> SecretValues | None:
         """What the processes of a sandbox that starts now get. Raises as `admitted`."""
@@ -157,6 +157,18 @@ class Secrets:
             return None
         await self._load()
         return gathered(spec.secrets, [self.values_of(use, spec.environment) for use in spec.secrets])
+
+    async def bucket_values(self, access: str) -> dict[str, str]:
+        """For nodes: the credentials of a bucket that a living sandbox mounts; none for an open one. `access`: as in
+        `launch_spec`."""
+        for record in self.registry.live():
+            for mount in record.spec.volumes:
+                if mount.kind == "bucket" and bucket_access(record.spec.environment, mount) == access:
+                    if mount.secret is None:
+                        return {}
+                    await self._load()
+                    return self.values_of(mount.secret, record.spec.environment)
+        raise NotFound(f"no sandbox that lives mounts {access}")
 
     def values_of(self, use: SecretUse, environment: str) -> dict[str, str]:
         """The values of one secret. After `load`."""
@@ -191,7 +203,7 @@ class Secrets:
     async def _load(self) -> None:
         if self.keys.loaded:
             return
-        sealed = bool(self._stored) or any(record.spec.secrets for record in self.registry.live())
+        sealed = bool(self._stored) or any(secrets_of(record.spec) for record in self.registry.live())
         await self.keys.load(may_make=not sealed)
 
     def _known(self, name: str, environment: str, field: str) -> StoredSecret:
@@ -237,8 +249,15 @@ class Secrets:
     def _renewed(self, record: SandboxRecord) -> dict[str, object]:
         """The attributes of a record whose inline secrets are encrypted anew."""
         context = _inline(record.spec.environment)
-        uses = tuple(self._resealed(use, context) for use in record.spec.secrets)
-        return {"spec": replace(record.spec, secrets=uses), "_spec_row": None}
+        return {"spec": self._changed(record.spec, lambda use: self._resealed(use, context)), "_spec_row": None}
+
+    def _changed(self, spec: SandboxSpec, change: Callable[[SecretUse], SecretUse]) -> SandboxSpec:
+        """The spec with all its secrets changed."""
+        uses = tuple(map(change, spec.secrets))
+        mounts = (
+            mount if mount.secret is None else replace(mount, secret=change(mount.secret)) for mount in spec.volumes
+        )
+        return replace(spec, secrets=uses, volumes=tuple(mounts))
 
     def _resealed(self, use: SecretUse, context: str) -> SecretUse:
         if not use.sealed or key_id(use.sealed) == self.keys.newest:

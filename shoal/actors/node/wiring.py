@@ -35,6 +35,8 @@ from shoal.actors.node.images import NodeImages
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.machine_usage import MachineMeter
 from shoal.actors.node.mount_sources import MountSources
+from shoal.actors.node.mounts.buckets import BucketMounts, bucket_values
+from shoal.actors.node.mounts.contract import MountKind
 from shoal.actors.node.mounts.manager import Mounts
 from shoal.actors.node.mounts.volumes import VolumeMounts, volume_access
 from shoal.actors.node.ports import ExposedPorts
@@ -142,7 +144,10 @@ async def open_node(
         files = RecordFiles(state / "containers")
         labels = {CLUSTER_LABEL: cluster, NODE_LABEL: machine or platform.node()}
         defaults = await asyncio.to_thread(_container_defaults, settings, labels, binary, sources, secret, network)
-        kinds = (VolumeMounts(volume_access, settings.volumes.cache),)
+        kinds: tuple[MountKind, ...] = (
+            VolumeMounts(volume_access, settings.volumes.cache),
+            BucketMounts(bucket_values, settings.network.allow),
+        )
         mounts = Mounts({kind.name: kind for kind in kinds}, state / "mounts", sources.top / "v")
         containers = Containers(
             engine, network, relay, files, defaults, settings.node.start_limit, mounts, records=await files.load()

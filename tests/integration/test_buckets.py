@@ -1,0 +1,88 @@
+"""A bucket of a user's own in sandboxes of a real cluster: what is closed is in it, and credentials are nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal import BucketMount, Secret
+from shoal.actors.node.mounts.buckets import FRESH_S
+from shoal.cluster.local import packages
+from tests.cluster import Cluster, printing
+from tests.integration.test_secrets import command_lines, files_that_hold
+from tests.ports import free_port
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+
+CANARY = "canary-" + "b00c3e71"
+
+
+@dataclass(frozen=True)
+class Service:
+    """An S3 service with the bucket `data`, whose objects are files of `root`."""
+
+    endpoint: str
+    root: Path
+
+    def mount(self, prefix: str = "", **options: Any) -> BucketMount:
+        secret = {"AWS_ACCESS_KEY_ID": "ann", "AWS_SECRET_ACCESS_KEY": CANARY, **options.pop("secret", {})}
+        options.setdefault("bucket", "data")
+        return BucketMount(prefix=prefix, endpoint=self.endpoint, secret=Secret.from_dict(secret), **options)
+
+
+@pytest.fixture(scope="module")
+def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    packages.ensure({"fusermount3": "fuse3"}, printing)
+    root = tmp_path_factory.mktemp("s3")
+    (root / "data" / "in").mkdir(parents=True)
+    (root / "data" / "in" / "hello").write_text("hello\n")
+    host, port = cluster.machine.settings.network.allow[0], free_port()
+    argv = [f"{sysconfig.get_path('scripts')}/rclone", "serve", "s3", "--addr", f"{host}:{port}", str(root)]
+    env = {**os.environ, "RCLONE_AUTH_KEY": f"ann,{CANARY}", "RCLONE_CONFIG": os.devnull}
+    with subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL) as process:
+        yield Service(f"http://{host}:{port}", root)
+        process.kill()
+
+
+def test_what_is_closed_is_in_the_bucket(cluster: Cluster, service: Service) -> None:
+    volumes = {"/in": service.mount("in", read_only=True), "/out": service.mount("out/")}
+    data = service.root / "data"
+    with shoal.Sandbox.create(volumes=volumes) as sandbox:
+        assert sandbox.run("cat /in/hello").stdout == "hello\n"
+        assert sandbox.run("echo x >/in/new").returncode != 0
+        assert sandbox.run("head -c 3000000 /dev/zero >/out/made", user="nobody").returncode == 0
+        assert (data / "out" / "made").stat().st_size == 3_000_000  # at once
+        assert sandbox.run("echo one >/out/a; echo two >>/out/a").returncode != 0  # rather than lose what there was
+        assert (data / "out" / "a").read_text() == "one\n"
+        sandbox.run("mkdir /out/d && mv /out/a /out/d/b && rm /out/made", check=True)
+        assert [path.relative_to(data / "out") for path in (data / "out").rglob("*") if path.is_file()] == [Path("d/b")]
+        (data / "out" / "from-outside").write_text("seen")
+        end = time.monotonic() + FRESH_S + 3
+        while sandbox.run("cat /out/from-outside").stdout != "seen":
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        inside = "cat /proc/mounts /proc/self/environ; ls -A /in /out"
+        assert CANARY not in sandbox.run(inside).stdout
+        assert CANARY not in command_lines()
+        roots = (cluster.machine.state_dir, Path(cluster.file.run_dir))
+        assert files_that_hold(CANARY, *roots) == []
+        assert CANARY not in repr(sandbox.info())
+
+
+def test_who_creates_is_told_what_is_wrong(service: Service) -> None:
+    wrong = {
+        shoal.PermissionDenied: service.mount(secret={"AWS_SECRET_ACCESS_KEY": "wrong"}),
+        shoal.NotFound: service.mount(bucket="not-there"),
+    }
+    for error, mount in wrong.items():
+        with pytest.raises(error):
+            shoal.Sandbox.create(volumes={"/data": mount})
