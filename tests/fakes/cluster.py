@@ -8,6 +8,7 @@ when they are terminated or their command ends.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import threading
 import time
@@ -165,7 +166,9 @@ class _Cluster:
         self._handlers: Any = {}
 
     async def open(self, environments: Sequence[str]) -> None:
-        settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}})
+        # A key in a file of the state directory would be this machine's own.
+        keys = {"key_command": f"echo {base64.b64encode(_SECRET).decode()}"}
+        settings = Settings.model_validate({"pools": {"idle_slots": 0, "ready": 0}, "secrets": keys})
         nodes = _Nodes(settings, "cluster", _SECRET, living=self._living)
         self._parts = await open_parts(
             settings,
@@ -345,11 +348,11 @@ class _SandboxActor:
     main: FakeProcess | None = None
     watch: asyncio.Task[None] | None = field(default=None)
 
-    async def start(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+    async def start(self, sandbox_id: str, spec: SandboxSpec, secrets: object = None) -> SandboxStarted:
         agent = self.cluster.agents[sandbox_id] = FakeAgent(self._note)
         return self._begin(sandbox_id, spec, agent)
 
-    async def restart(self, sandbox_id: str, spec: SandboxSpec) -> SandboxStarted:
+    async def restart(self, sandbox_id: str, spec: SandboxSpec, secrets: object = None) -> SandboxStarted:
         agent = self.cluster.agents[sandbox_id]  # with its files
         agent.processes.clear()
         return self._begin(sandbox_id, spec, agent)
