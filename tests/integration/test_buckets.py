@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sysconfig
 import time
@@ -47,10 +48,23 @@ def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (root / "data" / "in" / "hello").write_text("hello\n")
     host, port = cluster.machine.settings.network.allow[0], free_port()
     argv = [f"{sysconfig.get_path('scripts')}/rclone", "serve", "s3", "--addr", f"{host}:{port}", str(root)]
-    env = {**os.environ, "RCLONE_AUTH_KEY": f"ann,{CANARY}", "RCLONE_CONFIG": os.devnull}
+    env = {**os.environ, "RCLONE_AUTH_KEY": f'"ann,{CANARY}"', "RCLONE_CONFIG": os.devnull}
     with subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL) as process:
+        until_listening(host, port)
         yield Service(f"http://{host}:{port}", root)
         process.kill()
+
+
+def until_listening(host: str, port: int) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        else:
+            return
 
 
 def test_what_is_closed_is_in_the_bucket(cluster: Cluster, service: Service) -> None:
