@@ -55,7 +55,15 @@ def problem(directory: Path, agent: Path) -> str | None:
     return None
 
 
-async def _start_one(top: Path, agent: Path) -> None:
+def time_one(directory: Path, agent: Path) -> tuple[float, float]:
+    """Seconds that a container takes to start and to go here. Leaves nothing. `ShoalError`, `OSError`, `TimeoutError`.
+    Blocks."""
+    with tempfile.TemporaryDirectory(prefix="check-", dir=directory) as top:
+        return asyncio.run(asyncio.wait_for(_start_one(Path(top), agent), _ALL_S))
+
+
+async def _start_one(top: Path, agent: Path) -> tuple[float, float]:
+    """Starts a container and removes it; how many seconds each took."""
     layers = _EmptyImage(top)
     engine = OciEngine(top, layers, functools.partial(OciImageStore, layers), 1)
     run_dir = top / "run"
@@ -72,11 +80,14 @@ async def _start_one(top: Path, agent: Path) -> None:
             memory=64 * _MiB,
             pids=64,
         )
+        began = time.perf_counter()
         container = await engine.start(spec)
+        runs = time.perf_counter()
         try:
             assert container.state is ContainerState.RUNNING
         finally:
             await engine.remove(spec.key)
+        return runs - began, time.perf_counter() - runs
     finally:
         await engine.close()
 
