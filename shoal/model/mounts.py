@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol, get_args
 
 from shoal.model.errors import InvalidRequest
-from shoal.model.secrets import SecretUse, check_use, secret_uses
+from shoal.model.secrets import SecretUse, check_use, secret_use
 from shoal.model.validate import text_size
 
 MountKindName = Literal["volume", "bucket"]
@@ -75,7 +75,7 @@ def mount_of(data: Any) -> MountSpec:
         secret = data.get("secret")
         known = all(isinstance(value, _KINDS.get(name, ())) for name, value in plain.items())
         if known and data.get("kind", "volume") in get_args(MountKindName):
-            return MountSpec(**plain, secret=None if secret is None else secret_uses([secret], "volumes")[0])
+            return MountSpec(**plain, secret=None if secret is None else secret_use("volumes", secret))
     shown = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__  # a value may be a secret
     raise InvalidRequest(
         f"volumes: {shown!s:.200} is no mount; give an object with path, volume, sub_path, read_only", field="volumes"

@@ -128,10 +128,11 @@ def secret_uses(given: Any, where: str = "secrets") -> tuple[SecretUse, ...]:
         return ()
     if not isinstance(given, list | tuple):
         raise InvalidRequest(f"{where}: a {type(given).__name__} is no list of secrets; give one", field=where)
-    return tuple(_use(f"{where}[{at}]", each) for at, each in enumerate(given))
+    return tuple(secret_use(f"{where}.{at}", each) for at, each in enumerate(given))
 
 
-def _use(where: str, given: Any) -> SecretUse:
+def secret_use(where: str, given: Any) -> SecretUse:
+    """The same for one."""
     if isinstance(given, SecretUse):
         return given
     if isinstance(given, str):
@@ -161,7 +162,7 @@ def check_uses(where: str, uses: Iterable[SecretUse]) -> None:
     if len(uses) > MOST_USES:
         raise InvalidRequest(f"{where}: {len(uses)} are too many; give at most {MOST_USES}", field=where)
     for at, use in enumerate(uses):
-        check_use(f"{where}[{at}]", use)
+        check_use(f"{where}.{at}", use)
 
 
 def check_use(where: str, use: SecretUse) -> None:
@@ -216,7 +217,9 @@ def _check_directory(where: str, directory: str) -> None:
             field=where,
         )
     if any(directory == each or directory.startswith(f"{each}/") for each in _RESERVED):
-        raise InvalidRequest(f"{where}: {directory[:80]!r} is the system's; give another such as /run/secrets")
+        raise InvalidRequest(
+            f"{where}: {directory[:80]!r} is the system's; give another such as /run/secrets", field=where
+        )
 
 
 def directories(uses: Iterable[SecretUse]) -> tuple[str, ...]:

@@ -42,10 +42,10 @@ def test_from_its_storing_to_its_end(api: Api) -> None:
         ("/v1/secrets", {"name": "x", "values": CANARY}, "values"),
         ("/v1/secrets", {"name": "x", "values": {"A ": CANARY}}, "values"),
         ("/v1/secrets", {"name": "x"}, "values"),
-        ("/v1/sandboxes", {"secrets": [{"values": {"A": {"b": CANARY}}}]}, "secrets[0]"),
-        ("/v1/sandboxes", {"secrets": [{"values": {"A": CANARY}, "sealed": "1.k.x"}]}, "secrets[0]"),
-        ("/v1/sandboxes", {"volumes": [{"path": "/x", "secret": {"values": CANARY}}]}, "volumes[0]"),
-        ("/v1/images/pull", {"reference": "a/b:1", "secret": {"values": CANARY}}, "secret[0]"),
+        ("/v1/sandboxes", {"secrets": [{"values": {"A": {"b": CANARY}}}]}, "secrets.0"),
+        ("/v1/sandboxes", {"secrets": [{"values": {"A": CANARY}, "sealed": "1.k.x"}]}, "secrets.0"),
+        ("/v1/sandboxes", {"volumes": [{"path": "/x", "secret": {"values": CANARY}}]}, "volumes"),
+        ("/v1/images/pull", {"reference": "a/b:1", "secret": {"values": CANARY}}, "secret"),
     ],
 )
 def test_what_is_wrong_is_named_and_not_shown(api: Api, path: str, body: dict[str, Any], field: str) -> None:

@@ -103,6 +103,19 @@ async def list_images(
     return Json({"images": [image.to_dict() for image in page.images], "next_cursor": more})
 
 
+# Before all with an image in the path.
+@verb_route(router, verbs.pull_image, status_code=201, response_model=Image, summary="Pull an image with credentials")
+async def pull_image(body: ImagePull, request: Request, who: Who, cluster: Cluster) -> Json:
+    """Pulls an image of a registry for one environment. `{"image": "<its id>"}` in a create uses it; others do not get
+    it by its reference."""
+    context = context_of(request)
+    context.environment = environment_for(who, body.environment)
+    asked = cluster.ask(verbs.pull_image, body.reference, context.environment, body.secret)
+    made = await seen_through(request, asked)
+    context.target = made.id
+    return Json(made.to_dict(), 201)
+
+
 @verb_route(router, verbs.collect_images, response_model=Images, summary="Delete images that nobody uses")
 async def collect_images(body: Collection, request: Request, who: Who, cluster: Cluster) -> Json:
     """Deletes those without a name that nothing needs, and from which no sandbox was created for `unused_for` seconds;
@@ -142,15 +155,3 @@ async def name_image(image: ImagePath, body: ImageName, who: Who, cluster: Clust
 def _owner(image: str, who: Who, environment: str | None) -> str | None:
     """The environment in which a name is looked up; an id needs none."""
     return environment_for(who, environment) if environment is not None or not IMAGE.fullmatch(image) else None
-
-
-@verb_route(router, verbs.pull_image, status_code=201, response_model=Image, summary="Pull an image with credentials")
-async def pull_image(body: ImagePull, request: Request, who: Who, cluster: Cluster) -> Json:
-    """Pulls an image of a registry for one environment. `{"image": "<its id>"}` in a create uses it; others do not get
-    it by its reference."""
-    context = context_of(request)
-    context.environment = environment_for(who, body.environment)
-    asked = cluster.ask(verbs.pull_image, body.reference, context.environment, body.secret)
-    made = await seen_through(request, asked)
-    context.target = made.id
-    return Json(made.to_dict(), 201)

@@ -12,7 +12,7 @@ from shoal.cluster.api.schema.control import MAX_BATCH, MAX_SECONDS, Deadline, S
 from shoal.model import field_types
 from shoal.model.field_types import Name
 from shoal.model.images import MAX_TTL, ImageKind
-from shoal.model.secrets import SecretUse, secret_uses
+from shoal.model.secrets import SecretUse, secret_use
 
 NameText = Annotated[str, Field(min_length=1, max_length=255, examples=["agent:v1"])]
 ImagePath = Annotated[
@@ -22,7 +22,7 @@ ImagePath = Annotated[
 
 def _secret(given: Any) -> SecretUse:
     """By a function of its own: what pydantic says of a wrong value shows it."""
-    return secret_uses([given], "secret")[0]
+    return secret_use("secret", given)
 
 
 class Snapshot(Sent):
