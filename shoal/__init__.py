@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shoal.client.sandbox import Sandbox
     from shoal.client.secrets import Secret
     from shoal.client.tunnels import Forward
+    from shoal.client.volume.volume import MountedVolume, Volume
     from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, TokenInfo, Tunnel
     from shoal.model.errors import (
         AlreadyExists,
@@ -64,11 +65,13 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
         UserNotFound,
+        VolumeNotFound,
     )
     from shoal.model.info import NodeInfo, SandboxInfo
     from shoal.model.pools import PoolInfo, PoolUse
     from shoal.model.secrets import SecretInfo
     from shoal.model.states import Reason, State
+    from shoal.model.volumes import VolumeInfo, VolumeUse
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
@@ -82,7 +85,7 @@ _HOMES = {
     "IsADirectory NoCapacity NoScore NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied PoolNotFound "
     "ProcessNotFound QuotaExceeded "
     "RelativePath SandboxEnded SandboxNotFound SecretNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated "
-    "Unavailable UserNotFound",
+    "Unavailable UserNotFound VolumeNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.pools": "PoolInfo PoolUse",
     "shoal.model.secrets": "SecretInfo",
@@ -97,6 +100,8 @@ _HOMES = {
     "shoal.client.sandbox": "Sandbox",
     "shoal.client.secrets": "Secret",
     "shoal.client.tunnels": "Forward",
+    "shoal.client.volume.volume": "MountedVolume Volume",
+    "shoal.model.volumes": "VolumeInfo VolumeUse",
     "shoal.wire.records": "Entry WatchEvent",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -127,6 +132,7 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "IsADirectory",
+    "MountedVolume",
     "NoCapacity",
     "NoScore",
     "NodeInfo",
@@ -170,6 +176,10 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UserNotFound",
+    "Volume",
+    "VolumeInfo",
+    "VolumeNotFound",
+    "VolumeUse",
     "Watch",
     "WatchEvent",
     "connect",

@@ -17,6 +17,7 @@ from shoal.actors.handles import find_actor
 from shoal.actors.messages import Drained
 from shoal.actors.names import NODE_PREFIX, SLOT_PREFIX, controller_options
 from shoal.actors.objects import ObjectKeeper
+from shoal.actors.volumes import VolumeKeeper
 from shoal.model.errors import Unavailable
 from shoal.model.ids import BUILDER, CONTROLLER, NAMESPACE
 from shoal.model.ray_errors import translate
@@ -30,18 +31,21 @@ def deploy(
     store: Callable[[dict[str, Any]], Store],
     objects: Callable[[dict[str, Any], str], ObjectKeeper],
     builder: Callable[[dict[str, Any]], Any] | None = None,
+    volumes: Callable[[dict[str, Any]], VolumeKeeper] | None = None,
     timeout_s: float = 60.0,
 ) -> int:
     """Creates the controller and, through it, one node actor per machine; returns how many nodes answer. Idempotent.
 
     `settings`: `Settings.to_dict()`; `cluster`: the cluster's id; `secret`: 32 bytes, signs the relay's tokens;
     `store`: makes, from the settings, what the controller keeps its state in; `objects`: from the settings and the
-    head's address, what keeps the object storage; `builder`: starts, from the settings, what builds images (functions
-    that can be imported where it runs). Raises `Unavailable` if they do not answer within `timeout_s` seconds, or the
-    error that kept them from starting.
+    head's address, what keeps the object storage; `builder`: starts, from the settings, what builds images; `volumes`:
+    makes, from the settings, what keeps volumes (functions that can be imported where it runs). Raises `Unavailable` if
+    they do not answer within `timeout_s` seconds, or the error that kept them from starting.
     """
     actor_class: Any = ray.remote(ControllerActor)
-    controller = actor_class.options(**controller_options()).remote(settings, cluster, secret, store, objects, builder)
+    controller = actor_class.options(**controller_options()).remote(
+        settings, cluster, secret, store, objects, builder, volumes
+    )
     try:
         answer = cast("int", ray.get(controller.ready.remote(), timeout=timeout_s))
     except GetTimeoutError:

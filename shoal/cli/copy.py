@@ -82,7 +82,7 @@ def parse_path(text: str) -> RemotePath | None:
 
 
 async def _upload(client: Client, source: Path, remote: RemotePath, user: str | None) -> Transfer:
-    size, is_tree, own_name = await asyncio.to_thread(_describe, source)
+    size, is_tree, own_name = await asyncio.to_thread(describe, source)
     files, target = (await find(client, remote.sandbox)).files, remote.path
     if await _is_directory(files, target, user) or (target.endswith("/") and is_tree):
         target = str(PurePosixPath(target) / own_name)
@@ -113,7 +113,7 @@ async def _is_directory(files: FileSystem, path: str, user: str | None) -> bool:
         return False
 
 
-def _describe(source: Path) -> tuple[int, bool, str]:
+def describe(source: Path) -> tuple[int, bool, str]:
     """Bytes to move (an estimate, for the progress bar), whether it is a tree, and its name."""
     try:
         if not source.is_dir():

@@ -31,6 +31,7 @@ from shoal.cli import (
     top,
     tunnels,
     usage,
+    volumes,
 )
 from shoal.cli.console import print_error
 from shoal.cli.options import ENDS_OPTIONS
@@ -83,6 +84,7 @@ app.command()(login.logout)
 app.add_typer(pools.pool, name="pool")
 app.add_typer(image, name="image")
 app.add_typer(secrets.secret, name="secret")
+app.add_typer(volumes.volume, name="volume")
 app.add_typer(admin.tokens, name="tokens")
 app.add_typer(admin.environments, name="environments")
 app.command()(history.audit)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.model.errors import InvalidRequest
+from shoal.model.mounts import MountSpec
 
 Env = Annotated[
     list[str] | None,
@@ -64,6 +65,20 @@ def secrets(values: Sequence[str] | None) -> list[dict[str, str]] | None:
         return None
     split = (value.partition(":") for value in values)
     return [{"name": name, **({"directory": directory} if colon else {})} for name, colon, directory in split]
+
+
+def mounts(values: Sequence[str] | None) -> list[MountSpec]:
+    """`NAME:PATH`, with `:ro` for one that is only read, and `NAME/DIRECTORY` for a directory of it."""
+    found = []
+    for value in values or ():
+        source, path, *mode = value.split(":") if value.count(":") else (value, "")
+        if not source or not path or mode not in ([], ["ro"], ["rw"]):
+            raise InvalidRequest(
+                f"--volume: {value!r} is not NAME:PATH, such as data:/data or data:/data:ro", field="volumes"
+            )
+        name, _, directory = source.partition("/")
+        found.append(MountSpec(path, mode == ["ro"], directory, volume=name))
+    return found
 
 
 def amount(option: str, text: str | None) -> float | tuple[float, float] | None:

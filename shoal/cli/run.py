@@ -21,6 +21,7 @@ from shoal.cli.options import (
     amount,
     command_words,
     mebibytes,
+    mounts,
     pairs,
     seconds,
     secrets,
@@ -54,6 +55,10 @@ def run(
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag, to find it by.")] = None,
     env: Env = None,
     secret: Secrets = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option("--volume", "-v", metavar="NAME:PATH[:ro]", help="Mount a volume; NAME may be NAME/DIRECTORY."),
+    ] = None,
     workdir: Workdir = None,
     user: User = None,
     cpu: Annotated[str | None, typer.Option(metavar="CORES", help="Guaranteed cores, or REQUEST:LIMIT.")] = None,
@@ -87,6 +92,7 @@ def run(
       shoal run -d --name dev --persistent --restart on-failure shoal/base
       shoal run --secret openai shoal/base python3 agent.py
       shoal run images.py:tests pytest             an Image in a Python file
+      shoal run -v data:/data -v models/weights:/models:ro shoal/base ls /data
       shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
     size = mebibytes("disk", disk)
@@ -98,6 +104,7 @@ def run(
         "tags": pairs("tag", tag),
         "env": pairs("env", env),
         "secrets": secrets(secret),
+        "volumes": mounts(volume),
         "workdir": workdir,
         "user": user,
         "cpu": amount("cpu", cpu),

@@ -12,9 +12,9 @@ from shoal.model.options import PLAIN, default_of, docs
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_NONE_HERE = frozenset({"tags", "pty", "idempotency_key", "secrets"})
-"""Fields without an option of that name: `--tag` and `--secret` give one of several; the command is run by `exec`, and
-once."""
+_NONE_HERE = frozenset({"tags", "volumes", "pty", "idempotency_key", "secrets"})
+"""Fields without an option of that name: `--tag`, `--volume` and `--secret` give one of several; the command is run by
+`exec`, and once."""
 
 
 def with_spec_options(*, without: Collection[str] = ()) -> Callable[[F], F]:

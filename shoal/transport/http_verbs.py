@@ -21,6 +21,7 @@ from shoal.model.sandbox_json import info_from_json, spec_to_json
 from shoal.model.secrets import SecretUse
 from shoal.model.spec import SandboxSpec
 from shoal.model.verbs import Verb
+from shoal.model.volumes import VolumeInfo
 
 T = TypeVar("T")
 
@@ -92,6 +93,8 @@ def decoder(kind: Any) -> Callable[[Any], Any]:
         return ImageRecord.from_dict
     if kind is PoolInfo:
         return PoolInfo.from_dict
+    if kind is VolumeInfo:
+        return VolumeInfo.from_dict
     if get_origin(kind) is tuple:  # a new token with its text
         return lambda made: (decoder(TokenInfo)(made), str(made["token"]))
     return TypeAdapter(kind).validate_python

@@ -23,6 +23,7 @@ from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import StoredSecret
 from shoal.model.usage import Amounts, UsageRow
+from shoal.model.volumes import VolumeInfo
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Disk:
     images: dict[str, ImageRecord] = field(default_factory=dict)
     secrets: dict[str, StoredSecret] = field(default_factory=dict)
     usage: dict[tuple[int, str, str, str], HourOfUse] = field(default_factory=dict)
+    volumes: dict[str, VolumeInfo] = field(default_factory=dict)
     events: list[SandboxEvent] = field(default_factory=list)
     audit: list[AuditEntry] = field(default_factory=list)
     cluster: str | None = None
@@ -87,6 +89,7 @@ class MemoryStore(Store):
             list(self.disk.pools.values()),
             list(self.disk.images.values()),
             list(self.disk.secrets.values()),
+            list(self.disk.volumes.values()),
             self.disk.last_event,
             complete=len(newest) < history,
         )
@@ -139,6 +142,9 @@ class MemoryStore(Store):
         for use in change.usage:
             kept = replace(use, tag=text(use.tag), value=text(use.value), amounts=replace(use.amounts))
             disk.usage[use.hour, use.environment, kept.tag, kept.value] = kept
+        disk.volumes |= {volume.id: volume for volume in change.volumes}
+        for volume_id in change.removed_volumes:
+            disk.volumes.pop(volume_id, None)
 
     def die(self) -> None:
         self._die_after = 0

@@ -63,6 +63,8 @@ class Accounts:
         self.secrets_of: Callable[[str], Sequence[str]] = lambda environment: ()
         """The ids of its secrets, which go with it."""
         self.forget_secrets: Callable[[str], None] = lambda environment: None
+        self.volumes_in: Callable[[str], int] = lambda environment: 0
+        """How many volumes."""
 
     async def restore(self, restored: Restored) -> None:
         """Takes over what the store kept, and creates `main` if it is missing."""
@@ -138,6 +140,9 @@ class Accounts:
         pools = self.pools_in(name)
         if pools:
             raise FailedPrecondition(f"{name!r} has {pools} pools; delete them first", state="in_use")
+        volumes = self.volumes_in(name)
+        if volumes:
+            raise FailedPrecondition(f"{name!r} has {volumes} volumes; delete them first", state="in_use")
         now = self._clock()
         revoked = [
             _revoked(token, now)

@@ -22,6 +22,7 @@ from shoal.actors.controller.store import Store
 from shoal.actors.handles import find_actor
 from shoal.actors.messages import Drained
 from shoal.actors.objects import ObjectAccess, ObjectKeeper
+from shoal.actors.volumes import VolumeAccess, VolumeKeeper
 from shoal.model import tasks
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import Unavailable
@@ -37,7 +38,8 @@ class ControllerActor:
     """The cluster's registry. Made by `deploy` with `names.controller_options`; restarted by Ray for ever.
 
     `store` opens what must outlive it, from the settings; `objects` the object storage, from the settings and the
-    head's address; `builder` starts what builds images, from the settings.
+    head's address; `builder` starts what builds images, from the settings; `volumes`: what keeps volumes, the
+    same.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ControllerActor:
         store: Callable[[dict[str, Any]], Store],
         objects: Callable[[dict[str, Any], str], ObjectKeeper],
         builder: Callable[[dict[str, Any]], Any] | None = None,
+        volumes: Callable[[dict[str, Any]], VolumeKeeper] | None = None,
     ) -> None:
         collect_rarely()
         self._settings = Settings.from_dict(settings)
@@ -56,6 +59,7 @@ class ControllerActor:
         self._start_builder = None if builder is None else partial(builder, settings)
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._objects = ObjectStorage(objects(settings, address), cluster)
+        self._keeper = None if volumes is None else volumes(settings)
         self._nodes = Nodes(self._settings, cluster, secret)
         self._maker = RaySlotMaker(self._settings.node.stop_grace)
         self._parts: Parts | None = None
@@ -93,6 +97,10 @@ class ControllerActor:
         """For nodes: the credentials of a bucket that a sandbox mounts. `NotFound`, `SecretNotFound`."""
         return await (await self._open()).secrets.bucket_values(access)
 
+    async def volume_access(self, volume_id: str) -> VolumeAccess:
+        """For nodes: how to mount a volume. `VolumeNotFound`, `Unavailable`."""
+        return await (await self._open()).volumes.access(volume_id)
+
     async def ensure_stored(self, digest: str) -> None:
         """For nodes: returns once an image is in the object storage. `ImageNotFound`, `Unavailable`."""
         await (await self._open()).image_storage.ensure(digest)
@@ -120,6 +128,7 @@ class ControllerActor:
                     _end,
                     objects=self._objects,
                     start_builder=self._start_builder,
+                    keeper=self._keeper,
                 ),
                 "open controller",
             )

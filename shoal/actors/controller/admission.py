@@ -26,8 +26,8 @@ from shoal.model.visibility import check_sees_environment
 
 @dataclass(slots=True)
 class Admission:
-    """The checks of a create. `check_room`: raises `NoCapacity` if it would have to wait; `closed`: the cluster is
-    being shut down."""
+    """The checks of a create. `check_room`: raises `NoCapacity` if it would have to wait; `volumes_of`: the
+    ids of what it mounts; `closed`: the cluster is being shut down."""
 
     limits: Limits
     registry: Registry
@@ -36,6 +36,7 @@ class Admission:
     images: ImageUse
     launchable: LaunchableNodes
     check_room: Callable[[SandboxSpec], None]
+    volumes_of: Callable[[SandboxSpec], tuple[str, ...]] = lambda spec: ()
     clock: Callable[[], float] = time.time
     closed: bool = False
 
@@ -70,10 +71,17 @@ class Admission:
         return [machine for node_id, machine in self.nodes.capacities().items() if node_id in nodes]
 
     def admit(
-        self, spec: SandboxSpec, left_s: float, caller: Caller, forgotten: SandboxRecord | None = None
+        self,
+        spec: SandboxSpec,
+        left_s: float,
+        caller: Caller,
+        forgotten: SandboxRecord | None = None,
+        *,
+        hidden: bool = False,
     ) -> tuple[SandboxRecord, bool]:
         """The sandbox for a create, and whether it is new rather than that of an earlier call with the same key
-        (`forgotten`: the one that only the store knows). `left_s`: seconds left of its deadline.
+        (`forgotten`: the one that only the store knows). `left_s`: seconds left of its deadline. `hidden`: as in
+        `SandboxRecord`.
 
         Raises `InvalidRequest`, `EnvironmentNotFound`, `ImageNotFound`, `AlreadyExists`, `QuotaExceeded`, `NoCapacity`,
         `FailedPrecondition`, `Unavailable`; then nothing was created.
@@ -84,13 +92,15 @@ class Admission:
             record.asked += 1
             return record, False
         image = self.check_possible(spec)
+        volumes = self.volumes_of(spec)
         quota = self.accounts.quota(spec.environment)
         if not spec.wait_for_capacity:
             self.check_room(spec if image is None else replace(spec, image=image.digest))
         now = self.clock()
         usage = self.registry.usage(spec.environment)
-        check_quota(quota, usage, spec, now)
-        check_weight(usage, spec, spec_weight(spec))
+        if not hidden:
+            check_quota(quota, usage, spec, now)
+            check_weight(usage, spec, spec_weight(spec))
         record = SandboxRecord(
             new_sandbox_id(),
             spec,
@@ -100,7 +110,10 @@ class Admission:
             created_by=caller.token,
             asked=1,
             image=image,
+            volumes=volumes,
+            hidden=hidden,
         )
         self.registry.add(record)
-        usage.accept(now)
+        if not hidden:
+            usage.accept(now)
         return record, True

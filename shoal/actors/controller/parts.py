@@ -56,8 +56,12 @@ from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.controller.usage_accounts import EVERY_S as USAGE_S
 from shoal.actors.controller.usage_accounts import HOUR_S, UsageAccounts
+from shoal.actors.controller.volume_files import VolumeFiles
+from shoal.actors.controller.volumes import SWEEP_S as VOLUMES_S
+from shoal.actors.controller.volumes import Volumes
 from shoal.actors.handles import call
 from shoal.actors.messages import Drained
+from shoal.actors.volumes import VolumeKeeper
 from shoal.model import tasks
 from shoal.model.access import INSIDE, AuditEntry, Caller
 from shoal.model.images import ImageState
@@ -124,6 +128,8 @@ class Parts:
     image_sweep: StoredImageSweep
     secrets: Secrets
     registry_pulls: RegistryPulls
+    volumes: Volumes
+    volume_files: VolumeFiles
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
 
@@ -143,6 +149,7 @@ class Parts:
             tasks.repeat(OBJECTS_S, self.objects.tend, "keep the object storage"),
             tasks.repeat(LOOK_S, self.image_storage.turn, "store images"),
             tasks.repeat(SWEEP_S, self.image_sweep.turn, "sweep stored images"),
+            tasks.repeat(VOLUMES_S, self.volumes.sweep, "sweep volumes"),
         ]
 
     async def stop(self) -> None:
@@ -261,11 +268,12 @@ async def open_parts(
     *,
     objects: ObjectStorage,
     start_builder: StartBuilder | None = None,
+    keeper: VolumeKeeper | None = None,
 ) -> Parts:
     """Opens the store, resumes what an earlier controller left, and starts the loops. `secret`: the cluster's;
     `overtaken`: called when another controller has opened the store; `call`: how actors are called;
     `objects`: where images are kept for all nodes; `start_builder`: starts what builds images, None where there can be
-    none."""
+    none; `keeper`: of volumes, the same."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     nodes.cordons = {cordon.node_id: cordon for cordon in restored.cordons}
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
@@ -301,6 +309,11 @@ async def open_parts(
     use.can_be_stored = image_storage.can_store
     declared_pools = DeclaredPools(writer, registry, accounts, admission, ready, settings.limits)
     declared_pools.admitted = secrets.admitted
+    volumes = Volumes(keeper, objects, registry, accounts, nodes, writer, settings.volumes, call)
+    volumes.restore(restored)
+    accounts.volumes_in = volumes.count
+    admission.volumes_of = volumes.held
+    pool.stock.nodes_mounting = volumes.nodes_mounting
     parts = Parts(
         settings=settings,
         store=store,
@@ -338,6 +351,8 @@ async def open_parts(
         registry_pulls=RegistryPulls(
             kept, image_changes, use.note_used, accounts, secrets, nodes, settings.limits, call
         ),
+        volumes=volumes,
+        volume_files=VolumeFiles(volumes, sandboxes, settings),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

@@ -71,7 +71,8 @@ class SandboxRecord:
     the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
     which sandbox had its name last. `image`: what its spec's image
     was resolved to, if that is one of the cluster's. `volumes`: the ids of its spec's volumes, in their order, empty
-    where one is none; () where there are none. `waits_for`: while it waits for room, tells why.
+    where one is none; () where there are none. `hidden`: it is the cluster's own, in no listing and no quota, and
+    whoever reaches it uses its files only. `waits_for`: while it waits for room, tells why.
     """
 
     id: str
@@ -98,6 +99,7 @@ class SandboxRecord:
     name_from: str | None = None
     image: HeldImage | None = None
     volumes: tuple[str, ...] = ()
+    hidden: bool = False
     waits_for: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
     _spec_row: dict[str, Any] | None = None
 
@@ -254,6 +256,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "restarts": record.restarts,
         "image": None if record.image is None else _plain(record.image),
         "volumes": list(record.volumes),
+        "hidden": record.hidden,
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
 
@@ -288,6 +291,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         digest=row.get("digest"),
         image=None if image is None else HeldImage(**image),
         volumes=tuple(row.get("volumes", ())),
+        hidden=row.get("hidden", False),
     )
     if record.ended:
         record.shorten()

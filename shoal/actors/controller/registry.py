@@ -67,7 +67,7 @@ class Registry:
 
     def retract(self, record: SandboxRecord) -> None:
         """Removes a sandbox that could not be put on record, as if it had never existed."""
-        if self._leave(record):
+        if self._leave(record) and not record.hidden:
             self.usage(record.spec.environment).take_back()
         self._unlink(record)
         self._drop_age(record)
@@ -146,7 +146,8 @@ class Registry:
                 self._names[spec.environment, spec.name] = record.id
             if spec.idempotency_key is not None and not record.released:
                 self._keys[spec.environment, spec.idempotency_key] = record.id
-            self.usage(spec.environment).accept(record.created_at)
+            if not record.hidden:
+                self.usage(spec.environment).accept(record.created_at)
             if record.ended:
                 insort(self._by_age, position(record))
                 self._remember(record)
@@ -171,13 +172,16 @@ class Registry:
         self._live[record.id] = record
         insort(self._by_age, position(record))
         self._living_weights[record.id] = record.weight
-        self.usage(record.spec.environment).add(record.spec, record.weight)
+        if not record.hidden:
+            self.usage(record.spec.environment).add(record.spec, record.weight)
 
     def _leave(self, record: SandboxRecord) -> bool:
         self.wake(record)
         if self._live.pop(record.id, None) is None:
             return False
-        self.usage(record.spec.environment).remove(record.spec, self._living_weights.pop(record.id))
+        weight = self._living_weights.pop(record.id)
+        if not record.hidden:
+            self.usage(record.spec.environment).remove(record.spec, weight)
         return True
 
     def _remember(self, record: SandboxRecord) -> None:
@@ -224,7 +228,8 @@ def wants_ended(listing: Listing) -> bool:
 def matches(record: SandboxRecord, listing: Listing) -> bool:
     """Whether a listing includes it; the caller decides about ended ones."""
     return (
-        record.spec.environment == listing.environment
+        not record.hidden
+        and record.spec.environment == listing.environment
         and (not listing.states or record.state in listing.states)
         and (listing.region is None or listing.region in record.spec.regions)
         and (listing.before is None or position(record) < listing.before)

@@ -24,7 +24,7 @@ from shoal.actors.controller.secrets import Secrets
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.actors.handles import call
 from shoal.model import grants, verbs
-from shoal.model.access import Caller
+from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidRequest, ShoalError, Unavailable
 from shoal.model.grants import Grant
 from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
@@ -79,6 +79,13 @@ class Sandboxes:
             self.metrics.refused(error.code)
             raise
         return record.info, None if record.ended or record.started is None else self.grant_for(record)
+
+    async def create_hidden(self, spec: SandboxSpec, deadline_s: float) -> SandboxInfo:
+        """Creates a sandbox of the cluster's own, see `SandboxRecord`, and returns it running."""
+        record, _ = self.admission.admit(spec, deadline_s, INSIDE, hidden=True)
+        self.supervisor.begin(record, [])
+        await self.supervisor.launched(record, deadline_s + _LAST_WORD_S)
+        return record.info
 
     async def create_many(
         self, specs: Sequence[SandboxSpec], deadline_s: float, wait: bool, caller: Caller
@@ -240,7 +247,8 @@ class Sandboxes:
         if record.started is None:
             raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.state.value)
         expires = time.time() + grants.TTL_S
-        token = grants.sign(self.secret, record.id, record.started.key, grants.CLIENT_SCOPES, expires)
+        scopes = (grants.SCOPE_FILES,) if record.hidden else grants.CLIENT_SCOPES
+        token = grants.sign(self.secret, record.id, record.started.key, scopes, expires)
         address = self.nodes.relay(record.started.node_id, record.started.relay)
         return Grant(record.id, address, token, expires, record.spec.environment)
 

@@ -46,7 +46,7 @@ _LOOK_S = 5.0
 class SlotStock:
     """`facts`: what the node actors told; `wall_clock`: unix seconds; `unsure`: whether it is time to ask Ray again,
     for something has changed, or somebody looked for room in vain; `nodes_with`: the nodes that have an image, None
-    where any may run it."""
+    where any may run it; `nodes_mounting`: the same for what a spec mounts."""
 
     maker: SlotMaker
     facts: NodeFacts
@@ -59,6 +59,7 @@ class SlotStock:
     unsure: bool = True
     nodes_with: Callable[[str], tuple[str, ...] | None] = lambda image: None
     nodes_near: Callable[[str], tuple[str, ...]] = lambda image: ()
+    nodes_mounting: Callable[[SandboxSpec], tuple[str, ...] | None] = lambda spec: None
     _tiers: dict[Request, tuple[Tier, ...]] = field(default_factory=dict)
     _tiers_of: int = -1
     _waits: dict[Request, tuple[tuple[int, Capacity, int], Wait]] = field(default_factory=dict)
@@ -73,7 +74,10 @@ class SlotStock:
 
     def request(self, spec: SandboxSpec) -> Request:
         """What a sandbox asks of its node. `spec`: with its image by digest, if that is one of the cluster's."""
-        return request_for(spec, self.nodes_with(spec.image), self.nodes_near(spec.image))
+        nodes = self.nodes_with(spec.image)
+        if spec.volumes and (mounting := self.nodes_mounting(spec)) is not None:
+            nodes = mounting if nodes is None else tuple(sorted({*nodes} & {*mounting}))
+        return request_for(spec, nodes, self.nodes_near(spec.image))
 
     def choose(self, request: Request) -> OnNode | Wait:
         """Where the next slot for `request` is made, or what it waits for."""

@@ -3,7 +3,7 @@
 Terms
     row       a sandbox in JSON-ready form (`record.to_row`); the store takes its columns for queries from it.
     state     what a controller resumes when it starts: living sandboxes, the newest ended ones, environments, tokens,
-              cordons of nodes, pools, images, secrets.
+              cordons of nodes, pools, images, secrets, volumes.
 
 Rules for every store
     - `write` returns once all of it is on disk, as one transaction. Concurrent writes may share one commit.
@@ -31,6 +31,7 @@ from shoal.model.info import Cordon, PageCursor
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import StoredSecret
 from shoal.model.usage import Amounts, UsageRow
+from shoal.model.volumes import VolumeInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Restored:
     pools: list[PoolInfo] = field(default_factory=list)
     images: list[ImageRecord] = field(default_factory=list)
     secrets: list[StoredSecret] = field(default_factory=list)
+    volumes: list[VolumeInfo] = field(default_factory=list)
     last_event: int = 0
     complete: bool = True
 
@@ -63,8 +65,8 @@ class HourOfUse:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A set of changes to write together. Sandboxes, environments, tokens, cordons, pools, images
-    and secrets replace those with the same id or name, sums of use those of the same hour."""
+    """A set of changes to write together. Sandboxes, environments, tokens, cordons, pools, images, secrets
+    and volumes replace those with the same id or name, sums of use those of the same hour."""
 
     sandboxes: Sequence[dict[str, Any]] = ()
     events: Sequence[SandboxEvent] = ()
@@ -82,6 +84,8 @@ class Change:
     secrets: Sequence[StoredSecret] = ()
     removed_secrets: Sequence[str] = ()
     usage: Sequence[HourOfUse] = ()
+    volumes: Sequence[VolumeInfo] = ()
+    removed_volumes: Sequence[str] = ()
 
 
 class Store(ABC):

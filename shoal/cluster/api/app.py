@@ -35,6 +35,8 @@ from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
 from shoal.cluster.api.secrets import routes as secrets
 from shoal.cluster.api.tunnels import routes as exposures
+from shoal.cluster.api.volumes import files as volume_files
+from shoal.cluster.api.volumes import routes as volumes
 from shoal.cluster.dashboard import pages
 from shoal.model import tasks
 from shoal.model.hosts import check_open
@@ -63,6 +65,8 @@ def routers() -> list[APIRouter]:
         exposures.router,
         pools.router,
         secrets.router,
+        volumes.router,
+        volume_files.router,
         builds.router,
         images.router,
         logs.router,

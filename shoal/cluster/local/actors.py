@@ -130,6 +130,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
     from shoal.cluster.builds.actor import start_builder
     from shoal.cluster.objects import open_objects
     from shoal.cluster.store import open_store
+    from shoal.cluster.volumes import open_volumes
 
     try:
         ray.init(
@@ -163,6 +164,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
             store=open_store,
             objects=open_objects,
             builder=start_builder,
+            volumes=open_volumes,
             timeout_s=request["timeout_s"],
         )
     finally:

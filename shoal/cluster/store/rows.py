@@ -14,6 +14,7 @@ from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import SecretInfo, StoredSecret
 from shoal.model.states import TERMINAL, State
+from shoal.model.volumes import VolumeInfo
 
 Row = dict[str, Any]
 
@@ -35,6 +36,7 @@ class Rows:
     images: dict[str, Row | None] = field(default_factory=dict)
     secrets: dict[str, Row | None] = field(default_factory=dict)
     usage: dict[tuple[int, str, str, str], Row] = field(default_factory=dict)
+    volumes: dict[str, Row | None] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
@@ -47,6 +49,7 @@ class Rows:
         self.images |= later.images
         self.secrets |= later.secrets
         self.usage |= later.usage
+        self.volumes |= later.volumes
 
     @property
     def last_event(self) -> int:
@@ -84,6 +87,10 @@ def rows_of(change: Change) -> Rows:
             **dict.fromkeys(change.removed_secrets),
         },
         usage={(row["hour"], row["environment"], row["tag"], row["value"]): row for row in map(_use_row, change.usage)},
+        volumes={
+            **{volume.id: _volume_row(volume) for volume in change.volumes},
+            **dict.fromkeys(change.removed_volumes),
+        },
     )
 
 
@@ -183,6 +190,10 @@ def secret_of(row: Any) -> StoredSecret:
     return StoredSecret(info, row.sealed)
 
 
+def volume_of(row: Any) -> VolumeInfo:
+    return VolumeInfo.from_dict(json.loads(row.row))
+
+
 def _event_row(event: SandboxEvent) -> Row:
     return {
         "id": event.id,
@@ -253,6 +264,12 @@ def _use_row(use: HourOfUse) -> Row:
         "value": text(use.value),
         **asdict(use.amounts),
     }
+
+
+def _volume_row(volume: VolumeInfo) -> Row:
+    row = volume.to_dict()
+    del row["use"]
+    return {"id": volume.id, "environment": text(volume.environment), "name": text(volume.name), "row": _json(row)}
 
 
 def _text(value: Any) -> str | None:

@@ -212,6 +212,7 @@ def _restore(connection: Connection, history: int) -> Restored:
         pools=[rows.pool_of(row) for row in connection.execute(select(tables.pools))],
         images=[rows.image_of(row) for row in connection.execute(select(tables.images))],
         secrets=[rows.secret_of(row) for row in connection.execute(select(tables.secrets))],
+        volumes=[rows.volume_of(row) for row in connection.execute(select(tables.volumes))],
         last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
         complete=complete,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest migration, whose result is `tables` below."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's INTEGER has 64 bits; as a primary key it is the rowid
@@ -165,6 +165,15 @@ usage = Table(
     Column("network_in", _BIG, nullable=False),
     Column("network_out", _BIG, nullable=False),
     Index(None, "tag", "hour"),
+)
+
+volumes = Table(
+    "volumes",
+    tables,
+    Column("id", Text, primary_key=True),
+    Column("environment", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("row", Text, nullable=False),
 )
 
 version = Table(

@@ -173,6 +173,7 @@ def _apply(connection: Connection, rows: Rows) -> None:
     _put_or_remove(connection, tables.images, tables.images.c.id, rows.images)
     _put_or_remove(connection, tables.secrets, tables.secrets.c.id, rows.secrets)
     _put(connection, tables.usage, list(rows.usage.values()))
+    _put_or_remove(connection, tables.volumes, tables.volumes.c.id, rows.volumes)
     if rows.audit:
         connection.execute(tables.audit.insert(), rows.audit)
 
@@ -223,5 +224,6 @@ _UPSERTS = {
         tables.images,
         tables.secrets,
         tables.usage,
+        tables.volumes,
     )
 }

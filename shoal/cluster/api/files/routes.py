@@ -40,11 +40,16 @@ STALL_S = 300.0
 
 _TRIES = 3
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_DOWN: dict[int | str, dict[str, Any]] = {
+DOWN: dict[int | str, dict[str, Any]] = {
     200: {"content": _BINARY},
     206: {"content": _BINARY, "description": "The part that `Range` asks for"},
     304: {"description": "As the client has it"},
 }
+
+
+def body_of() -> dict[str, Any]:
+    """The document's words for a request whose body is a file."""
+    return _BINARY
 
 
 def _header(name: str, description: str, *examples: str) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def _header(name: str, description: str, *examples: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description, "examples": shown}
 
 
-_CONDITIONS = {
+CONDITIONS = {
     "parameters": [
         _header(
             "Range",
@@ -75,11 +80,11 @@ User = Annotated[str, Query(max_length=256, description=ACTS)]
 router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
 
-@router.get(_FILES, responses=_DOWN, response_class=Response, openapi_extra=_CONDITIONS)
-@router.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=_CONDITIONS)
+@router.get(_FILES, responses=DOWN, response_class=Response, openapi_extra=CONDITIONS)
+@router.head(_FILES, responses={200: {}, 206: {}, 304: {}}, response_class=Response, openapi_extra=CONDITIONS)
 async def read_file(sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = "") -> Response:
     """A file's bytes, or one range of them."""
-    return await _download(RetryingAgent(transport, sandbox_id), query_path(request), user, request)
+    return await download(RetryingAgent(transport, sandbox_id), query_path(request), user, request)
 
 
 @router.put(
@@ -100,7 +105,7 @@ async def write_file(
     user: User = "",
 ) -> Response:
     """Writes a file, of any size. A reader sees the old file or the new one, nothing between."""
-    upload = _Upload(query_path(request), mode_of(mode), parents, append, user)
+    upload = Upload(query_path(request), mode_of(mode), parents, append, user)
     return Json({"size": await upload.run(RetryingAgent(transport, sandbox_id), request)})
 
 
@@ -114,7 +119,7 @@ async def remove_file(
     return Response(status_code=204)
 
 
-async def _download(agent: RetryingAgent, path: str, user: str, request: Request) -> Response:
+async def download(agent: RetryingAgent, path: str, user: str, request: Request) -> Response:
     for _ in range(_TRIES):
         entry = _file(await agent.call(lambda agent: agent.stat(path, user=user)))
         tag = entity_tag(entry.size, entry.mtime_ns)
@@ -152,7 +157,7 @@ def _file(entry: Entry) -> Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Upload:
+class Upload:
     """A file to write from a request's body."""
 
     path: str

@@ -1,0 +1,55 @@
+"""The sandboxes through which the files of volumes are reached from outside.
+
+A volume's files are read and written by a small sandbox of the cluster's own that has it mounted: so they go the way of
+all files, with its streaming and isolation, and no other program of the cluster ever follows a name in a volume.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from dataclasses import dataclass, field
+
+from shoal.actors.controller.sandboxes import Sandboxes
+from shoal.actors.controller.volumes import Volumes
+from shoal.model.access import Caller
+from shoal.model.info import SandboxInfo
+from shoal.model.mounts import MountSpec
+from shoal.model.options import build_spec
+from shoal.model.settings import Settings
+from shoal.model.states import State
+from shoal.model.volumes import DATA
+
+_IDLE_S = 60.0
+_START_S = 90.0
+
+
+@dataclass(slots=True)
+class VolumeFiles:
+    """One for each volume that somebody uses now. They are found no more once the controller is another; then they end
+    by themselves."""
+
+    volumes: Volumes
+    sandboxes: Sandboxes
+    settings: Settings
+    _open: dict[str, str] = field(default_factory=dict)
+    _turns: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
+
+    async def open(self, name: str, environment: str, caller: Caller) -> SandboxInfo:
+        """The sandbox for a volume, running."""
+        volume = await self.volumes.volume(name, environment, False, caller)
+        turn = self._turns.setdefault(volume.id, asyncio.Lock())
+        async with turn:
+            record = self.sandboxes.registry.get(self._open.get(volume.id, ""))
+            if record is not None and record.state is State.RUNNING:
+                return record.info
+            options = {
+                "volumes": [MountSpec(DATA, volume=volume.id)],
+                "environment": environment,
+                "idle_timeout": _IDLE_S,
+                "timeout": self.settings.limits.timeout,
+                "tags": {"volume": volume.id},
+            }
+            made = await self.sandboxes.create_hidden(build_spec(options, self.settings.sandbox), _START_S)
+            self._open[volume.id] = made.id
+            return made

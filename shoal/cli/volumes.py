@@ -1,0 +1,308 @@
+"""`shoal volume`: directories that outlive sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal.cli import console
+from shoal.cli.copy import describe
+from shoal.cli.options import EnvironmentName, Json, mebibytes
+from shoal.cli.session import with_cluster
+from shoal.model.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from shoal.client.cluster import Client
+    from shoal.client.files import Transfer
+    from shoal.client.volume.volume import Volume
+    from shoal.model.volumes import VolumeInfo
+    from shoal.wire.agent import Entry
+
+volume = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Volumes: directories that outlive sandboxes.")
+
+_COLUMNS = ("NAME", "ID", "ENVIRONMENT", "SIZE", "FILES", "AGE", "NOTE")
+_ENTRIES = ("MODE", "SIZE", "NAME")
+
+Name = Annotated[str, typer.Argument(metavar="VOLUME", help="Its name or its id (vol-…).", show_default=False)]
+Size = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="The most that it holds, in whole GiB (10g); default: no limit.")
+]
+Files = Annotated[
+    int | None, typer.Option(metavar="N", help="The most files and directories; default: no limit.", min=1)
+]
+PathIn = Annotated[str, typer.Argument(metavar="PATH", help="A path in the volume.")]
+
+
+@volume.command("create")
+def create(
+    name: Name, size: Size = None, files: Files = None, environment: EnvironmentName = None, json: Json = False
+) -> None:
+    """Make a volume.
+
+    \b
+    Examples:
+      shoal volume create data
+      shoal volume create cache --size 20g --files 1000000
+      shoal run -v data:/data shoal/base touch /data/here
+    """
+    limit = _bytes(size)
+
+    async def body(client: Client) -> VolumeInfo:
+        from shoal.client.volume.volume import Volume
+
+        made = await Volume.create.aio(name, size=limit, files=files, environment=environment, client=client)
+        return made._info
+
+    made = with_cluster(body)
+    if json:
+        console.print_json(made.to_dict())
+    else:
+        console.err().print(f"{made.name} is made ({made.id}).", markup=False)
+
+
+@volume.command("ls")
+def ls(
+    name: Annotated[str | None, typer.Argument(metavar="[VOLUME]", help="List the files of this one.")] = None,
+    path: PathIn = "",
+    environment: EnvironmentName = None,
+    deleted: Annotated[bool, typer.Option("--deleted", help="List those that can be restored.")] = False,
+    json: Json = False,
+) -> None:
+    """List volumes, or the files in one.
+
+    \b
+    Examples:
+      shoal volume ls
+      shoal volume ls data
+      shoal volume ls data results/run-7
+      shoal volume ls --deleted
+    """
+    if name is None:
+        _list(environment, deleted, json)
+        return
+
+    async def body(client: Client) -> list[Entry]:
+        return list(await (await _find(client, name, environment)).files.list.aio(path))
+
+    entries = with_cluster(body)
+    if json:
+        console.print_json([each.to_dict() for each in entries])
+    elif entries:
+        rows = [(f"{each.mode & 0o7777:04o}", f"{each.size:,}", _named(each)) for each in entries]
+        console.print_table(_ENTRIES, rows)
+    else:
+        console.err().print("It is empty.")
+
+
+@volume.command("put")
+def put(
+    name: Name,
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A local file or tree.", show_default=False)],
+    path: PathIn = "",
+    environment: EnvironmentName = None,
+) -> None:
+    """Copy a local file or tree into a volume.
+
+    A file goes to PATH, or into it if it ends with a slash or is left out; the content of a directory goes into the
+    directory PATH.
+
+    \b
+    Examples:
+      shoal volume put data train.csv
+      shoal volume put data ./corpus corpus
+    """
+
+    async def body(client: Client) -> Transfer:
+        size, is_tree, own = await asyncio.to_thread(describe, source)
+        found = await _find(client, name, environment)
+        target = path if is_tree or (path and not path.endswith("/")) else f"{path}{own}"
+        with console.byte_bar(own, size) as moved:
+            return await found.files.put.aio(source, target, progress=moved)
+
+    _moved(with_cluster(body))
+
+
+@volume.command("get")
+def get(
+    name: Name,
+    path: PathIn,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A local path.")] = Path(),
+    environment: EnvironmentName = None,
+) -> None:
+    """Copy a file or tree out of a volume.
+
+    \b
+    Examples:
+      shoal volume get data results/run-7.json
+      shoal volume get data results ./results
+    """
+
+    async def body(client: Client) -> Transfer:
+        found = await _find(client, name, environment)
+        with console.byte_bar(path, None) as moved:
+            return await found.files.get.aio(path, target, progress=moved)
+
+    _moved(with_cluster(body))
+
+
+@volume.command("rm")
+def rm(
+    name: Name,
+    path: Annotated[str | None, typer.Argument(metavar="[PATH]", help="Remove this in it, not the volume.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Remove a directory with its content.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="So that it cannot be restored.")] = False,
+    environment: EnvironmentName = None,
+) -> None:
+    """Delete a volume, or a file in one.
+
+    Sandboxes that have the volume mounted keep it. For a day (`volumes.grace`) `shoal volume restore` brings it back.
+
+    \b
+    Examples:
+      shoal volume rm data
+      shoal volume rm data old -r
+    """
+
+    async def body(client: Client) -> None:
+        found = await _find(client, name, environment)
+        if path is None:
+            await found.delete.aio(now=now)
+        else:
+            await found.files.remove.aio(path, recursive=recursive)
+
+    with_cluster(body)
+    console.err().print(f"{name if path is None else path} is deleted.", markup=False)
+
+
+@volume.command("restore")
+def restore(name: Name, environment: EnvironmentName = None) -> None:
+    """Bring a deleted volume back: that of an id, or the last that had the name.
+
+    \b
+    Examples:
+      shoal volume ls --deleted
+      shoal volume restore data
+    """
+
+    async def body(client: Client) -> None:
+        from shoal.client.volume.volume import Volume
+
+        await Volume.restore.aio(name, environment=environment, client=client)
+
+    with_cluster(body)
+    console.err().print(f"{name} is back.", markup=False)
+
+
+@volume.command("usage")
+def usage(name: Name, environment: EnvironmentName = None, json: Json = False) -> None:
+    """Tell what a volume holds, and what it may hold.
+
+    \b
+    Examples:
+      shoal volume usage data
+    """
+
+    async def body(client: Client) -> VolumeInfo:
+        return await (await _find(client, name, environment)).info.aio()
+
+    info = with_cluster(body)
+    if json:
+        console.print_json(info.to_dict())
+        return
+    use = info.use
+    held, files = (0, 0) if use is None else (use.bytes, use.files)
+    console.print_table(
+        ("", "HOLDS", "MOST"),
+        [
+            ("bytes", f"{held:,}", "" if info.size is None else f"{info.size:,}"),
+            ("files", f"{files:,}", "" if info.files is None else f"{info.files:,}"),
+        ],
+    )
+
+
+@volume.command("limit")
+def limit(name: Name, size: Size = None, files: Files = None, environment: EnvironmentName = None) -> None:
+    """Change what a volume may hold; what is left out has no limit then.
+
+    \b
+    Examples:
+      shoal volume limit data --size 100g
+      shoal volume limit data
+    """
+    most = _bytes(size)
+
+    async def body(client: Client) -> None:
+        await (await _find(client, name, environment)).limit.aio(size=most, files=files)
+
+    with_cluster(body)
+    console.err().print(f"{name} has its new limits.", markup=False)
+
+
+@volume.command("commit")
+def commit(name: Name, environment: EnvironmentName = None) -> None:
+    """Wait until all that sandboxes have written and closed is durable, and seen by another reader.
+
+    \b
+    Examples:
+      shoal volume commit data
+    """
+
+    async def body(client: Client) -> None:
+        await (await _find(client, name, environment)).commit.aio()
+
+    with_cluster(body)
+    console.err().print(f"{name} is committed.", markup=False)
+
+
+def _list(environment: str | None, deleted: bool, json: bool) -> None:
+    async def body(client: Client) -> list[VolumeInfo]:
+        from shoal.client.volume.volume import Volume
+
+        return [each._info for each in await Volume.list.aio(environment=environment, deleted=deleted, client=client)]
+
+    found = with_cluster(body)
+    if json:
+        console.print_json([each.to_dict() for each in found])
+    elif found:
+        now = time.time()
+        console.print_table(_COLUMNS, [_row(each, now) for each in found])
+    elif deleted:
+        console.err().print("There are no deleted volumes.")
+    else:
+        console.err().print("There are no volumes; make one with `shoal volume create NAME`.")
+
+
+def _row(info: VolumeInfo, now: float) -> tuple[str, ...]:
+    size = "" if info.size is None else f"{info.size >> 30} GiB"
+    files = "" if info.files is None else f"{info.files:,}"
+    note = "ephemeral" if info.ephemeral else ""
+    if info.deleted_at is not None:
+        note = f"deleted {console.age(now - info.deleted_at)} ago"
+    return info.name, info.id, info.environment, size, files, console.age(now - info.created_at), note
+
+
+async def _find(client: Client, name: str, environment: str | None) -> Volume:
+    from shoal.client.volume.volume import Volume
+
+    return await Volume.from_name.aio(name, environment=environment, client=client)
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.name}/" if entry.kind == "dir" else entry.name
+
+
+def _moved(moved: Transfer) -> None:
+    for name in moved.skipped:
+        console.print_error(f"{name}: skipped: not a file, a directory or a link within the tree")
+    console.err().print(f"{moved.files} file{'' if moved.files == 1 else 's'}, {moved.bytes:,} bytes")
+
+
+def _bytes(size: str | None) -> int | None:
+    found = mebibytes("size", size)
+    if isinstance(found, tuple):
+        raise InvalidRequest(f"--size: {size!r} is not one size", field="size")
+    return None if found is None else found << 20

@@ -1,0 +1,90 @@
+"""The JSON of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import Field
+
+from shoal.cluster.api.schema.control import Sent, Told
+from shoal.model.field_types import Name
+from shoal.model.ids import NAME
+from shoal.model.volumes import LEAST_SIZE
+
+VolumeName = Annotated[
+    str, Path(description="The volume's name or id.", max_length=64, pattern=f"^{NAME.pattern}$", examples=["data"])
+]
+
+_Size = Annotated[int, Field(ge=LEAST_SIZE, multiple_of=LEAST_SIZE, le=1 << 60, examples=[10 << 30])]
+_Files = Annotated[int, Field(ge=1, le=1 << 60)]
+
+
+class VolumeCreate(Sent):
+    """A volume to make."""
+
+    name: Annotated[Name, Field(examples=["data"])]
+    """Unique in its environment"""
+    environment: Name | None = None
+    """By default the token's, or `main` for a token of all"""
+    size: _Size | None = None
+    """The most bytes that it holds, in whole GiB; none: no limit"""
+    files: _Files | None = None
+    """The most files and directories; none: no limit"""
+    ephemeral: bool = False
+    """Delete it once no sandbox has mounted it for five minutes"""
+    exist_ok: bool = False
+    """Answer with the one of that name, if there is one"""
+
+
+class VolumeLimits(Sent):
+    """What a volume may hold."""
+
+    environment: Name | None = None
+    """The volume's; by default the token's, or `main` for a token of all"""
+    size: _Size | None = None
+    """Bytes, in whole GiB; none: no limit"""
+    files: _Files | None = None
+    """Files and directories; none: no limit"""
+
+
+class VolumeIn(Sent):
+    """Where a volume is."""
+
+    environment: Name | None = None
+    """By default the token's, or `main` for a token of all"""
+
+
+class VolumeUse(Told):
+    """What a volume holds."""
+
+    bytes: int
+    """In blocks of 4 KiB"""
+    files: int
+    """Files and directories"""
+
+
+class Volume(Told):
+    """A volume. Times in unix seconds."""
+
+    id: str
+    name: str
+    environment: str
+    created_at: float
+    size: int | None
+    """The most bytes that it holds"""
+    files: int | None
+    """The most files and directories"""
+    ephemeral: bool
+    deleted_at: float | None
+    """Since when it waits to be removed"""
+    ready: bool
+    use: VolumeUse | None
+    """What it holds, where that was asked for"""
+
+
+class Volumes(Told):
+    """Volumes, by environment and name."""
+
+    volumes: Sequence[Volume]

@@ -1,0 +1,1 @@
+"""Volumes: routes.py, and their files from outside: files.py."""

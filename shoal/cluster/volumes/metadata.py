@@ -1,0 +1,132 @@
+"""Where the metadata of volumes is.
+
+With PostgreSQL as the cluster's store: a schema for each volume, in the same database. Every machine reaches it, and
+what a commit wrote survives a crash of the database as far as its `synchronous_commit` says.
+
+Without: a SQLite file for each volume in the state directory. Two volumes never wait for each other's writes, and none
+can be mounted on another machine: SQLite locks by shared memory of one machine.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy.engine import URL
+
+from shoal.cluster.store.database import FAILURES, postgresql_database
+from shoal.model.ids import VOLUME
+from shoal.model.private_directory import make_private_directory
+from shoal.model.settings import Settings
+
+
+class Place(NamedTuple):
+    """Where the metadata of one volume is. `password` is not in `url`."""
+
+    url: str
+    password: str | None
+
+
+class Metadata(ABC):
+    """All methods block, and are idempotent. `only_on_head`: no other machine reaches it."""
+
+    only_on_head: bool
+
+    @abstractmethod
+    def make(self, volume_id: str) -> None:
+        """Makes room for the metadata of a volume."""
+
+    @abstractmethod
+    def place(self, volume_id: str) -> Place:
+        """Where it is."""
+
+    @abstractmethod
+    def remove(self, volume_id: str) -> None:
+        """Removes it."""
+
+
+def metadata_for(settings: Settings) -> Metadata:
+    """The one for these settings."""
+    if settings.store.url is not None:
+        return PostgresMetadata(settings.store.url)
+    return SqliteMetadata(settings.state_dir / "volumes")
+
+
+class SqliteMetadata(Metadata):
+    """A file each, in `directory`."""
+
+    only_on_head = True
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def make(self, volume_id: str) -> None:
+        make_private_directory(self._directory)
+
+    def place(self, volume_id: str) -> Place:
+        return Place(f"sqlite3://{self._file(volume_id)}", None)
+
+    def remove(self, volume_id: str) -> None:
+        file = self._file(volume_id)
+        for each in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm", "-journal"))):
+            each.unlink(missing_ok=True)
+
+    def _file(self, volume_id: str) -> Path:
+        return self._directory / f"{_checked(volume_id)}.sqlite"
+
+
+class PostgresMetadata(Metadata):
+    """A schema each, in the database at `url`."""
+
+    only_on_head = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def make(self, volume_id: str) -> None:
+        self._run(f'CREATE SCHEMA IF NOT EXISTS "{_schema(volume_id)}"')
+
+    def place(self, volume_id: str) -> Place:
+        url = postgresql_database(self._url).url
+        password = url.password or _first(url.query.get("password"))
+        plain = URL.create(
+            "postgres",
+            url.username,
+            None,
+            url.host,
+            url.port,
+            url.database,
+            {name: value for name, value in url.query.items() if name.startswith("ssl")}
+            | {"search_path": _schema(volume_id)},
+        )
+        return Place(plain.render_as_string(hide_password=False), password)
+
+    def remove(self, volume_id: str) -> None:
+        self._run(f'DROP SCHEMA IF EXISTS "{_schema(volume_id)}" CASCADE')
+
+    def _run(self, statement: str) -> None:
+        database = postgresql_database(self._url)
+        try:
+            with database.writes.begin() as connection:
+                connection.exec_driver_sql(statement)
+        except FAILURES as error:
+            raise database.failure(error) from None
+        finally:
+            database.close()
+
+
+def _schema(volume_id: str) -> str:
+    return "shoal_" + _checked(volume_id).replace("-", "_")
+
+
+def _checked(volume_id: str) -> str:
+    """It becomes part of paths and statements."""
+    if not re.fullmatch(VOLUME, volume_id):
+        raise ValueError(f"{volume_id!r:.80} is no id of a volume")
+    return volume_id
+
+
+def _first(value: str | tuple[str, ...] | None) -> str | None:
+    return value[0] if isinstance(value, tuple) else value
