@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +91,7 @@ def ls(
 
     entries = with_cluster(body)
     if json:
-        console.print_json([each.to_dict() for each in entries])
+        console.print_json([asdict(each) for each in entries])
     elif entries:
         rows = [(f"{each.mode & 0o7777:04o}", f"{each.size:,}", _named(each)) for each in entries]
         console.print_table(_ENTRIES, rows)

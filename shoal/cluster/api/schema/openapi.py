@@ -36,6 +36,7 @@ TAGS = [
     {"name": "tunnels", "description": "Ways in from outside to a sandbox's ports."},
     {"name": "pools", "description": "Keep sandboxes ready, and take them."},
     {"name": "secrets", "description": "Store values that sandboxes get, and that no request reads back."},
+    {"name": "volumes", "description": "Directories that outlive sandboxes, and their files."},
     {"name": "images", "description": "Take images of sandboxes' files, build, list, name and delete them."},
     {"name": "administration", "description": "Tokens, environments and their quotas, the audit log, nodes."},
     {"name": "health", "description": "Whether this replica lives, and can do its work."},
