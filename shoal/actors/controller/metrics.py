@@ -30,6 +30,8 @@ _NODE_GAUGES: dict[str, tuple[str, Callable[[NodeInfo, Amount], float]]] = {
     "sandboxes": ("Sandboxes on the node", lambda node, _: node.sandboxes),
     "warm_containers": ("Warm containers on the node", lambda node, _: node.warm),
     "remains": ("Ended sandboxes whose files are not removed yet", lambda node, _: node.remains),
+    "mounts": ("Volumes and the like that it has mounted", lambda node, _: node.mounts),
+    "mounts_still": ("Of these, those that do not answer", lambda node, _: node.mounts_still),
     "cpu_cores": ("Cores of the machine", lambda node, _: node.cpu_total),
     "cpu_used_cores": ("Cores that the machine uses, whoever does", lambda node, _: node.cpu_used),
     "cpu_requested_cores": ("Cores that its sandboxes requested", lambda _, held: held.cpu),

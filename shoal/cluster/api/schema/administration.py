@@ -201,6 +201,10 @@ class Node(Told):
     """Cores that the whole machine uses, whoever does, seconds ago; so `memory_used` and `disk_used`, in MiB"""
     memory_used: int
     disk_used: int
+    mounts: int
+    """Volumes and the like that it has mounted"""
+    mounts_still: int
+    """Of these, those that do not answer"""
 
 
 class Nodes(Told):
