@@ -15,8 +15,10 @@ import hashlib
 import logging
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+from shoal.actors.engines.disks import mounts
 from shoal.model.private_directory import make_private_directory
 
 log = logging.getLogger("shoal.node")
@@ -79,11 +81,24 @@ class MountSources:
             error = _run("umount", "--lazy", str(self.root))
             if error:
                 log.warning("%s cannot be unmounted: %s", self.root, error)
+        if not unmount_below(self.top):
+            log.warning("%s stays: something is still mounted there", self.top)
+            return
         shutil.rmtree(self.top, ignore_errors=True)
 
     def _directory(self, key: str) -> Path:
         """Named by a digest of the key, so that the key is not in the path."""
         return self.root / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def unmount_below(directory: Path) -> bool:
+    """Unmounts everything below a directory; whether nothing is mounted there any more. Before a tree is removed: what
+    is mounted, such as a volume, would be removed with it."""
+    for entry in reversed(mounts.table()):
+        if directory in entry.point.parents:
+            with suppress(OSError):
+                mounts.detach(entry.point)
+    return not any(directory in entry.point.parents for entry in mounts.table())
 
 
 def _run(*command: str) -> str:

@@ -16,7 +16,7 @@ from shoal.actors.network import SandboxNetwork
 from shoal.cluster.local import packages, processes
 from shoal.cluster.local.engines import LocalEngine
 from shoal.cluster.local.mounts import unmount_below
-from shoal.model.errors import ShoalError
+from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import NetworkSettings
 
 
@@ -66,6 +66,8 @@ def everything(
     except ShoalError as error:
         errors.append(error)
     cgroup_parent.remove()
-    unmount_below(cluster_dir)
-    shutil.rmtree(cluster_dir, ignore_errors=True)
+    if unmount_below(cluster_dir):
+        shutil.rmtree(cluster_dir, ignore_errors=True)
+    else:
+        errors.append(Unavailable(f"{cluster_dir} stays: something is still mounted there; see /proc/self/mounts"))
     return errors

@@ -1,0 +1,129 @@
+"""What the controller answers about volumes, and that a kill leaves nothing half made."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shoal.actors.controller.volumes import EPHEMERAL_S, Volumes
+from shoal.actors.objects import ObjectAccess
+from shoal.actors.volumes import VolumeAccess, VolumeKeeper
+from shoal.model.access import INSIDE
+from shoal.model.errors import AlreadyExists, QuotaExceeded, Unavailable, VolumeNotFound
+from shoal.model.mounts import MountSpec
+from shoal.model.settings import Settings
+from shoal.model.volumes import VolumeUse
+from tests.unit.builders import spec
+from tests.unit.controller_world import Controller, World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+
+@dataclass
+class Keeper(VolumeKeeper):
+    """Remembers which volumes there are."""
+
+    made: set[str] = field(default_factory=set)
+    fail: bool = False
+
+    def create(self, volume_id: str, size: int | None, files: int | None, storage: ObjectAccess) -> None:
+        self.made.add(volume_id)
+        if self.fail:
+            raise Unavailable("S3 is away")
+
+    def access(self, volume_id: str, storage: ObjectAccess) -> VolumeAccess:
+        return VolumeAccess("sqlite3:///none", "http://none")
+
+    def limit(self, volume_id: str, size: int | None, files: int | None, storage: ObjectAccess) -> None:
+        assert volume_id in self.made
+
+    def use(self, volume_id: str, storage: ObjectAccess) -> VolumeUse:
+        return VolumeUse(4096, 1)
+
+    def destroy(self, volume_id: str, storage: ObjectAccess) -> None:
+        self.made.discard(volume_id)
+
+
+def _volumes(controller: Controller, keeper: Keeper, now: list[float]) -> Volumes:
+    volumes = controller.parts.volumes
+    volumes.keeper = keeper
+    volumes.clock = lambda: now[0]
+    return volumes
+
+
+async def _make(volumes: Volumes, name: str, **options: Any) -> Any:
+    given = {"size": None, "files": None, "ephemeral": False, "exist_ok": False, **options}
+    return await volumes.create(name, "main", *given.values(), INSIDE)
+
+
+async def test_life_of_a_volume() -> None:
+    keeper, now = Keeper(), [1000.0]
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, keeper, now)
+    made = await _make(volumes, "data", size=1 << 30)
+    assert keeper.made == {made.id}
+    with pytest.raises(AlreadyExists):
+        await _make(volumes, "data")
+    assert (await _make(volumes, "data", exist_ok=True)).id == made.id
+    assert (
+        volumes.held(spec(volumes=(MountSpec("/d", volume="data"), MountSpec("/e", volume=made.id)))) == (made.id,) * 2
+    )
+    with pytest.raises(VolumeNotFound) as missing:
+        volumes.held(spec(volumes=(MountSpec("/d", volume="none"),)))
+    assert missing.value.field == "volumes"
+    assert (await volumes.volume("data", "main", True, INSIDE)).use == VolumeUse(4096, 1)
+    await volumes.delete("data", "main", False, INSIDE)
+    assert volumes.volumes("main", False, INSIDE) == []
+    other = await _make(volumes, "data")
+    with pytest.raises(AlreadyExists):
+        await volumes.undelete("data", "main", INSIDE)
+    await volumes.delete(other.id, "main", True, INSIDE)
+    await volumes.sweep()
+    assert keeper.made == {made.id}
+    assert (await volumes.undelete("data", "main", INSIDE)).id == made.id
+    await volumes.delete("data", "main", False, INSIDE)
+    now[0] += Settings().volumes.grace + 1
+    await volumes.sweep()
+    assert keeper.made == set()
+    with pytest.raises(VolumeNotFound):
+        await volumes.undelete("data", "main", INSIDE)
+    await controller.parts.stop()
+
+
+async def test_what_is_half_made_goes_and_the_rest_is_found_again() -> None:
+    keeper, now = Keeper(), [1000.0]
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, keeper, now)
+    keeper.fail = True
+    with pytest.raises(Unavailable):
+        await _make(volumes, "broken")
+    assert keeper.made == set()
+    keeper.fail = False
+    kept = await _make(volumes, "kept")
+    short = await _make(volumes, "short", ephemeral=True)
+    await volumes.sweep()
+    await controller.parts.stop()
+    again = await world.controller()
+    volumes = _volumes(again, keeper, now)
+    assert {each.id for each in volumes.volumes("main", False, INSIDE)} == {kept.id, short.id}
+    await volumes.sweep()
+    now[0] += EPHEMERAL_S + 1
+    await volumes.sweep()
+    assert keeper.made == {kept.id}
+    await again.parts.stop()
+
+
+async def test_an_environment_has_so_many() -> None:
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, Keeper(), [1.0])
+    volumes.settings = volumes.settings.model_copy(update={"count": 1})
+    await asyncio.gather(_make(volumes, "one"))
+    with pytest.raises(QuotaExceeded):
+        await _make(volumes, "two")
+    await controller.parts.stop()

@@ -1,0 +1,196 @@
+"""What a caller may say of mounts, and what the node decides about them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from shoal.actors.node.mounts import namespaces
+from shoal.actors.node.mounts.contract import Helper, MountKind
+from shoal.actors.node.mounts.manager import LINGER_S, Mounts
+from shoal.actors.node.mounts.mounted import Mounted, Served
+from shoal.actors.node.records import ContainerRecord, Stage
+from shoal.cli.options import mounts
+from shoal.client.volume.volume import MountedVolume, Volume
+from shoal.model.errors import InvalidRequest
+from shoal.model.mounts import MountSpec, check_mounts, in_order, mounts_of
+from shoal.model.spec_model import check_spec
+from shoal.model.volumes import VolumeInfo, check_limits
+from tests.unit.builders import spec
+
+if TYPE_CHECKING:
+    from shoal.client.cluster import Client
+
+VOLUME = Volume(cast("Client", SimpleNamespace(transport=None)), VolumeInfo("vol-1", "data", "main", 0.0))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "data",
+        "/",
+        "//data",
+        "/a/../b",
+        "/a/./b",
+        "/a/",
+        "/proc",
+        "/proc/x",
+        "/sys/fs",
+        "/dev/shm",
+        "/.shoal/x",
+        "/a\0",
+    ],
+)
+def test_a_path_that_cannot_be(path: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_mounts("volumes", [MountSpec(path, volume="data")])
+    assert refused.value.field == "volumes"
+
+
+@pytest.mark.parametrize("sub_path", ["/etc", "../x", "a/../..", "..", ".", "a//b", "a/"])
+def test_a_sub_path_that_cannot_be(sub_path: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_mounts("volumes", [MountSpec("/data", sub_path=sub_path, volume="data")])
+
+
+def test_two_at_one_path_and_none_by_gvisor() -> None:
+    with pytest.raises(InvalidRequest):
+        check_mounts("volumes", [MountSpec("/data", volume="a"), MountSpec("/data", volume="b")])
+    with pytest.raises(InvalidRequest):
+        check_spec(spec(volumes=(MountSpec("/data", volume="a"),), runtime="runsc"), None)
+    check_spec(spec(volumes=(MountSpec("/data", volume="a"),)), None)
+
+
+def test_what_a_caller_may_give() -> None:
+    given = {"/b": VOLUME.read_only().sub_path("x").sub_path("y"), "/a": "data", "/c": VOLUME}
+    assert mounts_of(given) == (
+        MountSpec("/b", True, "x/y", volume="vol-1"),
+        MountSpec("/a", volume="data"),
+        MountSpec("/c", volume="vol-1"),
+    )
+    assert [each.path for each in in_order(mounts_of(given))] == ["/a", "/b", "/c"]
+    assert isinstance(VOLUME.sub_path("x"), MountedVolume)
+    wrong: list[Any] = [
+        {"/a": 7},
+        [{"volume": "x"}],
+        [{"path": "/a", "read_only": "no"}],
+        "data",
+        [{"path": "/a", "z": 1}],
+    ]
+    for each in wrong:
+        with pytest.raises(InvalidRequest):
+            mounts_of(each)
+
+
+def test_the_option_of_the_command_line() -> None:
+    assert mounts(["data:/data", "data/a/b:/m:ro"]) == [
+        MountSpec("/data", volume="data"),
+        MountSpec("/m", True, "a/b", volume="data"),
+    ]
+    for wrong in ("data", "data:", ":/data", "data:/data:x", "a:/b:ro:x"):
+        with pytest.raises(InvalidRequest):
+            mounts([wrong])
+
+
+def test_limits_are_in_whole_gib() -> None:
+    check_limits(3 << 30, 1)
+    for size, files in ((1, None), ((1 << 30) + 1, None), (None, 0), (True, None)):
+        with pytest.raises(InvalidRequest):
+            check_limits(size, files)
+
+
+class _Kind(MountKind):
+    name = "volume"
+
+    def identity(self, spec: MountSpec) -> str:
+        return spec.volume
+
+    async def helper(self, spec: MountSpec, point: Path, directory: Path) -> Helper:
+        raise NotImplementedError
+
+    async def commit(self, spec: MountSpec, point: Path, directory: Path) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.anyio
+async def test_a_mount_stays_for_a_minute_after_its_last_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+    now = 0.0
+    shape = spec().container_shape
+    record = ContainerRecord("c-1", shape, 0.0, stage=Stage.READY, mounts=(MountSpec("/d", volume="vol-1"),))
+    records = {"c-1": record}
+    kept = Mounts({"volume": _Kind()}, tmp_path, tmp_path / "v", records.values, clock=lambda: now)
+    mounted = Mounted("vol-1", _Kind(), record.mounts[0], tmp_path, tmp_path / "v" / "vol-1")
+    mounted.served = Served("vol-1", record.mounts[0], "", os.getpid(), 0)
+    kept._mounted["vol-1"] = mounted
+
+    async def end(self: Mounted, *, force: bool) -> None:
+        ended.append(force)
+
+    async def well(self: Mounted, now: float, patience_s: float) -> None:
+        return None
+
+    monkeypatch.setattr(Mounted, "end", end)
+    monkeypatch.setattr(Mounted, "broken", well)
+    now = 10 * LINGER_S
+    await kept.tend()
+    assert [each.uses for each in kept.states()] == [1]
+    records.clear()
+    await kept.tend()
+    now += LINGER_S - 1
+    await kept.tend()
+    assert ended == []
+    now += 1
+    await kept.tend()
+    assert ended == [False]
+    assert kept.states() == []
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[int]:
+    """A process with a mount namespace of its own."""
+    process = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"],
+                               stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process.pid
+    process.kill()
+    process.communicate()
+
+
+def _see(pid: int, command: str) -> str:
+    return subprocess.run(
+        ["nsenter", "-t", str(pid), "-m", "sh", "-c", command], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def test_a_directory_is_put_into_a_namespace(tmp_path: Path, container: int) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "file").write_text("hello")
+    (root / "out").symlink_to("/etc")
+    (root / "up").symlink_to("..")
+    target = str(tmp_path / "target" / "deep")
+    tree = namespaces.clone(root, "sub", read_only=True)
+    worker = threading.Thread(target=namespaces.attach, args=(container, tree, target))
+    worker.start()
+    worker.join()
+    os.close(tree)
+    assert _see(container, f"cat {target}/file; touch {target}/new || echo refused") == "hellorefused\n"
+    assert not (Path(target) / "file").exists()  # here nothing is mounted
+    made = namespaces.clone(root, "new/deep", read_only=False)
+    os.close(made)
+    assert (root / "new" / "deep").is_dir()
+    for name in ("out", "up", "out/ssl"):
+        with pytest.raises(OSError, match="cross-device"):
+            namespaces.clone(root, name, read_only=False)
+    with pytest.raises(FileNotFoundError):
+        namespaces.clone(root, "missing", read_only=True)
