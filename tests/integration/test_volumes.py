@@ -1,0 +1,148 @@
+"""Volumes in a real cluster: what git, pip and editors need; seen by others; healed; nothing stays mounted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal import Sandbox, Volume
+from shoal.cluster.objects.server import ObjectServer
+from shoal.model.errors import InvalidRequest, SandboxNotFound, Unavailable, VolumeNotFound
+from tests.cluster import Cluster
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+
+DATA = "/data"
+
+
+def until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"it never came to be: {what}"
+        time.sleep(0.1)
+
+
+def helpers(volume: Volume) -> list[int]:
+    """The processes that serve a volume on this machine, its watchdog first."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"juicefs mount .*/{volume.id}$"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def mounted(volume: Volume) -> bool:
+    return f"JuiceFS:{volume.id}" in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.fixture(scope="module")
+def volume(cluster: Cluster) -> Iterator[Volume]:
+    made = Volume.create("module")
+    yield made
+    made.delete(now=True)
+    until(lambda: not mounted(made), "it is unmounted")
+    until(lambda: not helpers(made), "its helper has ended")
+
+
+@pytest.fixture(scope="module")
+def writer(volume: Volume) -> Iterator[Sandbox]:
+    with Sandbox.create(volumes={DATA: volume, "/ro": volume.read_only(), "/sub": volume.sub_path("a/b")}) as made:
+        yield made
+
+
+def test_files_are_as_on_a_local_disk(writer: Sandbox) -> None:
+    script = """
+    set -e; mkdir -p /data/t && cd /data/t
+    echo one > f; ln f hard; ln -s f soft; test $(stat -c %h f) = 2; test "$(cat soft)" = one
+    chmod 640 f; test $(stat -c %a f) = 640
+    mkdir -p d/e; echo x > d/e/x; mv d moved; test -f moved/e/x; echo two > g; mv g f; test "$(cat f)" = two
+    exec 3<>gone; rm gone; echo kept >&3; test ! -e gone
+    flock lock true; touch "$(printf '%0255d' 7)"; touch "$(printf 'ä\\001☃')"
+    python3 -m venv --without-pip venv && venv/bin/python -c 'print(6 * 7)'
+    """
+    assert writer.run(script, check=True).stdout.endswith("42\n")
+    assert "Read-only file system" in writer.run("echo x > /ro/t/f").stderr
+    assert writer.run("echo s > /sub/s && cat /data/a/b/s && ls -A /sub", check=True).stdout == "s\ns\n"
+
+
+def test_another_sandbox_and_the_outside_see_it(volume: Volume, writer: Sandbox, tmp_path: Path) -> None:
+    writer.run("mkdir -p /data/out && echo 42 > /data/out/answer", check=True)
+    volume.commit()
+    with Sandbox.create(volumes={DATA: volume.read_only()}) as reader:
+        assert reader.run("cat /data/out/answer").stdout == "42\n"
+    assert volume.files.read_text("out/answer") == "42\n"
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "deep" / "file").write_text("up")
+    volume.files.put(tmp_path / "tree", "up")
+    assert writer.run("cat /data/up/deep/file").stdout == "up"
+    volume.files.get("up", tmp_path / "down")
+    assert (tmp_path / "down" / "deep" / "file").read_text() == "up"
+    volume.files.remove("up", recursive=True)
+    assert [each.name for each in volume.files.list("out")] == ["answer"]
+    with pytest.raises(InvalidRequest):
+        volume.files.read_text("../etc/passwd")
+    assert volume.usage().files > 1
+    assert all("volume" not in each.tags for each in Sandbox.list())
+
+
+def test_what_cannot_be_mounted(volume: Volume, writer: Sandbox) -> None:
+    writer.run("ln -sfn /etc /data/absolute; ln -sfn ../../.. /data/up", check=True)
+    for name in ("absolute", "up", "absolute/ssl"):
+        with pytest.raises(InvalidRequest):
+            Sandbox.create(volumes={DATA: volume.sub_path(name)})
+    with pytest.raises(VolumeNotFound):
+        Sandbox.create(volumes={DATA: "no-such-volume"})
+    assert writer.run("ls -A /data/../data | grep -c '^[.]\\(config\\|accesslog\\|stats\\)'").stdout == "0\n"
+
+
+def test_a_mount_that_dies_heals_in_sandboxes_that_run(volume: Volume, writer: Sandbox) -> None:
+    writer.run("echo here > /data/here", check=True)
+    for pids in (helpers(volume)[-1:], helpers(volume)):
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: writer.run("cat /data/here /sub/s").stdout == "here\ns\n", "it is there again")
+    assert "Read-only file system" in writer.run("echo x > /ro/x").stderr
+
+
+def test_a_deleted_volume_is_kept_while_it_is_mounted(cluster: Cluster) -> None:
+    made = Volume.create("short", size=1 << 30, files=20)
+    with Sandbox.create(volumes={DATA: made}) as sandbox:
+        assert sandbox.run("cd /data && for i in $(seq 40); do touch f$i || exit 7; done").returncode == 7
+        made.delete(now=True)
+        assert sandbox.run("echo still > /data/f1 && cat /data/f1").stdout == "still\n"
+        with pytest.raises(VolumeNotFound):
+            Sandbox.create(volumes={DATA: made})
+    until(lambda: made.id not in {each.id for each in Volume.list(deleted=True)}, "it is removed")
+    assert not mounted(made)
+    assert not (cluster.machine.state_dir / "volumes" / f"{made.id}.sqlite").exists()
+
+
+@pytest.mark.long
+def test_without_object_storage_a_commit_says_so_and_nothing_is_lost(volume: Volume, cluster: Cluster) -> None:
+    with Sandbox.create(volumes={DATA: volume}, timeout=200) as sandbox:
+        sandbox.run("echo kept > /data/kept", check=True)
+        volume.commit()
+        server = ObjectServer(cluster.machine.state_dir)
+        found = server.running()
+        assert found is not None
+        os.kill(found.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(Unavailable):
+                volume.commit()
+        finally:
+            os.kill(found.pid, signal.SIGCONT)
+        until(lambda: sandbox.run("cat /data/kept").stdout == "kept\n", "it is read")
+        volume.commit()
+
+
+def test_an_ephemeral_volume_goes_with_its_block() -> None:
+    with Volume.ephemeral() as made:
+        assert made.id in {each.id for each in Volume.list()}
+    assert made.id not in {each.id for each in Volume.list()}
+    with pytest.raises((VolumeNotFound, SandboxNotFound)):
+        made.files.list()
