@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.volumes import EPHEMERAL_S, Volumes
 from shoal.actors.objects import ObjectAccess
 from shoal.actors.volumes import VolumeAccess, VolumeKeeper
+from shoal.model import grants
 from shoal.model.access import INSIDE
 from shoal.model.errors import AlreadyExists, QuotaExceeded, Unavailable, VolumeNotFound
+from shoal.model.info import Listing
 from shoal.model.mounts import MountSpec
 from shoal.model.settings import Settings
 from shoal.model.volumes import VolumeUse
 from tests.unit.builders import spec
-from tests.unit.controller_world import Controller, World
+from tests.unit.controller_world import SECRET, Controller, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -52,6 +57,10 @@ def _volumes(controller: Controller, keeper: Keeper, now: list[float]) -> Volume
     volumes.keeper = keeper
     volumes.clock = lambda: now[0]
     return volumes
+
+
+def _scopes(token: str) -> tuple[str, ...]:
+    return tuple(grants.verify(SECRET, token, time.time()).scopes)
 
 
 async def _make(volumes: Volumes, name: str, **options: Any) -> Any:
@@ -126,4 +135,32 @@ async def test_an_environment_has_so_many() -> None:
     await asyncio.gather(_make(volumes, "one"))
     with pytest.raises(QuotaExceeded):
         await _make(volumes, "two")
+    await controller.parts.stop()
+
+
+async def test_slots_know_a_volume_by_its_id_and_a_hidden_sandbox_is_in_no_listing() -> None:
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, Keeper(), [1.0])
+    made = await _make(volumes, "data")
+    sandboxes = controller.parts.sandboxes
+    info, _ = await sandboxes.create(spec(volumes=(MountSpec("/d", volume="data"),)), 10.0, True, INSIDE)
+    record = sandboxes.registry.get(info.id)
+    assert record is not None
+    assert info.spec.volumes == (MountSpec("/d", volume="data"),)
+    assert record.launch_spec.volumes == (MountSpec("/d", volume=made.id),)
+    assert from_row(json.loads(json.dumps(to_row(record)))).launch_spec == record.launch_spec
+    opened = await controller.parts.volume_files.open("data", "main", INSIDE)
+    assert (await controller.parts.volume_files.open(made.id, "main", INSIDE)).id == opened.id
+    assert opened.spec.volumes == (MountSpec("/volume", volume=made.id),)
+    listed = (await sandboxes.select(Listing("main"), INSIDE)).sandboxes
+    assert [each.id for each in listed] == [info.id]
+    assert sandboxes.registry.usage("main").sandboxes == 1
+    token = (await sandboxes.grant(opened.id, INSIDE)).token
+    assert grants.SCOPE_EXEC in _scopes((await sandboxes.grant(info.id, INSIDE)).token)
+    assert _scopes(token) == (grants.SCOPE_FILES,)
+    await volumes.delete("data", "main", True, INSIDE)
+    await volumes.sweep()
+    assert made.id in volumes._volumes  # two sandboxes have it
+    assert (await volumes.access(made.id)).bucket
     await controller.parts.stop()
