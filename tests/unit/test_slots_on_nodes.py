@@ -177,6 +177,29 @@ async def test_a_slot_that_comes_free_is_waited_for_where_sandboxes_come_and_go(
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
+async def test_what_comes_free_for_others_is_not_waited_for() -> None:
+    cluster = SlowCluster({"a": "eu"})
+    await cluster.pool.refresh()
+    for _ in range(8):
+        cluster.starts.release()
+    taken = await cluster.take(Request(SlotShape(0.1, 64)), count=8)
+    same, other = cluster.begin(Request(SlotShape(0.1, 64))), cluster.begin(Request(SlotShape(0.1, 128)))
+    await steps(100)
+    cluster.now += 0.9
+    cluster.pool.put(taken[0])
+    assert await same is taken[0]
+    again = cluster.begin(Request(SlotShape(0.1, 64)))
+    await steps(100)
+    assert cluster.starting() == {}
+    cluster.now += 0.2
+    waiting = [other, again, *(cluster.begin(Request(SlotShape(0.1, memory))) for memory in (64, 128))]
+    await steps(100)
+    assert [slot.shape.memory for slot, _ in cluster.waiting.values()] == [128, 128]
+    for take in waiting:
+        take.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_another_node_starts_what_one_has_no_turn_for() -> None:
     cluster = SlowCluster({"a": "eu", "b": "eu"})
     await cluster.pool.refresh()

@@ -69,8 +69,16 @@ class NodeView:
     @property
     def busy(self) -> bool:
         """Whether so much starts or changes there that another slot would only be in the way."""
-        cores = 1 if self.machine is None else int(self.machine.cores)
-        return self.starting + self.changing >= STARTING_PER_CORE * max(1, cores)
+        return self.starting + self.changing >= self._at_once
+
+    @property
+    def crowded(self) -> bool:
+        """Whether as many slots start there as may at once."""
+        return self.starting >= self._at_once
+
+    @property
+    def _at_once(self) -> int:
+        return STARTING_PER_CORE * max(1, 1 if self.machine is None else int(self.machine.cores))
 
     @property
     def character(self) -> tuple[object, ...]:

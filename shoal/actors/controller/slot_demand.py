@@ -28,6 +28,9 @@ _YIELD_S = 1.0
 _RAY_PLACES_S = 2.0
 """Seconds within which Ray surely gives a node's room to a slot that is pending, and counts it."""
 
+_IN_VAIN_S = 1.0
+"""Seconds without a slot that comes free, after which a group does not wait for one."""
+
 _ATTEMPTS = 3
 """Slots in a row that may fail to start before who has waited longest is told."""
 
@@ -60,7 +63,8 @@ class SlotDemand:
         choice = self.stock.choose(group.request)
         if isinstance(choice, OnNode):
             group.reason = STARTING
-            if not self.stock.may_start(choice.node_id) or self._ray_will_place(group, choice.node_id):
+            may = self.stock.may_start(choice.node_id, in_vain=self._waits_in_vain(group))
+            if not may or self._ray_will_place(group, choice.node_id):
                 return False
             self.make(group, choice.node_id)
             return True
@@ -69,6 +73,10 @@ class SlotDemand:
             return False
         self.make(group, None)
         return True
+
+    def _waits_in_vain(self, group: Group) -> bool:
+        """Whether no slot comes free for it: those that come and go on a node may be of another shape."""
+        return bool(group) and self.stock.clock() - max(group.served, group.oldest().since) >= _IN_VAIN_S
 
     def _ray_will_place(self, group: Group, node_id: str) -> bool:
         """Whether a node has room that Ray is about to give to a slot that is pending: one that was asked for there

@@ -38,9 +38,9 @@ class Making:
 class Group:
     """Those that wait with one request. `pinned`, `pending`: the slots that were asked for on their behalf, on a node
     or wherever `selector` allows; `reason`: why they wait, for people; `failures`: slots that did not start, since one
-    did; `helped`: when a slot of another shape last ended for its room; `not_before`: until when Ray is not to
-    look for room for it; `room_since`: since when a node has room for a slot that is pending; all three by the pool's
-    clock."""
+    did; `helped`: when a slot of another shape last ended for its room; `served`: when one of them last got a slot that
+    came free; `not_before`: until when Ray is not to look for room for it; `room_since`: since when a node has room for
+    a slot that is pending; all four by the pool's clock."""
 
     request: Request
     pinned: dict[str, Making] = field(default_factory=dict)
@@ -49,6 +49,7 @@ class Group:
     reason: str = STARTING
     failures: int = 0
     helped: float = -inf
+    served: float = -inf
     not_before: float = -inf
     room_since: float = inf
     _waiters: dict[str, dict[Waiter, None]] = field(default_factory=dict)

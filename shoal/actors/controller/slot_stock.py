@@ -135,10 +135,11 @@ class SlotStock:
         self.unsure = True
         return slot
 
-    def may_start(self, node_id: str) -> bool:
-        """Whether one more slot may start on a node now."""
+    def may_start(self, node_id: str, *, in_vain: bool = False) -> bool:
+        """Whether one more slot may start on a node now. `in_vain`: none comes free there for whoever waits."""
         self._changing.expire(self.clock())
-        return not self.ledger.nodes[node_id].busy
+        node = self.ledger.nodes[node_id]
+        return not (node.crowded if in_vain else node.busy)
 
     def create_spare(self, request: Request) -> Slot | None:
         """A new slot that nobody waits for, if a node has room for it and may start one now."""

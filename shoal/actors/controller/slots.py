@@ -139,6 +139,7 @@ class SlotPool:
             self._demand.make_instead_of(slot, waiter.group)
         else:
             waiter.group.remove(waiter)
+            waiter.group.served = self.stock.clock()
             self.stock.hold(slot, waiter.environment)
             waiter.slot.set_result(slot)
 
