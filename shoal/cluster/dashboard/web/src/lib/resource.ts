@@ -20,16 +20,23 @@ export function useResource<T>(load: (signal: AbortSignal) => Promise<T>, inputs
   const back = revision.value;
   const key = JSON.stringify(inputs);
   const shown = useRef(key);
+  const busy = useRef(false);
 
   useEffect(() => {
     const abort = new AbortController();
     const other = shown.current !== key;
     shown.current = key;
     setState((before) => ({ ...before, data: other ? undefined : before.data, loading: true }));
+    busy.current = true;
     latest.current(abort.signal).then(
-      (data) => abort.signal.aborted || setState({ data, loading: false }),
+      (data) => {
+        if (abort.signal.aborted) return;
+        busy.current = false;
+        setState({ data, loading: false });
+      },
       (error: unknown) => {
         if (abort.signal.aborted) return;
+        busy.current = false;
         const problem = error instanceof Problem ? error : new Problem(0, "defect", String(error));
         // While the cluster is away, what was known stays on the page.
         setState((before) => ({ data: before.data, error: problem.away && before.data ? undefined : problem, loading: false }));
@@ -40,7 +47,8 @@ export function useResource<T>(load: (signal: AbortSignal) => Promise<T>, inputs
 
   useEffect(() => {
     if (!every) return;
-    const timer = setInterval(() => document.hidden || setTurn((n) => n + 1), every);
+    // An answer that takes longer than that is waited for.
+    const timer = setInterval(() => document.hidden || busy.current || setTurn((n) => n + 1), every);
     return () => clearInterval(timer);
   }, [every]);
 

@@ -58,13 +58,15 @@ export function SandboxesPage({ environment }: { environment: string }) {
 
   // What an event says is shown at once; what it may have moved into or out of the page, a little later.
   const dirty = useRef(false);
+  const loading = useRef(false);
+  loading.current = page.loading;
   useEvents(environment, (event) => {
     dirty.current = true;
     page.change((data) => changed(data, event));
   });
   useEffect(() => {
     const timer = setInterval(() => {
-      if (!dirty.current || document.hidden) return;
+      if (!dirty.current || loading.current || document.hidden) return;
       dirty.current = false;
       page.reload();
     }, REFRESH_MS);

@@ -1,0 +1,198 @@
+"""The dashboard in a real browser, as a user works with it, over a cluster in memory.
+
+What was seen is kept in `build/screenshots`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from hatch_build import DASHBOARD, ROOT, build_dashboard, install_packages
+from shoal.model import verbs
+from shoal.model.access import Scope
+from tests.api import Api, serving
+from tests.browser import Page, browser
+from tests.cluster import printing
+
+pytestmark = pytest.mark.engine
+
+SHOTS = ROOT / "build" / "screenshots"
+HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.exe"
+_NOTE_FAULTS = """
+window.faults = [];
+addEventListener("securitypolicyviolation", (e) => faults.push(`${e.violatedDirective} ${e.blockedURI}`));
+addEventListener("error", (e) => faults.push(e.message));
+addEventListener("unhandledrejection", (e) => faults.push(String(e.reason)));
+"""
+_AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations
+  .filter((each) => ["serious", "critical"].includes(each.impact))
+  .map((each) => `${each.id}: ${each.nodes.map((node) => node.html).join(" ")}`))"""
+
+
+class Dashboard:
+    """The browser, signed in, and a sandbox to look at."""
+
+    def __init__(self, page: Page, api: Api, sandbox: str) -> None:
+        self.page = page
+        self.api = api
+        self.sandbox = sandbox
+        self.of_sandbox = f"/e/main/sandboxes/{sandbox}"
+
+    def open(self, path: str, selector: str) -> None:
+        """Goes there; returns once the element that the page is about is seen."""
+        self.page.load(self.api.url + path)
+        self.sees(selector)
+
+    def sees(self, selector: str, text: str = "") -> None:
+        found = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        self.page.until(f"{found}.some((e) => e.innerText.includes({json.dumps(text)}))")
+
+    def press_button(self, label: str) -> None:
+        """The last button of that name: one in a dialog, where one is open."""
+        mark = f"""(() => {{
+          const named = (e) => e.innerText.trim() === {json.dumps(label)};
+          const all = [...document.querySelectorAll("button")].filter(named);
+          document.querySelectorAll("[data-test]").forEach((e) => e.removeAttribute("data-test"));
+          all.at(-1)?.setAttribute("data-test", "");
+          return all.length;
+        }})()"""
+        self.page.until(mark)
+        self.page.click("[data-test]")
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[Dashboard]:
+    build_dashboard()
+    with serving() as api, browser(printing) as page:
+        sandbox = api.sandbox(image=HOSTILE, tags={HOSTILE: "<b>x</b>"}, command=["cat"])
+        page.before_each(_NOTE_FAULTS)
+        page.show_as(1280, 800)
+        page.load(link(api))
+        yield Dashboard(page, api, sandbox["id"])
+
+
+def link(api: Api) -> str:
+    """What `shoal dashboard` prints."""
+    command = [sys.executable, "-m", "shoal.cli.main", "--url", api.url, "dashboard", "--no-open"]
+    environment = {**os.environ, "SHOAL_TOKEN": api.root}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(f"{api.url}/#sign-in=")
+    return done.stdout.strip()
+
+
+@pytest.mark.timeout(900)  # the first time the browser is installed
+def test_a_link_signs_in_and_hostile_names_are_text(dashboard: Dashboard) -> None:
+    page, sandbox = dashboard.page, dashboard.sandbox
+    dashboard.sees("nav", "admin in all environments")
+    assert page.value("location.hash") == ""
+    dashboard.open("/e/main/sandboxes", "tbody tr")
+    dashboard.sees("tr", sandbox)
+    dashboard.sees(".tag", "\\u{202e}gnp.exe")
+    assert page.value("document.querySelector('main img')") is None
+    page.click(f'a[href$="{sandbox}"]')
+    dashboard.sees(".timeline li", "running")
+
+
+def test_output_of_processes_is_text(dashboard: Dashboard) -> None:
+    said = f"<b>bold</b>\x1b[31m red {'x' * 100_000}"
+    started = dashboard.api.ask("POST", f"/v1/sandboxes/{dashboard.sandbox}/processes", {"argv": ["echo", said]})
+    assert started.status == 201
+    dashboard.open(f"{dashboard.of_sandbox}/processes", "tbody tr")
+    dashboard.press_button("stdout")
+    dashboard.sees(".stream pre", "<b>bold</b> red")
+    assert dashboard.page.value("document.querySelector('.stream pre').innerText.length") < 10_000
+
+
+def test_files_go_in_and_come_out(dashboard: Dashboard, tmp_path: Path) -> None:
+    page = dashboard.page
+    sent = tmp_path / "notes <i>.txt"
+    sent.write_text("from the browser")
+    dashboard.open(f"{dashboard.of_sandbox}/files?path=/tmp", "input[type=file]")
+    page.choose_file("input[type=file]", sent)
+    dashboard.sees("td", sent.name)
+    at = f"/v1/sandboxes/{dashboard.sandbox}/files?path=/tmp/{quote(sent.name)}"
+    assert dashboard.api.ask("GET", at).body == b"from the browser"
+    dashboard.press_button(sent.name)
+    dashboard.sees("dialog .look", "from the browser")
+    page.press("Escape", 27)
+    got = page.value("fetch([...document.querySelectorAll('td a[download]')].at(-1).href).then((r) => r.text())")
+    assert got == "from the browser"
+
+
+def test_every_page_is_accessible_and_keeps_to_its_policy(dashboard: Dashboard) -> None:
+    install_packages(development=True)
+    axe = (ROOT / DASHBOARD / "web/node_modules/axe-core/axe.min.js").read_text("utf-8")
+    page, found = dashboard.page, {}
+    for number, (path, selector) in enumerate(PAGES):
+        dashboard.open(path.format(sandbox=dashboard.of_sandbox), selector)
+        page.value(f"{axe};0")
+        name = path.format(sandbox="sandbox").strip("/").replace("/", "-").partition("?")[0]
+        dark = number % 2 == 1
+        page.show_as(1280, 800, dark=dark)
+        found[path] = [*page.value(_AXE), *page.value("faults")]
+        page.screenshot(SHOTS / f"{name}{'-dark' if dark else ''}.png")
+        page.show_as(390, 800)
+        page.until("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.show_as(1280, 800)
+    assert {path: faults for path, faults in found.items() if faults} == {}
+
+
+PAGES = (
+    ("/e/main/overview", ".chart .u-wrap"),
+    ("/e/main/sandboxes", "tbody tr"),
+    ("/e/main/pools", ".empty, table"),
+    ("/e/main/images", ".empty, table"),
+    ("/e/main/secrets", ".empty, table"),
+    ("/cluster/nodes", ".empty, table"),
+    ("/cluster/environments", "tbody tr"),
+    ("/cluster/tokens", "tbody tr"),
+    ("/cluster/audit", "tbody tr"),
+    ("{sandbox}", ".timeline li"),
+    ("{sandbox}/terminal", ".xterm-screen"),
+    ("{sandbox}/files?path=/tmp", "tbody tr"),
+    ("{sandbox}/tunnels", ".empty, table"),
+    ("{sandbox}/usage", ".empty, .chart"),
+    ("{sandbox}/spec", ".command"),
+)
+
+
+def test_an_end_is_seen_at_once(dashboard: Dashboard) -> None:
+    page, other = dashboard.page, dashboard.api.sandbox()["id"]
+    dashboard.open("/e/main/sandboxes", "tbody tr")
+    dashboard.sees("tr", other)
+    page.click(f'a[href$="{other}"]')
+    dashboard.press_button("Terminate")
+    dashboard.sees("dialog", "files are lost")
+    dashboard.press_button("Terminate")
+    dashboard.sees(".banner", "terminated")
+    dashboard.open(f"/e/main/sandboxes?state=ended&search={other}", "tbody tr")
+    dashboard.sees("tr", "terminated")
+
+
+def test_a_revoked_session_ends(dashboard: Dashboard) -> None:
+    page, api = dashboard.page, dashboard.api
+    info, text = api.run(api.fake.ask(verbs.create_token, "short", "main", Scope.READ, None))
+    dashboard.open("/cluster/environments", "nav")
+    dashboard.press_button("Sign out")
+    sign_in(dashboard, text)
+    dashboard.sees(".who", "read in main")
+    assert page.value("document.querySelector('nav').innerText.includes('Tokens')") is False
+    api.run(api.fake.ask(verbs.revoke_token, info.id))
+    dashboard.sees("h1", "Sign in")
+    sign_in(dashboard, "shoal_tk-wrong")
+    dashboard.sees("[role=alert]", "no API token")
+
+
+def sign_in(dashboard: Dashboard, token: str) -> None:
+    dashboard.sees(".sign-in input")
+    dashboard.page.click(".sign-in input")
+    dashboard.page.write(token)
+    dashboard.press_button("Sign in")
