@@ -26,9 +26,10 @@ def dashboard(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Open the cluster's dashboard in a browser, signed in with the token of this command.
+    """Open the cluster's dashboard in a browser, signed in.
 
-    Prints a link that signs in one browser, once, within ten minutes; and opens it if there is a screen.
+    Prints a link that signs in one browser with this command's token, once, within ten minutes; and opens it if there
+    is a screen.
 
     \b
     Examples:

@@ -181,7 +181,9 @@ def rm(
 
 @volume.command("restore")
 def restore(name: Name, environment: EnvironmentName = None) -> None:
-    """Bring a deleted volume back: that of an id, or the last that had the name.
+    """Bring a deleted volume back.
+
+    That of an id, or the last that had the name.
 
     \b
     Examples:
@@ -227,7 +229,9 @@ def usage(name: Name, environment: EnvironmentName = None, json: Json = False) -
 
 @volume.command("limit")
 def limit(name: Name, size: Size = None, files: Files = None, environment: EnvironmentName = None) -> None:
-    """Change what a volume may hold; what is left out has no limit then.
+    """Change what a volume may hold.
+
+    What is left out has no limit then.
 
     \b
     Examples:
@@ -245,7 +249,9 @@ def limit(name: Name, size: Size = None, files: Files = None, environment: Envir
 
 @volume.command("commit")
 def commit(name: Name, environment: EnvironmentName = None) -> None:
-    """Wait until all that sandboxes have written and closed is durable, and seen by another reader.
+    """Wait until what sandboxes have written and closed is durable.
+
+    Another reader sees it then, too.
 
     \b
     Examples:

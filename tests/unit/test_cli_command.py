@@ -23,6 +23,7 @@ GROUPS = {
     "image": ("build", "ls", "show", "snapshot", "tag", "rm", "gc"),
     "pool": ("create", "ls", "resize", "rm"),
     "secret": ("create", "ls", "rm", "rotate"),
+    "volume": ("create", "ls", "put", "get", "rm", "restore", "usage", "limit", "commit"),
     "cluster": ("up", "status", "down"),
     "node": ("token", "ls", "cordon", "uncordon", "drain"),
 }

@@ -335,6 +335,7 @@ def test_shapes_differ_by_all_that_is_fixed_at_a_start() -> None:
         "runtime",
         "hostname",
         "persistent",
+        "memory_directories",
     }
 
 

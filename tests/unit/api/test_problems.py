@@ -22,7 +22,7 @@ STATUSES = {
     "permission_denied": 403, "not_found": 404, "sandbox_not_found": 404, "process_not_found": 404,
     "image_not_found": 404, "path_not_found": 404, "user_not_found": 404, "environment_not_found": 404,
     "token_not_found": 404, "tunnel_not_found": 404, "node_not_found": 404, "pool_not_found": 404,
-    "volume_not_found": 404,
+    "volume_not_found": 404, "secret_not_found": 404,
     "deadline_exceeded": 408,
     "already_exists": 409, "failed_precondition": 409, "command_failed": 409, "no_score": 409, "sandbox_ended": 410,
     "quota_exceeded": 429, "internal": 500, "unavailable": 503, "no_capacity": 503, "relative_path": 400,
@@ -84,7 +84,7 @@ def test_what_is_no_text_is_spelt_out(api: Api) -> None:
 
 
 def test_an_unknown_address(api: Api) -> None:
-    for path in ("/", "/v1", "/v2/sandboxes", "/v1/sandboxes/a/b/c/d"):
+    for path in ("/v1", "/v2/sandboxes", "/v1/sandboxes/a/b/c/d"):
         is_problem(api.ask("GET", path), 404, "not_found")
 
 
