@@ -27,7 +27,7 @@ from shoal.cli.options import (
     secrets,
 )
 from shoal.cli.session import find, with_cluster
-from shoal.cli.spec_options import parsed, with_spec_options
+from shoal.cli.spec_options import check_switches, parsed, with_spec_options
 from shoal.model.errors import DeadlineExceeded, InvalidRequest
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def run(
       shoal run -v data:/data -v models/weights:/models:ro shoal/base ls /data
       shoal run -d --name web --timeout 12h shoal/base python3 -m http.server
     """
+    check_switches(image, spec_options)
     size = mebibytes("disk", disk)
     if isinstance(size, tuple):
         raise InvalidRequest(f"--disk: {disk!r} is not one size", field="disk")

@@ -8,7 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from shoal.model.errors import InvalidRequest
 from shoal.model.options import PLAIN, default_of, docs
+
+_ANSWERS = frozenset({"yes", "no", "true", "false", "on", "off", "1", "0"})
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -44,6 +47,13 @@ def _with_options(command: F, none_of: Collection[str]) -> F:
 
 def _is_switch(name: str) -> bool:
     return name in PLAIN and isinstance(default_of(PLAIN[name]), bool)
+
+
+def check_switches(image: str, options: Mapping[str, str | bool | None]) -> None:
+    """Raises `InvalidRequest` where a switch was given a value, which came to stand in the image's place."""
+    switch = next((name.replace("_", "-") for name, given in options.items() if given is True), None)
+    if switch is not None and image.lower() in _ANSWERS:
+        raise InvalidRequest(f"--{switch} takes no value: write --{switch} or --no-{switch}", field="image")
 
 
 def parsed(options: Mapping[str, str | bool | None]) -> dict[str, Any]:
