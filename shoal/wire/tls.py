@@ -9,6 +9,7 @@ import hmac
 import ssl
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 from shoal.model.errors import Unavailable
 from shoal.wire.sockets import Endpoint
@@ -62,8 +63,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
     # The socket's protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
+        self._socket = cast(asyncio.Transport, transport)  # uvloop's is none, but has all that one has
         self._step()
 
     def data_received(self, data: bytes) -> None:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from shoal.model import errors, grants
 from shoal.wire.connection import Connection
 from shoal.wire.dial import dial, open_channel
 from shoal.wire.frames import Kind, encode
-from tests.contract.relay_fixture import AgentLab, agent_lab
+from tests.contract.relay_fixture import SCOPES, AgentLab, agent_lab
 from tests.contract.wire_peer import Peer, serving
 from tests.ports import silent_port
 
@@ -117,6 +118,27 @@ async def test_the_server_may_end_first_and_still_hear() -> None:
             assert await asyncio.wait_for(heard, 10) == b"still here"
             writer.close()
             await none_left(a_bed)
+
+
+async def test_over_tls_from_uvloop_as_the_apis_replicas_do() -> None:
+    """Its transports are no subclasses of asyncio's."""
+
+    async def from_there(address: str, token: str, port: int) -> bytes:
+        (await Connection.open(address, token, wait_s=5)).abort()
+        _, channel = await open_channel(address, token)
+        channel.transport.abort()
+        reader, writer = await dial(address, token, port)
+        writer.write(b"x" * 300_000)
+        writer.write_eof()
+        heard = await reader.read()
+        writer.transport.abort()
+        return heard
+
+    async with agent_lab(tls=True) as a_bed, inside(count) as port:
+        token = a_bed.token(scopes=(*SCOPES, *TUNNEL))
+        calls = from_there(a_bed.relay.address, token, port)
+        assert await asyncio.to_thread(uvloop.run, calls) == b"300000"
+        await none_left(a_bed)
 
 
 async def test_over_tls_a_break_is_no_end() -> None:
