@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 
 import shoal
 from shoal import BucketMount, Secret
@@ -33,6 +35,18 @@ class Service:
 
     endpoint: str
     root: Path
+
+    def put(self, key: str, content: bytes) -> None:
+        """As another program: what it puts into the directory itself, the service would not look for."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id="ann",
+            aws_secret_access_key=CANARY,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        )
+        client.put_object(Bucket="data", Key=key, Body=content)
 
     def mount(self, prefix: str = "", **options: Any) -> BucketMount:
         secret = {"AWS_ACCESS_KEY_ID": "ann", "AWS_SECRET_ACCESS_KEY": CANARY, **options.pop("secret", {})}
@@ -79,7 +93,7 @@ def test_what_is_closed_is_in_the_bucket(cluster: Cluster, service: Service) -> 
         assert (data / "out" / "a").read_text() == "one\n"
         sandbox.run("mkdir /out/d && mv /out/a /out/d/b && rm /out/made", check=True)
         assert [path.relative_to(data / "out") for path in (data / "out").rglob("*") if path.is_file()] == [Path("d/b")]
-        (data / "out" / "from-outside").write_text("seen")
+        service.put("out/from-outside", b"seen")
         end = time.monotonic() + FRESH_S + 3
         while sandbox.run("cat /out/from-outside").stdout != "seen":
             assert time.monotonic() < end

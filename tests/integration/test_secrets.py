@@ -93,7 +93,8 @@ def test_processes_have_them_and_nothing_else(cluster: Cluster, http_client: sho
         with shoal.Sandbox.create(image=snapshot) as without:
             assert without.run(f"{read} 2>/dev/null; ls -A /run/secrets").stdout.strip() == ""
         with shoal.Sandbox.create(image=built) as after:
-            assert after.run("cat /step; env | grep -c BUILD; ls -A /run/build").stdout == "done\n0\n"
+            assert after.run("cat /step; echo [$BUILD]; ls -A /run/build").stdout == "done\n[]\n"
+            assert CANARY not in after.run("env").stdout
         kept.stop()
         kept.start()
         assert kept.run(read).stdout == told
