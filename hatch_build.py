@@ -116,7 +116,14 @@ def install_packages(web: Path = ROOT / DASHBOARD / "web", *, development: bool 
     if lock in known and (not development or "development" in known):
         return node
     # Nobody's install scripts run: the bundler's program is a package of its own for each platform.
-    options = ("--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error")
+    options = [
+        "--ignore-scripts",
+        "--prefer-offline",
+        "--fetch-retries=5",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    ]
     _run_node([node, npm, "ci", *options, *(() if development else ("--omit=dev",))], web)
     stamp.write_text(f"{lock} development" if development else lock)
     return node
