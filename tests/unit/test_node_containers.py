@@ -395,7 +395,7 @@ async def test_an_end_waits_while_something_runs(tmp_path: Path) -> None:
 
 async def test_one_removal_that_hangs_does_not_hold_up_the_sweep(tmp_path: Path) -> None:
     node = await Node(tmp_path).open()
-    node.containers.patience_s = 0.05
+    node.containers.patience_s = 0.5
     records = [await node.containers.start(SHAPE, None) for _ in range(2)]
     node.relay.down = True
     for record in records:
@@ -405,5 +405,6 @@ async def test_one_removal_that_hangs_does_not_hold_up_the_sweep(tmp_path: Path)
     await asyncio.wait_for(node.containers.reconcile(), 10)
     assert len(node.containers.records) == 1
     stuck.let_go.set()
+    node.containers.patience_s = 10.0
     await node.containers.reconcile()
     node.assert_empty()
