@@ -96,10 +96,15 @@ class VolumeMounts(MountKind):
         marker, copy = point / name, directory / name
 
         def write() -> None:
-            with open(marker, "x") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            # In a process of its own: what this one has open, each process that it starts would close, and so wait for
+            # an object storage that is away.
+            subprocess.run(
+                ["dd", f"of={marker}", "conv=fsync,excl", "status=none"],
+                input=content.encode(),
+                capture_output=True,
+                timeout=COMMIT_S,
+                check=True,
+            )
 
         def read() -> str:
             done = subprocess.run(
@@ -120,7 +125,7 @@ class VolumeMounts(MountKind):
             async with asyncio.timeout(COMMIT_S):
                 await asyncio.shield(threads.begin(write))
                 seen = await asyncio.shield(threads.begin(read))
-        except (OSError, TimeoutError, subprocess.TimeoutExpired) as error:
+        except (OSError, TimeoutError, subprocess.SubprocessError) as error:
             raise _not_committed(spec, str(error) or f"it took longer than {COMMIT_S:g} s") from None
         finally:
             threads.begin(remove)
