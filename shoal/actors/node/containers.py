@@ -324,7 +324,11 @@ class Containers:
             return record
         record = self.records[key] = record.but(sandbox_id=sandbox_id, slot_id=None, mounts=mounts)
         await self.files.put(record)
-        await self._mount(record)
+        try:
+            await self._mount(record)
+        except BaseException:  # or the sandbox would be taken for one that has all it mounts
+            await asyncio.shield(self.discard(record.key))
+            raise
         return record
 
     async def note_exposed(self, key: str, exposed: tuple[ExposedPort, ...]) -> None:
