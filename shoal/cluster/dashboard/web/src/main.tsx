@@ -1,6 +1,6 @@
 import { render } from "preact";
 import { App } from "./app.tsx";
-import { messageOf, signIn, whoAmI } from "./lib/api.ts";
+import { messageOf, signIn, watchCluster, whoAmI } from "./lib/api.ts";
 import { watchAddress } from "./lib/router.ts";
 import { notify } from "./ui/parts.tsx";
 import "./style.css";
@@ -24,6 +24,7 @@ async function begin(): Promise<void> {
   addEventListener("hashchange", () => void followLink());
   await followLink();
   render(<App />, document.getElementById("app")!);
+  watchCluster();
   await whoAmI();
 }
 

@@ -19,7 +19,14 @@ export class Problem extends Error {
   get away(): boolean {
     return this.status === 0 || this.status === 502 || this.status === 503 || this.status === 504;
   }
+
+  /** Whether the same may go well a little later. */
+  get passing(): boolean {
+    return passing(this.status);
+  }
 }
+
+export const passing = (status: number) => status === 0 || status === 408 || status === 429 || status >= 500;
 
 /** Who is signed in; null: nobody; undefined: not known yet. */
 export const me = signal<Token | null | undefined>(undefined);
@@ -92,6 +99,7 @@ function noted(problem: Problem): Problem {
 }
 
 const LOOK_MS = 1500;
+const READY_MS = 5000;
 let waiting = false;
 
 async function waitUntilBack(why: string): Promise<void> {
@@ -109,9 +117,19 @@ async function waitUntilBack(why: string): Promise<void> {
   }
 }
 
+const HEARTBEAT_MS = 3000;
+
+/** Has a page that asks for nothing notice, too, that the cluster is away. */
+export function watchCluster(): void {
+  setInterval(async () => {
+    if (document.hidden || waiting || !me.value) return;
+    if (!(await ready())) void waitUntilBack("The API does not answer.");
+  }, HEARTBEAT_MS);
+}
+
 async function ready(): Promise<boolean> {
   try {
-    return (await fetch(url("v1/ready"), { cache: "no-store" })).ok;
+    return (await fetch(url("v1/ready"), { cache: "no-store", signal: AbortSignal.timeout(READY_MS) })).ok;
   } catch {
     return false;
   }

@@ -30,7 +30,7 @@ export async function follow(
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof Problem && !error.away) return;
+      if (error instanceof Problem && !error.passing) return;
     }
     await new Promise((done) => setTimeout(done, PAUSE_MS));
   }

@@ -7,6 +7,7 @@ import { Failure } from "./parts.tsx";
 const MOST_CHARACTERS = 400_000;
 const MOST_IN_A_LINE = 4_000;
 const PAINT_MS = 100;
+const RETRY_MS = 1000;
 
 // Control characters other than newline and tab, and colour codes: this is a text, not a terminal.
 const CODES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
@@ -25,7 +26,7 @@ export function tame(text: string): string {
 
 export function Stream({ path, query, label }: { path: string; query: Query; label: string }) {
   const [text, setText] = useState("");
-  const [state, setState] = useState<"open" | "ended">("open");
+  const [state, setState] = useState<"open" | "lost" | "ended">("open");
   const [problem, setProblem] = useState<Problem | null>(null);
   const [skipped, setSkipped] = useState(0);
   const [turn, setTurn] = useState(0);
@@ -50,24 +51,41 @@ export function Stream({ path, query, label }: { path: string; query: Query; lab
       }
       timer ||= setTimeout(paint, PAINT_MS);
     };
+    const decoder = new TextDecoder();
+    let at = 0; // bytes of the output that came
     const read = async () => {
-      const response = await request("GET", path, { query, signal: abort.signal });
-      cut = Number(response.headers.get("X-Shoal-Offset") ?? 0);
-      const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+      const response = await request("GET", path, { query: { ...query, offset: at || null }, signal: abort.signal });
+      const begin = Number(response.headers.get("X-Shoal-Offset") ?? at);
+      cut += begin - at;
+      at = begin;
+      setState("open");
+      const reader = response.body!.getReader();
       for (;;) {
         const { done, value } = await reader.read();
-        if (done) break;
-        take(value);
+        if (done) return;
+        at += value.length;
+        take(decoder.decode(value, { stream: true }));
       }
-      setState("ended");
     };
+    // What is cut off goes on where it was.
+    const readAll = async () => {
+      for (;;) {
+        try {
+          await read();
+          return setState("ended");
+        } catch (error) {
+          if (abort.signal.aborted) return;
+          if (error instanceof Problem && !error.passing) return setProblem(error);
+        }
+        setState("lost");
+        await new Promise((done) => setTimeout(done, RETRY_MS));
+        if (abort.signal.aborted) return;
+      }
+    };
+    setText("");
     setState("open");
     setProblem(null);
-    read().catch((error: unknown) => {
-      if (abort.signal.aborted) return;
-      if (error instanceof Problem) setProblem(error);
-      else setState("ended"); // it was cut off
-    });
+    void readAll();
     return () => {
       abort.abort();
       clearTimeout(timer);
@@ -96,7 +114,7 @@ export function Stream({ path, query, label }: { path: string; query: Query; lab
         {text}
       </pre>
       <figcaption class="faint">
-        {state === "open" ? (text ? "Follows what is written." : "Nothing was written yet.") : text ? "This is the end of it." : "It wrote nothing."}{" "}
+        {state === "lost" ? "The connection is lost. Trying again…" : state === "open" ? (text ? "Follows what is written." : "Nothing was written yet.") : text ? "This is the end of it." : "It wrote nothing."}{" "}
         {state === "ended" && (
           <button type="button" class="quiet" onClick={() => setTurn(turn + 1)}>
             Read again

@@ -4,13 +4,15 @@ import { FitAddon } from "@xterm/addon-fit";
 import { Terminal as Screen, type ITheme } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { passing } from "../../lib/api.ts";
 import { root } from "../../lib/router.ts";
 import type { Sandbox } from "../../lib/types.ts";
 
 const SHELL = "if command -v bash >/dev/null; then exec bash; else exec sh; fi";
 const RETRY_MS = 1000;
-const MOST_RETRIES = 30;
+const MOST_RETRIES = 300;
 const PIECE = 64 << 10;
+const MOST_KEPT = 100; // pieces: a key is one
 const SCROLLBACK = 5000;
 const STDIN = 0;
 const STDOUT = 1;
@@ -43,8 +45,12 @@ function theme(): ITheme {
 class Session {
   private socket: WebSocket | null = null;
   private id: string | null = null;
+  private attached = false;
   private read = 0; // bytes of output
-  private sent = 0; // bytes of input
+  // The newest input, which a lost connection may have swallowed, and the offset at which it begins: it is sent again,
+  // and what has arrived does not count twice.
+  private kept: Uint8Array[] = [];
+  private keptAt = 0;
   private unsent: Uint8Array[] = [];
   private tries = 0;
   private over = false;
@@ -64,7 +70,7 @@ class Session {
     socket.onopen = () => {
       const { rows, cols } = this.screen;
       const first = this.id
-        ? { id: this.id, stdout_offset: this.read, stdin_offset: this.sent }
+        ? { id: this.id, stdout_offset: this.read, stdin_offset: this.keptAt }
         : { command: SHELL, pty: { rows, cols, term: "xterm-256color" } };
       socket.send(JSON.stringify(first));
     };
@@ -76,16 +82,17 @@ class Session {
     this.socket = socket;
   }
 
-  private said(message: { type: string; id?: string; returncode?: number; stdin_offset?: number | null; problem?: { detail: string } }): void {
+  private said(message: { type: string; id?: string; returncode?: number; stdin_offset?: number | null; problem?: { detail: string; status: number } }): void {
     if (message.type === "started") {
       this.id = message.id!;
+      this.attached = true;
       this.tries = 0;
       this.tell("", false);
-      if (message.stdin_offset) this.sent = message.stdin_offset;
+      if (typeof message.stdin_offset === "number") for (const piece of this.kept) this.pass(piece);
       for (const piece of this.unsent.splice(0)) this.send(piece);
       this.resize();
     } else if (message.type === "exit") this.end(`The shell has ended with exit code ${message.returncode}.`);
-    else if (message.type === "error") this.end(message.problem!.detail);
+    else if (message.type === "error" && !passing(message.problem!.status)) this.end(message.problem!.detail);
   }
 
   private take(data: Uint8Array): void {
@@ -97,6 +104,7 @@ class Session {
 
   private lost(): void {
     this.socket = null;
+    this.attached = false;
     if (this.over) return;
     this.tries += 1;
     if (this.tries > MOST_RETRIES) return this.end("The connection is lost.");
@@ -113,20 +121,25 @@ class Session {
   send(data: Uint8Array): void {
     for (let at = 0; at < data.length; at += PIECE) {
       const piece = data.subarray(at, at + PIECE);
-      if (this.socket?.readyState !== WebSocket.OPEN || this.id === null) {
+      if (this.socket?.readyState !== WebSocket.OPEN || !this.attached) {
         if (!this.over) this.unsent.push(piece);
         continue;
       }
-      const message = new Uint8Array(piece.length + 1);
-      message[0] = STDIN;
-      message.set(piece, 1);
-      this.socket.send(message);
-      this.sent += piece.length;
+      this.pass(piece);
+      this.kept.push(piece);
+      while (this.kept.length > MOST_KEPT) this.keptAt += this.kept.shift()!.length;
     }
   }
 
+  private pass(piece: Uint8Array): void {
+    const message = new Uint8Array(piece.length + 1);
+    message[0] = STDIN;
+    message.set(piece, 1);
+    this.socket!.send(message);
+  }
+
   resize(): void {
-    if (this.socket?.readyState !== WebSocket.OPEN || this.id === null) return;
+    if (this.socket?.readyState !== WebSocket.OPEN || !this.attached) return;
     const { rows, cols } = this.screen;
     this.socket.send(JSON.stringify({ type: "resize", rows, cols }));
   }
