@@ -84,9 +84,9 @@ class Page:
     # As a user
 
     def click(self, selector: str) -> None:
-        """Clicks where an element is, once it is there."""
+        """Clicks where an element is, once it is shown."""
         element = f"document.querySelector({json.dumps(selector)})"
-        self.until(f"{element} && !{element}.disabled")
+        self.until(f"{element} && !{element}.disabled && {element}.getClientRects().length")
         spot = self.value(
             f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); "
             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"

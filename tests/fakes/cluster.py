@@ -1,8 +1,8 @@
 """A cluster in memory: the controller's real parts, over slots that hold fake agents. It remembers calls and injects
 one failure.
 
-Its sandboxes have files and a handful of programs (`agent.py`), an echo on port 7 and a web page on port 8080, and end
-when they are terminated or their command ends.
+Its sandboxes have files, an empty directory for each volume, a handful of programs (`agent.py`), an echo on port 7 and
+a web page on port 8080, and end when they are terminated or their command ends.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from shoal.wire.bytestream import ByteStream
 from tests.fakes.agent import FakeAgent, FakeProcess
 from tests.fakes.objects import MemoryKeeper
 from tests.fakes.streams import Serve, connect, echo, web
+from tests.fakes.volumes import MemoryVolumes
 from tests.unit.memory_store import Disk, MemoryStore
 
 P = ParamSpec("P")
@@ -179,6 +180,7 @@ class _Cluster:
             _overtaken,
             self._call,
             objects=ObjectStorage(MemoryKeeper(), "cluster"),
+            keeper=MemoryVolumes(),
         )
         self._handlers = handlers(self._parts)
         for name in set(environments) - {MAIN_ENVIRONMENT}:
@@ -350,6 +352,7 @@ class _SandboxActor:
 
     async def start(self, sandbox_id: str, spec: SandboxSpec, secrets: object = None) -> SandboxStarted:
         agent = self.cluster.agents[sandbox_id] = FakeAgent(self._note)
+        agent.directories |= {mount.path for mount in spec.volumes}
         return self._begin(sandbox_id, spec, agent)
 
     async def restart(self, sandbox_id: str, spec: SandboxSpec, secrets: object = None) -> SandboxStarted:

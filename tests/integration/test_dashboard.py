@@ -58,7 +58,7 @@ class Dashboard:
     def press_button(self, label: str) -> None:
         """The last button of that name: one in a dialog, where one is open."""
         mark = f"""(() => {{
-          const named = (e) => e.innerText.trim() === {json.dumps(label)};
+          const named = (e) => e.innerText.trim() === {json.dumps(label)} && e.getClientRects().length;
           const all = [...document.querySelectorAll("button")].filter(named);
           document.querySelectorAll("[data-test]").forEach((e) => e.removeAttribute("data-test"));
           all.at(-1)?.setAttribute("data-test", "");
@@ -72,7 +72,9 @@ class Dashboard:
 def dashboard() -> Iterator[Dashboard]:
     build_dashboard()
     with serving() as api, browser(printing) as page:
-        sandbox = api.sandbox(image=HOSTILE, tags={HOSTILE: "<b>x</b>"}, command=["cat"])
+        assert api.ask("POST", "/v1/volumes", {"name": "data", "size": 10 << 30}).status == 201
+        mount = {"path": "/data", "volume": "data", "read_only": True}
+        sandbox = api.sandbox(image=HOSTILE, tags={HOSTILE: "<b>x</b>"}, command=["cat"], volumes=[mount])
         page.before_each(_NOTE_FAULTS)
         page.show_as(1280, 800)
         page.load(link(api))
@@ -127,6 +129,29 @@ def test_files_go_in_and_come_out(dashboard: Dashboard, tmp_path: Path) -> None:
     assert got == "from the browser"
 
 
+def test_a_volume_is_made_filled_deleted_and_restored(dashboard: Dashboard, tmp_path: Path) -> None:
+    page = dashboard.page
+    sent = tmp_path / "answer.txt"
+    sent.write_text("42")
+    dashboard.open("/e/main/volumes", "tbody tr")
+    dashboard.press_button("New volume")
+    page.click("dialog input[required]")
+    page.write("results")
+    dashboard.press_button("Make")
+    page.click('a[href$="/volumes/results"]')
+    dashboard.sees(".files .empty", "empty")
+    page.choose_file("input[type=file]", sent)
+    dashboard.sees("td", sent.name)
+    assert dashboard.api.ask("GET", "/v1/volumes/results/files?path=answer.txt").body == b"42"
+    dashboard.press_button("Delete")
+    dashboard.sees("dialog", "restored")
+    dashboard.press_button("Delete")
+    dashboard.sees("section h2", "Deleted")
+    page.click('[aria-label="Restore results"]')
+    dashboard.sees('a[href$="/volumes/results"]', "results")
+    assert page.value("faults") == []
+
+
 def test_every_page_is_accessible_and_keeps_to_its_policy(dashboard: Dashboard) -> None:
     install_packages(development=True)
     axe = (ROOT / DASHBOARD / "web/node_modules/axe-core/axe.min.js").read_text("utf-8")
@@ -150,6 +175,8 @@ PAGES = (
     ("/e/main/sandboxes", "tbody tr"),
     ("/e/main/pools", ".empty, table"),
     ("/e/main/images", ".empty, table"),
+    ("/e/main/volumes", "tbody .meter"),
+    ("/e/main/volumes/data?path=/", ".files .empty"),
     ("/e/main/secrets", ".empty, table"),
     ("/cluster/nodes", ".empty, table"),
     ("/cluster/environments", "tbody tr"),

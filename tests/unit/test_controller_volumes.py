@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.volumes import EPHEMERAL_S, Volumes
-from shoal.actors.objects import ObjectAccess
-from shoal.actors.volumes import VolumeAccess, VolumeKeeper
 from shoal.model import grants
 from shoal.model.access import INSIDE
 from shoal.model.errors import AlreadyExists, QuotaExceeded, Unavailable, VolumeNotFound
@@ -21,38 +18,14 @@ from shoal.model.info import Listing
 from shoal.model.mounts import MountSpec
 from shoal.model.settings import Settings
 from shoal.model.volumes import VolumeUse
+from tests.fakes.volumes import MemoryVolumes
 from tests.unit.builders import spec
 from tests.unit.controller_world import SECRET, Controller, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
 
-@dataclass
-class Keeper(VolumeKeeper):
-    """Remembers which volumes there are."""
-
-    made: set[str] = field(default_factory=set)
-    fail: bool = False
-
-    def create(self, volume_id: str, size: int | None, files: int | None, storage: ObjectAccess) -> None:
-        self.made.add(volume_id)
-        if self.fail:
-            raise Unavailable("S3 is away")
-
-    def access(self, volume_id: str, storage: ObjectAccess) -> VolumeAccess:
-        return VolumeAccess("sqlite3:///none", "http://none")
-
-    def limit(self, volume_id: str, size: int | None, files: int | None, storage: ObjectAccess) -> None:
-        assert volume_id in self.made
-
-    def use(self, volume_id: str, storage: ObjectAccess) -> VolumeUse:
-        return VolumeUse(4096, 1)
-
-    def destroy(self, volume_id: str, storage: ObjectAccess) -> None:
-        self.made.discard(volume_id)
-
-
-def _volumes(controller: Controller, keeper: Keeper, now: list[float]) -> Volumes:
+def _volumes(controller: Controller, keeper: MemoryVolumes, now: list[float]) -> Volumes:
     volumes = controller.parts.volumes
     volumes.keeper = keeper
     volumes.clock = lambda: now[0]
@@ -69,7 +42,7 @@ async def _make(volumes: Volumes, name: str, **options: Any) -> Any:
 
 
 async def test_life_of_a_volume() -> None:
-    keeper, now = Keeper(), [1000.0]
+    keeper, now = MemoryVolumes(), [1000.0]
     world = World()
     controller = await world.controller()
     volumes = _volumes(controller, keeper, now)
@@ -104,7 +77,7 @@ async def test_life_of_a_volume() -> None:
 
 
 async def test_what_is_half_made_goes_and_the_rest_is_found_again() -> None:
-    keeper, now = Keeper(), [1000.0]
+    keeper, now = MemoryVolumes(), [1000.0]
     world = World()
     controller = await world.controller()
     volumes = _volumes(controller, keeper, now)
@@ -130,7 +103,7 @@ async def test_what_is_half_made_goes_and_the_rest_is_found_again() -> None:
 async def test_an_environment_has_so_many() -> None:
     world = World()
     controller = await world.controller()
-    volumes = _volumes(controller, Keeper(), [1.0])
+    volumes = _volumes(controller, MemoryVolumes(), [1.0])
     volumes.settings = volumes.settings.model_copy(update={"count": 1})
     await asyncio.gather(_make(volumes, "one"))
     with pytest.raises(QuotaExceeded):
@@ -141,7 +114,7 @@ async def test_an_environment_has_so_many() -> None:
 async def test_slots_know_a_volume_by_its_id_and_a_hidden_sandbox_is_in_no_listing() -> None:
     world = World()
     controller = await world.controller()
-    volumes = _volumes(controller, Keeper(), [1.0])
+    volumes = _volumes(controller, MemoryVolumes(), [1.0])
     made = await _make(volumes, "data")
     sandboxes = controller.parts.sandboxes
     info, _ = await sandboxes.create(spec(volumes=(MountSpec("/d", volume="data"),)), 10.0, True, INSIDE)

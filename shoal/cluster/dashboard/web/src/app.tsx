@@ -11,6 +11,7 @@ import { OverviewPage } from "./pages/overview.tsx";
 import { SandboxPage } from "./pages/sandbox.tsx";
 import { SandboxesPage } from "./pages/sandboxes.tsx";
 import { SignInPage } from "./pages/signin.tsx";
+import { VolumePage, VolumesPage } from "./pages/volumes.tsx";
 import { attempt, Empty, Notices } from "./ui/parts.tsx";
 
 const KEPT = "shoal.environment";
@@ -58,6 +59,13 @@ const IN_ENVIRONMENT: PageOf[] = [
   },
   { path: "pools", title: "Pools", shown: () => true, view: (environment) => <PoolsPage key={environment} environment={environment} /> },
   { path: "images", title: "Images", shown: () => true, view: (environment) => <ImagesPage key={environment} environment={environment} /> },
+  {
+    path: "volumes",
+    title: "Volumes",
+    shown: () => true,
+    view: (environment, rest) =>
+      rest[0] ? <VolumePage key={environment + rest[0]} environment={environment} name={rest[0]} /> : <VolumesPage key={environment} environment={environment} />,
+  },
   { path: "secrets", title: "Secrets", shown: () => true, view: (environment) => <SecretsPage key={environment} environment={environment} /> },
 ];
 

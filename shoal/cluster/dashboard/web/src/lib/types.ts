@@ -42,6 +42,7 @@ export interface Sandbox {
   zone: string | null;
   placement: string;
   wait_for_capacity: boolean;
+  volumes: Mount[];
   runtime: string;
   created_at: number;
   started_at: number | null;
@@ -52,6 +53,17 @@ export interface Sandbox {
   returncode: number | null;
   message: string | null;
   node_id: string | null;
+}
+
+/** What is mounted of a volume, or of a bucket of a user's own. */
+export interface Mount {
+  path: string;
+  read_only: boolean;
+  kind: "volume" | "bucket";
+  volume?: string;
+  sub_path?: string;
+  bucket?: string;
+  prefix?: string;
 }
 
 export interface SandboxPage {
@@ -165,6 +177,19 @@ export interface Image {
   sandbox_id: string | null;
   in_use: number;
   stored: boolean;
+}
+
+export interface Volume {
+  id: string;
+  name: string;
+  environment: string;
+  created_at: number;
+  size: number | null;
+  files: number | null;
+  ephemeral: boolean;
+  deleted_at: number | null;
+  ready: boolean;
+  use: { bytes: number; files: number } | null;
 }
 
 export interface AuditEntry {

@@ -1,21 +1,35 @@
-// A sandbox's files: browsed, looked at, uploaded, downloaded, removed.
+// Files of a sandbox or a volume: browsed, looked at, uploaded, downloaded, removed.
 import { useRef, useState } from "preact/hooks";
-import { api, request, url } from "../../lib/api.ts";
-import { bytes, plain } from "../../lib/format.ts";
-import { asJson, encoded, join, last, parent, shown } from "../../lib/paths.ts";
-import { useResource } from "../../lib/resource.ts";
-import { query, setQuery } from "../../lib/router.ts";
-import type { Entry, Sandbox } from "../../lib/types.ts";
-import { Ago, attempt, Confirmed, Dialog, Empty, Failure, Loading, notify, Table } from "../../ui/parts.tsx";
-import { tame } from "../../ui/stream.tsx";
+import { api, request, url } from "../lib/api.ts";
+import { bytes, plain } from "../lib/format.ts";
+import { asJson, encoded, join, last, parent, shown } from "../lib/paths.ts";
+import { useResource } from "../lib/resource.ts";
+import { query, setQuery } from "../lib/router.ts";
+import type { Entry } from "../lib/types.ts";
+import { Ago, attempt, Confirmed, Dialog, Empty, Failure, Loading, notify, Table } from "./parts.tsx";
+import { tame } from "./stream.tsx";
 
 const LOOK_BYTES = 256 << 10;
 const MOST_SHOWN = 2000;
 
-export function Files({ sandbox }: { sandbox: Sandbox }) {
-  const directory = query.value.get("path") ?? encoded(sandbox.workdir ?? "/");
-  const base = `v1/sandboxes/${sandbox.id}`;
-  const found = useResource((signal) => api<{ entries: Entry[] }>("GET", `${base}/entries?path=${directory}`, { signal }), [sandbox.id, directory]);
+/** Where the files are. Paths are percent-encoded and begin with a slash. */
+export interface FilesAt {
+  key: string;
+  /** The directory that is shown first. */
+  start: string;
+  /** The route of a file's bytes. */
+  file: (path: string) => string;
+  /** The route of a running sandbox that has the files, and where a path is in it. */
+  opened: () => Promise<string>;
+  inside: (path: string) => string;
+}
+
+export function FileBrowser({ at }: { at: FilesAt }) {
+  const directory = query.value.get("path") ?? at.start;
+  const found = useResource(
+    async (signal) => api<{ entries: Entry[] }>("GET", `${await at.opened()}/entries?path=${at.inside(directory)}`, { signal }),
+    [at.key, directory],
+  );
   const [looking, setLooking] = useState<string | null>(null);
   const [making, setMaking] = useState(false);
   const [busy, setBusy] = useState("");
@@ -26,15 +40,21 @@ export function Files({ sandbox }: { sandbox: Sandbox }) {
     for (const file of files) {
       setBusy(`Uploading ${plain(file.name, 80)}…`);
       const to = join(directory, encodeURIComponent(file.name));
-      await attempt(() => request("PUT", `${base}/files?path=${to}`, { raw: file }), `${file.name} is uploaded.`);
+      await attempt(() => request("PUT", at.file(to), { raw: file }), `${file.name} is uploaded.`);
     }
     setBusy("");
     found.reload();
   };
   const remove = async (path: string, tree: boolean) => {
-    await api("DELETE", `${base}/files?path=${path}${tree ? "&recursive=true" : ""}`);
+    await api("DELETE", at.file(path) + (tree ? "&recursive=true" : ""));
     notify(`${shown(last(path))} is removed.`);
     found.reload();
+  };
+  const downloadAll = async () => {
+    const anchor = document.createElement("a");
+    anchor.href = url(`${await at.opened()}/archive?path=${at.inside(directory)}`);
+    anchor.download = `${shown(last(directory)) || at.key}.tar`;
+    anchor.click();
   };
   const entries = found.data?.entries;
 
@@ -56,9 +76,9 @@ export function Files({ sandbox }: { sandbox: Sandbox }) {
           <button type="button" onClick={() => setMaking(true)}>
             New directory
           </button>
-          <a class="button" href={url(`${base}/archive?path=${directory}`)} download={`${shown(last(directory)) || "root"}.tar`}>
+          <button type="button" onClick={() => void attempt(downloadAll)}>
             Download all
-          </a>
+          </button>
           <button type="button" class="solid" onClick={() => input.current!.click()}>
             Upload
           </button>
@@ -82,7 +102,7 @@ export function Files({ sandbox }: { sandbox: Sandbox }) {
       {entries && entries.length > 0 && (
         <Table label="Files" head={["Name", "Size", "Mode", "Owner", "Changed", ""]}>
           {entries.slice(0, MOST_SHOWN).map((entry) => {
-            const path = encoded(entry.path);
+            const path = join(directory, encoded(entry.name));
             const name = plain(shown(encoded(entry.name)), 255);
             return (
               <tr key={path}>
@@ -112,7 +132,7 @@ export function Files({ sandbox }: { sandbox: Sandbox }) {
                 </td>
                 <td class="row-actions">
                   {entry.kind === "file" && (
-                    <a href={url(`${base}/files?path=${path}`)} download={shown(encoded(entry.name))}>
+                    <a href={url(at.file(path))} download={shown(encoded(entry.name))}>
                       Download
                     </a>
                   )}
@@ -134,12 +154,13 @@ export function Files({ sandbox }: { sandbox: Sandbox }) {
           The first {MOST_SHOWN} of {entries.length} are shown.
         </p>
       )}
-      {looking && <Look base={base} path={looking} onClose={() => setLooking(null)} />}
+      {looking && <Look at={at} path={looking} onClose={() => setLooking(null)} />}
       {making && (
         <NewDirectory
           onClose={() => setMaking(false)}
           make={async (name) => {
-            await api("POST", `${base}/mkdir`, { body: { path: asJson(join(directory, encodeURIComponent(name))) } });
+            const path = asJson(at.inside(join(directory, encodeURIComponent(name))));
+            await api("POST", `${await at.opened()}/mkdir`, { body: { path } });
             found.reload();
           }}
         />
@@ -173,10 +194,10 @@ function Crumbs({ path, go }: { path: string; go: (path: string) => void }) {
   );
 }
 
-function Look({ base, path, onClose }: { base: string; path: string; onClose: () => void }) {
+function Look({ at, path, onClose }: { at: FilesAt; path: string; onClose: () => void }) {
   const file = useResource(
     async (signal) => {
-      const response = await request("GET", `${base}/files?path=${path}`, { headers: { Range: `bytes=0-${LOOK_BYTES - 1}` }, signal });
+      const response = await request("GET", at.file(path), { headers: { Range: `bytes=0-${LOOK_BYTES - 1}` }, signal });
       const data = new Uint8Array(await response.arrayBuffer());
       const size = Number(response.headers.get("Content-Range")?.split("/")[1] ?? data.length);
       return { size, binary: data.subarray(0, 8000).includes(0), text: new TextDecoder().decode(data) };
@@ -190,7 +211,7 @@ function Look({ base, path, onClose }: { base: string; path: string; onClose: ()
       {file.data && (file.data.binary ? <p>This is no text: {bytes(file.data.size)}.</p> : <pre tabIndex={0} class="look">{tame(file.data.text)}</pre>)}
       {file.data && file.data.size > LOOK_BYTES && <p class="faint">The first {bytes(LOOK_BYTES)} of {bytes(file.data.size)}.</p>}
       <div class="dialog-actions">
-        <a class="button" href={url(`${base}/files?path=${path}`)} download={shown(last(path))}>
+        <a class="button" href={url(at.file(path))} download={shown(last(path))}>
           Download
         </a>
         <button type="button" onClick={onClose}>

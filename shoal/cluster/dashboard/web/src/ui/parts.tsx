@@ -1,7 +1,7 @@
 // What all pages are made of.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Problem } from "../lib/api.ts";
 import { messageOf } from "../lib/api.ts";
 import { duration, moment, now, plain, words } from "../lib/format.ts";
@@ -202,7 +202,7 @@ export function Notices() {
 /** A dialog of the browser's own: it keeps the focus, and Escape closes it. */
 export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = element.current!;
     dialog.showModal();
     return () => dialog.close();

@@ -1,5 +1,7 @@
+import type { ComponentChildren } from "preact";
 import { bytes, clock, duration, mebibytes, moment, number, plain, words } from "../../lib/format.ts";
-import type { Sandbox, SandboxEvent } from "../../lib/types.ts";
+import { link } from "../../lib/router.ts";
+import type { Mount, Sandbox, SandboxEvent } from "../../lib/types.ts";
 import { Ago, Facts, Since, Text } from "../../ui/parts.tsx";
 
 export function Overview({ sandbox, events }: { sandbox: Sandbox; events: SandboxEvent[] }) {
@@ -23,6 +25,7 @@ export function Overview({ sandbox, events }: { sandbox: Sandbox; events: Sandbo
               ["Memory", `${mebibytes(memory[0])} to ${mebibytes(memory[1])}`],
               ["Disk", bytes(sandbox.disk * 1024 * 1024)],
               ...(sandbox.gpu ? ([["GPUs", number(sandbox.gpu)]] as [string, string][]) : []),
+              ...sandbox.volumes.map((mount): [string, ComponentChildren] => ["Mounted", <Mounted mount={mount} environment={sandbox.environment} />]),
               ["Network", sandbox.network === "none" ? "none" : "the public internet"],
               ["Isolation", sandbox.runtime === "runsc" ? "gVisor (runsc)" : sandbox.runtime],
               ["Time limit", limit(sandbox.timeout)],
@@ -39,6 +42,28 @@ export function Overview({ sandbox, events }: { sandbox: Sandbox; events: Sandbo
           />
         </section>
       </div>
+    </>
+  );
+}
+
+function Mounted({ mount, environment }: { mount: Mount; environment: string }) {
+  const inside = [mount.kind === "bucket" ? mount.prefix : mount.sub_path].filter(Boolean);
+  return (
+    <>
+      <code>{plain(mount.path, 200)}</code>
+      <span class="below">
+        {mount.kind === "bucket" ? (
+          `bucket ${plain([mount.bucket, ...inside].join("/"), 200)}`
+        ) : (
+          <>
+            <a data-page href={link("e", environment, "volumes", mount.volume!)}>
+              {mount.volume}
+            </a>
+            {plain(["", ...inside].join("/"), 200)}
+          </>
+        )}
+        {mount.read_only && ", read only"}
+      </span>
     </>
   );
 }

@@ -1,7 +1,7 @@
 // The spec as code: what creates another sandbox like this one.
 import { useState } from "preact/hooks";
 import { root } from "../../lib/router.ts";
-import type { Sandbox } from "../../lib/types.ts";
+import type { Mount, Sandbox } from "../../lib/types.ts";
 import { useResource } from "../../lib/resource.ts";
 import { get } from "../../lib/api.ts";
 import { Copy } from "../../ui/parts.tsx";
@@ -18,7 +18,7 @@ function options(sandbox: Sandbox, defaults: Record<string, Value>): [string, Va
   const usual: Record<string, Value> = {
     ...{ name: null, tags: {}, command: [], workdir: null, user: "", hostname: "sandbox", idle_timeout: null, persistent: false },
     ...{ restart: "no", autostart: true, owner_lease: null, pty: false, region: [], zone: null, placement: "pack", gpu: 0 },
-    ...{ wait_for_capacity: true, runtime: "runc", environment: "main", network: "default" },
+    ...{ wait_for_capacity: true, runtime: "runc", environment: "main", network: "default", volumes: [], secrets: [] },
     ...defaults,
     cpu: [defaults.cpu_request ?? 0, defaults.cpu_limit ?? 0],
     memory: [defaults.memory_request ?? 0, defaults.memory_limit ?? 0],
@@ -57,10 +57,19 @@ function asCli(given: [string, Value][]): string {
     if (name === "tags") for (const [key, each] of Object.entries(value as Record<string, string>)) words.push("--tag", quoted(`${key}=${each}`));
     else if (name === "cpu" || name === "memory") words.push(option, (value as number[]).join(":"));
     else if (name === "region") for (const each of [value as string | string[]].flat()) words.push(option, quoted(each));
+    else if (name === "volumes") for (const each of value as unknown as Mount[]) words.push(...asOption(each));
+    else if (name === "secrets")
+      for (const each of value as { name?: string; directory?: string }[]) each.name && words.push("--secret", quoted([each.name, each.directory].filter(Boolean).join(":")));
     else if (typeof value === "boolean") words.push(value ? option : `--no-${option.slice(2)}`);
     else if (value !== null) words.push(option, quoted(String(value)));
   }
   return [...words, quoted(String(known.image)), ...((known.command ?? []) as string[]).map(quoted)].join(" ");
+}
+
+/** A bucket has no option. */
+function asOption({ kind, volume, sub_path, path, read_only }: Mount): string[] {
+  if (kind === "bucket") return [];
+  return ["--volume", quoted(`${[volume, sub_path].filter(Boolean).join("/")}:${path}${read_only ? ":ro" : ""}`)];
 }
 
 function asCurl(given: [string, Value][]): string {
