@@ -4,6 +4,7 @@
         data/shoal/…        the objects of its one bucket, as files
         credentials         its own, random, 0600, as `~/.aws/credentials`
         server.json         the process and where it listens; there from the first start until `shoal down`
+        port                where it listened last: whoever has a volume mounted knows it by that
         server.log, lock
 
 It takes 66 MB at rest (50 of them the program's file, in the page cache), so it is started when something is first to
@@ -67,6 +68,7 @@ class ObjectServer:
         self._data = self.directory / "data"
         self._credentials = self.directory / "credentials"
         self._file = self.directory / "server.json"
+        self._port = self.directory / "port"
         self._log = self.directory / "server.log"
 
     @property
@@ -84,7 +86,7 @@ class ObjectServer:
 
     def ensure(self, host: str, port: int = 0) -> S3Access:
         """The access to the server, which is started if it does not run or answer. `port` 0: the one that it had, or
-        any free one. `Unavailable`, `FailedPrecondition`."""
+        any free one if another has taken that. `Unavailable`, `FailedPrecondition`."""
         found = self.running()
         if found is None or not _is_at(found, host, port) or not answers(found.address):
             with self._locked():
@@ -114,15 +116,13 @@ class ObjectServer:
             processes.stop([found.process], grace_s=_STOP_S)
         make_private_directory(self._data / BUCKET)
         keys = self._keys()
-        tried: list[str] = []
-        for candidate in dict.fromkeys((port or self._last_port(), port)):
-            address = f"{host}:{candidate or _free_port(host)}"
-            started = self._launch(address, keys)
-            if started is not None:
-                return started
-            tried.append(address)
-        raise Unavailable(f"the object storage does not start at {' or '.join(tried)}; {self._log} ends with: "
-                          f"{self._tail()}")  # fmt: skip
+        last = port or self._last_port()
+        address = f"{host}:{last if port or (last and _is_free(host, last)) else _free_port(host)}"
+        started = self._launch(address, keys)
+        if started is None:
+            raise Unavailable(f"the object storage does not start at {address}; {self._log} ends with: {self._tail()}")
+        self._port.write_text(address.rpartition(":")[2])
+        return started
 
     def _launch(self, address: str, keys: Keys) -> Running | None:
         if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
@@ -168,8 +168,8 @@ class ObjectServer:
 
     def _last_port(self) -> int:
         try:
-            return int(json.loads(self._file.read_bytes())["address"].rpartition(":")[2])
-        except (OSError, ValueError, KeyError, TypeError):
+            return int(self._port.read_text())
+        except (OSError, ValueError):
             return 0
 
     @contextmanager
@@ -231,6 +231,16 @@ def _environment(keys: Keys) -> dict[str, str]:
     everybody may read those."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", processes.MARK) if name in os.environ}
     return {**kept, "RCLONE_CONFIG": "/dev/null", "RCLONE_AUTH_KEY": f'"{keys.access},{keys.secret}"'}
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not keep it
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError):
+            return False
+    return True
 
 
 def _free_port(host: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -178,3 +179,10 @@ def test_a_server_that_is_killed_is_started_anew_with_what_it_had(tmp_path: Path
     assert server.running() is None
     assert look(settings).state == "idle"
     server.stop()
+    try:  # who has mounted a volume knows it by its port
+        assert keeper.access() == access
+        server.stop()
+        with socket.create_server(("127.0.0.1", int(first.address.rpartition(":")[2]))):
+            assert keeper.access() != access
+    finally:
+        server.stop()
