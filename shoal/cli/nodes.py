@@ -44,6 +44,13 @@ def print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
         for node in nodes
     ]
     console.print_table(_COLUMNS, rows)
+    for node in nodes:
+        if still := node.get("mounts_still"):
+            console.out().print(
+                f"{node['hostname']}: {still} of {node['mounts']} mounted volumes and buckets do not answer; calls "
+                "into them wait, for a minute at most",
+                markup=False,
+            )
 
 
 def _cordon(node: Mapping[str, Any]) -> str:

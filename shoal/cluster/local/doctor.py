@@ -16,6 +16,7 @@ from shoal.actors import inherited_settings
 from shoal.actors.engines import gvisor, seccomp
 from shoal.actors.engines.disks import Disks
 from shoal.actors.node import kernel_counts
+from shoal.actors.node.mounts.buckets import rclone
 from shoal.actors.node.mounts.volumes import juicefs
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
@@ -69,6 +70,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield check
     yield _image(settings, engine)
     yield _volumes()
+    yield _buckets()
     joined = joined_file.path_in(settings.state_dir).exists()
     if joined:
         yield _joined(settings)
@@ -379,6 +381,14 @@ def _volumes() -> Check:
     if not Path("/dev/fuse").exists():
         return Check("volumes", False, "there is no /dev/fuse, which they are mounted by", "modprobe fuse")
     return Check("volumes", True, f"by {program} and /dev/fuse")
+
+
+def _buckets() -> Check:
+    """Whether users can mount buckets of their own here, which no cluster needs."""
+    try:
+        return Check("buckets", True, f"by {rclone()}, fusermount3 and /dev/fuse")
+    except FailedPrecondition as error:
+        return Check("buckets", True, f"not here, so no BucketMount; {error.message}")
 
 
 def _api_can_be(settings: Settings) -> Check:
