@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,22 +123,57 @@ def test_a_deleted_volume_is_kept_while_it_is_mounted(cluster: Cluster) -> None:
     assert not (cluster.machine.state_dir / "volumes" / f"{made.id}.sqlite").exists()
 
 
+def test_a_storage_that_comes_back_is_found(volume: Volume, writer: Sandbox, cluster: Cluster) -> None:
+    writer.run("echo kept > /data/kept", check=True)
+    server = ObjectServer(cluster.machine.state_dir)
+    for end in (server.stop, lambda: os.kill(_running(server), signal.SIGKILL)):
+        volume.commit()
+        end()
+        began = time.monotonic()
+        volume.commit()
+        assert time.monotonic() - began < 15
+        assert writer.run("echo more >> /data/kept && tail -1 /data/kept").stdout == "more\n"
+
+
 @pytest.mark.long
-def test_without_object_storage_a_commit_says_so_and_nothing_is_lost(volume: Volume, cluster: Cluster) -> None:
-    with Sandbox.create(volumes={DATA: volume}, timeout=200) as sandbox:
-        sandbox.run("echo kept > /data/kept", check=True)
+def test_without_object_storage_a_commit_says_so_and_nothing_is_lost(
+    volume: Volume, writer: Sandbox, cluster: Cluster
+) -> None:
+    writer.run("echo kept > /data/kept", check=True)
+    volume.commit()
+    over, server = threading.Event(), ObjectServer(cluster.machine.state_dir)
+
+    def hold() -> None:
+        """Whichever is started in its place hangs, too."""
+        while not over.wait(0.02):
+            if (found := server.running()) is not None:
+                os.kill(found.pid, signal.SIGSTOP)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    try:
+        with pytest.raises(Unavailable):
+            volume.commit()
+        assert writer.run("echo still here").stdout == "still here\n"
+    finally:
+        over.set()
+        holding.join()
+    until(lambda: _commits(volume), "it is committed")
+    assert writer.run("cat /data/kept").stdout == "kept\n"
+
+
+def _running(server: ObjectServer) -> int:
+    found = server.running()
+    assert found is not None
+    return found.pid
+
+
+def _commits(volume: Volume) -> bool:
+    try:
         volume.commit()
-        server = ObjectServer(cluster.machine.state_dir)
-        found = server.running()
-        assert found is not None
-        os.kill(found.pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(Unavailable):
-                volume.commit()
-        finally:
-            os.kill(found.pid, signal.SIGCONT)
-        until(lambda: sandbox.run("cat /data/kept").stdout == "kept\n", "it is read")
-        volume.commit()
+    except Unavailable:
+        return False
+    return True
 
 
 def test_an_ephemeral_volume_goes_with_its_block() -> None:
