@@ -23,6 +23,7 @@ from tests.bench import (
     snapshots,
     travel,
     tunnels,
+    volumes,
 )
 from tests.bench.memory import Cost
 from tests.bench.overhttp import Plain, ShoalClient, ShoalHttp
@@ -40,6 +41,7 @@ GROUPS = (
     "destroys",
     "snapshots",
     "travel",
+    "volumes",
     "map",
     "burst",
     "live",
@@ -187,6 +189,12 @@ def measure_inside(
         f"exec in {many.LIVE} that live, 95th percentile",
         many.answers,
     )
+    if "volumes" in wanted:
+        say("volumes")
+        try:
+            figures += [Figure(key, what, taken) for key, (what, taken) in volumes.figures(shoal, wait_quiet).items()]
+        except ShoalError as error:
+            say(f"volumes failed: {error}")
     if "gvisor" in wanted and gvisor.there(shoal):
         say("gVisor beside runc")
         try:
