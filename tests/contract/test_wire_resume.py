@@ -66,6 +66,8 @@ async def redialling(sandbox: AgentLab) -> AsyncIterator[Redialling]:
 
 async def restarts(sandbox: AgentLab, redialling: Redialling, count: int, pause_s: float) -> None:
     """Each is noticed before the next: somebody has to use the connection until this returns."""
+    while redialling.dials == 0:  # noqa: ASYNC110  # it tells nobody
+        await asyncio.sleep(0.01)
     for _ in range(count):
         await asyncio.sleep(pause_s)
         dials = redialling.dials

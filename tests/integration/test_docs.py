@@ -33,7 +33,9 @@ def test_code_of_page_runs(name: str, cluster: object, capsys: pytest.CaptureFix
         # The page's own line numbers, so that a traceback leads to the line that is wrong.
         exec(compile("\n" * lines_above + block[1], page, "exec"), namespace)
     if name == "README.md":
-        assert capsys.readouterr().out == "42\n\n42\n\nhello\n\n"
+        said = capsys.readouterr().out.splitlines()
+        # Ray warns each of its drivers once of the many workers that the tests before this one have left.
+        assert [line for line in said if "(raylet)" not in line] == ["42", "", "42", "", "hello", ""]
     assert {sandbox.id for sandbox in shoal.Sandbox.list()} == before
 
 

@@ -261,6 +261,12 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
     }
 
 
+def _started(row: Mapping[str, Any]) -> SandboxStarted:
+    # A list of lists on disk; of before steps were timed there is none.
+    took = tuple((name, seconds) for name, seconds in row.get("took", ()))
+    return SandboxStarted(**{**row, "took": took})
+
+
 def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec = dict(row["spec"])
     spec["resources"] = Resources(**spec["resources"])
@@ -277,7 +283,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         tags=dict(row["tags"]),
         life=Lifecycle(_phase_on_record(row)),
         slot_id=row["slot_id"],
-        started=None if row["began"] is None else SandboxStarted(**row["began"]),
+        started=None if row["began"] is None else _started(row["began"]),
         end=_end(row["end"]),
         # Missing in rows of an earlier version:
         deadline=row.get("deadline", 0.0),
