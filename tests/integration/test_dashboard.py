@@ -21,6 +21,7 @@ from shoal.model.access import Scope
 from tests.api import Api, serving
 from tests.browser import Page, browser
 from tests.cluster import printing
+from tests.processes import eventually
 
 pytestmark = pytest.mark.engine
 
@@ -213,6 +214,8 @@ def test_a_revoked_session_ends(dashboard: Dashboard) -> None:
     dashboard.sees(".who", "read in main")
     assert page.value("document.querySelector('nav').innerText.includes('Tokens')") is False
     api.run(api.fake.ask(verbs.revoke_token, info.id))
+    eventually(lambda: api.ask("GET", "/v1/tokens/self", token=text).status == 401)
+    page.click('a[href$="/images"]')
     dashboard.sees("h1", "Sign in")
     sign_in(dashboard, "shoal_tk-wrong")
     dashboard.sees("[role=alert]", "no API token")

@@ -122,7 +122,8 @@ class OverviewBook:
     def _states(self) -> States:
         found: States = defaultdict(Counter)
         for record in self.registry.live():
-            found[record.spec.environment][record.state.value] += 1
+            if not record.hidden:
+                found[record.spec.environment][record.state.value] += 1
         return found
 
     def _waiting(self, environment: str | None) -> list[Waiting]:

@@ -169,7 +169,7 @@ export function VolumePage({ environment, name }: { environment: string; name: s
               <>
                 <code>{volume.id}</code>
                 <Held used={volume.use?.bytes} most={volume.size} shown={bytes} />
-                <Held used={volume.use?.files} most={volume.files} shown={(count) => `${number(count)} files`} />
+                <Held used={volume.use?.files} most={volume.files} shown={(count) => `${number(count)} ${count === 1 ? "file" : "files"}`} />
               </>
             }
           >

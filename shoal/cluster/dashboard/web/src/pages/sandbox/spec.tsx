@@ -24,7 +24,14 @@ function options(sandbox: Sandbox, defaults: Record<string, Value>): [string, Va
     memory: [defaults.memory_request ?? 0, defaults.memory_limit ?? 0],
   };
   const all = Object.entries(sandbox as unknown as Record<string, Value>);
-  return all.filter(([name, value]) => !TOLD_ONLY.has(name) && (name === "image" || JSON.stringify(value) !== JSON.stringify(usual[name] ?? null)));
+  return all
+    .filter(([name, value]) => !TOLD_ONLY.has(name) && (name === "image" || JSON.stringify(value) !== JSON.stringify(usual[name] ?? null)))
+    .map(([name, value]) => [name, name === "volumes" ? (value as { [key: string]: Value }[]).map(shorter) : value]);
+}
+
+/** A mount without what is usual. */
+function shorter(mount: { [key: string]: Value }): Value {
+  return Object.fromEntries(Object.entries(mount).filter(([name, value]) => value !== "" && value !== false && !(name === "kind" && value === "volume")));
 }
 
 function python(value: Value): string {
