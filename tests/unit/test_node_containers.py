@@ -15,9 +15,10 @@ from shoal.actors.engines.contract import Ability, ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
 from shoal.actors.node.containers import ContainerDefaults, Containers, start_of
 from shoal.actors.node.logs import KEEP, LogFiles
-from shoal.actors.node.records import RecordFiles, Stage
+from shoal.actors.node.records import ContainerRecord, RecordFiles, Stage
 from shoal.actors.node.size_files import SizeFiles
-from shoal.model.errors import Internal, QuotaExceeded, Unavailable
+from shoal.model.errors import Internal, NotFound, QuotaExceeded, Unavailable
+from shoal.model.mounts import MountSpec
 from shoal.model.spec import ContainerShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
@@ -167,6 +168,20 @@ async def test_a_network_that_fails_leaves_nothing(tmp_path: Path) -> None:
     node.net.broken = True
     with pytest.raises(Unavailable):
         await node.containers.start(SHAPE, "sb-1")
+    node.assert_empty()
+
+
+async def test_what_was_kept_ready_and_cannot_mount_what_its_sandbox_wants_is_gone(tmp_path: Path) -> None:
+    class NothingThere:
+        async def attach(self, record: ContainerRecord) -> None:
+            raise NotFound("there is no such bucket")
+
+    node = await Node(tmp_path).open()
+    node.containers.mounts = NothingThere()
+    record = await node.containers.start(SHAPE, None, "slot-1")
+    with pytest.raises(NotFound):
+        await node.containers.assign(record.key, "sb-1", (MountSpec("/data", volume="vol-1"),))
+    assert node.containers.serving("sb-1") is None
     node.assert_empty()
 
 
