@@ -17,7 +17,7 @@ from tests.bench.subject import MEMORY_LIMIT, WORKLOAD
 MIB = 128
 FILES = 1000
 ROUNDS = 4
-CREATES = 8
+CREATES = 6
 
 _DATA = "/data"
 _DISK = "/root"
