@@ -129,7 +129,8 @@ async def test_slots_know_a_volume_by_its_id_and_a_hidden_sandbox_is_in_no_listi
     listed = (await sandboxes.select(Listing("main"), INSIDE)).sandboxes
     assert [each.id for each in listed] == [info.id]
     assert sandboxes.registry.usage("main").sandboxes == 1
-    assert controller.parts.overview_book.overview("main", None, INSIDE).states["running"] == 1
+    overview = controller.parts.overview_book.overview("main", None, INSIDE)
+    assert (overview.states["running"], overview.create.count) == (1, 1)
     token = (await sandboxes.grant(opened.id, INSIDE)).token
     assert grants.SCOPE_EXEC in _scopes((await sandboxes.grant(info.id, INSIDE)).token)
     assert _scopes(token) == (grants.SCOPE_FILES,)

@@ -78,13 +78,15 @@ class Metrics:
     def accepted(self, record: SandboxRecord) -> None:
         """A create is on record."""
         self._creates.labels(record.spec.environment).inc()
-        self._activity.accepted(record.spec.environment)
+        if not record.hidden:
+            self._activity.accepted(record.spec.environment)
 
     def started(self, record: SandboxRecord) -> None:
         """A sandbox runs."""
         seconds = max(0.0, time.time() - record.created_at)
         self._create_seconds.observe(seconds)
-        self._activity.started(record.spec.environment, seconds)
+        if not record.hidden:
+            self._activity.started(record.spec.environment, seconds)
         if record.started is not None and record.started.warm:
             self._warm_hits.inc()
 
@@ -92,7 +94,8 @@ class Metrics:
         """A sandbox has ended."""
         if record.end is not None:
             self._ends.labels(record.end.reason.value).inc()
-            self._activity.ended(record.spec.environment, record.end.reason.value)
+            if not record.hidden:
+                self._activity.ended(record.spec.environment, record.end.reason.value)
 
     def refused(self, code: str) -> None:
         """A create was refused with an error of this code."""
