@@ -5,7 +5,7 @@ import { mebibytes, moment, number, plain, words } from "../lib/format.ts";
 import { useResource } from "../lib/resource.ts";
 import { link, query, setQuery } from "../lib/router.ts";
 import type { AuditEntry, Environment, NodeInfo, Quota, Token } from "../lib/types.ts";
-import { Ago, attempt, Badge, Confirmed, Copy, Dialog, Empty, Failure, Heading, Loading, Meter, Table, Text } from "../ui/parts.tsx";
+import { Ago, attempt, Badge, Confirmed, Copy, Dialog, Empty, Failure, FormDialog, Heading, Loading, Meter, Table, Text } from "../ui/parts.tsx";
 
 const EVERY_MS = 5000;
 
@@ -99,28 +99,14 @@ function NodeRow({ node, reload }: { node: NodeInfo; reload: () => void }) {
 
 function Ask(props: { title: string; label: string; explain: string; onClose: () => void; run: (text: string) => Promise<void> }) {
   const [text, setText] = useState("");
-  const submit = async (event: Event) => {
-    event.preventDefault();
-    if (await attempt(() => props.run(text))) props.onClose();
-  };
   return (
-    <Dialog title={props.title} onClose={props.onClose}>
-      <form class="form" onSubmit={(event) => void submit(event)}>
-        <p>{props.explain}</p>
-        <label>
-          <span>{props.label}</span>
-          <input required maxLength={256} value={text} onInput={(event) => setText(event.currentTarget.value)} />
-        </label>
-        <div class="dialog-actions">
-          <button type="button" onClick={props.onClose}>
-            Cancel
-          </button>
-          <button type="submit" class="solid">
-            Go on
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title={props.title} label="Go on" run={() => props.run(text)} onClose={props.onClose}>
+      <p>{props.explain}</p>
+      <label>
+        <span>{props.label}</span>
+        <input required maxLength={256} value={text} onInput={(event) => setText(event.currentTarget.value)} />
+      </label>
+    </FormDialog>
   );
 }
 
@@ -212,46 +198,34 @@ function EditEnvironment({ environment, onClose }: { environment: Environment | 
   const [quota, setQuota] = useState<Record<string, string>>(() =>
     Object.fromEntries(QUOTAS.map(([member]) => [member, environment?.quota[member]?.toString() ?? ""])),
   );
-  const submit = async (event: Event) => {
-    event.preventDefault();
+  const save = () => {
     const body = Object.fromEntries(QUOTAS.map(([member]) => [member, quota[member] ? Number(quota[member]) : null]));
-    const work = environment
-      ? () => api("PUT", `v1/environments/${environment.name}/quota`, { body })
-      : () => api("POST", "v1/environments", { body: { name, quota: body } });
-    if (await attempt(work)) onClose();
+    return environment
+      ? api("PUT", `v1/environments/${environment.name}/quota`, { body })
+      : api("POST", "v1/environments", { body: { name, quota: body } });
   };
   return (
-    <Dialog title={environment ? `Quota of ${environment.name}` : "New environment"} onClose={onClose}>
-      <form class="form" onSubmit={(event) => void submit(event)}>
-        {!environment && (
-          <label>
-            <span>Name</span>
-            <input required maxLength={64} value={name} onInput={(event) => setName(event.currentTarget.value)} />
-          </label>
-        )}
-        {QUOTAS.map(([member, title]) => (
-          <label key={member}>
-            <span>{title}</span>
-            <input
-              type="number"
-              min={0}
-              step={member === "cpu" ? "any" : 1}
-              placeholder="no bound"
-              value={quota[member]}
-              onInput={(event) => setQuota({ ...quota, [member]: event.currentTarget.value })}
-            />
-          </label>
-        ))}
-        <div class="dialog-actions">
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-          <button type="submit" class="solid">
-            Save
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title={environment ? `Quota of ${environment.name}` : "New environment"} label="Save" run={save} onClose={onClose}>
+      {!environment && (
+        <label>
+          <span>Name</span>
+          <input required maxLength={64} value={name} onInput={(event) => setName(event.currentTarget.value)} />
+        </label>
+      )}
+      {QUOTAS.map(([member, title]) => (
+        <label key={member}>
+          <span>{title}</span>
+          <input
+            type="number"
+            min={0}
+            step={member === "cpu" ? "any" : 1}
+            placeholder="no bound"
+            value={quota[member]}
+            onInput={(event) => setQuota({ ...quota, [member]: event.currentTarget.value })}
+          />
+        </label>
+      ))}
+    </FormDialog>
   );
 }
 
@@ -346,12 +320,9 @@ function NewToken({ onClose }: { onClose: () => void }) {
   const [life, setLife] = useState(1);
   const [text, setText] = useState<string | null>(null);
   const environments = useResource((signal) => get<{ environments: Environment[] }>("v1/environments", {}, signal), []);
-  const submit = async (event: Event) => {
-    event.preventDefault();
-    await attempt(async () => {
-      const made = await api<{ token: string }>("POST", "v1/tokens", { body: { name, scope, environment, expires_in: LIVES[life]![1] } });
-      setText(made.token);
-    });
+  const make = async () => {
+    const made = await api<{ token: string }>("POST", "v1/tokens", { body: { name, scope, environment, expires_in: LIVES[life]![1] } });
+    setText(made.token);
   };
   if (text)
     return (
@@ -369,47 +340,37 @@ function NewToken({ onClose }: { onClose: () => void }) {
       </Dialog>
     );
   return (
-    <Dialog title="New token" onClose={onClose}>
-      <form class="form" onSubmit={(event) => void submit(event)}>
-        <label>
-          <span>What it is for</span>
-          <input required maxLength={256} value={name} placeholder="ann’s laptop" onInput={(event) => setName(event.currentTarget.value)} />
-        </label>
-        <label>
-          <span>Scope</span>
-          <select value={scope} onChange={(event) => setScope(event.currentTarget.value)}>
-            <option value="read">read: look, change nothing</option>
-            <option value="run">run: create and use sandboxes</option>
-            <option value="admin">admin: also tokens and the audit log</option>
-          </select>
-        </label>
-        <label>
-          <span>Environment</span>
-          <select value={environment} onChange={(event) => setEnvironment(event.currentTarget.value)}>
-            {own === "*" && <option value="*">all</option>}
-            {environments.data?.environments.map((each) => <option key={each.name}>{each.name}</option>)}
-          </select>
-        </label>
-        <label>
-          <span>Valid for</span>
-          <select value={life} onChange={(event) => setLife(Number(event.currentTarget.value))}>
-            {LIVES.map(([title], index) => (
-              <option key={title} value={index}>
-                {title}
-              </option>
-            ))}
-          </select>
-        </label>
-        <div class="dialog-actions">
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-          <button type="submit" class="solid">
-            Make
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title="New token" label="Make" run={make} onClose={onClose} stays>
+      <label>
+        <span>What it is for</span>
+        <input required maxLength={256} value={name} placeholder="ann’s laptop" onInput={(event) => setName(event.currentTarget.value)} />
+      </label>
+      <label>
+        <span>Scope</span>
+        <select value={scope} onChange={(event) => setScope(event.currentTarget.value)}>
+          <option value="read">read: look, change nothing</option>
+          <option value="run">run: create and use sandboxes</option>
+          <option value="admin">admin: also tokens and the audit log</option>
+        </select>
+      </label>
+      <label>
+        <span>Environment</span>
+        <select value={environment} onChange={(event) => setEnvironment(event.currentTarget.value)}>
+          {own === "*" && <option value="*">all</option>}
+          {environments.data?.environments.map((each) => <option key={each.name}>{each.name}</option>)}
+        </select>
+      </label>
+      <label>
+        <span>Valid for</span>
+        <select value={life} onChange={(event) => setLife(Number(event.currentTarget.value))}>
+          {LIVES.map(([title], index) => (
+            <option key={title} value={index}>
+              {title}
+            </option>
+          ))}
+        </select>
+      </label>
+    </FormDialog>
   );
 }
 

@@ -5,7 +5,7 @@ import { bytes, number, plain } from "../lib/format.ts";
 import { useResource } from "../lib/resource.ts";
 import { link } from "../lib/router.ts";
 import type { Image, Pool } from "../lib/types.ts";
-import { Ago, attempt, Badge, Confirmed, Copy, Dialog, Empty, Failure, Heading, Loading, Table, Text } from "../ui/parts.tsx";
+import { Ago, Badge, Confirmed, Copy, Empty, Failure, FormDialog, Heading, Loading, Table, Text } from "../ui/parts.tsx";
 
 const EVERY_MS = 5000;
 
@@ -90,32 +90,21 @@ export function PoolsPage({ environment }: { environment: string }) {
 function Resize({ pool, onClose }: { pool: Pool; onClose: () => void }) {
   const [least, setLeast] = useState(String(pool.min_ready));
   const [most, setMost] = useState(String(pool.max_ready));
-  const submit = async (event: Event) => {
-    event.preventDefault();
+  const save = () => {
     const body = { environment: pool.environment, min_ready: Number(least), max_ready: Number(most) };
-    if (await attempt(() => api("PUT", `v1/pools/${pool.name}/size`, { body }))) onClose();
+    return api("PUT", `v1/pools/${pool.name}/size`, { body });
   };
   return (
-    <Dialog title={`How many of ${pool.name} are kept ready`} onClose={onClose}>
-      <form class="form" onSubmit={(event) => void submit(event)}>
-        <label>
-          <span>At least</span>
-          <input type="number" min={0} required value={least} onInput={(event) => setLeast(event.currentTarget.value)} />
-        </label>
-        <label>
-          <span>At most</span>
-          <input type="number" min={0} required value={most} onInput={(event) => setMost(event.currentTarget.value)} />
-        </label>
-        <div class="dialog-actions">
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-          <button type="submit" class="solid">
-            Save
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title={`How many of ${pool.name} are kept ready`} label="Save" run={save} onClose={onClose}>
+      <label>
+        <span>At least</span>
+        <input type="number" min={0} required value={least} onInput={(event) => setLeast(event.currentTarget.value)} />
+      </label>
+      <label>
+        <span>At most</span>
+        <input type="number" min={0} required value={most} onInput={(event) => setMost(event.currentTarget.value)} />
+      </label>
+    </FormDialog>
   );
 }
 

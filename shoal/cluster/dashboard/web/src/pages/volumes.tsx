@@ -6,7 +6,7 @@ import { useResource } from "../lib/resource.ts";
 import { link, navigate } from "../lib/router.ts";
 import type { Sandbox, Volume } from "../lib/types.ts";
 import { FileBrowser } from "../ui/files.tsx";
-import { Ago, attempt, Badge, Command, Confirmed, Dialog, Empty, Failure, Heading, Loading, Meter, notify, Table } from "../ui/parts.tsx";
+import { Ago, attempt, Badge, Command, Confirmed, Empty, Failure, FormDialog, Heading, Loading, Meter, notify, Table } from "../ui/parts.tsx";
 
 const EVERY_MS = 5000;
 const USE_MS = 20_000;
@@ -251,37 +251,26 @@ function Form(props: { title: string; label: string; volume: Volume | null; onCl
   const [name, setName] = useState("");
   const [size, setSize] = useState(volume?.size ? String(volume.size / GIB) : "");
   const [files, setFiles] = useState(volume?.files ? String(volume.files) : "");
-  const submit = async (event: Event) => {
-    event.preventDefault();
+  const run = () => {
     const limits = { size: size ? Number(size) * GIB : null, files: files ? Number(files) : null };
-    if (await attempt(() => props.run(volume ? limits : { name, ...limits }))) props.onClose();
+    return props.run(volume ? limits : { name, ...limits });
   };
   return (
-    <Dialog title={props.title} onClose={props.onClose}>
-      <form class="form" onSubmit={(event) => void submit(event)}>
-        {!volume && (
-          <label>
-            <span>Name</span>
-            <input required maxLength={64} value={name} placeholder="data" onInput={(event) => setName(event.currentTarget.value)} />
-          </label>
-        )}
+    <FormDialog title={props.title} label={props.label} run={run} onClose={props.onClose}>
+      {!volume && (
         <label>
-          <span>At most so many GiB</span>
-          <input type="number" min={1} value={size} placeholder="no limit" onInput={(event) => setSize(event.currentTarget.value)} />
+          <span>Name</span>
+          <input required maxLength={64} value={name} placeholder="data" onInput={(event) => setName(event.currentTarget.value)} />
         </label>
-        <label>
-          <span>At most so many files</span>
-          <input type="number" min={1} value={files} placeholder="no limit" onInput={(event) => setFiles(event.currentTarget.value)} />
-        </label>
-        <div class="dialog-actions">
-          <button type="button" onClick={props.onClose}>
-            Cancel
-          </button>
-          <button type="submit" class="solid">
-            {props.label}
-          </button>
-        </div>
-      </form>
-    </Dialog>
+      )}
+      <label>
+        <span>At most so many GiB</span>
+        <input type="number" min={1} value={size} placeholder="no limit" onInput={(event) => setSize(event.currentTarget.value)} />
+      </label>
+      <label>
+        <span>At most so many files</span>
+        <input type="number" min={1} value={files} placeholder="no limit" onInput={(event) => setFiles(event.currentTarget.value)} />
+      </label>
+    </FormDialog>
   );
 }

@@ -6,7 +6,7 @@ import { asJson, encoded, join, last, parent, shown } from "../lib/paths.ts";
 import { useResource } from "../lib/resource.ts";
 import { query, setQuery } from "../lib/router.ts";
 import type { Entry } from "../lib/types.ts";
-import { Ago, attempt, Confirmed, Dialog, Empty, Failure, Loading, notify, Table } from "./parts.tsx";
+import { Ago, attempt, Confirmed, Dialog, Empty, Failure, FormDialog, Loading, notify, Table } from "./parts.tsx";
 import { tame } from "./stream.tsx";
 
 const LOOK_BYTES = 256 << 10;
@@ -224,26 +224,12 @@ function Look({ at, path, onClose }: { at: FilesAt; path: string; onClose: () =>
 
 function NewDirectory({ make, onClose }: { make: (name: string) => Promise<void>; onClose: () => void }) {
   const [name, setName] = useState("");
-  const submit = async (event: Event) => {
-    event.preventDefault();
-    if (await attempt(() => make(name))) onClose();
-  };
   return (
-    <Dialog title="New directory" onClose={onClose}>
-      <form class="form" onSubmit={(event) => void submit(event)}>
-        <label>
-          <span>Name</span>
-          <input required maxLength={255} value={name} onInput={(event) => setName(event.currentTarget.value)} />
-        </label>
-        <div class="dialog-actions">
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-          <button type="submit" class="solid">
-            Make
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title="New directory" label="Make" run={() => make(name)} onClose={onClose}>
+      <label>
+        <span>Name</span>
+        <input required maxLength={255} value={name} onInput={(event) => setName(event.currentTarget.value)} />
+      </label>
+    </FormDialog>
   );
 }

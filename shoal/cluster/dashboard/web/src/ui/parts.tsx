@@ -215,6 +215,36 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
   );
 }
 
+/** A dialog with fields: Enter or the button `label` does `run`, and closes it once that has succeeded, unless `stays`. */
+export function FormDialog(props: {
+  title: string;
+  label: string;
+  run: () => Promise<unknown>;
+  onClose: () => void;
+  stays?: boolean;
+  children: ComponentChildren;
+}) {
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    if ((await attempt(props.run)) && !props.stays) props.onClose();
+  };
+  return (
+    <Dialog title={props.title} onClose={props.onClose}>
+      <form class="form" onSubmit={(event) => void submit(event)}>
+        {props.children}
+        <div class="dialog-actions">
+          <button type="button" onClick={props.onClose}>
+            Cancel
+          </button>
+          <button type="submit" class="solid">
+            {props.label}
+          </button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
 /** A button that asks before it does what cannot be undone. */
 export function Confirmed(props: {
   label: string;
