@@ -77,12 +77,8 @@ def list_tokens(
     """
     now = time.time()
     found = [info for info in with_cluster(lambda client: client.tokens.aio()) if all or info.valid(now)]
-    if json:
-        console.print_json([info.to_dict() for info in found])
-    elif found:
-        console.print_table(_TOKEN_COLUMNS, [_token_row(info, now) for info in found])
-    else:
-        console.err().print("There are no tokens; make one with `shoal tokens create NAME`.")
+    none = "There are no tokens; make one with `shoal tokens create NAME`."
+    console.print_listing(found, _TOKEN_COLUMNS, _token_row, none, json=json)
 
 
 @tokens.command("rm")

@@ -92,6 +92,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
+def print_listing(
+    found: Sequence[Any], columns: Sequence[str], row: Callable[[Any, float], Sequence[str]], none: str, *, json: bool
+) -> None:
+    """What a command that lists has found: as a table, for scripts as JSON of each one's `to_dict`. `row`: the cells of
+    one, given the time; `none`: what is said on stderr where there are none."""
+    if json:
+        print_json([each.to_dict() for each in found])
+    elif found:
+        now = time.time()
+        print_table(columns, [row(each, now) for each in found])
+    else:
+        err().print(none)
+
+
 def age(seconds: float) -> str:
     """`4s`, `12m`, `3h`, `2d`."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,16 +49,12 @@ def ls(
         return await client.images.aio(kind=kind, name=name, environment=environment, limit=limit)
 
     found = with_cluster(body)
-    if json:
-        console.print_json([each.to_dict() for each in found])
-    elif quiet:
+    if quiet and not json:
         for each in found:
             typer.echo(each.id)
-    elif found:
-        now = time.time()
-        console.print_table(_COLUMNS, [_row(each, now) for each in found])
-    else:
-        console.err().print("There are no images; `shoal image snapshot SANDBOX` takes one of a sandbox's files.")
+        return
+    none = "There are no images; `shoal image snapshot SANDBOX` takes one of a sandbox's files."
+    console.print_listing(found, _COLUMNS, _row, none, json=json)
 
 
 def show(image: ImageName, environment: EnvironmentName = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -103,14 +102,8 @@ def ls(environment: EnvironmentName = None, json: Json = False) -> None:
 
         return [each._info for each in await Pool.list.aio(environment=environment, client=client)]
 
-    found = with_cluster(body)
-    if json:
-        console.print_json([each.to_dict() for each in found])
-    elif found:
-        now = time.time()
-        console.print_table(_COLUMNS, [_row(each, now) for each in found])
-    else:
-        console.err().print("There are no pools; make one with `shoal pool create NAME IMAGE`.")
+    none = "There are no pools; make one with `shoal pool create NAME IMAGE`."
+    console.print_listing(with_cluster(body), _COLUMNS, _row, none, json=json)
 
 
 @pool.command("resize")

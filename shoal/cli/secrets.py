@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,14 +98,8 @@ def ls(environment: EnvironmentName = None, json: Json = False) -> None:
 
         return await Secret.list.aio(environment=environment, client=client)
 
-    found = with_cluster(body)
-    if json:
-        console.print_json([each.to_dict() for each in found])
-    elif found:
-        now = time.time()
-        console.print_table(_COLUMNS, [_row(each, now) for each in found])
-    else:
-        console.err().print("There are no secrets; make one with `shoal secret create NAME KEY`.")
+    none = "There are no secrets; make one with `shoal secret create NAME KEY`."
+    console.print_listing(with_cluster(body), _COLUMNS, _row, none, json=json)
 
 
 @secret.command("rm")

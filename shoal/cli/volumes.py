@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -271,16 +270,12 @@ def _list(environment: str | None, deleted: bool, json: bool) -> None:
 
         return [each._info for each in await Volume.list.aio(environment=environment, deleted=deleted, client=client)]
 
-    found = with_cluster(body)
-    if json:
-        console.print_json([each.to_dict() for each in found])
-    elif found:
-        now = time.time()
-        console.print_table(_COLUMNS, [_row(each, now) for each in found])
-    elif deleted:
-        console.err().print("There are no deleted volumes.")
-    else:
-        console.err().print("There are no volumes; make one with `shoal volume create NAME`.")
+    none = (
+        "There are no deleted volumes."
+        if deleted
+        else "There are no volumes; make one with `shoal volume create NAME`."
+    )
+    console.print_listing(with_cluster(body), _COLUMNS, _row, none, json=json)
 
 
 def _row(info: VolumeInfo, now: float) -> tuple[str, ...]:
