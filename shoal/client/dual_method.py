@@ -13,6 +13,7 @@ import asyncio
 import atexit
 import contextvars
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -113,6 +114,13 @@ def block_on(coroutine: Coroutine[Any, Any, R]) -> R:
         finally:
             call.error = None  # breaks the cycle of error, traceback and frame
     return call.value
+
+
+def _name_of(coroutine: Coroutine[Any, Any, Any]) -> str:
+    """The call as its caller wrote it: a method by its object's class, which may have it of another."""
+    name: str = getattr(coroutine, "__qualname__", "the call")
+    owner = inspect.getcoroutinelocals(coroutine).get("self") if inspect.iscoroutine(coroutine) else None
+    return name if owner is None else f"{type(owner).__name__}.{name.rpartition('.')[2]}"
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
@@ -238,7 +246,7 @@ class _Home:
 
     def check_loop(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Warns a caller that is about to block its own event loop: notebooks do so on purpose, others hardly ever."""
-        name = getattr(coroutine, "__qualname__", "the call")
+        name = _name_of(coroutine)
         if self.background is not None and threading.current_thread() is self.background.thread:
             coroutine.close()
             raise FailedPrecondition(

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from shoal.client.arguments import argv_of, environment_of, states_of
+from shoal.client.arguments import environment_of, states_of
 from shoal.client.checkpoint import Checkpoint
 from shoal.client.cluster import Client, current
-from shoal.client.contexts import Context
 from shoal.client.create import Wanted, create_all, create_many_call, named, spec_for, specs_of
 from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
 from shoal.client.image.image import Image
-from shoal.client.output import Output
-from shoal.client.overloads import exec_call, run_call
-from shoal.client.process import Process, ProcessInfo, Result, start_of
 from shoal.client.reset import reset
 from shoal.client.retrying_agent import RetryingAgent
-from shoal.client.stdin import Input
-from shoal.client.tunnels import Forward, check_port
+from shoal.client.sandbox_processes import SandboxProcesses
+from shoal.client.sandbox_tunnels import SandboxTunnels
 from shoal.model import verbs
-from shoal.model.access import Tunnel
 from shoal.model.errors import (
-    CommandFailed,
     DeadlineExceeded,
-    FailedPrecondition,
     ImageNotFound,
     InvalidRequest,
     SandboxEnded,
     ShoalError,
     Unavailable,
 )
-from shoal.model.ids import MAIN_PROCESS, SANDBOX, new_process_id
+from shoal.model.ids import SANDBOX
 from shoal.model.images import check_ttl, image_name
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.options import mapping
@@ -48,17 +40,12 @@ from shoal.model.validate import MAX_TIMEOUT, check_name, check_number, check_ta
 if TYPE_CHECKING:
     from shoal.client.image.image import Image
     from shoal.model.usage import SandboxUsage
-    from shoal.wire.agent import RunResult, Terminal
-
-MAX_OUTPUT = 8 << 20
-"""Bytes of stdout, and of stderr, that `run` keeps by default."""
 
 CREATE_DEADLINE_S = 300.0
 MAX_FORKS = 1000
-_TAIL = 2000
 
 
-class Sandbox(Context):
+class Sandbox(SandboxProcesses, SandboxTunnels):
     """One sandbox, from its creation to its end. `Sandbox.create` makes one; it ends by itself after its `timeout`.
 
     Every method blocks; its `.aio` form is awaited instead. Leaving its `with` block terminates the sandbox, or
@@ -67,10 +54,8 @@ class Sandbox(Context):
 
     def __init__(self, client: Client, info: SandboxInfo) -> None:
         # For `create`, `from_id` and their like.
+        super().__init__(RetryingAgent(client.transport, info.id), info)
         self._client = client
-        self._info = info
-        self._agent = RetryingAgent(client.transport, info.id)
-        self._main: Process[str] | None = None
         self.files = FileSystem(self._agent)
         """Its files."""
 
@@ -390,197 +375,6 @@ class Sandbox(Context):
         made = await transport.fork(self.id, count, deadline=deadline, key=key)
         await asyncio.gather(*(transport.terminate(info.id) for info in made), return_exceptions=True)
 
-    # Its processes
-
-    @run_call
-    @dual_method
-    async def run(
-        self,
-        *command: str | Sequence[str],
-        input: str | bytes | None = None,
-        timeout: float | None = None,
-        check: bool = False,
-        max_output: int = MAX_OUTPUT,
-        env: Mapping[str, str | None] | None = None,
-        workdir: str | os.PathLike[str] | None = None,
-        user: str | None = None,
-        text: bool = True,
-        merge_stderr: bool = False,
-    ) -> Result[Any]:
-        """Runs a command to its end and returns its `Result`: one round trip.
-
-        `command`: one string is a line for `/bin/sh -c`; a list, or several strings, are the program and its arguments.
-        `input`: its standard input; default empty. `timeout`
-        in seconds: after it the whole process tree is killed, `timed_out` is True and `returncode` -9. `max_output`:
-        bytes kept of stdout and of stderr (up to 256 MiB); if there is more, it is dropped and `truncated` is True.
-        `env` is added to the sandbox's own; None removes a variable. `text` False: bytes. `merge_stderr`: sends stderr
-        to `stdout`. `check`: raises `CommandFailed` if `returncode` is not 0, `DeadlineExceeded` after a timeout.
-
-        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`,
-        `Unavailable`.
-        """
-        argv = argv_of(command)
-        data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
-        start = start_of(new_process_id(), argv, env, workdir, user, timeout)
-        ran = await self._agent.call(
-            lambda agent: agent.run(start, input=data, max_output=max_output, merge_stderr=merge_stderr)
-        )
-        if check and (ran.timed_out or ran.exit != 0):
-            raise _failure(argv, ran, timeout)
-        return _result(ran, text)
-
-    @exec_call
-    @dual_method
-    async def exec(
-        self,
-        *command: str | Sequence[str],
-        env: Mapping[str, str | None] | None = None,
-        workdir: str | os.PathLike[str] | None = None,
-        user: str | None = None,
-        timeout: float | None = None,
-        pty: bool | tuple[int, int] = False,
-        echo: bool = True,
-        term: str | None = None,
-        text: bool = True,
-        merge_stderr: bool = False,
-    ) -> Process[Any]:
-        """Starts a process and returns it running.
-
-        `command`, `env`, `workdir`, `user`, `timeout`, `text` and `merge_stderr` are as in `run`. `pty`: a terminal,
-        True or (rows, columns); all its output is then in `stdout`. `echo` False: the terminal does not repeat its
-        input in the output. `term`: the terminal's kind, the variable TERM; by default the sandbox's own, else `xterm`.
-
-        Raises `CommandNotFound`, `CommandNotExecutable`, `UserNotFound`, `InvalidRequest`, `SandboxEnded`,
-        `Unavailable`.
-        """
-        terminal = _terminal(pty, echo, term)
-        start = start_of(new_process_id(), argv_of(command), env, workdir, user, timeout)
-        pid = await self._agent.call(lambda agent: agent.exec(start, pty=terminal, merge_stderr=merge_stderr))
-        return Process(self._agent, start.id, text=text, new=True, pid=pid)
-
-    def process(self, process_id: str, *, text: bool = True) -> Process[Any]:
-        """The process with this id, with its output from the start. Its first use may raise `ProcessNotFound`."""
-        return Process(self._agent, process_id, text=text, new=False)
-
-    @dual_method
-    async def processes(self) -> Sequence[ProcessInfo]:
-        """The processes that run, and the last ones that ended."""
-        rows = await self._agent.call(lambda agent: agent.ps())
-        return [
-            ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
-            for r in rows
-        ]
-
-    # Its ports
-
-    @dual_method
-    async def expose(self, port: int, *, protocol: Literal["http", "tcp"] = "http", public: bool = False) -> Tunnel:
-        """Opens a tunnel to a port: a URL (`http`, with WebSockets) or an address (`tcp`). It needs no network.
-
-        A private tunnel has a connect token. `tunnel.link` is its URL for a browser; programs send the header
-        `X-Shoal-Connect-Token`, or over `tcp` the token and a newline first. A `public` tunnel is open to everybody.
-        Repeated calls return the same tunnel with a fresh token, changed if the arguments differ. Raises
-        `FailedPrecondition` before the sandbox runs, `SandboxEnded`.
-        """
-        check_port(port)
-        return await self._agent.transport.ask(verbs.expose, self.id, port, protocol, public)
-
-    @dual_method
-    async def unexpose(self, port: int) -> None:
-        """Closes the tunnel to a port. Does nothing if the port has none."""
-        check_port(port)
-        await self._agent.transport.ask(verbs.unexpose, self.id, port)
-
-    @dual_method
-    async def tunnels(self) -> Sequence[Tunnel]:
-        """Its tunnels by port, without tokens."""
-        return await self._agent.transport.ask(verbs.tunnels, self.id)
-
-    @dual_method
-    async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:
-        """The tunnel with a new connect token, valid for `expires_in` seconds (at most 7 days); `TunnelNotFound`."""
-        check_port(port)
-        check_number("expires_in", expires_in, 0, math.inf, "seconds")
-        return await self._agent.transport.ask(verbs.tunnel_token, self.id, port, expires_in)
-
-    @dual_method
-    async def forward(self, port: int, local_port: int = 0, host: str = "127.0.0.1") -> Forward:
-        """Forwards a local port to a port in the sandbox, exposed or not, until it is closed; a context manager.
-
-        `local_port` 0: any free port; `Forward.address` is the result. Whoever can reach `host` can reach the port. The
-        sandbox needs no network.
-        """
-        forward = Forward(self._agent, port, host, local_port)
-        await forward.start.aio()
-        return forward
-
-    # Its own command
-
-    @property
-    def stdout(self) -> Output[str]:
-        """Its own command's stdout from the start; after the sandbox's end, what was kept of it."""
-        return self._own_command().stdout
-
-    @property
-    def stderr(self) -> Output[str]:
-        """Like `stdout`, for stderr."""
-        return self._own_command().stderr
-
-    @property
-    def stdin(self) -> Input:
-        """The standard input of its own command."""
-        return self._own_command().stdin
-
-    def _own_command(self) -> Process[str]:
-        if not self._info.spec.command:
-            raise FailedPrecondition(
-                "this sandbox has no command of its own; `exec` and `run` start processes in it",
-                state=self._info.state.value,
-            )
-        if self._main is None:
-            self._main = Process(self._agent, MAIN_PROCESS, text=True, new=False)
-        return self._main
-
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
-
-
-def _result(ran: RunResult, text: bool) -> Result[Any]:
-    stdout: str | bytes = ran.stdout
-    stderr: str | bytes = ran.stderr
-    if text:
-        stdout, stderr = ran.stdout.decode("utf-8", "replace"), ran.stderr.decode("utf-8", "replace")
-    return Result(ran.exit, stdout, stderr, ran.duration_s, ran.timed_out, ran.truncated)
-
-
-def _failure(argv: Sequence[str], ran: RunResult, timeout: float | None) -> ShoalError:
-    stdout, stderr = (data[-_TAIL:].decode("utf-8", "replace") for data in (ran.stdout, ran.stderr))
-    command = " ".join(argv)
-    command = command if len(command) <= 80 else command[:77] + "..."
-    if ran.timed_out:
-        return DeadlineExceeded(f"{command!r} was killed after {timeout:g} s", stdout=stdout, stderr=stderr)
-    last = stderr.strip().rpartition("\n")[2][:200]
-    return CommandFailed(
-        f"{command!r} exited with {ran.exit}{': ' + last if last else ''}",
-        returncode=ran.exit,
-        stdout=stdout,
-        stderr=stderr,
-    )
-
-
-def _terminal(pty: bool | tuple[int, int], echo: bool, term: str | None) -> Terminal | None:
-    if pty is False:
-        if term is not None or not echo:
-            field = "term" if echo else "echo"
-            raise InvalidRequest(f"{field}: only a terminal has it; add pty=True", field=field)
-        return None
-    from shoal.wire.agent import Terminal
-
-    if pty is True:
-        return Terminal(echo=echo, term=term)
-    try:
-        rows, columns = pty
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"pty: {pty!r:.80} is neither True nor (rows, columns)", field="pty") from None
-    return Terminal(rows, columns, echo, term)
