@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shoal.client.pools import Pool
     from shoal.client.process import Input, Output, Process, ProcessInfo, Result
     from shoal.client.rollouts.map import map
-    from shoal.client.rollouts.outcome import Outcome
+    from shoal.client.rollouts.outcome import Outcome, Outcomes
     from shoal.client.rollouts.reward import Reward, reward
     from shoal.client.sandbox import Sandbox
     from shoal.client.secrets import Secret
@@ -95,7 +95,7 @@ _HOMES = {
     "shoal.client.pools": "Pool",
     "shoal.client.process": "Input Output Process ProcessInfo Result",
     "shoal.client.rollouts.map": "map",
-    "shoal.client.rollouts.outcome": "Outcome",
+    "shoal.client.rollouts.outcome": "Outcome Outcomes",
     "shoal.client.rollouts.reward": "Reward reward",
     "shoal.client.sandbox": "Sandbox",
     "shoal.client.secrets": "Secret",
@@ -140,6 +140,7 @@ __all__ = [
     "NotADirectory",
     "NotFound",
     "Outcome",
+    "Outcomes",
     "Output",
     "PathNotFound",
     "PermissionDenied",

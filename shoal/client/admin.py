@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shoal.client.dual_method import dual_method
 from shoal.client.events import Events
+from shoal.client.html import Listed
 from shoal.model import verbs
 from shoal.model.access import AuditEntry, Environment, Quota, Scope, TokenInfo
 from shoal.model.errors import DeadlineExceeded, InvalidRequest
@@ -53,7 +54,7 @@ class Administration:
     @dual_method
     async def environments(self) -> Sequence[Environment]:
         """The environments that you may see, by name, with quota and usage."""
-        return await self.transport.ask(verbs.environments)
+        return Listed(await self.transport.ask(verbs.environments), "name usage.sandboxes quota.sandboxes created_at")
 
     @dual_method
     async def environment(self, name: str) -> Environment:
@@ -116,7 +117,8 @@ class Administration:
     @dual_method
     async def tokens(self) -> Sequence[TokenInfo]:
         """The tokens that you may see, newest first, with revoked and expired ones, without their texts."""
-        return await self.transport.ask(verbs.tokens)
+        columns = "id name environment scope created_at expires_at revoked_at"
+        return Listed(await self.transport.ask(verbs.tokens), columns)
 
     @dual_method
     async def revoke_token(self, token_id: str) -> TokenInfo:
@@ -167,7 +169,8 @@ class Administration:
     async def audit(self, *, limit: int = 100, before: int | None = None) -> Sequence[AuditEntry]:
         """The audit log, newest first: up to `limit` (at most 1,000) entries with an id below `before`."""
         check_number("limit", limit, 0, _MAX_AUDIT, "entries", whole=True)
-        return await self.transport.ask(verbs.audit, before, limit)
+        columns = "at action outcome token environment target"
+        return Listed(await self.transport.ask(verbs.audit, before, limit), columns)
 
     def events(
         self, *, after: int | None = None, sandbox_id: str | None = None, environment: str | None = None

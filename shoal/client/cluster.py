@@ -13,6 +13,7 @@ from shoal.client import cluster_address
 from shoal.client.admin import Administration
 from shoal.client.contexts import Context
 from shoal.client.dual_method import at_exit, dual_function, dual_method
+from shoal.client.html import Listed
 from shoal.client.images import ImageCalls
 from shoal.client.leases import OwnerLeases
 from shoal.model import cluster_file, verbs
@@ -44,7 +45,8 @@ class Client(Administration, ImageCalls, Context):
     @dual_method
     async def nodes(self) -> Sequence[NodeInfo]:
         """The cluster's nodes with their resources and load. Over HTTP this needs a token for all environments."""
-        return await self.transport.ask(verbs.nodes)
+        columns = "hostname region alive sandboxes cpu_total cpu_free memory_total memory_free engine"
+        return Listed(await self.transport.ask(verbs.nodes), columns)
 
     @dual_method
     async def overview(self, *, environment: str | None = None, since: float | None = None) -> Overview:
@@ -58,7 +60,9 @@ class Client(Administration, ImageCalls, Context):
     @dual_method
     async def loads(self, *, environment: str | None = None) -> Sequence[SandboxLoad]:
         """What sandboxes that run used when their nodes looked last, some seconds ago. `EnvironmentNotFound`."""
-        return await self.transport.ask(verbs.loads, environment)
+        return Listed(
+            await self.transport.ask(verbs.loads, environment), "sandbox_id cpu memory disk network_in network_out"
+        )
 
     @dual_method
     async def usage(
@@ -74,7 +78,8 @@ class Client(Administration, ImageCalls, Context):
         `by`: `environment`, `day`, `hour` or `tag:KEY`. `environment`: only its sandboxes; None: all that you may see.
         Half a minute late. Raises `InvalidRequest`, `EnvironmentNotFound`.
         """
-        return await self.transport.ask(verbs.usage, by, since, until, environment)
+        columns = "key sandboxes seconds cpu_seconds memory_seconds network_in network_out"
+        return Listed(await self.transport.ask(verbs.usage, by, since, until, environment), columns)
 
     @dual_method
     async def close(self) -> None:

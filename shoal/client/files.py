@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 from shoal.client.dual_method import dual_method
+from shoal.client.html import Listed
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.sandbox_file import FileBytes, SandboxFile
 from shoal.client.sparse import SparseFile
@@ -204,7 +205,7 @@ class FileSystem:
     @dual_method
     async def list(self, path: PathLike, *, user: str | None = None) -> Sequence[Entry]:
         """The entries of a directory, sorted by name."""
-        return await self._agent.call(lambda agent: agent.list(path, _name(user)))
+        return Listed(await self._agent.call(lambda agent: agent.list(path, _name(user))), "name kind size target")
 
     @dual_method
     async def stat(self, path: PathLike, *, follow: bool = True, user: str | None = None) -> Entry:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shoal.client.dual_method import dual_method
+from shoal.client.html import Listed
 from shoal.model import verbs
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import IMAGE
@@ -15,6 +16,8 @@ from shoal.model.validate import check_name, check_number, check_text
 
 if TYPE_CHECKING:
     from shoal.transport.contract import Transport
+
+_COLUMNS = "id name kind state size in_use created_at"
 
 
 class ImageCalls:
@@ -46,7 +49,7 @@ class ImageCalls:
             page = await self.transport.ask(verbs.list_images, listing)
             found += page.images
             if page.reached is None or len(found) >= limit:
-                return found
+                return Listed(found, _COLUMNS)
             listing = ImageListing(environment, wanted, name, limit - len(found), page.reached)
 
     @dual_method
@@ -77,7 +80,7 @@ class ImageCalls:
         seconds; returns them. `dry_run`: only that."""
         check_number("unused_for", unused_for, -1, math.inf, "seconds")
         where = await self._environment(environment)
-        return await self.transport.ask(verbs.collect_images, where, float(unused_for), dry_run)
+        return Listed(await self.transport.ask(verbs.collect_images, where, float(unused_for), dry_run), _COLUMNS)
 
     async def _owner(self, image: str, environment: str | None) -> str | None:
         """The environment in which a name is looked up; an id needs none."""

@@ -15,6 +15,7 @@ from shoal.client.contexts import Context
 from shoal.client.create import spec_for
 from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
+from shoal.client.html import Listed
 from shoal.client.sandbox import CREATE_DEADLINE_S, Sandbox
 from shoal.client.secrets import Secret
 from shoal.model import verbs
@@ -41,6 +42,9 @@ class TakeOptions(TypedDict, total=False):
     timeout: float | None
     user: str | None
     workdir: str | os.PathLike[str] | None
+
+
+_COLUMNS = "name environment spec.image _info.min_ready _info.max_ready"
 
 
 class Pool(Context):
@@ -106,7 +110,8 @@ class Pool(Context):
         if environment is not None:
             check_name("environment", environment)
         client = client or await current()
-        return [Pool(client, info) for info in await client.transport.ask(verbs.pools, environment)]
+        found = await client.transport.ask(verbs.pools, environment)
+        return Listed((Pool(client, info) for info in found), _COLUMNS)
 
     # What it is
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic
 
 from shoal.client.contexts import Context
 from shoal.client.dual_method import dual_method
+from shoal.client.html import block, card
 from shoal.client.output import Output, ProcessBytes, bytes_output, text_output
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.signals import signal_number
@@ -38,6 +39,13 @@ class Result(Generic[AnyStr]):
     duration: float
     timed_out: bool
     truncated: bool
+
+    def _repr_html_(self) -> str:
+        facts = {"after": f"{self.duration:.3g} s", "more output": "was dropped" if self.truncated else None}
+        how = "timed out" if self.timed_out else f"exit code {self.returncode}"
+        stderr = block(self.stderr)
+        named = f"<small>stderr</small>{stderr}" if stderr else ""
+        return card(f"{'✓' if self.returncode == 0 else '✗'} <b>{how}</b>", facts, block(self.stdout), named)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from shoal.client.create import Wanted, create_all, create_many_call, named, spe
 from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
+from shoal.client.html import Listed, card, text
 from shoal.client.image.image import Image
 from shoal.client.reset import reset
 from shoal.client.retrying_agent import RetryingAgent
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 CREATE_DEADLINE_S = 300.0
 MAX_FORKS = 1000
+_COLUMNS = "id name _info.state _info.spec.image _info.tags _info.created_at"
 
 
 class Sandbox(SandboxProcesses, SandboxTunnels):
@@ -135,7 +137,7 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         for each in made:
             if isinstance(each, SandboxInfo):
                 client.leases.add(each)
-        return [each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made]
+        return Listed((each if isinstance(each, ShoalError) else Sandbox(client, each) for each in made), _COLUMNS)
 
     @dual_function
     @staticmethod
@@ -188,7 +190,7 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
             region=region,
             before=None if after is None else (after._info.created_at, after.id),
         )
-        return [Sandbox(client, info) for info in await client.transport.list(listing)]
+        return Listed((Sandbox(client, info) for info in await client.transport.list(listing)), _COLUMNS)
 
     # What it is
 
@@ -367,7 +369,7 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
             raise
         for info in made:
             self._client.leases.add(info)
-        return [Sandbox(self._client, info) for info in made]
+        return Listed((Sandbox(self._client, info) for info in made), _COLUMNS)
 
     async def _end_forks(self, count: int, deadline: float, key: str) -> None:
         """Ends what a call that was given up has made, or is making: the same key gives the same sandboxes."""
@@ -378,3 +380,9 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"<Sandbox {self.id}{name}, {self._info.state.value}>"
+
+    def _repr_html_(self) -> str:
+        info = self._info
+        facts = {"name": self.name, "image": info.spec.image, "why": info.reason, "exit code": self.returncode}
+        heading = f"<b>Sandbox</b> <code>{text(self.id)}</code> {text(info.state)}"
+        return card(heading, {**facts, "tags": self.tags or None})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.arguments import argv_of
 from shoal.client.contexts import Context
 from shoal.client.dual_method import dual_method
+from shoal.client.html import Listed
 from shoal.client.output import Output
 from shoal.client.overloads import exec_call, run_call
 from shoal.client.process import Process, ProcessInfo, Result, start_of
@@ -109,10 +110,11 @@ class SandboxProcesses(Context):
     async def processes(self) -> Sequence[ProcessInfo]:
         """The processes that run, and the last ones that ended."""
         rows = await self._agent.call(lambda agent: agent.ps())
-        return [
+        found = [
             ProcessInfo(r["id"], r["pid"], tuple(r["argv"]), r["started_ms"] / 1000, r["running"], r["exit"])
             for r in rows
         ]
+        return Listed(found, "id pid argv started_at running returncode")
 
     # Its own command
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from shoal.client.dual_method import dual_method
+from shoal.client.html import Listed
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.client.tunnels import Forward, check_port
 from shoal.model import verbs
@@ -42,7 +43,8 @@ class SandboxTunnels:
     @dual_method
     async def tunnels(self) -> Sequence[Tunnel]:
         """Its tunnels by port, without tokens."""
-        return await self._agent.transport.ask(verbs.tunnels, self._info.id)
+        found = await self._agent.transport.ask(verbs.tunnels, self._info.id)
+        return Listed(found, "port protocol public url address")
 
     @dual_method
     async def connect_token(self, port: int, expires_in: float = 3600) -> Tunnel:

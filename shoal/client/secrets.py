@@ -12,6 +12,7 @@ from typing import Any
 from shoal.client.arguments import environment_of
 from shoal.client.cluster import Client, current
 from shoal.client.dual_method import dual_function
+from shoal.client.html import Listed
 from shoal.model import verbs
 from shoal.model.errors import InvalidRequest
 from shoal.model.options import mapping
@@ -99,7 +100,7 @@ class Secret:
         if environment is not None:
             check_name("environment", environment)
         client = client or await current()
-        return await client.transport.ask(verbs.secrets, environment)
+        return Listed(await client.transport.ask(verbs.secrets, environment), "name environment keys created_at")
 
     @dual_function
     @staticmethod

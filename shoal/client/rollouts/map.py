@@ -54,7 +54,8 @@ class _Map:
     Everything else stays: other files, users, shared memory of System V, tunnels, the disk that is used up. A hostile
     item can leave something for the next one, so reuse sandboxes only for items that may trust each other.
 
-    `progress`: shows a bar on stderr, if that is a terminal.
+    `progress`: shows a bar on stderr if that is a terminal, or in the notebook that runs this, there with the mean of
+    the values that are numbers or rewards.
 
     The loop may be left at any time: `break`, an error, Ctrl-C, or a cancelled task. Then what is under way is
     cancelled, and all sandboxes are ended. Raises `InvalidRequest` and the like at once if no sandbox can be created as

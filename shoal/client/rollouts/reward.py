@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 
 from shoal.client.arguments import argv_of
 from shoal.client.dual_method import dual_function
+from shoal.client.html import block, card, text
 from shoal.client.process import Result
 from shoal.client.sandbox import Sandbox
 from shoal.model.errors import CommandFailed, DeadlineExceeded, InvalidRequest, NoScore, SandboxEnded, ShoalError
@@ -38,6 +39,10 @@ class Reward:
 
     def __float__(self) -> float:
         return self.score
+
+    def _repr_html_(self) -> str:
+        output = "" if self.result is None else block(self.result.stdout) + block(self.result.stderr)
+        return card(f"<b>score {text(self.score)}</b>", {"why": self.why, "details": self.details or None}, output)
 
 
 @dual_function

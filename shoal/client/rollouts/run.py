@@ -200,7 +200,7 @@ class Run(Generic[T, R]):
     def _tell(self, outcome: Outcome[T, R]) -> None:
         self._ready[outcome.index] = outcome
         if self._bar is not None:
-            self._bar.count(outcome.ok)
+            self._bar.count(outcome.value, outcome.ok)
         self._changed.set()
 
 

@@ -11,6 +11,7 @@ from shoal.client.arguments import environment_of
 from shoal.client.cluster import Client, current
 from shoal.client.contexts import Context
 from shoal.client.dual_method import dual_function, dual_method
+from shoal.client.html import Listed
 from shoal.client.volume.files import VolumeFiles
 from shoal.model import verbs
 from shoal.model.errors import VolumeNotFound
@@ -112,7 +113,8 @@ class Volume(Context):
         if environment is not None:
             check_name("environment", environment)
         client = client or await current()
-        return [Volume(client, info) for info in await client.transport.ask(verbs.volumes, environment, deleted)]
+        found = await client.transport.ask(verbs.volumes, environment, deleted)
+        return Listed((Volume(client, info) for info in found), "name environment id _info.size _info.created_at")
 
     @dual_function
     @staticmethod
