@@ -13,7 +13,8 @@ import pytest
 
 from shoal.actors.engines.contract import Ability, ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
-from shoal.actors.node.containers import ContainerDefaults, Containers, start_of
+from shoal.actors.node.container_spec import ContainerDefaults
+from shoal.actors.node.containers import Containers, start_of
 from shoal.actors.node.logs import KEEP, LogFiles
 from shoal.actors.node.records import ContainerRecord, RecordFiles, Stage
 from shoal.actors.node.size_files import SizeFiles
@@ -80,7 +81,7 @@ class Node:
 
     async def open(self) -> Node:
         await self.engine.open()
-        self.containers.records = await self.files.load()
+        self.containers.records.update(await self.files.load())
         return self
 
     def assert_empty(self) -> None:
@@ -259,7 +260,7 @@ async def test_losses_are_told_with_their_reason(tmp_path: Path) -> None:
     await asyncio.sleep(0.01)
     killed = await node.containers.start(SHAPE, "sb-1")
     hungry = await node.containers.start(SHAPE, "sb-2")
-    watches = [asyncio.create_task(node.containers.watch(r.key)) for r in (killed, hungry)]
+    watches = [asyncio.create_task(node.containers.losses.watch(r.key)) for r in (killed, hungry)]
     await asyncio.sleep(0.01)
     node.engine.end(killed.key)
     node.engine.end(hungry.key, out_of_memory=True)
@@ -284,7 +285,7 @@ async def test_a_restart_finds_what_ran_and_sweeps_what_was_half_made(tmp_path: 
     await after.containers.forget_unfinished()
     await after.containers.reconcile()
     assert set(after.engine.containers) == {kept.key}
-    loss = await asyncio.wait_for(after.containers.watch(gone.key), 20)  # a machine may stand still for seconds
+    loss = await asyncio.wait_for(after.containers.losses.watch(gone.key), 20)  # a machine may stand still for seconds
     assert loss.reason is Reason.EVICTED
     assert after.containers.of_sandbox("sb-1") == kept
 
@@ -297,7 +298,7 @@ async def test_a_sweep_leaves_alone_what_is_being_made(tmp_path: Path) -> None:
     for start in starts:
         key = start.result().key
         assert key in node.engine.containers
-        assert node.containers.loss_of(key) is None
+        assert node.containers.losses.of(key) is None
 
 
 async def test_rubbish_among_the_records_is_removed(tmp_path: Path) -> None:
@@ -384,7 +385,7 @@ async def test_an_end_waits_for_no_more_than_the_kill_where_the_engine_has_one(t
     assert node.containers.serving("sb-1") is None
     await stuck.reached.wait()
     await node.containers.reconcile()
-    assert node.containers.loss_of(record.key) is None, "nobody takes it for lost"
+    assert node.containers.losses.of(record.key) is None, "nobody takes it for lost"
     stuck.let_go.set()
     await node.containers.remove(record.key)
     node.assert_empty()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shoal.actors.engines.fake import FakeEngine
-from shoal.actors.node.containers import ContainerDefaults, Containers
+from shoal.actors.node.container_spec import ContainerDefaults
+from shoal.actors.node.containers import Containers
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles
 from shoal.actors.node.size_files import SizeFiles
@@ -87,7 +88,7 @@ class Node:
 
     async def start(self) -> ContainerRecord:
         await self.engine.open()
-        self.containers.records = await self.files.load()
+        self.containers.records.update(await self.files.load())
         return self.containers.of_sandbox("sb-1") or await self.containers.start(SHAPE, "sb-1")
 
     async def remembered(self) -> list[ExposedPort]:

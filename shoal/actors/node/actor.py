@@ -274,7 +274,7 @@ class NodeActor:
         """Waits until the container is lost, and returns how; None after a minute."""
         parts = await self._open()
         try:
-            return await asyncio.wait_for(parts.containers.watch(key), _WATCH_S)
+            return await asyncio.wait_for(parts.containers.losses.watch(key), _WATCH_S)
         except TimeoutError:
             return None
 
@@ -312,7 +312,7 @@ class NodeActor:
         parts = await self._wiring.open_node(
             self._settings, self._cluster, self._machine, self._secret, address, self._node_id
         )
-        parts.disk_watch.on_exceeded = lambda key, used: parts.containers.lose(key, _disk_full(parts, key, used))
+        parts.disk_watch.on_exceeded = lambda key, used: parts.containers.losses.note(key, _disk_full(parts, key, used))
         parts.prepared.has_creates = lambda: bool(self._starting)
         for record in parts.containers.records.values():
             self._watch_disk(parts, record)

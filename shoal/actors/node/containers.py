@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,29 +20,22 @@ from shoal.actors.engines.contract import (
     ContainerState,
     Engine,
     EventKind,
-    Mount,
     shows_processes,
 )
 from shoal.actors.engines.disks import disks
 from shoal.actors.messages import ContainerLoss
-from shoal.actors.node.mount_sources import MountSources
+from shoal.actors.node.container_spec import ContainerDefaults, container_spec, size_mounts
+from shoal.actors.node.losses import Losses, loss_by_exit, out_of_memory
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles, Stage
-from shoal.actors.node.size_files import SizeFiles
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, Internal, NotFound, ShoalError
 from shoal.model.grants import agent_secret
 from shoal.model.ids import new_container_key
 from shoal.model.mounts import MountSpec
-from shoal.model.spec import MIB, ContainerShape
+from shoal.model.spec import ContainerShape
 from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.node")
-
-DEADLINE = "SHOAL_DEADLINE_S"
-"""The variable that tells an agent after how many seconds it ends in any case."""
-
-_KILLED = 137
-"""The exit code of an agent that was killed, which nobody inside can do."""
 
 
 class Network(Protocol):
@@ -73,21 +66,6 @@ class Mounter(Protocol):
     async def attach(self, record: ContainerRecord) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerDefaults:
-    """The settings that every container of a node shares. `secret`: the cluster's."""
-
-    agent: Path
-    sources: MountSources
-    sizes: SizeFiles
-    secret: bytes
-    labels: Mapping[str, str]
-    env: Mapping[str, str]
-    mounts: tuple[Mount, ...]
-    resolv_conf: Path
-    empty_resolv_conf: Path
-
-
 @dataclass(slots=True)
 class Containers:
     """The containers of one node. `records` are those that exist or are being made, by key; `mounts`: None where none
@@ -102,16 +80,17 @@ class Containers:
     mounts: Mounter | None = None
     patience_s: float = 10.0  # for a removal: of a usual container it takes less than one
     records: dict[str, ContainerRecord] = field(default_factory=dict)
+    losses: Losses = field(init=False)
     _turns: asyncio.Semaphore = field(init=False)
     _removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _doomed: set[str] = field(default_factory=set)  # being removed: a removal may fail and be retried
     _remains: set[str] = field(default_factory=set)
-    _losses: dict[str, asyncio.Future[ContainerLoss]] = field(default_factory=dict)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _turns_of: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
     def __post_init__(self) -> None:
         self._turns = asyncio.Semaphore(self.start_limit)
+        self.losses = Losses(self.records)
 
     @property
     def busy(self) -> bool:
@@ -162,7 +141,7 @@ class Containers:
         """Starts a container that is kept again. If it raises, it is stopped as before; `NotFound` if it is gone."""
         async with self._turn_of(key):
             record = self._kept(key)
-            if record.ready and self.loss_of(key) is None:
+            if record.ready and self.losses.of(key) is None:
                 return record
             if record.ready:
                 await self._put_away(key)  # what its last run left
@@ -178,9 +157,10 @@ class Containers:
         """Makes what the container mounts, and has the relay wait for its agent."""
         secret = agent_secret(self.defaults.secret, record.key)
         run_dir = await asyncio.to_thread(self.defaults.sources.make, record.key, secret)
-        sizes = await asyncio.to_thread(self._size_mounts, record)
+        sizes = await asyncio.to_thread(size_mounts, self.defaults, record.shape)
         await self.relay.add(record.key)
-        return self._spec(record, run_dir, sizes)
+        namespace = None if shows_processes(record.shape.runtime) else self._pin(record.key)
+        return container_spec(self.defaults, record, run_dir, self.disk_point(record.key), namespace, sizes)
 
     async def _bring_up(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> ContainerRecord:
         async with self._turns:
@@ -241,9 +221,7 @@ class Containers:
             await self._detach(key)
         await self.relay.remove(key)
         await asyncio.to_thread(self.defaults.sources.remove, key)
-        loss = self._losses.pop(key, None)
-        if loss is not None and not loss.done():
-            loss.set_result(ContainerLoss(Reason.STOPPED, None, "its container was stopped"))
+        self.losses.forget(key, ContainerLoss(Reason.STOPPED, None, "its container was stopped"))
 
     def _kept(self, key: str) -> ContainerRecord:
         record = self.records.get(key)
@@ -305,7 +283,7 @@ class Containers:
 
     async def identify_all(self) -> None:
         """Tells a relay that was restarted, or a node that was, which processes are the first of their containers."""
-        for record in [r for r in self.records.values() if r.key not in self._doomed and self.loss_of(r.key) is None]:
+        for record in [r for r in self.records.values() if r.key not in self._doomed and self.losses.of(r.key) is None]:
             if record.stage is Stage.STOPPED:
                 continue
             try:
@@ -317,7 +295,7 @@ class Containers:
         """Gives a container that was kept ready to a sandbox, with what that mounts. Idempotent; `NotFound` if it is
         lost."""
         record = self.records.get(key)
-        lost = record is None or key in self._doomed or self.loss_of(key) is not None
+        lost = record is None or key in self._doomed or self.losses.of(key) is not None
         if record is None or lost or not record.ready or record.sandbox_id not in (None, sandbox_id):
             raise NotFound(f"container {key} is not ready any more")
         if mounts and record.sandbox_id == sandbox_id and record.mounts == mounts:
@@ -409,39 +387,13 @@ class Containers:
             self.records.pop(key, None)
         self._doomed.discard(key)
         self._remains.discard(key)
-        loss = self._losses.pop(key, None)
-        if loss is not None and not loss.done():
-            loss.set_result(ContainerLoss(Reason.TERMINATED, None, "its container was removed"))
-
-    async def watch(self, key: str) -> ContainerLoss:
-        """Waits until the container is lost or removed, and returns how."""
-        if key not in self.records:
-            return ContainerLoss(Reason.EVICTED, None, "its container is not on the node")
-        future = self._losses.get(key)
-        if future is None:
-            future = self._losses[key] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(future)
-
-    def loss_of(self, key: str) -> ContainerLoss | None:
-        """How the container was lost, if it was."""
-        future = self._losses.get(key)
-        return future.result() if future is not None and future.done() else None
-
-    def lose(self, key: str, loss: ContainerLoss) -> None:
-        """Notes how a container was lost; the first report counts."""
-        if key not in self.records:
-            return
-        future = self._losses.get(key)
-        if future is None:
-            future = self._losses[key] = asyncio.get_running_loop().create_future()
-        if not future.done():
-            future.set_result(loss)
+        self.losses.forget(key, ContainerLoss(Reason.TERMINATED, None, "its container was removed"))
 
     async def follow_events(self) -> None:
         """Turns the engine's events into losses, for ever."""
         async for event in self.engine.events(self.defaults.labels):
             if event.kind is EventKind.OUT_OF_MEMORY:
-                self.lose(event.key, out_of_memory(self.records.get(event.key)))
+                self.losses.note(event.key, out_of_memory(self.records.get(event.key)))
             else:
                 # The engine reports the exit and its cause as two events, in either order.
                 with contextlib.suppress(ShoalError):
@@ -454,12 +406,7 @@ class Containers:
             return
         if container.key in self._doomed:
             return  # by the node itself
-        if container.out_of_memory:
-            self.lose(container.key, out_of_memory(record))
-        else:
-            code = container.exit_code
-            how = "was killed from outside" if code == _KILLED else f"ended by itself with exit code {code}"
-            self.lose(container.key, ContainerLoss(Reason.EVICTED, None, f"its agent {how}"))
+        self.losses.note(container.key, loss_by_exit(container, record))
 
     async def reconcile(self) -> None:
         """Makes disk, engine and memory agree: removes containers without a record and retries failed removals; exited
@@ -473,7 +420,7 @@ class Containers:
             if key in found:
                 self.settle_exited(found[key])
             else:
-                self.lose(key, ContainerLoss(Reason.EVICTED, None, "its container is gone from the node"))
+                self.losses.note(key, ContainerLoss(Reason.EVICTED, None, "its container is gone from the node"))
         for key in dict.fromkeys((*removals, *self._doomed)):
             await self.discard(key)
         for key, container in found.items():
@@ -504,50 +451,10 @@ class Containers:
         for record in [r for r in self.records.values() if r.stage is Stage.MAKING]:
             await self.discard(record.key)
 
-    def _size_mounts(self, record: ContainerRecord) -> tuple[Mount, ...]:
-        shape = record.shape
-        # A runtime with a kernel of its own tells its containers their size by itself.
-        return self.defaults.sizes.mounts(shape.cpu, shape.memory) if shows_processes(shape.runtime) else ()
-
-    def _spec(self, record: ContainerRecord, run_dir: Path, sizes: tuple[Mount, ...]) -> ContainerSpec:
-        shape = record.shape
-        defaults = self.defaults
-        resolv_conf = defaults.resolv_conf if shape.network == "default" else defaults.empty_resolv_conf
-        return ContainerSpec(
-            key=record.key,
-            image=shape.image,
-            agent=defaults.agent,
-            run_dir=run_dir,
-            cpu=shape.cpu,
-            memory=shape.memory * MIB,
-            pids=shape.pids,
-            disk=shape.disk * MIB,
-            disk_dir=self._disk_dir / record.key,
-            gpu=shape.gpu,
-            runtime=shape.runtime,
-            hostname=shape.hostname,
-            # What outlives many starts has no last hour.
-            env={n: v for n, v in defaults.env.items() if n != DEADLINE} if shape.persistent else defaults.env,
-            default_env=defaults.sizes.variables(shape.cpu),
-            labels=defaults.labels,
-            mounts=(*defaults.mounts, *sizes, Mount(resolv_conf, "/etc/resolv.conf")),
-            keep=shape.persistent,
-            memory_directories=shape.memory_directories,
-            namespace=None if shows_processes(shape.runtime) else self._pin(record.key),
-        )
-
 
 def _attached_once_up(shape: ContainerShape) -> bool:
     """Whether a container gets its network after its start: it has one, and its runtime does not read it before."""
     return shape.network == "default" and shows_processes(shape.runtime)
-
-
-def out_of_memory(record: ContainerRecord | None) -> ContainerLoss:
-    """The kernel killed something in the container for its memory limit."""
-    limit = "" if record is None else f" of {record.shape.memory} MiB"
-    return ContainerLoss(
-        Reason.OUT_OF_MEMORY, 137, f"it needed more memory than its limit{limit}; raise memory=(request, limit)"
-    )
 
 
 def start_of(pid: int) -> int:

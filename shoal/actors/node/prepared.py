@@ -87,7 +87,7 @@ class PreparedContainers:
     async def _prepare(self, slot_id: str, shape: ContainerShape) -> ContainerRecord:
         existing = self.containers.prepared_by(slot_id)
         if existing is not None:
-            if existing.shape == shape and existing.ready and self.containers.loss_of(existing.key) is None:
+            if existing.shape == shape and existing.ready and self.containers.losses.of(existing.key) is None:
                 return existing
             await self.discard(existing.key)
         await self.images.fetch(shape.image)

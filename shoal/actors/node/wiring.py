@@ -26,7 +26,8 @@ from shoal.actors.engines.contract import Ability, Engine
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node import kernel_counts
-from shoal.actors.node.containers import DEADLINE, ContainerDefaults, Containers
+from shoal.actors.node.container_spec import DEADLINE, ContainerDefaults
+from shoal.actors.node.containers import Containers
 from shoal.actors.node.disk_watch import DiskWatch
 from shoal.actors.node.gateway import Gateway
 from shoal.actors.node.image_access import ensure_stored, object_access, tell_damaged
