@@ -135,7 +135,7 @@ def _notebook(progress: Progress) -> Display | None:
 
     if getattr(get_ipython(), "kernel", None) is None:
         return None
-    return _Notebook(display(progress, display_id=True))  # type: ignore[no-untyped-call]
+    return _Notebook(display(progress, display_id=True))
 
 
 def _terminal(progress: Progress) -> Display | None:
