@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from shoal.model import call_context, tracing
 from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.ids import NAMESPACE
 from shoal.model.ray_errors import translate
+
+WAITS = frozenset({"ended", "unready", "watch_container", "wipe"})
+"""Methods that belong to no call, whoever asks: they wait for what comes, or tidy up after it."""
+
+
+class Carrying:
+    """An actor that is told what a call belongs to: the request, the trace, the sandbox. `call` tells it."""
+
+    async def carry(self, carrier: Mapping[str, str], method: str, arguments: tuple[Any, ...]) -> Any:
+        """Calls a method of this actor as part of what `carrier` says."""
+        call_context.enter(carrier)
+        with tracing.span(method, root=False) as span:
+            tracing.note(span, sandbox_id=carrier.get("sandbox_id", ""), outcome="ok")
+            return await getattr(self, method)(*arguments)
 
 
 def is_gone(error: Unavailable) -> bool:
@@ -31,7 +47,11 @@ async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: flo
     restarted; `DeadlineExceeded` after `timeout_s` seconds; `Internal` for any other failure in the actor.
     """
     try:
-        reference = getattr(handle, method).remote(*args)
+        carrier = None if method in WAITS else call_context.carried()
+        if carrier is None:
+            reference = getattr(handle, method).remote(*args)
+        else:
+            reference = handle.carry.remote(carrier, method, args)
         if timeout_s is None:
             return await reference
         return await asyncio.wait_for(_settle(reference), timeout_s)

@@ -22,7 +22,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from shoal.model.call_context import loaded_api
 from shoal.model.errors import FailedPrecondition
+from shoal.model.tracing import span
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,15 +80,27 @@ class dual_method(Generic[S, P, R]):  # noqa: N801  # a decorator
     def __get__(self, instance: S | None, owner: type[S]) -> dual_method[S, P, R] | DualCall[P, R]:
         if instance is None:
             return self
-        return DualCall(MethodType(self._function, instance))
+        return DualCall(MethodType(_followed(self._function), instance))
 
     def __call__(self, instance: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        return block_on(self._function(instance, *args, **kwargs))
+        return block_on(_followed(self._function)(instance, *args, **kwargs))
 
 
 def dual_function(function: Callable[P, Coroutine[Any, Any, R]]) -> DualCall[P, R]:
     """Makes an `async def` function callable in both forms."""
     return DualCall(function)
+
+
+def _followed(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """The function; where the program traces with OpenTelemetry, as a span of the one under way."""
+    if loaded_api() is None:
+        return function
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with span(function.__qualname__):
+            return await function(*args, **kwargs)
+
+    return functools.update_wrapper(call, function)
 
 
 def block_on(coroutine: Coroutine[Any, Any, R]) -> R:

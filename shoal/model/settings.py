@@ -245,6 +245,21 @@ class VolumeSettings(_Section):
     """The most volumes of one environment"""
 
 
+class TelemetrySettings(_Section):
+    """What the cluster tells about itself."""
+
+    log_format: Literal["text", "json"] = "text"
+    """How its processes write their logs: text, or one JSON object a line with request, sandbox and trace"""
+    traces: Annotated[str, Field(pattern=r"^https?://[^/\s@]+(/[^\s@?]*)?$")] | None = None
+    """The URL of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`, for traces; none: no
+    traces
+    """
+    trace_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the traces that begin in the cluster that is recorded; what a caller traces is recorded as it decided"""
+    headers: Path | None = None
+    """A file on every node with lines `Name: value`, such as `Authorization: Bearer …`: headers of what is sent"""
+
+
 class HostSettings(_Section):
     """What sandboxes inherit from the machine, for networks behind a company's proxy or CA. Off by default."""
 
@@ -290,6 +305,7 @@ class Settings(BaseSettings):
     objects: ObjectSettings = ObjectSettings()
     volumes: VolumeSettings = VolumeSettings()
     secrets: SecretSettings = SecretSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod
     def settings_customise_sources(

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from shoal.model import call_context
 from shoal.model.errors import ShoalError
 
 log = logging.getLogger("shoal.tasks")
@@ -89,6 +90,7 @@ async def _supervised(
     failed: Callable[[Exception], None] | None,
     pauses_s: tuple[float, float],
 ) -> None:
+    call_context.leave()
     loop = asyncio.get_running_loop()
     first_s, longest_s = pauses_s
     in_a_row, pause_s = 0, first_s

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 
+from shoal.model import call_context
 from shoal.model.errors import Internal, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
 from shoal.model.http import PROBLEM, error_from_response
 from shoal.transport.http_errors import Broken, not_shoal, translate
@@ -176,7 +177,8 @@ class HttpCalls:
     def headers(self, request_id: str) -> dict[str, str]:
         """The headers of every request."""
         bearer = {} if self.server.token is None else {"Authorization": f"Bearer {self.server.token}"}
-        return {**bearer, "X-Request-Id": request_id}
+        parent = call_context.now().traceparent
+        return {**bearer, "X-Request-Id": request_id, **({"traceparent": parent} if parent else {})}
 
     async def close(self) -> None:
         """Closes this loop's connections."""

@@ -10,6 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayError
 
+from shoal.model import call_context
 from shoal.model.access import INSIDE, caller
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER, NAMESPACE
@@ -34,11 +35,13 @@ class Controller:
         scope. While the controller is away the call is made again, for `RESTART_S` and as far as the verb may be."""
         arguments = verb.in_order(args, options)
         on_behalf_of = INSIDE if verb.scope is None else caller.get()
+        carrier = call_context.carried()
+        belongs = () if carrier is None else (carrier,)
         end = time.monotonic() + RESTART_S
         delay = 0.05  # not tenacity: it adds 50 µs to each call, and cannot look up a new handle
         while True:
             try:
-                return cast(R, await self._handle.call.remote(verb.name, arguments, on_behalf_of))
+                return cast(R, await self._handle.call.remote(verb.name, arguments, on_behalf_of, *belongs))
             except RayError as error:
                 cause = cause_of(error)
                 failed = lost(error, verb) if not isinstance(cause, ShoalError) else cause

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextvars
 import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -203,9 +204,13 @@ class _Cluster:
     def _living(self) -> int:
         return 0 if self._parts is None else len(self._parts.registry.live())
 
-    def _answer(self, verb: str, arguments: tuple[Any, ...], caller: Caller) -> Any:
-        """As an actor's method: what it does goes on, whatever becomes of who asked."""
-        result = asyncio.wrap_future(run(answer(self._handlers, verb, arguments, caller)))
+    def _answer(
+        self, verb: str, arguments: tuple[Any, ...], caller: Caller, carrier: Mapping[str, str] | None = None
+    ) -> Any:
+        """As an actor's method: what it does goes on, whatever becomes of who asked; and of what that belongs to it
+        knows only what it is told."""
+        work = answer(self._handlers, verb, arguments, caller, carrier)
+        result = asyncio.wrap_future(contextvars.Context().run(run, work))
         result.add_done_callback(_note_error)
         return asyncio.shield(result)
 

@@ -23,7 +23,7 @@ from shoal.actors.handles import find_actor
 from shoal.actors.messages import Drained
 from shoal.actors.objects import ObjectAccess, ObjectKeeper
 from shoal.actors.volumes import VolumeAccess, VolumeKeeper
-from shoal.model import tasks
+from shoal.model import tasks, telemetry
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import Unavailable
 from shoal.model.ids import SCALER
@@ -61,16 +61,24 @@ class ControllerActor:
         self._objects = ObjectStorage(objects(settings, address), cluster)
         self._keeper = None if volumes is None else volumes(settings)
         self._nodes = Nodes(self._settings, cluster, secret)
-        self._maker = RaySlotMaker(self._settings.node.stop_grace)
+        telemetry.begin(self._settings.telemetry, "controller")
+        self._maker = RaySlotMaker(self._settings.node.stop_grace, self._settings.telemetry.log_format)
         self._parts: Parts | None = None
         self._handlers: Mapping[str, Handler] = {}
         self._opening: asyncio.Task[Parts] | None = None
 
-    async def call(self, verb: str, arguments: tuple[Any, ...], caller: Caller = INSIDE) -> Any:
-        """What a verb of `shoal.model.verbs` gives, or the error that it raises. `arguments`: all of them, in order."""
+    async def call(
+        self,
+        verb: str,
+        arguments: tuple[Any, ...],
+        caller: Caller = INSIDE,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Any:
+        """What a verb of `shoal.model.verbs` gives, or the error that it raises. `arguments`: all of them, in order;
+        `carrier`: what the call belongs to, as `call_context.carried` tells it."""
         if self._parts is None:
             await self._open()
-        return await answer(self._handlers, verb, arguments, caller)
+        return await answer(self._handlers, verb, arguments, caller, carrier)
 
     async def ready(self) -> int:
         """Waits until at least one node answers; how many do. Raises what keeps a node from it, `Unavailable` after a

@@ -7,9 +7,11 @@ from inspect import isawaitable
 from typing import Any
 
 from shoal.actors.controller.parts import Parts
-from shoal.model import verbs
+from shoal.model import call_context, tracing, verbs
 from shoal.model.access import Caller
 from shoal.model.errors import InvalidRequest
+from shoal.model.info import SandboxInfo
+from shoal.model.spec import SandboxSpec
 from shoal.model.visibility import check_may
 
 Handler = Callable[..., Awaitable[Any] | Any]
@@ -113,14 +115,41 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
     return {verb.name: handler for verb, handler in found.items()}
 
 
-async def answer(known: Mapping[str, Handler], name: str, arguments: tuple[Any, ...], caller: Caller) -> Any:
-    """What the verb of that name gives; `PermissionDenied` where the caller's scope does not cover it."""
+async def answer(
+    known: Mapping[str, Handler],
+    name: str,
+    arguments: tuple[Any, ...],
+    caller: Caller,
+    carrier: Mapping[str, str] | None = None,
+) -> Any:
+    """What the verb of that name gives; `PermissionDenied` where the caller's scope does not cover it. `carrier`: what
+    the call belongs to, as `call_context.carried` tells it."""
+    call_context.enter(carrier)
     verb = verbs.VERBS.get(name)
     if verb is None:
         raise InvalidRequest(f"the controller knows no {name!r}: it is of another version than the caller")
-    if verb.scope is None:
-        result = known[name](*arguments)
-    else:
-        check_may(caller, verb.scope, everywhere=verb.everywhere)
-        result = known[name](*arguments, caller)
-    return await result if isawaitable(result) else result
+    # A trace may begin with what a caller does, not with what the cluster's parts ask one another all the time.
+    with tracing.span(name, root=verb.audit is not None) as span:
+        if verb.scope is None:
+            result = known[name](*arguments)
+        else:
+            check_may(caller, verb.scope, everywhere=verb.everywhere)
+            result = known[name](*arguments, caller)
+        result = await result if isawaitable(result) else result
+        if span is not None:
+            tracing.note(span, outcome="ok", **_facts(verb, arguments, result))
+        return result
+
+
+def _facts(verb: verbs.Verb[..., Any], arguments: tuple[Any, ...], result: Any) -> dict[str, str]:
+    """What a trace tells of a call: the sandbox, its environment and image."""
+    facts: dict[str, str] = {}
+    for name, value in zip(verb.signature.parameters, arguments, strict=False):
+        if name in ("sandbox_id", "environment") and isinstance(value, str):
+            facts[name] = value
+        elif isinstance(value, SandboxSpec):
+            facts |= {"environment": value.environment, "image": value.image}
+    info = result[0] if isinstance(result, tuple) and result else result
+    if isinstance(info, SandboxInfo):
+        facts |= {"sandbox_id": info.id}
+    return facts

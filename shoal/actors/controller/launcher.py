@@ -18,7 +18,7 @@ from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
-from shoal.model import tasks
+from shoal.model import tasks, tracing
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.secrets import SecretValues
 from shoal.model.spec import SandboxSpec
@@ -28,6 +28,9 @@ ATTEMPTS = 3
 
 
 _UNDO_S = 30.0
+
+SLOT_STEPS = frozenset({"take", "agent", "command"})
+"""Of a start's steps those that the slot takes itself, after the node's. It makes no spans of its own."""
 
 
 async def no_secrets(spec: SandboxSpec) -> SecretValues | None:
@@ -104,7 +107,9 @@ class Launcher:
             # At the last moment: they are in the clear from here to the agent, and kept nowhere.
             values = await self.secret_values(run.record.spec)
             given = (run.record.launch_spec,) if values is None else (run.record.launch_spec, values)
-            started: SandboxStarted = await self.call(slot.handle, "start", run.record.id, *given, timeout_s=left_s)
+            with tracing.span("start", {tracing.SANDBOX_ID: run.record.id}, root=False):
+                started: SandboxStarted = await self.call(slot.handle, "start", run.record.id, *given, timeout_s=left_s)
+                tracing.steps([step for step in started.took if step[0] in SLOT_STEPS], time.time())
         finally:
             self.starting -= 1
         return started

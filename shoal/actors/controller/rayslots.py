@@ -25,20 +25,22 @@ _PLACE_ATTEMPTS = 50
 
 
 class RaySlotMaker:
-    """Makes sandbox actors. `grace_s`: between SIGTERM and SIGKILL for a sandbox's command."""
+    """Makes sandbox actors. `grace_s`: between SIGTERM and SIGKILL for a sandbox's command; `log_format`: as the
+    setting."""
 
-    def __init__(self, grace_s: float) -> None:
+    def __init__(self, grace_s: float, log_format: str = "text") -> None:
         # Not at the top: loaded first in a worker, it makes that worker lean, which the controller must not be.
         from shoal.actors.sandbox.actor import SandboxActor
 
         self._grace_s = grace_s
+        self._log_format = log_format
         self._class: Any = ray.remote(SandboxActor)  # has no type
 
     def create(self, shape: SlotShape, node_id: str | None = None, selector: Selector = ANYWHERE) -> Slot:
         """Asks Ray for a new slot on a node, or (None) on any that `selector` allows, and returns at once."""
         slot_id = new_slot_id()
         options = slot_options(slot_id, shape, node_id, _labels(selector))
-        handle = self._class.options(**options).remote(slot_id, shape, self._grace_s)
+        handle = self._class.options(**options).remote(slot_id, shape, self._grace_s, self._log_format)
         return Slot(slot_id, shape, handle)
 
     async def placed(self, slot: Slot) -> None:

@@ -62,7 +62,7 @@ from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import call, is_gone
 from shoal.actors.messages import End
-from shoal.model import tasks, verbs
+from shoal.model import call_context, tasks, verbs
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.spec import SandboxSpec
@@ -286,6 +286,7 @@ class SandboxSupervisor:
 
     async def _live(self, run: Run, activity: Action | None, before: asyncio.Task[None] | None) -> None:
         """Carries out one activity after another, as soon as the task that was interrupted has let go."""
+        call_context.about(run.record.id)
         if before is not None:
             await asyncio.wait([before])
         while activity is not None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
-from shoal.actors.handles import call, find_actor
+from shoal.actors.handles import Carrying, call, find_actor
 from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.records import ContainerRecord, Stage
-from shoal.model import grants, tasks
+from shoal.model import grants, tasks, tracing
 from shoal.model import machine as machine_file
 from shoal.model.errors import NotFound, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
@@ -40,19 +40,21 @@ _AGAIN_S = 1.0
 _REMOVE_ALL_S = 15.0
 
 
-class NodeActor:
+class NodeActor(Carrying):
     """One machine's part of the cluster. The controller creates it with `names.node_options`. All methods are
     idempotent."""
 
     def __init__(self, settings: dict[str, Any], cluster: str, secret: bytes) -> None:
         # Not at the top: every slot loads this module when it looks the actor up, and must stay small.
         from shoal.actors.node import wiring
+        from shoal.model import telemetry
         from shoal.model.settings import Settings
 
         self._wiring = wiring
         machine = machine_file.read()
         self._settings = Settings.from_dict(settings if machine is None else machine.over(settings))
         self._machine = None if machine is None else machine.name
+        telemetry.begin(self._settings.telemetry, "node", **{"host.name": wiring.hostname()})
         self._cluster = cluster
         self._secret = secret
         context = ray.get_runtime_context()
@@ -360,9 +362,11 @@ class NodeActor:
         if left is not None:  # from a start that failed and could not be undone
             await self._remove(parts, left.key)
         began = time.monotonic()
-        await parts.images.fetch(spec.image)
+        with tracing.span("image", {tracing.IMAGE: spec.image}, root=False):
+            await parts.images.fetch(spec.image)
         fetched = time.monotonic()
-        record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
+        with tracing.span("container", root=False):
+            record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
         self._took[record.key] = (("image", fetched - began), ("container", time.monotonic() - fetched))
         parts.usage.begin(sandbox_id)
         self._watch_disk(parts, record)

@@ -33,12 +33,15 @@ _RECEIVE_S = 5.0
 
 
 class Gateway(Program):
-    """The node's gateway. `api`: the cluster's settings, with the port decided."""
+    """The node's gateway. `api`: the cluster's settings, with the port decided; `log_format`: as the setting."""
 
-    def __init__(self, binary: Path, paths: ServingPaths, api: ApiSettings, log: Path) -> None:
+    def __init__(
+        self, binary: Path, paths: ServingPaths, api: ApiSettings, log: Path, log_format: str = "text"
+    ) -> None:
         super().__init__(binary, "gateway", "gateway", paths.control, log)
         self._paths = paths
         self._api = api
+        self._log_format = log_format
         self._listener: socket.socket | None = None
         self._rolling = asyncio.Lock()
 
@@ -120,6 +123,7 @@ class Gateway(Program):
             "idle_exit_s": IDLE_EXIT_S,
             "auth": api.auth,
             "confine": api.confine_tunnels,
+            "log_format": self._log_format,
         }
 
 

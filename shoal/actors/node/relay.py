@@ -14,7 +14,7 @@ from shoal.model.private_directory import make_private_directory
 
 class Relay(Program):
     """The node's relay. `root` holds a link to each container's directory; `listen_ip` is this node's address in the
-    cluster; `tls`: whether one that is started speaks TLS."""
+    cluster; `tls`: whether one that is started speaks TLS; `log_format`: as the setting."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class Relay(Program):
         secret: bytes,
         port: int = 0,
         tls: bool = False,
+        log_format: str = "text",
     ) -> None:
         super().__init__(binary, "relay", "relay", root.parent / "relay.sock", log)
         self._root = root
@@ -34,6 +35,7 @@ class Relay(Program):
         self._secret = secret
         self._port = port
         self._tls = tls
+        self._log_format = log_format
         self.address = ""
         self.fingerprint = ""
 
@@ -63,6 +65,7 @@ class Relay(Program):
                 "control": str(self.control),
                 "idle_exit_s": IDLE_EXIT_S,
                 "tls": self._tls,
+                "log_format": self._log_format,
             }
             if await self.launch(configuration) is not None:
                 return

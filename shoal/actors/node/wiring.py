@@ -121,7 +121,9 @@ async def open_node(
     await asyncio.to_thread(_raise_counts)
     async with contextlib.AsyncExitStack() as held:
         # First: it ends where nobody comes back to it, and needs none of the others.
-        gateway = Gateway(binary, ServingPaths(settings.run_dir, cluster), settings.api, state / "gateway.log")
+        log_format = settings.telemetry.log_format
+        paths = ServingPaths(settings.run_dir, cluster)
+        gateway = Gateway(binary, paths, settings.api, state / "gateway.log", log_format)
         held.push_async_callback(gateway.detach)
         if gateway.wanted:
             gateway.watch()
@@ -139,6 +141,7 @@ async def open_node(
             secret,
             port=settings.node.relay_port,
             tls=_speaks_tls(settings, address),
+            log_format=log_format,
         )
         held.push_async_callback(relay.detach)
         await relay.open()

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from shoal.actors.handles import find_actor
+from shoal.actors.handles import Carrying, find_actor
 from shoal.actors.messages import OCCUPIED, End, SandboxStarted, SlotFacts
 from shoal.actors.names import node_actor_name
 from shoal.actors.sandbox.lifecycle import SandboxLifecycle
@@ -22,6 +22,7 @@ from shoal.actors.sandbox.no_pydantic import hide_pydantic
 from shoal.actors.sandbox.prepared import PreparedContainer
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.logs import write_logs
 from shoal.model.secrets import SecretValues
 from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
 from shoal.model.states import Reason
@@ -29,11 +30,12 @@ from shoal.model.states import Reason
 hide_pydantic()  # before anything else: Ray loads this module first of all in a slot's process
 
 
-class SandboxActor:
+class SandboxActor(Carrying):
     """One slot. Made by the controller with `names.slot_options`; `grace_s`: between SIGTERM and SIGKILL for a
-    command."""
+    command; `log_format`: as the setting. It makes no spans: that would cost each slot memory. The controller does."""
 
-    def __init__(self, slot_id: str, shape: SlotShape, grace_s: float) -> None:
+    def __init__(self, slot_id: str, shape: SlotShape, grace_s: float, log_format: str = "text") -> None:
+        write_logs(log_format, "sandbox")
         self._slot_id = slot_id
         self._shape = shape
         self._grace_s = grace_s

@@ -9,9 +9,11 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from shoal.cluster.serving.replica_server import GRACE_S, UNKNOWN_S, Apps, ReplicaServer
+from shoal.model import tracing
 from shoal.model.errors import Unavailable
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
+from shoal.model.telemetry import begin_traces
 from shoal.transport.ray import RayTransport
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ class Replica:
         from shoal.cluster.api.request.log_lines import write_lines
         from shoal.cluster.api.tunnels.internal import make_internal_app
 
-        write_lines()
+        settings = self._settings.telemetry
+        write_lines(log_format=settings.log_format)
+        begin_traces(settings, "api")
         app = make_app(await RayTransport.open(), self._settings)
         return app, make_internal_app(app)
 
@@ -56,10 +60,13 @@ class Replica:
         """Serve calls it before it ends a replica, and waits until it returns."""
         if self._server is not None:
             self._server.stop()
+        tracing.stop()
 
 
 def application(settings: dict[str, Any], cluster: str) -> Application:
     """What Serve is to run, with `settings` (`Settings.to_dict()`)."""
+    carried = Settings.from_dict(settings).to_dict_for_others()
+    telemetry = carried["telemetry"]
     deployment: Any = serve.deployment(
         Replica,
         name="api",
@@ -71,7 +78,8 @@ def application(settings: dict[str, Any], cluster: str) -> Application:
         graceful_shutdown_timeout_s=UNKNOWN_S + GRACE_S + _MARGIN_S,
         health_check_period_s=2,
         health_check_timeout_s=10,
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=LoggingConfig(
+            enable_access_log=False, encoding="JSON" if telemetry["log_format"] == "json" else "TEXT"
+        ),
     )
-    carried = Settings.from_dict(settings).to_dict_for_others()
     return cast("Application", deployment.bind(carried, cluster))

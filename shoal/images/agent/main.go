@@ -19,6 +19,7 @@ import (
 
 	"shoal/agent/internal/boot"
 	"shoal/agent/internal/gateway"
+	"shoal/agent/internal/logs"
 	"shoal/agent/internal/proc"
 	"shoal/agent/internal/relay"
 	"shoal/agent/internal/server"
@@ -58,6 +59,7 @@ func runRelay() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	logs.Use(config.LogFormat, "relay")
 	if err := relay.Run(ctx, config, server.Version, os.Stdout); err != nil {
 		log.Printf("relay: %v", err)
 		return 1
@@ -71,6 +73,7 @@ func runGateway() int {
 		log.Printf("gateway: %v", err)
 		return 2
 	}
+	logs.Use(config.LogFormat, "gateway")
 	if os.Getenv("GOMAXPROCS") == "" {
 		// The replicas and sandboxes use the other half. Measured on two cores, a request then costs a quarter less CPU
 		// time, mostly because fewer threads wake each other.

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.cluster.api.request.context import RequestIdFilter
 from shoal.cluster.api.request.log_lines import write_lines
 from shoal.cluster.api.request.problems import Refused, answer, document
 from shoal.model.errors import InvalidRequest, PathNotFound, ShoalError, error_classes
 from shoal.model.http import PROBLEM, STATUS, error_from_problem, status_of
+from shoal.model.logs import ContextFilter
 from tests.api import Answer, Api
 
 STATUSES = {
@@ -140,7 +140,7 @@ class TestLog:
                 records.append(record)
 
         handler, logger = Keep(), logging.getLogger("shoal")
-        handler.addFilter(RequestIdFilter())
+        handler.addFilter(ContextFilter())
         before = logger.level
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

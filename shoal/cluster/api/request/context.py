@@ -1,14 +1,11 @@
 """What is known of the request being answered, and what every route may ask the application for.
 
-A request's context is in its ASGI scope and in a context variable, so that log lines find its id. The middleware makes
-it, `auth` fills in who calls, routes say what they do (`audited`), and the middleware writes it down once the request
-is over.
+A request's context is in its ASGI scope. The middleware makes it, `auth` fills in who calls, routes say what they do
+(`audited`), and the middleware writes it down once the request is over.
 """
 
 from __future__ import annotations
 
-import logging
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -39,18 +36,6 @@ class RequestContext:
     admitted: bool = False
     """`authenticated`: who calls is known; `admitted`: and may do this."""
     counter: str | None = None
-
-
-current: ContextVar[RequestContext | None] = ContextVar("shoal_request", default=None)
-
-
-class RequestIdFilter(logging.Filter):
-    """Gives each record the `request_id` of the request that it is about, `-` outside of any. Belongs on handlers."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        context = current.get()
-        record.request_id = "-" if context is None else context.request_id
-        return True
 
 
 def context_of(connection: HTTPConnection) -> RequestContext:

@@ -5,28 +5,22 @@ from __future__ import annotations
 import logging
 from typing import TextIO
 
-from shoal.cluster.api.request.context import RequestIdFilter
+from shoal.model.logs import JSON, JsonFormatter, write_logs
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 _PROTOCOLS = ("uvicorn", "websockets")
 _protocols = logging.getLogger("shoal.protocols")
 _serve = logging.getLogger("ray.serve")
 """Serve's own, as its documentation names it for what runs in a replica."""
 
 
-def write_lines(stream: TextIO | None = None, level: int = logging.INFO) -> logging.Handler:
+def write_lines(stream: TextIO | None = None, level: int = logging.INFO, log_format: str = "text") -> logging.Handler:
     """Writes what Shoal logs in this process to `stream` (none: to Serve's log, the replica's own file). Returns the
     handler.
 
     What the protocols' libraries log is `DEBUG` from then on: see `lower_protocols`.
     """
-    handler = _ToServe() if stream is None else logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    handler.addFilter(RequestIdFilter())
-    logger = logging.getLogger("shoal")
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
+    to_serve = _MembersToServe() if log_format == JSON else _ToServe()
+    handler = write_logs(log_format, "api", stream, level, to_serve if stream is None else None)
     lower_protocols()
     return handler
 
@@ -53,6 +47,15 @@ class _ToServe(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _serve.info("%s", self.format(record))
+
+
+class _MembersToServe(logging.Handler):
+    """Hands Serve, which writes JSON then, the members of each line; they stand beside Serve's own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert isinstance(self.formatter, JsonFormatter)
+        members = self.formatter.members(record)
+        _serve.info("%s", members.pop("message"), extra=members)
 
 
 class _Lowered(logging.Handler):

@@ -10,17 +10,20 @@ import logging
 import re
 import secrets
 import time
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shoal.cluster.api.access.auth import check_local
 from shoal.cluster.api.access.usage_reporter import UsageReporter
-from shoal.cluster.api.request.context import NOBODY, SCOPE_KEY, RequestContext, current
+from shoal.cluster.api.request.context import NOBODY, SCOPE_KEY, RequestContext
 from shoal.cluster.api.request.problems import answer
+from shoal.model import call_context, tracing
 from shoal.model.access import caller
 from shoal.model.errors import Internal, ShoalError
 from shoal.model.http import REQUEST_ID
+from shoal.model.ids import SANDBOX
 from shoal.model.settings import ApiSettings
 
 _log = logging.getLogger("shoal.api")
@@ -74,8 +77,15 @@ class _Passage:
             raise ClientDisconnect from error
 
     async def run(self, app: ASGIApp, api: ApiSettings, reporter: UsageReporter) -> None:
-        current.set(self.context)
+        call_context.begin_request(self.context.request_id, _traceparent(self.scope))
         caller.set(NOBODY)  # a route that forgot to ask who calls can see nothing
+        root = self.scope["path"] not in _UNTRACED
+        with tracing.span(str(self.scope.get("method", "WS")), server=True, root=root) as span:
+            await self._run(app, api, reporter)
+            if span is not None:
+                self._tell(span)
+
+    async def _run(self, app: ASGIApp, api: ApiSettings, reporter: UsageReporter) -> None:
         began = time.perf_counter()
         try:
             if not api.auth:
@@ -124,10 +134,41 @@ class _Passage:
                 'method=%s route="%s" status=%d ms=%.1f outcome=%s token=%s environment=%s request=%s',
                 method, route, status, seconds * 1000, context.outcome,
                 context.caller.token, context.environment or context.caller.environment, context.request_id,
+                extra={"fields": {"route": route, "status": status, "outcome": context.outcome,
+                                  "sandbox_id": _sandbox(scope), "milliseconds": round(seconds * 1000, 1)}},
             )  # fmt: skip
+
+    def _tell(self, span: Any) -> None:
+        """Names the span, and says what came of the request, by OpenTelemetry's conventions."""
+        context, scope = self.context, self.scope
+        route = getattr(scope.get("route"), "path", "-")
+        status = self.status or GONE
+        span.update_name(f"{scope.get('method', 'WS')} {route}")
+        span.set_attributes({"http.route": route, "http.response.status_code": status})
+        environment = context.environment or context.caller.environment
+        tracing.note(span, sandbox_id=_sandbox(scope), environment=environment, outcome=context.outcome)
+        tracing.fail(span, context.outcome if status >= 500 else "")
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "WS"})
+
+
+_UNTRACED = frozenset({"/v1/health", "/v1/ready", "/metrics"})
+"""What machines ask all the time. No trace begins with it."""
+
+
+def _traceparent(scope: Scope) -> str:
+    """The caller's, where it sent one that can be followed."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            return call_context.parse(value.decode("latin-1"))
+    return ""
+
+
+def _sandbox(scope: Scope) -> str:
+    """The sandbox that the request's path names; empty if it names none."""
+    named = str(scope.get("path_params", {}).get("sandbox_id", ""))
+    return named if SANDBOX.fullmatch(named) else ""
 
 
 def _request_id(scope: Scope) -> str:

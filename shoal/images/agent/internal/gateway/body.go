@@ -15,6 +15,7 @@ import (
 type requestBody struct {
 	io.ReadCloser
 	control  *http.ResponseController
+	counter  *counter
 	renewed  time.Time
 	failed   atomic.Bool // the body could not be read
 	timedOut atomic.Bool // the reason: the client sent nothing for clientTimeout
@@ -23,7 +24,7 @@ type requestBody struct {
 // wrapBody replaces the request's body by a requestBody, which can be read while the response is being written.
 func (in *inbound) wrapBody(w *response, r *http.Request) {
 	w.control.EnableFullDuplex()
-	in.body = &requestBody{ReadCloser: r.Body, control: w.control}
+	in.body = &requestBody{ReadCloser: r.Body, control: w.control, counter: w.counter}
 	r.Body = in.body
 }
 
@@ -33,6 +34,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.control.SetReadDeadline(now.Add(clientTimeout))
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.counter.received.Add(int64(n))
 	if err != nil && err != io.EOF {
 		b.failed.Store(true)
 		b.timedOut.Store(isTimeout(err))

@@ -5,6 +5,7 @@
 // It can be killed, restarted, and run beside its successor. PROTOCOL.md is the manual.
 //
 //	gateway.go      the program: server, drain, stop
+//	counters.go     what it counts
 //	listen.go       client connections
 //	control.go      the control socket
 //	certificate.go  TLS certificates
@@ -55,6 +56,7 @@ type Config struct {
 	IdleExitS      float64  `json:"idle_exit_s"` // how long to run without a control connection; 0: for ever
 	Auth           bool     `json:"auth"`        // false: only requests from this machine may use tunnels
 	Confine        bool     `json:"confine"`     // pages of tunnels by path get an opaque origin
+	LogFormat      string   `json:"log_format"`  // as logs.Use takes it
 
 	trusted      []netip.Prefix
 	publicScheme string

@@ -130,6 +130,8 @@ func (g *Gateway) execute(c command) (answer any, rights []byte) {
 	switch c.Op {
 	case "info":
 		return g.info(), nil
+	case "metrics":
+		return g.metrics(), nil
 	case "listener":
 		return map[string]any{"ok": struct{}{}}, syscall.UnixRights(int(g.listenerFile.Fd()))
 	case "drain":

@@ -29,6 +29,7 @@ type Gateway struct {
 	tunnels      *tunnels
 	stop         context.CancelFunc
 
+	counters counters
 	requests atomic.Int64 // in progress
 	draining atomic.Bool
 	stopNow  atomic.Bool // end without draining
@@ -118,12 +119,25 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.requests.Add(1)
 	defer g.requests.Add(-1)
 	in := g.config.newInbound(r)
-	rw := newResponse(w, in, g.draining.Load())
-	if p := checkRequest(r); p != nil {
-		p.write(rw, in.id)
-	} else if target, found := g.config.targetOf(r, in); found {
-		g.tunnels.serve(rw, r, in, target)
-	} else {
+	rw := newResponse(w, in, g.draining.Load(), &g.counters.api)
+	var to target
+	var toTunnel bool
+	refused := checkRequest(r)
+	if refused == nil {
+		to, toTunnel = g.config.targetOf(r, in)
+	}
+	if toTunnel {
+		rw.counter = &g.counters.tunnel
+	}
+	rw.counter.open.Add(1)
+	defer rw.count()
+	switch {
+	case refused != nil:
+		rw.counter.rejected.Add(1)
+		refused.write(rw, in.id)
+	case toTunnel:
+		g.tunnels.serve(rw, r, in, to)
+	default:
 		g.api.serve(rw, r, in)
 	}
 }

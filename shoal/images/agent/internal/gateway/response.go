@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,14 +29,21 @@ type response struct {
 	draining bool   // close the connection after this response
 	abort    func() // cancels the request
 
+	counter *counter
+	began   time.Time
+	status  int // of the response; 0: not begun
+
 	renewed   time.Time
 	remaining int64 // bytes of the body still to be written; -1: unknown
 	interim   int   // interim responses so far
 }
 
-func newResponse(w http.ResponseWriter, in *inbound, draining bool) *response {
+func newResponse(w http.ResponseWriter, in *inbound, draining bool, counter *counter) *response {
 	control := http.NewResponseController(w)
-	return &response{ResponseWriter: w, control: control, id: in.id, draining: draining, abort: func() {}}
+	return &response{
+		ResponseWriter: w, control: control, id: in.id, draining: draining, abort: func() {},
+		counter: counter, began: time.Now(),
+	}
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -48,6 +56,10 @@ func (w *response) WriteHeader(status int) {
 			w.abort()
 		}
 		return
+	}
+	if w.status == 0 {
+		w.status = status
+		w.counter.observe(time.Since(w.began))
 	}
 	h := w.Header()
 	h["X-Request-Id"] = []string{w.id}
@@ -66,6 +78,7 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Write(p []byte) (int, error) {
 	w.renew()
 	n, err := w.ResponseWriter.Write(p)
+	w.counter.sent.Add(int64(n))
 	if err != nil || w.remaining < 0 {
 		return n, err // if the length is unknown, httputil.ReverseProxy flushes
 	}
@@ -95,7 +108,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	w.Header().Del("Connection") // the 101 response has its own
 	conn.SetDeadline(time.Time{})
-	upgraded := &upgradedConn{bufferedConn{Conn: conn, timeout: clientTimeout}}
+	upgraded := &upgradedConn{bufferedConn{Conn: conn, timeout: clientTimeout}, w.counter}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Reader.Peek(n)
 		upgraded.buffered = append([]byte(nil), early...)
@@ -106,22 +119,23 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // upgradedConn is the connection of a client after a protocol switch. It uses little memory while it is idle.
 type upgradedConn struct {
 	bufferedConn
+	counter *counter
 }
 
 const smallBufferSize = 2 << 10
 
 // WriteTo and ReadFrom are called by io.Copy, for either direction.
 func (c *upgradedConn) WriteTo(w io.Writer) (int64, error) {
-	return copyStream(w, c)
+	return copyStream(w, c, &c.counter.received)
 }
 
 func (c *upgradedConn) ReadFrom(r io.Reader) (int64, error) {
-	return copyStream(c, r)
+	return copyStream(c, r, &c.counter.sent)
 }
 
-// copyStream copies until EOF. It waits with a small buffer and uses a large one only for bulk data.
-// Unlike io.Copy, it calls Read and Write only.
-func copyStream(w io.Writer, r io.Reader) (int64, error) {
+// copyStream copies until EOF and counts the bytes as it goes. It waits with a small buffer and uses a large one only
+// for bulk data. Unlike io.Copy, it calls Read and Write only.
+func copyStream(w io.Writer, r io.Reader, count *atomic.Int64) (int64, error) {
 	small := make([]byte, smallBufferSize)
 	var total int64
 	for {
@@ -131,10 +145,11 @@ func copyStream(w io.Writer, r io.Reader) (int64, error) {
 				return total, failed
 			}
 			total += int64(n)
+			count.Add(int64(n))
 		}
 		if err == nil && n == len(small) {
 			var more int64
-			more, err = copyBulk(w, r)
+			more, err = copyBulk(w, r, count)
 			total += more
 		}
 		if err == io.EOF {
@@ -147,7 +162,7 @@ func copyStream(w io.Writer, r io.Reader) (int64, error) {
 }
 
 // copyBulk copies until a read returns less than smallBufferSize.
-func copyBulk(w io.Writer, r io.Reader) (int64, error) {
+func copyBulk(w io.Writer, r io.Reader, count *atomic.Int64) (int64, error) {
 	buffer := buffers.Get()
 	defer buffers.Put(buffer)
 	var total int64
@@ -158,6 +173,7 @@ func copyBulk(w io.Writer, r io.Reader) (int64, error) {
 				return total, failed
 			}
 			total += int64(n)
+			count.Add(int64(n))
 		}
 		if err != nil || n < smallBufferSize {
 			return total, err

@@ -106,12 +106,14 @@ func (t *tunnels) serve(w *response, r *http.Request, in *inbound, dest target) 
 	r = r.WithContext(ctx)
 	if !t.config.Auth {
 		if p := t.config.checkLocal(r); p != nil {
+			w.counter.rejected.Add(1)
 			t.writeError(w, r, p)
 			return
 		}
 	}
 	auth, err := t.authorizer.authorize(ctx, in.tunnel)
 	if err != nil {
+		w.counter.rejected.Add(1)
 		t.writeError(w, r, err)
 		return
 	}

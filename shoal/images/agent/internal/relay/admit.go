@@ -88,6 +88,7 @@ func (r *Relay) serve(client clientConn) {
 	defer client.Close()
 	s, err := r.admit(client)
 	if err != nil {
+		r.counters.rejected.Add(1)
 		var f *fault.Fault
 		if errors.As(err, &f) {
 			client.SetWriteDeadline(time.Now().Add(helloTimeout))

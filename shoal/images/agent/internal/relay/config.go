@@ -23,7 +23,8 @@ type Config struct {
 	Secret    string  `json:"secret"`
 	Control   string  `json:"control"`
 	IdleExitS float64 `json:"idle_exit_s"`
-	TLS       bool    `json:"tls"` // what clients send and get is encrypted
+	TLS       bool    `json:"tls"`        // what clients send and get is encrypted
+	LogFormat string  `json:"log_format"` // as logs.Use takes it
 
 	secret   []byte
 	identity *identity // with TLS

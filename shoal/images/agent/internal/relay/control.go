@@ -119,6 +119,8 @@ func (r *Relay) execute(cmd command) any {
 	switch cmd.Op {
 	case "info":
 		return r.info()
+	case "metrics":
+		return r.metrics()
 	case "stop":
 		return struct{}{}
 	case "add", "remove", "expose", "unexpose":

@@ -140,9 +140,11 @@ func (r *Relay) acceptExposed(c *container, e *exposure) {
 		// Clients that are not checked yet are bounded in number and in time.
 		if e.pending.Load() >= maxPendingPerPort || r.pending.Load() >= maxPending {
 			duplex.Reset(client)
+			r.counters.rejected.Add(1)
 			continue
 		}
 		setKeepAlive(client)
+		r.counters.connections.Add(1)
 		e.pending.Add(1)
 		r.pending.Add(1)
 		go r.serveExposed(c, e, client)
@@ -155,6 +157,7 @@ func (r *Relay) serveExposed(c *container, e *exposure, client *net.TCPConn) {
 	e.pending.Add(-1)
 	r.pending.Add(-1)
 	if agent == nil {
+		r.counters.rejected.Add(1)
 		c.removeConn(client)
 		duplex.Reset(client) // as if nobody listened on the port
 		return

@@ -29,6 +29,7 @@ type Relay struct {
 	listener *net.TCPListener
 	stop     context.CancelFunc
 
+	counters      counters
 	clients       atomic.Int64
 	awaitingHello atomic.Int64
 
@@ -100,9 +101,11 @@ func (r *Relay) acceptClients(ctx context.Context) {
 		}
 		if r.clients.Load() >= maxClients || r.awaitingHello.Load() >= maxAwaitingHello {
 			client.Close()
+			r.counters.rejected.Add(1)
 			continue
 		}
 		setKeepAlive(client)
+		r.counters.connections.Add(1)
 		r.clients.Add(1)
 		r.awaitingHello.Add(1)
 		go func() {

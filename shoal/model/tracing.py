@@ -1,0 +1,173 @@
+"""Spans, in OpenTelemetry's way. Off until a process calls `start`: then nothing of OpenTelemetry is loaded.
+
+A process of the cluster makes spans of its own once it was started. Anywhere else, such as in a user's program, there
+are spans exactly while a span of the program's own is being recorded, and they go where that one goes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal.model import call_context
+from shoal.model.errors import ShoalError
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, Tracer
+
+_log = logging.getLogger("shoal.tracing")
+
+SANDBOX_ID, ENVIRONMENT, IMAGE = "shoal.sandbox_id", "shoal.environment", "shoal.image"
+OUTCOME = "shoal.outcome"
+"""`ok`, or an error's code."""
+
+_TRACES = "/v1/traces"
+
+
+class _Own:
+    """This process's tracer, once it was started."""
+
+    provider: TracerProvider | None = None
+    tracer: Tracer | None = None
+
+
+def start(
+    endpoint: str, component: str, *, share: float = 1.0, headers: Path | None = None, names: Mapping[str, str]
+) -> None:
+    """Sends the spans of this process to the OTLP/HTTP receiver at `endpoint` from now on.
+
+    `share`: of the traces that begin here, how many are recorded; others follow their caller. `headers`: a file, see
+    `read_headers`; `names`: attributes of the process. What cannot be sent is dropped after some retries.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    stop()
+    about = {"service.name": f"shoal-{component}", "service.namespace": "shoal", **names}
+    provider = TracerProvider(resource=Resource.create(about), sampler=ParentBasedTraceIdRatio(share))
+    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}{_TRACES}", headers=read_headers(headers))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    _Own.provider, _Own.tracer = provider, provider.get_tracer("shoal")
+
+
+def flush() -> None:
+    """Sends what has ended. Blocks."""
+    if _Own.provider is not None:
+        _Own.provider.force_flush()
+
+
+def stop() -> None:
+    """Sends what is left, and makes no more spans. Blocks. Idempotent."""
+    provider, _Own.provider, _Own.tracer = _Own.provider, None, None
+    if provider is not None:
+        provider.shutdown()
+
+
+def read_headers(file: Path | None) -> dict[str, str]:
+    """The headers in a file of lines `Name: value`; those that cannot be read are logged and left out."""
+    if file is None:
+        return {}
+    try:
+        lines = [line.partition(":") for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        _log.warning("the file of headers for telemetry: %s", error)
+        return {}
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+@contextmanager
+def span(
+    name: str, attributes: Mapping[str, Any] | None = None, *, server: bool = False, root: bool = True
+) -> Iterator[Any]:
+    """The work in the block is a span, if this process traces. Gives the span, or None.
+
+    `server`: it answers a caller in another process; `root`: it may begin a trace. A `ShoalError` becomes its outcome.
+    """
+    tracer = _tracer()
+    if tracer is None:
+        yield None
+        return
+    from opentelemetry.trace import SpanKind, Status, StatusCode, use_span
+
+    parent = _parent()
+    if parent is None and not root and not call_context.now().traceparent:
+        yield None
+        return
+    kind = SpanKind.SERVER if server else SpanKind.INTERNAL
+    made: Span = tracer.start_span(name, context=parent, kind=kind, attributes=_present(attributes or {}))
+    with use_span(made, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield made
+        except ShoalError as error:
+            made.set_attribute(OUTCOME, error.code)
+            made.set_status(Status(StatusCode.ERROR, error.message[:300]))
+            raise
+        except Exception as error:
+            made.record_exception(error)
+            made.set_status(Status(StatusCode.ERROR, repr(error)[:300]))
+            raise
+
+
+def note(made: Any, **attributes: Any) -> None:
+    """Adds attributes to what `span` gave."""
+    if made is not None:
+        made.set_attributes(_present({_NAMES[name]: value for name, value in attributes.items()}))
+
+
+def fail(made: Any, why: str) -> None:
+    """Marks what `span` gave as failed, if there is a reason."""
+    if made is not None and why:
+        from opentelemetry.trace import Status, StatusCode
+
+        made.set_status(Status(StatusCode.ERROR, why))
+
+
+def steps(took: Sequence[tuple[str, float]], end: float) -> None:
+    """Spans of steps, in seconds each, that another process took one after another until `end` (unix seconds)."""
+    tracer = _Own.tracer
+    if tracer is None or not call_context.now().traceparent:
+        return
+    ends_at, parent = int(end * 1e9), _parent()
+    for name, seconds in reversed(took):
+        begins_at = ends_at - int(seconds * 1e9)
+        tracer.start_span(name, context=parent, start_time=begins_at).end(ends_at)
+        ends_at = begins_at
+
+
+_NAMES = {"sandbox_id": SANDBOX_ID, "environment": ENVIRONMENT, "image": IMAGE, "outcome": OUTCOME}
+
+
+def _tracer() -> Tracer | None:
+    if _Own.tracer is not None:
+        return _Own.tracer
+    api = call_context.loaded_api()
+    if api is None or not api.get_current_span().is_recording():
+        return None
+    tracer: Tracer = api.get_tracer("shoal")
+    return tracer
+
+
+def _parent() -> Context | None:
+    """The span that the caller in another process told, where this process has none under way."""
+    from opentelemetry import trace
+
+    told = call_context.now().traceparent
+    if not told or trace.get_current_span().get_span_context().is_valid:
+        return None
+    _, trace_id, span_id, flags = told.split("-")
+    parent = trace.SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(int(flags, 16))
+    )
+    return trace.set_span_in_context(trace.NonRecordingSpan(parent))
+
+
+def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value not in ("", None)}
