@@ -13,7 +13,7 @@ import pytest
 
 from shoal.actors import inherited_settings
 from shoal.actors.engines.contract import Mount
-from shoal.actors.network import SandboxNetwork, links
+from shoal.actors.network import SandboxNetwork, guarded, links
 from shoal.actors.network.links import port_name
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound
 from shoal.model.settings import HostSettings, NetworkSettings
@@ -50,6 +50,11 @@ async def docker_lab(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Docker
 async def lab(docker_lab: DockerLab) -> AsyncIterator[NetLab]:
     async with net_lab(docker_lab) as lab:
         yield lab
+
+
+def as_guarded(bridge: str) -> list[str]:
+    """The words before a command that run it as programs of the node do which speak to an address that a user chose."""
+    return ["setpriv", f"--regid={guarded.group_id(bridge)}", "--clear-groups"]
 
 
 def own_addresses() -> list[str]:
@@ -113,6 +118,12 @@ async def test_private_networks_and_metadata_stay_closed_and_the_rest_is_open(la
         assert await ask(entering(container.pid), PUBLIC, 53, PATIENCE_S) == "pong ping"
         assert await ask(entering(container.pid), PRIVATE[0], 53) == "silent"
 
+        as_helper = as_guarded(lab.bridge)
+        with serving([], 0) as ports:
+            own = [(address, ports[0]) for address in (*own_addresses(), "127.0.0.1")]
+            assert set((await probe(as_helper, [*closed, *own])).values()) == {"silent"}
+        assert (await probe(as_helper, [(PUBLIC, 80)], PATIENCE_S)) == {(PUBLIC, 80): "reached"}
+
 
 async def test_what_the_settings_open_is_open_and_no_more(docker_lab: DockerLab) -> None:
     everywhere = free_port()  # of the node, too
@@ -138,6 +149,11 @@ async def test_what_the_settings_open_is_open_and_no_more(docker_lab: DockerLab)
             closed = [(a, port) for a in (*PRIVATE, *METADATA) for port in ports if (a, port) not in opened]
             assert "reached" not in (await probe(inside, closed)).values()
             assert await ask(inside, "172.20.7.7", 53, PATIENCE_S) == "pong ping"
+            as_helper = as_guarded(lab.bridge)
+            assert set((await probe(as_helper, sorted(opened - {("172.20.7.7", 53)}), PATIENCE_S)).values()) == {
+                "reached"
+            }
+            assert "reached" not in (await probe(as_helper, closed)).values()
             # Whatever stands in the settings: not the node, not another sandbox.
             with serving([], 0, everywhere):
                 never = [(a, everywhere) for a in (lab.gateway, address, *own_addresses())]

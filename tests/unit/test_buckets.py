@@ -119,8 +119,16 @@ def test_what_a_failed_look_means() -> None:
 
 def test_the_node_reaches_no_private_endpoint_that_is_not_open() -> None:
     allow = [parse_destination("127.0.0.0/8:9000"), parse_destination("10.0.0.0/8")]
-    for refused in ("http://127.0.0.1:8000", "http://169.254.169.254", "https://192.168.1.1", "http://[::1]:9000"):
+    allow.append(parse_destination("169.254.0.0/16"))
+    metadata = (
+        "http://169.254.169.254",
+        "http://168.63.129.16",
+        "http://[fd00:ec2::254]",
+        "http://[::ffff:169.254.169.254]",
+    )
+    private = ("http://127.0.0.1:8000", "https://192.168.1.1", "http://[::1]:9000", "http://[64:ff9b::a00:1]")
+    for refused in (*metadata, *private, "http://[2002:a00:1::]"):
         with pytest.raises(PermissionDenied):
             buckets.check_endpoint(refused, allow)
-    for let_in in ("http://127.0.0.1:9000", "https://10.1.2.3:9", "https://1.1.1.1"):
+    for let_in in ("http://127.0.0.1:9000", "https://10.1.2.3:9", "https://1.1.1.1", "http://[2606:4700::1]"):
         buckets.check_endpoint(let_in, allow)

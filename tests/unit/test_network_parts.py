@@ -8,11 +8,12 @@ import pytest
 
 from shoal.actors.network import forwarding
 from shoal.actors.network.addresses import AddressPool
-from shoal.actors.network.destinations import Destination, parse_destination, parse_subnet
+from shoal.actors.network.destinations import CLOSED, METADATA, Destination, parse_destination, parse_subnet
+from shoal.actors.network.guarded import group_id
 from shoal.actors.network.links import port_name
 from shoal.actors.network.pins import PINNED, group, pin, pinning
 from shoal.actors.network.resolvers import choose_servers, parse_servers, resolv_conf
-from shoal.actors.network.rules import CLOSED, COUNTED, METADATA, NODES, elements, ruleset, without_elements
+from shoal.actors.network.rules import COUNTED, NODES, elements, ruleset, without_elements
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 
 SUBNET = IPv4Network("10.213.0.0/16")
@@ -128,6 +129,23 @@ def test_what_the_settings_open_comes_behind_what_is_never_open(chain: str) -> N
     assert place(f"ip daddr {SUBNET} drop") < nodes < place("53 accept")
     assert place("53 accept") < place(METADATA[0]) < opened < place(CLOSED[0])
     assert all(address in lines[place(METADATA[0])] for address in METADATA)
+
+
+def test_only_an_exact_entry_opens_a_node_to_the_guarded_group() -> None:
+    allow = [parse_destination(entry) for entry in ("10.0.0.0/8", "10.0.0.1:9000")]
+    lines = judged(ruleset("b0", SUBNET, [], allow, ["10.0.0.1"]), "output")
+    order = [
+        f"meta skgid != {group_id('b0')} accept",
+        f"ip daddr {{ {METADATA[0]}",
+        "ip daddr 10.0.0.1/32 tcp dport 9000 accept",
+        "fib daddr type != unicast drop",
+        "ip daddr @nodes drop",
+        "ip daddr 10.0.0.0/8 accept",
+        f"ip daddr {{ {CLOSED[0]}",
+    ]
+    places = [next(number for number, line in enumerate(lines) if line.startswith(part)) for part in order]
+    assert places == sorted(places)
+    assert group_id("b0") != group_id("b1")
 
 
 def test_rules_hold_the_nodes_and_tell_them_again() -> None:

@@ -5,7 +5,8 @@ network.py     `SandboxNetwork`: open, attach, detach, verify, close
 rules.py       pure: the packet rules, as text for nft
 pins.py        pure: the rules that keep a sandbox to its own addresses, as text for nft
 tables.py      both in the kernel: loaded, verified, read back
-destinations.py  pure: the destinations that a settings entry names
+guarded.py     pure: the rules for programs of the node's own that speak to an address which a user chose
+destinations.py  pure: the destinations that are closed, and that a settings entry opens
 addresses.py   pure: which sandbox has which address
 resolvers.py   pure: which name servers sandboxes ask
 forwarding.py  keeps others' iptables rules from dropping our packets

@@ -1,4 +1,5 @@
-"""Destinations that the settings open: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`, `10.0.0.0/8:443`."""
+"""Destinations: those that are closed, and those that the settings open: `10.1.2.3`, `10.0.0.0/8`, `10.1.2.3:8080`,
+`10.0.0.0/8:443`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,24 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from shoal.model.errors import InvalidRequest
+
+METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192")
+"""Where clouds keep credentials and configuration for their machines. Closed whatever the settings open."""
+
+CLOSED = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+"""Not on the public internet: private, shared, link-local, test and benchmark networks, multicast, reserved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,26 +14,8 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, ip_address
 
-from shoal.actors.network.destinations import Destination
-
-# Where clouds keep credentials and configuration for their machines. Closed whatever the settings open.
-METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192")
-
-# Not on the public internet: private, shared, link-local, test and benchmark networks, multicast, reserved.
-CLOSED = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
-
+from shoal.actors.network import guarded
+from shoal.actors.network.destinations import CLOSED, METADATA, Destination
 
 NODES = "nodes"
 """The set of the cluster's machines, IPv4; with a 6 behind it, IPv6."""
@@ -127,6 +109,10 @@ table {table} {{
 		ct state invalid drop
 		ct state new add @{COUNTED} {{ ip saddr ct count over {connections} }} drop
 		{_lines(behind)}
+	}}
+	chain output {{
+		type filter hook output priority filter - 10; policy accept;
+		{_lines(guarded.rules(bridge, allow, NODES))}
 	}}
 	chain behind {{
 		type nat hook postrouting priority srcnat; policy accept;

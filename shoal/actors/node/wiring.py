@@ -150,7 +150,7 @@ async def open_node(
         defaults = await asyncio.to_thread(_container_defaults, settings, labels, binary, sources, secret, network)
         kinds: tuple[MountKind, ...] = (
             VolumeMounts(volume_access, settings.volumes.cache),
-            BucketMounts(bucket_values, settings.network.allow),
+            BucketMounts(bucket_values, settings.network),
         )
         mounts = Mounts({kind.name: kind for kind in kinds}, state / "mounts", sources.top / "v")
         containers = Containers(

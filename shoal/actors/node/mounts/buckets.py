@@ -5,7 +5,8 @@ raises, and nothing waits to be written when a sandbox ends or a helper is kille
 beginning to its end: what would change a part of one that there is, is refused. (Measured with the other modes: `close`
 returns before the upload, and what had not been uploaded was not there after a kill.)
 
-The node speaks to the service, whose address a user chose. So it speaks to none that sandboxes may not reach.
+The node speaks to the service, whose address a user chose. So it speaks to none that sandboxes may not reach: a creator
+is told at once, and the kernel holds it for all that rclone does (`network/guarded.py`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import shutil
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, ip_address
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from shoal.actors.handles import call, find_actor
 from shoal.actors.network.destinations import Destination, parse_destination
+from shoal.actors.network.guarded import group_id, may_reach
 from shoal.actors.node.mounts.contract import Helper, MountKind
 from shoal.model.errors import FailedPrecondition, NotFound, PermissionDenied, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER
 from shoal.model.mounts import MountSpec
+from shoal.model.settings import NetworkSettings
 
 FRESH_S = 2.0
 """How old a listing of a directory may be: what others write is seen after so long."""
@@ -57,13 +60,14 @@ async def bucket_values(access: str) -> Mapping[str, str]:
 
 
 class BucketMounts(MountKind):
-    """`values`: asks for the credentials of a bucket; `allow`: private destinations that are open (`network.allow`)."""
+    """`values`: asks for the credentials of a bucket."""
 
     name = "bucket"
 
-    def __init__(self, values: Callable[[str], Awaitable[Mapping[str, str]]], allow: Sequence[str]) -> None:
+    def __init__(self, values: Callable[[str], Awaitable[Mapping[str, str]]], network: NetworkSettings) -> None:
         self._values = values
-        self._allow = tuple(map(parse_destination, allow))
+        self._allow = tuple(map(parse_destination, network.allow))
+        self._group = group_id(network.bridge)
 
     def identity(self, spec: MountSpec) -> str:
         return spec.access
@@ -73,7 +77,7 @@ class BucketMounts(MountKind):
         if spec.endpoint:
             await asyncio.to_thread(check_endpoint, spec.endpoint, self._allow)
         env = environment(spec, await self._values(spec.access))
-        await asyncio.to_thread(_look, program, spec, env)
+        await asyncio.to_thread(_look, program, spec, env, self._group)
         seconds = f"{FRESH_S:g}s"
         argv = (
             *(program, "mount", source(spec), str(point), "--allow-other", "--vfs-cache-mode=off"),
@@ -81,7 +85,7 @@ class BucketMounts(MountKind):
             # Any user of a sandbox may read and write it; whether it may, the bucket's own rules decide.
             *("--umask=000", "--no-modtime", "--log-level=NOTICE", "-o", "nosuid", "-o", "nodev"),
         )
-        return Helper(argv, env)
+        return Helper(argv, env, group=self._group)
 
     async def commit(self, spec: MountSpec, point: Path, directory: Path) -> None:
         """Each `close` has waited for its own upload."""
@@ -109,17 +113,11 @@ def check_endpoint(endpoint: str, allow: Iterable[Destination]) -> None:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as error:
         raise Unavailable(f"volumes: the endpoint {host[:100]} is not known here: {error}", field="volumes") from None
-    for address in map(ip_address, found):
-        open_ = (
-            each
-            for each in allow
-            if isinstance(address, IPv4Address) and address in each.network and each.port in (None, port)
+    if not all(may_reach(ip_address(address), port, allow) for address in found):
+        raise PermissionDenied(
+            f"volumes: the endpoint {host[:100]} is private; the operator can open it by network.allow",
+            field="volumes",
         )
-        if not address.is_global and next(open_, None) is None:
-            raise PermissionDenied(
-                f"volumes: the endpoint {host[:100]} is private; the operator can open it by network.allow",
-                field="volumes",
-            )
 
 
 def source(spec: MountSpec) -> str:
@@ -148,7 +146,7 @@ def environment(spec: MountSpec, values: Mapping[str, str]) -> dict[str, str]:
     return {"RCLONE_CONFIG": os.devnull, **named}
 
 
-def _look(program: str, spec: MountSpec, env: Mapping[str, str]) -> None:
+def _look(program: str, spec: MountSpec, env: Mapping[str, str], group: int) -> None:
     """Lists it once, so that the creator of a sandbox is told what is wrong, rather than code inside by `EIO`."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     once = ("--retries=1", "--low-level-retries=1", f"--contimeout={_LOOK_S:g}s", "--max-depth=1")
@@ -161,6 +159,7 @@ def _look(program: str, spec: MountSpec, env: Mapping[str, str]) -> None:
             stderr=subprocess.PIPE,
             timeout=_LOOK_S,
             check=False,
+            group=group,
         )
     except subprocess.TimeoutExpired:
         return

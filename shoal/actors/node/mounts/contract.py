@@ -40,12 +40,14 @@ from shoal.model.mounts import MountSpec
 @dataclass(frozen=True, slots=True)
 class Helper:
     """A helper to start. `env`: all of its environment beside `PATH` and `HOME`; `inside`: the directory below the
-    point that containers see, made where it is missing; empty: the whole; `ready_s`: how long it may take to mount."""
+    point that containers see, made where it is missing; empty: the whole; `ready_s`: how long it may take to mount;
+    `group`: the group that it runs as; None: the node's."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     inside: str = ""
     ready_s: float = 30.0
+    group: int | None = None
 
 
 class MountKind(ABC):

@@ -169,6 +169,7 @@ class Mounted:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                group=helper.group,
                 cwd="/",
             )
         except OSError as error:
