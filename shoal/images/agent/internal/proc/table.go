@@ -239,12 +239,15 @@ func (t *Table) KillAll(grace time.Duration) {
 	}
 }
 
+// clearBudget bounds the time of Clear.
+const clearBudget = 5 * time.Second
+
 // Clear kills every process, as KillAll does without a grace time, and returns once none is left.
 func (t *Table) Clear() error {
-	deadline := time.Now().Add(killBudget)
+	deadline := time.Now().Add(clearBudget)
 	for t.anyLeft() {
 		if time.Now().After(deadline) {
-			return fault.New(fault.Unavailable, "processes that hang in the kernel are left after %s", killBudget)
+			return fault.New(fault.Unavailable, "processes that hang in the kernel are left after %s", clearBudget)
 		}
 		t.signalAll(syscall.SIGKILL)
 		time.Sleep(time.Millisecond)

@@ -9,9 +9,11 @@ import (
 	"time"
 )
 
-// killBudget bounds the time for killing one tree. A fork bomb is stopped within milliseconds, but a process that hangs
-// in the kernel may never end.
-const killBudget = 5 * time.Second
+// killBudget bounds the time for killing one tree: a process that hangs in the kernel may never end. It is long, because
+// hundreds of processes that spin leave this one little of the sandbox's processor time until they are stopped.
+const killBudget = 30 * time.Second
+
+const longestKillPause = 50 * time.Millisecond
 
 // row describes one process as /proc shows it.
 type row struct {
@@ -89,8 +91,10 @@ func (t *tree) marked(r row) bool {
 	return bytes.HasPrefix(environ, t.mark) || bytes.Contains(environ, append([]byte{0}, t.mark...))
 }
 
-// killTree stops every member, so that none can fork while it looks for the others, and then kills them all.
+// killTree stops every member, so that none can fork while it looks for the others, and then kills them all. It stops
+// the group first: that is one call, and mostly all there is. To look at each of many that spin takes seconds.
 func (t *Table) killTree(p *Process) {
+	t.reaper.kill(p, syscall.SIGSTOP)
 	members := newTree(p)
 	deadline := time.Now().Add(killBudget)
 	stopped := map[int]bool{}
@@ -103,7 +107,7 @@ func (t *Table) killTree(p *Process) {
 			}
 		}
 	}
-	for time.Now().Before(deadline) {
+	for pause := time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, longestKillPause) {
 		living := members.look()
 		if len(living) == 0 {
 			return
@@ -112,7 +116,7 @@ func (t *Table) killTree(p *Process) {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 		t.reaper.kill(p, syscall.SIGKILL)
-		time.Sleep(time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 
