@@ -127,7 +127,7 @@ class SandboxFile(Generic[AnyStr]):
     async def write(self, data: AnyStr) -> int:
         """Adds `data` to what `close` will write; returns its length."""
         if self.closed or self._kept is None:
-            raise FailedPrecondition(f"{self._path} is {'closed' if self.closed else 'open for reading'}", state="open")
+            raise self._wrong_state("reading")
         if not isinstance(data, type(self._empty)):
             raise InvalidRequest(f"data: {type(data).__name__} does not fit mode {self.mode!r}", field="data")
         content = _as_bytes(data)
@@ -167,8 +167,13 @@ class SandboxFile(Generic[AnyStr]):
 
     def _readable(self) -> Output[AnyStr]:
         if self.closed or self._output is None:
-            raise FailedPrecondition(f"{self._path} is {'closed' if self.closed else 'open for writing'}", state="open")
+            raise self._wrong_state("writing")
         return self._output
+
+    def _wrong_state(self, open_for: str) -> FailedPrecondition:
+        if self.closed:
+            return FailedPrecondition(f"{self._path} is closed", state="closed")
+        return FailedPrecondition(f"{self._path} is open for {open_for}", state=open_for)
 
     @dual_method
     async def _leave(self, failed: bool) -> None:

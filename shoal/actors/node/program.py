@@ -25,7 +25,6 @@ _ANSWER_S = 10.0
 _END_S = 5.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
-_LOOK_EVERY_S = 0.05
 _ASK_EVERY_S = 5.0
 
 _BROKEN = (OSError, TimeoutError, ValueError, RuntimeError)
@@ -47,6 +46,8 @@ class Program(ABC):
         self._mode = mode
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._end: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        """A second connection, on which nothing is ever said: it is at its end once the program is."""
         self._turn = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -182,9 +183,12 @@ class Program(ABC):
     async def connect(self) -> bool:
         """Whether a program answers at the control socket; then it is spoken with from now on."""
         self._settled = False
+        self.drop()
         try:
+            self._end = await asyncio.open_unix_connection(str(self.control))
             self._reader, self._writer = await asyncio.open_unix_connection(str(self.control), limit=1 << 22)
         except OSError:
+            self.drop()
             return False
         return True
 
@@ -192,7 +196,9 @@ class Program(ABC):
         """Ends the control connection."""
         if self._writer is not None:
             self._writer.close()
-        self._reader = self._writer = None
+        if self._end is not None:
+            self._end[1].close()
+        self._reader = self._writer = self._end = None
 
     async def _connect_or_start(self) -> None:
         if not await self.connect():
@@ -214,13 +220,15 @@ class Program(ABC):
 
     async def _lost(self) -> None:
         """Returns once the connection is at its end, or when it is time to ask again whether the program is well."""
-        for _ in range(round(_ASK_EVERY_S / _LOOK_EVERY_S)):
-            if self._reader is None:
-                return
-            if self._reader.at_eof():
-                self.drop()
-                return
-            await asyncio.sleep(_LOOK_EVERY_S)
+        try:
+            async with asyncio.timeout(_ASK_EVERY_S):
+                if self._end is not None:  # None where a request that failed has dropped the connection meanwhile
+                    await self._end[0].read(1)
+        except TimeoutError:
+            return
+        except OSError:
+            pass  # an end like any other
+        self.drop()
 
 
 def put_first(pid: int) -> None:
