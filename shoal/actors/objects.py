@@ -10,7 +10,7 @@ Rules for every store
     - Methods block: they run in threads, and one store may be used by several at once.
     - A `put` that has returned can be read by everybody; one that failed or was killed has left nothing in sight, and
       may be made again. A `get` into a file goes on where the file ends.
-    - Whoever reads a blob checks its digest (`blobs.py`): a store may have been tampered with, or have lost something.
+    - Whoever reads a blob checks its digest: a store may have been tampered with, or have lost something.
     - Calls are tried a few times with bounded waits. Then: `Unavailable` (it does not answer: the same call may be
       repeated), `PermissionDenied` (field `objects.credentials`), `InvalidRequest` (field: the setting at fault, such
       as `objects.bucket`), `NotFound` (no such object), `Internal` (what no one has foreseen).

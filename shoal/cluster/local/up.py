@@ -4,11 +4,11 @@
             died, the rest is removed and all is started anew.
     down    the same backwards, whatever of it still lives.
 
-    engines/         the engine             local_ray.py     Ray's head
-    local_gvisor.py  gVisor, if asked for   local_actors.py  controller and nodes
-    local_api.py     the HTTP API           serving/         the API in Serve
-    local_sweep.py   what a crash leaves    processes.py     which processes are ours
-    local_state.py   the state directory    packages.py      programs that a node needs
+    engines/         the engine             ray.py           Ray's head
+    gvisor.py        gVisor, if asked for   actors.py        controller and nodes
+    api.py           the HTTP API           serving/         the API in Serve
+    sweep.py         what a crash leaves    processes.py     which processes are ours
+    state.py         the state directory    packages.py      programs that a node needs
     objects/         the object storage: the controller starts its server when it is needed, `down` ends it
     take_down.py     what `down` shares with `shoal leave` (join.py)
     scaling/         machines of a cluster that `shoal cluster up` started
