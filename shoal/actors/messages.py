@@ -16,7 +16,8 @@ OCCUPIED = "occupied"
 @dataclass(frozen=True, slots=True)
 class ContainerStarted:
     """Node to slot: a sandbox's container. `relay`: host:port; `token`: admits to its agent; `warm`: it had been kept
-    ready; `machine`: the id that the machine keeps; `took`: the steps of its start on the node, in seconds."""
+    ready; `machine`: the id that the machine keeps; `took`: the steps of its start on the node, in seconds; `ships`:
+    the node is to be told when its command has started."""
 
     key: str
     node_id: str
@@ -25,6 +26,7 @@ class ContainerStarted:
     warm: bool
     machine: str = ""
     took: tuple[tuple[str, float], ...] = ()
+    ships: bool = False
 
 
 @dataclass(frozen=True, slots=True)

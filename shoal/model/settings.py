@@ -256,6 +256,12 @@ class TelemetrySettings(_Section):
     """
     trace_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the traces that begin in the cluster that is recorded; what a caller traces is recorded as it decided"""
+    sink: Annotated[str, Field(pattern=r"^(file:///\S+|(otlp\+)?https?://[^/\s@]+(/\S*)?)$")] | None = None
+    """Where the output of sandboxes' commands and the events go: `file:///var/log/shoal.ndjson` on every node,
+    `https://…` (lines of JSON), or `otlp+https://collector:4318`; none: nowhere
+    """
+    sink_buffer: Annotated[int, Field(gt=0)] = 256
+    """MiB of it that a node keeps on disk while the sink does not take it; what comes beyond that is dropped"""
     headers: Path | None = None
     """A file on every node with lines `Name: value`, such as `Authorization: Bearer …`: headers of what is sent"""
 

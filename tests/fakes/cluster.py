@@ -31,6 +31,7 @@ from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, NodeImage, SandboxStarted
+from shoal.actors.node.program_metrics import gateway_series, relay_series
 from shoal.model import verbs
 from shoal.model.access import INSIDE, MAIN_ENVIRONMENT, Caller, Quota, Tunnel
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
@@ -57,6 +58,11 @@ NODE = "node-fake"
 MACHINE = "m-fake"
 _SECRET = bytes(range(32))
 _TICK_S = 0.01
+_KIND = {"open": 1, "classes": [0, 0, 3, 0, 1, 0], "rejected": 1, "received": 5, "sent": 9, "seconds": 0.5}
+_GATEWAY: dict[str, Any] = {"connections": 2, "replicas": 1, "bounds": [0.1, 1]}
+_GATEWAY |= {kind: {**_KIND, "buckets": [3, 1, 0]} for kind in ("api", "tunnel")}
+_RELAY = {"open": 1, "connections": 4, "rejected": 2, "containers": 1}
+"""What the programs of a node answer to `metrics`."""
 _PATIENCE_S = 20.0
 
 
@@ -331,7 +337,8 @@ class _Nodes(Nodes):
         return otherwise
 
     def known_nodes(self) -> list[Node]:
-        return [Node(NODE, NODE, {"CPU": 8.0}, {}, "fake", info=self._info())]  # type: ignore[arg-type]
+        series = {**gateway_series(_GATEWAY), **relay_series(_RELAY)}
+        return [Node(NODE, NODE, {"CPU": 8.0}, {}, "fake", info=self._info(), series=series)]  # type: ignore[arg-type]
 
     async def infos(self) -> list[NodeInfo]:
         return [self._info()]

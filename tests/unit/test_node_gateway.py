@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import pytest
 import uvloop
 
 from shoal.actors.node.gateway import Gateway
+from shoal.actors.node.program_metrics import gateway_series
 from shoal.images.binaries import agent_binary
 from shoal.model.errors import FailedPrecondition, Unavailable
+from shoal.model.metrics import Series
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import ApiSettings
 from tests.ports import free_port
@@ -65,6 +67,12 @@ async def ask(port: int) -> str:
         writer.close()
 
 
+def counted(series: Mapping[Series, float], name: str, **labels: str) -> float:
+    """The value of the one series of that name and those labels."""
+    (value,) = [value for each, value in series.items() if each.name == name and dict(each.labels) == labels]
+    return value
+
+
 async def pid(made: Gateway) -> int:
     """Of the process, as soon as it answers."""
     async with asyncio.timeout(WITHIN_S):
@@ -87,6 +95,10 @@ async def test_one_that_is_killed_refuses_nobody(paths: ServingPaths) -> None:
             os.kill(before, signal.SIGKILL)
             assert await ask(port) == "HTTP/1.1 200 OK"
             assert await pid(made) != before
+            told = gateway_series(await made.ask({"op": "metrics"}))
+            assert counted(told, "shoal_gateway_requests_total", kind="api", code="2xx") == 1
+            assert counted(told, "shoal_gateway_request_seconds_bucket", kind="api", le="+Inf") == 1
+            assert counted(told, "shoal_gateway_replicas") == 1
         finally:
             await made.close()
     with pytest.raises(ConnectionRefusedError):

@@ -165,6 +165,8 @@ def _node_series(now: Present) -> dict[Series, float]:
         for name, (about, of) in _NODE_GAUGES.items():
             series, value = _gauge(f"shoal_node_{name}", about, of(node.info, held), node=node.id)
             found[series] = value
+        for series, value in node.series.items():
+            found[series._replace(labels=(("node", node.id), *series.labels))] = value
     return found
 
 

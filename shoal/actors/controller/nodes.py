@@ -26,6 +26,7 @@ from shoal.actors.node.actor import NodeActor
 from shoal.model import grants, tasks
 from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeInfo
+from shoal.model.metrics import Series
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 
@@ -33,6 +34,9 @@ log = logging.getLogger("shoal.nodes")
 
 ANSWER_S = 10.0
 """Seconds that a node actor has for its answer. It is asked again after that."""
+
+COUNTS_S = 10.0
+"""How old, at most, what a node's programs have counted is when it is asked for again."""
 
 LOST_S = 15.0
 """A machine is lost at once if Ray says that it is dead: it never takes that back. One that Ray does not list is lost
@@ -57,7 +61,8 @@ class Node:
     """One machine: its node actor, its last answer, and its last error if that came later. `missing_since`: when Ray
     first did not list it as alive and nothing was heard of it since; `asking`: the question that it has not answered
     yet; `address`, `port`: where Ray's process there listens; `addresses`: all of its interfaces', None until it
-    told; `capacity`: what it can hold, None until it told."""
+    told; `capacity`: what it can hold, None until it told; `series`: what its programs have counted, as of `counted_at`
+    of the clock."""
 
     id: str
     handle: ActorHandle[Any]
@@ -72,6 +77,8 @@ class Node:
     addresses: tuple[str, ...] | None = None
     port: int = 0
     capacity: Machine | None = None
+    series: Mapping[Series, float] = field(default_factory=dict)
+    counted_at: float | None = None
 
     @property
     def machine(self) -> str | None:
@@ -220,6 +227,9 @@ class Nodes:
         addresses = tuple(await self.call(node.handle, "close_off", *self._closed, timeout_s=ANSWER_S))
         if addresses != node.addresses:
             node.addresses, self._closed = addresses, None
+        if node.counted_at is None or self.clock() - node.counted_at >= COUNTS_S:
+            node.series = await self.call(node.handle, "series", timeout_s=ANSWER_S)
+            node.counted_at = self.clock()
         node.info = info
         node.error = node.asking = node.missing_since = None
         capacity = _capacity(node, info)

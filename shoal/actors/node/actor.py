@@ -30,6 +30,7 @@ from shoal.model.states import Reason
 
 if TYPE_CHECKING:
     from shoal.actors.node.wiring import NodeParts
+    from shoal.model.metrics import Series
     from shoal.model.usage import SandboxLoad, SandboxUsage, UsageReport
 
 log = logging.getLogger("shoal.node")
@@ -175,6 +176,10 @@ class NodeActor(Carrying):
         """The report of that number is counted."""
         (await self._open()).usage.meter.confirm(number)
 
+    async def series(self) -> dict[Series, float]:
+        """What the programs of this node have counted, for the cluster's metrics."""
+        return await self._wiring.node_series(await self._open())
+
     async def expose(self, sandbox_id: str, port: int, private: bool, listen: int = 0) -> str:
         """The address (`host:port`) of this node that leads to `port` in the sandbox; see `ExposedPorts.expose`."""
         parts = await self._open()
@@ -293,6 +298,14 @@ class NodeActor(Carrying):
         """Keeps output of a sandbox's command, to be read after its end."""
         parts = await self._open()
         await asyncio.to_thread(parts.logs.save, sandbox_id, fd, offset, data)
+        if parts.shipping is not None:
+            await parts.shipping.finish(sandbox_id, fd, offset, data)
+
+    async def follow_output(self, sandbox_id: str) -> None:
+        """The command of a sandbox here has just started: its output is to be sent on."""
+        parts = await self._open()
+        if parts.shipping is not None:
+            await parts.shipping.begin(sandbox_id)
 
     # -- inside -------------------------------------------------------------------------------------
 
@@ -381,7 +394,10 @@ class NodeActor(Carrying):
             time.time() + grants.TTL_S,
         )
         took = self._took.pop(record.key, ())
-        return ContainerStarted(record.key, self._node_id, parts.relay.endpoint, token, warm, parts.machine, took)
+        ships = parts.shipping is not None
+        return ContainerStarted(
+            record.key, self._node_id, parts.relay.endpoint, token, warm, parts.machine, took, ships
+        )
 
     async def _record_of(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord | None:
         """The sandbox's container, once a start that is under way is over."""
@@ -424,6 +440,8 @@ class NodeActor(Carrying):
         await parts.prepared.sweep()
         await asyncio.to_thread(parts.logs.sweep, self._settings.limits.history_age)
         records = parts.containers.records.values()
+        if parts.shipping is not None:
+            await parts.shipping.sweep({record.sandbox_id for record in records if record.sandbox_id})
         owned = {r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING}
         if not owned:
             return

@@ -47,6 +47,18 @@ class LogFiles:
         except FileNotFoundError:
             return offset, b"", True
 
+    def whole(self, sandbox_id: str, fd: int) -> tuple[int, bytes]:
+        """(offset of the first byte, all bytes) of what was kept; empty if nothing was."""
+        try:
+            kept = self._file(sandbox_id, fd).read_bytes()
+        except FileNotFoundError:
+            return 0, b""
+        return int.from_bytes(kept[:8], "big"), kept[8:]
+
+    def has(self, sandbox_id: str) -> bool:
+        """Whether output of the sandbox is kept."""
+        return any(self._file(sandbox_id, fd).exists() for fd in (1, 2))
+
     def sweep(self, max_age: float, now: float | None = None) -> None:
         """Removes files older than `max_age` seconds, and the oldest ones beyond the total: many short sandboxes would
         fill the disk."""

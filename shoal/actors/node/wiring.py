@@ -12,7 +12,7 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +23,7 @@ from shoal.actors import inherited_settings
 from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
+from shoal.actors.handles import call, find_actor
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
 from shoal.actors.node import kernel_counts
@@ -42,19 +43,26 @@ from shoal.actors.node.mounts.manager import Mounts
 from shoal.actors.node.mounts.volumes import VolumeMounts, volume_access
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.prepared import PreparedContainers
+from shoal.actors.node.program_metrics import program_series
 from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
+from shoal.actors.node.shipping.shipping import LogShipping, open_shipping
 from shoal.actors.node.size_files import SizeFiles
 from shoal.actors.node.usage_meter import UsageMeter
 from shoal.actors.node.usage_sampler import UsageSampler
 from shoal.images.binaries import agent_binary
-from shoal.model.errors import Unavailable
-from shoal.model.ids import new_machine_id
+from shoal.model import grants, verbs
+from shoal.model.access import SandboxEvent
+from shoal.model.errors import NotFound, Unavailable
+from shoal.model.ids import CONTROLLER, new_machine_id
+from shoal.model.metrics import Series
 from shoal.model.private_directory import make_private_directory
 from shoal.model.serving_paths import ServingPaths
 from shoal.model.settings import Settings
 from shoal.model.spec import MIB
 from shoal.model.usage import INTERVAL_S
+from shoal.wire.agent import Agent
+from shoal.wire.connection import Connection
 
 log = logging.getLogger("shoal.node")
 
@@ -66,6 +74,9 @@ USAGE_EVERY_S = INTERVAL_S
 
 IMAGES_EVERY_S = 60.0
 """How often the engine's images are compared with the cluster's: a crash may have left some."""
+
+_EVENTS_S = 30.0
+_AGENT_S = 5.0
 
 _DEADLINE_MARGIN_S = 3600
 """A container ends itself this long after the longest lifetime of a sandbox, if nobody else ends it."""
@@ -89,6 +100,7 @@ class NodeParts:
     meter: MachineMeter
     mounts: Mounts
     usage: UsageSampler
+    shipping: LogShipping | None = None
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the
@@ -102,6 +114,8 @@ class NodeParts:
             last_first.push_async_callback(self.network.close)
             last_first.push_async_callback(self.relay.close)
             last_first.push_async_callback(self.gateway.close)
+            if self.shipping is not None:
+                last_first.push_async_callback(self.shipping.close)
             if self.images.transfer is not None:
                 last_first.push_async_callback(self.images.transfer.close)
 
@@ -175,6 +189,12 @@ async def open_node(
     if engine.layers is not None:
         transfer = ImageTransfer(engine.layers, object_access, state / "transfer", tell_damaged, ensure_stored)
     images = NodeImages(engine, containers, cluster, transfer)
+    logs = LogFiles(state / "logs")
+    ask_events = _ask_events if machine is None else None
+    connect = functools.partial(_connect, containers, relay, secret)
+    shipping = await open_shipping(settings.telemetry, cluster, hostname(), state, connect, ask_events, logs)
+    if shipping is not None:
+        await shipping.start({record.sandbox_id for record in containers.records.values() if record.sandbox_id})
     return NodeParts(
         engine,
         network,
@@ -183,14 +203,43 @@ async def open_node(
         containers,
         PreparedContainers(images, containers, disk_watch),
         ports,
-        LogFiles(state / "logs"),
+        logs,
         disk_watch,
         own_name,
         images,
         MachineMeter(Path(settings.state_dir)),
         mounts,
         UsageSampler(engine, containers, disk_watch, UsageMeter(int(time.time() * 1000))),
+        shipping,
     )
+
+
+async def node_series(parts: NodeParts) -> dict[Series, float]:
+    """What the node's gateway, relay and log shipping have counted."""
+    found = await program_series(parts.gateway, parts.relay)
+    return found if parts.shipping is None else {**found, **parts.shipping.series()}
+
+
+async def _ask_events(after: int | None) -> Sequence[SandboxEvent] | int:
+    """The cluster's events after an id; without one, the newest's id. `Unavailable` while there is no controller."""
+    controller = await asyncio.to_thread(find_actor, CONTROLLER)
+    if controller is None:
+        raise Unavailable("there is no controller")
+    if after is None:
+        newest: int = await call(controller, "call", verbs.last_event.name, (), timeout_s=_EVENTS_S)
+        return newest
+    arguments = (after, None, None, _EVENTS_S / 2)
+    found: Sequence[SandboxEvent] = await call(controller, "call", verbs.events.name, arguments, timeout_s=_EVENTS_S)
+    return found
+
+
+async def _connect(containers: Containers, relay: Relay, secret: bytes, sandbox_id: str) -> Agent:
+    """A connection to the agent of a sandbox here, for its output; `NotFound` where it has no container."""
+    record = containers.serving(sandbox_id)
+    if record is None:
+        raise NotFound(f"sandbox {sandbox_id} has no container on this node")
+    token = grants.sign(secret, sandbox_id, record.key, (grants.SCOPE_EXEC,), time.time() + grants.TTL_S)
+    return Agent(await Connection.open(relay.endpoint, token, wait_s=_AGENT_S, timeout_s=2 * _AGENT_S))
 
 
 def _machine_id(file: Path) -> str:

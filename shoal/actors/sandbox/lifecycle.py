@@ -92,6 +92,10 @@ class SandboxLifecycle:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
                 await agent.exec(start, pty=Terminal() if spec.pty else None, stdin=True, tail=True)
                 took.append(("command", time.monotonic() - began))
+                assert self._started is not None
+                if self._started.ships:  # nobody waits for it: what is written meanwhile is not lost
+                    follow = partial(call_node, self._node, "follow_output", self.sandbox_id)
+                    tasks.supervise(follow, "follow output", attempts=_WATCH_ATTEMPTS)
         except BaseException:
             self._close_connection()
             with suppress(ShoalError):  # the first error says more than a failed clean-up

@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from shoal.actors.handles import call
+from shoal.actors.sandbox.node_calls import call_node
 from shoal.model.errors import ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.wire.agent import Agent
@@ -33,7 +33,7 @@ async def save_output(agent: Agent, node: Any, sandbox_id: str) -> None:
     for fd in (1, 2):
         with suppress(TimeoutError, ShoalError):
             offset, data = await asyncio.wait_for(_last_output(agent, fd), _OUTPUT_WAIT_S)
-            await call(node, "save_log", sandbox_id, fd, offset, data)
+            await call_node(node, "save_log", sandbox_id, fd, offset, data)
 
 
 async def _last_output(agent: Agent, fd: int) -> tuple[int, bytes]:

@@ -26,6 +26,9 @@ _WHEN_THEY_HAPPEN = {
     "shoal_waiting_sandboxes",
     "shoal_audit_dropped_total",
     "shoal_pool_takes_total",
+    "shoal_shipping_spool_bytes",
+    "shoal_shipping_dropped_total",
+    "shoal_shipping_lost_bytes_total",
 }
 """Of which a quiet cluster has no series."""
 
