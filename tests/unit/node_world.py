@@ -24,7 +24,7 @@ from shoal.actors.node import prepared, wiring
 from shoal.actors.node.actor import NodeActor
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.relay import Relay
-from shoal.model import tasks
+from shoal.model import tasks, telemetry
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import Settings
 from shoal.model.spec import SlotShape
@@ -171,6 +171,7 @@ async def machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(node_module, "find_actor", lambda name: None)
+    monkeypatch.setattr(telemetry, "begin", lambda *args, **names: None)  # the log is this process's own
     monkeypatch.setattr(prepared, "find_actor", made.slots.get)
     monkeypatch.setattr(wiring, "SandboxNetwork", lambda settings, cluster: made.net)
     monkeypatch.setattr(wiring, "Relay", made.make_relay)

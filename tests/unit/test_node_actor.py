@@ -13,7 +13,9 @@ from shoal.actors.engines.contract import ContainerState
 from shoal.actors.engines.fake import EngineBroken, EngineDown, EngineStuck
 from shoal.actors.node import prepared
 from shoal.actors.node.records import Stage
+from shoal.model import tracing
 from shoal.model.errors import NotFound, ShoalError, Unavailable
+from tests.otlp import receiver
 from tests.processes import relay_pid
 from tests.unit.builders import spec
 from tests.unit.node_world import Machine, machine
@@ -41,6 +43,21 @@ async def test_what_is_prepared_for_nobody_goes_though_one_removal_fails(place: 
     await place.node._sweep(parts)  # no such slot is to be found
     await place.node._sweep(parts)
     assert parts.containers.records == place.engine.containers == {}
+
+
+async def test_a_start_is_part_of_its_callers_trace(place: Machine) -> None:
+    with receiver() as seen:
+        tracing.start(seen.url, "node", names={})
+        try:
+            carrier = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "sandbox_id": "sb-1", "request_id": "rq-1"}
+            await asyncio.create_task(place.node.carry(carrier, "start_container", ("sb-1", spec())))
+        finally:
+            await asyncio.to_thread(tracing.stop)
+        spans = {span.name: span for span in seen.spans}
+        start = spans["start_container"]
+        assert (start.trace_id, start.parent_id) == ("a" * 32, "b" * 16)
+        assert start.attributes["shoal.sandbox_id"] == "sb-1"
+        assert {spans[name].parent_id for name in ("image", "container")} == {start.span_id}
 
 
 async def test_a_slot_has_one_prepared_container_however_often_it_asks(place: Machine) -> None:
