@@ -149,8 +149,8 @@ class AuditEntry:
 class SandboxEvent:
     """One change of a sandbox. `id` rises over the whole cluster.
 
-    `kind`: `created`, the new state, `tags`, `exposed` or `unexposed`. `data`, as JSON: those of `reason`,
-    `returncode`, `message`, `node_id` and `token` (who did it) that apply.
+    `kind`: `created`, the new state, `tags`, `moved` (off its machine, while it is stopped), `exposed` or `unexposed`.
+    `data`, as JSON: those of `reason`, `returncode`, `message`, `node_id` and `token` (who did it) that apply.
     """
 
     id: int

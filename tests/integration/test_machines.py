@@ -171,6 +171,11 @@ async def test_three_machines(head: Head, machines: list[Machine], client: Clien
         reached = await first.run.aio(f"timeout 1 bash -c '</dev/tcp/{host}/{port}'")
         assert reached.returncode != 0, target
 
+    kept = await Sandbox.create.aio(client=client, persistent=True, region=["a", "b"])
+    assert (await kept.info.aio()).node_id == nodes["a"].id
+    await kept.files.write_text.aio("/root/notes", "kept")
+    await kept.stop.aio()
+
     # A drain waits for what runs, keeps new ones away meanwhile, and evicts if it must.
     with pytest.raises(DeadlineExceeded):
         await client.drain_node.aio(nodes["a"].id, why="a disk fails", timeout=0.1)
@@ -182,6 +187,13 @@ async def test_three_machines(head: Head, machines: list[Machine], client: Clien
     with pytest.raises(SandboxEnded) as ended:
         await first.run.aio("true")
     assert (ended.value.reason, ended.value.retryable) == (Reason.EVICTED, False)
+
+    # The disk of a stopped sandbox has left its machine before that, and comes up on another one.
+    assert (await kept.info.aio()).state == "stopped"
+    await kept.start.aio()
+    assert (await kept.info.aio()).node_id == nodes["b"].id
+    assert (await kept.files.read_text.aio("/root/notes")) == "kept"
+    await kept.terminate.aio()
     _nothing_left(one)
 
     # A machine that dies takes its sandboxes along, and everybody who waits for them is told.

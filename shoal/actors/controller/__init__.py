@@ -11,6 +11,7 @@
     launcher.py       brings sandboxes up
     starting.py       stops persistent sandboxes and starts them again
     persistence.py    how a stopped one comes up on its machine
+    moving.py         how its files get to another machine
     restarts.py       when one starts again by itself (pure)
     adoption.py       replaces the lost actor of a running sandbox
     endings.py        how an end is described

@@ -17,13 +17,14 @@ from shoal.model.capacity import Capacity, Demand, NodeLoad
 
 @dataclass(slots=True)
 class DemandReporter:
-    """The two verbs of scaling."""
+    """The two verbs of scaling. `gives_away`: whether the disks of stopped sandboxes on that node can be moved."""
 
     pool: SlotPool
     supervisor: SandboxSupervisor
     nodes: Nodes
     launchable: LaunchableNodes
     ready: ReadySlots
+    gives_away: Callable[[str], bool] = lambda node_id: False
     clock: Callable[[], float] = time.monotonic
     _empty_since: dict[str, float] = field(default_factory=dict)
 
@@ -51,10 +52,12 @@ class DemandReporter:
         )
 
     def look(self, now: float) -> Counter[str]:
-        """Notes which nodes are empty. Returns how many sandboxes each has, stopped ones too, since their disks are
-        there; called every second."""
+        """Notes which nodes are empty. Returns how many sandboxes each has, stopped ones too where their disks cannot
+        be moved; called every second."""
         sandboxes = Counter(slot.node_id for slot in self.supervisor.slots() if slot.node_id is not None)
-        sandboxes.update({node.id: node.info.stopped for node in self.nodes.known_nodes() if node.info is not None})
+        for node in self.nodes.known_nodes():
+            if node.info is not None and node.info.stopped and not self.gives_away(node.id):
+                sandboxes[node.id] += node.info.stopped
         sandboxes.update(self.ready.node_ids())  # what is ready there would be made anew elsewhere
         empty = [node.id for node in self.nodes.known_nodes() if not sandboxes[node.id]]
         self._empty_since = {node_id: self._empty_since.get(node_id, now) for node_id in empty}

@@ -28,6 +28,8 @@ def machine_lost(record: SandboxRecord) -> End:
     """A persistent sandbox stops with its machine."""
     where = "" if record.home is None else f" {record.home.hostname or record.home.machine}"
     message = f"its machine{where} is gone, and has its disk; it can be started once that is back"
+    if record.home is None and record.disk is not None:
+        message = "the machine on which it started is gone; its disk is stored: start it again"
     return End(Reason.NODE_LOST, None, message, time.time(), kept=True)
 
 

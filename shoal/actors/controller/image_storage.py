@@ -24,7 +24,7 @@ from shoal.model.images import ImageKind, ImageRecord, ImageState
 log = logging.getLogger("shoal.images")
 
 LOOK_S = 1.0
-_PUT_S = 3600.0
+PUT_S = 3600.0
 _MOST_AT_ONCE = 4
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 
@@ -64,6 +64,10 @@ class ImageStorage:
         """Whether an image that is not stored yet will be."""
         found = [record for same in to_store(records, ()).values() for record in same]
         return self._needed() and self._holder(found) is not None
+
+    def gives_away(self, node_id: str) -> bool:
+        """Whether what a node has can be stored, so that other nodes have it, too."""
+        return self._needed() and self.nodes.fetches(node_id)
 
     async def ensure(self, digest: str) -> None:
         """Returns once an image is stored: a node waits for it. `ImageNotFound`, `Unavailable`."""
@@ -113,7 +117,7 @@ class ImageStorage:
     async def _put(self, digest: str, node_id: str) -> None:
         again = digest in self._again
         try:
-            await self.call(self.nodes.handle(node_id), "store_image", digest, again, timeout_s=_PUT_S)
+            await self.call(self.nodes.handle(node_id), "store_image", digest, again, timeout_s=PUT_S)
             self._again.discard(digest)
             for record in self.images.of_digest(digest):
                 if record.state is ImageState.READY:

@@ -99,7 +99,9 @@ class ImageUse:
 
     def counts(self) -> Counter[str]:
         """How many sandboxes and pools need each image."""
-        held = (record.image.id for record in self.registry.live() if record.image is not None)
+        held = (
+            image.id for record in self.registry.live() for image in (record.image, record.disk) if image is not None
+        )
         return Counter([*held, *self.of_pools()])
 
     def _record(self, spec: SandboxSpec) -> ImageRecord | None:

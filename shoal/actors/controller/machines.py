@@ -11,13 +11,14 @@ from dataclasses import replace
 from functools import partial
 
 from shoal.actors.controller.nodes import Node, Nodes
+from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.controller.store import Change
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.model import tasks, verbs
 from shoal.model.access import INSIDE, Caller
-from shoal.model.errors import FailedPrecondition, InvalidRequest, NodeNotFound, Unavailable
+from shoal.model.errors import FailedPrecondition, InvalidRequest, NodeNotFound, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeDrain, NodeInfo
 
 log = logging.getLogger("shoal.machines")
@@ -28,6 +29,9 @@ _ADMIT_S = 60.0
 _DIAL_S = 3.0
 _LOOK_S = 0.2
 _LEAVE_S = 30.0
+_AGAIN_S = 1.0
+_MOVES = 4
+"""Disks that are moved at once."""
 
 
 async def dial(host: str, port: int) -> bool:
@@ -61,6 +65,8 @@ class Machines:
         self._reaches = reaches
         self._changing = asyncio.Lock()
         """One change of the cordons at a time: each is in memory once it is on record."""
+        self._moves: dict[str, asyncio.Task[None]] = {}
+        self._moving = asyncio.Semaphore(_MOVES)
 
     async def forget_gone(self) -> None:
         """Forgets the cordons of machines that are gone: one that comes back has another id."""
@@ -153,7 +159,10 @@ class Machines:
             for record in self._supervisor.on_node(found.id):
                 evict = partial(self._supervisor.evict, record, f"its node was drained: {why}", caller)
                 tasks.supervise(evict, "evict")
-        count = await self._wait_until_empty(found.id, timeout)
+        deadline = time.monotonic() + timeout
+        count = await self._wait_until_empty(found.id, deadline)
+        if not count:
+            count = await self._move_disks(found.id, deadline)
         if count:
             return NodeDrain(found.id, count, left=False)
         self._pool.let_go(found.id)
@@ -164,9 +173,44 @@ class Machines:
             self._nodes.cordons[found.id] = left
         return NodeDrain(found.id, 0, left=True)
 
-    async def _wait_until_empty(self, node_id: str, timeout: float) -> int:
-        """How many sandboxes still live there after that."""
-        deadline = time.monotonic() + timeout
+    async def _move_disks(self, node_id: str, deadline: float) -> int:
+        """Moves the stopped persistent sandboxes that have their disks there; those that cannot move keep them there.
+        Returns how many are not moved by then: what was begun goes on. `FailedPrecondition` if one fails for good."""
+        while True:
+            left = self._supervisor.resting_on(node_id) if self._supervisor.persistence.movable(node_id) else []
+            for record in left:
+                if record.id not in self._moves:
+                    move = self._moves[record.id] = tasks.shared(self._move(record), "move sandbox")
+                    move.add_done_callback(partial(self._moved, record.id))
+            left_s = deadline - time.monotonic()
+            if not left or left_s <= 0:
+                return len(left)
+            done, _ = await asyncio.wait(
+                [self._moves[record.id] for record in left], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for move in done:
+                move.result()
+            await asyncio.sleep(0 if done else min(_LOOK_S, left_s))
+
+    def _moved(self, sandbox_id: str, _: asyncio.Task[None]) -> None:
+        self._moves.pop(sandbox_id, None)
+
+    async def _move(self, record: SandboxRecord) -> None:
+        async with self._moving:
+            try:
+                await self._supervisor.move(record)
+            except ShoalError as error:
+                log.warning("%s is not moved from its machine yet: %s", record.id, error)
+                if not error.retryable:
+                    raise FailedPrecondition(
+                        f"the disk of {record.id}, which is stopped, could not be moved to another machine: "
+                        f"{error.message}; terminate it, or do what this asks for and drain again",
+                        state="not_moved",
+                    ) from None
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _wait_until_empty(self, node_id: str, deadline: float) -> int:
+        """How many sandboxes still live there by then."""
         while True:
             count, left_s = len(self._supervisor.on_node(node_id)), deadline - time.monotonic()
             if not count or left_s <= 0:

@@ -33,6 +33,7 @@ from shoal.actors.controller.images import Images, unfinished
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.machines import Machines
 from shoal.actors.controller.metrics import Metrics, Present
+from shoal.actors.controller.moving import Moving
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.object_storage import OBJECTS_S, ObjectStorage
 from shoal.actors.controller.overview import OverviewBook
@@ -166,7 +167,7 @@ class Parts:
             async with asyncio.timeout(END_ALL_S):
                 ending = (
                     self.starting.shut_down(record)
-                    if record.home is not None
+                    if record.has_disk
                     else self.supervisor.terminate(record, "the cluster was shut down", INSIDE)
                     for record in living
                 )
@@ -307,6 +308,8 @@ async def open_parts(
     snapshots = Snapshots(kept, image_changes, history, nodes, settings.limits, call)
     image_storage = ImageStorage(kept, image_changes, nodes, settings.objects.bucket is not None, call)
     use.can_be_stored = image_storage.can_store
+    supervisor.moving = Moving(snapshots, image_storage, image_changes, writer, supervisor.adoption)
+    supervisor.persistence.movable = image_storage.gives_away
     declared_pools = DeclaredPools(writer, registry, accounts, admission, ready, settings.limits)
     declared_pools.admitted = secrets.admitted
     volumes = Volumes(keeper, objects, registry, accounts, nodes, writer, settings.volumes, call)
@@ -335,7 +338,7 @@ async def open_parts(
         overview_book=OverviewBook(registry, nodes, pool, accounts, activity),
         usage_accounts=UsageAccounts(store, writer, nodes, history, accounts, call),
         leases=leases,
-        demand=DemandReporter(pool, supervisor, nodes, launchable, ready),
+        demand=DemandReporter(pool, supervisor, nodes, launchable, ready, image_storage.gives_away),
         recovery=Recovery(registry, supervisor, pool, ready, maker),
         machines=Machines(nodes, supervisor, pool, writer),
         images=images,

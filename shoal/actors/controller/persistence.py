@@ -1,8 +1,8 @@
 """Stops persistent sandboxes that no slot holds, and brings stopped ones up on the machine that has their disk: each
 step as a plain coroutine that returns what it came to. `supervisor.py` says which is next.
 
-A disk stays on its machine: one that is lost keeps its sandboxes stopped until it is back. (Where disks can move,
-`find_own_slot` is the place to move one first.)
+A disk stays on its machine, and one that is lost keeps its sandboxes stopped until it is back. What was moved before
+(`moving.py`) has none: it starts wherever there is room.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shoal.actors.controller.endings import machine_lost, stop_unknown
-from shoal.actors.controller.launcher import no_secrets
+from shoal.actors.controller.launcher import Launcher, no_secrets
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import Event
 from shoal.actors.controller.record import SandboxRecord
@@ -25,30 +25,39 @@ from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
 from shoal.model import tasks
-from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, NoCapacity, ShoalError, Unavailable
 from shoal.model.secrets import SecretValues
-from shoal.model.spec import SandboxSpec, SlotShape
+from shoal.model.spec import SandboxSpec
 from shoal.model.states import State
 
 _STOP_S = 60.0
 _RETRY_S = 0.5
 _PATIENCE_S = 2.0
 """Seconds after which idle slots on the machine give way."""
+_CROWDED_S = 5.0
+"""Seconds after which its start is given up where another machine has room: it can be moved there."""
 
 
 @dataclass(slots=True)
 class Persistence:
-    """`call`: how actors are called; `secret_values`: what the processes of a sandbox get of its secrets."""
+    """`call`: how actors are called; `remove`: removes a sandbox's container from a node; `secret_values`: what the
+    processes of a sandbox get of its secrets; `movable`: whether what has its disk on that node can be moved."""
 
     pool: SlotPool
     maker: SlotMaker
     nodes: Nodes
     call: Callable[..., Awaitable[Any]]
+    launcher: Launcher
+    remove: Callable[[str, str | None], Awaitable[None]]
     secret_values: Callable[[SandboxSpec], Awaitable[SecretValues | None]] = no_secrets
+    movable: Callable[[str], bool] = lambda node_id: False
 
     async def halt_there(self, run: Run) -> Outcome:
         """Has its node stop its container, for as long as there is that node."""
         record = run.record
+        if record.home is None:  # the start that failed was the first on a new machine: its files are stored
+            await self.remove(record.id, run.node_id)
+            return Outcome(Event.HALTED, end=run.end or stop_unknown())
         while (node_id := self.node_of(record)) is not None:
             try:
                 await self.call(self.nodes.handle(node_id), "stop_sandbox", record.id, timeout_s=_STOP_S)
@@ -59,7 +68,9 @@ class Persistence:
         return Outcome(Event.HALTED, end=run.end or machine_lost(record))
 
     async def find_own_slot(self, run: Run) -> Outcome:
-        """A new slot on its machine, until its deadline."""
+        """A new slot on its machine, until its deadline; one that was moved takes any."""
+        if run.record.home is None:
+            return await self.launcher.find_slot(run)
         node_id = self.node_of(run.record)
         if node_id is None:
             return Outcome(Event.FAILED, error=machine_missing(run.record))
@@ -68,7 +79,7 @@ class Persistence:
         left_s = max(0.0, run.record.deadline - time.time())
         try:
             async with asyncio.timeout(left_s):
-                slot = await self._slot_on(node_id, run.record.spec.slot_shape)
+                slot = await self._slot_on(node_id, run.record)
         except TimeoutError:
             message = f"its machine {_name(run.record)} had no room for it in time; end others there, or wait longer"
             return Outcome(Event.FAILED, error=DeadlineExceeded(message, field="deadline"))
@@ -84,7 +95,8 @@ class Persistence:
         try:
             values = await self.secret_values(record.spec)
             given = (record.launch_spec,) if values is None else (record.launch_spec, values)
-            started: SandboxStarted = await self.call(run.slot.handle, "restart", record.id, *given, timeout_s=left_s)
+            method = "restart" if record.home is not None else "start"
+            started: SandboxStarted = await self.call(run.slot.handle, method, record.id, *given, timeout_s=left_s)
         except DeadlineExceeded:
             message = "the sandbox did not start in time; it is stopped. Allow more with deadline="
             return Outcome(Event.UNCLEAR_START, error=DeadlineExceeded(message, field="deadline"))
@@ -103,17 +115,41 @@ class Persistence:
         return None if record.home is None else self.nodes.of_machine(record.home.machine)
 
     def may_start(self, record: SandboxRecord) -> bool:
-        """Whether its machine is there, and takes it."""
+        """Whether its machine is there, and takes it, or any machine can."""
+        if record.home is None:
+            return True
         node_id = self.node_of(record)
         return node_id is not None and node_id not in self.nodes.cordoned()
 
-    async def _slot_on(self, node_id: str, shape: SlotShape) -> Slot:
-        slot = self.maker.create(shape, node_id)
+    def must_move(self, record: SandboxRecord) -> bool:
+        """Whether it starts only on another machine, and can be moved there: nothing new is to start on its own, or
+        that had no room for it."""
+        node_id = None if record.home is None else self.node_of(record)
+        if node_id is None or not self.movable(node_id):
+            return False
+        return node_id in self.nodes.cordoned() or isinstance(record.failure, NoCapacity)
+
+    def _fits_elsewhere(self, node_id: str, record: SandboxRecord) -> bool:
+        if not self.movable(node_id):
+            return False
+        try:
+            self.pool.check_room(self.pool.stock.request(record.launch_spec))
+        except NoCapacity:
+            return False
+        return True
+
+    async def _slot_on(self, node_id: str, record: SandboxRecord) -> Slot:
+        slot = self.maker.create(record.spec.slot_shape, node_id)
         placing = tasks.shared(self.maker.placed(slot), "place slot")
         try:
             await asyncio.wait([placing], timeout=_PATIENCE_S)
             if not placing.done():
                 self.pool.let_go(node_id)
+                await asyncio.wait([placing], timeout=_CROWDED_S)
+            while not placing.done():
+                if self._fits_elsewhere(node_id, record):
+                    raise NoCapacity(f"machine {_name(record)} has no room for {record.id}, and another one has")
+                await asyncio.wait([placing], timeout=_CROWDED_S)
             await placing
         except BaseException:
             placing.cancel()

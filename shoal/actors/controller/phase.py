@@ -9,8 +9,9 @@
 A persistent one goes round, and leaves only where its end is asked for:
 
     running ──► halting, halting_alone ──► halted ──► vacating ──► stopped
-       ▲                                     ▲                        │
-       └── confirming ◄── restarting ◄── waking_placed ◄── waking ◄───┘
+       ▲                                     ▲                        │  ▲
+       └── confirming ◄── restarting ◄── waking_placed ◄── waking ◄───┤  │
+                                                                      └──┴── moving ──► moved ──► stopped
 
 `phase_table.py` has the edges, `supervisor.py` does what they say. The public state follows from the phase.
 """
@@ -45,6 +46,8 @@ class Phase(StrEnum):
     HALTED = "halted"  # it has stopped: that is being written
     VACATING = "vacating"  # its stop is on record, or will be as soon as the store is back; its slot is being wiped
     STOPPED = "stopped"  # nothing of it runs
+    MOVING = "moving"  # its files are being stored, so that it can start on another machine
+    MOVED = "moved"  # they are: that is being written, and then its container is removed from its old machine
     WAKING = "waking"  # its start was asked for: it waits for a slot on its machine
     WAKING_PLACED = "waking_placed"  # the slot that will start it again is being written
     RESTARTING = "restarting"  # its slot was told to start it again
@@ -76,6 +79,9 @@ class Event(StrEnum):
     NOT_ADOPTED = "not_adopted"
     STOP_REQUESTED = "stop_requested"  # somebody asked for its stop, and that is on record
     START_REQUESTED = "start_requested"
+    MOVE_REQUESTED = "move_requested"
+    MOVED = "moved"  # its files are stored
+    NOT_MOVED = "not_moved"
     MACHINE_LOST = "machine_lost"  # and its disk with it, until it comes back
     CLEARED = "cleared"  # its slot is wiped
 
@@ -93,6 +99,7 @@ class Action(StrEnum):
     NOTE_END = "note_end"  # it ends in memory
     NOTE_STOP = "note_stop"  # it stops in memory, and uses no CPU and memory any more
     NOTE_WAKE = "note_wake"  # it uses them again
+    NOTE_MOVE = "note_move"  # its files are on no machine now
 
     WRITE_ACCEPTANCE = "write_acceptance"
     FIND_SLOT = "find_slot"
@@ -110,6 +117,8 @@ class Action(StrEnum):
     WRITE_STOP = "write_stop"
     FIND_OWN_SLOT = "find_own_slot"
     RESTART = "restart"
+    MOVE = "move"
+    WRITE_MOVE = "write_move"
 
 
 ACTIVITY: dict[Phase, Action] = {
@@ -134,6 +143,8 @@ ACTIVITY: dict[Phase, Action] = {
     Phase.WAKING: Action.FIND_OWN_SLOT,
     Phase.WAKING_PLACED: Action.WRITE_SLOT,
     Phase.RESTARTING: Action.RESTART,
+    Phase.MOVING: Action.MOVE,
+    Phase.MOVED: Action.WRITE_MOVE,
 }
 """What is under way in a phase. `aborting` has no activity of its own: that of the phase before it goes on. In
 `stopped` nothing is under way."""
@@ -161,6 +172,8 @@ STATE: dict[Phase, State] = {
     Phase.WAKING: State.STARTING,
     Phase.WAKING_PLACED: State.STARTING,
     Phase.RESTARTING: State.STARTING,
+    Phase.MOVING: State.STOPPED,
+    Phase.MOVED: State.STOPPED,
 }
 """The public state in each phase before the end. After it the reason of the end decides: see `SandboxRecord.state`."""
 
@@ -171,8 +184,11 @@ ENDED = frozenset({Phase.ENDED, Phase.CLOSING, Phase.CLOSED})
 SETTLED = frozenset({Phase.CLOSING, Phase.CLOSED, Phase.REJECTED})
 """Its end is on record, or will be as soon as the store is back."""
 
-RESTING = frozenset({Phase.HALTED, Phase.VACATING, Phase.STOPPED})
+RESTING = frozenset({Phase.HALTED, Phase.VACATING, Phase.STOPPED, Phase.MOVING, Phase.MOVED})
 """Nothing of it runs, but its disk is kept."""
+
+ON_RECORD_AS_STOPPED = RESTING - {Phase.HALTED}
+"""Its stop is on record, or will be as soon as the store is back."""
 
 LOSABLE = frozenset(
     {

@@ -207,6 +207,26 @@ _WAKE: _Rows = [
     ),
 ]
 
+_MOVE: _Rows = [
+    (
+        (Phase.STOPPED,),
+        (Event.MOVE_REQUESTED,),
+        Edge(Phase.MOVING, "it is to leave its machine"),
+    ),
+    ((Phase.MOVING,), (Event.MOVED,), Edge(Phase.MOVED, "its files are stored", (Action.NOTE_MOVE,))),
+    ((Phase.MOVING,), (Event.NOT_MOVED,), Edge(Phase.STOPPED, "its files stay where they are")),
+    ((Phase.MOVED,), (Event.WRITTEN,), Edge(Phase.STOPPED, "that is on record, and its old container is gone")),
+    *(
+        ((phase,), (Event.MOVE_REQUESTED,), Edge(phase, "its move is under way"))
+        for phase in (Phase.MOVING, Phase.MOVED)
+    ),
+    (
+        (Phase.MOVING, Phase.MOVED),
+        (Event.STOP_REQUESTED,),
+        Edge(Phase.HALTED, "it was to start again by itself, and shall not", (Action.NOTE_STOP,)),
+    ),
+]
+
 _END_PERSISTENT: _Rows = [
     (
         (Phase.HALTING, Phase.RESTARTING),
@@ -214,7 +234,15 @@ _END_PERSISTENT: _Rows = [
         Edge(Phase.STOPPING, "somebody asked: its slot ends it"),
     ),
     (
-        (Phase.HALTING_ALONE, Phase.HALTED, Phase.VACATING, Phase.STOPPED, Phase.WAKING),
+        (
+            Phase.HALTING_ALONE,
+            Phase.HALTED,
+            Phase.VACATING,
+            Phase.STOPPED,
+            Phase.WAKING,
+            Phase.MOVING,
+            Phase.MOVED,
+        ),
         (Event.END_REQUESTED,),
         Edge(Phase.REMOVING, "somebody asked, and nothing of it runs in a slot"),
     ),
@@ -229,7 +257,7 @@ _END_PERSISTENT: _Rows = [
 
 EDGES: dict[tuple[Phase, Event], Edge] = {
     (phase, event): edge
-    for phases, events, edge in (*_START, *_RUN, *_STOP, *_HALT, *_WAKE, *_END_PERSISTENT)
+    for phases, events, edge in (*_START, *_RUN, *_STOP, *_HALT, *_WAKE, *_MOVE, *_END_PERSISTENT)
     for phase in phases
     for event in events
 }

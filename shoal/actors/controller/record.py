@@ -70,8 +70,9 @@ class SandboxRecord:
     the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
     the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
     which sandbox had its name last. `image`: what its spec's image
-    was resolved to, if that is one of the cluster's. `volumes`: the ids of its spec's volumes, in their order, empty
-    where one is none; () where there are none. `hidden`: it is the cluster's own, in no listing and no quota, and
+    was resolved to, if that is one of the cluster's. `disk`: of a persistent one that was moved, the image that it
+    starts from on another machine. `volumes`: the ids of its spec's volumes, in their order, empty where one is none;
+    () where there are none. `hidden`: it is the cluster's own, in no listing and no quota, and
     whoever reaches it uses its files only. `waits_for`: while it waits for room, tells why.
     """
 
@@ -98,6 +99,7 @@ class SandboxRecord:
     weight: int = 0
     name_from: str | None = None
     image: HeldImage | None = None
+    disk: HeldImage | None = None
     volumes: tuple[str, ...] = ()
     hidden: bool = False
     waits_for: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
@@ -110,7 +112,8 @@ class SandboxRecord:
     def launch_spec(self) -> SandboxSpec:
         """Its spec for slots and nodes, which know an image of the cluster by its digest, a volume by its id, and what
         a bucket's secret is only if they ask."""
-        spec = self.told_spec if self.image is None else replace(self.told_spec, image=self.image.digest)
+        image = self.disk or self.image
+        spec = self.told_spec if image is None else replace(self.told_spec, image=image.digest)
         if not spec.volumes:
             return spec
         mounts = spec.volumes
@@ -131,6 +134,11 @@ class SandboxRecord:
                 spec, volumes=tuple(replace(one, secret=use) for one, use in zip(spec.volumes, told, strict=True))
             )
         return spec
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether it is a persistent one that has run, so that its files are kept."""
+        return self.home is not None or self.disk is not None
 
     @property
     def ended(self) -> bool:
@@ -255,6 +263,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "stop": None if record.stop is None else _plain(record.stop),
         "restarts": record.restarts,
         "image": None if record.image is None else _plain(record.image),
+        "disk": None if record.disk is None else _plain(record.disk),
         "volumes": list(record.volumes),
         "hidden": record.hidden,
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
@@ -275,7 +284,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
     spec["regions"] = tuple(spec.get("regions", () if region is None else (region,)))
     spec["volumes"] = from_rows(spec.get("volumes", ()))
     spec["secrets"] = tuple(map(SecretUse.from_row, spec.get("secrets", ())))
-    home, stopping, image = row.get("home"), row.get("stopping"), row.get("image")
+    home, stopping, image, disk = row.get("home"), row.get("stopping"), row.get("image"), row.get("disk")
     record = SandboxRecord(
         id=row["id"],
         spec=SandboxSpec(**spec),
@@ -296,6 +305,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
         image=None if image is None else HeldImage(**image),
+        disk=None if disk is None else HeldImage(**disk),
         volumes=tuple(row.get("volumes", ())),
         hidden=row.get("hidden", False),
     )
@@ -313,7 +323,7 @@ def _phase_on_record(row: Mapping[str, Any]) -> Phase:
         return Phase.CLOSED
     if row["began"] is not None:
         return Phase.RUNNING
-    if row.get("home") is not None:
+    if row.get("home") is not None or row.get("disk") is not None:
         return Phase.STOPPED if row["slot_id"] is None else Phase.RESTARTING
     return Phase.QUEUED if row["slot_id"] is None else Phase.STARTING
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.actors.controller.phase import Event
-from shoal.actors.controller.record import SandboxRecord
+from shoal.actors.controller.record import HeldImage, SandboxRecord
 from shoal.actors.controller.record_writer import Happened, entered
 from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, SandboxStarted
@@ -18,13 +18,15 @@ from shoal.model.states import State
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an activity came to: the event, and what it brought. `error`: what the create failed with."""
+    """What an activity came to: the event, and what it brought. `error`: what the create failed with; `disk`: the image
+    that has its files."""
 
     event: Event
     slot: Slot | None = None
     started: SandboxStarted | None = None
     end: End | None = None
     error: ShoalError | None = None
+    disk: HeldImage | None = None
 
 
 @dataclass(slots=True)
@@ -32,7 +34,8 @@ class Run:
     """A living sandbox. `audit`: goes on record with its acceptance. `slot`: the one that is to start it or holds it;
     `node_id`: where one was that is lost or not trusted any more. `attempts`: starts in new slots. `end`: with which it
     will end. `early`: its start in a slot that was ready. `remains`: a container may be left of its start. `told`: the
-    public state that was told last. `task`: carries out its activities, one after another.
+    public state that was told last. `disk`: the image into which its files have been moved. `task`: carries out its
+    activities, one after another.
     """
 
     record: SandboxRecord
@@ -44,6 +47,7 @@ class Run:
     early: asyncio.Task[SandboxStarted] | None = None
     remains: bool = False
     told: State | None = None
+    disk: HeldImage | None = None
     task: asyncio.Task[None] | None = None
 
     def is_on(self, node_id: str) -> bool:

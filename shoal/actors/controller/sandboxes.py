@@ -15,7 +15,7 @@ from shoal.actors.controller.history import History
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
 from shoal.actors.controller.nodes import Nodes
-from shoal.actors.controller.phase import SETTLED
+from shoal.actors.controller.phase import RESTING, SETTLED
 from shoal.actors.controller.profile import profile_of
 from shoal.actors.controller.record import SandboxRecord, secrets_of
 from shoal.actors.controller.record_writer import RecordWriter, audited
@@ -257,6 +257,8 @@ def _may_live_on(record: SandboxRecord, node_id: str, machine: str | None) -> bo
     """Whether the container of a living sandbox that a node has may be its own. `machine`: the node's, once known."""
     if record.home is not None:
         return machine is None or record.home.machine == machine
+    if record.life.phase in RESTING:
+        return False  # it was moved: its files are stored, and no machine has a container of it
     return record.started is None or record.started.node_id == node_id
 
 

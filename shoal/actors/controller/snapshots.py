@@ -89,6 +89,10 @@ class Snapshots:
             )
         return await self._take(record, _Wanted(ImageKind.CHECKPOINT, None, ttl, key), caller)
 
+    async def of_disk(self, record: SandboxRecord, ttl: float) -> ImageRecord:
+        """An image of the files of a stopped persistent sandbox, which goes after `ttl` unless something needs it."""
+        return await self._take(record, _Wanted(ImageKind.SNAPSHOT, None, ttl), INSIDE)
+
     async def save_build(
         self,
         sandbox_id: str,
@@ -209,6 +213,11 @@ class Snapshots:
             if found is None:
                 raise machine_missing(record)
             return found, record.home.machine
+        if record.disk is not None:
+            raise FailedPrecondition(
+                f"the files of {record.id} are on no machine now: it was moved while it was stopped; start it first",
+                state=State(record.state).value,
+            )
         raise FailedPrecondition(
             f"sandbox {record.id} does not run yet, so it has no files of its own; wait until it runs",
             state=State(record.state).value,

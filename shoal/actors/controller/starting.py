@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.restarts import due_at
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.supervisor import SandboxSupervisor
-from shoal.model import verbs
+from shoal.model import tasks, verbs
 from shoal.model.access import INSIDE, AuditEntry, Caller
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
 from shoal.model.grants import Grant
@@ -25,9 +26,13 @@ from shoal.model.info import SandboxInfo
 from shoal.model.states import Reason
 from shoal.model.validate import check_number
 
+log = logging.getLogger("shoal.starting")
+
 _UP = frozenset({Phase.RUNNING, Phase.ADOPTING})
 _WAKING = frozenset({Phase.WAKING, Phase.WAKING_PLACED, Phase.RESTARTING, Phase.CONFIRMING})
 _GOING = frozenset({Phase.STOPPING, Phase.REMOVING})
+_MACHINES = 2
+"""Machines on which one start tries: its own, and another if that has no room."""
 _AGAIN_S = 120.0
 """Seconds that a start by itself has."""
 
@@ -82,7 +87,11 @@ class Starting:
         """Starts those again whose time has come, and whose machine is there."""
         for record in records:
             due = due_at(record) if record.life.phase is Phase.STOPPED else None
-            if due is not None and due <= now and self.supervisor.persistence.may_start(record):
+            if due is None or due > now:
+                continue
+            if self.supervisor.persistence.must_move(record):
+                tasks.shared(self._move_again(record), "move sandbox")
+            elif self.supervisor.persistence.may_start(record):
                 try:
                     self._wake(record, _AGAIN_S, by_itself=True)
                 except ShoalError:  # its quota is used up, say: at the next look
@@ -95,14 +104,15 @@ class Starting:
             async with asyncio.timeout(deadline_s):
                 await record.life.reached(LAUNCHED)
                 await record.life.reached({Phase.STOPPED, *_UP, *_WAKING, *_GOING, *SETTLED})
-                if record.life.phase is Phase.STOPPED:
-                    if self.supervisor.persistence.node_of(record) is None:
-                        raise machine_missing(record)
-                    if audit:
-                        await self.writer.put(record, audit=audit)
+                if record.life.phase is Phase.STOPPED and audit:
+                    await self.writer.put(record, audit=audit)
+                for _ in range(_MACHINES):
                     if record.life.phase is Phase.STOPPED:  # nobody was quicker
-                        self._wake(record, max(0.1, end - loop.time()))
-                await record.life.reached({*_UP, *RESTING, *_GOING, *SETTLED})
+                        await self._wake_where_it_can(record, end)
+                    await record.life.reached({*_UP, *RESTING, *_GOING, *SETTLED})
+                    if record.life.phase not in RESTING or not self.supervisor.persistence.must_move(record):
+                        break
+                    await record.life.reached({Phase.STOPPED, *_UP, *_WAKING, *_GOING, *SETTLED})
         except TimeoutError:
             raise DeadlineExceeded(
                 f"sandbox {record.id} did not start within {deadline_s:g} s; allow more with deadline=",
@@ -112,6 +122,23 @@ class Starting:
             raise ended_error(record)
         if record.life.phase in RESTING:
             raise record.failure or stopped_error(record)
+
+    async def _wake_where_it_can(self, record: SandboxRecord, end: float) -> None:
+        """On its machine, or moved from there first. `end`: by the loop's clock."""
+        persistence = self.supervisor.persistence
+        if persistence.must_move(record):
+            await self.supervisor.move(record)
+        elif record.home is not None and persistence.node_of(record) is None:
+            raise machine_missing(record)
+        if record.life.phase is Phase.STOPPED:
+            self._wake(record, max(0.1, end - asyncio.get_running_loop().time()))
+
+    async def _move_again(self, record: SandboxRecord) -> None:
+        """Moves one that is to start by itself; where that fails, it is tried at the next look."""
+        try:
+            await self.supervisor.move(record)
+        except ShoalError as error:
+            log.warning("%s could not be moved from its machine: %s", record.id, error)
 
     def _wake(self, record: SandboxRecord, deadline_s: float, *, by_itself: bool = False) -> None:
         if self.admission.closed:

@@ -39,12 +39,14 @@ from shoal.actors.controller.endings import (
 )
 from shoal.actors.controller.launcher import Launcher
 from shoal.actors.controller.metrics import Metrics
+from shoal.actors.controller.moving import Moving
 from shoal.actors.controller.persistence import Persistence, kept
 from shoal.actors.controller.phase import (
     ACCEPTED,
     ACTIVITY,
     LAUNCHED,
     LOSABLE,
+    ON_RECORD_AS_STOPPED,
     RESTING,
     SETTLED,
     UP_OR_LAUNCHED,
@@ -91,10 +93,14 @@ class SandboxSupervisor:
     _at_once: dict[Action, Callable[[Run], None]] = field(init=False)
     _activities: dict[Action, Callable[[Run], Awaitable[Outcome]]] = field(init=False)
     launcher: Launcher = field(init=False)
+    moving: Moving = field(init=False)
+    """Set by who puts the parts together: it needs images, which need the supervisor's parts."""
 
     def __post_init__(self) -> None:
         launcher = self.launcher = Launcher(self.writer, self.pool, self.call)
-        self.persistence = Persistence(self.pool, self.adoption.maker, self.adoption.nodes, self.call)
+        self.persistence = Persistence(
+            self.pool, self.adoption.maker, self.adoption.nodes, self.call, launcher, self.adoption.remove
+        )
         self._at_once = {
             Action.FREE_SLOT: self._free_slot,
             Action.DISCARD_SLOT: self._discard_slot,
@@ -106,6 +112,7 @@ class SandboxSupervisor:
             Action.NOTE_END: self._note_end,
             Action.NOTE_STOP: self._note_stop,
             Action.NOTE_WAKE: self._note_wake,
+            Action.NOTE_MOVE: self._note_move,
         }
         self._activities = {
             Action.WRITE_ACCEPTANCE: launcher.write_acceptance,
@@ -124,6 +131,8 @@ class SandboxSupervisor:
             Action.WRITE_STOP: self._write_state,
             Action.FIND_OWN_SLOT: self.persistence.find_own_slot,
             Action.RESTART: self.persistence.restart,
+            Action.MOVE: self._move,
+            Action.WRITE_MOVE: self._write_move,
         }
 
     def check_room(self, spec: SandboxSpec) -> None:
@@ -154,7 +163,7 @@ class SandboxSupervisor:
             self._hold(run, slot)
         if slot is None and record.life.phase not in (Phase.QUEUED, Phase.STOPPED):
             self._take(run, Outcome(Event.SLOT_LOST))
-        if record.started is not None or record.home is not None:
+        if record.started is not None or record.has_disk:
             if record.ended_by is not None:
                 self._take(run, Outcome(Event.END_REQUESTED, end=given_up(ON_REQUEST)))
             elif record.stopping is not None:
@@ -186,7 +195,7 @@ class SandboxSupervisor:
                 "ask again, with a longer deadline",
                 field="deadline",
             ) from None
-        if record.failure is not None and record.home is None:
+        if record.failure is not None and not record.has_disk:
             raise record.failure
         if record.ended and record.started is None:  # its end was asked for meanwhile
             raise ended_error(record)
@@ -194,7 +203,7 @@ class SandboxSupervisor:
     async def evict(self, record: SandboxRecord, message: str, by: Caller) -> None:
         """As `terminate`, for a sandbox that must make way: its end has the reason `evicted`. A persistent one that has
         run is stopped."""
-        if record.home is not None:
+        if record.has_disk:
             await self.stop(record, StopRequest(Reason.EVICTED, message, by.token))
             return
         await self._request_end(record, evicted(message), by)
@@ -227,7 +236,18 @@ class SandboxSupervisor:
             run = self._run_of(record)
             if run is not None and not record.ended:
                 self._interrupt(run, Outcome(Event.STOP_REQUESTED, end=stopped(request)))
-        await record.life.reached({Phase.VACATING, Phase.STOPPED, *SETTLED})
+        await record.life.reached({*ON_RECORD_AS_STOPPED, *SETTLED})
+
+    async def move(self, record: SandboxRecord) -> None:
+        """Has the files of a stopped sandbox stored and removed from its machine, so that it starts on another one.
+        Returns once that is done, or it does not rest any more; raises what kept it from that."""
+        run = self._run_of(record) if record.life.phase is Phase.STOPPED and record.home is not None else None
+        if run is not None:
+            record.failure = None
+            self._interrupt(run, Outcome(Event.MOVE_REQUESTED))
+        await record.life.reached(set(Phase) - {Phase.MOVING, Phase.MOVED})
+        if record.life.phase is Phase.STOPPED and record.home is not None and record.failure is not None:
+            raise record.failure
 
     def wake(self, record: SandboxRecord, deadline_s: float, *, by_itself: bool = False) -> None:
         """Sets out to bring a stopped sandbox up again within `deadline_s`. If that fails, it is stopped."""
@@ -247,7 +267,7 @@ class SandboxSupervisor:
             elif run.record.started is not None:
                 self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
         told = (run.record for run in lost if run.record.ended or run.record.life.phase in RESTING)
-        await asyncio.gather(*(record.life.reached({Phase.VACATING, Phase.STOPPED, *SETTLED}) for record in told))
+        await asyncio.gather(*(record.life.reached({*ON_RECORD_AS_STOPPED, *SETTLED}) for record in told))
 
     def on_node(self, node_id: str) -> list[SandboxRecord]:
         """The sandboxes that live on a node, or are about to."""
@@ -257,6 +277,15 @@ class SandboxSupervisor:
             if (run.slot is not None and run.slot.node_id == node_id)
             or (run.record.started is not None and run.record.started.node_id == node_id and not run.record.ended)
         ]
+
+    def resting_on(self, node_id: str) -> list[SandboxRecord]:
+        """The stopped sandboxes that have their disks on a node, those too whose old container is being removed."""
+        return [record for record in self.registry.resting() if node_id in self._disk_nodes(record)]
+
+    def _disk_nodes(self, record: SandboxRecord) -> tuple[str | None, ...]:
+        run = self._runs.get(record.id)
+        left = run.node_id if run is not None and record.life.phase is Phase.MOVED else None
+        return self.persistence.node_of(record), left
 
     def slots(self) -> list[Slot]:
         """The slots that hold a sandbox, or are about to."""
@@ -309,6 +338,8 @@ class SandboxSupervisor:
             self._hold(run, outcome.slot)
         if outcome.started is not None:
             record.started = outcome.started
+        if outcome.disk is not None:
+            run.disk = outcome.disk
         if outcome.end is not None and not record.ended:
             run.end = outcome.end
         for action in record.life.apply(outcome.event, time.time()):
@@ -354,10 +385,10 @@ class SandboxSupervisor:
 
     def _note_start(self, run: Run) -> None:
         record = run.record
-        if record.home is None:
+        if not record.has_disk:
             self.metrics.started(record)
         if record.spec.persistent and record.started is not None:
-            record.home = Home(record.started.machine, self.adoption.nodes.hostname(record.started.node_id))
+            record.home = self._home(record.started.node_id, record.started.machine)
             record.stop = record.stopping = None
 
     def _retract(self, run: Run) -> None:
@@ -374,13 +405,30 @@ class SandboxSupervisor:
         assert stop is not None
         ran_s = None if record.started is None else stop.ended_at - record.started.started_at
         record.restarts = count(record.restarts, ran_s)
+        if record.home is None and run.slot is not None and run.slot.node_id is not None:
+            record.home = self._home(run.slot.node_id)  # its slot stopped it while it started on a new machine
         record.rest(replace(stop, kept=True))
         self.registry.rest(record)
 
     def _note_wake(self, run: Run) -> None:
         self.registry.wake(run.record)
 
+    def _note_move(self, run: Run) -> None:
+        assert run.disk is not None
+        run.node_id = self.persistence.node_of(run.record)
+        run.record.disk, run.record.home = run.disk, None
+
+    def _home(self, node_id: str, machine: str | None = None) -> Home | None:
+        found = machine or self.adoption.nodes.machine_of(node_id)
+        return None if found is None else Home(found, self.adoption.nodes.hostname(node_id))
+
     # -- activities ---------------------------------------------------------------------------------
+
+    async def _move(self, run: Run) -> Outcome:
+        return await self.moving.move(run)
+
+    async def _write_move(self, run: Run) -> Outcome:
+        return await self.moving.write_move(run)
 
     async def _write_state(self, run: Run) -> Outcome:
         await self.writer.keep(run.record, *run.news())
