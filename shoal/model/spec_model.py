@@ -83,7 +83,7 @@ def _checks(hint: Any) -> Iterator[Check]:
     yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Check))
 
 
-_CHECKS = {name: tuple(_checks(kind)) for name, kind in _TYPES.items()}
+_CHECKS = {name: checks for name, kind in _TYPES.items() if (checks := tuple(_checks(kind)))}
 
 
 def parse_option(name: str, text: str) -> Any:
@@ -108,7 +108,7 @@ def check_spec(spec: SandboxSpec, limits: Limits | None) -> None:
     for name, value in options.items():
         if isinstance(value, str) and value:
             check_text(name, value, docs()[name])
-        if value is not None:
+        if value is not None and name in _CHECKS:
             for check in _CHECKS[name]:
                 check.function(name, value)
     for name in PAIRS:

@@ -63,8 +63,9 @@ def repeat(every_s: float, body: Callable[[], Awaitable[None]], name: str) -> as
 def shared(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
     """Runs `work` for those who await the task, by `asyncio.shield`. The log has what fails other than by a
     `ShoalError`, for all of them may have been cancelled."""
-    task = _start(work, name)
-    task.add_done_callback(_note_failure)
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _running.add(task)
+    task.add_done_callback(_over)
     return task
 
 
@@ -117,7 +118,9 @@ async def _supervised(
         pause_s = min(2 * pause_s, longest_s)
 
 
-def _note_failure(task: asyncio.Task[Any]) -> None:
+def _over(task: asyncio.Task[Any]) -> None:
+    """One callback: there are several such tasks in each sandbox's life."""
+    _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ShoalError):
         failures[task.get_name()] += 1
         log.warning("%s: %r", task.get_name(), error)

@@ -152,7 +152,8 @@ async def test_pools_of_regions_serve_those_who_may_run_there_and_are_demand_for
     await ready.turn()
     assert (eu.problem, world.slots) == (NO_ROOM, {}), "no node is in either"
     assert [(one.regions, one.count) for one in ready.lacking()] == [(("eu",), 2), (("us",), 3)]
-    assert ready.take(spec(regions=("us",))) is None
+    there = spec(regions=("us",))
+    assert ready.take(there, ready.slots.stock.request(there)) is None
     assert (eu.missed, us.missed) == (0, 1)
     assert controller.parts.demand.demand().waiting[0].regions == ("eu",)
     ready.retire("main", eu)

@@ -31,7 +31,8 @@ class ChangingSlots:
 
     def expire(self, now: float) -> None:
         """Those that take too long count no more."""
-        for slot_id, (since, _) in list(self._since.items()):
+        while self._since:
+            slot_id, (since, _) = next(iter(self._since.items()))
             if now - since < LONGEST_S:
                 return
             self._drop(slot_id)

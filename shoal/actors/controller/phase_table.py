@@ -281,7 +281,9 @@ class Lifecycle:
 
     phase: Phase = Phase.ACCEPTING
     history: list[tuple[float, Event, Phase]] = field(default_factory=list, compare=False)
-    _stepped: asyncio.Event | None = field(default=None, compare=False, repr=False)
+    _waiting: list[tuple[Collection[Phase], asyncio.Future[None]]] = field(
+        default_factory=list, compare=False, repr=False
+    )
 
     def apply(self, event: Event, now: float) -> tuple[Action, ...]:
         """Makes the step and returns what is to be done; an illegal one raises `FailedPrecondition` with the history in
@@ -292,14 +294,17 @@ class Lifecycle:
             path = " → ".join(f"{past}:{phase}" for _, past, phase in self.history) or "none"
             raise FailedPrecondition(f"{error.message} (history: {path})", state=self.phase) from None
         self.history = [] if self.phase is Phase.CLOSED else [*self.history[-_HISTORY:], (now, event, self.phase)]
-        if self._stepped is not None:
-            self._stepped.set()
-            self._stepped = None
+        for phases, reached in self._waiting:
+            if self.phase in phases and not reached.done():
+                reached.set_result(None)
         return actions
 
     async def reached(self, phases: Collection[Phase]) -> None:
         """Waits until it is in one of `phases`."""
         while self.phase not in phases:
-            if self._stepped is None:
-                self._stepped = asyncio.Event()
-            await self._stepped.wait()
+            waiting = phases, asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting[1]
+            finally:
+                self._waiting.remove(waiting)

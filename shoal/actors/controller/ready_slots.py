@@ -91,11 +91,11 @@ class ReadySlots:
 
     # -- taking -------------------------------------------------------------------------------------
 
-    def take(self, spec: SandboxSpec) -> Slot | None:
-        """A ready slot for a new sandbox, if there is one."""
+    def take(self, spec: SandboxSpec, request: Request) -> Slot | None:
+        """A ready slot for a new sandbox, if there is one. `request`: what it asks of its node."""
         if spec.persistent:  # its disk is its own, from its first start on
             return None
-        now, request = self.clock(), self.slots.stock.request(spec)
+        now = self.clock()
         pools = self._serving(spec, request)
         if not any(pool.label for pool in pools):
             self._late.note(shape_of(spec), now)
@@ -118,9 +118,8 @@ class ReadySlots:
         request = self.slots.stock.request(spec)
         return any(self._find(pool, request) is not None for pool in self._serving(spec, request))
 
-    def take_unfinished(self, spec: SandboxSpec) -> Slot | None:
+    def take_unfinished(self, spec: SandboxSpec, request: Request) -> Slot | None:
         """A slot that is being made ready for such a sandbox: the start joins what was begun."""
-        request = self.slots.stock.request(spec)
         for pool in self._serving(spec, request):
             for making in pool.making:
                 placed = making.slot.node_id is not None and self.slots.stock.admits(request, making.slot)

@@ -7,11 +7,11 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.actors.controller.events import EventLog
-from shoal.actors.controller.record import SandboxRecord, to_row
+from shoal.actors.controller.record import SandboxRecord, to_row, with_changes
 from shoal.actors.controller.store import Change, Store
 from shoal.model import tasks
 from shoal.model.access import AuditEntry, Caller
@@ -46,7 +46,8 @@ class RecordWriter:
         self.store = store
         self.events = events
         self._overtaken = overtaken
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing = 0
+        self._idle = asyncio.Event()
         # One write per sandbox at a time: each writes the whole row, so the outcome of the last one must be known.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._late: dict[str, Unwritten] = {}
@@ -87,7 +88,9 @@ class RecordWriter:
         if self._catching_up is not None:
             self._catching_up.cancel()
         try:
-            await asyncio.gather(*self._writing, return_exceptions=True)
+            while self._writing:
+                self._idle.clear()
+                await self._idle.wait()
         finally:
             await self.store.close()
 
@@ -102,10 +105,16 @@ class RecordWriter:
 
     async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """A write goes on if its caller is cancelled."""
-        task = tasks.shared(work, "write")
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-        await asyncio.shield(task)
+        self._writing += 1
+        await asyncio.shield(tasks.shared(self._counted(work), "write"))
+
+    async def _counted(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._writing -= 1
+            if not self._writing:
+                self._idle.set()
 
     async def _put(
         self,
@@ -140,7 +149,7 @@ class RecordWriter:
         late = self._late.get(record.id)
         if late is not None:
             happened, audit = [*late.happened, *happened], [*late.audit, *audit]
-        row = to_row(replace(record, **changed) if changed else record)
+        row = to_row(with_changes(record, changed) if changed else record)
         now = time.time()
         events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
         await self._write(Change(sandboxes=(row,), events=events, audit=audit))

@@ -352,10 +352,11 @@ class SandboxSupervisor:
 
     def _slot_at_once(self, spec: SandboxSpec) -> Slot | None:
         """One that is ready for it, or idle, or about to be ready."""
+        request = self.pool.stock.request(spec)
         return (
-            self.ready.take(spec)
-            or self.pool.take_idle(self.pool.stock.request(spec), spec.environment)
-            or self.ready.take_unfinished(spec)
+            self.ready.take(spec, request)
+            or self.pool.take_idle(request, spec.environment)
+            or self.ready.take_unfinished(spec, request)
         )
 
     def _hold(self, run: Run, slot: Slot) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
+
+import orjson
 
 from shoal.actors.controller.store import Change, HourOfUse
 from shoal.model.access import AuditEntry, Environment, Quota, SandboxEvent, Scope, StoredToken, TokenInfo
@@ -23,33 +26,20 @@ _AUDIT_COLUMNS = tuple(each.name for each in fields(AuditEntry) if each.name != 
 
 @dataclass(slots=True)
 class Rows:
-    """Changes as rows, by key: the later of two rows with the same key wins."""
+    """Changes as rows, by key: the later of two rows with the same key wins. `others`: those of all other tables, by
+    table; None: the row is removed."""
 
     sandboxes: dict[str, Row] = field(default_factory=dict)
     events: dict[int, Row] = field(default_factory=dict)
     audit: list[Row] = field(default_factory=list)
-    environments: dict[str, Row | None] = field(default_factory=dict)
-    """None: the row is removed."""
-    tokens: dict[str, Row | None] = field(default_factory=dict)
-    cordons: dict[str, Row | None] = field(default_factory=dict)
-    pools: dict[str, Row | None] = field(default_factory=dict)
-    images: dict[str, Row | None] = field(default_factory=dict)
-    secrets: dict[str, Row | None] = field(default_factory=dict)
-    usage: dict[tuple[int, str, str, str], Row] = field(default_factory=dict)
-    volumes: dict[str, Row | None] = field(default_factory=dict)
+    others: dict[str, dict[Any, Row | None]] = field(default_factory=dict)
 
     def add(self, later: Rows) -> None:
         self.sandboxes |= later.sandboxes
         self.events |= later.events
         self.audit += later.audit
-        self.environments |= later.environments
-        self.tokens |= later.tokens
-        self.cordons |= later.cordons
-        self.pools |= later.pools
-        self.images |= later.images
-        self.secrets |= later.secrets
-        self.usage |= later.usage
-        self.volumes |= later.volumes
+        for table, rows in later.others.items():
+            self.others.setdefault(table, {}).update(rows)
 
     @property
     def last_event(self) -> int:
@@ -59,39 +49,20 @@ class Rows:
 def rows_of(change: Change) -> Rows:
     """The rows of a change, copied: later changes by its caller have no effect."""
     return Rows(
-        sandboxes={row["id"]: sandbox_row(row) for row in change.sandboxes},
-        events={event.id: _event_row(event) for event in change.events},
-        audit=[_audit_row(entry) for entry in change.audit],
-        environments={
-            **{environment.name: _environment_row(environment) for environment in change.environments},
-            **dict.fromkeys(change.removed_environments),
-        },
-        tokens={
-            **{token.info.id: _token_row(token) for token in change.tokens},
-            **dict.fromkeys(change.removed_tokens),
-        },
-        cordons={
-            **{cordon.node_id: _cordon_row(cordon) for cordon in change.cordons},
-            **dict.fromkeys(change.removed_cordons),
-        },
-        pools={
-            **{pool.id: _pool_row(pool) for pool in change.pools},
-            **dict.fromkeys(change.removed_pools),
-        },
-        images={
-            **{image.id: _image_row(image) for image in change.images},
-            **dict.fromkeys(change.removed_images),
-        },
-        secrets={
-            **{secret.info.id: _secret_row(secret) for secret in change.secrets},
-            **dict.fromkeys(change.removed_secrets),
-        },
-        usage={(row["hour"], row["environment"], row["tag"], row["value"]): row for row in map(_use_row, change.usage)},
-        volumes={
-            **{volume.id: _volume_row(volume) for volume in change.volumes},
-            **dict.fromkeys(change.removed_volumes),
-        },
+        {row["id"]: sandbox_row(row) for row in change.sandboxes},
+        {event.id: _event_row(event) for event in change.events},
+        [_audit_row(entry) for entry in change.audit],
+        {table: rows for table in _OTHERS if (rows := _other_rows(table, change))},
     )
+
+
+def _other_rows(table: str, change: Change) -> dict[Any, Row | None]:
+    """Nothing, mostly: a sandbox's changes come by the hundred each second, and concern no other table."""
+    put, removed = getattr(change, table), getattr(change, f"removed_{table}", ())
+    if not put and not removed:
+        return {}
+    key, row_of = _OTHERS[table]
+    return {**{key(one): row_of(one) for one in put}, **dict.fromkeys(removed)}
 
 
 def merged(changes: Iterable[Rows]) -> Rows:
@@ -276,5 +247,26 @@ def _text(value: Any) -> str | None:
     return None if value is None else text(str(value))
 
 
-_json = json.JSONEncoder(separators=(",", ":")).encode
-"""Made once: a sandbox has several rows written in its life."""
+_escaping = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _json(value: Any) -> str:
+    """In ASCII, for a database may have any encoding."""
+    try:
+        quick = orjson.dumps(value).decode()
+    except TypeError:  # lone surrogates, of foreign text
+        return _escaping(value)
+    return quick if quick.isascii() else _escaping(value)
+
+
+_OTHERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Row]]] = {
+    "environments": (attrgetter("name"), _environment_row),
+    "tokens": (attrgetter("info.id"), _token_row),
+    "cordons": (attrgetter("node_id"), _cordon_row),
+    "pools": (attrgetter("id"), _pool_row),
+    "images": (attrgetter("id"), _image_row),
+    "secrets": (attrgetter("info.id"), _secret_row),
+    "usage": (attrgetter("hour", "environment", "tag", "value"), _use_row),
+    "volumes": (attrgetter("id"), _volume_row),
+}
+"""Key and row of what a change has of each other table: tables and fields of `Change` have the same names."""
