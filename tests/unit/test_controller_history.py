@@ -90,7 +90,7 @@ async def test_a_create_that_comes_again_after_the_end_is_told_of_it() -> None:
     await controller.kill()
 
 
-async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
+async def test_a_thousand_replays_of_one_create_cost_one_write() -> None:
     world = World()
     controller = await world.controller()
     wanted = spec(idempotency_key="k")
@@ -98,7 +98,7 @@ async def test_ten_thousand_replays_of_one_create_cost_one_write() -> None:
     # Its creator is told that it runs while that is being written.
     await until(lambda: world.disk.row(made)["state"] == "running", "it is on record that it runs")
     writes = world.disk.writes
-    again = await asyncio.gather(*(make(controller, wanted) for _ in range(10_000)))
+    again = await asyncio.gather(*(make(controller, wanted) for _ in range(1000)))
     assert len(set(again)) == 1
     assert world.disk.writes == writes
     await controller.kill()

@@ -40,9 +40,13 @@ def reachable(start: Iterable[Phase]) -> set[Phase]:
     return seen
 
 
-@pytest.mark.parametrize("event", list(Event))
 @pytest.mark.parametrize("phase", list(Phase))
-def test_every_pair_is_an_edge_or_refused(phase: Phase, event: Event) -> None:
+def test_every_pair_is_an_edge_or_refused(phase: Phase) -> None:
+    for event in Event:
+        check_pair(phase, event)
+
+
+def check_pair(phase: Phase, event: Event) -> None:
     edge = EDGES.get((phase, event))
     if edge is None:
         with pytest.raises(FailedPrecondition) as caught:

@@ -1,7 +1,7 @@
 """The API against its own OpenAPI document: data that fits it and data that does not, for every operation.
 
-By hand, for longer: `SHOAL_TEST_EXAMPLES=500 pytest tests/unit/api/test_schemathesis.py`; and `SHOAL_TEST_SEED=…` for
-other data.
+By hand, for longer: `SHOAL_TEST_EXAMPLES=500 pytest tests/contract/api/test_schemathesis.py`; and `SHOAL_TEST_SEED=…`
+for other data.
 """
 
 from __future__ import annotations
