@@ -34,7 +34,7 @@ from shoal.cluster.scaling.reading import read_file
 from shoal.cluster.scaling.spec import AwsCluster, AwsRegionSpec, AwsTypeSpec
 from tests.unit.scaling.test_reading import CONFIGS
 
-REGIONS = ("eu-west-1", "us-east-1", "ap-southeast-2")
+REGIONS = ("eu-west-1", "us-east-1")
 _numbers = itertools.count()
 
 
@@ -144,13 +144,13 @@ def test_several_regions_launch_list_and_terminate(world: World) -> None:
         assert len(fleet.launch(order(name, count=3))) == 3
     machines = fleet.refresh()
     assert sorted({each.type for each in machines}) == sorted(f"{name}.cpu" for name in REGIONS)
-    assert len(machines) == 9
+    assert len(machines) == 6
     assert all(each.zone and each.zone.startswith(each.type.partition(".")[0]) for each in machines)
     assert machines[0].tags["ray-launch-request"] == "r1"
     gone = [each.id for each in machines if each.type.startswith("eu")]
     fleet.terminate([*gone, "i-00000000000000000"])
     assert [each.id for each in fleet.refresh() if each.state is not MachineState.TERMINATING and each.id in gone] == []
-    assert len([each for each in fleet.refresh() if each.state is not MachineState.TERMINATING]) == 6
+    assert len([each for each in fleet.refresh() if each.state is not MachineState.TERMINATING]) == 3
 
 
 def test_a_machine_carries_its_tags_from_the_request_on_and_ends_by_itself(world: World) -> None:
