@@ -54,6 +54,16 @@ def given_up(message: str) -> End:
     return End(Reason.TERMINATED, None, message, time.time())
 
 
+def follows_from_request(record: SandboxRecord) -> bool:
+    """Whether the next controller would give it the same end by the request that is on record."""
+    end = record.end
+    return (
+        end is not None
+        and record.ended_by is not None
+        and (end.reason, end.returncode, end.message) == (Reason.TERMINATED, None, ON_REQUEST)
+    )
+
+
 def evicted(message: str) -> End:
     """It had to make way."""
     return End(Reason.EVICTED, None, message, time.time())

@@ -184,6 +184,9 @@ ENDED = frozenset({Phase.ENDED, Phase.CLOSING, Phase.CLOSED})
 SETTLED = frozenset({Phase.CLOSING, Phase.CLOSED, Phase.REJECTED})
 """Its end is on record, or will be as soon as the store is back."""
 
+OVER = ENDED | SETTLED
+"""Nothing of it runs any more, for good."""
+
 RESTING = frozenset({Phase.HALTED, Phase.VACATING, Phase.STOPPED, Phase.MOVING, Phase.MOVED})
 """Nothing of it runs, but its disk is kept."""
 

@@ -30,6 +30,7 @@ from shoal.actors.controller.endings import (
     ended_error,
     evicted,
     failed_start,
+    follows_from_request,
     given_up,
     machine_lost,
     node_lost,
@@ -47,6 +48,7 @@ from shoal.actors.controller.phase import (
     LAUNCHED,
     LOSABLE,
     ON_RECORD_AS_STOPPED,
+    OVER,
     RESTING,
     SETTLED,
     UP_OR_LAUNCHED,
@@ -209,8 +211,8 @@ class SandboxSupervisor:
         await self._request_end(record, evicted(message), by)
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """Ends a sandbox and returns once it has ended. Where the store goes away meanwhile, that is on record as soon
-        as it is back. Raises what kept the sandbox off the record (then there is nothing of it), or the request for its
+        """Ends a sandbox and returns once nothing of it runs any more and the next controller would say the same. Where
+        the store goes away meanwhile, its end is on record as soon as it is back. Raises what kept the sandbox off the record (then there is nothing of it), or the request for its
         end (then it lives on)."""
         await self._request_end(record, given_up(message), by)
 
@@ -223,6 +225,9 @@ class SandboxSupervisor:
             run = self._run_of(record)
             if run is not None:
                 self._interrupt(run, Outcome(Event.END_REQUESTED, end=end))
+            await record.life.reached(OVER)
+            if follows_from_request(record):
+                return  # it need not wait for the disk once more
         await record.life.reached(SETTLED)
 
     async def stop(self, record: SandboxRecord, request: StopRequest, audit: Sequence[AuditEntry] = ()) -> None:
