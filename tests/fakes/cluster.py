@@ -230,6 +230,9 @@ class _Cluster:
     async def remove_sandbox(self, sandbox_id: str) -> None:
         pass
 
+    async def end_container(self, key: str) -> bool:
+        return False  # its slots tell
+
     async def find_image(self, image: str, pull: bool) -> NodeImage | None:
         return NodeImage(f"sha256:{hashlib.sha256(image.encode()).hexdigest()}", 0, {"env": {"PATH": "/bin"}})
 

@@ -223,6 +223,9 @@ class World:
                 raise FailedPrecondition("a container uses it", state="in_use")
             self.images.pop(args[0], None)
             return None
+        if method == "end_container":
+            await asyncio.sleep(self.remove_s)
+            return self._end_container(*args)
         if handle == "node":
             await asyncio.sleep(self.remove_s)
             if method == "stop_sandbox":
@@ -269,6 +272,17 @@ class World:
             self.containers.pop(sandbox_id)
         message = f"its command ended with {returncode}"
         slot.end.set_result(End(Reason.COMPLETED, returncode, message, time.time(), kept))
+
+    def _end_container(self, key: str) -> bool:
+        """The node ends one; its slot, if it lives, hears of it."""
+        sandbox_id = next((each for each, its_key in self.containers.items() if its_key == key), None)
+        if sandbox_id is None:
+            return False
+        del self.containers[sandbox_id]
+        for slot in self.slots.values():
+            if slot.alive and slot.sandbox_id == sandbox_id:
+                slot.hear_of_removal()
+        return True
 
     def put_away(self, sandbox_id: str) -> None:
         """A persistent sandbox's container is stopped. Idempotent."""

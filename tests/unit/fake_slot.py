@@ -147,6 +147,13 @@ class FakeSlot:
             end.set_result(End(Reason.TERMINATED, None, message, time.time()))
         return end.result()
 
+    def hear_of_removal(self) -> None:
+        """Its node has ended its container."""
+        if self.dies_ending:
+            self.die()
+        elif self.end is not None and not self.end.done():
+            self.end.set_result(End(Reason.TERMINATED, None, "its container was removed", time.time()))
+
     def die(self) -> None:
         """SIGKILL: its container lives on."""
         self.alive = False

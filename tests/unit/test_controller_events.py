@@ -71,6 +71,7 @@ async def test_events_expire_with_the_rest() -> None:
     controller = await world.controller()
     made, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 30, True, INSIDE))
     await controller.begin(controller.parts.sandboxes.terminate(made.id, INSIDE))
+    await controller.parts.sandboxes.wait(made.id, 20, INSIDE)  # until its end is on record
     log = controller.parts.writer.events
     assert log.since(0)
     await controller.parts._expire()

@@ -131,6 +131,7 @@ class TestWhatIsRefused:
         sandbox_id = await made(controller)
         both = (sandboxes.set_tags(sandbox_id, {"a": "b"}, INSIDE), sandboxes.terminate(sandbox_id, INSIDE))
         await asyncio.gather(*(controller.begin(one) for one in both))
+        await sandboxes.wait(sandbox_id, 20, INSIDE)
         row = world.disk.row(sandbox_id)
         assert (row["tags"], row["ended_by"], row["state"]) == ({"a": "b"}, "cluster", "terminated")
         await controller.kill()
@@ -150,6 +151,7 @@ class TestWhatIsLate:
         await until(lambda: info.id in away.refused, "that it runs is not on record")
         away.back()
         await controller.begin(sandboxes.terminate(info.id, INSIDE))
+        await sandboxes.wait(info.id, 20, INSIDE)
         told = await controller.begin(controller.parts.event_feed.events(0, info.id, None, 0, INSIDE))
         assert [event.kind for event in told] == ["created", "starting", "running", "terminated"]
         assert [event.kind for event in world.disk.events] == ["created", "starting", "running", "terminated"]

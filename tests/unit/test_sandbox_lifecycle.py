@@ -316,3 +316,27 @@ async def test_what_cannot_be_prepared_says_why_and_leaves_the_slot_free(place: 
         await slot.prepare(spec(image="none/such").container_shape, "")
     assert (await slot.describe()).prepared is None
     assert place.engine.containers == {}
+
+
+async def held(place: Machine, slot: SandboxActor) -> str:
+    """The key of a sandbox that the slot holds."""
+    await place.node.start_container("sb-1", spec())
+    return (await slot.adopt("sb-1", spec(), time.time())).key
+
+
+async def test_a_slot_hears_that_the_node_has_ended_its_sandbox(place: Machine, slot: SandboxActor) -> None:
+    key = await held(place, slot)
+    assert await place.node.end_container(key)
+    await asyncio.wait_for(slot.wipe("sb-1"), WITHIN_S)  # which waits for that
+    assert (await slot.describe()).sandbox_id is None
+    assert not await place.node.end_container(key), "it is on its way out"
+    await place.node.remove_container(key)
+    assert place.engine.containers == {}
+
+
+async def test_what_ended_a_sandbox_first_is_its_slots_to_tell(place: Machine, slot: SandboxActor) -> None:
+    key = await held(place, slot)
+    place.engine.end(key, out_of_memory=True)
+    end = await asyncio.wait_for(slot.ended("sb-1"), WITHIN_S)
+    assert not await place.node.end_container(key)
+    assert end.reason is Reason.OUT_OF_MEMORY

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from shoal.actors.controller.record import SandboxRecord, StopRequest
+from shoal.actors.controller.record import SandboxRecord, StopRequest, secrets_of
 from shoal.actors.messages import End
 from shoal.model.errors import FailedPrecondition, ImageNotFound, SandboxEnded, ShoalError
 from shoal.model.states import Reason, State
 
 ON_REQUEST = "terminated on request"
+
+_REQUESTED = End(Reason.TERMINATED, None, ON_REQUEST, 0.0)
 
 
 def vanished(record: SandboxRecord, why: str) -> End:
@@ -55,13 +58,11 @@ def given_up(message: str) -> End:
 
 
 def follows_from_request(record: SandboxRecord) -> bool:
-    """Whether the next controller would give it the same end by the request that is on record."""
+    """Whether the next controller would give it the same end by the request that is on record; and nothing secret is
+    on record before the end is."""
     end = record.end
-    return (
-        end is not None
-        and record.ended_by is not None
-        and (end.reason, end.returncode, end.message) == (Reason.TERMINATED, None, ON_REQUEST)
-    )
+    requested = end is not None and record.ended_by is not None and replace(end, ended_at=0.0) == _REQUESTED
+    return requested and not secrets_of(record.spec)
 
 
 def evicted(message: str) -> End:

@@ -211,9 +211,9 @@ class SandboxSupervisor:
         await self._request_end(record, evicted(message), by)
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """Ends a sandbox and returns once nothing of it runs any more and the next controller would say the same. Where
-        the store goes away meanwhile, its end is on record as soon as it is back. Raises what kept the sandbox off the record (then there is nothing of it), or the request for its
-        end (then it lives on)."""
+        """Ends a sandbox and returns once nothing of it runs any more, and the next controller would say the same of
+        it. Where the store goes away meanwhile, its end is on record as soon as it is back. Raises what kept the
+        sandbox off the record (then there is nothing of it), or the request for its end (then it lives on)."""
         await self._request_end(record, given_up(message), by)
 
     async def _request_end(self, record: SandboxRecord, end: End, by: Caller) -> None:
@@ -450,13 +450,28 @@ class SandboxSupervisor:
         assert run.slot is not None
         wanted = run.end
         self.pool.stock.leaving(run.slot)
+        if await self._ended_by_node(run):
+            return Outcome(Event.ENDED, end=replace(wanted, ended_at=time.time()))
         outcome = await self._end_of(run, "terminate", wanted.message)
         if outcome.event is Event.HALTED:
             return Outcome(Event.HALTED)  # why it had stopped is not its end
-        if outcome.end is not None and outcome.end.reason is Reason.TERMINATED is not wanted.reason:
-            # The slot was only told to end it; the controller knows what for.
-            return replace(outcome, end=End(wanted.reason, None, wanted.message, outcome.end.ended_at))
+        if outcome.end is not None and outcome.end.reason is Reason.TERMINATED:
+            # The slot was only told to end it, or that its container is gone; the controller knows what for.
+            code = outcome.end.returncode if wanted.reason is Reason.TERMINATED else None
+            return replace(outcome, end=End(wanted.reason, code, wanted.message, outcome.end.ended_at))
         return outcome
+
+    async def _ended_by_node(self, run: Run) -> bool:
+        """Has the node end a sandbox for which its slot would do no more: a call less for whoever waits. False: its
+        slot must be asked, which also knows what ended it before."""
+        spec, started = run.record.spec, run.record.started
+        if spec.command or spec.persistent or started is None:
+            return False
+        try:
+            node = self.adoption.nodes.handle(started.node_id)
+            return bool(await self.call(node, "end_container", started.key))
+        except (ShoalError, AttributeError):  # a node that is away, for which its slot waits, or of an older Shoal
+            return False
 
     async def _halt(self, run: Run) -> Outcome:
         assert run.end is not None

@@ -18,6 +18,7 @@ import ray
 from shoal.actors.handles import Carrying, call, find_actor
 from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
+from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.model import grants, tasks, tracing
 from shoal.model import machine as machine_file
@@ -293,6 +294,16 @@ class NodeActor(Carrying):
         """Kills and removes a container; returns once nothing runs there any more. What can't be removed by then is the
         sweep's work."""
         await self._end(await self._open(), key)
+
+    async def end_container(self, key: str) -> bool:
+        """As `remove_container`, for the controller: the slot hears of it as of a loss. False, and nothing is done,
+        where the container is lost or on its way out already: then the slot knows why."""
+        parts = await self._open()
+        if not parts.containers.lives(key):
+            return False
+        await self._end(parts, key)
+        parts.containers.losses.note(key, REMOVED)
+        return True
 
     async def save_log(self, sandbox_id: str, fd: int, offset: int, data: bytes) -> None:
         """Keeps output of a sandbox's command, to be read after its end."""

@@ -25,7 +25,7 @@ from shoal.actors.engines.contract import (
 from shoal.actors.engines.disks import disks
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.container_spec import ContainerDefaults, container_spec, size_mounts
-from shoal.actors.node.losses import Losses, loss_by_exit, out_of_memory
+from shoal.actors.node.losses import REMOVED, Losses, loss_by_exit, out_of_memory
 from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles, Stage
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, Internal, NotFound, ShoalError
@@ -109,6 +109,11 @@ class Containers:
         """The sandbox's container, if it is ready and not being removed."""
         record = self.of_sandbox(sandbox_id)
         return record if record is not None and record.ready and record.key not in self._doomed else None
+
+    def lives(self, key: str) -> bool:
+        """Whether it is ready, and neither lost nor being removed."""
+        record = self.records.get(key)
+        return record is not None and record.ready and key not in self._doomed and self.losses.of(key) is None
 
     def prepared_by(self, slot_id: str) -> ContainerRecord | None:
         """The container that a slot keeps ready, or is about to."""
@@ -387,7 +392,7 @@ class Containers:
             self.records.pop(key, None)
         self._doomed.discard(key)
         self._remains.discard(key)
-        self.losses.forget(key, ContainerLoss(Reason.TERMINATED, None, "its container was removed"))
+        self.losses.forget(key, REMOVED)
 
     async def follow_events(self) -> None:
         """Turns the engine's events into losses, for ever."""

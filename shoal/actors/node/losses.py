@@ -13,6 +13,9 @@ from shoal.model.states import Reason
 _KILLED = 137
 """The exit code of an agent that was killed, which nobody inside can do."""
 
+REMOVED = ContainerLoss(Reason.TERMINATED, None, "its container was removed")
+"""By the node itself: nothing runs there any more, and the rest goes by itself."""
+
 
 class Losses:
     """The losses by container. `records`: the containers that there are."""

@@ -29,6 +29,9 @@ from shoal.model.states import Reason
 
 hide_pydantic()  # before anything else: Ray loads this module first of all in a slot's process
 
+_HEARS_S = 10.0
+"""Seconds within which a slot hears from its node that its container is gone."""
+
 
 class SandboxActor(Carrying):
     """One slot. Made by the controller with `names.slot_options`; `grace_s`: between SIGTERM and SIGKILL for a
@@ -117,10 +120,16 @@ class SandboxActor(Carrying):
         return await self._give_up(sandbox_id, reason, message)
 
     async def wipe(self, sandbox_id: str) -> None:
-        """Frees the slot for the next sandbox, once the controller knows the end of this one. Idempotent."""
-        if self._life is not None and self._life.sandbox_id == sandbox_id:
-            if self._life.end is None:
-                raise FailedPrecondition(f"{sandbox_id} has not ended yet", state="running")
+        """Frees the slot for the next sandbox, once the controller knows the end of this one. Idempotent.
+
+        It may know it from the node, and sooner than this slot does."""
+        life = self._life
+        if life is not None and life.sandbox_id == sandbox_id:
+            try:
+                async with asyncio.timeout(_HEARS_S):
+                    await life.ended()
+            except TimeoutError:
+                raise FailedPrecondition(f"{sandbox_id} has not ended yet", state="running") from None
             self._life = self._start_task = None
 
     async def pid(self) -> int:

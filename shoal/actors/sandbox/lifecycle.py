@@ -60,6 +60,7 @@ class SandboxLifecycle:
         self._cause: asyncio.Future[tuple[Reason, int | None, str]] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._main_exit: int | None = None
+        self._is_removed = False
 
     # -- start ----------------------------------------------------------------------------------
 
@@ -184,6 +185,7 @@ class SandboxLifecycle:
     async def _watch_container(self) -> None:
         assert self._started is not None
         loss = await loss_of(self._node, self._started.key)
+        self._is_removed = loss.reason is Reason.TERMINATED
         self.give_up(loss.reason, loss.exit_code, loss.message)
 
     async def _watch_deadline(self, deadline: float) -> None:
@@ -239,7 +241,8 @@ class SandboxLifecycle:
             returncode = self._main_exit
         self._close_connection()
         keep = self._spec.persistent and reason is not Reason.TERMINATED
-        await self._let_go("stop_container" if keep else "remove_container")
+        if not self._is_removed:
+            await self._let_go("stop_container" if keep else "remove_container")
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
