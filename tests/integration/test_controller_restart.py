@@ -67,6 +67,7 @@ async def test_what_it_knew_is_known_after_a_kill(cluster: Cluster) -> None:
         await sandbox.wait.aio(timeout=20)
         ended = await shoal.Sandbox.create.aio(environment="kept")
         await ended.terminate.aio()
+        await transport.ask(verbs.wait, ended.id, 20.0)  # until its end is on record, too
         before = await admin.ask(verbs.events, 0, environment="kept")
         kill(await asyncio.to_thread(actor_pid, "controller"))
 

@@ -450,7 +450,7 @@ class SandboxSupervisor:
         assert run.slot is not None
         wanted = run.end
         self.pool.stock.leaving(run.slot)
-        if await self._ended_by_node(run):
+        if await self.adoption.end_directly(run.record):
             return Outcome(Event.ENDED, end=replace(wanted, ended_at=time.time()))
         outcome = await self._end_of(run, "terminate", wanted.message)
         if outcome.event is Event.HALTED:
@@ -460,18 +460,6 @@ class SandboxSupervisor:
             code = outcome.end.returncode if wanted.reason is Reason.TERMINATED else None
             return replace(outcome, end=End(wanted.reason, code, wanted.message, outcome.end.ended_at))
         return outcome
-
-    async def _ended_by_node(self, run: Run) -> bool:
-        """Has the node end a sandbox for which its slot would do no more: a call less for whoever waits. False: its
-        slot must be asked, which also knows what ended it before."""
-        spec, started = run.record.spec, run.record.started
-        if spec.command or spec.persistent or started is None:
-            return False
-        try:
-            node = self.adoption.nodes.handle(started.node_id)
-            return bool(await self.call(node, "end_container", started.key))
-        except (ShoalError, AttributeError):  # a node that is away, for which its slot waits, or of an older Shoal
-            return False
 
     async def _halt(self, run: Run) -> Outcome:
         assert run.end is not None
