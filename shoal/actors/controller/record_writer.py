@@ -106,15 +106,14 @@ class RecordWriter:
     async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """A write goes on if its caller is cancelled."""
         self._writing += 1
-        await asyncio.shield(tasks.shared(self._counted(work), "write"))
+        task = tasks.shared(work, "write")
+        task.add_done_callback(self._count_off)
+        await asyncio.shield(task)
 
-    async def _counted(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        finally:
-            self._writing -= 1
-            if not self._writing:
-                self._idle.set()
+    def _count_off(self, _: asyncio.Task[None]) -> None:
+        self._writing -= 1
+        if not self._writing:
+            self._idle.set()
 
     async def _put(
         self,
