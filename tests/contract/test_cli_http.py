@@ -16,6 +16,7 @@ from shoal.client import config_file
 from shoal.model import verbs
 from shoal.model.access import Scope
 from shoal.wire.agent import Start
+from tests.command import Done, called
 from tests.contract.client_relay import ClientLab, client_lab
 from tests.terminal import COMMAND, terminal
 
@@ -47,9 +48,11 @@ def known(lab: ClientLab, monkeypatch: pytest.MonkeyPatch) -> str:
     return lab.api.url
 
 
-def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, stdin: bytes = b"") -> Done:
+    if not {"run", "exec", "logs"} & set(arguments):
+        return called(*arguments, stdin=stdin)
     done = subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=60, check=False)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def good(*arguments: str, stdin: bytes = b"") -> str:

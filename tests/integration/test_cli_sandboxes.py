@@ -15,6 +15,7 @@ import pytest
 
 import shoal
 from tests.cluster import Cluster
+from tests.command import called
 from tests.registry import empty_registry
 from tests.terminal import COMMAND, terminal
 
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.engine
 
 
 def run(*arguments: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+    if not {"run", "exec", "logs", "shell"} & set(arguments):
+        done = called(*arguments, stdin=stdin or b"")
+        return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.encode(), done.stderr.encode())
     return subprocess.run([*COMMAND, *arguments], input=stdin or b"", capture_output=True, timeout=timeout, check=False)
 
 

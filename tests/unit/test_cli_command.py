@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextvars
 import json
 import os
-import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from click.testing import CliRunner
 from typer.main import get_command
 
-from shoal.cli.main import app, main
+from shoal.cli.main import app
 from shoal.model.errors import ShoalError
+from tests.command import Done, called
 
 COMMANDS = (
     *("up", "down", "status", "dashboard", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "stop", "start", "rm"),
@@ -40,13 +35,6 @@ GROUPS = {
 COMMAND = get_command(app)
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def environment(state: Path, **environ: str) -> dict[str, str]:
     """That of a user who has no cluster."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHOAL_", "RAY_", "DOCKER_"))}
@@ -55,25 +43,7 @@ def environment(state: Path, **environ: str) -> dict[str, str]:
 
 
 def shoal(*arguments: str, state: Path, **environ: str) -> Done:
-    """The command in this process, which is spared the start of another."""
-    stdout, stderr = StringIO(), StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    with (
-        mock.patch.dict(os.environ, environment(state, **environ), clear=True),
-        mock.patch.object(sys, "argv", ["shoal", *arguments]),
-        redirect_stdout(stdout),
-        redirect_stderr(stderr),
-    ):
-        try:
-            contextvars.copy_context().run(main)  # what it sets is not set for the next
-            code: int | str | None = 0
-        except SystemExit as ended:
-            code = ended.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    assert code is None or isinstance(code, int)
-    return Done(code or 0, stdout.getvalue(), stderr.getvalue())
+    return called(*arguments, environ=environment(state, **environ))
 
 
 def started(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
