@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,18 +83,24 @@ def read_headers(file: Path | None) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
-@contextmanager
 def span(
     name: str, attributes: Mapping[str, Any] | None = None, *, server: bool = False, root: bool = True
-) -> Iterator[Any]:
+) -> AbstractContextManager[Any]:
     """The work in the block is a span, if this process traces. Gives the span, or None.
 
     `server`: it answers a caller in another process; `root`: it may begin a trace. A `ShoalError` becomes its outcome.
     """
     tracer = _tracer()
     if tracer is None:
-        yield None
-        return
+        return _NONE  # the same for all, as calls of all kinds pass here
+    return _recorded(tracer, name, attributes or {}, server, root)
+
+
+_NONE: AbstractContextManager[None] = nullcontext()
+
+
+@contextmanager
+def _recorded(tracer: Tracer, name: str, attributes: Mapping[str, Any], server: bool, root: bool) -> Iterator[Any]:
     from opentelemetry.trace import SpanKind, Status, StatusCode, use_span
 
     parent = _parent()
@@ -102,7 +108,7 @@ def span(
         yield None
         return
     kind = SpanKind.SERVER if server else SpanKind.INTERNAL
-    made: Span = tracer.start_span(name, context=parent, kind=kind, attributes=_present(attributes or {}))
+    made: Span = tracer.start_span(name, context=parent, kind=kind, attributes=_present(attributes))
     with use_span(made, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield made
