@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shoal.actors.node.logs import LogFiles
 from shoal.actors.node.shipping.lines import LONGEST, Entry, Names, Splitter
 from shoal.actors.node.shipping.shipper import Shipper
-from shoal.actors.node.shipping.shipping import LogShipping
+from shoal.actors.node.shipping.shipping import LogShipping, _open_spool
 from shoal.actors.node.shipping.sinks import FileSink, Sink, sink
 from shoal.actors.node.shipping.spool import Spool
 from shoal.model import tasks
@@ -75,6 +75,13 @@ class TestSpool:
         for spool in (first, again):
             spool.close()
 
+    def test_a_damaged_one_is_put_aside(self, tmp_path: Path) -> None:
+        (tmp_path / "s.db").write_bytes(b"no database" * 100)
+        spool = _open_spool(tmp_path / "s.db", 10)
+        spool.add(BOX, 1, 1, [Entry(b"1")])
+        spool.close()
+        assert (tmp_path / "s.damaged").exists()
+
     def test_beyond_its_bound_it_drops_and_goes_on(self, tmp_path: Path) -> None:
         spool = Spool(tmp_path / "s.db", 10)
         assert spool.add(BOX, 1, 20, [Entry(b"12345678"), Entry(b"9012"), Entry(b"34")]) == 1
@@ -110,7 +117,7 @@ def lines(count: int, first: int = 0) -> list[tuple[int, bytes]]:
 
 async def test_a_sink_that_fails_stalls_and_returns_gets_each_line_in_order(tmp_path: Path) -> None:
     with receiver() as seen:
-        answers = iter([500, 503, 429])
+        answers = iter([500, 302, 429])
         stalled = threading.Event()
 
         def answer() -> int:

@@ -182,6 +182,13 @@ async def open_node(
         relay.on_connected = functools.partial(_tell_relay, containers, ports)
         with contextlib.suppress(Unavailable):  # the relay is being restarted, and calls it then
             await relay.on_connected()
+        logs = LogFiles(state / "logs")
+        ask_events = _ask_events if machine is None else None
+        connect = functools.partial(_connect, containers, relay, secret)
+        shipping = await open_shipping(settings.telemetry, cluster, hostname(), state, connect, ask_events, logs)
+        if shipping is not None:
+            held.push_async_callback(shipping.close)
+            await shipping.start({record.sandbox_id for record in containers.records.values() if record.sandbox_id})
         await asyncio.to_thread((state / "node-id").write_text, node_id)
         held.pop_all()
     disk_watch = DiskWatch(engine, settings.node.disk_interval)
@@ -189,12 +196,6 @@ async def open_node(
     if engine.layers is not None:
         transfer = ImageTransfer(engine.layers, object_access, state / "transfer", tell_damaged, ensure_stored)
     images = NodeImages(engine, containers, cluster, transfer)
-    logs = LogFiles(state / "logs")
-    ask_events = _ask_events if machine is None else None
-    connect = functools.partial(_connect, containers, relay, secret)
-    shipping = await open_shipping(settings.telemetry, cluster, hostname(), state, connect, ask_events, logs)
-    if shipping is not None:
-        await shipping.start({record.sandbox_id for record in containers.records.values() if record.sandbox_id})
     return NodeParts(
         engine,
         network,

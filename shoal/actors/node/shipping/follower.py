@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from shoal.actors.node.shipping.lines import STREAMS, Splitter
@@ -42,6 +42,11 @@ class Follower:
         task = self._following.pop(sandbox_id, None)
         if task is not None:
             await tasks.stop(task)
+
+    async def keep(self, living: Collection[str]) -> None:
+        """Lets go of all but these."""
+        for sandbox_id in self._following.keys() - set(living):
+            await self.end(sandbox_id)
 
     async def close(self) -> None:
         """Lets go of all; what was taken is kept."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from shoal.model.access import SandboxEvent
 from shoal.model.metrics import Series
 from shoal.model.settings import TelemetrySettings
 from shoal.model.spec import MIB
+
+log = logging.getLogger("shoal.shipping")
 
 AskEvents = Callable[[int | None], Awaitable[Sequence[SandboxEvent] | int]]
 
@@ -58,6 +62,7 @@ class LogShipping:
 
     async def sweep(self, living: Collection[str]) -> None:
         """Forgets sandboxes of which nothing can come any more."""
+        await self._follower.keep(living)
         known = await asyncio.to_thread(self._shipper.spool.sources)
         gone = [each for each in known if each not in living and not self._logs.has(each)]
         if gone:
@@ -93,6 +98,18 @@ async def open_shipping(
     """What the settings say, not started yet; None where nothing is to be sent. `state`: the node's directory."""
     if settings.sink is None:
         return None
-    spool = await asyncio.to_thread(Spool, state / "shipping.db", settings.sink_buffer * MIB)
+    spool = await asyncio.to_thread(_open_spool, state / "shipping.db", settings.sink_buffer * MIB)
     shipper = Shipper(spool, sink(settings.sink, settings.headers), Names(cluster, hostname))
     return LogShipping(shipper, connect, ask_events, logs)
+
+
+def _open_spool(file: Path, most: int) -> Spool:
+    """A file that is damaged is put aside: what it held is lost, and the node must start."""
+    try:
+        return Spool(file, most)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, say
+            raise
+        log.exception("%s is damaged: it is put aside, and what waited in it is not sent", file)
+        file.replace(file.with_suffix(".damaged"))
+        return Spool(file, most)

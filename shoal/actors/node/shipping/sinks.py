@@ -58,12 +58,21 @@ class FileSink:
             out.write(b"".join(body + b"\n" for body in bodies))
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A POST that is sent on would arrive as a GET without its body, and its credentials elsewhere."""
+
+    def redirect_request(self, *args: object, **options: object) -> None:
+        return None
+
+
 class HttpSink:
     """A POST of lines of JSON for each batch; any answer 2xx takes it."""
 
     def __init__(self, url: str, headers: Path | None) -> None:
         self._url = url
         self._headers = headers
+        self._host = urlsplit(url).netloc  # what is logged: the rest may hold a key
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def send(self, bodies: Sequence[bytes]) -> None:
         self._post(b"".join(body + b"\n" for body in bodies), "application/x-ndjson")
@@ -72,15 +81,15 @@ class HttpSink:
         headers = {**read_headers(self._headers), "Content-Type": kind}
         request = urllib.request.Request(self._url, data, headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_S):  # the operator's own setting
+            with self._opener.open(request, timeout=ANSWER_S):  # the operator's own setting
                 pass
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in _REFUSALS:
-                raise SinkRefuses(f"{self._url} refuses it with {error.code}") from None
-            raise OSError(f"{self._url} answers with {error.code}") from None
+                raise SinkRefuses(f"{self._host} refuses it with {error.code}") from None
+            raise OSError(f"{self._host} answers with {error.code}") from None
         except http.client.HTTPException as error:
-            raise OSError(f"{self._url} gave no valid answer: {error!r}") from None
+            raise OSError(f"{self._host} gave no valid answer: {error!r}") from None
 
 
 class OtlpSink(HttpSink):
