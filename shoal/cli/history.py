@@ -75,6 +75,8 @@ async def _show(
     client: Client, name: str | None, after: int | None, environment: str | None, follow: bool, json: bool
 ) -> None:
     sandbox_id = None if name is None else (await find(client, name)).id
+    if follow and after is None and sys.stdout.isatty():
+        console.err().print("Waiting for events; Ctrl-C ends it. Earlier ones: --after 0", style="dim")
     async with client.events(after=after, sandbox_id=sandbox_id, environment=environment) as shown:
         while (event := await shown.next.aio(None if follow else 0)) is not None:
             typer.echo(json_module.dumps(event.to_dict()) if json else _line(event, sys.stdout.isatty()))

@@ -11,36 +11,31 @@ import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli import console
 from shoal.cli.session import with_cluster
+from shoal.cli.top_tables import Row, node_table, sandbox_table
 from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT
-from shoal.model.errors import Unavailable
+from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.info import Listing, SandboxInfo
-from shoal.model.overview import NodeFigures, Overview
+from shoal.model.overview import Overview
 from shoal.model.usage import SandboxLoad
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
     from shoal.client.cluster import Client
 
 _EVERY_S = 2.0
 _MOST = 1000
-_KEYS = "q quit   n nodes   sort by: c CPU   m memory   d disk   t traffic   a age   r reverse"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A sandbox, and what it uses where its node has told."""
-
-    info: SandboxInfo
-    load: SandboxLoad
+_WIDE = 200
+"""Characters of a line where the output is no terminal."""
+_KEYS = "q quit  n nodes  sort: c CPU  m memory  d disk  t traffic  a age  r reverse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +58,14 @@ _ORDERS: dict[str, Callable[[Row], float]] = {
 
 @dataclass(slots=True)
 class View:
-    """What is shown, and how. `height`: rows of the terminal; None: all."""
+    """What is shown, and how. `height`: rows of the terminal; None: all; `width`: its columns."""
 
     seen: Seen = field(default_factory=Seen)
     order: str = "c"
     reverse: bool = False
     nodes: bool = False
     height: int | None = None
+    width: int = _WIDE
 
     def press(self, key: str) -> bool:
         """Takes a key; False: it ends the command."""
@@ -86,19 +82,18 @@ class View:
     def render(self) -> RenderableType:
         """All of it."""
         from rich.console import Group
-        from rich.text import Text
 
-        parts: list[RenderableType] = [Text(line) for line in _summary(self.seen.overview)]
+        parts: list[RenderableType] = [_line(line) for line in _summary(self.seen.overview)]
         if self.seen.error is not None:
-            parts.append(Text(console.printable(self.seen.error), style="red"))
+            parts.append(_line(console.printable(self.seen.error), "red"))
         room = None if self.height is None else max(1, self.height - len(parts) - 3)
         nodes = None if self.seen.overview is None else self.seen.overview.nodes
         if self.nodes and nodes is not None:
-            parts.append(_node_table(nodes[:room]))
+            parts.append(node_table(nodes[:room], self.width))
         else:
-            parts.append(_sandbox_table(self._sorted()[:room], self.order))
+            parts.append(sandbox_table(self._sorted()[:room], self.order, self.width))
         if self.height is not None:
-            parts.append(Text(_KEYS, style="dim"))
+            parts.append(_line(_KEYS, "dim"))
         return Group(*parts)
 
     def _sorted(self) -> list[Row]:
@@ -125,7 +120,9 @@ def top(
       shoal top --environment team-a --sort m
       shoal top | head
     """
-    view = View(order=sort if sort in _ORDERS else "c", nodes=nodes)
+    if sort not in _ORDERS:
+        raise InvalidRequest(f"sort: {sort!r}; give one of {', '.join(_ORDERS)}", field="sort")
+    view = View(order=sort, nodes=nodes)
     with_cluster(lambda client: _run(client, environment, view))
 
 
@@ -133,7 +130,7 @@ async def _run(client: Client, environment: str | None, view: View) -> None:
     out = console.out()
     if not (out.is_terminal and sys.stdin.isatty()):
         view.seen = await look(client, environment)
-        out.width = max(out.width, 160)
+        out.width = view.width
         out.print(view.render())
         return
     from rich.console import Console
@@ -146,7 +143,7 @@ async def _run(client: Client, environment: str | None, view: View) -> None:
         due = time.monotonic()
         try:
             while True:
-                view.height = out.size.height
+                view.width, view.height = out.size
                 live.update(view.render(), refresh=True)
                 if looking is None and time.monotonic() >= due:
                     looking = asyncio.create_task(look(client, environment))
@@ -226,76 +223,14 @@ def _summary(overview: Overview | None) -> list[str]:
     return lines
 
 
+def _line(text: str, style: str = "") -> Text:
+    """One line, whatever the width: what is too long for it is cut."""
+    from rich.text import Text
+
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
 def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def _table(*columns: tuple[str, bool]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for name, number in columns:
-        table.add_column(name, justify="right" if number else "left", no_wrap=True, overflow="ellipsis")
-    return table
-
-
-def _sandbox_table(rows: Sequence[Row], order: str) -> Table:
-    marks = {"c": "CPU", "m": "MEMORY", "d": "DISK", "t": "IN/s", "a": "AGE"}
-    names = ("SANDBOX", "NAME", "STATE", "CPU", "MEMORY", "DISK", "IN/s", "OUT/s", "AGE", "IMAGE", "COMMAND")
-    numbers = {"CPU", "MEMORY", "DISK", "IN/s", "OUT/s", "AGE"}
-    table = _table(*((f"{name}*" if marks[order] == name else name, name in numbers) for name in names))
-    now = time.time()
-    for row in rows:
-        info, load = row.info, row.load
-        table.add_row(
-            *_texts(
-                info.id,
-                info.spec.name or "",
-                info.state.value,
-                f"{load.cpu:.2f}",
-                f"{load.memory:.0f}M",
-                f"{load.disk:.0f}M",
-                _bytes(load.network_in),
-                _bytes(load.network_out),
-                console.age(now - info.created_at),
-                info.spec.image[:40],
-                " ".join(info.spec.command)[:60],
-            )
-        )
-    return table
-
-
-def _node_table(nodes: Sequence[NodeFigures]) -> Table:
-    numbers = ("SANDBOXES", "CPU USED", "REQUESTED", "MEMORY USED", "REQUESTED", "DISK USED")
-    table = _table(("NODE", False), ("REGION", False), *((name, True) for name in numbers), ("STATE", False))
-    for node in nodes:
-        state = "cordoned" if node.cordoned is not None else "up"
-        table.add_row(
-            *_texts(
-                node.hostname,
-                node.region or "",
-                str(node.sandboxes),
-                f"{node.cpu_used:.1f} of {node.cpu_total:g}",
-                f"{node.cpu_requested:.1f}",
-                f"{node.memory_used} of {node.memory_total}M",
-                f"{node.memory_requested}M",
-                f"{node.disk_used // 1024} of {node.disk_total // 1024}G",
-                state if node.alive else "does not answer",
-            )
-        )
-    return table
-
-
-def _texts(*cells: str) -> Iterator[Any]:
-    from rich.text import Text
-
-    return (Text(console.printable(cell)) for cell in cells)
-
-
-def _bytes(number: float) -> str:
-    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"

@@ -61,7 +61,8 @@ def usage(
     elif rows:
         console.print_table((by.rpartition(":")[2].upper(), *_COLUMNS), [_row(row) for row in rows])
     else:
-        console.err().print("No sandbox has run in that time, or none with such a tag.")
+        which = " with such a tag" if by.startswith("tag:") else ""
+        console.err().print(f"No sandbox{which} has run in that time. Nodes tell of theirs twice a minute.")
 
 
 def _row(row: UsageRow) -> tuple[str, ...]:

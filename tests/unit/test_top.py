@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from shoal.cli.history import _line
-from shoal.cli.top import Row, Seen, View, look
+from shoal.cli.top import Seen, View, look
+from shoal.cli.top_tables import Row
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
 from shoal.model.access import SandboxEvent
@@ -52,6 +53,20 @@ def test_hostile_texts_are_shown_as_text() -> None:
     line = _line(SandboxEvent(1, 0.0, "main", "sb-1", "failed", {"message": HOSTILE}), colour=False)
     assert line.isprintable()
     assert "\x1b[2J" not in _line(SandboxEvent(1, 0.0, "main", "sb-1", "failed", {"message": HOSTILE}), colour=True)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
+def test_a_narrow_terminal_shows_fewer_columns_and_those_whole(width: int) -> None:
+    view = View(Seen(rows=[row("sb-" + "x" * 16, 1.25, name="n" * 40, command=("sh",))]), width=width)
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(view.render())
+    text = out.getvalue()
+    assert "sb-" + "x" * 16 in text
+    assert ("1.25" in text) == (width >= 40)
+    assert ("running" in text) == (width >= 80)
+    assert ("COMMAND" in text) == (width >= 120)
+    view.nodes = True
+    Console(file=out, width=width, highlight=False).print(view.render())
 
 
 @pytest.mark.anyio
