@@ -11,8 +11,6 @@ from urllib.parse import quote, urlsplit
 TOKEN_PARAMETER = "shoal_token"
 """The query parameter for a connect token, for clients that cannot set a header."""
 
-TOKEN_HEADER = "X-Shoal-Connect-Token"
-
 CONNECT_KEY = "http"
 """The container key in connect tokens of `http` tunnels: these outlive a container, and no relay takes them."""
 

@@ -13,7 +13,7 @@ from shoal.actors.engines.contract import ContainerSpec, Mount
 from shoal.actors.engines.docker.request import create_request
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.oci import processes
-from shoal.actors.engines.oci.bundle import Machine, Place, config
+from shoal.actors.engines.oci.bundle import ContainerPaths, Machine, config
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.model.errors import FailedPrecondition
@@ -36,8 +36,8 @@ def spec(**overrides: Any) -> ContainerSpec:
 
 
 def made(asked: ContainerSpec, filter_file: Path | None = None) -> dict[str, Any]:
-    place = Place(Path("/root-dir"), "/shoal/c-one", filter_file)
-    return config(asked, IMAGE, place, Machine({"mine": 1}, {"sigpending": 7}))
+    paths = ContainerPaths(Path("/root-dir"), "/shoal/c-one", filter_file)
+    return config(asked, IMAGE, paths, Machine({"mine": 1}, {"sigpending": 7}))
 
 
 def test_a_config_closes_what_can_be_closed() -> None:

@@ -157,10 +157,10 @@ class DeclaredPools:
             raise QuotaExceeded(
                 f"environment {info.environment!r} has {self._limits.pools} pools, which is the most; delete some"
             )
-        twin = self._twin(info, _resolved(info.spec, image))
-        if twin is not None:
+        duplicate = self._duplicate(info, _resolved(info.spec, image))
+        if duplicate is not None:
             raise AlreadyExists(
-                f"spec: pool {twin.name!r} keeps the same ready; resize that one, or ask for something else",
+                f"spec: pool {duplicate.name!r} keeps the same ready; resize that one, or ask for something else",
                 field="spec",
             )
         entry = audited(verbs.create_pool, caller, target=info.name, environment=info.environment)
@@ -195,7 +195,7 @@ class DeclaredPools:
         """The ids of the images that they need."""
         return [pool.image.id for pool in self._pools.values() if pool.image is not None]
 
-    def _twin(self, info: PoolInfo, spec: SandboxSpec) -> PoolInfo | None:
+    def _duplicate(self, info: PoolInfo, spec: SandboxSpec) -> PoolInfo | None:
         """Another pool that serves the same creates: which of them would one take from?"""
         others = (pool for key, pool in self._pools.items() if key != (info.environment, info.name))
         return next((each.info for each in others if _serves(each.spec) == _serves(spec)), None)

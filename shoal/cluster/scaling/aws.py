@@ -134,7 +134,7 @@ class AwsRegion:
     def machines(self) -> Sequence[Machine]:
         return [self._machine(instance) for instance in self._instances(Filters=self._own())]
 
-    def strangers(self) -> Sequence[str]:
+    def foreign_machines(self) -> Sequence[str]:
         found = self._instances(Filters=[_tagged(CLUSTER_TAG, self._cluster), _THERE])
         return [each["InstanceId"] for each in found if _tags(each).get(HEAD_TAG) != self._head]
 

@@ -76,7 +76,7 @@ def _check_same(before: ClusterSpec, after: ClusterSpec) -> None:
 def _check_provider(cluster: ClusterSpec, state_dir: Path) -> None:
     """Whether the provider can be used at all: each region answers, and the cluster's name is its own."""
     try:
-        strangers = [each for region in open_regions(cluster, state_dir) for each in region.strangers()]
+        foreign = [each for region in open_regions(cluster, state_dir) for each in region.foreign_machines()]
     except CloudError as error:
         raise FailedPrecondition(f"{cluster.provider}: {error.kind}: {error}", state=error.kind) from None
     except ImportError as error:
@@ -84,9 +84,9 @@ def _check_provider(cluster: ClusterSpec, state_dir: Path) -> None:
             f"{cluster.provider} needs a package that is missing: pip install 'shoal[{cluster.provider}]' ({error})",
             state="not_installed",
         ) from None
-    if strangers:
+    if foreign:
         raise FailedPrecondition(
-            f"name: machines of another cluster called {cluster.name} run, such as {strangers[0]}; choose another "
+            f"name: machines of another cluster called {cluster.name} run, such as {foreign[0]}; choose another "
             "name, or end them if their head is gone",
             state="name_taken",
         )

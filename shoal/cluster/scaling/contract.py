@@ -140,7 +140,7 @@ class Region(Protocol):
         """All the cluster's machines in the region that are not gone. Never a part of them: what is missing is taken
         for terminated. Raises a `CloudError` where the whole cannot be told."""
 
-    def strangers(self) -> Sequence[str]:
+    def foreign_machines(self) -> Sequence[str]:
         """The ids of machines whose cluster has the same name and another head. They are in no list and are not ended
         here. Raises a `CloudError`."""
 

@@ -129,7 +129,7 @@ class LocalRegion:
         _raise(self._faults().machines, self.name)
         return [_machine(directory, record) for directory, record in self._records()]
 
-    def strangers(self) -> Sequence[str]:
+    def foreign_machines(self) -> Sequence[str]:
         return []  # its machines lie in the head's own directory
 
     def terminate(self, machine_ids: Sequence[str]) -> None:

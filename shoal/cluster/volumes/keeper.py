@@ -45,11 +45,11 @@ class JuiceKeeper(VolumeKeeper):
     def access(self, volume_id: str, storage: ObjectAccess) -> VolumeAccess:
         if not isinstance(storage, S3Access):
             raise FailedPrecondition("volumes need an object storage that speaks S3", state="no_s3")
-        place = self._metadata.place(volume_id)
+        address = self._metadata.address(volume_id)
         env = _environment(storage)
-        if place.password is not None:
-            env["META_PASSWORD"] = place.password
-        return VolumeAccess(place.url, _bucket(storage), env, self.only_on_head)
+        if address.password is not None:
+            env["META_PASSWORD"] = address.password
+        return VolumeAccess(address.url, _bucket(storage), env, self.only_on_head)
 
     def limit(self, volume_id: str, size: int | None, files: int | None, storage: ObjectAccess) -> None:
         _run(access := self.access(volume_id, storage), "config", "--yes", access.metadata, *_limits(size, files))

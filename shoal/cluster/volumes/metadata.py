@@ -22,7 +22,7 @@ from shoal.model.private_directory import make_private_directory
 from shoal.model.settings import Settings
 
 
-class Place(NamedTuple):
+class MetadataAddress(NamedTuple):
     """Where the metadata of one volume is. `password` is not in `url`."""
 
     url: str
@@ -39,7 +39,7 @@ class Metadata(ABC):
         """Makes room for the metadata of a volume."""
 
     @abstractmethod
-    def place(self, volume_id: str) -> Place:
+    def address(self, volume_id: str) -> MetadataAddress:
         """Where it is."""
 
     @abstractmethod
@@ -65,8 +65,8 @@ class SqliteMetadata(Metadata):
     def make(self, volume_id: str) -> None:
         make_private_directory(self._directory)
 
-    def place(self, volume_id: str) -> Place:
-        return Place(f"sqlite3://{self._file(volume_id)}", None)
+    def address(self, volume_id: str) -> MetadataAddress:
+        return MetadataAddress(f"sqlite3://{self._file(volume_id)}", None)
 
     def remove(self, volume_id: str) -> None:
         file = self._file(volume_id)
@@ -88,7 +88,7 @@ class PostgresMetadata(Metadata):
     def make(self, volume_id: str) -> None:
         self._run(f'CREATE SCHEMA IF NOT EXISTS "{_schema(volume_id)}"')
 
-    def place(self, volume_id: str) -> Place:
+    def address(self, volume_id: str) -> MetadataAddress:
         url = postgresql_database(self._url).url
         password = url.password or _first(url.query.get("password"))
         plain = URL.create(
@@ -101,7 +101,7 @@ class PostgresMetadata(Metadata):
             {name: value for name, value in url.query.items() if name.startswith("ssl")}
             | {"search_path": _schema(volume_id)},
         )
-        return Place(plain.render_as_string(hide_password=False), password)
+        return MetadataAddress(plain.render_as_string(hide_password=False), password)
 
     def remove(self, volume_id: str) -> None:
         self._run(f'DROP SCHEMA IF EXISTS "{_schema(volume_id)}" CASCADE')

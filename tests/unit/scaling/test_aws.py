@@ -187,12 +187,12 @@ def test_machines_of_another_cluster_are_neither_listed_nor_terminated(world: Wo
     assert [each.state for each in other.machines()] == [MachineState.RUNNING]
 
 
-def test_machines_of_another_head_are_strangers_even_if_the_name_is_the_same(world: World) -> None:
+def test_machines_of_another_head_are_foreign_even_if_the_name_is_the_same(world: World) -> None:
     eu = world.regions["eu-west-1"]
     again = region("eu-west-1", world.clients["eu-west-1"], world.specs["eu-west-1"], world.name, "h2")
     (theirs,) = again.launch(order("eu-west-1", count=1))
-    assert (eu.machines(), eu.strangers()) == ([], [theirs.id])
-    assert again.strangers() == []
+    assert (eu.machines(), eu.foreign_machines()) == ([], [theirs.id])
+    assert again.foreign_machines() == []
     eu.terminate([theirs.id])
     assert [each.state for each in again.machines()] == [MachineState.RUNNING]
 
@@ -277,7 +277,7 @@ def test_a_described_cluster_is_opened_in_all_its_regions(clients: dict[str, Ec2
     assert isinstance(described, AwsCluster)
     opened = open_aws(described, tmp_path)
     assert [each.name for each in opened] == list(described.regions)
-    assert all(each.machines() == each.strangers() == [] for each in opened)
+    assert all(each.machines() == each.foreign_machines() == [] for each in opened)
     with pytest.raises(Misconfigured):
         opened[0].launch(order("eu-west-1"))  # there is no head to join
 

@@ -52,7 +52,7 @@ class FakeRegion:
         self._fail()
         return [*self.there]
 
-    def strangers(self) -> Sequence[str]:
+    def foreign_machines(self) -> Sequence[str]:
         return []
 
     def terminate(self, machine_ids: Sequence[str]) -> None:

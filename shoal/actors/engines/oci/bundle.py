@@ -29,7 +29,7 @@ _NOTHING_RUNS: Final = ("nosuid", "noexec", "nodev")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ContainerPaths:
     """What a container is started on. `root`: its root filesystem, mounted; `cgroup`: its group's path below each
     hierarchy's top; `filter`: the file with the filter that the agent applies (`filters.py`), None if the runtime
     compiles the profile."""
@@ -49,33 +49,33 @@ class Machine:
     has_ipv6: bool = True
 
 
-def config(spec: ContainerSpec, image: ImageInfo, place: Place, machine: Machine) -> dict[str, Any]:
+def config(spec: ContainerSpec, image: ImageInfo, paths: ContainerPaths, machine: Machine) -> dict[str, Any]:
     """The whole of `config.json`."""
     return {
         "ociVersion": _VERSION,
-        "process": _process(spec, image, place, machine),
-        "root": {"path": str(place.root), "readonly": False},
+        "process": _process(spec, image, paths, machine),
+        "root": {"path": str(paths.root), "readonly": False},
         "hostname": spec.hostname,
         "mounts": [
             *_kernel_mounts(spec),
-            *map(_bind, (*isolation.mounts(spec), *_filter(place))),
+            *map(_bind, (*isolation.mounts(spec), *_filter(paths))),
             *map(_memory, spec.memory_directories),
         ],
         "linux": {
             "namespaces": _namespaces(spec),
-            "cgroupsPath": place.cgroup,
+            "cgroupsPath": paths.cgroup,
             "resources": _resources(spec),
             "sysctl": isolation.sysctls(has_ipv6=machine.has_ipv6),
-            **({"seccomp": dict(machine.seccomp)} if place.filter is None else {}),
+            **({"seccomp": dict(machine.seccomp)} if paths.filter is None else {}),
             "maskedPaths": list(isolation.MASKED_PATHS),
             "readonlyPaths": list(isolation.READ_ONLY_PATHS),
         },
     }
 
 
-def _process(spec: ContainerSpec, image: ImageInfo, place: Place, machine: Machine) -> dict[str, Any]:
+def _process(spec: ContainerSpec, image: ImageInfo, paths: ContainerPaths, machine: Machine) -> dict[str, Any]:
     environ = {"PATH": _PATH, "HOSTNAME": spec.hostname, **image.config.env, **isolation.environment(spec, image)}
-    environ[_FILTER_VARIABLE] = FILTER_PATH if place.filter is not None else ""
+    environ[_FILTER_VARIABLE] = FILTER_PATH if paths.filter is not None else ""
     capabilities = [f"CAP_{name}" for name in isolation.CAPABILITIES]
     return {
         "terminal": False,
@@ -103,8 +103,8 @@ def _most_tasks(spec: ContainerSpec) -> int:
     return spec.pids if shows_processes(spec.runtime) else _GVISOR_TASKS + _GVISOR_TASKS_EACH * spec.pids
 
 
-def _filter(place: Place) -> tuple[Mount, ...]:
-    return (Mount(place.filter, FILTER_PATH),) if place.filter is not None else ()
+def _filter(paths: ContainerPaths) -> tuple[Mount, ...]:
+    return (Mount(paths.filter, FILTER_PATH),) if paths.filter is not None else ()
 
 
 def _namespaces(spec: ContainerSpec) -> list[dict[str, str]]:

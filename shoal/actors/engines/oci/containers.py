@@ -128,7 +128,7 @@ class Containers:
         config = bundle.config(
             replace(spec, mounts=(*own, *spec.mounts)),
             image,
-            bundle.Place(place.root, self.groups.path(spec.key), self.filters.find(self._runtime(record))),
+            bundle.ContainerPaths(place.root, self.groups.path(spec.key), self.filters.find(self._runtime(record))),
             self.machine,
         )
         runtimes.write_config(self.records.place(spec.key), config)

@@ -12,8 +12,6 @@ from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci.layers.digests import is_digest
 from shoal.model.errors import InvalidRequest
 
-CONFIG_LIMIT: Final = 8 << 20
-"""Bytes of a configuration. Those of real images are below 100 kB."""
 _MOST_LAYERS: Final = 500  # overlayfs's own bound
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
