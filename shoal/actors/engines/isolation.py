@@ -34,15 +34,22 @@ MASKED_PATHS: Final = (
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
+    "/proc/pagetypeinfo",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 )
-"""Not to be read: they tell of the machine and of what else runs there, or how long other code takes."""
+"""Not to be read: they tell of the machine and of what else runs there, or how long other code takes. Among them is all
+of `/proc` that the kernel shows to root alone, whom it takes root inside for."""
 
 READ_ONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 """The machine's settings that have no namespace."""

@@ -19,6 +19,7 @@ _MNT_DETACH = 2
 _SHUT_DOWN, _WITHOUT_WRITING = 0x8004587D, 2  # from <linux/fs.h> and the kernel's fs/ext4/ext4.h
 _GONE = 22  # EINVAL: nothing is mounted there
 _LONGEST_OPTIONS = 4095
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -46,18 +47,20 @@ _WHOLE = ("redirect_dir=off", "metacopy=off", "index=off")
 
 
 def overlay(point: Path, lower: Sequence[Path], upper: Path, work: Path) -> None:
-    """Mounts the directories `lower`, uppermost first, with `upper` above them, to which all writes go. `OSError`."""
-    options = ",".join(
-        (
-            f"lowerdir={':'.join(map(_escaped, lower))}",
-            f"upperdir={_escaped(upper)}",
-            f"workdir={_escaped(work)}",
-            *_WHOLE,
-        )
-    )
-    if len(os.fsencode(options)) > _LONGEST_OPTIONS:
-        raise OSError(errno.ENAMETOOLONG, "too many layers for one mount", str(point))
-    _mount("overlay", point, "overlay", 0, options)
+    """Mounts the directories `lower`, uppermost first, with `upper` above them, to which all writes go. `OSError`.
+
+    The kernel tells the options to everybody who sees the mount, so they name descriptors instead of paths."""
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(directory, _DIRECTORY) for directory in (upper, work, *lower))
+        names = [f"/proc/self/fd/{number}" for number in opened]
+        options = ",".join((f"lowerdir={':'.join(names[2:])}", f"upperdir={names[0]}", f"workdir={names[1]}", *_WHOLE))
+        if len(options) > _LONGEST_OPTIONS:
+            raise OSError(errno.ENAMETOOLONG, "too many layers for one mount", str(point))
+        _mount("overlay", point, "overlay", 0, options)
+    finally:
+        for number in opened:
+            os.close(number)
 
 
 def detach(point: Path) -> None:
@@ -89,10 +92,6 @@ def table(text: str | None = None) -> list[MountEntry]:
         for fields in (line.split(" ") for line in lines)
         if len(fields) > 4
     ]
-
-
-def _escaped(path: Path) -> str:
-    return re.sub(r"([\\,:])", r"\\\1", str(path))
 
 
 def _mount(source: str, point: Path, kind: str, flags: int, options: str) -> None:

@@ -125,10 +125,13 @@ class Containers:
             writable.make_disk(self.own_disks, spec)
         place = self._writable(record)
         own = place.prepare(spec)
+        known = self.filters.find(self._runtime(record))
         config = bundle.config(
             replace(spec, mounts=(*own, *spec.mounts)),
             image,
-            bundle.ContainerPaths(place.root, self.groups.path(spec.key), self.filters.find(self._runtime(record))),
+            bundle.ContainerPaths(
+                place.root, self.groups.path(spec.key), None if known is None else place.copy_filter(known)
+            ),
             self.machine,
         )
         runtimes.write_config(self.records.place(spec.key), config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,14 @@ class Writable:
             Mount(self._write("hosts", hosts_file(spec.hostname)), "/etc/hosts", read_only=False),
             Mount(self._write("hostname", f"{spec.hostname}\n"), "/etc/hostname", read_only=False),
         )
+
+    def copy_filter(self, file: Path) -> Path:
+        """Puts the filter of system calls here as well: what is mounted from here tells inside no path of the
+        machine's."""
+        path = self.top / "filter"
+        shutil.copyfile(file, path)
+        path.chmod(0o444)
+        return path
 
     def mount(self, lower: Sequence[Path]) -> None:
         """Mounts the root filesystem, `lower` uppermost first. `OSError`."""
