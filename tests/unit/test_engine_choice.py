@@ -32,6 +32,7 @@ def test_auto_is_the_direct_engine_where_that_works_and_says_why(
     found = engines.choose(settings(tmp_path))
     assert found.kind.name == chosen
     assert (problem or "self-check") in found.why
+    assert found.is_fallback is (problem is not None)
 
 
 @pytest.mark.parametrize(

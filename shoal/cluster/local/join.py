@@ -250,7 +250,7 @@ def _start(settings: Settings, options: JoinOptions, report: Report, *, forget: 
     # The intent: what is started from here on, `leave` finds.
     joined_file.write(state, joined)
     try:
-        engine = engines.choose(settings).kind.provide(settings, report)
+        engine = engines.provide(settings, report)
         if options.with_gvisor:
             local_gvisor.ensure(engine, settings, report)
         joined = replace(

@@ -186,7 +186,7 @@ def _start(settings: Settings, options: UpOptions, report: Report) -> Up:
     packages.ensure(packages.NODE_PROGRAMS, report)
     engine: LocalEngine | None = None
     try:
-        engine = engines.choose(settings).kind.provide(settings, report)
+        engine = engines.provide(settings, report)
         if options.with_gvisor:
             local_gvisor.ensure(engine, settings, report)
         engine.ensure_image(settings.sandbox.image, state / "cache", report)

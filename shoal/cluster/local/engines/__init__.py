@@ -7,7 +7,7 @@ docker_daemon.py    … and how that is started and stopped
 oci.py              the direct engine, which has no daemon
 """
 
-from shoal.cluster.local.engines.choice import Choice, at, check, choose, leftover, reach, there
+from shoal.cluster.local.engines.choice import Choice, at, check, choose, leftover, provide, reach, there
 from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
 
-__all__ = ["Choice", "EngineKind", "LocalEngine", "at", "check", "choose", "leftover", "reach", "there"]
+__all__ = ["Choice", "EngineKind", "LocalEngine", "at", "check", "choose", "leftover", "provide", "reach", "there"]

@@ -12,6 +12,7 @@ from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
 from shoal.cluster.local.engines.docker import DockerKind
 from shoal.cluster.local.engines.oci import OciKind
 from shoal.model.errors import InvalidRequest, ShoalError
+from shoal.model.report import Report, silent
 from shoal.model.settings import Settings
 
 AUTO: Final = "auto"
@@ -22,10 +23,12 @@ KINDS: Final[tuple[EngineKind, ...]] = (OciKind(), DockerKind())
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The engine to use. `why`: for whoever reads what `shoal doctor` says."""
+    """The engine to use. `why`: for whoever reads what `shoal doctor` says. `is_fallback`: a better one does not work
+    here, which `shoal up` says."""
 
     kind: EngineKind
     why: str
+    is_fallback: bool = False
 
 
 def choose(settings: Settings) -> Choice:
@@ -46,7 +49,16 @@ def choose(settings: Settings) -> Choice:
         if problem is None:
             return Choice(kind, "; ".join([*reasons, f"{kind.name} passes its self-check"]))
         reasons.append(f"{kind.name} cannot be used here: {problem}")
-    return Choice(KINDS[-1], "; ".join(reasons))
+    return Choice(KINDS[-1], "; ".join(reasons), is_fallback=True)
+
+
+def provide(settings: Settings, report: Report = silent) -> LocalEngine:
+    """The engine that is to be used, started where it does not run. Reports it where a better one does not work."""
+    choice = choose(settings)
+    if choice.is_fallback:
+        with report(f"Taking {choice.kind.name}, which is slower: {choice.why}"):
+            pass
+    return choice.kind.provide(settings, report)
 
 
 def _keeper(settings: Settings) -> EngineKind | None:
