@@ -226,10 +226,23 @@ def _payload(body: Any) -> aiohttp.Payload:
     try:
         data = json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"an argument is of a kind that cannot be sent: {error}") from None
+        field = _unsendable(body)
+        raise InvalidRequest(
+            f"{field or 'arguments'}: a value of this kind cannot be sent as JSON: {error}", field=field
+        ) from None
     if len(data) <= _AT_ONCE:
         return aiohttp.BytesPayload(data, content_type="application/json")
     return aiohttp.BytesIOPayload(io.BytesIO(data), content_type="application/json")
+
+
+def _unsendable(body: Any) -> str | None:
+    """The argument that JSON does not have, as far as one can be named."""
+    for name, value in body.items() if isinstance(body, Mapping) else ():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            return str(name)
+    return None
 
 
 def _pairs(query: Mapping[str, Any]) -> list[tuple[str, str]]:

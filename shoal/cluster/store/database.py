@@ -123,7 +123,9 @@ def sqlite_database(file: Path) -> Database:
         file.chmod(0o600)  # SQLite gives its side files the same mode
     except OSError as error:
         raise FailedPrecondition(
-            f"the store {file} cannot be written: {error.strerror}; its owner must be the user that the cluster runs as"
+            f"the store {file} cannot be written: {error.strerror}; it must belong to the user that the cluster runs as",
+            state="unwritable",
+            field="state_dir",
         ) from None
     return Database(URL.create("sqlite+pysqlite", database=str(file)))
 

@@ -43,7 +43,9 @@ def migrate(connection: Connection, name: str, revision: str = "head") -> None:
     except CommandError as error:
         raise FailedPrecondition(
             f"the store {name} was written by a newer version of Shoal, or by another program ({error}); "
-            "install that version, or use another database"
+            "install that version, or use another database",
+            state="newer",
+            field="store.url",
         ) from None
 
 
@@ -56,7 +58,9 @@ def claim(connection: Connection, cluster: str, name: str) -> int:
     if owner != cluster:
         raise FailedPrecondition(
             f"the store {name} belongs to cluster {owner}, not to {cluster}; give each cluster a database of its own "
-            "(`store.url`), or empty this one if that cluster is no more"
+            "(`store.url`), or empty this one if that cluster is no more",
+            state="claimed",
+            field="store.url",
         )
     raised = update(tables.meta).values(epoch=tables.meta.c.epoch + 1).returning(tables.meta.c.epoch)
     epoch: int = connection.execute(raised).scalar_one()
@@ -69,7 +73,9 @@ def _create(connection: Connection, found: set[str], name: str) -> None:
     if foreign:
         raise FailedPrecondition(
             f"the database {name} holds tables of another program ({', '.join(foreign)}); "
-            "give the store a database of its own"
+            "give the store a database of its own",
+            state="foreign",
+            field="store.url",
         )
     tables.tables.create_all(connection, checkfirst=False)
     tables.version.create(connection)
