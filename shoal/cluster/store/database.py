@@ -123,7 +123,7 @@ def sqlite_database(file: Path) -> Database:
         file.chmod(0o600)  # SQLite gives its side files the same mode
     except OSError as error:
         raise FailedPrecondition(
-            f"the store {file} cannot be written: {error.strerror}; it must belong to the user that the cluster runs as",
+            f"the store {file} cannot be written: {error.strerror}; it must belong to the user of the cluster",
             state="unwritable",
             field="state_dir",
         ) from None
