@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from shoal.actors.engines.contract import ContainerState, EngineEvent, EventKind
-from shoal.actors.engines.disks import Disks
+from shoal.actors.engines.disks import Disks, disks
 from shoal.actors.engines.oci import OciEngine, containers, filters, runtimes, writable
 from shoal.actors.engines.oci.layers import LayerStore
 from shoal.actors.engines.oci.records import ProcessRef, Records, Stage
@@ -228,3 +229,40 @@ def counts(lab: OciLab) -> dict[str, int]:
 def resident() -> int:
     """Bytes of memory that this process has."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+_HOLDS_DISKS = """
+import sys, time
+from pathlib import Path
+from shoal.actors.engines.disks import Disks, disks
+
+disks, top = Disks(Path(sys.argv[1], "disks")), Path(sys.argv[1], "d")
+for number in range(2):  # the second one was made ahead
+    disks.make(top / f"c-{number}", 64 << 20)
+    time.sleep(1.0)
+print("made", flush=True)
+time.sleep(600)
+"""
+
+
+def test_disks_that_were_made_ahead_go_with_their_process(tmp_path: Path) -> None:
+    def devices() -> int:
+        files = (file.read_text() for file in Path("/sys/block").glob("loop*/loop/backing_file"))
+        return sum(str(tmp_path) in file for file in files)
+
+    command = [sys.executable, "-c", _HOLDS_DISKS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "made\n"
+            assert devices() > 2
+        finally:
+            process.kill()
+    try:
+        deadline = time.monotonic() + 30
+        while devices() != 2:  # those that have a place stay, for whoever comes after a crash
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        disks.sweep(tmp_path / "d", keep=tuple)
+        assert disks.wait_until_gone(tmp_path / "d")

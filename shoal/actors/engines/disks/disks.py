@@ -30,6 +30,7 @@ from typing import Final
 
 from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.disks.loop import attached, device_of
+from shoal.actors.engines.disks.ready import ReadyDisks
 
 _log = logging.getLogger(__name__)
 
@@ -103,13 +104,14 @@ class Disks:
         self._directory = directory
         self._templates: OrderedDict[tuple[int, bool], int] = OrderedDict()  # by size, and whether for kept ones
         self._lock = threading.Lock()
+        self._ready = ReadyDisks(self._make_nowhere)
 
     def problem(self) -> str | None:
         """Why this machine can't have such disks, found by making one; None: it can."""
         try:
             with tempfile.TemporaryDirectory(prefix="shoal-") as top:
                 point = Path(top, "disk")
-                self.make(point, 1 << 20)
+                self._make(point, 1 << 20, keep=False)
                 mounts.detach(point)
                 point.rmdir()
         except (OSError, subprocess.SubprocessError) as error:
@@ -119,6 +121,21 @@ class Disks:
     def make(self, point: Path, size: int, *, keep: bool = False) -> Disk:
         """A new disk that holds `size` bytes, at the directory `point`, which is made. `keep`: it may be unmounted and
         opened again, until `forget`. If it raises (`OSError`, `SubprocessError`), there is none."""
+        ready = None if keep else self._ready.take(size)
+        if ready is None:
+            return self._make(point, size, keep=keep)
+        try:
+            return _at(point, lambda: mounts.place(ready, point))
+        finally:
+            os.close(ready)
+
+    def _make_nowhere(self, size: int) -> int:
+        with self._template(size, keep=False) as template, _unnamed(self._directory) as file:
+            _copy_data(template, file)
+            with attached(file) as device:
+                return mounts.disk_nowhere(device, _OPTIONS)
+
+    def _make(self, point: Path, size: int, *, keep: bool) -> Disk:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._template(size, keep) as template, _unnamed(self._directory) as file:
             _copy_data(template, file)
@@ -168,6 +185,7 @@ class Disks:
 
     def close(self) -> None:
         """Forgets what it keeps for the next disks. Disks stay. Idempotent."""
+        self._ready.close()
         with self._lock:
             while self._templates:
                 os.close(self._templates.popitem()[1])
@@ -267,9 +285,13 @@ def wait_until_gone(directory: Path, seconds: float = 10.0) -> bool:
 
 
 def _mount(device: str, point: Path, options: str) -> Disk:
+    return _at(point, lambda: mounts.mount_disk(device, point, options))
+
+
+def _at(point: Path, mount: Callable[[], None]) -> Disk:
     point.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        mounts.mount_disk(device, point, options)
+        mount()
     except OSError:
         point.rmdir()
         raise
