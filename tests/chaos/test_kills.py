@@ -136,6 +136,7 @@ def test_sandbox_actors(kept: list[shoal.Sandbox]) -> None:
     assert kept[0].info().reason == "terminated"
 
 
+@pytest.mark.long
 def test_a_sandbox_is_terminated_while_it_changes_actors(cluster: object) -> None:
     sandbox = shoal.Sandbox.create()
     (slot,) = slots_of([sandbox])
@@ -146,6 +147,7 @@ def test_a_sandbox_is_terminated_while_it_changes_actors(cluster: object) -> Non
     assert sandbox.info().reason == "terminated"
 
 
+@pytest.mark.long
 def test_a_timeout_counts_through_the_loss_of_its_actor(cluster: object) -> None:
     sandbox = shoal.Sandbox.create(timeout=6)
     (slot,) = slots_of([sandbox])
@@ -156,6 +158,7 @@ def test_a_timeout_counts_through_the_loss_of_its_actor(cluster: object) -> None
     assert time.monotonic() - began < 30  # what it takes to start another actor comes on top, on a slow machine
 
 
+@pytest.mark.long
 def test_idle_slots_that_died_cost_a_caller_nothing(cluster: object) -> None:
     with shoal.Sandbox.create():
         pass

@@ -26,7 +26,8 @@ def wanted(key: str) -> SandboxSpec:
     return SandboxSpec("shoal/base", resources, tags={"of": "burst"}, idempotency_key=key)
 
 
-@pytest.mark.parametrize("killed_after_s", [0.05, pytest.param(1.5, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("killed_after_s", [0.05, 1.5])
 async def test_a_burst_that_nobody_waits_for_survives_the_controller(cluster: Cluster, killed_after_s: float) -> None:
     transport = cluster.client.transport
     began = time.monotonic()

@@ -158,6 +158,7 @@ def test_exposed_ports(cluster: Cluster, sandbox: shoal.Sandbox) -> None:
             say_exposed(address, b"")
 
 
+@pytest.mark.long
 def test_exposed_ports_survive_relay_and_node(cluster: Cluster, sandbox: shoal.Sandbox) -> None:
     address = node("expose", sandbox.id, 7000, False)
 

@@ -152,7 +152,10 @@ def test_an_up_that_fails_leaves_nothing(site: Site) -> None:
     assert_clean(site)
 
 
-@pytest.mark.parametrize(("previous", "number"), [(None, signal.SIGINT), ("✓ Starting Ray", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("previous", "number"),
+    [pytest.param(None, signal.SIGINT, marks=pytest.mark.long), ("✓ Starting Ray", signal.SIGTERM)],
+)
 def test_an_up_that_is_interrupted_leaves_nothing(site: Site, previous: str | None, number: signal.Signals) -> None:
     with site.start("up") as command:
         assert command.stderr is not None

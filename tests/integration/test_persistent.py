@@ -104,6 +104,7 @@ def test_what_stops_by_itself_starts_again_if_it_shall(cluster: Cluster) -> None
         assert sandbox.info().reason == "idle_timeout"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["controller", "node"])
 def test_kills_while_it_stops_and_starts(cluster: Cluster, victim: str) -> None:
     before = leaks.look(cluster.file)

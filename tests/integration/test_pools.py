@@ -84,6 +84,7 @@ def test_a_create_that_asks_for_the_same_takes_one_by_itself(pool: shoal.Pool) -
     assert pool.info().use.taken == before + 1
 
 
+@pytest.mark.long
 def test_a_restarted_controller_keeps_the_pool_and_what_is_ready(pool: shoal.Pool, cluster: Cluster) -> None:
     pool.wait_ready(timeout=60)
     until(lambda: len(kept(cluster)) == READY, "only what is ready is there")
@@ -93,6 +94,7 @@ def test_a_restarted_controller_keeps_the_pool_and_what_is_ready(pool: shoal.Poo
     assert kept(cluster) == before
 
 
+@pytest.mark.long
 def test_a_slot_that_is_killed_is_replaced_and_its_container_removed(pool: shoal.Pool, cluster: Cluster) -> None:
     pool.wait_ready(timeout=60)
     key, slot = next((key, slot) for key, slot in kept(cluster).items() if slot is not None)
@@ -102,6 +104,7 @@ def test_a_slot_that_is_killed_is_replaced_and_its_container_removed(pool: shoal
     assert slot not in kept(cluster).values()
 
 
+@pytest.mark.long
 def test_a_node_actor_that_is_killed_loses_nothing_that_is_ready(pool: shoal.Pool, cluster: Cluster) -> None:
     pool.wait_ready(timeout=60)
     before = kept(cluster)

@@ -1,6 +1,6 @@
 """A cluster that scales over pretend regions: real Ray nodes and containers, and what clouds do to them.
 
-The quick test goes up from nothing and down again. The long ones share a cluster and take turns with what goes wrong.
+They share a cluster, and take turns with what goes wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests import leaks
 from tests.cluster import Machine
 from tests.site import Site, make_site
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
 
 FILE = """
 name: test
@@ -97,46 +97,35 @@ class ScaledSite:
         self.until(lambda: not self.plan()["machines"], 120)
 
 
-@pytest.fixture
-def site(machine: Machine, clusters_engine: str) -> Iterator[Site]:
-    yield from _without_api(machine, clusters_engine)
-
-
 @pytest.fixture(scope="module")
-def long_site(machine: Machine, clusters_engine: str) -> Iterator[ScaledSite]:
-    for site in _without_api(machine, clusters_engine):
-        yield ScaledSite(site, 8)
+def site(machine: Machine, clusters_engine: str) -> Iterator[ScaledSite]:
+    """At the end it is taken down, and nothing is left."""
+    for made in make_site(machine, clusters_engine):
+        made.environ.update({"SHOAL_API__ENABLED": "false", "SHOAL_NODE__CPU_OVERCOMMIT": "1"})
+        yield ScaledSite(made, 8)
+        cluster = made.file()
+        made.shoal("cluster", "down")
+        leaks.assert_nothing_left(cluster)
+        assert not (made.state_dir / "scaling").exists()
+        assert not (made.state_dir / "m").exists()
+        made.shoal("cluster", "status", code=78)
 
 
 @pytest.fixture
-def scaled(long_site: ScaledSite) -> Iterator[ScaledSite]:
-    yield long_site
-    long_site.start_over()
+def scaled(site: ScaledSite) -> Iterator[ScaledSite]:
+    yield site
+    site.start_over()
 
 
-def _without_api(machine: Machine, clusters_engine: str) -> Iterator[Site]:
-    for site in make_site(machine, clusters_engine):
-        site.environ.update({"SHOAL_API__ENABLED": "false", "SHOAL_NODE__CPU_OVERCOMMIT": "1"})
-        yield site
-
-
-def test_up_from_nothing_on_a_create_and_down_again_once_idle(site: Site) -> None:
-    scaled = ScaledSite(site, 3)
+def test_up_from_nothing_on_a_create_and_down_again_once_idle(scaled: ScaledSite) -> None:
     assert scaled.plan()["machines"] == []
     assert scaled.shoal("run", "--region", "us", "shoal/base", "echo", "hello") == "hello\n"
     (there,) = [m for m in scaled.plan()["machines"] if m["state"] != "ending"]
     assert there["type"] == "us.small"
-    scaled.until(lambda: not scaled.plan()["machines"])
+    scaled.until(lambda: not scaled.plan()["machines"], 120)
     assert scaled.plan()["closed"] == {}, "it was no failed launch"
-    cluster = site.file()
-    scaled.shoal("cluster", "down")
-    leaks.assert_nothing_left(cluster)
-    assert not (site.state_dir / "scaling").exists()
-    assert not (site.state_dir / "m").exists()
-    site.shoal("cluster", "status", code=78)
 
 
-@pytest.mark.long
 def test_without_capacity_the_next_region_takes_its_place(scaled: ScaledSite) -> None:
     scaled.fail(eu={"launch": "no_capacity"})
     sandbox = scaled.create("--region", "eu,us")
@@ -146,7 +135,6 @@ def test_without_capacity_the_next_region_takes_its_place(scaled: ScaledSite) ->
     assert {(each.type, each.kind) for each in outcomes} >= {("eu.small", "no_capacity"), ("us.small", None)}
 
 
-@pytest.mark.long
 def test_a_node_dies(scaled: ScaledSite) -> None:
     sandbox = scaled.create("--region", "eu")
     (there,) = scaled.machines(kind="eu")
@@ -156,7 +144,6 @@ def test_a_node_dies(scaled: ScaledSite) -> None:
     scaled.until(lambda: there["id"] not in [m["id"] for m in scaled.plan()["machines"]])
 
 
-@pytest.mark.long
 def test_a_region_is_lost(scaled: ScaledSite) -> None:
     lost, kept = scaled.create("--region", "eu"), scaled.create("--region", "us")
     (there,) = scaled.machines(kind="eu")
@@ -170,7 +157,6 @@ def test_a_region_is_lost(scaled: ScaledSite) -> None:
     assert there["id"] in [m["id"] for m in plan["machines"]], "as last seen: it may come back"
 
 
-@pytest.mark.long
 def test_a_spot_machine_is_drained_before_it_is_taken_away(scaled: ScaledSite) -> None:
     sandbox = scaled.create("--region", "eu")
     (there,) = scaled.machines(kind="eu")
@@ -181,13 +167,11 @@ def test_a_spot_machine_is_drained_before_it_is_taken_away(scaled: ScaledSite) -
     assert scaled.info(other)["node_id"] != scaled.info(sandbox)["node_id"]
 
 
-@pytest.mark.long
 def test_machines_that_never_join_are_given_up(scaled: ScaledSite) -> None:
     scaled.fail(eu={"never_join": True})
     assert scaled.shoal("run", "--region", "eu,us", "shoal/base", "echo", "elsewhere") == "elsewhere\n"
 
 
-@pytest.mark.long
 def test_what_is_beside_the_head_is_killed_meanwhile(scaled: ScaledSite) -> None:
     cluster = scaled.site.file()
     kept = scaled.create("--region", "us")

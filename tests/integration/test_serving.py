@@ -201,6 +201,7 @@ def test_a_gateway_that_is_killed_refuses_nobody(api: Api) -> None:
     assert all(error.retryable for error in looks.problems), looks.problems
 
 
+@pytest.mark.long
 def test_a_node_actor_that_is_killed_takes_its_gateway_again(api: Api) -> None:
     before = gateway_pid()
     with load(lambda: api.ask("GET", "/v1/health"), 2) as looks:

@@ -116,6 +116,7 @@ def test_of_a_persistent_one_that_is_stopped(cluster: Cluster) -> None:
         source.terminate()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["controller", "node"])
 def test_what_a_kill_meanwhile_leaves_goes(cluster: Cluster, who: str) -> None:
     with shoal.Sandbox.create() as source:

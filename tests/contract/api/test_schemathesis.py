@@ -27,7 +27,7 @@ from shoal.model.settings import Settings
 from tests.api import Api, serving
 from tests.fakes.cluster import FakeTransport
 
-EXAMPLES = int(os.environ.get("SHOAL_TEST_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("SHOAL_TEST_EXAMPLES", "5"))
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "7"))
 PATIENCE_S = 20
 
