@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parent
+collect_ignore = [] if os.environ.get("SHOAL_TEST_RUNTIME") == "runsc" else ["integration/test_memory.py"]
+"""What holds in gVisor only; `make test-gvisor` sets the variable."""
 ORDER = ("unit", "contract", "integration", "chaos")
 SETUP_S = 1200
 """For a test that is the first to need something: on a new machine programs are installed and an image is built."""
@@ -85,6 +87,12 @@ def _needs(item: pytest.Item) -> list[str]:
 def _rank(path: Path) -> int:
     part = path.relative_to(ROOT).parts[0]
     return ORDER.index(part) if part in ORDER else len(ORDER)
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """For what only root may do. Nothing is skipped: the tests are run as root, as Shoal is."""
+    assert os.geteuid() == 0, "run the tests as root"
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 import shoal
-from tests.runsc import IN_GVISOR
 
-pytestmark = [pytest.mark.engine, pytest.mark.skipif(not IN_GVISOR, reason="needs gVisor: make test-gvisor")]
+pytestmark = pytest.mark.engine
 
 COUNTING = """
 import http.server, threading, time

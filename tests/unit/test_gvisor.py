@@ -16,7 +16,7 @@ from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.report import silent
 from shoal.model.settings import NodeSettings, Settings
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root tries gVisor")
+AS_ROOT = pytest.mark.usefixtures("as_root")  # only root tries gVisor
 
 
 def program(path: Path, script: str) -> Path:

@@ -20,7 +20,7 @@ from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci.layers import LayerStore
 from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and overlayfs's attributes are root's to set")
+pytestmark = pytest.mark.usefixtures("as_root")  # owners and overlayfs's attributes are root's to set
 
 CONFIG = ImageConfig(env={"A": "1=2"}, user="nobody", workdir="/srv", entrypoint=("/e",), command=("c",))
 MakeTar = Callable[..., Path]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.report import silent
 from shoal.model.settings import Settings
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and overlayfs's attributes are root's to set")
+pytestmark = pytest.mark.usefixtures("as_root")  # owners and overlayfs's attributes are root's to set
 
 
 def test_a_root_filesystem_is_loaded_under_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

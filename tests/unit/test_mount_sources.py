@@ -13,7 +13,7 @@ from shoal.model.private_directory import make_private_directory, open_to_others
 
 KEY = "c-0123"
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+needs_root = pytest.mark.usefixtures("as_root")  # mounts a file system
 
 
 @needs_root

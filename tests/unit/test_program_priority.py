@@ -10,7 +10,7 @@ import pytest
 from shoal.actors.node.program import put_first
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
+@pytest.mark.usefixtures("as_root")  # only root may
 def test_a_program_that_was_started_nice_goes_first() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         try:

@@ -27,7 +27,7 @@ from tests.contract.objects.s3_server import CuttingProxy, served
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(os.geteuid() != 0, reason="owners and overlayfs's attributes are root's to set"),
+    pytest.mark.usefixtures("as_root"),  # owners and overlayfs's attributes are root's to set
 ]
 
 
