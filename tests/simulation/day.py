@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from shoal.actors.controller.ledger import STARTING_PER_CORE
 from shoal.actors.controller.parts import Parts
 from shoal.cluster.store import open_store
 from shoal.model import tasks
@@ -108,6 +109,7 @@ class Run:
         self._lives: set[asyncio.Task[None]] = set()
         self._lost: set[str] = set()
         self._waiting = 0
+        self._starts: dict[str, list[float]] = {}
 
     async def run(self, say: Callable[[str], None]) -> Figures:
         controller = await open_controller(self._fleet, self._settings, open_store(self._settings.to_dict()))
@@ -130,6 +132,7 @@ class Run:
             await asyncio.sleep(1.0)
         await tasks.stop(*loops)
         await controller.stop()
+        self.figures.delays = self._delays()
         return self.figures
 
     # -- traffic ------------------------------------------------------------------------------------
@@ -167,7 +170,7 @@ class Run:
             return
         finally:
             self._waiting -= 1
-        self._note_delay(info)
+        self._note_start(info)
         await asyncio.sleep(life_s)
         info = await controller.sandboxes.terminate(info.id, INSIDE)
         if info.reason is Reason.NODE_LOST:
@@ -176,14 +179,24 @@ class Run:
         elif info.reason is not Reason.TERMINATED:
             self.figures.ended_by_scaling += 1
 
-    def _note_delay(self, info: SandboxInfo) -> None:
-        """Of those that waited for a machine: how long after it had joined they ran, beyond what a start takes."""
+    def _note_start(self, info: SandboxInfo) -> None:
+        """Of those that waited for a machine: when they ran, from its joining on."""
         machine = self._fleet.machines.get(info.node_id or "")
         joined_at = 0.0 if machine is None else machine.joined_at + time.time() - time.monotonic()
-        if info.started_at is not None and info.created_at < joined_at:
-            delay = info.started_at - joined_at - self._fleet.worker_s - self._fleet.start_s
-            if delay < 60.0:  # else it waited for room that somebody left there
-                self.figures.delays.append(max(0.0, delay))
+        if machine is not None and info.started_at is not None and info.created_at < joined_at:
+            after = info.started_at - joined_at
+            if after < 60.0:  # else it waited for room that somebody left there
+                self._starts.setdefault(machine.id, []).append(after)
+
+    def _delays(self) -> list[float]:
+        """The delays of those that waited for a machine, beyond what their starts take: a machine starts so many at
+        once, and the next when those run."""
+        at_once, start_s = STARTING_PER_CORE * int(CORES), self._fleet.worker_s + self._fleet.start_s
+        return [
+            max(0.0, after - (number // at_once + 1) * start_s)
+            for starts in self._starts.values()
+            for number, after in enumerate(sorted(starts))
+        ]
 
     # -- what happens -------------------------------------------------------------------------------
 

@@ -133,6 +133,20 @@ async def test_one_that_ray_says_is_dead_is_lost_at_once() -> None:
     assert not nodes.known(A)
 
 
+async def test_one_that_answers_for_the_first_time_is_told_once() -> None:
+    cluster = Cluster({A: True})
+    nodes = cluster.nodes()
+    told: list[str] = []
+    nodes.on_joined = told.append
+    cluster.failing[A] = Unavailable("it starts")
+    await look(nodes)
+    assert told == []
+    cluster.failing.clear()
+    await look(nodes)
+    await look(nodes)
+    assert told == [A]
+
+
 async def test_one_that_has_left_gets_no_node_actor_again_until_it_is_uncordoned() -> None:
     cluster = Cluster({A: True, B: True})
     nodes = cluster.nodes()

@@ -53,7 +53,7 @@ def _kill(handle: ActorHandle[Any]) -> None:
 
 
 def _nobody(node_id: str) -> None:
-    pass
+    """Is told of nodes, and does nothing."""
 
 
 @dataclass(slots=True)
@@ -101,7 +101,8 @@ class Node:
 @dataclass(slots=True)
 class Nodes:
     """The machines that Ray knows, by its node ids. `call`: how actors are called; `list_machines`: as `ray.nodes`,
-    `kill`: ends an actor for good; both block. `on_lost`: is told of each lost machine once, whoever asked."""
+    `kill`: ends an actor for good; both block. `on_lost`: is told of each lost machine once, whoever asked;
+    `on_joined`: of each that answers for the first time."""
 
     settings: Settings
     cluster: str
@@ -111,6 +112,7 @@ class Nodes:
     list_machines: Callable[[], Sequence[Mapping[str, Any]]] = _list_machines
     kill: Callable[[ActorHandle[Any]], None] = _kill
     on_lost: Callable[[str], None] = _nobody
+    on_joined: Callable[[str], None] = _nobody
     cordons: dict[str, Cordon] = field(default_factory=dict)
     """By node; those that are on record. `machines.py` keeps them."""
     _nodes: dict[str, Node] = field(default_factory=dict)
@@ -230,12 +232,15 @@ class Nodes:
         if node.counted_at is None or self.clock() - node.counted_at >= COUNTS_S:
             node.series = await self.call(node.handle, "series", timeout_s=ANSWER_S)
             node.counted_at = self.clock()
+        joined = node.info is None
         node.info = info
         node.error = node.asking = node.missing_since = None
         capacity = _capacity(node, info)
         if capacity != node.capacity:
             node.capacity = capacity
             self._kinds = frozenset(self.capacities().values())
+        if joined:
+            self.on_joined(node.id)
 
     def handle(self, node_id: str) -> ActorHandle[Any]:
         """The node actor of a machine; `Unavailable` if the machine is not part of the cluster."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,7 +80,8 @@ SECRET_KEYS = "secrets.keys"
 
 _TEND_S = 1.0
 _LOOK_S = 1.0
-"""How soon a new machine has its node actor: those that wait for room wait for that, too."""
+_LOOK_WAITING_S = 0.5
+"""How soon a new machine has its node actor, in general and while sandboxes wait for room: they wait for that, too."""
 _ASK_S = 5.0
 _EXPIRE_S = 60.0
 _FIRST_ANSWERS_S = 5.0
@@ -133,15 +135,18 @@ class Parts:
     volume_files: VolumeFiles
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
+    _looked: float = float("-inf")
+    _joined: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
         """The loops."""
         self.nodes.on_lost = self._lose_node
+        self.nodes.on_joined = self._note_joined
         self._loops = [
-            tasks.repeat(_TEND_S, self._tend_slots, "tend slots"),
+            tasks.supervise(self._keep_tending, "tend slots"),
             tasks.supervise(self.ready.run, "keep pools"),
             tasks.supervise(self.image_removal.run, "remove images"),
-            tasks.repeat(_LOOK_S, self._refresh_nodes, "refresh nodes"),
+            tasks.repeat(_LOOK_WAITING_S, self._refresh_nodes, "refresh nodes"),
             tasks.repeat(_EXPIRE_S, self._expire, "expire"),
             tasks.repeat(_TEND_S, self._end_unowned, "end unowned"),
             tasks.repeat(_TEND_S, self._restart_stopped, "restart stopped"),
@@ -224,6 +229,19 @@ class Parts:
             )
         )
 
+    async def _keep_tending(self) -> None:
+        """Every second, and at once where a machine has joined."""
+        while True:
+            await self._tend_slots()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TEND_S):
+                    await self._joined.wait()
+            self._joined.clear()
+
+    def _note_joined(self, node_id: str) -> None:
+        self.pool.stock.unsure = True
+        self._joined.set()
+
     async def _tend_slots(self) -> None:
         self.demand.look(self.demand.clock())
         await self.pool.tend()
@@ -231,6 +249,9 @@ class Parts:
 
     async def _refresh_nodes(self) -> None:
         now = time.monotonic()
+        if now - self._looked < _LOOK_S and not self.pool.has_waiting:
+            return
+        self._looked = now
         new_only = now - self._asked < _ASK_S
         if not new_only:
             self._asked = now

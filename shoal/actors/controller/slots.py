@@ -149,6 +149,11 @@ class SlotPool:
         if self._queue:
             self._demand.start_next()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether any caller waits for a slot."""
+        return bool(self._queue)
+
     def has_waiting_beside(self, request: Request) -> bool:
         """Whether callers wait for a slot where one for `request` might be made, too."""
         return any(group and request.meets(group.request) for group in self._queue.groups.values())
