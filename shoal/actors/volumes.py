@@ -24,6 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shoal.actors.objects import ObjectAccess
 from shoal.model.volumes import VolumeUse
@@ -39,6 +40,16 @@ class VolumeAccess:
     bucket: str
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     only_on_head: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """What a node is to do to the versions of a volume, all by their ids: `make` one, `revert` to one, or only `tidy`.
+    `keep`: those that there are; others are removed first."""
+
+    do: Literal["make", "revert", "tidy"]
+    version: str
+    keep: tuple[str, ...]
 
 
 class VolumeKeeper(ABC):
@@ -62,6 +73,10 @@ class VolumeKeeper(ABC):
     @abstractmethod
     def use(self, volume_id: str, storage: ObjectAccess) -> VolumeUse:
         """What it holds."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Returns once all metadata that was written is on disk."""
 
     @abstractmethod
     def destroy(self, volume_id: str, storage: ObjectAccess) -> None:

@@ -16,10 +16,12 @@ from shoal.cli.session import with_cluster
 from shoal.model.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shoal.client.cluster import Client
     from shoal.client.files import Transfer
     from shoal.client.volume.volume import Volume
-    from shoal.model.volumes import VolumeInfo
+    from shoal.model.volumes import VolumeInfo, VolumeVersion
     from shoal.wire.agent import Entry
 
 volume = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Volumes: directories that outlive sandboxes.")
@@ -34,6 +36,7 @@ Size = Annotated[
 Files = Annotated[
     int | None, typer.Option(metavar="N", help="The most files and directories; default: no limit.", min=1)
 ]
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its name.", show_default=False)]
 PathIn = Annotated[str, typer.Argument(metavar="PATH", help="A path in the volume.")]
 
 
@@ -262,6 +265,120 @@ def commit(name: Name, environment: EnvironmentName = None) -> None:
 
     with_cluster(body)
     console.err().print(f"{name} is committed.", markup=False)
+
+
+@volume.command("cp")
+def cp(
+    source: Annotated[str, typer.Argument(metavar="VOLUME:PATH", help="A file or tree.", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="VOLUME:PATH", help="What does not exist.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
+    environment: EnvironmentName = None,
+) -> None:
+    """Copy a file or tree within a volume, or into another.
+
+    \b
+    Examples:
+      shoal volume cp data:raw data:raw-2
+      shoal volume cp data:results archive:2026
+    """
+    (name, path), (other, to) = _split(source), _split(target)
+
+    async def body(client: Client) -> None:
+        found = await _find(client, name, environment)
+        into = found if other == name else await _find(client, other, environment)
+        await found.files.copy.aio(path, to, volume=into, overwrite=overwrite)
+
+    with_cluster(body)
+    console.err().print(f"{source} is copied.", markup=False)
+
+
+@volume.command("rename")
+def rename(name: Name, to: Annotated[str, typer.Argument(metavar="NAME")], environment: EnvironmentName = None) -> None:
+    """Give a volume another name.
+
+    \b
+    Examples:
+      shoal volume rename data data-2025
+    """
+
+    async def body(client: Client) -> None:
+        await (await _find(client, name, environment)).rename.aio(to)
+
+    with_cluster(body)
+    console.err().print(f"{name} is {to} now.", markup=False)
+
+
+@volume.command("snapshot")
+def snapshot(name: Name, version: Version, environment: EnvironmentName = None) -> None:
+    """Keep all files of a volume as a version.
+
+    \b
+    Examples:
+      shoal volume snapshot data before-cleaning
+      shoal volume versions data
+      shoal volume revert data before-cleaning
+    """
+
+    async def body(client: Client) -> None:
+        await (await _find(client, name, environment)).snapshot.aio(version)
+
+    with_cluster(body)
+    console.err().print(f"{name} has the version {version}.", markup=False)
+
+
+@volume.command("versions")
+def versions(
+    name: Name,
+    delete: Annotated[str | None, typer.Option(metavar="VERSION", help="Delete this one.")] = None,
+    environment: EnvironmentName = None,
+    json: Json = False,
+) -> None:
+    """List the versions of a volume, or delete one.
+
+    \b
+    Examples:
+      shoal volume versions data
+      shoal volume versions data --delete before-cleaning
+    """
+
+    async def body(client: Client) -> Sequence[VolumeVersion]:
+        found = await _find(client, name, environment)
+        if delete is not None:
+            await found.delete_version.aio(delete)
+        return await found.versions.aio()
+
+    console.print_listing(
+        with_cluster(body),
+        ("VERSION", "AGE"),
+        lambda each, now: (each.name, console.age(now - each.created_at)),
+        f"{name} has no versions; make one with `shoal volume snapshot {name} NAME`.",
+        json=json,
+    )
+
+
+@volume.command("revert")
+def revert(name: Name, version: Version, environment: EnvironmentName = None) -> None:
+    """Replace all files of a volume by those of a version.
+
+    No sandbox may have it mounted. The version stays.
+
+    \b
+    Examples:
+      shoal volume revert data before-cleaning
+    """
+
+    async def body(client: Client) -> None:
+        await (await _find(client, name, environment)).revert.aio(version)
+
+    with_cluster(body)
+    console.err().print(f"{name} is as in {version}.", markup=False)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, colon, path = text.partition(":")
+    if not name or not colon:
+        raise InvalidRequest(f"{text!r:.100} is no file of a volume; write VOLUME:PATH", field="path")
+    return name, path
 
 
 def _list(environment: str | None, deleted: bool, json: bool) -> None:

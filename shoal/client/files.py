@@ -242,6 +242,12 @@ class FileSystem:
         await self._agent.once(lambda agent: agent.move(path, to, overwrite, _name(user)), f"move {path}")
 
     @dual_method
+    async def copy(self, path: PathLike, to: PathLike, *, overwrite: bool = False, user: str | None = None) -> None:
+        """Copies a file or tree to a path that does not exist, or with `overwrite` is a file. Links are copied as they
+        are; hard links become files of their own. It is sent once, like `append`."""
+        await self._agent.once(lambda agent: agent.copy(path, to, overwrite, _name(user)), f"copy {path}")
+
+    @dual_method
     async def watch(self, path: PathLike, *, recursive: bool = False, user: str | None = None) -> Watch:
         """Watches a path and what is below it: iterate over the result, and close it or use it in `with`."""
         watch = Watch(self._agent, path, recursive, _name(user))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shoal.model.errors import InvalidRequest
+from shoal.model.errors import InvalidRequest, VolumeNotFound
 
 FRESH_S = 0.5
 """Seconds for which a node may show attributes and names of a volume as they were before another node changed them."""
@@ -14,8 +14,14 @@ FRESH_S = 0.5
 LEAST_SIZE = 1 << 30
 """Bytes: a limit of a volume is in whole GiB."""
 
+MOST_VERSIONS = 100
+"""Of one volume."""
+
 DATA = "/volume"
 """Where a volume is in the sandbox through which its files are read and written from outside."""
+
+OTHER = "/other"
+"""Where another one is there, to which files are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +33,24 @@ class VolumeUse:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeVersion:
+    """All files of a volume as they were at a time (`created_at`, unix seconds). `id`: its directory, beside them."""
+
+    name: str
+    id: str
+    created_at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeInfo:
     """A volume of an environment. Times in unix seconds. `size`: bytes that it may hold, `files`: files and directories
     (None: no limit); `ephemeral`: it goes once nothing has used it for some minutes; `deleted_at`: since when it waits
-    to be removed, and can be restored; `ready`: it has been made; `use`: what it holds, where that was asked for."""
+    to be removed, and can be restored; `ready`: it has been made; `use`: what it holds, where that was asked for;
+    `versions`: the oldest first."""
 
     id: str
     name: str
@@ -42,6 +62,7 @@ class VolumeInfo:
     deleted_at: float | None = None
     ready: bool = True
     use: VolumeUse | None = None
+    versions: tuple[VolumeVersion, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -51,8 +72,19 @@ class VolumeInfo:
     def from_dict(cls, data: Mapping[str, Any]) -> VolumeInfo:
         """The inverse of `to_dict`; `KeyError` or `TypeError` where `data` is no volume."""
         use = data.get("use")
+        versions = tuple(VolumeVersion(**each) for each in data.get("versions", ()))
         known = {name: value for name, value in data.items() if name in _FIELDS}
-        return cls(**{**known, "use": None if use is None else VolumeUse(**use)})
+        return cls(**{**known, "use": None if use is None else VolumeUse(**use), "versions": versions})
+
+    def version(self, name: str) -> VolumeVersion:
+        """The version of that name; `VolumeNotFound`."""
+        found = next((each for each in self.versions if each.name == name), None)
+        if found is None:
+            raise VolumeNotFound(
+                f"version: volume {self.name} has no version {name:.80}; Volume.versions lists those that it has",
+                field="version",
+            )
+        return found
 
 
 _FIELDS = frozenset(VolumeInfo.__dataclass_fields__)

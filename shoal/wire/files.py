@@ -133,8 +133,15 @@ class FileCalls:
 
     async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False, user: str = "") -> None:
         """Moves a file or tree, also across file systems. `overwrite`: replaces an existing file."""
+        await self._place("move", path, to, overwrite, user)
+
+    async def copy(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False, user: str = "") -> None:
+        """Copies a file or tree, a link as it is. `overwrite`: replaces an existing file."""
+        await self._place("copy", path, to, overwrite, user)
+
+    async def _place(self, op: str, path: checks.PathLike, to: checks.PathLike, overwrite: bool, user: str) -> None:
         request = {
-            **_request("move", path, user),
+            **_request(op, path, user),
             "to": checks.path(to, "to"),
             "overwrite": checks.flag(overwrite, "overwrite"),
         }

@@ -242,6 +242,12 @@ class FakeAgent(Agent):
         self.files.pop(name, None)
         self.directories.discard(name)
 
+    async def copy(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False, user: str = "") -> None:
+        self.note("copy", path)
+        if _name(to) in self.files and not overwrite:
+            raise AlreadyExists(f"to: {to} is there already", field="to")
+        self.files[_name(to)] = self._content(path)
+
     async def move(self, path: checks.PathLike, to: checks.PathLike, overwrite: bool = False, user: str = "") -> None:
         self.note("move", path)
         if _name(to) in self.files and not overwrite:

@@ -31,5 +31,9 @@ class MemoryVolumes(VolumeKeeper):
     def use(self, volume_id: str, storage: ObjectAccess) -> VolumeUse:
         return VolumeUse(4096, 1)
 
+    def sync(self) -> None:
+        if self.fail:
+            raise Unavailable("the database is away")
+
     def destroy(self, volume_id: str, storage: ObjectAccess) -> None:
         self.made.discard(volume_id)

@@ -11,13 +11,14 @@ import pytest
 
 from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.volumes import EPHEMERAL_S, Volumes
+from shoal.actors.volumes import VersionChange
 from shoal.model import grants
 from shoal.model.access import INSIDE
-from shoal.model.errors import AlreadyExists, QuotaExceeded, Unavailable, VolumeNotFound
+from shoal.model.errors import AlreadyExists, FailedPrecondition, QuotaExceeded, Unavailable, VolumeNotFound
 from shoal.model.info import Listing
 from shoal.model.mounts import MountSpec
 from shoal.model.settings import Settings
-from shoal.model.volumes import VolumeUse
+from shoal.model.volumes import VolumeInfo, VolumeUse
 from tests.fakes.volumes import MemoryVolumes
 from tests.unit.builders import spec
 from tests.unit.controller_world import SECRET, Controller, World
@@ -100,6 +101,43 @@ async def test_what_is_half_made_goes_and_the_rest_is_found_again() -> None:
     await again.parts.stop()
 
 
+async def test_a_volume_has_another_name_and_versions() -> None:
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, MemoryVolumes(), [1.0])
+    asked: list[VersionChange] = []
+
+    async def ask(handle: Any, method: str, volume_id: str, change: VersionChange, timeout_s: float) -> None:
+        asked.append(change)
+
+    volumes.call = ask
+    made = await _make(volumes, "data")
+    other = await _make(volumes, "other")
+    with pytest.raises(AlreadyExists):
+        await volumes.rename("other", "main", "data", INSIDE)
+    assert (await volumes.rename("data", "main", "new", INSIDE)).id == made.id
+    assert volumes.known("new", "main", INSIDE).id == made.id
+    versions = controller.parts.volume_versions
+    one = (await versions.snapshot("new", "main", "one", INSIDE)).version("one")
+    two = (await versions.snapshot("new", "main", "two", INSIDE)).version("two")
+    with pytest.raises(AlreadyExists):
+        await versions.snapshot("new", "main", "two", INSIDE)
+    assert VolumeInfo.from_dict(volumes.known("new", "main", INSIDE).to_dict()).versions == (one, two)
+    info, _ = await controller.parts.sandboxes.create(spec(volumes=(MountSpec("/d", volume="new"),)), 10, True, INSIDE)
+    with pytest.raises(FailedPrecondition) as mounted:
+        await versions.revert("new", "main", "one", INSIDE)
+    assert mounted.value.state == "mounted"
+    await controller.parts.sandboxes.terminate(info.id, INSIDE)
+    await versions.revert("new", "main", "one", INSIDE)
+    await versions.delete("new", "main", "one", INSIDE)
+    with pytest.raises(VolumeNotFound):
+        await versions.revert("new", "main", "one", INSIDE)
+    assert [each.do for each in asked] == ["make", "make", "revert", "tidy"]
+    assert [each.keep for each in asked] == [(), (one.id,), (one.id, two.id), (two.id,)]
+    assert other.versions == ()
+    await controller.parts.stop()
+
+
 async def test_an_environment_has_so_many() -> None:
     world = World()
     controller = await world.controller()
@@ -123,8 +161,8 @@ async def test_slots_know_a_volume_by_its_id_and_a_hidden_sandbox_is_in_no_listi
     assert info.spec.volumes == (MountSpec("/d", volume="data"),)
     assert record.launch_spec.volumes == (MountSpec("/d", volume=made.id),)
     assert from_row(json.loads(json.dumps(to_row(record)))).launch_spec == record.launch_spec
-    opened = await controller.parts.volume_files.open("data", "main", INSIDE)
-    assert (await controller.parts.volume_files.open(made.id, "main", INSIDE)).id == opened.id
+    opened = await controller.parts.volume_files.open("data", "main", None, INSIDE)
+    assert (await controller.parts.volume_files.open(made.id, "main", None, INSIDE)).id == opened.id
     assert opened.spec.volumes == (MountSpec("/volume", volume=made.id),)
     listed = (await sandboxes.select(Listing("main"), INSIDE)).sandboxes
     assert [each.id for each in listed] == [info.id]

@@ -51,6 +51,7 @@ def test_what_is_not_the_same_twice_is_never_sent_again() -> None:
     assert never == {
         *("create_environment", "delete_environment", "create_token"),
         *("delete_pool", "delete_volume", "delete_secret", "redeem_sign_in_code"),
+        *("snapshot_volume", "delete_version"),
     }
 
 

@@ -46,6 +46,7 @@
     registry_pulls.py images of registries that need credentials
     secret_keys.py    what they are encrypted with
     volumes.py        volumes: made, found, deleted, removed
+    volume_versions.py  their versions: made, gone back to, removed
     volume_files.py   the sandboxes through which their files are reached from outside
     object_storage.py where images are kept for all nodes: who may reach it, and its server
     slots.py          the sandbox actors: who gets which

@@ -59,6 +59,7 @@ from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.controller.usage_accounts import EVERY_S as USAGE_S
 from shoal.actors.controller.usage_accounts import HOUR_S, UsageAccounts
 from shoal.actors.controller.volume_files import VolumeFiles
+from shoal.actors.controller.volume_versions import VolumeVersions
 from shoal.actors.controller.volumes import SWEEP_S as VOLUMES_S
 from shoal.actors.controller.volumes import Volumes
 from shoal.actors.handles import call
@@ -133,6 +134,7 @@ class Parts:
     registry_pulls: RegistryPulls
     volumes: Volumes
     volume_files: VolumeFiles
+    volume_versions: VolumeVersions
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
     _looked: float = float("-inf")
@@ -377,6 +379,7 @@ async def open_parts(
         ),
         volumes=volumes,
         volume_files=VolumeFiles(volumes, sandboxes, settings),
+        volume_versions=VolumeVersions(volumes, sandboxes),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

@@ -18,7 +18,7 @@ from shoal.model.mounts import MountSpec
 from shoal.model.options import build_spec
 from shoal.model.settings import Settings
 from shoal.model.states import State
-from shoal.model.volumes import DATA
+from shoal.model.volumes import DATA, OTHER
 
 _IDLE_S = 60.0
 _START_S = 90.0
@@ -26,8 +26,8 @@ _START_S = 90.0
 
 @dataclass(slots=True)
 class VolumeFiles:
-    """One for each volume that somebody uses now. They are found no more once the controller is another; then they end
-    by themselves."""
+    """One for each volume, or two together, that somebody uses now. They are found no more once the controller is
+    another; then they end by themselves."""
 
     volumes: Volumes
     sandboxes: Sandboxes
@@ -35,21 +35,25 @@ class VolumeFiles:
     _open: dict[str, str] = field(default_factory=dict)
     _turns: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
-    async def open(self, name: str, environment: str, caller: Caller) -> SandboxInfo:
-        """The sandbox for a volume, running."""
-        volume = await self.volumes.volume(name, environment, False, caller)
-        turn = self._turns.setdefault(volume.id, asyncio.Lock())
+    async def open(self, name: str, environment: str, other: str | None, caller: Caller) -> SandboxInfo:
+        """The sandbox for a volume, running; `other`: for that one, too."""
+        volume = self.volumes.known(name, environment, caller)
+        mounts = [MountSpec(DATA, volume=volume.id)]
+        if other is not None:
+            mounts.append(MountSpec(OTHER, volume=self.volumes.known(other, environment, caller).id))
+        key = " ".join(each.volume for each in mounts)
+        turn = self._turns.setdefault(key, asyncio.Lock())
         async with turn:
-            record = self.sandboxes.registry.get(self._open.get(volume.id, ""))
+            record = self.sandboxes.registry.get(self._open.get(key, ""))
             if record is not None and record.state is State.RUNNING:
                 return record.info
             options = {
-                "volumes": [MountSpec(DATA, volume=volume.id)],
+                "volumes": mounts,
                 "environment": environment,
                 "idle_timeout": _IDLE_S,
                 "timeout": self.settings.limits.timeout,
                 "tags": {"volume": volume.id},
             }
             made = await self.sandboxes.create_hidden(build_spec(options, self.settings.sandbox), _START_S)
-            self._open[volume.id] = made.id
+            self._open[key] = made.id
             return made

@@ -70,6 +70,8 @@ class Volumes:
     settings: VolumeSettings
     call: Callable[..., Awaitable[Any]] = call
     clock: Callable[[], float] = time.time
+    closed: set[str] = field(default_factory=set)
+    """The ids of those that no sandbox may mount just now."""
     _volumes: dict[str, VolumeInfo] = field(default_factory=dict)
     _used_at: dict[str, float] = field(default_factory=dict)
     _turns: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
@@ -99,7 +101,7 @@ class Volumes:
         check_limits(size, files)
         check_sees_environment(caller, environment)
         self.accounts.quota(environment)
-        async with self._turn(f"{environment}/{name}"):
+        async with self.turn(f"{environment}/{name}"):
             found = self._named(name, environment)
             if found is not None:
                 if exist_ok:
@@ -135,7 +137,7 @@ class Volumes:
 
     async def volume(self, name: str, environment: str, use: bool, caller: Caller) -> VolumeInfo:
         """One, by name or id; `use`: with what it holds."""
-        found = self._known(name, environment, caller)
+        found = self.known(name, environment, caller)
         if not use:
             return found
         held = await self._keep(lambda keeper, storage: keeper.use(found.id, storage))
@@ -146,17 +148,31 @@ class Volumes:
     ) -> VolumeInfo:
         """Changes what it may hold."""
         check_limits(size, files)
-        found = self._known(name, environment, caller)
-        async with self._turn(found.id):
+        found = self.known(name, environment, caller)
+        async with self.turn(found.id):
             await self._keep(lambda keeper, storage: keeper.limit(found.id, size, files, storage))
-            return await self._put(replace(self._known(found.id, environment, caller), size=size, files=files),
+            return await self.put(replace(self.known(found.id, environment, caller), size=size, files=files),
                                    verbs.limit_volume, caller)  # fmt: skip
+
+    async def rename(self, name: str, environment: str, to: str, caller: Caller) -> VolumeInfo:
+        """Gives it another name."""
+        check_name("to", to)
+        found = self.known(name, environment, caller)
+        async with self.turn(f"{environment}/{to}"):
+            other = self._named(to, environment)
+            if other is not None and other.id != found.id:
+                raise AlreadyExists(
+                    f"to: environment {environment!r} has a volume {to!r}; delete that first, or take another name",
+                    field="to",
+                )
+            return await self.put(replace(self.known(found.id, environment, caller), name=to),
+                                  verbs.rename_volume, caller)  # fmt: skip
 
     async def delete(self, name: str, environment: str, now: bool, caller: Caller) -> VolumeInfo:
         """Has one go: after the grace time, or (`now`) as soon as no sandbox has it mounted."""
-        found = self._known(name, environment, caller)
+        found = self.known(name, environment, caller)
         at = self.clock() - (self.settings.grace if now or found.ephemeral else 0.0)
-        return await self._put(replace(found, deleted_at=at), verbs.delete_volume, caller)
+        return await self.put(replace(found, deleted_at=at), verbs.delete_volume, caller)
 
     async def undelete(self, name: str, environment: str, caller: Caller) -> VolumeInfo:
         """Takes a deletion back."""
@@ -169,7 +185,7 @@ class Volumes:
         if not going:
             raise VolumeNotFound(f"environment {environment!r} has no deleted volume {name:.80}", field="name")
         found = max(going, key=lambda each: each.deleted_at or 0.0)
-        async with self._turn(f"{environment}/{found.name}"):
+        async with self.turn(f"{environment}/{found.name}"):
             if self._named(found.name, environment) is not None:
                 raise AlreadyExists(
                     f"name: environment {environment!r} has another volume {found.name!r} by now; delete that first",
@@ -177,11 +193,11 @@ class Volumes:
                 )
             if found.id not in self._volumes or not found.ready:
                 raise VolumeNotFound(f"volume {found.id} is gone", field="name")
-            return await self._put(replace(found, deleted_at=None), verbs.restore_volume, caller)
+            return await self.put(replace(found, deleted_at=None), verbs.restore_volume, caller)
 
     async def commit(self, name: str, environment: str, caller: Caller) -> VolumeInfo:
         """Returns once all that sandboxes have written and closed is durable and seen elsewhere."""
-        found = self._known(name, environment, caller)
+        found = self.known(name, environment, caller)
         holders = [each for each in self.registry.live() if each.started is not None and found.id in each.volumes]
         nodes = {each.started.node_id for each in holders if each.started is not None}
         committing = (
@@ -193,6 +209,7 @@ class Volumes:
             await asyncio.gather(*committing)
         except DeadlineExceeded as error:
             raise Unavailable(f"volume {found.name} is not committed: {error}", field="volume") from None
+        await self._keep(lambda keeper, _: keeper.sync())
         return found
 
     # -- what the others ask ------------------------------------------------------------------------
@@ -222,7 +239,7 @@ class Volumes:
         for volume_id in used:
             self._used_at[volume_id] = now
         for volume in list(self._volumes.values()):
-            if volume.id in used or self._turn(f"{volume.environment}/{volume.name}").locked():
+            if volume.id in used or self.turn(f"{volume.environment}/{volume.name}").locked():
                 continue
             idle = now - self._used_at.setdefault(volume.id, now)
             left = volume.ephemeral and idle >= EPHEMERAL_S
@@ -240,7 +257,7 @@ class Volumes:
         self._volumes[volume.id] = volume
         try:
             await self._keep(lambda keeper, storage: keeper.create(volume.id, volume.size, volume.files, storage))
-            return await self._put(replace(volume, ready=True), verbs.create_volume, caller)
+            return await self.put(replace(volume, ready=True), verbs.create_volume, caller)
         except BaseException:
             with suppress(ShoalError):  # the first error says more; the sweep tries again
                 await asyncio.shield(self._remove(volume))
@@ -250,7 +267,7 @@ class Volumes:
         """Unmounts it wherever it still is, and removes it with all it holds. Nothing mounts it any more: it is found
         by nobody."""
         if volume.ready and volume.deleted_at is None:
-            volume = await self._put(replace(volume, deleted_at=0.0), verbs.delete_volume, INSIDE)
+            volume = await self.put(replace(volume, deleted_at=0.0), verbs.delete_volume, INSIDE)
         for node in self.nodes.known_nodes():
             if self.nodes.alive(node.id):
                 await self.call(self.nodes.handle(node.id), "let_go_mount", volume.id, timeout_s=_LET_GO_S)
@@ -261,7 +278,8 @@ class Volumes:
         self._volumes.pop(volume.id, None)
         self._used_at.pop(volume.id, None)
 
-    async def _put(self, volume: VolumeInfo, verb: Verb[..., Any], caller: Caller) -> VolumeInfo:
+    async def put(self, volume: VolumeInfo, verb: Verb[..., Any], caller: Caller) -> VolumeInfo:
+        """Records what it is now."""
         entry = audited(verb, caller, target=volume.id, environment=volume.environment)
         await self.writer.write(Change(volumes=(volume,), audit=(entry,)))
         self._volumes[volume.id] = volume
@@ -283,10 +301,13 @@ class Volumes:
                 "that it has",
                 field="volumes",
             )
+        if found.id in self.closed:
+            raise Unavailable(f"volumes: {found.name} goes back to a version just now; try again", field="volumes")
         self._used_at[found.id] = self.clock()
         return found.id
 
-    def _known(self, name: str, environment: str, caller: Caller) -> VolumeInfo:
+    def known(self, name: str, environment: str, caller: Caller) -> VolumeInfo:
+        """The volume of that name or id; `VolumeNotFound`."""
         check_sees_environment(caller, environment)
         found = self._find(name, environment)
         if found is None:
@@ -311,7 +332,8 @@ class Volumes:
             None,
         )
 
-    def _turn(self, name: str) -> asyncio.Lock:
+    def turn(self, name: str) -> asyncio.Lock:
+        """What one call at a time may hold about a volume's id, or a name in an environment."""
         turn = self._turns.get(name)
         if turn is None:
             turn = self._turns[name] = asyncio.Lock()

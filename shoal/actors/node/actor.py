@@ -20,6 +20,7 @@ from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
+from shoal.actors.volumes import VersionChange
 from shoal.model import grants, tasks, tracing
 from shoal.model import machine as machine_file
 from shoal.model.errors import NotFound, ShoalError, Unavailable
@@ -261,6 +262,10 @@ class NodeActor(Carrying):
         where it is not mounted here."""
         parts = await self._open()
         return await parts.mounts.commit(identity)
+
+    async def change_versions(self, volume_id: str, change: VersionChange) -> None:
+        """Makes, restores or removes versions of a volume, which this node mounts for that."""
+        await (await self._open()).mounts.change_versions(MountSpec("/", volume=volume_id), change)
 
     async def let_go_mount(self, identity: str) -> None:
         """Unmounts what no container of this node uses any more; `FailedPrecondition` where one does."""

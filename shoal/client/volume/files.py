@@ -12,9 +12,10 @@ from shoal.client.files import MAX_TREE_BYTES, MAX_TREE_FILES, FileSystem, PathL
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.model import verbs
 from shoal.model.errors import InvalidRequest, SandboxEnded
-from shoal.model.volumes import DATA, VolumeInfo
+from shoal.model.volumes import DATA, OTHER, VolumeInfo
 
 if TYPE_CHECKING:
+    from shoal.client.volume.volume import Volume
     from shoal.transport.contract import Transport
     from shoal.wire.agent import Entry
 
@@ -97,6 +98,18 @@ class VolumeFiles:
         """Moves a file or tree within the volume."""
         await self._with(lambda files: files.move.aio(_inside(path), _inside(to), overwrite=overwrite))
 
+    @dual_method
+    async def copy(
+        self, path: PathLike, to: PathLike, *, volume: Volume | None = None, overwrite: bool = False
+    ) -> None:
+        """Copies a file or tree within the volume, or into another `volume` of its environment. `to` does not exist,
+        or with `overwrite` is a file. Within a volume the copy of a file shares its data."""
+        if volume is None or volume.id == self._info.id:
+            await self._with(lambda files: files.copy.aio(_inside(path), _inside(to), overwrite=overwrite))
+            return
+        both = await self._open(volume.id)
+        await both.copy.aio(_inside(path), _inside(to, OTHER), overwrite=overwrite)
+
     async def _with(self, body: Callable[[FileSystem], Awaitable[T]]) -> T:
         """Runs `body` with the files of the volume's sandbox; with those of another one, if it has ended meanwhile."""
         if self._opened is not None:
@@ -107,16 +120,16 @@ class VolumeFiles:
         self._opened = await self._open()
         return await body(self._opened)
 
-    async def _open(self) -> FileSystem:
-        sandbox = await self._transport.ask(verbs.open_volume, self._info.id, self._info.environment)
+    async def _open(self, other: str | None = None) -> FileSystem:
+        sandbox = await self._transport.ask(verbs.open_volume, self._info.id, self._info.environment, other)
         return FileSystem(RetryingAgent(self._transport, sandbox.id))
 
 
-def _inside(path: PathLike) -> Any:
+def _inside(path: PathLike, top: str = DATA) -> Any:
     """The path in the sandbox that has the volume; a slash at its end stays."""
     name = os.fspath(path)
     plain = posixpath.normpath(f"/{name}").lstrip("/")
     if ".." in name.split("/"):
         raise InvalidRequest(f"path: {name!r:.200} holds '..'; write it without", field="path")
-    found = posixpath.join(DATA, plain) if plain else DATA
+    found = posixpath.join(top, plain) if plain else top
     return f"{found}/" if name.endswith("/") else found

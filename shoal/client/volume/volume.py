@@ -17,7 +17,7 @@ from shoal.model import verbs
 from shoal.model.errors import VolumeNotFound
 from shoal.model.mounts import MountSpec
 from shoal.model.validate import check_name
-from shoal.model.volumes import FRESH_S, VolumeInfo, VolumeUse, check_limits
+from shoal.model.volumes import FRESH_S, VolumeInfo, VolumeUse, VolumeVersion, check_limits
 
 _MARGIN_S = 0.1
 
@@ -191,10 +191,44 @@ class Volume(Context):
         return self._info
 
     @dual_method
+    async def rename(self, name: str) -> VolumeInfo:
+        """Gives it another name; sandboxes that have it mounted keep it. `AlreadyExists`."""
+        check_name("to", name)
+        self._info = await self._client.transport.ask(verbs.rename_volume, self.id, self.environment, name)
+        return self._info
+
+    @dual_method
     async def delete(self, *, now: bool = False) -> None:
         """Deletes it. Sandboxes that have it mounted keep it. `Volume.restore` takes that back within
         `volumes.grace` (a day), unless `now`."""
         await self._client.transport.ask(verbs.delete_volume, self.id, self.environment, now)
+
+    # Its versions
+
+    @dual_method
+    async def snapshot(self, version: str) -> VolumeVersion:
+        """Keeps all that is closed in it now, under a name. A version shares its data with the files: it takes no time
+        and no storage for them, only some for their names. `AlreadyExists`, `QuotaExceeded`, `Unavailable`."""
+        check_name("version", version)
+        self._info = await self._client.transport.ask(verbs.snapshot_volume, self.id, self.environment, version)
+        return self._info.version(version)
+
+    @dual_method
+    async def versions(self) -> Sequence[VolumeVersion]:
+        """Its versions, the oldest first."""
+        self._info = await self._client.transport.ask(verbs.volume, self.id, self.environment)
+        return self._info.versions
+
+    @dual_method
+    async def revert(self, version: str) -> None:
+        """Replaces all its files by those of a version, at once; the version stays. `FailedPrecondition` (state
+        `mounted`) while a sandbox has it mounted."""
+        self._info = await self._client.transport.ask(verbs.revert_volume, self.id, self.environment, version)
+
+    @dual_method
+    async def delete_version(self, version: str) -> None:
+        """Removes a version."""
+        self._info = await self._client.transport.ask(verbs.delete_version, self.id, self.environment, version)
 
     @dual_method
     async def _leave(self) -> None:

@@ -59,6 +59,9 @@ class JuiceKeeper(VolumeKeeper):
         found = self._status(volume_id, storage)["Stat"]
         return VolumeUse(max(0, found["UsedSpace"] - 4096), max(0, found["UsedInodes"] - 1))
 
+    def sync(self) -> None:
+        self._metadata.sync()
+
     def destroy(self, volume_id: str, storage: ObjectAccess) -> None:
         try:
             identity = self._status(volume_id, storage)["Setting"]["UUID"]

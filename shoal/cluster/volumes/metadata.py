@@ -1,7 +1,8 @@
 """Where the metadata of volumes is.
 
-With PostgreSQL as the cluster's store: a schema for each volume, in the same database. Every machine reaches it, and
-what a commit wrote survives a crash of the database as far as its `synchronous_commit` says.
+With PostgreSQL as the cluster's store: a schema for each volume, in the same database. Every machine reaches it. Its
+transactions do not wait for the disk (`volumes.synchronous_commit`): they are there in their order after a crash, but
+for those of less than the last second, and `sync` waits for all of them.
 
 Without: a SQLite file for each volume in the state directory. Two volumes never wait for each other's writes, and none
 can be mounted on another machine: SQLite locks by shared memory of one machine.
@@ -43,6 +44,10 @@ class Metadata(ABC):
         """Where it is."""
 
     @abstractmethod
+    def sync(self) -> None:
+        """Returns once all that was written is on disk."""
+
+    @abstractmethod
     def remove(self, volume_id: str) -> None:
         """Removes it."""
 
@@ -50,7 +55,7 @@ class Metadata(ABC):
 def metadata_for(settings: Settings) -> Metadata:
     """The one for these settings."""
     if settings.store.url is not None:
-        return PostgresMetadata(settings.store.url)
+        return PostgresMetadata(settings.store.url, synchronous=settings.volumes.synchronous_commit)
     return SqliteMetadata(settings.state_dir / "volumes")
 
 
@@ -68,6 +73,9 @@ class SqliteMetadata(Metadata):
     def address(self, volume_id: str) -> MetadataAddress:
         return MetadataAddress(f"sqlite3://{self._file(volume_id)}", None)
 
+    def sync(self) -> None:
+        """Each transaction waited for itself."""
+
     def remove(self, volume_id: str) -> None:
         file = self._file(volume_id)
         for each in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm", "-journal"))):
@@ -82,8 +90,9 @@ class PostgresMetadata(Metadata):
 
     only_on_head = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, synchronous: bool = False) -> None:
         self._url = url
+        self._synchronous = synchronous
 
     def make(self, volume_id: str) -> None:
         self._run(f'CREATE SCHEMA IF NOT EXISTS "{_schema(volume_id)}"')
@@ -99,9 +108,14 @@ class PostgresMetadata(Metadata):
             url.port,
             url.database,
             {name: value for name, value in url.query.items() if name.startswith("ssl")}
-            | {"search_path": _schema(volume_id)},
+            | {"search_path": _schema(volume_id)}
+            | ({} if self._synchronous else {"synchronous_commit": "off"}),
         )
         return MetadataAddress(plain.render_as_string(hide_password=False), password)
+
+    def sync(self) -> None:
+        # A transaction that waits for its own record waits for all before it, whoever wrote them.
+        self._run("SELECT pg_logical_emit_message(true, 'shoal', '')")
 
     def remove(self, volume_id: str) -> None:
         self._run(f'DROP SCHEMA IF EXISTS "{_schema(volume_id)}" CASCADE')

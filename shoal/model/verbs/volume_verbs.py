@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from shoal.model.access import Scope
 from shoal.model.info import SandboxInfo
-from shoal.model.verbs.verb import VOLUME_S, Retry, verb
+from shoal.model.verbs.verb import VERSION_S, VOLUME_S, Retry, verb
 from shoal.model.volumes import VolumeInfo
 
 
@@ -59,6 +59,46 @@ def commit_volume(name: str, environment: str) -> VolumeInfo:
 
 
 @verb(Scope.RUN, "POST /v1/volumes/{name}/open", takes=VOLUME_S)
-def open_volume(name: str, environment: str) -> SandboxInfo:
-    """A sandbox of the cluster's own through which the volume's files are read and written: they are at `/volume`. It
-    can be used for nothing else, and ends when nobody has used it for a minute."""
+def open_volume(name: str, environment: str, other: str | None = None) -> SandboxInfo:
+    """A sandbox of the cluster's own through which the volume's files are read and written: they are at `/volume`, and
+    those of the volume `other`, if one is named, at `/other`. It can be used for nothing else, and ends when nobody has
+    used it for a minute."""
+
+
+@verb(Scope.RUN, "PUT /v1/volumes/{name}/name", audit="volume.rename")
+def rename_volume(name: str, environment: str, to: str) -> VolumeInfo:
+    """Gives it another name; sandboxes that have it mounted keep it. `InvalidRequest`, `AlreadyExists`."""
+
+
+@verb(
+    Scope.RUN,
+    "POST /v1/volumes/{name}/versions",
+    audit="volume.snapshot",
+    retry=Retry.NEVER,
+    takes=VERSION_S,
+)
+def snapshot_volume(name: str, environment: str, version: str) -> VolumeInfo:
+    """Keeps all that is closed in it as a version, which shares its data. `InvalidRequest`, `AlreadyExists`,
+    `QuotaExceeded`, `Unavailable`; nothing is left then."""
+
+
+@verb(
+    Scope.RUN,
+    "POST /v1/volumes/{name}/versions/{version}/revert",
+    audit="volume.revert",
+    takes=VERSION_S,
+)
+def revert_volume(name: str, environment: str, version: str) -> VolumeInfo:
+    """Replaces all files of it by those of a version, at once; the version stays. `FailedPrecondition` (state
+    `mounted`) while a sandbox has it mounted; `VolumeNotFound` (field `version`)."""
+
+
+@verb(
+    Scope.RUN,
+    "DELETE /v1/volumes/{name}/versions/{version}",
+    audit="volume.version.delete",
+    retry=Retry.NEVER,
+    takes=VERSION_S,
+)
+def delete_version(name: str, environment: str, version: str) -> VolumeInfo:
+    """Removes a version; `VolumeNotFound` (field `version`)."""

@@ -6,5 +6,6 @@ mounted.py     one mount: its helper process, from start to end
 namespaces.py  puts a directory of the node into a running container
 threads.py     blocking calls that may never return
 volumes.py     the kind of volumes: JuiceFS
+versions.py    their versions
 buckets.py     the kind of a user's own buckets: rclone
 """

@@ -34,6 +34,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shoal.actors.volumes import VersionChange
+from shoal.model.errors import FailedPrecondition
 from shoal.model.mounts import MountSpec
 
 
@@ -68,3 +70,7 @@ class MountKind(ABC):
     async def commit(self, spec: MountSpec, point: Path, directory: Path) -> None:
         """Returns once all that was written and closed through the mount is durable, and seen elsewhere;
         `Unavailable` where that could not be shown."""
+
+    async def change_versions(self, point: Path, change: VersionChange) -> None:
+        """Makes, restores or removes versions of what is mounted; `FailedPrecondition` for kinds that have none."""
+        raise FailedPrecondition(f"a {self.name} has no versions", state="no_versions")

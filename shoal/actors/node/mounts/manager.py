@@ -16,6 +16,7 @@ from shoal.actors.node.mounts import namespaces, threads
 from shoal.actors.node.mounts.contract import MountKind
 from shoal.actors.node.mounts.mounted import CALL_S, Mounted
 from shoal.actors.node.records import ContainerRecord, Stage
+from shoal.actors.volumes import VersionChange
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound, ShoalError
 from shoal.model.mounts import MountSpec, in_order
@@ -82,14 +83,23 @@ class Mounts:
         await mounted.kind.commit(mounted.spec, mounted.point, mounted.directory)
         return True
 
+    async def change_versions(self, spec: MountSpec, change: VersionChange) -> None:
+        """Makes, restores or removes versions of what a spec names, which is mounted for that."""
+        mounted = await self._ensure(spec)
+        mounted.busy += 1
+        try:
+            await mounted.kind.change_versions(mounted.point, change)
+        finally:
+            mounted.busy -= 1
+
     async def let_go(self, identity: str) -> None:
         """Unmounts at once what no container uses; `FailedPrecondition` where one does."""
         mounted = self._mounted.get(identity)
         if mounted is None:
             return
         async with mounted.turn:
-            if self._users(identity):
-                raise FailedPrecondition(f"{identity} is mounted in a sandbox", state="mounted")
+            if self._users(identity) or mounted.busy:
+                raise FailedPrecondition(f"{identity} is in use", state="mounted")
             await mounted.end(force=False)
             self._mounted.pop(identity, None)
 
@@ -142,13 +152,13 @@ class Mounts:
             return
         users = self._users(mounted.identity)
         now = self.clock()
-        if users:
+        if users or mounted.busy:
             mounted.unused_since = None
         elif mounted.unused_since is None:
             mounted.unused_since = now
         if mounted.unused_since is not None and now - mounted.unused_since >= LINGER_S:
             async with mounted.turn:
-                if not self._users(mounted.identity):
+                if not self._users(mounted.identity) and not mounted.busy:
                     await mounted.end(force=False)
                     self._mounted.pop(mounted.identity, None)
             return

@@ -63,6 +63,8 @@ class Mounted:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it is started, healed, ended."""
     unused_since: float | None = None
+    busy: int = 0
+    """How many calls of the node's own use it now."""
     still_since: float | None = None
     """Since when it has not answered."""
     _probe: asyncio.Future[os.stat_result] | None = None

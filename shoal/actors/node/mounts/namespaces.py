@@ -27,6 +27,7 @@ _FROM_EMPTY, _TO_EMPTY = 0x04, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMP
 _NO_MAGIC_LINKS, _BENEATH = 0x02, 0x08
 _RDONLY, _NOSUID, _NODEV = 0x1, 0x2, 0x4
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
+_RENAME_EXCHANGE = 2
 _MNT_DETACH, _UMOUNT_NOFOLLOW, _MNT_FORCE = 2, 8, 1
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -80,6 +81,12 @@ def unmount(point: Path, *, force: bool) -> None:
         number = ctypes.get_errno()
         if number not in (errno.EINVAL, errno.ENOENT):
             raise OSError(number, os.strerror(number), str(point))
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Gives each of two files of one file system the name of the other, at once."""
+    names = os.fsencode(one), os.fsencode(other)
+    _check(_libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)))
 
 
 def _below(top: int, sub_path: str, *, make: bool) -> int:

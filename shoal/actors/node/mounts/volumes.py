@@ -18,7 +18,8 @@ from pathlib import Path
 from shoal.actors.handles import call, find_actor
 from shoal.actors.node.mounts import threads
 from shoal.actors.node.mounts.contract import Helper, MountKind
-from shoal.actors.volumes import VolumeAccess
+from shoal.actors.node.mounts.versions import change_versions
+from shoal.actors.volumes import VersionChange, VolumeAccess
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.ids import CONTROLLER
 from shoal.model.mounts import MountSpec
@@ -131,6 +132,9 @@ class VolumeMounts(MountKind):
             threads.begin(remove)
         if seen != content:
             raise _not_committed(spec, "what was written is not seen by another reader")
+
+    async def change_versions(self, point: Path, change: VersionChange) -> None:
+        await threads.begin(lambda: change_versions(juicefs(), point, _INSIDE, change))
 
 
 def _check_here(access: VolumeAccess) -> None:

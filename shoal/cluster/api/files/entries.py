@@ -65,3 +65,12 @@ async def move_path(sandbox_id: str, body: Move, transport: Cluster) -> Response
         lambda agent: agent.move(body.path, body.to, body.overwrite, body.user or ""), f"move {body.path}"
     )
     return Response(status_code=204)
+
+
+@router.post(f"{_AT}/copy", status_code=204, response_class=Response, dependencies=[audited("files.copy")])
+async def copy_path(sandbox_id: str, body: Move, transport: Cluster) -> Response:
+    """Copies a file or a tree, links as they are."""
+    await RetryingAgent(transport, sandbox_id).once(
+        lambda agent: agent.copy(body.path, body.to, body.overwrite, body.user or ""), f"copy {body.path}"
+    )
+    return Response(status_code=204)

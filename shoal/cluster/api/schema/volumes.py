@@ -17,6 +17,10 @@ VolumeName = Annotated[
     str, Path(description="The volume's name or id.", max_length=64, pattern=f"^{NAME.pattern}$", examples=["data"])
 ]
 
+VersionName = Annotated[
+    str, Path(description="The version's name.", max_length=64, pattern=f"^{NAME.pattern}$", examples=["before"])
+]
+
 _Size = Annotated[int, Field(ge=LEAST_SIZE, multiple_of=LEAST_SIZE, le=1 << 60, examples=[10 << 30])]
 _Files = Annotated[int, Field(ge=1, le=1 << 60)]
 
@@ -49,6 +53,33 @@ class VolumeLimits(Sent):
     """Files and directories; none: no limit"""
 
 
+class VolumeOpen(Sent):
+    """Volumes to open."""
+
+    environment: Name | None = None
+    """By default the token's, or `main` for a token of all"""
+    other: str | None = Field(None, max_length=64, pattern=f"^{NAME.pattern}$")
+    """Another volume of the environment, to copy files to: it is at `/other`"""
+
+
+class VolumeRename(Sent):
+    """A volume's new name."""
+
+    environment: Name | None = None
+    """By default the token's, or `main` for a token of all"""
+    to: Annotated[Name, Field(examples=["data-2"])]
+    """Unique in its environment"""
+
+
+class VersionIn(Sent):
+    """A version to make."""
+
+    environment: Name | None = None
+    """By default the token's, or `main` for a token of all"""
+    version: Annotated[Name, Field(examples=["before-cleaning"])]
+    """Unique in its volume"""
+
+
 class VolumeIn(Sent):
     """Where a volume is."""
 
@@ -63,6 +94,14 @@ class VolumeUse(Told):
     """In blocks of 4 KiB"""
     files: int
     """Files and directories"""
+
+
+class VolumeVersion(Told):
+    """All files of a volume as they were."""
+
+    name: str
+    id: str
+    created_at: float
 
 
 class Volume(Told):
@@ -82,6 +121,8 @@ class Volume(Told):
     ready: bool
     use: VolumeUse | None
     """What it holds, where that was asked for"""
+    versions: Sequence[VolumeVersion]
+    """The oldest first"""
 
 
 class Volumes(Told):

@@ -1,4 +1,4 @@
-"""Routes of volumes: make, list, look at, limit, commit, delete and restore them."""
+"""Routes of volumes and their versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.control import EnvironmentQuery, Sandbox
-from shoal.cluster.api.schema.volumes import Volume, VolumeCreate, VolumeIn, VolumeLimits, VolumeName, Volumes
+from shoal.cluster.api.schema.volumes import (
+    VersionIn,
+    VersionName,
+    Volume,
+    VolumeCreate,
+    VolumeIn,
+    VolumeLimits,
+    VolumeName,
+    VolumeOpen,
+    VolumeRename,
+    Volumes,
+)
 from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT
 from shoal.model.sandbox_json import info_to_json
@@ -95,8 +106,45 @@ async def commit_volume(name: VolumeName, body: VolumeIn, request: Request, who:
 
 
 @verb_route(router, verbs.open_volume, response_model=Sandbox, summary="Open a volume's files")
-async def open_volume(name: VolumeName, body: VolumeIn, request: Request, who: Who, cluster: Cluster) -> Json:
+async def open_volume(name: VolumeName, body: VolumeOpen, request: Request, who: Who, cluster: Cluster) -> Json:
     """A sandbox of the cluster's own in which they are at `/volume`, for its routes of files, entries and archives. It
     can be used for nothing else, and ends when nobody has used it for a minute."""
     owner = context_of(request).environment = environment_for(who, body.environment)
-    return Json(info_to_json(await cluster.ask(verbs.open_volume, name, owner)))
+    return Json(info_to_json(await cluster.ask(verbs.open_volume, name, owner, body.other)))
+
+
+@verb_route(router, verbs.rename_volume, response_model=Volume, summary="Rename a volume")
+async def rename_volume(name: VolumeName, body: VolumeRename, request: Request, who: Who, cluster: Cluster) -> Json:
+    """Gives it another name; sandboxes that have it mounted keep it."""
+    owner = context_of(request).environment = environment_for(who, body.environment)
+    return Json((await cluster.ask(verbs.rename_volume, name, owner, body.to)).to_dict())
+
+
+@verb_route(router, verbs.snapshot_volume, status_code=201, response_model=Volume, summary="Make a version of a volume")
+async def snapshot_volume(name: VolumeName, body: VersionIn, request: Request, who: Who, cluster: Cluster) -> Json:
+    """Keeps all that is closed in it now; it shares the data of the files."""
+    owner = context_of(request).environment = environment_for(who, body.environment)
+    return Json((await cluster.ask(verbs.snapshot_volume, name, owner, body.version)).to_dict(), 201)
+
+
+@verb_route(router, verbs.revert_volume, response_model=Volume, summary="Go back to a version of a volume")
+async def revert_volume(
+    name: VolumeName, version: VersionName, body: VolumeIn, request: Request, who: Who, cluster: Cluster
+) -> Json:
+    """Replaces all its files by those of the version, at once; 409 while a sandbox has the volume mounted."""
+    owner = context_of(request).environment = environment_for(who, body.environment)
+    return Json((await cluster.ask(verbs.revert_volume, name, owner, version)).to_dict())
+
+
+@verb_route(router, verbs.delete_version, response_model=Volume, summary="Delete a version of a volume")
+async def delete_version(
+    name: VolumeName,
+    version: VersionName,
+    request: Request,
+    who: Who,
+    cluster: Cluster,
+    environment: EnvironmentQuery = None,
+) -> Json:
+    """Its data goes as far as nothing else has it."""
+    owner = context_of(request).environment = environment_for(who, environment)
+    return Json((await cluster.ask(verbs.delete_version, name, owner, version)).to_dict())

@@ -11,6 +11,12 @@ import (
 // user may give files away.
 type copier struct{ st *mux.Stream }
 
+const (
+	leastShared = 64 << 10
+	// mostShared bounds how long one call takes that copies after all.
+	mostShared = 256 << 20
+)
+
 func (c *copier) copy(from int, name string, to int, as string, depth int) error {
 	at, err := lstatAt(from, name)
 	if err != nil {
@@ -67,6 +73,9 @@ func copyContent(st *mux.Stream, from, to int) error {
 	if err := syscall.Fstat(from, &at); err != nil {
 		return err
 	}
+	if done, err := shareContent(st, from, to, &at); done || err != nil {
+		return err
+	}
 	out := sparseWriter{fd: to}
 	for {
 		if lost(st) {
@@ -88,6 +97,31 @@ func copyContent(st *mux.Stream, from, to int) error {
 			return err
 		}
 	}
+}
+
+// shareContent has the file system copy the bytes itself, which takes it no time where the two files may share them. It
+// reports false, with nothing written, if it cannot, or if the file has holes, which it might fill.
+func shareContent(st *mux.Stream, from, to int, at *syscall.Stat_t) (bool, error) {
+	if at.Size < leastShared || at.Blocks*512 < at.Size {
+		return false, nil
+	}
+	for copied := int64(0); copied < at.Size; {
+		if lost(st) {
+			return false, mux.ErrLost
+		}
+		n, err := copyFileRange(from, to, int(min(at.Size-copied, mostShared)))
+		if copied == 0 && err != nil {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if n == 0 { // the file has become shorter
+			return copied > 0, nil
+		}
+		copied += int64(n)
+	}
+	return true, nil
 }
 
 func (c *copier) directory(from int, name string, to int, as string, depth int) error {

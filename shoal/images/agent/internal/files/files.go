@@ -36,6 +36,7 @@ func Handlers(userOf func(user string) (*users.User, error)) map[string]Handler 
 		"mkdir":  handler(s.mkdir),
 		"remove": handler(s.remove),
 		"move":   handler(s.move),
+		"copy":   handler(s.copy),
 		"pack":   handler(s.pack),
 		"unpack": handler(s.unpack),
 		"watch":  handler(s.watch),

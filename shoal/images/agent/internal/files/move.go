@@ -9,6 +9,7 @@ import (
 	"shoal/agent/internal/mux"
 )
 
+// moveRequest asks for a move or a copy.
 type moveRequest struct {
 	Op        string  `json:"op"`
 	Path      pathArg `json:"path"`
@@ -18,6 +19,22 @@ type moveRequest struct {
 }
 
 func (s *service) move(st *mux.Stream, r *moveRequest) error {
+	return s.place(st, r, "move", func(from, to string) error {
+		err := renameAt(atCWD, from, atCWD, to, r.Overwrite)
+		if err == syscall.EXDEV {
+			err = moveAcross(st, from, to, r.Overwrite)
+		}
+		return err
+	})
+}
+
+// copy copies a file or a tree. A link is copied as it is, not its target.
+func (s *service) copy(st *mux.Stream, r *moveRequest) error {
+	return s.place(st, r, "copy", func(from, to string) error { return copyTo(st, from, to, r.Overwrite) })
+}
+
+// place checks a request for something that is to be at another path, does it as the user, and replies.
+func (s *service) place(st *mux.Stream, r *moveRequest, what string, do func(from, to string) error) error {
 	from, err := r.Path.valid("path")
 	if err != nil {
 		return err
@@ -33,12 +50,9 @@ func (s *service) move(st *mux.Stream, r *moveRequest) error {
 	defer as.leave()
 	// The kernel does not say which of the two paths an error is about, so check this one first.
 	if _, err := lstatAt(atCWD, from); err != nil {
-		return failed("path", "move", from, err)
+		return failed("path", what, from, err)
 	}
-	err = renameAt(atCWD, from, atCWD, to, r.Overwrite)
-	if err == syscall.EXDEV {
-		err = moveAcross(st, from, to, r.Overwrite)
-	}
+	err = do(from, to)
 	switch err {
 	case nil:
 		as.reply(st, empty{})
@@ -52,13 +66,30 @@ func (s *service) move(st *mux.Stream, r *moveRequest) error {
 			Code: fault.AlreadyExists, Field: "to", Message: "to: " + strings.ToValidUTF8(to, "�") + ": " + why,
 		}
 	}
-	return failed("to", "move", to, err)
+	return failed("to", what, to, err)
 }
 
-// moveAcross moves between file systems. It copies to a temporary name beside the target, renames the copy, and only
-// then removes the source. A directory in a lower layer of the image also counts as another file system. Extended
-// attributes are not copied, and hard links become separate files.
+// moveAcross moves between file systems: it copies, and only then removes the source. A directory in a lower layer of
+// the image also counts as another file system.
 func moveAcross(st *mux.Stream, from, to string, overwrite bool) error {
+	if err := copyTo(st, from, to, overwrite); err != nil {
+		return err
+	}
+	fromDir, fromName := split(from)
+	source, err := openAt(atCWD, fromDir, oPath|syscall.O_DIRECTORY, 0)
+	if err == nil {
+		defer syscall.Close(source)
+		err = removeTree(nil, source, fromName, true)
+	}
+	if err != nil {
+		return failed("path", "copied, but could not remove", from, err)
+	}
+	return nil
+}
+
+// copyTo copies a file or tree to a temporary name beside the target, and renames the copy. Extended attributes are not
+// copied, and hard links become separate files.
+func copyTo(st *mux.Stream, from, to string, overwrite bool) error {
 	fromDir, fromName := split(from)
 	toDir, toName := split(to)
 	if !plain(fromName) || !plain(toName) {
@@ -88,15 +119,11 @@ func moveAcross(st *mux.Stream, from, to string, overwrite bool) error {
 	}
 	if err != nil {
 		removeTree(nil, target, temporary, true)
-		return err
 	}
-	if err := removeTree(nil, source, fromName, true); err != nil {
-		return failed("path", "copied, but could not remove", from, err)
-	}
-	return nil
+	return err
 }
 
-// checkNotInside returns an error for a move of a directory into itself, because that copy would never end.
+// checkNotInside returns an error for a copy of a directory into itself, which would never end.
 func checkNotInside(from, toDir string) error {
 	source, err := filepath.EvalSymlinks(from)
 	if err != nil {
@@ -107,7 +134,7 @@ func checkNotInside(from, toDir string) error {
 		return err
 	}
 	if target == source || strings.HasPrefix(target, join(source, "")) {
-		return fault.Invalid("to", "it lies inside path, which cannot be moved into itself")
+		return fault.Invalid("to", "it lies inside path, which cannot go into itself")
 	}
 	return nil
 }

@@ -175,3 +175,9 @@ func namesIn(dir int) ([]string, error) {
 }
 
 func isKind(st *syscall.Stat_t, kind uint32) bool { return st.Mode&syscall.S_IFMT == kind }
+
+// copyFileRange copies between two open files, at the places where they are.
+func copyFileRange(from, to, size int) (int, error) {
+	n, err := call(sysCopyFileRange, uintptr(from), 0, uintptr(to), 0, uintptr(size), 0)
+	return int(n), err
+}

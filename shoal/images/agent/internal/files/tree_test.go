@@ -228,3 +228,26 @@ func TestCancelledRequestsLeaveTheConnectionUsable(t *testing.T) {
 		}
 	}
 }
+
+func TestCopy(t *testing.T) {
+	c, dir := connect(t), t.TempDir()
+	content := strings.Repeat("x", 700_000)
+	writeFile(t, dir+"/tree/sub/f", content, 0o751)
+	os.Symlink("/nowhere", dir+"/tree/l")
+	c.call(object{"op": "copy", "path": dir + "/tree", "to": dir + "/new"}).mustSucceed(t)
+	mustNames(t, dir, "new", "tree")
+	mustNames(t, dir+"/new", "l", "sub")
+	mustRead(t, dir+"/new/sub/f", content)
+	mustMode(t, dir+"/new/sub/f", 0o751)
+	mustRead(t, dir+"/tree/sub/f", content)
+	if target, _ := os.Readlink(dir + "/new/l"); target != "/nowhere" {
+		t.Fatal(target)
+	}
+	c.call(object{"op": "copy", "path": dir + "/tree/sub/f", "to": dir + "/new"}).mustFail(t, "already_exists", "to")
+	c.call(object{"op": "copy", "path": dir + "/tree", "to": dir + "/tree/sub/x"}).mustFail(t, "invalid_request", "to")
+	c.call(object{"op": "copy", "path": dir + "/none", "to": dir + "/x"}).mustFail(t, "path_not_found", "path")
+	writeFile(t, dir+"/short", "short", 0o644)
+	c.call(object{"op": "copy", "path": dir + "/short", "to": dir + "/new/sub/f", "overwrite": true}).mustSucceed(t)
+	mustRead(t, dir+"/new/sub/f", "short")
+	mustNames(t, dir+"/new/sub", "f")
+}
