@@ -10,10 +10,8 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -21,7 +19,7 @@ import shoal
 from examples.arguments import positive
 from examples.rollouts.evaluate import Outcome, roll_out
 from examples.rollouts.mutate import Candidate, propose
-from examples.rollouts.package import FetchError, Package, fetch
+from examples.rollouts.package import FetchError, Package, load
 from examples.rollouts.report import Live, print_report
 
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
@@ -33,12 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         client = shoal.connect()
-        with tempfile.TemporaryDirectory(prefix="rollouts-") as directory:
-            console.print("Fetching the package …")
-            package = fetch(Path(directory))
-            candidates = propose(package.source, arguments.candidates, arguments.seed)
-            console.print(f"{package.name}: {len(candidates)} candidates for {package.module}", highlight=False)
-            outcomes = _run(console, client, candidates, package, arguments.parallel)
+        console.print("Loading the package …")
+        package = load(client)
+        candidates = propose(package.source, arguments.candidates, arguments.seed)
+        console.print(f"{package.name}: {len(candidates)} candidates for {package.module}", highlight=False)
+        outcomes = _run(console, client, candidates, package, arguments.parallel)
     except KeyboardInterrupt:
         console.print("Interrupted; the sandboxes are gone.")
         return INTERRUPTED

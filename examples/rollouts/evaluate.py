@@ -17,6 +17,7 @@ from examples.rollouts.package import Package
 from shoal import Result, Sandbox, SandboxEnded
 
 SUITE_TIMEOUT = 60.0  # seconds; an endless loop earns nothing
+PACKAGES = "/packages"
 WORKDIR = "/work"
 
 
@@ -38,7 +39,7 @@ Outcome = shoal.Outcome[Candidate, Trial]
 
 async def evaluate(sandbox: Sandbox, candidate: Candidate, package: Package) -> Trial:
     """Runs the package's own tests on the patched module."""
-    await sandbox.files.upload.aio(package.root, WORKDIR)
+    await sandbox.run.aio("cp", "--recursive", f"{PACKAGES}/{package.name}", WORKDIR, check=True)
     await sandbox.files.write_text.aio(f"{WORKDIR}/{package.module}", candidate.source)
     start = time.perf_counter()
     try:
@@ -55,7 +56,10 @@ def roll_out(
 ) -> Iterator[Outcome]:
     """Evaluates all candidates, `parallel` of them at a time, each in a sandbox that lives only for this."""
     function = partial(evaluate, package=package)
-    return shoal.map(function, candidates, concurrency=parallel, memory=(128, 512), network="none", tags=tags)
+    volumes = {PACKAGES: package.volume.read_only()}
+    return shoal.map(
+        function, candidates, concurrency=parallel, memory=(128, 512), network="none", volumes=volumes, tags=tags
+    )
 
 
 def judge(result: Result[str]) -> tuple[int, str]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import shoal
+from shoal import Volume
 
 # Its suite needs the standard library only, has no build step and takes about two seconds: 817 tests, doctests among
 # them.
 PIN = "more-itertools==10.5.0"
 MODULE = "more_itertools/more.py"
+VOLUME = "rollout-packages"
 TESTS = ("python3", "-m", "unittest")
 
 DOWNLOAD_TIMEOUT = 180.0  # seconds
@@ -22,24 +29,37 @@ class FetchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An unpacked source distribution.
+    """An unpacked source distribution, in the directory `name` of a volume.
 
-    `module` is the path, below `root`, of the file to be patched; `tests` runs the suite in `root`.
+    `module` is the path, below that, of the file to be patched; `source` is its text as published; `tests` runs the
+    suite there.
     """
 
     name: str
-    root: Path
+    volume: Volume
     module: str
+    source: str
     tests: tuple[str, ...]
 
-    @property
-    def source(self) -> str:
-        """The module's text as published."""
-        return (self.root / self.module).read_text("utf-8")
+
+def load(client: shoal.Client) -> Package:
+    """The package, from the volume in which the first run has kept it.
+
+    Raises `FetchError`.
+    """
+    volume = Volume.from_name(VOLUME, create_if_missing=True, client=client)
+    if not volume.files.exists(PIN):
+        with tempfile.TemporaryDirectory(prefix="rollouts-") as directory:
+            started = f"{PIN}.{secrets.token_hex(4)}"
+            volume.files.put(fetch(Path(directory)), started)
+        with suppress(shoal.AlreadyExists):  # by another run meanwhile
+            volume.files.move(started, PIN)
+        volume.commit()
+    return Package(PIN, volume, MODULE, volume.files.read_text(f"{PIN}/{MODULE}"), TESTS)
 
 
-def fetch(directory: Path) -> Package:
-    """Downloads and unpacks the package below `directory`.
+def fetch(directory: Path) -> Path:
+    """Downloads and unpacks the package below `directory`; returns where it is.
 
     Uses pip, so this machine's index, proxy and CA settings count.
 
@@ -55,7 +75,7 @@ def fetch(directory: Path) -> Package:
     _call("tar", "--extract", "--gzip", "--strip-components=1", f"--file={archives[0]}", f"--directory={root}")
     if not (root / MODULE).is_file():
         raise FetchError(f"{PIN} holds no {MODULE}")
-    return Package(PIN, root, MODULE, TESTS)
+    return root
 
 
 def _call(*argv: str) -> None:

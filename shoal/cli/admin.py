@@ -23,12 +23,18 @@ if TYPE_CHECKING:
     from shoal.client.cluster import Client
 
 _TOKEN_COLUMNS = ("ID", "NAME", "ENVIRONMENT", "SCOPE", "AGE", "STATE", "LAST USED")
-_ENVIRONMENT_COLUMNS = ("NAME", "SANDBOXES", "CPU", "MEMORY", "CREATES/MIN", "AGE")
+_ENVIRONMENT_COLUMNS = ("NAME", "SANDBOXES", "CPU", "MEMORY", "CREATES/MIN", "VOLUMES", "FILES", "AGE")
 
 Sandboxes = Annotated[int | None, typer.Option(metavar="N", help="Most living sandboxes.")]
 Cpu = Annotated[float | None, typer.Option(metavar="CORES", help="Most cores, as the sum of their limits.")]
 Memory = Annotated[str | None, typer.Option(metavar="MIB", help="Most memory, as the sum of their limits (512, 64g).")]
 Creates = Annotated[int | None, typer.Option("--creates-per-minute", metavar="N", help="Most creates in any 60 s.")]
+VolumeBytes = Annotated[
+    str | None, typer.Option("--volume-bytes", metavar="SIZE", help="Most bytes that all volumes may hold (500g).")
+]
+VolumeFiles = Annotated[
+    int | None, typer.Option("--volume-files", metavar="N", help="Most files that all volumes may hold.")
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The environment's name.", show_default=False)]
 
 
@@ -107,6 +113,8 @@ def create_environment(
     cpu: Cpu = None,
     memory: Memory = None,
     creates_per_minute: Creates = None,
+    volume_bytes: VolumeBytes = None,
+    volume_files: VolumeFiles = None,
     json: Json = False,
 ) -> None:
     """Create an environment. A limit that is not given is the cluster's.
@@ -115,8 +123,9 @@ def create_environment(
     Examples:
       shoal environments create build --sandboxes 200 --cpu 64 --memory 256g
       shoal environments create play --creates-per-minute 60
+      shoal environments create data --volume-bytes 2000g --volume-files 10000000
     """
-    quota = _quota(sandboxes, cpu, memory, creates_per_minute)
+    quota = _quota(sandboxes, cpu, memory, creates_per_minute, volume_bytes, volume_files)
     _print(with_cluster(lambda client: client.create_environment.aio(name, **quota)), json, "is made")
 
 
@@ -144,6 +153,8 @@ def set_quota(
     cpu: Cpu = None,
     memory: Memory = None,
     creates_per_minute: Creates = None,
+    volume_bytes: VolumeBytes = None,
+    volume_files: VolumeFiles = None,
     json: Json = False,
 ) -> None:
     """Replace an environment's whole quota. What is not given becomes unlimited; no sandbox is ended.
@@ -153,7 +164,7 @@ def set_quota(
       shoal environments quota build --sandboxes 400 --cpu 128
       shoal environments quota build
     """
-    quota = _quota(sandboxes, cpu, memory, creates_per_minute)
+    quota = _quota(sandboxes, cpu, memory, creates_per_minute, volume_bytes, volume_files)
     _print(with_cluster(lambda client: client.set_quota.aio(name, **quota)), json, "has its new quota")
 
 
@@ -177,11 +188,30 @@ async def _revoke(client: Client, ids: Sequence[str]) -> None:
         console.err().print(f"{console.token(info)} is revoked.", markup=False)
 
 
-def _quota(sandboxes: int | None, cpu: float | None, memory: str | None, creates: int | None) -> dict[str, Any]:
-    size = mebibytes("memory", memory)
+def _quota(
+    sandboxes: int | None,
+    cpu: float | None,
+    memory: str | None,
+    creates: int | None,
+    volume_bytes: str | None,
+    volume_files: int | None,
+) -> dict[str, Any]:
+    held = _size("volume-bytes", volume_bytes)
+    return {
+        "sandboxes": sandboxes,
+        "cpu": cpu,
+        "memory": _size("memory", memory),
+        "creates_per_minute": creates,
+        "volume_bytes": None if held is None else held << 20,
+        "volume_files": volume_files,
+    }
+
+
+def _size(name: str, given: str | None) -> int | None:
+    size = mebibytes(name, given)
     if isinstance(size, tuple):
-        raise InvalidRequest(f"--memory: {memory!r} is not one size", field="memory")
-    return {"sandboxes": sandboxes, "cpu": cpu, "memory": size, "creates_per_minute": creates}
+        raise InvalidRequest(f"--{name}: {given!r} is not one size", field=name)
+    return size
 
 
 def _print(environment: Environment, json: bool, what: str) -> None:
@@ -205,4 +235,6 @@ def _environment_row(each: Environment, now: float) -> tuple[str, ...]:
         return f"{used or 0:g}" if most is None else f"{used or 0:g} of {most:g}"
 
     figures = [of(name) for name in ("sandboxes", "cpu", "memory", "creates_per_minute")]
+    held, most = each.usage.volume_bytes or 0, each.quota.volume_bytes
+    figures += [f"{held >> 30} GiB" if most is None else f"{held >> 30} of {most >> 30} GiB", of("volume_files")]
     return each.name, *figures, console.age(now - each.created_at)

@@ -40,16 +40,18 @@ class Administration:
         cpu: float | None = None,
         memory: int | None = None,
         creates_per_minute: int | None = None,
+        volume_bytes: int | None = None,
+        volume_files: int | None = None,
     ) -> Environment:
         """Creates an environment with a quota: the most that its living sandboxes may use together. None: unlimited.
 
-        `cpu` in cores and `memory` in MiB count the sandboxes' limits. Raises `AlreadyExists`, `InvalidRequest`,
+        `cpu` in cores and `memory` in MiB count the sandboxes' limits; `volume_bytes` and `volume_files` the limits of
+        its volumes, each of which must have one then. Raises `AlreadyExists`, `InvalidRequest`,
         `PermissionDenied`.
         """
         check_name("name", name)
-        return await self.transport.ask(
-            verbs.create_environment, name, Quota(sandboxes, cpu, memory, creates_per_minute)
-        )
+        quota = Quota(sandboxes, cpu, memory, creates_per_minute, volume_bytes, volume_files)
+        return await self.transport.ask(verbs.create_environment, name, quota)
 
     @dual_method
     async def environments(self) -> Sequence[Environment]:
@@ -71,13 +73,16 @@ class Administration:
         cpu: float | None = None,
         memory: int | None = None,
         creates_per_minute: int | None = None,
+        volume_bytes: int | None = None,
+        volume_files: int | None = None,
     ) -> Environment:
         """Replaces an environment's whole quota: what is not given becomes unlimited. No sandbox is ended.
 
         Raises `PermissionDenied` for the environment's own administrators.
         """
         check_name("name", name)
-        return await self.transport.ask(verbs.set_quota, name, Quota(sandboxes, cpu, memory, creates_per_minute))
+        quota = Quota(sandboxes, cpu, memory, creates_per_minute, volume_bytes, volume_files)
+        return await self.transport.ask(verbs.set_quota, name, quota)
 
     @dual_method
     async def delete_environment(self, name: str) -> None:

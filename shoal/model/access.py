@@ -49,13 +49,16 @@ class Quota:
     """The most that an environment's living sandboxes may use together; None: unlimited.
 
     CPU in cores and memory in MiB count the sandboxes' limits, not their requests. `creates_per_minute` counts accepted
-    creates in any 60 s.
+    creates in any 60 s. `volume_bytes`, `volume_files`: what the limits of its volumes add up to, each of which must
+    have one then.
     """
 
     sandboxes: int | None = None
     cpu: float | None = None
     memory: int | None = None
     creates_per_minute: int | None = None
+    volume_bytes: int | None = None
+    volume_files: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

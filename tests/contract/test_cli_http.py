@@ -212,7 +212,10 @@ def test_tokens_are_listed_and_revoked(lab: ClientLab, known: str) -> None:
 
 def test_environments(known: str) -> None:
     made = json.loads(good("environments", "create", "team", "--sandboxes", "5", "--memory", "2g", "--json"))
-    assert made["quota"] == {"sandboxes": 5, "cpu": None, "memory": 2048, "creates_per_minute": None}
+    assert made["quota"] == {"sandboxes": 5, "cpu": None, "memory": 2048, "creates_per_minute": None} | {
+        "volume_bytes": None,
+        "volume_files": None,
+    }
     assert "0 of 5" in good("environments", "ls")
     good("environments", "quota", "team", "--cpu", "1.5")
     (team,) = [each for each in json.loads(good("environments", "ls", "--json")) if each["name"] == "team"]

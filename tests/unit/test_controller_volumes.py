@@ -13,7 +13,7 @@ from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.volumes import EPHEMERAL_S, Volumes
 from shoal.actors.volumes import VersionChange
 from shoal.model import grants
-from shoal.model.access import INSIDE
+from shoal.model.access import INSIDE, Quota
 from shoal.model.errors import AlreadyExists, FailedPrecondition, QuotaExceeded, Unavailable, VolumeNotFound
 from shoal.model.info import Listing
 from shoal.model.mounts import MountSpec
@@ -146,6 +146,30 @@ async def test_an_environment_has_so_many() -> None:
     await asyncio.gather(_make(volumes, "one"))
     with pytest.raises(QuotaExceeded):
         await _make(volumes, "two")
+    await controller.parts.stop()
+
+
+async def test_the_volumes_of_an_environment_have_so_much_together() -> None:
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, MemoryVolumes(), [1.0])
+    await controller.parts.accounts.set_quota("main", Quota(volume_bytes=3 << 30, volume_files=100), INSIDE)
+    one = await _make(volumes, "one", size=2 << 30, files=60)
+    for size, files, name in (
+        (None, 10, "size"),
+        (2 << 30, 10, "size"),
+        (1 << 30, 50, "files"),
+        (1 << 30, None, "files"),
+    ):
+        with pytest.raises(QuotaExceeded) as refused:
+            await _make(volumes, "two", size=size, files=files)
+        assert refused.value.field == name
+    await volumes.limit("one", "main", 1 << 30, 60, INSIDE)
+    await _make(volumes, "two", size=2 << 30, files=40)
+    with pytest.raises(QuotaExceeded):
+        await volumes.limit(one.id, "main", 2 << 30, 60, INSIDE)
+    usage = controller.parts.accounts.environment("main", INSIDE).usage
+    assert (usage.volume_bytes, usage.volume_files) == (3 << 30, 100)
     await controller.parts.stop()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from shoal.actors.controller.record_writer import RecordWriter, audited
@@ -64,6 +64,7 @@ class Accounts:
         """The ids of its secrets, which go with it."""
         self.forget_secrets: Callable[[str], None] = lambda environment: None
         self.volumes_in: Callable[[str], int] = lambda environment: 0
+        self.volumes_hold: Callable[[str], tuple[int, int]] = lambda environment: (0, 0)
         """How many volumes."""
 
     async def restore(self, restored: Restored) -> None:
@@ -256,7 +257,9 @@ class Accounts:
         return found
 
     def _with_usage(self, environment: Environment) -> Environment:
-        return replace(environment, usage=self._registry.usage(environment.name).as_quota(self._clock()))
+        size, files = self.volumes_hold(environment.name)
+        used = self._registry.usage(environment.name).as_quota(self._clock())
+        return replace(environment, usage=replace(used, volume_bytes=size, volume_files=files))
 
     async def _revoke(self, revoked: Sequence[StoredToken], change: Change) -> None:
         """Revokes in memory first: else a use that is noted meanwhile would overwrite the revocation."""
@@ -271,12 +274,12 @@ class Accounts:
 
 def check_bounds(quota: Quota) -> None:
     """Raises `InvalidRequest` for an invalid quota."""
-    for name in ("sandboxes", "cpu", "memory", "creates_per_minute"):
+    for name in (each.name for each in fields(Quota)):
         value: Any = getattr(quota, name)
         if value is None:
             continue
         number = isinstance(value, int | float if name == "cpu" else int) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not 0 <= value <= 1e12:
+        if not number or not math.isfinite(value) or not 0 <= value <= 1 << 60:
             raise InvalidRequest(f"{name}: {value!r} is no bound; give a number of 0 or more, or none", field=name)
 
 

@@ -338,6 +338,7 @@ async def open_parts(
     volumes = Volumes(keeper, objects, registry, accounts, nodes, writer, settings.volumes, call)
     volumes.restore(restored)
     accounts.volumes_in = volumes.count
+    accounts.volumes_hold = volumes.held_at_most
     admission.volumes_of = volumes.held
     pool.stock.nodes_mounting = volumes.nodes_mounting
     parts = Parts(

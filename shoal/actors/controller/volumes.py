@@ -84,6 +84,11 @@ class Volumes:
         """How many an environment has."""
         return sum(1 for each in self._volumes.values() if each.environment == environment and _there(each))
 
+    def held_at_most(self, environment: str) -> tuple[int, int]:
+        """What the limits of an environment's volumes add up to, of those that wait to be removed, too: bytes, files."""
+        found = [each for each in self._volumes.values() if each.environment == environment]
+        return sum(each.size or 0 for each in found), sum(each.files or 0 for each in found)
+
     # -- verbs --------------------------------------------------------------------------------------
 
     async def create(
@@ -116,6 +121,7 @@ class Volumes:
                     "(volumes.count); delete some",
                     field="volumes",
                 )
+            self._check_quota(environment, size, files)
             return await self._make(
                 VolumeInfo(new_volume_id(), name, environment, self.clock(), size, files, ephemeral, ready=False),
                 caller,
@@ -150,6 +156,7 @@ class Volumes:
         check_limits(size, files)
         found = self.known(name, environment, caller)
         async with self.turn(found.id):
+            self._check_quota(environment, size, files, found)
             await self._keep(lambda keeper, storage: keeper.limit(found.id, size, files, storage))
             return await self.put(replace(self.known(found.id, environment, caller), size=size, files=files),
                                    verbs.limit_volume, caller)  # fmt: skip
@@ -253,8 +260,12 @@ class Volumes:
     # -- inside -------------------------------------------------------------------------------------
 
     async def _make(self, volume: VolumeInfo, caller: Caller) -> VolumeInfo:
-        await self.writer.write(Change(volumes=(volume,)))
-        self._volumes[volume.id] = volume
+        self._volumes[volume.id] = volume  # it counts from now on
+        try:
+            await self.writer.write(Change(volumes=(volume,)))
+        except BaseException:
+            self._volumes.pop(volume.id, None)
+            raise
         try:
             await self._keep(lambda keeper, storage: keeper.create(volume.id, volume.size, volume.files, storage))
             return await self.put(replace(volume, ready=True), verbs.create_volume, caller)
@@ -292,6 +303,26 @@ class Volumes:
             raise FailedPrecondition("volumes: this cluster has none", state="no_volumes")
         storage = await self.objects.access()
         return await asyncio.to_thread(body, keeper, storage)
+
+    def _check_quota(
+        self, environment: str, size: int | None, files: int | None, instead_of: VolumeInfo | None = None
+    ) -> None:
+        """Raises `QuotaExceeded` where the limits of all volumes would add up to more than the environment may have."""
+        quota = self.accounts.quota(environment)
+        held = self.held_at_most(environment)
+        before = (0, 0) if instead_of is None else (instead_of.size or 0, instead_of.files or 0)
+        for name, wanted, most, used, own in (
+            ("size", size, quota.volume_bytes, held[0], before[0]),
+            ("files", files, quota.volume_files, held[1], before[1]),
+        ):
+            if most is None:
+                continue
+            if wanted is None or used - own + wanted > most:
+                raise QuotaExceeded(
+                    f"{name}: the volumes of environment {environment!r} may have {most:,} together, and the others "
+                    f"have {used - own:,}; give {name} of {max(0, most - used + own):,} at most, or have the quota raised",
+                    field=name,
+                )
 
     def _of_spec(self, name: str, spec: SandboxSpec) -> str:
         found = self._find(name, spec.environment)

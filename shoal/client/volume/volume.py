@@ -82,11 +82,13 @@ class Volume(Context):
         name: str,
         *,
         create_if_missing: bool = False,
+        size: int | None = None,
+        files: int | None = None,
         environment: str | None = None,
         client: Client | None = None,
     ) -> Volume:
-        """The volume of that name, or of that id. `create_if_missing`: without limits, if there is none;
-        else `VolumeNotFound`."""
+        """The volume of that name, or of that id. `create_if_missing`: a new one, if there is none, with limits as in
+        `create`; else `VolumeNotFound`."""
         client = client or await current()
         owner = await environment_of(client, environment)
         try:
@@ -94,14 +96,20 @@ class Volume(Context):
         except VolumeNotFound:
             if not create_if_missing:
                 raise
-        return await _made(name, None, None, owner, client, exist_ok=True)
+        return await _made(name, size, files, owner, client, exist_ok=True)
 
     @dual_function
     @staticmethod
-    async def ephemeral(*, environment: str | None = None, client: Client | None = None) -> Volume:
+    async def ephemeral(
+        *,
+        size: int | None = None,
+        files: int | None = None,
+        environment: str | None = None,
+        client: Client | None = None,
+    ) -> Volume:
         """A new volume that is deleted when its `with` block is left, and else once no sandbox has mounted it for five
-        minutes."""
-        return await _made(f"ephemeral-{secrets.token_hex(6)}", None, None, environment, client, ephemeral=True)
+        minutes. Limits as in `create`."""
+        return await _made(f"ephemeral-{secrets.token_hex(6)}", size, files, environment, client, ephemeral=True)
 
     @dual_function
     @staticmethod

@@ -64,6 +64,7 @@ class TestTokens:
 class TestEnvironments:
     def test_from_its_making_to_its_end(self, api: Api) -> None:
         quota = {"sandboxes": 3, "cpu": 2.5, "memory": 4096, "creates_per_minute": 10}
+        quota |= {"volume_bytes": 1 << 40, "volume_files": 1000}
         got = api.ask("POST", "/v1/environments", {"name": "team-a", "quota": quota})
         assert (got.status, got.json["quota"]) == (201, quota)
         assert api.ask("POST", "/v1/environments", {"name": "team-a"}).status == 409
@@ -86,6 +87,7 @@ class TestEnvironments:
         assert api.ask("PUT", path, {"sandboxes": None}, token=api.token("main")).json["code"] == "permission_denied"
         assert api.ask("GET", "/v1/environments/main").json["quota"]["sandboxes"] == 5
         empty = {"sandboxes": None, "cpu": None, "memory": None, "creates_per_minute": None}
+        empty |= {"volume_bytes": None, "volume_files": None}
         assert api.ask("PUT", path, {}).json["quota"] == empty
 
     @pytest.mark.parametrize("quota", [{"sandboxes": -1}, {"sandboxes": 1.5}, {"cpu": "1"}, {"disk": 1}, {"cpu": -0.1}])

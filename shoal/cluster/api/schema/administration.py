@@ -24,9 +24,13 @@ class QuotaModel(Sent):
     memory: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
     """MiB, by their limits"""
     creates_per_minute: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    volume_bytes: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
+    """The sum of its volumes' limits"""
+    volume_files: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
+    """The same, of files and directories"""
 
     def quota(self) -> Quota:
-        return Quota(self.sandboxes, self.cpu, self.memory, self.creates_per_minute)
+        return Quota(**dict(self))
 
 
 class EnvironmentCreate(Sent):

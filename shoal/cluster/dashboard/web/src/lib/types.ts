@@ -92,6 +92,8 @@ export interface Quota {
   cpu: number | null;
   memory: number | null;
   creates_per_minute: number | null;
+  volume_bytes: number | null;
+  volume_files: number | null;
 }
 
 export interface Process {
