@@ -107,7 +107,7 @@ class TestEnvironments:
         assert controller.parts.accounts.environment("dev", INSIDE).usage.sandboxes == 3
         await controller.kill()
         again = await world.controller()
-        assert again.parts.accounts.environment("dev", INSIDE).usage == Quota(3, 3.0, 3072, 3)
+        assert again.parts.accounts.environment("dev", INSIDE).usage == Quota(3, 3.0, 3072, 3, 0, 0)
         with pytest.raises(QuotaExceeded):
             await make(again, spec(environment="dev"))
         await again.kill()

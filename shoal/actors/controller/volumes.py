@@ -85,7 +85,7 @@ class Volumes:
         return sum(1 for each in self._volumes.values() if each.environment == environment and _there(each))
 
     def held_at_most(self, environment: str) -> tuple[int, int]:
-        """What the limits of an environment's volumes add up to, of those that wait to be removed, too: bytes, files."""
+        """The sums of the limits of an environment's volumes, also of those that wait to be removed: bytes, files."""
         found = [each for each in self._volumes.values() if each.environment == environment]
         return sum(each.size or 0 for each in found), sum(each.files or 0 for each in found)
 
@@ -320,7 +320,7 @@ class Volumes:
             if wanted is None or used - own + wanted > most:
                 raise QuotaExceeded(
                     f"{name}: the volumes of environment {environment!r} may have {most:,} together, and the others "
-                    f"have {used - own:,}; give {name} of {max(0, most - used + own):,} at most, or have the quota raised",
+                    f"have {used - own:,}; give {max(0, most - used + own):,} at most, or have the quota raised",
                     field=name,
                 )
 

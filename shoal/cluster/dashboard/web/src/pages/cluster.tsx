@@ -1,7 +1,7 @@
 // Pages about the cluster's machines, environments, tokens and its audit log.
 import { useState } from "preact/hooks";
 import { api, get, may, me } from "../lib/api.ts";
-import { mebibytes, moment, number, plain, words } from "../lib/format.ts";
+import { bytes, mebibytes, moment, number, plain, words } from "../lib/format.ts";
 import { useResource } from "../lib/resource.ts";
 import { link, query, setQuery } from "../lib/router.ts";
 import type { AuditEntry, Environment, NodeInfo, Quota, Token } from "../lib/types.ts";
@@ -115,6 +115,8 @@ const QUOTAS: [keyof Quota, string, (value: number) => string][] = [
   ["cpu", "CPU cores", number],
   ["memory", "Memory in MiB", mebibytes],
   ["creates_per_minute", "Creates a minute", number],
+  ["volume_bytes", "Volumes in bytes", bytes],
+  ["volume_files", "Files in volumes", number],
 ];
 
 export function EnvironmentsPage() {
@@ -134,7 +136,7 @@ export function EnvironmentsPage() {
       {found.error && !environments && <Failure problem={found.error} retry={found.reload} />}
       {!environments && !found.error && <Loading />}
       {environments && (
-        <Table label="Environments" head={["Name", ...QUOTAS.map(([, title]) => title.replace(" in MiB", "")), "Created", ""]}>
+        <Table label="Environments" head={["Name", ...QUOTAS.map(([, title]) => title.replace(/ in (MiB|bytes)/, "")), "Created", ""]}>
           {environments.map((each) => (
             <tr key={each.name}>
               <td>
