@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shoal.client.dual_method import dual_method
 from shoal.client.files import MAX_TREE_BYTES, MAX_TREE_FILES, FileSystem, PathLike, Progress, Transfer
@@ -15,11 +15,17 @@ from shoal.model.errors import InvalidRequest, SandboxEnded
 from shoal.model.volumes import DATA, OTHER, VolumeInfo
 
 if TYPE_CHECKING:
-    from shoal.client.volume.volume import Volume
     from shoal.transport.contract import Transport
     from shoal.wire.agent import Entry
 
 T = TypeVar("T")
+
+
+class Named(Protocol):
+    """A volume."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class VolumeFiles:
@@ -99,9 +105,7 @@ class VolumeFiles:
         await self._with(lambda files: files.move.aio(_inside(path), _inside(to), overwrite=overwrite))
 
     @dual_method
-    async def copy(
-        self, path: PathLike, to: PathLike, *, volume: Volume | None = None, overwrite: bool = False
-    ) -> None:
+    async def copy(self, path: PathLike, to: PathLike, *, volume: Named | None = None, overwrite: bool = False) -> None:
         """Copies a file or tree within the volume, or into another `volume` of its environment. `to` does not exist,
         or with `overwrite` is a file. Within a volume the copy of a file shares its data."""
         if volume is None or volume.id == self._info.id:
