@@ -14,6 +14,9 @@ FRESH_S = 0.5
 LEAST_SIZE = 1 << 30
 """Bytes: a limit of a volume is in whole GiB."""
 
+VERSION_S = 900.0
+"""The longest that making a version of a volume, or going back to one, may take."""
+
 MOST_VERSIONS = 100
 """Of one volume."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from shoal import Sandbox, Volume
 from shoal.cluster.objects.server import ObjectServer
-from shoal.model.errors import InvalidRequest, SandboxNotFound, Unavailable, VolumeNotFound
+from shoal.model.errors import FailedPrecondition, InvalidRequest, SandboxNotFound, Unavailable, VolumeNotFound
 from tests.cluster import Cluster
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
@@ -89,6 +89,23 @@ def test_another_sandbox_and_the_outside_see_it(volume: Volume, writer: Sandbox,
         volume.files.read_text("../etc/passwd")
     assert volume.usage().files > 1
     assert all("volume" not in each.tags for each in Sandbox.list())
+
+
+def test_a_volume_is_copied_and_goes_back_to_a_version(volume: Volume) -> None:
+    with Volume.ephemeral() as made:
+        made.files.write_text("a/f", "one")
+        made.snapshot("one")
+        made.files.write_text("a/f", "two")
+        made.files.copy("a", "b")
+        made.files.copy("b", "copied", volume=volume)
+        assert volume.files.read_text("copied/f") == made.files.read_text("b/f") == "two"
+        with Sandbox.create(volumes={DATA: made}) as sandbox:
+            with pytest.raises(FailedPrecondition):
+                made.revert("one")
+            assert sandbox.run("ls /data/../versions").returncode != 0
+        made.revert("one")
+        assert [each.name for each in made.files.list()] == ["a"]
+        assert made.files.read_text("a/f") == "one"
 
 
 def test_what_cannot_be_mounted(volume: Volume, writer: Sandbox) -> None:

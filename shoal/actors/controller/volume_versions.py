@@ -21,8 +21,8 @@ from shoal.model import verbs
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, QuotaExceeded, Unavailable
 from shoal.model.validate import check_name
-from shoal.model.verbs import VERSION_S, Verb
-from shoal.model.volumes import FRESH_S, MOST_VERSIONS, VolumeInfo, VolumeVersion
+from shoal.model.verbs import Verb
+from shoal.model.volumes import FRESH_S, MOST_VERSIONS, VERSION_S, VolumeInfo, VolumeVersion
 
 
 @dataclass(slots=True)

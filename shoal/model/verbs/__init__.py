@@ -36,7 +36,6 @@ from shoal.model.verbs.verb import BASE_S as BASE_S
 from shoal.model.verbs.verb import LONGEST_WAIT_S as LONGEST_WAIT_S
 from shoal.model.verbs.verb import PUSH_S as PUSH_S
 from shoal.model.verbs.verb import SNAPSHOT_S as SNAPSHOT_S
-from shoal.model.verbs.verb import VERSION_S as VERSION_S
 from shoal.model.verbs.verb import VOLUME_S as VOLUME_S
 from shoal.model.verbs.verb import Made as Made
 from shoal.model.verbs.verb import Retry as Retry

@@ -24,9 +24,6 @@ BASE_S = PUSH_S = 900.0
 VOLUME_S = 120.0
 """The longest that a call about one volume may take."""
 
-VERSION_S = 900.0
-"""The longest that making a version of a volume, or going back to one, may take."""
-
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 

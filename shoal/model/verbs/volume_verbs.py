@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from shoal.model.access import Scope
 from shoal.model.info import SandboxInfo
-from shoal.model.verbs.verb import VERSION_S, VOLUME_S, Retry, verb
-from shoal.model.volumes import VolumeInfo
+from shoal.model.verbs.verb import VOLUME_S, Retry, verb
+from shoal.model.volumes import VERSION_S, VolumeInfo
 
 
 @verb(Scope.RUN, "POST /v1/volumes", audit="volume.create", retry=Retry.UNANSWERED, takes=VOLUME_S)

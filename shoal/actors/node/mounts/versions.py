@@ -20,7 +20,7 @@ from pathlib import Path
 from shoal.actors.node.mounts.namespaces import exchange
 from shoal.actors.volumes import VersionChange
 from shoal.model.errors import PathNotFound, QuotaExceeded, Unavailable
-from shoal.model.verbs import VERSION_S
+from shoal.model.volumes import VERSION_S
 
 _DIRECTORY = "versions"
 _TOLD = 300
