@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from websockets.sync.client import connect
 
+from shoal import Secret, Volume
 from shoal.client import config_file
 from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
@@ -28,6 +30,7 @@ from shoal.cluster.local import processes
 from shoal.transport.http import HttpTransport
 from tests.cluster import Machine
 from tests.contract.tls_files import Authority
+from tests.integration.test_secrets import inspected
 from tests.postgres import Postgres
 from tests.processes import command_line, eventually
 from tests.site import Site, make_site
@@ -158,6 +161,15 @@ def test_sandboxes_in_docker(site: Site, client: Client) -> None:
         child.exec("python3", "-c", hungry)
         child.wait(timeout=60)
         assert child.info().reason == "out_of_memory"
+
+    # A volume with its metadata in PostgreSQL, and a secret of which the engine knows nothing.
+    canary, held = token_hex(16), Volume.ephemeral(client=client)
+    options = {"volumes": {"/data": held}, "secrets": [Secret.from_dict({"CANARY": canary})], "client": client}
+    with held, Sandbox.create(**options) as sandbox:
+        assert sandbox.run("echo $CANARY | tee /data/canary").stdout == f"{canary}\n"
+        held.commit()
+        assert held.files.read_text("canary") == f"{canary}\n"
+        assert canary not in inspected(site.file().engine_address)
 
 
 class Api:

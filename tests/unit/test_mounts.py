@@ -16,7 +16,9 @@ from shoal.actors.node.mounts import namespaces
 from shoal.actors.node.mounts.contract import Helper, MountKind
 from shoal.actors.node.mounts.manager import LINGER_S, Mounts
 from shoal.actors.node.mounts.mounted import Mounted, Served
+from shoal.actors.node.mounts.volumes import environment
 from shoal.actors.node.records import ContainerRecord, Stage
+from shoal.actors.volumes import VolumeAccess
 from shoal.cli.options import mounts
 from shoal.client.volume.volume import MountedVolume, Volume
 from shoal.model.errors import InvalidRequest
@@ -59,6 +61,18 @@ def test_a_path_that_cannot_be(path: str) -> None:
 def test_a_sub_path_that_cannot_be(sub_path: str) -> None:
     with pytest.raises(InvalidRequest):
         check_mounts("volumes", [MountSpec("/data", sub_path=sub_path, volume="data")])
+
+
+def test_juicefs_has_the_credentials_of_the_settings_or_else_those_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/token")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the machine's")
+    role = environment(VolumeAccess("", "", {"AWS_REGION": "eu-west-1"}))
+    assert role["AWS_WEB_IDENTITY_TOKEN_FILE"] == "/token"
+    assert role["AWS_REGION"] == "eu-west-1"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    assert environment(VolumeAccess("", "", keys)) == keys
 
 
 def test_two_at_one_path_and_none_by_gvisor() -> None:

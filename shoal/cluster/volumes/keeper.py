@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from shoal.actors.node.mounts.volumes import juicefs
+from shoal.actors.node.mounts.volumes import environment, juicefs
 from shoal.actors.objects import ObjectAccess
 from shoal.actors.volumes import VolumeAccess, VolumeKeeper
 from shoal.cluster.objects.access import S3Access
@@ -114,7 +114,7 @@ def _run(access: VolumeAccess, *arguments: str, timeout_s: float = _CALL_S) -> s
     try:
         done = subprocess.run(
             [juicefs(), *arguments],
-            env={**kept, **access.env},
+            env={**kept, **environment(access)},
             cwd=Path("/"),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -43,6 +43,14 @@ def juicefs() -> str:
     return found
 
 
+def environment(access: VolumeAccess) -> dict[str, str]:
+    """What a JuiceFS process on this machine gets beside `PATH` and `HOME`. Where the settings name no credentials, it
+    finds those of the machine by AWS's usual chain, some links of which are variables."""
+    named = access.env.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE"}
+    chain = {} if named else {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return {**chain, **access.env}
+
+
 async def volume_access(volume_id: str) -> VolumeAccess:
     """How to mount a volume. `VolumeNotFound`, `Unavailable`."""
     controller = await asyncio.to_thread(find_actor, CONTROLLER)
@@ -86,7 +94,7 @@ class VolumeMounts(MountKind):
             access.metadata,
             str(point),
         )
-        return Helper(argv, access.env, _INSIDE)
+        return Helper(argv, environment(access), _INSIDE)
 
     async def commit(self, spec: MountSpec, point: Path, directory: Path) -> None:
         """Writes a file through the mount, and has another JuiceFS process, which has cached nothing, read it: what was
@@ -110,7 +118,7 @@ class VolumeMounts(MountKind):
         def read() -> str:
             done = subprocess.run(
                 [juicefs(), "sync", f"jfs://SHOAL_META/{name}", str(copy)],
-                env={**_path(), **access.env, "SHOAL_META": access.metadata},
+                env={**_path(), **environment(access), "SHOAL_META": access.metadata},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=COMMIT_S,
