@@ -266,7 +266,7 @@ def _commits(volume: Volume) -> bool:
     return True
 
 
-def _until(true: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+def _until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"it never came to be: {what}"
