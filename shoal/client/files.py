@@ -203,9 +203,13 @@ class FileSystem:
     # Arranging
 
     @dual_method
-    async def list(self, path: PathLike, *, user: str | None = None) -> Sequence[Entry]:
-        """The entries of a directory, sorted by name."""
-        return Listed(await self._agent.call(lambda agent: agent.list(path, _name(user))), "name kind size target")
+    async def list(
+        self, path: PathLike, *, after: str = "", limit: int = 0, user: str | None = None
+    ) -> Sequence[Entry]:
+        """The entries of a directory, sorted by name; `QuotaExceeded` above a million. Page by page: `limit` at most,
+        of those whose names come after `after`, the last page's last; an empty page comes after the last."""
+        found = await self._agent.call(lambda agent: agent.list(path, _name(user), after, limit))
+        return Listed(found, "name kind size target")
 
     @dual_method
     async def stat(self, path: PathLike, *, follow: bool = True, user: str | None = None) -> Entry:

@@ -57,6 +57,17 @@ def path(value: PathLike, field: str = "path") -> JsonPath:
         raise errors.RelativePath(
             f"{field} is relative: {name!r:.200}; give an absolute path, which starts with '/'", field=field
         )
+    return _bytes_of(name, field)
+
+
+def name(value: str, field: str) -> JsonPath:
+    """A file's name, or none, in its JSON form."""
+    if "/" in value:
+        raise errors.InvalidRequest(f"{field} is no name: give one without '/'", field=field)
+    return _bytes_of(value, field)
+
+
+def _bytes_of(name: str, field: str) -> JsonPath:
     try:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

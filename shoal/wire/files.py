@@ -89,9 +89,16 @@ class FileCalls:
         reply = await self._send(request, data, "data")
         return records.whole(reply, "size", 0, checks.MAX_OFFSET)
 
-    async def list(self, path: checks.PathLike, user: str = "") -> list[Entry]:
-        """The entries of a directory, sorted by name as bytes; `QuotaExceeded` above a million."""
-        stream = self.connection.stream(_request("list", path, user))
+    async def list(self, path: checks.PathLike, user: str = "", after: str = "", limit: int = 0) -> list[Entry]:
+        """The entries of a directory, sorted by name as bytes; `QuotaExceeded` above a million. `limit`: that many at
+        most (0: all), of those whose names come after `after`."""
+        request = _request("list", path, user)
+        if after or limit:
+            request |= {
+                "after": checks.name(after, "after"),
+                "limit": checks.whole(limit, "limit", 0, MAX_ENTRIES),
+            }
+        stream = self.connection.stream(request)
         found: list[Entry] = []
         weight = 0
         try:

@@ -214,13 +214,15 @@ class FakeAgent(Agent):
         self.files[name] = (self.files.get(name, b"") if append else b"") + content
         return len(content)
 
-    async def list(self, path: checks.PathLike, user: str = "") -> builtins.list[Entry]:
+    async def list(
+        self, path: checks.PathLike, user: str = "", after: str = "", limit: int = 0
+    ) -> builtins.list[Entry]:
         self.note("list_files", path)
         name = _name(path)
         if self._entry(name).kind != "dir":
             raise NotADirectory(f"path: {name} is not a directory", field="path")
         inside = [p for p in (*self.files, *self.directories) if p != "/" and str(PurePosixPath(p).parent) == name]
-        return [self._entry(p) for p in sorted(inside)]
+        return [self._entry(p) for p in sorted(inside) if PurePosixPath(p).name > after][: limit or None]
 
     async def stat(self, path: checks.PathLike, follow: bool = True, user: str = "") -> Entry:
         self.note("stat", path)

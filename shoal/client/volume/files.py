@@ -60,9 +60,9 @@ class VolumeFiles:
         )
 
     @dual_method
-    async def list(self, path: PathLike = "") -> Sequence[Entry]:
-        """The entries of a directory, sorted by name."""
-        return await self._with(lambda files: files.list.aio(_inside(path)))
+    async def list(self, path: PathLike = "", *, after: str = "", limit: int = 0) -> Sequence[Entry]:
+        """The entries of a directory, sorted by name; page by page as `Sandbox.files.list` gives them."""
+        return await self._with(lambda files: files.list.aio(_inside(path), after=after, limit=limit))
 
     @dual_method
     async def stat(self, path: PathLike = "") -> Entry:

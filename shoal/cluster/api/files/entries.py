@@ -18,6 +18,7 @@ from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import PathRoute, new_router
 from shoal.cluster.api.schema.data import Entries, EntryModel, MakeDirectory, Move, entry_json, mode_of
 from shoal.model.access import Scope
+from shoal.wire.files import MAX_ENTRIES
 
 _AT = "/v1/sandboxes/{sandbox_id}"
 
@@ -26,11 +27,19 @@ router = new_router("files", PathRoute, dependencies=[needs(Scope.RUN)])
 
 @router.get(f"{_AT}/entries", response_class=Response, responses={200: {"model": Entries}})
 async def list_directory(
-    sandbox_id: str, request: Request, path: Path, transport: Cluster, user: User = ""
+    sandbox_id: str,
+    request: Request,
+    path: Path,
+    transport: Cluster,
+    after: Annotated[str, Query(description="A name: those that come after it; percent-encoded as `path`")] = "",
+    limit: Annotated[int, Query(ge=0, le=MAX_ENTRIES, description="That many at most; 0: all")] = 0,
+    user: User = "",
 ) -> Response:
-    """What a directory holds, sorted by name."""
+    """What a directory holds, sorted by name. Page by page: `after` is the last name of the page before; an empty page
+    comes after the last."""
     name = query_path(request)
-    found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name, user))
+    begin = query_path(request, "after") if after else ""
+    found = await RetryingAgent(transport, sandbox_id).call(lambda agent: agent.list(name, user, begin, limit))
     return Json({"entries": [entry_json(entry) for entry in found]})
 
 

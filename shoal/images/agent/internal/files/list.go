@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"shoal/agent/internal/fault"
 	"shoal/agent/internal/frame"
 	"shoal/agent/internal/mux"
 )
@@ -106,16 +107,23 @@ func (s *service) stat(st *mux.Stream, r *statRequest) error {
 	return nil
 }
 
+// listRequest asks for the entries of a directory, sorted by name: those whose names come after After, Limit of them at
+// most; 0: all.
 type listRequest struct {
-	Op   string  `json:"op"`
-	Path pathArg `json:"path"`
-	User string  `json:"user"`
+	Op    string  `json:"op"`
+	Path  pathArg `json:"path"`
+	After pathArg `json:"after"`
+	Limit int     `json:"limit"`
+	User  string  `json:"user"`
 }
 
 func (s *service) list(st *mux.Stream, r *listRequest) error {
 	path, err := r.Path.valid("path")
 	if err != nil {
 		return err
+	}
+	if r.After.wrong != "" || r.Limit < 0 {
+		return fault.Invalid("after", "give a name, and a limit of 0 or more")
 	}
 	as, err := s.enter(r.User)
 	if err != nil {
@@ -127,11 +135,10 @@ func (s *service) list(st *mux.Stream, r *listRequest) error {
 		return failed("path", "open", path, err)
 	}
 	defer syscall.Close(dir)
-	names, err := namesIn(dir)
+	names, err := namesAfter(dir, r.After.path, r.Limit)
 	if err != nil {
 		return failed("path", "list", path, err)
 	}
-	slices.Sort(names)
 	b := &batch{st: st, as: as}
 	for _, name := range names {
 		e, err := entryIn(dir, name, join(path, name))
@@ -150,6 +157,31 @@ func (s *service) list(st *mux.Stream, r *listRequest) error {
 	}
 	as.reply(st, empty{})
 	return nil
+}
+
+// namesAfter returns the first names of a directory, in their order, that come after one: limit of them, or with 0 all.
+// It holds twice as many in memory at most, and those of one read.
+func namesAfter(dir int, after string, limit int) ([]string, error) {
+	var names []string
+	err := eachNames(dir, func(more []string) {
+		for _, name := range more {
+			if name > after {
+				names = append(names, name)
+			}
+		}
+		if limit > 0 && len(names) > 2*limit {
+			names = firstOf(names, limit)
+		}
+	})
+	return firstOf(names, limit), err
+}
+
+func firstOf(names []string, limit int) []string {
+	slices.Sort(names)
+	if limit > 0 && len(names) > limit {
+		names = names[:limit]
+	}
+	return names
 }
 
 func entryIn(dir int, name, path string) (entry, error) {

@@ -161,16 +161,22 @@ func writeAll(fd int, p []byte) error {
 }
 
 // namesIn returns the names in an open directory, in the kernel's order.
-func namesIn(dir int) ([]string, error) {
-	var names []string
+func namesIn(dir int) (names []string, err error) {
+	err = eachNames(dir, func(more []string) { names = append(names, more...) })
+	return names, err
+}
+
+// eachNames calls do with some names at a time.
+func eachNames(dir int, do func(names []string)) error {
 	buf := make([]byte, 32<<10)
 	for {
 		var n int
 		err := again(func() (err error) { n, err = syscall.ReadDirent(dir, buf); return err })
 		if err != nil || n <= 0 {
-			return names, err
+			return err
 		}
-		_, _, names = syscall.ParseDirent(buf[:n], -1, names)
+		_, _, names := syscall.ParseDirent(buf[:n], -1, nil)
+		do(names)
 	}
 }
 

@@ -251,3 +251,29 @@ func TestCopy(t *testing.T) {
 	mustRead(t, dir+"/new/sub/f", "short")
 	mustNames(t, dir+"/new/sub", "f")
 }
+
+func TestListPageByPage(t *testing.T) {
+	c, dir := connect(t), t.TempDir()
+	for i := range 1000 {
+		writeFile(t, fmt.Sprintf("%s/%04d", dir, (i*7)%1000), "", 0o644)
+	}
+	after, pages := "", 0
+	for {
+		var found []any
+		for _, event := range c.call(object{"op": "list", "path": dir, "after": after, "limit": 300}).mustSucceed(t).events {
+			found = append(found, event["entries"].([]any)...)
+		}
+		if len(found) == 0 {
+			break
+		}
+		first, last := found[0].(object)["name"].(string), found[len(found)-1].(object)["name"].(string)
+		if want := fmt.Sprintf("%04d", 300*pages); first != want || len(found) != min(300, 1000-300*pages) {
+			t.Fatal(first, len(found))
+		}
+		after, pages = last, pages+1
+	}
+	if pages != 4 {
+		t.Fatal(pages)
+	}
+	c.call(object{"op": "list", "path": dir, "limit": -1}).mustFail(t, "invalid_request", "after")
+}
