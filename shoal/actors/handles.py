@@ -41,14 +41,14 @@ def is_restarting(error: Unavailable) -> bool:
 
 
 async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: float | None = None) -> Any:
-    """Calls `method` on an actor and returns its result.
+    """Calls `method` on an actor and returns its result; where it is `Carrying`, it is told what the call belongs to.
 
     Raises the `ShoalError` that the method raised; `Unavailable` if the actor died for good (`is_gone`) or is being
     restarted; `DeadlineExceeded` after `timeout_s` seconds; `Internal` for any other failure in the actor.
     """
     try:
         carrier = None if method in WAITS else call_context.carried()
-        if carrier is None:
+        if carrier is None or not hasattr(handle, "carry"):
             reference = getattr(handle, method).remote(*args)
         else:
             reference = handle.carry.remote(carrier, method, args)

@@ -19,7 +19,7 @@ from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
-from shoal.actors.handles import find_actor
+from shoal.actors.handles import Carrying, find_actor
 from shoal.actors.messages import Drained
 from shoal.actors.objects import ObjectAccess, ObjectKeeper
 from shoal.actors.volumes import VolumeAccess, VolumeKeeper
@@ -34,7 +34,7 @@ log = logging.getLogger("shoal.controller")
 _READY_S = 60.0
 
 
-class ControllerActor:
+class ControllerActor(Carrying):
     """The cluster's registry. Made by `deploy` with `names.controller_options`; restarted by Ray for ever.
 
     `store` opens what must outlive it, from the settings; `objects` the object storage, from the settings and the
