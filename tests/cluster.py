@@ -22,6 +22,7 @@ import pytest
 
 from shoal.model.cluster_file import READ_ON_IMPORT
 from tests import leaks
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from shoal.client.cluster import Client
@@ -70,6 +71,11 @@ def machine() -> Iterator[Machine]:
         "SHOAL_HOST__CA_BUNDLE": "true",
         "SHOAL_HOST__PROXY": "true",
         "SHOAL_HOST__PACKAGE_INDEX": "true",
+        # All that a cluster can tell of itself; of traces only those that a caller records.
+        "SHOAL_TELEMETRY__LOG_FORMAT": "json",
+        "SHOAL_TELEMETRY__SINK": f"file://{state_dir}/shipped.ndjson",
+        "SHOAL_TELEMETRY__TRACES": f"http://127.0.0.1:{free_port()}",
+        "SHOAL_TELEMETRY__TRACE_SHARE": "0",
     }
     if cluster_engine() == "docker":
         environ["SHOAL_ENGINE_ADDRESS"] = os.environ.get("SHOAL_TEST_ENGINE") or f"unix://{run_dir}/engine.sock"
