@@ -93,14 +93,16 @@ def dual_function(function: Callable[P, Coroutine[Any, Any, R]]) -> DualCall[P, 
 
 def _followed(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """The function; where the program traces with OpenTelemetry, as a span of the one under way."""
-    if loaded_api() is None:
+    api = loaded_api()
+    if api is None or not api.get_current_span().is_recording():
         return function
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with span(function.__qualname__):
+        with span(call.__qualname__):
             return await function(*args, **kwargs)
 
-    return functools.update_wrapper(call, function)
+    call.__name__, call.__qualname__, call.__doc__ = function.__name__, function.__qualname__, function.__doc__
+    return call
 
 
 def block_on(coroutine: Coroutine[Any, Any, R]) -> R:

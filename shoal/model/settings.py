@@ -7,10 +7,11 @@ directory), environment variables (`SHOAL_POOLS__READY=4`), what the code passes
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from shoal.model.spec import Runtime
@@ -253,13 +254,13 @@ class TelemetrySettings(_Section):
 
     log_format: Literal["text", "json"] = "text"
     """How its processes write their logs: text, or one JSON object a line with request, sandbox and trace"""
-    traces: Annotated[str, Field(pattern=r"^https?://[^/\s@]+(/[^\s@?]*)?$")] | None = None
+    traces: str | None = None
     """The URL of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`, for traces; none: no
     traces
     """
     trace_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the traces that begin in the cluster that is recorded; what a caller traces is recorded as it decided"""
-    sink: Annotated[str, Field(pattern=r"^(file:///\S+|(otlp\+)?https?://[^/\s@]+(/\S*)?)$")] | None = None
+    sink: str | None = None
     """Where the output of sandboxes' commands and the events go: `file:///var/log/shoal.ndjson` on every node,
     `https://…` (lines of JSON), or `otlp+https://collector:4318`; none: nowhere
     """
@@ -267,6 +268,22 @@ class TelemetrySettings(_Section):
     """MiB of it that a node keeps on disk while the sink does not take it; what comes beyond that is dropped"""
     headers: Path | None = None
     """A file on every node with lines `Name: value`, such as `Authorization: Bearer …`: headers of what is sent"""
+
+    @field_validator("traces")
+    @classmethod
+    def _check_traces(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"https?://[^/\s@]+(/[^\s@?]*)?", url):
+            raise ValueError("give the URL of a collector, such as http://collector:4318; a token goes into `headers`")
+        return url
+
+    @field_validator("sink")
+    @classmethod
+    def _check_sink(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"file:///\S+|(otlp\+)?https?://[^/\s@]+(/\S*)?", url):
+            raise ValueError(
+                "give file:///PATH, https://HOST/PATH or otlp+https://HOST:PORT; a token goes into `headers`"
+            )
+        return url
 
 
 class HostSettings(_Section):

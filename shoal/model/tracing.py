@@ -7,8 +7,8 @@ are spans exactly while a span of the program's own is being recorded, and they 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,33 +93,44 @@ def span(
     tracer = _tracer()
     if tracer is None:
         return _NONE  # the same for all, as calls of all kinds pass here
-    return _recorded(tracer, name, attributes or {}, server, root)
+    api = call_context.loaded_api()
+    parent = _parent(api)
+    if parent is None and not root and not api.get_current_span().get_span_context().is_valid:
+        return _NONE
+    kind = api.SpanKind.SERVER if server else api.SpanKind.INTERNAL
+    return _Under(api, tracer.start_span(name, parent, kind, attributes and _present(attributes)))
 
 
 _NONE: AbstractContextManager[None] = nullcontext()
 
 
-@contextmanager
-def _recorded(tracer: Tracer, name: str, attributes: Mapping[str, Any], server: bool, root: bool) -> Iterator[Any]:
-    from opentelemetry.trace import SpanKind, Status, StatusCode, use_span
+class _Under(AbstractContextManager[Any]):
+    """A span that is the current one in the block, and ends with it. As `use_span`, without the generators of that: an
+    exec passes here."""
 
-    parent = _parent()
-    if parent is None and not root and not call_context.now().traceparent:
-        yield None
-        return
-    kind = SpanKind.SERVER if server else SpanKind.INTERNAL
-    made: Span = tracer.start_span(name, context=parent, kind=kind, attributes=_present(attributes))
-    with use_span(made, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-        try:
-            yield made
-        except ShoalError as error:
-            made.set_attribute(OUTCOME, error.code)
-            made.set_status(Status(StatusCode.ERROR, error.message[:300]))
-            raise
-        except Exception as error:
-            made.record_exception(error)
-            made.set_status(Status(StatusCode.ERROR, repr(error)[:300]))
-            raise
+    __slots__ = ("_api", "_made", "_token")
+
+    def __init__(self, api: Any, made: Span) -> None:
+        self._api = api
+        self._made = made
+
+    def __enter__(self) -> Span:
+        from opentelemetry.context import attach
+
+        self._token = attach(self._api.set_span_in_context(self._made))
+        return self._made
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        from opentelemetry.context import detach
+
+        detach(self._token)
+        if isinstance(error, ShoalError):
+            self._made.set_attribute(OUTCOME, error.code)
+            fail(self._made, error.message[:300])
+        elif isinstance(error, Exception):
+            self._made.record_exception(error)
+            fail(self._made, repr(error)[:300])
+        self._made.end()
 
 
 def note(made: Any, **attributes: Any) -> None:
@@ -138,10 +149,10 @@ def fail(made: Any, why: str) -> None:
 
 def steps(took: Sequence[tuple[str, float]], end: float) -> None:
     """Spans of steps, in seconds each, that another process took one after another until `end` (unix seconds)."""
-    tracer = _Own.tracer
+    tracer, api = _Own.tracer, call_context.loaded_api()
     if tracer is None or not call_context.now().traceparent:
         return
-    ends_at, parent = int(end * 1e9), _parent()
+    ends_at, parent = int(end * 1e9), _parent(api)
     for name, seconds in reversed(took):
         begins_at = ends_at - int(seconds * 1e9)
         tracer.start_span(name, context=parent, start_time=begins_at).end(ends_at)
@@ -161,18 +172,17 @@ def _tracer() -> Tracer | None:
     return tracer
 
 
-def _parent() -> Context | None:
+def _parent(api: Any) -> Context | None:
     """The span that the caller in another process told, where this process has none under way."""
-    from opentelemetry import trace
-
+    if api.get_current_span().get_span_context().is_valid:
+        return None
     told = call_context.now().traceparent
-    if not told or trace.get_current_span().get_span_context().is_valid:
+    if not told:
         return None
     _, trace_id, span_id, flags = told.split("-")
-    parent = trace.SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(int(flags, 16))
-    )
-    return trace.set_span_in_context(trace.NonRecordingSpan(parent))
+    parent = api.SpanContext(int(trace_id, 16), int(span_id, 16), True, api.TraceFlags(int(flags, 16)))
+    context: Context = api.set_span_in_context(api.NonRecordingSpan(parent))
+    return context
 
 
 def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from shoal.model.settings import Settings
+from shoal.model.settings import Settings, TelemetrySettings
 
 
 @pytest.mark.parametrize("text", ["[pools]\nidle_slotz = 4\n", "[node\n", "[pools]\nidle_slots = 'x'\n"])
@@ -22,3 +23,26 @@ def test_what_was_carried_here_does_not_depend_on_what_lies_here(
     carried = Settings.from_dict(before.to_dict())
     assert carried == before
     assert type(carried) is Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("traces", "http://collector:4318", True),
+        ("traces", "https://collector/otlp", True),
+        ("traces", "collector:4318", False),
+        ("traces", "https://user:password@collector", False),
+        ("sink", "file:///var/log/shoal.ndjson", True),
+        ("sink", "otlp+http://collector:4318", True),
+        ("sink", "https://logs.example.com/ingest?x=1", True),
+        ("sink", "file://relative", False),
+        ("sink", "/var/log/shoal", False),
+        ("sink", "ftp://logs", False),
+    ],
+)
+def test_where_telemetry_goes_is_checked(name: str, value: str, good: bool) -> None:
+    if good:
+        assert getattr(TelemetrySettings.model_validate({name: value}), name) == value
+    else:
+        with pytest.raises(ValidationError):
+            TelemetrySettings.model_validate({name: value})
