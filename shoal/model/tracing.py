@@ -29,6 +29,14 @@ OUTCOME = "shoal.outcome"
 _TRACES = "/v1/traces"
 
 
+class _Caller:
+    """The tracer of the program that this process is, and where it is from: a new one for each span would cost as much
+    as the span."""
+
+    provider: Any = None
+    tracer: Tracer | None = None
+
+
 class _Own:
     """This process's tracer, once it was started."""
 
@@ -168,8 +176,10 @@ def _tracer() -> Tracer | None:
     api = call_context.loaded_api()
     if api is None or not api.get_current_span().is_recording():
         return None
-    tracer: Tracer = api.get_tracer("shoal")
-    return tracer
+    provider = api.get_tracer_provider()
+    if provider is not _Caller.provider:
+        _Caller.provider, _Caller.tracer = provider, api.get_tracer("shoal")
+    return _Caller.tracer
 
 
 def _parent(api: Any) -> Context | None:

@@ -76,6 +76,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TracerProvider, I
     """What a user's program traces with; a real one can be set only once in a process."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(tracing._Caller, "provider", None)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield provider, exporter
     provider.shutdown()
