@@ -33,7 +33,7 @@ GO := PATH="$$PATH:$(CURDIR)/$(BIN)" CGO_ENABLED=0 go
 export PYTHONDONTWRITEBYTECODE := # what is compiled once need not be again in each of hundreds of processes
 
 .PHONY: help venv lint format test-go test-parts test-cluster \
-	test-fast test shown-cluster beside-cluster test-long test-gvisor demo bench simulate fuzz clean
+	test-fast test shown-cluster beside-cluster test-long test-gvisor demo docs notebooks bench simulate fuzz clean
 
 help: ## This list
 	@echo 'Shoal: sandboxes for untrusted code on your own machines.'
@@ -96,6 +96,7 @@ test-long: venv ## Long tests: soak, kills under load, bulk creates, nginx and C
 	$(PYTEST) -m long -k 'not runsc' || failed=1; \
 	SHOAL_TEST_EXAMPLES=100 $(PYTEST) tests/contract/api/test_schemathesis.py $(PARALLEL) || failed=1; \
 	(cd $(AGENT) && SHOAL_SOAK_RUNS=20000 $(GO) test -timeout 20m -run Soak -count=1 ./e2e) || failed=1; \
+	$(MAKE) docs || failed=1; \
 	$(MAKE) fuzz || failed=1; \
 	exit $$failed
 
@@ -108,6 +109,13 @@ test-gvisor: venv ## The engines' suite, and what of the cluster's own holds in 
 demo: venv ## Roll out N candidates on a real package, each in a sandbox of its own: make demo N=64
 	@trap 's=$$?; $(BIN)/shoal down || s=1; exit $$s' EXIT; \
 	$(BIN)/shoal up && $(BIN)/python -m examples.rollouts --candidates $(N)
+
+docs: venv ## Build the documentation as a site, its links checked → build/docs/site/index.html
+	$(BIN)/python docs/site/build.py
+
+notebooks: venv ## Run the notebooks on a cluster of their own, and keep their outputs in the files
+	@trap 's=$$?; $(BIN)/shoal down || s=1; exit $$s' EXIT; \
+	$(BIN)/shoal up && $(BIN)/python -m tests.notebooks
 
 bench: venv ## Measure against docker-py → build/bench.json (ENGINE=docker, ONLY=execs,creates; PEERS=1: and others)
 	@mkdir -p build

@@ -94,7 +94,7 @@ class Listed(list[T]):
     def _repr_html_(self) -> str:
         if not self:
             return "<small>none</small>"
-        names = [column.rpartition(".")[2] for column in self._columns]
+        names = [column.rpartition(".")[2].lstrip("_") for column in self._columns]
         return table(names, map(self._row, self[:MAX_ROWS]), len(self) - MAX_ROWS)
 
     def _row(self, element: T) -> list[object]:

@@ -1,11 +1,7 @@
-"""What the README, the guide and the notebook show is what happens: their code runs here, against a real cluster."""
+"""What the README and the guides show is what happens: their code runs here, against a real cluster."""
 
 from __future__ import annotations
 
-import ast
-import asyncio
-import inspect
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -37,17 +33,3 @@ def test_code_of_page_runs(name: str, cluster: object, capsys: pytest.CaptureFix
         # Ray warns each of its drivers once of the many workers that the tests before this one have left.
         assert [line for line in said if "(raylet)" not in line] == ["42", "", "42", "", "hello", ""]
     assert {sandbox.id for sandbox in shoal.Sandbox.list()} == before
-
-
-def test_notebook_runs(cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
-    notebook = json.loads((ROOT / "notebooks" / "rollouts.ipynb").read_text("utf-8"))
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear the outputs"
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    with asyncio.Runner() as runner:
-        for number, cell in enumerate(cells):
-            code = compile("".join(cell["source"]), f"<cell {number}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            result = eval(code, namespace)
-            if inspect.iscoroutine(result):  # a cell that awaits, all in one loop as in a notebook
-                runner.run(result)
-    assert " 1.00  sorts\n" in capsys.readouterr().out
