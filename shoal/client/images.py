@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shoal.client.dual_method import dual_method
 from shoal.client.html import Listed
 from shoal.model import verbs
+from shoal.model.builds import BuildInfo
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import IMAGE
 from shoal.model.images import ImageKind, ImageListing, ImageRecord, image_name
@@ -51,6 +52,14 @@ class ImageCalls:
             if page.reached is None or len(found) >= limit:
                 return Listed(found, _COLUMNS)
             listing = ImageListing(environment, wanted, name, limit - len(found), page.reached)
+
+    @dual_method
+    async def builds(self, *, environment: str | None = None) -> Sequence[BuildInfo]:
+        """The builds of images that run and the last ones that ended, newest first; None: all that you may see."""
+        if environment is not None:
+            check_name("environment", environment)
+        columns = "id environment state step steps image started_at ended_at"
+        return Listed(await self.transport.ask(verbs.builds, environment), columns)
 
     @dual_method
     async def image(self, image: str, *, environment: str | None = None) -> ImageRecord:

@@ -92,6 +92,10 @@ class FakeTransport(RayTransport):
     def start_s(self, seconds: float) -> None:
         self._cluster.start_s = seconds
 
+    def use_builder(self, builder: Any) -> None:
+        """What builds images from now on: an object with the builder actor's methods."""
+        self._cluster.use_builder(builder)
+
     @property
     def disk(self) -> Disk:
         """What the controller has written."""
@@ -202,6 +206,11 @@ class _Cluster:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def use_builder(self, builder: Any) -> None:
+        assert self._parts is not None
+        self._parts.builds.start_builder = lambda: builder
+        self._parts.builds._builder = builder
 
     @property
     def disk(self) -> Disk:

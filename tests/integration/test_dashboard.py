@@ -5,11 +5,14 @@ What was seen is kept in `build/screenshots`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +20,8 @@ import pytest
 
 from hatch_build import DASHBOARD, ROOT, build_dashboard, install_packages
 from shoal.model import verbs
-from shoal.model.access import Scope
+from shoal.model.access import Caller, Scope
+from shoal.model.builds import BuildInfo, BuildLog, BuildState
 from tests.api import Api, serving
 from tests.browser import Page, browser
 from tests.cluster import printing
@@ -153,6 +157,36 @@ def test_a_volume_is_made_filled_deleted_and_restored(dashboard: Dashboard, tmp_
     assert page.value("faults") == []
 
 
+class Building:
+    """A builder with one build, whose log is written as a test goes on."""
+
+    def __init__(self) -> None:
+        self.text = f"step 1 of 2\n\x1b[32m{HOSTILE}\x1b[0m\n"
+        self.info = BuildInfo("bd-running", "main", BuildState.RUNNING, 2, 1, started_at=time.time())
+
+    async def builds(self, by: Caller) -> list[BuildInfo]:
+        return [self.info]
+
+    async def log(self, build_id: str, offset: int, wait: float, by: Caller) -> BuildLog:
+        await asyncio.sleep(0.05)
+        return BuildLog(self.text[offset:], len(self.text), self.info)
+
+
+def test_the_log_of_a_build_is_followed(dashboard: Dashboard) -> None:
+    building = Building()
+    dashboard.api.fake.use_builder(building)
+    dashboard.open("/e/main/images", "section tbody tr")
+    dashboard.page.click('a[href$="/images/builds/bd-running"]')
+    dashboard.sees(".stream pre", "<img src=x onerror=alert(1)>")
+    dashboard.sees("figcaption", "Follows")
+    building.text += "step 2 of 2\n"
+    dashboard.sees(".stream pre", "step 2 of 2")
+    building.info = replace(building.info, state=BuildState.DONE, step=2, image="im-made", ended_at=time.time())
+    dashboard.sees("figcaption", "the end")
+    dashboard.sees("main", "im-made")
+    assert dashboard.page.value("document.querySelector('main img')") is None
+
+
 def test_every_page_is_accessible_and_keeps_to_its_policy(dashboard: Dashboard) -> None:
     install_packages(development=True)
     axe = (ROOT / DASHBOARD / "web/node_modules/axe-core/axe.min.js").read_text("utf-8")
@@ -176,6 +210,7 @@ PAGES = (
     ("/e/main/sandboxes", "tbody tr"),
     ("/e/main/pools", ".empty, table"),
     ("/e/main/images", ".empty, table"),
+    ("/e/main/images/builds/bd-running", ".stream pre"),
     ("/e/main/volumes", "tbody .meter"),
     ("/e/main/volumes/data?path=/", ".files .empty"),
     ("/e/main/secrets", ".empty, table"),

@@ -31,6 +31,8 @@ class Peers:
 
     async def __call__(self, handle: Any, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         self.calls.append((method, args[0]))
+        if method == "builds":
+            return [BuildInfo(f"bd-{where}", where, BuildState.RUNNING, 1) for where in ("dev", "main")]
         if method == "find_image":
             return NodeImage(DIGEST, 1, CONFIG) if args[0] == "base" or args[1] else None
         if method == "build":
@@ -62,6 +64,18 @@ async def test_what_was_built_is_told_without_the_builder() -> None:
     assert (info.state, info.image, info.cached, info.id) == (BuildState.DONE, image.id, 1, "")
     assert [method for method, _ in peers.calls] == ["find_image"]
     assert (await builds.build_image(RECIPE, "main", BuildOptions(force=True), INSIDE)).id == "bd-1"
+
+
+async def test_looking_for_builds_starts_no_builder() -> None:
+    controller, peers = await with_peers()
+    builds = controller.parts.builds
+    assert await builds.builds(None, INSIDE) == []
+    assert peers.calls == []
+    await builds.build_image(RECIPE, "main", BuildOptions(), INSIDE)
+    assert [each.id for each in await builds.builds("main", INSIDE)] == ["bd-main"]
+    assert [each.id for each in await builds.builds(None, INSIDE)] == ["bd-dev", "bd-main"]
+    with pytest.raises(EnvironmentNotFound):
+        await builds.builds("none", INSIDE)
 
 
 async def test_a_base_is_an_image_of_the_cluster_or_of_a_node() -> None:

@@ -70,6 +70,15 @@ class Builds:
             return step
         return replace(step, secrets=tuple([await self.sealed(use, environment) for use in step.secrets]))
 
+    async def builds(self, environment: str | None, caller: Caller) -> list[BuildInfo]:
+        """Those that the builder knows, newest first."""
+        if environment is not None:
+            self.accounts.environment(environment, caller)
+        if self._builder is None:
+            return []  # not asked for yet: looking starts none
+        found: list[BuildInfo] = await self._ask("builds", caller)
+        return [each for each in found if environment in (None, each.environment)]
+
     async def get_build(self, build_id: str, caller: Caller) -> BuildInfo:
         """How it stands."""
         self._check_builder(build_id)

@@ -111,6 +111,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.pull_image: parts.registry_pulls.pull,
         verbs.push_image: parts.image_push.push,
         verbs.build_image: parts.builds.build_image,
+        verbs.builds: parts.builds.builds,
         verbs.get_build: parts.builds.get_build,
         verbs.build_log: parts.builds.build_log,
         verbs.put_build_files: parts.builds.put_build_files,

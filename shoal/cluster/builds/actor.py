@@ -51,6 +51,9 @@ class BuilderActor:
     async def build(self, recipe: Recipe, environment: str, options: BuildOptions, by: Caller) -> BuildInfo:
         return await self._open().build(recipe, environment, options, by)
 
+    async def builds(self, by: Caller) -> list[BuildInfo]:
+        return self._open().builds(by)
+
     async def info(self, build_id: str, by: Caller) -> BuildInfo:
         return self._open().info(build_id, by)
 

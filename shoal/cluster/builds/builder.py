@@ -54,6 +54,10 @@ class Builder:
         task.add_done_callback(lambda _: self._ended(same))
         return build.info
 
+    def builds(self, by: Caller) -> list[BuildInfo]:
+        """Those that the caller may see, newest first."""
+        return [build.info for build in reversed(self._builds.values()) if sees(by, build.environment)]
+
     def info(self, build_id: str, by: Caller) -> BuildInfo:
         """How it stands."""
         return self._known(build_id, by).info

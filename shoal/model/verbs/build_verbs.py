@@ -35,6 +35,12 @@ def build_image(recipe: Recipe, environment: str, options: BuildOptions) -> Buil
     """
 
 
+@verb(Scope.READ, "GET /v1/builds", many="builds")
+def builds(environment: str | None) -> list[BuildInfo]:
+    """The builds that run and the last ones that ended, newest first: of an environment, or (None) all that the caller
+    may see. The builder keeps them in memory: none where it was started anew."""
+
+
 @verb(Scope.READ, "GET /v1/images/builds/{build_id}")
 def get_build(build_id: str) -> BuildInfo:
     """How a build stands; `BuildNotFound` also where the builder was started anew: ask for the build again."""

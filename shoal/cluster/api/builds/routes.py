@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shoal.cluster.api.access.auth import environment_for, needs
-from shoal.cluster.api.request.answers import Json
+from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.bodies import streamed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
@@ -19,13 +19,15 @@ from shoal.cluster.api.schema.builds import (
     BuildCreate,
     BuildId,
     BuildLog,
+    Builds,
     Digest,
     ImagePush,
     LogWait,
     Pushed,
 )
+from shoal.cluster.api.schema.control import EnvironmentQuery
 from shoal.model import verbs
-from shoal.model.access import Scope
+from shoal.model.access import ANY_ENVIRONMENT, Scope
 from shoal.model.builds import PIECE
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import IMAGE
@@ -56,6 +58,16 @@ async def build_image(body: BuildCreate, request: Request, who: Who, cluster: Cl
     environment = context_of(request).environment = environment_for(who, body.environment)
     recipe, options = body.parsed()
     return Json((await cluster.ask(verbs.build_image, recipe, environment, options)).to_dict(), 201)
+
+
+@verb_route(router, verbs.builds, response_model=Builds, summary="List builds")
+async def list_builds(who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
+    """The builds that run and the last ones that ended, of an environment or of all that the token may see. They are
+    forgotten with the builder, which is started anew when it fails."""
+    wanted = environment
+    if environment is not None or who.environment != ANY_ENVIRONMENT:
+        wanted = environment_for(who, environment)
+    return listed(verbs.builds, await cluster.ask(verbs.builds, wanted))
 
 
 @verb_route(router, verbs.get_build, response_model=Build, summary="Look at a build")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import reduce
 from operator import or_
@@ -129,6 +129,12 @@ class Build(Told):
     """Why it failed: `code`, `message`, `step`, `text`, `exit_code`, `log`"""
     started_at: float
     ended_at: float | None
+
+
+class Builds(Told):
+    """The builds that run and the last ones that ended, newest first."""
+
+    builds: Sequence[Build]
 
 
 class BuildLog(Told):

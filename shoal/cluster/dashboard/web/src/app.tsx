@@ -5,6 +5,7 @@ import { away, get, may, me, revision, signOut, whoAmI } from "./lib/api.ts";
 import { useResource } from "./lib/resource.ts";
 import { link, navigate, root, segments } from "./lib/router.ts";
 import type { Environment } from "./lib/types.ts";
+import { BuildPage } from "./pages/builds.tsx";
 import { AuditPage, EnvironmentsPage, NodesPage, TokensPage } from "./pages/cluster.tsx";
 import { ImagesPage, PoolsPage, SecretsPage } from "./pages/environment.tsx";
 import { OverviewPage } from "./pages/overview.tsx";
@@ -58,7 +59,7 @@ const IN_ENVIRONMENT: PageOf[] = [
       rest[0] ? <SandboxPage key={rest[0]} id={rest[0]} tab={rest[1]} /> : <SandboxesPage key={environment} environment={environment} />,
   },
   { path: "pools", title: "Pools", shown: () => true, view: (environment) => <PoolsPage key={environment} environment={environment} /> },
-  { path: "images", title: "Images", shown: () => true, view: (environment) => <ImagesPage key={environment} environment={environment} /> },
+  { path: "images", title: "Images", shown: () => true, view: (environment, rest) => (rest[0] === "builds" && rest[1] ? <BuildPage key={rest[1]} environment={environment} id={rest[1]} /> : <ImagesPage key={environment} environment={environment} />) },
   {
     path: "volumes",
     title: "Volumes",

@@ -55,6 +55,25 @@ export interface Sandbox {
   node_id: string | null;
 }
 
+export interface Build {
+  id: string;
+  environment: string;
+  state: "files" | "running" | "done" | "failed";
+  steps: number;
+  step: number;
+  cached: number;
+  image: string | null;
+  error: { message: string } | null;
+  started_at: number;
+  ended_at: number | null;
+}
+
+export interface BuildLog {
+  text: string;
+  offset: number;
+  build: Build;
+}
+
 /** What is mounted of a volume, or of a bucket of a user's own. */
 export interface Mount {
   path: string;

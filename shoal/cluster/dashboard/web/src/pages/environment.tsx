@@ -6,6 +6,7 @@ import { useResource } from "../lib/resource.ts";
 import { link } from "../lib/router.ts";
 import type { Image, Pool } from "../lib/types.ts";
 import { Ago, Badge, Confirmed, Copy, Empty, Failure, FormDialog, Heading, Loading, Table, Text } from "../ui/parts.tsx";
+import { Builds } from "./builds.tsx";
 
 const EVERY_MS = 5000;
 
@@ -207,6 +208,7 @@ export function ImagesPage({ environment }: { environment: string }) {
           </button>
         </div>
       )}
+      <Builds environment={environment} />
     </>
   );
 }

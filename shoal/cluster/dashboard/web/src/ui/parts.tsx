@@ -103,6 +103,15 @@ export function Failure({ problem, retry }: { problem: Problem; retry?: () => vo
   );
 }
 
+export function Banner({ tone, title, children }: { tone: string; title: string; children: string }) {
+  return (
+    <div class={`banner ${tone}`}>
+      <strong>{title}</strong>
+      {children && <Text most={1000}>{children}</Text>}
+    </div>
+  );
+}
+
 export function Loading() {
   const [seen, setSeen] = useState(false);
   useEffect(() => {

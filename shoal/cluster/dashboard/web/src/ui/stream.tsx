@@ -1,5 +1,6 @@
 // Output as it comes, as text: at most so much of it is kept, the newest.
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { ComponentChildren } from "preact";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Problem, request, type Query } from "../lib/api.ts";
 import { bytes } from "../lib/format.ts";
 import { Failure } from "./parts.tsx";
@@ -24,14 +25,43 @@ export function tame(text: string): string {
     .join("\n");
 }
 
+/** Output as text, seen at its end as long as one does not scroll up. */
+export function LogText(props: { text: string; skipped: number; label: string; note: string; children?: ComponentChildren }) {
+  const box = useRef<HTMLPreElement>(null);
+  const atEnd = useRef(true);
+  const text = useMemo(() => tame(props.text), [props.text]);
+  useLayoutEffect(() => {
+    if (atEnd.current && box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [text]);
+  return (
+    <figure class="stream">
+      {props.skipped > 0 && <p class="faint">The first {bytes(props.skipped)} are not shown.</p>}
+      <pre
+        ref={box}
+        tabIndex={0}
+        role="log"
+        aria-live="off"
+        aria-label={props.label}
+        onScroll={(event) => {
+          const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
+          atEnd.current = scrollHeight - scrollTop - clientHeight < 40;
+        }}
+      >
+        {text}
+      </pre>
+      <figcaption class="faint">
+        {props.note} {props.children}
+      </figcaption>
+    </figure>
+  );
+}
+
 export function Stream({ path, query, label }: { path: string; query: Query; label: string }) {
   const [text, setText] = useState("");
   const [state, setState] = useState<"open" | "lost" | "ended">("open");
   const [problem, setProblem] = useState<Problem | null>(null);
   const [skipped, setSkipped] = useState(0);
   const [turn, setTurn] = useState(0);
-  const box = useRef<HTMLPreElement>(null);
-  const atEnd = useRef(true);
 
   useEffect(() => {
     const abort = new AbortController();
@@ -40,7 +70,7 @@ export function Stream({ path, query, label }: { path: string; query: Query; lab
     let timer = 0;
     const paint = () => {
       timer = 0;
-      setText(tame(held));
+      setText(held);
       setSkipped(cut);
     };
     const take = (more: string) => {
@@ -92,35 +122,16 @@ export function Stream({ path, query, label }: { path: string; query: Query; lab
     };
   }, [path, JSON.stringify(query), turn]);
 
-  useLayoutEffect(() => {
-    if (atEnd.current && box.current) box.current.scrollTop = box.current.scrollHeight;
-  }, [text]);
-
   if (problem) return <Failure problem={problem} retry={() => setTurn(turn + 1)} />;
+  const written = text ? "Follows what is written." : "Nothing was written yet.";
+  const note = { lost: "The connection is lost. Trying again…", open: written, ended: text ? "This is the end of it." : "It wrote nothing." }[state];
   return (
-    <figure class="stream">
-      {skipped > 0 && <p class="faint">The first {bytes(skipped)} are not shown.</p>}
-      <pre
-        ref={box}
-        tabIndex={0}
-        role="log"
-        aria-live="off"
-        aria-label={label}
-        onScroll={(event) => {
-          const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
-          atEnd.current = scrollHeight - scrollTop - clientHeight < 40;
-        }}
-      >
-        {text}
-      </pre>
-      <figcaption class="faint">
-        {state === "lost" ? "The connection is lost. Trying again…" : state === "open" ? (text ? "Follows what is written." : "Nothing was written yet.") : text ? "This is the end of it." : "It wrote nothing."}{" "}
-        {state === "ended" && (
-          <button type="button" class="quiet" onClick={() => setTurn(turn + 1)}>
-            Read again
-          </button>
-        )}
-      </figcaption>
-    </figure>
+    <LogText text={text} skipped={skipped} label={label} note={note}>
+      {state === "ended" && (
+        <button type="button" class="quiet" onClick={() => setTurn(turn + 1)}>
+          Read again
+        </button>
+      )}
+    </LogText>
   );
 }

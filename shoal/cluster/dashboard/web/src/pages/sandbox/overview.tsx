@@ -2,7 +2,7 @@ import type { ComponentChildren } from "preact";
 import { bytes, clock, duration, mebibytes, moment, number, plain, words } from "../../lib/format.ts";
 import { link } from "../../lib/router.ts";
 import type { Mount, Sandbox, SandboxEvent } from "../../lib/types.ts";
-import { Ago, Facts, Since, Text } from "../../ui/parts.tsx";
+import { Ago, Banner, Facts, Since, Text } from "../../ui/parts.tsx";
 
 export function Overview({ sandbox, events }: { sandbox: Sandbox; events: SandboxEvent[] }) {
   const { cpu, memory } = sandbox;
@@ -78,15 +78,6 @@ function End({ sandbox }: { sandbox: Sandbox }) {
     <Banner tone={tone} title={`${sandbox.state}: ${words(sandbox.reason)}${code}`}>
       {sandbox.message ?? ""}
     </Banner>
-  );
-}
-
-function Banner({ tone, title, children }: { tone: string; title: string; children: string }) {
-  return (
-    <div class={`banner ${tone}`}>
-      <strong>{title}</strong>
-      {children && <Text most={1000}>{children}</Text>}
-    </div>
   );
 }
 
