@@ -41,6 +41,13 @@ def build(
         list[str] | None,
         typer.Option("--build-arg", metavar="NAME=VALUE", help="A value for an ARG of the Dockerfile."),
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="ID=NAME", help="The stored secret for the Dockerfile's mounts with that id."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="STAGE", help="The Dockerfile's stage to stop at.")
+    ] = None,
     environment: EnvironmentName = None,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The most that all steps may take (90s, 15m).")] = "30m",
     cpu: Annotated[
@@ -64,10 +71,12 @@ def build(
       shoal image build image.py                  an Image called `image` in it
       shoal image build images.py:tests -t tests:latest
       shoal image build .                         the Dockerfile here
-      shoal image build -f docker/Dockerfile --build-arg VERSION=3 .
+      shoal image build -f docker/Dockerfile --build-arg VERSION=3 --target tests .
+      shoal image build --secret pip=tokens .     RUN --mount=type=secret,id=pip gets the key `pip` of it
       shoal run $(shoal image build .) pytest
     """
-    made = _image(source, file, pairs("build-arg", arg))
+    said = {"args": pairs("build-arg", arg), "secrets": pairs("secret", secret), "target": target}
+    made = _image(source, file, {name: value for name, value in said.items() if value})
     options: dict[str, Any] = {
         "environment": environment,
         "timeout": seconds("timeout", timeout),
@@ -125,16 +134,22 @@ def image_of(text: str) -> str | Image:
     return _image(text, None, {}) if path.endswith(".py") and Path(path).is_file() else text
 
 
-def _image(source: str, file: str | None, args: dict[str, str]) -> Image:
+def _image(source: str, file: str | None, said: dict[str, Any]) -> Image:
+    """`said`: what is only of a Dockerfile."""
     from shoal.client.image.image import Image
+    from shoal.client.secrets import Secret
 
     path, colon, name = source.rpartition(":")
     if not colon or not path.endswith(".py"):
         path, name = source, ""
     if not path.endswith(".py"):
-        return Image.from_dockerfile(path if file is None else file, context=None if file is None else path, args=args)
-    if file is not None or args:
-        raise InvalidRequest("--file: only a Dockerfile has it, and arguments; leave them out", field="file")
+        named = {key: Secret.from_name(name) for key, name in said.pop("secrets", {}).items()}
+        context = None if file is None else path
+        return Image.from_dockerfile(path if file is None else file, context=context, secrets=named, **said)
+    if file is not None or said:
+        raise InvalidRequest(
+            "--file: only a Dockerfile has it, arguments, secrets and stages; leave them out", field="file"
+        )
     if not Path(path).is_file():
         raise InvalidRequest(f"SOURCE: {path} is no file; give FILE.py, FILE.py:NAME or a directory", field="source")
     sys.path.insert(0, str(Path(path).resolve().parent))

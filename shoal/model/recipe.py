@@ -1,7 +1,7 @@
 """A recipe: what an image is made of, as it travels, and the keys by which the cluster finds again what it has built.
 
 A recipe is a base (what `image` of a sandbox may be) and steps in order. Some steps change files, and make
-a layer each: `Run` and `Add`. The others say what sandboxes of the image get by default. In JSON:
+a layer each: `Run`, `Add` and `Copy`. The others say what sandboxes of the image get by default. In JSON:
 
     {"base": "shoal/base", "steps": [{"step": "run", "argv": ["/bin/sh", "-c", "pip install six"]}, …]}
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -32,6 +33,7 @@ MOST_LAYERS = 100
 MOST_FILES_BYTES = 512 << 20
 """Bytes of the archive of one `Add`."""
 
+MODE = re.compile(r"(?:[0-7]{3,4})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = "1"
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\})")
@@ -61,6 +63,23 @@ class Add:
     path: str
     owner: str = ""
     entries: tuple[str, ...] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copies files of another image, which `image` of a sandbox may be. `sources`: absolute paths there, whose last
+    part may have `*` and `?`; links at such a path are followed. What is in a directory comes below `path`; a file
+    becomes `path`, or (`into`, or several) comes below it. `owner`, `mode` (octal): of all of it; empty for root, and
+    for its own."""
+
+    kind: ClassVar[str] = "copy"
+    image: str
+    sources: tuple[str, ...]
+    path: str
+    into: bool = False
+    owner: str = ""
+    mode: str = ""
     title: str = ""
 
 
@@ -119,9 +138,9 @@ class SetLabels:
     title: str = ""
 
 
-Step = Run | Add | SetEnv | SetWorkdir | SetUser | SetEntrypoint | SetCommand | SetLabels
+Step = Run | Add | Copy | SetEnv | SetWorkdir | SetUser | SetEntrypoint | SetCommand | SetLabels
 KINDS: Mapping[str, type[Step]] = {
-    each.kind: each for each in (Run, Add, SetEnv, SetWorkdir, SetUser, SetEntrypoint, SetCommand, SetLabels)
+    each.kind: each for each in (Run, Add, Copy, SetEnv, SetWorkdir, SetUser, SetEntrypoint, SetCommand, SetLabels)
 }
 
 
@@ -163,7 +182,7 @@ class ImageDefaults:
 
 def is_layer(step: Step) -> bool:
     """Whether the step changes files."""
-    return isinstance(step, Run | Add)
+    return isinstance(step, Run | Add | Copy)
 
 
 def title_of(step: Step) -> str:
@@ -175,6 +194,8 @@ def title_of(step: Step) -> str:
             text = step.argv[-1] if step.argv[:2] == ("/bin/sh", "-c") else " ".join(step.argv)
         case Add():
             text = f"add files to {step.path}"
+        case Copy():
+            text = f"copy {' '.join(step.sources)} of {step.image} to {step.path}"
         case SetEnv():
             text = f"env {' '.join(step.variables)}"
         case SetWorkdir():
@@ -310,6 +331,8 @@ def _check_step(where: str, step: Step) -> None:
             check_uses(where, step.secrets)
         case Add():
             _check_add(where, step)
+        case Copy():
+            _check_copy(where, step)
         case SetEnv():
             _check_pairs(where, step.variables)
             check_environment_variables(where, step.variables)
@@ -345,6 +368,24 @@ def _check_add(where: str, step: Add) -> None:
         _check_words(where, step.entries, least=0)
         if any("/" in each or each in ("", ".", "..") for each in step.entries):
             raise InvalidRequest(f"{where}: `entries` are names without '/'", field=where)
+
+
+def _check_copy(where: str, step: Copy) -> None:
+    _check_short(where, step.image, "an image")
+    _check_words(where, step.sources, least=1)
+    for source in step.sources:
+        _check_path(where, source)
+        if any(sign in posixpath.dirname(source) for sign in "*?["):
+            raise InvalidRequest(f"{where}: patterns are understood in the last part of a source only", field=where)
+    _check_path(where, step.path)
+    into: Any = step.into
+    if not isinstance(into, bool):
+        raise InvalidRequest(f"{where}: `into` is neither true nor false", field=where)
+    if step.owner:
+        _check_short(where, step.owner, "an owner")
+    mode: Any = step.mode
+    if not isinstance(mode, str) or not MODE.fullmatch(mode):
+        raise InvalidRequest(f"{where}: {step.mode!r:.80} is no octal mode; write one, such as 755", field=where)
 
 
 def _check_words(where: str, words: Any, *, least: int) -> None:

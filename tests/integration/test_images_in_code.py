@@ -140,14 +140,24 @@ def test_all_who_ask_at_the_same_time_get_one_build(
 
 def test_a_dockerfile_and_nothing_below(cluster: Cluster, salt: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(
-        "ARG BASE\nFROM $BASE\nENV PATH=/opt/x:$PATH\nARG SALT\nRUN echo $SALT >/salt && chown nobody /salt\n"
+        "ARG BASE\nFROM $BASE AS tools\nARG SALT\nRUN --mount=type=secret,id=key "
+        "mkdir -p /o/d && cp /run/secrets/key /o/$SALT && echo x >/o/d/x && ln -s d /o/link\n"
+        "FROM $BASE\nENV PATH=/opt/x:$PATH\nARG SALT\nRUN echo $SALT >/salt && chown nobody /salt\n"
         "COPY --chown=nobody Dockerfile /etc/\nLABEL a=b\n"
+        "COPY --from=tools --chmod=700 /o /o\nCOPY --from=tools /o/[a-z0-9]*[a-z0-9] /flat/\n"
+        "COPY --from=tools /o/d/x /y\n"
     )
-    made = shoal.Image.from_dockerfile(tmp_path, args={"BASE": "shoal/base", "SALT": salt})
+    made = shoal.Image.from_dockerfile(
+        tmp_path,
+        args={"BASE": "shoal/base", "SALT": salt},
+        secrets={"key": shoal.Secret.from_dict({"key": "1"})},
+    )
     with shoal.Sandbox.create(image=made) as sandbox:
         found = sandbox.run("cat /salt; stat -c %U /etc/Dockerfile; echo $PATH").stdout.splitlines()
         assert found[:2] == [salt, "nobody"]
         assert found[2].startswith("/opt/x:/usr/local/sbin:")
+        tools = f"cat /o/{salt} /o/d/x /y; readlink /o/link; stat -c %a /o/d; ls /flat; ls /run/secrets"
+        assert sandbox.run(tools).stdout.split() == ["1x", "x", "d", "700", salt, "x"]
     empty = shoal.Image.from_scratch().add_local_file(tmp_path / "Dockerfile", "/a/")
     with shoal.Sandbox.create(image=empty) as sandbox:
         assert [entry.name for entry in sandbox.files.list("/a")] == ["Dockerfile"]

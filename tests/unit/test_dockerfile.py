@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from shoal.client.image.dockerfile import Instruction, instructions, parse
+from shoal.client.image.dockerfile import parse
 from shoal.client.image.ignore import Ignore
+from shoal.client.image.instructions import Instruction, instructions
 from shoal.client.image.local_files import LocalFiles
+from shoal.client.image.stage_copy import StageCopy
 from shoal.model.errors import InvalidRequest
 from shoal.model.recipe import SCRATCH, Run, SetCommand, SetEntrypoint, SetEnv, SetLabels, SetUser, SetWorkdir
+from shoal.model.secrets import SecretUse
 
 
 @pytest.fixture
@@ -137,11 +140,18 @@ def test_owner_and_mode_of_copies(context: Path) -> None:
     ("text", "line"),
     [
         ("RUN a\nFROM x", 1),
-        ("FROM x\nFROM y", 2),
         ("FROM x y", 1),
         ("FROM $NO", 1),
-        ("FROM x\n\nCOPY --from=other /a /b", 3),
-        ("FROM x\nRUN --mount=type=secret,id=s a", 2),
+        ("FROM x\n\nCOPY --from=1 /a /b", 3),
+        ("FROM x\nCOPY --from=0 /a /b", 2),
+        ("FROM x\nCOPY --from=y /a*/b /c", 2),
+        ("FROM x\nCOPY --from=$NO /a /b", 2),
+        ("FROM x\nADD --from=y /a /b", 2),
+        ("FROM x\nRUN --mount=type=secret a", 2),
+        ("FROM x\nRUN --mount=type=secret,id=s,required=true a", 2),
+        ("FROM x\nRUN --mount=type=secret,id=s,mode=0400 a", 2),
+        ("FROM x\nRUN --mount=type=bind,target=/x a", 2),
+        ("FROM x\nRUN --network=none a", 2),
         ("FROM x\nADD https://example.com/a /a", 2),
         ("FROM x\nONBUILD RUN a", 2),
         ("FROM x\nCOPY none /a", 2),
@@ -176,3 +186,64 @@ def test_links_out_of_the_context_and_unknown_arguments_are_refused(context: Pat
 def test_another_escape_character() -> None:
     found = list(instructions("FROM x\nRUN a `\n  b\n", "`"))
     assert found == [Instruction(1, "FROM", "x"), Instruction(2, "RUN", "a   b")]
+
+
+def test_stages_go_on_from_each_other_and_give_files(context: Path) -> None:
+    text = """\
+ARG PYTHON=3.11
+FROM python:$PYTHON AS build
+ENV A=1
+WORKDIR /src
+RUN make
+CMD ["sh"]
+FROM build AS tested
+RUN test
+FROM scratch
+COPY --from=BUILD --chown=7:7 --chmod=755 /src/out/* bin/
+COPY --from=0 x y
+COPY --from=ghcr.io/org/tool:1 /tool /tool
+COPY a.txt /
+"""
+    parsed = parse(text, context, {}, Ignore())
+    first, second, other, local = parsed.steps
+    assert parsed.base == SCRATCH
+    assert isinstance(first, StageCopy)
+    assert isinstance(second, StageCopy)
+    assert isinstance(other, StageCopy)
+    assert isinstance(local, LocalFiles)
+    assert first.base == "python:3.11"
+    assert [type(step) for step in first.steps] == [SetEnv, SetWorkdir, Run, SetCommand]
+    assert (first.sources, first.path, first.into) == (("/src/out/*",), "/bin", True)
+    assert (first.owner, first.mode) == ("7:7", "755")
+    assert (second.sources, second.path, second.into) == (("/x",), "/y", False)
+    assert (other.base, other.steps, other.path) == ("ghcr.io/org/tool:1", (), "/tool")
+
+    tested = parse(text, context, {}, Ignore(), target="tested")
+    assert tested.base == "python:3.11"
+    assert [plain(step) for step in tested.steps if isinstance(step, Run)] == [shell("make"), shell("test")]
+    assert tested.steps[-1] == first.steps[-1], "its command is that of the stage before"
+    with pytest.raises(InvalidRequest) as caught:
+        parse(text, context, {}, Ignore(), target="other")
+    assert caught.value.field == "target"
+
+
+def test_secrets_of_mounts(context: Path) -> None:
+    tokens = SecretUse(name="tokens", keys=("pip", "npmrc", "TOKEN"))
+    secrets = {"pip": tokens, "npm": tokens, "t": tokens}
+    text = (
+        "FROM x\nRUN --mount=type=secret,id=pip --mount=type=secret,id=npm,target=/root/.conf/npmrc "
+        "--mount=type=secret,id=t,env=TOKEN --mount=type=cache,target=/c --mount=type=secret,id=absent a"
+    )
+    (run,) = parse(text, context, {}, Ignore(), secrets=secrets).steps
+    assert isinstance(run, Run)
+    assert [use.directory for use in run.secrets] == ["/run/secrets", "/root/.conf", None]
+    (run,) = parse("FROM x\nRUN --mount=type=secret,id=s a", context, {}, Ignore(), secrets={"s": SecretUse("n")}).steps
+    assert isinstance(run, Run)
+    assert run.secrets == (SecretUse("n", ("s",), "/run/secrets"),), "the cluster finds out whether it has that key"
+    for wrong in ("id=pip,target=/x/other", "id=npm"):  # no key of the secret's is called so
+        with pytest.raises(InvalidRequest) as caught:
+            parse(f"FROM x\nRUN --mount=type=secret,{wrong} a", context, {}, Ignore(), secrets=secrets)
+        assert (caught.value.field, caught.value.fields["line"]) == ("dockerfile", 2)
+    with pytest.raises(InvalidRequest) as caught:
+        parse("FROM x", context, {}, Ignore(), secrets=secrets)
+    assert caught.value.field == "secrets"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shoal.client.image.local_files import LocalFiles
+from shoal.client.image.stage_copy import StageCopy, stages_in
 from shoal.model import verbs
 from shoal.model.builds import LONGEST_LOOK_S, PIECE, BuildInfo, BuildOptions, BuildState
 from shoal.model.errors import BuildNotFound, InvalidRequest, Unavailable, error_from_dict
@@ -23,6 +24,8 @@ step."""
 _SENDS = 3
 """How often files are sent: what the cluster keeps for a while may be gone again before it is used."""
 
+ClientStep = Step | LocalFiles | StageCopy
+
 Write = Callable[[str], None]
 """Takes the log, as it comes."""
 
@@ -30,7 +33,7 @@ Write = Callable[[str], None]
 async def build(
     transport: Transport,
     base: str,
-    steps: Sequence[Step | LocalFiles],
+    steps: Sequence[ClientStep],
     environment: str,
     options: BuildOptions,
     write: Write | None,
@@ -39,7 +42,13 @@ async def build(
 
     Raises `InvalidRequest`, `ImageBuildError`, `ImageNotFound` (the base), `DeadlineExceeded`, `Unavailable`.
     """
-    recipe, files = await asyncio.to_thread(resolve, base, steps)
+    images = []
+    for stage in stages_in(steps):  # before what needs them; what two have in common is built once
+        image = stage.base
+        if stage.steps:
+            image = await build(transport, stage.base, stage.steps, environment, options, write)
+        images.append(image)
+    recipe, files = await asyncio.to_thread(resolve, base, steps, images)
     restarts = sends = 0
     while True:
         info = await transport.ask(verbs.build_image, recipe, environment, options)
@@ -64,15 +73,18 @@ async def build(
         return info.image
 
 
-def resolve(base: str, steps: Sequence[Step | LocalFiles]) -> tuple[Recipe, Mapping[str, LocalFiles]]:
-    """The recipe as it travels, and its files by digest."""
+def resolve(base: str, steps: Sequence[ClientStep], images: Sequence[str]) -> tuple[Recipe, Mapping[str, LocalFiles]]:
+    """The recipe as it travels, and its files by digest. `images`: what other stages (`stages_in`) were built as."""
     files: dict[str, LocalFiles] = {}
     found: list[Step] = []
+    built = iter(images)
     for step in steps:
         if isinstance(step, LocalFiles):
             added = step.resolve()
             files[added.digest] = step
             found.append(added)
+        elif isinstance(step, StageCopy):
+            found.append(step.resolve(next(built)))
         else:
             found.append(step)
     return Recipe(base, tuple(found)), files

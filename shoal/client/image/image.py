@@ -18,6 +18,7 @@ from shoal.client.image import building, commands
 from shoal.client.image.dockerfile import parse
 from shoal.client.image.ignore import Ignore
 from shoal.client.image.local_files import LocalFiles
+from shoal.client.image.stage_copy import StageCopy, stages_in
 from shoal.client.secrets import Secret, uses_of
 from shoal.model import tasks, verbs
 from shoal.model.builds import BuildOptions
@@ -35,7 +36,6 @@ from shoal.model.recipe import (
     SetLabels,
     SetUser,
     SetWorkdir,
-    Step,
     check_recipe,
 )
 from shoal.model.secrets import secret_uses
@@ -57,7 +57,7 @@ class Image:
     when it is first used, or by `build`. `Sandbox.create(image=…)`, pools and `shoal.map` take one.
     """
 
-    def __init__(self, base: str, steps: Sequence[Step | LocalFiles] = (), secret: Secret | None = None) -> None:
+    def __init__(self, base: str, steps: Sequence[building.ClientStep] = (), secret: Secret | None = None) -> None:
         # For `base`, `from_registry` and their like.
         self._base = base
         self._steps = tuple(steps)
@@ -99,10 +99,14 @@ class Image:
         context: str | os.PathLike[str] | None = None,
         args: Mapping[str, str] | None = None,
         ignore: Sequence[str] | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+        target: str | None = None,
     ) -> Image:
         """What a Dockerfile says. `path`: the file, or the directory that it is in. `context`: what COPY is relative
         to; None: the file's directory. `args`: values for its ARGs. `ignore`: patterns of files that COPY leaves out;
-        None: those of `.dockerignore` in the context. `docs/images.md` lists the instructions that are understood.
+        None: those of `Dockerfile.dockerignore` beside the file or, where there is none, of `.dockerignore` in the
+        context. `secrets`: by the ids of its `RUN --mount=type=secret`. `target`: the stage to stop at; None: the last.
+        `docs/images.md` lists the instructions that are understood.
 
         Raises `InvalidRequest`, which names the line.
         """
@@ -116,8 +120,11 @@ class Image:
             raise InvalidRequest(f"path: {file}: {getattr(error, 'strerror', None) or error}", field="path") from None
         if not directory.is_dir():
             raise InvalidRequest(f"context: {directory} is no directory; give one", field="context")
-        rules = Ignore.read(directory / ".dockerignore") if ignore is None else Ignore.of(ignore)
-        parsed = parse(text, directory.resolve(), mapping("args", args), rules)
+        own = file.with_name(f"{file.name}.dockerignore")
+        read = own if own.is_file() else directory / ".dockerignore"
+        rules = Ignore.read(read) if ignore is None else Ignore.of(ignore)
+        uses = dict(zip(secrets or {}, secret_uses(uses_of(list((secrets or {}).values()))), strict=True))
+        parsed = parse(text, directory.resolve(), mapping("args", args), rules, secrets=uses, target=target)
         return Image(parsed.base, parsed.steps)
 
     @staticmethod
@@ -378,7 +385,10 @@ class Image:
 
     def recipe(self) -> Recipe:
         """The recipe as it travels; reads the local files, for their hash."""
-        return building.resolve(self._base, self._steps)[0]
+        stages = stages_in(self._steps)
+        if any(stage.steps for stage in stages):
+            raise InvalidRequest("image: it has files of other stages, which are built first; build it", field="image")
+        return building.resolve(self._base, self._steps, [stage.base for stage in stages])[0]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Image) and self._parts == other._parts
@@ -401,9 +411,9 @@ class Image:
         pulled = await client.transport.ask(verbs.pull_image, self._base, environment, self._secret._use)
         return pulled.id
 
-    def _with(self, *steps: Step | LocalFiles) -> Image:
+    def _with(self, *steps: building.ClientStep) -> Image:
         # What can be checked is checked where it is written.
-        check_recipe(Recipe(self._base, tuple(step for step in steps if not isinstance(step, LocalFiles))))
+        check_recipe(Recipe(self._base, tuple(step for step in steps if not isinstance(step, LocalFiles | StageCopy))))
         return Image(self._base, (*self._steps, *steps), self._secret)
 
 

@@ -21,7 +21,7 @@ from shoal.model import tasks, verbs
 from shoal.model.builds import BaseImage, BuildInfo, BuildOptions, BuildState
 from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
 from shoal.model.images import ImageRecord
-from shoal.model.recipe import Add, ImageDefaults, Recipe, Run, changed, is_layer, keys_of, title_of
+from shoal.model.recipe import Add, Copy, ImageDefaults, Recipe, Run, Step, changed, is_layer, keys_of, title_of
 from shoal.model.secrets import SecretUse
 
 LEASE_S = 30.0
@@ -50,6 +50,8 @@ class Build:
     info: BuildInfo = field(init=False)
     _end: float = field(init=False)
     _tail: ImageRecord | None = None
+    _sources: dict[str, BaseImage] = field(default_factory=dict)
+    """The images of which steps copy files."""
 
     def __post_init__(self) -> None:
         steps = len(self.recipe.steps)
@@ -87,8 +89,9 @@ class Build:
 
     async def _run(self) -> str:
         steps = self.recipe.steps
-        base = await self._ask_base()
-        keys = keys_of(base.digest, steps)
+        base = await self._ask_base(self.recipe.base)
+        self._sources = {step.image: await self._ask_base(step.image) for step in steps if isinstance(step, Copy)}
+        keys = keys_of(base.digest, by_content(steps, self._sources))
         done, image = await find_cached(self.client, self.environment, keys, self.options.force)
         defaults = ImageDefaults(entrypoint=base.entrypoint, command=base.command) if base.ours else ImageDefaults()
         for step in steps[:done]:
@@ -111,11 +114,11 @@ class Build:
         assert image is not None
         return image.id
 
-    async def _ask_base(self) -> BaseImage:
-        found = await self.client.transport.ask(verbs.base_image, self.recipe.base, self.environment, False)
+    async def _ask_base(self, image: str) -> BaseImage:
+        found = await self.client.transport.ask(verbs.base_image, image, self.environment, False)
         if found is None:
-            self.log.write(f"Pulling {self.recipe.base}\n")
-            found = await self.client.transport.ask(verbs.base_image, self.recipe.base, self.environment, True)
+            self.log.write(f"Pulling {image}\n")
+            found = await self.client.transport.ask(verbs.base_image, image, self.environment, True)
         assert found is not None
         return found
 
@@ -146,7 +149,7 @@ class Build:
         self, base: BaseImage, image: ImageRecord | None, defaults: ImageDefaults, at: int, keys: tuple[str, ...]
     ) -> ImageRecord:
         step, rest = self.recipe.steps[at], self.recipe.steps[at + 1 :]
-        assert isinstance(step, Run | Add)
+        assert isinstance(step, Run | Add | Copy)
         archive = None
         if isinstance(step, Add):
             archive = self.files.path(step.digest)
@@ -157,7 +160,11 @@ class Build:
             left = max(1.0, self._end - time.monotonic())
             agent = RetryingAgent(self.client.transport, sandbox.id)
             runner = StepRunner(sandbox, agent, self.log, at + 1, title_of(step), left)
-            await runner.run(step, defaults, archive)
+            if isinstance(step, Copy):
+                async with self._sandbox(self._sources[step.image], None, ImageDefaults()) as source:
+                    await runner.copy(step, RetryingAgent(self.client.transport, source.id))
+            else:
+                await runner.run(step, defaults, archive)
             made = await self._save(sandbox, base, defaults, keys[at])
             if rest and not any(map(is_layer, rest)):
                 # The last layer: the same files with the defaults of the steps after it, while they are at hand.
@@ -217,6 +224,11 @@ class Build:
         return await self.client.transport.ask(
             verbs.save_build, sandbox.id, key, config_of(base, defaults), replace=self.options.force
         )
+
+
+def by_content(steps: Sequence[Step], sources: Mapping[str, BaseImage]) -> tuple[Step, ...]:
+    """The steps with the digests of the images that they copy of, in place of their names."""
+    return tuple(replace(step, image=sources[step.image].digest) if isinstance(step, Copy) else step for step in steps)
 
 
 async def find_cached(

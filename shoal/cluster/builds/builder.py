@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shoal.client.cluster import Client
-from shoal.cluster.builds.build import Build, Layers, find_cached
+from shoal.cluster.builds.build import Build, Layers, by_content, find_cached
 from shoal.cluster.builds.files import FileStore
 from shoal.model import tasks, verbs
 from shoal.model.access import Caller, caller
-from shoal.model.builds import LONGEST_LOOK_S, BuildInfo, BuildLog, BuildOptions, BuildState
+from shoal.model.builds import LONGEST_LOOK_S, BaseImage, BuildInfo, BuildLog, BuildOptions, BuildState
 from shoal.model.errors import BuildNotFound
-from shoal.model.recipe import Add, Recipe, keys_of, step_to_dict
+from shoal.model.recipe import Add, Copy, Recipe, keys_of, step_to_dict
 from shoal.model.visibility import sees
 
 _KEPT = 64
@@ -91,10 +91,17 @@ class Builder:
         absent = {step.digest for step in recipe.steps if isinstance(step, Add) and not self._files.path(step.digest)}
         if not absent:
             return ()
-        base = await self._client.transport.ask(verbs.base_image, recipe.base, environment, True)
-        assert base is not None
-        done, _ = await find_cached(self._client, environment, keys_of(base.digest, recipe.steps), options.force)
+        base = await self._base(recipe.base, environment)
+        copied = {step.image for step in recipe.steps if isinstance(step, Copy)}
+        sources = {image: await self._base(image, environment) for image in copied}
+        keys = keys_of(base.digest, by_content(recipe.steps, sources))
+        done, _ = await find_cached(self._client, environment, keys, options.force)
         return _in_order([step.digest for step in recipe.steps[done:] if isinstance(step, Add)], absent)
+
+    async def _base(self, image: str, environment: str) -> BaseImage:
+        found = await self._client.transport.ask(verbs.base_image, image, environment, True)
+        assert found is not None
+        return found
 
 
 def _in_order(digests: Sequence[str], wanted: set[str]) -> tuple[str, ...]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import fnmatch
+import functools
 import posixpath
-from collections.abc import AsyncIterator, Mapping, Sequence
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from shoal.client.process import Process
@@ -19,12 +23,15 @@ from shoal.model.errors import (
     ImageBuildError,
     InvalidRequest,
     NotFound,
+    PathNotFound,
     PermissionDenied,
     QuotaExceeded,
     SandboxEnded,
     ShoalError,
 )
-from shoal.model.recipe import Add, ImageDefaults, Run
+from shoal.model.recipe import Add, Copy, ImageDefaults, Run
+from shoal.wire.agent import Agent
+from shoal.wire.records import Entry
 
 ROOT = "0"
 _TAIL = 4000
@@ -61,13 +68,62 @@ class StepRunner:
     async def run(self, step: Run | Add, defaults: ImageDefaults, archive: Path | None) -> None:
         """`archive`: of the files to add. Raises `ImageBuildError`, `DeadlineExceeded`, and what is not the step's own
         fault: `Unavailable`, a `SandboxEnded` whose machine was lost."""
-        try:
+        with self._faults():
             if isinstance(step, Run):
                 user = step.user if step.user is not None else defaults.user or None
                 await self._command(step.argv, {**defaults.env, **step.env}, defaults.workdir or None, user)
             else:
                 assert archive is not None
                 await self._unpack(step, archive)
+
+    async def copy(self, step: Copy, source: RetryingAgent) -> None:
+        """Copies files of another image's sandbox. Raises as `run` does."""
+        with self._faults():
+            found = [entry for pattern in step.sources for entry in await _matching(source, pattern)]
+            into = step.into or len(found) > 1
+            copied: list[str] = []
+            for path, is_directory in found:
+                if is_directory:
+                    copied += await self._copy_tree(source, path, step.path)
+                else:
+                    target = posixpath.join(step.path, posixpath.basename(path)) if into else step.path
+                    await self._copy_file(source, path, target)
+                    copied.append(target)
+            self._log.write(f"{len(copied)} entries\n")
+            for tool, value in (("chown", step.owner), ("chmod", step.mode)):
+                if value and copied:
+                    flags = "-hR" if tool == "chown" else "-R"
+                    await self._command([tool, flags, value, "--", *copied], {}, None, ROOT)
+
+    async def _copy_tree(self, source: RetryingAgent, path: str, target: str) -> list[str]:
+        """Copies what is in a directory; returns the paths at the top."""
+        entries = await source.call(lambda agent: agent.list(path, user=ROOT))
+        await self._pass_tree(source, path, target)
+        return [posixpath.join(target, entry.name) for entry in entries]
+
+    async def _copy_file(self, source: RetryingAgent, path: str, target: str) -> None:
+        """In a directory of its own first, as it has its old name there."""
+        beside = posixpath.join(posixpath.dirname(target), f".shoal-copy-{secrets.token_hex(4)}")
+        await self._pass_tree(source, path, beside)
+        name = posixpath.join(beside, posixpath.basename(path))
+        await self._agent.once(lambda agent: agent.move(name, target, overwrite=True, user=ROOT), "copy a file")
+        await self._agent.call(lambda agent: agent.remove(beside, recursive=True, user=ROOT))
+
+    async def _pass_tree(self, source: RetryingAgent, path: str, target: str) -> None:
+        async def send(agent: Agent) -> object:
+            chunks = (await source.connect()).pack(path, ROOT)
+            try:
+                return await agent.unpack(target, chunks, ROOT)
+            finally:
+                await chunks.aclose()
+
+        await self._agent.call(send)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What is the step's own fault becomes its error."""
+        try:
+            yield
         except ImageBuildError:
             raise
         except _STEPS_FAULT as error:
@@ -124,6 +180,24 @@ class StepRunner:
         if step.owner and step.entries:
             paths = [posixpath.join(step.path, entry) for entry in step.entries]
             await self._command(["chown", "-hR", step.owner, "--", *paths], {}, None, ROOT)
+
+
+async def _matching(agent: RetryingAgent, pattern: str) -> list[tuple[str, bool]]:
+    """The paths that a source means, and whether each is a directory; `PathNotFound` where there is none."""
+    directory, name = posixpath.split(pattern)
+    paths = [pattern]
+    if any(sign in name for sign in "*?["):
+        entries = await agent.call(lambda each: each.list(directory, user=ROOT))
+        found = sorted(entry.name for entry in entries if fnmatch.fnmatchcase(entry.name, name))
+        paths = [posixpath.join(directory, each) for each in found]
+        if not paths:
+            raise PathNotFound(f"{pattern}: nothing in the other image is called so", field="path")
+    stats = [await agent.call(functools.partial(_stat, path)) for path in paths]
+    return [(path, stat.kind == "dir") for path, stat in zip(paths, stats, strict=True)]
+
+
+async def _stat(path: str, agent: Agent) -> Entry:
+    return await agent.stat(path, follow=True, user=ROOT)
 
 
 async def _pieces(archive: Path) -> AsyncIterator[bytes]:
