@@ -114,6 +114,34 @@ def start(
     _exit_for(with_cluster(lambda client: _each(client, sandboxes, _start)))
 
 
+def pause(
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
+) -> None:
+    """Freeze sandboxes where they are.
+
+    They keep their memory and use no CPU. `shoal resume` lets them go on.
+
+    \b
+    Examples:
+      shoal pause web
+      shoal resume web
+    """
+    _exit_for(with_cluster(lambda client: _each(client, sandboxes, _pause)))
+
+
+def resume(
+    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
+) -> None:
+    """Let paused sandboxes go on.
+
+    \b
+    Examples:
+      shoal resume web
+      shoal resume $(shoal ls -q --state paused)
+    """
+    _exit_for(with_cluster(lambda client: _each(client, sandboxes, _resume)))
+
+
 def rm(
     sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
 ) -> None:
@@ -196,6 +224,14 @@ async def _stop(sandbox: Sandbox) -> None:
 
 async def _start(sandbox: Sandbox) -> None:
     await sandbox.start.aio()
+
+
+async def _pause(sandbox: Sandbox) -> None:
+    await sandbox.pause.aio()
+
+
+async def _resume(sandbox: Sandbox) -> None:
+    await sandbox.resume.aio()
 
 
 def _row(info: SandboxInfo) -> tuple[str, ...]:

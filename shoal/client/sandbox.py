@@ -296,6 +296,21 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         self._info = await self._agent.transport.ask(verbs.start, self.id, deadline)
 
     @dual_method
+    async def pause(self) -> None:
+        """Freezes all its processes where they are: they use no CPU and keep their memory. Until `resume`, calls to it
+        raise `FailedPrecondition` with `state="paused"`, those that wait already too; what they started is not lost.
+        Its `timeout` goes on. Does nothing if it is paused.
+
+        Raises `SandboxEnded`, `FailedPrecondition` where it does not run.
+        """
+        self._info = await self._agent.transport.ask(verbs.pause, self.id)
+
+    @dual_method
+    async def resume(self) -> None:
+        """Lets a paused sandbox go on. Does nothing if it runs. Raises `SandboxEnded`, `FailedPrecondition`."""
+        self._info = await self._agent.transport.ask(verbs.resume, self.id)
+
+    @dual_method
     async def _leave(self) -> None:
         if not self._info.spec.persistent:
             await self.terminate.aio()

@@ -95,6 +95,35 @@ def test_idleness_ends_it_and_use_keeps_it(cluster: object) -> None:
     assert ended(sandbox) == ("idle_timeout", 124)
 
 
+@over_both
+def test_a_paused_one_cannot_be_reached_and_goes_on(cluster: object) -> None:
+    with shoal.Sandbox.create() as sandbox:
+        counting = sandbox.exec("i=0; while :; do echo $((i+=1)) >/n; sleep 0.05; done")
+        sandbox.pause()
+        sandbox.pause()
+        assert sandbox.info().state == "paused"
+        with pytest.raises(shoal.FailedPrecondition) as caught:
+            sandbox.run("true")
+        assert caught.value.state == "paused"
+        sandbox.resume()
+        assert sandbox.info().state == "running"
+        before = sandbox.files.read_text("/n")
+        sandbox.run(f"until [ $(cat /n) != {before.strip()} ]; do sleep 0.05; done", check=True)
+        assert counting.poll() is None
+        sandbox.pause()  # and ends as others do
+    assert ended(sandbox) == ("terminated", 137)
+
+
+@pytest.mark.long
+def test_time_in_a_pause_is_no_idleness(cluster: object) -> None:
+    with shoal.Sandbox.create(idle_timeout=6) as sandbox:
+        sandbox.pause()
+        time.sleep(8)
+        sandbox.resume()
+        sandbox.run("true", check=True)
+        assert ended(sandbox, within=30) == ("idle_timeout", 124)
+
+
 def test_a_running_process_is_use(cluster: object) -> None:
     sandbox = shoal.Sandbox.create(idle_timeout=2.0)  # on a slow machine the process may be a second in starting
     process = sandbox.exec("sleep", "4")

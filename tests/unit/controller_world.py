@@ -154,6 +154,9 @@ class World:
     images_in_use: list[str] = field(default_factory=list)
     snapshot_s: float = 0.0
     snapshot_fails: ShoalError | None = None
+    paused: set[str] = field(default_factory=set)
+    pause_s: float = 0.0
+    pause_fails: ShoalError | None = None
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     told_secrets: dict[str, SecretValues | None] = field(default_factory=dict)
     """What slots were told of sandboxes' secrets."""
@@ -204,6 +207,8 @@ class World:
             for slot_id in args[0]:
                 self.prepared.pop(slot_id, None)
             return None
+        if method in ("pause_sandbox", "resume_sandbox"):
+            return await self._pause(method, *args)
         if method == "snapshot_sandbox":
             return await self._snapshot(*args)
         if method == "pull_image":
@@ -245,6 +250,16 @@ class World:
         self.background.add(work)
         work.add_done_callback(self._seen)
         return await asyncio.shield(work)
+
+    async def _pause(self, method: str, sandbox_id: str) -> None:
+        await asyncio.sleep(self.pause_s)
+        if method == "pause_sandbox" and (failure := self.pause_fails) is not None:
+            raise failure
+        if sandbox_id not in self.containers:
+            raise NotFound("no container")
+        self.paused.discard(sandbox_id)
+        if method == "pause_sandbox":
+            self.paused.add(sandbox_id)
 
     async def _snapshot(self, sandbox_id: str, image_id: str, config: dict[str, Any] | None) -> NodeImage:
         self.images[image_id] = sandbox_id  # what a node makes is there, whoever waits for it

@@ -17,8 +17,24 @@ from shoal.model.errors import ShoalError
 from tests.command import Done, called
 
 COMMANDS = (
-    *("up", "down", "status", "dashboard", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "stop", "start", "rm"),
-    *("tunnel", "tunnels", "forward", "login", "logout", "audit", "events", "join", "leave", "top", "usage", "profile"),
+    *("up", "down", "status", "dashboard", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "pause", "resume"),
+    *(
+        "stop",
+        "start",
+        "rm",
+        "tunnel",
+        "tunnels",
+        "forward",
+        "login",
+        "logout",
+        "audit",
+        "events",
+        "join",
+        "leave",
+        "top",
+        "usage",
+        "profile",
+    ),
 )
 GROUPS = {
     "tokens": ("create", "ls", "rm"),

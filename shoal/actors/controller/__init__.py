@@ -12,6 +12,7 @@
     starting.py       stops persistent sandboxes and starts them again
     persistence.py    how a stopped one comes up on its machine
     moving.py         how its files get to another machine
+    pausing.py        freezes sandboxes and lets them go on
     restarts.py       when one starts again by itself (pure)
     adoption.py       replaces the lost actor of a running sandbox
     endings.py        how an end is described

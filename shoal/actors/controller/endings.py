@@ -92,6 +92,15 @@ def stopped_error(record: SandboxRecord) -> FailedPrecondition:
     )
 
 
+def paused_error(record: SandboxRecord) -> FailedPrecondition:
+    """The error for a caller who needs a sandbox that is paused."""
+    return FailedPrecondition(
+        f"sandbox {record.id} is paused; let it go on with `sandbox.resume()` or `shoal resume {record.id}`",
+        state=State.PAUSED.value,
+        autostart=record.spec.autostart,
+    )
+
+
 def ended_error(record: SandboxRecord) -> SandboxEnded:
     """The error for a caller who needs a sandbox that has ended."""
     assert record.end is not None

@@ -33,6 +33,8 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.terminate: sandboxes.terminate,
         verbs.stop: starting.stop,
         verbs.start: starting.start,
+        verbs.pause: parts.pausing.pause,
+        verbs.resume: parts.pausing.resume,
         verbs.wake: starting.wake,
         verbs.wait: sandboxes.wait,
         verbs.renew: sandboxes.renew,

@@ -38,6 +38,7 @@ from shoal.actors.controller.moving import Moving
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.object_storage import OBJECTS_S, ObjectStorage
 from shoal.actors.controller.overview import OverviewBook
+from shoal.actors.controller.pausing import Pausing
 from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
@@ -111,6 +112,7 @@ class Parts:
     accounts: Accounts
     sandboxes: Sandboxes
     starting: Starting
+    pausing: Pausing
     tunnels: Tunnels
     sign_ins: SignIns
     event_feed: EventFeed
@@ -144,6 +146,7 @@ class Parts:
         """The loops."""
         self.nodes.on_lost = self._lose_node
         self.nodes.on_joined = self._note_joined
+        self.pausing.restore(self.registry.live())
         self._loops = [
             tasks.supervise(self._keep_tending, "tend slots"),
             tasks.supervise(self.ready.run, "keep pools"),
@@ -330,6 +333,7 @@ async def open_parts(
     )
     snapshots = Snapshots(kept, image_changes, history, nodes, settings.limits, call)
     image_storage = ImageStorage(kept, image_changes, nodes, settings.objects.bucket is not None, call)
+    pausing = Pausing(history, supervisor, nodes, writer, call)
     use.can_be_stored = image_storage.can_store
     supervisor.moving = Moving(snapshots, image_storage, image_changes, writer, supervisor.adoption)
     supervisor.persistence.movable = image_storage.gives_away
@@ -354,7 +358,8 @@ async def open_parts(
         admission=admission,
         accounts=accounts,
         sandboxes=sandboxes,
-        starting=Starting(sandboxes, history, admission, supervisor, writer),
+        starting=Starting(sandboxes, history, admission, supervisor, writer, pausing),
+        pausing=pausing,
         sign_ins=SignIns(secret),
         tunnels=Tunnels(history, writer, nodes, secret, settings.api, call),
         event_feed=EventFeed(writer, registry, history, accounts, store),

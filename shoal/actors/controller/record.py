@@ -69,9 +69,10 @@ class SandboxRecord:
     `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
     `ended_by` is on record before the end begins. Of a persistent one that has run: `home`; `stopping`, on record
     before the stop begins; `stop`: how it stopped last, until it runs again; `restarts`: how often in a row it was
-    started by itself. `failure`: what its create failed with, `refusal`: what kept it off
-    the record; both for those who wait for it. `asked`: creates that named it since this controller runs. `digest`: of
-    the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts. `name_from`:
+    started by itself. `paused_at`: unix seconds, while it is paused or about to be. `failure`: what its create failed
+    with, `refusal`: what kept it off the record; both for those who wait for it. `asked`: creates that named it since
+    this controller runs. `digest`: of the spec that was asked for; once it has ended, `spec` is shortened. `weight`:
+    bytes of its texts. `name_from`:
     which sandbox had its name last. `image`: what its spec's image
     was resolved to, if that is one of the cluster's. `disk`: of a persistent one that was moved, the image that it
     starts from on another machine. `volumes`: the ids of its spec's volumes, in their order, empty where one is none;
@@ -93,6 +94,7 @@ class SandboxRecord:
     home: Home | None = None
     stopping: StopRequest | None = None
     stop: End | None = None
+    paused_at: float | None = None
     restarts: int = 0
     tunnels: dict[int, Exposure] = field(default_factory=dict)
     failure: ShoalError | None = None
@@ -151,7 +153,8 @@ class SandboxRecord:
     def state(self) -> State:
         if self.end is not None:
             return State.FAILED if self.end.reason in FAILURES else State.TERMINATED
-        return STATE[self.life.phase]
+        state = STATE[self.life.phase]
+        return State.PAUSED if state is State.RUNNING and self.paused_at is not None else state
 
     @property
     def released(self) -> bool:
@@ -182,12 +185,13 @@ class SandboxRecord:
     def finish(self, end: End) -> None:
         """Notes the end."""
         self.end = end
+        self.paused_at = None
         self.shorten()
 
     def rest(self, stop: End) -> None:
         """Notes that it has stopped."""
         self.stop = stop
-        self.started = self.slot_id = self.stopping = None
+        self.started = self.slot_id = self.stopping = self.paused_at = None
 
     def shorten(self) -> None:
         """Drops what only a living sandbox needs. Its variables may hold secrets, which must not outlive it, and
@@ -274,6 +278,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "stopping": None if record.stopping is None else _plain(record.stopping),
         "stop": None if record.stop is None else _plain(record.stop),
         "restarts": record.restarts,
+        "paused_at": record.paused_at,
         "image": None if record.image is None else _plain(record.image),
         "disk": None if record.disk is None else _plain(record.disk),
         "volumes": list(record.volumes),
@@ -314,6 +319,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         stopping=None if stopping is None else StopRequest(**{**stopping, "reason": Reason(stopping["reason"])}),
         stop=_end(row.get("stop")),
         restarts=row.get("restarts", 0),
+        paused_at=row.get("paused_at"),
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
         image=None if image is None else HeldImage(**image),
@@ -329,7 +335,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
 def _phase_on_record(row: Mapping[str, Any]) -> Phase:
     """Where a controller that reads the row begins with the sandbox; `ValueError` for a state that only another version
     knows."""
-    if State(row["state"]) not in {*STATE.values(), *TERMINAL}:
+    if State(row["state"]) not in {*STATE.values(), State.PAUSED, *TERMINAL}:
         raise ValueError(f"state {row['state']!r}")
     if row["end"] is not None:
         return Phase.CLOSED

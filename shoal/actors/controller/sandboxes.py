@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.actors.controller.admission import Admission
-from shoal.actors.controller.endings import ON_REQUEST, ended_error, stopped_error
+from shoal.actors.controller.endings import ON_REQUEST, ended_error, paused_error, stopped_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.leases import OwnerLeases
 from shoal.actors.controller.metrics import Metrics
@@ -244,6 +244,8 @@ class Sandboxes:
         """Access to its agent; `FailedPrecondition` where it does not run."""
         if record.state is State.STOPPED:
             raise stopped_error(record)
+        if record.state is State.PAUSED:
+            raise paused_error(record)
         if record.started is None:
             raise FailedPrecondition(f"sandbox {record.id} does not run yet", state=record.state.value)
         expires = time.time() + grants.TTL_S

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.actors.controller.endings import ended_error
+from shoal.actors.controller.endings import ended_error, paused_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.image_changes import ImageChanges
 from shoal.actors.controller.images import Images
@@ -81,6 +81,8 @@ class Snapshots:
                 'create it with runtime="runsc"',
                 state="no_memory",
             )
+        if record.paused_at is not None:
+            raise paused_error(record)
         if record.spec.secrets and not record.ended:
             raise FailedPrecondition(
                 f"the memory of {record.id} holds secrets, which must not come to be in an image; "

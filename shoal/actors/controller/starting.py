@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shoal.actors.controller.admission import Admission
 from shoal.actors.controller.endings import ended_error, stopped_error
 from shoal.actors.controller.history import History
+from shoal.actors.controller.pausing import Pausing
 from shoal.actors.controller.persistence import machine_missing
 from shoal.actors.controller.phase import LAUNCHED, RESTING, SETTLED, Phase
 from shoal.actors.controller.quotas import check_use
@@ -46,6 +47,7 @@ class Starting:
     admission: Admission
     supervisor: SandboxSupervisor
     writer: RecordWriter
+    pausing: Pausing
 
     async def stop(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """Stops it and returns once nothing of it runs. Idempotent."""
@@ -75,6 +77,8 @@ class Starting:
             if not record.spec.autostart and record.life.phase in RESTING:
                 raise stopped_error(record)
             await self._bring_up(record, deadline, ())
+        if record.paused_at is not None and record.spec.autostart:
+            await self.pausing.resume(record.id, INSIDE)
         return await self.sandboxes.grant(sandbox_id, INSIDE)
 
     async def shut_down(self, record: SandboxRecord) -> None:

@@ -18,6 +18,7 @@ import ray
 from shoal.actors.handles import Carrying, call, find_actor
 from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
+from shoal.actors.node import pausing
 from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VersionChange
@@ -127,6 +128,15 @@ class NodeActor(Carrying):
         record = await self._record_of(parts, sandbox_id)
         if record is not None:
             await self._stop(parts, record.key)
+
+    async def pause_sandbox(self, sandbox_id: str) -> None:
+        """Freezes the sandbox's container. Idempotent; `NotFound`, `FailedPrecondition` where the engine cannot."""
+        await pausing.pause((await self._open()).containers, sandbox_id)
+
+    async def resume_sandbox(self, sandbox_id: str) -> None:
+        """Lets it go on. Idempotent; `NotFound`."""
+        parts = await self._open()
+        await pausing.resume(parts.containers, parts.ports, sandbox_id)
 
     async def snapshot_sandbox(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
         """Makes an image of the sandbox's files, with the defaults in `config` (None: those of the image below)."""

@@ -286,6 +286,12 @@ class Containers:
         if record.started and shows_processes(record.shape.runtime):
             await self.relay.add(record.key, record.pid, record.started)
 
+    async def expect_agent(self, key: str) -> None:
+        """Has the relay wait for the agent of a container that it had cut off."""
+        record = self.records[key]
+        await self.relay.add(key)
+        await self._identify(record)
+
     async def identify_all(self) -> None:
         """Tells a relay that was restarted, or a node that was, which processes are the first of their containers."""
         for record in [r for r in self.records.values() if r.key not in self._doomed and self.losses.of(r.key) is None]:

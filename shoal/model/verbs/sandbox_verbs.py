@@ -80,6 +80,18 @@ def start(sandbox_id: str, deadline: float) -> SandboxInfo:
     """
 
 
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/pause", audit="sandbox.pause", takes=30.0)
+def pause(sandbox_id: str) -> SandboxInfo:
+    """Freezes all its processes where they are, and cuts its connections; it keeps its memory. For one that is paused:
+    its state. `SandboxEnded`, `FailedPrecondition` where it does not run, or its engine cannot."""
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/resume", audit="sandbox.resume", takes=30.0)
+def resume(sandbox_id: str) -> SandboxInfo:
+    """Lets a paused sandbox go on; for one that runs: its state. `SandboxEnded`, `FailedPrecondition` where it neither
+    runs nor is paused."""
+
+
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/wait", takes="timeout")
 def wait(sandbox_id: str, timeout: float) -> SandboxInfo:
     """Its state once it has ended, or after `timeout` seconds (30 at most), whichever is first."""

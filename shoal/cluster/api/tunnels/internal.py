@@ -191,7 +191,8 @@ def make_internal_app(app: FastAPI) -> Starlette:
 
 def _may_wake(error: FailedPrecondition) -> bool:
     """Whether a sandbox that gave this error can be reached once it is started."""
-    return error.state == State.STARTING or (error.state == State.STOPPED and bool(error.fields.get("autostart")))
+    waits = error.state in (State.STOPPED, State.PAUSED) and bool(error.fields.get("autostart"))
+    return error.state == State.STARTING or waits
 
 
 async def _question(request: Request) -> Question:

@@ -153,7 +153,7 @@ func serve(p *post) (int, error) {
 	}
 	parker := &parker{
 		socket: socket, secret: secret, orphan: p.orphan, server: server.New(table, activity, leave), restorable: onGvisor(),
-		restored: restored,
+		restored: restored, unreached: activity.Touch,
 	}
 	go func() {
 		if err := parker.park(); errors.Is(err, errOrphaned) {

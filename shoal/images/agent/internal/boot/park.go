@@ -30,6 +30,7 @@ type parker struct {
 	// restorable: memory snapshots may be taken of this container, and it may have been restored from one.
 	restorable bool
 	restored   func() // called when it was
+	unreached  func() // called when nobody could reach this container for a while
 	orphan     time.Duration
 	server     *server.Server
 }
@@ -64,6 +65,7 @@ func (p *parker) park() error {
 			}
 			if time.Since(parked) > longestBackoff { // a shorter wait means that the relay refused the connection
 				backoff, last = firstBackoff, time.Now()
+				p.unreached() // the relay was restarted, or cut this container off while it was paused
 			}
 		}
 		if time.Since(last) > p.orphan {

@@ -36,6 +36,7 @@ func TestASecretIsTakenWhereThereIsOne(t *testing.T) {
 	restored := 0
 	p := &parker{
 		socket: filepath.Join(directory, "relay.sock"), secret: []byte("old"), restored: func() { restored++ },
+		unreached: func() {},
 	}
 	p.refreshSecret()
 	if string(p.secret) != "old" || restored != 0 {

@@ -25,6 +25,12 @@ func (a *Activity) Change(delta int) {
 	a.mu.Unlock()
 }
 
+// Touch begins the idle time anew, as something that begins and ends at once.
+func (a *Activity) Touch() {
+	a.Change(+1)
+	a.Change(-1)
+}
+
 // Idle returns for how long the sandbox has been idle, and how long it takes at least until that time reaches after.
 func (a *Activity) Idle(after time.Duration) (idle, wait time.Duration) {
 	a.mu.Lock()
