@@ -172,9 +172,9 @@ def test_an_image_travels_layer_by_layer(store: LayerStore, make_tar: MakeTar, t
             wrong = "sha256:" + "0" * 64
             for bad in ((wrong, blob.digest), (diff_id, wrong)):
                 with pytest.raises(InvalidRequest):
-                    other.import_layer(file, *bad)
-            other.import_layer(file, diff_id, blob.digest)
-            other.import_layer(file, diff_id)
+                    other.import_layer(iter([file.read_bytes()]), *bad)
+            other.import_layer(iter([file.read_bytes()]), diff_id, blob.digest)
+            other.import_layer(iter([file.read_bytes()]), diff_id)
             assert other.shrink(0) == []
         arrived = other.add_manifest(manifest.config, "arrived")
     assert (arrived.digest, arrived.config, arrived.size) == (image.digest, image.config, image.size)
@@ -219,7 +219,7 @@ def test_two_processes_unpack_a_layer_once(store: LayerStore, make_tar: MakeTar,
     program = (
         "import sys; from pathlib import Path; from shoal.actors.engines.oci.layers import LayerStore\n"
         f"s = LayerStore(Path({str(tmp_path / 'other')!r})); s.open()\n"
-        f"s.import_layer(Path({str(tmp_path / 'blob')!r}), {layer!r})\n"
+        f"s.import_layer(iter([Path({str(tmp_path / 'blob')!r}).read_bytes()]), {layer!r})\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
     assert [process.wait(60) for process in running] == [0] * 2

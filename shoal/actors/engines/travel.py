@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -47,9 +47,9 @@ class TravellingLayers(Protocol):
     def export_layer(self, diff_id: str, file: Path) -> LayerArchive:
         """Writes the layer to a new file. `ImageNotFound`; `FailedPrecondition`: it cannot travel."""
 
-    def import_layer(self, file: Path, diff_id: str, digest: str = "") -> None:
-        """Adds the layer in a file, unless it is here. `InvalidRequest` (field `image`): the file has another digest,
-        or is not that layer."""
+    def import_layer(self, pieces: Iterator[bytes], diff_id: str, digest: str) -> None:
+        """Adds the layer whose archive comes in pieces, unless it is here: it is unpacked as they come. Raises what
+        they raise; `InvalidRequest` (field `image`): they have another digest, or are not that layer."""
 
     def add_manifest(self, config: bytes, reference: str | None = None, *, replaceable: bool = True) -> ImageInfo:
         """Adds an image whose layers are here, under a name. `replaceable`: it may go when room is short."""

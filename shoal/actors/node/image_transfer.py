@@ -9,14 +9,14 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shoal.actors.engines.travel import TravellingLayers
-from shoal.actors.objects import ObjectAccess, ObjectStore
+from shoal.actors.objects import PIECE, ObjectAccess, ObjectStore
 from shoal.actors.stored_images import (
     BLOBS,
     IMAGES,
@@ -39,6 +39,9 @@ log = logging.getLogger("shoal.node")
 
 SEVERAL: Final = 3
 """Layers of this node on their way at once, in each direction."""
+
+_ATTEMPTS: Final = 3
+"""Reads of a layer in a row that bring nothing, before it is given up."""
 
 _STALE_S: Final = 86400.0
 """After that, what is left of a transfer that nobody took up again is removed."""
@@ -166,10 +169,8 @@ class ImageTransfer:
         file.unlink(missing_ok=True)
 
     def _get_and_import(self, store: ObjectStore, layer: StoredLayer, file: Path) -> None:
-        size = store.get(key(BLOBS, layer.digest), file)
-        if size != layer.size:
-            raise InvalidRequest(f"layer {layer.diff_id} has {size} bytes instead of {layer.size}", field="image")
-        self.layers.import_layer(file, layer.diff_id, layer.digest)
+        """Unpacks it while it comes. What has come is in the file, too, until all has."""
+        self.layers.import_layer(_pieces(store, layer, file), layer.diff_id, layer.digest)
 
     async def _once(self, way: str, what: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Whoever asks for the same while it is on its way waits for that transfer."""
@@ -194,6 +195,41 @@ class ImageTransfer:
         except Unavailable:
             self._store = None  # not closed: another transfer may still use it
             raise
+
+
+def _pieces(store: ObjectStore, layer: StoredLayer, file: Path) -> Iterator[bytes]:
+    """A layer's archive: what of it is in the file, then the rest, which goes there as well. Reading goes on where it
+    broke off, as often as it gets further."""
+    name = key(BLOBS, layer.digest)
+    with file.open("ab+") as kept:
+        kept.seek(0)
+        have = 0
+        while piece := kept.read(PIECE):
+            have += len(piece)
+            yield piece
+        failed = 0
+        while have != layer.size:
+            before = have
+            try:
+                for piece in store.read(name, start=have):
+                    have += len(piece)
+                    kept.write(piece)
+                    yield piece
+                if have != layer.size:
+                    _check_size(store, layer, name)
+                    raise Unavailable(f"{name} ended after {have} of {layer.size} bytes")
+            except Unavailable:
+                failed = 1 if have > before else failed + 1
+                if failed >= _ATTEMPTS:
+                    raise
+
+
+def _check_size(store: ObjectStore, layer: StoredLayer, name: str) -> None:
+    info = store.head(name)
+    if info is None:
+        raise NotFound(f"there is no object {name}")
+    if info.size != layer.size:
+        raise InvalidRequest(f"layer {layer.diff_id} has {info.size} bytes instead of {layer.size}", field="image")
 
 
 def _find_layer(store: ObjectStore, diff_id: str) -> StoredLayer | None:

@@ -41,17 +41,18 @@ class Counting(ObjectAccess):
 
     def connect(self) -> ObjectStore:
         store: Any = self.inner.connect()
-        put, get = store.put, store.get
+        put, read = store.put, store.read
 
         def counted_put(name: str, content: bytes | Path, *, replace: bool = True) -> bool:
             self.puts.append(name)
             return bool(put(name, content, replace=replace))
 
-        def counted_get(name: str, target: Path) -> int:
-            self.gets.append(name)
-            return int(get(name, target))
+        def counted_read(name: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+            if length is None:  # of a layer
+                self.gets.append(name)
+            yield from read(name, start=start, length=length)
 
-        store.put, store.get = counted_put, counted_get
+        store.put, store.read = counted_put, counted_read
         return store  # type: ignore[no-any-return]
 
 

@@ -37,10 +37,18 @@ class Maker:
         with locked(self.layer_locks / hex_of(diff_id)):
             yield
 
-    def unpack(self, command: str, request: dict[str, Any], around: Draft, progress: Progress | None = None) -> Layer:
-        """Makes a layer by a command of the program that unpacks. Nothing takes it away while `around` is there."""
+    def unpack(
+        self,
+        command: str,
+        request: dict[str, Any],
+        around: Draft,
+        progress: Progress | None = None,
+        keep: Sequence[int] = (),
+    ) -> Layer:
+        """Makes a layer by a command of the program that unpacks, which inherits the descriptors `keep`. Nothing takes
+        it away while `around` is there."""
         with self.drafts.new() as draft:
-            made = self._run(command, request, draft, around, progress)
+            made = self._run(command, request, draft, around, progress, keep)
             return self._publish_layer(made, draft, around)
 
     def unpack_exactly(self, command: str, request: dict[str, Any], around: Draft) -> Layer:
@@ -53,11 +61,18 @@ class Maker:
             return self.unpack("commit", {"upper": str(draft.path / FILES)}, around)
 
     def _run(
-        self, command: str, request: dict[str, Any], draft: Draft, around: Draft, progress: Progress | None
+        self,
+        command: str,
+        request: dict[str, Any],
+        draft: Draft,
+        around: Draft,
+        progress: Progress | None,
+        keep: Sequence[int] = (),
     ) -> dict[str, Any]:
         bounds = {"bytes": self.bound, "entries": _MOST_ENTRIES}
         where = {"into": str(draft.path), "bounds": bounds}
-        return run_layers(command, {**request, **where}, keep=(draft.descriptor, around.descriptor), progress=progress)
+        kept = (draft.descriptor, around.descriptor, *keep)
+        return run_layers(command, {**request, **where}, keep=kept, progress=progress)
 
     def _publish_layer(self, made: dict[str, Any], draft: Draft, around: Draft) -> Layer:
         around.want((made["diff_id"],))

@@ -22,6 +22,7 @@ from shoal.actors.engines.oci.layers.image_files import Image, ImageFiles
 from shoal.actors.engines.oci.layers.layer_dirs import LayerDirs
 from shoal.actors.engines.oci.layers.locks import locked
 from shoal.actors.engines.oci.layers.maker import Maker, check_archive
+from shoal.actors.engines.oci.layers.pipes import passed_on
 from shoal.actors.engines.oci.layers.program import Progress, run_layers
 from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.references import check_reference
@@ -260,16 +261,16 @@ class LayerStore:
             made = run_layers("export", request, keep=(draft.descriptor,))
         return Blob(str(made["digest"]), int(made["size"]))
 
-    def import_layer(self, file: Path, diff_id: str, digest: str = "") -> None:
-        """Unpacks the archive of a layer, compressed or not, unless it is here. One at a time for each layer; whoever
-        comes second waits. `InvalidRequest` (field `image`) if it is not that of the diff id, or the file is not
-        that of the digest."""
+    def import_layer(self, pieces: Iterator[bytes], diff_id: str, digest: str = "") -> None:
+        """Unpacks the archive of a layer, compressed or not, as its pieces come, unless it is here. One at a time for
+        each layer; whoever comes second waits. Raises what the pieces raise; `InvalidRequest` (field `image`) if they
+        are not the archive of the diff id, or not the file of the digest."""
         with self._maker.only_one(diff_id):
             if self.has_layer(diff_id):
                 return
-            with self._drafts.new() as draft:
-                request = {"archive": check_archive(file), "diff_id": diff_id, "digest": digest}
-                self._maker.unpack("unpack", request, draft)
+            with self._drafts.new() as draft, passed_on(pieces) as descriptor:
+                request = {"archive": f"/proc/self/fd/{descriptor}", "diff_id": diff_id, "digest": digest}
+                self._maker.unpack("unpack", request, draft, keep=(descriptor,))
 
     def add_manifest(self, config: bytes, reference: str | None = None, *, replaceable: bool = True) -> ImageInfo:
         """Makes an image of a configuration whose layers are all here, and names it. `replaceable`: it can be had again
