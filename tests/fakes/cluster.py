@@ -248,6 +248,12 @@ class _Cluster:
     async def stop_sandbox(self, sandbox_id: str) -> None:
         pass
 
+    async def pause_sandbox(self, sandbox_id: str) -> None:
+        pass
+
+    async def resume_sandbox(self, sandbox_id: str) -> None:
+        pass
+
     async def snapshot_sandbox(self, sandbox_id: str, image_id: str, config: dict[str, Any] | None) -> NodeImage:
         digest = f"sha256:{hashlib.sha256(image_id.encode()).hexdigest()}"
         plain = {"env": {}, "user": "", "workdir": "/", "entrypoint": [], "command": [], "labels": {}}
