@@ -468,7 +468,10 @@ class NodeActor(Carrying):
         records = parts.containers.records.values()
         if parts.shipping is not None:
             await parts.shipping.sweep({record.sandbox_id for record in records if record.sandbox_id})
-        owned = {r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING}
+        going = parts.containers.going  # of those that have ended just now
+        owned = {
+            r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING and r.key not in going
+        }
         if not owned:
             return
         from shoal.model import verbs

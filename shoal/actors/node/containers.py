@@ -102,6 +102,11 @@ class Containers:
         """Containers in which nothing runs any more, and whose removal has failed or takes long: the sweep's work."""
         return frozenset(self._remains)
 
+    @property
+    def going(self) -> frozenset[str]:
+        """Containers that are being removed, or whose removal is tried again."""
+        return frozenset(self._doomed)
+
     def of_sandbox(self, sandbox_id: str) -> ContainerRecord | None:
         return next((r for r in self.records.values() if r.sandbox_id == sandbox_id), None)
 
