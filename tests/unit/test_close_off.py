@@ -11,6 +11,7 @@ from shoal.actors.controller.nodes import LOST_S, Nodes
 from shoal.actors.node import wiring
 from shoal.model.errors import Unavailable
 from shoal.model.info import NodeInfo
+from shoal.model.metrics import Series
 from shoal.model.settings import Settings
 from tests.unit.builders import node_info
 from tests.unit.node_world import machine
@@ -30,6 +31,9 @@ class Host:
         if self.hangs:
             raise Unavailable("it does not answer")
         return node_info(self.name)
+
+    async def series(self) -> dict[Series, float]:
+        return {}
 
     async def close_off(self, addresses: Sequence[str], complete: bool) -> list[str]:
         if self.misses:

@@ -72,7 +72,7 @@ class Cluster:
         if handle in self.failing:
             raise self.failing[handle]
         await asyncio.sleep(0)
-        return {"info": info(handle), "close_off": []}.get(method)
+        return {"info": info(handle), "close_off": [], "series": {}}.get(method)
 
 
 async def look(nodes: Nodes) -> list[str]:

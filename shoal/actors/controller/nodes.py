@@ -230,8 +230,11 @@ class Nodes:
         if addresses != node.addresses:
             node.addresses, self._closed = addresses, None
         if node.counted_at is None or self.clock() - node.counted_at >= COUNTS_S:
-            node.series = await self.call(node.handle, "series", timeout_s=ANSWER_S)
             node.counted_at = self.clock()
+            try:
+                node.series = await self.call(node.handle, "series", timeout_s=ANSWER_S)
+            except ShoalError as error:  # what it counts says nothing of whether it is well
+                log.warning("node %s does not tell what it has counted: %s", node.id[:8], error)
         joined = node.info is None
         node.info = info
         node.error = node.asking = node.missing_since = None
