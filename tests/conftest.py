@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Some tests send interrupts, and a shell's background jobs ignore them, as does all that they start.
     """
     os.environ.update({"RAY_AUTH_MODE": "token", **loopback_environment("127.0.0.1")})
+    os.environ.setdefault("NOTEBOOK_SANDBOXES", "6")  # a reader's notebook has 50
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
