@@ -102,7 +102,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(clusters_engine: str, postgres: Postgres) -> Iterator[Site]:
     with ExitStack() as stack:
-        net = stack.enter_context(lan())
+        net = stack.enter_context(lan("198.51.100"))  # tests of machines may run at the same time
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-v", dir="/tmp")))
         server = ObjectServer(directory / "s3")
         access = server.ensure("127.0.0.1")
@@ -166,7 +166,7 @@ def test_a_full_disk_of_caches_only_costs_time(site: Site) -> None:
 
 @pytest.mark.parametrize("fault", ["slow", "errors", "away", "hangs"])
 def test_storage_fails(site: Site, fault: Fault) -> None:
-    written, failed = site.written(f"s3-{fault}", site.fails(site.storage, fault, 5), 12)
+    written, failed = site.written(f"s3-{fault}", site.fails(site.storage, fault, 4), 8)
     print(fault, len(written), failed[:3])
     assert written
     site.nothing_is_lost(f"s3-{fault}", written)
@@ -175,7 +175,7 @@ def test_storage_fails(site: Site, fault: Fault) -> None:
 
 @pytest.mark.parametrize("fault", ["slow", "away", "hangs"])
 def test_the_database_fails(site: Site, fault: Fault) -> None:
-    written, failed = site.written(f"db-{fault}", site.fails(site.database, fault, 5), 12)
+    written, failed = site.written(f"db-{fault}", site.fails(site.database, fault, 4), 8)
     print(fault, len(written), failed[:3])
     assert written
     site.nothing_is_lost(f"db-{fault}", written)
