@@ -1,4 +1,5 @@
-"""Replaces the lost actor of a running sandbox: another adopts its container, or the container is removed."""
+"""Replaces the lost actor of a running sandbox: another adopts its container, or the container is removed. Also ends
+what needs no actor for its end."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class Sandboxes:
         return record.info
 
     async def terminate(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
-        """Ends it and returns once its container is gone. Idempotent."""
+        """Ends it and returns once nothing of it runs any more; its container goes soon after. Idempotent."""
         record = await self.history.get(sandbox_id, caller)
         await self.supervisor.terminate(record, ON_REQUEST, caller)
         return record.info
