@@ -27,12 +27,13 @@ def paths() -> Sequence[Path]:
 
 
 @contextmanager
-def kernel() -> Iterator[KernelManager]:
-    """A kernel for several notebooks, one after the other: it starts, imports and connects once."""
+def kernel(**variables: str) -> Iterator[KernelManager]:
+    """A kernel for several notebooks, one after the other: it starts, imports and connects once. `variables`: of its
+    environment, such as the sizes of a notebook."""
     with tempfile.TemporaryDirectory(prefix="shoal-kernel-") as place:  # its sockets, and what it leaves
         files = {"connection_file": f"{place}/connection.json", "ip": f"{place}/socket"}
         manager = KernelManager(kernel_name="python3", transport="ipc", **files)
-        manager.start_kernel(cwd=str(FOLDER), env={**os.environ, "IPYTHONDIR": place})
+        manager.start_kernel(cwd=str(FOLDER), env={**os.environ, "IPYTHONDIR": place, **variables})
         try:
             yield manager
         finally:
