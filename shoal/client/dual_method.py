@@ -80,10 +80,10 @@ class dual_method(Generic[S, P, R]):  # noqa: N801  # a decorator
     def __get__(self, instance: S | None, owner: type[S]) -> dual_method[S, P, R] | DualCall[P, R]:
         if instance is None:
             return self
-        return DualCall(MethodType(_followed(self._function), instance))
+        return DualCall(MethodType(_followed(self._function, owner), instance))
 
     def __call__(self, instance: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        return block_on(_followed(self._function)(instance, *args, **kwargs))
+        return block_on(_followed(self._function, type(instance))(instance, *args, **kwargs))
 
 
 def dual_function(function: Callable[P, Coroutine[Any, Any, R]]) -> DualCall[P, R]:
@@ -91,17 +91,21 @@ def dual_function(function: Callable[P, Coroutine[Any, Any, R]]) -> DualCall[P, 
     return DualCall(function)
 
 
-def _followed(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """The function; where the program traces with OpenTelemetry, as a span of the one under way."""
+def _followed(
+    function: Callable[P, Coroutine[Any, Any, R]], owner: type[Any] | None = None
+) -> Callable[P, Coroutine[Any, Any, R]]:
+    """The function; where the program traces with OpenTelemetry, as a span of the one under way. `owner`: the class of
+    a method's object, which may have it of another."""
     api = loaded_api()
     if api is None or not api.get_current_span().is_recording():
         return function
+    name = function.__qualname__ if owner is None else f"{owner.__name__}.{function.__name__}"
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with span(call.__qualname__):
+        with span(name):
             return await function(*args, **kwargs)
 
-    call.__name__, call.__qualname__, call.__doc__ = function.__name__, function.__qualname__, function.__doc__
+    call.__name__, call.__qualname__, call.__doc__ = function.__name__, name, function.__doc__
     return call
 
 

@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
 
 def test_an_address_of_another_machine_is_told_from_a_port_that_is_taken() -> None:
     for port in (8000, 0):
-        error = refused(host="203.0.113.1", port=port)
+        error = refused(host="192.0.2.77", port=port)
         assert error.field == "api.host"
 
 
