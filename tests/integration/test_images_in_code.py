@@ -14,6 +14,7 @@ import shoal
 from shoal.client.image.local_files import MTIME
 from shoal.model.ids import IMAGE
 from tests.cluster import Cluster
+from tests.integration.private_images import check_private_image
 from tests.processes import actor_pid, kill
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
@@ -168,3 +169,7 @@ def test_an_image_has_a_name(cluster: Cluster, salt: str, both_ways: shoal.Clien
     with shoal.Sandbox.create(image=shoal.Image.from_name(f"tests-{salt}:1")) as sandbox:
         assert sandbox.run("python3", "-c", "import six; print(six.__name__)").stdout == "six\n"
     assert shoal.Image.base().pip_install("six").build() == built
+
+
+def test_a_private_image_of_a_registry(cluster: Cluster, both_ways: shoal.Client) -> None:
+    check_private_image(both_ways)
