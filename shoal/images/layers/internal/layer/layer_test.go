@@ -23,7 +23,7 @@ var bounds = unpack.Bounds{Bytes: 1 << 30, Entries: 10_000}
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("devices and overlayfs's attributes are root's to make")
+		t.Fatal("run the tests as root: devices and overlayfs's attributes are root's to make")
 	}
 }
 
