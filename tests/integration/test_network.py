@@ -123,6 +123,36 @@ async def test_private_networks_and_metadata_stay_closed_and_the_rest_is_open(la
             own = [(address, ports[0]) for address in (*own_addresses(), "127.0.0.1")]
             assert set((await probe(as_helper, [*closed, *own])).values()) == {"silent"}
         assert (await probe(as_helper, [(PUBLIC, 80)], PATIENCE_S)) == {(PUBLIC, 80): "reached"}
+    assert await answered_by_one_that_closes(4 << 20) == 4 << 20  # of nobody's socket, and so of no group
+
+
+async def answered_by_one_that_closes(size: int) -> int:
+    """How many bytes of an answer arrive on the node itself, if the server sends them all and closes before they are
+    read."""
+    ended = asyncio.Event()
+
+    async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(size))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(send, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=1 << 16)
+    got = 0
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while part := await reader.read(1 << 16):
+                got += len(part)
+                if not ended.is_set():
+                    await asyncio.sleep(0)
+    except TimeoutError:
+        pass
+    finally:
+        writer.close()
+        server.close()
+    return got
 
 
 async def test_what_the_settings_open_is_open_and_no_more(docker_lab: DockerLab) -> None:

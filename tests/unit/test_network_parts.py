@@ -133,9 +133,12 @@ def test_what_the_settings_open_comes_behind_what_is_never_open(chain: str) -> N
 
 def test_only_an_exact_entry_opens_a_node_to_the_guarded_group() -> None:
     allow = [parse_destination(entry) for entry in ("10.0.0.0/8", "10.0.0.1:9000")]
-    lines = judged(ruleset("b0", SUBNET, [], allow, ["10.0.0.1"]), "output")
+    rules = ruleset("b0", SUBNET, [], allow, ["10.0.0.1"])
+    others = judged(rules, "output")
+    assert f"meta skgid {group_id('b0')} jump guarded" in others
+    assert not any("drop" in line for line in others)
+    lines = judged(rules, "guarded")
     order = [
-        f"meta skgid != {group_id('b0')} accept",
         f"ip daddr {{ {METADATA[0]}",
         "ip daddr 10.0.0.1/32 tcp dport 9000 accept",
         "fib daddr type != unicast drop",

@@ -35,13 +35,18 @@ def may_reach(address: IPv4Address | IPv6Address, port: int, allow: Iterable[Des
     return opened or not _within(address, CLOSED)
 
 
-def rules(bridge: str, allow: Sequence[Destination], nodes: str) -> list[str]:
-    """The rules for what the node itself sends; the first match wins. `nodes`: the set of the cluster's machines, IPv4;
-    with a 6 behind it, IPv6."""
+def choice(bridge: str, chain: str) -> str:
+    """The rule that sends what the group sends to `chain`. It names the group, not the others: a packet of a socket
+    that its program has closed, and one that the kernel itself sends, has no group."""
+    return f"meta skgid {group_id(bridge)} jump {chain}"
+
+
+def rules(allow: Sequence[Destination], nodes: str) -> list[str]:
+    """The rules for what the group sends; the first match wins. `nodes`: the set of the cluster's machines, IPv4; with
+    a 6 behind it, IPv6."""
     exact = [each for each in allow if _is_exact(each)]
     wide = [each for each in allow if not _is_exact(each)]
     return [
-        f"meta skgid != {group_id(bridge)} accept",
         "udp dport 53 accept",  # the machine's own name servers, wherever they are
         f"ip daddr {_set(METADATA)} drop",
         *map(_opened, exact),

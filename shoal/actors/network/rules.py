@@ -110,9 +110,12 @@ table {table} {{
 		ct state new add @{COUNTED} {{ ip saddr ct count over {connections} }} drop
 		{_lines(behind)}
 	}}
+	chain guarded {{
+		{_lines(guarded.rules(allow, NODES))}
+	}}
 	chain output {{
 		type filter hook output priority filter - 10; policy accept;
-		{_lines(guarded.rules(bridge, allow, NODES))}
+		{guarded.choice(bridge, "guarded")}
 	}}
 	chain behind {{
 		type nat hook postrouting priority srcnat; policy accept;
