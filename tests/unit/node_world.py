@@ -19,8 +19,7 @@ import ray
 from shoal.actors.engines import catalogue
 from shoal.actors.engines.fake import FakeEngine
 from shoal.actors.messages import SlotFacts
-from shoal.actors.node import actor as node_module
-from shoal.actors.node import prepared, wiring
+from shoal.actors.node import prepared, unknown, wiring
 from shoal.actors.node.actor import NodeActor
 from shoal.actors.node.mount_sources import MountSources
 from shoal.actors.node.relay import Relay
@@ -170,7 +169,7 @@ async def machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     context = SimpleNamespace(get_node_id=lambda: NODE_ID, get_node_labels=dict)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
-    monkeypatch.setattr(node_module, "find_actor", lambda name: None)
+    monkeypatch.setattr(unknown, "find_actor", lambda name: None)
     monkeypatch.setattr(telemetry, "begin", lambda *args, **names: None)  # the log is this process's own
     monkeypatch.setattr(prepared, "find_actor", made.slots.get)
     monkeypatch.setattr(wiring, "SandboxNetwork", lambda settings, cluster: made.net)

@@ -9,6 +9,7 @@ prepared.py        containers that slots keep ready for the next sandbox
 relay.py           the relay process: started, watched, adopted after a restart
 ports.py           exposed ports
 disk_watch.py      disk limits where the file system has no quotas
+unknown.py         what is here and the controller does not know
 wiring.py          opens the parts and puts them together
 logs.py            output of commands, kept after the end of their sandbox
 """

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
-from shoal.actors.handles import Carrying, call, find_actor
+from shoal.actors.handles import Carrying
 from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
-from shoal.actors.node import pausing
+from shoal.actors.node import pausing, unknown
 from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VersionChange
 from shoal.model import grants, tasks, tracing
 from shoal.model import machine as machine_file
 from shoal.model.errors import NotFound, ShoalError, Unavailable
-from shoal.model.ids import CONTROLLER
 from shoal.model.info import NodeInfo
 from shoal.model.mounts import MountSpec
 from shoal.model.spec import MIB, ContainerShape, SandboxSpec
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shoal.node")
 
-_ANSWER_S = 10.0
 _WATCH_S = 60.0
 _AGAIN_S = 1.0
 _REMOVE_ALL_S = 15.0
@@ -456,7 +454,7 @@ class NodeActor(Carrying):
             parts.disk_watch.add(record.key, record.shape.disk * MIB)
 
     async def _sweep_images(self, parts: NodeParts) -> None:
-        await parts.images.sweep(_unknown_images)
+        await parts.images.sweep(unknown.images)
 
     async def _sweep(self, parts: NodeParts) -> None:
         """Removes containers that no living sandbox owns, finds losses that no event reported, and restores the
@@ -472,29 +470,9 @@ class NodeActor(Carrying):
         owned = {
             r.sandbox_id: r.key for r in records if r.sandbox_id and r.stage is not Stage.MAKING and r.key not in going
         }
-        if not owned:
-            return
-        from shoal.model import verbs
-
-        for sandbox_id in await _ask_which(verbs.orphans.name, list(owned), self._node_id):
+        for sandbox_id in await unknown.sandboxes(list(owned), self._node_id) if owned else ():
             log.warning("sandbox %s is no longer known to be alive: removing its container", sandbox_id)
             await self._discard(parts, owned[sandbox_id])
-
-
-async def _unknown_images(image_ids: Sequence[str]) -> Sequence[str]:
-    """Those that no image has."""
-    from shoal.model import verbs
-
-    return await _ask_which(verbs.unknown_images.name, image_ids)
-
-
-async def _ask_which(verb: str, *arguments: Any) -> Sequence[str]:
-    """Those of some ids that the controller names; none while there is nobody to ask."""
-    controller = await asyncio.to_thread(find_actor, CONTROLLER)
-    if controller is None:
-        return ()
-    found: list[str] = await call(controller, "call", verb, arguments, timeout_s=_ANSWER_S)
-    return found
 
 
 def _counts(record: ContainerRecord) -> bool:
