@@ -26,7 +26,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_thread_is_left() -> Iterator[None]:
     before = len(threads())
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while len(threads()) > before + 2:  # the client's own loop, and the fakes'
         assert time.monotonic() < deadline, threads()
         time.sleep(0.01)
