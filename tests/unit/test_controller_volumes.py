@@ -196,8 +196,10 @@ async def test_slots_know_a_volume_by_its_id_and_a_hidden_sandbox_is_in_no_listi
     token = (await sandboxes.grant(opened.id, INSIDE)).token
     assert grants.SCOPE_EXEC in _scopes((await sandboxes.grant(info.id, INSIDE)).token)
     assert _scopes(token) == (grants.SCOPE_FILES,)
-    await volumes.delete("data", "main", True, INSIDE)
+    await controller.parts.volume_files.delete_volume("data", "main", True, INSIDE)
+    hidden = sandboxes.registry.get(opened.id)
+    assert hidden is None or hidden.ended
     await volumes.sweep()
-    assert made.id in volumes._volumes  # two sandboxes have it
+    assert made.id in volumes._volumes  # a user's sandbox has it
     assert (await volumes.access(made.id)).bucket
     await controller.parts.stop()

@@ -91,7 +91,7 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.volumes: parts.volumes.volumes,
         verbs.volume: parts.volumes.volume,
         verbs.limit_volume: parts.volumes.limit,
-        verbs.delete_volume: parts.volumes.delete,
+        verbs.delete_volume: parts.volume_files.delete_volume,
         verbs.restore_volume: parts.volumes.undelete,
         verbs.commit_volume: parts.volumes.commit,
         verbs.open_volume: parts.volume_files.open,

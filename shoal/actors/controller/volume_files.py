@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.volumes import Volumes
-from shoal.model.access import Caller
+from shoal.model.access import INSIDE, Caller
 from shoal.model.info import SandboxInfo
 from shoal.model.mounts import MountSpec
 from shoal.model.options import build_spec
 from shoal.model.settings import Settings
 from shoal.model.states import State
-from shoal.model.volumes import DATA, OTHER
+from shoal.model.volumes import DATA, OTHER, VolumeInfo
 
 _IDLE_S = 60.0
 _START_S = 90.0
@@ -57,3 +57,12 @@ class VolumeFiles:
             made = await self.sandboxes.create_hidden(build_spec(options, self.settings.sandbox), _START_S)
             self._open[key] = made.id
             return made
+
+    async def delete_volume(self, name: str, environment: str, now: bool, caller: Caller) -> VolumeInfo:
+        """As `Volumes.delete`; what the cluster itself has of the volume's files goes at once."""
+        deleted = await self.volumes.delete(name, environment, now, caller)
+        for key in [key for key in self._open if deleted.id in key.split()]:
+            record = self.sandboxes.registry.get(self._open.pop(key))
+            if record is not None:
+                await self.sandboxes.terminate(record.id, INSIDE)
+        return deleted
