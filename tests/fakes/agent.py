@@ -87,6 +87,7 @@ class FakeAgent(Agent):
     def __init__(self, note: Note) -> None:
         self.note = note
         self.processes: dict[str, FakeProcess] = {}
+        self._is_over = False
         self.files = _Files()
         self.directories = {"/", "/tmp"}
 
@@ -95,7 +96,20 @@ class FakeAgent(Agent):
         start.request("exec")
         if start.id not in self.processes:
             self.processes[start.id] = FakeProcess(start)
+        if self._is_over:
+            self.processes[start.id].kill(9)
         return self.processes[start.id]
+
+    def end(self) -> None:
+        """Its sandbox has ended: it kills all, and what comes too late."""
+        self._is_over = True
+        for process in list(self.processes.values()):
+            process.kill(9)
+
+    def begin_anew(self) -> None:
+        """Its sandbox starts again."""
+        self._is_over = False
+        self.processes.clear()
 
     # Processes
 

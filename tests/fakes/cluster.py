@@ -387,7 +387,7 @@ class _SandboxActor:
 
     async def restart(self, sandbox_id: str, spec: SandboxSpec, secrets: object = None) -> SandboxStarted:
         agent = self.cluster.agents[sandbox_id]  # with its files
-        agent.processes.clear()
+        agent.begin_anew()
         return self._begin(sandbox_id, spec, agent)
 
     def _begin(self, sandbox_id: str, spec: SandboxSpec, agent: FakeAgent) -> SandboxStarted:
@@ -411,8 +411,7 @@ class _SandboxActor:
         end, code, kept = self._held(sandbox_id), None if self.main is None else -9, reason is not Reason.TERMINATED
         if not end.done():
             end.set_result(End(reason, code, message, time.time(), kept))
-        for process in self.cluster.agents[sandbox_id].processes.values():
-            process.kill(9)
+        self.cluster.agents[sandbox_id].end()
         return end.result()
 
     async def wipe(self, sandbox_id: str) -> None:
