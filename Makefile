@@ -82,7 +82,7 @@ test-fast: venv ## Unit tests only, under two minutes: no engine, no cluster
 	@$(MAKE) test-go
 	$(PYTEST) tests/unit -m 'not engine and not long' $(PARALLEL)
 
-test: venv ## Everything but test-long, about 17 minutes; what the engine and the cluster need is installed first
+test: venv ## Everything but test-long, about 15 minutes; what the engine and the cluster need is installed first
 	@$(MAKE) -k -j2 -Otarget shown-cluster beside-cluster
 
 shown-cluster: # as it goes, not when it is done like the others
