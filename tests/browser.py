@@ -120,6 +120,12 @@ class Page:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
 
+    def cut_off(self, offline: bool) -> None:
+        """Takes the network away from the tab, or gives it back."""
+        self.ask("Network.enable")
+        wide_open = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.ask("Network.emulateNetworkConditions", offline=offline, **wide_open)
+
     def before_each(self, script: str) -> None:
         """Has each page begin with a script of the test's."""
         self.ask("Page.addScriptToEvaluateOnNewDocument", source=script)

@@ -240,6 +240,19 @@ def test_an_end_is_seen_at_once(dashboard: Dashboard) -> None:
     dashboard.sees("tr", "terminated")
 
 
+def test_a_page_says_that_the_cluster_is_away_and_goes_on_by_itself(dashboard: Dashboard) -> None:
+    page = dashboard.page
+    dashboard.open("/e/dev/sandboxes", ".empty")
+    page.cut_off(True)
+    dashboard.sees(".away", "does not answer")
+    made = dashboard.api.sandbox(environment="dev")["id"]
+    page.cut_off(False)
+    dashboard.sees("tr", made)
+    page.until("!document.querySelector('.away')")
+    dashboard.open("/e/main/sandboxes", "tbody tr")
+    assert made not in page.value("document.querySelector('tbody').innerText"), "each environment has its own"
+
+
 def test_a_revoked_session_ends(dashboard: Dashboard) -> None:
     page, api = dashboard.page, dashboard.api
     info, text = api.run(api.fake.ask(verbs.create_token, "short", "main", Scope.READ, None))
