@@ -173,3 +173,17 @@ def test_an_image_has_a_name(cluster: Cluster, salt: str, both_ways: shoal.Clien
 
 def test_a_private_image_of_a_registry(cluster: Cluster, both_ways: shoal.Client) -> None:
     check_private_image(both_ways)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_base_for_agents_has_what_they_call(cluster: Cluster) -> None:
+    tools = "gcc g++ make jq unzip rg ssh nano tmux node npm git curl less python3 pip file patch rsync wget zip xz vi"
+    with shoal.Sandbox.create(image="shoal/dev", deadline=120) as sandbox:
+        missing = sandbox.run(f"for tool in {tools}; do command -v $tool >/dev/null || echo $tool; done").stdout
+        assert missing == ""
+        compiled = "echo 'int main(void) { return 7; }' >/tmp/a.c && gcc -o /tmp/a /tmp/a.c && /tmp/a"
+        assert sandbox.run(compiled).returncode == 7
+        assert sandbox.run("node -e 'console.log(6 * 7)'").stdout == "42\n"
+        assert sandbox.run("npm --version").returncode == 0
+        assert sandbox.run("tmux new -d -s t 'sleep 60' && tmux ls").stdout.startswith("t:")

@@ -30,6 +30,7 @@ from shoal.cluster.local import processes
 from shoal.transport.http import HttpTransport
 from tests.cluster import Machine
 from tests.contract.tls_files import Authority
+from tests.integration.private_images import check_private_image
 from tests.integration.test_secrets import inspected
 from tests.postgres import Postgres
 from tests.processes import command_line, eventually
@@ -145,6 +146,7 @@ def test_a_cluster_speaks_tls(site: Site, authority: Authority, client: Client) 
 def test_sandboxes_in_docker(site: Site, client: Client) -> None:
     """Other tests have clusters of the direct engine; what each engine does, its conformance suite shows."""
     assert json.loads(site.shoal("status", "--json"))["engine_kind"] == "docker"
+    check_private_image(client)
     source = Sandbox.create(persistent=True, disk=64, memory=(64, 128), client=client)
     try:
         assert "No space left" in source.run("echo kept > /root/file; head -c 200M /dev/zero > /root/big").stderr
