@@ -1,0 +1,273 @@
+"""Volumes of two machines with PostgreSQL and S3 behind them, which fail in turn: nothing that was told to be written
+is lost, nothing hangs for ever, and a commit that could not finish says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shoal import Sandbox, Volume
+from shoal.cluster.local import processes
+from shoal.cluster.objects.server import ObjectServer
+from shoal.model import cluster_file
+from shoal.model.errors import ShoalError, Unavailable
+from tests.cluster import test_cache as cache_of_tests
+from tests.integration.faulty_proxy import Fault, FaultyProxy, faulty_proxy
+from tests.integration.machines import Machine, lan, processes_of
+from tests.integration.test_machines import SHOAL, Head
+from tests.postgres import Postgres
+from tests.processes import command_line
+
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
+
+_WRITER = """
+import os, sys, time
+end = time.time() + float(sys.argv[2])
+for number in range(1_000_000):
+    if time.time() > end:
+        break
+    try:
+        with open(f"/data/{sys.argv[1]}/{number}", "w") as file:
+            file.write(str(number) * 100)
+    except OSError as error:
+        print("failed", number, error.errno, flush=True)
+        continue
+    print("wrote", number, flush=True)
+    time.sleep(0.02)
+"""
+_READER = """
+import sys
+lost = [n for n in map(int, open("/tmp/written")) if open(f"/data/{sys.argv[1]}/{n}").read() != str(n) * 100]
+print("lost", lost)
+"""
+_APPENDER = """
+import fcntl, sys
+with open("/data/lock", "w") as lock:
+    for number in range(40):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open("/data/lines", "a") as file:
+            file.write(f"{sys.argv[1]} {number}\\n")
+        fcntl.flock(lock, fcntl.LOCK_UN)
+"""
+
+
+@dataclass
+class Site:
+    """Two machines with a sandbox each that has the volume at `/data`; `storage`, `database`: what these are behind."""
+
+    head: Head
+    machine: Machine
+    volume: Volume
+    here: Sandbox
+    there: Sandbox
+    storage: FaultyProxy
+    database: FaultyProxy
+
+    def written(self, name: str, meanwhile: Callable[[], None], seconds: float) -> tuple[list[int], list[str]]:
+        """What a writer was told to be written there while something happened, and what not."""
+        self.here.run(f"mkdir -p /data/{name}", check=True)
+        process = self.here.exec("python3", "-c", _WRITER, name, str(seconds))
+        time.sleep(1)
+        meanwhile()
+        lines = process.stdout.read().splitlines()
+        process.wait()
+        return (
+            [int(line.split()[1]) for line in lines if line.startswith("wrote")],
+            [line for line in lines if line.startswith("failed")],
+        )
+
+    def nothing_is_lost(self, name: str, written: list[int]) -> None:
+        self.volume.reload()
+        assert _lost(self.there, name, written) == "lost []\n"
+
+    def fails(self, proxy: FaultyProxy, fault: Fault, seconds: float) -> Callable[[], None]:
+        def body() -> None:
+            proxy.fault = fault
+            time.sleep(seconds)
+            proxy.fault = "none"
+
+        return body
+
+
+@pytest.fixture(scope="module")
+def site(clusters_engine: str, postgres: Postgres) -> Iterator[Site]:
+    with ExitStack() as stack:
+        net = stack.enter_context(lan("198.51.100"))  # tests of machines may run at the same time
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-v", dir="/tmp")))
+        server = ObjectServer(directory / "s3")
+        access = server.ensure("127.0.0.1")
+        stack.callback(server.stop)
+        assert access.endpoint is not None
+        storage = stack.enter_context(faulty_proxy(net.address, access.endpoint.removeprefix("http://")))
+        database = stack.enter_context(faulty_proxy(net.address, f"127.0.0.1:{postgres.port}"))
+        url = stack.enter_context(postgres.database())
+        head = Head(net, directory, clusters_engine)
+        (directory / "cache").symlink_to(cache_of_tests())
+        head.environ |= {
+            "SHOAL_STORE__URL": url.replace(f"127.0.0.1:{postgres.port}", database.address),
+            "SHOAL_OBJECTS__BUCKET": "shoal",
+            "SHOAL_OBJECTS__ENDPOINT": f"http://{storage.address}",
+            "SHOAL_OBJECTS__REGION": "us-east-1",
+            "SHOAL_OBJECTS__CREDENTIALS": str(server.directory / "credentials"),
+        }
+        stack.callback(head.shoal, "down", check=False)  # by then a machine is dead
+        head.shoal("up", "--address-ip", net.address, "--region", "here")
+        machine = stack.enter_context(net.machine(11))
+        token = head.shoal("node", "token")
+        address = json.loads(head.shoal("status", "--json"))["ray_address"]
+        # The disk of its caches is full at once.
+        cache = Path(machine.environ["SHOAL_STATE_DIR"]) / "node" / "mounts"
+        machine.run("mkdir", "-p", "-m", "700", str(cache))
+        machine.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(cache))
+        machine.run(SHOAL, "join", address, "--token-file", "-", "--region", "there", stdin=token)
+        client = head.client()
+        stack.callback(client.close)
+        volume = Volume.create("data", client=client)
+        here, there = (
+            stack.enter_context(Sandbox.create(volumes={"/data": volume}, region=region, client=client))
+            for region in ("here", "there")
+        )
+        yield Site(head, machine, volume, here, there, storage, database)
+
+
+def test_what_is_committed_on_one_machine_is_read_on_the_other(site: Site) -> None:
+    taken = []
+    for number in range(5):
+        site.here.run(f"echo {number} > /data/seen", check=True)
+        began = time.monotonic()
+        site.volume.commit()
+        assert site.there.run("cat /data/seen").stdout == f"{number}\n"
+        taken.append(time.monotonic() - began)
+    print("commit and read elsewhere", [f"{each:.2f}" for each in taken])
+    appending = [
+        sandbox.exec("python3", "-c", _APPENDER, name) for sandbox, name in ((site.here, "here"), (site.there, "there"))
+    ]
+    assert [each.wait() for each in appending] == [0, 0]
+    assert site.there.run("sort -u /data/lines | wc -l").stdout == "80\n"
+
+
+def test_a_full_disk_of_caches_only_costs_time(site: Site) -> None:
+    site.here.run("head -c 64M /dev/urandom > /data/big && sha256sum < /data/big > /data/sum", check=True)
+    site.volume.commit()
+    assert site.there.run("sha256sum < /data/big | cmp - /data/sum", check=True).stdout == ""
+    site.there.run("head -c 64M /dev/urandom > /data/big2 && sha256sum < /data/big2 > /data/sum2", check=True)
+    assert site.here.run("sha256sum < /data/big2 | cmp - /data/sum2", check=True).stdout == ""
+
+
+@pytest.mark.parametrize("fault", ["slow", "errors", "away", "hangs"])
+def test_storage_fails(site: Site, fault: Fault) -> None:
+    written, failed = site.written(f"s3-{fault}", site.fails(site.storage, fault, 4), 8)
+    print(fault, len(written), failed[:3])
+    assert written
+    site.nothing_is_lost(f"s3-{fault}", written)
+    site.volume.commit()
+
+
+@pytest.mark.parametrize("fault", ["slow", "away", "hangs"])
+def test_the_database_fails(site: Site, fault: Fault) -> None:
+    written, failed = site.written(f"db-{fault}", site.fails(site.database, fault, 4), 8)
+    print(fault, len(written), failed[:3])
+    assert written
+    site.nothing_is_lost(f"db-{fault}", written)
+    site.volume.commit()
+
+
+@pytest.mark.parametrize("what", ["storage", "database"])
+def test_a_commit_that_cannot_finish_says_so(site: Site, what: str) -> None:
+    proxy: FaultyProxy = getattr(site, what)
+    site.here.run("echo kept > /data/kept", check=True)
+    proxy.fault = "away"
+    began = time.monotonic()
+    try:
+        with pytest.raises(ShoalError) as refused:
+            site.volume.commit()
+        print(what, f"{time.monotonic() - began:.1f} s", repr(refused.value))
+        assert isinstance(refused.value, Unavailable)
+    finally:
+        proxy.fault = "none"
+    _until(lambda: _commits(site.volume), "it is committed")
+    assert site.there.run("cat /data/kept").stdout == "kept\n"
+
+
+def test_the_node_actor_is_killed_while_a_sandbox_writes(site: Site) -> None:
+    written, failed = site.written("actor", lambda: _kill_actor(site), 8)
+    assert written
+    assert failed == []
+    site.nothing_is_lost("actor", written)
+    _until(lambda: _commits(site.volume), "it is committed")
+
+
+def test_a_machine_dies_while_it_commits(site: Site) -> None:
+    """The last: it does not come back."""
+    site.there.run("mkdir -p /data/dies", check=True)
+    process = site.there.exec("python3", "-c", _WRITER, "dies", "60")
+    told = []
+    for line in process.stdout:
+        told.append(int(line.split()[1]))
+        if len(told) == 20:
+            break
+    outcome: list[object] = []
+
+    def commit() -> None:
+        try:
+            site.volume.commit()
+            outcome.append(None)
+        except ShoalError as error:
+            outcome.append(error)
+
+    committing = threading.Thread(target=commit)
+    committing.start()
+    time.sleep(0.1)
+    site.machine.unplug()
+    for pid in processes_of(site.machine):
+        os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    committing.join(120)
+    print("commit", outcome, f"{time.monotonic() - began:.1f} s")
+    assert not committing.is_alive()
+    assert outcome[0] is None or isinstance(outcome[0], Unavailable)
+    assert _lost(site.here, "dies", told) == "lost []\n"
+    _until(lambda: _commits(site.volume), "it is committed", 120)
+
+
+def _lost(sandbox: Sandbox, name: str, written: list[int]) -> str:
+    """What a sandbox does not find of what was told to be written."""
+    sandbox.files.write_text("/tmp/written", "\n".join(map(str, written)))
+    found = sandbox.run("python3", "-c", _READER, name)
+    return found.stdout + found.stderr
+
+
+def _kill_actor(site: Site) -> None:
+    cluster = cluster_file.read(Path(site.head.environ["SHOAL_STATE_DIR"]))
+    assert cluster is not None
+    elsewhere = processes_of(site.machine)
+    found = processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
+    (actor,) = (
+        each.pid for each in found if each.pid not in elsewhere and command_line(each.pid).startswith("ray::NodeActor")
+    )
+    os.kill(actor, signal.SIGKILL)
+
+
+def _commits(volume: Volume) -> bool:
+    try:
+        volume.commit()
+    except Unavailable:
+        return False
+    return True
+
+
+def _until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"it never came to be: {what}"
+        time.sleep(0.2)
