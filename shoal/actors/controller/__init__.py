@@ -16,6 +16,7 @@
     restarts.py       when one starts again by itself (pure)
     adoption.py       replaces the lost actor of a running sandbox
     endings.py        how an end is described
+    slot_ends.py      how it is heard from a slot
     recovery.py       what an earlier controller left
     registry.py       the sandboxes in memory: by id, name, tag, idempotency key (pure)
     record.py         one sandbox as the registry holds it, and its row

@@ -36,7 +36,6 @@ from shoal.actors.controller.endings import (
     node_lost,
     stopped,
     too_late,
-    vanished,
 )
 from shoal.actors.controller.launcher import Launcher
 from shoal.actors.controller.metrics import Metrics
@@ -63,18 +62,18 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.restarts import count, due_at
 from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slot import Slot
+from shoal.actors.controller.slot_ends import end_from_slot
 from shoal.actors.controller.slots import SlotPool
-from shoal.actors.handles import call, is_gone
+from shoal.actors.handles import call
 from shoal.actors.messages import End
 from shoal.model import call_context, tasks, verbs
 from shoal.model.access import AuditEntry, Caller
-from shoal.model.errors import DeadlineExceeded, SandboxNotFound, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, ShoalError
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.supervisor")
 
-_RETRY_S = 0.2
 _AFTER_DEFECT_S = 1.0
 _WIPE_S = 30.0
 
@@ -443,7 +442,7 @@ class SandboxSupervisor:
     async def _watch(self, run: Run) -> Outcome:
         if run.slot is not None:
             self.pool.settled(run.slot)
-        return await self._end_of(run, "ended")
+        return await end_from_slot(self.call, run, "ended")
 
     async def _stop(self, run: Run) -> Outcome:
         assert run.end is not None
@@ -452,7 +451,7 @@ class SandboxSupervisor:
         self.pool.stock.leaving(run.slot)
         if await self.adoption.end_directly(run.record):
             return Outcome(Event.ENDED, end=replace(wanted, ended_at=time.time()))
-        outcome = await self._end_of(run, "terminate", wanted.message)
+        outcome = await end_from_slot(self.call, run, "terminate", wanted.message)
         if outcome.event is Event.HALTED:
             return Outcome(Event.HALTED)  # why it had stopped is not its end
         if outcome.end is not None and outcome.end.reason is Reason.TERMINATED:
@@ -463,23 +462,7 @@ class SandboxSupervisor:
 
     async def _halt(self, run: Run) -> Outcome:
         assert run.end is not None
-        return await self._end_of(run, "stop", run.end.reason, run.end.message)
-
-    async def _end_of(self, run: Run, method: str, *args: Any) -> Outcome:
-        """The end that the slot tells."""
-        assert run.slot is not None
-        while True:
-            try:
-                end: End = await self.call(run.slot.handle, method, run.record.id, *args)
-                return Outcome(Event.HALTED if end.kept else Event.ENDED, end=end)
-            except Unavailable as error:
-                if is_gone(error):
-                    return Outcome(Event.SLOT_LOST)
-                await asyncio.sleep(_RETRY_S)
-            except SandboxNotFound:
-                if run.record.spec.persistent:
-                    return Outcome(Event.UNHELD)
-                return Outcome(Event.ENDED, end=vanished(run.record, "its actor does not hold it any more"))
+        return await end_from_slot(self.call, run, "stop", run.end.reason, run.end.message)
 
     async def _adopt(self, run: Run) -> Outcome:
         outcome = await self.adoption.adopt(run.record)
