@@ -37,6 +37,7 @@ EnvironmentName = Annotated[
     typer.Option("--environment", metavar="NAME", help="The environment; default: your token's, or main."),
 ]
 SandboxName = Annotated[str, typer.Argument(metavar="SANDBOX", help="Its id (sb-…) or its name.", show_default=False)]
+SandboxNames = Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

@@ -12,7 +12,7 @@ import typer
 
 from shoal.cli import attach, console
 from shoal.cli.exits import exit_code_of
-from shoal.cli.options import EnvironmentName, Json, SandboxName, pairs
+from shoal.cli.options import EnvironmentName, Json, SandboxName, SandboxNames, pairs
 from shoal.cli.session import find, with_cluster
 from shoal.client.arguments import states_of
 from shoal.client.output import ProcessBytes
@@ -85,9 +85,7 @@ def logs(
     with_cluster(lambda client: _logs(client, sandbox, follow))
 
 
-def stop(
-    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
-) -> None:
+def stop(sandboxes: SandboxNames) -> None:
     """Stop persistent sandboxes; their disks stay.
 
     So do their names, tags and tunnels.
@@ -101,9 +99,7 @@ def stop(
     _exit_for(with_cluster(lambda client: _each(client, sandboxes, _stop)))
 
 
-def start(
-    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
-) -> None:
+def start(sandboxes: SandboxNames) -> None:
     """Start persistent sandboxes that are stopped.
 
     \b
@@ -114,9 +110,7 @@ def start(
     _exit_for(with_cluster(lambda client: _each(client, sandboxes, _start)))
 
 
-def pause(
-    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
-) -> None:
+def pause(sandboxes: SandboxNames) -> None:
     """Freeze sandboxes where they are.
 
     They keep their memory and use no CPU. `shoal resume` lets them go on.
@@ -129,9 +123,7 @@ def pause(
     _exit_for(with_cluster(lambda client: _each(client, sandboxes, _pause)))
 
 
-def resume(
-    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
-) -> None:
+def resume(sandboxes: SandboxNames) -> None:
     """Let paused sandboxes go on.
 
     \b
@@ -142,9 +134,7 @@ def resume(
     _exit_for(with_cluster(lambda client: _each(client, sandboxes, _resume)))
 
 
-def rm(
-    sandboxes: Annotated[list[str], typer.Argument(metavar="SANDBOX", help="Ids or names.", show_default=False)],
-) -> None:
+def rm(sandboxes: SandboxNames) -> None:
     """End sandboxes and remove their files.
 
     \b
