@@ -64,8 +64,9 @@ class Accounts:
         """The ids of its secrets, which go with it."""
         self.forget_secrets: Callable[[str], None] = lambda environment: None
         self.volumes_in: Callable[[str], int] = lambda environment: 0
-        self.volumes_hold: Callable[[str], tuple[int, int]] = lambda environment: (0, 0)
         """How many volumes."""
+        self.volumes_hold: Callable[[str], tuple[int, int]] = lambda environment: (0, 0)
+        """The sums of their limits: bytes, files."""
 
     async def restore(self, restored: Restored) -> None:
         """Takes over what the store kept, and creates `main` if it is missing."""
