@@ -14,9 +14,9 @@ import pytest
 
 from shoal.actors.node.mounts import namespaces
 from shoal.actors.node.mounts.contract import Helper, MountKind
+from shoal.actors.node.mounts.juicefs import environment
 from shoal.actors.node.mounts.manager import LINGER_S, Mounts
 from shoal.actors.node.mounts.mounted import Mounted, Served
-from shoal.actors.node.mounts.volumes import environment
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VolumeAccess
 from shoal.cli.options import mounts

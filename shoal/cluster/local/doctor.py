@@ -17,7 +17,7 @@ from shoal.actors.engines import gvisor, seccomp
 from shoal.actors.engines.disks import Disks
 from shoal.actors.node import kernel_counts
 from shoal.actors.node.mounts.buckets import rclone
-from shoal.actors.node.mounts.volumes import juicefs
+from shoal.actors.node.mounts.juicefs import juicefs
 from shoal.cluster.local import actors as local_actors
 from shoal.cluster.local import api as local_api
 from shoal.cluster.local import engines, joined_file, packages

