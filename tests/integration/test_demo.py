@@ -8,15 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import shoal
+from examples.rollouts.package import VOLUME
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]  # it fetches a package
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_package(cluster: object) -> Iterator[None]:
+    """The demo keeps its package: the sandbox through which it was put there would go on for a minute."""
+    yield
+    shoal.Volume.from_name(VOLUME).delete(now=True)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
