@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shoal.actors.controller.record import from_row, to_row
 from shoal.actors.controller.volumes import EPHEMERAL_S, Volumes
+from shoal.actors.objects import ObjectAccess
 from shoal.actors.volumes import VersionChange
 from shoal.model import grants
 from shoal.model.access import INSIDE, Quota
@@ -22,6 +25,7 @@ from shoal.model.volumes import VolumeInfo, VolumeUse
 from tests.fakes.volumes import MemoryVolumes
 from tests.unit.builders import spec
 from tests.unit.controller_world import SECRET, Controller, World
+from tests.unit.fake_slot import NODE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -99,6 +103,61 @@ async def test_what_is_half_made_goes_and_the_rest_is_found_again() -> None:
     await volumes.sweep()
     assert keeper.made == {kept.id}
     await again.parts.stop()
+
+
+async def test_a_volume_that_is_made_while_others_are_removed_stays() -> None:
+    keeper = MemoryVolumes()
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, keeper, [1000.0])
+    await volumes.delete((await _make(volumes, "old")).id, "main", True, INSIDE)
+    destroying, making, destroyed, made = (threading.Event() for _ in range(4))
+
+    def destroy(volume_id: str, storage: ObjectAccess) -> None:
+        destroying.set()
+        assert destroyed.wait(10)
+        MemoryVolumes.destroy(keeper, volume_id, storage)
+
+    def create(volume_id: str, size: int | None, files: int | None, storage: ObjectAccess) -> None:
+        making.set()
+        assert made.wait(10)
+        MemoryVolumes.create(keeper, volume_id, size, files, storage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeper, "destroy", destroy)
+        patch.setattr(keeper, "create", create)
+        creating = asyncio.create_task(_make(volumes, "new"))
+        await asyncio.to_thread(making.wait, 10)
+        sweeping = asyncio.create_task(volumes.sweep())
+        await asyncio.to_thread(destroying.wait, 10)
+        with pytest.raises(VolumeNotFound):
+            await volumes.undelete("old", "main", INSIDE)
+        made.set()
+        new = await creating
+        destroyed.set()
+        await sweeping
+    assert keeper.made == {new.id}
+    assert [each.id for each in volumes.volumes("main", False, INSIDE)] == [new.id]
+    await controller.parts.stop()
+
+
+async def test_what_only_the_head_mounts_is_refused_elsewhere() -> None:
+    world = World()
+    controller = await world.controller()
+    volumes = _volumes(controller, MemoryVolumes(), [1.0])
+    await _make(volumes, "data")
+    machine = controller.parts.nodes.capacities()[NODE]
+    with pytest.MonkeyPatch.context() as patch:
+        both = {NODE: machine, "other": replace(machine, region="a")}
+        patch.setattr(type(controller.parts.nodes), "capacities", lambda nodes: both)
+        controller.parts.admission.nodes_mounting = lambda spec: (NODE,) if spec.volumes else None
+        mounting = spec(volumes=(MountSpec("/d", volume="data"),), regions=("a",))
+        with pytest.raises(FailedPrecondition) as refused:
+            await controller.parts.sandboxes.create(mounting, 10, True, INSIDE)
+        assert (refused.value.state, refused.value.field) == ("head_only", "volumes")
+        controller.parts.admission.check_possible(replace(mounting, regions=()))
+        controller.parts.admission.check_possible(replace(mounting, volumes=()))
+    await controller.parts.stop()
 
 
 async def test_a_volume_has_another_name_and_versions() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from shoal.actors.controller.accounts import Accounts
@@ -15,7 +15,7 @@ from shoal.actors.controller.quotas import check_quota, check_weight
 from shoal.actors.controller.record import HeldImage, SandboxRecord, spec_weight
 from shoal.actors.controller.registry import Registry
 from shoal.model.access import Caller
-from shoal.model.errors import InvalidRequest, Unavailable
+from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 from shoal.model.ids import new_sandbox_id
 from shoal.model.settings import Limits
 from shoal.model.spec import SandboxSpec
@@ -27,7 +27,8 @@ from shoal.model.visibility import check_sees_environment
 @dataclass(slots=True)
 class Admission:
     """The checks of a create. `check_room`: raises `NoCapacity` if it would have to wait; `volumes_of`: the
-    ids of what it mounts; `closed`: the cluster is being shut down."""
+    ids of what it mounts; `nodes_mounting`: the nodes that can mount that, None: any; `closed`: the cluster is being
+    shut down."""
 
     limits: Limits
     registry: Registry
@@ -37,6 +38,7 @@ class Admission:
     launchable: LaunchableNodes
     check_room: Callable[[SandboxSpec], None]
     volumes_of: Callable[[SandboxSpec], tuple[str, ...]] = lambda spec: ()
+    nodes_mounting: Callable[[SandboxSpec], tuple[str, ...] | None] = lambda spec: None
     clock: Callable[[], float] = time.time
     closed: bool = False
 
@@ -61,7 +63,22 @@ class Admission:
                     "the controller has just started, and does not know yet which nodes could be launched; try again"
                 ) from None
             raise
+        if (mounting := self.nodes_mounting(spec)) is not None:
+            self._check_mounted(spec, [each for node, each in self.nodes.capacities().items() if node in mounting])
         return image
+
+    def _check_mounted(self, spec: SandboxSpec, machines: Sequence[Machine]) -> None:
+        """Raises `FailedPrecondition` where none of the machines that can mount its volumes can hold it."""
+        try:
+            check_fits(spec, machines)
+        except InvalidRequest as error:
+            raise FailedPrecondition(
+                "volumes: their metadata is in files of the head, so only the head mounts them, and it cannot run this "
+                f"sandbox ({error.message}); set store.url to a PostgreSQL database, which all nodes reach, or ask for "
+                "what the head has",
+                state="head_only",
+                field="volumes",
+            ) from None
 
     def _machines(self, image: HeldImage | None) -> list[Machine]:
         """What machines there are, or could be, that may run the image."""

@@ -344,7 +344,7 @@ async def open_parts(
     accounts.volumes_in = volumes.count
     accounts.volumes_hold = volumes.held_at_most
     admission.volumes_of = volumes.held
-    pool.stock.nodes_mounting = volumes.nodes_mounting
+    admission.nodes_mounting = pool.stock.nodes_mounting = volumes.nodes_mounting
     parts = Parts(
         settings=settings,
         store=store,

@@ -74,6 +74,8 @@ class Volumes:
     """The ids of those that no sandbox may mount just now."""
     _volumes: dict[str, VolumeInfo] = field(default_factory=dict)
     _used_at: dict[str, float] = field(default_factory=dict)
+    _going: set[str] = field(default_factory=set)
+    """The ids of those that are being removed."""
     _turns: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
     def restore(self, restored: Restored) -> None:
@@ -198,7 +200,7 @@ class Volumes:
                     f"name: environment {environment!r} has another volume {found.name!r} by now; delete that first",
                     field="name",
                 )
-            if found.id not in self._volumes or not found.ready:
+            if found.id not in self._volumes or found.id in self._going or not found.ready:
                 raise VolumeNotFound(f"volume {found.id} is gone", field="name")
             return await self.put(replace(found, deleted_at=None), verbs.restore_volume, caller)
 
@@ -242,20 +244,29 @@ class Volumes:
     async def sweep(self) -> None:
         """Removes what shall go and is not used any more."""
         now = self.clock()
-        used = {volume_id for record in self.registry.live() for volume_id in record.volumes}
-        for volume_id in used:
-            self._used_at[volume_id] = now
-        for volume in list(self._volumes.values()):
-            if volume.id in used or self.turn(f"{volume.environment}/{volume.name}").locked():
+        for record in self.registry.live():
+            for volume_id in record.volumes:
+                self._used_at[volume_id] = now
+        for volume_id in list(self._volumes):
+            volume = self._volumes.get(volume_id)  # as it is now: removing the one before may have taken long
+            if volume is None or not self._shall_go(volume):
                 continue
-            idle = now - self._used_at.setdefault(volume.id, now)
-            left = volume.ephemeral and idle >= EPHEMERAL_S
-            over = volume.deleted_at is not None and now - volume.deleted_at >= self.settings.grace
-            if left or over or not volume.ready:
-                try:
-                    await self._remove(volume)
-                except ShoalError as error:
-                    log.warning("volume %s is not removed yet: %s", volume.id, error)
+            try:
+                await self._remove(volume)
+            except ShoalError as error:
+                log.warning("volume %s is not removed yet: %s", volume.id, error)
+
+    def _shall_go(self, volume: VolumeInfo) -> bool:
+        if self.turn(f"{volume.environment}/{volume.name}").locked():
+            return False  # it is being made or restored
+        now = self.clock()
+        idle = now - self._used_at.setdefault(volume.id, now)
+        left = volume.ephemeral and idle >= EPHEMERAL_S
+        over = volume.deleted_at is not None and now - volume.deleted_at >= self.settings.grace
+        return (left or over or not volume.ready) and not self._is_used(volume.id)
+
+    def _is_used(self, volume_id: str) -> bool:
+        return any(volume_id in record.volumes for record in self.registry.live())
 
     # -- inside -------------------------------------------------------------------------------------
 
@@ -276,9 +287,18 @@ class Volumes:
 
     async def _remove(self, volume: VolumeInfo) -> None:
         """Unmounts it wherever it still is, and removes it with all it holds. Nothing mounts it any more: it is found
-        by nobody."""
+        by nobody, and cannot be restored meanwhile."""
+        self._going.add(volume.id)
+        try:
+            await self._removed(volume)
+        finally:
+            self._going.discard(volume.id)
+
+    async def _removed(self, volume: VolumeInfo) -> None:
         if volume.ready and volume.deleted_at is None:
             volume = await self.put(replace(volume, deleted_at=0.0), verbs.delete_volume, INSIDE)
+            if self._is_used(volume.id):
+                return  # a sandbox was created meanwhile, and keeps it until it ends
         for node in self.nodes.known_nodes():
             if self.nodes.alive(node.id):
                 await self.call(self.nodes.handle(node.id), "let_go_mount", volume.id, timeout_s=_LET_GO_S)
