@@ -99,7 +99,8 @@ def test_a_silent_stream_says_that_it_is_there(api: Api, monkeypatch: pytest.Mon
     # The event of its running may come after the answer to its create.
     last = [stream.event() for _ in range(3)][-1]
     stream.close()
-    assert last is not None and last[1] == "running"
+    assert last is not None
+    assert last[1] == "running"
     for path in ("/v1/events", own):
         stream = Stream(api, f"{path}?after={last[0]}")
         assert [stream.block()[0][0] for _ in range(4)] == [":"] * 4
