@@ -37,7 +37,7 @@ from shoal.model.private_directory import make_private_directory
 
 log = logging.getLogger("shoal.node")
 
-SEVERAL: Final = 3
+SEVERAL: Final = 4
 """Layers of this node on their way at once, in each direction."""
 
 _ATTEMPTS: Final = 3

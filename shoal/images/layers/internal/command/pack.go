@@ -73,19 +73,11 @@ func writeLayer(request exportRequest, out io.Writer, reporter *report.Reporter)
 	if err != nil {
 		return err
 	}
-	digest := sha256.New()
-	archive := &counter{out: io.MultiWriter(compressed, digest), progress: reporter.Progress}
-	buffered := stream.Buffered(archive)
-	if err := layer.Pack(request.Layer, buffered); err != nil {
+	archive := &counter{out: compressed, progress: reporter.Progress}
+	if err := layer.Pack(request.Layer, request.DiffID, archive); err != nil {
 		return err
 	}
-	if err := errors.Join(buffered.Flush(), compressed.Close()); err != nil {
-		return err
-	}
-	if found := "sha256:" + hex.EncodeToString(digest.Sum(nil)); found != request.DiffID {
-		return report.Fail(report.Internal, "the layer's files have changed: they are %s, not %s", found, request.DiffID)
-	}
-	return nil
+	return compressed.Close()
 }
 
 type counter struct {

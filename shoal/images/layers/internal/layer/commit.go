@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash"
-	"hash/crc64"
 	"io"
 	"os"
 	"path/filepath"
@@ -45,7 +44,7 @@ func Commit(
 	out := &splitter{digest: sha256.New()}
 	c := &committer{
 		out: out, archive: tar.NewWriter(out), files: unpack.New(root, bounds, progress),
-		split: storage.NewJSONPacker(compressed), sum: crc64.New(storage.CRCTable),
+		split: storage.NewJSONPacker(compressed),
 	}
 	packed, err := pack.Upper(upper, c.entry, options)
 	if err != nil {
@@ -65,7 +64,6 @@ type committer struct {
 	archive *tar.Writer
 	files   *unpack.Unpacker
 	split   storage.Packer
-	sum     hash.Hash64
 }
 
 func (c *committer) entry(header *tar.Header, content io.Reader) error {
@@ -78,16 +76,13 @@ func (c *committer) entry(header *tar.Header, content io.Reader) error {
 	if header.Size == 0 {
 		return c.files.Entry(header, content)
 	}
-	c.sum.Reset()
 	c.out.inFile = true
-	err := c.files.Entry(header, io.TeeReader(content, io.MultiWriter(c.archive, c.sum)))
+	err := c.files.Entry(header, io.TeeReader(content, c.archive))
 	c.out.inFile = false
 	if err != nil {
 		return err
 	}
-	file := storage.Entry{Type: storage.FileType, Size: header.Size, Payload: c.sum.Sum(nil)}
-	file.SetName(header.Name)
-	_, err = c.split.AddEntry(file)
+	_, err = c.split.AddEntry(fileEntry(header))
 	return err
 }
 

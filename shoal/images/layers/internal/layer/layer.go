@@ -7,16 +7,12 @@ package layer
 import (
 	"archive/tar"
 	"errors"
-	"fmt"
-	"hash"
-	"hash/crc64"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
 	splittar "github.com/vbatts/tar-split/archive/tar"
-	"github.com/vbatts/tar-split/tar/asm"
 	"github.com/vbatts/tar-split/tar/storage"
 
 	"shoal/layers/internal/rootdir"
@@ -54,7 +50,9 @@ func Unpack(
 	defer root.Close()
 	// An archive is larger than its files: a header of half a kilobyte or more each, and padding.
 	meter := stream.NewMeter(archive, bounds.Bytes+bounds.Entries*1536)
-	summary, exact, err := unpackSplit(meter, root, filepath.Join(directory, splitName), bounds, progress)
+	ahead := stream.ReadAhead(meter) // one core decompresses and hashes while another writes files
+	summary, exact, err := unpackSplit(ahead, root, filepath.Join(directory, splitName), bounds, progress)
+	ahead.Close() // the meter is nobody else's from here on
 	if err != nil {
 		return Result{}, err
 	}
@@ -79,7 +77,7 @@ func unpackSplit(
 	}
 	u := &unpacking{
 		reader: splittar.NewReader(archive), files: unpack.New(root, bounds, progress),
-		split: storage.NewJSONPacker(compressed), sum: crc64.New(storage.CRCTable), exact: true,
+		split: storage.NewJSONPacker(compressed), exact: true,
 	}
 	u.reader.RawAccounting = true
 	if err := u.entries(); err != nil {
@@ -100,7 +98,6 @@ type unpacking struct {
 	reader *splittar.Reader
 	files  *unpack.Unpacker
 	split  storage.Packer
-	sum    hash.Hash64
 	exact  bool
 }
 
@@ -120,22 +117,18 @@ func (u *unpacking) entries() error {
 }
 
 func (u *unpacking) entry(header *tar.Header) error {
-	u.sum.Reset()
-	content := io.TeeReader(u.reader, u.sum)
-	if err := u.files.Entry(header, content); err != nil {
+	if err := u.files.Entry(header, u.reader); err != nil {
 		return err
 	}
 	if header.Size > 0 {
 		// Marks of union filesystems have no file that holds what they hold.
-		if skipped, err := io.Copy(io.Discard, content); err != nil {
+		if skipped, err := io.Copy(io.Discard, u.reader); err != nil {
 			return unpack.ReadError(err)
 		} else if skipped > 0 {
 			u.exact = false
 		}
 	}
-	file := storage.Entry{Type: storage.FileType, Size: header.Size, Payload: u.sum.Sum(nil)}
-	file.SetName(header.Name)
-	_, err := u.split.AddEntry(file)
+	_, err := u.split.AddEntry(fileEntry(header))
 	if errors.Is(err, storage.ErrDuplicatePath) { // as tar's own appending makes them
 		u.exact = false
 	} else if err != nil {
@@ -178,36 +171,10 @@ func standard(header *splittar.Header) *tar.Header {
 	}
 }
 
-// Pack writes the archive of a layer's directory, as it was when the layer was unpacked.
-func Pack(directory string, out io.Writer) error {
-	root, err := rootdir.Open(filepath.Join(directory, FilesName))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	file, err := os.Open(filepath.Join(directory, splitName))
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	compressed, err := zstd.NewReader(file)
-	if err != nil {
-		return err
-	}
-	defer compressed.Close()
-	if err := asm.WriteOutputTarStream(files{root}, storage.NewJSONUnpacker(compressed), out); err != nil {
-		return fmt.Errorf("make the archive of %s again: %w", filepath.Base(directory), err)
-	}
-	return nil
-}
-
-// files gives tar-split the contents of files, by their names in the archive.
-type files struct{ root *rootdir.Root }
-
-func (f files) Get(name string) (io.ReadCloser, error) {
-	clean, err := rootdir.Clean(name)
-	if err != nil {
-		return nil, err
-	}
-	return f.root.OpenFile(clean)
+// fileEntry stands where the content of a file is. Its checksum is left out: whoever makes the archive again compares the
+// digest of all of it.
+func fileEntry(header *tar.Header) storage.Entry {
+	file := storage.Entry{Type: storage.FileType, Size: header.Size}
+	file.SetName(header.Name)
+	return file
 }

@@ -3,6 +3,8 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"os"
@@ -245,7 +247,7 @@ func TestFilesAreAsTheArchiveHasThem(t *testing.T) {
 func checkMadeAgain(t *testing.T, directory string, data []byte) {
 	t.Helper()
 	var again bytes.Buffer
-	if err := Pack(directory, &again); err != nil {
+	if err := Pack(directory, digestOf(data), &again); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(again.Bytes(), data) {
@@ -412,6 +414,11 @@ func create(t *testing.T, directory, name string) string {
 	return path
 }
 
+func digestOf(data []byte) string {
+	digest := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(digest[:])
+}
+
 func TestAMovedFileIsNoticed(t *testing.T) {
 	needRoot(t)
 	directory, data := unpacked(t, entry{name: "file", content: "content"})
@@ -419,7 +426,7 @@ func TestAMovedFileIsNoticed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(directory, FilesName, "file"), []byte("CONTENT"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Pack(directory, &bytes.Buffer{}); err == nil {
+	if err := Pack(directory, digestOf(data), &bytes.Buffer{}); err == nil {
 		t.Error("another content was packed under the old digest")
 	}
 }

@@ -62,7 +62,8 @@ func Decompress(in io.Reader) (io.ReadCloser, error) {
 		}
 		return reader, nil
 	case Zstd:
-		reader, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(windowLimit), zstd.WithDecoderLowmem(true))
+		// In the caller's own time: a decoder with goroutines of its own took a third more of the processor.
+		reader, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(windowLimit), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, report.Invalid("the archive is no zstd stream: %v", err)
 		}
@@ -118,7 +119,11 @@ func Compressor(out io.Writer, how Compression) (io.WriteCloser, error) {
 	case Gzip:
 		return gzip.NewWriterLevel(out, gzip.BestSpeed)
 	case Zstd:
-		return zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedFastest))
+		// The window stays in a processor's cache: decompressing takes half the time of the level's own 4 MiB, and an image
+		// is as small within a hundredth. What is written has a digest, so it needs no checksum of zstd's.
+		return zstd.NewWriter(
+			out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false),
+		)
 	default:
 		return nil, fmt.Errorf("no compression %q is written", how)
 	}
