@@ -228,7 +228,16 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         assert isinstance(refused.value, QuotaExceeded)
         assert not list((small / "store/tmp").iterdir())
         assert not list((small / "store/layers").iterdir())
-        store.add_image(saved(tmp_path / "little.tar", layer_of(f=b"1")), "little")
+        little = store.add_image(saved(tmp_path / "little.tar", layer_of(f=b"1")), "little")
+        upper = tmp_path / "upper"
+        upper.mkdir()
+        (upper / "f").write_bytes(os.urandom(4 << 20))
+        with pytest.raises(QuotaExceeded):
+            store.add_upper(little.digest, upper)
+        assert not list((small / "store/tmp").iterdir())
+        assert [image.digest for image in store.images()] == [little.digest]
+        (upper / "f").write_bytes(b"2")
+        assert store.add_upper(little.digest, upper).digest != little.digest
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 
