@@ -16,6 +16,7 @@ from shoal.cluster.builds import files as file_store
 from shoal.cluster.builds.builder import Builder
 from shoal.cluster.builds.files import FileStore
 from shoal.cluster.builds.log import Log
+from shoal.cluster.builds.steps import explain
 from shoal.model.access import INSIDE, Caller, Scope
 from shoal.model.builds import BaseImage, BuildInfo, BuildOptions, BuildState
 from shoal.model.errors import (
@@ -256,6 +257,18 @@ async def test_a_log_is_read_by_offset_and_keeps_the_newest() -> None:
     text, offset = log.read(0)
     assert (text.splitlines()[-1], offset) == ("789abcdefg", 17)
     assert log.tail(3) == "efg"
+    assert log.tail(9, since=15) == "fg"
+    assert log.tail(9, since=log.offset) == ""
     log.end()
     await log.wait(17, 5.0)
     assert log.read(17) == ("", 17)
+
+
+def test_the_end_of_the_output_explains_a_failure() -> None:
+    assert explain("") == ""
+    assert explain("one\n\n  two \n\n") == "two"
+    assert explain("E: bad\nshoal: no index\nshoal: answers\n") == "no index answers"
+    full = explain("dd: writing: No space left on device\n100+0 records out\n1 MB copied\n")
+    assert full.startswith("dd: ")
+    assert "disk=" in full
+    assert len(explain("x" * 5000)) == 200

@@ -37,9 +37,15 @@ class Log:
         self._ended = True
         self._wake()
 
-    def tail(self, most: int) -> str:
-        """The last characters."""
-        return "".join(text for _, text in self._pieces)[-most:]
+    @property
+    def offset(self) -> int:
+        """Of what is written next."""
+        return self._end
+
+    def tail(self, most: int, since: int = 0) -> str:
+        """The last characters, none of them from before the offset `since`."""
+        most = min(most, self._end - since)
+        return "".join(text for _, text in self._pieces)[-most:] if most > 0 else ""
 
     def read(self, offset: int) -> tuple[str, int]:
         """Text from an offset on, and where the next part begins. What is not kept any more is said to be missing."""

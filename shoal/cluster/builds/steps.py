@@ -41,6 +41,14 @@ _LAST_OUTPUT_S = 2.0
 """Seconds that output may still come after a command's end: what it left running may hold its stdout open."""
 
 _PIECE = 1 << 20
+_SHOWN = 200
+"""Characters of a line that stands in an error's message."""
+
+_LAST_LINES = 5
+_DISK_FULL = "No space left on device"
+_OWN = "shoal: "
+"""How lines begin that Shoal's own programs in `shoal/base` write."""
+
 _STEPS_FAULT = (
     CommandNotFound,
     CommandNotExecutable,
@@ -144,6 +152,7 @@ class StepRunner:
     async def _command(
         self, argv: Sequence[str], env: Mapping[str, str], workdir: str | None, user: str | None
     ) -> None:
+        before = self._log.offset
         process = await self._sandbox.exec.aio(
             list(argv),
             env=env,
@@ -166,8 +175,8 @@ class StepRunner:
         if process.timed_out:
             raise DeadlineExceeded(f"step {self._number} ({self._title}) was still running at the build's timeout")
         if code != 0:
-            last = self._log.tail(_TAIL).strip().rpartition("\n")[2][:200]
-            raise self.failed(f"it exited with {code}{': ' + last if last else ''}", code)
+            why = explain(self._log.tail(_TAIL, before))
+            raise self.failed(f"it exited with {code}{': ' + why if why else ''}", code)
 
     async def _pass_on(self, process: Process[bytes]) -> None:
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -204,6 +213,20 @@ async def _pieces(archive: Path) -> AsyncIterator[bytes]:
     with await asyncio.to_thread(archive.open, "rb") as file:
         while piece := await asyncio.to_thread(file.read, _PIECE):
             yield piece
+
+
+def explain(output: str) -> str:
+    """What the end of a command's output says about its failure, in one line; "": nothing."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    full = [line for line in lines[-_LAST_LINES:] if _DISK_FULL in line]
+    if full:
+        return f"{full[-1][:_SHOWN]}; allow more with disk="
+    own = len(lines)  # what Shoal's own programs add at the end, several lines of one text
+    while own > 0 and lines[own - 1].startswith(_OWN):
+        own -= 1
+    if own < len(lines):
+        return " ".join(line.removeprefix(_OWN) for line in lines[own:])[: 2 * _SHOWN]
+    return lines[-1][:_SHOWN] if lines else ""
 
 
 def message_of(error: BaseException) -> str:

@@ -46,7 +46,8 @@ class OciImageStore(ImageStore):
         try:
             return await self._pull(reference)
         except (ImageNotFound, Unavailable) as error:
-            raise type(error)(f"image {reference} is not on this node, and {error.message}") from error
+            message = f"image {reference} is neither an image of the cluster (`shoal image ls`) nor on this node, and "
+            raise type(error)(message + error.message) from error
 
     async def pull_as(self, reference: str, name: str, username: str, password: str) -> ImageInfo:
         credentials = Credentials(username, password)
