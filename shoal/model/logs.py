@@ -3,7 +3,7 @@
 The members of a JSON line:
 
     time, level, logger, message    RFC 3339 in UTC; debug, info, warning or error
-    component                       controller, node, sandbox or api; gateway and relay write the same
+    component                       controller, node, sandbox, builder, scaler or api; gateway and relay write the same
     request_id, sandbox_id          what it is about, where that is known
     trace_id                        the trace that it belongs to, where there is one
     error                           a traceback

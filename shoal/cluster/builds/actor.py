@@ -7,11 +7,12 @@ from typing import Any
 
 import ray
 
-from shoal.actors.handles import find_actor
+from shoal.actors.handles import Carrying, find_actor
 from shoal.actors.names import HEAD_RESOURCE
 from shoal.client.cluster import Client
 from shoal.cluster.builds.builder import Builder
 from shoal.cluster.builds.files import FileStore
+from shoal.model import telemetry
 from shoal.model.access import Caller
 from shoal.model.builds import BuildInfo, BuildLog, BuildOptions
 from shoal.model.errors import Unavailable
@@ -41,11 +42,13 @@ def start_builder(settings: dict[str, Any]) -> Any:
     return actor.remote(settings)
 
 
-class BuilderActor:
+class BuilderActor(Carrying):
     """Made by `start_builder`; the controller calls it for its callers."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._state_dir = Path(Settings.from_dict(settings).state_dir)
+        checked = Settings.from_dict(settings)
+        telemetry.begin(checked.telemetry, "builder")
+        self._state_dir = Path(checked.state_dir)
         self._builder: Builder | None = None
 
     async def build(self, recipe: Recipe, environment: str, options: BuildOptions, by: Caller) -> BuildInfo:

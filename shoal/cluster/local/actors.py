@@ -175,7 +175,9 @@ def _scale(request: dict[str, Any]) -> int:
     from shoal.cluster.scaling.scaler import deploy_scaler
 
     settings, logs = Settings.from_dict(request["settings"]), f"{request['temp_dir']}/session_latest/logs"
-    return deploy_scaler(request["state_dir"], logs, settings.node.cpu_overcommit, request["timeout_s"])
+    return deploy_scaler(
+        request["state_dir"], logs, settings.node.cpu_overcommit, settings.telemetry.log_format, request["timeout_s"]
+    )
 
 
 def _about_serve(request: dict[str, Any]) -> Any:

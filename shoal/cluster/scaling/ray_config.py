@@ -37,6 +37,7 @@ def ray_config(
     cpu_overcommit: float,
     most: Mapping[str, int] | None = None,
     least: Mapping[str, int] | None = None,
+    log_format: str = "text",
 ) -> str:
     """The text of the file. `most`, `least`: machines of each type, by default as described. A type that `most` names
     and the description does not has machines still: Ray must know of it."""
@@ -73,6 +74,7 @@ def ray_config(
             "type": "external",
             "module": PROVIDER,
             "state_dir": state_dir,
+            "log_format": log_format,
             # Machines install and start Ray themselves, and an edited description restarts none of them.
             "disable_node_updaters": True,
             "disable_launch_config_check": True,

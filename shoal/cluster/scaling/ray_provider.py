@@ -20,6 +20,7 @@ from shoal.cluster.scaling.fleet import Fleet
 from shoal.cluster.scaling.providers import open_regions
 from shoal.cluster.scaling.ray_config import HEAD_ID, HEAD_TYPE
 from shoal.cluster.scaling.spec import ClusterSpec, types_of
+from shoal.model.logs import write_logs
 
 log = logging.getLogger("shoal.scaling")
 
@@ -27,11 +28,14 @@ _HEAD_TAGS = {TAG_RAY_NODE_KIND: NODE_KIND_HEAD, TAG_RAY_USER_NODE_TYPE: HEAD_TY
 
 
 class FleetProvider(NodeProvider):
-    """`provider_config` has `state_dir`. `fleet`: in place of the one that the cluster's description gives."""
+    """`provider_config` has `state_dir` and, in Ray's monitor, `log_format`. `fleet`: in place of the one that the
+    cluster's description gives."""
 
     def __init__(self, provider_config: dict[str, Any], cluster_name: str, fleet: Fleet | None = None) -> None:
         super().__init__(provider_config, cluster_name)
         state_dir = Path(provider_config["state_dir"])
+        if "log_format" in provider_config and not logging.getLogger("shoal").handlers:  # once in a process
+            write_logs(provider_config["log_format"], "scaler")
         self._files = ScalingFiles.below(state_dir)
         self._fleet = fleet or _open_fleet(self._files, state_dir)
         self._listed: Mapping[str, Machine] = {}

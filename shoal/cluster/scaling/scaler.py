@@ -28,6 +28,7 @@ from shoal.model import verbs
 from shoal.model.cluster_file import write_private
 from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.model.ids import CONTROLLER, NAMESPACE, SCALER
+from shoal.model.logs import write_logs
 from shoal.model.ray_errors import translate
 
 log = logging.getLogger("shoal.scaling")
@@ -52,23 +53,25 @@ def scaler_options() -> dict[str, Any]:
     }
 
 
-def deploy_scaler(state_dir: str, logs: str, cpu_overcommit: float, timeout_s: float) -> int:
+def deploy_scaler(state_dir: str, logs: str, cpu_overcommit: float, log_format: str, timeout_s: float) -> int:
     """Makes sure that it runs; the pid of its process. Blocks; connected to Ray."""
     head_cpus = max(1, round((os.cpu_count() or 1) * cpu_overcommit))
     actor: Any = ray.remote(ScalerActor).options(**scaler_options())
+    made = actor.remote(state_dir, logs, head_cpus, cpu_overcommit, log_format)
     try:
-        pid: int = ray.get(actor.remote(state_dir, logs, head_cpus, cpu_overcommit).ready.remote(), timeout=timeout_s)
+        pid: int = ray.get(made.ready.remote(), timeout=timeout_s)
     except ray.exceptions.RayError as error:
         raise translate(error, "the scaler") from None
     return pid
 
 
 class ScalerActor:
-    """Made by `deploy_scaler`. `logs`: Ray's directory of logs."""
+    """Made by `deploy_scaler`. `logs`: Ray's directory of logs; `log_format`: as the setting."""
 
-    def __init__(self, state_dir: str, logs: str, head_cpus: int, cpu_overcommit: float) -> None:
+    def __init__(self, state_dir: str, logs: str, head_cpus: int, cpu_overcommit: float, log_format: str) -> None:
+        write_logs(log_format, "scaler")
         gcs_address = ray.get_runtime_context().gcs_address
-        self._scaler = Scaler(Path(state_dir), Path(logs), gcs_address, head_cpus, cpu_overcommit)
+        self._scaler = Scaler(Path(state_dir), Path(logs), gcs_address, head_cpus, cpu_overcommit, log_format)
         threading.Thread(target=self._run, daemon=True, name="scaler").start()
 
     def ready(self) -> int:
@@ -90,8 +93,17 @@ class ScalerActor:
 class Scaler:
     """One turn after the other, each from what is there at that moment."""
 
-    def __init__(self, state_dir: Path, logs: Path, gcs_address: str, head_cpus: int, cpu_overcommit: float) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        logs: Path,
+        gcs_address: str,
+        head_cpus: int,
+        cpu_overcommit: float,
+        log_format: str = "text",
+    ) -> None:
         self._state_dir = state_dir
+        self._log_format = log_format
         self._files = ScalingFiles.below(state_dir)
         self._gcs_address = gcs_address
         self._head_cpus = head_cpus
@@ -125,7 +137,13 @@ class Scaler:
             if self._memory != before:
                 self._files.write_memory(self._memory)
             text = ray_config(
-                cluster, str(self._state_dir), self._head_cpus, self._cpu_overcommit, decision.most, decision.least
+                cluster,
+                str(self._state_dir),
+                self._head_cpus,
+                self._cpu_overcommit,
+                decision.most,
+                decision.least,
+                self._log_format,
             )
             if text != self._written or not self._files.ray.exists():
                 write_private(self._files.ray, text.encode())
