@@ -24,7 +24,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from shoal.model.call_context import loaded_api
 from shoal.model.errors import FailedPrecondition
-from shoal.model.tracing import span
+from shoal.model.tracing import below
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,7 +102,7 @@ def _followed(
     name = function.__qualname__ if owner is None else f"{owner.__name__}.{function.__name__}"
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with span(name):
+        with below(name):
             return await function(*args, **kwargs)
 
     call.__name__, call.__qualname__, call.__doc__ = function.__name__, name, function.__doc__

@@ -109,6 +109,12 @@ def span(
     return _Under(api, tracer.start_span(name, parent, kind, attributes and _present(attributes)))
 
 
+def below(name: str) -> AbstractContextManager[Any]:
+    """As `span`, below the span that this process is known to record at the moment: an exec asks nothing twice."""
+    api = call_context.loaded_api()
+    return _Under(api, (_Own.tracer or _tracer_of_program(api)).start_span(name))
+
+
 _NONE: AbstractContextManager[None] = nullcontext()
 
 
@@ -116,23 +122,24 @@ class _Under(AbstractContextManager[Any]):
     """A span that is the current one in the block, and ends with it. As `use_span`, without the generators of that: an
     exec passes here."""
 
-    __slots__ = ("_api", "_made", "_token")
+    __slots__ = ("_api", "_context", "_made", "_token")
 
     def __init__(self, api: Any, made: Span) -> None:
         self._api = api
         self._made = made
 
     def __enter__(self) -> Span:
-        from opentelemetry.context import attach
+        from opentelemetry import context
 
-        self._token = attach(self._api.set_span_in_context(self._made))
+        self._context = context
+        self._token = context.attach(self._api.set_span_in_context(self._made))
         return self._made
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        from opentelemetry.context import detach
-
-        detach(self._token)
-        if isinstance(error, ShoalError):
+        self._context.detach(self._token)
+        if error is None:
+            pass
+        elif isinstance(error, ShoalError):
             self._made.set_attribute(OUTCOME, error.code)
             fail(self._made, error.message[:300])
         elif isinstance(error, Exception):
@@ -176,8 +183,12 @@ def _tracer() -> Tracer | None:
     api = call_context.loaded_api()
     if api is None or not api.get_current_span().is_recording():
         return None
+    return _tracer_of_program(api)
+
+
+def _tracer_of_program(api: Any) -> Tracer:
     provider = api.get_tracer_provider()
-    if provider is not _Caller.provider:
+    if _Caller.tracer is None or provider is not _Caller.provider:
         _Caller.provider, _Caller.tracer = provider, api.get_tracer("shoal")
     return _Caller.tracer
 
