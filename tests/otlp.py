@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,8 +51,10 @@ class Receiver:
             time.sleep(0.01)
         return found
 
-    def take(self, path: str, body: bytes) -> None:
-        if path.endswith("/v1/traces"):
+    def take(self, path: str, body: bytes, kind: str = "") -> None:
+        if kind == "application/json":
+            self.spans.extend(_json_spans(json.loads(body)))
+        elif path.endswith("/v1/traces"):
             self.spans.extend(_spans(ExportTraceServiceRequest.FromString(body)))
         elif path.endswith("/v1/logs"):
             self.logs.extend(_logs(ExportLogsServiceRequest.FromString(body)))
@@ -72,7 +75,8 @@ def receiver(port: int = 0) -> Iterator[Receiver]:
             status = seen.answer()
             if status == 200:
                 seen.headers.append({name.lower(): value for name, value in self.headers.items()})
-                seen.take(self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+                plain = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+                seen.take(self.path, plain, self.headers["Content-Type"])
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
@@ -113,6 +117,18 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[SpanSeen]:
                     _attributes(span.attributes),
                     span.status.code == 2,
                 )
+
+
+def _json_spans(request: Any) -> Iterator[SpanSeen]:
+    for resource in request["resourceSpans"]:
+        service = _json_attributes(resource["resource"]).get("service.name", "")
+        for span in resource["scopeSpans"][0]["spans"]:
+            ids = (span["traceId"], span["spanId"], span.get("parentSpanId", ""))
+            yield SpanSeen(service, span["name"], *ids, _json_attributes(span), span["status"].get("code") == 2)
+
+
+def _json_attributes(item: Any) -> dict[str, Any]:
+    return {pair["key"]: pair["value"]["stringValue"] for pair in item["attributes"]}
 
 
 def _logs(request: ExportLogsServiceRequest) -> Iterator[dict[str, Any]]:

@@ -59,11 +59,16 @@ def start(
     from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
     stop()
-    about = {"service.name": f"shoal-{component}", "service.namespace": "shoal", **names}
-    provider = TracerProvider(resource=Resource.create(about), sampler=ParentBasedTraceIdRatio(share))
+    resource = Resource.create({**resource_of(component, names)})
+    provider = TracerProvider(resource=resource, sampler=ParentBasedTraceIdRatio(share))
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}{_TRACES}", headers=read_headers(headers))
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _Own.provider, _Own.tracer = provider, provider.get_tracer("shoal")
+
+
+def resource_of(component: str, names: Mapping[str, str]) -> dict[str, str]:
+    """What the spans of a process have in common, by OpenTelemetry's conventions."""
+    return {"service.name": f"shoal-{component}", "service.namespace": "shoal", **names}
 
 
 def flush() -> None:

@@ -18,7 +18,8 @@ from typing import Any
 from shoal.actors.node.program import IDLE_EXIT_S, Program
 from shoal.model.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.model.serving_paths import ServingPaths
-from shoal.model.settings import ApiSettings
+from shoal.model.settings import ApiSettings, TelemetrySettings
+from shoal.model.tracing import resource_of
 
 _log = logging.getLogger("shoal.gateway")
 
@@ -33,15 +34,22 @@ _RECEIVE_S = 5.0
 
 
 class Gateway(Program):
-    """The node's gateway. `api`: the cluster's settings, with the port decided; `log_format`: as the setting."""
+    """The node's gateway. `api`: the cluster's settings, with the port decided; `hostname`: for its spans."""
 
     def __init__(
-        self, binary: Path, paths: ServingPaths, api: ApiSettings, log: Path, log_format: str = "text"
+        self,
+        binary: Path,
+        paths: ServingPaths,
+        api: ApiSettings,
+        log: Path,
+        telemetry: TelemetrySettings | None = None,
+        hostname: str = "",
     ) -> None:
         super().__init__(binary, "gateway", "gateway", paths.control, log)
         self._paths = paths
         self._api = api
-        self._log_format = log_format
+        self._telemetry = telemetry or TelemetrySettings()
+        self._hostname = hostname
         self._listener: socket.socket | None = None
         self._rolling = asyncio.Lock()
 
@@ -123,7 +131,13 @@ class Gateway(Program):
             "idle_exit_s": IDLE_EXIT_S,
             "auth": api.auth,
             "confine": api.confine_tunnels,
-            "log_format": self._log_format,
+            "log_format": self._telemetry.log_format,
+            "traces": {
+                "endpoint": self._telemetry.traces,
+                "share": self._telemetry.trace_share,
+                "headers": None if self._telemetry.headers is None else str(self._telemetry.headers),
+                "resource": resource_of("gateway", {"host.name": self._hostname}),
+            },
         }
 
 

@@ -137,7 +137,7 @@ async def open_node(
         # First: it ends where nobody comes back to it, and needs none of the others.
         log_format = settings.telemetry.log_format
         paths = ServingPaths(settings.run_dir, cluster)
-        gateway = Gateway(binary, paths, settings.api, state / "gateway.log", log_format)
+        gateway = Gateway(binary, paths, settings.api, state / "gateway.log", settings.telemetry, hostname())
         held.push_async_callback(gateway.detach)
         if gateway.wanted:
             gateway.watch()

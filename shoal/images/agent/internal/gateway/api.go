@@ -92,6 +92,7 @@ func rewriteForReplica(p *httputil.ProxyRequest) {
 		delete(h, "Upgrade")
 	}
 	h["X-Request-Id"] = []string{in.id}
+	in.setTraceparent(h)
 }
 
 // checkReplicaResponse replaces a response that is not the application's by a problem. The application sets

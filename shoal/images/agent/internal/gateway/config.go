@@ -6,6 +6,7 @@
 //
 //	gateway.go      the program: server, drain, stop
 //	counters.go     what it counts
+//	traces.go       its span of each request
 //	listen.go       client connections
 //	control.go      the control socket
 //	certificate.go  TLS certificates
@@ -38,6 +39,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"shoal/agent/internal/spans"
 )
 
 // Config is the one JSON line that a gateway reads from its standard input.
@@ -57,6 +60,8 @@ type Config struct {
 	Auth           bool     `json:"auth"`        // false: only requests from this machine may use tunnels
 	Confine        bool     `json:"confine"`     // pages of tunnels by path get an opaque origin
 	LogFormat      string   `json:"log_format"`  // as logs.Use takes it
+
+	Traces spans.Config `json:"traces"`
 
 	trusted      []netip.Prefix
 	publicScheme string

@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"shoal/agent/internal/spans"
 )
 
 // idleDrainTimeout is how long idle connections stay open when the gateway drains. The answer to a request in that time
@@ -27,6 +29,7 @@ type Gateway struct {
 	replicas     *replicas
 	api          *api
 	tunnels      *tunnels
+	tracer       *spans.Tracer
 	stop         context.CancelFunc
 
 	counters counters
@@ -45,6 +48,8 @@ func Run(ctx context.Context, config Config, version string, listenerFile *os.Fi
 		config: config, version: version, listenerFile: listenerFile, stop: stop, replicas: newReplicas(config.Replicas),
 	}
 	g.api, g.tunnels = newAPI(g.replicas), newTunnels(&g.config, g.replicas)
+	g.tracer = spans.New(config.Traces)
+	defer g.tracer.Close(lastSpansTimeout)
 	server, err := g.newServer()
 	if err != nil {
 		return err
@@ -131,6 +136,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rw.counter.open.Add(1)
 	defer rw.count()
+	if g.tracer != nil {
+		span := g.startSpan(r, in, toTunnel)
+		defer func() { endSpan(span, rw, in, to.sandbox) }()
+	}
 	switch {
 	case refused != nil:
 		rw.counter.rejected.Add(1)

@@ -17,6 +17,8 @@ type inbound struct {
 	host      string // the host, and the port if there is one, that the client asked for
 	websocket bool   // the client asks for a WebSocket
 
+	traceparent string // of the gateway's own span, to be passed on; empty: what the client sent goes on
+
 	body    *requestBody   // nil if there is no body
 	replica *replica       // the replica that answered; nil for tunnels
 	tunnel  *tunnelRequest // nil for requests to the API

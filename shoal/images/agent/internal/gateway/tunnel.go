@@ -222,6 +222,7 @@ func (t *tunnels) rewrite(p *httputil.ProxyRequest) {
 		delete(h, name)
 	}
 	in.setForwarded(h, request.scheme)
+	in.setTraceparent(h)
 	if request.target.prefix != "" {
 		h["X-Forwarded-Prefix"] = []string{request.target.prefix}
 	}
