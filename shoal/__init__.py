@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from shoal.model.pools import PoolInfo, PoolUse
     from shoal.model.secrets import SecretInfo
     from shoal.model.states import Reason, State
-    from shoal.model.volumes import VolumeInfo, VolumeUse
+    from shoal.model.volumes import VolumeInfo, VolumesUse, VolumeUse
     from shoal.wire.records import Entry, WatchEvent
 
 _HOMES = {
@@ -101,7 +101,7 @@ _HOMES = {
     "shoal.client.secrets": "Secret",
     "shoal.client.tunnels": "Forward",
     "shoal.client.volume.volume": "MountedVolume Volume",
-    "shoal.model.volumes": "VolumeInfo VolumeUse",
+    "shoal.model.volumes": "VolumeInfo VolumeUse VolumesUse",
     "shoal.wire.records": "Entry WatchEvent",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -181,6 +181,7 @@ __all__ = [
     "VolumeInfo",
     "VolumeNotFound",
     "VolumeUse",
+    "VolumesUse",
     "Watch",
     "WatchEvent",
     "connect",

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from shoal.client.cluster import Client
     from shoal.client.files import Transfer
     from shoal.client.volume.volume import Volume
-    from shoal.model.volumes import VolumeInfo, VolumeVersion
+    from shoal.model.volumes import VolumeInfo, VolumesUse, VolumeVersion
     from shoal.wire.agent import Entry
 
 volume = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Volumes: directories that outlive sandboxes.")
 
-_COLUMNS = ("NAME", "ID", "ENVIRONMENT", "SIZE", "FILES", "AGE", "NOTE")
+_COLUMNS = ("NAME", "ID", "ENVIRONMENT", "HOLDS", "SIZE", "FILES", "AGE", "NOTE")
 _ENTRIES = ("MODE", "SIZE", "NAME")
 
 Name = Annotated[str, typer.Argument(metavar="VOLUME", help="Its name or its id (vol-…).", show_default=False)]
@@ -203,13 +203,24 @@ def restore(name: Name, environment: EnvironmentName = None) -> None:
 
 
 @volume.command("usage")
-def usage(name: Name, environment: EnvironmentName = None, json: Json = False) -> None:
-    """Tell what a volume holds, and what it may hold.
+def usage(
+    name: Annotated[str | None, typer.Argument(metavar="[VOLUME]", help="Of this one alone.")] = None,
+    environment: EnvironmentName = None,
+    json: Json = False,
+) -> None:
+    """Tell what a volume holds, or all of an environment.
+
+    Of all together, MOST is the environment's quota, and LIMITS what the volumes' own limits add up to.
 
     \b
     Examples:
       shoal volume usage data
+      shoal volume usage
+      shoal volume usage --environment team
     """
+    if name is None:
+        _total(environment, json)
+        return
 
     async def body(client: Client) -> VolumeInfo:
         return await (await _find(client, name, environment)).info.aio()
@@ -374,6 +385,32 @@ def revert(name: Name, version: Version, environment: EnvironmentName = None) ->
     console.err().print(f"{name} is as in {version}.", markup=False)
 
 
+def _total(environment: str | None, json: bool) -> None:
+    async def body(client: Client) -> VolumesUse:
+        from shoal.client.volume.volume import Volume
+
+        return await Volume.total_usage.aio(environment=environment, client=client)
+
+    total = with_cluster(body)
+    if json:
+        console.print_json(total.to_dict())
+        return
+
+    def most(quota: int | None) -> str:
+        return "" if quota is None else f"{quota:,}"
+
+    console.print_table(
+        ("", "HOLD", "LIMITS", "MOST"),
+        [
+            ("volumes", f"{total.volumes:,}", "", ""),
+            ("bytes", f"{total.bytes:,}", f"{total.size_limits:,}", most(total.size_quota)),
+            ("files", f"{total.files:,}", f"{total.files_limits:,}", most(total.files_quota)),
+        ],
+    )
+    if total.unmeasured:
+        console.print_error(f"{total.unmeasured} of them could not be measured now; try again")
+
+
 def _split(text: str) -> tuple[str, str]:
     name, colon, path = text.partition(":")
     if not name or not colon:
@@ -401,7 +438,12 @@ def _row(info: VolumeInfo, now: float) -> tuple[str, ...]:
     note = "ephemeral" if info.ephemeral else ""
     if info.deleted_at is not None:
         note = f"deleted {console.age(now - info.deleted_at)} ago"
-    return info.name, info.id, info.environment, size, files, console.age(now - info.created_at), note
+    holds = "" if info.use is None else _rounded(info.use.bytes)
+    return info.name, info.id, info.environment, holds, size, files, console.age(now - info.created_at), note
+
+
+def _rounded(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.1f} MiB"
 
 
 async def _find(client: Client, name: str, environment: str | None) -> Volume:

@@ -29,10 +29,33 @@ OTHER = "/other"
 
 @dataclass(frozen=True, slots=True)
 class VolumeUse:
-    """What a volume holds. `bytes`: in whole blocks of 4 KiB; `files`: files and directories."""
+    """What a volume holds. `bytes`: in whole blocks of 4 KiB; `files`: files and directories; `at`: when that was
+    measured, in unix seconds."""
 
     bytes: int = 0
     files: int = 0
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumesUse:
+    """What the volumes of an environment hold together (`bytes`, `files`), also those that are deleted and can be
+    restored. `size_limits`, `files_limits`: what their limits add up to; `size_quota`, `files_quota`: what that may be
+    (None: anything). `unmeasured`: how many volumes could not be measured now; of those the last measurement counts."""
+
+    environment: str
+    volumes: int
+    bytes: int
+    files: int
+    size_limits: int
+    files_limits: int
+    size_quota: int | None = None
+    files_quota: int | None = None
+    unmeasured: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +75,8 @@ class VolumeVersion:
 class VolumeInfo:
     """A volume of an environment. Times in unix seconds. `size`: bytes that it may hold, `files`: files and directories
     (None: no limit); `ephemeral`: it goes once nothing has used it for some minutes; `deleted_at`: since when it waits
-    to be removed, and can be restored; `ready`: it has been made; `use`: what it holds, where that was asked for;
+    to be removed, and can be restored; `ready`: it has been made; `use`: what it holds, now where that was asked for,
+    else when it was last measured;
     `versions`: the oldest first."""
 
     id: str

@@ -29,6 +29,8 @@ class MemoryVolumes(VolumeKeeper):
         assert volume_id in self.made
 
     def use(self, volume_id: str, storage: ObjectAccess) -> VolumeUse:
+        if self.fail:
+            raise Unavailable("the database is away")
         return VolumeUse(4096, 1)
 
     def sync(self) -> None:

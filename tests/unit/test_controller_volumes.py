@@ -21,7 +21,7 @@ from shoal.model.errors import AlreadyExists, FailedPrecondition, QuotaExceeded,
 from shoal.model.info import Listing
 from shoal.model.mounts import MountSpec
 from shoal.model.settings import Settings
-from shoal.model.volumes import VolumeInfo, VolumeUse
+from shoal.model.volumes import VolumeInfo, VolumesUse, VolumeUse
 from tests.fakes.volumes import MemoryVolumes
 from tests.unit.builders import spec
 from tests.unit.controller_world import SECRET, Controller, World
@@ -62,7 +62,7 @@ async def test_life_of_a_volume() -> None:
     with pytest.raises(VolumeNotFound) as missing:
         volumes.held(spec(volumes=(MountSpec("/d", volume="none"),)))
     assert missing.value.field == "volumes"
-    assert (await volumes.volume("data", "main", True, INSIDE)).use == VolumeUse(4096, 1)
+    assert (await controller.parts.volume_uses.volume("data", "main", True, INSIDE)).use == VolumeUse(4096, 1, 1000.0)
     await volumes.delete("data", "main", False, INSIDE)
     assert volumes.volumes("main", False, INSIDE) == []
     other = await _make(volumes, "data")
@@ -229,6 +229,35 @@ async def test_the_volumes_of_an_environment_have_so_much_together() -> None:
         await volumes.limit(one.id, "main", 2 << 30, 60, INSIDE)
     usage = controller.parts.accounts.environment("main", INSIDE).usage
     assert (usage.volume_bytes, usage.volume_files) == (3 << 30, 100)
+    await controller.parts.stop()
+
+
+async def test_what_all_volumes_of_an_environment_hold() -> None:
+    keeper, now = MemoryVolumes(), [1000.0]
+    world = World()
+    controller = await world.controller()
+    volumes, uses = _volumes(controller, keeper, now), controller.parts.volume_uses
+    for name in ("one", "two", "three"):
+        await _make(volumes, name, size=1 << 30)
+    await volumes.delete("three", "main", False, INSIDE)
+    await uses.turn()
+    assert sorted(each.use is not None for each in uses.listed("main", False, INSIDE)) in (
+        [False, False],
+        [False, True],
+    )
+    await controller.parts.accounts.set_quota("main", Quota(volume_bytes=4 << 30), INSIDE)
+    total = await uses.of_environment("main", INSIDE)
+    assert total == VolumesUse("main", 3, 3 * 4096, 3, 3 << 30, 0, 4 << 30, None)
+    assert [each.use for each in uses.listed("main", False, INSIDE)] == [VolumeUse(4096, 1, 1000.0)] * 2
+    now[0] += 1000
+    await uses.turn()  # the last look at what may have changed
+    await uses.of_environment("main", INSIDE)
+    keeper.fail = True  # nothing is measured that nobody has used since
+    now[0] += 1000
+    assert (await uses.of_environment("main", INSIDE)).unmeasured == 0
+    await controller.parts.sandboxes.create(spec(volumes=(MountSpec("/d", volume="one"),)), 10, True, INSIDE)
+    total = await uses.of_environment("main", INSIDE)
+    assert (total.unmeasured, total.bytes) == (1, 3 * 4096)
     await controller.parts.stop()
 
 

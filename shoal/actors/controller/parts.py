@@ -60,6 +60,7 @@ from shoal.actors.controller.tunnels import Tunnels
 from shoal.actors.controller.usage_accounts import EVERY_S as USAGE_S
 from shoal.actors.controller.usage_accounts import HOUR_S, UsageAccounts
 from shoal.actors.controller.volume_files import VolumeFiles
+from shoal.actors.controller.volume_uses import VolumeUses
 from shoal.actors.controller.volume_versions import VolumeVersions
 from shoal.actors.controller.volumes import SWEEP_S as VOLUMES_S
 from shoal.actors.controller.volumes import Volumes
@@ -135,6 +136,7 @@ class Parts:
     secrets: Secrets
     registry_pulls: RegistryPulls
     volumes: Volumes
+    volume_uses: VolumeUses
     volume_files: VolumeFiles
     volume_versions: VolumeVersions
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
@@ -161,6 +163,7 @@ class Parts:
             tasks.repeat(LOOK_S, self.image_storage.turn, "store images"),
             tasks.repeat(SWEEP_S, self.image_sweep.turn, "sweep stored images"),
             tasks.repeat(VOLUMES_S, self.volumes.sweep, "sweep volumes"),
+            tasks.repeat(VOLUMES_S, self.volume_uses.turn, "measure volumes"),
         ]
 
     async def stop(self) -> None:
@@ -384,6 +387,7 @@ async def open_parts(
             kept, image_changes, use.note_used, accounts, secrets, nodes, settings.limits, call
         ),
         volumes=volumes,
+        volume_uses=VolumeUses(volumes, accounts),
         volume_files=VolumeFiles(volumes, sandboxes, settings),
         volume_versions=VolumeVersions(volumes, sandboxes),
     )

@@ -41,7 +41,7 @@ from shoal.model.spec import SandboxSpec
 from shoal.model.validate import check_name
 from shoal.model.verbs import Verb
 from shoal.model.visibility import check_sees_environment, sees
-from shoal.model.volumes import VolumeInfo, check_limits
+from shoal.model.volumes import VolumeInfo, VolumeUse, check_limits
 
 T = TypeVar("T")
 
@@ -143,14 +143,6 @@ class Volumes:
             key=lambda each: (each.environment, each.name, each.created_at),
         )
 
-    async def volume(self, name: str, environment: str, use: bool, caller: Caller) -> VolumeInfo:
-        """One, by name or id; `use`: with what it holds."""
-        found = self.known(name, environment, caller)
-        if not use:
-            return found
-        held = await self._keep(lambda keeper, storage: keeper.use(found.id, storage))
-        return replace(found, use=held)
-
     async def limit(
         self, name: str, environment: str, size: int | None, files: int | None, caller: Caller
     ) -> VolumeInfo:
@@ -222,6 +214,22 @@ class Volumes:
         return found
 
     # -- what the others ask ------------------------------------------------------------------------
+
+    def all(self) -> list[VolumeInfo]:
+        """All that there are, also those that are being made or wait to be removed."""
+        return list(self._volumes.values())
+
+    def of_environment(self, environment: str) -> list[VolumeInfo]:
+        """All of an environment that have been made, also those that wait to be removed."""
+        return [each for each in self._volumes.values() if each.environment == environment and each.ready]
+
+    def used_at(self, volume_id: str) -> float:
+        """When a sandbox last had it mounted, as far as is known; else when it was made or found again."""
+        return self._used_at.setdefault(volume_id, self.clock())
+
+    async def measure(self, volume_id: str) -> VolumeUse:
+        """What it holds now."""
+        return await self._keep(lambda keeper, storage: keeper.use(volume_id, storage))
 
     def held(self, spec: SandboxSpec) -> tuple[str, ...]:
         """The ids of what a spec mounts, in its order, empty for what is no volume; `VolumeNotFound`."""

@@ -17,7 +17,7 @@ from shoal.model import verbs
 from shoal.model.errors import VolumeNotFound
 from shoal.model.mounts import MountSpec
 from shoal.model.validate import check_name
-from shoal.model.volumes import FRESH_S, VolumeInfo, VolumeUse, VolumeVersion, check_limits
+from shoal.model.volumes import FRESH_S, VolumeInfo, VolumesUse, VolumeUse, VolumeVersion, check_limits
 
 _MARGIN_S = 0.1
 
@@ -132,6 +132,13 @@ class Volume(Context):
         client = client or await current()
         owner = await environment_of(client, environment)
         return Volume(client, await client.transport.ask(verbs.restore_volume, name, owner))
+
+    @dual_function
+    @staticmethod
+    async def total_usage(*, environment: str | None = None, client: Client | None = None) -> VolumesUse:
+        """What all volumes of an environment (None: the token's) hold together, beside its quota."""
+        client = client or await current()
+        return await client.transport.ask(verbs.volumes_use, await environment_of(client, environment))
 
     # What it is
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from shoal.model.access import Scope
 from shoal.model.info import SandboxInfo
 from shoal.model.verbs.verb import VOLUME_S, Retry, verb
-from shoal.model.volumes import VERSION_S, VolumeInfo
+from shoal.model.volumes import VERSION_S, VolumeInfo, VolumesUse
 
 
 @verb(Scope.RUN, "POST /v1/volumes", audit="volume.create", retry=Retry.UNANSWERED, takes=VOLUME_S)
@@ -27,12 +27,19 @@ def create_volume(
 
 @verb(Scope.READ, "GET /v1/volumes", many="volumes")
 def volumes(environment: str | None, deleted: bool = False) -> list[VolumeInfo]:
-    """The volumes of an environment, or (None) all that the caller may see; `deleted`: those that can be restored."""
+    """The volumes of an environment, or (None) all that the caller may see, with what each held when it was last
+    measured; `deleted`: those that can be restored."""
 
 
 @verb(Scope.READ, "GET /v1/volumes/{name}", takes=VOLUME_S)
 def volume(name: str, environment: str, use: bool = False) -> VolumeInfo:
     """One; `use`: with what it holds, which takes a fifth of a second."""
+
+
+@verb(Scope.READ, "GET /v1/environments/{name}/volumes", takes=VOLUME_S)
+def volumes_use(name: str) -> VolumesUse:
+    """What all volumes of an environment hold together, beside its quota; `EnvironmentNotFound`. Those that may have
+    changed since are measured, for a minute at most."""
 
 
 @verb(Scope.RUN, "PUT /v1/volumes/{name}/limits", audit="volume.limit", takes=VOLUME_S)

@@ -94,6 +94,29 @@ class VolumeUse(Told):
     """In blocks of 4 KiB"""
     files: int
     """Files and directories"""
+    at: float | None
+    """When that was measured, in unix seconds"""
+
+
+class VolumesUse(Told):
+    """What the volumes of an environment hold together, also those that are deleted and can be restored."""
+
+    environment: str
+    volumes: int
+    bytes: int
+    """In blocks of 4 KiB"""
+    files: int
+    """Files and directories"""
+    size_limits: int
+    """What the volumes' limits of bytes add up to"""
+    files_limits: int
+    """The same of files"""
+    size_quota: int | None
+    """The most that the limits of bytes may add up to; none: anything"""
+    files_quota: int | None
+    """The same of files"""
+    unmeasured: int
+    """How many could not be measured now; of those the last measurement counts"""
 
 
 class VolumeVersion(Told):
@@ -120,7 +143,7 @@ class Volume(Told):
     """Since when it waits to be removed"""
     ready: bool
     use: VolumeUse | None
-    """What it holds, where that was asked for"""
+    """What it holds, now where that was asked for, else when it was last measured"""
     versions: Sequence[VolumeVersion]
     """The oldest first"""
 

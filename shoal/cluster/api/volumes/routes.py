@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Path, Query
 from starlette.requests import Request
 
 from shoal.cluster.api.access.auth import environment_for
@@ -23,6 +23,7 @@ from shoal.cluster.api.schema.volumes import (
     VolumeOpen,
     VolumeRename,
     Volumes,
+    VolumesUse,
 )
 from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT
@@ -67,6 +68,12 @@ async def get_volume(
 ) -> Json:
     """Its limits, and what it holds."""
     return Json((await cluster.ask(verbs.volume, name, environment_for(who, environment), use)).to_dict())
+
+
+@verb_route(router, verbs.volumes_use, response_model=VolumesUse, summary="Look at what an environment's volumes hold")
+async def environments_volumes(name: Annotated[str, Path()], who: Who, cluster: Cluster) -> Json:
+    """All together, beside the environment's quota."""
+    return Json((await cluster.ask(verbs.volumes_use, environment_for(who, name))).to_dict())
 
 
 @verb_route(router, verbs.limit_volume, response_model=Volume, summary="Limit a volume")
