@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +68,16 @@ class Postgres:
     def stop(self, mode: str = "fast") -> None:
         """`immediate`: as in a crash, connections are cut and nothing is tidied up."""
         self._run("pg_ctl", "stop", "-w", "-t", "60", "-m", mode, "-D", self.data)
+
+    def kill(self) -> None:
+        """As by the kernel: SIGKILL to the server, whose processes then end by themselves."""
+        server = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        os.kill(server, signal.SIGKILL)
+        end = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}/exe").exists() for pid in (server, *children)):
+            assert time.monotonic() < end, "processes of the server go on"
+            time.sleep(0.05)
 
     def make(self) -> None:
         secret = self.data.parent / "password"

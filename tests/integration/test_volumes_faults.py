@@ -20,7 +20,8 @@ from shoal import Sandbox, Volume
 from shoal.cluster.local import processes
 from shoal.cluster.objects.server import ObjectServer
 from shoal.model import cluster_file
-from shoal.model.errors import ShoalError, Unavailable
+from shoal.model.errors import ShoalError, Unavailable, VolumeNotFound
+from shoal.model.volumes import FRESH_S
 from tests.cluster import test_cache as cache_of_tests
 from tests.integration.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.integration.machines import Machine, lan, processes_of
@@ -72,6 +73,9 @@ class Site:
     there: Sandbox
     storage: FaultyProxy
     database: FaultyProxy
+    postgres: Postgres
+    name: str
+    """The database's."""
 
     def written(self, name: str, meanwhile: Callable[[], None], seconds: float) -> tuple[list[int], list[str]]:
         """What a writer was told to be written there while something happened, and what not."""
@@ -137,7 +141,9 @@ def site(clusters_engine: str, postgres: Postgres) -> Iterator[Site]:
             stack.enter_context(Sandbox.create(volumes={"/data": volume}, region=region, client=client))
             for region in ("here", "there")
         )
-        yield Site(head, machine, volume, here, there, storage, database)
+        yield Site(
+            head, machine, volume, here, there, storage, database, postgres, url.rpartition("/")[2].partition("?")[0]
+        )
 
 
 def test_what_is_committed_on_one_machine_is_read_on_the_other(site: Site) -> None:
@@ -199,6 +205,66 @@ def test_a_commit_that_cannot_finish_says_so(site: Site, what: str) -> None:
     assert site.there.run("cat /data/kept").stdout == "kept\n"
 
 
+def test_the_database_server_is_killed_while_a_sandbox_writes(site: Site) -> None:
+    """What is committed is there, and no number is handed out twice, though nothing else of the last seconds had come
+    to the disk."""
+    site.postgres.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    site.postgres.execute("SELECT pg_reload_conf()")
+    committed: list[int] = []
+    numbers: dict[str, dict[str, int]] = {}
+    outcome: list[object] = []
+
+    def kill() -> None:
+        found = sorted(int(name) for name in site.here.run("ls /data/killed").stdout.split())
+        committed.extend(found[:-1])  # the last may still be open
+        site.volume.commit()
+        time.sleep(0.5)
+        sandbox.run("echo new > /data/new", check=True)  # takes its first numbers of data
+        numbers["before"] = _numbers(site, other)
+        site.postgres.kill()
+        committing = threading.Thread(target=lambda: outcome.append(_outcome(site.volume)))
+        committing.start()
+        time.sleep(2)
+        site.postgres.start()
+        committing.join(120)
+        assert not committing.is_alive()
+
+    other = Volume.create("numbers", client=site.head.client())
+    with Sandbox.create(volumes={"/data": other}, region="here", client=site.head.client()) as sandbox:
+        written, failed = site.written("killed", kill, 12)
+        numbers["after"] = _numbers(site, other)
+        print(len(committed), len(written), failed[:3], outcome, numbers)
+    assert committed
+    assert isinstance(outcome[0], Unavailable | None)
+    assert all(numbers["after"][name] >= number for name, number in numbers["before"].items())
+    assert len(numbers["before"]) == 3
+    site.nothing_is_lost("killed", [*committed, *written[-20:]])
+    _until(lambda: _commits(site.volume), "it is committed")
+    other.delete(now=True)
+
+
+def test_a_volume_is_removed_while_two_machines_have_it_mounted(site: Site) -> None:
+    client = site.head.client()
+    made = Volume.create("removed", client=client)
+    with Sandbox.create(volumes={"/data": made}, region="there", client=client) as there:
+        with Sandbox.create(volumes={"/data": made}, region="here", client=client) as here:
+            made.delete(now=True)
+            with pytest.raises(VolumeNotFound):
+                Sandbox.create(volumes={"/data": made}, client=client)
+            here.run("echo here > /data/here", check=True)
+            time.sleep(FRESH_S)
+            assert there.run("cat /data/here && echo there > /data/there").stdout == "here\n"
+            time.sleep(FRESH_S)
+            assert here.run("cat /data/there").stdout == "there\n"
+        time.sleep(6)  # the controller looks every 5 s
+        assert there.run("cat /data/here /data/there").stdout == "here\nthere\n"
+        assert _schemas(site, made) == 1
+    _until(lambda: _schemas(site, made) == 0, "it is removed")
+    assert f"JuiceFS:{made.id}" not in site.machine.run("cat", "/proc/self/mountinfo").stdout
+    assert f"JuiceFS:{made.id}" not in Path("/proc/self/mountinfo").read_text()
+    assert not list(Path(site.head.environ["SHOAL_STATE_DIR"]).glob(f"s3/**/{made.id}/chunks/**/*_*"))
+
+
 def test_the_node_actor_is_killed_while_a_sandbox_writes(site: Site) -> None:
     written, failed = site.written("actor", lambda: _kill_actor(site), 8)
     assert written
@@ -256,6 +322,26 @@ def _kill_actor(site: Site) -> None:
         each.pid for each in found if each.pid not in elsewhere and command_line(each.pid).startswith("ray::NodeActor")
     )
     os.kill(actor, signal.SIGKILL)
+
+
+def _numbers(site: Site, volume: Volume) -> dict[str, int]:
+    """The next numbers that the metadata of a volume hands out."""
+    schema = f"shoal_{volume.id.replace('-', '_')}"
+    found = site.postgres.execute(f"SELECT name, value FROM {schema}.jfs_counter WHERE name LIKE 'next%'", site.name)
+    return {name: value for name, value in found if name in ("nextInode", "nextChunk", "nextSession")}
+
+
+def _schemas(site: Site, volume: Volume) -> int:
+    schema = f"shoal_{volume.id.replace('-', '_')}"
+    return len(site.postgres.execute(f"SELECT 1 FROM pg_namespace WHERE nspname = '{schema}'", site.name))
+
+
+def _outcome(volume: Volume) -> ShoalError | None:
+    try:
+        volume.commit()
+    except ShoalError as error:
+        return error
+    return None
 
 
 def _commits(volume: Volume) -> bool:

@@ -38,6 +38,7 @@ class JuiceKeeper(VolumeKeeper):
             access.metadata,
             volume_id,
         )
+        self._metadata.guard(volume_id)
 
     def access(self, volume_id: str, storage: ObjectAccess) -> VolumeAccess:
         if not isinstance(storage, S3Access):

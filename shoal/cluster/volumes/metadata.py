@@ -2,7 +2,7 @@
 
 With PostgreSQL as the cluster's store: a schema for each volume, in the same database. Every machine reaches it. Its
 transactions do not wait for the disk (`volumes.synchronous_commit`): they are there in their order after a crash, but
-for those of less than the last second, and `sync` waits for all of them.
+for those of less than the last second, and `sync` waits for all of them. Those that hand out numbers wait (`guard`).
 
 Without: a SQLite file for each volume in the state directory. Two volumes never wait for each other's writes, and none
 can be mounted on another machine: SQLite locks by shared memory of one machine.
@@ -21,6 +21,16 @@ from shoal.cluster.store.database import FAILURES, postgresql_database
 from shoal.model.ids import VOLUME
 from shoal.model.private_directory import make_private_directory
 from shoal.model.settings import Settings
+
+_GUARD = (
+    """CREATE OR REPLACE FUNCTION "{schema}".wait_for_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM set_config('synchronous_commit', 'on', true); RETURN NEW; END $$""",
+    'DROP TRIGGER IF EXISTS wait_for_disk ON "{schema}".jfs_counter',
+    """CREATE TRIGGER wait_for_disk BEFORE UPDATE ON "{schema}".jfs_counter FOR EACH ROW
+    WHEN (NEW.name IN ('nextInode', 'nextChunk', 'nextSession')) EXECUTE FUNCTION "{schema}".wait_for_disk()""",
+)
+"""Has a transaction that hands out numbers wait for the disk. `jfs_counter` is where JuiceFS has them, as its page on
+internals says."""
 
 
 class MetadataAddress(NamedTuple):
@@ -42,6 +52,12 @@ class Metadata(ABC):
     @abstractmethod
     def address(self, volume_id: str) -> MetadataAddress:
         """Where it is."""
+
+    @abstractmethod
+    def guard(self, volume_id: str) -> None:
+        """Once a volume is formatted: sees to it that no crash of the database has numbers of files and blocks handed
+        out twice. A mount takes a thousand of each at a time and goes on to use them after the crash, so a second one
+        would write other data under the names of the first one's objects."""
 
     @abstractmethod
     def sync(self) -> None:
@@ -73,8 +89,11 @@ class SqliteMetadata(Metadata):
     def address(self, volume_id: str) -> MetadataAddress:
         return MetadataAddress(f"sqlite3://{self._file(volume_id)}", None)
 
+    def guard(self, volume_id: str) -> None:
+        """Each transaction waits for itself."""
+
     def sync(self) -> None:
-        """Each transaction waited for itself."""
+        """The same."""
 
     def remove(self, volume_id: str) -> None:
         file = self._file(volume_id)
@@ -113,6 +132,10 @@ class PostgresMetadata(Metadata):
         )
         return MetadataAddress(plain.render_as_string(hide_password=False), password)
 
+    def guard(self, volume_id: str) -> None:
+        if not self._synchronous:
+            self._run(*(each.format(schema=_schema(volume_id)) for each in _GUARD))
+
     def sync(self) -> None:
         # A transaction that waits for its own record waits for all before it, whoever wrote them.
         self._run("SELECT pg_logical_emit_message(true, 'shoal', '')")
@@ -120,11 +143,12 @@ class PostgresMetadata(Metadata):
     def remove(self, volume_id: str) -> None:
         self._run(f'DROP SCHEMA IF EXISTS "{_schema(volume_id)}" CASCADE')
 
-    def _run(self, statement: str) -> None:
+    def _run(self, *statements: str) -> None:
         database = postgresql_database(self._url)
         try:
             with database.writes.begin() as connection:
-                connection.exec_driver_sql(statement)
+                for statement in statements:
+                    connection.exec_driver_sql(statement)
         except FAILURES as error:
             raise database.failure(error) from None
         finally:
