@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"shoal/layers/internal/pack"
 	"shoal/layers/internal/rootdir"
+	"shoal/layers/internal/stream"
 	"shoal/layers/internal/unpack"
 )
 
@@ -41,7 +41,9 @@ func Commit(
 	if err != nil {
 		return Result{}, 0, err
 	}
-	out := &splitter{digest: sha256.New()}
+	digest := stream.HashBehind(sha256.New())
+	defer digest.Close()
+	out := &splitter{digest: digest}
 	c := &committer{
 		out: out, archive: tar.NewWriter(out), files: unpack.New(root, bounds, progress),
 		split: storage.NewJSONPacker(compressed),
@@ -54,7 +56,7 @@ func Commit(
 	if err != nil {
 		return Result{}, 0, err
 	}
-	result = Result{"sha256:" + hex.EncodeToString(out.digest.Sum(nil)), summary.Size, summary.Entries, true}
+	result = Result{"sha256:" + hex.EncodeToString(digest.Sum()), summary.Size, summary.Entries, true}
 	return result, packed.Skipped, compressed.Close()
 }
 
@@ -105,7 +107,7 @@ func (c *committer) finish() (unpack.Summary, error) {
 
 // splitter hashes the archive, and keeps what of it is not in the files.
 type splitter struct {
-	digest hash.Hash
+	digest *stream.Behind
 	other  []byte
 	inFile bool
 }
