@@ -4,6 +4,7 @@ typed or succeed.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -11,10 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 import shoal
+from tests.cluster import Cluster
 from tests.processes import actor_names, actor_pid, eventually, kill, kill_relay
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -123,6 +127,34 @@ def test_the_node_actor(kept: list[shoal.Sandbox]) -> None:
     assert follower.stdout.read() == "".join(f"{i}\n" for i in range(1, 61)), "the data plane does not care"
     assert_typed(running.failed)
     assert_alive(kept)
+
+
+@pytest.mark.long
+def test_the_node_actor_while_the_sink_is_away(cluster: Cluster) -> None:
+    """Neither loses a line: those from before wait on the node's disk, those of meanwhile in the sandbox."""
+    sink = Path(urlsplit(cluster.machine.settings.telemetry.sink or "").path)
+    away = sink.with_suffix(".away")
+    sink.touch()
+    sink.rename(away)
+    sink.mkdir()  # so that it cannot be written
+    sandbox = shoal.Sandbox.create("sh", "-c", "seq 1 2000; read _; seq 2001 4000", client=cluster.client)
+    try:
+        (node,) = actor_names("node-")
+        time.sleep(1)
+        pid = actor_pid(node)
+        kill(pid)
+        sandbox.stdin.write(b"on\n")
+        eventually(lambda: actor_pid_or_none(node) not in (None, pid), what="a new node actor")
+    finally:
+        sink.rmdir()
+    sandbox.wait()
+
+    def lines() -> list[str]:
+        told = [json.loads(line) for line in sink.read_bytes().splitlines()] if sink.exists() else []
+        mine = [each for each in told if each["sandbox_id"] == sandbox.id and each["kind"] != "event"]
+        return [*dict.fromkeys(each.get("text", "a gap") for each in mine)]
+
+    eventually(lambda: lines() == [str(number) for number in range(1, 4001)], what="every line, once and in order")
 
 
 def test_sandbox_actors(kept: list[shoal.Sandbox]) -> None:

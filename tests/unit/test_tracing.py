@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from shoal.client.dual_method import dual_method
 from shoal.model import tracing
+from shoal.model.errors import NotFound
 from shoal.transport.http import HttpTransport
 from tests.api import Api, serving
 from tests.otlp import Receiver, SpanSeen, receiver
@@ -55,6 +57,13 @@ def test_a_create_is_one_trace(api: Api, seen: Receiver) -> None:
     assert {**facts, "shoal.image": "python:3.12"}.items() <= create.attributes.items()
     assert request.attributes["http.response.status_code"] == 201
     assert start.attributes["shoal.sandbox_id"] == made.json["id"]
+
+
+def test_an_exec_tells_the_commands_own_time(api: Api, seen: Receiver) -> None:
+    at = f"/v1/sandboxes/{api.sandbox()['id']}/exec"
+    assert api.ask("POST", at, {"argv": ["true"]}, headers={"traceparent": SAMPLED}).status == 200
+    process, request = only(seen, "process"), only(seen, "POST /v1/sandboxes/{sandbox_id}/exec")
+    assert (process.trace_id, process.parent_id) == (TRACE, request.span_id)
 
 
 def test_what_fails_says_how(api: Api, seen: Receiver) -> None:
@@ -105,6 +114,55 @@ def test_a_program_that_traces_sees_its_calls(api: Api, program: tuple[TracerPro
             trace_id = f"{span.get_span_context().trace_id:032x}"
         assert only(seen, "GET /v1/defaults").trace_id == trace_id
         tracing.stop()
+
+
+class Nest:
+    """Calls that call another at once, or after a wait; and that end in other ways than well."""
+
+    @dual_method
+    async def inner(self) -> None:
+        await asyncio.sleep(0)
+
+    @dual_method
+    async def outer(self, how: str) -> str:
+        if how == "waits":
+            await asyncio.sleep(0)
+        await self.inner.aio()
+        if how == "fails":
+            raise NotFound("no such thing")
+        if how == "hangs":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0)  # tidies up
+        return how
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["at once", "waits", "fails", "hangs"])
+async def test_a_call_that_calls_another_is_above_it(
+    how: str, program: tuple[TracerProvider, InMemorySpanExporter]
+) -> None:
+    provider, exporter = program
+    with provider.get_tracer("a program").start_as_current_span("mine") as mine:
+        if how == "fails":
+            with pytest.raises(NotFound):
+                await Nest().outer.aio(how)
+        elif how == "hangs":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(Nest().outer.aio(how), 0.01)
+        else:
+            assert await Nest().outer.aio(how) == how
+        assert trace.get_current_span() is mine
+    inner, outer, _ = exporter.get_finished_spans()
+    assert (inner.name, outer.name) == ("Nest.inner", "Nest.outer")
+    assert inner.parent is not None
+    assert outer.parent is not None
+    assert (inner.parent.span_id, outer.parent.span_id) == (outer.context.span_id, mine.get_span_context().span_id)
+    assert outer.start_time is not None
+    assert inner.start_time is not None
+    assert outer.start_time <= inner.start_time
+    assert outer.status.is_ok is (how != "fails")
 
 
 def test_a_receiver_that_is_away_harms_nobody(api: Api) -> None:

@@ -27,6 +27,7 @@ from shoal.cluster.api.request.context import Cluster
 from shoal.cluster.api.request.route import StartRoute, calls_of, new_router
 from shoal.cluster.api.request.streaming import StreamingBody, gone
 from shoal.cluster.api.schema.data import Exec, ExecResult
+from shoal.model import tracing
 from shoal.model.access import Scope
 from shoal.model.errors import InvalidRequest
 from shoal.wire.agent import RunResult
@@ -98,6 +99,7 @@ async def exec_command(sandbox_id: str, body: Exec, request: Request, transport:
         )
     )
     result = await _while_there(request, call)
+    tracing.steps([("process", result.duration_s)], time.time())
     request.app.state.usage_reporter.executed(time.perf_counter() - began - result.duration_s)
     return _answer(result, body.encoding, share)
 
