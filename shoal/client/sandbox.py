@@ -366,30 +366,33 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         return await Sandbox.create.aio(deadline=deadline, client=client, **restored)
 
     @dual_method
-    async def fork(self, count: int = 1, *, deadline: float = CREATE_DEADLINE_S) -> Sequence[Sandbox]:
+    async def fork(
+        self, count: int = 1, *, memory: bool = False, deadline: float = CREATE_DEADLINE_S
+    ) -> Sequence[Sandbox]:
         """Creates `count` sandboxes like this one (up to 1,000), each with the files that this one has now, and returns
         them running: all, or none. Their spec is the same but for the name. Processes, memory and tunnels are not taken
-        along; its own command starts anew in each. `deadline`: seconds for all of it.
+        along; its own command starts anew in each. `memory`: in gVisor, each goes on with its processes and their
+        memory, as after `restore`, and has no own command. `deadline`: seconds for all of it.
 
-        Raises what `snapshot_filesystem` and `create` do; then nothing is left.
+        Raises what `snapshot_filesystem`, with `memory` `snapshot`, and `create` do; then nothing is left.
         """
         check_number("count", count, 0, MAX_FORKS, "sandboxes", whole=True)
         check_number("deadline", deadline, 0, math.inf, "seconds")
         key = secrets.token_hex(16)
         transport = self._agent.transport
         try:
-            made = await transport.fork(self.id, count, deadline=deadline, key=key)
+            made = await transport.fork(self.id, count, deadline=deadline, key=key, memory=memory)
         except asyncio.CancelledError:
-            await self._client.rollback.run(self._end_forks(count, deadline, key))
+            await self._client.rollback.run(self._end_forks(count, deadline, key, memory))
             raise
         for info in made:
             self._client.leases.add(info)
         return Listed((Sandbox(self._client, info) for info in made), _COLUMNS)
 
-    async def _end_forks(self, count: int, deadline: float, key: str) -> None:
+    async def _end_forks(self, count: int, deadline: float, key: str, memory: bool) -> None:
         """Ends what a call that was given up has made, or is making: the same key gives the same sandboxes."""
         transport = self._agent.transport
-        made = await transport.fork(self.id, count, deadline=deadline, key=key)
+        made = await transport.fork(self.id, count, deadline=deadline, key=key, memory=memory)
         await asyncio.gather(*(transport.terminate(info.id) for info in made), return_exceptions=True)
 
     def __repr__(self) -> str:

@@ -71,7 +71,9 @@ class Transport(ABC):
         """`verbs.create_many`, of any number of sandboxes; cancelled, as `create`."""
 
     @abstractmethod
-    async def fork(self, sandbox_id: str, count: int, *, deadline: float, key: str) -> Sequence[SandboxInfo]:
+    async def fork(
+        self, sandbox_id: str, count: int, *, deadline: float, key: str, memory: bool = False
+    ) -> Sequence[SandboxInfo]:
         """`verbs.fork`. One that is cancelled goes on: the same `key` gives the same sandboxes."""
 
     @abstractmethod

@@ -166,9 +166,11 @@ class HttpTransport(Transport):
             raise
         return made
 
-    async def fork(self, sandbox_id: str, count: int, *, deadline: float, key: str) -> Sequence[SandboxInfo]:
+    async def fork(
+        self, sandbox_id: str, count: int, *, deadline: float, key: str, memory: bool = False
+    ) -> Sequence[SandboxInfo]:
         path, query, body = request_for(
-            verbs.fork, {"sandbox_id": sandbox_id, "count": count, "deadline": deadline, "key": key}
+            verbs.fork, {"sandbox_id": sandbox_id, "count": count, "deadline": deadline, "key": key, "memory": memory}
         )
         takes = deadline + verbs.SNAPSHOT_S
         data = await self.calls.json("POST", path, query=query, body=body, for_room=True, takes_s=takes)

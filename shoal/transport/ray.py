@@ -60,8 +60,10 @@ class RayTransport(Transport):
         outcomes = await self._or_roll_back(self.ask(verbs.create_many, wanted, deadline, wait), wanted, wait)
         return [each if isinstance(each, ShoalError) else self._learn(each) for each in outcomes]
 
-    async def fork(self, sandbox_id: str, count: int, *, deadline: float, key: str) -> Sequence[SandboxInfo]:
-        return [self._learn(made) for made in await self.ask(verbs.fork, sandbox_id, count, deadline, key)]
+    async def fork(
+        self, sandbox_id: str, count: int, *, deadline: float, key: str, memory: bool = False
+    ) -> Sequence[SandboxInfo]:
+        return [self._learn(made) for made in await self.ask(verbs.fork, sandbox_id, count, deadline, key, memory)]
 
     def _learn(self, made: Made) -> SandboxInfo:
         info, grant = made

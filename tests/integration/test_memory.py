@@ -45,6 +45,8 @@ def test_others_go_on_where_one_was(cluster: object) -> None:
                 assert other.files.read_text("/root/note") == "kept"
                 assert other.run("cat /proc/net/dev").stdout.count("eth0") == 1
             assert asked(first) == 4
+            others += first.fork(2, memory=True)
+            assert [asked(fork) for fork in others[2:]] == [5, 5]
         finally:
             for other in others:
                 other.terminate()

@@ -14,6 +14,7 @@ from shoal.actors.controller.machine import Machine
 from shoal.actors.controller.placement import OnNode, Request, Wait, choose, tiers
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.room import Amount
+from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.model.access import INSIDE, Caller, Quota, Scope
 from shoal.model.errors import (
     EnvironmentNotFound,
@@ -28,6 +29,7 @@ from shoal.model.errors import (
 )
 from shoal.model.images import ImageKind, ImageListing, ImageRecord, ImageState
 from shoal.model.info import SandboxInfo
+from shoal.model.spec import SandboxSpec
 from tests.unit.builders import spec
 from tests.unit.controller_world import MACHINE, NODE, Controller, World, until
 
@@ -316,8 +318,8 @@ async def test_forks_have_the_spec_and_the_files_and_nothing_else_stays() -> Non
     controller = await world.controller()
     box = await created(controller, name="web", env={"A": "1"}, tags={"of": "test"}, timeout=77.0)
     fork = controller.parts.forks.fork
-    made = await controller.begin(fork(box.id, 3, 20.0, "once", INSIDE))
-    again = await controller.begin(fork(box.id, 3, 20.0, "once", INSIDE))
+    made = await controller.begin(fork(box.id, 3, 20.0, "once", False, INSIDE))
+    again = await controller.begin(fork(box.id, 3, 20.0, "once", False, INSIDE))
     assert [info.id for info, _ in made] == [info.id for info, _ in again]
     (image_id,) = {info.spec.image for info, _ in made}
     for info, grant in made:
@@ -332,22 +334,52 @@ async def test_forks_have_the_spec_and_the_files_and_nothing_else_stays() -> Non
     await controller.kill()
 
 
+async def test_forks_with_memory_go_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    controller = await world.controller()
+    fork = controller.parts.forks.fork
+    box = await created(controller, command=("sleep", "9"))
+    with pytest.raises(FailedPrecondition) as caught:
+        await controller.begin(fork(box.id, 2, 20.0, "plain", True, INSIDE))
+    assert caught.value.state == "no_memory"
+    record = record_of(controller, box.id)
+    record.spec = replace(record.spec, runtime="runsc")
+    asked: list[SandboxSpec] = []
+
+    async def create_many(_: Sandboxes, specs: list[SandboxSpec], *__: object) -> list[ShoalError]:
+        asked.extend(specs)
+        assert specs[0].image in world.images
+        return [QuotaExceeded("no") for _ in specs]
+
+    monkeypatch.setattr(Sandboxes, "create_many", create_many)
+    with pytest.raises(QuotaExceeded):
+        await controller.begin(fork(box.id, 2, 20.0, "once", True, INSIDE))
+    assert [(each.command, each.runtime, each.idempotency_key) for each in asked] == [
+        ((), "runsc", "once:0"),
+        ((), "runsc", "once:1"),
+    ]
+    assert [entry.action for entry in world.disk.audit].count("image.checkpoint") == 1
+    await until(lambda: not world.images and not world.disk.images, "the checkpoint is gone")
+    await end(controller, box.id)
+    await controller.kill()
+
+
 async def test_forks_are_all_or_none() -> None:
     world = World()
     controller = await world.controller()
     await controller.parts.accounts.set_quota("main", Quota(sandboxes=3), INSIDE)
     box = await created(controller)
     with pytest.raises(QuotaExceeded):
-        await controller.begin(controller.parts.forks.fork(box.id, 3, 20.0, "once", INSIDE))
+        await controller.begin(controller.parts.forks.fork(box.id, 3, 20.0, "once", False, INSIDE))
     assert [record.id for record in controller.parts.registry.live()] == [box.id]
     await until(lambda: not world.images and not world.disk.images, "the snapshot is gone")
     for count, key, field in ((0, "k", "count"), (1001, "k", "count"), (1, "", "idempotency_key")):
         with pytest.raises(InvalidRequest) as caught:
-            await controller.parts.forks.fork(box.id, count, 20.0, key, INSIDE)
+            await controller.parts.forks.fork(box.id, count, 20.0, key, False, INSIDE)
         assert caught.value.field == field
     await end(controller, box.id)
     with pytest.raises(SandboxEnded):
-        await controller.parts.forks.fork(box.id, 1, 20.0, "later", INSIDE)
+        await controller.parts.forks.fork(box.id, 1, 20.0, "later", False, INSIDE)
     await controller.kill()
 
 

@@ -1,4 +1,4 @@
-"""Forks: sandboxes that begin with the files of another one."""
+"""Forks: sandboxes that begin with the files of another one, and with its memory if so asked."""
 
 from __future__ import annotations
 
@@ -30,26 +30,34 @@ class Forks:
     changes: ImageChanges
     clock: Callable[[], float] = time.time
 
-    async def fork(self, sandbox_id: str, count: int, deadline_s: float, key: str, caller: Caller) -> list[Made]:
-        """So many sandboxes of the same spec, from its files as they are now: all, or none. It is seen through,
-        whatever becomes of the caller."""
+    async def fork(
+        self, sandbox_id: str, count: int, deadline_s: float, key: str, memory: bool, caller: Caller
+    ) -> list[Made]:
+        """So many sandboxes of the same spec, from its files (and `memory`) as they are now: all, or none. It is seen
+        through, whatever becomes of the caller."""
         check_number("count", count, 0, MAX_MANY, "sandboxes", whole=True)
         check_key(key)
         source = await self.history.get(sandbox_id, caller)
         self.sandboxes.admission.check_call(source.spec, deadline_s, caller)
-        forking = self._fork(source, [f"{key}:{number}" for number in range(count)], deadline_s, key, caller)
+        keys = [f"{key}:{number}" for number in range(count)]
+        forking = self._fork(source, keys, deadline_s, key, memory, caller)
         return await asyncio.shield(tasks.shared(forking, "fork"))
 
     async def _fork(
-        self, source: SandboxRecord, keys: list[str], deadline_s: float, key: str, caller: Caller
+        self, source: SandboxRecord, keys: list[str], deadline_s: float, key: str, memory: bool, caller: Caller
     ) -> list[Made]:
         end = time.monotonic() + deadline_s
         spec = replace(source.spec, name=None, tags=dict(source.tags))
+        if memory:
+            spec = replace(spec, command=())  # it runs already
         known = self.sandboxes.registry.keyed(spec.environment, keys[0])
         if known is not None:  # the same call again: its image may be about to go
             return await self._created(replace(spec, image=known.spec.image), keys, deadline_s, caller)
         ttl = deadline_s + SNAPSHOT_S  # should this controller be killed before it lets the image go
-        image = await self.snapshots.snapshot(source.id, None, ttl, key, caller)
+        if memory:
+            image = await self.snapshots.checkpoint(source.id, ttl, key, caller)
+        else:
+            image = await self.snapshots.snapshot(source.id, None, ttl, key, caller)
         try:
             left_s = max(0.1, end - time.monotonic())
             return await self._created(replace(spec, image=image.id), keys, left_s, caller)

@@ -51,11 +51,12 @@ def checkpoint(sandbox_id: str, ttl: float | None = None, key: str | None = None
     retry=Retry.UNANSWERED,
     takes="deadline",
 )
-def fork(sandbox_id: str, count: int, deadline: float, key: str) -> list[Made]:
+def fork(sandbox_id: str, count: int, deadline: float, key: str, memory: bool = False) -> list[Made]:
     """Up to 1,000 sandboxes of the same spec but for its name, running, each with the files that this one has now: all,
-    or none. They have the idempotency keys `<key>:<number>`, from 0; `deadline`: seconds for all of it.
+    or none. They have the idempotency keys `<key>:<number>`, from 0; `deadline`: seconds for all of it; `memory`: each
+    goes on with its processes and their memory, too, the own command as one of them.
 
-    Raises what `snapshot_filesystem` and `create` do.
+    Raises what `snapshot_filesystem`, with `memory` `checkpoint`, and `create` do.
     """
 
 

@@ -69,11 +69,11 @@ async def checkpoint(sandbox_id: SandboxId, request: Request, cluster: Cluster, 
 @verb_route(router, verbs.fork, status_code=201, response_model=Forked, summary="Fork a sandbox")
 async def fork_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster, body: Fork | None = None) -> Json:
     """Creates sandboxes of the same spec, without its name, each with the files that this one has now, and answers once
-    they run: all, or none. Its processes, tunnels and memory are not taken along."""
+    they run: all, or none. Its tunnels are not taken along, and only with `memory` its processes and their memory."""
     asked = body or Fork()
     key = asked.key or secrets.token_hex(16)
     try:
-        forking = cluster.fork(sandbox_id, asked.count, deadline=asked.deadline, key=key)
+        forking = cluster.fork(sandbox_id, asked.count, deadline=asked.deadline, key=key, memory=asked.memory)
         made = await seen_through(request, forking)
     except Unavailable as error:
         raise named(error, key if asked.key is None else None, 'key: "{}"') from None

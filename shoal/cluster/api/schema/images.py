@@ -54,6 +54,8 @@ class Fork(Sent):
     """Seconds for all of it"""
     key: Annotated[str, Field(min_length=1, max_length=120)] | None = None
     """The same key gives the same sandboxes; they have the idempotency keys `<key>:<number>`, from 0"""
+    memory: bool = False
+    """Each goes on with the processes and the memory of this one, too; for a sandbox in gVisor"""
 
 
 class ImagePull(Sent):
