@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shoal.actors.engines.image_store import ImageConfig
-from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.layers import Changed, LayerStore
 from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest
 
 pytestmark = pytest.mark.usefixtures("as_root")  # owners and overlayfs's attributes are root's to set
@@ -150,6 +151,27 @@ def test_what_a_container_changed_becomes_an_image(store: LayerStore, make_tar: 
     assert store.find("snapshot") == made
     assert made.config == ImageConfig(env={"B": "3"})
     assert store.add_upper(base.digest, upper, made.config, exclude=("left-out",)).digest == made.digest
+
+
+def test_what_changes_is_frozen_only_while_it_is_copied(store: LayerStore, make_tar: MakeTar, tmp_path: Path) -> None:
+    base = store.add_root_filesystem(make_tar(), "base", CONFIG)
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "new").write_text("frozen")
+
+    @contextmanager
+    def frozen() -> Iterator[Changed]:
+        assert list((tmp_path / "store/tmp").iterdir())  # all is ready
+        yield Changed(base.digest, upper)
+        (upper / "new").write_text("later")
+        assert store.find("snapshot") is None
+
+    made = store.take_upper(frozen(), "snapshot")
+    assert store.find("snapshot") == made
+    assert (store.lower_dirs(made.digest)[0] / "new").read_text() == "frozen"
+    with pytest.raises(ImageNotFound):
+        store.take_upper(nullcontext(Changed("sha256:" + 64 * "0", upper)), "other")
+    assert not list((tmp_path / "store/tmp").iterdir())
 
 
 def test_an_image_travels_layer_by_layer(store: LayerStore, make_tar: MakeTar, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
-from shoal.actors.engines.oci.layers import LayerStore
+from shoal.actors.engines.oci.layers import Changed, LayerStore
 from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.oci.memory import without_memory
 from shoal.actors.engines.oci.writable import Written
@@ -69,17 +69,17 @@ class OciImageStore(ImageStore):
         return image
 
     async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
-        def body() -> ImageInfo:
-            with self._containers().written(key) as written:
-                below = self._layers.find(written.digest)
-                defaults = without_memory(below.config) if config is None and below is not None else config
-                return self._layers.add_upper(
-                    written.digest, written.upper, defaults, reference, exclude=written.mounted
-                )
-
-        image = await self._run("pull", body)
+        changed = self._changed(key, config)
+        image = await self._run("pull", lambda: self._layers.take_upper(changed, reference))
         self._tidy_later()
         return image
+
+    @contextmanager
+    def _changed(self, key: str, config: ImageConfig | None) -> Iterator[Changed]:
+        with self._containers().written(key) as written:
+            below = self._layers.find(written.digest)
+            defaults = without_memory(below.config) if config is None and below is not None else config
+            yield Changed(written.digest, written.upper, written.mounted, defaults)
 
     async def tag(self, digest: str, reference: str) -> None:
         await self._run("look", lambda: self._layers.tag(digest, reference))

@@ -2,6 +2,7 @@
 
 store.py         `LayerStore`, what the engine uses
 maker.py         makes layers and images, all or nothing
+taking.py        makes an image of what a container has changed, which is frozen for one step only
 layer_dirs.py    layers by diff id: `layers/<hex>/fs`, and short links to them
 image_files.py   images by digest (the sha256 of the OCI configuration) and the names that lead to them
 holds.py         which container uses which image
@@ -22,5 +23,6 @@ On the disk, below the root:
 
 from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.oci.layers.store import Blob, LayerStore, Manifest
+from shoal.actors.engines.oci.layers.taking import Changed
 
-__all__ = ["Blob", "Credentials", "LayerStore", "Manifest"]
+__all__ = ["Blob", "Changed", "Credentials", "LayerStore", "Manifest"]

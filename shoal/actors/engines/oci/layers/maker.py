@@ -49,7 +49,7 @@ class Maker:
         it away while `around` is there."""
         with self.drafts.new() as draft:
             made = self._run(command, request, draft, around, progress, keep)
-            return self._publish_layer(made, draft, around)
+            return self.publish_layer(made, draft, around)
 
     def unpack_exactly(self, command: str, request: dict[str, Any], around: Draft) -> Layer:
         """Like `unpack`, for an archive whose digest nobody has promised. One that cannot be made again (with holes or
@@ -57,7 +57,7 @@ class Maker:
         with self.drafts.new() as draft:
             made = self._run(command, request, draft, around, None)
             if made["exact"]:
-                return self._publish_layer(made, draft, around)
+                return self.publish_layer(made, draft, around)
             return self.unpack("commit", {"upper": str(draft.path / FILES)}, around)
 
     def _run(
@@ -69,12 +69,15 @@ class Maker:
         progress: Progress | None,
         keep: Sequence[int] = (),
     ) -> dict[str, Any]:
-        bounds = {"bytes": self.bound, "entries": _MOST_ENTRIES}
-        where = {"into": str(draft.path), "bounds": bounds}
         kept = (draft.descriptor, around.descriptor, *keep)
-        return run_layers(command, {**request, **where}, keep=kept, progress=progress)
+        return run_layers(command, {**request, **self.where(draft)}, keep=kept, progress=progress)
 
-    def _publish_layer(self, made: dict[str, Any], draft: Draft, around: Draft) -> Layer:
+    def where(self, draft: Draft) -> dict[str, Any]:
+        """What each request for a layer says."""
+        return {"into": str(draft.path), "bounds": {"bytes": self.bound, "entries": _MOST_ENTRIES}}
+
+    def publish_layer(self, made: dict[str, Any], draft: Draft, around: Draft) -> Layer:
+        """Gives a layer that was made in a draft its name."""
         around.want((made["diff_id"],))
         with locked(self.lock, shared=True):
             return self.layers.publish(

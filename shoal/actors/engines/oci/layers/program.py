@@ -6,9 +6,11 @@ import json
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from shoal.images.binaries import layers_binary
 from shoal.model.errors import DeadlineExceeded, Internal, error_from_dict
@@ -28,9 +30,15 @@ def run_layers(
     keep: Sequence[int] = (),
     program: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs one command and returns its result. Blocks. Raises the error of Shoal's that it reports, or
-    `DeadlineExceeded` after `timeout` seconds. `keep`: descriptors that the program inherits, so that their locks
-    hold for as long as it lives. It ends with this process."""
+    """Runs one command and returns its result; see `started` and `LayersCommand.ask`."""
+    with started(command, keep=keep, program=program) as process:
+        return process.ask(request, progress=progress, timeout=timeout)
+
+
+@contextmanager
+def started(command: str, *, keep: Sequence[int] = (), program: Path | None = None) -> Iterator[LayersCommand]:
+    """Starts one command, which waits for its request; at the end nothing of it runs. `keep`: descriptors that the
+    program inherits, so that their locks hold for as long as it lives. It ends with this process."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [str(program or layers_binary()), command],
@@ -39,28 +47,48 @@ def run_layers(
             stderr=log,
             pass_fds=tuple(keep),
         )
+        try:
+            yield LayersCommand(command, process, log)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@dataclass(frozen=True, slots=True)
+class LayersCommand:
+    """A command that was started, for one request. `log`: what the program says beside its answer."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def ask(
+        self, request: dict[str, Any], *, progress: Progress | None = None, timeout: float = _LONGEST_S
+    ) -> dict[str, Any]:
+        """Its result. Blocks. Raises the error of Shoal's that it reports, or `DeadlineExceeded` after `timeout`
+        seconds."""
         late = threading.Event()
 
         def end() -> None:
             late.set()
-            process.kill()
+            self.process.kill()
 
         timer = threading.Timer(timeout, end)
         timer.daemon = True
         timer.start()
         try:
-            answer = _converse(process, request, progress)
+            answer = _converse(self.process, request, progress)
         finally:
             timer.cancel()
-            process.kill()
-            process.communicate()
-        if answer is None:
-            if late.is_set():
-                raise DeadlineExceeded(f"the image's {command} took longer than {timeout:.0f} s")
-            log.seek(0)
-            said = log.read(4000).decode(errors="replace")
-            raise Internal(f"shoal-layers {command} ended with {process.returncode}: {said}")
-    return answer
+        if answer is not None:
+            return answer
+        if late.is_set():
+            raise DeadlineExceeded(f"the image's {self.name} took longer than {timeout:.0f} s")
+        self.process.kill()
+        self.process.wait()
+        self.log.seek(0)
+        said = self.log.read(4000).decode(errors="replace")
+        raise Internal(f"shoal-layers {self.name} ended with {self.process.returncode}: {said}")
 
 
 def _converse(

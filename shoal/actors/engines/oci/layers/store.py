@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.oci.layers import sources
-from shoal.actors.engines.oci.layers.config_blob import architecture_of, make_config, parse_config
+from shoal.actors.engines.oci.layers.config_blob import make_config, parse_config
 from shoal.actors.engines.oci.layers.drafts import Drafts
 from shoal.actors.engines.oci.layers.eviction import Candidate, to_evict
 from shoal.actors.engines.oci.layers.holds import Hold, Holds
@@ -25,6 +25,7 @@ from shoal.actors.engines.oci.layers.maker import Maker, check_archive
 from shoal.actors.engines.oci.layers.pipes import passed_on
 from shoal.actors.engines.oci.layers.program import Progress, run_layers
 from shoal.actors.engines.oci.layers.sources import Credentials
+from shoal.actors.engines.oci.layers.taking import Changed, taking
 from shoal.actors.engines.references import check_reference
 from shoal.model.errors import FailedPrecondition
 
@@ -158,17 +159,16 @@ class LayerStore:
         """Makes an image of what a container has changed: its overlay's upper directory, on top of the image of the
         digest `base`. `config`: None for that of the base; `exclude`: names in `upper` that are left out. Whoever calls
         has what writes there frozen."""
+        return self.take_upper(nullcontext(Changed(base, upper, tuple(exclude), config)), reference)
+
+    def take_upper(self, frozen: AbstractContextManager[Changed], reference: str | None = None) -> ImageInfo:
+        """Like `add_upper`. `frozen` is held for as long only as files are copied: nothing changes there within it."""
         if reference is not None:
             check_reference(reference)
-        below = self._maker.need(base)
-        request = {"upper": check_archive(upper), "exclude": list(exclude)}
-        with self._drafts.new() as draft:
-            layer = self._maker.unpack("commit", request, draft)
-            blob = self._images.config_blob(base)
-            layers = (*below.layers, layer.diff_id)
-            draft.want(layers)
-            made = make_config(config or below.config, layers, architecture_of(blob))
-            image = self._maker.publish(made, reference, draft)
+        with taking(self._maker) as taken:
+            with frozen as changed:
+                copied = taken.copy(changed)
+            image = taken.publish(copied, reference)
         return self._info(image, reference or image.digest)
 
     def tag(self, digest: str, reference: str) -> None:

@@ -1,0 +1,75 @@
+"""Makes an image of what a container has changed, in steps: it is frozen for one of them only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.actors.engines.image_store import ImageConfig
+from shoal.actors.engines.oci.layers.config_blob import architecture_of, make_config
+from shoal.actors.engines.oci.layers.drafts import Draft
+from shoal.actors.engines.oci.layers.image_files import Image
+from shoal.actors.engines.oci.layers.maker import Maker, check_archive
+from shoal.actors.engines.oci.layers.program import LayersCommand, started
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a container has changed: its overlay's directory `upper`, on top of the image of the digest `base`.
+    `exclude`: names in it that are left out; `config`: None for that of the base."""
+
+    base: str
+    upper: Path
+    exclude: tuple[str, ...] = ()
+    config: ImageConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The same, copied, and not a layer yet. `below`: the layers of the base, lowest first; `made`: what the
+    program tells of the new one."""
+
+    below: tuple[str, ...]
+    config: ImageConfig
+    architecture: str
+    made: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """An image that is about to be taken. `around`: keeps its layers; `draft`: where the new one is made;
+    `command`: the program that makes it, which has started."""
+
+    maker: Maker
+    around: Draft
+    draft: Draft
+    command: LayersCommand
+
+    def copy(self, changed: Changed) -> Copied:
+        """Copies what was changed. Nothing may change there meanwhile. `ImageNotFound`: its base is not here."""
+        below = self.maker.need(changed.base)
+        self.around.want(below.layers)
+        architecture = architecture_of(self.maker.images.config_blob(changed.base))
+        request = {"upper": check_archive(changed.upper), "exclude": list(changed.exclude)}
+        made = self.command.ask({**request, **self.maker.where(self.draft)})
+        return Copied(below.layers, changed.config or below.config, architecture, made)
+
+    def publish(self, copied: Copied, reference: str | None) -> Image:
+        """Makes the image of it, and names it."""
+        layer = self.maker.publish_layer(copied.made, self.draft, self.around)
+        blob = make_config(copied.config, (*copied.below, layer.diff_id), copied.architecture)
+        return self.maker.publish(blob, reference, self.around)
+
+
+@contextmanager
+def taking(maker: Maker) -> Iterator[Taking]:
+    """Gets all ready. What was not published is gone at the end."""
+    with (
+        maker.drafts.new() as around,
+        maker.drafts.new() as draft,
+        started("commit", keep=(draft.descriptor, around.descriptor)) as command,
+    ):
+        yield Taking(maker, around, draft, command)
