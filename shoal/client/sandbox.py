@@ -85,6 +85,10 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         key of your own, just repeat the call.
         """
         check_number("deadline", deadline, 0, math.inf, "seconds")
+        if "command" in options:
+            raise InvalidRequest(
+                'command: give its words as arguments: Sandbox.create("sleep", "60", image=…)', field="command"
+            )
         client = client or await current()
         # With a key, the transport may repeat a create that a restart of the controller interrupted.
         given = options.get("idempotency_key")

@@ -46,6 +46,13 @@ def test_one_number_is_the_request_and_the_limit_at_least_the_default(lab: Clien
     assert (resources.cpu_request, resources.cpu_limit) == expected
 
 
+def test_a_command_by_name_is_refused_and_not_forgotten(lab: ClientLab) -> None:
+    options: dict[str, Any] = {"command": ["sleep", "9"]}
+    with pytest.raises(shoal.InvalidRequest) as caught:
+        shoal.Sandbox.create(**options)
+    assert caught.value.field == "command"
+
+
 def test_all_arguments_arrive(lab: ClientLab) -> None:
     sandbox = shoal.Sandbox.create(
         *("sleep", "9"),
