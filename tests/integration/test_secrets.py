@@ -14,9 +14,11 @@ import pytest
 import shoal
 from shoal import Secret
 from shoal.client import config_file
+from shoal.cluster.local import processes
 from shoal.model.sandbox_json import info_to_json
 from shoal.transport.http_server import normal_url
 from tests.cluster import Cluster, cluster_engine
+from tests.processes import command_line
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -105,6 +107,8 @@ def test_processes_have_them_and_nothing_else(cluster: Cluster, http_client: sho
         directories = (cluster.machine.state_dir, Path(cluster.file.run_dir), Path(cluster.file.temp_dir))
         assert files_that_hold(CANARY, *directories) == []
         assert CANARY not in command_lines()
+        assert core_limits(cluster).keys() == {"ControllerActor", "NodeActor", "SandboxActor", "ServeReplica"}
+        assert set(core_limits(cluster).values()) <= {"0", "1"}
         assert CANARY not in answers(cluster, [each.id for each in made])
         if cluster_engine() == "docker":
             assert CANARY not in inspected(cluster.file.engine_address)
@@ -115,6 +119,17 @@ def test_processes_have_them_and_nothing_else(cluster: Cluster, http_client: sho
         for image in images:
             cluster.client.delete_image(image, when_unused=True)
     assert files_that_hold(CANARY, Path(cluster.file.temp_dir)) == []  # nor in what was logged at their ends
+
+
+def core_limits(cluster: Cluster) -> dict[str, str]:
+    """The soft limit of core files of each kind of process through which values pass."""
+    found = {}
+    for each in processes.of_cluster(cluster.file.cluster, Path(cluster.file.temp_dir)):  # as Ray calls them
+        name = command_line(each.pid).removeprefix("ray::").partition(".")[0].partition(":")[0].strip("\0 ")
+        if name in ("ControllerActor", "NodeActor", "SandboxActor", "ServeReplica"):
+            limits = Path(f"/proc/{each.pid}/limits").read_text()
+            found[name] = next(line.split()[4] for line in limits.splitlines() if line.startswith("Max core file size"))
+    return found
 
 
 def answers(cluster: Cluster, sandbox_ids: list[str]) -> str:

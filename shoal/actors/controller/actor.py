@@ -19,6 +19,7 @@ from shoal.actors.controller.object_storage import ObjectStorage
 from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
+from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying, find_actor
 from shoal.actors.messages import Drained
 from shoal.actors.objects import ObjectAccess, ObjectKeeper
@@ -61,6 +62,7 @@ class ControllerActor(Carrying):
         self._objects = ObjectStorage(objects(settings, address), cluster)
         self._keeper = None if volumes is None else volumes(settings)
         self._nodes = Nodes(self._settings, cluster, secret)
+        leave_no_core_file()
         telemetry.begin(self._settings.telemetry, "controller")
         self._maker = RaySlotMaker(self._settings.node.stop_grace, self._settings.telemetry.log_format)
         self._parts: Parts | None = None

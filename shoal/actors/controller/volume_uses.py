@@ -1,7 +1,7 @@
 """What volumes hold: each, as it was last measured, and all of an environment together.
 
 Measuring one starts a program for about a twentieth of a second, so lists tell the last measurement. One volume at a
-time is measured by itself: where nobody has, or a sandbox has used it since; those that are used, once a minute.
+time is measured by itself: where nobody has, or a sandbox has used it since; those that are used, every ten seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shoal.model.volumes import VolumeInfo, VolumesUse, VolumeUse
 
 log = logging.getLogger("shoal.volumes")
 
-AGAIN_S = 60.0
+AGAIN_S = 10.0
 _AT_ONCE = 4
 _ALL_S = 60.0
 """How long all volumes of an environment are measured, at most."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
+from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying
 from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
@@ -56,6 +57,7 @@ class NodeActor(Carrying):
         machine = machine_file.read()
         self._settings = Settings.from_dict(settings if machine is None else machine.over(settings))
         self._machine = None if machine is None else machine.name
+        leave_no_core_file()
         telemetry.begin(self._settings.telemetry, "node", **{"host.name": wiring.hostname()})
         self._cluster = cluster
         self._secret = secret

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying, find_actor
 from shoal.actors.messages import OCCUPIED, End, SandboxStarted, SlotFacts
 from shoal.actors.names import node_actor_name
@@ -38,6 +39,7 @@ class SandboxActor(Carrying):
     command; `log_format`: as the setting. It makes no spans: that would cost each slot memory. The controller does."""
 
     def __init__(self, slot_id: str, shape: SlotShape, grace_s: float, log_format: str = "text") -> None:
+        leave_no_core_file()
         write_logs(log_format, "sandbox")
         self._slot_id = slot_id
         self._shape = shape

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from shoal.actors.core_files import leave_no_core_file
 from shoal.cluster.serving.replica_server import GRACE_S, UNKNOWN_S, Apps, ReplicaServer
 from shoal.model import tracing
 from shoal.model.errors import Unavailable
@@ -31,6 +32,7 @@ class Replica:
     _server: ReplicaServer | None = None
 
     async def __init__(self, settings: dict[str, Any], cluster: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        leave_no_core_file()
         self._settings = Settings.from_dict(settings)
         directory = ServingPaths(self._settings.run_dir, cluster).replicas
         server = ReplicaServer(directory, self._make)

@@ -27,7 +27,7 @@ func Handlers(userOf func(user string) (*users.User, error)) map[string]Handler 
 	// Go starts a thread that makes the others when a goroutine first locks its own: now, while there is surely room.
 	runtime.LockOSThread()
 	runtime.UnlockOSThread()
-	s := &service{userOf}
+	s := &service{userOf: userOf}
 	return map[string]Handler{
 		"read":   handler(s.read),
 		"write":  handler(s.write),
@@ -45,6 +45,7 @@ func Handlers(userOf func(user string) (*users.User, error)) map[string]Handler 
 
 type service struct {
 	userOf func(user string) (*users.User, error)
+	pages  pages
 }
 
 // enter makes the request act as a user. The caller leaves.

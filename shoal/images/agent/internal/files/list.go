@@ -135,7 +135,7 @@ func (s *service) list(st *mux.Stream, r *listRequest) error {
 		return failed("path", "open", path, err)
 	}
 	defer syscall.Close(dir)
-	names, err := namesAfter(dir, r.After.path, r.Limit)
+	names, err := s.names(dir, r.After.path, r.Limit)
 	if err != nil {
 		return failed("path", "list", path, err)
 	}
@@ -159,21 +159,13 @@ func (s *service) list(st *mux.Stream, r *listRequest) error {
 	return nil
 }
 
-// namesAfter returns the first names of a directory, in their order, that come after one: limit of them, or with 0 all.
-// It holds twice as many in memory at most, and those of one read.
-func namesAfter(dir int, after string, limit int) ([]string, error) {
-	var names []string
-	err := eachNames(dir, func(more []string) {
-		for _, name := range more {
-			if name > after {
-				names = append(names, name)
-			}
-		}
-		if limit > 0 && len(names) > 2*limit {
-			names = firstOf(names, limit)
-		}
-	})
-	return firstOf(names, limit), err
+// names returns the names of a directory, in their order, that come after one: limit of them, or with 0 all.
+func (s *service) names(dir int, after string, limit int) ([]string, error) {
+	if limit > 0 {
+		return s.pages.page(dir, after, limit)
+	}
+	names, err := namesIn(dir)
+	return firstOf(slices.DeleteFunc(names, func(name string) bool { return name <= after }), 0), err
 }
 
 func firstOf(names []string, limit int) []string {
