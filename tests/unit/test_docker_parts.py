@@ -15,10 +15,11 @@ from shoal.actors.engines import cgroups
 from shoal.actors.engines.catalogue import ENGINES, engine_named
 from shoal.actors.engines.contract import ContainerSpec, ContainerState, EngineEvent, EventKind, Mount
 from shoal.actors.engines.docker.containers import to_container
+from shoal.actors.engines.docker.disk import point_of
 from shoal.actors.engines.docker.events import to_event
 from shoal.actors.engines.docker.failures import MESSAGE_LIMIT, docker_errors, from_pull
 from shoal.actors.engines.docker.removal import remove_container
-from shoal.actors.engines.docker.request import create_request
+from shoal.actors.engines.docker.request import create_request, is_kept
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.model.errors import (
     FailedPrecondition,
@@ -58,7 +59,7 @@ def test_a_request_closes_what_can_be_closed() -> None:
     asked = requested(spec(labels={"a": "b"}, env={"X": "1", "SHOAL_USER": "forged"}))
     assert asked["Image"] == "sha256:abc"
     assert asked["User"] == "0:0"
-    assert asked["Labels"] == {"a": "b", "shoal.key": "c-one"}
+    assert asked["Labels"] == {"a": "b", "shoal.key": "c-one", "shoal.keep": "", "shoal.disk": ""}
     assert set(asked["Env"]) == {"X=1", "SHOAL_USER=alice", "SHOAL_WORKDIR=/home/alice"}
     isolation = asked["HostConfig"]
     assert isolation["CapDrop"] == ["ALL"]
@@ -69,6 +70,20 @@ def test_a_request_closes_what_can_be_closed() -> None:
     assert isolation["PidsLimit"] == 64
     assert "DeviceRequests" not in isolation
     assert all(mount["ReadOnly"] for mount in isolation["Mounts"])
+
+
+def test_no_label_of_an_image_keeps_a_container_or_names_its_disk() -> None:
+    """The daemon gives a container all labels of its image that the request does not have."""
+    hostile = {"shoal.key": "c-other", "shoal.keep": "yes", "shoal.disk": "/etc", "theirs": "stays"}
+    merged = {**hostile, **requested(spec())["Labels"]}
+    assert (merged["shoal.key"], merged["theirs"]) == ("c-one", "stays")
+    assert not is_kept(merged)
+    assert point_of({"Config": {"Labels": merged}}) is None
+    kept = {**hostile, **requested(spec(keep=True, labels={"shoal.disk": "/disks/one"}))["Labels"]}
+    assert is_kept(kept)
+    assert point_of({"Config": {"Labels": kept}}) == Path("/disks/one")
+    without = {**hostile, **requested(spec(keep=True))["Labels"]}
+    assert point_of({"Config": {"Labels": without}}) is None
 
 
 def test_defaults_give_way_to_the_image_and_to_the_node() -> None:

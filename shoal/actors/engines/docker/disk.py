@@ -17,7 +17,7 @@ from shoal.actors.engines.contract import ContainerSpec, Mount
 from shoal.actors.engines.disks import Disk, Disks
 from shoal.actors.engines.disks.disks import find, release, remove, unmount
 from shoal.actors.engines.disks.failures import disk_errors
-from shoal.actors.engines.docker.request import DISK_LABEL
+from shoal.actors.engines.docker.request import DISK_LABEL, is_kept
 from shoal.actors.engines.isolation import hosts_file
 
 _PEER = struct.Struct("=3i")
@@ -78,8 +78,9 @@ def adopt(disk: Disk, key: str, found: dict[str, Any]) -> None:
 
 def point_of(found: dict[str, Any]) -> Path | None:
     """Where a container that is kept has its disk, if it has one."""
-    point = (found["Config"].get("Labels") or {}).get(DISK_LABEL)
-    return None if point is None else Path(point)
+    labels = found["Config"].get("Labels") or {}
+    point = labels.get(DISK_LABEL)
+    return Path(point) if point and is_kept(labels) else None
 
 
 def open_again(disks: Disks, key: str, found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from shoal.actors.engines import isolation
@@ -10,9 +11,10 @@ from shoal.actors.engines.image_store import ImageInfo
 
 KEY_LABEL: Final = "shoal.key"
 KEEP_LABEL: Final = "shoal.keep"
-"""Set if the container is kept when it is stopped, and when its cluster is."""
+"""`KEPT` if the container is kept when it is stopped, and when its cluster is."""
+KEPT: Final = "yes"
 DISK_LABEL: Final = "shoal.disk"
-"""Where the disk of such a container is mounted while it runs, if it has one of its own."""
+"""Where the disk of such a container is mounted while it runs; empty if it has none of its own."""
 
 
 def container_name(key: str) -> str:
@@ -33,7 +35,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_i
         "User": "0:0",
         "WorkingDir": "/",
         "Env": [f"{name}={value}" for name, value in isolation.environment(spec, image).items()],
-        "Labels": {**spec.labels, KEY_LABEL: spec.key, **({KEEP_LABEL: "yes"} if spec.keep else {})},
+        "Labels": _labels(spec),
         "Hostname": spec.hostname,
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGKILL",  # the agent obeys none that code inside could send as well
@@ -44,6 +46,16 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_i
             "Mounts": _mounts(spec),
         },
     }
+
+
+def _labels(spec: ContainerSpec) -> dict[str, str]:
+    """Each of Shoal's own is always there: the daemon adds the image's labels, which may have any names, to the rest."""
+    return {DISK_LABEL: "", **spec.labels, KEY_LABEL: spec.key, KEEP_LABEL: KEPT if spec.keep else ""}
+
+
+def is_kept(labels: Mapping[str, str] | None) -> bool:
+    """Whether the container with these labels outlives its stop and its cluster."""
+    return (labels or {}).get(KEEP_LABEL) == KEPT
 
 
 def _isolation(spec: ContainerSpec, seccomp: str) -> dict[str, Any]:

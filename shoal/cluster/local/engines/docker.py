@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from shoal.actors.engines.docker.failures import docker_errors
 from shoal.actors.engines.docker.removal import remove_container, stop_container
-from shoal.actors.engines.docker.request import KEEP_LABEL, KEY_LABEL
+from shoal.actors.engines.docker.request import KEY_LABEL, is_kept
 from shoal.actors.names import CLUSTER_LABEL, image_reference
 from shoal.cluster.local import packages
 from shoal.cluster.local.checks import Check
@@ -97,7 +97,7 @@ class DockerLocal(LocalEngine):
             with self._client(_REMOVE_S) as client:
                 for container in client.api.containers(all=True, filters=filters):
                     own = container["Labels"] or {}
-                    if keep and KEEP_LABEL in own:
+                    if keep and is_kept(own):
                         _insist(stop_container, client.api, container["Id"], own[KEY_LABEL])
                     else:
                         _insist(remove_container, client.api, container["Id"], own.get(KEY_LABEL))
@@ -218,7 +218,7 @@ def _insist(work: Callable[..., None], *arguments: Any) -> None:
 
 
 def _rests(container: dict[str, Any]) -> bool:
-    return KEEP_LABEL in (container["Labels"] or {}) and container["State"] not in ("running", "paused", "restarting")
+    return is_kept(container["Labels"]) and container["State"] not in ("running", "paused", "restarting")
 
 
 def _present(client: Any, reference: str) -> bool:
