@@ -154,6 +154,19 @@ class TestLinks:
         assert code_of(other.sign_in(code=code)) == (401, "unauthenticated")
         assert other.cookie == ""
 
+    def test_a_link_does_not_replace_the_session_of_another_token(self, api: Api, browser: Browser) -> None:
+        """Who sends somebody a link of his own would else have him work, and leave secrets, under a foreign token."""
+        foreign = api.token("dev", Scope.READ)
+        browser.sign_in(token=api.root)
+        code = api.ask("POST", "/v1/session/codes", token=foreign).json["code"]
+        assert code_of(browser.sign_in(code=code)) == (409, "failed_precondition")
+        assert browser.ask("GET", "/v1/tokens/self").json["environment"] == "*"
+        own = api.ask("POST", "/v1/session/codes").json["code"]
+        assert browser.sign_in(code=own).status == 200
+        browser.ask("DELETE", "/v1/session")
+        code = api.ask("POST", "/v1/session/codes", token=foreign).json["code"]
+        assert browser.sign_in(code=code).json["environment"] == "dev"
+
     def test_codes_that_are_guessed_are_bounded(self, browser: Browser) -> None:
         answers = [browser.sign_in(code="x").status for _ in range(60)]
         assert answers[0] == 401

@@ -69,9 +69,23 @@ async def sign_in(body: SignIn, request: Request, cluster: Cluster) -> Json:
             tokens.failures.note(context.address)
             raise
         info = await verify_session(tokens, token_id)
+        await _check_same_token(request, info.id)
     response = Json(info.to_dict(), headers=_NO_STORE)
     await sessions.open(request, response, info)
     return response
+
+
+async def _check_same_token(request: Request, token_id: str) -> None:
+    """A link, which anybody may have sent, does not make a browser go on as somebody else without a word."""
+    try:
+        before = await request.app.state.sessions.token_id(request)
+        if before is None or (await verify_session(request.app.state.tokens, before)).id == token_id:
+            return
+    except Unauthenticated:
+        return  # that session has ended
+    raise FailedPrecondition(
+        "you are signed in with another token than the link's; sign out, then open a new link", state="signed_in"
+    )
 
 
 @router.delete("/v1/session", status_code=204, include_in_schema=False)
