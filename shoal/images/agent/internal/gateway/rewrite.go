@@ -57,7 +57,9 @@ func rewriteCookies(h http.Header, prefix string) {
 // for a cookie that would replace Shoal's own.
 func rewriteCookie(cookie, prefix string) string {
 	parts := strings.Split(cookie, ";")
-	if name, _, _ := strings.Cut(parts[0], "="); strings.TrimSpace(name) == connectCookie || isSessionCookie(name) {
+	// A browser sends a cookie without a name as its bare value, which would then read like one that has a name.
+	name, _, _ := strings.Cut(strings.TrimLeft(parts[0], "= \t"), "=")
+	if strings.TrimSpace(name) == connectCookie || isSessionCookie(name) {
 		return ""
 	}
 	kept := []string{strings.TrimSpace(parts[0])}

@@ -67,6 +67,8 @@ func TestCookiesStayBelowThePrefix(t *testing.T) {
 		"sid=1; Path=relative":                         "sid=1; Path=/t/p/",
 		"sid=1":                                        "sid=1",
 		"shoal_tunnel=mine; Path=/":                    "",
+		"=shoal_tunnel=mine; Path=/":                   "",
+		" = shoal_session_8000=mine":                   "",
 	} {
 		expect(t, given, rewriteCookie(given, "/t/p"), wanted)
 	}
