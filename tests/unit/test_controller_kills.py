@@ -181,6 +181,8 @@ async def test_one_that_waits_for_room_is_ended_at_once() -> None:
     await until(lambda: living(controller) == [State.PENDING], "it waits")
     (record,) = controller.parts.registry.live()
     await record.life.reached(ACCEPTED)
+    foreign = Caller(environment="dev")
+    assert await controller.begin(controller.parts.sandboxes.give_up([("main", "k")], foreign)) == []
     assert await controller.begin(controller.parts.sandboxes.give_up([("main", "k"), ("main", "x")], INSIDE)) == [
         ("main", "k")
     ]

@@ -133,7 +133,9 @@ class Sandboxes:
 
     async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
         """Ends the sandboxes of creates whose caller has gone. `keys`: (environment, idempotency key). Returns the
-        known keys. A sandbox that another create has asked for too lives on, as that one may have been answered."""
+        known keys. A sandbox that another create has asked for too lives on, as that one may have been answered. Keys of
+        environments that the caller may not see count as unknown."""
+        keys = [key for key in keys if sees(caller, key[0])]
         for key in keys:
             async with self._look(*key):  # a create that is asking the store is not in the registry yet
                 pass
