@@ -133,13 +133,13 @@ class Sandboxes:
 
     async def give_up(self, keys: Sequence[tuple[str, str]], caller: Caller) -> list[tuple[str, str]]:
         """Ends the sandboxes of creates whose caller has gone. `keys`: (environment, idempotency key). Returns the
-        known keys. A sandbox that another create has asked for too lives on, as that one may have been answered. Keys of
-        environments that the caller may not see count as unknown."""
-        keys = [key for key in keys if sees(caller, key[0])]
-        for key in keys:
+        known keys. A sandbox that another create has asked for too lives on, as that one may have been answered. Keys
+        of environments that the caller may not see count as unknown."""
+        visible = [key for key in keys if sees(caller, key[0])]
+        for key in visible:
             async with self._look(*key):  # a create that is asking the store is not in the registry yet
                 pass
-        known = [(key, record) for key in keys if (record := self.registry.keyed(*key)) is not None]
+        known = [(key, record) for key in visible if (record := self.registry.keyed(*key)) is not None]
         mine = [record for _, record in known if record.asked <= 1 and record.created_by == caller.token]
         await asyncio.gather(*(self._give_up(record, caller) for record in mine))
         return [key for key, _ in known]

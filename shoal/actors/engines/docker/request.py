@@ -49,7 +49,7 @@ def create_request(spec: ContainerSpec, image: ImageInfo, *, seccomp: str, has_i
 
 
 def _labels(spec: ContainerSpec) -> dict[str, str]:
-    """Each of Shoal's own is always there: the daemon adds the image's labels, which may have any names, to the rest."""
+    """Each of Shoal's own is always there: the daemon adds the image's labels, which may have any names."""
     return {DISK_LABEL: "", **spec.labels, KEY_LABEL: spec.key, KEEP_LABEL: KEPT if spec.keep else ""}
 
 
