@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
-from shoal import Sandbox, Volume
+from shoal import Client, Sandbox, Volume
+from shoal.cluster.local import processes
 from shoal.cluster.objects.server import ObjectServer
 from shoal.model.errors import FailedPrecondition, InvalidRequest, SandboxNotFound, Unavailable, VolumeNotFound
 from tests.cluster import Cluster
+from tests.processes import command_line
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
@@ -191,6 +196,49 @@ def _commits(volume: Volume) -> bool:
     except Unavailable:
         return False
     return True
+
+
+@pytest.mark.long
+def test_a_million_entries_are_listed_page_by_page(cluster: Cluster, http_client: Client) -> None:
+    """They are put straight into JuiceFS's tables. Only the first page takes long, and the API holds no more of one
+    listing than a page."""
+    count, first = 1_000_000, 10_000_000
+    with Volume.ephemeral(client=http_client) as made:
+        made.files.write_text("many/a", "")
+        with closing(
+            sqlite3.connect(cluster.machine.state_dir / "volumes" / f"{made.id}.sqlite", timeout=60)
+        ) as tables:
+            ((top,),) = tables.execute("SELECT inode FROM jfs_edge WHERE name = ?", (b"many",))
+            nodes = (
+                "INSERT INTO jfs_node(inode, type, flags, mode, uid, gid, atime, mtime, ctime, nlink, length, parent)"
+            )
+            tables.executemany(
+                f"{nodes} VALUES (?, 1, 0, 420, 0, 0, 1, 1, 1, 1, 0, {top})", ((first + each,) for each in range(count))
+            )
+            tables.executemany(
+                f"INSERT INTO jfs_edge(parent, name, inode, type) VALUES ({top}, ?, ?, 1)",
+                ((b"f%07d" % each, first + each) for each in range(count)),
+            )
+            tables.commit()
+        taken, names, before = [], [""], api_memory(cluster)
+        for limit in (1000, 1000, 1000, 10_000, 50_000):
+            began = time.monotonic()
+            names += [each.name for each in made.files.list("many", after=names[-1], limit=limit)]
+            taken.append(time.monotonic() - began)
+        print("pages", [f"{each:.1f}" for each in taken], before, api_memory(cluster))
+        assert names == ["", "a", *(f"f{each:07d}" for each in range(62_999))]
+        assert max(taken[1:3]) < taken[0] / 4
+        assert api_memory(cluster) - before < 150 << 20  # of JSON; none of it stays
+        assert [each.name for each in made.files.list("many", after=f"f{count - 2:07d}", limit=9)] == [
+            f"f{count - 1:07d}"
+        ]
+
+
+def api_memory(cluster: Cluster) -> int:
+    """Bytes of the API's replica that has most."""
+    found = processes.of_cluster(cluster.file.cluster, Path(cluster.file.temp_dir))
+    replicas = [psutil.Process(each.pid) for each in found if "ServeReplica" in command_line(each.pid)]
+    return max(each.memory_info().rss for each in replicas)
 
 
 def test_an_ephemeral_volume_goes_with_its_block() -> None:
