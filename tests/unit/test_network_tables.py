@@ -12,7 +12,8 @@ import pytest
 from shoal.actors.network import netlink, tables
 from shoal.actors.network.addresses import AddressPool
 from shoal.actors.network.commands import Done
-from shoal.actors.network.pins import PINNED
+from shoal.actors.network.links import port_name
+from shoal.actors.network.pins import PINNED, pin
 from shoal.actors.network.rules import table_name
 from shoal.actors.network.tables import PacketTables
 from shoal.model.errors import Internal
@@ -23,11 +24,13 @@ SUBNET = IPv4Network("10.213.0.0/24")
 
 
 class Kernel:
-    """`failures`: what the next commands for bridges fail with. `told`: the arguments of each change to a set."""
+    """`failures`: what the next commands for bridges fail with. `told`: the arguments of each change to a set. `held`:
+    the pins in a listing."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures: list[str] = []
         self.told: list[frozenset[bytes]] = []
+        self.held: list[str] = []
         monkeypatch.setattr(tables, "must", self.must)
         monkeypatch.setattr(netlink, "add_elements", self.add_elements)
         monkeypatch.setattr(tables, "run", self.run)
@@ -45,7 +48,8 @@ class Kernel:
         self.told.append(frozenset(keys))
 
     async def run(self, *argv: str) -> Done:
-        return Done(0, "", "")
+        held = f"set {PINNED} {{\n\t\telements = {{ {', '.join(self.held)} }}\n\t}}\n"
+        return Done(0, held if "bridge" in argv else "", "")
 
 
 @pytest.fixture
@@ -92,3 +96,17 @@ async def test_a_moments_trouble_is_not_taken_for_such_a_kernel(kernel: Kernel) 
     await packets.open(())
     await packets.pin("c-2", "10.213.0.2")
     assert len(kernel.told) == 1
+
+
+async def test_a_pin_that_waits_for_its_turn_is_not_lost_and_one_that_is_gone_is(kernel: Kernel) -> None:
+    pool = AddressPool(SUBNET)
+    packets = PacketTables("b0", SUBNET, (), 4096, pool)
+    await packets.open(())
+    address = pool.take("c-2")
+    assert not await packets.verify()
+    await packets.pin("c-2", address)
+    kernel.held = [pin(port_name("c-2"), address)]
+    assert not await packets.verify()
+    pool.take("c-3")
+    kernel.held = []
+    assert await packets.verify()

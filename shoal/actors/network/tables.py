@@ -33,7 +33,8 @@ class PacketTables:
         self._has_pins = True
         self._loaded: dict[str, str] = {}
         self._nodes: tuple[str, ...] = ()
-        self._to_pin: set[bytes] = set()
+        self._to_pin: dict[bytes, str] = {}
+        self._held: set[str] = set()  # pins that the kernel has taken
         self._turn = asyncio.Lock()
 
     async def open(self, dns: tuple[str, ...]) -> None:
@@ -63,20 +64,23 @@ class PacketTables:
         if not self._has_pins:
             return
         wanted = pin_key(port_name(key), address)
-        self._to_pin.add(wanted)
+        self._to_pin[wanted] = pin(port_name(key), address)
         async with self._turn:
             if wanted not in self._to_pin:
                 return
-            batch, self._to_pin = self._to_pin, set()
+            batch, self._to_pin = self._to_pin, {}
             try:
                 table = self._pins.partition(" ")[2]
                 await in_thread("pin a sandbox's address", lambda: netlink.add_elements(table, PINNED, batch))
             except BaseException:
-                self._to_pin |= batch - {wanted}  # the others try again
+                del batch[wanted]
+                self._to_pin |= batch  # the others try again
                 raise
+            self._held.update(batch.values())
 
     async def verify(self) -> bool:
-        """Restores the rules; returns whether any was missing. Forgets the pins of sandboxes that have gone."""
+        """Restores the rules; returns whether any was missing: a pin that still waits for its turn is not. Forgets the
+        pins of sandboxes that have gone."""
         async with self._turn:
             main, pins = await _listing(self._main), await _listing(self._pins)
             wrong = without_elements(main, COUNTED) != self._loaded[self._main]
@@ -84,7 +88,7 @@ class PacketTables:
                 await self._load_main()
             if self._has_pins:
                 pinned, wanted = set(elements(pins, PINNED)), set(self._wanted_pins())
-                lost = without_elements(pins, PINNED) != self._loaded[self._pins] or not wanted <= pinned
+                lost = without_elements(pins, PINNED) != self._loaded[self._pins] or not wanted & self._held <= pinned
                 if lost or pinned != wanted:
                     await self._load_pins()
                 wrong |= lost
@@ -105,8 +109,9 @@ class PacketTables:
         self._loaded[self._main] = without_elements(await _listing(self._main), COUNTED)
 
     async def _load_pins(self) -> None:
+        wanted = self._wanted_pins()
         try:
-            await must("nft", "-f", "-", given=pinning(self._pins, self._bridge, self._wanted_pins()))
+            await must("nft", "-f", "-", given=pinning(self._pins, self._bridge, wanted))
         except Internal as error:
             if "not supported" not in error.message:
                 raise
@@ -114,6 +119,7 @@ class PacketTables:
             self._has_pins = False
             _log.warning("this kernel has no packet rules for bridges (CONFIG_NF_TABLES_BRIDGE): %s", error)
             return
+        self._held = set(wanted)
         self._loaded[self._pins] = without_elements(await _listing(self._pins), PINNED)
 
 
