@@ -148,6 +148,8 @@ async def _open_ray(address: str | None, cluster: cluster_file.ClusterFile | Non
         wanted = cluster_file.ray_environment(cluster)
         del wanted["RAY_ADDRESS"]  # other libraries in this process would follow it
         late = [name for name in cluster_file.READ_ON_IMPORT if name in wanted and name not in os.environ]
+        if cluster_file.LOOPBACK_VARIABLE in {*wanted} - {*late} and not _takes_loopback():
+            late.append(cluster_file.LOOPBACK_VARIABLE)  # set since: Ray would dial another address, for minutes
         if late and "ray" in sys.modules and not _inside_ray():
             return await _without_ray(cluster, ", ".join(f"{name}={wanted[name]}" for name in late))
         address = cluster.ray_address
@@ -175,6 +177,13 @@ def _inside_ray() -> bool:
     """Whether this process is connected to a Ray cluster."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def _takes_loopback() -> bool:
+    """Whether Ray, where it is imported, was so with the variable that has it dial 127.0.0.1 itself. Inside a cluster
+    it tells that cluster's address, which is as good: it does not connect again."""
+    ray = sys.modules.get("ray")
+    return ray is None or bool(ray.is_initialized()) or ray.util.get_node_ip_address() in ("127.0.0.1", "::1")
 
 
 async def current() -> Client:

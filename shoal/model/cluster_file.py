@@ -68,7 +68,8 @@ def driver_environment(ray_address: str, auth_token_path: str) -> dict[str, str]
     }
 
 
-READ_ON_IMPORT = ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+READ_ON_IMPORT = ("RAY_AUTH_MODE", LOOPBACK_VARIABLE)
 """Variables that have no effect once `ray` is imported."""
 
 
@@ -78,7 +79,7 @@ def loopback_environment(host: str) -> dict[str, str]:
     By default Ray replaces a loopback address by the machine's own, except on platforms where it supports no clusters.
     Treated as one of these, it accepts 127.0.0.1, and no other loopback address.
     """
-    return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if host == "127.0.0.1" else {}
+    return {LOOPBACK_VARIABLE: "0"} if host == "127.0.0.1" else {}
 
 
 def path_in(state_dir: Path) -> Path:

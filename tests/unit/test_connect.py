@@ -114,6 +114,22 @@ def test_where_ray_was_imported_too_early_the_api_is_used(
     assert caught.value.state == "ray"
 
 
+def test_where_the_variable_was_set_after_ray_was_imported_the_api_is_used(
+    opened: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in cluster_file.READ_ON_IMPORT:
+        monkeypatch.setenv(name, "token" if name == "RAY_AUTH_MODE" else "0")
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "192.0.2.2")
+    config_file.put(URL, "from-file", default=False)
+    local_cluster(api_url=URL)
+    connect()
+    assert opened == [(URL, "from-file", None)]
+    local_cluster()
+    with pytest.raises(FailedPrecondition) as caught:
+        shoal.connect()
+    assert caught.value.state == "ray"
+
+
 def test_where_a_token_comes_from(opened: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     config_file.put(URL, "from-file", default=True)
     connect(f"{URL.upper().replace('HTTPS', 'https')}/")
