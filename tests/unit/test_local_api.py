@@ -236,3 +236,14 @@ def test_the_operators_token_goes_to_the_cluster_and_not_to_whoever_listens(
     kept = config_file.read()
     assert kept.servers[url] == config_file.ServerEntry("shoal_tk-known" if good else "shoal_tk-new", "/own/ca.pem")
     assert kept.default == url
+
+
+def test_a_token_that_a_killed_down_took_away_is_there_again(
+    listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = started(settings(tmp_path), listener.server_address[1])
+    monkeypatch.setattr(local_api, "answers", lambda cluster, path="": True)
+    monkeypatch.setattr(local_actors, "serve", lambda cluster, token, *, roll: token or "shoal_tk-new")
+    assert local_api.mend(cluster)
+    assert config_file.read().servers[cluster.api_url].token == "shoal_tk-new"
+    assert not local_api.mend(cluster)

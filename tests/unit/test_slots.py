@@ -222,3 +222,25 @@ async def test_a_crowd_is_served_a_bounded_number_at_a_time(monkeypatch: pytest.
         await maker.place(number)
     assert {slot.id for slot in await asyncio.gather(*taking)} == {f"slot-{n}" for n in range(7)}
     assert maker.killed == []
+
+
+async def test_a_slot_that_later_ones_overtake_is_asked_for_anew() -> None:
+    maker, now = Maker(), 100.0
+    idle = IdleSlots(PoolSettings.model_validate({"idle_slots": 0}), SMALL_SHAPE)
+    pool_ = SlotPool(SlotStock(maker, Facts(), clock=lambda: now), idle)
+    await pool_.refresh()
+    lost = asyncio.create_task(pool_.take(SMALL, "main", 90))
+    await steps(50)
+    for number in (1, 2):
+        now += 12.0
+        later = asyncio.create_task(pool_.take(Request(SlotShape(0.25, 256)), "main", 90))
+        await steps(50)
+        await maker.place(number)
+        await later
+        await pool_.tend()
+        assert maker.killed == []
+    now += 7.0
+    await pool_.tend()
+    assert maker.killed == ["slot-0"]
+    await maker.place(3)
+    assert (await lost).id == "slot-3"

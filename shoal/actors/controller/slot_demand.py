@@ -4,7 +4,7 @@ demand that its autoscaler sees."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
@@ -20,7 +20,11 @@ MAX_UNPLACED_IN_ALL = 512
 """The most slots with one request, and in all, for which Ray looks for a node. Thousands would overload Ray."""
 
 _STUCK_S = 30.0
-"""Seconds without any slot's start after which one is sought another node: others have taken its room."""
+"""Seconds after which a slot that does not come up is sought another node, unless starts are slow everywhere: others
+have taken its room, or its process is lost (Ray itself waits a minute for one)."""
+
+_OVERTAKEN_S = 10.0
+"""Seconds between two requests for slots on a node, by which starts at the same time hardly change places."""
 
 _YIELD_S = 1.0
 """Seconds for which Ray is not to look for room, so that a slot gets it that was asked for there."""
@@ -46,6 +50,8 @@ class SlotDemand:
     last_start: float = 0.0
     _pending: int = 0
     _pinned: int = 0
+    _overtaken: dict[str, float] = field(default_factory=dict)
+    """By node: when the latest of the slots that came up there was asked for. Much older ones were overtaken."""
 
     @property
     def being_made(self) -> int:
@@ -136,7 +142,9 @@ class SlotDemand:
         now = self.stock.clock()
         for group in self.queue.groups.values():
             for making in list(group.pinned.values()):
-                if now - max(making.since, self.last_start) >= _STUCK_S:
+                slow = now - self.last_start < _STUCK_S
+                overtaken = making.since + _OVERTAKEN_S <= self._overtaken.get(making.slot.asked or "", 0.0)
+                if now - making.since >= _STUCK_S and (overtaken or not slow):
                     self._retract(making)
 
     def drop_surplus(self, group: Group, kept: int = 0) -> None:
@@ -158,6 +166,8 @@ class SlotDemand:
         self._over(making)
         self.stock.came_up(slot)
         self.last_start = self.stock.clock()
+        if slot.node_id is not None:
+            self._overtaken[slot.node_id] = max(making.since, self._overtaken.get(slot.node_id, 0.0))
         group.failures = 0
         self.came_up(slot)
         self.make_missing(group)

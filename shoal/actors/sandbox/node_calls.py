@@ -34,7 +34,7 @@ async def call_node(node: Any, method: str, *args: Any) -> Any:
 
 async def connect(started: ContainerStarted, wait_s: float) -> Agent:
     """A connection to the agent of a container, for which it waits up to `wait_s` seconds."""
-    return Agent(await Connection.open(started.relay, started.token, wait_s=wait_s, timeout_s=wait_s + 5))
+    return Agent(await Connection.open(started.relay, started.token, wait_s=wait_s, timeout_s=5.0))
 
 
 async def loss_of(node: Any, key: str) -> ContainerLoss:

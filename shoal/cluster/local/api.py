@@ -96,12 +96,17 @@ def forget(cluster: ClusterFile) -> None:
 
 
 def mend(cluster: ClusterFile) -> bool:
-    """Makes sure that the API answers; whether there was anything to do.
+    """Makes sure that the API answers, and that this user has a token for it; whether there was anything to do.
 
     Serve heals itself where it can: it is given a little time.
     """
-    if not cluster.api_listens or answers(cluster):
+    if not cluster.api_listens:
         return False
+    if answers(cluster):
+        if normal_url(cluster.api_url) in config_file.read().servers:
+            return False
+        start(cluster)  # a `down` that was killed half-way has forgotten it
+        return True
     try:
         _await_ready(cluster, within_s=10.0)
     except Unavailable:
