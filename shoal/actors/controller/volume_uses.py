@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from shoal.actors.controller.accounts import Accounts
 from shoal.actors.controller.volumes import SWEEP_S, Volumes
+from shoal.model import tasks
 from shoal.model.access import Caller
 from shoal.model.errors import ShoalError
 from shoal.model.volumes import VolumeInfo, VolumesUse, VolumeUse
@@ -53,12 +54,12 @@ class VolumeUses:
                     await self._measure(volume.id)
 
         found = self.volumes.of_environment(name)
-        tasks = [asyncio.ensure_future(measured(each)) for each in found]
-        if tasks:
-            done, late = await asyncio.wait(tasks, timeout=_ALL_S)
+        measuring = [tasks.shared(measured(each), "measure volume") for each in found]
+        if measuring:
+            done, late = await asyncio.wait(measuring, timeout=_ALL_S)
             for task in late:
                 task.cancel()
-            failed = len(late) + sum(1 for task in done if isinstance(task.exception(), ShoalError))
+            failed = len(late) + sum(1 for task in done if task.exception() is not None)
         else:
             failed = 0
         known = [self._known[each.id] for each in found if each.id in self._known]
