@@ -5,11 +5,12 @@ The caller has connected to Ray (`ray.init`). Both calls block.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
 from shoal.actors.controller.actor import ControllerActor
 from shoal.actors.controller.store import Store
@@ -21,6 +22,8 @@ from shoal.actors.volumes import VolumeKeeper
 from shoal.model.errors import Unavailable
 from shoal.model.ids import BUILDER, CONTROLLER, NAMESPACE
 from shoal.model.ray_errors import translate
+
+_AGAIN_S = 0.5
 
 
 def deploy(
@@ -46,13 +49,19 @@ def deploy(
     controller = actor_class.options(**controller_options()).remote(
         settings, cluster, secret, store, objects, builder, volumes
     )
-    try:
-        answer = cast("int", ray.get(controller.ready.remote(), timeout=timeout_s))
-    except GetTimeoutError:
-        raise Unavailable(f"the controller did not answer within {timeout_s:g} s; see Ray's logs") from None
-    except RayError as error:
-        raise translate(error, "the controller (ready)") from None
-    return answer
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return cast("int", ray.get(controller.ready.remote(), timeout=max(0.0, deadline - time.monotonic())))
+        except ActorUnavailableError as error:
+            # With Redis, Ray itself starts the controller again that was lost with the head.
+            if time.monotonic() >= deadline:
+                raise translate(error, "the controller (ready)") from None
+            time.sleep(_AGAIN_S)
+        except GetTimeoutError:
+            raise Unavailable(f"the controller did not answer within {timeout_s:g} s; see Ray's logs") from None
+        except RayError as error:
+            raise translate(error, "the controller (ready)") from None
 
 
 def drain(*, timeout_s: float = 90.0) -> Drained:
