@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from shoal.actors.controller.actor import ControllerActor
 from shoal.actors.controller.store import Store
-from shoal.actors.handles import find_actor
+from shoal.actors.handles import find_actor, is_restarting
 from shoal.actors.messages import Drained
 from shoal.actors.names import NODE_PREFIX, SLOT_PREFIX, controller_options
 from shoal.actors.objects import ObjectKeeper
@@ -53,15 +53,14 @@ def deploy(
     while True:
         try:
             return cast("int", ray.get(controller.ready.remote(), timeout=max(0.0, deadline - time.monotonic())))
-        except ActorUnavailableError as error:
-            # With Redis, Ray itself starts the controller again that was lost with the head.
-            if time.monotonic() >= deadline:
-                raise translate(error, "the controller (ready)") from None
-            time.sleep(_AGAIN_S)
         except GetTimeoutError:
             raise Unavailable(f"the controller did not answer within {timeout_s:g} s; see Ray's logs") from None
         except RayError as error:
-            raise translate(error, "the controller (ready)") from None
+            failed = translate(error, "the controller (ready)")
+            # With Redis, Ray itself starts the controller again that was lost with the head.
+            if time.monotonic() >= deadline or not (isinstance(failed, Unavailable) and is_restarting(failed)):
+                raise failed from None
+            time.sleep(_AGAIN_S)
 
 
 def drain(*, timeout_s: float = 90.0) -> Drained:

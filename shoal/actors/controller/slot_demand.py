@@ -20,8 +20,8 @@ MAX_UNPLACED_IN_ALL = 512
 """The most slots with one request, and in all, for which Ray looks for a node. Thousands would overload Ray."""
 
 _STUCK_S = 30.0
-"""Seconds after which a slot that does not come up is sought another node, unless starts are slow everywhere: others
-have taken its room, or its process is lost (Ray itself waits a minute for one)."""
+"""Seconds after which a slot that does not come up is sought another node: others have taken its room, or its process
+is lost (Ray itself waits a minute for one). While others come up it may only be slow, unless they have overtaken it."""
 
 _OVERTAKEN_S = 10.0
 """Seconds between two requests for slots on a node, by which starts at the same time hardly change places."""
@@ -50,7 +50,7 @@ class SlotDemand:
     last_start: float = 0.0
     _pending: int = 0
     _pinned: int = 0
-    _overtaken: dict[str, float] = field(default_factory=dict)
+    _newest_up: dict[str, float] = field(default_factory=dict)
     """By node: when the latest of the slots that came up there was asked for. Much older ones were overtaken."""
 
     @property
@@ -142,9 +142,9 @@ class SlotDemand:
         now = self.stock.clock()
         for group in self.queue.groups.values():
             for making in list(group.pinned.values()):
-                slow = now - self.last_start < _STUCK_S
-                overtaken = making.since + _OVERTAKEN_S <= self._overtaken.get(making.slot.asked or "", 0.0)
-                if now - making.since >= _STUCK_S and (overtaken or not slow):
+                others_come_up = now - self.last_start < _STUCK_S
+                overtaken = making.since + _OVERTAKEN_S <= self._newest_up.get(making.slot.asked or "", 0.0)
+                if now - making.since >= _STUCK_S and (overtaken or not others_come_up):
                     self._retract(making)
 
     def drop_surplus(self, group: Group, kept: int = 0) -> None:
@@ -167,7 +167,7 @@ class SlotDemand:
         self.stock.came_up(slot)
         self.last_start = self.stock.clock()
         if slot.node_id is not None:
-            self._overtaken[slot.node_id] = max(making.since, self._overtaken.get(slot.node_id, 0.0))
+            self._newest_up[slot.node_id] = max(making.since, self._newest_up.get(slot.node_id, 0.0))
         group.failures = 0
         self.came_up(slot)
         self.make_missing(group)
