@@ -277,6 +277,13 @@ def test_empty_states_say_what_to_do(lab: ClientLab, known: str, monkeypatch: py
     assert listed.splitlines()[0].startswith("ID")
 
 
+def test_one_without_a_command_has_a_number_once_it_has_ended(known: str) -> None:
+    made = good("run", "-d", "shoal/base").strip()
+    good("rm", made)
+    (told,) = [each for each in json.loads(good("ls", "--all", "--json")) if each["id"] == made]
+    assert (told["reason"], told["returncode"]) == ("terminated", 137)
+
+
 def test_pools_are_made_listed_resized_and_deleted(known: str) -> None:
     made = good(
         "pool", "create", "cli", "shoal/base", "--min", "0", "--max", "4", "--memory", "64:300", "--timeout", "9m"

@@ -343,6 +343,13 @@ class TestOne:
         assert first.json == second.json
         assert (first.json["state"], first.json["reason"], first.json["returncode"]) == ("terminated", "terminated", -9)
 
+    def test_one_without_a_command_has_a_number_once_it_has_ended(self, api: Api) -> None:
+        at = f"/v1/sandboxes/{api.sandbox()['id']}"
+        assert api.ask("GET", at).json["returncode"] is None
+        ended = api.ask("DELETE", at)
+        for answer in (ended, api.ask("GET", at), api.ask("GET", f"{at}/wait?timeout=1")):
+            assert (answer.json["reason"], answer.json["returncode"]) == ("terminated", 137)
+
     def test_its_end_is_awaited(self, api: Api) -> None:
         made = api.sandbox(command=["sleep", "0.2"])
         answer = api.ask("GET", f"/v1/sandboxes/{made['id']}/wait?timeout=10")
