@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -13,6 +14,7 @@ const (
 	sessionCookie    = "shoal_session" // and a port after it: a browser's session with the dashboard
 
 	subprotocol       = "shoal.v1"
+	tokenPrefix       = "shoal_tk-"
 	bearerSubprotocol = "shoal.bearer." // followed by an API token: browsers cannot send headers with a WebSocket
 
 	maxConnectCookies = 4 // pages of the same origin may have set others
@@ -50,15 +52,32 @@ func extractCredentials(h http.Header) (c credentials, echoSubprotocol bool) {
 	c.header = h.Get(connectHeader)
 	delete(h, connectHeader)
 	c.cookies = extractCookies(h)
-	if token, found := bearer(h.Get("Authorization")); found {
-		c.apiToken = token
-		delete(h, "Authorization")
-	}
+	c.apiToken = extractAuthorization(h)
 	token, echoSubprotocol := extractSubprotocols(h)
 	if c.apiToken == "" {
 		c.apiToken = token
 	}
 	return c, echoSubprotocol
+}
+
+// extractAuthorization returns the first header's API token. Others, and what a proxy may have made of several, are not
+// accepted, and removed all the same.
+func extractAuthorization(h http.Header) string {
+	values := h["Authorization"]
+	if len(values) == 0 {
+		return ""
+	}
+	token, found := bearer(values[0])
+	if !found {
+		token = ""
+	}
+	values = slices.DeleteFunc(values, func(value string) bool { return strings.Contains(value, tokenPrefix) })
+	if len(values) > 0 {
+		h["Authorization"] = values
+	} else {
+		delete(h, "Authorization")
+	}
+	return token
 }
 
 func extractCookies(h http.Header) (ours []string) {
@@ -160,7 +179,7 @@ func bearer(value string) (string, bool) {
 
 func isAPIToken(text string) bool {
 	const parts, checksum = 16 + 1 + 32, 6 // old tokens have no checksum
-	rest, found := strings.CutPrefix(text, "shoal_tk-")
+	rest, found := strings.CutPrefix(text, tokenPrefix)
 	if !found || (len(rest) != parts && len(rest) != parts+checksum) || rest[16] != '_' {
 		return false
 	}

@@ -88,14 +88,23 @@ func (in *inbound) publicScheme(c *Config) string {
 // setForwarded replaces all forwarding headers by the gateway's own, with exactly one value each.
 func (in *inbound) setForwarded(h http.Header, scheme string) {
 	for name := range h {
-		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Shoal-Gateway-") {
+		if isForwarding(name) {
 			delete(h, name)
 		}
 	}
-	delete(h, "Forwarded")
 	h["X-Forwarded-For"] = []string{in.client}
 	h["X-Forwarded-Proto"] = []string{scheme}
 	h["X-Forwarded-Host"] = []string{in.host}
+}
+
+// isForwarding reports whether a header says who sent the request, which is the gateway's to say. Many servers read `_`
+// in a name as `-`.
+func isForwarding(name string) bool {
+	if strings.Contains(name, "_") {
+		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
+	return name == "Forwarded" || name == "X-Real-Ip" ||
+		strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Shoal-Gateway-")
 }
 
 // requestID returns the client's request id if there is exactly one and it is valid (REQUEST_ID in shoal.model.http),

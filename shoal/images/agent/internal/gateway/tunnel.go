@@ -218,7 +218,7 @@ func (t *tunnels) rewrite(p *httputil.ProxyRequest) {
 	}
 	p.Out.Host = in.host
 	h := p.Out.Header
-	for _, name := range []string{"X-Real-Ip", "X-Request-Id", "Te", "Http2-Settings", "X-Request-Disconnect-Disabled"} {
+	for _, name := range []string{"X-Request-Id", "Te", "Http2-Settings", "X-Request-Disconnect-Disabled"} {
 		delete(h, name)
 	}
 	in.setForwarded(h, request.scheme)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -78,6 +79,15 @@ func TestAnAPITokenOpensTunnelsAndIsNotForwarded(t *testing.T) {
 	expect(t, "status", a.StatusCode, 200)
 	if _, found := a.echoed(t).Headers["Authorization"]; found {
 		t.Error("the token went inside")
+	}
+	for _, several := range [][]string{
+		{"Basic own", "Bearer " + apiToken}, {"Basic own, Bearer " + apiToken}, {"Bearer " + apiToken, "Basic own"},
+	} {
+		h := http.Header{"Authorization": several}
+		extractCredentials(h)
+		if left := strings.Join(h["Authorization"], ""); strings.Contains(left, apiToken) {
+			t.Errorf("%q went inside", left)
+		}
 	}
 	wrong := map[string]string{"Authorization": "Bearer " + strings.Replace(apiToken, "f_0", "e_0", 1)}
 	expect(t, "a wrong one", l.get(prefix+"/", wrong).problem(t)["code"], "unauthenticated")

@@ -17,7 +17,7 @@ func TestRequestsAreForwardedUnchangedWithForwardedHeaders(t *testing.T) {
 	l.web(echoRequest)
 	headers := withHeaders(l.tokenHeader(), "X-Forwarded-For", "1.2.3.4", "X-Forwarded-Prefix", "/lie", "Forwarded", "x",
 		"X-Own", "kept", "TE", "trailers", "X-Request-Id", "mine", "Cookie", "a=1; shoal_tunnel=x; shoal_session_8000=s; __Host-shoal_session=s; b=2",
-		"Authorization", "Basic own")
+		"Authorization", "Basic own", "X_Forwarded_For", "1.2.3.4", "X-Forwarded_Host", "lie", "X-Real-IP", "1.2.3.4", "own_name", "kept")
 	a := l.do("PUT", prefix+"/a%2Fb/c?q=1&q=%20x;y", headers, strings.NewReader("body"))
 	got := a.echoed(t)
 	expect(t, "request", []any{got.Method, got.Path, got.Body, got.Length},
@@ -27,6 +27,7 @@ func TestRequestsAreForwardedUnchangedWithForwardedHeaders(t *testing.T) {
 		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Prefix": prefix,
 		"X-Own": "kept", "Cookie": "a=1; b=2", "Authorization": "Basic own",
 		"Forwarded": "", "Te": "", "X-Shoal-Connect-Token": "", "X-Request-Id": "", "Accept-Encoding": "",
+		"X_forwarded_for": "", "X-Forwarded_host": "", "X-Real-Ip": "", "Own_name": "kept",
 	} {
 		expect(t, name, got.Headers[name], wanted)
 	}
