@@ -24,6 +24,7 @@ from shoal.model.access import (
     TokenInfo,
     mint,
 )
+from shoal.model.clock import steady_time
 from shoal.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -259,7 +260,7 @@ class Accounts:
 
     def _with_usage(self, environment: Environment) -> Environment:
         size, files = self.volumes_hold(environment.name)
-        used = self._registry.usage(environment.name).as_quota(self._clock())
+        used = self._registry.usage(environment.name).as_quota(steady_time())
         return replace(environment, usage=replace(used, volume_bytes=size, volume_files=files))
 
     async def _revoke(self, revoked: Sequence[StoredToken], change: Change) -> None:

@@ -15,6 +15,7 @@ from shoal.actors.controller.quotas import check_quota, check_weight
 from shoal.actors.controller.record import HeldImage, SandboxRecord, spec_weight
 from shoal.actors.controller.registry import Registry
 from shoal.model.access import Caller
+from shoal.model.clock import steady_time
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 from shoal.model.ids import new_sandbox_id
 from shoal.model.settings import Limits
@@ -113,17 +114,17 @@ class Admission:
         quota = self.accounts.quota(spec.environment)
         if not spec.wait_for_capacity:
             self.check_room(spec if image is None else replace(spec, image=image.digest))
-        now = self.clock()
+        steady = steady_time()
         usage = self.registry.usage(spec.environment)
         if not hidden:
-            check_quota(quota, usage, spec, now)
+            check_quota(quota, usage, spec, steady)
             check_weight(usage, spec, spec_weight(spec))
         record = SandboxRecord(
             new_sandbox_id(),
             spec,
-            now,
+            self.clock(),
             dict(spec.tags),
-            deadline=now + left_s,
+            deadline=steady + left_s,
             created_by=caller.token,
             asked=1,
             image=image,
@@ -132,5 +133,5 @@ class Admission:
         )
         self.registry.add(record)
         if not hidden:
-            usage.accept(now)
+            usage.accept(steady)
         return record, True

@@ -19,6 +19,7 @@ from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
 from shoal.model import tasks, tracing
+from shoal.model.clock import steady_time
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.secrets import SecretValues
 from shoal.model.spec import SandboxSpec
@@ -68,7 +69,7 @@ class Launcher:
 
     async def find_slot(self, run: Run) -> Outcome:
         """Waits for a slot until the sandbox's deadline."""
-        left_s = max(0.0, run.record.deadline - time.time())
+        left_s = max(0.0, run.record.deadline - steady_time())
         request = self.pool.stock.request(run.record.launch_spec)
         run.record.waits_for = partial(self.pool.reason, request)
         try:
@@ -101,7 +102,7 @@ class Launcher:
         return Outcome(Event.STARTED, started=started)
 
     async def _start(self, run: Run, slot: Slot) -> SandboxStarted:
-        left_s = max(0.1, run.record.deadline - time.time())
+        left_s = max(0.1, run.record.deadline - steady_time())
         self.starting += 1
         try:
             # At the last moment: they are in the clear from here to the agent, and kept nowhere.

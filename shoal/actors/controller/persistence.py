@@ -8,7 +8,6 @@ A disk stays on its machine, and one that is lost keeps its sandboxes stopped un
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import is_gone
 from shoal.actors.messages import OCCUPIED, SandboxStarted
 from shoal.model import tasks
+from shoal.model.clock import steady_time
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, NoCapacity, ShoalError, Unavailable
 from shoal.model.secrets import SecretValues
 from shoal.model.spec import SandboxSpec
@@ -76,7 +76,7 @@ class Persistence:
             return Outcome(Event.FAILED, error=machine_missing(run.record))
         if (why := self.nodes.cordoned().get(node_id)) is not None:
             return Outcome(Event.FAILED, error=machine_cordoned(run.record, why))
-        left_s = max(0.0, run.record.deadline - time.time())
+        left_s = max(0.0, run.record.deadline - steady_time())
         try:
             async with asyncio.timeout(left_s):
                 slot = await self._slot_on(node_id, run.record)
@@ -91,7 +91,7 @@ class Persistence:
         """Has the slot start it again. The slot joins a start that it has made already."""
         assert run.slot is not None
         record = run.record
-        left_s = max(0.1, record.deadline - time.time())
+        left_s = max(0.1, record.deadline - steady_time())
         try:
             values = await self.secret_values(record.spec)
             given = (record.launch_spec,) if values is None else (record.launch_spec, values)

@@ -64,7 +64,7 @@ class HeldImage:
 
 @dataclass(slots=True)
 class SandboxRecord:
-    """A sandbox from its acceptance on. `deadline`: unix seconds by which it runs or has failed.
+    """A sandbox from its acceptance on. `deadline`: by `steady_time`, until when it runs or has failed.
 
     `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
     `ended_by` is on record before the end begins. Of a persistent one that has run: `home`; `stopping`, on record

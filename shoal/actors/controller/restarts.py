@@ -32,6 +32,13 @@ def due_at(record: SandboxRecord) -> float | None:
     return stop.ended_at + pause(record.restarts, stop.reason)
 
 
+def is_due(record: SandboxRecord, now: float) -> bool:
+    """Whether it is to be started. One that stopped in the future, as the clock was set back, waits no longer than any
+    other."""
+    due = due_at(record)
+    return due is not None and not now < due <= now + LONGEST_S
+
+
 def wanted(policy: Restart, stop: End) -> bool:
     """Whether `policy` starts it again after that stop."""
     if policy == "no" or stop.reason in _ASKED_FOR or stop.reason in _USELESS:

@@ -16,7 +16,7 @@ from shoal.actors.controller.phase import LAUNCHED, RESTING, SETTLED, Phase
 from shoal.actors.controller.quotas import check_use
 from shoal.actors.controller.record import SandboxRecord, StopRequest
 from shoal.actors.controller.record_writer import RecordWriter, audited
-from shoal.actors.controller.restarts import due_at
+from shoal.actors.controller.restarts import is_due
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.supervisor import SandboxSupervisor
 from shoal.model import tasks, verbs
@@ -90,8 +90,7 @@ class Starting:
     def restart_due(self, records: Sequence[SandboxRecord], now: float) -> None:
         """Starts those again whose time has come, and whose machine is there."""
         for record in records:
-            due = due_at(record) if record.life.phase is Phase.STOPPED else None
-            if due is None or due > now:
+            if record.life.phase is not Phase.STOPPED or not is_due(record, now):
                 continue
             if self.supervisor.persistence.must_move(record):
                 tasks.shared(self._move_again(record), "move sandbox")

@@ -68,6 +68,7 @@ from shoal.actors.handles import call
 from shoal.actors.messages import End
 from shoal.model import call_context, tasks, verbs
 from shoal.model.access import AuditEntry, Caller
+from shoal.model.clock import steady_time
 from shoal.model.errors import DeadlineExceeded, ShoalError
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import Reason
@@ -171,7 +172,7 @@ class SandboxSupervisor:
                 self._take(run, Outcome(Event.STOP_REQUESTED, end=stopped(record.stopping)))
         elif record.ended_by is not None:
             self._take(run, Outcome(Event.GIVEN_UP, end=given_up(ON_REQUEST)))
-        elif record.deadline <= time.time():
+        elif record.deadline <= steady_time():
             self._take(run, Outcome(Event.GIVEN_UP, end=too_late()))
         self._carry_on(run, ACTIVITY[record.life.phase])
 
@@ -255,7 +256,7 @@ class SandboxSupervisor:
 
     def wake(self, record: SandboxRecord, deadline_s: float, *, by_itself: bool = False) -> None:
         """Sets out to bring a stopped sandbox up again within `deadline_s`. If that fails, it is stopped."""
-        record.deadline = time.time() + deadline_s
+        record.deadline = steady_time() + deadline_s
         record.restarts = record.restarts + 1 if by_itself else 0
         record.failure = None
         run = self._run_of(record)

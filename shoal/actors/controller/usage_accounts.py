@@ -99,9 +99,9 @@ class UsageAccounts:
             environment = caller.environment
         if environment is not None:
             self.accounts.environment(environment, caller)
-        if self._loads is None or self.clock() - self._loads[0] >= _LOADS_S:
+        if self._loads is None or time.monotonic() - self._loads[0] >= _LOADS_S:
             asked = tasks.shared(self._ask_loads(), "ask loads")
-            self._loads = self.clock(), asked
+            self._loads = time.monotonic(), asked
         found = await asyncio.shield(self._loads[1])
         if environment is None:
             return found

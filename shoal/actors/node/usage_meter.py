@@ -7,6 +7,7 @@ taken. A node that is killed loses what was not reported: half a minute.
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -91,6 +92,14 @@ class UsageMeter:
                 meter.ended = True
         self._forget(now)
 
+    def clock_set(self, by_s: float) -> None:
+        """The machine's clock was set: what was sampled stays as long ago as it was, so that nobody is charged for the
+        step."""
+        for meter in self._meters.values():
+            meter.last = meter.last._replace(at=meter.last.at + by_s)
+            for at in range(0, len(meter.ring), _WIDTH):
+                meter.ring[at] += by_s
+
     def knows(self, sandbox_id: str) -> bool:
         return sandbox_id in self._meters
 
@@ -147,6 +156,11 @@ class UsageMeter:
             meter = self._meters.get(sandbox_id)
             if meter is not None and now - meter.last.at > _KEPT_S:
                 del self._meters[sandbox_id]
+
+
+def first_report() -> int:
+    """A number above those of all node actors that ran here before. By the clock since boot, which nobody sets."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def _columns(series: SandboxUsageSeries) -> tuple[Sequence[float], ...]:

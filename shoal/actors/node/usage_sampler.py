@@ -21,13 +21,16 @@ from shoal.model.usage import Sample, SandboxUsage
 
 _NET_DEV = Path("/proc/net/dev")
 
+_STEP_S = 1.0
+"""Seconds between two looks by which a clock must have moved to have been set."""
+
 Traffic = Mapping[str, tuple[int, int]]
 """By interface: (bytes that its sandbox received, bytes that it sent)."""
 
 
 @dataclass(slots=True)
 class UsageSampler:
-    """`clock`: unix seconds."""
+    """`clock`: unix seconds; `steady`: seconds by a clock that nobody sets, `_ahead` of which the other is."""
 
     engine: Engine
     containers: Containers
@@ -35,11 +38,14 @@ class UsageSampler:
     meter: UsageMeter
     clock: Callable[[], float] = time.time
     read_traffic: Callable[[], Traffic] = field(default=lambda: traffic(_NET_DEV.read_text("ascii", "replace")))
+    steady: Callable[[], float] = time.monotonic
     _opened: float = field(init=False)
+    _ahead: float = field(init=False)
     _began: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._opened = self.clock()
+        self._ahead = self._opened - self.steady()
 
     def begin(self, sandbox_id: str) -> None:
         """A sandbox has just got a container here, or its container runs again."""
@@ -47,12 +53,23 @@ class UsageSampler:
 
     async def turn(self) -> None:
         """Takes a sample of every sandbox that runs here."""
+        self._follow_clock()
         records = [record for record in self.containers.records.values() if _runs(record)]
         for record, sample in await self._look(records):
             self._note(record, sample)
         here = {record.sandbox_id for record in self.containers.records.values() if record.sandbox_id is not None}
         self._began = {sandbox_id: began for sandbox_id, began in self._began.items() if sandbox_id in here}
         self.meter.end_all_but(here, self.clock())
+
+    def _follow_clock(self) -> None:
+        """Moves what was noted along with a clock that was set."""
+        step_s = self.clock() - self.steady() - self._ahead
+        if abs(step_s) < _STEP_S:
+            return
+        self._ahead += step_s
+        self._opened += step_s
+        self._began = {sandbox_id: began + step_s for sandbox_id, began in self._began.items()}
+        self.meter.clock_set(step_s)
 
     def settle(self, key: str) -> None:
         """A container is about to end: a last sample is taken meanwhile, for which nobody waits. The kernel keeps its

@@ -48,7 +48,7 @@ from shoal.actors.node.records import RecordFiles
 from shoal.actors.node.relay import Relay
 from shoal.actors.node.shipping.shipping import LogShipping, open_shipping
 from shoal.actors.node.size_files import SizeFiles
-from shoal.actors.node.usage_meter import UsageMeter
+from shoal.actors.node.usage_meter import UsageMeter, first_report
 from shoal.actors.node.usage_sampler import UsageSampler
 from shoal.images.binaries import agent_binary
 from shoal.model import grants, verbs
@@ -210,7 +210,7 @@ async def open_node(
         images,
         MachineMeter(Path(settings.state_dir)),
         mounts,
-        UsageSampler(engine, containers, disk_watch, UsageMeter(int(time.time() * 1000))),
+        UsageSampler(engine, containers, disk_watch, UsageMeter(first_report())),
         shipping,
     )
 

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"shoal/agent/internal/steady"
 )
 
 const maxControlLine = 64 << 10
@@ -20,7 +22,7 @@ type control struct {
 	created  os.FileInfo // the socket's own file
 
 	connections  atomic.Int64
-	lastClosedAt atomic.Int64 // when the last connection ended, in unix nanoseconds
+	lastClosedAt atomic.Int64 // when the last connection ended, by steady.Now
 }
 
 // listenControl takes the path over from a gateway that has it already. That one keeps the connections that it has.
@@ -35,7 +37,7 @@ func listenControl(path string) (*control, error) {
 	}
 	listener.SetUnlinkOnClose(false)
 	c := &control{path: path, listener: listener}
-	c.lastClosedAt.Store(time.Now().UnixNano())
+	c.lastClosedAt.Store(int64(steady.Now()))
 	if err := c.takePath(temporary); err != nil {
 		listener.Close()
 		os.Remove(temporary)
@@ -69,7 +71,7 @@ func (c *control) idle() time.Duration {
 	if c.connections.Load() > 0 {
 		return 0
 	}
-	return time.Since(time.Unix(0, c.lastClosedAt.Load()))
+	return steady.Now() - time.Duration(c.lastClosedAt.Load())
 }
 
 // command is one line on the control socket.
@@ -87,7 +89,7 @@ func (g *Gateway) acceptControl() {
 		go func() {
 			defer func() {
 				conn.Close()
-				g.control.lastClosedAt.Store(time.Now().UnixNano())
+				g.control.lastClosedAt.Store(int64(steady.Now()))
 				g.control.connections.Add(-1)
 			}()
 			if isOwnUser(conn) {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"shoal/agent/internal/steady"
 )
 
 const (
@@ -25,10 +27,10 @@ const (
 type replica struct {
 	id           string
 	outstanding  atomic.Int64 // requests in progress
-	backoffUntil atomic.Int64 // unix nanoseconds
+	backoffUntil atomic.Int64 // by steady.Now
 }
 
-func (r *replica) backOff() { r.backoffUntil.Store(time.Now().Add(backoffTime).UnixNano()) }
+func (r *replica) backOff() { r.backoffUntil.Store(int64(steady.Now() + backoffTime)) }
 
 // replicas is the list of the replicas in the directory of their sockets, which is scanned at an interval. A replica
 // removes its sockets before it ends.
@@ -100,7 +102,7 @@ func (r *replicas) pick(tried []*replica) *replica {
 	if len(list) == 0 {
 		return nil
 	}
-	now := time.Now().UnixNano()
+	now := int64(steady.Now())
 	start := int(r.nextIndex.Add(1) % uint32(len(list)))
 	var best *replica
 	var fewest int64

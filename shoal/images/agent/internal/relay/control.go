@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"shoal/agent/internal/fault"
+	"shoal/agent/internal/steady"
 	"shoal/agent/internal/token"
 )
 
@@ -81,7 +82,7 @@ func (r *Relay) acceptControl(listener *net.UnixListener) {
 		go func() {
 			defer func() {
 				conn.Close()
-				r.lastControlAt.Store(time.Now().UnixNano())
+				r.lastControlAt.Store(int64(steady.Now()))
 				r.controlConns.Add(-1)
 			}()
 			r.serveControl(conn)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"shoal/agent/internal/duplex"
+	"shoal/agent/internal/steady"
 	"shoal/agent/internal/token"
 )
 
@@ -43,7 +44,7 @@ type Relay struct {
 	containers map[string]*container
 
 	controlConns  atomic.Int64
-	lastControlAt atomic.Int64 // when the last control connection ended, in unix nanoseconds
+	lastControlAt atomic.Int64 // when the last control connection ended, by steady.Now
 }
 
 // Run serves until the context ends, a command on the control socket ends it, or the control socket has had no
@@ -57,7 +58,7 @@ func Run(ctx context.Context, config Config, version string, out io.Writer) erro
 		return err
 	}
 	r := &Relay{config: config, version: version, stop: stop, containers: make(map[string]*container)}
-	r.lastControlAt.Store(time.Now().UnixNano())
+	r.lastControlAt.Store(int64(steady.Now()))
 	// First, because it ensures that there is only one relay on the node.
 	control, err := listenControl(config.Control)
 	if err != nil {
@@ -141,7 +142,7 @@ func (r *Relay) waitForStop(ctx context.Context) {
 			return
 		case <-time.After(time.Second):
 		}
-		idle := time.Since(time.Unix(0, r.lastControlAt.Load()))
+		idle := steady.Now() - time.Duration(r.lastControlAt.Load())
 		if limit > 0 && r.controlConns.Load() == 0 && idle > limit {
 			log.Printf("relay: no connection to the control socket for %s: ending", idle.Round(time.Second))
 			return
