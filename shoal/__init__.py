@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         ProcessNotFound,
         QuotaExceeded,
         RelativePath,
+        RolloutNotFound,
         SandboxEnded,
         SandboxNotFound,
         SecretNotFound,
@@ -83,9 +84,8 @@ _HOMES = {
     "shoal.model.errors": "AlreadyExists BuildNotFound CommandFailed CommandNotExecutable CommandNotFound "
     "DeadlineExceeded EnvironmentNotFound FailedPrecondition ImageBuildError ImageNotFound Internal InvalidRequest "
     "IsADirectory NoCapacity NoScore NodeNotFound NotADirectory NotFound PathNotFound PermissionDenied PoolNotFound "
-    "ProcessNotFound QuotaExceeded "
-    "RelativePath SandboxEnded SandboxNotFound SecretNotFound ShoalError TokenNotFound TunnelNotFound Unauthenticated "
-    "Unavailable UserNotFound VolumeNotFound",
+    "ProcessNotFound QuotaExceeded RelativePath RolloutNotFound SandboxEnded SandboxNotFound SecretNotFound "
+    "ShoalError TokenNotFound TunnelNotFound Unauthenticated Unavailable UserNotFound VolumeNotFound",
     "shoal.model.info": "NodeInfo SandboxInfo",
     "shoal.model.pools": "PoolInfo PoolUse",
     "shoal.model.secrets": "SecretInfo",
@@ -157,6 +157,7 @@ __all__ = [
     "RelativePath",
     "Result",
     "Reward",
+    "RolloutNotFound",
     "Sandbox",
     "SandboxEnded",
     "SandboxEvent",

@@ -23,6 +23,7 @@ from shoal.cli import (
     machines,
     pools,
     profile,
+    rollouts,
     run,
     sandboxes,
     scaling,
@@ -84,6 +85,7 @@ app.command()(tunnels.forward)
 app.command()(login.login)
 app.command()(login.logout)
 app.add_typer(pools.pool, name="pool")
+app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(image, name="image")
 app.add_typer(secrets.secret, name="secret")
 app.add_typer(volumes.volume, name="volume")

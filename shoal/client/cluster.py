@@ -19,10 +19,12 @@ from shoal.client.leases import OwnerLeases
 from shoal.model import cluster_file, verbs
 from shoal.model.errors import FailedPrecondition, InvalidRequest
 from shoal.model.info import NodeInfo
+from shoal.model.validate import check_name
 from shoal.transport.rollback import Rollback
 
 if TYPE_CHECKING:
     from shoal.model.overview import Overview
+    from shoal.model.rollouts import RolloutInfo
     from shoal.model.settings import SandboxDefaults
     from shoal.model.usage import SandboxLoad, UsageRow
     from shoal.transport.contract import Transport
@@ -80,6 +82,20 @@ class Client(Administration, ImageCalls, Context):
         """
         columns = "key sandboxes seconds cpu_seconds memory_seconds network_in network_out"
         return Listed(await self.transport.ask(verbs.usage, by, since, until, environment), columns)
+
+    @dual_method
+    async def rollouts(self, *, environment: str | None = None) -> Sequence[RolloutInfo]:
+        """The maps that run and the last ones that ended, newest first; None: of all environments that you may see. Of
+        those that take longer than a second."""
+        if environment is not None:
+            check_name("environment", environment)
+        columns = "id name environment state done total failed mean started_at"
+        return Listed(await self.transport.ask(verbs.rollouts, environment), columns)
+
+    @dual_method
+    async def rollout(self, rollout_id: str) -> RolloutInfo:
+        """One, with its rewards over items; `RolloutNotFound`."""
+        return await self.transport.ask(verbs.rollout, rollout_id)
 
     @dual_method
     async def close(self) -> None:

@@ -14,6 +14,7 @@
     │   ├── ProcessNotFound
     │   ├── ImageNotFound
     │   ├── BuildNotFound
+    │   ├── RolloutNotFound
     │   ├── PathNotFound
     │   ├── UserNotFound
     │   ├── EnvironmentNotFound
@@ -150,6 +151,12 @@ class BuildNotFound(NotFound):
     """No build of an image has this id, or it ended long ago, or the builder was started anew since."""
 
     code = "build_not_found"
+
+
+class RolloutNotFound(NotFound):
+    """No rollout in progress has this id, or it ended long ago, or its program has not reported it yet."""
+
+    code = "rollout_not_found"
 
 
 class PathNotFound(NotFound):

@@ -11,6 +11,7 @@ PROCESS = re.compile(r"p-[0-9a-z]{1,32}")
 CONTAINER = re.compile(r"c-[0-9a-z]{1,32}")
 IMAGE = re.compile(r"im-[0-9a-z]{1,32}")
 VOLUME = re.compile(r"vol-[0-9a-z]{1,32}")
+ROLLOUT = re.compile(r"ro-[0-9a-z]{1,32}")
 NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 """Names of sandboxes and environments: 1 to 64 letters, digits, dots, dashes and underscores."""
 
@@ -49,6 +50,10 @@ def new_image_id() -> str:
 
 def new_volume_id() -> str:
     return f"vol-{_random()}"
+
+
+def new_rollout_id() -> str:
+    return f"ro-{_random()}"
 
 
 def new_machine_id() -> str:

@@ -17,6 +17,7 @@ from shoal.model.images import ImageRecord
 from shoal.model.info import SandboxInfo
 from shoal.model.pools import PoolInfo
 from shoal.model.recipe import Recipe
+from shoal.model.rollouts import RolloutReport
 from shoal.model.sandbox_json import info_from_json, spec_to_json
 from shoal.model.secrets import SecretUse
 from shoal.model.spec import SandboxSpec
@@ -43,12 +44,12 @@ def request_for(verb: Verb[..., Any], arguments: Mapping[str, Any]) -> Request:
     if verb.method in ("GET", "DELETE"):
         return Request(path, rest or None, None)
     plain = {name: _plain(value) for name, value in rest.items()}
-    whole = len(rest) == 1 and isinstance(next(iter(rest.values())), Quota)
+    whole = len(rest) == 1 and isinstance(next(iter(rest.values())), Quota | RolloutReport)
     return Request(path, None, next(iter(plain.values())) if whole else plain or None)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Quota | BuildOptions):
+    if isinstance(value, Quota | BuildOptions | RolloutReport):
         return asdict(value)
     if isinstance(value, Recipe):
         return value.to_dict()

@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.client.cluster import Client
+from shoal.model.ids import CONTROLLER, NAMESPACE
+from shoal.model.rollouts import RolloutInfo
 
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parents[2]
 TAGS = {"job": "map"}
+NAME = "<b>grpo</b> \u202e step 1"
 
 LEAVE = """
 ls -A /tmp /dev/shm; cat /proc/[0-9]*/comm | grep -cx sleep
@@ -32,6 +36,10 @@ def hang(sandbox, item):
     sandbox.run("sleep 600")
 list(shoal.map(hang, range(10), concurrency=2, ahead=0, owner_lease=5, tags={"job": "map"}))
 """
+
+
+def under_way(client: Client) -> list[RolloutInfo]:
+    return [each for each in client.rollouts(environment="main") if (each.name, each.state.value) == (NAME, "running")]
 
 
 def living() -> list[str]:
@@ -61,6 +69,30 @@ def test_a_ray_task_may_map(cluster: Any) -> None:
 
     assert ray.get(total.remote(4)) == 12
     assert living() == []
+
+
+def test_others_see_how_far_a_map_is_and_its_rewards(both_ways: Client) -> None:
+    """And a controller that is killed meanwhile is told again."""
+    import ray
+
+    seen: list[RolloutInfo] = []
+
+    def score(sandbox: shoal.Sandbox, item: int) -> float:
+        if item == 1:
+            ray.kill(ray.get_actor(CONTROLLER, namespace=NAMESPACE), no_restart=False)
+        deadline = time.monotonic() + 20
+        while not (told := under_way(both_ways)) or told[0].done < item:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        seen.append(told[0])
+        return item / 2
+
+    outcomes = shoal.map(score, range(3), concurrency=1, ahead=0, reuse=3, tags=TAGS, name=NAME)
+    assert [outcome.unwrap() for outcome in outcomes] == [0, 0.5, 1]
+    assert [(each.state.value, each.done, each.total) for each in seen] == [("running", n, 3) for n in range(3)]
+    ended = both_ways.rollout(seen[-1].id)
+    assert (ended.state.value, ended.done, ended.mean) == ("done", 3, 0.5)
+    assert (list(ended.rewards.items), list(ended.rewards.most)) == ([1, 2, 3], [0, 0.5, 1])
 
 
 def test_a_program_that_is_killed_leaves_no_sandbox(cluster: Any) -> None:

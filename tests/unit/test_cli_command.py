@@ -41,6 +41,7 @@ GROUPS = {
     "environments": ("create", "ls", "quota", "rm"),
     "image": ("build", "ls", "show", "snapshot", "tag", "rm", "gc"),
     "pool": ("create", "ls", "resize", "rm"),
+    "rollout": ("ls", "show"),
     "secret": ("create", "ls", "rm", "rotate"),
     "volume": ("create", "ls", "put", "get", "rm", "restore", "usage", "limit", "commit"),
     "cluster": ("up", "status", "down"),

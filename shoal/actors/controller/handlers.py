@@ -119,6 +119,9 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.build_log: parts.builds.build_log,
         verbs.put_build_files: parts.builds.put_build_files,
         verbs.base_image: parts.builds.base_image,
+        verbs.report_rollout: parts.rollouts.report_rollout,
+        verbs.rollouts: parts.rollouts.rollouts,
+        verbs.rollout: parts.rollouts.rollout,
     }
     return {verb.name: handler for verb, handler in found.items()}
 

@@ -44,6 +44,7 @@ from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.recovery import Recovery
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.registry_pulls import RegistryPulls
+from shoal.actors.controller.rollouts import Rollouts
 from shoal.actors.controller.sandboxes import Sandboxes
 from shoal.actors.controller.secret_keys import SecretKeys
 from shoal.actors.controller.secrets import Secrets
@@ -139,6 +140,7 @@ class Parts:
     volume_uses: VolumeUses
     volume_files: VolumeFiles
     volume_versions: VolumeVersions
+    rollouts: Rollouts
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _asked: float = float("-inf")
     _looked: float = float("-inf")
@@ -390,6 +392,7 @@ async def open_parts(
         volume_uses=VolumeUses(volumes, accounts),
         volume_files=VolumeFiles(volumes, sandboxes, settings),
         volume_versions=VolumeVersions(volumes, sandboxes),
+        rollouts=Rollouts(accounts),
     )
     image_changes.going = parts.let_go_image
     ready.may_make = lambda: parts.recovery.complete

@@ -8,5 +8,6 @@ source.py    its items, one at a time, from any kind of iterable
 threads.py   plain functions and iterators in threads
 outcome.py   what became of one item
 bar.py       the progress bar
+reporter.py  what it tells the cluster of itself
 reward.py    a command's score
 """

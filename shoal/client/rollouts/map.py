@@ -54,6 +54,9 @@ class _Map:
     Everything else stays: other files, users, shared memory of System V, tunnels, the disk that is used up. A hostile
     item can leave something for the next one, so reuse sandboxes only for items that may trust each other.
 
+    `name`: what others see it by, in the dashboard and `shoal rollout ls`, where every map that takes longer than a
+    second shows how far it is and its rewards (values that are numbers or rewards).
+
     `progress`: shows a bar on stderr if that is a terminal, or in the notebook that runs this, there with the mean of
     the values that are numbers or rewards.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.client.create_options import SandboxOptions
 from shoal.model.errors import InvalidRequest, ShoalError
+from shoal.model.rollouts import check_rollout_name
 from shoal.model.validate import MAX_TIMEOUT, check_number
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Spec = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 
 
 class MapOptions(SandboxOptions, total=False):
-    """How `shoal.map` goes about it, and what its sandboxes are to be."""
+    """How `shoal.map` goes about it, and what its sandboxes are to be. `name` is the map's own, not theirs."""
 
     concurrency: int
     ordered: bool
@@ -59,6 +60,7 @@ class Plan:
     reset: tuple[str, ...]
     timeout_s: float | None
     deadline_s: float
+    name: str | None
     progress: bool
     client: Client | None
     spec_of_item: Callable[[Any], Mapping[str, Any]] | None
@@ -83,6 +85,7 @@ def plan_of(
     ahead: int | None = None,
     buffer: int | None = None,
     spec: Spec | None = None,
+    name: str | None = None,
     progress: bool = False,
     deadline: float = CREATE_DEADLINE_S,
     client: Client | None = None,
@@ -100,13 +103,14 @@ def plan_of(
     check_number("deadline", deadline, 0, math.inf, "seconds")
     if timeout is not None:
         check_number("timeout", timeout, 0, MAX_TIMEOUT, "seconds")
+    check_rollout_name(name)
     of_item = spec if callable(spec) else None
     shared = {**({} if spec is None or of_item else _mapping(spec)), **options}
     _check_errors(retry_on)
     _check_reuse(reuse, reset, of_item)
-    for name in ("name", "idempotency_key", "command"):
-        if shared.get(name) is not None:
-            raise InvalidRequest(f"{name}: it is one sandbox's only, and a map makes many; leave it out", field=name)
+    for own in ("name", "idempotency_key", "command"):
+        if shared.get(own) is not None:
+            raise InvalidRequest(f"{own}: it is one sandbox's only, and a map makes many; leave it out", field=own)
     shared.setdefault("owner_lease", None)
     if shared["owner_lease"] is None:
         shared["owner_lease"] = OWNER_LEASE_S
@@ -121,6 +125,7 @@ def plan_of(
         tuple(reset),
         timeout,
         deadline,
+        name,
         bool(progress),
         client,
         of_item,

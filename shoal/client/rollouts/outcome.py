@@ -74,5 +74,8 @@ class Outcomes(Listed[Outcome[T, R]]):
 
 def score_of(value: object) -> float | None:
     """A number, or a `Reward`'s; None for all else."""
-    score = getattr(value, "score", value)
-    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+    try:
+        score = getattr(value, "score", value)
+        return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+    except Exception:  # noqa: BLE001  # a class of the user's, or a number of hundreds of digits: no error of the map
+        return None

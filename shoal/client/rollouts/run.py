@@ -16,11 +16,13 @@ from shoal.client.cluster import current
 from shoal.client.rollouts.bar import Bar
 from shoal.client.rollouts.options import Plan
 from shoal.client.rollouts.outcome import Outcome
+from shoal.client.rollouts.reporter import Reporter
 from shoal.client.rollouts.source import Source
 from shoal.client.rollouts.supply import Lent, Supply, WrongSpec
 from shoal.client.rollouts.threads import in_thread
 from shoal.model import tasks
 from shoal.model.errors import DeadlineExceeded
+from shoal.model.rollouts import RolloutState
 from shoal.transport.loops import being_cancelled
 
 T = TypeVar("T")
@@ -42,6 +44,8 @@ class Run(Generic[T, R]):
         self._plan = plan
         self._source = Source(items)
         self._bar = Bar(self._source.total) if plan.progress else None
+        self._reporter = Reporter(plan.name, self._source.total, lambda: len(self._items))
+        self._end = RolloutState.STOPPED  # what it is reported as, unless it comes to an end of its own
         self._room = asyncio.Semaphore(plan.sandboxes + plan.buffer)
         self._sandboxes = asyncio.Semaphore(plan.sandboxes)
         self._running = asyncio.Semaphore(plan.concurrency)
@@ -66,6 +70,7 @@ class Run(Generic[T, R]):
             await self._start()
         while True:
             if self._failure is not None:
+                self._end = RolloutState.FAILED
                 raise self._failure
             if (outcome := self._take()) is not None:
                 self._room.release()
@@ -73,7 +78,9 @@ class Run(Generic[T, R]):
             assert self._feeding is not None
             if self._feeding.done() and not self._items:
                 if self._source_error is not None:
+                    self._end = RolloutState.FAILED
                     raise self._source_error
+                self._end = RolloutState.DONE
                 return None
             self._changed.clear()
             await self._changed.wait()
@@ -88,6 +95,7 @@ class Run(Generic[T, R]):
             await asyncio.wait(going)
         if self._supply is not None:
             await self._supply.close()
+        await self._reporter.stop(self._end)
         self._source.close()
         if self._bar is not None:
             self._bar.stop()
@@ -97,6 +105,7 @@ class Run(Generic[T, R]):
         client = self._plan.client or await current()
         timeout_s = self._plan.timeout_s or (await client.defaults.aio()).timeout
         self._supply = Supply(self._plan, client, timeout_s)
+        self._reporter.start(client, self._plan.options.get("environment"))
         if self._bar is not None:
             self._bar.start()
         self._feeding = tasks.shared(self._feed(self._supply), "map: items")
@@ -199,6 +208,7 @@ class Run(Generic[T, R]):
 
     def _tell(self, outcome: Outcome[T, R]) -> None:
         self._ready[outcome.index] = outcome
+        self._reporter.count(outcome.value, outcome.ok)
         if self._bar is not None:
             self._bar.count(outcome.value, outcome.ok)
         self._changed.set()

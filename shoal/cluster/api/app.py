@@ -30,6 +30,7 @@ from shoal.cluster.api.request import problems
 from shoal.cluster.api.request.limits import MOST_LARGE, LargeBodies
 from shoal.cluster.api.request.middleware import Frame
 from shoal.cluster.api.request.route import ApiRoute, StartRoute
+from shoal.cluster.api.rollouts import routes as rollouts
 from shoal.cluster.api.sandboxes import batch, events, logs
 from shoal.cluster.api.sandboxes import routes as sandboxes
 from shoal.cluster.api.schema import docs_page, openapi
@@ -64,6 +65,7 @@ def routers() -> list[APIRouter]:
         archive.router,
         exposures.router,
         pools.router,
+        rollouts.router,
         secrets.router,
         volumes.router,
         volume_files.router,

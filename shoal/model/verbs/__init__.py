@@ -10,8 +10,8 @@ Rules for every verb
     - After `Unavailable` a transport asks again, as far as the verb's `retry` allows.
 
 Over HTTP, an argument that the path names goes into the path. The others are the query of a GET or DELETE, or the
-members of the JSON body of a POST or PUT; a lone `Quota` is the body itself. A verb without an address is asked only
-inside the cluster, or has a route of its own kind.
+members of the JSON body of a POST or PUT; a lone `Quota` or `RolloutReport` is the body itself. A verb without an
+address is asked only inside the cluster, or has a route of its own kind.
 
 A module for each resource declares its verbs; their bodies are empty, for the controller has the handlers. All are
 reached from here, as in `verbs.create`.
@@ -29,6 +29,7 @@ from shoal.model.verbs.image_verbs import *
 from shoal.model.verbs.internal_verbs import *
 from shoal.model.verbs.machine_verbs import *
 from shoal.model.verbs.pool_verbs import *
+from shoal.model.verbs.rollout_verbs import *
 from shoal.model.verbs.sandbox_verbs import *
 from shoal.model.verbs.secret_verbs import *
 from shoal.model.verbs.tunnel_verbs import *

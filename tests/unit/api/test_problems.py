@@ -26,7 +26,8 @@ STATUSES = {
     "deadline_exceeded": 408,
     "already_exists": 409, "failed_precondition": 409, "command_failed": 409, "no_score": 409, "sandbox_ended": 410,
     "quota_exceeded": 429, "internal": 500, "unavailable": 503, "no_capacity": 503, "relative_path": 400,
-    "is_a_directory": 400, "not_a_directory": 400, "build_not_found": 404, "image_build_error": 409,
+    "is_a_directory": 400, "not_a_directory": 400, "build_not_found": 404, "rollout_not_found": 404,
+    "image_build_error": 409,
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_a_spec_that_is_wrong_for_all_is_raised_at_once(lab: Lab, options: Any) 
     [
         *(("concurrency", 0), ("concurrency", 1.5), ("ahead", -1), ("buffer", -1), ("retries", -1), ("reuse", 0)),
         *(("retry_on", "KeyError"), ("retry_on", (KeyError, 1)), ("spec", "small"), ("reset", "/tmp")),
-        *(("reset", ["tmp"]), ("reset", ["/"]), ("timeout", 0), ("deadline", -1), ("name", "a"), ("command", ["true"])),
+        *(("reset", ["tmp"]), ("reset", ["/"]), ("timeout", 0), ("deadline", -1), ("name", ""), ("command", ["true"])),
         ("idempotency_key", "k"),
     ],
 )

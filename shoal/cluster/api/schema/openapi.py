@@ -35,6 +35,7 @@ TAGS = [
     {"name": "events", "description": "What happens to sandboxes, as it happens."},
     {"name": "tunnels", "description": "Ways in from outside to a sandbox's ports."},
     {"name": "pools", "description": "Keep sandboxes ready, and take them."},
+    {"name": "rollouts", "description": "See how far maps are, and their rewards."},
     {"name": "secrets", "description": "Store values that sandboxes get, and that no request reads back."},
     {"name": "volumes", "description": "Directories that outlive sandboxes, and their files."},
     {"name": "images", "description": "Take images of sandboxes' files, build, list, name and delete them."},

@@ -1,0 +1,1 @@
+"""Rollouts in progress: how far maps are, and their rewards."""
