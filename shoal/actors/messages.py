@@ -12,6 +12,9 @@ from shoal.model.states import RETURNCODES, Reason
 OCCUPIED = "occupied"
 """The state in which a slot refuses a second sandbox."""
 
+OVERTAKEN = "overtaken"
+"""The state in which the store and the nodes refuse a controller after which another has taken over."""
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerStarted:

@@ -92,6 +92,7 @@ class MemoryStore(Store):
             list(self.disk.volumes.values()),
             self.disk.last_event,
             complete=len(newest) < history,
+            epoch=self.disk.epoch,
         )
 
     async def write(self, change: Change) -> None:

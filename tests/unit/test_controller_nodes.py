@@ -189,6 +189,18 @@ async def test_one_that_fails_is_asked_again_and_told_as_such() -> None:
     assert len(nodes.capacities()) == 2
 
 
+async def test_a_controller_that_was_overtaken_learns_it_from_any_node() -> None:
+    told: list[bool] = []
+    cluster = Cluster({A: True, B: True})
+    nodes = cluster.nodes()
+    nodes.on_overtaken = lambda: told.append(True)
+    await look(nodes)
+    assert not told
+    cluster.failing = {B: FailedPrecondition("another controller is the cluster's now", state="overtaken")}
+    await look(nodes)
+    assert told
+
+
 async def test_one_that_is_slow_has_not_failed() -> None:
     cluster = Cluster({A: True}, failing={A: DeadlineExceeded("info took longer than 10 s")})
     nodes = cluster.nodes()

@@ -14,7 +14,7 @@ from shoal.actors.engines.fake import EngineBroken, EngineDown, EngineStuck
 from shoal.actors.node import prepared
 from shoal.actors.node.records import Stage
 from shoal.model import tracing
-from shoal.model.errors import NotFound, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, NotFound, ShoalError, Unavailable
 from tests.otlp import receiver
 from tests.processes import relay_pid
 from tests.unit.builders import spec
@@ -266,3 +266,11 @@ async def test_a_machine_that_joins_again_stops_what_no_slot_holds_any_more(plac
     await place.restart()
     assert (await place.node.info()).stopped == 1
     assert place.engine.containers[kept.key].container.state is ContainerState.EXITED
+
+
+async def test_a_node_obeys_the_latest_controller_alone(place: Machine) -> None:
+    for epoch in (1, 3, 3):
+        await place.node.info(epoch)
+    with pytest.raises(FailedPrecondition) as refused:
+        await place.node.info(2)
+    assert refused.value.state == "overtaken"

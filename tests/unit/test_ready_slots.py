@@ -7,9 +7,11 @@ import asyncio
 
 import pytest
 
+from shoal.actors.controller import adoption, ready_maker
 from shoal.actors.controller.kept_pool import KeptPool
 from shoal.actors.controller.phase import Phase
 from shoal.actors.controller.ready_slots import NO_ROOM
+from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, ShoalError, Unavailable
@@ -325,4 +327,35 @@ async def test_draining_leaves_nothing() -> None:
     await filled(declared(controller, 3, 3), 3)
     await controller.parts.drain()
     assert not any(slot.alive for slot in world.slots.values())
+    await controller.kill()
+
+
+async def test_an_actor_that_is_lost_while_it_starts_keeps_neither_pool_nor_sandbox_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ready_maker, "_PLACED_S", 0.05)
+    monkeypatch.setattr(adoption, "_PLACED_S", 0.05)
+    world, lost = World(room=20), set[str]()
+
+    async def placed(slot: Slot) -> None:
+        if lost & {"next"}:
+            lost.add(slot.id)
+            lost.discard("next")
+            await asyncio.Event().wait()
+        await World.placed(world, slot)
+
+    world.placed = placed  # type: ignore[method-assign]
+    controller = await world.controller()
+    info = await create(controller)
+    lost.add("next")
+    pool = declared(controller, 1, 1)
+    await until(lambda: "next" not in lost, "the first of its actors is lost")
+    await filled(pool, 1)
+    (slot,) = (slot for slot in world.slots.values() if slot.sandbox_id == info.id)
+    lost.add("next")
+    slot.die()
+    await until(lambda: any(s.sandbox_id == info.id for s in world.slots.values() if s.alive), "another adopts it")
+    assert len(lost) == 2
+    assert not any(world.slots[slot_id].alive for slot_id in lost)
+    await end(controller, info)
     await controller.kill()

@@ -15,6 +15,7 @@ from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import Event
 from shoal.actors.controller.record import SandboxRecord
 from shoal.actors.controller.run import Outcome
+from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.messages import End, SandboxStarted
@@ -23,6 +24,8 @@ from shoal.model.errors import NotFound, ShoalError
 log = logging.getLogger("shoal.adoption")
 
 _ATTEMPTS = 5
+_PLACED_S = 60.0
+"""Seconds after which another actor is asked for: one that does not come up waits for room, or is lost."""
 _RETRY_S = 0.2
 _REMOVE_S = 30.0
 
@@ -52,7 +55,9 @@ class Adoption:
         for _ in range(_ATTEMPTS):
             slot = self.maker.create(record.spec.slot_shape, started.node_id)
             try:
-                await self.maker.placed(slot)
+                while not await self._is_placed(slot):
+                    self.maker.kill(slot)
+                    slot = self.maker.create(record.spec.slot_shape, started.node_id)
                 adopted = await self.call(slot.handle, "adopt", record.id, record.spec, started.started_at)
             except NotFound:
                 self.pool.put(slot)
@@ -70,6 +75,14 @@ class Adoption:
             else:
                 return Outcome(Event.ADOPTED, slot=slot, started=adopted)
         return await self._given_up(record, vanished(record, "no actor could adopt its container"))
+
+    async def _is_placed(self, slot: Slot) -> bool:
+        try:
+            async with asyncio.timeout(_PLACED_S):
+                await self.maker.placed(slot)
+        except TimeoutError:
+            return False
+        return True
 
     async def _given_up(self, record: SandboxRecord, end: End) -> Outcome:
         """A persistent one's container is stopped, not removed: by who takes the outcome."""

@@ -20,11 +20,11 @@ from ray.actor import ActorHandle
 
 from shoal.actors.controller.machine import Machine
 from shoal.actors.handles import call
-from shoal.actors.messages import NodeFailure
+from shoal.actors.messages import OVERTAKEN, NodeFailure
 from shoal.actors.names import HEAD_RESOURCE, MACHINE_LABEL, REGION_LABEL, ZONE_LABEL, node_options
 from shoal.actors.node.actor import NodeActor
 from shoal.model import grants, tasks
-from shoal.model.errors import DeadlineExceeded, Internal, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, Internal, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeInfo
 from shoal.model.metrics import Series
 from shoal.model.settings import Settings
@@ -54,6 +54,10 @@ def _kill(handle: ActorHandle[Any]) -> None:
 
 def _nobody(node_id: str) -> None:
     """Is told of nodes, and does nothing."""
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -102,7 +106,8 @@ class Node:
 class Nodes:
     """The machines that Ray knows, by its node ids. `call`: how actors are called; `list_machines`: as `ray.nodes`,
     `kill`: ends an actor for good; both block. `on_lost`: is told of each lost machine once, whoever asked;
-    `on_joined`: of each that answers for the first time."""
+    `on_joined`: of each that answers for the first time. `epoch`: the controller's number in the store;
+    `on_overtaken`: is told where a node obeys a later one."""
 
     settings: Settings
     cluster: str
@@ -113,6 +118,8 @@ class Nodes:
     kill: Callable[[ActorHandle[Any]], None] = _kill
     on_lost: Callable[[str], None] = _nobody
     on_joined: Callable[[str], None] = _nobody
+    epoch: int = 0
+    on_overtaken: Callable[[], None] = _nothing
     cordons: dict[str, Cordon] = field(default_factory=dict)
     """By node; those that are on record. `machines.py` keeps them."""
     _nodes: dict[str, Node] = field(default_factory=dict)
@@ -222,7 +229,7 @@ class Nodes:
             node.asking.cancel()
 
     async def _ask(self, node: Node) -> None:
-        info = await self.call(node.handle, "info", timeout_s=ANSWER_S)
+        info = await self._info(node)
         # Told at each look, so that a call that is lost does no harm; and before anything is placed there.
         if self._closed is None:
             self._closed = cluster_addresses(self._nodes.values())
@@ -244,6 +251,15 @@ class Nodes:
             self._kinds = frozenset(self.capacities().values())
         if joined:
             self.on_joined(node.id)
+
+    async def _info(self, node: Node) -> NodeInfo:
+        try:
+            info: NodeInfo = await self.call(node.handle, "info", self.epoch, timeout_s=ANSWER_S)
+        except FailedPrecondition as error:
+            if error.state == OVERTAKEN:
+                self.on_overtaken()
+            raise
+        return info
 
     def handle(self, node_id: str) -> ActorHandle[Any]:
         """The node actor of a machine; `Unavailable` if the machine is not part of the cluster."""

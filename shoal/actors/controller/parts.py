@@ -308,6 +308,7 @@ async def open_parts(
     none; `keeper`: of volumes, the same."""
     restored = await store.open(nodes.cluster, settings.limits.history)
     nodes.cordons = {cordon.node_id: cordon for cordon in restored.cordons}
+    nodes.epoch, nodes.on_overtaken = restored.epoch, overtaken
     await nodes.refresh(wait_s=_FIRST_ANSWERS_S)
     defaults = settings.sandbox
     activity = Activity(time.time())

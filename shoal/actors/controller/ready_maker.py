@@ -24,6 +24,8 @@ log = logging.getLogger("shoal.pools")
 
 Call = Callable[..., Awaitable[Any]]
 
+_PLACED_S = 60.0
+"""Seconds after which an actor that does not come up is taken for lost: it was asked for where there was room."""
 _PREPARE_S = 120.0
 _RELEASE_S = 30.0
 _RETRY_S = 1.0
@@ -84,7 +86,7 @@ class ReadyMaker:
         began = self.clock()
         try:
             if slot.node_id is None:
-                await self.maker.placed(slot)
+                await self._placed(slot)
                 self.slots.stock.came_up(slot)
             await self.call(slot.handle, "prepare", pool.shape.container, pool.label, timeout_s=_PREPARE_S)
         except ShoalError as error:
@@ -107,6 +109,13 @@ class ReadyMaker:
             return
         ready = pool.ready[slot.id] = ReadySlot(slot, self.clock())
         ready.watch = self._supervise(partial(self._watch, pool, slot), "watch ready slot")
+
+    async def _placed(self, slot: Slot) -> None:
+        try:
+            async with asyncio.timeout(_PLACED_S):
+                await self.maker.placed(slot)
+        except TimeoutError:
+            raise Unavailable(f"its sandbox actor did not come up within {_PLACED_S:g} s") from None
 
     async def _watch(self, pool: KeptPool, slot: Slot) -> None:
         """Notices when a ready slot is lost, or only its container."""

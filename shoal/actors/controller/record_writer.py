@@ -13,6 +13,7 @@ from typing import Any
 from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.record import SandboxRecord, to_row, with_changes
 from shoal.actors.controller.store import Change, Store
+from shoal.actors.messages import OVERTAKEN
 from shoal.model import tasks
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
@@ -22,7 +23,6 @@ from shoal.model.verbs import Verb
 log = logging.getLogger("shoal.record_writer")
 
 _RETRY_S = 1.0
-_OVERTAKEN = "overtaken"
 
 Happened = tuple[str, dict[str, Any]]
 """An event's kind and data."""
@@ -176,7 +176,7 @@ class RecordWriter:
         try:
             await work
         except FailedPrecondition as error:
-            if error.state != _OVERTAKEN:
+            if error.state != OVERTAKEN:
                 raise  # a store that is damaged, say: another controller could do no more
             self._overtaken()
             raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None

@@ -139,7 +139,8 @@ class SlotDemand:
 
     def retry_stuck(self) -> None:
         """Seeks another node for slots that do not come up where they were put."""
-        now = self.stock.clock()
+        now, nodes = self.stock.clock(), self.stock.ledger.nodes
+        self._newest_up = {node_id: since for node_id, since in self._newest_up.items() if node_id in nodes}
         for group in self.queue.groups.values():
             for making in list(group.pinned.values()):
                 others_come_up = now - self.last_start < _STUCK_S

@@ -11,7 +11,7 @@ Rules for every store
       within half a minute, the outcome is not known: the error's `outcome` is "unknown". Either way the write may be
       made again.
     - One controller writes to a store. `open` fences off an earlier controller: its writes are refused from then on
-      (`FailedPrecondition`, in the state "overtaken").
+      (`FailedPrecondition`, in the state "overtaken"). Nodes refuse it, too, by the `epoch` of the later one.
     - A store belongs to one cluster: `open` for another cluster raises `FailedPrecondition`.
     - Methods are async and never block the loop.
 
@@ -37,7 +37,7 @@ from shoal.model.volumes import VolumeInfo
 @dataclass(frozen=True, slots=True)
 class Restored:
     """The state of a store when it was opened. `sandboxes`: rows of all living ones and the newest ended ones, oldest
-    first; `complete`: the store has no others."""
+    first; `complete`: the store has no others. `epoch`: of the controller that opened it, above all before."""
 
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
@@ -49,6 +49,7 @@ class Restored:
     volumes: list[VolumeInfo] = field(default_factory=list)
     last_event: int = 0
     complete: bool = True
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import ray
 
 from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying
-from shoal.actors.messages import ContainerLoss, ContainerStarted, NodeImage
+from shoal.actors.messages import OVERTAKEN, ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
 from shoal.actors.node import pausing, unknown
 from shoal.actors.node.losses import REMOVED
@@ -25,7 +25,7 @@ from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VersionChange
 from shoal.model import grants, tasks, tracing
 from shoal.model import machine as machine_file
-from shoal.model.errors import NotFound, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, NotFound, ShoalError, Unavailable
 from shoal.model.info import NodeInfo
 from shoal.model.mounts import MountSpec
 from shoal.model.spec import MIB, ContainerShape, SandboxSpec
@@ -68,13 +68,18 @@ class NodeActor(Carrying):
         self._opening: asyncio.Task[NodeParts] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._starting: dict[str, asyncio.Task[ContainerRecord]] = {}
+        self._epoch = 0
         self._took: dict[str, tuple[tuple[str, float], ...]] = {}
         """The steps of starts whose slot has not been told yet, by container."""
 
     # -- what the controller calls ------------------------------------------------------------------
 
-    async def info(self) -> NodeInfo:
-        """The node's capacity and what it holds."""
+    async def info(self, epoch: int = 0) -> NodeInfo:
+        """The node's capacity and what it holds. `epoch`: the controller's, which is refused once a later one has
+        asked: it may have no other way to learn that Ray took it for dead."""
+        if epoch < self._epoch:
+            raise FailedPrecondition("another controller is the cluster's now", state=OVERTAKEN)
+        self._epoch = epoch
         parts = await self._open()
         records = parts.containers.records.values()
         total_cpu, total_memory = self._wiring.machine_size()

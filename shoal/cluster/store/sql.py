@@ -204,6 +204,7 @@ def _restore(connection: Connection, history: int) -> Restored:
     living = connection.execute(select(c.created_at, c.id, c.row).where(c.ended_at.is_(None)))
     ended, complete = _newest(connection, history)
     found = sorted((row.created_at, row.id, row.row) for row in (*living, *ended))
+    epoch, last_event = connection.execute(select(tables.meta.c.epoch, tables.meta.c.last_event)).one()
     return Restored(
         sandboxes=[json.loads(row) for _, _, row in found],
         environments=[rows.environment_of(row) for row in connection.execute(select(tables.environments))],
@@ -213,8 +214,9 @@ def _restore(connection: Connection, history: int) -> Restored:
         images=[rows.image_of(row) for row in connection.execute(select(tables.images))],
         secrets=[rows.secret_of(row) for row in connection.execute(select(tables.secrets))],
         volumes=[rows.volume_of(row) for row in connection.execute(select(tables.volumes))],
-        last_event=connection.execute(select(tables.meta.c.last_event)).scalar_one(),
+        last_event=last_event,
         complete=complete,
+        epoch=epoch,
     )
 
 

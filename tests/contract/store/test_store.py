@@ -34,7 +34,7 @@ async def reopened(location: StoreLocation, history: int = 100) -> Restored:
 
 
 async def test_a_new_store_is_empty(location: StoreLocation) -> None:
-    assert await reopened(location) == Restored(last_event=0)
+    assert await reopened(location) == Restored(last_event=0, epoch=1)
 
 
 async def test_all_that_was_written_is_there_when_it_is_opened_again(location: StoreLocation, store: Store) -> None:
