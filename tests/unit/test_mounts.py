@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from shoal.actors.node.mounts import namespaces
+from shoal.actors.engines import mount_namespaces
 from shoal.actors.node.mounts.contract import Helper, MountKind
 from shoal.actors.node.mounts.juicefs import environment
 from shoal.actors.node.mounts.manager import LINGER_S, Mounts
@@ -193,18 +193,18 @@ def test_a_directory_is_put_into_a_namespace(tmp_path: Path, container: int) -> 
     (root / "out").symlink_to("/etc")
     (root / "up").symlink_to("..")
     target = str(tmp_path / "target" / "deep")
-    tree = namespaces.clone(root, "sub", read_only=True)
-    worker = threading.Thread(target=namespaces.attach, args=(container, tree, target))
+    tree = mount_namespaces.clone(root, "sub", read_only=True)
+    worker = threading.Thread(target=mount_namespaces.attach, args=(container, tree, target))
     worker.start()
     worker.join()
     os.close(tree)
     assert _see(container, f"cat {target}/file; touch {target}/new || echo refused") == "hellorefused\n"
     assert not (Path(target) / "file").exists()  # here nothing is mounted
-    made = namespaces.clone(root, "new/deep", read_only=False)
+    made = mount_namespaces.clone(root, "new/deep", read_only=False)
     os.close(made)
     assert (root / "new" / "deep").is_dir()
     for name in ("out", "up", "out/ssl"):
         with pytest.raises(OSError, match="cross-device"):
-            namespaces.clone(root, name, read_only=False)
+            mount_namespaces.clone(root, name, read_only=False)
     with pytest.raises(FileNotFoundError):
-        namespaces.clone(root, "missing", read_only=True)
+        mount_namespaces.clone(root, "missing", read_only=True)

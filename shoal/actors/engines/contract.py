@@ -37,8 +37,8 @@ Rules for every engine
       timers) to the creator, too, and would count all containers' together if that were root.
     - Who retries: the caller, on `Unavailable` only.
 
-Memory checkpoints and disk limits are abilities that only some engines have: `abilities` tells, and a call without the
-ability raises `FailedPrecondition` at once.
+Memory checkpoints, image mounts and disk limits are abilities that only some engines have: `abilities` tells, and a
+call without the ability raises `FailedPrecondition` at once.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Ability(StrEnum):
     PAUSE = "pause"
     CHECKPOINT = "checkpoint"  # memory snapshots
     KILL = "kill"  # `kill` takes less time than `remove`
+    IMAGE_MOUNTS = "image_mounts"  # images of one directory, and images mounted into containers that run
     DISK_LIMIT = "disk_limit"  # the kernel holds `ContainerSpec.disk`; else the node watches `disk_usage`
 
 
@@ -243,6 +244,24 @@ class Engine(ABC):
         agent's connections cut. This one stands still meanwhile, and goes on, its connections cut as well. All or
         nothing. `NotFound`; `FailedPrecondition` without `CHECKPOINT`, or by its runtime."""
         raise FailedPrecondition(f"the engine {self.name} takes no memory of containers", state="no_memory")
+
+    async def mount_image(self, key: str, image: str, path: str) -> None:
+        """Has a container that runs see the files of an image (a reference or a digest) at a path; the directory is
+        made where it is missing. The container may write there: what it writes counts as written by it and goes with
+        it, but is in no image that is made of it. The image stays while it is mounted. After a `restart` the same call
+        brings it back, with what was written. Idempotent; if it raises, nothing of it is left.
+
+        `NotFound`, `ImageNotFound`, `AlreadyExists` (field `path`) for another image, `InvalidRequest` (field `path`)
+        for what is no directory; `FailedPrecondition` without `IMAGE_MOUNTS`, by its runtime, or once it exited."""
+        raise FailedPrecondition(
+            f"the engine {self.name} mounts no images into containers that run; set engine = oci on this node",
+            state="no_mounts",
+        )
+
+    async def unmount_image(self, key: str, path: str) -> None:
+        """Takes away an image that was mounted so, with what was written there; who has a file of it open keeps that.
+        Idempotent; `NotFound`, `FailedPrecondition` once it exited."""
+        raise FailedPrecondition(f"the engine {self.name} mounts no images", state="no_mounts")
 
     @abstractmethod
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:

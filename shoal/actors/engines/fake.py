@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.actors.engines.contract import (
@@ -27,6 +27,7 @@ from shoal.actors.engines.fake_images import FakeImageStore, fake_image
 from shoal.actors.engines.image_store import ImageInfo
 from shoal.model import ids
 from shoal.model.errors import (
+    AlreadyExists,
     FailedPrecondition,
     ImageNotFound,
     Internal,
@@ -103,6 +104,8 @@ class FakeContainer:
     container: Container
     usage: Usage
     written: int = 0
+    images: dict[str, str] = field(default_factory=dict)
+    """The digest of what is mounted at each path."""
 
 
 class FakeEngine(Engine):
@@ -120,7 +123,7 @@ class FakeEngine(Engine):
         clock: Callable[[], float] = time.time,
         delay: float = 0.0,
     ) -> None:
-        self.abilities = frozenset({Ability.PULL, Ability.PAUSE})
+        self.abilities = frozenset({Ability.PULL, Ability.PAUSE, Ability.IMAGE_MOUNTS})
         self.runtimes: tuple[str, ...] = ("runc",)
         known = images if images is not None else {"shoal/base": fake_image("shoal/base")}
         self.images = FakeImageStore(known, registry or {}, self._call, self._used_images)
@@ -256,6 +259,19 @@ class FakeEngine(Engine):
             known = self._alive(key)
             known.container = replace(known.container, state=ContainerState.RUNNING)
 
+    async def mount_image(self, key: str, image: str, path: str) -> None:
+        async with self._call("mount_image", key, image, path):
+            known = self._alive(key)
+            found = self.images.known.get(image)
+            if found is None:
+                raise ImageNotFound(f"image {image} is not on this node")
+            if known.images.setdefault(path, found.digest) != found.digest:
+                raise AlreadyExists(f"path: another image is mounted at {path}", field="path")
+
+    async def unmount_image(self, key: str, path: str) -> None:
+        async with self._call("unmount_image", key, path):
+            self._alive(key).images.pop(path, None)
+
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         if not self._open:
             raise _not_open()
@@ -294,7 +310,11 @@ class FakeEngine(Engine):
         return known
 
     def _used_images(self) -> dict[str, str]:
-        return {key: known.spec.image for key, known in self.containers.items()}
+        own = {key: known.spec.image for key, known in self.containers.items()}
+        mounted = {
+            f"{key} {path}": image for key, known in self.containers.items() for path, image in known.images.items()
+        }
+        return own | mounted
 
     def _alive(self, key: str) -> FakeContainer:
         known = self._find(key)

@@ -17,7 +17,8 @@ from shoal.model.errors import FailedPrecondition, ImageNotFound, NotFound
 
 class FakeImageStore(ImageStore):
     """`known`: the images on the node, by reference and by digest; `registry`: those that can be pulled; `call`: notes
-    a call of the engine; `used`: the image of each container, by its key."""
+    a call of the engine; `used`: the image of each container, by its key, and those mounted into it, by key and path.
+    """
 
     def __init__(
         self,
@@ -63,6 +64,13 @@ class FakeImageStore(ImageStore):
                 raise NotFound(f"there is no container {key} on this node")
             own = self.known[image].config if image in self.known else ImageConfig()
             made = replace(fake_image(f"{image} {key} {len(self.known)}"), config=own if config is None else config)
+            return self._add(replace(made, reference=reference or made.digest))
+
+    async def commit_directory(self, key: str, path: str, reference: str | None = None) -> ImageInfo:
+        async with self._call("commit_directory", key, path, reference):
+            if key not in self._used():
+                raise NotFound(f"there is no container {key} on this node")
+            made = fake_image(f"{path} {key} {len(self.known)}")
             return self._add(replace(made, reference=reference or made.digest))
 
     async def tag(self, digest: str, reference: str) -> None:

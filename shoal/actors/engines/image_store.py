@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shoal.model.errors import FailedPrecondition
+
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
@@ -76,6 +78,16 @@ class ImageStore(ABC):
         `config`: None for that of the image below; nothing that the container was given for itself is in it. What was
         mounted into it is not part of the image. `NotFound`: there is none; `QuotaExceeded`: the machine's disk is
         full."""
+
+    async def commit_directory(self, key: str, path: str, reference: str | None = None) -> ImageInfo:
+        """Makes an image whose root is a directory of a container that runs, as that sees it, but for what is mounted
+        below it. The container is frozen for the moment in which the files are taken. Links in `path` are followed.
+        `NotFound`; `PathNotFound` and `NotADirectory` (field `path`), `InvalidRequest` for one that is not on the
+        container's own disk; `QuotaExceeded`; `FailedPrecondition` without `IMAGE_MOUNTS`, or by its runtime."""
+        raise FailedPrecondition(
+            "this node's engine takes images of whole filesystems only: set engine = oci on it, or take one",
+            state="no_mounts",
+        )
 
     @abstractmethod
     async def tag(self, digest: str, reference: str) -> None:

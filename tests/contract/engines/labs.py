@@ -227,7 +227,8 @@ class OciLab(RealLab):
 
     def _remains(self) -> list[str]:
         """Of directories, mounts, groups, runtime's state, holds."""
-        found = {path.name for path in self.top.glob("oci/containers/*")} | self.keys.intersection(self.layers.held())
+        found = {path.name for path in self.top.glob("oci/containers/*")}
+        found |= {hold.partition(".")[0] for hold in self.layers.held()} & self.keys
         found |= {path.name for path in self.top.glob("oci/runtime/*")}
         found |= {entry.point.parent.name for entry in mounts.table() if self.top in entry.point.parents}
         found |= {path.name for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*") if path.name in self.keys}

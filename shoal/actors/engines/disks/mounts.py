@@ -8,7 +8,7 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _CLOEXEC, _FROM_EMPTY, _AT_FDCWD = 1, 4, -100
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 _SHUT_DOWN, _WITHOUT_WRITING = 0x8004587D, 2  # from <linux/fs.h> and the kernel's fs/ext4/ext4.h
+_OVERLAY = 0x794C7630  # from <linux/magic.h>
 _GONE = 22  # EINVAL: nothing is mounted there
-_LONGEST_OPTIONS = 4095
+_LONGEST_OPTIONS, _LONGEST_VALUE = 4095, 255
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -44,19 +45,8 @@ def mount_disk(device: str, point: Path, options: str) -> None:
 def disk_nowhere(device: str, options: str) -> int:
     """Mounts an ext4 file system nowhere yet: a descriptor, with whose last copy it goes unless it has been given a
     place. Needs Linux 5.2; `OSError`."""
-    context = _call(_FSOPEN, b"ext4", ctypes.c_uint(_CLOEXEC))
-    try:
-        _call(_FSCONFIG, context, ctypes.c_uint(_SET_STRING), b"source", os.fsencode(device), 0)
-        for option in options.split(","):
-            name, _, value = option.partition("=")
-            if value:
-                _call(_FSCONFIG, context, ctypes.c_uint(_SET_STRING), name.encode(), value.encode(), 0)
-            else:
-                _call(_FSCONFIG, context, ctypes.c_uint(_SET_FLAG), name.encode(), None, 0)
-        _call(_FSCONFIG, context, ctypes.c_uint(_CREATE), None, None, 0)
-        return _call(_FSMOUNT, context, ctypes.c_uint(_CLOEXEC), ctypes.c_uint(_MS_NOSUID | _MS_NODEV))
-    finally:
-        os.close(context)
+    named = (option.partition("=") for option in options.split(","))
+    return _nowhere("ext4", [("source", device), *((name, value) for name, _, value in named)])
 
 
 def place(mounted: int, point: Path) -> None:
@@ -89,6 +79,40 @@ def overlay(point: Path, lower: Sequence[Path], upper: Path, work: Path) -> None
     finally:
         for number in opened:
             os.close(number)
+
+
+def overlay_nowhere(lower: Sequence[Path], upper: Path, work: Path) -> int:
+    """Mounts the same nowhere yet: a descriptor, with whose last copy it goes unless it has been given a place. To be
+    called on a thread that shares its working directory with no other, and is not used again. Needs Linux 5.2;
+    `OSError` (ENAMETOOLONG): too many layers for one mount of this kernel."""
+    os.chdir("/proc/thread-self/fd")  # a name is the number of a descriptor: the kernel takes few characters
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(directory, _DIRECTORY) for directory in (upper, work, *lower))
+        names = [str(number) for number in opened]
+        below = ":".join(names[2:])
+        layers = [("lowerdir", below)]
+        if len(below) > _LONGEST_VALUE:
+            layers = [("lowerdir+", name) for name in names[2:]]  # since Linux 6.8
+        options = [*layers, ("upperdir", names[0]), ("workdir", names[1]), *(each.split("=") for each in _WHOLE)]
+        try:
+            return _nowhere("overlay", options)
+        except OSError as error:
+            if len(layers) > 1 and error.errno == errno.EINVAL:
+                raise OSError(errno.ENAMETOOLONG, "too many layers for one mount") from error
+            raise
+    finally:
+        for number in opened:
+            os.close(number)
+
+
+def is_overlay(file: int) -> bool:
+    """Whether an open file is of an overlay. `OSError`."""
+    found = (ctypes.c_long * 32)()  # a `struct statfs` is smaller, and begins with the kind
+    if _libc.fstatfs(file, found) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return found[0] == _OVERLAY
 
 
 def detach(point: Path) -> None:
@@ -127,6 +151,21 @@ def _mount(source: str, point: Path, kind: str, flags: int, options: str) -> Non
     if _libc.mount(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(point))
+
+
+def _nowhere(kind: str, options: Iterable[Sequence[str]]) -> int:
+    """Mounts a file system nowhere. An option without a value is a flag."""
+    context = _call(_FSOPEN, kind.encode(), ctypes.c_uint(_CLOEXEC))
+    try:
+        for name, value in options:
+            if value:
+                _call(_FSCONFIG, context, ctypes.c_uint(_SET_STRING), name.encode(), os.fsencode(value), 0)
+            else:
+                _call(_FSCONFIG, context, ctypes.c_uint(_SET_FLAG), name.encode(), None, 0)
+        _call(_FSCONFIG, context, ctypes.c_uint(_CREATE), None, None, 0)
+        return _call(_FSMOUNT, context, ctypes.c_uint(_CLOEXEC), ctypes.c_uint(_MS_NOSUID | _MS_NODEV))
+    finally:
+        os.close(context)
 
 
 def _call(number: int, *arguments: object) -> int:

@@ -6,7 +6,6 @@ record again. Whatever was done, `remove` undoes it by the record alone; `sweep`
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -25,6 +24,7 @@ from shoal.actors.engines.disks.failures import disk_errors
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
 from shoal.actors.engines.oci import bundle, filters, processes, runtimes, writable
+from shoal.actors.engines.oci.failures import typed
 from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.memory import Memories, with_memory
@@ -37,7 +37,6 @@ from shoal.model.errors import (
     Internal,
     InvalidRequest,
     NotFound,
-    QuotaExceeded,
     ShoalError,
 )
 
@@ -102,7 +101,7 @@ class Containers:
             if self.records.get(spec.key) is not None:
                 raise FailedPrecondition(f"there is a container {spec.key} already", state="running")
             try:
-                with _typed(f"start container {spec.key}"):
+                with typed(f"start container {spec.key}"):
                     return self._make(spec, image, abandoned)
             except BaseException:
                 self._undo(spec.key, self._remove)
@@ -185,7 +184,7 @@ class Containers:
                 self.out_of_memory.discard(key)
                 if record.disk is not None:
                     writable.open_disk(self.own_disks, key, record.disk)
-                with _typed(f"start container {key}"):
+                with typed(f"start container {key}"):
                     return self._run(record, abandoned)
             except BaseException:
                 self._undo(key, self._stop)
@@ -196,7 +195,7 @@ class Containers:
         with self._lock(key):
             record = self._need(key)
             self.watch.forget(key)
-            with _typed(f"kill container {key}"):
+            with typed(f"kill container {key}"):
                 self.groups.kill(key, record.first)
 
     def remove(self, key: str) -> None:
@@ -221,6 +220,8 @@ class Containers:
         else:
             self._writable(record).empty()
         self.layers.let_go(key)
+        for mounted in record.images:
+            self.layers.let_go(mounted.hold_of(key))
         self.records.drop(key)
         self.codes.pop(key, None)
         self.out_of_memory.discard(key)
@@ -229,7 +230,7 @@ class Containers:
         """Nothing of a container's processes is left afterwards, nor of what a runtime made for them."""
         key = record.key
         self.watch.forget(key)
-        with _typed(f"remove container {key}"):
+        with typed(f"remove container {key}"):
             self.groups.kill(key, record.first)
             self.groups.remove(key)
             self._writable(record).unmount()
@@ -311,13 +312,13 @@ class Containers:
     def pause(self, key: str) -> None:
         with self._lock(key):
             self._running(key)
-            with _typed(f"pause container {key}"):
+            with typed(f"pause container {key}"):
                 self.groups.freeze(key)
 
     def resume(self, key: str) -> None:
         with self._lock(key):
             self._running(key)
-            with _typed(f"resume container {key}"):
+            with typed(f"resume container {key}"):
                 self.groups.thaw(key)
 
     def still(self, key: str) -> ImageConfig:
@@ -358,26 +359,41 @@ class Containers:
         self.memories.sweep()
 
     @contextmanager
+    def running(self, key: str) -> Iterator[tuple[Record, Writable]]:
+        """One that runs, and is neither stopped nor removed within. `FailedPrecondition` once it exited, `NotFound`."""
+        with self._lock(key):
+            record = self._running(key)
+            yield record, self._writable(record)
+
+    @contextmanager
     def written(self, key: str) -> Iterator[Written]:
         """What it has changed. It is frozen within, and may also have exited. `NotFound`."""
         with self._lock(key):
             record = self._need(key)
-            freeze = processes.alive(record.first) and not self.groups.frozen(key)
             stowed = record.disk is not None and disks.find(key) is None
-            try:
-                if freeze:
-                    with _typed(f"freeze container {key}"):
-                        self.groups.freeze(key)
-                if stowed:
-                    writable.open_disk(self.own_disks, key, record.disk or "")
-                mounted = runtimes.mounted(self.records.place(key))
-                yield Written(record.digest, self._writable(record).upper, mounted)
-            finally:
-                if stowed:
-                    writable.put_away(key, self._writable(record).top, is_disk=True)
-                if freeze and processes.alive(record.first):
-                    with _typed(f"thaw container {key}"):
-                        self.groups.thaw(key)
+            with self.frozen(record):
+                try:
+                    if stowed:
+                        writable.open_disk(self.own_disks, key, record.disk or "")
+                    mounted = runtimes.mounted(self.records.place(key))
+                    yield Written(record.digest, self._writable(record).upper, mounted)
+                finally:
+                    if stowed:
+                        writable.put_away(key, self._writable(record).top, is_disk=True)
+
+    @contextmanager
+    def frozen(self, record: Record) -> Iterator[None]:
+        """Freezes what runs in it, unless it is paused."""
+        freeze = processes.alive(record.first) and not self.groups.frozen(record.key)
+        try:
+            if freeze:
+                with typed(f"freeze container {record.key}"):
+                    self.groups.freeze(record.key)
+            yield
+        finally:
+            if freeze and processes.alive(record.first):
+                with typed(f"thaw container {record.key}"):
+                    self.groups.thaw(record.key)
 
     def _container(self, record: Record) -> Container:
         running = processes.alive(record.first)
@@ -471,16 +487,3 @@ class _Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-
-@contextmanager
-def _typed(doing: str) -> Iterator[None]:
-    """What the kernel refuses as one of Shoal's errors."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise QuotaExceeded(
-                f"could not {doing}: the machine's disk is full: {error}; remove what is not needed there"
-            ) from error
-        raise Internal(f"could not {doing}: {error}") from error

@@ -28,6 +28,7 @@ from shoal.actors.engines.oci.containers import Containers, Layers
 from shoal.actors.engines.oci.events import Listeners
 from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.image_mounts import ImageMounts
 from shoal.actors.engines.oci.memory import Memories
 from shoal.actors.engines.oci.records import Records
 from shoal.actors.engines.oci.watch import Watch
@@ -62,7 +63,7 @@ class OciEngine(Engine):
         seccomp: str | None = None,
         gvisor: Gvisor | None = None,
     ) -> None:
-        self.abilities = frozenset({Ability.PULL, Ability.PAUSE, Ability.KILL})
+        self.abilities = frozenset({Ability.PULL, Ability.PAUSE, Ability.KILL, Ability.IMAGE_MOUNTS})
         self.runtimes: tuple[str, ...] = ()
         self._root = root
         self._layers = layers
@@ -232,6 +233,14 @@ class OciEngine(Engine):
             await run("look", lambda: self._memories.drop(memory))
             await run("start", lambda: containers.go_on(key))
         return image
+
+    async def mount_image(self, key: str, image: str, path: str) -> None:
+        images = ImageMounts(self._opened())
+        await self._threads.run("start", lambda: images.mount(key, image, path))
+
+    async def unmount_image(self, key: str, path: str) -> None:
+        images = ImageMounts(self._opened())
+        await self._threads.run("start", lambda: images.unmount(key, path))
 
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         self._opened()

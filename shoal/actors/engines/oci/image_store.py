@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo, ImageStore
+from shoal.actors.engines.oci.containers import Containers
+from shoal.actors.engines.oci.image_mounts import ImageMounts
 from shoal.actors.engines.oci.layers import Changed, LayerStore
 from shoal.actors.engines.oci.layers.sources import Credentials
 from shoal.actors.engines.oci.memory import without_memory
-from shoal.actors.engines.oci.writable import Written
 from shoal.actors.engines.threads import EngineThreads
 from shoal.model import tasks
 from shoal.model.errors import ImageNotFound, Unavailable
@@ -21,14 +22,6 @@ from shoal.model.errors import ImageNotFound, Unavailable
 _TIDY_AFTER_S: Final = 0.1
 """Seconds in which the controller puts a snapshot on record. Tidying has the machine write its disk, for which that
 would wait: 6 ms for 10 MiB."""
-
-
-class Containers(Protocol):
-    """What an image is made of (`containers.py`)."""
-
-    def written(self, key: str) -> AbstractContextManager[Written]: ...
-
-    def sweep_memories(self) -> None: ...
 
 
 class OciImageStore(ImageStore):
@@ -71,6 +64,12 @@ class OciImageStore(ImageStore):
     async def commit(self, key: str, config: ImageConfig | None = None, reference: str | None = None) -> ImageInfo:
         changed = self._changed(key, config)
         image = await self._run("pull", lambda: self._layers.take_upper(changed, reference))
+        self._tidy_later()
+        return image
+
+    async def commit_directory(self, key: str, path: str, reference: str | None = None) -> ImageInfo:
+        tree = ImageMounts(self._containers()).directory(key, path)
+        image = await self._run("pull", lambda: self._layers.take_upper(tree, reference))
         self._tidy_later()
         return image
 

@@ -5,6 +5,7 @@
     config.json, pid, log           of the runtime (`runtimes.py`)
     root/                           where its root filesystem is mounted for the runtime
     upper/, work/, hosts, hostname  what it writes, unless it has a disk of its own: then they are there
+    images/<number>/                the same of each image that is mounted into it
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,21 @@ class ProcessRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageMount:
+    """An image that is mounted into a container at `path`. `number`: its own among the container's; `holder`: the first
+    process of the run in which it is mounted, (0, 0) until it is."""
+
+    path: str
+    digest: str
+    number: int
+    holder: ProcessRef = field(default_factory=ProcessRef)
+
+    def hold_of(self, key: str) -> str:
+        """By which name the container of that key holds its layers."""
+        return f"{key}.{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One container. `digest`: its image's; `maker`: who makes it, while that is under way; `disk`: where its own disk
     is mounted, if it has one; `first`: its first process, of its latest run."""
@@ -51,6 +67,7 @@ class Record:
     maker: ProcessRef = field(default_factory=ProcessRef)
     disk: str | None = None
     first: ProcessRef = field(default_factory=ProcessRef)
+    images: tuple[ImageMount, ...] = ()
 
     def but(self, **changes: Any) -> Record:
         return replace(self, **changes)
@@ -138,7 +155,7 @@ def _encode(record: Record) -> dict[str, Any]:
     for name in ("maker", "first"):
         process: ProcessRef = plain[name]
         plain[name] = {"pid": process.pid, "started": process.started}
-    return {**plain, "labels": dict(record.labels)}
+    return {**plain, "labels": dict(record.labels), "images": [asdict(each) for each in record.images]}
 
 
 def _decode(data: dict[str, Any]) -> Record:
@@ -148,5 +165,8 @@ def _decode(data: dict[str, Any]) -> Record:
             "stage": Stage(data["stage"]),
             "maker": ProcessRef(**data["maker"]),
             "first": ProcessRef(**data["first"]),
+            "images": tuple(
+                ImageMount(**{**each, "holder": ProcessRef(**each["holder"])}) for each in data.get("images", ())
+            ),
         }
     )

@@ -50,6 +50,11 @@ class Writable:
     def upper(self) -> Path:
         return self.top / "upper"
 
+    @property
+    def images(self) -> Path:
+        """What is written into images that are mounted into the container."""
+        return self.top / "images"
+
     def prepare(self, spec: ContainerSpec) -> tuple[Mount, Mount]:
         """Makes its directories and files; what is to be mounted of them."""
         for directory in (self.upper, self.top / "work", self.root):
@@ -79,7 +84,9 @@ class Writable:
     def used(self, limit: int) -> int:
         """Bytes written; `OSError` if it is gone."""
         total = 0
-        for tree in (self.upper, self.top / "hosts", self.top / "hostname"):
+        for tree in (self.upper, self.images, self.top / "hosts", self.top / "hostname"):
+            if tree == self.images and not tree.exists():
+                continue
             total += tree_size(tree, limit=limit - total)
             if total > limit:
                 break
@@ -87,7 +94,7 @@ class Writable:
 
     def empty(self) -> None:
         """Removes what was written, whatever tree it is. Idempotent; `OSError`."""
-        for tree in (self.upper, self.top / "work"):
+        for tree in (self.upper, self.top / "work", self.images):
             with contextlib.suppress(FileNotFoundError):
                 empty_tree(tree)
 

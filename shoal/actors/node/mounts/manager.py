@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shoal.actors.node.mounts import namespaces, threads
+from shoal.actors.engines import mount_namespaces
+from shoal.actors.node.mounts import threads
 from shoal.actors.node.mounts.contract import MountKind
 from shoal.actors.node.mounts.mounted import CALL_S, Mounted
 from shoal.actors.node.records import ContainerRecord, Stage
@@ -205,9 +206,9 @@ class Mounts:
 
 async def _put_into(record: ContainerRecord, mounted: Mounted, spec: MountSpec, *, again: bool) -> None:
     def put() -> None:
-        tree = namespaces.clone(mounted.root, spec.sub_path, read_only=spec.read_only)
+        tree = mount_namespaces.clone(mounted.root, spec.sub_path, read_only=spec.read_only)
         try:
-            namespaces.attach(record.pid, tree, spec.path, again=again)
+            mount_namespaces.attach(record.pid, tree, spec.path, again=again)
         finally:
             os.close(tree)
 

@@ -20,8 +20,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from shoal.actors.engines import mount_namespaces
 from shoal.actors.engines.disks import mounts as mount_table
-from shoal.actors.node.mounts import namespaces, threads
+from shoal.actors.node.mounts import threads
 from shoal.actors.node.mounts.contract import Helper, MountKind
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.mounts import MountSpec, mount_of
@@ -103,12 +104,12 @@ class Mounted:
         """Unmounts it, and waits until its helper has ended. `force`: what uses it or hangs in it gets an error, and
         what its helper holds is lost."""
         try:
-            await threads.within(CALL_S, "unmounting", lambda: namespaces.unmount(self.point, force=force))
+            await threads.within(CALL_S, "unmounting", lambda: mount_namespaces.unmount(self.point, force=force))
         except (OSError, ShoalError) as error:
             if not force:
                 log.warning("mount %s: %s", self.identity, error)
             with suppress(OSError, ShoalError):
-                await threads.within(CALL_S, "unmounting", lambda: namespaces.unmount(self.point, force=True))
+                await threads.within(CALL_S, "unmounting", lambda: mount_namespaces.unmount(self.point, force=True))
         served, self.served = self.served, None
         if served is not None:
             limit = time.monotonic() + (0 if force else _END_S)
@@ -149,7 +150,7 @@ class Mounted:
         for directory in (self.files, self.directory, self.point.parent):
             make_private_directory(directory)
         with suppress(OSError):
-            namespaces.unmount(self.point, force=True)  # what a crash left
+            mount_namespaces.unmount(self.point, force=True)  # what a crash left
         self.point.mkdir(mode=0o700, exist_ok=True)
 
     def _make_inside(self, helper: Helper) -> None:

@@ -16,8 +16,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from shoal.actors.engines.mount_namespaces import exchange
 from shoal.actors.node.mounts.juicefs import run_juicefs
-from shoal.actors.node.mounts.namespaces import exchange
 from shoal.actors.volumes import VersionChange
 from shoal.model.errors import PathNotFound, QuotaExceeded, Unavailable
 from shoal.model.volumes import VERSION_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from shoal.actors.engines.oci.layers.program import LayersCommand, started
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a container has changed: its overlay's directory `upper`, on top of the image of the digest `base`.
-    `exclude`: names in it that are left out; `config`: None for that of the base."""
+    """What a container has changed: its overlay's directory `upper`, or a descriptor of a directory, on top of the
+    image of the digest `base`; None: of nothing. `exclude`: names in it that are left out; `config`: None for that of
+    the base."""
 
-    base: str
-    upper: Path
+    base: str | None
+    upper: Path | int
     exclude: tuple[str, ...] = ()
     config: ImageConfig | None = None
 
@@ -50,18 +52,25 @@ class Taking:
 
     def copy(self, changed: Changed) -> Copied:
         """Copies what was changed. Nothing may change there meanwhile. `ImageNotFound`: its base is not here."""
-        below = self.maker.need(changed.base)
-        self.around.want(below.layers)
-        architecture = architecture_of(self.maker.images.config_blob(changed.base))
-        request = {"upper": check_archive(changed.upper), "exclude": list(changed.exclude)}
+        below = None if changed.base is None else self.maker.need(changed.base)
+        layers = () if below is None else below.layers
+        self.around.want(layers)
+        defaults = ImageConfig() if below is None else below.config
+        made_for = architecture_of(None if below is None else self.maker.images.config_blob(below.digest))
+        request = {"upper": _path_of(changed.upper), "exclude": list(changed.exclude)}
         made = self.command.ask({**request, **self.maker.where(self.draft)})
-        return Copied(below.layers, changed.config or below.config, architecture, made)
+        return Copied(layers, changed.config or defaults, made_for, made)
 
     def publish(self, copied: Copied, reference: str | None) -> Image:
         """Makes the image of it, and names it."""
         layer = self.maker.publish_layer(copied.made, self.draft, self.around)
         blob = make_config(copied.config, (*copied.below, layer.diff_id), copied.architecture)
         return self.maker.publish(blob, reference, self.around)
+
+
+def _path_of(upper: Path | int) -> str:
+    """For the program, which was started before; the last part is there since it follows no link."""
+    return f"/proc/{os.getpid()}/fd/{upper}/." if isinstance(upper, int) else check_archive(upper)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Puts a directory of the node into a container that runs, without its help, in well under a millisecond.
+"""Puts a directory of the node into a container that runs, or takes one from there, without its help, in well under a
+millisecond.
 
 The directory is cloned as a mount of its own (`open_tree`), and attached in the container's mount namespace
 (`move_mount`). A thread joins a mount namespace only if it shares its root directory with no other (`CLONE_FS`): hence
-each call has a thread of its own, which ends with it. In the namespace it sees the container's files alone: a link
-there that points anywhere leads to nothing of the node's.
+each such call has a thread of its own (`apart`), which ends with it. In the namespace it sees the container's files
+alone: a link there that points anywhere leads to nothing of the node's.
 
 All functions block; `OSError`. Needs Linux 5.6, and 5.12 for what is read-only.
 """
@@ -14,7 +15,12 @@ import ctypes
 import errno
 import os
 import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +49,7 @@ def clone(root: Path, sub_path: str, *, read_only: bool) -> int:
     finally:
         os.close(top)
     try:
-        tree = _call(_OPEN_TREE, directory, b"", ctypes.c_uint(_AT_EMPTY_PATH | _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC))
+        tree = _clone(directory)
     finally:
         os.close(directory)
     try:
@@ -54,15 +60,30 @@ def clone(root: Path, sub_path: str, *, read_only: bool) -> int:
     return tree
 
 
+def apart(body: Callable[[], T]) -> T:
+    """What `body` returns or raises, on a thread of its own."""
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _check(_libc.unshare(_CLONE_FS))  # its working directory, too, is its own
+            found.append(body())
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="shoal-namespace", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
 def attach(pid: int, tree: int, target: str, *, again: bool = False) -> None:
     """Attaches a cloned mount at `target` in the container of the process; the directory is made where it is missing.
     `again`: in place of what is mounted there. To be called on a thread of its own."""
-    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _check(_libc.unshare(_CLONE_FS))
-        _check(_libc.setns(namespace, _CLONE_NEWNS))
-    finally:
-        os.close(namespace)
+    _join(pid)
     if again:
         _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW)  # if there is nothing any more: fine
     os.makedirs(target, mode=0o755, exist_ok=True)
@@ -71,6 +92,28 @@ def attach(pid: int, tree: int, target: str, *, again: bool = False) -> None:
         _call(_MOVE_MOUNT, tree, b"", point, b"", ctypes.c_uint(_FROM_EMPTY | _TO_EMPTY))
     finally:
         os.close(point)
+
+
+def take(pid: int, path: str) -> tuple[int, str]:
+    """A mount of a directory of the process's container, as that sees it but for what is mounted below it: a
+    descriptor, which the caller closes, and the path without links. To be called on a thread of its own."""
+    _join(pid)
+    real = os.path.realpath(path)
+    directory = os.open(real, _DIRECTORY)
+    try:
+        return _clone(directory), real
+    finally:
+        os.close(directory)
+
+
+def detach(pid: int, target: str) -> None:
+    """Takes away what is mounted at `target` in the process's container, if anything is. Who has it open keeps it. To
+    be called on a thread of its own."""
+    _join(pid)
+    if _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOENT):
+            raise OSError(number, os.strerror(number), target)
 
 
 def unmount(point: Path, *, force: bool) -> None:
@@ -87,6 +130,20 @@ def exchange(one: Path, other: Path) -> None:
     """Gives each of two files of one file system the name of the other, at once."""
     names = os.fsencode(one), os.fsencode(other)
     _check(_libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)))
+
+
+def _join(pid: int) -> None:
+    """Puts this thread into the mount namespace of a process, for good."""
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.unshare(_CLONE_FS))
+        _check(_libc.setns(namespace, _CLONE_NEWNS))
+    finally:
+        os.close(namespace)
+
+
+def _clone(directory: int) -> int:
+    return _call(_OPEN_TREE, directory, b"", ctypes.c_uint(_AT_EMPTY_PATH | _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC))
 
 
 def _below(top: int, sub_path: str, *, make: bool) -> int:
