@@ -1,4 +1,4 @@
-"""`shoal image ls|show|tag|rm|gc`: the images that there are."""
+"""`shoal image ls|show|snapshot|mount|unmount|tag|rm|gc`: the images that there are."""
 
 from __future__ import annotations
 
@@ -78,6 +78,9 @@ def snapshot(
         str | None, typer.Option("--name", "-t", metavar="NAME[:TAG]", help="A name, which moves to it.")
     ] = None,
     ttl: Annotated[str | None, typer.Option(metavar="TIME", help="Delete it after this time (90s, 12h, 30d).")] = None,
+    path: Annotated[
+        str | None, typer.Option(metavar="DIRECTORY", help="Of this directory of the sandbox alone.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Take an image of a sandbox's files. It goes on.
@@ -86,6 +89,7 @@ def snapshot(
     Examples:
       shoal image snapshot web
       shoal image snapshot sb-4fd2mzq7c3wnk5xe --name agent:v1
+      shoal image snapshot web --path /srv/data --name data
       shoal run $(shoal image snapshot web --ttl 1h) bash
     """
     lifetime = seconds("ttl", ttl)
@@ -93,13 +97,52 @@ def snapshot(
     async def body(client: Client) -> ImageRecord:
         found = await find(client, sandbox)
         key = secrets.token_hex(16)
-        return await client.transport.ask(verbs.snapshot_filesystem, found.id, name, lifetime, key)
+        return await client.transport.ask(verbs.snapshot_filesystem, found.id, name, lifetime, key, path)
 
     made = with_cluster(body)
     if json:
         console.print_json(made.to_dict())
     else:
         typer.echo(made.id)
+
+
+def mount(
+    sandbox: SandboxName,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Where: an absolute path.", show_default=False)],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="Its id, its name, or a reference.", show_default=False)
+    ],
+) -> None:
+    """Mount an image into a running sandbox.
+
+    What the sandbox writes there is its own, and goes with it.
+
+    \b
+    Examples:
+      shoal image mount web /srv/data data:latest
+    """
+
+    async def body(client: Client) -> None:
+        await (await find(client, sandbox)).mount_image.aio(path, image)
+
+    with_cluster(body)
+
+
+def unmount(
+    sandbox: SandboxName,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Where it is mounted.", show_default=False)],
+) -> None:
+    """Take a mounted image away, with what was written there.
+
+    \b
+    Examples:
+      shoal image unmount web /srv/data
+    """
+
+    async def body(client: Client) -> None:
+        await (await find(client, sandbox)).unmount_image.aio(path)
+
+    with_cluster(body)
 
 
 def tag(

@@ -17,6 +17,7 @@ from shoal.client.create_options import SandboxOptions, spell_out_options
 from shoal.client.dual_method import dual_function, dual_method
 from shoal.client.files import FileSystem
 from shoal.client.html import Listed, card, text
+from shoal.client.image.dev import reference_of
 from shoal.client.image.image import Image
 from shoal.client.reset import reset
 from shoal.client.retrying_agent import RetryingAgent
@@ -34,9 +35,10 @@ from shoal.model.errors import (
 from shoal.model.ids import SANDBOX
 from shoal.model.images import check_ttl, image_name
 from shoal.model.info import Listing, SandboxInfo
+from shoal.model.mounts import check_mount_path
 from shoal.model.options import mapping
 from shoal.model.states import State
-from shoal.model.validate import MAX_TIMEOUT, check_name, check_number, check_tags, check_text
+from shoal.model.validate import MAX_TIMEOUT, check_absolute, check_name, check_number, check_tags, check_text
 
 if TYPE_CHECKING:
     from shoal.client.image.image import Image
@@ -335,13 +337,51 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
 
         Raises `InvalidRequest`, `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`.
         """
+        return await self._snapshot_of(None, name, ttl)
+
+    @dual_method
+    async def snapshot_directory(self, path: str, name: str | None = None, *, ttl: float | None = None) -> Image:
+        """An image of one directory, which is the root of the image, for `mount_image` in others; only while it runs.
+        What is mounted below the directory is not in it. `name`, `ttl`: as for `snapshot_filesystem`.
+
+        Raises what that does, and `PathNotFound`, `NotADirectory`.
+        """
+        check_text("path", path, "the absolute path of a directory")
+        check_absolute("path", path)
+        return await self._snapshot_of(path, name, ttl)
+
+    async def _snapshot_of(self, path: str | None, name: str | None, ttl: float | None) -> Image:
         wanted = None if name is None else image_name(name)
         check_ttl(ttl)
         key = secrets.token_hex(16)  # asked again, the transport gets the same image
-        made = await self._agent.transport.ask(verbs.snapshot_filesystem, self.id, wanted, ttl, key)
+        made = await self._agent.transport.ask(verbs.snapshot_filesystem, self.id, wanted, ttl, key, path)
         from shoal.client.image.image import Image
 
         return Image.from_id(made.id)
+
+    @dual_method
+    async def mount_image(self, path: str, image: Image | str) -> None:
+        """Has the sandbox, which runs, see the files of an image at `path`: of a directory's snapshot, or any other.
+        The directory is made where it is missing. It may write there: that is its own, counts for its disk and goes
+        with it, and is in no snapshot of its filesystem (`snapshot_directory` takes it). A persistent one has it again
+        after a stop. `info().mounted_images` tells what is mounted.
+
+        Raises `InvalidRequest`, `AlreadyExists` where something else is mounted there, below or above (all: field
+        `path`), `ImageNotFound`, `SandboxEnded`, `QuotaExceeded`, `FailedPrecondition` where it does not run, or cannot
+        in gVisor and with the engine `docker` (`state="no_mounts"`).
+        """
+        check_mount_path("path", path)
+        reference = await reference_of(image, self._client, self._info.spec.environment)
+        self._info = await self._agent.transport.ask(verbs.mount_image, self.id, str(reference), path)
+
+    @dual_method
+    async def unmount_image(self, path: str) -> None:
+        """Takes an image away that was mounted at `path`, with what was written there. Does nothing where none is.
+
+        Raises `InvalidRequest`, `SandboxEnded`, `FailedPrecondition` where it does not run.
+        """
+        check_mount_path("path", path)
+        self._info = await self._agent.transport.ask(verbs.unmount_image, self.id, path)
 
     @dual_method
     async def snapshot(self, *, ttl: float | None = None) -> Checkpoint:

@@ -17,7 +17,8 @@ class SandboxInfo:
     `returncode`: None while it lives; then its command's, negative for a signal, else that of its reason
     (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives. While a
     persistent one is `stopped`, all three tell of its stop, and `stopped_at` when that was. `waiting`: why it
-    waits, while it does: for room, for a node that is launched.
+    waits, while it does: for room, for a node that is launched. `mounted_images`: the image that was mounted at each
+    path while it ran.
     """
 
     id: str
@@ -33,6 +34,7 @@ class SandboxInfo:
     stopped_at: float | None = None
     waiting: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    mounted_images: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:

@@ -147,7 +147,7 @@ def check_mounts(field: str, value: Sequence[Mapping[str, Any] | MountSpec]) -> 
     """Raises `InvalidRequest` for mounts that cannot be, together or each by itself."""
     taken: set[str] = set()
     for mount in map(mount_of, value):
-        _check_path(field, mount.path)
+        check_mount_path(field, mount.path)
         _check_sub_path(field, mount.sub_path)
         if mount.path in taken:
             raise InvalidRequest(f"{field}: two are at {mount.path:.200}; give each a path of its own", field=field)
@@ -158,6 +158,11 @@ def check_mounts(field: str, value: Sequence[Mapping[str, Any] | MountSpec]) -> 
             raise InvalidRequest(f"{field}: {mount.path:.200} names no volume; name one", field=field)
         elif mount.secret is not None or any(getattr(mount, name) for name in _OF_BUCKETS):
             raise InvalidRequest(f"{field}: {mount.path:.200} is a volume and a bucket; choose one", field=field)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether one of two plain absolute paths is, or is below, the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def _check_bucket(field: str, mount: MountSpec) -> None:
@@ -176,7 +181,8 @@ def _check_bucket(field: str, mount: MountSpec) -> None:
         check_use(field, mount.secret)
 
 
-def _check_path(field: str, path: str) -> None:
+def check_mount_path(field: str, path: str) -> None:
+    """Raises `InvalidRequest` for a path at which nothing can be mounted."""
     size = text_size(field, path, "a path")
     if not path.startswith("/") or path != posixpath.normpath(path) or path.startswith("//") or size > _LONGEST:
         raise InvalidRequest(

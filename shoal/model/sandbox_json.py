@@ -2,7 +2,8 @@
 
     request   the options
     answer    the same without `env` (which may hold secrets) and the idempotency key; and id, state, created_at,
-              started_at, ended_at, reason, returncode, message, node_id, stopped_at, waiting
+              started_at, ended_at, reason, returncode, message, node_id, stopped_at, waiting,
+              mounted_images
 
 Units as everywhere: cores, MiB, seconds, unix seconds.
 """
@@ -43,6 +44,7 @@ def info_to_json(info: SandboxInfo) -> dict[str, Any]:
         **{name: getattr(info, name) for name in (*_PLAIN, "stopped_at", "waiting")},
         "state": info.state.value,
         "tags": dict(info.tags),
+        "mounted_images": dict(info.mounted_images),
         "reason": None if info.reason is None else info.reason.value,
     }
 
@@ -51,8 +53,9 @@ def info_from_json(data: Mapping[str, Any]) -> SandboxInfo:
     """The inverse of `info_to_json`; `KeyError`, `ValueError` or `TypeError` where `data` is no sandbox."""
     return SandboxInfo(
         **{name: data[name] for name in _PLAIN},
-        stopped_at=data.get("stopped_at"),  # a cluster of an earlier version tells none, nor why one waits
+        stopped_at=data.get("stopped_at"),  # a cluster of an earlier version tells none of these three
         waiting=data.get("waiting"),
+        mounted_images=dict(data.get("mounted_images", {})),
         state=State(data["state"]),
         spec=spec_of({**data, "tags": dict(data["tags"])}),
         reason=None if data["reason"] is None else Reason(data["reason"]),

@@ -259,6 +259,15 @@ class _Cluster:
         plain = {"env": {}, "user": "", "workdir": "/", "entrypoint": [], "command": [], "labels": {}}
         return NodeImage(digest, 1 << 20, plain if config is None else config)
 
+    async def snapshot_directory(self, sandbox_id: str, image_id: str, path: str) -> NodeImage:
+        return await self.snapshot_sandbox(sandbox_id, image_id, None)
+
+    async def mount_image(self, sandbox_id: str, image: str, path: str) -> None:
+        pass
+
+    async def unmount_image(self, sandbox_id: str, path: str) -> None:
+        pass
+
     async def checkpoint_sandbox(self, sandbox_id: str, image_id: str) -> NodeImage:
         return await self.snapshot_sandbox(sandbox_id, image_id, None)
 

@@ -11,7 +11,7 @@ import pytest
 import shoal
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.names import image_reference, node_actor_name
-from shoal.model.errors import FailedPrecondition, ImageNotFound, SandboxEnded, ShoalError
+from shoal.model.errors import AlreadyExists, FailedPrecondition, ImageNotFound, PathNotFound, SandboxEnded, ShoalError
 from shoal.model.settings import Settings
 from tests.cluster import Cluster
 from tests.processes import actor_pid, kill
@@ -100,6 +100,48 @@ def test_four_forks(cluster: Cluster, both_ways: shoal.Client) -> None:
         finally:
             for fork in forks:
                 fork.terminate()
+
+
+def test_a_directory_is_mounted_into_others(cluster: Cluster, both_ways: shoal.Client) -> None:
+    with shoal.Sandbox.create() as one, shoal.Sandbox.create() as other:
+        one.run("mkdir -p /srv/d && cd /srv/d && echo 1 > rows && chown 1000 . && chmod 750 .", check=True)
+        data = one.snapshot_directory("/srv/d", "snapshots:d")
+        mounted = shoal.Sandbox.from_id(other.id, client=both_ways)
+        mounted.mount_image("/mnt/d", "snapshots:d")
+        mounted.mount_image("/mnt/base", shoal.Image.base())
+        assert other.run("stat -c '%u %a' /mnt/d && echo 2 >> /mnt/d/rows; ls /mnt/base").stdout.startswith(
+            "1000 750\n"
+        )
+        assert mounted.info().mounted_images == {"/mnt/d": data.id, "/mnt/base": "shoal/base"}
+        with pytest.raises(AlreadyExists):
+            mounted.mount_image("/mnt", data)
+        one.mount_image("/again", mounted.snapshot_directory("/mnt/d"))
+        assert one.run("cat /again/rows /srv/d/rows").stdout == "1\n2\n1\n"
+        with pytest.raises(PathNotFound):
+            one.snapshot_directory("/none")
+        with pytest.raises(FailedPrecondition) as needed:
+            both_ways.delete_image("snapshots:d")
+        assert needed.value.state == "in_use"
+        node_id = other.info().node_id
+        assert node_id is not None
+        kill(actor_pid(node_actor_name(node_id)))
+        assert other.run("cat /mnt/d/rows").stdout == "1\n2\n"
+        mounted.unmount_image("/mnt/base")
+        assert other.run("ls /mnt/base; cat /mnt/d/rows").stdout == "1\n2\n"
+    both_ways.delete_image("snapshots:d")
+
+
+def test_a_mounted_image_is_there_again_after_a_stop(cluster: Cluster) -> None:
+    source = shoal.Sandbox.create(persistent=True, disk=64)
+    try:
+        source.mount_image("/mnt/base", "shoal/base")
+        source.run("echo kept > /mnt/base/kept", check=True)
+        source.stop()
+        assert source.info().mounted_images == {"/mnt/base": "shoal/base"}
+        source.start()
+        assert source.run("cat /mnt/base/kept && test -e /mnt/base/etc/passwd").stdout == "kept\n"
+    finally:
+        source.terminate()
 
 
 def test_of_a_persistent_one_that_is_stopped(cluster: Cluster) -> None:

@@ -157,6 +157,10 @@ class World:
     paused: set[str] = field(default_factory=set)
     pause_s: float = 0.0
     pause_fails: ShoalError | None = None
+    mounted: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The image at each path of each sandbox."""
+    mount_s: float = 0.0
+    mount_fails: ShoalError | None = None
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     told_secrets: dict[str, SecretValues | None] = field(default_factory=dict)
     """What slots were told of sandboxes' secrets."""
@@ -216,6 +220,10 @@ class World:
             return NodeImage(f"sha256:{hashlib.sha256(args[0].encode()).hexdigest()}", 1, {"env": {}})
         if method == "checkpoint_sandbox":
             return await self._snapshot(*args, None)
+        if method == "snapshot_directory":
+            return await self._snapshot(args[0], args[1], None)
+        if method in ("mount_image", "unmount_image"):
+            return await self._mount(method, *args)
         if method == "store_image":
             self.stores.append(args)
             if self.store_fails:
@@ -260,6 +268,18 @@ class World:
         self.paused.discard(sandbox_id)
         if method == "pause_sandbox":
             self.paused.add(sandbox_id)
+
+    async def _mount(self, method: str, sandbox_id: str, *args: str) -> None:
+        await asyncio.sleep(self.mount_s)
+        if sandbox_id not in self.containers:
+            raise NotFound("no container")
+        mounted = self.mounted.setdefault(sandbox_id, {})
+        if method == "unmount_image":
+            mounted.pop(args[0], None)
+        elif self.mount_fails is not None:
+            raise self.mount_fails
+        else:
+            mounted[args[1]] = args[0]
 
     async def _snapshot(self, sandbox_id: str, image_id: str, config: dict[str, Any] | None) -> NodeImage:
         self.images[image_id] = sandbox_id  # what a node makes is there, whoever waits for it

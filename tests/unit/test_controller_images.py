@@ -44,7 +44,7 @@ async def created(controller: Controller, **changes: Any) -> SandboxInfo:
 
 
 async def taken(controller: Controller, sandbox_id: str, caller: Caller = INSIDE, **options: Any) -> ImageRecord:
-    asked = {"name": None, "ttl": None, "key": None, **options}
+    asked = {"name": None, "ttl": None, "key": None, "path": None, **options}
     return await controller.begin(controller.parts.snapshots.snapshot(sandbox_id, **asked, caller=caller))
 
 
@@ -221,7 +221,7 @@ async def test_a_controller_that_is_killed_meanwhile_leaves_nothing(after: int) 
     controller = await world.controller()
     box = await created(controller)
     await until(lambda: world.disk.row(box.id)["state"] == "running", "it is on record")
-    taking = controller.begin(controller.parts.snapshots.snapshot(box.id, "app:v1", None, None, INSIDE))
+    taking = controller.begin(controller.parts.snapshots.snapshot(box.id, "app:v1", None, None, None, INSIDE))
     controller.store._die_after = after
     await until(lambda: bool(world.images), "it is begun")
     written = ImageState.READY if after == 2 else ImageState.MAKING

@@ -33,7 +33,7 @@ def record(number: int, **changes: Any) -> ImageRecord:
 async def image_of(controller: Controller, **options: Any) -> ImageRecord:
     info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 20, True, INSIDE))
     snapshots = controller.parts.snapshots
-    return await controller.begin(snapshots.snapshot(info.id, None, None, None, caller=INSIDE))
+    return await controller.begin(snapshots.snapshot(info.id, None, None, None, None, caller=INSIDE))
 
 
 def test_what_is_ready_and_not_stored_is_stored_once_for_each_digest() -> None:

@@ -178,5 +178,5 @@ async def test_a_removed_container_takes_its_ports_with_it(tmp_path: Path) -> No
         await node.ports.expose("sb-1", 80, False)
     await node.ports.unexpose("sb-1", 80)
     with pytest.raises(NotFound):
-        await node.containers.note_exposed(record.key, ())
+        await node.containers.note(record.key, exposed=())
     assert list((tmp_path / "records").iterdir()) == [], "nothing brings a removed record back"

@@ -57,7 +57,7 @@ class Forks:
         if memory:
             image = await self.snapshots.checkpoint(source.id, ttl, key, caller)
         else:
-            image = await self.snapshots.snapshot(source.id, None, ttl, key, caller)
+            image = await self.snapshots.snapshot(source.id, None, ttl, key, None, caller)
         try:
             left_s = max(0.1, end - time.monotonic())
             return await self._created(replace(spec, image=image.id), keys, left_s, caller)

@@ -101,6 +101,8 @@ def handlers(parts: Parts) -> Mapping[str, Handler]:
         verbs.revert_volume: parts.volume_versions.revert,
         verbs.delete_version: parts.volume_versions.delete,
         verbs.snapshot_filesystem: parts.snapshots.snapshot,
+        verbs.mount_image: parts.image_mounts.mount,
+        verbs.unmount_image: parts.image_mounts.unmount,
         verbs.checkpoint: parts.snapshots.checkpoint,
         verbs.fork: parts.forks.fork,
         verbs.save_build: parts.snapshots.save_build,

@@ -100,7 +100,10 @@ class ImageUse:
     def counts(self) -> Counter[str]:
         """How many sandboxes and pools need each image."""
         held = (
-            image.id for record in self.registry.live() for image in (record.image, record.disk) if image is not None
+            image.id
+            for record in self.registry.live()
+            for image in (record.image, record.disk, *record.mounted.values())
+            if image is not None
         )
         return Counter([*held, *self.of_pools()])
 

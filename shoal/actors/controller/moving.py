@@ -19,7 +19,7 @@ from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.snapshots import Snapshots
 from shoal.model import tasks
-from shoal.model.errors import ShoalError
+from shoal.model.errors import FailedPrecondition, ShoalError
 from shoal.model.verbs import SNAPSHOT_S
 
 _TTL_S = 2 * (SNAPSHOT_S + PUT_S)
@@ -40,6 +40,12 @@ class Moving:
     async def move(self, run: Run) -> Outcome:
         """Has an image of its files made and stored."""
         try:
+            if run.record.mounted:
+                raise FailedPrecondition(
+                    f"sandbox {run.record.id} has written into images that are mounted into it, which are in no "
+                    "snapshot; start it on its machine, and unmount them",
+                    state="mounted",
+                )
             image = await self.snapshots.of_disk(run.record, _TTL_S)
             try:
                 await self.storage.ensure(image.digest)

@@ -25,6 +25,7 @@ from shoal.actors.controller.forks import Forks
 from shoal.actors.controller.history import History
 from shoal.actors.controller.idle_slots import IdleSlots
 from shoal.actors.controller.image_changes import ImageChanges
+from shoal.actors.controller.image_mounts import ImageMounting
 from shoal.actors.controller.image_push import ImagePush
 from shoal.actors.controller.image_removal import ImageRemoval
 from shoal.actors.controller.image_storage import LOOK_S, ImageStorage
@@ -128,6 +129,7 @@ class Parts:
     images: ImageVerbs
     image_removal: ImageRemoval
     snapshots: Snapshots
+    image_mounts: ImageMounting
     forks: Forks
     objects: ObjectStorage
     builds: Builds
@@ -151,6 +153,7 @@ class Parts:
         self.nodes.on_lost = self._lose_node
         self.nodes.on_joined = self._note_joined
         self.pausing.restore(self.registry.live())
+        self.image_mounts.restore(self.registry.live())
         self._loops = [
             tasks.supervise(self._keep_tending, "tend slots"),
             tasks.supervise(self.ready.run, "keep pools"),
@@ -379,6 +382,7 @@ async def open_parts(
         images=images,
         image_removal=ImageRemoval(kept, images, image_changes, nodes, settings, call),
         snapshots=snapshots,
+        image_mounts=ImageMounting(history, use, nodes, writer, call),
         forks=Forks(sandboxes, history, snapshots, image_changes),
         objects=objects,
         builds=Builds(kept, use.note_used, accounts, nodes, secrets.sealed, call, start_builder),

@@ -76,8 +76,9 @@ class SandboxRecord:
     which sandbox had its name last. `image`: what its spec's image
     was resolved to, if that is one of the cluster's. `disk`: of a persistent one that was moved, the image that it
     starts from on another machine. `volumes`: the ids of its spec's volumes, in their order, empty where one is none;
-    () where there are none. `hidden`: it is the cluster's own, in no listing and no quota, and
-    whoever reaches it uses its files only. `waits_for`: while it waits for room, tells why.
+    () where there are none. `mounted`: the image at each path, of those mounted into it while it runs. `hidden`: it is
+    the cluster's own, in no listing and no quota, and whoever reaches it uses its files only. `waits_for`: while it
+    waits for room, tells why.
     """
 
     id: str
@@ -106,6 +107,7 @@ class SandboxRecord:
     image: HeldImage | None = None
     disk: HeldImage | None = None
     volumes: tuple[str, ...] = ()
+    mounted: Mapping[str, HeldImage] = field(default_factory=dict)
     hidden: bool = False
     waits_for: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
     _spec_row: dict[str, Any] | None = None
@@ -180,12 +182,14 @@ class SandboxRecord:
             stopped_at=stopped_at,
             tags=dict(self.tags),
             waiting=None if self.waits_for is None else self.waits_for(),
+            mounted_images={path: image.id for path, image in self.mounted.items()},
         )
 
     def finish(self, end: End) -> None:
         """Notes the end."""
         self.end = end
         self.paused_at = None
+        self.mounted = {}
         self.shorten()
 
     def rest(self, stop: End) -> None:
@@ -282,6 +286,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "image": None if record.image is None else _plain(record.image),
         "disk": None if record.disk is None else _plain(record.disk),
         "volumes": list(record.volumes),
+        "mounted": {path: _plain(image) for path, image in record.mounted.items()},
         "hidden": record.hidden,
         "tunnels": [_plain(exposure) for exposure in record.tunnels.values()],
     }
@@ -325,6 +330,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         image=None if image is None else HeldImage(**image),
         disk=None if disk is None else HeldImage(**disk),
         volumes=tuple(row.get("volumes", ())),
+        mounted={path: HeldImage(**image) for path, image in row.get("mounted", {}).items()},
         hidden=row.get("hidden", False),
     )
     if record.ended:

@@ -12,6 +12,7 @@ from typing import Any
 from shoal.actors.controller.endings import ended_error, paused_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.image_changes import ImageChanges
+from shoal.actors.controller.image_mounts import check_directories
 from shoal.actors.controller.images import Images
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.persistence import machine_missing
@@ -21,12 +22,20 @@ from shoal.actors.handles import is_restarting
 from shoal.actors.messages import NodeImage
 from shoal.model import tasks, verbs
 from shoal.model.access import INSIDE, AuditEntry, Caller
-from shoal.model.errors import FailedPrecondition, InvalidRequest, NotFound, QuotaExceeded, ShoalError, Unavailable
+from shoal.model.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    PathNotFound,
+    QuotaExceeded,
+    ShoalError,
+    Unavailable,
+)
 from shoal.model.ids import new_image_id
 from shoal.model.images import ImageKind, ImageRecord, ImageState, check_ttl, image_name
 from shoal.model.settings import Limits
 from shoal.model.states import State
-from shoal.model.validate import check_key
+from shoal.model.validate import check_absolute, check_key, text_size
 from shoal.model.verbs import SNAPSHOT_S
 
 _RETRY_S = 0.2
@@ -35,7 +44,8 @@ _ATTEMPTS = 100  # twenty seconds: Ray restarts a node actor in one or two
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What kind of image is to be made, and what becomes of it. `config`: None for that of the image below."""
+    """What kind of image is to be made, and what becomes of it. `config`: None for that of the image below; `path`: of
+    one directory."""
 
     kind: ImageKind
     name: str | None
@@ -43,6 +53,7 @@ class _Wanted:
     key: str | None = None
     cache_key: str | None = None
     config: Mapping[str, Any] | None = None
+    path: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,14 +70,19 @@ class Snapshots:
     _making: dict[str, asyncio.Task[ImageRecord]] = field(default_factory=dict)
 
     async def snapshot(
-        self, sandbox_id: str, name: str | None, ttl: float | None, key: str | None, caller: Caller
+        self, sandbox_id: str, name: str | None, ttl: float | None, key: str | None, path: str | None, caller: Caller
     ) -> ImageRecord:
-        """An image of a sandbox's files; with a `key`, the same again is the same image."""
+        """An image of a sandbox's files, or of one directory; with a `key`, the same again is the same image."""
         if key is not None:
             check_key(key)
-        wanted = _Wanted(ImageKind.SNAPSHOT, None if name is None else image_name(name), ttl, key)
+        wanted = _Wanted(ImageKind.SNAPSHOT, None if name is None else image_name(name), ttl, key, path=path)
         check_ttl(ttl)
+        if path is not None:
+            text_size("path", path)
+            check_absolute("path", path)
         record = await self.history.get(sandbox_id, caller)
+        if path is not None and not record.ended:
+            check_directories(record)
         return await self._take(record, wanted, caller)
 
     async def checkpoint(self, sandbox_id: str, ttl: float | None, key: str | None, caller: Caller) -> ImageRecord:
@@ -146,7 +162,7 @@ class Snapshots:
             wanted.kind,
             now,
             ImageState.MAKING,
-            parent=record.spec.image,
+            parent=record.spec.image if wanted.path is None else None,
             machines=(machine,),
             sandbox_id=record.id,
             key=wanted.key,
@@ -158,7 +174,7 @@ class Snapshots:
     ) -> ImageRecord:
         try:
             await self.changes.add(image)
-            made = await self._made(record, image, wanted.config)
+            made = await self._made(record, image, wanted)
             return await self.changes.change(
                 image.id,
                 audit,
@@ -171,6 +187,8 @@ class Snapshots:
             )
         except Exception as error:
             await self._undo(image)  # also after a defect: or it would be in the making for ever
+            if isinstance(error, PathNotFound):
+                raise
             if isinstance(error, NotFound) and record.ended:
                 raise ended_error(record) from None
             if isinstance(error, NotFound):
@@ -185,13 +203,15 @@ class Snapshots:
         except ShoalError:  # the store is away: in memory it is about to go, and the next controller finds it so
             self.changes.doom(image.id)
 
-    async def _made(self, record: SandboxRecord, image: ImageRecord, config: Mapping[str, Any] | None) -> NodeImage:
+    async def _made(self, record: SandboxRecord, image: ImageRecord, wanted: _Wanted) -> NodeImage:
         """What its node made of it. A node actor that is being restarted is asked again."""
         for attempt in range(_ATTEMPTS):
             node_id, _ = self._where(record)
             try:
                 node = self.nodes.handle(node_id)
-                asked: tuple[Any, ...] = ("snapshot_sandbox", record.id, image.id, config)
+                asked: tuple[Any, ...] = ("snapshot_sandbox", record.id, image.id, wanted.config)
+                if wanted.path is not None:
+                    asked = ("snapshot_directory", record.id, image.id, wanted.path)
                 if image.kind is ImageKind.CHECKPOINT:
                     asked = ("checkpoint_sandbox", record.id, image.id)
                 made: NodeImage = await self.call(node, *asked, timeout_s=SNAPSHOT_S)

@@ -19,7 +19,7 @@ from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying
 from shoal.actors.messages import OVERTAKEN, ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
-from shoal.actors.node import pausing, unknown
+from shoal.actors.node import image_mounts, pausing, unknown
 from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VersionChange
@@ -146,6 +146,19 @@ class NodeActor(Carrying):
     async def snapshot_sandbox(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
         """Makes an image of the sandbox's files, with the defaults in `config` (None: those of the image below)."""
         return await (await self._open()).images.snapshot(sandbox_id, image_id, config)
+
+    async def snapshot_directory(self, sandbox_id: str, image_id: str, path: str) -> NodeImage:
+        """Makes an image of one of the sandbox's directories."""
+        return await (await self._open()).images.snapshot_directory(sandbox_id, image_id, path)
+
+    async def mount_image(self, sandbox_id: str, image: str, path: str) -> None:
+        """Mounts an image into the sandbox's container; see `image_mounts.mount`."""
+        parts = await self._open()
+        await image_mounts.mount(parts.containers, parts.images, sandbox_id, image, path)
+
+    async def unmount_image(self, sandbox_id: str, path: str) -> None:
+        """Takes one away. Idempotent; `NotFound`."""
+        await image_mounts.unmount((await self._open()).containers, sandbox_id, path)
 
     async def checkpoint_sandbox(self, sandbox_id: str, image_id: str) -> NodeImage:
         """Makes an image of the sandbox's files and memory."""
@@ -293,10 +306,7 @@ class NodeActor(Carrying):
     async def container_of(self, sandbox_id: str) -> ContainerStarted:
         """The sandbox's container here; `NotFound` if it has none."""
         parts = await self._open()
-        record = parts.containers.serving(sandbox_id)
-        if record is None:
-            raise NotFound(f"sandbox {sandbox_id} has no container on this node")
-        return self._started(parts, record, warm=False)
+        return self._started(parts, parts.containers.need(sandbox_id), warm=False)
 
     async def watch_container(self, key: str) -> ContainerLoss | None:
         """Waits until the container is lost, and returns how; None after a minute."""

@@ -26,7 +26,7 @@ from shoal.actors.engines.disks import disks
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.container_spec import ContainerDefaults, container_spec, size_mounts
 from shoal.actors.node.losses import REMOVED, Losses, loss_by_exit, out_of_memory
-from shoal.actors.node.records import ContainerRecord, ExposedPort, RecordFiles, Stage
+from shoal.actors.node.records import ContainerRecord, RecordFiles, Stage
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, Internal, NotFound, ShoalError
 from shoal.model.grants import agent_secret
@@ -114,6 +114,13 @@ class Containers:
         """The sandbox's container, if it is ready and not being removed."""
         record = self.of_sandbox(sandbox_id)
         return record if record is not None and record.ready and record.key not in self._doomed else None
+
+    def need(self, sandbox_id: str) -> ContainerRecord:
+        """The same; `NotFound` if there is none."""
+        record = self.serving(sandbox_id)
+        if record is None:
+            raise NotFound(f"sandbox {sandbox_id} has no container on this node")
+        return record
 
     def lives(self, key: str) -> bool:
         """Whether it is ready, and neither lost nor being removed."""
@@ -276,6 +283,8 @@ class Containers:
                     f"volumes: a container of {record.shape.runtime} cannot mount them", state="no_mounts"
                 )
             await self.mounts.attach(record)
+        for path, image in record.images.items():
+            await self.engine.mount_image(record.key, image, path)
 
     async def _detach(self, key: str) -> None:
         await self.network.detach(key)
@@ -325,12 +334,12 @@ class Containers:
             raise
         return record
 
-    async def note_exposed(self, key: str, exposed: tuple[ExposedPort, ...]) -> None:
-        """Records which ports of a container are exposed. `NotFound` if the container is gone or being removed."""
+    async def note(self, key: str, **changes: object) -> None:
+        """Records what is exposed of a container, or mounted into it. `NotFound` if it is gone or being removed."""
         async with self._noting:
             if key not in self.records or key in self._removals:
                 raise NotFound("the sandbox's container is gone from this node")
-            record = self.records[key] = self.records[key].but(exposed=exposed)
+            record = self.records[key] = self.records[key].but(**changes)
             await self.files.put(record)
 
     async def remove(self, key: str) -> None:

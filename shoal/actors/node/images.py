@@ -100,6 +100,12 @@ class NodeImages:
             sandbox_id, image_id, lambda key, reference: self.engine.images.commit(key, config_of_image, reference)
         )
 
+    async def snapshot_directory(self, sandbox_id: str, image_id: str, path: str) -> NodeImage:
+        """The same of one directory."""
+        return await self._make(
+            sandbox_id, image_id, lambda key, reference: self.engine.images.commit_directory(key, path, reference)
+        )
+
     async def checkpoint(self, sandbox_id: str, image_id: str) -> NodeImage:
         """The same with its memory. `FailedPrecondition` if the engine or its runtime gives none."""
         return await self._make(sandbox_id, image_id, self.engine.checkpoint)

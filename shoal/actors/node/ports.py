@@ -69,7 +69,7 @@ class ExposedPorts:
             if record is None:
                 return
             if _find(record, port) is not None:
-                await self.containers.note_exposed(record.key, _without(record, port))
+                await self.containers.note(record.key, exposed=_without(record, port))
             await self.relay.unexpose(record.key, port)
 
     async def restore(self) -> None:
@@ -100,12 +100,12 @@ class ExposedPorts:
         nothing."""
         key, before = record.key, record.exposed
         if wanted not in before:
-            await self.containers.note_exposed(key, (*_without(record, wanted.port), wanted))
+            await self.containers.note(key, exposed=(*_without(record, wanted.port), wanted))
         try:
             address = await self.relay.expose(key, wanted.port, wanted.private, wanted.listen, record.sandbox_id or "")
             opened = ExposedPort(wanted.port, wanted.private, int(address.rpartition(":")[2]))
             if opened != wanted:
-                await self.containers.note_exposed(key, (*_without(record, wanted.port), opened))
+                await self.containers.note(key, exposed=(*_without(record, wanted.port), opened))
         except BaseException:
             await asyncio.shield(self._undo(key, before, wanted.port))
             raise
@@ -113,7 +113,7 @@ class ExposedPorts:
 
     async def _undo(self, key: str, before: tuple[ExposedPort, ...], port: int) -> None:
         try:
-            await self.containers.note_exposed(key, before)
+            await self.containers.note(key, exposed=before)
             if all(known.port != port for known in before):
                 await self.relay.unexpose(key, port)
         except NotFound:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class ContainerRecord:
     for that.
 
     `pid` is the agent's in the node's pid namespace and `started` when it started, in clock ticks after boot (0: not
-    known); `ip` is its address on the sandbox network; `mounts`: what it mounts of what outlives it.
+    known); `ip` is its address on the sandbox network; `mounts`: what it mounts of what outlives it;
+    `images`: the digest of the image that is mounted at each path.
     """
 
     key: str
@@ -55,6 +57,7 @@ class ContainerRecord:
     exposed: tuple[ExposedPort, ...] = ()
     slot_id: str | None = None
     mounts: tuple[MountSpec, ...] = ()
+    images: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:

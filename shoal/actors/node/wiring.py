@@ -53,7 +53,7 @@ from shoal.actors.node.usage_sampler import UsageSampler
 from shoal.images.binaries import agent_binary
 from shoal.model import grants, verbs
 from shoal.model.access import SandboxEvent
-from shoal.model.errors import NotFound, Unavailable
+from shoal.model.errors import Unavailable
 from shoal.model.ids import CONTROLLER, new_machine_id
 from shoal.model.metrics import Series
 from shoal.model.private_directory import make_private_directory
@@ -236,9 +236,7 @@ async def _ask_events(after: int | None) -> Sequence[SandboxEvent] | int:
 
 async def _connect(containers: Containers, relay: Relay, secret: bytes, sandbox_id: str) -> Agent:
     """A connection to the agent of a sandbox here, for its output; `NotFound` where it has no container."""
-    record = containers.serving(sandbox_id)
-    if record is None:
-        raise NotFound(f"sandbox {sandbox_id} has no container on this node")
+    record = containers.need(sandbox_id)
     token = grants.sign(secret, sandbox_id, record.key, (grants.SCOPE_EXEC,), time.time() + grants.TTL_S)
     return Agent(await Connection.open(relay.endpoint, token, wait_s=_AGENT_S, timeout_s=2 * _AGENT_S))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from shoal.model.access import Scope
 from shoal.model.images import ImageListing, ImagePage, ImageRecord
-from shoal.model.verbs.verb import SNAPSHOT_S, Made, Retry, verb
+from shoal.model.info import SandboxInfo
+from shoal.model.verbs.verb import BASE_S, SNAPSHOT_S, Made, Retry, verb
 
 
 @verb(
@@ -16,14 +17,38 @@ from shoal.model.verbs.verb import SNAPSHOT_S, Made, Retry, verb
     takes=SNAPSHOT_S,
 )
 def snapshot_filesystem(
-    sandbox_id: str, name: str | None = None, ttl: float | None = None, key: str | None = None
+    sandbox_id: str,
+    name: str | None = None,
+    ttl: float | None = None,
+    key: str | None = None,
+    path: str | None = None,
 ) -> ImageRecord:
     """An image of a sandbox's files, as they are at one moment in which its processes are frozen; at once usable.
     `name`: `name:tag`, which moves to it from another image; `ttl`: seconds after which it goes, None: only once it has
-    no name and is not used for long; `key`: the same key gives the same image.
+    no name and is not used for long; `key`: the same key gives the same image. `path`: of this directory alone, which
+    is the image's root; without what is mounted below it, and of a sandbox that runs.
 
-    Raises `InvalidRequest`, `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`; nothing is left then.
+    Raises `InvalidRequest`, `PathNotFound`, `SandboxEnded`, `FailedPrecondition` before it runs, `QuotaExceeded`;
+    nothing is left then.
     """
+
+
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/images", audit="image.mount", takes=BASE_S)
+def mount_image(sandbox_id: str, image: str, path: str) -> SandboxInfo:
+    """Has a sandbox that runs see the files of an image at a path; the directory is made where it is missing. What the
+    sandbox writes there is its own, counts for its disk, goes with it or with `unmount_image`, and is in no snapshot of
+    its filesystem. Where it is persistent, the image is mounted again at each start. The same again does nothing.
+
+    Raises `InvalidRequest` (field `path` or `image`), `AlreadyExists` (field `path`) where something is mounted there,
+    below or above, `ImageNotFound`, `SandboxEnded`, `QuotaExceeded`, `FailedPrecondition` where it does not run, or
+    (state `no_mounts`) its runtime or engine cannot; nothing is mounted then.
+    """
+
+
+@verb(Scope.RUN, "DELETE /v1/sandboxes/{sandbox_id}/images", audit="image.unmount", takes=60.0)
+def unmount_image(sandbox_id: str, path: str) -> SandboxInfo:
+    """Takes an image away that was mounted so, with what was written there. Where none is, nothing happens.
+    `SandboxEnded`, `FailedPrecondition` where it does not run."""
 
 
 @verb(

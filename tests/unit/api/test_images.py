@@ -36,6 +36,24 @@ def test_from_its_making_to_its_end(api: Api) -> None:
     assert {"image.snapshot", "image.name", "image.delete"} <= set(actions)
 
 
+def test_a_directory_is_taken_and_mounted(api: Api) -> None:
+    source, other = sandbox(api), sandbox(api)
+    made = api.ask("POST", f"/v1/sandboxes/{source}/snapshot", {"path": "/srv/data", "name": "data:v1"}).json
+    at = f"/v1/sandboxes/{other}/images"
+    for _ in range(2):
+        told = api.ask("POST", at, {"image": "data:v1", "path": "/mnt/data"})
+        assert (told.status, told.json["mounted_images"]) == (200, {"/mnt/data": made["id"]})
+    assert api.ask("GET", f"/v1/sandboxes/{other}").json["mounted_images"] == {"/mnt/data": made["id"]}
+    refused = api.ask("POST", at, {"image": "shoal/base", "path": "/mnt/data/below"})
+    assert (refused.status, refused.json["code"], refused.json["field"]) == (409, "already_exists", "path")
+    for path in ("relative", "/proc/x"):
+        assert api.ask("POST", at, {"image": "data:v1", "path": path}).json["field"] == "path"
+    for _ in range(2):
+        assert api.ask("DELETE", f"{at}?path=/mnt/data").json["mounted_images"] == {}
+    actions = [entry["action"] for entry in api.ask("GET", "/v1/audit").json["entries"]]
+    assert {"image.mount", "image.unmount"} <= set(actions)
+
+
 def test_pages_and_what_nobody_uses(api: Api) -> None:
     source = sandbox(api)
     made = [api.ask("POST", f"/v1/sandboxes/{source}/snapshot", {}).json["id"] for _ in range(3)]
@@ -66,6 +84,7 @@ def test_forks(api: Api) -> None:
         ("snapshot", {"name": "UP"}, "name"),
         ("snapshot", {"name": "a/b:c"}, "name"),
         ("snapshot", {"ttl": 0}, "ttl"),
+        ("snapshot", {"path": "relative"}, "path"),
         ("snapshot", {"key": " x"}, "idempotency_key"),
         ("fork", {"count": 0}, "count"),
         ("fork", {"count": 1001}, "count"),

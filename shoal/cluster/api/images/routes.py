@@ -14,13 +14,14 @@ from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.sandboxes.detached import seen_through
-from shoal.cluster.api.schema.control import EnvironmentQuery, SandboxId
+from shoal.cluster.api.schema.control import EnvironmentQuery, Sandbox, SandboxId
 from shoal.cluster.api.schema.images import (
     Checkpoint,
     Collection,
     Fork,
     Forked,
     Image,
+    ImageMount,
     ImageName,
     ImagePage,
     ImagePath,
@@ -46,13 +47,34 @@ async def snapshot_filesystem(
     sandbox_id: SandboxId, request: Request, cluster: Cluster, body: Snapshot | None = None
 ) -> Json:
     """An image of the sandbox's files, as they are at one moment: its processes are frozen meanwhile, and go on. It can
-    be used at once: `{"image": "<its id>"}` in a create. Only what the sandbox has changed is stored."""
+    be used at once: `{"image": "<its id>"}` in a create. Only what the sandbox has changed is stored. With
+    `path`: of one directory, to be mounted into others, too."""
     asked = body or Snapshot()
     made = await seen_through(
-        request, cluster.ask(verbs.snapshot_filesystem, sandbox_id, asked.name, asked.ttl, asked.key)
+        request, cluster.ask(verbs.snapshot_filesystem, sandbox_id, asked.name, asked.ttl, asked.key, asked.path)
     )
     context_of(request).target = made.id
     return Json(made.to_dict(), 201)
+
+
+@verb_route(router, verbs.mount_image, response_model=Sandbox, summary="Mount an image into a sandbox")
+async def mount_image(sandbox_id: SandboxId, body: ImageMount, request: Request, cluster: Cluster) -> Json:
+    """The running sandbox sees the image's files at the path. What it writes there is its own, counts for its disk, and
+    is in no snapshot of its filesystem."""
+    return Json(
+        info_to_json(await seen_through(request, cluster.ask(verbs.mount_image, sandbox_id, body.image, body.path)))
+    )
+
+
+@verb_route(router, verbs.unmount_image, response_model=Sandbox, summary="Take a mounted image away")
+async def unmount_image(
+    sandbox_id: SandboxId,
+    request: Request,
+    cluster: Cluster,
+    path: Annotated[str, Query(min_length=1, max_length=4095, description="Where it is mounted.")],
+) -> Json:
+    """What was written there goes with it. Where no image is mounted, nothing happens."""
+    return Json(info_to_json(await seen_through(request, cluster.ask(verbs.unmount_image, sandbox_id, path))))
 
 
 @verb_route(router, verbs.checkpoint, status_code=201, response_model=Image, summary="Take a sandbox's memory")

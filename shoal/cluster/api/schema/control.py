@@ -192,6 +192,8 @@ class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore
     """Since when a persistent one is stopped; null: it is not"""
     waiting: str | None
     """Why it waits, while it does: for room, or for a node that is being launched"""
+    mounted_images: dict[str, str]
+    """The image that was mounted at each path while it ran"""
     reason: Reason | None
     """Why it ended or stopped"""
     returncode: int | None

@@ -20,6 +20,9 @@ ImagePath = Annotated[
 ]
 
 
+MountPath = Annotated[str, Field(min_length=1, max_length=4095, examples=["/srv/data"])]
+
+
 def _secret(given: Any) -> SecretUse:
     """By a function of its own: what pydantic says of a wrong value shows it."""
     return secret_use("secret", given)
@@ -34,6 +37,17 @@ class Snapshot(Sent):
     """Seconds after which it goes; without it, one without a name goes once it is not used for long"""
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """The same key gives the same image"""
+    path: MountPath | None = None
+    """Of this directory alone, which is the image's root; without what is mounted below it"""
+
+
+class ImageMount(Sent):
+    """An image to mount into a sandbox."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512, examples=["im-2fq7c3j5kx6n4a7b"])]
+    """Its id, its name, or a reference"""
+    path: MountPath
+    """Where: an absolute path, at which nothing else is mounted; made where it is missing"""
 
 
 class Checkpoint(Sent):
