@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -276,3 +277,41 @@ def test_a_repair_that_fails_can_be_tried_again(settings: Settings, monkeypatch:
         with pytest.raises(Unavailable):
             local_join.join(settings)
         assert joined_file.read(settings.state_dir) == joined
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        FailedPrecondition("no engine: install runc", state="no_engine"),
+        FailedPrecondition("Ray does not start: the cluster's Ray refused the join token"),
+        KeyboardInterrupt(),
+    ],
+)
+@pytest.mark.parametrize("step", ["engine", "ray", "admit"])
+def test_a_join_that_fails_leaves_the_machine_as_it_was(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, fails: BaseException, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise fails
+
+    stopped: list[str] = []
+    engine = SimpleNamespace(
+        address="unix:///e.sock", process=cluster_file.ProcessRef(1, 2), kind="oci",
+        ensure_image=lambda *_: None, stop=lambda keep: stopped.append("engine"),
+    )  # fmt: skip
+    temp_dir = settings.state_dir / "ray"  # this directory is too long for Ray's sockets
+    monkeypatch.setattr(local_join.local_ray, "choose_temp_dir", lambda *_: temp_dir)
+    monkeypatch.setattr(local_join.packages, "ensure", lambda *_: None)
+    monkeypatch.setattr(local_join.engines, "provide", fail if step == "engine" else lambda *_: engine)
+    monkeypatch.setattr(local_join.engines, "reach", lambda address, *_, own: engine if own else None)
+    monkeypatch.setattr(local_join.local_ray, "answers", lambda *_: True)
+    monkeypatch.setattr(local_join.local_ray, "join", fail if step == "ray" else lambda *_: None)
+    monkeypatch.setattr(local_join.local_ray, "daemons", lambda *_: [])
+    monkeypatch.setattr(local_join.local_actors, "admit", fail)
+    monkeypatch.setattr(local_join, "_sweep", lambda *_: [])
+    with pytest.raises(type(fails)):
+        local_join.join(settings, JoinOptions(head="127.0.0.2:1", address="127.0.0.1", token=TOKEN))
+    assert stopped == ([] if step == "engine" else ["engine"])
+    left = {path.name for path in settings.state_dir.iterdir()}
+    assert left <= {"cluster-id", "lock"}, left
+    assert not settings.run_dir.exists()
