@@ -308,6 +308,27 @@ def test_no_process_of_the_node_poses_as_the_agent(sandbox: shoal.Sandbox, clust
 
 
 TOLD = "cat /proc/self/mountinfo /proc/mounts /proc/self/mountstats /proc/net/unix /proc/self/cgroup /proc/1/cgroup"
+WALK = """
+import os, sys
+words = [os.fsencode(word) for word in sys.argv[1:]]
+for top in "/proc", "/sys":
+    for directory, below, files in os.walk(top):
+        below[:] = [name for name in below if not name.isdigit()]
+        for name in files:
+            path = os.path.join(directory, name)
+            try:
+                found = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                told = os.read(found, 1 << 16)
+            except OSError:
+                continue
+            finally:
+                os.close(found)
+            if any(word in told for word in words):
+                print(path)
+"""
 DOCKERS_OWN = re.compile(r" (/etc/hosts|/etc/hostname) |[ /]overlay .*(lowerdir|with fstype)|^device overlay ")
 """Where Docker keeps the root file system, and two files beside it if a container has no disk of its own."""
 
@@ -361,6 +382,7 @@ def test_what_the_kernel_tells_inside_says_nothing_of_the_node(sandbox: shoal.Sa
     shown = sandbox.run(TOLD).stdout.splitlines()
     assert any("/.shoal/run" in line for line in shown)
     assert any("relay.sock" in line for line in shown)
+    assert sandbox.run(["python3", "-c", WALK, *words], check=True).stdout == ""
     docker = cluster.machine.settings.engine == "docker"
     for line in shown:
         if not (docker and DOCKERS_OWN.search(line)):

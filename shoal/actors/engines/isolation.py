@@ -31,6 +31,8 @@ OOM_SCORE: Final = 500
 MASKED_PATHS: Final = (
     "/proc/acpi",
     "/proc/asound",
+    "/proc/diskstats",
+    "/proc/fs",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
@@ -39,19 +41,22 @@ MASKED_PATHS: Final = (
     "/proc/kpageflags",
     "/proc/latency_stats",
     "/proc/pagetypeinfo",
+    "/proc/partitions",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
     "/proc/vmallocinfo",
+    "/sys/devices/virtual/block",  # the path of each file behind a loop device, so of other sandboxes' disks
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    "/sys/fs/ext4",
 )
 """Not to be read: they tell of the machine and of what else runs there, or how long other code takes. Among them is all
 of `/proc` that the kernel shows to root alone, whom it takes root inside for."""
 
-READ_ONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+READ_ONLY_PATHS: Final = ("/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 """The machine's settings that have no namespace."""
 
 LEAST_PIDS: Final = 16
