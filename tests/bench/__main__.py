@@ -19,6 +19,7 @@ from tests.bench import machine, table
 from tests.bench.cluster import Bench, cluster
 from tests.bench.measures import (
     GROUPS,
+    Attempts,
     Measurements,
     measure_cycles,
     measure_http,
@@ -58,15 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := wanted - set(GROUPS):
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}")
     try:
-        met = _bench(console, arguments.output, arguments.engine, wanted, with_peers=arguments.peers)
+        met, failed = _bench(console, arguments.output, arguments.engine, wanted, with_peers=arguments.peers)
     except shoal.ShoalError as error:
         console.print(str(error), style="red", highlight=False, markup=False)
         return 1
-    return 1 if arguments.check and not met else 0
+    if failed:
+        console.print(f"Failed: {', '.join(failed)}; see above.", style="red", highlight=False, markup=False)
+    return 1 if failed or (arguments.check and not met) else 0
 
 
-def _bench(console: Console, output: Path, engine: str, wanted: frozenset[str], *, with_peers: bool) -> bool:
-    """Whether every target was met."""
+def _bench(
+    console: Console, output: Path, engine: str, wanted: frozenset[str], *, with_peers: bool
+) -> tuple[bool, Sequence[str]]:
+    """Whether every target was met, and the groups that failed."""
     output.parent.mkdir(parents=True, exist_ok=True)
 
     begun = time.monotonic()
@@ -88,20 +93,23 @@ def _bench(console: Console, output: Path, engine: str, wanted: frozenset[str], 
         plain = DockerPy(bench.docker.address, bench.image)
         stack.callback(plain.close)
         start = time.monotonic()
-        found = measure_inside(ours, plain, processes_of(bench), bench.containers, wanted, say)
+        attempts = Attempts(say)
+        found = measure_inside(ours, plain, processes_of(bench), bench.containers, wanted, attempts)
         found = replace(found, engine=bench.engine.kind)
         if not wanted.isdisjoint({"http", "cycles"}):
-            found = _with_http(found, bench, ours, plain, wanted, say)
+            found = _with_http(found, bench, ours, plain, wanted, attempts)
         if "region" in wanted:
-            found = measure_scaling(bench.file, found, say)
+            with attempts.attempt("region"):
+                found = measure_scaling(bench.file, found, say)
         for make in _peers(bench.docker.address, bench.image, output.parent) if with_peers else ():
             found = _with_peer(found, make, say)
         seconds = time.monotonic() - start
+        found = replace(found, failed=tuple(attempts.failed))
         result = table.to_dict(found, facts, seconds)
         output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     table.show(console, found)
     console.print(f"Measured in {seconds:.0f} s; the figures are in {output}.", highlight=False)
-    return all(result["met"].values())
+    return all(result["met"].values()), found.failed
 
 
 def _with_http(
@@ -110,14 +118,15 @@ def _with_http(
     ours: Shoal,
     plain: DockerPy,
     wanted: frozenset[str],
-    say: Callable[[str], None],
+    attempts: Attempts,
 ) -> Measurements:
     """`found`, and the same by way of the API."""
     inside = ours.client
     _, token = inside.create_token("bench", environment="main", scope="run")
     requests = Plain(bench.file.api_url, token)
     if "cycles" in wanted:
-        found = measure_cycles(requests, plain, bench.image, found, say)
+        with attempts.attempt("cycles"):
+            found = measure_cycles(requests, plain, bench.image, found, attempts.say)
     if "http" not in wanted:
         return found
     client = shoal.connect(bench.file.api_url, token=token)
@@ -128,8 +137,9 @@ def _with_http(
         wait_quiet()
         ours.wait_warm()
 
-    with closing(through_face):
-        return measure_http(requests, through_face, plain, bench.image, found, ready, say)
+    with attempts.attempt("http"), closing(through_face):
+        return measure_http(requests, through_face, plain, bench.image, found, ready, attempts.say)
+    return found
 
 
 def _peers(engine: str, image: str, directory: Path) -> Sequence[Callable[[], Subject]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from shoal.model.cluster_file import ClusterFile
-from shoal.model.errors import ShoalError
 from tests.bench import (
     creates,
     cycles,
@@ -76,12 +76,32 @@ class Figure:
 @dataclass(frozen=True, slots=True)
 class Measurements:
     """All of a run. `idle` is what one idle sandbox costs, by the subject's name, and empty if that was not measured;
-    `figures` are ours alone."""
+    `figures` are ours alone; `failed` are the groups of which something was not measured."""
 
     measured: tuple[Measured, ...]
     idle: dict[str, Cost]
     figures: tuple[Figure, ...] = ()
     engine: str = "docker"
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Takes measures group by group: one that fails takes no other along. `say` is told what comes next."""
+
+    say: Callable[[str], None]
+    failed: list[str] = field(default_factory=list)
+    """The groups that did."""
+
+    @contextmanager
+    def attempt(self, group: str) -> Iterator[None]:
+        """Around what measures a group, or a part of it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # whatever went wrong in one group, the others can be measured
+            self.say(f"{group} failed: {type(error).__name__}: {str(error)[:500]}")
+            if group not in self.failed:
+                self.failed.append(group)
 
 
 def measure_inside(
@@ -90,12 +110,13 @@ def measure_inside(
     ours: Callable[[], set[int]],
     containers: Callable[[str], set[str]],
     wanted: frozenset[str],
-    say: Callable[[str], None],
+    attempts: Attempts,
 ) -> Measurements:
-    """Takes the measures of the wanted groups, one after the other; `say` is told what comes next.
+    """Takes the measures of the wanted groups, one after the other.
 
     `ours`: the processes that count for memory; `containers`: those that a subject may have now.
     """
+    say, attempt = attempts.say, attempts.attempt
     subjects: list[Subject] = [docker_py, shoal]
     done: list[Measured] = []
 
@@ -107,52 +128,46 @@ def measure_inside(
     idle: dict[str, Cost] = {}
     if "memory" in wanted:
         say("memory of idle sandboxes")
-        idle = {subject.name: memory.per_sandbox(subject, ours) for subject in (shoal, docker_py)}
+        with attempt("memory"):
+            idle = {subject.name: memory.per_sandbox(subject, ours) for subject in (shoal, docker_py)}
 
     if "execs" in wanted:
         say("execs, one after the other")
-        latency = execs.latency(subjects)
-        add("exec_p50", "exec, one caller", latency)
-        add("exec_p50_aio", "the same, async", {**latency, shoal.name: shoalpy.latency_aio(shoal)})
-        for count in (1, 8):
-            what = f"execs, {execs.CALLERS} callers, {count} sandbox{'es' if count > 1 else ''}"
-            say(what)
-            rates = execs.rate(subjects, count)
-            add(f"exec_rate_{count}", what, rates)
-            add(f"exec_rate_{count}_aio", "the same, async", {**rates, shoal.name: shoalpy.rate_aio(shoal, count)})
+        with attempt("execs"):
+            _execs(shoal, subjects, add, say)
 
     if "files" in wanted:
         say("files of 10 MiB")
-        writes, reads = files.write_and_read(subjects)
-        add("file_write", "write 10 MiB", writes)
-        add("file_read", "read 10 MiB", reads)
+        with attempt("files"):
+            writes, reads = files.write_and_read(subjects)
+            add("file_write", "write 10 MiB", writes)
+            add("file_read", "read 10 MiB", reads)
 
     if not _NEED_CREATES.isdisjoint(wanted):
-        _creates(shoal, subjects, add, say)
+        with attempt("creates"):
+            _creates(shoal, subjects, add, say)
 
     if "destroys" in wanted:
         say("destroys")
-        seen, gone = destroys.seen_and_gone(subjects, containers, wait_quiet)
-        add("destroy", "destroy, as its caller sees it", seen)
-        add("destroy_gone", "destroy, until the container is gone", gone)
+        with attempt("destroys"):
+            seen, gone = destroys.seen_and_gone(subjects, containers, wait_quiet)
+            add("destroy", "destroy, as its caller sees it", seen)
+            add("destroy_gone", "destroy, until the container is gone", gone)
 
     if "snapshots" in wanted:
         say("images of what changed")
-        add("snapshot_fs", "image of 10 MiB that changed", snapshots.taken(subjects, wait_quiet))
+        with attempt("snapshots"):
+            add("snapshot_fs", "image of 10 MiB that changed", snapshots.taken(subjects, wait_quiet))
 
     figures: list[Figure] = []
 
     def figure(
         group: str, step: str, key: str, what: str, take: Callable[[Shoal, Callable[[], None]], Samples]
     ) -> None:
-        """One that fails takes no other along."""
-        if group not in wanted:
-            return
-        say(step)
-        try:
-            figures.append(Figure(key, what, take(shoal, wait_quiet)))
-        except ShoalError as error:
-            say(f"{key} failed: {error}")
+        if group in wanted:
+            say(step)
+            with attempt(group):
+                figures.append(Figure(key, what, take(shoal, wait_quiet)))
 
     figure(
         "snapshots",
@@ -191,18 +206,31 @@ def measure_inside(
     )
     if "volumes" in wanted:
         say("volumes")
-        try:
+        with attempt("volumes"):
             figures += [Figure(key, what, taken) for key, (what, taken) in volumes.figures(shoal, wait_quiet).items()]
-        except ShoalError as error:
-            say(f"volumes failed: {error}")
     if "gvisor" in wanted and gvisor.there(shoal):
         say("gVisor beside runc")
-        try:
+        with attempt("gvisor"):
             for key, (what, taken) in gvisor.figures(shoal, wait_quiet).items():
                 figures.append(Figure(key, what, in_ms(taken)))
-        except ShoalError as error:
-            say(f"gVisor failed: {error}")
     return Measurements(tuple(done), idle, tuple(figures))
+
+
+def _execs(
+    shoal: Shoal,
+    subjects: Sequence[Subject],
+    add: Callable[[str, str, dict[str, Samples]], None],
+    say: Callable[[str], None],
+) -> None:
+    latency = execs.latency(subjects)
+    add("exec_p50", "exec, one caller", latency)
+    add("exec_p50_aio", "the same, async", {**latency, shoal.name: shoalpy.latency_aio(shoal)})
+    for count in (1, 8):
+        what = f"execs, {execs.CALLERS} callers, {count} sandbox{'es' if count > 1 else ''}"
+        say(what)
+        rates = execs.rate(subjects, count)
+        add(f"exec_rate_{count}", what, rates)
+        add(f"exec_rate_{count}_aio", "the same, async", {**rates, shoal.name: shoalpy.rate_aio(shoal, count)})
 
 
 _NEED_CREATES = frozenset({"creates", "http"})

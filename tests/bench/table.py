@@ -48,6 +48,7 @@ def to_dict(found: Measurements, machine: dict[str, Any], seconds: float) -> dic
         },
         "engine": found.engine,
         "met": met(keys, found.engine),
+        "failed": list(found.failed),
         "medians": {each.key: {name: one.median for name, one in each.by.items()} for each in found.measured},
         "samples": {
             **{each.key: {name: one.to_dict() for name, one in each.by.items()} for each in found.measured},

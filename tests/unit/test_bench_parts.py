@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import creates, execs, files, memory, table
-from tests.bench.measures import Measured, Measurements
+from tests.bench.measures import Attempts, Measured, Measurements
 from tests.bench.memory import Cost, Usage
 from tests.bench.stats import Samples, samples, times_better
 from tests.bench.subject import WORKLOAD, Box, Subject
@@ -194,6 +194,20 @@ def found(factor: float) -> Measurements:
 
     idle = {"shoal": Cost(60 / factor, 3, 20, {}), "docker-py": Cost(3, 2, 12, {})}
     return Measurements(tuple(Measured(key, f"measure {key}", by(key)) for key in AT_LEAST), idle)
+
+
+def test_a_group_that_fails_takes_no_other_along_and_is_named() -> None:
+    said: list[str] = []
+    attempts = Attempts(said.append)
+    for step in ("no disk", "no disk either"):
+        with attempts.attempt("volumes"):
+            raise RuntimeError(step)
+    with attempts.attempt("http"):
+        said.append("measured")
+    assert attempts.failed == ["volumes"]
+    told = table.to_dict(Measurements((), {}, failed=tuple(attempts.failed)), {}, 1.0)
+    assert told["failed"] == ["volumes"]
+    assert said == ["volumes failed: RuntimeError: no disk", "volumes failed: RuntimeError: no disk either", "measured"]
 
 
 @pytest.mark.parametrize(("factor", "reached"), [(1.0, True), (1.5, True), (0.9, False)])
