@@ -20,12 +20,6 @@ VERSION_S = 900.0
 MOST_VERSIONS = 100
 """Of one volume."""
 
-DATA = "/volume"
-"""Where a volume is in the sandbox through which its files are read and written from outside."""
-
-OTHER = "/other"
-"""Where another one is there, to which files are copied."""
-
 
 @dataclass(frozen=True, slots=True)
 class VolumeUse:

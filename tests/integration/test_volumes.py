@@ -18,7 +18,14 @@ import pytest
 from shoal import Client, Sandbox, Volume
 from shoal.cluster.local import processes
 from shoal.cluster.objects.server import ObjectServer
-from shoal.model.errors import FailedPrecondition, InvalidRequest, SandboxNotFound, Unavailable, VolumeNotFound
+from shoal.model.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    PathNotFound,
+    SandboxNotFound,
+    Unavailable,
+    VolumeNotFound,
+)
 from tests.cluster import Cluster
 from tests.processes import command_line
 
@@ -89,7 +96,9 @@ def test_another_sandbox_and_the_outside_see_it(volume: Volume, writer: Sandbox,
     volume.files.get("up", tmp_path / "down")
     assert (tmp_path / "down" / "deep" / "file").read_text() == "up"
     volume.files.remove("up", recursive=True)
-    assert [each.name for each in volume.files.list("out")] == ["answer"]
+    assert [each.path for each in volume.files.list("out")] == ["/out/answer"]
+    with pytest.raises(PathNotFound, match="open /no/such:"):
+        volume.files.read_text("no/such")
     with pytest.raises(InvalidRequest):
         volume.files.read_text("../etc/passwd")
     assert volume.usage().files > 1

@@ -18,7 +18,8 @@ from shoal.model.mounts import MountSpec
 from shoal.model.options import build_spec
 from shoal.model.settings import Settings
 from shoal.model.states import State
-from shoal.model.volumes import DATA, OTHER, VolumeInfo
+from shoal.model.volume_paths import DATA, OTHER
+from shoal.model.volumes import VolumeInfo
 
 _IDLE_S = 60.0
 _START_S = 90.0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from shoal.client.dual_method import dual_method
 from shoal.client.files import MAX_TREE_BYTES, MAX_TREE_FILES, FileSystem, PathLike, Progress, Transfer
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.model import verbs
-from shoal.model.errors import InvalidRequest, SandboxEnded
-from shoal.model.volumes import DATA, OTHER, VolumeInfo
+from shoal.model.errors import SandboxEnded
+from shoal.model.volume_paths import DATA, OTHER, errors_name_the_volumes_paths, inside, outside
+from shoal.model.volumes import VolumeInfo
 
 if TYPE_CHECKING:
     from shoal.transport.contract import Transport
@@ -62,12 +63,13 @@ class VolumeFiles:
     @dual_method
     async def list(self, path: PathLike = "", *, after: str = "", limit: int = 0) -> Sequence[Entry]:
         """The entries of a directory, sorted by name; page by page as `Sandbox.files.list` gives them."""
-        return await self._with(lambda files: files.list.aio(_inside(path), after=after, limit=limit))
+        found = await self._with(lambda files: files.list.aio(_inside(path), after=after, limit=limit))
+        return [_outside(entry) for entry in found]
 
     @dual_method
     async def stat(self, path: PathLike = "") -> Entry:
         """The entry at a path."""
-        return await self._with(lambda files: files.stat.aio(_inside(path)))
+        return _outside(await self._with(lambda files: files.stat.aio(_inside(path))))
 
     @dual_method
     async def exists(self, path: PathLike) -> bool:
@@ -112,28 +114,28 @@ class VolumeFiles:
             await self._with(lambda files: files.copy.aio(_inside(path), _inside(to), overwrite=overwrite))
             return
         both = await self._open(volume.id)
-        await both.copy.aio(_inside(path), _inside(to, OTHER), overwrite=overwrite)
+        with errors_name_the_volumes_paths():
+            await both.copy.aio(_inside(path), _inside(to, OTHER), overwrite=overwrite)
 
     async def _with(self, body: Callable[[FileSystem], Awaitable[T]]) -> T:
         """Runs `body` with the files of the volume's sandbox; with those of another one, if it has ended meanwhile."""
-        if self._opened is not None:
-            try:
-                return await body(self._opened)
-            except SandboxEnded:
-                self._opened = None
-        self._opened = await self._open()
-        return await body(self._opened)
+        with errors_name_the_volumes_paths():
+            if self._opened is not None:
+                try:
+                    return await body(self._opened)
+                except SandboxEnded:
+                    self._opened = None
+            self._opened = await self._open()
+            return await body(self._opened)
 
     async def _open(self, other: str | None = None) -> FileSystem:
         sandbox = await self._transport.ask(verbs.open_volume, self._info.id, self._info.environment, other)
         return FileSystem(RetryingAgent(self._transport, sandbox.id))
 
 
-def _inside(path: PathLike, top: str = DATA) -> Any:
-    """The path in the sandbox that has the volume; a slash at its end stays."""
-    name = os.fspath(path)
-    plain = posixpath.normpath(f"/{name}").lstrip("/")
-    if ".." in name.split("/"):
-        raise InvalidRequest(f"path: {name!r:.200} holds '..'; write it without", field="path")
-    found = posixpath.join(top, plain) if plain else top
-    return f"{found}/" if name.endswith("/") else found
+def _inside(path: PathLike, top: str = DATA) -> str:
+    return inside(os.fspath(path), top)
+
+
+def _outside(entry: Entry) -> Entry:
+    return replace(entry, path=outside(entry.path))

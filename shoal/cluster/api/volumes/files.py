@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import Annotated
 
 from fastapi import Query
@@ -22,8 +21,7 @@ from shoal.cluster.api.schema.data import Written, mode_of
 from shoal.cluster.api.schema.volumes import VolumeName
 from shoal.model import verbs
 from shoal.model.access import Scope
-from shoal.model.errors import InvalidRequest
-from shoal.model.volumes import DATA
+from shoal.model.volume_paths import errors_name_the_volumes_paths, inside
 from shoal.transport.contract import Transport
 
 _FILES = "/v1/volumes/{name}/files"
@@ -41,7 +39,8 @@ async def read_volume_file(
 ) -> Response:
     """A file's bytes, or one range of them."""
     agent = await _agent(transport, name, environment_for(who, environment))
-    return await download(agent, _inside(query_path(request)), "", request)
+    with errors_name_the_volumes_paths():
+        return await download(agent, inside(query_path(request)), "", request)
 
 
 @router.put(
@@ -64,8 +63,10 @@ async def write_volume_file(
     """Writes a file, of any size; missing directories are made. A reader sees the old file or the new one, nothing
     between."""
     owner = context_of(request).environment = environment_for(who, environment)
-    upload = Upload(_inside(query_path(request)), mode_of(mode), True, False, "")
-    return Json({"size": await upload.run(await _agent(transport, name, owner), request)})
+    upload = Upload(inside(query_path(request)), mode_of(mode), True, False, "")
+    agent = await _agent(transport, name, owner)
+    with errors_name_the_volumes_paths():
+        return Json({"size": await upload.run(agent, request)})
 
 
 @router.delete(
@@ -86,19 +87,13 @@ async def remove_volume_file(
 ) -> Response:
     """Removes a file, a link (not its target), an empty directory, or with `recursive` a directory tree."""
     owner = context_of(request).environment = environment_for(who, environment)
-    inside = _inside(query_path(request))
+    at = inside(query_path(request))
     agent = await _agent(transport, name, owner)
-    await agent.call(lambda agent: agent.remove(inside, recursive, ""))
+    with errors_name_the_volumes_paths():
+        await agent.call(lambda agent: agent.remove(at, recursive, ""))
     return Response(status_code=204)
 
 
 async def _agent(transport: Transport, name: str, environment: str) -> RetryingAgent:
     opened = await transport.ask(verbs.open_volume, name, environment)
     return RetryingAgent(transport, opened.id)
-
-
-def _inside(path: str) -> str:
-    """The path in the sandbox that has the volume."""
-    if ".." in path.split("/"):
-        raise InvalidRequest("path: it holds '..'; write it without", field="path")
-    return posixpath.join(DATA, posixpath.normpath(f"/{path}").lstrip("/"))
