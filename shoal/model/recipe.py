@@ -15,7 +15,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -336,6 +336,7 @@ def _check_step(where: str, step: Step) -> None:
         case SetEnv():
             _check_pairs(where, step.variables)
             check_environment_variables(where, step.variables)
+            _check_variable_names(where, step.variables)
             if not isinstance(step.expand, bool):
                 raise InvalidRequest(f"{where}: `expand` is neither true nor false", field=where)
         case SetWorkdir():
@@ -397,6 +398,17 @@ def _check_words(where: str, words: Any, *, least: int) -> None:
 def _check_pairs(where: str, pairs: Any) -> None:
     if not isinstance(pairs, Mapping) or not all(isinstance(value, str) for value in pairs.values()):
         raise InvalidRequest(f"{where}: {pairs!r:.80} is no mapping of strings; give one", field=where)
+
+
+def _check_variable_names(where: str, names: Iterable[str]) -> None:
+    """No shell and no Dockerfile can name a variable with a space."""
+    for name in names:
+        if not name.isprintable() or " " in name:
+            raise InvalidRequest(
+                f"{where}: {name!r:.80} is no name of a variable: it holds a space or a control character; leave that "
+                "out",
+                field=where,
+            )
 
 
 def _check_path(where: str, path: Any) -> None:

@@ -25,6 +25,7 @@ from shoal.actors.objects import ObjectAccess
 from shoal.cluster.objects.server import ObjectServer
 from tests.bench.shoalpy import Shoal
 from tests.bench.stats import Samples
+from tests.layers import add_upper
 
 ROUNDS: Final = 5
 _FILE: Final = 100 << 10
@@ -60,7 +61,7 @@ async def _measure(directory: Path, access: ObjectAccess) -> list[tuple[float, f
         plain += archive.read_bytes()
         with tarfile.open(archive) as made:
             made.extractall(upper, filter="data")
-        digest = layers.add_upper(digest, upper, ImageConfig()).digest
+        digest = add_upper(layers, digest, upper, ImageConfig()).digest
     await first.put(digest)
     access.connect().put(_PLAIN, plain)
     return [await _round(directory / f"round-{number}", access, digest) for number in range(ROUNDS)]

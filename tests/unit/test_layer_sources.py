@@ -11,9 +11,11 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -24,7 +26,9 @@ from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci.layers import LayerStore, sources
 from shoal.actors.engines.oci.layers.config_blob import architecture
+from shoal.actors.engines.oci.layers.program import run_layers
 from shoal.model.errors import ImageNotFound, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
+from tests.layers import add_upper
 
 pytestmark = pytest.mark.usefixtures("as_root")  # owners and overlayfs's attributes are root's to set
 
@@ -92,7 +96,7 @@ def test_an_image_goes_to_a_registry_and_comes_back(store: LayerStore, registry:
     upper = tmp_path / "upper"
     upper.mkdir()
     (upper / "three").write_text("3")
-    made = store.add_upper(image.digest, upper, CONFIG, f"{registry}/made:1")
+    made = add_upper(store, image.digest, upper, CONFIG, f"{registry}/made:1")
     manifest = store.push(made.digest, f"{registry}/made:1")
     other = new_store(tmp_path / "other")
     seen: list[int] = []
@@ -108,6 +112,28 @@ def test_an_image_goes_to_a_registry_and_comes_back(store: LayerStore, registry:
     with pytest.raises(ImageNotFound):
         other.pull(f"{registry}/other:1")
     assert not list((tmp_path / "other/tmp").iterdir())
+
+
+def test_a_push_that_cannot_be_is_refused_at_once_and_says_why(
+    store: LayerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = store.add_image(saved(tmp_path / "saved.tar", layer_of(one=b"1")), "app")
+    packed: list[str] = []
+
+    def run(command: str, *args: Any, **options: Any) -> dict[str, Any]:
+        packed.append(command)
+        return run_layers(command, *args, **options)
+
+    monkeypatch.setattr(sources, "run_layers", run)
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as away:
+        store.push(image.digest, "127.0.0.1:1/team/app:1")
+    assert "refused" in away.value.message
+    assert time.monotonic() - began < 5
+    with pytest.raises(InvalidRequest) as short:
+        store.push(image.digest, "127.0.0.1:1/a:1")
+    assert (short.value.field, "between 2 and 255 characters" in short.value.message) == ("image", True)
+    assert packed == ["may-push", "may-push"]
 
 
 class _Guard(BaseHTTPRequestHandler):
@@ -233,11 +259,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         upper.mkdir()
         (upper / "f").write_bytes(os.urandom(4 << 20))
         with pytest.raises(QuotaExceeded):
-            store.add_upper(little.digest, upper)
+            add_upper(store, little.digest, upper)
         assert not list((small / "store/tmp").iterdir())
         assert [image.digest for image in store.images()] == [little.digest]
         (upper / "f").write_bytes(b"2")
-        assert store.add_upper(little.digest, upper).digest != little.digest
+        assert add_upper(store, little.digest, upper).digest != little.digest
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 

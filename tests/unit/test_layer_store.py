@@ -20,6 +20,7 @@ import pytest
 from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci.layers import Changed, LayerStore
 from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest
+from tests.layers import add_upper
 
 pytestmark = pytest.mark.usefixtures("as_root")  # owners and overlayfs's attributes are root's to set
 
@@ -143,14 +144,14 @@ def test_what_a_container_changed_becomes_an_image(store: LayerStore, make_tar: 
     (upper / "left-out/deep").mkdir(parents=True)
     (upper / "new").write_text("3")
     os.mknod(upper / "gone", 0o020000, 0)
-    made = store.add_upper(base.digest, upper, ImageConfig(env={"B": "3"}), "snapshot", exclude=("left-out",))
+    made = add_upper(store, base.digest, upper, ImageConfig(env={"B": "3"}), "snapshot", exclude=("left-out",))
     top, bottom = store.lower_dirs(made.digest)
     assert (bottom,) == store.lower_dirs(base.digest)
     assert {path.name for path in top.iterdir()} == {"new", "gone"}
     assert (top / "gone").is_char_device()
     assert store.find("snapshot") == made
     assert made.config == ImageConfig(env={"B": "3"})
-    assert store.add_upper(base.digest, upper, made.config, exclude=("left-out",)).digest == made.digest
+    assert add_upper(store, base.digest, upper, made.config, exclude=("left-out",)).digest == made.digest
 
 
 def test_what_changes_is_frozen_only_while_it_is_copied(store: LayerStore, make_tar: MakeTar, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_an_image_travels_layer_by_layer(store: LayerStore, make_tar: MakeTar, t
     upper = tmp_path / "upper"
     upper.mkdir()
     (upper / "new").write_bytes(os.urandom(100_000))
-    image = store.add_upper(base.digest, upper, CONFIG)
+    image = add_upper(store, base.digest, upper, CONFIG)
     manifest = store.manifest(image.digest)
     blobs = {each: store.export_layer(each, tmp_path / each.replace(":", "-")) for each in manifest.layers}
     other = LayerStore(tmp_path / "other")

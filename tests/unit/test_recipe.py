@@ -73,7 +73,7 @@ def test_a_recipe_travels_as_json() -> None:
         ({"step": "add", "digest": DIGEST, "size": 1, "path": "a"}, "steps[0]"),
         ({"step": "add", "digest": DIGEST, "size": 1, "path": "/a", "owner": "b", "entries": ["../x"]}, "steps[0]"),
         ({"step": "workdir", "path": "srv"}, "steps[0]"),
-        ({"step": "env", "variables": {"A=B": "1"}}, "steps[0]"),
+        *(({"step": "env", "variables": {name: "1"}}, "steps[0]") for name in ("A=B", "A B", "A\0", "A\n", "")),
         ({"step": "env", "variables": {"A": "1"}, "expand": "yes"}, "steps[0]"),
         ({"step": "user", "user": ""}, "steps[0]"),
     ],

@@ -11,7 +11,7 @@ from shoal.model.secrets import SecretUse
 from shoal.model.verbs.verb import BASE_S, PUSH_S, Retry, verb
 
 
-@verb(Scope.RUN, "POST /v1/images/{image}/push", audit="image.push", takes=PUSH_S)
+@verb(Scope.RUN, "POST /v1/images/{image}/push", audit="image.push", retry=Retry.UNANSWERED, takes=PUSH_S)
 def push_image(image: str, environment: str | None, reference: str) -> PushedImage:
     """Sends an image of the cluster, by its id or name, to a registry (`registry/name:tag`), with the credentials that
     its node has for that. `ImageNotFound`, `InvalidRequest`, `FailedPrecondition`, `PermissionDenied` or `Unavailable`

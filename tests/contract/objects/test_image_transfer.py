@@ -24,6 +24,7 @@ from shoal.cluster.objects.access import S3Access
 from shoal.cluster.objects.server import ObjectServer
 from shoal.model.errors import FailedPrecondition, ImageNotFound, Unavailable
 from tests.contract.objects.s3_server import CuttingProxy, served
+from tests.layers import add_upper
 
 pytestmark = [
     pytest.mark.anyio,
@@ -121,7 +122,7 @@ def image_of(node: OneNode, directory: Path, content: bytes = b"base", layers: i
         upper.mkdir()
         (upper / f"file-{number}").write_text(f"content {number}")
         os.chown(upper / f"file-{number}", 1234, 5678)
-        digest = node.layers.add_upper(digest, upper, ImageConfig(user="nobody")).digest
+        digest = add_upper(node.layers, digest, upper, ImageConfig(user="nobody")).digest
     return digest
 
 
@@ -153,7 +154,7 @@ async def test_an_image_that_one_node_stored_starts_on_another(nodes: Nodes, acc
     upper = tmp_path / "more"
     upper.mkdir()
     (upper / "more").write_text("more")
-    later = first.layers.add_upper(digest, upper, ImageConfig()).digest
+    later = add_upper(first.layers, digest, upper, ImageConfig()).digest
     first.access.puts.clear()
     second.access.gets.clear()
     await first.transfer.put(later)

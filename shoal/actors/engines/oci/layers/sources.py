@@ -114,6 +114,7 @@ def _fetch_layer(maker: Maker, source: Source, missing: _Missing, draft: Draft, 
 def push(source: Source, config: bytes, layers: Sequence[tuple[str, Path]], draft: Draft) -> str:
     """Sends an image to a registry, and returns the digest by which that knows it. `layers`: diff id and directory,
     lowest first."""
+    run_layers("may-push", {"source": source.request()}, timeout=_INSPECT_S)  # before layers are packed for it
     files = []
     for number, (diff_id, directory) in enumerate(layers):
         path = draft.path / f"blob-{number}"

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -147,22 +147,9 @@ class LayerStore:
             image = self._maker.publish(make_config(config, (layer.diff_id,)), reference, draft)
         return self._info(image, reference)
 
-    def add_upper(
-        self,
-        base: str,
-        upper: Path,
-        config: ImageConfig | None = None,
-        reference: str | None = None,
-        *,
-        exclude: Sequence[str] = (),
-    ) -> ImageInfo:
-        """Makes an image of what a container has changed: its overlay's upper directory, on top of the image of the
-        digest `base`. `config`: None for that of the base; `exclude`: names in `upper` that are left out. Whoever calls
-        has what writes there frozen."""
-        return self.take_upper(nullcontext(Changed(base, upper, tuple(exclude), config)), reference)
-
     def take_upper(self, frozen: AbstractContextManager[Changed], reference: str | None = None) -> ImageInfo:
-        """Like `add_upper`. `frozen` is held for as long only as files are copied: nothing changes there within it."""
+        """Makes an image of what a container has changed, or of a directory. `frozen` is held for as long only as files
+        are copied: nothing changes there within it."""
         if reference is not None:
             check_reference(reference)
         with taking(self._maker) as taken:

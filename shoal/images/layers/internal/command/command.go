@@ -24,12 +24,13 @@ type job struct {
 
 // commands is all that there is.
 var commands = map[string]func(job) (any, error){
-	"unpack":  unpackArchive,
-	"commit":  commitUpper,
-	"export":  exportLayer,
-	"inspect": inspectImage,
-	"fetch":   fetchLayer,
-	"push":    pushImage,
+	"unpack":   unpackArchive,
+	"commit":   commitUpper,
+	"export":   exportLayer,
+	"inspect":  inspectImage,
+	"fetch":    fetchLayer,
+	"may-push": mayPush,
+	"push":     pushImage,
 }
 
 // Run carries out a command and returns the exit code. It ends at once when the caller closes stdin, as its death does.

@@ -65,6 +65,15 @@ func sizeBound(request fetchRequest, bounds unpack.Bounds) int64 {
 	return bounds.Bytes + bounds.Entries*1536
 }
 
+// mayPush tells whether a registry is there, and takes images from us.
+func mayPush(j job) (any, error) {
+	var request inspectRequest
+	if err := j.read(&request); err != nil {
+		return nil, err
+	}
+	return struct{}{}, source.MayPush(request.Source)
+}
+
 type pushRequest struct {
 	Source source.Where  `json:"source"` // where it goes to
 	Config []byte        `json:"config"`

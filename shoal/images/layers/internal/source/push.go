@@ -21,6 +21,19 @@ type File struct {
 	Size   int64  `json:"size"`
 }
 
+// MayPush tells whether a registry is there, and takes images from us: it begins an upload, and takes that back.
+func MayPush(where Where) error {
+	reference, err := where.parse()
+	if err != nil {
+		return err
+	}
+	err = remote.CheckPushPermission(reference, where.Registry.keychain(), newTransport(where.Registry))
+	if err != nil {
+		return where.failed(err)
+	}
+	return nil
+}
+
 // Push sends an image to a registry, without the layers that are there, and returns its manifest's digest.
 func Push(where Where, config []byte, files []File) (string, error) {
 	reference, err := where.parse()

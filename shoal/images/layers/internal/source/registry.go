@@ -38,6 +38,11 @@ func (w Where) parse() (name.Reference, error) {
 		options = append(options, name.Insecure)
 	}
 	reference, err := name.ParseReference(w.Reference, options...)
+	if err != nil && strings.Contains(w.Reference, "@") { // it does not tell why
+		_, err = name.NewDigest(w.Reference, options...)
+	} else if err != nil {
+		_, err = name.NewTag(w.Reference, options...)
+	}
 	if err != nil {
 		return nil, report.Invalid("%.200q is no image reference: %v", w.Reference, err)
 	}
@@ -48,11 +53,20 @@ func (r Registry) options() []remote.Option {
 	options := []remote.Option{
 		remote.WithPlatform(Platform()), remote.WithTransport(newTransport(r)), remote.WithUserAgent("shoal"),
 	}
-	if r.Username != "" || r.Password != "" {
-		return append(options, remote.WithAuth(&authn.Basic{Username: r.Username, Password: r.Password}))
-	}
-	return append(options, remote.WithAuthFromKeychain(authn.DefaultKeychain))
+	return append(options, remote.WithAuthFromKeychain(r.keychain()))
 }
+
+func (r Registry) keychain() authn.Keychain {
+	if r.Username != "" || r.Password != "" {
+		return given{authn.Basic{Username: r.Username, Password: r.Password}}
+	}
+	return authn.DefaultKeychain
+}
+
+// given are credentials for whatever registry is asked.
+type given struct{ authn.Basic }
+
+func (g given) Resolve(authn.Resource) (authn.Authenticator, error) { return &g.Basic, nil }
 
 func fromRegistry(where Where) (v1.Image, error) {
 	reference, err := where.parse()
