@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -187,6 +188,33 @@ def test_the_log_of_a_build_is_followed(dashboard: Dashboard) -> None:
     assert dashboard.page.value("document.querySelector('main img')") is None
 
 
+def test_the_rewards_of_a_rollout_are_drawn_as_they_come(dashboard: Dashboard) -> None:
+    page, api = dashboard.page, dashboard.api
+    dashboard.open("/e/dev/rollouts", ".empty pre")
+    dashboard.sees("nav [aria-current]", "Rollouts")
+    dashboard.open("/e/dev/pools", ".empty")
+    assert "Rollouts" not in page.value("document.querySelector('nav').innerText"), "there is none in this environment"
+    rewards = {"items": [8, 16, 24], "counts": [7, 8, 8], "mean": [0.2, 0.3, 0.55], "least": [-0.5, 0, 0]}
+    report: dict[str, Any] = {"name": HOSTILE, "total": 100, "done": 24, "failed": 1, "running": 8, "seconds": 30}
+    report["rewards"] = {**rewards, "most": [1, 1, 1]}
+    assert api.ask("PUT", "/v1/rollouts/ro-drawn", report).status == 204
+    assert api.ask("PUT", "/v1/rollouts/ro-empty", {**report, "state": "stopped", "rewards": {}}).status == 204
+    dashboard.open("/e/main/rollouts", "tbody tr")
+    dashboard.sees("nav [aria-current]", "Rollouts")
+    dashboard.sees("td a", "<img src=x onerror=alert(1)>\\u{202e}gnp.exe")
+    dashboard.sees("td .meter-text", "24 of 100")
+    page.value("document.querySelector('a[href$=\"/rollouts/ro-drawn\"]').click()")  # its middle is between two lines
+    dashboard.sees(".chart li", "mean 0.55")
+    report["rewards"] = {name: [*values, values[-1]] for name, values in report["rewards"].items()}
+    report["rewards"]["items"][-1] = 32
+    report["rewards"]["mean"][-1] = 0.75
+    assert api.ask("PUT", "/v1/rollouts/ro-drawn", {**report, "done": 32}).status == 204
+    dashboard.sees(".chart li", "mean 0.75")
+    dashboard.sees(".figure", "32")
+    assert page.value("document.querySelector('main img')") is None
+    assert page.value("faults") == []
+
+
 def test_every_page_is_accessible_and_keeps_to_its_policy(dashboard: Dashboard) -> None:
     install_packages(development=True)
     axe = (ROOT / DASHBOARD / "web/node_modules/axe-core/axe.min.js").read_text("utf-8")
@@ -208,6 +236,8 @@ def test_every_page_is_accessible_and_keeps_to_its_policy(dashboard: Dashboard) 
 PAGES = (
     ("/e/main/overview", ".chart .u-wrap"),
     ("/e/main/sandboxes", "tbody tr"),
+    ("/e/main/rollouts", "tbody tr"),
+    ("/e/main/rollouts/ro-drawn", ".chart .u-wrap"),
     ("/e/main/pools", ".empty, table"),
     ("/e/main/images", ".empty, table"),
     ("/e/main/images/builds/bd-running", ".stream pre"),

@@ -9,6 +9,7 @@ import { BuildPage } from "./pages/builds.tsx";
 import { AuditPage, EnvironmentsPage, NodesPage, TokensPage } from "./pages/cluster.tsx";
 import { ImagesPage, PoolsPage, SecretsPage } from "./pages/environment.tsx";
 import { OverviewPage } from "./pages/overview.tsx";
+import { RolloutPage, RolloutsPage, useRollouts } from "./pages/rollouts.tsx";
 import { SandboxPage } from "./pages/sandbox.tsx";
 import { SandboxesPage } from "./pages/sandboxes.tsx";
 import { SignInPage } from "./pages/signin.tsx";
@@ -16,6 +17,7 @@ import { VolumePage, VolumesPage } from "./pages/volumes.tsx";
 import { attempt, Empty, Notices } from "./ui/parts.tsx";
 
 const KEPT = "shoal.environment";
+const ROLLOUTS_MS = 10_000;
 
 /** The environment of the address, else the one that was last looked at, else the token's. */
 function environmentHere(): string {
@@ -46,6 +48,8 @@ interface PageOf {
   path: string;
   title: string;
   shown: () => boolean;
+  /** Listed only where there are some. */
+  wantsAny?: boolean;
   view: (environment: string, rest: string[]) => ComponentChildren;
 }
 
@@ -57,6 +61,14 @@ const IN_ENVIRONMENT: PageOf[] = [
     shown: () => true,
     view: (environment, rest) =>
       rest[0] ? <SandboxPage key={rest[0]} id={rest[0]} tab={rest[1]} /> : <SandboxesPage key={environment} environment={environment} />,
+  },
+  {
+    path: "rollouts",
+    title: "Rollouts",
+    shown: () => true,
+    wantsAny: true,
+    view: (environment, rest) =>
+      rest[0] ? <RolloutPage key={rest[0]} environment={environment} id={rest[0]} /> : <RolloutsPage key={environment} environment={environment} />,
   },
   { path: "pools", title: "Pools", shown: () => true, view: (environment) => <PoolsPage key={environment} environment={environment} /> },
   { path: "images", title: "Images", shown: () => true, view: (environment, rest) => (rest[0] === "builds" && rest[1] ? <BuildPage key={rest[1]} environment={environment} id={rest[1]} /> : <ImagesPage key={environment} environment={environment} />) },
@@ -110,9 +122,11 @@ function Sidebar({ environment, current }: { environment: string; current: PageO
   const token = me.value!;
   const environments = useResource((signal) => get<{ environments: Environment[] }>("v1/environments", {}, signal), [token.id], 30_000);
   const names = [...new Set([environment, ...(environments.data?.environments ?? []).map((each) => each.name)])].sort();
+  const rollouts = useRollouts(environment, ROLLOUTS_MS);
+  const any = Boolean(rollouts.data?.rollouts.length);
   const items = (pages: PageOf[], ...before: string[]) =>
     pages
-      .filter((page) => page.shown())
+      .filter((page) => page.shown() && (!page.wantsAny || any || page === current))
       .map((page) => (
         <li key={page.path}>
           <a data-page href={link(...before, page.path)} aria-current={page === current ? "page" : undefined} onClick={() => setOpen(false)}>

@@ -68,6 +68,32 @@ export interface Build {
   ended_at: number | null;
 }
 
+/** Rewards over items, as columns. */
+export interface Rewards {
+  items: number[];
+  counts: number[];
+  mean: number[];
+  least: number[];
+  most: number[];
+}
+
+export interface Rollout {
+  id: string;
+  environment: string;
+  name: string | null;
+  owner: string;
+  state: "running" | "done" | "stopped" | "failed" | "lost";
+  total: number | null;
+  done: number;
+  failed: number;
+  running: number;
+  mean: number | null;
+  started_at: number;
+  reported_at: number;
+  ended_at: number | null;
+  rewards: Rewards;
+}
+
 export interface BuildLog {
   text: string;
   offset: number;

@@ -1,4 +1,4 @@
-// A small chart of figures over time.
+// A small chart of figures over time, or over a number of items.
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
@@ -14,12 +14,13 @@ interface Props {
   lines: Line[];
   shown: (value: number) => string;
   height?: number;
+  over?: "time" | "items";
 }
 
 const COLOURS = ["--chart-1", "--chart-2", "--chart-3", "--chart-4", "--chart-5", "--chart-6"];
 const colour = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-export default function Chart({ title, at, lines, shown, height = 120 }: Props) {
+export default function Chart({ title, at, lines, shown, height = 120, over = "time" }: Props) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const format = useRef(shown);
@@ -40,9 +41,12 @@ export default function Chart({ title, at, lines, shown, height = 120 }: Props) 
           legend: { show: false },
           cursor: { y: false, points: { show: false } },
           padding: [8, 8, 0, 0],
-          scales: { x: { range: (_, from, to) => spread(from, to) }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+          scales: {
+            x: over === "time" ? { range: (_, from, to) => spread(from, to) } : { time: false, range: (_, __, to) => [0, Math.max(1, to ?? 1)] },
+            y: { range: (_, least, most) => bounds(least, most) },
+          },
           axes: [
-            { ...axis, size: 24, space: 70, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })) },
+            { ...axis, size: 24, space: 70, values: (_, ticks) => ticks.map(over === "time" ? clock : (tick) => tick.toLocaleString("en")) },
             { ...axis, size: 58, space: 28, values: (_, ticks) => ticks.map((tick) => format.current(tick)) },
           ],
           series: [
@@ -70,7 +74,7 @@ export default function Chart({ title, at, lines, shown, height = 120 }: Props) 
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [labels, height]);
+  }, [labels, height, over]);
 
   useEffect(() => plot.current?.setData(dataOf(at, lines)), [at, lines]);
 
@@ -102,5 +106,13 @@ function spread(from: number | null, to: number | null): [number, number] {
   const end = to ?? Date.now() / 1000;
   return [Math.min(from ?? end, end - LEAST_S), end];
 }
+
+/** From 0, or from below it where figures are. */
+function bounds(least: number | null, most: number | null): [number, number] {
+  const [low, high] = [Math.min(0, least ?? 0), Math.max(0, most ?? 0)];
+  return [low * 1.1, high > 0 ? high * 1.1 : low < 0 ? 0 : 1];
+}
+
+const clock = (tick: number) => new Date(tick * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 
 const dataOf = (at: number[], lines: Line[]) => [at, ...lines.map((line) => line.values)] as uPlot.AlignedData;

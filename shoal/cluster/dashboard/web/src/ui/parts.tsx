@@ -326,10 +326,10 @@ export function Table(props: { label: string; head: ComponentChildren[]; childre
   );
 }
 
-/** How much of something is used. */
-export function Meter({ used, total, label }: { used: number; total: number | null; label: string }) {
+/** How much of something is used. `plain`: much of it is nothing to be warned of. */
+export function Meter({ used, total, label, plain }: { used: number; total: number | null; label: string; plain?: boolean }) {
   const share = total ? Math.min(1, used / total) : 0;
-  const tone = share > 0.9 ? "full" : share > 0.7 ? "high" : "";
+  const tone = plain ? "" : share > 0.9 ? "full" : share > 0.7 ? "high" : "";
   return (
     <span class="meter-line">
       <span class={`meter ${tone}`} role="img" aria-label={`${label}: ${Math.round(share * 100)} %`}>
