@@ -20,7 +20,7 @@ OVERTAKEN = "overtaken"
 class ContainerStarted:
     """Node to slot: a sandbox's container. `relay`: host:port; `token`: admits to its agent; `warm`: it had been kept
     ready; `machine`: the id that the machine keeps; `took`: the steps of its start on the node, in seconds; `ships`:
-    the node is to be told when its command has started."""
+    the node is to be told when its command has started; `resumed`: it went on from memory."""
 
     key: str
     node_id: str
@@ -30,6 +30,7 @@ class ContainerStarted:
     machine: str = ""
     took: tuple[tuple[str, float], ...] = ()
     ships: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class ContainerLoss:
 
 @dataclass(frozen=True, slots=True)
 class SandboxStarted:
-    """Slot to controller: a sandbox runs. `started_at`: unix seconds; `machine`: as in `ContainerStarted`; `took`: the
-    steps of its start, in seconds."""
+    """Slot to controller: a sandbox runs. `started_at`: unix seconds; `machine`, `resumed`: as in `ContainerStarted`;
+    `took`: the steps of its start, in seconds."""
 
     key: str
     node_id: str
@@ -53,6 +54,7 @@ class SandboxStarted:
     warm: bool
     machine: str = ""
     took: tuple[tuple[str, float], ...] = ()
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,20 @@ def start(sandboxes: SandboxNames) -> None:
     _exit_for(with_cluster(lambda client: _each(client, sandboxes, _start)))
 
 
+def suspend(sandboxes: SandboxNames) -> None:
+    """Stop persistent sandboxes in gVisor and keep their memory.
+
+    They use no CPU and memory. Whatever is asked of one, or `shoal resume`, has it go on where it was.
+
+    \b
+    Examples:
+      shoal run -d --name dev --persistent --runtime runsc shoal/base
+      shoal suspend dev
+      shoal exec dev python3 -V
+    """
+    _exit_for(with_cluster(lambda client: _each(client, sandboxes, _suspend)))
+
+
 def pause(sandboxes: SandboxNames) -> None:
     """Freeze sandboxes where they are.
 
@@ -124,7 +138,7 @@ def pause(sandboxes: SandboxNames) -> None:
 
 
 def resume(sandboxes: SandboxNames) -> None:
-    """Let paused sandboxes go on.
+    """Let paused or suspended sandboxes go on.
 
     \b
     Examples:
@@ -214,6 +228,10 @@ async def _stop(sandbox: Sandbox) -> None:
 
 async def _start(sandbox: Sandbox) -> None:
     await sandbox.start.aio()
+
+
+async def _suspend(sandbox: Sandbox) -> None:
+    await sandbox.suspend.aio()
 
 
 async def _pause(sandbox: Sandbox) -> None:

@@ -284,7 +284,7 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
     @dual_method
     async def stop(self) -> None:
         """Stops a persistent sandbox and returns once nothing of it runs; its disk, name, tags and tunnels stay. Does
-        nothing if it is stopped.
+        nothing if it is stopped; one that is suspended loses its memory.
 
         Raises `SandboxEnded`, and `FailedPrecondition` if it was not created with `persistent=True`.
         """
@@ -302,6 +302,17 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         self._info = await self._agent.transport.ask(verbs.start, self.id, deadline)
 
     @dual_method
+    async def suspend(self) -> None:
+        """Stops a persistent sandbox in gVisor and keeps its memory, too: `resume`, `start`, a request to a tunnel, and
+        whatever is asked of it has it go on where it was, within about a second. What `info().not_kept` names is lost.
+        It uses no CPU and no memory meanwhile. Does nothing if it is suspended.
+
+        Raises `SandboxEnded`, and `FailedPrecondition` if it was not created with `persistent=True` and
+        `runtime="runsc"`, does not run, or its memory could not be saved; it runs on then.
+        """
+        self._info = await self._agent.transport.suspend(self.id)
+
+    @dual_method
     async def pause(self) -> None:
         """Freezes all its processes where they are: they use no CPU and keep their memory. Until `resume`, calls to it
         raise `FailedPrecondition` with `state="paused"`, those that wait already too; what they started is not lost.
@@ -313,7 +324,8 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
 
     @dual_method
     async def resume(self) -> None:
-        """Lets a paused sandbox go on. Does nothing if it runs. Raises `SandboxEnded`, `FailedPrecondition`."""
+        """Lets a paused or suspended sandbox go on. Does nothing if it runs. Raises `SandboxEnded`,
+        `FailedPrecondition`, and for a suspended one what `start` raises."""
         self._info = await self._agent.transport.ask(verbs.resume, self.id)
 
     @dual_method

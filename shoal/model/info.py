@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL, Reason, State
+
+MemoryState = Literal["saved", "restored"]
+"""What became of a sandbox's memory: `saved`, it is suspended; `restored`, it went on from memory when it started."""
+
+NOT_KEPT: Final = (
+    "connections to the outside, and from it",
+    "time: its clocks jump, and no timer counts the time between",
+    "what its files were changed to by others meanwhile, if it has them open",
+)
+"""What memory does not bring back: for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +28,8 @@ class SandboxInfo:
     (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives. While a
     persistent one is `stopped`, all three tell of its stop, and `stopped_at` when that was. `waiting`: why it
     waits, while it does: for room, for a node that is launched. `mounted_images`: the image that was mounted at each
-    path while it ran.
+    path while it ran. `memory_state`: whether it is suspended, or went on from memory; None: neither. `not_kept`: what
+    memory does not bring back, where it matters.
     """
 
     id: str
@@ -33,8 +44,13 @@ class SandboxInfo:
     node_id: str | None = None
     stopped_at: float | None = None
     waiting: str | None = None
+    memory_state: MemoryState | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     mounted_images: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def not_kept(self) -> tuple[str, ...]:
+        return () if self.memory_state is None else NOT_KEPT
 
     @property
     def ended(self) -> bool:

@@ -3,7 +3,7 @@
     request   the options
     answer    the same without `env` (which may hold secrets) and the idempotency key; and id, state, created_at,
               started_at, ended_at, reason, returncode, message, node_id, stopped_at, waiting,
-              mounted_images
+              mounted_images, memory_state, not_kept
 
 Units as everywhere: cores, MiB, seconds, unix seconds.
 """
@@ -41,7 +41,8 @@ def info_to_json(info: SandboxInfo) -> dict[str, Any]:
         del options[name]
     return {
         **options,
-        **{name: getattr(info, name) for name in (*_PLAIN, "stopped_at", "waiting")},
+        **{name: getattr(info, name) for name in (*_PLAIN, "stopped_at", "waiting", "memory_state")},
+        "not_kept": list(info.not_kept),
         "state": info.state.value,
         "tags": dict(info.tags),
         "mounted_images": dict(info.mounted_images),
@@ -56,6 +57,7 @@ def info_from_json(data: Mapping[str, Any]) -> SandboxInfo:
         stopped_at=data.get("stopped_at"),  # a cluster of an earlier version tells none of these three
         waiting=data.get("waiting"),
         mounted_images=dict(data.get("mounted_images", {})),
+        memory_state=data.get("memory_state"),
         state=State(data["state"]),
         spec=spec_of({**data, "tags": dict(data["tags"])}),
         reason=None if data["reason"] is None else Reason(data["reason"]),

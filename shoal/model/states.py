@@ -35,6 +35,7 @@ class Reason(StrEnum):
     START_FAILED = "start_failed"
     EVICTED = "evicted"  # its container or agent was taken away from outside Shoal
     STOPPED = "stopped"  # somebody asked for its stop
+    SUSPENDED = "suspended"  # somebody asked for that: it is stopped, and its memory is kept
     SHUTDOWN = "shutdown"  # it was stopped with its cluster
 
 
@@ -50,6 +51,7 @@ RETURNCODES: dict[str, int] = {
     Reason.START_FAILED: 125,
     Reason.EVICTED: 137,
     Reason.STOPPED: 137,
+    Reason.SUSPENDED: 137,
     Reason.SHUTDOWN: 137,
 }
 """The exit code of a sandbox that ended without one of a command of its own: 124 as by `timeout`, 137 (128 and SIGKILL)

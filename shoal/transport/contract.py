@@ -135,6 +135,12 @@ class Transport(ABC):
         self.forget(sandbox_id)
         return info
 
+    async def suspend(self, sandbox_id: str) -> SandboxInfo:
+        """`verbs.suspend`, and forgets the sandbox until it is used again."""
+        info = await self.ask(verbs.suspend, sandbox_id)
+        self.forget(sandbox_id)
+        return info
+
     async def wait(self, sandbox_id: str, timeout: float | None) -> SandboxInfo:
         """`verbs.wait` for as long as it takes, at most `timeout` seconds."""
         end = None if timeout is None else time.monotonic() + timeout

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from ray.actor import ActorHandle
 
 from shoal.model import verbs
-from shoal.model.errors import SandboxEnded, ShoalError
+from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError
 from shoal.model.grants import Grant
 from shoal.model.info import SandboxInfo
 from shoal.model.spec import SandboxSpec
@@ -21,6 +21,9 @@ from shoal.transport.ray_calls import Controller
 from shoal.transport.rollback import Rollback, with_key
 from shoal.wire.agent import Agent
 from shoal.wire.bytestream import ByteStream
+
+WAKE_S = 50.0
+"""Seconds for which a call waits for a suspended sandbox to go on."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,4 +116,9 @@ class RayTransport(Transport):
         await self._connections.close()
 
     async def _grant(self, sandbox_id: str) -> Grant:
-        return await self.ask(verbs.grant, sandbox_id)
+        try:
+            return await self.ask(verbs.grant, sandbox_id)
+        except FailedPrecondition as error:
+            if not (error.fields.get("suspended") and error.fields.get("autostart")):
+                raise
+            return await self.ask(verbs.wake, sandbox_id, WAKE_S)

@@ -248,6 +248,12 @@ class _Cluster:
     async def stop_sandbox(self, sandbox_id: str) -> None:
         pass
 
+    async def suspend_sandbox(self, sandbox_id: str) -> None:
+        pass
+
+    async def forget_memory(self, sandbox_id: str) -> None:
+        pass
+
     async def pause_sandbox(self, sandbox_id: str) -> None:
         pass
 

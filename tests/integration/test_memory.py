@@ -61,3 +61,31 @@ def test_what_has_no_memory_to_give_is_told(cluster: object) -> None:
     with pytest.raises(shoal.InvalidRequest) as refused:
         shoal.Sandbox.create(image=checkpoint.id, runtime="runc")
     assert refused.value.field == "runtime"
+
+
+def test_a_suspended_one_frees_its_machine_and_goes_on_as_soon_as_it_is_wanted(cluster: object) -> None:
+    sandbox = shoal.Sandbox.create(persistent=True, runtime="runsc", memory=(128, 512), timeout=None)
+    try:
+        sandbox.exec("python3", "-c", COUNTING)
+        assert [asked(sandbox), asked(sandbox)] == [1, 2]
+        echo = sandbox.exec("python3", "-uc", "for line in iter(input, ''): print(line)", stdin=True)
+        echo.stdin.write("one\n")
+        lines = iter(echo.stdout)
+        assert next(lines) == "one\n"
+        sandbox.suspend()
+        told = sandbox.info()
+        assert (told.state, told.reason, told.memory_state) == ("stopped", "suspended", "saved")
+        echo.stdin.write("two\n")
+        assert next(lines) == "two\n", "the handle goes on"
+        assert (sandbox.info().state, sandbox.info().memory_state) == ("running", "restored")
+        assert asked(sandbox) == 3
+        sandbox.suspend()
+        sandbox.resume()
+        assert asked(sandbox) == 4
+        sandbox.suspend()
+        sandbox.stop()
+        assert sandbox.info().memory_state is None
+        sandbox.start()
+        assert not sandbox.run("pgrep python3").stdout, "it starts from its files"
+    finally:
+        sandbox.terminate()

@@ -52,7 +52,7 @@ class FakeNodes(Nodes):
         return frozenset(self.capacities().values())
 
     def capacities(self) -> dict[str, Machine]:
-        return {NODE: Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc",), 24576)}
+        return {NODE: Machine(64.0, 1 << 20, 64.0, 1 << 20, 0, None, ("runc", "runsc"), 24576)}
 
     def alive(self, node_id: str) -> bool:
         return True
@@ -123,6 +123,8 @@ class World:
     """What outlives a controller.
 
     `stopped`: the containers of persistent sandboxes that are stopped; `away`: the machine that has them is.
+    `memories`: sandboxes of which it keeps the memory; `resumed`: those that run and went on from theirs; `suspend_s`,
+    `suspend_fails`: how long saving it takes, and what it fails with.
 
     `capacity`: how many slots Ray has room for; `start_s`: how long a slot takes to start a sandbox, `remove_s`: the
     node to remove one; `new_slots_fail`: what the first start in a new slot fails with; `before_write`, `after_write`:
@@ -138,6 +140,10 @@ class World:
     containers: dict[str, str] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
     away: bool = False
+    memories: set[str] = field(default_factory=set)
+    resumed: set[str] = field(default_factory=set)
+    suspend_s: float = 0.0
+    suspend_fails: ShoalError | None = None
     starts: list[str] = field(default_factory=list)
     capacity: int = 100
     start_s: float = 0.0
@@ -244,6 +250,8 @@ class World:
             if method == "stop_sandbox":
                 self.put_away(args[0])
                 return None
+            if method in ("suspend_sandbox", "undo_restart", "forget_memory"):
+                return await self._suspend(method, *args)
             assert method == "remove_sandbox"
             self.containers.pop(args[0], None)
             self.stopped.pop(args[0], None)
@@ -280,6 +288,24 @@ class World:
             raise self.mount_fails
         else:
             mounted[args[1]] = args[0]
+
+    async def _suspend(self, method: str, sandbox_id: str) -> bool:
+        if method == "forget_memory":
+            self.memories.discard(sandbox_id)
+            return True
+        if method == "suspend_sandbox":
+            await asyncio.sleep(self.suspend_s)
+            if self.suspend_fails is not None:
+                raise self.suspend_fails
+            if sandbox_id not in self.containers and sandbox_id not in self.memories:
+                raise NotFound("no container")
+        if method == "suspend_sandbox" or sandbox_id in self.resumed:
+            self.memories.add(sandbox_id)
+        self.put_away(sandbox_id)
+        for slot in self.slots.values():
+            if slot.alive and slot.sandbox_id == sandbox_id and slot.end is not None and not slot.end.done():
+                slot.end.set_result(End(Reason.STOPPED, None, "its container was stopped", time.time(), True))
+        return True
 
     async def _snapshot(self, sandbox_id: str, image_id: str, config: dict[str, Any] | None) -> NodeImage:
         self.images[image_id] = sandbox_id  # what a node makes is there, whoever waits for it
@@ -321,6 +347,7 @@ class World:
 
     def put_away(self, sandbox_id: str) -> None:
         """A persistent sandbox's container is stopped. Idempotent."""
+        self.resumed.discard(sandbox_id)
         key = self.containers.pop(sandbox_id, None)
         if key is not None:
             self.stopped[sandbox_id] = key

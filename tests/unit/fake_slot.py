@@ -109,7 +109,11 @@ class FakeSlot:
         assert sandbox_id not in self.world.containers, "a sandbox has two containers"
         key = self.world.stopped.pop(sandbox_id, f"c-{len(self.world.starts)}")
         self.world.containers[sandbox_id] = key
-        return SandboxStarted(key, NODE, "127.0.0.1:1", time.time(), warm, machine=MACHINE)
+        resumed = sandbox_id in self.world.memories
+        if resumed:
+            self.world.memories.discard(sandbox_id)
+            self.world.resumed.add(sandbox_id)
+        return SandboxStarted(key, NODE, "127.0.0.1:1", time.time(), warm, machine=MACHINE, resumed=resumed)
 
     async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> SandboxStarted:
         if sandbox_id not in self.world.containers:
@@ -117,7 +121,9 @@ class FakeSlot:
         self.sandbox_id = sandbox_id
         self.end = asyncio.get_running_loop().create_future()
         key = self.world.containers[sandbox_id]
-        return SandboxStarted(key, NODE, "127.0.0.1:1", started_at, warm=False, machine=MACHINE)
+        return SandboxStarted(
+            key, NODE, "127.0.0.1:1", started_at, warm=False, machine=MACHINE, resumed=sandbox_id in self.world.resumed
+        )
 
     async def ended(self, sandbox_id: str) -> End:
         return await asyncio.shield(self._held(sandbox_id))

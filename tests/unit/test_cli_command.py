@@ -17,7 +17,22 @@ from shoal.model.errors import ShoalError
 from tests.command import Done, called
 
 COMMANDS = (
-    *("up", "down", "status", "dashboard", "doctor", "run", "exec", "shell", "ls", "logs", "cp", "pause", "resume"),
+    *(
+        "up",
+        "down",
+        "status",
+        "dashboard",
+        "doctor",
+        "run",
+        "exec",
+        "shell",
+        "ls",
+        "logs",
+        "cp",
+        "suspend",
+        "pause",
+        "resume",
+    ),
     *(
         "stop",
         "start",

@@ -25,7 +25,7 @@ from shoal.model.errors import FailedPrecondition
 from shoal.model.states import LIVE, MAY_BECOME, TERMINAL, State
 
 FINAL = {Phase.CLOSED, Phase.REJECTED}
-PERSISTENT = {Phase.HALTING, Phase.HALTING_ALONE}
+PERSISTENT = {Phase.HALTING, Phase.HALTING_ALONE, Phase.SUSPENDING}
 
 
 def states(phase: Phase) -> frozenset[State]:

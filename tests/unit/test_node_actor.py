@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shoal.actors.engines.contract import ContainerState
+from shoal.actors.engines.contract import Ability, ContainerState
 from shoal.actors.engines.fake import EngineBroken, EngineDown, EngineStuck
 from shoal.actors.node import prepared
 from shoal.actors.node.records import Stage
@@ -274,3 +274,28 @@ async def test_a_node_obeys_the_latest_controller_alone(place: Machine) -> None:
     with pytest.raises(FailedPrecondition) as refused:
         await place.node.info(2)
     assert refused.value.state == "overtaken"
+
+
+async def test_a_suspended_sandbox_goes_on_and_a_start_that_comes_to_nothing_keeps_its_memory(place: Machine) -> None:
+    await place.parts()
+    place.engine.abilities |= {Ability.CHECKPOINT}
+    first = await place.node.start_container("sb-1", KEPT)
+    container = place.engine.containers[first.key]
+    place.engine.inject(EngineBroken("suspend"))
+    with pytest.raises(ShoalError):
+        await place.node.suspend_sandbox("sb-1")
+    assert (container.container.state, place.net.attached.keys()) == (ContainerState.RUNNING, {first.key})
+    await place.node.suspend_sandbox("sb-1")
+    await place.node.suspend_sandbox("sb-1")
+    assert (container.container.state, container.memory, place.net.attached) == (ContainerState.EXITED, True, {})
+    for fault in (EngineBroken("restart"), EngineBroken("forget_memory")):
+        place.engine.inject(fault)
+        with pytest.raises(ShoalError):
+            await place.node.restart_container("sb-1")
+        assert (container.container.state, container.memory) == (ContainerState.EXITED, True)
+    assert (await place.node.restart_container("sb-1")).resumed
+    assert not container.memory, "what it does from now on is newer"
+    assert await place.node.undo_restart("sb-1")
+    assert (container.container.state, container.memory) == (ContainerState.EXITED, True)
+    await place.node.forget_memory("sb-1")
+    assert not (await place.node.restart_container("sb-1")).resumed

@@ -12,6 +12,8 @@ from shoal.model.states import Reason, State
 
 ON_REQUEST = "terminated on request"
 
+SUSPENDED = "suspended on request; its memory is kept on its machine"
+
 _REQUESTED = End(Reason.TERMINATED, None, ON_REQUEST, 0.0)
 
 
@@ -40,6 +42,15 @@ def stop_unknown() -> End:
     """A persistent sandbox stopped while nobody could tell why."""
     message = "its actor was lost while it started or ran, and it was stopped; start it again"
     return End(Reason.EVICTED, None, message, time.time(), kept=True)
+
+
+def not_resumed(*, lost: bool) -> End:
+    """One that was suspended lost its actor while it was started."""
+    if lost:
+        message = "its actor was lost while it was started, and its memory with it: its next start is from its files"
+        return End(Reason.EVICTED, None, message, time.time(), kept=True)
+    message = "its actor was lost while it was started; its memory is kept: start it again"
+    return End(Reason.SUSPENDED, None, message, time.time(), kept=True)
 
 
 def stopped(request: StopRequest) -> End:
@@ -81,6 +92,24 @@ def failed_start(error: ShoalError) -> End:
     return End(reason, getattr(error, "exit_code", None), error.message, time.time())
 
 
+def check_gives_memory(record: SandboxRecord) -> None:
+    """Raises where the memory of a sandbox that lives cannot be taken."""
+    if record.spec.runtime != "runsc":
+        raise FailedPrecondition(
+            f"memory can be taken of a sandbox in gVisor only, and {record.id} runs by {record.spec.runtime}; "
+            'create it with runtime="runsc"',
+            state="no_memory",
+        )
+    if record.paused_at is not None:
+        raise paused_error(record)
+    if record.spec.secrets:
+        raise FailedPrecondition(
+            f"the memory of {record.id} holds secrets, which must not come to be on a disk; keep its files alone, or "
+            "create it without secrets",
+            state="secrets",
+        )
+
+
 def stopped_error(record: SandboxRecord) -> FailedPrecondition:
     """The error for a caller who needs a persistent sandbox that is stopped."""
     why = "" if record.stop is None else f" ({record.stop.reason.value})"
@@ -88,6 +117,7 @@ def stopped_error(record: SandboxRecord) -> FailedPrecondition:
         f"sandbox {record.id} is stopped{why}; start it with `sandbox.start()` or `shoal start {record.id}`",
         state=State.STOPPED.value,
         reason=None if record.stop is None else record.stop.reason.value,
+        suspended=record.suspended,
         autostart=record.spec.autostart,
     )
 

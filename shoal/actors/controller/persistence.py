@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shoal.actors.controller.endings import machine_lost, stop_unknown
+from shoal.actors.controller.endings import machine_lost, not_resumed, stop_unknown
 from shoal.actors.controller.launcher import Launcher, no_secrets
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.phase import Event
@@ -21,7 +21,7 @@ from shoal.actors.controller.run import Outcome, Run
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_maker import SlotMaker
 from shoal.actors.controller.slots import SlotPool
-from shoal.actors.handles import is_gone
+from shoal.actors.handles import is_gone, is_restarting
 from shoal.actors.messages import OCCUPIED, SandboxStarted
 from shoal.model import tasks
 from shoal.model.clock import steady_time
@@ -31,6 +31,7 @@ from shoal.model.spec import SandboxSpec
 from shoal.model.states import State
 
 _STOP_S = 60.0
+_SUSPEND_S = 150.0
 _RETRY_S = 0.5
 _PATIENCE_S = 2.0
 """Seconds after which idle slots on the machine give way."""
@@ -58,14 +59,42 @@ class Persistence:
         if record.home is None:  # the start that failed was the first on a new machine: its files are stored
             await self.remove(record.id, run.node_id)
             return Outcome(Event.HALTED, end=run.end or stop_unknown())
+        method = "undo_restart" if record.suspended else "stop_sandbox"
         while (node_id := self.node_of(record)) is not None:
             try:
-                await self.call(self.nodes.handle(node_id), "stop_sandbox", record.id, timeout_s=_STOP_S)
+                kept = await self.call(self.nodes.handle(node_id), method, record.id, timeout_s=_STOP_S)
             except ShoalError:
                 await asyncio.sleep(_RETRY_S)
             else:
+                if record.suspended:
+                    record.suspended = kept
+                    return Outcome(Event.HALTED, end=not_resumed(lost=not kept))
                 return Outcome(Event.HALTED, end=run.end or stop_unknown())
         return Outcome(Event.HALTED, end=run.end or machine_lost(record))
+
+    async def suspend(self, run: Run) -> Outcome:
+        """Has its node save its memory and stop it."""
+        record = run.record
+        while True:
+            node_id = self.node_of(record)
+            try:
+                if node_id is None:
+                    raise machine_missing(record)
+                await self.call(self.nodes.handle(node_id), "suspend_sandbox", record.id, timeout_s=_SUSPEND_S)
+            except ShoalError as error:
+                if isinstance(error, Unavailable) and is_restarting(error):
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                record.stopping = None
+                return Outcome(Event.SLOT_LOST if run.slot is None else Event.NOT_SUSPENDED, error=error)
+            return Outcome(Event.SUSPENDED)
+
+    async def forget_memory(self, record: SandboxRecord) -> None:
+        """Has its node let go of the memory of one that was suspended; raises what kept it from that."""
+        node_id = self.node_of(record)
+        if node_id is None:
+            raise machine_missing(record)
+        await self.call(self.nodes.handle(node_id), "forget_memory", record.id, timeout_s=_STOP_S)
 
     async def find_own_slot(self, run: Run) -> Outcome:
         """A new slot on its machine, until its deadline; one that was moved takes any."""
@@ -105,6 +134,12 @@ class Persistence:
         except FailedPrecondition as error:
             if error.state == OCCUPIED:
                 return Outcome(Event.SLOT_OCCUPIED)
+            if record.suspended:
+                error = FailedPrecondition(
+                    f"sandbox {record.id}: {error.message}. Its memory is kept; `sandbox.stop()` lets go of it; then "
+                    "it starts from its files",
+                    state=error.state,
+                )
             return Outcome(Event.FAILED, error=error)
         except ShoalError as error:
             return Outcome(Event.FAILED, error=error)
@@ -123,14 +158,14 @@ class Persistence:
 
     def must_move(self, record: SandboxRecord) -> bool:
         """Whether it starts only on another machine, and can be moved there: nothing new is to start on its own, or
-        that had no room for it."""
+        that had no room for it. Memory does not move."""
         node_id = None if record.home is None else self.node_of(record)
-        if node_id is None or not self.movable(node_id):
+        if node_id is None or record.suspended or not self.movable(node_id):
             return False
         return node_id in self.nodes.cordoned() or isinstance(record.failure, NoCapacity)
 
     def _fits_elsewhere(self, node_id: str, record: SandboxRecord) -> bool:
-        if not self.movable(node_id):
+        if record.suspended or not self.movable(node_id):
             return False
         try:
             self.pool.check_room(self.pool.stock.request(record.launch_spec))

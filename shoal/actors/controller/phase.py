@@ -8,10 +8,10 @@
 
 A persistent one goes round, and leaves only where its end is asked for:
 
-    running ──► halting, halting_alone ──► halted ──► vacating ──► stopped
-       ▲                                     ▲                        │  ▲
-       └── confirming ◄── restarting ◄── waking_placed ◄── waking ◄───┤  │
-                                                                      └──┴── moving ──► moved ──► stopped
+    running ──► halting, halting_alone, suspending ──► halted ──► vacating ──► stopped
+       ▲                                                 ▲                        │  ▲
+       └── confirming ◄── restarting ◄── waking_placed ◄─┴── waking ◄──────────────┤  │
+                                                                                  └──┴── moving ──► moved ──► stopped
 
 `phase_table.py` has the edges, `supervisor.py` does what they say. The public state follows from the phase.
 """
@@ -43,6 +43,7 @@ class Phase(StrEnum):
     REMOVING = "removing"  # its end was asked for, and no slot holds it: its node removes its container
     HALTING = "halting"  # its stop was asked for: its slot stops it
     HALTING_ALONE = "halting_alone"  # it shall stop, and no slot holds it: its node stops its container
+    SUSPENDING = "suspending"  # its node saves its memory and then stops it
     HALTED = "halted"  # it has stopped: that is being written
     VACATING = "vacating"  # its stop is on record, or will be as soon as the store is back; its slot is being wiped
     STOPPED = "stopped"  # nothing of it runs
@@ -78,6 +79,9 @@ class Event(StrEnum):
     UNHELD = "unheld"  # its slot does not hold it: its start failed there, or somebody else wiped it
     NOT_ADOPTED = "not_adopted"
     STOP_REQUESTED = "stop_requested"  # somebody asked for its stop, and that is on record
+    SUSPEND_REQUESTED = "suspend_requested"  # the same
+    SUSPENDED = "suspended"  # it has stopped, and its disk and its memory are kept
+    NOT_SUSPENDED = "not_suspended"  # it runs on
     START_REQUESTED = "start_requested"
     MOVE_REQUESTED = "move_requested"
     MOVED = "moved"  # its files are stored
@@ -114,6 +118,7 @@ class Action(StrEnum):
     CLEAR = "clear"
     HALT = "halt"
     HALT_THERE = "halt_there"
+    SUSPEND = "suspend"
     WRITE_STOP = "write_stop"
     FIND_OWN_SLOT = "find_own_slot"
     RESTART = "restart"
@@ -138,6 +143,7 @@ ACTIVITY: dict[Phase, Action] = {
     Phase.CLOSING: Action.CLEAR,
     Phase.HALTING: Action.HALT,
     Phase.HALTING_ALONE: Action.HALT_THERE,
+    Phase.SUSPENDING: Action.SUSPEND,
     Phase.HALTED: Action.WRITE_STOP,
     Phase.VACATING: Action.CLEAR,
     Phase.WAKING: Action.FIND_OWN_SLOT,
@@ -166,6 +172,7 @@ STATE: dict[Phase, State] = {
     Phase.REMOVING: State.STOPPING,
     Phase.HALTING: State.STOPPING,
     Phase.HALTING_ALONE: State.STOPPING,
+    Phase.SUSPENDING: State.RUNNING,
     Phase.HALTED: State.STOPPED,
     Phase.VACATING: State.STOPPED,
     Phase.STOPPED: State.STOPPED,
@@ -200,6 +207,7 @@ LOSABLE = frozenset(
         Phase.ADOPTING,
         Phase.HALTING,
         Phase.HALTING_ALONE,
+        Phase.SUSPENDING,
         Phase.WAKING,
         Phase.WAKING_PLACED,
         Phase.RESTARTING,

@@ -32,6 +32,14 @@ _FREE = (Action.FREE_SLOT, Action.NOTE_END)
 _DISCARD = (Action.DISCARD_SLOT, Action.NOTE_END)
 _UNCLEAR = (Action.DISCARD_SLOT, Action.REMOVE_LATER, Action.NOTE_END)
 _NOT_WRITTEN = (Event.REFUSED, Event.UNCLEAR_WRITE)
+_STOPPING = (
+    Phase.HALTING,
+    Phase.HALTING_ALONE,
+    Phase.HALTED,
+    Phase.VACATING,
+    Phase.STOPPING,
+    Phase.REMOVING,
+)
 _FREE_STOPPED = (Action.FREE_SLOT, Action.NOTE_STOP)
 
 _START: _Rows = [
@@ -167,14 +175,40 @@ _HALT: _Rows = [
         (Event.MACHINE_LOST,),
         Edge(Phase.HALTED, "its machine is gone, and may come back", (Action.FORGET_SLOT, Action.NOTE_STOP)),
     ),
-    *(
-        ((phase,), (Event.STOP_REQUESTED,), Edge(phase, "it stops already"))
-        for phase in (Phase.HALTING, Phase.HALTING_ALONE, Phase.HALTED, Phase.VACATING, Phase.STOPPING, Phase.REMOVING)
-    ),
+    *(((phase,), (Event.STOP_REQUESTED,), Edge(phase, "it stops already")) for phase in _STOPPING),
     (
         (Phase.STOPPED,),
         (Event.STOP_REQUESTED,),
         Edge(Phase.HALTED, "it was to start again by itself, and shall not", (Action.NOTE_STOP,)),
+    ),
+]
+
+_SUSPEND: _Rows = [
+    (
+        (Phase.CONFIRMING, Phase.RUNNING, Phase.ADOPTING),
+        (Event.SUSPEND_REQUESTED,),
+        Edge(Phase.SUSPENDING, "somebody asked: its node saves its memory, which needs no slot"),
+    ),
+    (
+        (Phase.SUSPENDING,),
+        (Event.SUSPENDED,),
+        Edge(Phase.HALTED, "it has stopped, and its memory is saved", (Action.NOTE_STOP,)),
+    ),
+    ((Phase.SUSPENDING,), (Event.NOT_SUSPENDED,), Edge(Phase.CONFIRMING, "it runs on: that is written anew")),
+    (
+        (Phase.SUSPENDING,),
+        (Event.SLOT_LOST,),
+        Edge(Phase.ADOPTING, "it runs on, and its slot died", (Action.FORGET_SLOT,)),
+    ),
+    ((Phase.SUSPENDING,), (Event.STOP_REQUESTED,), Edge(Phase.HALTING_ALONE, "somebody asked: its node stops it")),
+    (
+        (Phase.SUSPENDING,),
+        (Event.END_REQUESTED,),
+        Edge(Phase.REMOVING, "somebody asked: its node removes its container"),
+    ),
+    *(
+        ((phase,), (Event.SUSPEND_REQUESTED,), Edge(phase, "it stops already, or has stopped"))
+        for phase in (Phase.SUSPENDING, *_STOPPING, Phase.STOPPED)
     ),
 ]
 
@@ -257,7 +291,7 @@ _END_PERSISTENT: _Rows = [
 
 EDGES: dict[tuple[Phase, Event], Edge] = {
     (phase, event): edge
-    for phases, events, edge in (*_START, *_RUN, *_STOP, *_HALT, *_WAKE, *_MOVE, *_END_PERSISTENT)
+    for phases, events, edge in (*_START, *_RUN, *_STOP, *_HALT, *_SUSPEND, *_WAKE, *_MOVE, *_END_PERSISTENT)
     for phase in phases
     for event in events
 }

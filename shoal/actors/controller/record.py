@@ -16,7 +16,7 @@ from shoal.actors.controller.phase_table import Lifecycle
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import INSIDE
 from shoal.model.errors import ShoalError
-from shoal.model.info import SandboxInfo
+from shoal.model.info import MemoryState, SandboxInfo
 from shoal.model.mounts import MountSpec, from_rows, to_rows
 from shoal.model.options import default_of
 from shoal.model.secrets import SecretUse
@@ -69,7 +69,8 @@ class SandboxRecord:
     `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
     `ended_by` is on record before the end begins. Of a persistent one that has run: `home`; `stopping`, on record
     before the stop begins; `stop`: how it stopped last, until it runs again; `restarts`: how often in a row it was
-    started by itself. `paused_at`: unix seconds, while it is paused or about to be. `failure`: what its create failed
+    started by itself. `paused_at`: unix seconds, while it is paused or about to be. `suspended`: its
+    memory is kept while it is stopped, until it runs again. `failure`: what its create failed
     with, `refusal`: what kept it off the record; both for those who wait for it. `asked`: creates that named it since
     this controller runs. `digest`: of the spec that was asked for; once it has ended, `spec` is shortened. `weight`:
     bytes of its texts. `name_from`:
@@ -96,6 +97,7 @@ class SandboxRecord:
     stopping: StopRequest | None = None
     stop: End | None = None
     paused_at: float | None = None
+    suspended: bool = False
     restarts: int = 0
     tunnels: dict[int, Exposure] = field(default_factory=dict)
     failure: ShoalError | None = None
@@ -183,13 +185,21 @@ class SandboxRecord:
             tags=dict(self.tags),
             waiting=None if self.waits_for is None else self.waits_for(),
             mounted_images={path: image.id for path, image in self.mounted.items()},
+            memory_state=self.memory_state,
         )
+
+    @property
+    def memory_state(self) -> MemoryState | None:
+        if self.suspended:
+            return "saved"
+        return "restored" if self.started is not None and self.started.resumed else None
 
     def finish(self, end: End) -> None:
         """Notes the end."""
         self.end = end
         self.paused_at = None
         self.mounted = {}
+        self.suspended = False
         self.shorten()
 
     def rest(self, stop: End) -> None:
@@ -283,6 +293,7 @@ def to_row(record: SandboxRecord) -> dict[str, Any]:
         "stop": None if record.stop is None else _plain(record.stop),
         "restarts": record.restarts,
         "paused_at": record.paused_at,
+        "suspended": record.suspended,
         "image": None if record.image is None else _plain(record.image),
         "disk": None if record.disk is None else _plain(record.disk),
         "volumes": list(record.volumes),
@@ -325,6 +336,7 @@ def from_row(row: Mapping[str, Any]) -> SandboxRecord:
         stop=_end(row.get("stop")),
         restarts=row.get("restarts", 0),
         paused_at=row.get("paused_at"),
+        suspended=row.get("suspended", False),
         tunnels={kept["port"]: Exposure(**kept) for kept in row.get("tunnels", ())},
         digest=row.get("digest"),
         image=None if image is None else HeldImage(**image),

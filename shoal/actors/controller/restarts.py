@@ -17,7 +17,7 @@ LONGEST_S = 300.0
 WELL_S = 60.0
 """Seconds for which it must have run so that its next failure counts as its first."""
 
-_ASKED_FOR = frozenset({Reason.STOPPED, Reason.IDLE_TIMEOUT, Reason.TIMEOUT})
+_ASKED_FOR = frozenset({Reason.STOPPED, Reason.SUSPENDED, Reason.IDLE_TIMEOUT, Reason.TIMEOUT})
 _USELESS = frozenset({Reason.OUT_OF_DISK})
 """Ends that a start would lead to again, for the disk is the same."""
 _PLANNED = frozenset({Reason.SHUTDOWN, Reason.NODE_LOST})

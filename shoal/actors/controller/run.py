@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shoal.actors.controller.endings import stopped
 from shoal.actors.controller.phase import Event
-from shoal.actors.controller.record import HeldImage, SandboxRecord
+from shoal.actors.controller.record import HeldImage, SandboxRecord, StopRequest
 from shoal.actors.controller.record_writer import Happened, entered
 from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, SandboxStarted
 from shoal.model.access import AuditEntry
 from shoal.model.errors import ShoalError
-from shoal.model.states import State
+from shoal.model.states import Reason, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +62,9 @@ class Run:
             return []
         self.told = self.record.state
         return [entered(self.record)]
+
+
+def asked_for(request: StopRequest) -> Outcome:
+    """A persistent sandbox is to stop, or to be suspended."""
+    event = Event.SUSPEND_REQUESTED if request.reason is Reason.SUSPENDED else Event.STOP_REQUESTED
+    return Outcome(event, end=stopped(request))

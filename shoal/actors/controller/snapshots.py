@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.actors.controller.endings import ended_error, paused_error
+from shoal.actors.controller.endings import check_gives_memory, ended_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.image_changes import ImageChanges
 from shoal.actors.controller.image_mounts import check_directories
@@ -91,20 +91,8 @@ class Snapshots:
             check_key(key)
         check_ttl(ttl)
         record = await self.history.get(sandbox_id, caller)
-        if record.spec.runtime != "runsc" and not record.ended:
-            raise FailedPrecondition(
-                f"memory can be taken of a sandbox in gVisor only, and {record.id} runs by {record.spec.runtime}; "
-                'create it with runtime="runsc"',
-                state="no_memory",
-            )
-        if record.paused_at is not None:
-            raise paused_error(record)
-        if record.spec.secrets and not record.ended:
-            raise FailedPrecondition(
-                f"the memory of {record.id} holds secrets, which must not come to be in an image; "
-                "take a snapshot of its files, or create it without secrets",
-                state="secrets",
-            )
+        if not record.ended:
+            check_gives_memory(record)
         return await self._take(record, _Wanted(ImageKind.CHECKPOINT, None, ttl, key), caller)
 
     async def of_disk(self, record: SandboxRecord, ttl: float) -> ImageRecord:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.actors.controller.admission import Admission
-from shoal.actors.controller.endings import ended_error, stopped_error
+from shoal.actors.controller.endings import SUSPENDED, check_gives_memory, ended_error, stopped, stopped_error
 from shoal.actors.controller.history import History
 from shoal.actors.controller.pausing import Pausing
 from shoal.actors.controller.persistence import machine_missing
@@ -57,9 +57,41 @@ class Starting:
         if record.ended:
             raise ended_error(record)
         request = StopRequest(Reason.STOPPED, "stopped on request", caller.token)
+        suspended = record.suspended
         await self.supervisor.stop(record, request, [entry])
         if record.ended:
             raise ended_error(record)
+        if suspended:
+            await self.supervisor.persistence.forget_memory(record)
+            stop = stopped(request)
+            await self.writer.put(record, audit=[entry], change=lambda: {"suspended": False, "stop": stop})
+        return record.info
+
+    async def suspend(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
+        """Stops it with its memory kept. Idempotent; where that cannot be, it runs on."""
+        record = await self._persistent(sandbox_id, caller)
+        check_gives_memory(record)
+        await record.life.reached(LAUNCHED)
+        await record.life.reached({*_UP, *RESTING, *_GOING, *SETTLED, Phase.SUSPENDING})
+        if record.life.phase in RESTING and not record.suspended:
+            raise stopped_error(record)
+        if record.life.phase not in RESTING:
+            record.failure = None
+            entry = audited(verbs.suspend, caller, target=record.id, environment=record.spec.environment)
+            await self.supervisor.stop(record, StopRequest(Reason.SUSPENDED, SUSPENDED, caller.token), [entry])
+        if record.ended:
+            raise ended_error(record)
+        if record.life.phase not in RESTING and record.failure is not None:
+            raise record.failure
+        return record.info
+
+    async def resume(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
+        """Lets it go on, whether it is paused or suspended. Idempotent."""
+        record = await self.history.get(sandbox_id, caller)
+        if not record.suspended:
+            return await self.pausing.resume(sandbox_id, caller)
+        entry = audited(verbs.resume, caller, target=record.id, environment=record.spec.environment)
+        await self._bring_up(record, _AGAIN_S, [entry])
         return record.info
 
     async def start(self, sandbox_id: str, deadline: float, caller: Caller) -> SandboxInfo:

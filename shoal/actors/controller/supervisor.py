@@ -9,7 +9,7 @@ record what it was about to do:
     running                 its container lives, or has just ended; its slot, if that lives, knows how
     stopped                 a persistent one: nothing of it runs
     starting, and it ran    the slot may hold it, may have started its container again, or may know nothing of it
-    stopping set            somebody asked a persistent one to stop: it is stopped
+    stopping set            somebody asked a persistent one to stop, or to be suspended: it is
     ended_by set, no end    somebody asked for its end: it is ended
 
 and of each it does what is left to do.
@@ -34,7 +34,6 @@ from shoal.actors.controller.endings import (
     given_up,
     machine_lost,
     node_lost,
-    stopped,
     too_late,
 )
 from shoal.actors.controller.launcher import Launcher
@@ -60,7 +59,7 @@ from shoal.actors.controller.record import Home, SandboxRecord, StopRequest
 from shoal.actors.controller.record_writer import RecordWriter, audited
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.restarts import count, due_at
-from shoal.actors.controller.run import Outcome, Run
+from shoal.actors.controller.run import Outcome, Run, asked_for
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.slot_ends import end_from_slot
 from shoal.actors.controller.slots import SlotPool
@@ -130,6 +129,7 @@ class SandboxSupervisor:
             Action.CLEAR: self._clear,
             Action.HALT: self._halt,
             Action.HALT_THERE: self.persistence.halt_there,
+            Action.SUSPEND: self.persistence.suspend,
             Action.WRITE_STOP: self._write_state,
             Action.FIND_OWN_SLOT: self.persistence.find_own_slot,
             Action.RESTART: self.persistence.restart,
@@ -169,7 +169,7 @@ class SandboxSupervisor:
             if record.ended_by is not None:
                 self._take(run, Outcome(Event.END_REQUESTED, end=given_up(ON_REQUEST)))
             elif record.stopping is not None:
-                self._take(run, Outcome(Event.STOP_REQUESTED, end=stopped(record.stopping)))
+                self._take(run, asked_for(record.stopping))
         elif record.ended_by is not None:
             self._take(run, Outcome(Event.GIVEN_UP, end=given_up(ON_REQUEST)))
         elif record.deadline <= steady_time():
@@ -231,8 +231,9 @@ class SandboxSupervisor:
         await record.life.reached(SETTLED)
 
     async def stop(self, record: SandboxRecord, request: StopRequest, audit: Sequence[AuditEntry] = ()) -> None:
-        """Stops a persistent sandbox that has been brought up, and returns once it has stopped, or ended. It does not
-        start again by itself then, unless for the request's reason. Raises what kept the request off the record."""
+        """Stops or suspends a persistent sandbox that has been brought up, and returns once it has stopped, or ended,
+        or runs on as its memory could not be saved. It does not start again by itself then, unless for the request's
+        reason. Raises what kept the request off the record."""
         if record.life.phase in RESTING and due_at(record) is not None:
             await record.life.reached({Phase.STOPPED, *SETTLED})  # or else it would start again after that
         if record.life.phase not in RESTING or due_at(record) is not None:
@@ -240,8 +241,8 @@ class SandboxSupervisor:
             await self.writer.put(record, audit=audit, change=lambda: {"stopping": request})
             run = self._run_of(record)
             if run is not None and not record.ended:
-                self._interrupt(run, Outcome(Event.STOP_REQUESTED, end=stopped(request)))
-        await record.life.reached({*ON_RECORD_AS_STOPPED, *SETTLED})
+                self._interrupt(run, asked_for(request))
+        await record.life.reached({*ON_RECORD_AS_STOPPED, *SETTLED, Phase.CONFIRMING, Phase.ADOPTING})
 
     async def move(self, record: SandboxRecord) -> None:
         """Has the files of a stopped sandbox stored and removed from its machine, so that it starts on another one.
@@ -396,6 +397,7 @@ class SandboxSupervisor:
         if record.spec.persistent and record.started is not None:
             record.home = self._home(record.started.node_id, record.started.machine)
             record.stop = record.stopping = None
+            record.suspended = False
 
     def _retract(self, run: Run) -> None:
         self.registry.retract(run.record)
@@ -413,6 +415,8 @@ class SandboxSupervisor:
         record.restarts = count(record.restarts, ran_s)
         if record.home is None and run.slot is not None and run.slot.node_id is not None:
             record.home = self._home(run.slot.node_id)  # its slot stopped it while it started on a new machine
+        waits = record.suspended and record.started is None and stop.reason is not Reason.STOPPED
+        record.suspended = waits or stop.reason is Reason.SUSPENDED
         record.rest(replace(stop, kept=True))
         self.registry.rest(record)
 
@@ -423,6 +427,9 @@ class SandboxSupervisor:
         assert run.disk is not None
         run.node_id = self.persistence.node_of(run.record)
         run.record.disk, run.record.home = run.disk, None
+        if run.record.suspended and run.record.stop is not None:
+            run.record.suspended = False
+            run.record.stop = replace(run.record.stop, message="suspended, and moved since: its memory did not move")
 
     def _home(self, node_id: str, machine: str | None = None) -> Home | None:
         found = machine or self.adoption.nodes.machine_of(node_id)

@@ -120,7 +120,8 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the engine sees it. `pid`: the agent's, in the node's pid namespace; 0 once it exited."""
+    """A container as the engine sees it. `pid`: the agent's, in the node's pid namespace; 0 once it exited. `resumed`,
+    of one that has just been started: it goes on from memory."""
 
     key: str
     state: ContainerState
@@ -129,6 +130,7 @@ class Container:
     out_of_memory: bool = False
     created_at: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,18 @@ class Engine(ABC):
         """Takes away an image that was mounted so, with what was written there; who has a file of it open keeps that.
         Idempotent; `NotFound`, `FailedPrecondition` once it exited."""
         raise FailedPrecondition(f"the engine {self.name} mounts no images", state="no_mounts")
+
+    async def suspend(self, key: str) -> None:
+        """Saves the memory of a container with `keep` beside what it wrote. It stands still from then on, for a `stop`
+        to follow, and each `restart` has it go on from there, its connections cut, until `forget_memory`. Idempotent,
+        also where it has exited since. If it raises, it runs on. `NotFound`; `FailedPrecondition` without `CHECKPOINT`,
+        by its runtime, or where it has exited."""
+        raise FailedPrecondition(f"the engine {self.name} takes no memory of containers", state="no_memory")
+
+    async def forget_memory(self, key: str) -> None:
+        """Lets go of what `suspend` saved. If it stands still for that, it goes on. Idempotent; `NotFound`, and as
+        `suspend` without `CHECKPOINT`."""
+        raise FailedPrecondition(f"the engine {self.name} takes no memory of containers", state="no_memory")
 
     @abstractmethod
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:

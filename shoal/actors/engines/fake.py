@@ -98,7 +98,7 @@ class EngineRefuses(Failure):
 
 @dataclass(slots=True)
 class FakeContainer:
-    """The state of a container, which a test may set."""
+    """The state of a container, which a test may set. `memory`: what `suspend` saved is there."""
 
     spec: ContainerSpec
     container: Container
@@ -106,6 +106,7 @@ class FakeContainer:
     written: int = 0
     images: dict[str, str] = field(default_factory=dict)
     """The digest of what is mounted at each path."""
+    memory: bool = False
 
 
 class FakeEngine(Engine):
@@ -206,6 +207,7 @@ class FakeEngine(Engine):
                     exit_code=None,
                     out_of_memory=False,
                 )
+                return replace(known.container, resumed=known.memory)
             return known.container
 
     async def kill(self, key: str) -> None:
@@ -271,6 +273,19 @@ class FakeEngine(Engine):
     async def unmount_image(self, key: str, path: str) -> None:
         async with self._call("unmount_image", key, path):
             self._alive(key).images.pop(path, None)
+
+    async def suspend(self, key: str) -> None:
+        if Ability.CHECKPOINT not in self.abilities:
+            await super().suspend(key)
+        async with self._call("suspend", key):
+            if not self._find(key).memory:
+                self._alive(key).memory = True
+
+    async def forget_memory(self, key: str) -> None:
+        if Ability.CHECKPOINT not in self.abilities:
+            await super().forget_memory(key)
+        async with self._call("forget_memory", key):
+            self._find(key).memory = False
 
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         if not self._open:

@@ -19,7 +19,7 @@ from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying
 from shoal.actors.messages import OVERTAKEN, ContainerLoss, ContainerStarted, NodeImage
 from shoal.actors.names import REGION_LABEL
-from shoal.actors.node import image_mounts, pausing, unknown
+from shoal.actors.node import image_mounts, pausing, suspending, unknown
 from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VersionChange
@@ -133,6 +133,23 @@ class NodeActor(Carrying):
         record = await self._record_of(parts, sandbox_id)
         if record is not None:
             await self._stop(parts, record.key)
+
+    async def suspend_sandbox(self, sandbox_id: str) -> None:
+        """Saves the memory of a persistent sandbox and stops its container. Idempotent; if it raises, it runs on.
+        `NotFound`, `FailedPrecondition`."""
+        await suspending.suspend(parts := await self._open(), await self._record_of(parts, sandbox_id))
+
+    async def undo_restart(self, sandbox_id: str) -> bool:
+        """Stops the container of a persistent sandbox whose start came to nothing; one that went on from memory is
+        suspended again. Whether what memory it had is kept."""
+        return await suspending.undo_restart(parts := await self._open(), await self._record_of(parts, sandbox_id))
+
+    async def forget_memory(self, sandbox_id: str) -> None:
+        """Lets go of the memory of a suspended sandbox, if it is here."""
+        parts = await self._open()
+        record = await self._record_of(parts, sandbox_id)
+        if record is not None:
+            await parts.containers.forget_memory(record.key)
 
     async def pause_sandbox(self, sandbox_id: str) -> None:
         """Freezes the sandbox's container. Idempotent; `NotFound`, `FailedPrecondition` where the engine cannot."""
@@ -270,7 +287,7 @@ class NodeActor(Carrying):
         """Starts a container that the slot keeps ready: the one that it has, or a new one. Sandboxes come first."""
         parts = await self._open()
         record = await parts.prepared.prepare(slot_id, shape)
-        self._watch_disk(parts, record)
+        parts.watch_disk(record)
         return self._started(parts, record, warm=True)
 
     async def hurry_container(self, slot_id: str) -> None:
@@ -371,7 +388,7 @@ class NodeActor(Carrying):
         parts.disk_watch.on_exceeded = lambda key, used: parts.containers.losses.note(key, _disk_full(parts, key, used))
         parts.prepared.has_creates = lambda: bool(self._starting)
         for record in parts.containers.records.values():
-            self._watch_disk(parts, record)
+            parts.watch_disk(record)
         self._parts = parts
         every = self._settings.node.sweep_interval
         self._loops = [
@@ -399,8 +416,7 @@ class NodeActor(Carrying):
         if record is None:
             raise NotFound(f"sandbox {sandbox_id} has no container on this node")
         record = await parts.containers.restart(record.key)
-        parts.usage.begin(sandbox_id)
-        self._watch_disk(parts, record)
+        parts.watch(record)
         await parts.ports.reopen(record.key)
         return record
 
@@ -422,8 +438,7 @@ class NodeActor(Carrying):
         with tracing.span("container", root=False):
             record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
         self._took[record.key] = (("image", fetched - began), ("container", time.monotonic() - fetched))
-        parts.usage.begin(sandbox_id)
-        self._watch_disk(parts, record)
+        parts.watch(record)
         return record
 
     def _started(self, parts: NodeParts, record: ContainerRecord, warm: bool) -> ContainerStarted:
@@ -436,8 +451,9 @@ class NodeActor(Carrying):
         )
         took = self._took.pop(record.key, ())
         ships = parts.shipping is not None
+        relay = parts.relay.endpoint
         return ContainerStarted(
-            record.key, self._node_id, parts.relay.endpoint, token, warm, parts.machine, took, ships
+            record.key, self._node_id, relay, token, warm, parts.machine, took, ships, record.resumed
         )
 
     async def _record_of(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord | None:
@@ -462,13 +478,8 @@ class NodeActor(Carrying):
         await parts.containers.discard(key)
 
     def _forget(self, parts: NodeParts, key: str) -> None:
-        parts.usage.settle(key)
+        parts.forget(key)
         self._took.pop(key, None)
-        parts.disk_watch.remove(key)
-
-    def _watch_disk(self, parts: NodeParts, record: ContainerRecord) -> None:
-        if record.ready and self._wiring.needs_disk_watch(parts.engine):
-            parts.disk_watch.add(record.key, record.shape.disk * MIB)
 
     async def _sweep_images(self, parts: NodeParts) -> None:
         await parts.images.sweep(unknown.images)

@@ -165,7 +165,10 @@ class Containers:
             try:
                 record = self._kept(key)
                 await self._prepare(record)
-                return await self._bring_up(record, lambda: self.engine.restart(key))
+                record = await self._bring_up(record, lambda: self.engine.restart(key))
+                if record.resumed:  # from here on what it does would be lost with that memory
+                    await self.engine.forget_memory(key)
+                return record
             except BaseException:
                 await asyncio.shield(tasks.shared(self._stop_again(key), "stop container"))
                 raise
@@ -188,7 +191,7 @@ class Containers:
             _, attached = await asyncio.gather(self._identify(record), self._attach(record))
             ip = ip or attached
         await self._mount(record)
-        record = record.but(stage=Stage.READY, ip=ip)
+        record = record.but(stage=Stage.READY, ip=ip, resumed=container.resumed)
         self.records[record.key] = record
         await self.files.put(record)
         return record
@@ -206,6 +209,23 @@ class Containers:
     async def stop(self, key: str) -> None:
         """Stops a container that is kept. Idempotent; `NotFound`."""
         await asyncio.shield(tasks.shared(self._stop(key), "stop container"))
+
+    async def suspend(self, key: str) -> None:
+        """Stops a container that is kept, and keeps its memory: its next start goes on from there. Idempotent; if it
+        raises, it runs on. `NotFound`, `FailedPrecondition`."""
+        await asyncio.shield(tasks.shared(self._suspend(key), "suspend container"))
+
+    async def _suspend(self, key: str) -> None:
+        async with self._turn_of(key):
+            self._kept(key)
+            await self.engine.suspend(key)
+            await self._stop_again(key)
+
+    async def forget_memory(self, key: str) -> None:
+        """Lets go of the memory of one that is suspended. `NotFound`."""
+        async with self._turn_of(key):
+            self._kept(key)
+            await self.engine.forget_memory(key)
 
     async def stop_kept(self) -> None:
         """Stops all that are kept: after the machine was started anew, or has joined again, no slot holds them any
@@ -230,7 +250,7 @@ class Containers:
 
     async def _put_away(self, key: str) -> None:
         """Ends what runs in a container that is kept, and takes its network away. The intent is on disk first."""
-        record = self.records[key] = self._kept(key).but(stage=Stage.STOPPED, pid=0, started=0, ip=None)
+        record = self.records[key] = self._kept(key).but(stage=Stage.STOPPED, pid=0, started=0, ip=None, resumed=False)
         await self.files.put(record)
         async with self._turns:
             with contextlib.suppress(NotFound):  # somebody else removed it: its next start says so

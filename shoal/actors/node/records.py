@@ -43,7 +43,7 @@ class ContainerRecord:
 
     `pid` is the agent's in the node's pid namespace and `started` when it started, in clock ticks after boot (0: not
     known); `ip` is its address on the sandbox network; `mounts`: what it mounts of what outlives it;
-    `images`: the digest of the image that is mounted at each path.
+    `images`: the digest of the image that is mounted at each path; `resumed`: it went on from memory when it started.
     """
 
     key: str
@@ -58,6 +58,7 @@ class ContainerRecord:
     slot_id: str | None = None
     mounts: tuple[MountSpec, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)
+    resumed: bool = False
 
     @property
     def ready(self) -> bool:

@@ -44,7 +44,7 @@ from shoal.actors.node.mounts.volumes import VolumeMounts, volume_access
 from shoal.actors.node.ports import ExposedPorts
 from shoal.actors.node.prepared import PreparedContainers
 from shoal.actors.node.program_metrics import program_series
-from shoal.actors.node.records import RecordFiles
+from shoal.actors.node.records import ContainerRecord, RecordFiles
 from shoal.actors.node.relay import Relay
 from shoal.actors.node.shipping.shipping import LogShipping, open_shipping
 from shoal.actors.node.size_files import SizeFiles
@@ -101,6 +101,20 @@ class NodeParts:
     mounts: Mounts
     usage: UsageSampler
     shipping: LogShipping | None = None
+
+    def watch(self, record: ContainerRecord) -> None:
+        """A container has just started for its sandbox: what it uses is counted."""
+        self.usage.begin(record.sandbox_id or "")
+        self.watch_disk(record)
+
+    def watch_disk(self, record: ContainerRecord) -> None:
+        if record.ready and needs_disk_watch(self.engine):
+            self.disk_watch.add(record.key, record.shape.disk * MIB)
+
+    def forget(self, key: str) -> None:
+        """It is about to stop: what it has used is counted to the last."""
+        self.usage.settle(key)
+        self.disk_watch.remove(key)
 
     async def close(self) -> None:
         """Undoes what opening did to the machine. The containers are gone by now. It raises what failed, once all the

@@ -39,6 +39,7 @@ log = logging.getLogger("shoal.sandbox")
 _OOM_REPORT_S = 0.25
 _RECONNECT_S = 1.0
 _WATCH_ATTEMPTS = 5
+_RESTART = "restart_container"
 
 
 class SandboxLifecycle:
@@ -70,9 +71,10 @@ class SandboxLifecycle:
         return await self._start(("start_container", self.sandbox_id, self._spec), "remove_sandbox")
 
     async def restart(self) -> SandboxStarted:
-        """Starts the container of a persistent sandbox that was stopped, its agent and its command. If it raises, the
-        container is stopped as before; `NotFound` if it is not on this node."""
-        return await self._start(("restart_container", self.sandbox_id), "stop_sandbox")
+        """Starts the container of a persistent sandbox that was stopped, its agent and its command; one that was
+        suspended has its command. If it raises, the container is stopped as before; `NotFound` if it is not on this
+        node."""
+        return await self._start((_RESTART, self.sandbox_id), "undo_restart")
 
     async def _start(self, call: tuple[Any, ...], undo: str) -> SandboxStarted:
         took, began = list[tuple[str, float]](), time.monotonic()
@@ -89,7 +91,8 @@ class SandboxLifecycle:
                 took.append(("take", time.monotonic() - began))
             self._agent = agent
             spec, began = self._spec, time.monotonic()
-            if spec.command:
+            goes_on = call[0] == _RESTART and self._started is not None and self._started.resumed
+            if spec.command and not goes_on:
                 start = Start(id=MAIN_PROCESS, argv=spec.command)
                 await agent.exec(start, pty=Terminal() if spec.pty else None, stdin=True, tail=True)
                 took.append(("command", time.monotonic() - began))
@@ -144,7 +147,9 @@ class SandboxLifecycle:
     def _watch(self, started_at: float, warm: bool, took: tuple[tuple[str, float], ...] = ()) -> SandboxStarted:
         assert self._started is not None
         held = self._started
-        self._sandbox_started = SandboxStarted(held.key, held.node_id, held.relay, started_at, warm, held.machine, took)
+        self._sandbox_started = SandboxStarted(
+            held.key, held.node_id, held.relay, started_at, warm, held.machine, took, held.resumed
+        )
         lifetime = self._spec.timeout
         self._tasks = [
             self._supervise(self._watch_container, "watch container"),

@@ -68,7 +68,8 @@ def terminate(sandbox_id: str) -> SandboxInfo:
 @verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/stop", audit="sandbox.stop", takes=90.0)
 def stop(sandbox_id: str) -> SandboxInfo:
     """Stops a persistent sandbox and returns once nothing of it runs; its disk, name, tags and tunnels stay. It does
-    not start again by itself then. `SandboxEnded`, `FailedPrecondition` where it is not persistent."""
+    not start again by itself then. One that is suspended loses its memory. `SandboxEnded`, `FailedPrecondition` where
+    it is not persistent."""
 
 
 @verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/start", audit="sandbox.start", takes="deadline")
@@ -80,16 +81,26 @@ def start(sandbox_id: str, deadline: float) -> SandboxInfo:
     """
 
 
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/suspend", audit="sandbox.suspend", takes=180.0)
+def suspend(sandbox_id: str) -> SandboxInfo:
+    """Stops a persistent sandbox in gVisor and keeps its memory, too: its next start goes on where it was. Whatever
+    would reach it starts it, if it has `autostart`. For one that is suspended: its state.
+
+    Raises `SandboxEnded`; `FailedPrecondition` where it does not run, is not persistent, or (state `no_memory`) has
+    another runtime, or what kept its memory from being saved: it runs on then.
+    """
+
+
 @verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/pause", audit="sandbox.pause", takes=30.0)
 def pause(sandbox_id: str) -> SandboxInfo:
     """Freezes all its processes where they are, and cuts its connections; it keeps its memory. For one that is paused:
     its state. `SandboxEnded`, `FailedPrecondition` where it does not run, or its engine cannot."""
 
 
-@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/resume", audit="sandbox.resume", takes=30.0)
+@verb(Scope.RUN, "POST /v1/sandboxes/{sandbox_id}/resume", audit="sandbox.resume", takes=120.0)
 def resume(sandbox_id: str) -> SandboxInfo:
-    """Lets a paused sandbox go on; for one that runs: its state. `SandboxEnded`, `FailedPrecondition` where it neither
-    runs nor is paused."""
+    """Lets a paused sandbox go on, or starts a suspended one; for one that runs: its state. `SandboxEnded`,
+    `FailedPrecondition` where it is none of these, and the errors of `start`."""
 
 
 @verb(Scope.READ, "GET /v1/sandboxes/{sandbox_id}/wait", takes="timeout")

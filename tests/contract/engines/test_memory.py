@@ -51,3 +51,35 @@ async def test_one_that_shares_the_machines_kernel_gives_no_memory(lab: RunscLab
     with pytest.raises(FailedPrecondition) as caught:
         await lab.engine.checkpoint(container.key)
     assert caught.value.state == "no_memory"
+
+
+async def test_a_suspended_one_goes_on_from_its_own_memory_until_that_is_let_go(lab: RunscLab) -> None:
+    container = await lab.start(keep=True)
+    key, place = container.key, lab.top / "oci" / "containers" / container.key
+    await lab.run(container, "sh", "-c", "echo memory > /dev/shm/a; echo file > /a")
+    await lab.engine.suspend(key)
+    await lab.engine.suspend(key)
+    assert (await lab.engine.get(key)).pid, "it stands still"
+    await lab.engine.forget_memory(key)
+    assert await lab.run(container, "cat", "/dev/shm/a", "/a") == (0, "memory\nfile\n"), "it went on"
+    await lab.engine.suspend(key)
+    for _ in range(2):
+        await lab.engine.stop(key)
+        again = await lab.engine.restart(key)
+        assert (again.state, again.resumed) == (ContainerState.RUNNING, True)
+        assert await lab.run(again, "cat", "/dev/shm/a", "/a") == (0, "memory\nfile\n")
+    await lab.engine.stop(key)
+    pages = next(file for file in (place / "memory").iterdir() if "pages.img" in file.name)
+    whole = pages.read_bytes()
+    pages.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FailedPrecondition) as caught:
+        await lab.engine.restart(key)
+    assert caught.value.state == "not_resumed"
+    assert (await lab.engine.get(key)).state is ContainerState.EXITED
+    pages.write_bytes(whole)
+    assert (await lab.engine.restart(key)).resumed
+    await lab.engine.stop(key)
+    await lab.engine.forget_memory(key)
+    assert not (await lab.engine.restart(key)).resumed
+    assert sorted(file.name for file in place.glob("memory*")) == []
+    await lab.engine.remove(key)

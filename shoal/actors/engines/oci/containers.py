@@ -10,12 +10,11 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from shoal.actors.engines.cgroup_parent import CgroupParent
 from shoal.actors.engines.contract import Container, ContainerSpec, ContainerState, Usage, shows_processes
@@ -23,11 +22,13 @@ from shoal.actors.engines.disks import Disks, disks
 from shoal.actors.engines.disks.failures import disk_errors
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
-from shoal.actors.engines.oci import bundle, filters, processes, runtimes, writable
+from shoal.actors.engines.oci import bundle, filters, own_memory, processes, runtimes, writable
 from shoal.actors.engines.oci.failures import typed
 from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.key_locks import KeyLocks
 from shoal.actors.engines.oci.memory import Memories, with_memory
+from shoal.actors.engines.oci.protocols import Layers, Watching
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.actors.engines.oci.runtimes import Runtime
 from shoal.actors.engines.oci.writable import Writable, Written
@@ -42,27 +43,8 @@ from shoal.model.errors import (
 
 _log = logging.getLogger(__name__)
 
-
-class Layers(Protocol):
-    """What a container needs of the layer store (`layers.py`)."""
-
-    def open(self) -> None: ...
-
-    def find(self, reference: str) -> ImageInfo | None: ...
-
-    def lower_dirs(self, digest: str) -> tuple[Path, ...]: ...
-
-    def hold(self, digest: str, key: str, *, durable: bool = False) -> None: ...
-
-    def let_go(self, key: str) -> None: ...
-
-
-class Watching(Protocol):
-    """Who is told what to watch (`watch.py`)."""
-
-    def add(self, key: str, first: ProcessRef) -> None: ...
-
-    def forget(self, key: str) -> None: ...
+NOT_RESUMED = "not_resumed"
+"""The state of a container that was suspended, and does not go on from its memory."""
 
 
 @dataclass(slots=True)
@@ -89,7 +71,7 @@ class Containers:
     """Exit codes of those that have ended while they were watched."""
     out_of_memory: set[str] = field(default_factory=set)
     _starting: set[str] = field(default_factory=set)
-    _locks: weakref.WeakValueDictionary[str, _Lock] = field(default_factory=weakref.WeakValueDictionary)
+    _lock: KeyLocks = field(default_factory=KeyLocks)
 
     def start(self, spec: ContainerSpec, abandoned: threading.Event) -> Container:
         """Starts a container, all or nothing. `abandoned`: the caller has gone, so undo."""
@@ -146,7 +128,7 @@ class Containers:
         if self.parent is not None:
             self.parent.ensure()
         pid = runtimes.run(self._runtime(record), self.state, record.key, self.records.place(record.key), memory)
-        record = record.but(stage=Stage.MADE, first=processes.ref(pid))
+        record = record.but(stage=Stage.MADE, first=processes.ref(pid), maker=self.maker)
         self.records.put(record)
         place.unmount()
         if not processes.alive(record.first):
@@ -158,7 +140,7 @@ class Containers:
             filters.wait_applied(pid)
             self.filters.learn(self._runtime(record), pid)
         self.watch.add(record.key, record.first)
-        return self._container(record)
+        return replace(self._container(record), resumed=memory is not None)
 
     def stop(self, key: str) -> None:
         """Kills all its processes, and keeps what it wrote. Idempotent."""
@@ -168,6 +150,7 @@ class Containers:
     def _stop(self, key: str) -> None:
         record = self._need(key)
         self._end(record)
+        self._still_mark(key).unlink(missing_ok=True)
         self.records.put(record.but(first=ProcessRef()))
         top = self._writable(record).top
         writable.put_away(key, top, is_disk=record.disk is not None)
@@ -185,9 +168,12 @@ class Containers:
                 if record.disk is not None:
                     writable.open_disk(self.own_disks, key, record.disk)
                 with typed(f"start container {key}"):
-                    return self._run(record, abandoned)
-            except BaseException:
+                    return self._run(record, abandoned, own_memory.find(self.records.place(key)))
+            except BaseException as error:
                 self._undo(key, self._stop)
+                if isinstance(error, Internal) and own_memory.find(self.records.place(key)) is not None:
+                    message = f"it cannot go on from its memory: {error.message}"
+                    raise FailedPrecondition(message, state=NOT_RESUMED) from None
                 raise
 
     def kill(self, key: str) -> None:
@@ -260,7 +246,10 @@ class Containers:
         for record in self.records.all():
             if record.stage is Stage.MADE and record.first.pid and processes.alive(record.first):
                 self.watch.add(record.key, record.first)
-                if self._still_mark(record.key).exists():
+                own = own_memory.find(self.records.place(record.key))
+                if own is not None and not processes.alive(record.maker):
+                    self._undo(record.key, self.stop)  # it was being suspended, or had just gone on
+                elif own is None and self._still_mark(record.key).exists():
                     self._undo(record.key, self.go_on)
 
     def get(self, key: str) -> Container:
@@ -321,17 +310,37 @@ class Containers:
             with typed(f"resume container {key}"):
                 self.groups.thaw(key)
 
+    def suspend(self, key: str) -> None:
+        """Saves the memory of one that is kept; it stands still then. Idempotent."""
+        with self._lock(key):
+            record, place = self._need(key), self.records.place(key)
+            if own_memory.find(place) is not None:
+                return
+            record = self._with_memory(key)
+            self._still_mark(key).touch()
+            try:
+                with typed(f"save the memory of container {key}"):
+                    runtimes.pause(self._runtime(record), self.state, key)
+                    runtimes.save_memory(self._runtime(record), self.state, key, own_memory.begin(place))
+                    own_memory.keep(place)
+            except BaseException:
+                own_memory.drop(place)
+                self._go_on(key)
+                raise
+
+    def forget_memory(self, key: str) -> None:
+        """Lets go of what `suspend` saved; if it stands still for that, it goes on. Idempotent."""
+        with self._lock(key):
+            self._need(key)
+            own_memory.drop(self.records.place(key))
+            if self._still_mark(key).exists():
+                self._go_on(key)
+
     def still(self, key: str) -> ImageConfig:
         """Stops what runs in a container of which the memory can be taken; the defaults for an image with it.
         `FailedPrecondition` for a runtime that gives none."""
         with self._lock(key):
-            record = self._running(key)
-            if shows_processes(record.runtime):
-                raise FailedPrecondition(
-                    f"memory can be taken of a sandbox in gVisor only, and this one runs by {record.runtime}; "
-                    'create it with runtime="runsc"',
-                    state="no_memory",
-                )
+            record = self._with_memory(key)
             image = self.layers.find(record.digest)
             self._still_mark(key).touch()
             runtimes.pause(self._runtime(record), self.state, key)
@@ -345,10 +354,24 @@ class Containers:
     def go_on(self, key: str) -> None:
         """Lets one that is `still` go on, if it is there."""
         with self._lock(key):
-            record = self.records.get(key)
-            if record is not None and processes.alive(record.first):
-                runtimes.resume(self._runtime(record), self.state, key)
-            self._still_mark(key).unlink(missing_ok=True)
+            self._go_on(key)
+
+    def _go_on(self, key: str) -> None:
+        record = self.records.get(key)
+        if record is not None and processes.alive(record.first):
+            runtimes.resume(self._runtime(record), self.state, key)
+        self._still_mark(key).unlink(missing_ok=True)
+
+    def _with_memory(self, key: str) -> Record:
+        """One that runs, of which memory can be taken."""
+        record = self._running(key)
+        if shows_processes(record.runtime):
+            raise FailedPrecondition(
+                f"memory can be taken of a sandbox in gVisor only, and this one runs by {record.runtime}; "
+                'create it with runtime="runsc"',
+                state="no_memory",
+            )
+        return record
 
     def _still_mark(self, key: str) -> Path:
         """There while one is `still`, for whoever comes after a crash."""
@@ -468,22 +491,3 @@ class Containers:
                 yield
         finally:
             self._starting.discard(key)
-
-    def _lock(self, key: str) -> _Lock:
-        lock = self._locks.get(key)
-        return lock if lock is not None else self._locks.setdefault(key, _Lock())
-
-
-class _Lock:
-    """One change of a container at a time."""
-
-    __slots__ = ("__weakref__", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

@@ -24,12 +24,13 @@ from shoal.actors.engines.gvisor import Gvisor
 from shoal.actors.engines.image_store import ImageInfo, ImageStore
 from shoal.actors.engines.oci import runtimes, writable
 from shoal.actors.engines.oci.bundle import Machine
-from shoal.actors.engines.oci.containers import Containers, Layers
+from shoal.actors.engines.oci.containers import Containers
 from shoal.actors.engines.oci.events import Listeners
 from shoal.actors.engines.oci.filters import Filters
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.image_mounts import ImageMounts
 from shoal.actors.engines.oci.memory import Memories
+from shoal.actors.engines.oci.protocols import Layers
 from shoal.actors.engines.oci.records import Records
 from shoal.actors.engines.oci.watch import Watch
 from shoal.actors.engines.seccomp import profile_json
@@ -241,6 +242,14 @@ class OciEngine(Engine):
     async def unmount_image(self, key: str, path: str) -> None:
         images = ImageMounts(self._opened())
         await self._threads.run("start", lambda: images.unmount(key, path))
+
+    async def suspend(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("start", lambda: containers.suspend(key))
+
+    async def forget_memory(self, key: str) -> None:
+        containers = self._opened()
+        await self._threads.run("start", lambda: containers.forget_memory(key))
 
     def events(self, labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
         self._opened()

@@ -165,13 +165,19 @@ async def stop_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster
     return Json(info_to_json(await seen_through(request, cluster.stop(sandbox_id))))
 
 
+@verb_route(router, verbs.suspend, response_model=Sandbox, summary="Suspend a persistent sandbox")
+async def suspend_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
+    """Stops one in gVisor and keeps its memory. Whatever is asked of it later has it go on where it was."""
+    return Json(info_to_json(await seen_through(request, cluster.suspend(sandbox_id))))
+
+
 @verb_route(router, verbs.pause, response_model=Sandbox, summary="Pause a sandbox")
 async def pause_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
     """Freezes its processes where they are. Until it is resumed, all that would reach it is a 409 (`paused`)."""
     return Json(info_to_json(await seen_through(request, cluster.ask(verbs.pause, sandbox_id))))
 
 
-@verb_route(router, verbs.resume, response_model=Sandbox, summary="Resume a paused sandbox")
+@verb_route(router, verbs.resume, response_model=Sandbox, summary="Resume a paused or suspended sandbox")
 async def resume_sandbox(sandbox_id: SandboxId, request: Request, cluster: Cluster) -> Json:
     """Lets it go on where it was."""
     return Json(info_to_json(await seen_through(request, cluster.ask(verbs.resume, sandbox_id))))

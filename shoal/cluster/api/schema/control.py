@@ -24,6 +24,7 @@ from pydantic import (
 from shoal.model import field_types, ids
 from shoal.model.errors import InvalidRequest
 from shoal.model.field_types import IdempotencyKey, Name
+from shoal.model.info import MemoryState
 from shoal.model.invalid import invalid_request
 from shoal.model.options import build_spec
 from shoal.model.sandbox_json import HIDDEN
@@ -194,6 +195,10 @@ class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore
     """Why it waits, while it does: for room, or for a node that is being launched"""
     mounted_images: dict[str, str]
     """The image that was mounted at each path while it ran"""
+    memory_state: MemoryState | None
+    """`saved`: it is suspended; `restored`: it went on from memory when it started; null: neither"""
+    not_kept: Sequence[str]
+    """What memory does not bring back, where it matters"""
     reason: Reason | None
     """Why it ended or stopped"""
     returncode: int | None
