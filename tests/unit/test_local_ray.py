@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,13 @@ def test_a_port_that_is_taken_at_any_address_is_not_chosen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert not local_ray.is_free("0.0.0.0", taken.getsockname()[1])
     assert local_ray.is_free("0.0.0.0", free_port())
+
+
+def test_a_token_of_another_cluster_is_told_by_its_field(tmp_path: Path) -> None:
+    log = tmp_path / "start.log"
+    log.write_text("ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: …\nseen at: /x\n")
+    refused = local_ray._not_started(log)
+    assert isinstance(refused, InvalidRequest)
+    assert refused.field == "token"
+    log.write_text("OSError: no space left on device\nbye\n")
+    assert "no space left" in local_ray._not_started(log).message

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from shoal.actors.names import REGION_LABEL, ZONE_LABEL
 from shoal.cluster.local import processes
 from shoal.model.cluster_file import READ_ON_IMPORT, ProcessRef, loopback_environment
-from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
 from shoal.model.private_directory import make_private_directory
 
 DEFAULT_PORT = 6379
@@ -182,7 +182,7 @@ def _run(options: RayOptions, arguments: list[str]) -> None:
         raise FailedPrecondition(f"Ray did not start within {_START_S:g} s; see {options.temp_dir}/start.log") from None
     if done.returncode != 0:
         stop(options.owner, options.temp_dir)
-        raise FailedPrecondition(f"Ray does not start: {_reason(options)}; see {options.temp_dir}/start.log")
+        raise _not_started(options.temp_dir / "start.log")
 
 
 def stop(owner: str, temp_dir: Path) -> list[ProcessRef]:
@@ -315,8 +315,15 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _reason(options: RayOptions) -> str:
-    lines = (options.temp_dir / "start.log").read_text(errors="replace").splitlines()
-    return next(
-        (line.strip() for line in reversed(lines) if "rror" in line), lines[-1] if lines else "it says nothing"
-    )[:300]
+def _not_started(log: Path) -> ShoalError:
+    """What `ray start` wrote about why."""
+    lines = log.read_text(errors="replace").splitlines()
+    if any("AuthenticationError" in line for line in lines):
+        return InvalidRequest(
+            "token: the head refuses it: it is of another cluster, or the head was started anew since; "
+            "`shoal node token` there prints the one of now",
+            field="token",
+        )
+    last = lines[-1] if lines else "it says nothing"
+    reason = next((line.strip() for line in reversed(lines) if "rror" in line), last)[:300]
+    return FailedPrecondition(f"Ray does not start: {reason}; see {log}")
