@@ -19,6 +19,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 from shoal.cluster.local import packages
+from shoal.model import programs
 from shoal.model.report import Report
 
 PROGRAM = "chromium-headless-shell"
@@ -152,7 +153,7 @@ def browser(report: Report) -> Iterator[Page]:
     """An empty tab of a new browser, which is removed afterwards. Installs the browser if it is missing."""
     packages.ensure({PROGRAM: PROGRAM}, report)
     profile = Path(tempfile.mkdtemp(prefix="shoal-browser-"))
-    program = packages.find(PROGRAM)
+    program = programs.find(PROGRAM)
     assert program is not None
     process = subprocess.Popen(
         [program, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"],

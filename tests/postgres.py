@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from shoal.cluster.local import packages
+from shoal.model import programs
 from tests.cluster import printing
 from tests.ports import free_port
 
@@ -130,7 +131,7 @@ def postgres() -> Iterator[Postgres]:
 
 def _programs() -> Path:
     """The newest version's directory; installs one where there is none."""
-    if packages.find("pg_ctlcluster") is None and packages.can_install() and not _CREATE_NONE.exists():
+    if programs.find("pg_ctlcluster") is None and packages.can_install() and not _CREATE_NONE.exists():
         _CREATE_NONE.parent.mkdir(parents=True, exist_ok=True)
         _CREATE_NONE.write_text("create_main_cluster = false\n")
     packages.ensure({"pg_ctlcluster": "postgresql"}, printing)

@@ -336,6 +336,12 @@ class TestPlacement:
             check_fits(spec(regions=("eu",), resources=resources(cpu_limit=32.0)), [self.large, other])
         assert caught.value.field == "cpu"
 
+    def test_a_zone_of_another_region_is_told_with_those_that_are_there(self) -> None:
+        there, elsewhere = replace(self.large, zone="eu-a"), replace(self.large, region="us", zone="us-a")
+        with pytest.raises(InvalidRequest, match=r"zones there: eu-a$") as caught:
+            check_fits(spec(regions=("eu",), zone="us-a"), [there, elsewhere])
+        assert caught.value.field == "zone"
+
     def test_no_node_at_all_is_a_matter_of_time(self) -> None:
         with pytest.raises(Unavailable):
             check_fits(spec(), [])

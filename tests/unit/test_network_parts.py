@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from shoal.actors.network import forwarding
+from shoal.actors.network import commands, forwarding
 from shoal.actors.network.addresses import AddressPool
 from shoal.actors.network.destinations import CLOSED, METADATA, Destination, parse_destination, parse_subnet
 from shoal.actors.network.guarded import group_id
@@ -206,3 +206,10 @@ def test_a_chain_that_drops_nothing_needs_no_rules() -> None:
     assert not forwarding.needs_rules("-P FORWARD ACCEPT\n")
     assert forwarding.needs_rules("-P FORWARD DROP\n")
     assert forwarding.needs_rules("-P FORWARD ACCEPT\n-A FORWARD -j REJECT\n")
+
+
+@pytest.mark.anyio
+async def test_a_path_without_the_systems_directories_hides_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `su` on Debian."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert (await commands.run("ldconfig", "--version")).status == 0

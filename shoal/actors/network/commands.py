@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shoal.model.errors import FailedPrecondition, Internal
+from shoal.model.programs import find
 
 _DEADLINE = 10.0
 _SAID = 500
@@ -95,6 +96,7 @@ class _Command:
         try:
             return subprocess.Popen(
                 self._argv,
+                executable=find(self._argv[0]),
                 stdin=subprocess.PIPE if self._given else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -30,7 +30,7 @@ from shoal.cluster.local.engines import LocalEngine
 from shoal.cluster.objects import state as objects
 from shoal.images import base
 from shoal.images.binaries import agent_binary
-from shoal.model import cluster_file
+from shoal.model import cluster_file, programs
 from shoal.model.cluster_file import ClusterFile
 from shoal.model.errors import FailedPrecondition, InvalidRequest, PermissionDenied, ShoalError
 from shoal.model.private_directory import open_to_others
@@ -98,7 +98,7 @@ def _root() -> Check:
 def _programs() -> Iterator[Check]:
     wanted = {**packages.NODE_PROGRAMS, "unshare": "util-linux"}
     for program, package in wanted.items():
-        path = packages.find(program)
+        path = programs.find(program)
         if path is not None:
             yield Check(program, True, path)
         else:
@@ -137,7 +137,7 @@ def _controllers() -> set[str]:
 
 def _network_features() -> Check:
     name, remedy = "kernel: bridge, veth, nftables", "modprobe -a bridge veth nf_tables; or use a kernel that has them"
-    unshare = packages.find("unshare")
+    unshare = programs.find("unshare")
     if os.geteuid() != 0 or unshare is None:
         return Check(name, False, "can only be tried as root, with util-linux", "sudo shoal doctor")
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

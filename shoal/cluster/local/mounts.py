@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from shoal.cluster.local import packages
+from shoal.model import programs
 
 
 def unmount_below(directory: Path) -> bool:
     """Unmounts everything at or below `directory`, the deepest first; whether nothing is mounted there any more: what
     is, would be removed with the directory."""
     for point in sorted(_points_below(directory), key=len, reverse=True):
-        subprocess.run([packages.find("umount") or "umount", "-l", point], capture_output=True, check=False)
+        subprocess.run([programs.find("umount") or "umount", "-l", point], capture_output=True, check=False)
     return not _points_below(directory)
 
 

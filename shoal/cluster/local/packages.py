@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable
 
 from shoal.model.errors import FailedPrecondition
+from shoal.model.programs import find
 from shoal.model.report import Report
 
 NODE_PROGRAMS = {
@@ -26,11 +26,6 @@ BASE_IMAGE_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
 
 _LOCK_TRIES = 150  # five minutes: another apt may run, as usual on a new machine
 _TIMEOUT_S = 900.0
-
-
-def find(program: str) -> str | None:
-    """The program's path, also in system directories, which a user's PATH may lack."""
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 
 
 def missing(programs: dict[str, str]) -> list[str]:
@@ -69,7 +64,7 @@ def _apt(arguments: list[str], remedy: str) -> None:
     for attempt in range(_LOCK_TRIES):
         try:
             done = subprocess.run(
-                ["apt-get", *options, *arguments],
+                [find("apt-get") or "apt-get", *options, *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

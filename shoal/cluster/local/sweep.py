@@ -16,6 +16,7 @@ from shoal.actors.network import SandboxNetwork
 from shoal.cluster.local import packages, processes
 from shoal.cluster.local.engines import LocalEngine
 from shoal.cluster.local.mounts import unmount_below
+from shoal.model import programs
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.settings import NetworkSettings
 
@@ -23,7 +24,7 @@ from shoal.model.settings import NetworkSettings
 def network(settings: NetworkSettings, owner: str) -> None:
     """Removes the bridge with its interfaces, and the packet rules, unless another owns the bridge."""
     found = bridge_owner(settings.bridge)  # None: no bridge, though there may be rules
-    if found in (None, "", owner) and packages.find("nft") and packages.find("ip"):
+    if found in (None, "", owner) and programs.find("nft") and programs.find("ip"):
         asyncio.run(SandboxNetwork(settings, owner).close())
 
 

@@ -25,6 +25,7 @@ from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
 from shoal.cluster.local.engines.docker_daemon import Daemon
 from shoal.cluster.local.mounts import unmount_below
 from shoal.images import base
+from shoal.model import programs
 from shoal.model.errors import FailedPrecondition, ImageNotFound, InvalidRequest, ShoalError, Unavailable
 from shoal.model.report import Report
 from shoal.model.settings import Settings
@@ -147,7 +148,7 @@ class DockerKind(EngineKind):
     name = "docker"
 
     def problem(self, settings: Settings) -> str | None:
-        return None if self.there(settings) or packages.find("dockerd") else "it is not on this machine"
+        return None if self.there(settings) or programs.find("dockerd") else "it is not on this machine"
 
     def provide(self, settings: Settings, report: Report) -> LocalEngine:
         found = daemon.ensure(settings.engine_address, settings.state_dir, settings.run_dir, report)
@@ -181,7 +182,7 @@ class DockerKind(EngineKind):
 
     def checks(self, settings: Settings) -> Iterator[Check]:
         for program, package in {"iptables": "iptables", "dockerd": "docker.io"}.items():
-            path = packages.find(program)
+            path = programs.find(program)
             if path is None and program == "dockerd" and daemon.answers(daemon.USUAL_ADDRESS):
                 yield Check(program, True, "not here, but an engine answers")
             elif path is None:

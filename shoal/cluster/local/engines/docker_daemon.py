@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.cluster.local import packages, processes
+from shoal.model import programs
 from shoal.model.cluster_file import ProcessRef
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 from shoal.model.report import Report
@@ -171,7 +172,7 @@ def start(state_dir: Path, run_dir: Path) -> Daemon:
     log = state_dir / "engine.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [packages.find("dockerd") or "dockerd", f"--config-file={configuration}"],
+            [programs.find("dockerd") or "dockerd", f"--config-file={configuration}"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -218,7 +219,7 @@ def _mount_cgroups() -> None:
     if any(line.split()[2] in ("cgroup", "cgroup2") for line in mounts.splitlines()):
         return
     done = subprocess.run(
-        [packages.find("mount") or "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"],
+        [programs.find("mount") or "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"],
         capture_output=True,
         text=True,
         check=False,

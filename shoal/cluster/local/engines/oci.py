@@ -19,6 +19,7 @@ from shoal.cluster.local.checks import Check
 from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
 from shoal.images import base
 from shoal.images.binaries import agent_binary
+from shoal.model import programs
 from shoal.model.errors import FailedPrecondition
 from shoal.model.report import Report
 from shoal.model.settings import Settings
@@ -159,7 +160,7 @@ class OciKind(EngineKind):
 
     def checks(self, settings: Settings) -> Iterator[Check]:
         for program, package in PROGRAMS.items():
-            path = packages.find(program)
+            path = programs.find(program)
             remedy = "" if path else packages.install_command([package])
             yield Check(program, path is not None, path or "not on this machine", remedy)
         problem = self.problem(settings)
