@@ -145,7 +145,7 @@ async def _open(address: str | None, token: str | None, ca: str | None) -> Trans
             cluster_address.RayCluster(None) if cluster or _inside_ray() else cluster_address.from_config(token, ca)
         )
     if target is None:
-        raise cluster_address.nothing()
+        raise cluster_address.nothing(is_joined=_is_node())
     if isinstance(target, cluster_address.Api):
         from shoal.transport.http import HttpTransport
 
@@ -225,6 +225,11 @@ async def _close_default() -> None:
 
 
 at_exit(_close_default)
+
+
+def _is_node() -> bool:
+    """Whether this machine has joined another one's cluster, as far as this account may see."""
+    return os.path.exists(state_dir() / cluster_file.JOINED_FILE)
 
 
 def state_dir() -> Path:

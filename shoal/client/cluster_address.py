@@ -69,8 +69,14 @@ def from_config(token: str | None, ca: str | None) -> Api | None:
     return None if default is None else api(default, token, ca)
 
 
-def nothing() -> FailedPrecondition:
-    """No cluster was found; the message lists all ways to name one."""
+def nothing(*, is_joined: bool = False) -> FailedPrecondition:
+    """No cluster was found; the message lists all ways to name one. `is_joined`: this machine is a node of one."""
+    if is_joined:
+        return FailedPrecondition(
+            "this machine is a node of a cluster whose head answers: run this there, or name the head's API by "
+            "`shoal login URL`, or SHOAL_URL with SHOAL_TOKEN",
+            state="no_cluster",
+        )
     return FailedPrecondition(
         "no cluster found: run `shoal up` to start one on this machine; or name an API by `shoal login URL`, SHOAL_URL "
         "with SHOAL_TOKEN, or `shoal.connect(url, token=...)`; or a Ray cluster by RAY_ADDRESS or "

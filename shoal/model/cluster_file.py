@@ -19,6 +19,8 @@ from typing import Any
 from shoal.model.errors import FailedPrecondition
 
 VERSION = 1
+JOINED_FILE = "joined.json"
+"""In the state directory of a machine that has joined another one's cluster."""
 
 
 @dataclass(frozen=True, slots=True)

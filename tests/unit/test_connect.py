@@ -191,3 +191,12 @@ def test_tokens_are_not_shown() -> None:
 def test_an_empty_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unauthenticated):
         shoal.connect("http://127.0.0.1:1", token="")
+
+
+def test_a_machine_that_has_joined_is_sent_to_its_head(tmp_path: Path) -> None:
+    for told in ("run `shoal up`", "whose head answers"):
+        with pytest.raises(FailedPrecondition, match=told) as caught:
+            shoal.connect()
+        assert caught.value.state == "no_cluster"
+        (tmp_path / "state").mkdir(exist_ok=True)
+        (tmp_path / "state" / "joined.json").touch()

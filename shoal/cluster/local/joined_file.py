@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from shoal.model.cluster_file import ProcessRef, write_private
+from shoal.model.cluster_file import JOINED_FILE, ProcessRef, write_private
 from shoal.model.errors import FailedPrecondition
 
 VERSION = 1
@@ -42,7 +42,7 @@ class JoinedFile:
 
 
 def path_in(state_dir: Path) -> Path:
-    return state_dir / "joined.json"
+    return state_dir / JOINED_FILE
 
 
 def read(state_dir: Path) -> JoinedFile | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from shoal.actors.engines import cgroup_parent
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
-from shoal.cluster.local import packages, processes
+from shoal.cluster.local import processes
 from shoal.cluster.local.engines import LocalEngine
 from shoal.cluster.local.mounts import unmount_below
 from shoal.model import programs
