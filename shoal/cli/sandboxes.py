@@ -20,6 +20,7 @@ from shoal.client.retrying_agent import RetryingAgent
 from shoal.model.errors import FailedPrecondition, ShoalError
 from shoal.model.ids import MAIN_PROCESS
 from shoal.model.info import Listing, SandboxInfo
+from shoal.model.sorting import NEWEST, check_sort
 
 if TYPE_CHECKING:
     from shoal.client.cluster import Client
@@ -37,26 +38,35 @@ def ls(
         list[str] | None, typer.Option("--state", metavar="STATE", help="Only those in this state, such as running.")
     ] = None,
     region: Annotated[str | None, typer.Option(metavar="REGION", help="Only those in this region.")] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="ORDER", help="created, name, state, image, region, cpu or memory; with - before it, backwards."
+        ),
+    ] = NEWEST,
     environment: EnvironmentName = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only ids.")] = False,
     json: Json = False,
 ) -> None:
-    """List sandboxes, newest first.
+    """List sandboxes, newest first unless --sort says otherwise.
 
     \b
     Examples:
       shoal ls
       shoal ls --all --tag team=search
       shoal ls --state pending --state starting --region eu
+      shoal ls --sort name
       shoal rm $(shoal ls -q)
       shoal ls --json | jq -r '.[].id'
     """
+    check_sort(sort)
     listing = Listing(
         environment or "",
         pairs("tag", tag),
         states_of(state or ()),
         include_ended=all,
         region=region,
+        sort=sort,
     )
     infos = with_cluster(lambda client: _list(client, listing))
     if json:

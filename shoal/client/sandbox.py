@@ -37,6 +37,7 @@ from shoal.model.images import check_ttl, image_name
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.mounts import check_mount_path
 from shoal.model.options import mapping
+from shoal.model.sorting import NEWEST, check_sort, cursor_at
 from shoal.model.states import State
 from shoal.model.validate import MAX_TIMEOUT, check_absolute, check_name, check_number, check_tags, check_text
 
@@ -173,19 +174,23 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         region: str | None = None,
         environment: str | None = None,
         include_ended: bool = False,
+        sort: str = NEWEST,
         limit: int = 1000,
         after: Sandbox | None = None,
         client: Client | None = None,
     ) -> Sequence[Sandbox]:
         """The sandboxes with all of `tags`, newest first: living ones, or those in any of `states`; in one `region`.
 
-        `include_ended`: also ended ones. `limit`: at most this many. `after`: the last sandbox of the previous page.
+        `include_ended`: also ended ones. `sort`: `created`, `name`, `state`, `image`, `region`, `cpu` or `memory`, with
+        a `-` before it backwards; then, of ended ones, the newest `limits.history`. `limit`: at most this many.
+        `after`: the last sandbox of the previous page.
         """
         wanted = mapping("tags", tags)
         check_tags("tags", wanted)
         check_number("limit", limit, 0, math.inf, "sandboxes", whole=True)
         if region is not None:
             check_text("region", region, "a region's name")
+        check_sort(sort)
         client = client or await current()
         listing = Listing(
             await environment_of(client, environment),
@@ -194,7 +199,8 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
             include_ended=include_ended,
             limit=limit,
             region=region,
-            before=None if after is None else (after._info.created_at, after.id),
+            before=None if after is None else cursor_at(after._info, sort),
+            sort=sort,
         )
         return Listed((Sandbox(client, info) for info in await client.transport.list(listing)), _COLUMNS)
 

@@ -148,6 +148,9 @@ class LogChunk:
 PageCursor = tuple[float, str]
 """Where a page of a listing ends: (created_at, id) of its last sandbox."""
 
+SortedCursor = PageCursor | tuple[float, str, str | float]
+"""The same of a listing that is sorted by something else than time: with that value of its last sandbox."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -155,8 +158,9 @@ class Listing:
     of one `region`, of one `image`, with the text `search` in id, name, image or a tag (`key:value`), upper or lower
     case.
 
-    `before`: only those that come after this one, named by (created_at, id), in the order newest first: how a next page
-    is asked for.
+    `sort`: their order, one of `shoal.model.sorting.SORTS`. In any but newest first it covers those that live and, of
+    ended ones, the newest `limits.history`. `before`: only those that come after this one in that order: how a
+    next page is asked for.
     """
 
     environment: str = "main"
@@ -165,9 +169,10 @@ class Listing:
     include_ended: bool = False
     limit: int = 1000
     region: str | None = None
-    before: PageCursor | None = None
+    before: SortedCursor | None = None
     image: str | None = None
     search: str | None = None
+    sort: str = "-created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,4 +184,4 @@ class Page:
     """
 
     sandboxes: list[SandboxInfo]
-    reached: PageCursor | None = None
+    reached: SortedCursor | None = None

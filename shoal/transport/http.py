@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 from shoal.model import verbs
 from shoal.model.access import ANY_ENVIRONMENT, MAIN_ENVIRONMENT, SandboxEvent, TokenInfo
-from shoal.model.cursors import decode_cursor, encode_cursor
+from shoal.model.cursors import decode_cursor, decode_sorted, encode_cursor
 from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError, Unauthenticated, Unavailable
 from shoal.model.http import error_from_problem
 from shoal.model.ids import IMAGE
 from shoal.model.images import ImageListing, ImagePage, ImageRecord
 from shoal.model.info import Listing, LogChunk, Page, SandboxInfo
 from shoal.model.sandbox_json import info_from_json, spec_to_json
+from shoal.model.sorting import NEWEST
 from shoal.model.spec import SandboxSpec
 from shoal.model.validate import check_key
 from shoal.model.verbs import Retry, Verb
@@ -186,6 +187,7 @@ class HttpTransport(Transport):
             "region": listing.region,
             "image": listing.image,
             "search": listing.search,
+            "sort": None if listing.sort == NEWEST else listing.sort,
             "include_ended": listing.include_ended,
             "limit": min(listing.limit, MAX_PAGE),
             "cursor": None if listing.before is None else encode_cursor(listing.before),
@@ -307,7 +309,7 @@ def _batches(specs: Sequence[SandboxSpec]) -> Iterator[list[dict[str, Any]]]:
 def _page(data: Any) -> Page:
     cursor = data.get("next_cursor")
     sandboxes = [info_from_json(each) for each in data["sandboxes"]]
-    return Page(sandboxes, None if cursor is None else decode_cursor(cursor))
+    return Page(sandboxes, None if cursor is None else decode_sorted(cursor))
 
 
 def _image_page(data: Any) -> ImagePage:

@@ -7,13 +7,15 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.actors.controller.listing import matches, position, wants_ended
 from shoal.actors.controller.record import SandboxRecord, from_row
-from shoal.actors.controller.registry import Registry, matches, position, wants_ended
+from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.store import Store
 from shoal.model.access import Caller
 from shoal.model.errors import Internal
 from shoal.model.ids import NAME, SANDBOX
-from shoal.model.info import Listing, PageCursor
+from shoal.model.info import Listing, PageCursor, SortedCursor
+from shoal.model.sorting import NEWEST, check_cursor, check_sort
 from shoal.model.spec import SandboxSpec
 from shoal.model.visibility import check_sees_environment, check_sees_sandbox, no_sandbox, no_sandbox_named, sees
 
@@ -52,11 +54,13 @@ class History:
             raise no_sandbox_named(name, environment)
         return record
 
-    async def select(self, listing: Listing, caller: Caller) -> tuple[list[SandboxRecord], PageCursor | None]:
-        """Newest first, and where the search stopped, if that was before the end of the listing (`Page.reached`)."""
+    async def select(self, listing: Listing, caller: Caller) -> tuple[list[SandboxRecord], SortedCursor | None]:
+        """In its order, and where the search stopped, if that was before the end of the listing (`Page.reached`)."""
         check_sees_environment(caller, listing.environment)
+        check_sort(listing.sort)
+        check_cursor(listing.before, listing.sort)
         found = self.registry.select(listing)
-        if self.registry.complete or not wants_ended(listing):
+        if self.registry.complete or not wants_ended(listing) or listing.sort != NEWEST:
             return found, None
         return await self._with_older(found, listing)
 
@@ -88,7 +92,8 @@ class History:
     ) -> tuple[list[SandboxRecord], PageCursor | None]:
         """Adds those that only the store has."""
         known = {record.id for record in found}
-        before, reached = listing.before, None
+        before = None if listing.before is None else listing.before[:2]
+        reached = None
         for page in range(1, _PAGES + 1):
             rows = await self.store.ended(listing.environment, before, _PAGE)
             records = [record for row in rows if (record := _valid_record(row)) is not None]

@@ -5,18 +5,18 @@ Memory holds all living sandboxes and the newest ended ones. The store may know 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
+from shoal.actors.controller.listing import page_of, position, wants_ended
 from shoal.actors.controller.phase import RESTING
 from shoal.actors.controller.quotas import Usage
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.errors import AlreadyExists, InvalidRequest
 from shoal.model.info import Listing, PageCursor
+from shoal.model.sorting import NEWEST, OLDEST
 from shoal.model.spec import SandboxSpec
-from shoal.model.states import TERMINAL
 
 HISTORY_BYTES = 64 << 20
 """The most bytes that the texts of ended sandboxes (commands, tags, messages) take in memory."""
@@ -125,9 +125,8 @@ class Registry:
         return record
 
     def select(self, listing: Listing) -> list[SandboxRecord]:
-        """Those in memory, newest first."""
-        matching = (record for record in self._candidates(listing) if matches(record, listing))
-        return list(islice(matching, listing.limit))
+        """Those in memory, in the listing's order."""
+        return page_of(self._candidates(listing), listing)
 
     def live(self) -> list[SandboxRecord]:
         return list(self._live.values())
@@ -159,10 +158,15 @@ class Registry:
         self._trim()
 
     def _candidates(self, listing: Listing) -> Iterator[SandboxRecord]:
-        """Newest first, from where the listing goes on."""
-        end = len(self._by_age) if listing.before is None else bisect_left(self._by_age, listing.before)
+        """By time, from where the listing goes on, if that is its order; else all."""
+        begin, end = 0, len(self._by_age)
+        if listing.before is not None and listing.sort == OLDEST:
+            begin = bisect_right(self._by_age, listing.before[:2])
+        elif listing.before is not None and listing.sort == NEWEST:
+            end = bisect_left(self._by_age, listing.before[:2])
+        indices = range(begin, end) if listing.sort == OLDEST else range(end - 1, begin - 1, -1)
         with_ended = wants_ended(listing)
-        for index in range(end - 1, -1, -1):
+        for index in indices:
             sandbox_id = self._by_age[index][1]
             record = self._live.get(sandbox_id) or (self._ended.get(sandbox_id) if with_ended else None)
             if record is not None:
@@ -214,32 +218,3 @@ class Registry:
         spec = record.spec
         if spec.idempotency_key is not None and self._keys.get((spec.environment, spec.idempotency_key)) == record.id:
             del self._keys[spec.environment, spec.idempotency_key]
-
-
-def position(record: SandboxRecord) -> PageCursor:
-    """Its position in a listing."""
-    return record.created_at, record.id
-
-
-def wants_ended(listing: Listing) -> bool:
-    return listing.include_ended or any(state in TERMINAL for state in listing.states)
-
-
-def matches(record: SandboxRecord, listing: Listing) -> bool:
-    """Whether a listing includes it; the caller decides about ended ones."""
-    return (
-        not record.hidden
-        and record.spec.environment == listing.environment
-        and (not listing.states or record.state in listing.states)
-        and (listing.region is None or listing.region in record.spec.regions)
-        and (listing.before is None or position(record) < listing.before)
-        and (listing.image is None or listing.image == record.spec.image)
-        and all(record.tags.get(key) == value for key, value in listing.tags.items())
-        and (listing.search is None or _is_found(record, listing.search.casefold()))
-    )
-
-
-def _is_found(record: SandboxRecord, text: str) -> bool:
-    spec = record.spec
-    told = (record.id, spec.name or "", spec.image, *(f"{key}:{value}" for key, value in record.tags.items()))
-    return any(text in part.casefold() for part in told)

@@ -164,7 +164,7 @@ class Sandboxes:
         return (await self.history.find(name, environment, caller)).info
 
     async def select(self, listing: Listing, caller: Caller) -> Page:
-        """Sandboxes, newest first; `EnvironmentNotFound`."""
+        """Sandboxes in the listing's order; `EnvironmentNotFound`."""
         self.admission.accounts.environment(listing.environment, caller)
         found, reached = await self.history.select(listing, caller)
         return Page([record.info for record in found], reached)

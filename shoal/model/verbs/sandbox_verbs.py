@@ -46,7 +46,7 @@ def find(name: str, environment: str) -> SandboxInfo:
 
 @verb(Scope.READ, "GET /v1/sandboxes")
 def list_sandboxes(listing: Listing) -> Page:
-    """Sandboxes, newest first, as far as one look reaches; `EnvironmentNotFound`."""
+    """Sandboxes in the listing's order, as far as one look reaches; `EnvironmentNotFound`."""
 
 
 @verb(Scope.RUN, "PUT /v1/sandboxes/{sandbox_id}/tags", audit="sandbox.tags")

@@ -390,3 +390,17 @@ def until(condition: Any, within_s: float = 10) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def test_the_api_sorts_over_its_pages(api: Api) -> None:
+    for name in ("b", "d", "a", "c"):
+        api.sandbox(name=name)
+    path, names = "/v1/sandboxes?sort=-name&limit=3", []
+    while path:
+        page = api.ask("GET", path).json
+        names += [each["name"] for each in page["sandboxes"]]
+        cursor = page["next_cursor"]
+        path = cursor and f"/v1/sandboxes?sort=-name&limit=3&cursor={cursor}"
+    assert names == ["d", "c", "b", "a"]
+    refused = api.ask("GET", "/v1/sandboxes?sort=size")
+    assert (refused.status, refused.json["field"]) == (400, "sort")

@@ -29,11 +29,12 @@ from shoal.cluster.api.schema.control import (
     Tags,
 )
 from shoal.model import field_types, verbs
-from shoal.model.cursors import MAX_LENGTH, decode_cursor, encode_cursor
+from shoal.model.cursors import MAX_SORTED, decode_sorted, encode_cursor
 from shoal.model.errors import InvalidRequest, Unavailable
 from shoal.model.ids import NAME
 from shoal.model.info import Listing
 from shoal.model.sandbox_json import info_to_json
+from shoal.model.sorting import NEWEST, SORTS, cursor_at
 from shoal.model.states import State
 
 IdempotencyKey = Annotated[
@@ -105,11 +106,19 @@ async def list_sandboxes(
         Query(min_length=1, max_length=256, description="Only those with this in id, name, image or a tag."),
     ] = None,
     include_ended: Annotated[bool, Query(description="Ended ones too, where no state is given.")] = False,
+    sort: Annotated[
+        str,
+        Query(
+            max_length=32,
+            description=f"One of {', '.join(f'`{each}`' for each in SORTS)}; with `-`, backwards. In any order but "
+            "newest first, of ended ones only the newest `limits.history` are listed.",
+        ),
+    ] = NEWEST,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=MAX_LENGTH, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(max_length=MAX_SORTED, description="`next_cursor` of the page before.")] = None,
 ) -> Json:
-    """Lists sandboxes, newest first, in pages. A page may hold fewer than `limit`, even none, and still have a next
-    one: each looks at a limited number of old sandboxes."""
+    """Lists sandboxes, newest first unless `sort` says otherwise, in pages. A page may hold fewer than `limit`, even
+    none, and still have a next one: each looks at a limited number of old sandboxes."""
     listing = Listing(
         environment=environment_for(who, environment),
         tags=_tags(tag),
@@ -117,13 +126,14 @@ async def list_sandboxes(
         include_ended=include_ended,
         limit=limit + 1,
         region=region,
-        before=None if cursor is None else decode_cursor(cursor),
+        before=None if cursor is None else decode_sorted(cursor),
         image=image,
         search=search,
+        sort=sort,
     )
     found = await cluster.ask(verbs.list_sandboxes, listing)
     page = found.sandboxes[:limit]
-    reached = (page[-1].created_at, page[-1].id) if len(found.sandboxes) > limit else found.reached
+    reached = cursor_at(page[-1], sort) if len(found.sandboxes) > limit else found.reached
     more = None if reached is None else encode_cursor(reached)
     return Json({"sandboxes": [info_to_json(info) for info in page], "next_cursor": more})
 

@@ -1,5 +1,5 @@
-// The table of an environment's sandboxes: paged, searched and filtered at the server, kept live by events.
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+// The table of an environment's sandboxes: paged, searched, filtered and sorted at the server, kept live by events.
+import { useEffect, useRef, useState } from "preact/hooks";
 import { api, get, may, messageOf } from "../lib/api.ts";
 import { useEvents } from "../lib/events.ts";
 import { mebibytes, number, plain, words } from "../lib/format.ts";
@@ -14,7 +14,7 @@ const AT_ONCE = 8;
 const LIVING = ["pending", "starting", "running", "paused", "stopping", "stopped"];
 const ENDED = ["terminated", "failed"];
 
-type Column = "state" | "name" | "image" | "cpu" | "memory" | "created";
+const NEWEST = "-created";
 
 /** Which page by its cursor, and those before it, so that one can go back. */
 function useCursors(key: string) {
@@ -41,7 +41,8 @@ export function SandboxesPage({ environment }: { environment: string }) {
     image: asked.get("image") ?? "",
     region: asked.get("region") ?? "",
   };
-  const pages = useCursors(JSON.stringify([environment, filters]));
+  const sort = asked.get("sort") || NEWEST;
+  const pages = useCursors(JSON.stringify([environment, filters, sort]));
   const listing = {
     environment,
     search: filters.search,
@@ -50,6 +51,7 @@ export function SandboxesPage({ environment }: { environment: string }) {
     tag: filters.tag ? [filters.tag] : [],
     state: filters.state === "ended" ? ENDED : filters.state && filters.state !== "all" ? [filters.state] : [],
     include_ended: filters.state === "all",
+    sort: sort === NEWEST ? null : sort,
     limit: PAGE,
     cursor: pages.cursor,
   };
@@ -73,11 +75,9 @@ export function SandboxesPage({ environment }: { environment: string }) {
     return () => clearInterval(timer);
   }, [page.reload]);
 
-  const [order, setOrder] = useState<{ by: Column; up: boolean }>({ by: "created", up: false });
-  const sorted = useMemo(() => (rows ? inOrder(rows, order.by, order.up) : []), [rows, order]);
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   useEffect(() => setChosen(new Set()), [environment, pages.cursor]);
-  const present = sorted.filter((row) => chosen.has(row.id) && !ENDED.includes(row.state));
+  const present = (rows ?? []).filter((row) => chosen.has(row.id) && !ENDED.includes(row.state));
   const mayEnd = may("run");
 
   const choose = (ids: string[], on: boolean) => {
@@ -85,19 +85,18 @@ export function SandboxesPage({ environment }: { environment: string }) {
     for (const id of ids) on ? next.add(id) : next.delete(id);
     setChosen(next);
   };
-  const head = (by: Column, title: string) => (
-    <button
-      type="button"
-      class="sort"
-      aria-label={`Sort by ${title.toLowerCase()}`}
-      onClick={() => setOrder({ by, up: order.by === by ? !order.up : by !== "created" })}
-    >
-      {title}
-      <span aria-hidden="true">{order.by === by ? (order.up ? " ↑" : " ↓") : ""}</span>
-    </button>
-  );
+  const head = (by: string, title: string) => {
+    const here = sort === by ? " ↑" : sort === `-${by}` ? " ↓" : "";
+    const next = sort === by || (by === "created" && !here) ? `-${by}` : by;
+    return (
+      <button type="button" class="sort" aria-label={`Sort by ${title.toLowerCase()}`} onClick={() => setQuery({ sort: next === NEWEST ? null : next })}>
+        {title}
+        <span aria-hidden="true">{here}</span>
+      </button>
+    );
+  };
   const filtered = Object.values(filters).some(Boolean);
-  const living = sorted.filter((row) => !ENDED.includes(row.state)).map((row) => row.id);
+  const living = (rows ?? []).filter((row) => !ENDED.includes(row.state)).map((row) => row.id);
 
   return (
     <>
@@ -152,12 +151,12 @@ export function SandboxesPage({ environment }: { environment: string }) {
             "Tags",
             head("cpu", "CPU"),
             head("memory", "Memory"),
-            "Region",
+            head("region", "Region"),
             head("created", "Created"),
             "Lived",
           ]}
         >
-          {sorted.map((row) => (
+          {rows.map((row) => (
             <Row
               key={row.id}
               row={row}
@@ -170,11 +169,11 @@ export function SandboxesPage({ environment }: { environment: string }) {
       {page.data && (pages.number > 1 || page.data.next_cursor !== null) && (
         <div class="pager">
           <button type="button" disabled={pages.number === 1} onClick={pages.back}>
-            Newer
+            {sort === NEWEST ? "Newer" : "Previous"}
           </button>
           <span>Page {pages.number}</span>
           <button type="button" disabled={page.data.next_cursor === null} onClick={() => pages.next(page.data!.next_cursor!)}>
-            Older
+            {sort === NEWEST ? "Older" : "Next"}
           </button>
         </div>
       )}
@@ -290,19 +289,6 @@ function summary(rows: Sandbox[], more: boolean): string {
   for (const row of rows) counts.set(row.state, (counts.get(row.state) ?? 0) + 1);
   const parts = [...LIVING, ...ENDED].filter((state) => counts.has(state)).map((state) => `${counts.get(state)} ${state}`);
   return `${parts.join(", ")}${more ? " on this page" : ""}`;
-}
-
-function inOrder(rows: Sandbox[], by: Column, up: boolean): Sandbox[] {
-  if (by === "created") return up ? [...rows].reverse() : rows;
-  const value = (row: Sandbox): string | number => {
-    if (by === "cpu" || by === "memory") return row[by][1];
-    return by === "name" ? (row.name ?? row.id) : row[by];
-  };
-  const sign = up ? 1 : -1;
-  return [...rows].sort((a, b) => {
-    const [x, y] = [value(a), value(b)];
-    return x < y ? -sign : x > y ? sign : 0;
-  });
 }
 
 const STATES = new Set<string>([...LIVING, ...ENDED]);
