@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -113,6 +114,19 @@ def test_a_step_that_fails_is_told(cluster: Cluster, salt: str, both_ways: shoal
     with pytest.raises(shoal.ImageBuildError) as caught:
         shoal.Image.base().run_commands(f"true {salt}", user="nobody-at-all").build()
     assert (caught.value.step, caught.value.exit_code) == (1, None)
+
+
+def test_a_step_that_fills_its_disk_says_so_and_leaves_nothing(cluster: Cluster, salt: str, tmp_path: Path) -> None:
+    before = {image.id for image in cluster.client.images()}
+    (tmp_path / "big").write_bytes(os.urandom(80 << 20))
+    fills = shoal.Image.base().run_commands(f"head -c 80M /dev/zero > /{salt}")
+    for image in (fills, shoal.Image.base().add_local_file(tmp_path / "big", f"/{salt}")):
+        with pytest.raises(shoal.ImageBuildError) as full:
+            image.build(disk=48)
+        assert "no space left on device; allow more with disk=" in full.value.message.lower()
+        assert full.value.step == 1
+    assert {image.id for image in cluster.client.images()} == before
+    assert fills.build(disk=160).id is not None
 
 
 def test_all_who_ask_at_the_same_time_get_one_build(

@@ -46,6 +46,7 @@ _SHOWN = 200
 
 _LAST_LINES = 5
 _DISK_FULL = "No space left on device"
+_MORE_DISK = "; allow more with disk="
 _OWN = "shoal: "
 """How lines begin that Shoal's own programs in `shoal/base` write."""
 
@@ -137,7 +138,9 @@ class StepRunner:
         except _STEPS_FAULT as error:
             if error.retryable:
                 raise
-            raise self.failed(error.message, getattr(error, "exit_code", None)) from None
+            full = _DISK_FULL.lower() in error.message.lower()
+            why = f"{error.message}{_MORE_DISK if full else ''}"
+            raise self.failed(why, getattr(error, "exit_code", None)) from None
 
     def failed(self, why: str, exit_code: int | None = None) -> ImageBuildError:
         """The error of this step."""
@@ -220,7 +223,7 @@ def explain(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     full = [line for line in lines[-_LAST_LINES:] if _DISK_FULL in line]
     if full:
-        return f"{full[-1][:_SHOWN]}; allow more with disk="
+        return f"{full[-1][:_SHOWN]}{_MORE_DISK}"
     own = len(lines)  # what Shoal's own programs add at the end, several lines of one text
     while own > 0 and lines[own - 1].startswith(_OWN):
         own -= 1
