@@ -17,6 +17,16 @@ _LARGEST = 1 << 20
 _SHOWN = 5
 """Mistakes that one message tells."""
 
+_PROVIDERS = ("aws", "local")
+
+_WHAT = {
+    "extra_forbidden": "there is no such field",
+    "missing": "it is missing",
+    "union_tag_invalid": f"there are only {' and '.join(_PROVIDERS)}",
+    "union_tag_not_found": f"it is missing; there are {' and '.join(_PROVIDERS)}",
+}
+"""In place of pydantic's words."""
+
 
 def read_file(path: Path) -> ClusterSpec:
     """The cluster that a file describes. Raises `InvalidRequest` with the line and the field of what is wrong."""
@@ -75,16 +85,16 @@ def _refuse(tree: Node | None, name: str) -> None:
 def _told(error: ValidationError, tree: Node | None, name: str) -> InvalidRequest:
     lines, first = [], ""
     for mistake in error.errors(include_url=False):
-        path = [str(part) for part in mistake["loc"] if part not in ("aws", "local", "[key]")]
+        path = [str(part) for part in mistake["loc"] if part not in (*_PROVIDERS, "[key]")]
+        if mistake["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            path = ["provider"]
         field = ".".join(path)
         first = first or field
-        what = str(mistake["msg"]).removeprefix("Value error, ")
-        if mistake["type"] == "extra_forbidden":
-            what = "there is no such field"
+        what = _WHAT.get(mistake["type"]) or str(mistake["msg"]).removeprefix("Value error, ")
         lines.append(f"{name}:{_line(tree, path)}: {field + ': ' if field else ''}{what[:300]}")
     if len(lines) > _SHOWN:
         lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more mistakes"]
-    return InvalidRequest("\n".join(lines), field=first or "cluster")
+    return InvalidRequest("; ".join(lines), field=first or "cluster")
 
 
 def _line(tree: Node | None, path: Sequence[str]) -> int:

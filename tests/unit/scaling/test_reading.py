@@ -44,7 +44,7 @@ def test_a_good_file() -> None:
         ("price: 0.5", "price: .nan", "regions.eu.types.cpu.price", 7),
         ("min: 1", "minn: 1", "regions.eu.types.cpu.minn", 7),
         ("    max: 2", "    maxx: 2", "regions.us.maxx", 9),
-        ("provider: local", "provider: gcp", "cluster", 1),
+        ("provider: local", "provider: gcp", "provider", 3),
         ("provider: local", "provider: aws", "head", 1),
         ("name: prod", "name: Prod!", "name", 2),
         ("name: prod", "name: prod\nmax_nodes: 0", "cluster", 1),
