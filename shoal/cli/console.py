@@ -10,9 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from shoal.model.access import TokenInfo
+
+_GAP = 2
+_NARROWEST = 4
+_WIDEST = 10_000
+"""Characters between the columns of a table, of its narrowest column, and of a line where nobody looks."""
 
 
 def out() -> Console:
@@ -77,19 +82,45 @@ def byte_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table without a frame; without a terminal, nothing is cut off."""
+    """A table without a frame, a line for each row. On a terminal, what has no room is cut, but for the first column;
+    elsewhere nothing is."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     console = out()
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    if console.is_terminal:
+        widths = fitted(widths, console.width - _GAP * (len(columns) - 1))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=not console.is_terminal, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    print_lines(console, table)
+
+
+def print_lines(console: Console, lines: RenderableType) -> None:
+    """Prints them; without a terminal as long as they are, and with no spaces at their ends."""
+    if console.is_terminal:
+        console.print(lines)
+        return
+    console.width = max(console.width, _WIDEST)
+    with console.capture() as held:
+        console.print(lines)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in held.get().removesuffix("\n").split("\n")))
+
+
+def fitted(widths: Sequence[int], room: int) -> list[int]:
+    """The widths of columns that fit: the widest give way first, and the first column last."""
+    found = list(widths)
+    while sum(found) > room:
+        widest = max(range(1, len(found)), key=found.__getitem__, default=0)
+        if found[widest] <= _NARROWEST:
+            break
+        found[widest] -= 1
+    return found
 
 
 def print_listing(

@@ -130,8 +130,7 @@ async def _run(client: Client, environment: str | None, view: View) -> None:
     out = console.out()
     if not (out.is_terminal and sys.stdin.isatty()):
         view.seen = await look(client, environment)
-        out.width = view.width
-        out.print(view.render())
+        console.print_lines(out, view.render())
         return
     from rich.console import Console
     from rich.live import Live
