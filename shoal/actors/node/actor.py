@@ -28,8 +28,7 @@ from shoal.model import machine as machine_file
 from shoal.model.errors import FailedPrecondition, NotFound, ShoalError, Unavailable
 from shoal.model.info import NodeInfo
 from shoal.model.mounts import MountSpec
-from shoal.model.spec import MIB, ContainerShape, SandboxSpec
-from shoal.model.states import Reason
+from shoal.model.spec import ContainerShape, SandboxSpec
 
 if TYPE_CHECKING:
     from shoal.actors.node.wiring import NodeParts
@@ -385,7 +384,7 @@ class NodeActor(Carrying):
         parts = await self._wiring.open_node(
             self._settings, self._cluster, self._machine, self._secret, address, self._node_id
         )
-        parts.disk_watch.on_exceeded = lambda key, used: parts.containers.losses.note(key, _disk_full(parts, key, used))
+        parts.disk_watch.on_exceeded = parts.containers.losses.note_full_disk
         parts.prepared.has_creates = lambda: bool(self._starting)
         for record in parts.containers.records.values():
             parts.watch_disk(record)
@@ -505,11 +504,3 @@ class NodeActor(Carrying):
 
 def _counts(record: ContainerRecord) -> bool:
     return record.sandbox_id is not None and record.stage is not Stage.STOPPED
-
-
-def _disk_full(parts: NodeParts, key: str, used: int) -> ContainerLoss:
-    record = parts.containers.records.get(key)
-    limit = "" if record is None else f", limit {record.shape.disk} MiB"
-    return ContainerLoss(
-        Reason.OUT_OF_DISK, None, f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk="
-    )

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from shoal.actors.engines.contract import (
     Ability,
@@ -26,6 +25,7 @@ from shoal.actors.engines.disks import disks
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.container_spec import ContainerDefaults, container_spec, size_mounts
 from shoal.actors.node.losses import REMOVED, Losses, loss_by_exit, out_of_memory
+from shoal.actors.node.protocols import Mounter, Network, RelayClient
 from shoal.actors.node.records import ContainerRecord, RecordFiles, Stage
 from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, Internal, NotFound, ShoalError
@@ -36,34 +36,6 @@ from shoal.model.spec import ContainerShape
 from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.node")
-
-
-class Network(Protocol):
-    """What a container needs of the sandbox network."""
-
-    async def prepare(self, key: str) -> None: ...
-
-    async def attach(self, key: str, holder: int | Path, address: str | None = None) -> str: ...
-
-    async def make_namespace(self, pin: Path) -> None: ...
-
-    async def remove_namespace(self, pin: Path) -> None: ...
-
-    async def detach(self, key: str) -> None: ...
-
-
-class RelayClient(Protocol):
-    """What a container needs of the relay."""
-
-    async def add(self, key: str, pid: int = 0, started: int = 0) -> None: ...
-
-    async def remove(self, key: str) -> None: ...
-
-
-class Mounter(Protocol):
-    """What a container needs of the node's mounts."""
-
-    async def attach(self, record: ContainerRecord) -> None: ...
 
 
 @dataclass(slots=True)

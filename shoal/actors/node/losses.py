@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from shoal.actors.engines.contract import Container
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.records import ContainerRecord
+from shoal.model.spec import MIB
 from shoal.model.states import Reason
 
 _KILLED = 137
@@ -39,6 +40,13 @@ class Losses:
         """Notes how a container was lost; the first report counts."""
         if key in self._records and not (future := self._future(key)).done():
             future.set_result(loss)
+
+    def note_full_disk(self, key: str, used: int) -> None:
+        """It wrote more than its disk holds: so many bytes."""
+        record = self._records.get(key)
+        limit = "" if record is None else f", limit {record.shape.disk} MiB"
+        message = f"it wrote more than its disk holds ({used // MIB} MiB{limit}); raise disk="
+        self.note(key, ContainerLoss(Reason.OUT_OF_DISK, None, message))
 
     def forget(self, key: str, end: ContainerLoss) -> None:
         """The container is gone, or stopped, by the node itself: whoever still waits is told `end`."""

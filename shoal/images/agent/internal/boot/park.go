@@ -31,12 +31,16 @@ type parker struct {
 	restorable bool
 	restored   func() // called when it was
 	unreached  func() // called when nobody could reach this container for a while
+	conns      connections
 	orphan     time.Duration
 	server     *server.Server
 }
 
 // park dials and serves until no relay has answered for the orphan time.
 func (p *parker) park() error {
+	if p.restorable {
+		go p.conns.closeSevered(snapshotFile)
+	}
 	slots := make(chan struct{}, maxConnections)
 	backoff := firstBackoff
 	last := time.Now() // when a connection last waited at the relay
@@ -50,11 +54,12 @@ func (p *parker) park() error {
 			<-slots
 		} else {
 			if p.restorable {
-				go closeWhenSevered(conn)
+				p.conns.add(conn)
 			}
 			began, ended := make(chan struct{}), make(chan struct{})
 			go func() {
 				p.serve(conn, func() { close(began) })
+				p.conns.remove(conn)
 				close(ended)
 				<-slots
 			}()

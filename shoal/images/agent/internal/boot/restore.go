@@ -5,14 +5,18 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
-// severedInterval is how often a connection is looked at. A snapshot takes longer than a tenth of a second, and whoever
-// waits for the sandbox waits for this in addition.
-const severedInterval = 200 * time.Millisecond
+const (
+	// snapshotFile is where gVisor tells that a snapshot was taken or restored: a read waits for the next one.
+	snapshotFile = "/proc/gvisor/checkpoint"
+	// severedInterval is how often connections are looked at where there is no such file, as in old versions of gVisor.
+	severedInterval = 200 * time.Millisecond
+)
 
 const (
 	pollErr = 0x8
@@ -51,23 +55,65 @@ func (p *parker) refreshSecret() {
 	p.restored()
 }
 
-// closeWhenSevered closes a connection that a snapshot has cut off. gVisor does not wake those who wait for it then.
-func closeWhenSevered(conn *os.File) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
+// connections are those to the relay. A snapshot cuts them off, and gVisor does not wake those who wait for them then.
+type connections struct {
+	mu   sync.Mutex
+	open map[*os.File]struct{}
+}
+
+func (c *connections) add(conn *os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[*os.File]struct{}{}
 	}
+	c.open[conn] = struct{}{}
+}
+
+func (c *connections) remove(conn *os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, conn)
+}
+
+// closeSevered closes what is cut off, for ever: at once after each snapshot of which `told` tells, and a while after that,
+// for the snapshot that came while nobody listened.
+func (c *connections) closeSevered(told string) {
 	for {
-		time.Sleep(severedInterval)
-		severed := false
-		if err := raw.Control(func(fd uintptr) { severed = hungUp(int32(fd)) }); err != nil {
-			return // closed by somebody else
+		if awaitSnapshot(told) {
+			c.closeHungUp()
 		}
-		if severed {
+		time.Sleep(severedInterval)
+		c.closeHungUp()
+	}
+}
+
+func (c *connections) closeHungUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		severed := false
+		raw, err := conn.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { severed = hungUp(int32(fd)) })
+		}
+		if err != nil || severed { // an error: it was closed by somebody else
 			conn.Close()
-			return
+			delete(c.open, conn)
 		}
 	}
+}
+
+// awaitSnapshot returns once a snapshot was taken or restored; false at once where nobody tells.
+func awaitSnapshot(told string) bool {
+	fd, err := syscall.Open(told, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	file := os.NewFile(uintptr(fd), told) // which waits without a thread
+	defer file.Close()
+	_, err = file.Read(make([]byte, 1))
+	return err == nil
 }
 
 // hungUp reports whether nothing will come over the socket any more.

@@ -9,26 +9,64 @@ import (
 )
 
 func TestASeveredConnectionIsClosed(t *testing.T) {
+	told := filepath.Join(t.TempDir(), "snapshot")
+	if err := syscall.Mkfifo(told, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(told, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	var conns connections
+	var pairs [2][2]int
+	for i := range pairs {
+		if pairs[i], err = syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0); err != nil {
+			t.Fatal(err)
+		}
+		conns.add(os.NewFile(uintptr(pairs[i][0]), "relay"))
+	}
+	defer syscall.Close(pairs[1][1])
+	go conns.closeSevered(told)
+	syscall.Close(pairs[0][1])
+	time.Sleep(2 * severedInterval)
+	if left(&conns) != 2 {
+		t.Fatal("it was closed before anybody told of a snapshot")
+	}
+	if _, err := writer.WriteString("restore\n"); err != nil {
+		t.Fatal(err)
+	}
+	for left(&conns) == 2 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(2 * severedInterval)
+	if left(&conns) != 1 {
+		t.Fatal("one that is whole was closed")
+	}
+}
+
+func TestASeveredConnectionIsClosedWhereNobodyTellsOfSnapshots(t *testing.T) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var conns connections
 	conn := os.NewFile(uintptr(pair[0]), "relay")
-	ended := make(chan struct{})
-	go func() {
-		closeWhenSevered(conn)
-		close(ended)
-	}()
-	select {
-	case <-ended:
-		t.Fatal("it was closed while the relay was there")
-	case <-time.After(2 * severedInterval):
-	}
+	conns.add(conn)
+	go conns.closeSevered("/nowhere")
 	syscall.Close(pair[1])
-	<-ended
+	for left(&conns) == 1 {
+		time.Sleep(time.Millisecond)
+	}
 	if err := conn.Close(); err == nil {
 		t.Fatal("it is still open")
 	}
+}
+
+func left(conns *connections) int {
+	conns.mu.Lock()
+	defer conns.mu.Unlock()
+	return len(conns.open)
 }
 
 func TestASecretIsTakenWhereThereIsOne(t *testing.T) {
