@@ -68,7 +68,7 @@ def test_a_suspended_one_frees_its_machine_and_goes_on_as_soon_as_it_is_wanted(c
     try:
         sandbox.exec("python3", "-c", COUNTING)
         assert [asked(sandbox), asked(sandbox)] == [1, 2]
-        echo = sandbox.exec("python3", "-uc", "for line in iter(input, ''): print(line)", stdin=True)
+        echo = sandbox.exec("python3", "-uc", "for line in iter(input, ''): print(line)")
         echo.stdin.write("one\n")
         lines = iter(echo.stdout)
         assert next(lines) == "one\n"
