@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from shoal.images.binaries import agent_binary
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.metrics import Series
 from shoal.model.serving_paths import ServingPaths
-from shoal.model.settings import ApiSettings
+from shoal.model.settings import ApiSettings, TelemetrySettings
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -53,8 +54,8 @@ async def replica(paths: ServingPaths, delay_s: float = 0.0) -> AsyncIterator[No
         yield
 
 
-def gateway(paths: ServingPaths, port: int) -> Gateway:
-    return Gateway(agent_binary(), paths, ApiSettings(port=port), paths.run_dir / "log")
+def gateway(paths: ServingPaths, port: int, telemetry: TelemetrySettings | None = None) -> Gateway:
+    return Gateway(agent_binary(), paths, ApiSettings(port=port), paths.run_dir / "log", telemetry)
 
 
 async def ask(port: int) -> str:
@@ -142,6 +143,33 @@ async def test_another_actor_takes_it_with_its_listening_socket(paths: ServingPa
             assert await ask(port) == "HTTP/1.1 200 OK"
         finally:
             await second.close()
+
+
+async def test_one_with_other_settings_is_replaced_where_it_is_adopted(paths: ServingPaths) -> None:
+    port = free_port()
+    first, second = gateway(paths, port), gateway(paths, port, TelemetrySettings(log_format="json"))
+    async with replica(paths):
+        await first.open()
+        before = await pid(first)
+        await first.detach()
+        first.release()
+        asked = asyncio.create_task(ask_for(port, 1.0))
+        await second.open()
+        try:
+            assert await pid(second) != before
+            assert await asked == {"HTTP/1.1 200 OK"}
+        finally:
+            await second.close()
+            await first.close()
+
+
+async def ask_for(port: int, seconds: float) -> set[str]:
+    """The status lines of all answers in that time."""
+    told, end = set(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        told.add(await ask(port))
+        await asyncio.sleep(0.01)
+    return told
 
 
 async def sockets_of_a_child() -> set[int]:

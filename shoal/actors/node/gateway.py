@@ -8,6 +8,7 @@ connects meanwhile for the next one, and a successor takes over without a refuse
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -59,7 +60,8 @@ class Gateway(Program):
         return self._paths.replicas.is_dir()
 
     async def open(self) -> None:
-        """Adopts the gateway that runs, or starts one; watches it from then on. Idempotent.
+        """Adopts the gateway that runs, or starts one; watches it from then on. One that was started with other
+        settings is replaced, as by `roll`. Idempotent.
 
         Raises `FailedPrecondition` where the address is taken, `Unavailable` where the program does not start.
         """
@@ -67,11 +69,15 @@ class Gateway(Program):
             if self.watched:
                 return
             self._paths.replicas.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await super().open()
+            await self._connect_or_start()
+            if await asyncio.to_thread(self._started_with) != self._digest():
+                await self._replace()
+            self.watch()
 
     async def close(self) -> None:
         """Stops the gateway. Idempotent."""
         await super().close()
+        self._note.unlink(missing_ok=True)
         self.release()
 
     def release(self) -> None:
@@ -108,11 +114,26 @@ class Gateway(Program):
         listener = os.dup(self._listener.fileno())  # `launch` closes it
         if await self.launch(self._configuration(listener), (listener,)) is None:
             raise Unavailable(f"the gateway does not start; see {self.log}")
+        await asyncio.to_thread(self._note.write_text, self._digest())
 
     async def connected(self, info: dict[str, Any]) -> None:
         """Gets the listening socket of a gateway that was adopted."""
         if self._listener is None:
             self._listener = await asyncio.to_thread(_receive_listener, self.control)
+
+    @property
+    def _note(self) -> Path:
+        """Has the digest of the settings with which the gateway was started."""
+        return self.control.with_suffix(".settings")
+
+    def _started_with(self) -> str | None:
+        try:
+            return self._note.read_text()
+        except FileNotFoundError:
+            return None
+
+    def _digest(self) -> str:
+        return hashlib.sha256(json.dumps(self._configuration(-1), sort_keys=True).encode()).hexdigest()
 
     def _configuration(self, listener: int) -> dict[str, Any]:
         api = self._api
