@@ -1,4 +1,4 @@
-"""The head's machine goes and comes back: with Redis and PostgreSQL what runs on other machines goes on."""
+"""Ray's GCS or the head's machine goes and comes back: with Redis and PostgreSQL what runs elsewhere goes on."""
 
 from __future__ import annotations
 
@@ -77,20 +77,18 @@ async def _outlive(head: Head, machine: Machine) -> None:
     on_head = (await here.info.aio()).node_id == head_node.id
     await client.cordon.aio(next(n for n in await client.nodes.aio() if n.region == "a").id, why="kept")
 
-    # Everything of Ray's on the head's machine dies at once, the controller and the GCS among it.
-    cluster = cluster_file.read(Path(head.environ["SHOAL_STATE_DIR"]))
-    assert cluster is not None
-    for each in processes.of_cluster(cluster.cluster, Path(cluster.temp_dir)):
-        os.kill(each.pid, signal.SIGKILL)
-    await client.close.aio()
-    await asyncio.to_thread(head.shoal, "up")
-    client = head.client()
-    again = await Sandbox.from_name.aio("elsewhere", client=client)
-    assert again.id == elsewhere.id
-    assert await (again.process(process.id)).poll.aio() is None, "its process runs on"
-    assert (await again.run.aio("echo still")).stdout == "still\n"
-    (kept,) = [node for node in await client.nodes.aio() if node.cordon is not None]
-    assert kept.region == "a"
+    # The GCS dies alone; then all that is Ray's on the head's machine, at once.
+    for alone in (True, False):
+        _kill(head, "gcs_server" if alone else "")
+        await client.close.aio()
+        await asyncio.to_thread(head.shoal, "up")
+        client = head.client()
+        again = await Sandbox.from_name.aio("elsewhere", client=client)
+        assert again.id == elsewhere.id
+        assert await (again.process(process.id)).poll.aio() is None, "its process runs on"
+        assert (await again.run.aio("echo still")).stdout == "still\n"
+        (kept,) = [node for node in await client.nodes.aio() if node.cordon is not None]
+        assert kept.region == "a"
     if on_head:
         with pytest.raises(SandboxEnded) as lost:
             await (await Sandbox.from_id.aio(here.id, client=client)).run.aio("true")
@@ -99,3 +97,14 @@ async def _outlive(head: Head, machine: Machine) -> None:
     assert (await fresh.run.aio("echo new")).stdout == "new\n"
     await client.close.aio()
     await asyncio.to_thread(machine.run, SHOAL, "leave", "--force")
+
+
+def _kill(head: Head, program: str) -> None:
+    """All processes of Ray's on the head's machine that have this in their command."""
+    cluster = cluster_file.read(Path(head.environ["SHOAL_STATE_DIR"]))
+    assert cluster is not None
+    found = processes.of_cluster(cluster.cluster, Path(cluster.temp_dir))
+    victims = [each.pid for each in found if program in Path(f"/proc/{each.pid}/cmdline").read_text("utf-8", "replace")]
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
