@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shoal.actors.engines.contract import Ability, ContainerState
+from shoal.actors.engines.oci.records import ProcessRef, Records
 from shoal.model.errors import FailedPrecondition
 from tests.contract.engines.labs import RunscLab, opened
 
@@ -82,4 +83,26 @@ async def test_a_suspended_one_goes_on_from_its_own_memory_until_that_is_let_go(
     await lab.engine.forget_memory(key)
     assert not (await lab.engine.restart(key)).resumed
     assert sorted(file.name for file in place.glob("memory*")) == []
+    await lab.engine.remove(key)
+
+
+async def test_a_suspend_and_a_wake_that_a_kill_cut_short_leave_the_memory_alone(lab: RunscLab) -> None:
+    container = await lab.start(keep=True)
+    key = container.key
+    await lab.run(container, "sh", "-c", "echo memory > /dev/shm/a")
+    await lab.engine.suspend(key)
+    for _ in ("suspend", "wake"):
+        records = Records(lab.top / "oci" / "containers")
+        record = records.get(key)
+        assert record is not None
+        records.put(record.but(maker=ProcessRef(1 << 22, 1)))  # which has been killed since
+        other = lab.another()
+        await other.open()
+        try:
+            assert (await other.get(key)).state is ContainerState.EXITED
+            again = await other.restart(key)
+            assert again.resumed
+            assert await lab.run(again, "cat", "/dev/shm/a") == (0, "memory\n")
+        finally:
+            await other.close()
     await lab.engine.remove(key)
