@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 
 import shoal
+from shoal.actors.names import node_actor_name
+from tests import leaks
+from tests.cluster import Cluster
+from tests.processes import actor_pid, kill
 
 pytestmark = pytest.mark.engine
 
@@ -89,3 +97,53 @@ def test_a_suspended_one_frees_its_machine_and_goes_on_as_soon_as_it_is_wanted(c
         assert not sandbox.run("pgrep python3").stdout, "it starts from its files"
     finally:
         sandbox.terminate()
+
+
+def test_a_pool_of_restored_ones_has_an_interpreter_with_its_imports_done(cluster: object) -> None:
+    with shoal.Sandbox.create(memory=(128, 512)) as first:
+        first.exec("python3", "-c", COUNTING)
+        assert asked(first) == 1
+        checkpoint = first.snapshot(ttl=600)
+    options: dict[str, Any] = {"image": checkpoint.id, "runtime": "runsc", "memory": (128, 512)}
+    with shoal.Pool.create("restored", min_ready=1, **options) as pool:
+        pool.wait_ready(1, timeout=120)
+        with pool.take() as sandbox:
+            assert asked(sandbox) == 2
+            assert sandbox.info().memory_state == "restored"
+
+
+@pytest.mark.parametrize("victim", ["node", "slots"])
+def test_its_memory_is_kept_whoever_is_killed_while_one_is_suspended_or_wakes(cluster: Cluster, victim: str) -> None:
+    before = leaks.look(cluster.file)
+    sandbox = shoal.Sandbox.create(persistent=True, runtime="runsc", memory=(128, 512), timeout=None)
+    try:
+        sandbox.exec("python3", "-c", COUNTING)
+        count = asked(sandbox)
+        node_id = sandbox.info().node_id
+        assert node_id is not None
+        for step, delay_s in (
+            (sandbox.suspend, 0.15),
+            (sandbox.resume, 0.4),
+            (sandbox.suspend, 0.4),
+            (sandbox.start, 0.7),
+        ):
+            with ThreadPoolExecutor() as pool:
+                work = pool.submit(step)
+                time.sleep(delay_s)
+                for pid in [actor_pid(node_actor_name(node_id))] if victim == "node" else slot_pids():
+                    kill(pid)
+            if work.exception() is not None:
+                assert isinstance(work.exception(), shoal.ShoalError)
+                step()
+        count += 1
+        assert asked(sandbox) == count, "it went on each time"
+    finally:
+        sandbox.terminate()
+    leaks.assert_none(cluster.file, before)
+
+
+def slot_pids() -> list[int]:
+    import ray._private.state as state
+
+    slots = (actor for actor in state.actors().values() if actor["ActorClassName"] == "SandboxActor")
+    return [int(slot["Pid"]) for slot in slots if slot["State"] == "ALIVE"]
