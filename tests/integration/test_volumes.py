@@ -44,7 +44,7 @@ def until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
 def helpers(volume: Volume) -> list[int]:
     """The processes that serve a volume on this machine, its watchdog first."""
     found = subprocess.run(
-        ["pgrep", "-f", f"juicefs mount .*/{volume.id}$"], stdout=subprocess.PIPE, text=True, check=False
+        ["pgrep", "-f", f"juicefs .*mount .*/{volume.id}[.]d/"], stdout=subprocess.PIPE, text=True, check=False
     )
     return [int(pid) for pid in found.stdout.split()]
 
@@ -81,6 +81,13 @@ def test_files_are_as_on_a_local_disk(writer: Sandbox) -> None:
     assert writer.run(script, check=True).stdout.endswith("42\n")
     assert "Read-only file system" in writer.run("echo x > /ro/t/f").stderr
     assert writer.run("echo s > /sub/s && cat /data/a/b/s && ls -A /sub", check=True).stdout == "s\ns\n"
+
+
+def test_its_helper_listens_nowhere(volume: Volume, writer: Sandbox) -> None:
+    """JuiceFS serves profiles and metrics to every account of the machine, unless it is told otherwise."""
+    found = [psutil.Process(pid) for pid in helpers(volume)]
+    assert found
+    assert not [each for one in found for each in one.net_connections("inet") if each.status == psutil.CONN_LISTEN]
 
 
 def test_another_sandbox_and_the_outside_see_it(volume: Volume, writer: Sandbox, tmp_path: Path) -> None:

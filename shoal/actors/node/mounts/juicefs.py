@@ -22,6 +22,10 @@ def juicefs() -> str:
     return found
 
 
+QUIET = "--no-agent"
+"""A global option of every call: else each process opens a port for profiles, which ask no account for anything."""
+
+
 def environment(access: VolumeAccess) -> dict[str, str]:
     """What a JuiceFS process on this machine gets beside `PATH` and `HOME`. Where the settings name no credentials, it
     finds those of the machine by AWS's usual chain, some links of which are variables."""
@@ -42,7 +46,7 @@ def run_juicefs(
     takes longer than `timeout_s`."""
     try:
         return subprocess.run(
-            [program, *arguments],
+            [program, QUIET, *arguments],
             env={**kept_environment(), **(env or {})},
             cwd=Path("/"),
             stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from pathlib import Path
 from shoal.actors.handles import call, find_actor
 from shoal.actors.node.mounts import threads
 from shoal.actors.node.mounts.contract import Helper, MountKind
-from shoal.actors.node.mounts.juicefs import environment, juicefs, kept_environment
+from shoal.actors.node.mounts.juicefs import QUIET, environment, juicefs, kept_environment
 from shoal.actors.node.mounts.versions import change_versions
 from shoal.actors.volumes import VersionChange, VolumeAccess
 from shoal.model.errors import FailedPrecondition, Unavailable
@@ -28,6 +28,10 @@ COMMIT_S = 30.0
 
 _ASK_S = 60.0
 _MOST_OPEN_MIB = 128
+_NOWHERE = "192.0.2.1:0"
+"""Where its metrics are: at an address of no machine (RFC 5737), so that it goes on without. It has no option to have
+none, and every account of the machine could read them."""
+
 _INSIDE = "d"
 """What containers see of a volume. Above it are JuiceFS's own files, which tell of its settings."""
 
@@ -58,6 +62,7 @@ class VolumeMounts(MountKind):
         await asyncio.to_thread(_check_here, access)
         argv = (
             juicefs(),
+            QUIET,
             "mount",
             "--no-usage-report",
             "--no-syslog",
@@ -68,7 +73,7 @@ class VolumeMounts(MountKind):
             f"--attr-cache={FRESH_S}",
             f"--entry-cache={FRESH_S}",
             f"--dir-entry-cache={FRESH_S}",
-            "--metrics=127.0.0.1:0",
+            f"--metrics={_NOWHERE}",
             f"--bucket={access.bucket}",
             "-o",
             "allow_other",
@@ -98,7 +103,7 @@ class VolumeMounts(MountKind):
 
         def read() -> str:
             done = subprocess.run(
-                [juicefs(), "sync", f"jfs://SHOAL_META/{name}", str(copy)],
+                [juicefs(), QUIET, "sync", f"jfs://SHOAL_META/{name}", str(copy)],
                 env={**kept_environment(), **environment(access), "SHOAL_META": access.metadata},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
