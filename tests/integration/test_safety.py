@@ -316,6 +316,8 @@ for top in "/proc", "/sys":
         below[:] = [name for name in below if not name.isdigit()]
         for name in files:
             path = os.path.join(directory, name)
+            if os.path.islink(path):  # to what is looked at elsewhere, or by TOLD
+                continue
             try:
                 found = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             except OSError:
