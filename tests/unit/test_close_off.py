@@ -27,7 +27,7 @@ class Host:
         self.closed: set[str] = set()
         self.hangs, self.misses = False, 0
 
-    async def info(self) -> NodeInfo:
+    async def info(self, epoch: int) -> NodeInfo:
         if self.hangs:
             raise Unavailable("it does not answer")
         return node_info(self.name)

@@ -109,6 +109,31 @@ class Joining(Nodes):
         return []
 
 
+async def test_a_machine_that_was_drained_takes_part_again_when_it_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    made = await controller(world)
+    parts = made.parts
+    node = parts.nodes.find(NODE)
+    assert node is not None
+    assert (await parts.machines.drain(NODE, "a disk fails", False, 5.0, INSIDE)).left
+    parts.nodes._joined = {"m": NODE}
+
+    async def refresh(*, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
+        if not parts.nodes._gone(NODE):
+            node.labels, node.address = {MACHINE_LABEL: "m"}, "10.0.0.9"
+            parts.nodes._nodes[NODE] = node
+        return []
+
+    async def reaches(host: str, port: int) -> bool:
+        return True
+
+    monkeypatch.setattr(parts.nodes, "refresh", refresh)
+    monkeypatch.setattr(parts.machines, "_reaches", reaches)
+    assert (await parts.machines.admit("m")).cordon is None
+    assert world.disk.cordons == {}
+    await made.kill()
+
+
 @pytest.mark.parametrize("closed", ["ray", "relay", None])
 async def test_a_machine_that_the_head_does_not_reach_is_told_so(closed: str | None) -> None:
     nodes = Joining(Settings(), "cluster", b"s" * 32)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shoal.actors.controller.nodes import LOST_S, Nodes
-from shoal.actors.names import NODE_PREFIX
+from shoal.actors.names import MACHINE_LABEL, NODE_PREFIX
 from shoal.model.errors import DeadlineExceeded, FailedPrecondition, ShoalError, Unavailable
 from shoal.model.info import Cordon, NodeInfo
 from shoal.model.settings import Settings
@@ -50,7 +50,13 @@ class Cluster:
             call=self.call,
             clock=lambda: self.now,
             list_machines=lambda: [
-                {"NodeID": name, "Alive": alive, "Resources": {"CPU": 4.0}, "NodeManagerHostname": f"host-{name}"}
+                {
+                    "NodeID": name,
+                    "Alive": alive,
+                    "Resources": {"CPU": 4.0},
+                    "NodeManagerHostname": f"host-{name}",
+                    "Labels": {MACHINE_LABEL: f"machine-{name[0]}"},
+                }
                 for name, alive in self.alive.items()
                 if alive is not None
             ],
@@ -159,6 +165,7 @@ async def test_one_that_has_left_gets_no_node_actor_again_until_it_is_uncordoned
     again = cluster.nodes()  # another controller, which the store tells
     again.cordons[A] = Cordon(A, "disk", "tk-1", 1.0, left=True)
     await look(again)
+    assert (again.drained("machine-a"), again.drained("machine-b")) == (A, None)
     assert (again.known(A), again.known(B)) == (False, True)
     del again.cordons[A]
     again.come_back(A)

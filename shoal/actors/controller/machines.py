@@ -78,11 +78,14 @@ class Machines:
     # -- a machine that joins -----------------------------------------------------------------------
 
     async def admit(self, machine: str) -> NodeInfo:
-        """Waits until the node takes part, or raises what keeps it from that."""
+        """Waits until the node takes part, again if it was drained, or raises what keeps it from that."""
         deadline = time.monotonic() + _ADMIT_S
         dialled, node = False, None
         while time.monotonic() < deadline:
             await self._nodes.refresh(wait_s=_LOOK_S)
+            drained = self._nodes.drained(machine)
+            if drained is not None:
+                await self._take_back(drained, INSIDE)
             node = self._nodes.find(machine)
             if node is not None:
                 if not dialled:
@@ -133,15 +136,18 @@ class Machines:
         """New sandboxes may start there again."""
         found = self._nodes.find(node)
         node_id = node if found is None else found.id
+        await self._take_back(node_id, caller)
+        if found is None:
+            await self._nodes.refresh()  # it may have left
+        return self._nodes.info(self._known(node))
+
+    async def _take_back(self, node_id: str, caller: Caller) -> None:
         async with self._changing:
             if node_id in self._nodes.cordons:
                 entry = audited(verbs.uncordon, caller, target=node_id)
                 await self._writer.write(Change(removed_cordons=(node_id,), audit=(entry,)))
                 del self._nodes.cordons[node_id]
                 self._nodes.come_back(node_id)
-        if found is None:
-            await self._nodes.refresh()  # it may have left
-        return self._nodes.info(self._known(node))
 
     async def drain(self, node: str, why: str, force: bool, timeout: float, caller: Caller) -> NodeDrain:
         """Cordons it; once it is empty, it leaves."""

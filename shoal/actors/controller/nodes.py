@@ -125,6 +125,7 @@ class Nodes:
     _nodes: dict[str, Node] = field(default_factory=dict)
     _leaving: set[str] = field(default_factory=set)
     _listed: set[str] = field(default_factory=set)
+    _joined: dict[str, str] = field(default_factory=dict)  # the nodes of machines that have joined, by their names
     _kinds: frozenset[Machine] = frozenset()
     _closed: tuple[list[str], bool] | None = None  # `cluster_addresses`, until a machine comes, goes or changes
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
@@ -151,6 +152,8 @@ class Nodes:
                     port=facts.get("NodeManagerPort", 0),
                 )
         self._listed = set(seen)
+        labels = {node_id: facts.get("Labels", {}) for node_id, facts in seen.items()}
+        self._joined = {each[MACHINE_LABEL]: node_id for node_id, each in labels.items() if MACHINE_LABEL in each}
         now = self.clock()
         for node in self._nodes.values():
             if node.id in seen:
@@ -192,6 +195,12 @@ class Nodes:
     def come_back(self, node_id: str) -> None:
         """A node that has left may have a node actor again."""
         self._leaving.discard(node_id)
+
+    def drained(self, machine: str) -> str | None:
+        """The node of a machine that has left by a drain, and whose Ray still runs."""
+        node_id = self._joined.get(machine, "")
+        cordon = self.cordons.get(node_id)
+        return node_id if cordon is not None and cordon.left else None
 
     def _gone(self, node_id: str) -> bool:
         cordon = self.cordons.get(node_id)
