@@ -127,7 +127,9 @@ class Containers:
             raise FailedPrecondition(f"the start of container {record.key} was given up", state="starting")
         if self.parent is not None:
             self.parent.ensure()
-        pid = runtimes.run(self._runtime(record), self.state, record.key, self.records.place(record.key), memory)
+        bundle_dir = self.records.place(record.key)
+        lazy = memory is not None and memory.parent != bundle_dir  # its own is let go once it runs
+        pid = runtimes.run(self._runtime(record), self.state, record.key, bundle_dir, memory, lazy=lazy)
         record = record.but(stage=Stage.MADE, first=processes.ref(pid), maker=self.maker)
         self.records.put(record)
         place.unmount()

@@ -60,9 +60,12 @@ def found(gvisor: Gvisor | None = None) -> dict[str, Runtime]:
     return runtimes
 
 
-def run(runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | None = None) -> int:
+def run(
+    runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | None = None, *, lazy: bool = False
+) -> int:
     """Starts the container that `bundle/config.json` describes, or has it go on with `memory`; the pid of its first
-    process. Raises the runtime's error, after which there may be something of it."""
+    process. `lazy`: before all of its memory is read, so that it ends where that cannot be read. Raises the runtime's
+    error, after which there may be something of it."""
     log, pid_file = bundle / "log", bundle / "pid"
     log.unlink(missing_ok=True)
     pid_file.unlink(missing_ok=True)
@@ -70,6 +73,8 @@ def run(runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | No
     root.mkdir(mode=0o700, exist_ok=True)
     options = ["--root", str(root), "--log", str(log), "--log-format", "json"]
     verb = ["run"] if memory is None else ["restore", f"--image-path={memory}"]
+    if lazy:
+        verb.append("--background")
     command = [runtime.program, *runtime.flags, *options, *verb, "--detach"]
     command += ["--bundle", str(bundle), "--pid-file", str(pid_file), key]
     try:
