@@ -25,7 +25,7 @@ export function Builds({ environment }: { environment: string }) {
           <tr key={build.id}>
             <td>
               <a data-page href={link("e", environment, "images", "builds", build.id)}>
-                {build.id}
+                <code>{build.id}</code>
               </a>
             </td>
             <td>

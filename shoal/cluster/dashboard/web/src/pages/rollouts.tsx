@@ -31,13 +31,14 @@ export function RolloutsPage({ environment }: { environment: string }) {
         </Empty>
       )}
       {rollouts && rollouts.length > 0 && (
-        <Table label="Rollouts" head={["Rollout", "State", "Items", "Failed", "Mean reward", "Began", "Took", "Owner"]}>
+        <Table label="Rollouts" head={["Rollout", "State", "Items", "Failed", "Mean reward", "Began", "Took"]}>
           {rollouts.map((each) => (
             <tr key={each.id}>
               <td class="wide">
                 <a data-page href={link("e", environment, "rollouts", each.id)}>
                   {each.name ? <Text most={80}>{each.name}</Text> : <code>{each.id}</code>}
                 </a>
+                <code class="below">{each.owner}</code>
               </td>
               <td>
                 <RolloutBadge rollout={each} />
@@ -52,9 +53,6 @@ export function RolloutsPage({ environment }: { environment: string }) {
               </td>
               <td class="number">
                 <Since from={each.started_at} to={each.ended_at} />
-              </td>
-              <td>
-                <code>{each.owner}</code>
               </td>
             </tr>
           ))}

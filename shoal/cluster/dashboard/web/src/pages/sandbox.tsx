@@ -1,5 +1,5 @@
 // One sandbox: what it is and how it stands, and behind tabs what can be done in it.
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { api, get, may } from "../lib/api.ts";
 import { follow } from "../lib/events.ts";
 import { useResource } from "../lib/resource.ts";
@@ -108,8 +108,11 @@ function Tabs({ tabs, shown, to }: { tabs: Tab[]; shown: Tab; to: (name: string)
     navigate(to(next.name), true);
     requestAnimationFrame(() => document.querySelector<HTMLElement>('[role="tab"][aria-selected="true"]')?.focus());
   };
+  // On a small screen the row of tabs is longer than the screen.
+  const row = useRef<HTMLDivElement>(null);
+  useEffect(() => row.current?.querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest", inline: "center" }), [shown.name]);
   return (
-    <div class="tabs" role="tablist" aria-label="About this sandbox" onKeyDown={press}>
+    <div ref={row} class="tabs" role="tablist" aria-label="About this sandbox" onKeyDown={press}>
       {tabs.map((each) => (
         <a data-page key={each.name} role="tab" href={to(each.name)} aria-selected={each === shown} tabIndex={each === shown ? 0 : -1}>
           {each.title}

@@ -40,7 +40,7 @@ export default function Chart({ title, at, lines, shown, height = 120, over = "t
           height,
           legend: { show: false },
           cursor: { y: false, points: { show: false } },
-          padding: [8, 8, 0, 0],
+          padding: [8, 24, 0, 0],
           scales: {
             x: over === "time" ? { range: (_, from, to) => spread(from, to) } : { time: false, range: (_, __, to) => [0, Math.max(1, to ?? 1)] },
             y: { range: (_, least, most) => bounds(least, most) },
@@ -115,4 +115,9 @@ function bounds(least: number | null, most: number | null): [number, number] {
 
 const clock = (tick: number) => new Date(tick * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 
-const dataOf = (at: number[], lines: Line[]) => [at, ...lines.map((line) => line.values)] as uPlot.AlignedData;
+/** A point alone is drawn at the right, too: uPlot would give it a day of its own. */
+function dataOf(at: number[], lines: Line[]): uPlot.AlignedData {
+  const alone = at.length === 1;
+  const x = alone ? [Math.max(0, at[0]! - LEAST_S), at[0]!] : at;
+  return [x, ...lines.map((line) => (alone ? [null, line.values[0]] : line.values))] as uPlot.AlignedData;
+}

@@ -18,7 +18,7 @@ function options(sandbox: Sandbox, defaults: Record<string, Value>): [string, Va
   const usual: Record<string, Value> = {
     ...{ name: null, tags: {}, command: [], workdir: null, user: "", hostname: "sandbox", idle_timeout: null, persistent: false },
     ...{ restart: "no", autostart: true, owner_lease: null, pty: false, region: [], zone: null, placement: "pack", gpu: 0 },
-    ...{ wait_for_capacity: true, runtime: "runc", environment: "main", network: "default", volumes: [], secrets: [] },
+    ...{ wait_for_capacity: true, runtime: "runc", environment: "main", network: "default", volumes: [], secrets: [], mounted_images: {} },
     ...defaults,
     cpu: [defaults.cpu_request ?? 0, defaults.cpu_limit ?? 0],
     memory: [defaults.memory_request ?? 0, defaults.memory_limit ?? 0],
