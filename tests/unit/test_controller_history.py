@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shoal.actors.controller import history
+from shoal.actors.controller import admission, history
 from shoal.actors.controller.phase import SETTLED
 from shoal.actors.controller.record import to_row
 from shoal.model.access import INSIDE, Caller, Quota
@@ -200,7 +200,7 @@ class TestWhileTheStoreIsAsked:
     ) -> None:
         sandboxes, look = controller.parts.sandboxes, Look(controller, monkeypatch)
         now = time.time()
-        monkeypatch.setattr(controller.parts.admission, "clock", lambda: now)
+        monkeypatch.setattr(admission, "steady_time", lambda: now)
         creating = controller.begin(sandboxes.create(spec(idempotency_key="k"), 60, True, INSIDE))
         await look.come.wait()
         came = time.monotonic()

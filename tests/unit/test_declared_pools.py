@@ -51,7 +51,7 @@ async def ready(controller: Controller, name: str, count: int) -> None:
         (1, 2, {"image": ""}, InvalidRequest, "image"),
         (1, 2, {"resources": resources(cpu_request=1000.0, cpu_limit=1000.0)}, InvalidRequest, "cpu"),
         (1, 2, {"resources": resources(gpu=1)}, InvalidRequest, "gpu"),
-        (1, 2, {"runtime": "runsc"}, InvalidRequest, "runtime"),
+        (1, 2, {"runtime": "kata"}, InvalidRequest, "runtime"),
         (1, 2, {"environment": "none"}, EnvironmentNotFound, "environment"),
     ],
 )
