@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shoal.model.access import TokenInfo
 
 _GAP = 2
-_NARROWEST = 4
+_NARROWEST = 6
 _WIDEST = 10_000
 """Characters between the columns of a table, of its narrowest column, and of a line where nobody looks."""
 
@@ -82,21 +82,24 @@ def byte_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table without a frame, a line for each row. On a terminal, what has no room is cut, but for the first column;
-    elsewhere nothing is."""
+    """A table without a frame, a line for each row. On a terminal, what has no room is cut, but for the first column,
+    or left out: columns in which nothing is, and then the last ones. Elsewhere nothing is."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     console = out()
     cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
-    if console.is_terminal:
-        widths = fitted(widths, console.width - _GAP * (len(columns) - 1))
+    found = [*zip(columns, *cells, strict=True)]
+    widths = fitted([max(map(cell_len, column)) for column in found], console.width if console.is_terminal else None)
+    if None in widths:
+        found = [column for column in found if any(column[1:])]
+        widths = fitted([max(map(cell_len, column)) for column in found], console.width)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, width in zip(columns, widths, strict=True):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
-    for row in cells:
+    shown = [(column, width) for column, width in zip(found, widths, strict=True) if width is not None]
+    for column, width in shown:
+        table.add_column(column[0], no_wrap=True, overflow="ellipsis", width=width)
+    for row in zip(*(column[1:] for column, _ in shown), strict=True):
         table.add_row(*map(Text, row))
     print_lines(console, table)
 
@@ -112,15 +115,17 @@ def print_lines(console: Console, lines: RenderableType) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in held.get().removesuffix("\n").split("\n")))
 
 
-def fitted(widths: Sequence[int], room: int) -> list[int]:
-    """The widths of columns that fit: the widest give way first, and the first column last."""
+def fitted(widths: Sequence[int], room: int | None) -> list[int | None]:
+    """The widths of columns that fit into `room` (None: any) characters: the widest give way first, but for the first
+    column. None: the last ones, which have no room."""
     found = list(widths)
-    while sum(found) > room:
-        widest = max(range(1, len(found)), key=found.__getitem__, default=0)
-        if found[widest] <= _NARROWEST:
-            break
-        found[widest] -= 1
-    return found
+    while room is not None and sum(found) + _GAP * (len(found) - 1) > room and len(found) > 1:
+        widest = max(range(1, len(found)), key=found.__getitem__)
+        if found[widest] > _NARROWEST:
+            found[widest] -= 1
+        else:
+            found.pop()
+    return [*found, *[None] * (len(widths) - len(found))]
 
 
 def print_listing(

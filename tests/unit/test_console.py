@@ -37,6 +37,19 @@ def test_a_row_is_a_line_on_a_narrow_terminal(
     assert "COMMAND" in head
 
 
+def test_where_nothing_is_and_then_what_is_last_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "out", lambda: Console(width=28, force_terminal=True, no_color=True, soft_wrap=True))
+    console.print_table(("NODE", "REGION", "SANDBOXES", "CPU", "ID"), [("vm", "", "5", "2", "1fe")])
+    head, row = capsys.readouterr().out.splitlines()
+    assert "REGION" not in head
+    assert row.split() == ["vm", "5", "2", "1fe"]
+    console.print_table(tuple("ABCDEFGH"), [tuple(["x" * 12] * 8)])
+    head, row = capsys.readouterr().out.splitlines()
+    assert row == "x" * 12 + "  xxxxx…" * 2
+
+
 def test_piped_nothing_is_cut_and_no_line_ends_with_spaces(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_table(COLUMNS, ROWS)
     lines = capsys.readouterr().out.splitlines()
