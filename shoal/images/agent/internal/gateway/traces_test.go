@@ -82,6 +82,31 @@ func TestARequestsSpanIsBelowTheCallersAndAboveTheReplicas(t *testing.T) {
 	expect(t, "more", len(seen), 0)
 }
 
+func TestATunnelsSpanNamesItsSandbox(t *testing.T) {
+	url, seen := startReceiver(t)
+	l := newTunnelHarness(t, func(c *Config) { c.Traces = spans.Config{Endpoint: url} })
+	l.web(echoRequest)
+	trace, caller := strings.Repeat("a", 32), strings.Repeat("b", 16)
+	headers := withHeaders(l.tokenHeader(), "traceparent", "00-"+trace+"-"+caller+"-01", "X-Request-Id", "one")
+	passed := l.get(prefix+"/", headers).echoed(t).Headers["Traceparent"]
+	select {
+	case span := <-seen:
+		expect(t, "span", []string{span.TraceID, span.ParentSpanID}, []string{trace, caller})
+		expect(t, "passed on", passed, "00-"+trace+"-"+span.SpanID+"-01")
+		attributes := map[string]string{}
+		for _, each := range span.Attributes {
+			attributes[each.Key] = each.Value.StringValue
+		}
+		expect(t, "attributes", attributes, map[string]string{
+			"http.response.status_code": "200", "shoal.kind": "tunnel", "shoal.request_id": "one", "shoal.sandbox_id": sandboxID,
+		})
+	case <-time.After(testTimeout):
+		t.Fatal("no span came")
+	}
+	l.get(prefix+"/", l.tokenHeader())
+	expect(t, "no trace begins at a tunnel whose share is 0", len(seen), 0)
+}
+
 func TestNoTraceBeginsWithWhatMachinesAsk(t *testing.T) {
 	url, _ := startReceiver(t)
 	l := startHarness(t, func(c *Config) { c.Traces = spans.Config{Endpoint: url, Share: 1} })
