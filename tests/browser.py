@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,17 @@ _OPTIONS = (
 class Page:
     """One tab."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, port: int) -> None:
         self._socket = socket
+        self._port = port
         self._last = 0
         self._events: list[dict[str, Any]] = []
         self.ask("Page.enable")
         self.ask("Page.setLifecycleEventsEnabled", enabled=True)
+
+    def another(self) -> AbstractContextManager[Page]:
+        """Another tab of the same browser."""
+        return _tab(self._port)
 
     def load(self, url: str, timeout_s: float = 30) -> None:
         """Goes there; returns once the page and what it refers to have been loaded."""
@@ -162,17 +167,23 @@ def browser(report: Report) -> Iterator[Page]:
         start_new_session=True,
     )
     try:
-        port = _port_of(process, profile / "DevToolsActivePort")
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
-        with opener.open(request, timeout=30) as answer:
-            url = json.load(answer)["webSocketDebuggerUrl"]
-        with connect(url, proxy=None, max_size=None) as socket:
-            yield Page(socket)
+        with _tab(_port_of(process, profile / "DevToolsActivePort")) as page:
+            yield page
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # with all that it started
         process.wait(10)
         _remove(profile)
+
+
+@contextmanager
+def _tab(port: int) -> Iterator[Page]:
+    """An empty tab of the browser that listens there."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
+    with opener.open(request, timeout=30) as answer:
+        url = json.load(answer)["webSocketDebuggerUrl"]
+    with connect(url, proxy=None, max_size=None) as socket:
+        yield Page(socket, port)
 
 
 def _remove(directory: Path) -> None:

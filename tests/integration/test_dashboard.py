@@ -227,7 +227,7 @@ def test_every_page_is_accessible_and_keeps_to_its_policy(dashboard: Dashboard) 
         page.show_as(1280, 800, dark=dark)
         found[path] = [*page.value(_AXE), *page.value("faults")]
         page.screenshot(SHOTS / f"{name}{'-dark' if dark else ''}.png")
-        page.show_as(390, 800)
+        page.show_as(360, 800)
         page.until("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     page.show_as(1280, 800)
     assert {path: faults for path, faults in found.items() if faults} == {}
@@ -257,6 +257,18 @@ PAGES = (
 )
 
 
+def test_the_table_is_sorted_by_the_cluster(dashboard: Dashboard) -> None:
+    page = dashboard.page
+    for name in ("sort-b", "sort-c", "sort-a"):
+        dashboard.api.sandbox(name=name, environment="dev")
+    dashboard.open("/e/dev/sandboxes?search=sort-", "tbody tr")
+    names = "[...document.querySelectorAll('tbody a')].map((e) => e.innerText).join()"
+    for order in ("sort-a,sort-b,sort-c", "sort-c,sort-b,sort-a"):
+        page.click('[aria-label="Sort by name"]')
+        page.until(f"{names} === {json.dumps(order)}")
+    assert "sort=-name" in page.value("location.search"), "the view can be shared"
+
+
 def test_an_end_is_seen_at_once(dashboard: Dashboard) -> None:
     page, other = dashboard.page, dashboard.api.sandbox()["id"]
     dashboard.open("/e/main/sandboxes", "tbody tr")
@@ -272,15 +284,35 @@ def test_an_end_is_seen_at_once(dashboard: Dashboard) -> None:
 
 def test_a_page_says_that_the_cluster_is_away_and_goes_on_by_itself(dashboard: Dashboard) -> None:
     page = dashboard.page
-    dashboard.open("/e/dev/sandboxes", ".empty")
+    dashboard.open("/e/dev/sandboxes?search=away", ".empty")
     page.cut_off(True)
     dashboard.sees(".away", "does not answer")
-    made = dashboard.api.sandbox(environment="dev")["id"]
+    made = dashboard.api.sandbox(environment="dev", name="away")["id"]
     page.cut_off(False)
     dashboard.sees("tr", made)
     page.until("!document.querySelector('.away')")
     dashboard.open("/e/main/sandboxes", "tbody tr")
     assert made not in page.value("document.querySelector('tbody').innerText"), "each environment has its own"
+
+
+def test_two_tabs_show_two_environments_until_one_of_them_signs_out(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    for environment in ("main", "dev"):
+        api.sandbox(environment=environment, name=f"tab-{environment}")
+    with dashboard.page.another() as page:
+        other = Dashboard(page, api, dashboard.sandbox)
+        dashboard.open("/e/main/sandboxes?search=tab-", "tbody tr")
+        other.open("/e/dev/sandboxes?search=tab-", "tbody tr")
+        api.sandbox(environment="main", name="tab-later")
+        dashboard.sees("tr", "tab-later")
+        for each, its in ((dashboard, "tab-main"), (other, "tab-dev")):
+            assert its in each.page.value("document.querySelector('tbody').innerText")
+            assert each.page.value("document.querySelectorAll('tbody tr').length") == (2 if each is dashboard else 1)
+        dashboard.press_button("Sign out")
+        dashboard.sees("h1", "Sign in")
+        other.sees("h1", "Sign in")
+    dashboard.page.load(link(api))
+    dashboard.sees("nav", "admin in all environments")
 
 
 def test_a_revoked_session_ends(dashboard: Dashboard) -> None:
