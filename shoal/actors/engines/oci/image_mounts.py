@@ -61,6 +61,7 @@ class ImageMounts:
             mount = known or self._note(record, image.digest, path)
             record = self._need(key)
             try:
+                self.containers.layers.hold(mount.digest, mount.hold_of(key), durable=record.keep)
                 self._attach(record, place, mount, again=known is not None)
             except BaseException:
                 if known is None:
@@ -101,10 +102,9 @@ class ImageMounts:
                 os.close(tree)
 
     def _note(self, record: Record, digest: str, path: str) -> ImageMount:
-        """The intent, on the container's record; the layers are held."""
+        """The intent, on the container's record."""
         mount = ImageMount(path, digest, 1 + max((each.number for each in record.images), default=0))
         self.containers.records.put(record.but(images=(*record.images, mount)))
-        self.containers.layers.hold(digest, mount.hold_of(record.key), durable=record.keep)
         return mount
 
     def _attach(self, record: Record, place: Writable, mount: ImageMount, *, again: bool) -> None:
