@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.actors.controller.phase import Phase
+from shoal.actors.controller.phase import Event, Phase
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.profile import CreateProfile, Step
 
@@ -43,8 +43,15 @@ def profile_of(record: SandboxRecord) -> CreateProfile:
         steps[at : at + 1] = [call, *inside]
     elif inside:
         steps = [*steps, *inside]
-    seconds = None if started is None else max(0.0, started.started_at - record.created_at)
-    return CreateProfile(record.id, seconds, started is not None and started.warm, steps)
+    return CreateProfile(record.id, _seconds(record), started is not None and started.warm, steps)
+
+
+def _seconds(record: SandboxRecord) -> float | None:
+    """How long its creator waited. A slot that was ready may have started it before it was on record."""
+    if record.started is None:
+        return None
+    ran_at = next((at for at, event, _ in record.life.history if event is Event.STARTED), 0.0)
+    return max(0.0, ran_at - record.created_at, record.started.started_at - record.created_at)
 
 
 def _until_running(record: SandboxRecord) -> Sequence[Step]:
