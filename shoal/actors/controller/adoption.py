@@ -24,7 +24,7 @@ from shoal.model.errors import NotFound, ShoalError
 log = logging.getLogger("shoal.adoption")
 
 _ATTEMPTS = 5
-_PLACED_S = 60.0
+_PLACED_S = 300.0
 """Seconds after which another actor is asked for: one that does not come up waits for room, or is lost."""
 _RETRY_S = 0.2
 _REMOVE_S = 30.0

@@ -24,7 +24,7 @@ log = logging.getLogger("shoal.pools")
 
 Call = Callable[..., Awaitable[Any]]
 
-_PLACED_S = 60.0
+_PLACED_S = 300.0
 """Seconds after which an actor that does not come up is taken for lost: it was asked for where there was room."""
 _PREPARE_S = 120.0
 _RELEASE_S = 30.0
