@@ -7,10 +7,9 @@ which outlives it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -22,10 +21,11 @@ from shoal.actors.names import REGION_LABEL
 from shoal.actors.node import image_mounts, pausing, suspending, unknown
 from shoal.actors.node.losses import REMOVED
 from shoal.actors.node.records import ContainerRecord, Stage
+from shoal.actors.node.starts import ContainerStarts
 from shoal.actors.volumes import VersionChange
-from shoal.model import grants, tasks, tracing
+from shoal.model import grants, tasks
 from shoal.model import machine as machine_file
-from shoal.model.errors import FailedPrecondition, NotFound, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.info import NodeInfo
 from shoal.model.mounts import MountSpec
 from shoal.model.spec import ContainerShape, SandboxSpec
@@ -66,10 +66,8 @@ class NodeActor(Carrying):
         self._parts: NodeParts | None = None
         self._opening: asyncio.Task[NodeParts] | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self._starting: dict[str, asyncio.Task[ContainerRecord]] = {}
+        self._starts = ContainerStarts()
         self._epoch = 0
-        self._took: dict[str, tuple[tuple[str, float], ...]] = {}
-        """The steps of starts whose slot has not been told yet, by container."""
 
     # -- what the controller calls ------------------------------------------------------------------
 
@@ -122,31 +120,33 @@ class NodeActor(Carrying):
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Removes the container that the sandbox has here, or is about to have."""
         parts = await self._open()
-        record = await self._record_of(parts, sandbox_id)
+        record = await self._starts.record_of(parts, sandbox_id)
         if record is not None:
             await self._end(parts, record.key)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         """Stops the container of a persistent sandbox that no slot holds, if it is here."""
         parts = await self._open()
-        record = await self._record_of(parts, sandbox_id)
+        record = await self._starts.record_of(parts, sandbox_id)
         if record is not None:
             await self._stop(parts, record.key)
 
     async def suspend_sandbox(self, sandbox_id: str) -> None:
         """Saves the memory of a persistent sandbox and stops its container. Idempotent; if it raises, it runs on.
         `NotFound`, `FailedPrecondition`."""
-        await suspending.suspend(parts := await self._open(), await self._record_of(parts, sandbox_id))
+        parts = await self._open()
+        await suspending.suspend(parts, await self._starts.record_of(parts, sandbox_id))
 
     async def undo_restart(self, sandbox_id: str) -> bool:
         """Stops the container of a persistent sandbox whose start came to nothing; one that went on from memory is
         suspended again. Whether what memory it had is kept."""
-        return await suspending.undo_restart(parts := await self._open(), await self._record_of(parts, sandbox_id))
+        parts = await self._open()
+        return await suspending.undo_restart(parts, await self._starts.record_of(parts, sandbox_id))
 
     async def forget_memory(self, sandbox_id: str) -> None:
         """Lets go of the memory of a suspended sandbox, if it is here."""
         parts = await self._open()
-        record = await self._record_of(parts, sandbox_id)
+        record = await self._starts.record_of(parts, sandbox_id)
         if record is not None:
             await parts.containers.forget_memory(record.key)
 
@@ -254,7 +254,7 @@ class NodeActor(Carrying):
         try:
             async with asyncio.timeout(_REMOVE_ALL_S):
                 making = parts.prepared.making
-                await asyncio.gather(*self._starting.values(), *making.values(), return_exceptions=True)
+                await asyncio.gather(self._starts.settle(), *making.values(), return_exceptions=True)
                 ends = (
                     parts.containers.stop(key) if record.kept else parts.containers.remove(key)
                     for key, record in list(parts.containers.records.items())
@@ -275,12 +275,12 @@ class NodeActor(Carrying):
     async def start_container(self, sandbox_id: str, spec: SandboxSpec) -> ContainerStarted:
         """Gives the sandbox a container: the one that it has, or a new one."""
         parts = await self._open()
-        return await self._begin(parts, sandbox_id, lambda: self._start(parts, sandbox_id, spec))
+        return self._started(parts, await self._starts.start(parts, sandbox_id, spec), warm=False)
 
     async def restart_container(self, sandbox_id: str) -> ContainerStarted:
         """Starts the container of a persistent sandbox that was stopped here; `NotFound` if it is gone."""
         parts = await self._open()
-        return await self._begin(parts, sandbox_id, lambda: self._restart(parts, sandbox_id))
+        return self._started(parts, await self._starts.restart(parts, sandbox_id), warm=False)
 
     async def prepare_container(self, slot_id: str, shape: ContainerShape) -> ContainerStarted:
         """Starts a container that the slot keeps ready: the one that it has, or a new one. Sandboxes come first."""
@@ -385,7 +385,7 @@ class NodeActor(Carrying):
             self._settings, self._cluster, self._machine, self._secret, address, self._node_id
         )
         parts.disk_watch.on_exceeded = parts.containers.losses.note_full_disk
-        parts.prepared.has_creates = lambda: bool(self._starting)
+        parts.prepared.has_creates = lambda: bool(self._starts)
         for record in parts.containers.records.values():
             parts.watch_disk(record)
         self._parts = parts
@@ -400,45 +400,9 @@ class NodeActor(Carrying):
         ]
         return parts
 
-    async def _begin(
-        self, parts: NodeParts, sandbox_id: str, start: Callable[[], Coroutine[Any, Any, ContainerRecord]]
-    ) -> ContainerStarted:
-        """Whoever asks while it starts joins that start."""
-        task = self._starting.get(sandbox_id)
-        if task is None:
-            task = self._starting[sandbox_id] = tasks.shared(start(), "start container")
-            task.add_done_callback(lambda _: self._starting.pop(sandbox_id, None))
-        return self._started(parts, await asyncio.shield(task), warm=False)
-
-    async def _restart(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord:
-        record = parts.containers.of_sandbox(sandbox_id)
-        if record is None:
-            raise NotFound(f"sandbox {sandbox_id} has no container on this node")
-        record = await parts.containers.restart(record.key)
-        parts.watch(record)
-        await parts.ports.reopen(record.key)
-        return record
-
     async def _stop(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
         await parts.containers.stop(key)
-
-    async def _start(self, parts: NodeParts, sandbox_id: str, spec: SandboxSpec) -> ContainerRecord:
-        existing = parts.containers.serving(sandbox_id)
-        if existing is not None:
-            return existing
-        left = parts.containers.of_sandbox(sandbox_id)
-        if left is not None:  # from a start that failed and could not be undone
-            await self._remove(parts, left.key)
-        began = time.monotonic()
-        with tracing.span("image", {tracing.IMAGE: spec.image}, root=False):
-            await parts.images.fetch(spec.image)
-        fetched = time.monotonic()
-        with tracing.span("container", root=False):
-            record = await parts.containers.start(spec.container_shape, sandbox_id, mounts=spec.volumes)
-        self._took[record.key] = (("image", fetched - began), ("container", time.monotonic() - fetched))
-        parts.watch(record)
-        return record
 
     def _started(self, parts: NodeParts, record: ContainerRecord, warm: bool) -> ContainerStarted:
         token = grants.sign(
@@ -448,24 +412,12 @@ class NodeActor(Carrying):
             (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN),
             time.time() + grants.TTL_S,
         )
-        took = self._took.pop(record.key, ())
+        took = self._starts.take_steps(record.key)
         ships = parts.shipping is not None
         relay = parts.relay.endpoint
         return ContainerStarted(
             record.key, self._node_id, relay, token, warm, parts.machine, took, ships, record.resumed
         )
-
-    async def _record_of(self, parts: NodeParts, sandbox_id: str) -> ContainerRecord | None:
-        """The sandbox's container, once a start that is under way is over."""
-        starting = self._starting.get(sandbox_id)
-        if starting is not None:
-            with contextlib.suppress(ShoalError):
-                await asyncio.shield(starting)
-        return parts.containers.of_sandbox(sandbox_id)
-
-    async def _remove(self, parts: NodeParts, key: str) -> None:
-        self._forget(parts, key)
-        await parts.containers.remove(key)
 
     async def _end(self, parts: NodeParts, key: str) -> None:
         self._forget(parts, key)
@@ -478,7 +430,7 @@ class NodeActor(Carrying):
 
     def _forget(self, parts: NodeParts, key: str) -> None:
         parts.forget(key)
-        self._took.pop(key, None)
+        self._starts.take_steps(key)
 
     async def _sweep_images(self, parts: NodeParts) -> None:
         await parts.images.sweep(unknown.images)
