@@ -191,8 +191,8 @@ class Engine(ABC):
         where it runs already. If it raises, the container is exited as before. `NotFound`."""
 
     async def kill(self, key: str) -> None:
-        """Kills all its processes, for good: what is left of it is to be removed. No event tells of it. Idempotent;
-        `NotFound`. Needs `KILL`."""
+        """Kills all its processes, for good: what is left of it is to be removed. One that waits in the kernel need not
+        have ended yet, but executes nothing more. No event tells of it. Idempotent; `NotFound`. Needs `KILL`."""
         raise FailedPrecondition(f"engine {self.name} has no faster way to end {key} than `remove`", state="no_kill")
 
     @abstractmethod

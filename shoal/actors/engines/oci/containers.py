@@ -184,7 +184,7 @@ class Containers:
             record = self._need(key)
             self.watch.forget(key)
             with typed(f"kill container {key}"):
-                self.groups.kill(key, record.first)
+                self.groups.kill(key, record.first, gone=False)
 
     def remove(self, key: str) -> None:
         """Kills and removes it with all that it wrote. Idempotent."""

@@ -24,6 +24,8 @@ from shoal.model.errors import FailedPrecondition, Unavailable
 _NEEDED: Final = ("cpu", "memory", "pids")
 _FREEZE_S: Final = 10.0
 _EMPTY_S: Final = 10.0
+_STUCK_S: Final = 1.0
+"""After so long, a process that was killed and has not ended is taken for one that waits in the kernel."""
 _PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.05
 _LOOKS_UNTIL_THAWED: Final = 8
@@ -110,13 +112,17 @@ class Groups:
         else:
             (self._directory("freezer", key) / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
 
-    def kill(self, key: str, first: ProcessRef) -> None:
+    def kill(self, key: str, first: ProcessRef, *, gone: bool = True) -> None:
         """Kills all its processes, frozen ones too, and waits until none is left. `first`: with which all others of its
-        namespace end, if it is known. `Unavailable` if some do not end within ten seconds."""
+        namespace end, if it is known. Not `gone`: until none executes anything any more, though some may still wait in
+        the kernel, such as for a mount that stands still. `Unavailable` if that takes more than ten seconds."""
+        stuck = time.monotonic() + _STUCK_S
         if not self.frozen(key):
-            processes.kill(first, _EMPTY_S)
+            processes.kill(first, _EMPTY_S if gone else _STUCK_S)
         deadline, pause = time.monotonic() + _EMPTY_S, _PAUSE_S
         while left := self._processes(key):
+            if not gone and time.monotonic() > stuck and all(map(processes.on_its_way_out, left)):
+                return
             if time.monotonic() > deadline:
                 raise Unavailable(f"processes of container {key} do not end after being killed: {left[:5]}; try again")
             self._kill(key, left)

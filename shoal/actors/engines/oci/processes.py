@@ -10,9 +10,11 @@ from pathlib import Path
 
 from shoal.actors.engines.oci.records import ProcessRef
 
-_STATE, _THREADS, _STARTED, _EXIT_CODE = 0, 17, 19, 49
+_STATE, _FLAGS, _THREADS, _STARTED, _EXIT_CODE = 0, 6, 17, 19, 49
 """Fields of `/proc/<pid>/stat` after the name."""
 _ENDED = "ZXx"
+_EXITING = 0x4  # PF_EXITING
+_KILLED = 1 << (signal.SIGKILL - 1)
 
 
 def ref(pid: int) -> ProcessRef:
@@ -56,6 +58,27 @@ def kill(process: ProcessRef, wait_s: float) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def on_its_way_out(pid: int) -> bool:
+    """Whether no thread of it will execute anything more of its program: each has ended, is ending, or waits in the
+    kernel with its kill before it."""
+    try:
+        return all(_thread_is_over(Path(entry.path)) for entry in os.scandir(f"/proc/{pid}/task"))
+    except FileNotFoundError:
+        return True
+
+
+def _thread_is_over(thread: Path) -> bool:
+    try:
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        if fields[_STATE] in _ENDED or int(fields[_FLAGS]) & _EXITING:
+            return True
+        status = (thread / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    pending = next(line for line in status.splitlines() if line.startswith("SigPnd:"))
+    return fields[_STATE] == "D" and bool(int(pending.split()[1], 16) & _KILLED)
 
 
 def end_calls(program: str, key: str) -> None:
