@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from shoal.client.cluster import Client
 from shoal.client.sandbox import Sandbox
 from shoal.cluster.local import joined_file
 from shoal.model.access import Tunnel
-from shoal.model.errors import DeadlineExceeded, FailedPrecondition, SandboxEnded
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, SandboxEnded
+from shoal.model.join_token import parse
 from shoal.model.states import Reason
 from shoal.transport.http import HttpTransport
 from tests.cluster import free_subnet
@@ -213,6 +215,17 @@ async def test_three_machines(head: Head, machines: list[Machine], client: Clien
     assert [node.region for node in await client.nodes.aio()] == [None]
     await asyncio.to_thread(other.run, SHOAL, "leave")
     _nothing_left(other)
+
+
+async def test_a_wrong_token_is_refused_before_anything_is_started(head: Head, anyio_backend: str) -> None:
+    token = parse(await asyncio.to_thread(head.shoal, "node", "token"))
+    address = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    wrong = replace(token, ray_token=token.ray_token[::-1])
+    with head.lan.machine(14) as machine:
+        join = (SHOAL, "join", address, "--token-file", "-")
+        refused = await asyncio.to_thread(partial(machine.run, *join, stdin=wrong.text(), check=False))
+        assert refused.returncode == EXIT_CODES[InvalidRequest], refused.stdout
+        _nothing_left(machine)
 
 
 @pytest.mark.long

@@ -147,6 +147,10 @@ def test_an_address_of_another_machine_is_refused(settings: Settings) -> None:
     assert (type(error), error.field) == (InvalidRequest, "address")
 
 
+def test_a_node_beside_its_head_is_at_the_same_address() -> None:
+    assert local_join._own_address("127.0.0.2:6379") == "127.0.0.2"
+
+
 def test_without_a_head_or_a_token_it_asks_for_them(settings: Settings) -> None:
     assert failure(settings, JoinOptions()).field == "head"
     assert failure(settings, JoinOptions(head="10.0.0.5")).field == "token"
@@ -305,6 +309,7 @@ def test_a_join_that_fails_leaves_the_machine_as_it_was(
     monkeypatch.setattr(local_join.engines, "provide", fail if step == "engine" else lambda *_: engine)
     monkeypatch.setattr(local_join.engines, "reach", lambda address, *_, own: engine if own else None)
     monkeypatch.setattr(local_join.local_ray, "answers", lambda *_: True)
+    monkeypatch.setattr(local_join.local_ray, "check_token", lambda *_: None)
     monkeypatch.setattr(local_join.local_ray, "join", fail if step == "ray" else lambda *_: None)
     monkeypatch.setattr(local_join.local_ray, "daemons", lambda *_: [])
     monkeypatch.setattr(local_join.local_actors, "admit", fail)

@@ -228,6 +228,9 @@ def _start(settings: Settings, options: JoinOptions, report: Report, *, forget: 
             f"HEAD: nothing accepts connections at {head} from here; start the head with `shoal up --address-ip IP`, "
             "open Ray's port to this machine, or correct the address"
         )
+    if options.admitted:  # a person waits, who may have mistyped it; a provider of machines has it from the head
+        with report("Asking the head"):
+            local_ray.check_token(head, token.ray_token)
     name = local_state.identity(state)
     temp_dir = local_ray.choose_temp_dir(state, run_dir)
     seccomp.profile_json(settings.node.seccomp_profile)
@@ -308,9 +311,11 @@ def _own_address(head: str) -> str:
         family, kind, _, _, where = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(where)  # sends nothing
-            return str(probe.getsockname()[0])
+            own = str(probe.getsockname()[0])
     except OSError as error:
         raise Unavailable(f"HEAD: {head} is not reached from here: {error.strerror}; correct the address") from None
+    # At this one Ray would take no other nodes; a head that is reached from it is at another of the loopback's.
+    return host if own == local_ray.LOOPBACK else own
 
 
 def _check_alone(settings: Settings, cluster: str, name: str) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -35,6 +36,8 @@ HEAD_AWAY_S = 300.0
 
 _REDIS_PORT = 6379
 _START_S = 120.0
+_ASK_S = 30.0
+_REFUSED = "AuthenticationError"  # as Ray's commands name it
 _GRACE_S = 3.0
 _LONGEST_SOCKET = len("/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _DROPPED = (
@@ -151,6 +154,25 @@ def external_redis(url: str | None, namespace: str) -> ExternalRedis:
     )
 
 
+def check_token(head: str, token: str) -> None:
+    """`InvalidRequest` (field `token`) where the head refuses it. Whatever else is wrong, a node's start tells."""
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    with suppress(subprocess.TimeoutExpired):
+        asked = subprocess.run(
+            [*_ray_program(), "status", "--address", head],
+            env={**_inherited(), **loopback_environment(head.rpartition(":")[0]), **own},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_ASK_S,
+            check=False,
+        )
+        if _REFUSED in asked.stderr:
+            raise _wrong_token()
+
+
 def join(options: WorkerOptions) -> None:
     """Starts a node that joins a head, and returns once the head knows it."""
     free_port(options.address)  # `InvalidRequest` if it is not this machine's
@@ -252,10 +274,13 @@ def _ray_program() -> list[str]:
     return [str(program)] if program.is_file() else [sys.executable, "-m", "ray.scripts.scripts"]
 
 
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in processes.environment().items() if name not in _DROPPED}
+
+
 def _environment(options: RayOptions) -> dict[str, str]:
-    environment = {name: value for name, value in processes.environment().items() if name not in _DROPPED}
     return {
-        **environment,
+        **_inherited(),
         **loopback_environment(options.address),
         processes.MARK: options.owner,
         "RAY_AUTH_MODE": "token",
@@ -318,12 +343,16 @@ def _family(address: str) -> socket.AddressFamily:
 def _not_started(log: Path) -> ShoalError:
     """What `ray start` wrote about why."""
     lines = log.read_text(errors="replace").splitlines()
-    if any("AuthenticationError" in line for line in lines):
-        return InvalidRequest(
-            "token: the head refuses it: it is of another cluster, or the head was started anew since; "
-            "`shoal node token` there prints the one of now",
-            field="token",
-        )
+    if any(_REFUSED in line for line in lines):
+        return _wrong_token()
     last = lines[-1] if lines else "it says nothing"
     reason = next((line.strip() for line in reversed(lines) if "rror" in line), last)[:300]
     return FailedPrecondition(f"Ray does not start: {reason}; see {log}")
+
+
+def _wrong_token() -> InvalidRequest:
+    return InvalidRequest(
+        "token: the head refuses it: it is of another cluster, or the head was started anew since; "
+        "`shoal node token` there prints the one of now",
+        field="token",
+    )
