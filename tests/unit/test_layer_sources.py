@@ -27,7 +27,7 @@ from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci.layers import LayerStore, sources
 from shoal.actors.engines.oci.layers.config_blob import architecture
 from shoal.actors.engines.oci.layers.program import run_layers
-from shoal.model.errors import ImageNotFound, InvalidRequest, QuotaExceeded, ShoalError, Unavailable
+from shoal.model.errors import ImageNotFound, InvalidRequest, PermissionDenied, QuotaExceeded, ShoalError, Unavailable
 from tests.layers import add_upper
 
 pytestmark = pytest.mark.usefixtures("as_root")  # owners and overlayfs's attributes are root's to set
@@ -160,6 +160,9 @@ class _Guard(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -170,6 +173,8 @@ def test_a_private_image_comes_under_another_name(store: LayerStore, registry: s
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Guard", (_Guard,), {"registry": registry})) as guard:
         threading.Thread(target=guard.serve_forever, daemon=True).start()
         reference = f"127.0.0.1:{guard.server_port}/private:1"
+        with pytest.raises(PermissionDenied):
+            store.push(image.digest, reference)
         other = new_store(tmp_path / "other")
         for credentials in (None, sources.Credentials("ann", "wrong")):
             with pytest.raises(ShoalError) as caught:

@@ -3,12 +3,15 @@ package source
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"net/http"
 	"os"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"shoal/layers/internal/report"
@@ -28,10 +31,20 @@ func MayPush(where Where) error {
 		return err
 	}
 	err = remote.CheckPushPermission(reference, where.Registry.keychain(), newTransport(where.Registry))
-	if err != nil {
-		return where.failed(err)
+	return where.notPushed(err)
+}
+
+// notPushed gives an error of a push a code: where a pull hears that there is no such image, for all that a stranger may
+// know, a push hears that it may not.
+func (w Where) notPushed(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	var answer *transport.Error
+	if errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden) {
+		return report.Fail(report.PermissionDenied, "its registry does not take %s from this node: %.500s", w.Reference, err)
+	}
+	return w.failed(err)
 }
 
 // Push sends an image to a registry, without the layers that are there, and returns its manifest's digest.
@@ -49,7 +62,7 @@ func Push(where Where, config []byte, files []File) (string, error) {
 		return "", err
 	}
 	if err := remote.Write(reference, whole, where.Registry.options()...); err != nil {
-		return "", where.failed(err)
+		return "", where.notPushed(err)
 	}
 	digest, err := whole.Digest()
 	return digest.String(), err
