@@ -28,8 +28,9 @@ class SandboxInfo:
     (`states.RETURNCODES`). `message` says more about the end than `reason` can; both are None while it lives. While a
     persistent one is `stopped`, all three tell of its stop, and `stopped_at` when that was. `waiting`: why it
     waits, while it does: for room, for a node that is launched. `mounted_images`: the image that was mounted at each
-    path while it ran. `memory_state`: whether it is suspended, or went on from memory; None: neither. `not_kept`: what
-    memory does not bring back, where it matters.
+    path while it ran. `mounts_still`: the paths of its volumes and buckets that do not answer, seconds ago, while it
+    runs; a listing does not tell them. `memory_state`: whether it is suspended, or went on from memory; None: neither.
+    `not_kept`: what memory does not bring back, where it matters.
     """
 
     id: str
@@ -47,6 +48,7 @@ class SandboxInfo:
     memory_state: MemoryState | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     mounted_images: Mapping[str, str] = field(default_factory=dict)
+    mounts_still: tuple[str, ...] = ()
 
     @property
     def not_kept(self) -> tuple[str, ...]:
@@ -98,8 +100,8 @@ class NodeInfo:
     whole devices; `fetches_images`: it can start sandboxes from images that were made on other nodes; `cpu_used`,
     `memory_used`, `disk_used`: what all of the machine uses, whoever does, seconds ago. `free`, on the other hand, is
     what sandboxes and other programs of Ray's have not requested. `mounts`: volumes and the like that it has mounted,
-    `mounts_still`: those of them that do not answer; `fingerprint`: the SHA-256 of its relay's certificate, empty
-    where that speaks no TLS."""
+    `mounts_still`: those of them that do not answer, `still`: their identities; `fingerprint`: the SHA-256 of its
+    relay's certificate, empty where that speaks no TLS."""
 
     id: str
     address: str  # host:port of its relay
@@ -131,6 +133,7 @@ class NodeInfo:
     mounts: int = 0
     mounts_still: int = 0
     fingerprint: str = ""
+    still: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,7 +3,7 @@
     request   the options
     answer    the same without `env` (which may hold secrets) and the idempotency key; and id, state, created_at,
               started_at, ended_at, reason, returncode, message, node_id, stopped_at, waiting,
-              mounted_images, memory_state, not_kept
+              mounted_images, mounts_still, memory_state, not_kept
 
 Units as everywhere: cores, MiB, seconds, unix seconds.
 """
@@ -46,6 +46,7 @@ def info_to_json(info: SandboxInfo) -> dict[str, Any]:
         "state": info.state.value,
         "tags": dict(info.tags),
         "mounted_images": dict(info.mounted_images),
+        "mounts_still": list(info.mounts_still),
         "reason": None if info.reason is None else info.reason.value,
     }
 
@@ -54,9 +55,10 @@ def info_from_json(data: Mapping[str, Any]) -> SandboxInfo:
     """The inverse of `info_to_json`; `KeyError`, `ValueError` or `TypeError` where `data` is no sandbox."""
     return SandboxInfo(
         **{name: data[name] for name in _PLAIN},
-        stopped_at=data.get("stopped_at"),  # a cluster of an earlier version tells none of these three
+        stopped_at=data.get("stopped_at"),  # a cluster of an earlier version tells none of these five
         waiting=data.get("waiting"),
         mounted_images=dict(data.get("mounted_images", {})),
+        mounts_still=tuple(data.get("mounts_still", ())),
         memory_state=data.get("memory_state"),
         state=State(data["state"]),
         spec=spec_of({**data, "tags": dict(data["tags"])}),

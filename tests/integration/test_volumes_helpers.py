@@ -105,6 +105,7 @@ def test_a_mount_that_stands_still_hangs_only_calls_into_it(volume: Volume, clus
                 assert sandbox.run(f"{command} && echo new > f && cat f").stdout == "new\n"
                 assert time.monotonic() - began < _SOON_S
             until(lambda: _told_still(cluster) == (1, ["1.0"]), "the node and the metrics tell it", 20)
+            assert [each.info().mounts_still for each in (holder, other)] == [(DATA,), ()]
             began = time.monotonic()
             leaver.terminate()
             left_s = time.monotonic() - began
@@ -118,6 +119,7 @@ def test_a_mount_that_stands_still_hangs_only_calls_into_it(volume: Volume, clus
             assert refused_s < COMMIT_S + _SOON_S
         assert reading.stdout.read() == "kept\n"
         until(lambda: _told_still(cluster) == (0, ["0.0"]), "it answers again", 20)
+        assert holder.info().mounts_still == ()
         volume.commit()
         assert holder.run("cat /data/kept && echo more > /data/more").stdout == "kept\n"
         assert helpers(volume) == serving

@@ -317,6 +317,11 @@ class Nodes:
         node = self._nodes.get(node_id)
         return node is not None and node.info is not None and node.info.fetches_images
 
+    def still(self, node_id: str) -> tuple[str, ...]:
+        """The node's mounts that do not answer, as far as it told."""
+        node = self._nodes.get(node_id)
+        return () if node is None or node.info is None else node.info.still
+
     def machine_of(self, node_id: str) -> str | None:
         """The id that the node's machine keeps, once it told."""
         node = self._nodes.get(node_id)

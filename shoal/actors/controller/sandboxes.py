@@ -6,7 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.actors.controller.admission import Admission
@@ -153,7 +153,7 @@ class Sandboxes:
 
     async def get(self, sandbox_id: str, caller: Caller) -> SandboxInfo:
         """The sandbox, living or ended; `SandboxNotFound`."""
-        return (await self.history.get(sandbox_id, caller)).info
+        return self._told(await self.history.get(sandbox_id, caller))
 
     async def profile(self, sandbox_id: str, caller: Caller) -> CreateProfile:
         """Where the time of its create went."""
@@ -161,7 +161,15 @@ class Sandboxes:
 
     async def find(self, name: str, environment: str, caller: Caller) -> SandboxInfo:
         """The living sandbox of that name, else the last that had the name; `SandboxNotFound`."""
-        return (await self.history.find(name, environment, caller)).info
+        return self._told(await self.history.find(name, environment, caller))
+
+    def _told(self, record: SandboxRecord) -> SandboxInfo:
+        """With what its node tells of its mounts."""
+        still = () if record.started is None or record.ended else self.nodes.still(record.started.node_id)
+        if not still:
+            return record.info
+        paths = (each.path for each in record.launch_spec.volumes if (each.volume or each.access) in still)
+        return replace(record.info, mounts_still=tuple(paths))
 
     async def select(self, listing: Listing, caller: Caller) -> Page:
         """Sandboxes in the listing's order; `EnvironmentNotFound`."""

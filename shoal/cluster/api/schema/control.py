@@ -195,6 +195,8 @@ class Sandbox(create_model("_Sandbox", __base__=Told, **_TOLD)):  # type: ignore
     """Why it waits, while it does: for room, or for a node that is being launched"""
     mounted_images: dict[str, str]
     """The image that was mounted at each path while it ran"""
+    mounts_still: Sequence[str]
+    """The paths of its volumes and buckets that do not answer, seconds ago; a listing does not tell them"""
     memory_state: MemoryState | None
     """`saved`: it is suspended; `restored`: it went on from memory when it started; null: neither"""
     not_kept: Sequence[str]

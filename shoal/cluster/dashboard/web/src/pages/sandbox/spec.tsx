@@ -10,7 +10,7 @@ type Value = string | number | boolean | null | Value[] | { [key: string]: Value
 
 const TOLD_ONLY = new Set([
   ...["id", "state", "created_at", "started_at", "ended_at", "stopped_at"],
-  ...["waiting", "reason", "returncode", "message", "node_id", "memory_state", "not_kept"],
+  ...["waiting", "reason", "returncode", "message", "node_id", "memory_state", "not_kept", "mounts_still"],
 ]);
 
 /** The options that differ from the cluster's defaults. */
