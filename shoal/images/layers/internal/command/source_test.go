@@ -361,7 +361,7 @@ func TestCredentialsAreThoseGivenOrDockersOwn(t *testing.T) {
 	where := source.Where{Kind: "registry", Reference: host + "/app:1"}
 	config := []byte(`{"architecture":"` + runtime.GOARCH + `","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}`)
 	push := pushRequest{Source: where, Config: config}
-	if failure := ask(t, "push", push, nil); failure == nil || failure.Code != report.ImageNotFound {
+	if failure := ask(t, "push", push, nil); failure == nil || failure.Code != report.PermissionDenied {
 		t.Errorf("without credentials: %+v", failure)
 	}
 	push.Source.Registry = source.Registry{Username: "user", Password: "secret"}
