@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Awaitable, Callable
-from contextlib import redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from shoal.cli.exits import NOBODY_READS
 from shoal.model.errors import InvalidRequest, ShoalError
@@ -23,7 +19,10 @@ if TYPE_CHECKING:
     from shoal.client.sandbox import Sandbox
 
 R = TypeVar("R")
-_ray_log = logging.getLogger("shoal.ray")
+
+_SILENT_RAY = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+"""What Ray tells a driver, such as the death of a machine, it prints to standard output, at any time up to the
+process's end: into the JSON that a script reads. It drops what matches this, if that is set before Ray is imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +63,8 @@ class Ended(Exception):
 
 def with_cluster(body: Callable[[Client], Awaitable[R]]) -> R:
     """Connects, runs `body` and closes. SIGINT, SIGTERM and SIGHUP cancel `body`, which undoes its work: `Ended`."""
-    with redirect_stdout(cast("TextIO", _StdoutOfOneThread(sys.stdout))):
-        return asyncio.run(_cancellable(body))
-
-
-class _StdoutOfOneThread:
-    """Standard output for the thread that makes this. What other threads print is logged: Ray prints what it tells a
-    driver from a thread of its own, into the JSON that a script reads.
-    """
-
-    def __init__(self, stdout: TextIO) -> None:
-        self._stdout = stdout
-        self._owner = threading.get_ident()
-
-    def write(self, text: str) -> int:
-        if threading.get_ident() == self._owner:
-            return self._stdout.write(text)
-        _ray_log.info("%s", text.rstrip("\n"))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stdout, name)
+    os.environ.update(_SILENT_RAY)
+    return asyncio.run(_cancellable(body))
 
 
 async def _cancellable(body: Callable[[Client], Awaitable[R]]) -> R:

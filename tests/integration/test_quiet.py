@@ -14,15 +14,19 @@ from tests.cluster import Cluster
 pytestmark = pytest.mark.engine
 
 COMMAND = """
-import asyncio
+import asyncio, time
 from shoal.cli.session import with_cluster
-async def body(client):
+def speak(words):
     from ray._private import worker
     from ray._private.utils import publish_error_to_driver
-    publish_error_to_driver("test", "RAY SPEAKS", gcs_client=worker.global_worker.gcs_client)
-    await asyncio.sleep(2)
+    publish_error_to_driver("test", words, gcs_client=worker.global_worker.gcs_client)
+async def body(client):
+    speak("RAY SPEAKS")
+    await asyncio.sleep(1)
     print("mine")
 with_cluster(body)
+speak("RAY STILL SPEAKS")
+time.sleep(1)
 """
 
 DRIVER = """
