@@ -29,6 +29,9 @@ MAX_TREE_BYTES = 16 << 30
 MAX_TREE_FILES = 1_000_000
 _PIECE = 1 << 20
 
+ENTRY_COLUMNS = "name kind size target"
+"""What a directory's entries show of themselves."""
+
 
 class _OpenCall(Protocol):
     """`FileSystem.open`, typed by its mode."""
@@ -209,7 +212,7 @@ class FileSystem:
         """The entries of a directory, sorted by name; `QuotaExceeded` above a million. Page by page: `limit` at most,
         of those whose names come after `after`, the last page's last; an empty page comes after the last."""
         found = await self._agent.call(lambda agent: agent.list(path, _name(user), after, limit))
-        return Listed(found, "name kind size target")
+        return Listed(found, ENTRY_COLUMNS)
 
     @dual_method
     async def stat(self, path: PathLike, *, follow: bool = True, user: str | None = None) -> Entry:

@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from shoal.client.dual_method import dual_method
-from shoal.client.files import MAX_TREE_BYTES, MAX_TREE_FILES, FileSystem, PathLike, Progress, Transfer
+from shoal.client.files import (
+    ENTRY_COLUMNS,
+    MAX_TREE_BYTES,
+    MAX_TREE_FILES,
+    FileSystem,
+    PathLike,
+    Progress,
+    Transfer,
+)
+from shoal.client.html import Listed
 from shoal.client.retrying_agent import RetryingAgent
 from shoal.model import verbs
 from shoal.model.errors import SandboxEnded
@@ -64,7 +73,7 @@ class VolumeFiles:
     async def list(self, path: PathLike = "", *, after: str = "", limit: int = 0) -> Sequence[Entry]:
         """The entries of a directory, sorted by name; page by page as `Sandbox.files.list` gives them."""
         found = await self._with(lambda files: files.list.aio(_inside(path), after=after, limit=limit))
-        return [_outside(entry) for entry in found]
+        return Listed((_outside(entry) for entry in found), ENTRY_COLUMNS)
 
     @dual_method
     async def stat(self, path: PathLike = "") -> Entry:
