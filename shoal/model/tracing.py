@@ -26,6 +26,8 @@ SANDBOX_ID, ENVIRONMENT, IMAGE = "shoal.sandbox_id", "shoal.environment", "shoal
 OUTCOME = "shoal.outcome"
 """`ok`, or an error's code."""
 
+_SEND_S = 3.0
+"""Seconds for one batch, its retries included: so long a program's end may wait for a receiver that is away."""
 _TRACES = "/v1/traces"
 
 
@@ -61,7 +63,8 @@ def start(
     stop()
     resource = Resource.create({**resource_of(component, names)})
     provider = TracerProvider(resource=resource, sampler=ParentBasedTraceIdRatio(share))
-    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}{_TRACES}", headers=read_headers(headers))
+    where = f"{endpoint.rstrip('/')}{_TRACES}"
+    exporter = OTLPSpanExporter(where, headers=read_headers(headers), timeout=_SEND_S)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _Own.provider, _Own.tracer = provider, provider.get_tracer("shoal")
 

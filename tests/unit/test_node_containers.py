@@ -378,6 +378,7 @@ async def test_an_end_does_not_wait_for_the_files_of_what_has_ended(
 async def test_an_end_waits_for_no_more_than_the_kill_where_the_engine_has_one(tmp_path: Path) -> None:
     node = await Node(tmp_path).open()
     node.engine.abilities |= {Ability.KILL}
+    node.containers.patience_s = 0.05
     record = await node.containers.start(SHAPE, "sb-1")
     node.engine.inject(stuck := EngineStuck("remove"))
     async with asyncio.timeout(10):

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -177,7 +177,10 @@ async def sockets_of_a_child() -> set[int]:
     child = await asyncio.create_subprocess_exec("sleep", "60", stdin=asyncio.subprocess.DEVNULL)
     try:
         opened = f"/proc/{child.pid}/fd"
-        links = [os.readlink(f"{opened}/{number}") for number in os.listdir(opened)]
+        links = []
+        for number in os.listdir(opened):
+            with suppress(FileNotFoundError):  # the program's loader has just closed it
+                links.append(os.readlink(f"{opened}/{number}"))
         return {int(link[len("socket:[") : -1]) for link in links if link.startswith("socket:[")}
     finally:
         child.kill()

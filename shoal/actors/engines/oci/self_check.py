@@ -92,8 +92,10 @@ async def _start_one(top: Path, agent: Path) -> tuple[float, float]:
         await engine.close()
 
 
+@functools.cache
 def reaps_orphans() -> bool:
-    """Whether the dead process of a parent that has gone is taken away: a container's first process becomes one."""
+    """Whether the dead process of a parent that has gone is taken away: a container's first process becomes one. Tried
+    once in each process: some machines take seconds."""
     parent = ["/bin/sh", "-c", "sleep 0.01 >/dev/null 2>&1 & echo $!"]
     said = subprocess.run(parent, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
     orphan = processes.ref(int(said))
