@@ -171,6 +171,8 @@ def test_a_server_that_is_killed_is_started_anew_with_what_it_had(tmp_path: Path
         second = server.running()
         assert second is not None
         assert second.address == first.address
+        ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+        assert int(first.address.rpartition(":")[2]) < int(ephemeral), "no outgoing connection takes it meanwhile"
         assert b"".join(store.read("blobs/sha256/aa")) == b"here"
         try_out(settings)
         assert keeper.access() == access
