@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -53,13 +53,20 @@ def mounted(volume: Volume) -> bool:
     return f"JuiceFS:{volume.id}" in Path("/proc/self/mountinfo").read_text()
 
 
-@pytest.fixture(scope="module")
-def volume(cluster: Cluster) -> Iterator[Volume]:
-    made = Volume.create("module")
+@contextmanager
+def made_volume(name: str) -> Iterator[Volume]:
+    """A volume of which nothing is left afterwards."""
+    made = Volume.create(name)
     yield made
     made.delete(now=True)
     until(lambda: not mounted(made), "it is unmounted")
     until(lambda: not helpers(made), "its helper has ended")
+
+
+@pytest.fixture(scope="module")
+def volume(cluster: Cluster) -> Iterator[Volume]:
+    with made_volume("module") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +204,7 @@ def test_without_object_storage_a_commit_says_so_and_nothing_is_lost(
     finally:
         over.set()
         holding.join()
-    until(lambda: _commits(volume), "it is committed")
+    until(lambda: commits(volume), "it is committed")
     assert writer.run("cat /data/kept").stdout == "kept\n"
 
 
@@ -207,7 +214,8 @@ def _running(server: ObjectServer) -> int:
     return found.pid
 
 
-def _commits(volume: Volume) -> bool:
+def commits(volume: Volume) -> bool:
+    """Whether it can be committed now."""
     try:
         volume.commit()
     except Unavailable:

@@ -26,6 +26,7 @@ from tests.cluster import test_cache as cache_of_tests
 from tests.integration.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.integration.machines import Machine, lan, processes_of
 from tests.integration.test_machines import SHOAL, Head
+from tests.integration.test_volumes import commits
 from tests.postgres import Postgres
 from tests.processes import command_line
 
@@ -201,7 +202,7 @@ def test_a_commit_that_cannot_finish_says_so(site: Site, what: str) -> None:
         assert isinstance(refused.value, Unavailable)
     finally:
         proxy.fault = "none"
-    _until(lambda: _commits(site.volume), "it is committed")
+    _until(lambda: commits(site.volume), "it is committed")
     assert site.there.run("cat /data/kept").stdout == "kept\n"
 
 
@@ -239,7 +240,7 @@ def test_the_database_server_is_killed_while_a_sandbox_writes(site: Site) -> Non
     assert all(numbers["after"][name] >= number for name, number in numbers["before"].items())
     assert len(numbers["before"]) == 3
     site.nothing_is_lost("killed", [*committed, *written[-20:]])
-    _until(lambda: _commits(site.volume), "it is committed")
+    _until(lambda: commits(site.volume), "it is committed")
     other.delete(now=True)
 
 
@@ -270,7 +271,7 @@ def test_the_node_actor_is_killed_while_a_sandbox_writes(site: Site) -> None:
     assert written
     assert failed == []
     site.nothing_is_lost("actor", written)
-    _until(lambda: _commits(site.volume), "it is committed")
+    _until(lambda: commits(site.volume), "it is committed")
 
 
 def test_a_machine_dies_while_it_commits(site: Site) -> None:
@@ -303,7 +304,7 @@ def test_a_machine_dies_while_it_commits(site: Site) -> None:
     assert not committing.is_alive()
     assert outcome[0] is None or isinstance(outcome[0], Unavailable)
     assert _lost(site.here, "dies", told) == "lost []\n"
-    _until(lambda: _commits(site.volume), "it is committed", 120)
+    _until(lambda: commits(site.volume), "it is committed", 120)
 
 
 def _lost(sandbox: Sandbox, name: str, written: list[int]) -> str:
@@ -342,14 +343,6 @@ def _outcome(volume: Volume) -> ShoalError | None:
     except ShoalError as error:
         return error
     return None
-
-
-def _commits(volume: Volume) -> bool:
-    try:
-        volume.commit()
-    except Unavailable:
-        return False
-    return True
 
 
 def _until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:

@@ -19,7 +19,7 @@ from shoal.actors.node.mounts.volumes import COMMIT_S
 from shoal.client import config_file
 from shoal.model.errors import Unavailable
 from tests.cluster import Cluster
-from tests.integration.test_volumes import DATA, helpers, mounted, until
+from tests.integration.test_volumes import DATA, commits, helpers, made_volume, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -56,11 +56,8 @@ print("lost", [number for number in open("/tmp/wanted").read().split() if not wh
 
 @pytest.fixture
 def volume(cluster: Cluster) -> Iterator[Volume]:
-    made = Volume.create("helpers")
-    yield made
-    made.delete(now=True)
-    until(lambda: not mounted(made), "it is unmounted")
-    until(lambda: not helpers(made), "its helper has ended")
+    with made_volume("helpers") as made:
+        yield made
 
 
 @contextmanager
@@ -159,7 +156,7 @@ def test_a_helper_is_killed_while_a_sandbox_writes(volume: Volume, killed: str) 
         print(killed, len(committed), len(wrote), len(failed))
         assert committed <= set(wrote)
         assert failed or killed == "worker"
-        until(lambda: _commits(volume), "it is committed")
+        until(lambda: commits(volume), "it is committed")
         with Sandbox.create(volumes={DATA: volume.read_only()}) as reader:
             reader.files.write_text("/tmp/wanted", " ".join(wrote))
             assert reader.run("python3", "-c", _READER).stdout == "lost []\n"
@@ -170,11 +167,3 @@ def _told(sandbox: Sandbox, what: str) -> list[str]:
     """The numbers of the files that a writer says it wrote, or failed to."""
     lines = sandbox.run("cat /tmp/told").stdout.splitlines()
     return [line.split()[1] for line in lines if line.startswith(what)]
-
-
-def _commits(volume: Volume) -> bool:
-    try:
-        volume.commit()
-    except Unavailable:
-        return False
-    return True

@@ -279,6 +279,13 @@ def environment_for(who: Caller, asked: str | None) -> str:
     return who.environment
 
 
+def environment_to_list(who: Caller, asked: str | None) -> str | None:
+    """The environment that a listing is of; None: all that the token may see. `EnvironmentNotFound`."""
+    if asked is None and who.environment == ANY_ENVIRONMENT:
+        return None
+    return environment_for(who, asked)
+
+
 # Authentication off
 
 

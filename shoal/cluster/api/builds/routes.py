@@ -8,7 +8,7 @@ from fastapi import Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.cluster.api.access.auth import environment_for, needs
+from shoal.cluster.api.access.auth import environment_for, environment_to_list, needs
 from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.bodies import streamed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
@@ -27,7 +27,7 @@ from shoal.cluster.api.schema.builds import (
 )
 from shoal.cluster.api.schema.control import EnvironmentQuery
 from shoal.model import verbs
-from shoal.model.access import ANY_ENVIRONMENT, Scope
+from shoal.model.access import Scope
 from shoal.model.builds import PIECE
 from shoal.model.errors import InvalidRequest
 from shoal.model.ids import IMAGE
@@ -64,9 +64,7 @@ async def build_image(body: BuildCreate, request: Request, who: Who, cluster: Cl
 async def list_builds(who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
     """The builds that run and the last ones that ended, of an environment or of all that the token may see. They are
     forgotten with the builder, which is started anew when it fails."""
-    wanted = environment
-    if environment is not None or who.environment != ANY_ENVIRONMENT:
-        wanted = environment_for(who, environment)
+    wanted = environment_to_list(who, environment)
     return listed(verbs.builds, await cluster.ask(verbs.builds, wanted))
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from shoal.client.create import named
 from shoal.cluster.api.access.audit import audited
-from shoal.cluster.api.access.auth import environment_for, needs
+from shoal.cluster.api.access.auth import environment_for, environment_to_list, needs
 from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import LargeRoute, new_router, verb_route
@@ -21,7 +21,7 @@ from shoal.cluster.api.sandboxes.routes import KEY_AS_GIVEN, IdempotencyKey
 from shoal.cluster.api.schema.control import Deadline, EnvironmentQuery, Sandbox
 from shoal.cluster.api.schema.pools import Pool, PoolCreate, PoolName, Pools, PoolSize, Taking
 from shoal.model import verbs
-from shoal.model.access import ANY_ENVIRONMENT, Scope
+from shoal.model.access import Scope
 from shoal.model.errors import Unavailable
 from shoal.model.sandbox_json import info_to_json
 
@@ -43,9 +43,7 @@ async def create_pool(body: PoolCreate, request: Request, who: Who, cluster: Clu
 @verb_route(router, verbs.pools, response_model=Pools, summary="List pools")
 async def list_pools(who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
     """The pools of an environment; of all that the token may see, if none is named."""
-    wanted = environment
-    if environment is not None or who.environment != ANY_ENVIRONMENT:
-        wanted = environment_for(who, environment)
+    wanted = environment_to_list(who, environment)
     return listed(verbs.pools, await cluster.ask(verbs.pools, wanted))
 
 

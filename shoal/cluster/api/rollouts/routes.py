@@ -5,14 +5,13 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.cluster.api.access.auth import environment_for
+from shoal.cluster.api.access.auth import environment_for, environment_to_list
 from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.control import EnvironmentQuery
 from shoal.cluster.api.schema.rollouts import Rollout, RolloutId, Rollouts, RolloutSent
 from shoal.model import verbs
-from shoal.model.access import ANY_ENVIRONMENT
 
 router = new_router("rollouts")
 
@@ -21,9 +20,7 @@ router = new_router("rollouts")
 async def list_rollouts(who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
     """Those that run and the last ones that ended, without their rewards: of an environment, or of all that the token
     may see. Kept in memory, at most 100 of an environment, ended ones for a day."""
-    wanted = environment
-    if environment is not None or who.environment != ANY_ENVIRONMENT:
-        wanted = environment_for(who, environment)
+    wanted = environment_to_list(who, environment)
     return listed(verbs.rollouts, await cluster.ask(verbs.rollouts, wanted))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.cluster.api.access.auth import environment_for
+from shoal.cluster.api.access.auth import environment_for, environment_to_list
 from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import new_router, verb_route
 from shoal.cluster.api.schema.control import EnvironmentQuery
 from shoal.cluster.api.schema.secrets import Secret, SecretCreate, SecretName, Secrets
 from shoal.model import verbs
-from shoal.model.access import ANY_ENVIRONMENT
 
 router = new_router("secrets")
 
@@ -30,9 +29,7 @@ async def create_secret(body: SecretCreate, request: Request, who: Who, cluster:
 @verb_route(router, verbs.secrets, response_model=Secrets, summary="List secrets")
 async def list_secrets(who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
     """The secrets of an environment; of all that the token may see, if none is named."""
-    wanted = environment
-    if environment is not None or who.environment != ANY_ENVIRONMENT:
-        wanted = environment_for(who, environment)
+    wanted = environment_to_list(who, environment)
     return listed(verbs.secrets, await cluster.ask(verbs.secrets, wanted))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from starlette.requests import Request
 
-from shoal.cluster.api.access.auth import environment_for
+from shoal.cluster.api.access.auth import environment_for, environment_to_list
 from shoal.cluster.api.request.answers import Json, listed
 from shoal.cluster.api.request.context import Cluster, Who, context_of
 from shoal.cluster.api.request.route import new_router, verb_route
@@ -26,7 +26,6 @@ from shoal.cluster.api.schema.volumes import (
     VolumesUse,
 )
 from shoal.model import verbs
-from shoal.model.access import ANY_ENVIRONMENT
 from shoal.model.sandbox_json import info_to_json
 
 router = new_router("volumes")
@@ -52,9 +51,7 @@ async def list_volumes(
     deleted: Annotated[bool, Query(description="Those that can be restored")] = False,
 ) -> Json:
     """The volumes of an environment; of all that the token may see, if none is named."""
-    wanted = environment
-    if environment is not None or who.environment != ANY_ENVIRONMENT:
-        wanted = environment_for(who, environment)
+    wanted = environment_to_list(who, environment)
     return listed(verbs.volumes, await cluster.ask(verbs.volumes, wanted, deleted))
 
 
