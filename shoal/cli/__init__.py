@@ -1,5 +1,6 @@
 """The `shoal` command.
 
+entry.py      the console script, and interrupts before all is imported
 main.py       the commands put together; errors become one line and an exit code
 cluster.py    up, down, status, doctor
 run.py        run, exec, shell

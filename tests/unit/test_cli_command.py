@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def shoal(*arguments: str, state: Path, **environ: str) -> Done:
 def started(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, as a shell starts it."""
     return subprocess.run(
-        [sys.executable, "-m", "shoal.cli.main", *arguments],
+        [sys.executable, "-m", "shoal.cli.entry", *arguments],
         env=environment(state),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -130,6 +131,17 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_an_interrupt_before_all_is_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "shoal.cli.entry", "ls"]
+    with subprocess.Popen(command, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as starting:
+        assert starting.stderr is not None
+        while "typer" not in starting.stderr.readline():
+            assert starting.poll() is None
+        starting.send_signal(signal.SIGINT)
+        assert "Traceback" not in starting.stderr.read()
+    assert starting.returncode == 130
 
 
 def test_without_a_cluster_the_next_step_is_named_in_one_line(tmp_path: Path) -> None:
