@@ -77,7 +77,7 @@ class FlowBytes(ByteSource):
         return False
 
     async def _after_sandbox(self, over: SandboxEnded | FailedPrecondition) -> bytes:
-        """The next bytes if the sandbox ended or stopped before the flow did."""
+        """The next bytes if the sandbox ended or stopped before the flow did. Raises `over` where there are none."""
         raise over
 
     async def next(self) -> bytes:
@@ -88,8 +88,6 @@ class FlowBytes(ByteSource):
                 patience.working()
                 data = b"" if await self._is_all(flow) else await anext(flow, b"")
             except (SandboxEnded, FailedPrecondition) as over:
-                if isinstance(over, FailedPrecondition) and over.state != State.STOPPED:
-                    raise
                 self._let_go()
                 return await self._after_sandbox(over)
             except Unavailable as error:
@@ -207,7 +205,8 @@ class ProcessBytes(FlowBytes):
         return cast("OutputStream", flow).offset  # it knows of gaps
 
     async def _after_sandbox(self, over: SandboxEnded | FailedPrecondition) -> bytes:
-        if self._process_id != MAIN_PROCESS:
+        lives = isinstance(over, FailedPrecondition) and over.state != State.STOPPED
+        if self._process_id != MAIN_PROCESS or lives:
             raise over
         patience = Patience()
         while True:

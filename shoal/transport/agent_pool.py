@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from shoal.model.access import caller
+from shoal.model.access import Scope, caller
 from shoal.model.errors import Unavailable
 from shoal.model.visibility import check_sees_sandbox
 from shoal.transport.loops import CLOSED, PerLoop, being_cancelled
@@ -21,6 +21,9 @@ from shoal.wire.agent import Agent
 from shoal.wire.connection import Connection
 
 MAX_CONNECTIONS = 2048
+
+_Attempt = tuple[str, str, Scope]
+"""A sandbox, and of its caller what decides how far an attempt gets."""
 
 
 class Opened(NamedTuple):
@@ -49,8 +52,9 @@ class Agents:
                 check_sees_sandbox(caller.get(), sandbox_id, known.environment)
             table.agents.move_to_end(sandbox_id)
             return known.agent
-        # An attempt is made on behalf of its caller, so only callers that see the same environments share it.
-        attempt = (sandbox_id, caller.get().environment)
+        # An attempt is made on behalf of its caller, so only callers that see and may do the same share it.
+        who = caller.get()
+        attempt = (sandbox_id, who.environment, who.scope)
         opening = table.opening.get(attempt)
         if opening is None:
             opening = asyncio.get_running_loop().create_task(self._begin(table, sandbox_id))
@@ -101,7 +105,7 @@ class _Table:
 
     def __init__(self) -> None:
         self.agents: OrderedDict[str, _Known] = OrderedDict()
-        self.opening: dict[tuple[str, str], asyncio.Task[Agent]] = {}
+        self.opening: dict[_Attempt, asyncio.Task[Agent]] = {}
         self._sweep_at = 64
 
     def sweep(self) -> None:
@@ -124,7 +128,7 @@ class _Table:
             await agent.connection.wait_closed()
 
 
-def _settle(table: _Table, attempt: tuple[str, str], task: asyncio.Task[Agent]) -> None:
+def _settle(table: _Table, attempt: _Attempt, task: asyncio.Task[Agent]) -> None:
     table.opening.pop(attempt, None)
     if not task.cancelled():
         task.exception()  # retrieved, even if every caller was cancelled

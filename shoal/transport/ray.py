@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from ray.actor import ActorHandle
 
 from shoal.model import verbs
+from shoal.model.access import Scope, caller
 from shoal.model.errors import FailedPrecondition, SandboxEnded, ShoalError
 from shoal.model.grants import Grant
 from shoal.model.info import SandboxInfo
@@ -121,4 +122,6 @@ class RayTransport(Transport):
         except FailedPrecondition as error:
             if not (error.fields.get("suspended") and error.fields.get("autostart")):
                 raise
+            if not caller.get().scope.covers(Scope.RUN):
+                raise  # who may only look changes nothing by looking
             return await self.ask(verbs.wake, sandbox_id, WAKE_S)

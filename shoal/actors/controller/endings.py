@@ -112,9 +112,13 @@ def check_gives_memory(record: SandboxRecord) -> None:
 
 def stopped_error(record: SandboxRecord) -> FailedPrecondition:
     """The error for a caller who needs a persistent sandbox that is stopped."""
-    why = "" if record.stop is None else f" ({record.stop.reason.value})"
+    if record.suspended:
+        said = f"is suspended; let it go on with `sandbox.resume()` or `shoal resume {record.id}`"
+    else:
+        why = "" if record.stop is None else f" ({record.stop.reason.value})"
+        said = f"is stopped{why}; start it with `sandbox.start()` or `shoal start {record.id}`"
     return FailedPrecondition(
-        f"sandbox {record.id} is stopped{why}; start it with `sandbox.start()` or `shoal start {record.id}`",
+        f"sandbox {record.id} {said}",
         state=State.STOPPED.value,
         reason=None if record.stop is None else record.stop.reason.value,
         suspended=record.suspended,

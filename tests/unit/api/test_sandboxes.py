@@ -11,19 +11,35 @@ from typing import Any
 import pytest
 
 from shoal.model import verbs
-from shoal.model.access import Scope
-from shoal.model.errors import QuotaExceeded, Unavailable
+from shoal.model.access import Caller, Scope, caller
+from shoal.model.errors import FailedPrecondition, QuotaExceeded, Unavailable
 from shoal.model.info import Page, SandboxInfo
 from shoal.model.sandbox_json import info_from_json
 from shoal.model.settings import ApiSettings
 from shoal.model.spec import SandboxSpec
 from shoal.model.verbs import Verb
+from shoal.transport.ray import RayTransport
 from tests.api import Answer, Api
+from tests.fakes.cluster import FakeTransport
 
 
 def made(api: Api) -> list[SandboxSpec]:
     specs: list[SandboxSpec] = api.fake.named("create")
     return specs
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("scope", "woken"), [(Scope.READ, []), (Scope.RUN, ["sb-a"])])
+async def test_who_may_only_look_wakes_nothing(scope: Scope, woken: list[str]) -> None:
+    fake = FakeTransport()
+    suspended = FailedPrecondition("it is suspended", state="stopped", suspended=True, autostart=True)
+    fake.fail_next("grant", suspended)
+    fake.fail_next("wake", Unavailable("it wakes"))
+    before = caller.set(Caller("tk-a", "main", scope))
+    with pytest.raises(Unavailable if woken else FailedPrecondition):
+        await RayTransport.agent(fake, "sb-a")
+    caller.reset(before)
+    assert fake.named("wake") == woken
 
 
 def lost() -> Unavailable:
@@ -101,6 +117,8 @@ class TestCreate:
         assert stopped.json["stopped_at"] is not None
         refused = api.ask("POST", f"{path}/exec", {"argv": ["true"]})
         assert (refused.status, refused.json["state"]) == (409, "stopped")
+        logs = api.ask("GET", f"{path}/logs", token=api.token("main", Scope.READ))
+        assert (logs.status, logs.body) == (200, b""), "what its node has kept"
         for body in ({}, {"deadline": 5.0}):
             started = api.ask("POST", f"{path}/start", body)
             assert (started.status, started.json["state"], started.json["reason"]) == (200, "running", None)

@@ -10,7 +10,7 @@ from shoal.client.output import ProcessBytes
 from shoal.client.retrying_agent import Patience, RetryingAgent
 from shoal.cluster.api.processes.websockets import guard
 from shoal.cluster.api.request.streaming import StreamingBody
-from shoal.model.errors import SandboxEnded, Unavailable
+from shoal.model.errors import FailedPrecondition, SandboxEnded, Unavailable
 from shoal.wire.agent import OutputStream
 
 OFFSET = "X-Shoal-Offset"
@@ -37,9 +37,9 @@ class OutputReader(ProcessBytes):
             try:
                 flow = await self._attached()
                 patience.working()
-            except SandboxEnded as ended:
+            except (SandboxEnded, FailedPrecondition) as over:
                 self._let_go()
-                self._early = await self._after_sandbox(ended)
+                self._early = await self._after_sandbox(over)
                 return self.offset - len(self._early)
             except Unavailable as error:
                 self._let_go()
