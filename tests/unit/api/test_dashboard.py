@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -120,13 +121,45 @@ class TestOtherSites:
         assert not api.fake.named("create")
         assert browser.ask("GET", "/v1/sandboxes", Origin=origin, Sec_Fetch_Site="").status == 200
 
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"Origin": ""},
+            {"Origin": "null"},
+            {"Origin": "http://evil.example"},
+            {"Origin": "http://127.0.0.1:1"},
+            {"Origin": "http://127.0.0.1"},
+            {"Origin": "http://127.0.0.1.evil.example"},
+            {"Sec_Fetch_Site": "cross-site"},
+            {"Sec_Fetch_Site": "Same-Origin"},
+        ],
+        ids=lambda said: str(*said.values()),
+    )
+    def test_no_route_that_changes_something_takes_their_word(
+        self, api: Api, browser: Browser, said: dict[str, str]
+    ) -> None:
+        browser.sign_in(token=api.root)
+        calls = len(api.fake.calls)
+        said = {"Sec_Fetch_Site": "", **said}
+        tried = 0
+        for route in api.app.routes:
+            for method in getattr(route, "methods", None) or ():
+                if method in ("GET", "HEAD", "OPTIONS"):
+                    continue
+                path = re.sub(r"{(\w+)(:\w+)?}", "sb-" + "a" * 16, getattr(route, "path", "/"))
+                answer = browser.ask(method, path, {}, **{"Origin": browser.origin, **said})
+                assert code_of(answer) == (403, "permission_denied"), (method, path)
+                tried += 1
+        assert tried > 60
+        assert len(api.fake.calls) == calls, "the controller hears of none"
+
     def test_nobody_is_signed_in_from_elsewhere(self, api: Api, browser: Browser) -> None:
         answer = browser.ask(
             "POST", "/v1/session", {"token": api.root}, Origin="http://evil.example", Sec_Fetch_Site=""
         )
         assert code_of(answer) == (403, "permission_denied")
 
-    @pytest.mark.parametrize(("origin", "status"), [(None, 403), ("http://evil.example", 403), ("own", 101)])
+    @pytest.mark.parametrize(("origin", "status"), [(None, 403), ("null", 403), ("http://evil.example", 403), ("own", 101)])
     def test_a_websocket_needs_it_too(self, api: Api, browser: Browser, origin: str | None, status: int) -> None:
         sandbox = api.sandbox()
         browser.sign_in(token=api.root)
