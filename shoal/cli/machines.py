@@ -227,39 +227,38 @@ def drain(
 
 
 async def _cordon(client: Client, name: str, why: str) -> None:
-    info = await client.cordon.aio((await _find(client, name)).id, why=why)
+    info = await client.cordon.aio(await _id_of(client, name), why=why)
     console.err().print(f"No new sandboxes start on {info.hostname} ({info.id[:8]}).", markup=False)
 
 
 async def _uncordon(client: Client, name: str) -> None:
-    info = await client.uncordon.aio((await _find(client, name)).id)
+    info = await client.uncordon.aio(await _id_of(client, name))
     console.err().print(f"Sandboxes start on {info.hostname} ({info.id[:8]}) again.", markup=False)
 
 
 async def _drain(client: Client, name: str, why: str, force: bool, wait_s: float) -> None:
-    info = await _find(client, name)
-    await client.drain_node.aio(info.id, why=why, force=force, timeout=wait_s)
-    console.err().print(
-        f"{info.hostname} ({info.id[:8]}) has left the cluster; `shoal leave` on it stops Ray there.", markup=False
-    )
+    node_id = await _id_of(client, name)
+    await client.drain_node.aio(node_id, why=why, force=force, timeout=wait_s)
+    called = name if name == node_id else f"{name} ({node_id[:8]})"
+    console.err().print(f"{called} has left the cluster; `shoal leave` on it stops Ray there.", markup=False)
 
 
-async def _find(client: Client, name: str) -> NodeInfo:
-    return one_of(await client.nodes.aio(), name)
+async def _id_of(client: Client, name: str) -> str:
+    """Its id; the name itself where no node is called so: the cluster tells of those that have left."""
+    found = one_of(await client.nodes.aio(), name)
+    return name if found is None else found.id
 
 
-def one_of(nodes: Sequence[NodeInfo], name: str) -> NodeInfo:
+def one_of(nodes: Sequence[NodeInfo], name: str) -> NodeInfo | None:
     """The node of that host name, machine name or id, or the only one whose id begins so."""
     if not name:
         raise InvalidRequest("NODE: it is empty; `shoal node ls` shows the nodes", field="node")
     found = [each for each in nodes if name in (each.hostname, each.machine, each.id)]
     found = found or [each for each in nodes if each.id.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    ids = ", ".join(each.id[:12] for each in found or nodes)
-    raise InvalidRequest(
-        f"NODE: {len(found) or 'no'} nodes are called {name!r}; name one by its id: {ids}", field="node"
-    )
+    if len(found) > 1:
+        ids = ", ".join(each.id[:12] for each in found)
+        raise InvalidRequest(f"NODE: {len(found)} nodes are called {name!r}; name one by its id: {ids}", field="node")
+    return found[0] if found else None
 
 
 def _token(head: str, file: str | None) -> join_token.JoinToken | None:

@@ -116,7 +116,7 @@ async def test_a_machine_that_was_drained_takes_part_again_when_it_joins(monkeyp
     node = parts.nodes.find(NODE)
     assert node is not None
     assert (await parts.machines.drain(NODE, "a disk fails", False, 5.0, INSIDE)).left
-    parts.nodes._joined = {"m": NODE}
+    parts.nodes._listed = {NODE: ("m", "worker-3")}
 
     async def refresh(*, wait_s: float = 0.0, new_only: bool = False) -> list[str]:
         if not parts.nodes._gone(NODE):
@@ -131,6 +131,13 @@ async def test_a_machine_that_was_drained_takes_part_again_when_it_joins(monkeyp
     monkeypatch.setattr(parts.machines, "_reaches", reaches)
     assert (await parts.machines.admit("m")).cordon is None
     assert world.disk.cordons == {}
+    for name in ("worker-3", "m", NODE, NODE[:8]):
+        assert (await parts.machines.drain(NODE, "again", False, 5.0, INSIDE)).left
+        assert (await parts.machines.drain(name, "again", False, 5.0, INSIDE)).left, "it is so already"
+        assert (await parts.machines.uncordon(name, INSIDE)).cordon is None
+        assert parts.nodes.known(NODE)
+    with pytest.raises(NodeNotFound, match="shoal join"):
+        await parts.machines.uncordon("worker-4", INSIDE)
     await made.kill()
 
 

@@ -30,6 +30,7 @@ _DIAL_S = 3.0
 _LOOK_S = 0.2
 _LEAVE_S = 30.0
 _AGAIN_S = 1.0
+_BACK_S = 10.0
 _MOVES = 4
 """Disks that are moved at once."""
 
@@ -133,13 +134,16 @@ class Machines:
             await self._write(self._cordon(found, why, INSIDE), verbs.cordon, INSIDE)
 
     async def uncordon(self, node: str, caller: Caller) -> NodeInfo:
-        """New sandboxes may start there again."""
+        """New sandboxes may start there again. One that was drained takes part again, while its Ray runs."""
         found = self._nodes.find(node)
-        node_id = node if found is None else found.id
-        await self._take_back(node_id, caller)
-        if found is None:
-            await self._nodes.refresh()  # it may have left
-        return self._nodes.info(self._known(node))
+        if found is not None:
+            await self._take_back(found.id, caller)
+            return self._nodes.info(found)
+        left = self._nodes.drained(node)
+        if left is not None:
+            await self._take_back(left, caller)
+            await self._nodes.refresh(wait_s=_BACK_S)
+        return self._nodes.info(self._known(left or node))
 
     async def _take_back(self, node_id: str, caller: Caller) -> None:
         async with self._changing:
@@ -153,9 +157,9 @@ class Machines:
         """Cordons it; once it is empty, it leaves."""
         if not 0 <= timeout <= verbs.LONGEST_WAIT_S:
             raise InvalidRequest(f"timeout: give 0 to {verbs.LONGEST_WAIT_S:g} seconds", field="timeout")
-        left = next((c for c in self._nodes.cordons.values() if c.left and c.node_id == node), None)
-        if left is not None:
-            return NodeDrain(left.node_id, 0, left=True)
+        gone = self._nodes.drained(node)
+        if gone is not None:
+            return NodeDrain(gone, 0, left=True)
         found = self._known(node)
         if found.is_head:
             raise FailedPrecondition("the head cannot leave its cluster; cordon it, or run `shoal down`", state="head")
@@ -226,7 +230,11 @@ class Machines:
     def _known(self, node: str) -> Node:
         found = self._nodes.find(node)
         if found is None:
-            raise NodeNotFound(f"the cluster has no node {node[:64]!r}; `shoal node ls` shows them", field="node")
+            raise NodeNotFound(
+                f"the cluster has no node {node[:64]!r}; `shoal node ls` shows them, and one that was drained, or has "
+                "left, comes back by `shoal join` on it",
+                field="node",
+            )
         return found
 
     def _cordon(self, node: Node, why: str, caller: Caller) -> Cordon:

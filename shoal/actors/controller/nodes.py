@@ -124,8 +124,7 @@ class Nodes:
     """By node; those that are on record. `machines.py` keeps them."""
     _nodes: dict[str, Node] = field(default_factory=dict)
     _leaving: set[str] = field(default_factory=set)
-    _listed: set[str] = field(default_factory=set)
-    _joined: dict[str, str] = field(default_factory=dict)  # the nodes of machines that have joined, by their names
+    _listed: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what each that Ray lists is called, by its id
     _kinds: frozenset[Machine] = frozenset()
     _closed: tuple[list[str], bool] | None = None  # `cluster_addresses`, until a machine comes, goes or changes
     _class: Any = None  # the Ray class of `NodeActor`, which has no type
@@ -151,9 +150,7 @@ class Nodes:
                     address=facts.get("NodeManagerAddress", ""),
                     port=facts.get("NodeManagerPort", 0),
                 )
-        self._listed = set(seen)
-        labels = {node_id: facts.get("Labels", {}) for node_id, facts in seen.items()}
-        self._joined = {each[MACHINE_LABEL]: node_id for node_id, each in labels.items() if MACHINE_LABEL in each}
+        self._listed = {node_id: _names(facts) for node_id, facts in seen.items()}
         now = self.clock()
         for node in self._nodes.values():
             if node.id in seen:
@@ -196,15 +193,19 @@ class Nodes:
         """A node that has left may have a node actor again."""
         self._leaving.discard(node_id)
 
-    def drained(self, machine: str) -> str | None:
-        """The node of a machine that has left by a drain, and whose Ray still runs."""
-        node_id = self._joined.get(machine, "")
-        cordon = self.cordons.get(node_id)
-        return node_id if cordon is not None and cordon.left else None
+    def drained(self, name: str) -> str | None:
+        """The only node of that id, the beginning of one, machine or host name that has left by a drain."""
+        left = [cordon.node_id for cordon in self.cordons.values() if cordon.left]
+        found = [node_id for node_id in left if name in (node_id, *self._listed.get(node_id, ()))]
+        found = found or [node_id for node_id in left if name and node_id.startswith(name)]
+        return found[0] if len(found) == 1 else None
 
     def _gone(self, node_id: str) -> bool:
+        return node_id in self._leaving or self._has_left(node_id)
+
+    def _has_left(self, node_id: str) -> bool:
         cordon = self.cordons.get(node_id)
-        return node_id in self._leaving or (cordon is not None and cordon.left)
+        return cordon is not None and cordon.left
 
     async def close(self, timeout_s: float) -> list[NodeFailure]:
         """Has every node undo what it did to its machine, all at once, and stops asking them. Returns those that failed
@@ -373,6 +374,11 @@ class Nodes:
 
     def handles(self) -> list[ActorHandle[Any]]:
         return [node.handle for node in self._nodes.values()]
+
+
+def _names(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a machine calls itself, and its host's name."""
+    return tuple(filter(None, (facts.get("Labels", {}).get(MACHINE_LABEL), facts.get("NodeManagerHostname"))))
 
 
 def _capacity(node: Node, info: NodeInfo) -> Machine:

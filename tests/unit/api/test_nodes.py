@@ -50,7 +50,8 @@ def test_the_command_line_finds_a_node_by_any_of_its_names() -> None:
     nodes = [node_info("ab" + "0" * 54, hostname="one"), node_info("ac" + "0" * 54, hostname="two", machine="m-2")]
     for name, found in (("one", 0), ("m-2", 1), ("ab", 0), ("ac" + "0" * 54, 1)):
         assert one_of(nodes, name) is nodes[found]
-    for name in ("", "a", "three"):
+    assert one_of(nodes, "three") is None
+    for name in ("", "a"):
         with pytest.raises(InvalidRequest) as raised:
             one_of(nodes, name)
         assert raised.value.field == "node"
