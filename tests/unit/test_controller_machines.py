@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pytest
@@ -129,7 +130,7 @@ async def test_a_machine_that_was_drained_takes_part_again_when_it_joins(monkeyp
 
     monkeypatch.setattr(parts.nodes, "refresh", refresh)
     monkeypatch.setattr(parts.machines, "_reaches", reaches)
-    assert (await parts.machines.admit("m")).cordon is None
+    assert (await parts.machines.admit("m", time.time())).cordon is None
     assert world.disk.cordons == {}
     for name in ("worker-3", "m", NODE, NODE[:8]):
         assert (await parts.machines.drain(NODE, "again", False, 5.0, INSIDE)).left
@@ -154,11 +155,19 @@ async def test_a_machine_that_the_head_does_not_reach_is_told_so(closed: str | N
 
     machines = Machines(nodes, cast("Any", None), cast("Any", None), cast("Any", None), reaches)
     if closed is None:
-        assert (await machines.admit("m")).address == "10.0.0.9:6"
+        assert (await machines.admit("m", time.time())).address == "10.0.0.9:6"
         return
     with pytest.raises(FailedPrecondition) as raised:
-        await machines.admit("m")
+        await machines.admit("m", time.time())
     assert raised.value.state == "unreachable"
+
+
+@pytest.mark.parametrize("ahead_s", [-300.0, 300.0])
+async def test_a_machine_whose_clock_is_far_off_is_told_so(ahead_s: float) -> None:
+    made = await controller(World())
+    with pytest.raises(FailedPrecondition, match=r"300 s (ahead of|behind) the head's") as raised:
+        await made.parts.machines.admit("m", time.time() + ahead_s)
+    assert raised.value.state == "clock"
 
 
 async def test_what_keeps_its_node_from_opening_is_told() -> None:
@@ -172,7 +181,7 @@ async def test_what_keeps_its_node_from_opening_is_told() -> None:
         return True
 
     with pytest.raises(InvalidRequest) as raised:
-        await Machines(nodes, cast("Any", None), cast("Any", None), cast("Any", None), reaches).admit("m")
+        await Machines(nodes, cast("Any", None), cast("Any", None), cast("Any", None), reaches).admit("m", time.time())
     assert raised.value.field == "network.subnet"
 
 

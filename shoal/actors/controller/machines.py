@@ -25,6 +25,10 @@ log = logging.getLogger("shoal.machines")
 
 MAX_WHY = 256
 
+CLOCKS_S = 60.0
+"""How far a machine's clock may be from the controller's when it joins, and how long asking may take: tokens, which
+are valid for ten minutes, are void where clocks differ as much."""
+
 _ADMIT_S = 60.0
 _DIAL_S = 3.0
 _LOOK_S = 0.2
@@ -78,8 +82,10 @@ class Machines:
 
     # -- a machine that joins -----------------------------------------------------------------------
 
-    async def admit(self, machine: str) -> NodeInfo:
-        """Waits until the node takes part, again if it was drained, or raises what keeps it from that."""
+    async def admit(self, machine: str, clock: float) -> NodeInfo:
+        """Waits until the node takes part, again if it was drained, or raises what keeps it from that. `clock`: the
+        machine's, in unix seconds, when it asked."""
+        _check_clock(clock - time.time())
         deadline = time.monotonic() + _ADMIT_S
         dialled, node = False, None
         while time.monotonic() < deadline:
@@ -246,3 +252,13 @@ class Machines:
         async with self._changing:
             await self._writer.write(Change(cordons=(cordon,), audit=(audited(verb, caller, target=cordon.node_id),)))
             self._nodes.cordons[cordon.node_id] = cordon
+
+
+def _check_clock(ahead_s: float) -> None:
+    if abs(ahead_s) > CLOCKS_S:
+        how = "ahead of" if ahead_s > 0 else "behind"
+        raise FailedPrecondition(
+            f"this machine's clock is {abs(ahead_s):.0f} s {how} the head's, which makes tokens void; set both by a time "
+            "server (`timedatectl set-ntp true`), then join again",
+            state="clock",
+        )

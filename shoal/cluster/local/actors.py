@@ -149,7 +149,7 @@ def _carry_out(request: dict[str, Any]) -> Any:
         if request["call"] == "relays":
             return [node.address for node in _ask_controller(verbs.nodes, (), request["timeout_s"])]
         if request["call"] == "admit":
-            return _ask_controller(verbs.admit_node, (request["machine"],), request["timeout_s"]).id
+            return _ask_controller(verbs.admit_node, (request["machine"], time.time()), request["timeout_s"]).id
         if request["call"] == "let_go":
             return _let_go(request)
         if request["call"] in ("serve", "unserve"):

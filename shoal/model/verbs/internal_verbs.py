@@ -90,9 +90,10 @@ def base_image(reference: str, environment: str, pull: bool) -> BaseImage | None
 
 
 @verb(None, takes=60.0)
-def admit_node(machine: str) -> NodeInfo:
+def admit_node(machine: str, clock: float) -> NodeInfo:
     """For a machine that joins: returns once its node takes part. Raises what keeps it from that: the head does not
-    reach it (`FailedPrecondition`, state `unreachable`), or its node actor's error."""
+    reach it (`FailedPrecondition`, state `unreachable`), its clock is far off (state `clock`), or its node actor's
+    error. `clock`: its own, in unix seconds."""
 
 
 # Asked by scaling
