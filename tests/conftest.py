@@ -40,6 +40,7 @@ ROOT = Path(__file__).parent
 collect_ignore = [] if os.environ.get("SHOAL_TEST_RUNTIME") == "runsc" else ["integration/test_memory.py"]
 """What holds in gVisor only; `make test-gvisor` sets the variable."""
 ORDER = ("unit", "contract", "integration", "chaos")
+_FOR_TESTS = ("SHOAL_TEST_", "SHOAL_SOAK_")
 SETUP_S = 1200
 """For a test that is the first to need something: on a new machine programs are installed and an image is built."""
 
@@ -47,8 +48,11 @@ SETUP_S = 1200
 def pytest_configure(config: pytest.Config) -> None:
     """Before tests are imported. Ray reads its variables on import, and tests import it before there is a cluster.
 
+    Whoever runs the tests may have settings of a cluster of their own in the environment, which is none of the tests'.
     Some tests send interrupts, and a shell's background jobs ignore them, as does all that they start.
     """
+    for name in [name for name in os.environ if name.startswith("SHOAL_") and not name.startswith(_FOR_TESTS)]:
+        del os.environ[name]
     os.environ.update({"RAY_AUTH_MODE": "token", **loopback_environment("127.0.0.1")})
     os.environ.setdefault("NOTEBOOK_SANDBOXES", "6")  # a reader's notebook has 50
     signal.signal(signal.SIGINT, signal.default_int_handler)
