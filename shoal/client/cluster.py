@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from shoal.transport.contract import Transport
 
 log = logging.getLogger("shoal.client")
+
+_LEFT_OUT = "RAY_DEDUP_LOGS_SKIP_REGEX"
 
 
 class Client(Administration, ImageCalls, Context):
@@ -172,9 +175,24 @@ async def _open_ray(address: str | None, cluster: cluster_file.ClusterFile | Non
         for name, value in wanted.items():
             os.environ.setdefault(name, value)
     # Imported only now: Ray reads its environment on import.
-    from shoal.transport.ray import RayTransport
+    with _without_its_warnings():
+        from shoal.transport.ray import RayTransport
 
     return await RayTransport.open(address)
+
+
+@contextmanager
+def _without_its_warnings() -> Iterator[None]:
+    """What Ray's machines warn of, it prints to the standard output of every program that it connects, in between what
+    the program writes itself. It leaves out what matches this variable, which it reads on import."""
+    if _LEFT_OUT in os.environ:
+        yield
+        return
+    os.environ[_LEFT_OUT] = "worker processes have been started on node|has been marked dead"
+    try:
+        yield
+    finally:
+        del os.environ[_LEFT_OUT]  # programs that this one starts may wish to read them
 
 
 async def _without_ray(cluster: cluster_file.ClusterFile, variables: str) -> Transport:

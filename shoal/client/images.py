@@ -35,8 +35,8 @@ class ImageCalls:
         environment: str | None = None,
         limit: int = 1000,
     ) -> Sequence[ImageRecord]:
-        """Images, newest first, at most `limit`: of a `kind` (`snapshot`, `build`, `loaded`), of a `name` with its tag,
-        or with any."""
+        """Images, newest first, at most `limit`: of a `kind` (`snapshot`, `build`, `loaded`, `checkpoint`), of a
+        `name` with its tag, or with any."""
         check_number("limit", limit, 0, math.inf, "images", whole=True)
         if kind is not None and kind not in list(ImageKind):
             raise InvalidRequest(f"kind: {kind!r:.80} is none; there are {', '.join(ImageKind)}", field="kind")

@@ -33,7 +33,7 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.ids import SANDBOX
-from shoal.model.images import check_ttl, image_name
+from shoal.model.images import ImageKind, check_ttl, image_name
 from shoal.model.info import Listing, SandboxInfo
 from shoal.model.mounts import check_mount_path
 from shoal.model.options import mapping
@@ -424,6 +424,18 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         """Creates a sandbox that goes on where the one of the checkpoint was, with its processes, and returns it
         running; as often as you like. `options`: as for `create`; environment, working directory and user are those of
         new processes. It runs on the machine that has the checkpoint. Raises what `create` does."""
+        given: Any = checkpoint
+        if not isinstance(given, Checkpoint):
+            raise InvalidRequest(
+                f"checkpoint: {given!r:.80} is none; give what `snapshot` returned, or Checkpoint('im-…')",
+                field="checkpoint",
+            )
+        client = client or await current()
+        if (await client.image.aio(checkpoint.id)).kind is not ImageKind.CHECKPOINT:
+            raise InvalidRequest(
+                f"checkpoint: {checkpoint.id} has no memory, only files; use Sandbox.create(image={checkpoint.id!r})",
+                field="checkpoint",
+            )
         restored: SandboxOptions = {**options, "image": checkpoint.id, "runtime": "runsc"}
         return await Sandbox.create.aio(deadline=deadline, client=client, **restored)
 

@@ -311,7 +311,7 @@ def check_recipe(recipe: Recipe) -> None:
             field="steps",
         )
     for at, step in enumerate(recipe.steps):
-        _check_step(f"steps[{at}]", step)
+        check_step(f"steps[{at}]", step)
 
 
 def _check_count(count: int) -> None:
@@ -319,12 +319,13 @@ def _check_count(count: int) -> None:
         raise InvalidRequest(f"steps: {count} are too many; give at most {MOST_STEPS}", field="steps")
 
 
-def _check_step(where: str, step: Step) -> None:
+def check_step(where: str, step: Step) -> None:
+    """Raises `InvalidRequest` for the first thing wrong; its field is `where`."""
     text_size(where, step.title, "its title")
     match step:
         case Run():
             _check_words(where, step.argv, least=1)
-            _check_pairs(where, step.env)
+            check_pairs(where, step.env)
             check_environment_variables(where, step.env)
             if step.user is not None:
                 _check_short(where, step.user, "a user")
@@ -334,7 +335,7 @@ def _check_step(where: str, step: Step) -> None:
         case Copy():
             _check_copy(where, step)
         case SetEnv():
-            _check_pairs(where, step.variables)
+            check_pairs(where, step.variables)
             check_environment_variables(where, step.variables)
             _check_variable_names(where, step.variables)
             if not isinstance(step.expand, bool):
@@ -346,7 +347,7 @@ def _check_step(where: str, step: Step) -> None:
         case SetEntrypoint() | SetCommand():
             _check_words(where, step.argv, least=0)
         case SetLabels():
-            _check_pairs(where, step.labels)
+            check_pairs(where, step.labels)
             check_environment_variables(where, step.labels)
 
 
@@ -395,9 +396,13 @@ def _check_words(where: str, words: Any, *, least: int) -> None:
     check_command(where, words)
 
 
-def _check_pairs(where: str, pairs: Any) -> None:
-    if not isinstance(pairs, Mapping) or not all(isinstance(value, str) for value in pairs.values()):
+def check_pairs(where: str, pairs: Any) -> None:
+    """Names and values are strings."""
+    if not isinstance(pairs, Mapping):
         raise InvalidRequest(f"{where}: {pairs!r:.80} is no mapping of strings; give one", field=where)
+    for name, value in pairs.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidRequest(f"{where}: {name!r:.80} is {value!r:.80}; names and values are strings", field=where)
 
 
 def _check_variable_names(where: str, names: Iterable[str]) -> None:

@@ -116,7 +116,9 @@ def check_limits(size: object, files: object) -> None:
     for name, value, least in (("size", size, LEAST_SIZE), ("files", files, 1)):
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 60:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidRequest(f"{name}: {value!r:.80} is no whole number; give one from {least:,} on", field=name)
+        if not least <= value <= 1 << 60:
             raise InvalidRequest(f"{name}: {value!r:.80} is out of range; give at least {least:,}, or none", field=name)
     if isinstance(size, int) and size % LEAST_SIZE:
         raise InvalidRequest(f"size: {size:,} bytes are not whole GiB; give a multiple of {LEAST_SIZE:,}", field="size")

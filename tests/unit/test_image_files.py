@@ -122,8 +122,13 @@ def test_python_sources_are_found_by_name(tree: Path, monkeypatch: pytest.Monkey
         (lambda: Image.base().run_commands(), "lines"),
         (lambda: Image.base().pip_install(""), "packages"),
         (lambda: Image.base().cmd("sleep 1"), "argv"),
-        (lambda: Image.base().workdir("srv"), "steps[0]"),
-        (lambda: Image.base().env({"A=": "1"}), "steps[0]"),
+        (lambda: Image.base().workdir("srv"), "path"),
+        (lambda: Image.base().env({"A=": "1"}), "variables"),
+        (lambda: Image.base().env({"A": 1}), "variables"),  # type: ignore[dict-item]
+        (lambda: Image.base().run_commands("true", env={"A": 1}), "env"),  # type: ignore[dict-item]
+        (lambda: Image.base().user(5), "user"),  # type: ignore[arg-type]
+        (lambda: Image.base().pip_install(["six"]), "packages"),  # type: ignore[arg-type]
+        (lambda: Image.debian_slim(3.11), "python"),  # type: ignore[arg-type]
         (lambda: Image.base().add_local_file("/none/such", "/a"), "local"),
         (lambda: Image.base().add_local_dir("/etc/hostname", "/a"), "local"),
         (lambda: Image.base().add_local_dir("/etc", "a"), "remote"),

@@ -188,10 +188,10 @@ def _check_free(record: SandboxRecord, path: str) -> None:
     )
     for other in taken:
         if overlap(path, other):
+            where = "" if other == path else f", and {path:.200} is {'below' if path.startswith(other) else 'above'} it"
             how = "unmount that first, or choose" if other in record.mounted else "choose"
             raise AlreadyExists(
-                f"path: at {other:.200} something is mounted, which {path:.200} is, is in or would hide; {how} another "
-                "path",
+                f"path: something is mounted at {other:.200} already{where}; {how} another path",
                 field="path",
             )
     if len(taken) >= MOST_MOUNTS:

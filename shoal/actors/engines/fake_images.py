@@ -82,7 +82,7 @@ class FakeImageStore(ImageStore):
 
     async def push(self, digest: str, reference: str) -> str:
         async with self._call("push_image", digest, reference):
-            check_reference(reference)
+            check_reference(reference, "reference")
             if digest not in self.known:
                 raise ImageNotFound(f"image {digest} is not on this node")
             self.registry[reference] = self.known[digest]

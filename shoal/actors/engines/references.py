@@ -17,10 +17,10 @@ _REFERENCE = re.compile(
 _LENGTH, _SHOWN = 512, 80
 
 
-def check_reference(reference: str) -> None:
-    """Raises `InvalidRequest` for an invalid image reference."""
+def check_reference(reference: str, field: str = "image") -> None:
+    """Raises `InvalidRequest` for an invalid image reference, which the argument `field` gave."""
     if len(reference) > _LENGTH or not _REFERENCE.fullmatch(reference):
         raise InvalidRequest(
-            f"image: {reference[:_SHOWN]!r} is no image reference; write it as [registry/]name[:tag], in lower case",
-            field="image",
+            f"{field}: {reference[:_SHOWN]!r} is no image reference; write it as [registry/]name[:tag], in lower case",
+            field=field,
         )

@@ -36,7 +36,8 @@ from shoal.model.recipe import (
     SetLabels,
     SetUser,
     SetWorkdir,
-    check_recipe,
+    check_pairs,
+    check_step,
 )
 from shoal.model.secrets import secret_uses
 from shoal.model.validate import check_absolute, check_text
@@ -77,7 +78,8 @@ class Image:
         """`shoal/base` with this version of Python (`"3.11"`), as far as the distribution has it. None: its own."""
         if python is None:
             return Image(BASE)
-        parts = str(python).split(".")
+        given: Any = python
+        parts = given.split(".") if isinstance(given, str) else []
         if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
             raise InvalidRequest(f"python: {python!r:.80} is no version; give one such as '3.11'", field="python")
         return Image(BASE, (commands.python(python),))
@@ -150,21 +152,21 @@ class Image:
 
     def apt_install(self, *packages: str) -> Image:
         """Installs packages of Debian or Ubuntu."""
-        return self._with(commands.apt(_words("packages", packages)))
+        return self._with("packages", commands.apt(_words("packages", packages)))
 
     def pip_install(
         self, *packages: str, index_url: str | None = None, extra_index_url: str | None = None, extra_options: str = ""
     ) -> Image:
         """Installs Python packages by pip, as root. `extra_options`: further options of `pip install`, as one line."""
         options = _pip_options(index_url, extra_index_url, extra_options)
-        return self._with(commands.pip(_words("packages", packages), options))
+        return self._with("packages", commands.pip(_words("packages", packages), options))
 
     def uv_pip_install(
         self, *packages: str, index_url: str | None = None, extra_index_url: str | None = None, extra_options: str = ""
     ) -> Image:
         """The same by uv, which is faster. It is installed first where the image has none."""
         options = _pip_options(index_url, extra_index_url, extra_options)
-        return self._with(commands.uv_pip(_words("packages", packages), options))
+        return self._with("packages", commands.uv_pip(_words("packages", packages), options))
 
     def pip_install_from_requirements(
         self,
@@ -180,7 +182,7 @@ class Image:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"path: {path}: {getattr(error, 'strerror', None) or error}", field="path") from None
-        return self._with(commands.pip_requirements(text, options, os.fspath(path)))
+        return self._with("path", commands.pip_requirements(text, options, os.fspath(path)))
 
     def run_commands(
         self,
@@ -193,35 +195,37 @@ class Image:
         only. `user`: None for the image's own; `"root"`. `secrets`: what these lines get, as variables or files; what
         they do not write is not in the image. Other values of a secret build nothing anew."""
         own = mapping("env", env)
+        check_pairs("env", own)
         uses = secret_uses(uses_of(secrets))
         return self._with(
+            "lines",
             *(Run((*commands.SHELL, line), own, user, secrets=uses) for line in _words("lines", lines)),
         )
 
     def env(self, variables: Mapping[str, str]) -> Image:
         """Sets environment variables, for the steps after it and for sandboxes."""
-        return self._with(SetEnv(mapping("variables", variables)))
+        return self._with("variables", SetEnv(mapping("variables", variables)))
 
     def workdir(self, path: str | os.PathLike[str]) -> Image:
         """Sets the directory in which processes start; made where it is missing."""
-        return self._with(SetWorkdir(os.fspath(path)))
+        return self._with("path", SetWorkdir(os.fspath(path)))
 
     def user(self, user: str) -> Image:
         """Sets who processes run as: a name, `uid` or `uid:gid`. `run_commands` after it run as that user, too."""
-        return self._with(SetUser(user))
+        return self._with("user", SetUser(user))
 
     def entrypoint(self, argv: Sequence[str]) -> Image:
         """Sets what comes before `cmd`; takes away the `cmd` of before."""
-        return self._with(SetEntrypoint(_words("argv", argv, least=0)))
+        return self._with("argv", SetEntrypoint(_words("argv", argv, least=0)))
 
     def cmd(self, argv: Sequence[str]) -> Image:
         """Sets the own command of sandboxes that are given none: `entrypoint` and then this. Such a sandbox ends with
         it."""
-        return self._with(SetCommand(_words("argv", argv, least=0)))
+        return self._with("argv", SetCommand(_words("argv", argv, least=0)))
 
     def labels(self, labels: Mapping[str, str]) -> Image:
         """Labels it; they go where it is pushed."""
-        return self._with(SetLabels(mapping("labels", labels)))
+        return self._with("labels", SetLabels(mapping("labels", labels)))
 
     def add_local_file(
         self, local: str | os.PathLike[str], remote: str | os.PathLike[str], *, mode: int | None = None, owner: str = ""
@@ -234,7 +238,8 @@ class Image:
         target = _remote(remote)
         path = PurePosixPath(target) / file.name if target.endswith("/") else PurePosixPath(target)
         title = f"add_local_file({os.fspath(local)!r}, {target!r})"
-        return self._with(LocalFiles(((file, path.name),), str(path.parent), file.parent, Ignore(), owner, title, mode))
+        added = LocalFiles(((file, path.name),), str(path.parent), file.parent, Ignore(), owner, title, mode)
+        return self._with("remote", added)
 
     def add_local_dir(
         self,
@@ -250,9 +255,8 @@ class Image:
         if not directory.is_dir():
             raise InvalidRequest(f"local: {directory} is no directory; use add_local_file", field="local")
         title = f"add_local_dir({os.fspath(local)!r}, {os.fspath(remote)!r})"
-        return self._with(
-            LocalFiles(((directory, ""),), _remote(remote), directory, Ignore.of(ignore), owner, title),
-        )
+        added = LocalFiles(((directory, ""),), _remote(remote), directory, Ignore.of(ignore), owner, title)
+        return self._with("remote", added)
 
     def add_local_python_source(self, *modules: str, ignore: Sequence[str] = ()) -> Image:
         """Adds Python packages or modules of this machine, by their names, so that they can be imported. They are
@@ -263,8 +267,9 @@ class Image:
             rules = Ignore.of((*_NOT_PYTHON, *ignore))
             title = f"add_local_python_source({module!r})"
             name = source.name
-            image = image._with(LocalFiles(((source, name),), PYTHON_SOURCES, source.parent, rules, "", title))
-        return image._with(SetEnv({"PYTHONPATH": self._python_path()}))
+            added = LocalFiles(((source, name),), PYTHON_SOURCES, source.parent, rules, "", title)
+            image = image._with("modules", added)
+        return image._with("modules", SetEnv({"PYTHONPATH": self._python_path()}))
 
     def _python_path(self) -> str:
         set_before = [step.variables.get("PYTHONPATH") for step in self._steps if isinstance(step, SetEnv)]
@@ -411,9 +416,11 @@ class Image:
         pulled = await client.transport.ask(verbs.pull_image, self._base, environment, self._secret._use)
         return pulled.id
 
-    def _with(self, *steps: building.ClientStep) -> Image:
-        # What can be checked is checked where it is written.
-        check_recipe(Recipe(self._base, tuple(step for step in steps if not isinstance(step, LocalFiles | StageCopy))))
+    def _with(self, field: str, *steps: building.ClientStep) -> Image:
+        # What can be checked is checked where it is written. `field`: the argument that said it.
+        for step in steps:
+            if not isinstance(step, LocalFiles | StageCopy):
+                check_step(field, step)
         return Image(self._base, (*self._steps, *steps), self._secret)
 
 
@@ -422,7 +429,12 @@ def _words(field: str, words: Sequence[str], *, least: int = 1) -> tuple[str, ..
         raise InvalidRequest(f"{field}: it is one string; give a list of strings", field=field)
     found: tuple[Any, ...] = tuple(words)
     if len(found) < least or not all(isinstance(each, str) and each for each in found):
-        raise InvalidRequest(f"{field}: {found!r:.80} has no, or empty, strings; give strings", field=field)
+        wrong = next((each for each in found if not isinstance(each, str) or not each), None)
+        told = "it is empty" if len(found) < least else f"{wrong!r:.80} is no string, or an empty one"
+        hint = (
+            f"; give each as an argument of its own (*{field})" if isinstance(wrong, list | tuple) else "; give strings"
+        )
+        raise InvalidRequest(f"{field}: {told}{hint}", field=field)
     return found
 
 

@@ -125,6 +125,7 @@ class Images:
 
     def push(self, digest: str, reference: str) -> str:
         """Sends an image to a registry, under a name that it has only meanwhile. Takes minutes for a large one."""
+        check_reference(reference, "reference")
         self.need(digest)
         named = self.get(reference)
         self.tag(digest, reference)

@@ -205,7 +205,7 @@ class LayerStore:
     def push(self, digest: str, reference: str, credentials: Credentials | None = None) -> str:
         """Sends an image to the registry of a reference; returns the digest by which that knows it. `ImageNotFound`,
         `Unavailable`; `FailedPrecondition` as for `export_layer`."""
-        check_reference(reference)
+        check_reference(reference, "reference")
         with self._drafts.new() as draft:
             image = self._maker.need(digest)
             draft.want(image.layers)
