@@ -8,9 +8,10 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -19,9 +20,13 @@ from botocore.config import Config
 import shoal
 from shoal import BucketMount, Secret
 from shoal.actors.node.mounts.buckets import FRESH_S
+from shoal.actors.node.mounts.manager import LINGER_S, STILL_S
 from shoal.cluster.local import packages
 from tests.cluster import Cluster, printing
+from tests.integration.faulty_proxy import faulty_proxy
 from tests.integration.test_secrets import command_lines, files_that_hold
+from tests.integration.test_volumes import until
+from tests.integration.test_volumes_helpers import told_still
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
@@ -114,3 +119,51 @@ def test_who_creates_is_told_what_is_wrong(service: Service) -> None:
     for error, mount in wrong.items():
         with pytest.raises(error):
             shoal.Sandbox.create(volumes={"/data": mount})
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_bucket_whose_service_stands_still_hangs_only_calls_into_it(cluster: Cluster, service: Service) -> None:
+    """It accepts connections and never answers."""
+    where = urlsplit(service.endpoint)
+    with faulty_proxy(str(where.hostname), where.netloc) as proxy:
+        still = replace(service, endpoint=f"http://{proxy.address}").mount("in")
+        holder, leaver = (shoal.Sandbox.create(volumes={"/data": still}) for _ in range(2))
+        with shoal.Sandbox.create(volumes={"/data": service.mount("in")}) as other:
+            writing = holder.exec("sh", "-c", "exec 3>/data/made; echo ready; sleep 3; head -c 9000000 /dev/zero >&3")
+            assert next(iter(writing.stdout)) == "ready\n"
+            proxy.fault = "hangs"
+            time.sleep(FRESH_S)
+            began = time.monotonic()
+            calls = [
+                *(holder.exec("sh", "-c", command) for command in ("cat /data/hello", "ls /data", "echo >/data/new")),
+                leaver.exec("cat", "/data/hello"),
+            ]
+            until(lambda: told_still(cluster) == (1, ["1.0"]), "the node and the metrics tell it", 30)
+            assert [each.info().mounts_still for each in (holder, other)] == [("/data",), ()]
+            for sandbox, command in ((holder, "cp /bin/true /tmp"), (other, "ls /data")):
+                assert sandbox.run(f"{command} && echo done").stdout.endswith("done\n")
+            _ends_soon(leaver)
+            assert [call.wait() != 0 for call in (*calls[:3], writing)] == [True] * 4
+            print(f"all calls have failed after {time.monotonic() - began:.0f} s")
+            assert time.monotonic() - began < STILL_S + 40
+            assert told_still(cluster) == (1, ["1.0"])
+            proxy.fault = "none"
+            until(lambda: told_still(cluster) == (0, ["0.0"]), "it answers again", 60)
+            until(lambda: holder.run("cat /data/hello && echo >/data/newer").returncode == 0, "it is there again")
+            proxy.fault = "hangs"
+            time.sleep(FRESH_S)
+            holder.exec("ls", "/data")
+            _ends_soon(holder)
+            until(lambda: _mounts() == 1, "of it nothing stays mounted", LINGER_S + 60)
+
+
+def _ends_soon(sandbox: shoal.Sandbox) -> None:
+    began = time.monotonic()
+    sandbox.terminate()
+    print(f"terminate {time.monotonic() - began:.2f} s")
+    assert time.monotonic() - began < 10  # the machine may be busy
+
+
+def _mounts() -> int:
+    return Path("/proc/self/mountinfo").read_text().count("fuse.rclone")

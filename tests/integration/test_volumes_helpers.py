@@ -74,7 +74,7 @@ def _standing_still(volume: Volume) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def _told_still(cluster: Cluster) -> tuple[int, list[str]]:
+def told_still(cluster: Cluster) -> tuple[int, list[str]]:
     """How many mounts do not answer: by the node, and by the metrics."""
     (node,) = cluster.client.nodes()
     token = config_file.read().servers[cluster.file.api_url].token
@@ -101,7 +101,7 @@ def test_a_mount_that_stands_still_hangs_only_calls_into_it(volume: Volume, clus
                 began = time.monotonic()
                 assert sandbox.run(f"{command} && echo new > f && cat f").stdout == "new\n"
                 assert time.monotonic() - began < _SOON_S
-            until(lambda: _told_still(cluster) == (1, ["1.0"]), "the node and the metrics tell it", 20)
+            until(lambda: told_still(cluster) == (1, ["1.0"]), "the node and the metrics tell it", 20)
             assert [each.info().mounts_still for each in (holder, other)] == [(DATA,), ()]
             began = time.monotonic()
             leaver.terminate()
@@ -115,7 +115,7 @@ def test_a_mount_that_stands_still_hangs_only_calls_into_it(volume: Volume, clus
             assert left_s < _SOON_S
             assert refused_s < COMMIT_S + _SOON_S
         assert reading.stdout.read() == "kept\n"
-        until(lambda: _told_still(cluster) == (0, ["0.0"]), "it answers again", 20)
+        until(lambda: told_still(cluster) == (0, ["0.0"]), "it answers again", 20)
         assert holder.info().mounts_still == ()
         volume.commit()
         assert holder.run("cat /data/kept && echo more > /data/more").stdout == "kept\n"
@@ -131,7 +131,7 @@ def test_a_mount_that_does_not_go_on_is_started_again(volume: Volume, cluster: C
             assert reading.wait() != 0
             assert time.monotonic() - began < STILL_S + CALL_S
             until(lambda: holder.run("cat /data/kept").stdout == "kept\n", "it is there again")
-            until(lambda: _told_still(cluster) == (0, ["0.0"]), "the node and the metrics tell it", 20)
+            until(lambda: told_still(cluster) == (0, ["0.0"]), "the node and the metrics tell it", 20)
 
 
 @pytest.mark.parametrize("killed", ["worker", "both"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from shoal.actors.node.mounts.contract import Helper, MountKind
 from shoal.actors.node.mounts.juicefs import environment
 from shoal.actors.node.mounts.manager import LINGER_S, Mounts
 from shoal.actors.node.mounts.mounted import Mounted, Served
+from shoal.actors.node.mounts.service_watch import ServiceWatch
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VolumeAccess
 from shoal.cli.options import mounts
@@ -208,3 +210,28 @@ def test_a_directory_is_put_into_a_namespace(tmp_path: Path, container: int) -> 
             mount_namespaces.clone(root, name, read_only=False)
     with pytest.raises(FileNotFoundError):
         mount_namespaces.clone(root, "missing", read_only=True)
+
+
+@pytest.mark.anyio
+async def test_a_service_that_does_not_answer_is_told_until_it_does() -> None:
+    watch, released, outcome = ServiceWatch(), threading.Event(), False
+
+    def answers() -> bool:
+        released.wait(10)
+        return outcome
+
+    async def look(now: float) -> float:
+        waited_s = watch.look(now, answers)
+        await asyncio.sleep(0.05)
+        return waited_s
+
+    assert await look(0.0) == 0.0
+    assert (await look(1.0), watch.silent_since) == (1.0, None)
+    assert (await look(60.0), watch.silent_since) == (60.0, 0.0)
+    released.set()
+    await asyncio.sleep(0.2)
+    assert (await look(61.0), watch.silent_since) == (0.0, 0.0), "refused: told, and no reason to wait"
+    outcome = True
+    await look(80.0)
+    await look(81.0)
+    assert watch.silent_since is None

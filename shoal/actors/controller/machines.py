@@ -258,7 +258,7 @@ def _check_clock(ahead_s: float) -> None:
     if abs(ahead_s) > CLOCKS_S:
         how = "ahead of" if ahead_s > 0 else "behind"
         raise FailedPrecondition(
-            f"this machine's clock is {abs(ahead_s):.0f} s {how} the head's, which makes tokens void; set both by a time "
-            "server (`timedatectl set-ntp true`), then join again",
+            f"this machine's clock is {abs(ahead_s):.0f} s {how} the head's, which makes tokens void; set both by a "
+            "time server (`timedatectl set-ntp true`), then join again",
             state="clock",
         )

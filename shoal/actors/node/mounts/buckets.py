@@ -12,12 +12,15 @@ is told at once, and the kernel holds it for all that rclone does (`network/guar
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sysconfig
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import closing
+from http.client import HTTPConnection
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,6 +40,11 @@ FRESH_S = 2.0
 _ASK_S = 30.0
 _LOOK_S = 10.0
 """The longest that the first look at a bucket may take. One that lists many objects for longer is let in, too."""
+
+_LONGEST_SOCKET = 107
+_ASKED_FOR = ".shoal"
+_NO_ANSWER = "StatusCode: 0,"
+"""What rclone says of a request to which no answer came."""
 
 _MISSING = 3
 """rclone's exit code for a directory, or bucket, that is not there."""
@@ -84,11 +92,33 @@ class BucketMounts(MountKind):
             *(f"--dir-cache-time={seconds}", f"--attr-timeout={seconds}", "--poll-interval=0"),
             # Any user of a sandbox may read and write it; whether it may, the bucket's own rules decide.
             *("--umask=000", "--no-modtime", "--log-level=NOTICE", "-o", "nosuid", "-o", "nodev"),
+            *_controlled_at(_control(directory)),
         )
         return Helper(argv, env, group=self._group)
 
     async def commit(self, spec: MountSpec, point: Path, directory: Path) -> None:
         """Each `close` has waited for its own upload."""
+
+    def answers(self, spec: MountSpec, directory: Path) -> bool:
+        """Has rclone ask for an object: whatever the service says, it answers."""
+        question = {"fs": source(spec), "remote": _ASKED_FOR, "opt": {"filesOnly": True}}
+        with closing(HTTPConnection("rclone")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(_control(directory)))
+            connection.request("POST", "/operations/stat", json.dumps(question), {"Content-Type": "application/json"})
+            return _NO_ANSWER.encode() not in connection.getresponse().read()
+
+
+def _control(directory: Path) -> Path:
+    """The socket at which a helper is asked, by root alone."""
+    return directory / "rc"
+
+
+def _controlled_at(control: Path) -> tuple[str, ...]:
+    """Nothing where the state directory's path is too long for a socket: then it is not asked."""
+    if len(os.fsencode(control)) > _LONGEST_SOCKET:
+        return ()
+    return ("--rc", "--rc-no-auth", f"--rc-addr=unix://{control}")
 
 
 def rclone() -> str:

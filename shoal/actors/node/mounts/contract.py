@@ -71,6 +71,11 @@ class MountKind(ABC):
         """Returns once all that was written and closed through the mount is durable, and seen elsewhere;
         `Unavailable` where that could not be shown."""
 
+    def answers(self, spec: MountSpec, directory: Path) -> bool:
+        """Whether what is behind the mount answers, where its root may answer without. Blocks, in a thread of its own,
+        as long as that takes: calls into the mount are taken to hang for as long. False is only told."""
+        return True
+
     async def change_versions(self, point: Path, change: VersionChange) -> None:
         """Makes, restores or removes versions of what is mounted; `FailedPrecondition` for kinds that have none."""
         raise FailedPrecondition(f"a {self.name} has no versions", state="no_versions")

@@ -116,7 +116,7 @@ class Mounts:
                 each.identity,
                 each.kind.name,
                 len(self._users(each.identity)),
-                0.0 if each.still_since is None else max(0.001, now - each.still_since),
+                each.still_for(now),
             )
             for each in sorted(self._mounted.values(), key=lambda each: each.identity)
         ]

@@ -18,12 +18,14 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from shoal.actors.engines import mount_namespaces
 from shoal.actors.engines.disks import mounts as mount_table
 from shoal.actors.node.mounts import threads
 from shoal.actors.node.mounts.contract import Helper, MountKind
+from shoal.actors.node.mounts.service_watch import ServiceWatch
 from shoal.model.errors import ShoalError, Unavailable
 from shoal.model.mounts import MountSpec, mount_of
 from shoal.model.private_directory import make_private_directory
@@ -67,8 +69,14 @@ class Mounted:
     busy: int = 0
     """How many calls of the node's own use it now."""
     still_since: float | None = None
-    """Since when it has not answered."""
+    """Since when its helper has not answered."""
+    service: ServiceWatch = field(default_factory=ServiceWatch)
     _probe: asyncio.Future[os.stat_result] | None = None
+
+    def still_for(self, now: float) -> float:
+        """For how long it has not answered, or what is behind it; 0: it does."""
+        since = [each for each in (self.still_since, self.service.silent_since) if each is not None]
+        return max(0.001, now - min(since)) if since else 0.0
 
     @property
     def root(self) -> Path:
@@ -116,7 +124,7 @@ class Mounted:
             while _runs(served) and time.monotonic() < limit:  # noqa: ASYNC110 - a process of another parent, perhaps
                 await asyncio.sleep(_LOOK_S)
             _kill(served)
-        self.still_since, self._probe = None, None
+        self.still_since, self._probe, self.service = None, None, ServiceWatch(self.service.silent_since)
         await asyncio.to_thread(self._forget)
 
     def resume(self) -> None:
@@ -140,7 +148,10 @@ class Mounted:
         done, _ = await asyncio.wait([self._probe], timeout=1.0)
         if done:
             error, self._probe, self.still_since = self._probe.exception(), None, None
-            return None if error is None else str(error)
+            if error is not None:
+                return str(error)
+            waited_s = self.service.look(now, partial(self.kind.answers, self.spec, self.directory))
+            return f"what is behind it has not answered for {patience_s:g} s" if waited_s >= patience_s else None
         if self.still_since is None:
             self.still_since = now
             log.warning("mount %s does not answer", self.identity)
