@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,3 +11,5 @@ class Checkpoint:
     and from which it can be made again in another program."""
 
     id: str
+    _taken: bool = field(default=False, repr=False, compare=False)
+    """Whether `snapshot` returned it: what was made of an id may be an image without memory."""

@@ -410,7 +410,7 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
         """
         check_ttl(ttl)
         made = await self._agent.transport.ask(verbs.checkpoint, self.id, ttl, secrets.token_hex(16))
-        return Checkpoint(made.id)
+        return Checkpoint(made.id, _taken=True)
 
     @dual_function
     @staticmethod
@@ -431,7 +431,7 @@ class Sandbox(SandboxProcesses, SandboxTunnels):
                 field="checkpoint",
             )
         client = client or await current()
-        if (await client.image.aio(checkpoint.id)).kind is not ImageKind.CHECKPOINT:
+        if not checkpoint._taken and (await client.image.aio(checkpoint.id)).kind is not ImageKind.CHECKPOINT:
             raise InvalidRequest(
                 f"checkpoint: {checkpoint.id} has no memory, only files; use Sandbox.create(image={checkpoint.id!r})",
                 field="checkpoint",
