@@ -159,7 +159,9 @@ class TestOtherSites:
         )
         assert code_of(answer) == (403, "permission_denied")
 
-    @pytest.mark.parametrize(("origin", "status"), [(None, 403), ("null", 403), ("http://evil.example", 403), ("own", 101)])
+    @pytest.mark.parametrize(
+        ("origin", "status"), [(None, 403), ("null", 403), ("http://evil.example", 403), ("own", 101)]
+    )
     def test_a_websocket_needs_it_too(self, api: Api, browser: Browser, origin: str | None, status: int) -> None:
         sandbox = api.sandbox()
         browser.sign_in(token=api.root)
