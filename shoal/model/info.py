@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from shoal.model.pickled import by_fields
 from shoal.model.spec import SandboxSpec
 from shoal.model.states import TERMINAL, Reason, State
 
@@ -20,6 +21,7 @@ NOT_KEPT: Final = (
 """What memory does not bring back: for people."""
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class SandboxInfo:
     """One sandbox as the controller knows it. Times in unix seconds.

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from shoal.model.pickled import by_fields
 from shoal.model.secrets import directories
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ Placement = Literal["pack", "spread"]
 MIB = 1024 * 1024
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What a sandbox is sure of (request) and may not exceed (limit).
@@ -68,6 +70,7 @@ class Resources:
     """Whole devices"""
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """One sandbox as asked for."""
