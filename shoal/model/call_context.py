@@ -34,6 +34,11 @@ NOTHING = CallContext()
 _current: ContextVar[CallContext] = ContextVar("shoal_call", default=NOTHING)
 
 
+def told() -> CallContext:
+    """What the caller said: as `now`, but of this process's own spans it knows nothing."""
+    return _current.get()
+
+
 def now() -> CallContext:
     """What the running task belongs to."""
     context = _current.get()
@@ -86,6 +91,11 @@ def parse(header: str | None) -> str:
         return ""
     _, trace, span, _ = header.split("-")
     return header if trace.strip("0") and span.strip("0") else ""
+
+
+def is_recorded(traceparent: str) -> bool:
+    """Whether who sent it records its trace. `traceparent`: as `parse` gives it."""
+    return int(traceparent[-2:], 16) & 1 == 1
 
 
 def loaded_api() -> Any:

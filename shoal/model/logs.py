@@ -49,7 +49,7 @@ class ContextFilter(logging.Filter):
     """Gives each record the `request_id` of the request that it is about, `-` outside of any. Belongs on handlers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = call_context.now().request_id or "-"
+        record.request_id = call_context.told().request_id or "-"
         return True
 
 

@@ -25,6 +25,8 @@ _log = logging.getLogger("shoal.tracing")
 SANDBOX_ID, ENVIRONMENT, IMAGE = "shoal.sandbox_id", "shoal.environment", "shoal.image"
 OUTCOME = "shoal.outcome"
 """`ok`, or an error's code."""
+COMMAND_SECONDS = "shoal.command_seconds"
+"""Of an exec: what the command itself took. No span of its own, which would cost as much as the request's."""
 
 _SEND_S = 3.0
 """Seconds for one batch, its retries included: so long a program's end may wait for a receiver that is away."""
@@ -102,7 +104,8 @@ def read_headers(file: Path | None) -> dict[str, str]:
 def span(
     name: str, attributes: Mapping[str, Any] | None = None, *, server: bool = False, root: bool = True
 ) -> AbstractContextManager[Any]:
-    """The work in the block is a span, if this process traces. Gives the span, or None.
+    """The work in the block is a span, if this process traces and what it is part of is recorded. Gives the span, or
+    None.
 
     `server`: it answers a caller in another process; `root`: it may begin a trace. A `ShoalError` becomes its outcome.
     """
@@ -110,8 +113,16 @@ def span(
     if tracer is None:
         return _NONE  # the same for all, as calls of all kinds pass here
     api = call_context.loaded_api()
-    parent = _parent(api)
-    if parent is None and not root and not api.get_current_span().get_span_context().is_valid:
+    current = api.get_current_span()
+    parent: Context | None = None
+    if current.get_span_context().is_valid:
+        if not current.is_recording():
+            return _NONE
+    elif told := call_context.told().traceparent:
+        if not call_context.is_recorded(told):
+            return _NONE
+        parent = _context_of(api, told)
+    elif not root:
         return _NONE
     kind = api.SpanKind.SERVER if server else api.SpanKind.INTERNAL
     return _Under(api, tracer.start_span(name, parent, kind, attributes and _present(attributes)))
@@ -172,17 +183,25 @@ def fail(made: Any, why: str) -> None:
 
 def steps(took: Sequence[tuple[str, float]], end: float) -> None:
     """Spans of steps, in seconds each, that another process took one after another until `end` (unix seconds)."""
-    tracer, api = _Own.tracer, call_context.loaded_api()
-    if tracer is None or not call_context.now().traceparent:
+    tracer = _Own.tracer
+    if tracer is None or not call_context.loaded_api().get_current_span().is_recording():
         return
-    ends_at, parent = int(end * 1e9), _parent(api)
+    ends_at = int(end * 1e9)
     for name, seconds in reversed(took):
         begins_at = ends_at - int(seconds * 1e9)
-        tracer.start_span(name, context=parent, start_time=begins_at).end(ends_at)
+        tracer.start_span(name, start_time=begins_at).end(ends_at)
         ends_at = begins_at
 
 
-_NAMES = {"sandbox_id": SANDBOX_ID, "environment": ENVIRONMENT, "image": IMAGE, "outcome": OUTCOME}
+_NAMES = {
+    "sandbox_id": SANDBOX_ID,
+    "environment": ENVIRONMENT,
+    "image": IMAGE,
+    "outcome": OUTCOME,
+    "route": "http.route",
+    "status": "http.response.status_code",
+    "command_s": COMMAND_SECONDS,
+}
 
 
 def _tracer() -> Tracer | None:
@@ -201,14 +220,9 @@ def _tracer_of_program(api: Any) -> Tracer:
     return _Caller.tracer
 
 
-def _parent(api: Any) -> Context | None:
-    """The span that the caller in another process told, where this process has none under way."""
-    if api.get_current_span().get_span_context().is_valid:
-        return None
-    told = call_context.now().traceparent
-    if not told:
-        return None
-    _, trace_id, span_id, flags = told.split("-")
+def _context_of(api: Any, traceparent: str) -> Context:
+    """With the span of a caller in another process as the current one."""
+    _, trace_id, span_id, flags = traceparent.split("-")
     parent = api.SpanContext(int(trace_id, 16), int(span_id, 16), True, api.TraceFlags(int(flags, 16)))
     context: Context = api.set_span_in_context(api.NonRecordingSpan(parent))
     return context

@@ -23,11 +23,10 @@ from shoal.client.retrying_agent import RetryingAgent
 from shoal.cluster.api.access.audit import Counted, audited, counted
 from shoal.cluster.api.access.auth import needs
 from shoal.cluster.api.request.answers import Json
-from shoal.cluster.api.request.context import Cluster
+from shoal.cluster.api.request.context import Cluster, context_of
 from shoal.cluster.api.request.route import StartRoute, calls_of, new_router
 from shoal.cluster.api.request.streaming import StreamingBody, gone
 from shoal.cluster.api.schema.data import Exec, ExecResult
-from shoal.model import tracing
 from shoal.model.access import Scope
 from shoal.model.errors import InvalidRequest
 from shoal.wire.agent import RunResult
@@ -99,7 +98,7 @@ async def exec_command(sandbox_id: str, body: Exec, request: Request, transport:
         )
     )
     result = await _while_there(request, call)
-    tracing.steps([("process", result.duration_s)], time.time())
+    context_of(request).command_s = result.duration_s
     request.app.state.usage_reporter.executed(time.perf_counter() - began - result.duration_s)
     return _answer(result, body.encoding, share)
 

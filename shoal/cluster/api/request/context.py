@@ -23,7 +23,8 @@ NOBODY = Caller(token="-", environment="-", scope=Scope.READ)
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, from its first byte to its last. `outcome`: `ok` or an error's code."""
+    """One request, from its first byte to its last. `outcome`: `ok` or an error's code; `command_s`: of an exec, the
+    seconds that the command itself took."""
 
     request_id: str
     address: str | None = None
@@ -36,6 +37,7 @@ class RequestContext:
     admitted: bool = False
     """`authenticated`: who calls is known; `admitted`: and may do this."""
     counter: str | None = None
+    command_s: float | None = None
 
 
 def context_of(connection: HTTPConnection) -> RequestContext:

@@ -144,9 +144,15 @@ class _Passage:
         route = getattr(scope.get("route"), "path", "-")
         status = self.status or GONE
         span.update_name(f"{scope.get('method', 'WS')} {route}")
-        span.set_attributes({"http.route": route, "http.response.status_code": status})
-        environment = context.environment or context.caller.environment
-        tracing.note(span, sandbox_id=_sandbox(scope), environment=environment, outcome=context.outcome)
+        tracing.note(
+            span,
+            route=route,
+            status=status,
+            sandbox_id=_sandbox(scope),
+            environment=context.environment or context.caller.environment,
+            outcome=context.outcome,
+            command_s=context.command_s,
+        )
         tracing.fail(span, context.outcome if status >= 500 else "")
 
 
