@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tests.cluster import test_cache as cache_of_tests
 from tests.integration.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.integration.machines import Machine, lan, processes_of
 from tests.integration.test_machines import SHOAL, Head
-from tests.integration.test_volumes import commits
+from tests.integration.test_volumes import commits, helpers
 from tests.postgres import Postgres
 from tests.processes import command_line
 
@@ -271,6 +271,30 @@ def test_the_node_actor_is_killed_while_a_sandbox_writes(site: Site) -> None:
     assert written
     assert failed == []
     site.nothing_is_lost("actor", written)
+    _until(lambda: commits(site.volume), "it is committed")
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_the_helper_of_one_machine_is_killed_while_a_sandbox_of_the_other_writes(site: Site, where: str) -> None:
+    """`here`: where it writes. Only calls on that machine fail, and both machines find what was told to be written."""
+    name, healed = f"helper-{where}", "cat /data/kept-there"
+    site.there.run("echo kept > /data/kept-there", check=True)
+
+    def kill() -> None:
+        elsewhere = processes_of(site.machine)
+        for pid in helpers(site.volume):
+            if (pid in elsewhere) == (where == "there"):
+                with suppress(ProcessLookupError):  # one ends with the other
+                    os.kill(pid, signal.SIGKILL)
+
+    written, failed = site.written(name, kill, 10)
+    print(where, len(written), failed[:3])
+    assert len(written) > 20
+    assert bool(failed) == (where == "here")
+    for sandbox in (site.here, site.there):
+        _until(lambda sandbox=sandbox: sandbox.run(healed).stdout == "kept\n", "it is there again")  # type: ignore[misc]
+    site.nothing_is_lost(name, written)
+    assert _lost(site.here, name, written) == "lost []\n"
     _until(lambda: commits(site.volume), "it is committed")
 
 
