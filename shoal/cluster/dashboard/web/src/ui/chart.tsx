@@ -40,7 +40,7 @@ export default function Chart({ title, at, lines, shown, height = 120, over = "t
           height,
           legend: { show: false },
           cursor: { y: false, points: { show: false } },
-          padding: [8, 24, 0, 0],
+          padding: [8, 32, 0, 0], // half of the last time, in the widest way to write it
           scales: {
             x: over === "time" ? { range: (_, from, to) => spread(from, to) } : { time: false, range: (_, __, to) => [0, Math.max(1, to ?? 1)] },
             y: { range: (_, least, most) => bounds(least, most) },
