@@ -43,6 +43,7 @@ def _reason(error: Mapping[str, Any], doc: str | None) -> str:
     if " should " not in message:
         return message
     should = re.sub(r"^\w+ should", "it should", message)
+    should = re.sub(r"a valid tuple\b", "a list", re.sub(r"a valid dictionary\b.*", "an object", should))
     return f"{_shown(error.get('input'))} is not possible: {should}{f' ({doc})' if doc else ''}"
 
 
@@ -54,4 +55,6 @@ def _shown(value: Any) -> str:
         return "a number of hundreds of digits"  # Python refuses to write out whole numbers of thousands of digits
     if value is None or isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, Mapping):
+        return "an object"
     return f"a {type(value).__name__}"

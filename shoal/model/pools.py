@@ -122,7 +122,10 @@ def check_pool_spec(spec: SandboxSpec) -> None:
     """Raises `InvalidRequest` for a spec with what belongs to one sandbox only."""
     for name in NOT_OF_A_POOL:
         if getattr(spec, name) != default_of(PLAIN[name]):
-            raise InvalidRequest(f"{name}: a pool has none; give it when you take a sandbox", field=name)
+            remedy = "give it when you take a sandbox" if name in GIVEN_WHEN_TAKEN else "leave it out"
+            if name in ("persistent", "restart", "autostart"):
+                remedy = "a persistent sandbox is not taken from one: use Sandbox.create for it"
+            raise InvalidRequest(f"{name}: a pool has none; {remedy}", field=name)
     of_mounts = [mount.secret for mount in spec.volumes if mount.secret is not None]
     if any(use.name is None for use in (*spec.secrets, *of_mounts)):
         raise InvalidRequest(

@@ -17,7 +17,8 @@ class Outcome(Generic[T, R]):
     """The outcome of one item of `shoal.map`: a value, or the error that the last attempt ended with.
 
     `index` counts the items from 0. `attempts`: how many there were. `seconds`: from the begin of the first attempt to
-    the end of the last, with the creates. `sandbox_id`: the last attempt's sandbox, None if none could be created.
+    the end of the last, with the creates, and without what a sandbox that was made ahead waited for its turn.
+    `sandbox_id`: the last attempt's sandbox, None if none could be created.
     """
 
     index: int

@@ -21,7 +21,7 @@ from shoal.client.rollouts.source import Source
 from shoal.client.rollouts.supply import Lent, Supply, WrongSpec
 from shoal.client.rollouts.threads import in_thread
 from shoal.model import tasks
-from shoal.model.errors import DeadlineExceeded
+from shoal.model.errors import DeadlineExceeded, InvalidRequest
 from shoal.model.rollouts import RolloutState
 from shoal.transport.loops import being_cancelled
 
@@ -39,6 +39,11 @@ class Run(Generic[T, R]):
     """The map's state. All but the constructor runs on the loop that takes the outcomes."""
 
     def __init__(self, function: Callable[[Any, T], Any], items: Iterable[T] | AsyncIterable[T], plan: Plan) -> None:
+        if not callable(function):
+            raise InvalidRequest(
+                f"function: {function!r:.80} cannot be called; give a function of a sandbox and an item",
+                field="function",
+            )
         self._function = function
         self._in_thread = not _is_async(function)
         self._plan = plan
@@ -163,7 +168,9 @@ class Run(Generic[T, R]):
             value, error = None, None
             try:
                 lent = await supply.take(item)
+                made = asyncio.get_running_loop().time()
                 async with self._running:
+                    began += asyncio.get_running_loop().time() - made  # a sandbox made ahead waits for its turn
                     lent = await self._fresh(lent, item, supply)
                     value = await self._call(lent, item)
             except BaseException as raised:

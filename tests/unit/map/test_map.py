@@ -7,6 +7,7 @@ import os
 import pty
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing, suppress
 from typing import Any
@@ -33,6 +34,11 @@ def test_each_item_has_a_sandbox_of_its_own(lab: Lab, function: Any) -> None:
     assert len(made) == 12
     assert all(each.ended and each.tags == {"job": "a"} for each in made)
     assert {each.spec.owner_lease for each in made} == {60.0}
+
+
+def test_the_wait_of_a_sandbox_made_ahead_does_not_count(lab: Lab) -> None:
+    outcomes = shoal.map(lambda sandbox, item: time.sleep(0.4), range(3), concurrency=1, ahead=1, client=lab.client)
+    assert max(each.seconds for each in outcomes) < 0.75
 
 
 @pytest.mark.parametrize("function", [plain, awaited])

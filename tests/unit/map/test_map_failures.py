@@ -105,6 +105,12 @@ def test_what_is_not_iterable_is_refused(lab: Lab) -> None:
     assert caught.value.field == "items"
 
 
+def test_what_cannot_be_called_is_refused_before_a_sandbox_is_made(lab: Lab) -> None:
+    with pytest.raises(shoal.InvalidRequest) as caught:
+        shoal.map(7, [1], client=lab.client)  # type: ignore[call-overload]
+    assert caught.value.field == "function"
+
+
 def test_the_error_of_a_generator_comes_after_the_items_before_it(lab: Lab) -> None:
     def items() -> Iterator[int]:
         yield from range(3)
