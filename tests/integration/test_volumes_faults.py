@@ -189,6 +189,16 @@ def test_the_database_fails(site: Site, fault: Fault) -> None:
     site.volume.commit()
 
 
+def test_storage_that_stands_still_is_told(site: Site) -> None:
+    site.storage.fault = "hangs"
+    try:
+        _until(lambda: [each.info().mounts_still for each in (site.here, site.there)] == [("/data",)] * 2, "told", 40)
+    finally:
+        site.storage.fault = "none"
+    _until(lambda: [each.info().mounts_still for each in (site.here, site.there)] == [()] * 2, "it answers again", 40)
+    site.nothing_is_lost("none", [])
+
+
 @pytest.mark.parametrize("what", ["storage", "database"])
 def test_a_commit_that_cannot_finish_says_so(site: Site, what: str) -> None:
     proxy: FaultyProxy = getattr(site, what)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +21,7 @@ from shoal.actors.node.mounts.juicefs import environment
 from shoal.actors.node.mounts.manager import LINGER_S, Mounts
 from shoal.actors.node.mounts.mounted import Mounted, Served
 from shoal.actors.node.mounts.service_watch import ServiceWatch
+from shoal.actors.node.mounts.volumes import storage_answers
 from shoal.actors.node.records import ContainerRecord, Stage
 from shoal.actors.volumes import VolumeAccess
 from shoal.cli.options import mounts
@@ -235,3 +238,15 @@ async def test_a_service_that_does_not_answer_is_told_until_it_does() -> None:
     await look(80.0)
     await look(81.0)
     assert watch.silent_since is None
+
+
+def test_whatever_an_object_storage_says_it_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not storage_answers(f"http://127.0.0.1:{silent.getsockname()[1]}/data", 0.2)
+        assert not storage_answers(f"https://127.0.0.1:{silent.getsockname()[1]}/data", 0.2)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # it knows no HEAD: 501
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            assert storage_answers(f"http://127.0.0.1:{server.server_port}/data")
+        finally:
+            server.shutdown()

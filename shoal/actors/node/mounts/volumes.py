@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shoal.actors.handles import call, find_actor
 from shoal.actors.node.mounts import threads
@@ -31,6 +35,11 @@ _MOST_OPEN_MIB = 128
 _NOWHERE = "192.0.2.1:0"
 """Where its metrics are: at an address of no machine (RFC 5737), so that it goes on without. It has no option to have
 none, and every account of the machine could read them."""
+
+_BUCKET = "bucket"
+"""The file of the helper's that tells where the data is."""
+
+_STORAGE_S = 5.0
 
 _INSIDE = "d"
 """What containers see of a volume. Above it are JuiceFS's own files, which tell of its settings."""
@@ -60,6 +69,7 @@ class VolumeMounts(MountKind):
     async def helper(self, spec: MountSpec, point: Path, directory: Path) -> Helper:
         access = await self._access(spec.volume)
         await asyncio.to_thread(_check_here, access)
+        await asyncio.to_thread((directory / _BUCKET).write_text, access.bucket)
         argv = (
             juicefs(),
             QUIET,
@@ -127,8 +137,37 @@ class VolumeMounts(MountKind):
         if seen != content:
             raise _not_committed(spec, "what was written is not seen by another reader")
 
+    def answers(self, spec: MountSpec, directory: Path) -> bool:
+        """Whether the object storage answers, whatever it says. JuiceFS itself waits for one that is away, so that an
+        outage costs time and loses nothing."""
+        return storage_answers((directory / _BUCKET).read_text())
+
     async def change_versions(self, point: Path, change: VersionChange) -> None:
         await threads.begin(lambda: change_versions(juicefs(), point, _INSIDE, change))
+
+
+def storage_answers(url: str, within_s: float = _STORAGE_S) -> bool:
+    """Whether a server speaks HTTP there; no secret is sent, so it need not prove who it is."""
+    parts = urlsplit(url)
+    host = parts.netloc
+    if parts.scheme == "https":
+        connection: HTTPConnection = HTTPSConnection(host, timeout=within_s, context=_unproven())
+    else:
+        connection = HTTPConnection(host, timeout=within_s)
+    with closing(connection):
+        try:
+            connection.request("HEAD", parts.path or "/")
+            connection.getresponse()
+        except (OSError, HTTPException):
+            return False
+    return True
+
+
+def _unproven() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _check_here(access: VolumeAccess) -> None:
