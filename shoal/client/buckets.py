@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from shoal.client.secrets import Secret
+from shoal.model.errors import InvalidRequest
 from shoal.model.mounts import MountSpec, check_mounts
 
 
@@ -29,6 +31,12 @@ class BucketMount:
 
     def mount_at(self, path: str) -> MountSpec:
         """As a spec has it."""
+        given: Any = self.secret
+        if not (given is None or isinstance(given, Secret)):
+            raise InvalidRequest(
+                f"volumes: a bucket's secret is {type(given).__name__}; give a Secret, such as Secret.from_name(…)",
+                field="volumes",
+            )
         mount = MountSpec(
             path,
             read_only=self.read_only,

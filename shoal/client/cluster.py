@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,7 +161,30 @@ async def _open(address: str | None, token: str | None, ca: str | None) -> Trans
             f"{name}: this cluster is reached through Ray, which takes none; pass the URL of its API as well",
             field=name,
         )
+    if address is not None and _inside_ray():
+        await _check_same(address)
     return await _open_ray(target.address, cluster)
+
+
+async def _check_same(address: str) -> None:
+    """Ray has one connection in a process, and passes over the address of another cluster."""
+    here = str(sys.modules["ray"].get_runtime_context().gcs_address)
+    host, _, port = address.rpartition(":")
+    if address == here or not host or not port.isdecimal():
+        return  # one of Ray's words, such as `auto`, has no port
+    hosts = set()
+    with suppress(OSError, UnicodeError):
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), None)
+        hosts = {str(each[4][0]) for each in found}
+    at, _, port_here = here.rpartition(":")
+    if port == port_here and (at.strip("[]") in hosts or any(ip_address(each).is_loopback for each in hosts)):
+        return
+    raise FailedPrecondition(
+        f"address: this process is connected to Ray at {here} already, and Ray has one connection in a process; use "
+        f"the HTTP API of the cluster at {address}, or another process",
+        state="connected",
+        field="address",
+    )
 
 
 async def _open_ray(address: str | None, cluster: cluster_file.ClusterFile | None) -> Transport:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.client import config_file
 from shoal.model.errors import FailedPrecondition, InvalidRequest
+from shoal.model.validate import check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class RayCluster:
 
 def named(address: str, token: str | None, ca: str | None) -> Api | RayCluster:
     """The cluster at an address; `InvalidRequest` if the arguments do not fit it."""
+    check_text("address", address, "an API's URL, or host:port of Ray")
     if "://" in address and not address.lower().startswith("ray://"):
         return api(address, token, ca)
     if token is not None or ca is not None:

@@ -56,6 +56,8 @@ class Secret:
     @staticmethod
     def from_local_environ(names: Sequence[str]) -> Secret:
         """The values of these environment variables of this process."""
+        if isinstance(names, str):
+            raise InvalidRequest(f"names: it is one string; give a list, such as [{names!r:.80}]", field="names")
         missing = [name for name in names if name not in os.environ]
         if missing:
             raise InvalidRequest(f"names: {missing[0]!r} is not set here; set it", field="names")

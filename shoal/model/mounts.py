@@ -167,7 +167,7 @@ def overlap(one: str, other: str) -> bool:
 
 def _check_bucket(field: str, mount: MountSpec) -> None:
     for name, pattern, what in (
-        ("bucket", _BUCKET, "a bucket's name"),
+        ("bucket", _BUCKET, "a bucket's name, of 3 to 63 lower-case letters, digits, dots and dashes"),
         ("endpoint", _ENDPOINT, "an URL such as https://minio.example.com:9000"),
         ("region", _REGION, "a region such as eu-west-1"),
     ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,6 +97,22 @@ def test_inside_ray_its_own_cluster_is_meant(opened: list[object], monkeypatch: 
     monkeypatch.setattr("shoal.client.cluster._inside_ray", lambda: True)
     connect()
     assert opened == [None]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", "auto", "10.0.0.2:6379", "10.0.0.1:6380"])
+def test_a_process_that_is_in_one_ray_cluster_does_not_pass_over_the_address_of_another(
+    address: str, opened: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr("shoal.client.cluster._inside_ray", lambda: True)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    if address in ("auto", context.gcs_address):
+        connect(address)
+        assert opened == [address]
+        return
+    with pytest.raises(shoal.FailedPrecondition) as caught:
+        shoal.connect(address)
+    assert (caught.value.field, caught.value.state) == ("address", "connected")
 
 
 def test_where_ray_was_imported_too_early_the_api_is_used(
