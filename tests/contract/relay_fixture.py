@@ -26,13 +26,14 @@ SCOPES = (grants.SCOPE_EXEC, grants.SCOPE_FILES, grants.SCOPE_ADMIN)
 
 
 class RelayProcess:
-    """A relay that can be killed and started again on the same address. `tls`: it speaks TLS."""
+    """A relay that can be killed and started again on the same address. `tls`: it speaks TLS; `secret`: its
+    cluster's."""
 
-    def __init__(self, root: Path, *, tls: bool = False) -> None:
+    def __init__(self, root: Path, *, tls: bool = False, secret: bytes | None = None) -> None:
         self.root = root
         self.tls = tls
         self.fingerprint = ""
-        self.secret = secrets.token_bytes(32)
+        self.secret = secret or secrets.token_bytes(32)
         self.listens = "127.0.0.1:0"
         self._control = root.parent / "control.sock"
         self._process: asyncio.subprocess.Process | None = None
@@ -130,11 +131,11 @@ class AgentLab:
 
 
 @asynccontextmanager
-async def agent_lab(*, tls: bool = False) -> AsyncIterator[AgentLab]:
+async def agent_lab(*, tls: bool = False, secret: bytes | None = None) -> AsyncIterator[AgentLab]:
     """A relay and an agent; afterwards both are gone, and so is every process that the agent started."""
     await _build()
     with _directory() as top:
-        relay = RelayProcess(top / "run", tls=tls)
+        relay = RelayProcess(top / "run", tls=tls, secret=secret)
         relay.root.mkdir()
         work = top / "work"
         work.mkdir()

@@ -221,6 +221,21 @@ async def test_refusals() -> None:
             await dial(address, token, port)
 
 
+async def test_a_token_is_good_at_no_other_nodes_relay_and_for_no_other_sandbox() -> None:
+    async with agent_lab() as a_bed, agent_lab(secret=a_bed.relay.secret) as other, inside(echo) as port:
+        token, wanted = a_bed.token(scopes=(*SCOPES, *TUNNEL)), other.token(scopes=(*SCOPES, *TUNNEL))
+        forged = f"{wanted.partition('.')[0]}.{token.partition('.')[2]}"  # names the other's, with its own signature
+        for address, shown, error in (
+            (other.relay.address, token, errors.NotFound),
+            (other.relay.address, forged, errors.Unauthenticated),
+            (a_bed.relay.address, wanted, errors.NotFound),
+        ):
+            for knock in (dial(address, shown, port), Connection.open(address, shown, wait_s=0.1)):
+                with pytest.raises(error):
+                    await knock
+        await none_left(other)
+
+
 async def test_a_token_for_one_port() -> None:
     async with agent_lab() as a_bed, inside(echo) as port, inside(echo) as other:
         token = grants.sign(a_bed.relay.secret, "sb-test", a_bed.key, TUNNEL, 1 << 40, port=port)
