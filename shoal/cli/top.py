@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from shoal.client.cluster import Client
 
 _EVERY_S = 2.0
+_LATE_S = 4.0
+"""Seconds without an answer that are told. The transport itself asks again for much longer before it gives up."""
 _MOST = 1000
 _WIDE = 200
 """Characters of a line where the output is no terminal."""
@@ -40,8 +42,9 @@ _KEYS = "q quit  n nodes  sort: c CPU  m memory  d disk  t traffic  a age  r rev
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen last. `error`: why there is nothing newer."""
+    """What was seen last. `at`: when (unix seconds); `error`: why there is nothing newer."""
 
+    at: float = 0.0
     overview: Overview | None = None
     rows: Sequence[Row] = ()
     error: str | None = None
@@ -58,7 +61,8 @@ _ORDERS: dict[str, Callable[[Row], float]] = {
 
 @dataclass(slots=True)
 class View:
-    """What is shown, and how. `height`: rows of the terminal; None: all; `width`: its columns."""
+    """What is shown, and how. `height`: rows of the terminal; None: all; `width`: its columns; `waits_s`: for how long
+    the cluster owes an answer."""
 
     seen: Seen = field(default_factory=Seen)
     order: str = "c"
@@ -66,6 +70,7 @@ class View:
     nodes: bool = False
     height: int | None = None
     width: int = _WIDE
+    waits_s: float = 0.0
 
     def press(self, key: str) -> bool:
         """Takes a key; False: it ends the command."""
@@ -83,9 +88,10 @@ class View:
         """All of it."""
         from rich.console import Group
 
-        parts: list[RenderableType] = [_line(line) for line in _summary(self.seen.overview)]
-        if self.seen.error is not None:
-            parts.append(_line(console.printable(self.seen.error), "red"))
+        parts: list[RenderableType] = [_line(line) for line in _summary(self.seen)]
+        error = f"no answer for {self.waits_s:.0f} s" if self.waits_s >= _LATE_S else self.seen.error
+        if error is not None:
+            parts.append(_line(console.printable(error), "red"))
         room = None if self.height is None else max(1, self.height - len(parts) - 3)
         nodes = None if self.seen.overview is None else self.seen.overview.nodes
         if self.nodes and nodes is not None:
@@ -143,6 +149,7 @@ async def _run(client: Client, environment: str | None, view: View) -> None:
         try:
             while True:
                 view.width, view.height = out.size
+                view.waits_s = 0.0 if looking is None else time.monotonic() - due
                 live.update(view.render(), refresh=True)
                 if looking is None and time.monotonic() >= due:
                     looking = asyncio.create_task(look(client, environment))
@@ -178,7 +185,8 @@ async def look(client: Client, environment: str | None) -> Seen:
         if name != ANY_ENVIRONMENT and len(found) < _MOST:
             page = await transport.ask(verbs.list_sandboxes, Listing(name, limit=_MOST - len(found)))
             found += page.sandboxes
-    return Seen(overview, [Row(info, loads.get(info.id) or SandboxLoad(info.id, 0, 0, 0, 0, 0)) for info in found])
+    rows = [Row(info, loads.get(info.id) or SandboxLoad(info.id, 0, 0, 0, 0, 0)) for info in found]
+    return Seen(time.time(), overview, rows)
 
 
 @contextlib.contextmanager
@@ -205,14 +213,15 @@ def _keys(pressed: asyncio.Queue[str]) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _summary(overview: Overview | None) -> list[str]:
+def _summary(seen: Seen) -> list[str]:
+    overview = seen.overview
     if overview is None:
         return ["Asking the cluster …"]
     states = "  ".join(f"{count} {state}" for state, count in overview.states.items() if count) or "no sandboxes"
     p50, p95 = (_seconds(each) for each in (overview.create.p50, overview.create.p95))
     rates = f"creates {overview.creates_per_minute:.0f}/min  ends {overview.ends_per_minute:.0f}/min"
     lines = [
-        f"{time.strftime('%H:%M:%S')}  {overview.environment or 'all environments'}: {states}",
+        f"{time.strftime('%H:%M:%S', time.localtime(seen.at))}  {overview.environment or 'all environments'}: {states}",
         f"{rates}  create p50 {p50} p95 {p95}",
     ]
     lines += [

@@ -55,6 +55,13 @@ def test_hostile_texts_are_shown_as_text() -> None:
     assert "\x1b[2J" not in _line(SandboxEvent(1, 0.0, "main", "sb-1", "failed", {"message": HOSTILE}), colour=True)
 
 
+def test_what_is_old_says_so() -> None:
+    view = View(Seen(rows=[row("sb-1", 1.0)]))
+    assert "no answer" not in shown(view)
+    view.waits_s = 12.3
+    assert "no answer for 12 s" in shown(view)
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
 def test_a_narrow_terminal_shows_fewer_columns_and_those_whole(width: int) -> None:
     view = View(Seen(rows=[row("sb-" + "x" * 16, 1.25, name="n" * 40, command=("sh",))]), width=width)
