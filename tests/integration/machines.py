@@ -34,6 +34,11 @@ exec sleep infinity
 """
 """`/sys/class/net` shows the network of whoever mounts it."""
 
+_TRANSLATED = (
+    "add table ip t; add chain ip t c { type nat hook postrouting priority 100; }; "
+    "add rule ip t c oifname eth0 masquerade"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -71,6 +76,32 @@ class Machine:
             output, _ = process.communicate(timeout=300)
         assert not check or process.returncode == 0, f"{arguments}: {output}"
         return subprocess.CompletedProcess(arguments, process.returncode, output, "")
+
+    def hide_behind(self, router: Machine) -> None:
+        """From now on it has only an address of a private network, which `router` translates into its own."""
+        hidden = [*router.argv("ip"), "link", "add", "eth1", "type", "veth", "peer", "name", "eth1"]
+        command(*hidden, "netns", f"/proc/{self.pid}/ns/net")
+        self.run("ip", "link", "del", "eth0")
+        self.run("ip", "addr", "add", "192.168.77.2/24", "dev", "eth1")
+        self.run("ip", "link", "set", "eth1", "up")
+        self.run("ip", "route", "add", "default", "via", "192.168.77.1")
+        router.run("ip", "addr", "add", "192.168.77.1/24", "dev", "eth1")
+        router.run("ip", "link", "set", "eth1", "up")
+        router.run("nft", _TRANSLATED)
+        router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+
+    @contextmanager
+    def vpn(self, node: str, own: str) -> Iterator[None]:
+        """A private network of the node, at the address `node`, and this machine, at `own`."""
+        end = f"v{self.link}"
+        command("ip", "link", "add", end, "type", "veth", "peer", "name", "vpn", "netns", str(self.pid))
+        try:
+            for run, address, link in ((command, node, end), (self.run, own, "vpn")):
+                run("ip", "addr", "add", f"{address}/30", "dev", link)
+                run("ip", "link", "set", link, "up")
+            yield
+        finally:
+            command("ip", "link", "del", end)
 
     def unplug(self) -> None:
         """As in a power cut: nobody hears of it any more, not even that a connection is closed."""

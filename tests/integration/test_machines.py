@@ -285,6 +285,31 @@ async def test_a_machine_that_vanishes(head: Head, anyio_backend: str) -> None:
         await client.close.aio()
 
 
+@pytest.mark.long
+async def test_a_machine_behind_nat(head: Head, anyio_backend: str) -> None:
+    """It is refused, and joins at an address of a VPN."""
+    token = await asyncio.to_thread(head.shoal, "node", "token")
+    address = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    client = head.client()
+    try:
+        with head.lan.machines(15, 16) as (machine, router):
+            await asyncio.to_thread(machine.hide_behind, router)
+            join = partial(machine.run, SHOAL, "join", address, "--token-file", "-", "--region", "n")
+            for wrong, error in (((), FailedPrecondition), (("--address-ip", router.address), InvalidRequest)):
+                refused = await asyncio.to_thread(partial(join, *wrong, stdin=token, check=False))
+                assert refused.returncode == EXIT_CODES[error], refused.stdout
+                assert "address" in refused.stdout
+                _nothing_left(machine)
+            with machine.vpn("10.99.0.1", "10.99.0.2"):
+                await asyncio.to_thread(partial(join, "--address-ip", "10.99.0.2", stdin=token))
+                sandbox = await Sandbox.create.aio(client=client, region="n")
+                assert (await sandbox.run.aio("echo hello")).stdout == "hello\n"
+                await asyncio.to_thread(machine.run, SHOAL, "leave", "--force")
+                _nothing_left(machine)
+    finally:
+        await client.close.aio()
+
+
 async def _server(client: Client, region: str) -> Sandbox:
     sandbox = await Sandbox.create.aio(client=client, region=region)
     await sandbox.files.write_text.aio("/srv/index.html", region)
