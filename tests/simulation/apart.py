@@ -9,7 +9,7 @@ import sys
 
 def figures_of_load(short: bool) -> dict[str, float]:
     """The figures of `load.py`; `short`: with a tenth of it."""
-    from shoal.actors.controller.garbage import collect_rarely
+    from shoal.actors.garbage import collect_rarely
     from tests.simulation.load import LIVE, NODES, SECONDS, Load
 
     collect_rarely()

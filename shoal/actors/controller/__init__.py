@@ -38,7 +38,6 @@
     metrics.py        counters and gauges
     activity.py       creates, ends and latencies of the last hour (pure)
     latencies.py      many durations in little memory (pure)
-    garbage.py        how often Python looks for garbage in cycles
     overview.py       the cluster at a glance, for dashboards
     profile.py        where the time of a create went (pure)
     usage_accounts.py what sandboxes used, by hour, environment and tag

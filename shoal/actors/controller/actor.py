@@ -12,7 +12,6 @@ from typing import Any
 
 import ray
 
-from shoal.actors.controller.garbage import collect_rarely
 from shoal.actors.controller.handlers import Handler, answer, handlers
 from shoal.actors.controller.nodes import Nodes
 from shoal.actors.controller.object_storage import ObjectStorage
@@ -20,6 +19,7 @@ from shoal.actors.controller.parts import Parts, open_parts
 from shoal.actors.controller.rayslots import RaySlotMaker
 from shoal.actors.controller.store import Store
 from shoal.actors.core_files import leave_no_core_file
+from shoal.actors.garbage import collect_rarely
 from shoal.actors.handles import Carrying, find_actor
 from shoal.actors.messages import Drained
 from shoal.actors.objects import ObjectAccess, ObjectKeeper

@@ -23,6 +23,7 @@ from shoal.actors import inherited_settings
 from shoal.actors.engines import cgroup_parent
 from shoal.actors.engines.catalogue import engine_named
 from shoal.actors.engines.contract import Ability, Engine
+from shoal.actors.garbage import spare_what_stays
 from shoal.actors.handles import call, find_actor
 from shoal.actors.names import CLUSTER_LABEL, NODE_LABEL, network_owner
 from shoal.actors.network import SandboxNetwork
@@ -210,6 +211,7 @@ async def open_node(
     if engine.layers is not None:
         transfer = ImageTransfer(engine.layers, object_access, state / "transfer", tell_damaged, ensure_stored)
     images = NodeImages(engine, containers, cluster, transfer)
+    spare_what_stays()
     return NodeParts(
         engine,
         network,

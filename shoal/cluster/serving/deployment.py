@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from shoal.actors.core_files import leave_no_core_file
+from shoal.actors.garbage import spare_what_stays
 from shoal.cluster.serving.replica_server import GRACE_S, UNKNOWN_S, Apps, ReplicaServer
 from shoal.model import tracing
 from shoal.model.errors import Unavailable
@@ -48,7 +49,9 @@ class Replica:
         write_lines(log_format=settings.log_format)
         begin_traces(settings, "api")
         app = make_app(await RayTransport.open(), self._settings)
-        return app, make_internal_app(app)
+        made = app, make_internal_app(app)
+        spare_what_stays()
+        return made
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose servers have ended.
