@@ -28,11 +28,12 @@ from shoal.cli.options import (
 )
 from shoal.cli.session import find, with_cluster
 from shoal.cli.spec_options import check_switches, parsed, with_spec_options
-from shoal.model.errors import DeadlineExceeded, InvalidRequest
+from shoal.model.errors import DeadlineExceeded, ImageNotFound, InvalidRequest
 
 if TYPE_CHECKING:
     from shoal.client.cluster import Client
     from shoal.client.sandbox import Sandbox
+    from shoal.model.images import ImageRecord
 
 _SHELL = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"
 
@@ -81,7 +82,7 @@ def run(
     """Run a command in a new sandbox, which ends with the command.
 
     Its output appears as it is written, piped input goes to it, and `shoal run` exits with its exit code. Ctrl-C ends
-    the sandbox.
+    the sandbox. The command takes the place of one that the image was built with, which runs where none is given.
 
     \b
     Examples:
@@ -121,10 +122,6 @@ def run(
             raise InvalidRequest("--owner-lease: nobody renews it after --detach; leave out one", field="owner_lease")
         _start(options, words)
         return
-    if not words:
-        raise InvalidRequest(
-            "COMMAND: missing; name a program, or pass --detach for a sandbox that waits", field="command"
-        )
     _check_terminal(tty, interactive)
     raise typer.Exit(with_cluster(lambda client: _run(client, options, words, interactive, tty)))
 
@@ -189,8 +186,35 @@ def _start(options: dict[str, Any], command: tuple[str, ...]) -> None:
 async def _run(client: Client, options: dict[str, Any], command: tuple[str, ...], interactive: bool, tty: bool) -> int:
     from shoal.client.sandbox import Sandbox
 
+    built = await _with_own_command(client, options)
+    if built is not None:
+        # By its digest it comes without that command, which else would run beside this one, and end the sandbox.
+        options = {**options, "image": built.digest}
+        command = command or (*built.config.get("entrypoint", ()), *built.config.get("command", ()))
+    if not command:
+        raise InvalidRequest(
+            "COMMAND: missing; name a program, or pass --detach for a sandbox that waits", field="command"
+        )
     async with await Sandbox.create.aio(**options, client=client) as sandbox:
         return await _attached(sandbox, command, {}, interactive, tty)
+
+
+async def _with_own_command(client: Client, options: dict[str, Any]) -> ImageRecord | None:
+    """The image, if it was built with a command for sandboxes that are given none."""
+    from shoal.client.image.image import Image
+    from shoal.model.images import ImageKind, may_be_name
+
+    image, where = options["image"], options.get("environment")
+    if isinstance(image, Image):
+        image = (await image.build.aio(client=client, environment=where)).reference
+    if not isinstance(image, str) or not may_be_name(image):
+        return None
+    try:
+        found = await client.image.aio(image, environment=where)
+    except ImageNotFound:
+        return None
+    own = found.kind is ImageKind.BUILD and (found.config.get("entrypoint") or found.config.get("command"))
+    return found if own else None
 
 
 async def _exec(

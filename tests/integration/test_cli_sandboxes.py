@@ -65,6 +65,15 @@ def test_run_passes_on_what_is_piped_in(cluster: Cluster) -> None:
     assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
+def test_run_takes_the_place_of_an_images_own_command(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "images.py"
+    file.write_text('import shoal\n\ntests = shoal.Image.base().cmd(["sh", "-c", "echo own; exit 3"])\n')
+    given = run("run", f"{file}:tests", "sh", "-c", "sleep 0.5; echo given; exit 4")
+    assert (given.returncode, given.stdout) == (4, b"given\n")
+    own = run("run", f"{file}:tests")
+    assert (own.returncode, own.stdout) == (3, b"own\n")
+
+
 def test_run_hands_over_options(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROM_HERE", "here")
     options = [
