@@ -59,8 +59,9 @@ def join(
 ) -> None:
     """Make this machine a node of a cluster, or repair it.
 
-    Needs root, Linux and Docker, which it installs on Debian and Ubuntu. The head must listen on an address that this
-    machine reaches (`shoal up --address-ip IP`), and reach this machine. The token is what `shoal node token` prints
+    Needs root and Linux and, where sandboxes cannot be started directly, Docker, which it installs on Debian and
+    Ubuntu. The head must listen on an address that this machine reaches (`shoal up --address-ip IP`), and reach this
+    machine. The token is what `shoal node token` prints
     there; without --token-file and SHOAL_JOIN_TOKEN it is asked for.
 
     \b
