@@ -205,8 +205,9 @@ class ProcessBytes(FlowBytes):
         return cast("OutputStream", flow).offset  # it knows of gaps
 
     async def _after_sandbox(self, over: SandboxEnded | FailedPrecondition) -> bytes:
-        lives = isinstance(over, FailedPrecondition) and over.state != State.STOPPED
-        if self._process_id != MAIN_PROCESS or lives:
+        # The output of one that is suspended is in its memory: its node has kept none.
+        kept = isinstance(over, SandboxEnded) or (over.state == State.STOPPED and not over.fields.get("suspended"))
+        if self._process_id != MAIN_PROCESS or not kept:
             raise over
         patience = Patience()
         while True:

@@ -119,6 +119,9 @@ class TestCreate:
         assert (refused.status, refused.json["state"]) == (409, "stopped")
         logs = api.ask("GET", f"{path}/logs", token=api.token("main", Scope.READ))
         assert (logs.status, logs.body) == (200, b""), "what its node has kept"
+        api.fake.fail_next("agent", FailedPrecondition("resume it", state="stopped", suspended=True))
+        logs = api.ask("GET", f"{path}/logs", token=api.token("main", Scope.READ))
+        assert (logs.status, logs.json["state"]) == (409, "stopped"), "its output is in its memory"
         for body in ({}, {"deadline": 5.0}):
             started = api.ask("POST", f"{path}/start", body)
             assert (started.status, started.json["state"], started.json["reason"]) == (200, "running", None)
