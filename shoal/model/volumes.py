@@ -102,8 +102,8 @@ class VolumeInfo:
         found = next((each for each in self.versions if each.name == name), None)
         if found is None:
             raise VolumeNotFound(
-                f"version: volume {self.name} has no version {name:.80}; `shoal volume versions {self.name}` lists those "
-                "that it has",
+                f"version: volume {self.name} has no version {name:.80}; `shoal volume versions {self.name}` lists "
+                "those that it has",
                 field="version",
             )
         return found
