@@ -33,8 +33,8 @@ STILL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class MountState:
-    """A mount as it is told: `uses`: containers that have it; `still_s`: for how long it has not answered, 0: it
-    does."""
+    """A mount as it is told: `uses`: containers that have it; `still_s`: for how long it has not answered, 0: it does,
+    or nothing uses it."""
 
     identity: str
     kind: str
@@ -112,13 +112,9 @@ class Mounts:
         """What there is, by identity."""
         now = self.clock()
         return [
-            MountState(
-                each.identity,
-                each.kind.name,
-                len(self._users(each.identity)),
-                each.still_for(now),
-            )
+            MountState(each.identity, each.kind.name, uses, each.still_for(now) if uses else 0.0)
             for each in sorted(self._mounted.values(), key=lambda each: each.identity)
+            for uses in [len(self._users(each.identity))]
         ]
 
     async def close(self) -> None:
