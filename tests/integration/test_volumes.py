@@ -147,12 +147,14 @@ def test_what_cannot_be_mounted(volume: Volume, writer: Sandbox) -> None:
 
 
 def test_a_mount_that_dies_heals_in_sandboxes_that_run(volume: Volume, writer: Sandbox) -> None:
-    writer.run("echo here > /data/here", check=True)
+    writer.run("echo here > /data/here; echo s > /sub/s", check=True)
     for pids in (helpers(volume)[-1:], helpers(volume)):
         for pid in pids:
             with suppress(ProcessLookupError):  # one ends with the other
                 os.kill(pid, signal.SIGKILL)
         until(lambda: writer.run("cat /data/here /sub/s").stdout == "here\ns\n", "it is there again")
+    until(lambda: not Path(f"/tmp/fuse_fd_comm.{pids[0]}").exists(), "what the one killed left is gone")
+    until(lambda: writer.run("cat /data/here").stdout == "here\n", "another serves it")
     assert "Read-only file system" in writer.run("echo x > /ro/x").stderr
 
 

@@ -30,7 +30,7 @@ an implementation here, and a line in `wiring.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,10 @@ class MountKind(ABC):
         """Whether what is behind the mount answers, where its root may answer without. Blocks, in a thread of its own,
         as long as that takes: calls into the mount are taken to hang for as long. False is only told."""
         return True
+
+    def remains(self, pid: int) -> Sequence[Path]:
+        """Files elsewhere that a helper of that pid leaves where it is killed."""
+        return ()
 
     async def change_versions(self, point: Path, change: VersionChange) -> None:
         """Makes, restores or removes versions of what is mounted; `FailedPrecondition` for kinds that have none."""

@@ -125,7 +125,7 @@ class Mounted:
                 await asyncio.sleep(_LOOK_S)
             _kill(served)
         self.still_since, self._probe, self.service = None, None, ServiceWatch(self.service.silent_since)
-        await asyncio.to_thread(self._forget)
+        await asyncio.to_thread(self._forget, served)
 
     def resume(self) -> None:
         """Takes over what an earlier node actor left; blocks."""
@@ -215,7 +215,9 @@ class Mounted:
         except OSError:
             return "its helper said nothing"
 
-    def _forget(self) -> None:
+    def _forget(self, served: Served | None) -> None:
+        for file in () if served is None else self.kind.remains(served.pid):
+            file.unlink(missing_ok=True)
         with suppress(OSError):
             self.point.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -141,6 +141,10 @@ class VolumeMounts(MountKind):
         """Whether the object storage answers, whatever it says. JuiceFS itself waits for one that is away, so that an
         outage costs time and loses nothing."""
         return storage_answers((directory / _BUCKET).read_text())
+
+    def remains(self, pid: int) -> Sequence[Path]:
+        """The socket at which JuiceFS hands over to a newer one, and what it writes for that; it has no setting."""
+        return Path(f"/tmp/fuse_fd_comm.{pid}"), Path(f"/tmp/state{pid}.json")
 
     async def change_versions(self, point: Path, change: VersionChange) -> None:
         await threads.begin(lambda: change_versions(juicefs(), point, _INSIDE, change))
