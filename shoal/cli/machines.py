@@ -61,8 +61,8 @@ def join(
 
     Needs root and Linux and, where sandboxes cannot be started directly, Docker, which it installs on Debian and
     Ubuntu. The head must listen on an address that this machine reaches (`shoal up --address-ip IP`), and reach this
-    machine. The token is what `shoal node token` prints
-    there; without --token-file and SHOAL_JOIN_TOKEN it is asked for.
+    machine. The token is what `shoal node token` prints there; without --token-file and SHOAL_JOIN_TOKEN it is asked
+    for.
 
     \b
     Examples:

@@ -168,7 +168,9 @@ async def _open(address: str | None, token: str | None, ca: str | None) -> Trans
 
 async def _check_same(address: str) -> None:
     """Ray has one connection in a process, and passes over the address of another cluster."""
-    here = str(sys.modules["ray"].get_runtime_context().gcs_address)
+    import ray  # which is loaded: this process is connected by it
+
+    here = str(ray.get_runtime_context().gcs_address)
     host, _, port = address.rpartition(":")
     if address == here or not host or not port.isdecimal():
         return  # one of Ray's words, such as `auto`, has no port

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.model.errors import InvalidRequest
+from shoal.model.sockets import LONGEST_PATH
 
-_LONGEST_NAME = 107
 _REPLICA = "0123abcd.internal.new"
 
 
@@ -36,7 +36,7 @@ class ServingPaths:
 
     def check(self) -> None:
         """`InvalidRequest` where a socket's name would be too long."""
-        if len(os.fsencode(self.replicas / _REPLICA)) > _LONGEST_NAME:
+        if len(os.fsencode(self.replicas / _REPLICA)) > LONGEST_PATH:
             raise InvalidRequest(
                 f"run_dir: {self.run_dir} is too long for the API's sockets; use a shorter one such as /run/shoal",
                 field="run_dir",

@@ -140,8 +140,7 @@ def head(clusters_engine: str) -> Iterator[Head]:
 @pytest.fixture(scope="module")
 def machines(head: Head) -> Iterator[list[Machine]]:
     """Two that have joined, in the regions `a` and `b`."""
-    token = head.shoal("node", "token")
-    address = json.loads(head.shoal("status", "--json"))["ray_address"]
+    token, address = _way_in(head)
     with head.lan.machines(11, 12) as made:
         with ThreadPoolExecutor() as pool:
             argv = ("join", address, "--token-file", "-", "--region")
@@ -242,8 +241,8 @@ async def test_three_machines(head: Head, machines: list[Machine], client: Clien
 
 
 async def test_a_wrong_token_is_refused_before_anything_is_started(head: Head, anyio_backend: str) -> None:
-    token = parse(await asyncio.to_thread(head.shoal, "node", "token"))
-    address = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    text, address = await asyncio.to_thread(_way_in, head)
+    token = parse(text)
     wrong = replace(token, ray_token=token.ray_token[::-1])
     with head.lan.machine(14) as machine:
         join = (SHOAL, "join", address, "--token-file", "-")
@@ -255,8 +254,7 @@ async def test_a_wrong_token_is_refused_before_anything_is_started(head: Head, a
 @pytest.mark.long
 async def test_a_machine_that_vanishes(head: Head, anyio_backend: str) -> None:
     """Its network is cut: no connection is closed. And one that the head does not reach cannot join."""
-    token = await asyncio.to_thread(head.shoal, "node", "token")
-    address = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    token, address = await asyncio.to_thread(_way_in, head)
     client = head.client()
     try:
         with head.lan.machine(13) as machine:
@@ -288,8 +286,7 @@ async def test_a_machine_that_vanishes(head: Head, anyio_backend: str) -> None:
 @pytest.mark.long
 async def test_a_machine_behind_nat(head: Head, anyio_backend: str) -> None:
     """It is refused, and joins at an address of a VPN."""
-    token = await asyncio.to_thread(head.shoal, "node", "token")
-    address = json.loads(await asyncio.to_thread(head.shoal, "status", "--json"))["ray_address"]
+    token, address = await asyncio.to_thread(_way_in, head)
     client = head.client()
     try:
         with head.lan.machines(15, 16) as (machine, router):
@@ -341,6 +338,11 @@ def _relays(machine: Machine) -> list[int]:
         if words[1:2] == [b"relay"]:
             found.append(pid)
     return found
+
+
+def _way_in(head: Head) -> tuple[str, str]:
+    """The text of a join token, and the head's address."""
+    return head.shoal("node", "token"), json.loads(head.shoal("status", "--json"))["ray_address"]
 
 
 def _nothing_left(machine: Machine) -> None:

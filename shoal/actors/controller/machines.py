@@ -25,7 +25,7 @@ log = logging.getLogger("shoal.machines")
 
 MAX_WHY = 256
 
-CLOCKS_S = 60.0
+_CLOCKS_S = 60.0
 """How far a machine's clock may be from the controller's when it joins, and how long asking may take: tokens, which
 are valid for ten minutes, are void where clocks differ as much."""
 
@@ -255,7 +255,7 @@ class Machines:
 
 
 def _check_clock(ahead_s: float) -> None:
-    if abs(ahead_s) > CLOCKS_S:
+    if abs(ahead_s) > _CLOCKS_S:
         how = "ahead of" if ahead_s > 0 else "behind"
         raise FailedPrecondition(
             f"this machine's clock is {abs(ahead_s):.0f} s {how} the head's, which makes tokens void; set both by a "

@@ -201,11 +201,8 @@ class Nodes:
         return found[0] if len(found) == 1 else None
 
     def _gone(self, node_id: str) -> bool:
-        return node_id in self._leaving or self._has_left(node_id)
-
-    def _has_left(self, node_id: str) -> bool:
         cordon = self.cordons.get(node_id)
-        return cordon is not None and cordon.left
+        return node_id in self._leaving or (cordon is not None and cordon.left)
 
     async def close(self, timeout_s: float) -> list[NodeFailure]:
         """Has every node undo what it did to its machine, all at once, and stops asking them. Returns those that failed

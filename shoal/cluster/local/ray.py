@@ -23,6 +23,7 @@ from shoal.cluster.local import processes
 from shoal.model.cluster_file import READ_ON_IMPORT, ProcessRef, loopback_environment
 from shoal.model.errors import FailedPrecondition, InvalidRequest, ShoalError
 from shoal.model.private_directory import make_private_directory
+from shoal.model.sockets import LONGEST_PATH
 
 DEFAULT_PORT = 6379
 LOOPBACK = "127.0.0.1"
@@ -94,7 +95,7 @@ def choose_temp_dir(state_dir: Path, run_dir: Path) -> Path:
     closes: who may write there chooses where root's logs go.
     """
     for directory in (state_dir / CLOSED / _SESSIONS, run_dir / CLOSED / _SESSIONS):
-        if len(os.fsencode(directory)) + _LONGEST_SOCKET <= 107:
+        if len(os.fsencode(directory)) + _LONGEST_SOCKET <= LONGEST_PATH:
             return directory
     raise InvalidRequest(
         f"state_dir: {state_dir} and run_dir {run_dir} are too long for Ray's sockets; use one like /var/lib/shoal",

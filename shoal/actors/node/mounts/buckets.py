@@ -33,6 +33,7 @@ from shoal.model.errors import FailedPrecondition, NotFound, PermissionDenied, S
 from shoal.model.ids import CONTROLLER
 from shoal.model.mounts import MountSpec
 from shoal.model.settings import NetworkSettings
+from shoal.model.sockets import LONGEST_PATH
 
 FRESH_S = 2.0
 """How old a listing of a directory may be: what others write is seen after so long."""
@@ -41,7 +42,6 @@ _ASK_S = 30.0
 _LOOK_S = 10.0
 """The longest that the first look at a bucket may take. One that lists many objects for longer is let in, too."""
 
-_LONGEST_SOCKET = 107
 _ASKED_FOR = ".shoal"
 _NO_ANSWER = "StatusCode: 0,"
 """What rclone says of a request to which no answer came."""
@@ -116,7 +116,7 @@ def _control(directory: Path) -> Path:
 
 def _controlled_at(control: Path) -> tuple[str, ...]:
     """Nothing where the state directory's path is too long for a socket: then it is not asked."""
-    if len(os.fsencode(control)) > _LONGEST_SOCKET:
+    if len(os.fsencode(control)) > LONGEST_PATH:
         return ()
     return ("--rc", "--rc-no-auth", f"--rc-addr=unix://{control}")
 

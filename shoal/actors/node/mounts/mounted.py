@@ -216,8 +216,9 @@ class Mounted:
             return "its helper said nothing"
 
     def _forget(self, served: Served | None) -> None:
-        for file in () if served is None else self.kind.remains(served.pid):
-            file.unlink(missing_ok=True)
+        if served is not None:
+            for file in self.kind.remains(served.pid):
+                file.unlink(missing_ok=True)
         with suppress(OSError):
             self.point.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)

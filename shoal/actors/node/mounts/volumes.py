@@ -143,8 +143,8 @@ class VolumeMounts(MountKind):
         return storage_answers((directory / _BUCKET).read_text())
 
     def remains(self, pid: int) -> Sequence[Path]:
-        """The socket at which JuiceFS hands over to a newer one, and what it writes for that; it has no setting."""
-        return Path(f"/tmp/fuse_fd_comm.{pid}"), Path(f"/tmp/state{pid}.json")
+        """The socket at which JuiceFS hands over to a newer one. It has no setting for where."""
+        return [Path(f"/tmp/fuse_fd_comm.{pid}")]
 
     async def change_versions(self, point: Path, change: VersionChange) -> None:
         await threads.begin(lambda: change_versions(juicefs(), point, _INSIDE, change))

@@ -20,8 +20,7 @@ router = new_router("rollouts")
 async def list_rollouts(who: Who, cluster: Cluster, environment: EnvironmentQuery = None) -> Json:
     """Those that run and the last ones that ended, without their rewards: of an environment, or of all that the token
     may see. Kept in memory, at most 100 of an environment, ended ones for a day."""
-    wanted = environment_to_list(who, environment)
-    return listed(verbs.rollouts, await cluster.ask(verbs.rollouts, wanted))
+    return listed(verbs.rollouts, await cluster.ask(verbs.rollouts, environment_to_list(who, environment)))
 
 
 @verb_route(router, verbs.rollout, response_model=Rollout, summary="Look at a rollout")

@@ -23,6 +23,7 @@ from shoal.model import programs
 from shoal.model.cluster_file import ProcessRef
 from shoal.model.errors import FailedPrecondition, InvalidRequest, Unavailable
 from shoal.model.report import Report
+from shoal.model.sockets import LONGEST_PATH
 
 USUAL_ADDRESS = "unix:///var/run/docker.sock"
 
@@ -158,7 +159,7 @@ def start(state_dir: Path, run_dir: Path) -> Daemon:
     if adopted is not None:
         stop(adopted)
     sockets = run_dir / "engine"
-    if len(f"{sockets}/containerd/containerd-debug.sock") > 107:
+    if len(f"{sockets}/containerd/containerd-debug.sock") > LONGEST_PATH:
         raise InvalidRequest(
             f"run_dir: {run_dir} is too long for sockets below it; use a shorter path such as /run/shoal",
             field="run_dir",
