@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.cli.session import SILENT_RAY
 from shoal.model.cluster_file import loopback_environment
 from tests.cluster import (
     both_ways,
@@ -49,11 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before tests are imported. Ray reads its variables on import, and tests import it before there is a cluster.
 
     Whoever runs the tests may have settings of a cluster of their own in the environment, which is none of the tests'.
+    Commands that run in this process would have what Ray prints in it between their own lines.
     Some tests send interrupts, and a shell's background jobs ignore them, as does all that they start.
     """
     for name in [name for name in os.environ if name.startswith("SHOAL_") and not name.startswith(_FOR_TESTS)]:
         del os.environ[name]
-    os.environ.update({"RAY_AUTH_MODE": "token", **loopback_environment("127.0.0.1")})
+    os.environ.update({"RAY_AUTH_MODE": "token", **loopback_environment("127.0.0.1"), **SILENT_RAY})
     os.environ.setdefault("NOTEBOOK_SANDBOXES", "6")  # a reader's notebook has 50
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

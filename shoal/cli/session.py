@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_SILENT_RAY = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+SILENT_RAY = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 """What Ray tells a driver, such as the death of a machine, it prints to standard output, at any time up to the
 process's end: into the JSON that a script reads. It drops what matches this, if that is set before Ray is imported."""
 
@@ -63,7 +63,7 @@ class Ended(Exception):
 
 def with_cluster(body: Callable[[Client], Awaitable[R]]) -> R:
     """Connects, runs `body` and closes. SIGINT, SIGTERM and SIGHUP cancel `body`, which undoes its work: `Ended`."""
-    os.environ.update(_SILENT_RAY)
+    os.environ.update(SILENT_RAY)
     return asyncio.run(_cancellable(body))
 
 
