@@ -257,6 +257,20 @@ async def test_what_fails_leaves_nothing(error: ShoalError) -> None:
     await controller.kill()
 
 
+async def test_what_the_store_does_not_take_is_removed_from_the_node_that_makes_it_meanwhile() -> None:
+    world = World(snapshot_s=0.05)
+    controller = await world.controller()
+    box = await created(controller)
+    world.disk.full = True
+    with pytest.raises(Unavailable):
+        await taken(controller, box.id)
+    assert not world.disk.images
+    world.disk.full = False
+    await until(lambda: not world.images, "its node has none")
+    assert controller.parts.images.page(ImageListing(), INSIDE).images == []
+    await controller.kill()
+
+
 async def test_the_steps_of_a_build_are_found_by_their_key() -> None:
     world = World()
     controller = await world.controller()

@@ -1,5 +1,5 @@
-"""Takes images of sandboxes' files. The intent is on record first: what a controller that is killed had begun, the next
-one removes."""
+"""Takes images of sandboxes' files. The intent goes on record while the node makes one. What a controller that is
+killed had begun, the next one removes, or the node, if nothing is on record."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class Snapshots:
         self, record: SandboxRecord, image: ImageRecord, wanted: _Wanted, audit: Sequence[AuditEntry]
     ) -> ImageRecord:
         try:
-            await self.changes.add(image)
-            made = await self._made(record, image, wanted)
+            # If it is never recorded, its node removes what it has made.
+            _, made = await asyncio.gather(self.changes.add(image), self._made(record, image, wanted))
             return await self.changes.change(
                 image.id,
                 audit,
