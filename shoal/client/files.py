@@ -240,7 +240,8 @@ class FileSystem:
 
     @dual_method
     async def remove(self, path: PathLike, *, recursive: bool = False, user: str | None = None) -> None:
-        """Removes a file, a link (not its target), an empty directory, or with `recursive` a tree."""
+        """Removes a file, a link (not its target), an empty directory, or with `recursive` a tree. `FailedPrecondition`
+        for a directory that is not empty."""
         await self._until_done(lambda agent: agent.remove(path, recursive, _name(user)), PathNotFound)
 
     @dual_method

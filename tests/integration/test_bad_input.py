@@ -121,7 +121,7 @@ def test_files(sandbox: shoal.Sandbox) -> None:
     refused(shoal.AlreadyExists, lambda: files.mkdir("/etc"))
     files.mkdir("/tmp/full")
     files.write_text("/tmp/full/file", "x")
-    refused(shoal.AlreadyExists, lambda: files.remove("/tmp/full"))
+    refused(shoal.FailedPrecondition, lambda: files.remove("/tmp/full"))
     files.remove("/tmp/full", recursive=True)
 
 

@@ -56,7 +56,7 @@ func (s *service) remove(st *mux.Stream, r *removeRequest) error {
 			why = "files were added to it while it was removed: try again when no process writes to it"
 		}
 		return &fault.Fault{
-			Code: fault.AlreadyExists, Field: "path", Message: "path: " + strings.ToValidUTF8(path, "�") + ": " + why,
+			Code: fault.FailedPrecondition, Field: "path", Message: "path: " + strings.ToValidUTF8(path, "�") + ": " + why,
 		}
 	}
 	if err != nil {
