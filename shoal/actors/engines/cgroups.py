@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.actors.engines.contract import Usage
-
-_READ = 64 * 1024
+from shoal.actors.engines.kernel_files import read_kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +92,9 @@ def _directory(mount: tuple[str, str] | None, path: str | None) -> Path | None:
 
 
 def _number(path: Path) -> int:
-    return int(_text(path))
+    return int(read_kernel(path))
 
 
 def _table(path: Path) -> dict[str, int]:
-    pairs = (line.split() for line in _text(path).splitlines())
+    pairs = (line.split() for line in read_kernel(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-
-
-def _text(path: Path) -> str:
-    with path.open() as file:
-        return file.read(_READ)

@@ -19,9 +19,11 @@ from shoal.actors.engines.contract import (
     ContainerState,
     Engine,
     EventKind,
+    Mount,
     shows_processes,
 )
 from shoal.actors.engines.disks import disks
+from shoal.actors.engines.kernel_files import read_kernel
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.container_spec import ContainerDefaults, container_spec, size_mounts
 from shoal.actors.node.losses import REMOVED, Losses, loss_by_exit, out_of_memory
@@ -148,11 +150,13 @@ class Containers:
     async def _prepare(self, record: ContainerRecord) -> ContainerSpec:
         """Makes what the container mounts, and has the relay wait for its agent."""
         secret = agent_secret(self.defaults.secret, record.key)
-        run_dir = await asyncio.to_thread(self.defaults.sources.make, record.key, secret)
-        sizes = await asyncio.to_thread(size_mounts, self.defaults, record.shape)
+        run_dir, sizes = await asyncio.to_thread(self._make_sources, record, secret)
         await self.relay.add(record.key)
         namespace = None if shows_processes(record.shape.runtime) else self._pin(record.key)
         return container_spec(self.defaults, record, run_dir, self.disk_point(record.key), namespace, sizes)
+
+    def _make_sources(self, record: ContainerRecord, secret: bytes) -> tuple[Path, tuple[Mount, ...]]:
+        return self.defaults.sources.make(record.key, secret), size_mounts(self.defaults, record.shape)
 
     async def _bring_up(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> ContainerRecord:
         async with self._turns:
@@ -398,13 +402,16 @@ class Containers:
             await self.engine.remove(key)
             await self._detach(key)
         await self.relay.remove(key)
-        await asyncio.to_thread(self.defaults.sources.remove, key)
         async with self._noting:  # or a concurrent write would bring the file back
-            await self.files.drop(key)
+            await asyncio.to_thread(self._remove_files, key)
             self.records.pop(key, None)
         self._doomed.discard(key)
         self._remains.discard(key)
         self.losses.forget(key, REMOVED)
+
+    def _remove_files(self, key: str) -> None:
+        self.defaults.sources.remove(key)
+        self.files.drop(key)
 
     async def follow_events(self) -> None:
         """Turns the engine's events into losses, for ever."""
@@ -478,7 +485,7 @@ def start_of(pid: int) -> int:
     """When the process started, in clock ticks after boot, which tells it from a later one of the same pid; 0 if there
     is none."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = read_kernel(f"/proc/{pid}/stat")
         return int(stat.rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0

@@ -86,8 +86,9 @@ class RecordFiles:
     async def put(self, record: ContainerRecord) -> None:
         await asyncio.to_thread(self._put, record)
 
-    async def drop(self, key: str) -> None:
-        await asyncio.to_thread((self._directory / f"{key}.json").unlink, True)
+    def drop(self, key: str) -> None:
+        """Removes one. Idempotent; blocks."""
+        (self._directory / f"{key}.json").unlink(missing_ok=True)
 
     def _load(self) -> dict[str, ContainerRecord]:
         self._directory.mkdir(parents=True, exist_ok=True)

@@ -219,7 +219,7 @@ def counts(lab: OciLab) -> dict[str, int]:
     """What each container takes of this process and of the machine, as far as it is this lab's."""
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": sum(thread.name != "shoal-unmount" for thread in threading.enumerate()),
+        "threads": sum(not thread.name.startswith("shoal-unmount") for thread in threading.enumerate()),
         "mounts": sum(str(lab.run_dir) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()),
         "groups": sum(path.name in lab.keys for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*")),
         "files": sum(1 for _ in lab.top.rglob("*")) + sum(1 for _ in (lab.run_dir / "d").glob("*")),

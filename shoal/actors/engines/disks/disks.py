@@ -23,6 +23,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,9 @@ _LOOP: Final = "7:"
 _LARGE: Final = 32 << 20
 _TEMPLATES: Final = 8
 _FORMAT_S: Final = 60.0
+
+_unmounting = ThreadPoolExecutor(8, thread_name_prefix="shoal-unmount")
+"""Its threads wait for the machine's disk, and nobody waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +239,8 @@ class Disks:
 
 def find(key: str) -> Disk | None:
     """The disk whose directory has the name `key`."""
-    found = [entry.point for entry in mounts.table() if entry.point.name == key and entry.device.startswith(_LOOP)]
+    entries = mounts.table(having=key)
+    found = [entry.point for entry in entries if entry.point.name == key and entry.device.startswith(_LOOP)]
     return Disk(found[0]) if found else None
 
 
@@ -262,7 +267,7 @@ def remove(disk: Disk) -> None:
     """Removes it, which goes on after the call: the machine's own disk may be busy. Nothing may run on it any more.
     Idempotent."""
     release(disk)
-    threading.Thread(target=_unmount, args=(disk,), name="shoal-unmount").start()
+    _unmounting.submit(_unmount, disk)
 
 
 def sweep(directory: Path, keep: Callable[[], Collection[str]]) -> None:
@@ -328,9 +333,11 @@ def _forget_unwritten(disk: Disk) -> None:
 
 def _points(disk: Disk) -> list[Path]:
     """Where its file system is mounted, the latest first."""
-    table = mounts.table()
-    device = next((entry.device for entry in table if entry.point == disk.point), None)
-    return [entry.point for entry in reversed(table) if entry.device == device]
+    text = mounts.table_text()
+    device = next((entry.device for entry in mounts.table(text, disk.point.name) if entry.point == disk.point), None)
+    if device is None:
+        return []
+    return [entry.point for entry in reversed(mounts.table(text, device)) if entry.device == device]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.actors.engines.kernel_files import read_kernel
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MS_NOSUID, _MS_NODEV, _MS_BIND = 2, 4, 4096
@@ -135,15 +137,21 @@ def shut_down(file: int) -> None:
     fcntl.ioctl(file, _SHUT_DOWN, struct.pack("=I", _WITHOUT_WRITING))
 
 
-def table(text: str | None = None) -> list[MountEntry]:
-    """The mounts that this process sees, in the order in which they were made."""
-    lines = (Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape") if text is None else text).splitlines()
+def table(text: str | None = None, having: str = "") -> list[MountEntry]:
+    """The mounts that this process sees, in the order in which they were made. `having`: only those whose lines have
+    this in them, since there are hundreds."""
+    lines = [line for line in (table_text() if text is None else text).splitlines() if having in line]
     # The kernel writes spaces and the like as octal escapes.
     return [
         MountEntry(fields[2], Path(_OCTAL.sub(lambda m: chr(int(m[1], 8)), fields[4])))
         for fields in (line.split(" ") for line in lines)
         if len(fields) > 4
     ]
+
+
+def table_text() -> str:
+    """The same as the kernel writes it."""
+    return read_kernel("/proc/self/mountinfo")
 
 
 def _mount(source: str, point: Path, kind: str, flags: int, options: str) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 
 from shoal.actors.engines.cgroup_parent import NAME
 from shoal.actors.engines.cgroups import Cgroup, mount_points
+from shoal.actors.engines.kernel_files import read_kernel
 from shoal.actors.engines.oci import processes
 from shoal.actors.engines.oci.records import ProcessRef
 from shoal.model.errors import FailedPrecondition, Unavailable
@@ -78,8 +79,8 @@ class Groups:
         """Whether all its processes are frozen."""
         try:
             if self._unified:
-                return "frozen 1" in (self._directory("", key) / "cgroup.events").read_text()
-            return (self._directory("freezer", key) / "freezer.state").read_text().strip() == "FROZEN"
+                return "frozen 1" in read_kernel(self._directory("", key) / "cgroup.events")
+            return read_kernel(self._directory("freezer", key) / "freezer.state").strip() == "FROZEN"
         except OSError:
             return False
 
@@ -146,8 +147,8 @@ class Groups:
     def _processes(self, key: str) -> list[int]:
         found: set[int] = set()
         for top in self._all:
-            with contextlib.suppress(OSError), open(f"{top}/{key}/cgroup.procs") as file:
-                found.update(map(int, file.read().split()))
+            with contextlib.suppress(OSError):
+                found.update(map(int, read_kernel(f"{top}/{key}/cgroup.procs").split()))
         return sorted(found - {0})
 
     def remove(self, key: str) -> None:

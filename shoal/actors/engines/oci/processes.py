@@ -8,6 +8,7 @@ import select
 import signal
 from pathlib import Path
 
+from shoal.actors.engines.kernel_files import read_kernel
 from shoal.actors.engines.oci.records import ProcessRef
 
 _STATE, _FLAGS, _THREADS, _STARTED, _EXIT_CODE = 0, 6, 17, 19, 49
@@ -99,6 +100,6 @@ def _has_ended(fields: list[str]) -> bool:
 
 def _stat(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return read_kernel(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except OSError:
         return []
