@@ -108,9 +108,9 @@ class Store(MemoryStore):
         super().__init__(world.disk, die_after)
         self._world = world
 
-    async def write(self, change: Change) -> None:
+    async def _write(self, change: Change, rows: dict[str, str]) -> None:
         await self._world.before_write(change)
-        await super().write(change)
+        await super()._write(change, rows)
         await self._world.after_write(change)
 
 

@@ -2,7 +2,7 @@
 JSON.
 
 It passes the contract's suite in `tests/contract/store`. Whoever wants an answer lost or a write held up overrides
-`write`.
+`_write`.
 """
 
 from __future__ import annotations
@@ -95,10 +95,9 @@ class MemoryStore(Store):
             epoch=self.disk.epoch,
         )
 
-    async def write(self, change: Change) -> None:
+    def write(self, change: Change) -> asyncio.Future[None]:
         rows = {row["id"]: json.dumps(row) for row in change.sandboxes}
-        writing = asyncio.create_task(self._write(change, rows))
-        await asyncio.shield(writing)  # whoever gives up takes nothing back
+        return asyncio.shield(asyncio.create_task(self._write(change, rows)))  # whoever gives up takes nothing back
 
     async def _write(self, change: Change, rows: dict[str, str]) -> None:
         if self._die_after is not None:

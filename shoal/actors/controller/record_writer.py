@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shoal.actors.controller.events import EventLog
@@ -38,6 +39,19 @@ class Unwritten:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(slots=True, eq=False)
+class _Write:
+    """A write of a sandbox that is under way, or waits for its turn. `kept`: as `RecordWriter.keep`; `done`: its
+    caller's, who may be gone."""
+
+    record: SandboxRecord
+    happened: Sequence[Happened]
+    audit: Sequence[AuditEntry]
+    change: Callable[[], dict[str, Any]] | None
+    kept: bool
+    done: asyncio.Future[None]
+
+
 class RecordWriter:
     """Writes to the store and publishes the events. `overtaken` is called when another controller has opened the
     store."""
@@ -49,7 +63,7 @@ class RecordWriter:
         self._writing = 0
         self._idle = asyncio.Event()
         # One write per sandbox at a time: each writes the whole row, so the outcome of the last one must be known.
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._waiting: dict[str, deque[_Write]] = {}  # behind the one that is under way
         self._late: dict[str, Unwritten] = {}
         self._catching_up: asyncio.Task[None] | None = None
 
@@ -66,12 +80,12 @@ class RecordWriter:
         `change`: attributes of the record that this write changes. They change in memory once they are on disk: nobody
         sees, and no other write contains, what may yet be refused.
         """
-        await self._see_through(self._put(record, happened, audit, change))
+        await self._in_turn(record, happened, audit, change, kept=False)
 
     async def keep(self, record: SandboxRecord, *happened: Happened, audit: Sequence[AuditEntry] = ()) -> None:
         """As `put`, for what has already happened and cannot be refused: if the store is away, it is written as soon as
         the store is back, before any later change of the sandbox."""
-        await self._see_through(self._keep(record, happened, audit))
+        await self._in_turn(record, happened, audit, None, kept=True)
 
     async def caught_up(self, record: SandboxRecord) -> None:
         """Waits until all its changes are on record."""
@@ -81,7 +95,9 @@ class RecordWriter:
 
     async def write(self, change: Change) -> None:
         """Returns once it is written."""
-        await self._see_through(self._write(change))
+        done = self._begun()
+        self._send(change, partial(self._finish, done))
+        await done
 
     async def close(self) -> None:
         """Waits for the writes under way, and closes the store."""
@@ -97,99 +113,142 @@ class RecordWriter:
     async def expire(self, before: float) -> None:
         """Has the store forget what ended before that time. An overtaken controller that writes nothing else notices it
         here."""
-        await self._as_owner(self.store.expire(before))
+        await self._see_through(self.store.expire(before))
 
     async def expire_usage(self, before: int) -> None:
         """Has the store forget the sums of use of hours before that one."""
-        await self._as_owner(self.store.expire_usage(before))
+        await self._see_through(self.store.expire_usage(before))
 
-    async def _see_through(self, work: Coroutine[Any, Any, None]) -> None:
-        """A write goes on if its caller is cancelled."""
-        self._writing += 1
-        task = tasks.shared(work, "write")
-        task.add_done_callback(self._count_off)
-        await asyncio.shield(task)
+    # Four writes are in each sandbox's life: so they are done by callbacks, without a task of their own. They go on
+    # if their callers are cancelled, for those wait only for a future.
 
-    def _count_off(self, _: asyncio.Task[None]) -> None:
-        self._writing -= 1
-        if not self._writing:
-            self._idle.set()
-
-    async def _put(
+    def _in_turn(
         self,
         record: SandboxRecord,
         happened: Sequence[Happened],
         audit: Sequence[AuditEntry],
         change: Callable[[], dict[str, Any]] | None,
-    ) -> None:
-        async with self._turn(record):
-            await self._put_in_turn(record, happened, audit, {} if change is None else change())
+        *,
+        kept: bool,
+    ) -> asyncio.Future[None]:
+        write = _Write(record, happened, audit, change, kept, self._begun())
+        waiting = self._waiting.get(record.id)
+        if waiting is None:
+            self._waiting[record.id] = deque()
+            self._begin(write)
+        else:
+            waiting.append(write)
+        return write.done
 
-    async def _keep(self, record: SandboxRecord, happened: Sequence[Happened], audit: Sequence[AuditEntry]) -> None:
-        async with self._turn(record):
-            try:
-                await self._put_in_turn(record, happened, audit, {})
-            except ShoalError as error:
-                log.warning("%s is not on record yet: %s", record.id, error)
-                late = self._late.setdefault(record.id, Unwritten(record))
-                late.happened += happened
-                late.audit += audit
-                if self._catching_up is None:
-                    self._catching_up = tasks.supervise(self._catch_up, "catch up")
-
-    async def _put_in_turn(
-        self,
-        record: SandboxRecord,
-        happened: Sequence[Happened],
-        audit: Sequence[AuditEntry],
-        changed: dict[str, Any],
-    ) -> None:
-        """Writes the changes that are still unwritten first."""
+    def _begin(self, write: _Write) -> None:
+        """Its turn has come. The changes that are still unwritten are written with it."""
+        record, happened, audit = write.record, write.happened, write.audit
         late = self._late.get(record.id)
         if late is not None:
             happened, audit = [*late.happened, *happened], [*late.audit, *audit]
-        row = to_row(with_changes(record, changed) if changed else record)
+        try:
+            changed = {} if write.change is None else write.change()
+            row = to_row(with_changes(record, changed) if changed else record)
+        except Exception as error:
+            if not isinstance(error, ShoalError):  # which is its caller's
+                log.exception("%s", record.id)
+            self._over(write, error)
+            return
         now = time.time()
         events = [self.events.draft(now, record.spec.environment, record.id, kind, data) for kind, data in happened]
-        await self._write(Change(sandboxes=(row,), events=events, audit=audit))
-        if late is not None:
-            self._forget(late)
-        for name, value in changed.items():
-            setattr(record, name, value)
+        self._send(Change(sandboxes=(row,), events=events, audit=audit), partial(self._written, write, changed, late))
 
-    def _turn(self, record: SandboxRecord) -> asyncio.Lock:
-        turn = self._turns.get(record.id)
-        if turn is None:
-            self._turns[record.id] = turn = asyncio.Lock()
-        return turn
+    def _written(
+        self, write: _Write, changed: dict[str, Any], late: Unwritten | None, error: BaseException | None
+    ) -> None:
+        if error is None:
+            if late is not None:
+                self._forget(late)
+            for name, value in changed.items():
+                setattr(write.record, name, value)
+        elif write.kept and isinstance(error, ShoalError):
+            self._put_off(write, error)
+            error = None
+        self._over(write, error)
 
-    async def _write(self, change: Change) -> None:
+    def _over(self, write: _Write, error: BaseException | None) -> None:
+        """Tells its caller, and begins the next of the same sandbox."""
+        self._finish(write.done, error)
+        waiting = self._waiting[write.record.id]
+        if waiting:
+            self._begin(waiting.popleft())
+        else:
+            del self._waiting[write.record.id]
+
+    def _put_off(self, write: _Write, error: ShoalError) -> None:
+        log.warning("%s is not on record yet: %s", write.record.id, error)
+        late = self._late.setdefault(write.record.id, Unwritten(write.record))
+        late.happened += write.happened
+        late.audit += write.audit
+        if self._catching_up is None:
+            self._catching_up = tasks.supervise(self._catch_up, "catch up")
+
+    def _send(self, change: Change, then: Callable[[BaseException | None], None]) -> None:
+        """Has the store write it, and publishes its events. `then` is told the error, if that failed."""
+
+        def settle(written: asyncio.Future[None]) -> None:
+            error = asyncio.CancelledError() if written.cancelled() else written.exception()
+            if error is None:
+                self.events.publish(change.events)
+            else:
+                self.events.drop(change.events)
+            then(None if error is None else self._as_owner(error))
+
         try:
-            await self._as_owner(self.store.write(change))
-        except BaseException:
+            written = self.store.write(change)
+        except Exception as error:
+            if not isinstance(error, ShoalError):  # such as: the store is closed
+                log.exception("a change that no store takes")
             self.events.drop(change.events)
-            raise
-        self.events.publish(change.events)
+            then(self._as_owner(error))
+        else:
+            written.add_done_callback(settle)
 
-    async def _as_owner(self, work: Awaitable[Any]) -> None:
-        """Does what only the cluster's current controller may do."""
+    def _begun(self) -> asyncio.Future[None]:
+        self._writing += 1
+        return asyncio.get_running_loop().create_future()
+
+    def _finish(self, done: asyncio.Future[None], error: BaseException | None) -> None:
+        self._writing -= 1
+        if not self._writing:
+            self._idle.set()
+        if done.done():  # its caller is gone
+            if error is not None and not isinstance(error, ShoalError):
+                log.error("a write failed, and nobody waits for it: %r", error)
+        elif error is None:
+            done.set_result(None)
+        elif isinstance(error, asyncio.CancelledError):
+            done.cancel()
+        else:
+            done.set_exception(error)
+
+    def _as_owner(self, error: BaseException) -> BaseException:
+        """What its caller is told, of an error of what only the cluster's current controller may do."""
+        if not isinstance(error, FailedPrecondition) or error.state != OVERTAKEN:
+            return error  # a store that is damaged, say: another controller could do no more
+        self._overtaken()
+        return Unavailable(f"this controller is not the cluster's any more ({error}); try again")
+
+    async def _see_through(self, work: Coroutine[Any, Any, Any]) -> None:
         try:
             await work
         except FailedPrecondition as error:
-            if error.state != OVERTAKEN:
-                raise  # a store that is damaged, say: another controller could do no more
-            self._overtaken()
-            raise Unavailable(f"this controller is not the cluster's any more ({error}); try again") from None
+            raise self._as_owner(error) from None
 
     async def _catch_up(self) -> None:
         while self._late:
             await asyncio.sleep(_RETRY_S)
             for late in list(self._late.values()):
-                if self._late.get(late.record.id) is late and not await self._written(late):
+                if self._late.get(late.record.id) is late and not await self._caught_up(late):
                     break
         self._catching_up = None
 
-    async def _written(self, late: Unwritten) -> bool:
+    async def _caught_up(self, late: Unwritten) -> bool:
         """Tries again. False: the store is away, so the others need not try."""
         try:
             await self.put(late.record)

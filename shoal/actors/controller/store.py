@@ -13,13 +13,14 @@ Rules for every store
     - One controller writes to a store. `open` fences off an earlier controller: its writes are refused from then on
       (`FailedPrecondition`, in the state "overtaken"). Nodes refuse it, too, by the `epoch` of the later one.
     - A store belongs to one cluster: `open` for another cluster raises `FailedPrecondition`.
-    - Methods are async and never block the loop.
+    - Methods never block the loop.
 
 The implementation is `shoal.cluster.store` (SQLite or PostgreSQL); the actors are given one and never import it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,8 +99,9 @@ class Store(ABC):
         ended sandboxes; fewer if they are large."""
 
     @abstractmethod
-    async def write(self, change: Change) -> None:
-        """Writes all of `change`. `Unavailable` if nothing was written."""
+    def write(self, change: Change) -> asyncio.Future[None]:
+        """Begins to write all of `change`, and is done once it is written; `Unavailable` if nothing was. Who cancels
+        it takes nothing back. No coroutine: that would need a task, and there are a thousand writes each second."""
 
     @abstractmethod
     async def sandbox(self, sandbox_id: str) -> dict[str, Any] | None:

@@ -56,9 +56,9 @@ class SqlStore(Store):
         self._database, self._writer = database, Writer(database, epoch)
         return restored
 
-    async def write(self, change: Change) -> None:
+    def write(self, change: Change) -> asyncio.Future[None]:
         _, writer = self._opened()
-        await writer.write(rows.rows_of(change))
+        return writer.write(rows.rows_of(change))
 
     async def sandbox(self, sandbox_id: str) -> dict[str, Any] | None:
         query = select(tables.sandboxes.c.row).where(tables.sandboxes.c.id == rows.text(sandbox_id))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -18,10 +19,13 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from shoal.cluster.store import tables
 from shoal.cluster.store.database import FAILURES, Database
 from shoal.cluster.store.rows import Row, Rows, merged
-from shoal.model import tasks
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable, error_from_dict
 
+log = logging.getLogger("shoal.store")
+
 _T = TypeVar("_T")
+
+_Waiting = tuple[Rows, asyncio.Future[None]]
 
 _ATTEMPTS = 2
 """A connection may have died unnoticed, so a new one is worth a try."""
@@ -37,19 +41,22 @@ class Writer:
         self._database = database
         self._epoch = epoch
         self._thread = ThreadPoolExecutor(1, "store-writer")
-        self._waiting: list[tuple[Rows, asyncio.Future[None]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._waiting: list[_Waiting] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
-    async def write(self, rows: Rows) -> None:
-        """Returns once all of `rows` is committed."""
+    def write(self, rows: Rows) -> asyncio.Future[None]:
+        """Done once all of `rows` is committed. Who cancels it does not undo the shared commit."""
         if self._closed:
             raise FailedPrecondition("the store is closed; open it again")
-        written = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
         self._waiting.append((rows, written))
-        if self._task is None:
-            self._task = tasks.shared(self._work_off(), "store writer")
-        await written  # nobody else waits for it: a cancelled caller does not undo the shared commit
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._commit, loop)  # with all that is written in this turn of the loop
+        return written
 
     async def run(self, body: Callable[[Connection], _T]) -> _T:
         """Runs `body` in a transaction of its own, between the writes."""
@@ -58,31 +65,38 @@ class Writer:
     async def close(self) -> None:
         """Closes after writing what waits."""
         self._closed = True
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        await self._idle.wait()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
-    async def _work_off(self) -> None:
-        loop = asyncio.get_running_loop()
-        batch: list[tuple[Rows, asyncio.Future[None]]] = []
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                outcomes = await loop.run_in_executor(self._thread, self._write, [rows for rows, _ in batch])
-                for (_, written), outcome in zip(batch, outcomes, strict=True):
-                    if written.cancelled():
-                        continue
-                    if outcome is None:
-                        written.set_result(None)
-                    else:
-                        written.set_exception(outcome)
-                        written.exception()  # its caller may be gone
-        finally:
-            self._task = None
-            for _, written in batch + self._waiting:  # nobody may wait for a failed writer
-                if not written.done():
-                    written.set_exception(Internal("the store's writer failed; the controller's log says why"))
-                    written.exception()
+    def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Commits what waits, then what has come meanwhile. By callbacks: there are hundreds of commits each second."""
+        if not self._waiting:
+            self._idle.set()
+            return
+        batch, self._waiting = self._waiting, []
+        outcomes = loop.run_in_executor(self._thread, self._write, [rows for rows, _ in batch])
+        outcomes.add_done_callback(partial(self._committed, loop, batch))
+
+    def _committed(
+        self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting], done: asyncio.Future[list[ShoalError | None]]
+    ) -> None:
+        failed = None if done.cancelled() else done.exception()
+        if failed is not None:
+            log.error("the store's writer failed", exc_info=failed)
+        if done.cancelled() or failed is not None:
+            message = "the store's writer failed; the controller's log says why"
+            outcomes: list[ShoalError | None] = [Internal(message) for _ in batch]
+        else:
+            outcomes = done.result()
+        for (_, written), outcome in zip(batch, outcomes, strict=True):
+            if written.cancelled():
+                continue
+            if outcome is None:
+                written.set_result(None)
+            else:
+                written.set_exception(outcome)
+                written.exception()  # its caller may be gone
+        self._commit(loop)
 
     # -- on the thread --------------------------------------------------------------------------------
 

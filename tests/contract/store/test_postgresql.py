@@ -187,7 +187,7 @@ async def test_a_lost_answer_is_looked_for_until_the_server_is_back(
         try:
             await store.open(CLUSTER, 10)
             way.arm(moment, shut=True)
-            writing = asyncio.create_task(store.write(change(0)))
+            writing = asyncio.ensure_future(store.write(change(0)))
             await asyncio.wait_for(way.cut.wait(), 10)
             assert not (await asyncio.wait([writing], timeout=0.5))[0]
             way.open = True
@@ -225,7 +225,7 @@ async def test_a_lost_answer_of_one_who_was_overtaken_meanwhile_is_not_made_up(
         try:
             await store.open(CLUSTER, 10)
             way.arm("after", shut=True)
-            writing = asyncio.create_task(store.write(change(0)))
+            writing = asyncio.ensure_future(store.write(change(0)))
             await asyncio.wait_for(way.cut.wait(), 10)
             restored = await second.open(CLUSTER, 10)
             way.open = True

@@ -370,7 +370,7 @@ async def test_it_opens_with_no_more_of_the_past_than_memory_has_room_for(
 
 async def test_a_change_is_written_as_it_was_when_it_was_handed_in(store: Store) -> None:
     row = living("sb-1")
-    writing = asyncio.create_task(store.write(Change(sandboxes=[row])))
+    writing = asyncio.ensure_future(store.write(Change(sandboxes=[row])))
     await asyncio.sleep(0)
     row["state"] = "failed"
     await writing
@@ -394,8 +394,8 @@ async def test_what_cannot_be_held_harms_nobody_else(store: Store) -> None:
 
 
 async def test_a_caller_that_gives_up_takes_nothing_back(store: Store) -> None:
-    first = asyncio.create_task(store.write(Change(sandboxes=[living("sb-1")])))
-    second = asyncio.create_task(store.write(Change(sandboxes=[living("sb-2")])))
+    first = asyncio.ensure_future(store.write(Change(sandboxes=[living("sb-1")])))
+    second = asyncio.ensure_future(store.write(Change(sandboxes=[living("sb-2")])))
     await asyncio.sleep(0)
     first.cancel()
     await second
@@ -483,7 +483,7 @@ async def test_ten_thousand_sandboxes_are_written_and_restored(location: StoreLo
 @SQL
 async def test_the_loop_goes_on_while_it_writes(store: Store) -> None:
     rows = [living(f"sb-{n}") for n in range(3000)]
-    writing = asyncio.create_task(store.write(Change(sandboxes=rows)))
+    writing = asyncio.ensure_future(store.write(Change(sandboxes=rows)))
     await asyncio.sleep(0)  # the rows are made here, the rest happens elsewhere
     turns = 0
     while not writing.done():
