@@ -54,7 +54,9 @@ def found(gvisor: Gvisor | None = None) -> dict[str, Runtime]:
     if gvisor is not None:
         why = gvisor_problem(gvisor)
         if why is None:
-            runtimes[RUNSC] = Runtime(RUNSC, str(gvisor.program), gvisor.flags(), directory=RUNSC)
+            # Neither gVisor's kernel nor its gofer, which live as long as the container, gets this from its commands.
+            one_thread = (("GOMAXPROCS", "1"),)
+            runtimes[RUNSC] = Runtime(RUNSC, str(gvisor.program), gvisor.flags(), RUNSC, one_thread)
         else:
             _log.warning("no sandbox runs in gVisor here: %s", why)
     return runtimes
