@@ -72,7 +72,8 @@ def begin_request(request_id: str, traceparent: str = "") -> None:
 
 def about(sandbox_id: str) -> None:
     """From here on the running task is about a sandbox."""
-    _current.set(replace(_current.get(), sandbox_id=sandbox_id))
+    context = _current.get()
+    _current.set(CallContext(context.request_id, context.traceparent, sandbox_id))
 
 
 def leave() -> None:

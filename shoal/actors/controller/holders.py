@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from shoal.actors.controller.room import Amount
@@ -50,7 +49,6 @@ class SlotHolders:
             del self._counts[environment], self.used[environment]
         return True
 
-    def held(self) -> Iterator[Slot]:
+    def held(self) -> list[Slot]:
         """Those that hold a sandbox."""
-        for slot_id in self._holding:
-            yield self._known[slot_id]
+        return [self._known[slot_id] for slot_id in self._holding]

@@ -41,9 +41,10 @@ class OwnerLeases:
         self._looked = now
         until, over = {}, []
         for record in living:
-            if record.spec.owner_lease is None or record.started is None or record.id in self._ending:
+            lease_s = record.spec.owner_lease
+            if lease_s is None or record.started is None or record.id in self._ending:
                 continue
-            end = self._until.get(record.id, now + record.spec.owner_lease)
+            end = self._until.get(record.id, now + lease_s)
             if silent_s > SILENCE_S:
                 end += silent_s
             if end <= now:
@@ -51,5 +52,7 @@ class OwnerLeases:
             else:
                 until[record.id] = end
         self._until = until
-        self._ending = {record.id for record in over} | self._ending.intersection(r.id for r in living)
+        if self._ending:
+            self._ending.intersection_update([record.id for record in living])
+        self._ending.update(record.id for record in over)
         return over

@@ -177,7 +177,9 @@ def _sums(slots: Iterable[Placed]) -> dict[str, Amount]:
     sums: dict[str, list[float]] = {}
     for node_id, shape in slots:
         if node_id is not None:
-            each = sums.setdefault(node_id, [0.0, 0.0, 0.0])
+            each = sums.get(node_id)
+            if each is None:
+                each = sums[node_id] = [0.0, 0.0, 0.0]
             each[0] += shape.cpu
             each[1] += shape.memory
             each[2] += shape.gpu

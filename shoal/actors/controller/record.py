@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from shoal.actors.controller.phase import ENDED, RESTING, STATE, Phase
@@ -371,14 +372,15 @@ def _end(row: Mapping[str, Any] | None) -> End | None:
 def _plain(value: Any) -> dict[str, Any]:
     """A dataclass as a dict, one level deep: `asdict` copies all that lies below, which is most of what a create costs
     here."""
-    kind = type(value)
-    names = _names.get(kind)
-    if names is None:
-        names = _names[kind] = tuple(one.name for one in fields(value))
-    return {name: getattr(value, name) for name in names}
+    names, values = _members(value.__class__)
+    return dict(zip(names, values(value), strict=True))
 
 
-_names: dict[type, tuple[str, ...]] = {}
+@cache
+def _members(kind: Any) -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
+    """The names of a dataclass's fields, of which there are at least two, and what reads all of them at once."""
+    names = tuple(one.name for one in fields(kind))
+    return names, attrgetter(*names)
 
 
 def _digest(spec: SandboxSpec) -> str:

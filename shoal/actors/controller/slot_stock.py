@@ -223,7 +223,7 @@ class SlotStock:
             rooms,
             self.facts.capacities(),
             self.facts.cordoned(),
-            held=((slot.node_id, slot.shape) for slot in self.holders.held()),
+            held=[(slot.node_id, slot.shape) for slot in self.holders.held()],
             idle=((slot.node_id, slot.shape) for slot in free),
             making=((slot.asked, slot.shape) for slot in making),
             ended=((slot.node_id, slot.shape) for _, slot in self._ended),

@@ -16,7 +16,7 @@ from shoal.model.images import ImageRecord
 from shoal.model.info import Cordon
 from shoal.model.pools import PoolInfo
 from shoal.model.secrets import SecretInfo, StoredSecret
-from shoal.model.states import TERMINAL, State
+from shoal.model.states import TERMINAL
 from shoal.model.volumes import VolumeInfo
 
 Row = dict[str, Any]
@@ -52,15 +52,12 @@ def rows_of(change: Change) -> Rows:
         {row["id"]: sandbox_row(row) for row in change.sandboxes},
         {event.id: _event_row(event) for event in change.events},
         [_audit_row(entry) for entry in change.audit],
-        {table: rows for table in _OTHERS if (rows := _other_rows(table, change))},
+        {table: rows for table in _OTHERS if (rows := _other_rows(table, change))} if any(_others(change)) else {},
     )
 
 
 def _other_rows(table: str, change: Change) -> dict[Any, Row | None]:
-    """Nothing, mostly: a sandbox's changes come by the hundred each second, and concern no other table."""
     put, removed = getattr(change, table), getattr(change, f"removed_{table}", ())
-    if not put and not removed:
-        return {}
     key, row_of = _OTHERS[table]
     return {**{key(one): row_of(one) for one in put}, **dict.fromkeys(removed)}
 
@@ -82,7 +79,7 @@ def text(value: str) -> str:
 def sandbox_row(row: Mapping[str, Any]) -> Row:
     """The columns of a sandbox (`record.to_row`)."""
     spec, began, end = row["spec"], row.get("began") or {}, row.get("end") or {}
-    ended = State(row["state"]) in TERMINAL
+    ended = row["state"] in TERMINAL
     return {
         "id": row["id"],
         "environment": text(spec["environment"]),
@@ -270,3 +267,6 @@ _OTHERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Row]]] = {
     "volumes": (attrgetter("id"), _volume_row),
 }
 """Key and row of what a change has of each other table: tables and fields of `Change` have the same names."""
+
+_others = attrgetter(*(each.name for each in fields(Change) if each.name not in ("sandboxes", "events", "audit")))
+"""What a change has of all other tables. Nothing, mostly: a sandbox's changes come by the hundred each second."""

@@ -50,6 +50,10 @@ sandboxes = Table(
     Index(None, "ended_at"),
 )
 
+FIXED = ("environment", "name", "created_at", "idempotency_key")
+"""What never changes in a sandbox's row. SQLite writes each index anew of which a statement sets a column, be it to the
+same value: so none of these is set again."""
+
 events = Table(
     "events",
     tables,

@@ -215,7 +215,8 @@ def _put_statement(dialect: Any, table: Table) -> Any:
     statement = dialect.insert(table)
     if table is tables.audit:
         return statement
-    rest = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
+    fixed = {*(each.name for each in table.primary_key), *(tables.FIXED if table is tables.sandboxes else ())}
+    rest = {each.name: statement.excluded[each.name] for each in table.columns if each.name not in fixed}
     return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest)
 
 
