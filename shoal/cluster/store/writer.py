@@ -30,6 +30,11 @@ _Waiting = tuple[Rows, asyncio.Future[None]]
 _ATTEMPTS = 2
 """A connection may have died unnoticed, so a new one is worth a try."""
 
+_MANY = 4
+_GATHER_S = 0.008
+"""So long after a commit of many writes began, the next one begins. A commit costs 0.6 ms of CPU, whatever it holds,
+which at 300 creates a second was a quarter of all. Where fewer come together, none waits."""
+
 DOUBT_S = 30.0
 _DOUBT_PAUSE_S = 0.2
 
@@ -42,6 +47,7 @@ class Writer:
         self._epoch = epoch
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._waiting: list[_Waiting] = []
+        self._next_at = 0.0  # by the loop's clock
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -55,7 +61,7 @@ class Writer:
         self._waiting.append((rows, written))
         if self._idle.is_set():
             self._idle.clear()
-            loop.call_soon(self._commit, loop)  # with all that is written in this turn of the loop
+            self._commit_soon(loop)
         return written
 
     async def run(self, body: Callable[[Connection], _T]) -> _T:
@@ -68,12 +74,17 @@ class Writer:
         await self._idle.wait()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
+    def _commit_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Commits all that is written in this turn of the loop, or until it is time."""
+        if loop.time() < self._next_at:
+            loop.call_at(self._next_at, self._commit, loop)
+        else:
+            loop.call_soon(self._commit, loop)
+
     def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
         """Commits what waits, then what has come meanwhile. By callbacks: there are hundreds of commits each second."""
-        if not self._waiting:
-            self._idle.set()
-            return
         batch, self._waiting = self._waiting, []
+        self._next_at = loop.time() + _GATHER_S if len(batch) >= _MANY else 0.0
         outcomes = loop.run_in_executor(self._thread, self._write, [rows for rows, _ in batch])
         outcomes.add_done_callback(partial(self._committed, loop, batch))
 
@@ -96,7 +107,10 @@ class Writer:
             else:
                 written.set_exception(outcome)
                 written.exception()  # its caller may be gone
-        self._commit(loop)
+        if self._waiting:
+            self._commit_soon(loop)
+        else:
+            self._idle.set()
 
     # -- on the thread --------------------------------------------------------------------------------
 
