@@ -33,7 +33,7 @@ _ATTEMPTS = 2
 _MANY = 4
 _GATHER_S = 0.008
 """So long after a commit of many writes began, the next one begins. A commit costs 0.6 ms of CPU, whatever it holds,
-which at 300 creates a second was a quarter of all. Where fewer come together, none waits."""
+which at 300 creates a second was a third of all. Where fewer come together, none waits."""
 
 DOUBT_S = 30.0
 _DOUBT_PAUSE_S = 0.2
