@@ -177,8 +177,16 @@ class SocketCarrier:
             pass  # the receiving task notices, too, and says why
         finally:
             self._closing = True
-            # Ends the receiving task; waits a moment for the server's close message.
+            await self._close_socket()
+
+    async def _close_socket(self) -> None:
+        """Ends the receiving task, and waits a moment for the server's close message."""
+        try:
             await self._socket.close()
+        except asyncio.CancelledError:
+            # As at the end of the event loop. Where it still waited for the receiving task, aiohttp has closed nothing.
+            await self._socket.close()
+            raise
 
     def _next_message(self) -> bytes:
         """The next message: as many waiting bytes as fit."""

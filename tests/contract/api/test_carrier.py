@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -31,3 +32,17 @@ async def test_a_connection_that_is_aborted_at_once_leaves_nothing(place: Lab, t
 
     await until(gone, "its tasks have ended")
     await transport.close()
+
+
+async def test_a_connection_that_is_closed_as_its_event_loop_ends_leaves_nothing(place: Lab) -> None:
+    async def body(turns: int) -> None:
+        transport = HttpTransport(place.server.url, place.token)
+        connection = await open_connection(transport.calls, f"/v1/sandboxes/{place.sandbox_id}/connect")
+        await asyncio.sleep(0.02)  # until its tasks wait
+        connection.close()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    for turns in (0, 1, 2, 3) * 5:
+        await asyncio.to_thread(asyncio.run, body(turns))
+        gc.collect()  # aiohttp warns then of what was not closed, and a warning is an error here
