@@ -94,7 +94,7 @@ async def test_down_and_up(place: Lab, ten: Path) -> None:
         assert answer.status == 204
     assert not deep.exists()
     status, code, _ = await place.problem("DELETE", f"/files?path={deep.parents[1]}")
-    assert (status, code) == (409, "already_exists")
+    assert (status, code) == (409, "failed_precondition")
 
 
 async def test_empty_and_endless_files(place: Lab) -> None:
