@@ -39,7 +39,7 @@ from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.node")
 
-_ANSWER_S = 0.015
+_ANSWER_S = 0.005
 """Seconds that whoever asked for an end is given to be told of it, before the removal takes the machine's cores."""
 
 
