@@ -172,9 +172,9 @@ class OciEngine(Engine):
             "start", lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key)
         )
 
-    async def kill(self, key: str, *, files_closed: bool = True) -> None:
+    async def kill(self, key: str) -> None:
         containers = self._opened()
-        await self._threads.run("kill", lambda: containers.kill(key, files_closed=files_closed))
+        await self._threads.run("kill", lambda: containers.kill(key))
 
     async def remove(self, key: str) -> None:
         containers = self._opened()
