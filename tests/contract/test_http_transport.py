@@ -425,6 +425,7 @@ def test_loops_and_threads_leave_nothing_open(tmp_path: Path) -> None:
         from shoal.client.cluster import Client
         from shoal.transport.http import HttpTransport
         from tests.contract.test_http_transport import served
+        from tests.fakes.cluster import stop_all
 
         async def main():
             async with served() as place:
@@ -455,6 +456,7 @@ def test_loops_and_threads_leave_nothing_open(tmp_path: Path) -> None:
 
         asyncio.run(main())
         gc.collect()
+        stop_all()
     """
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", textwrap.dedent(code)],

@@ -32,7 +32,7 @@ from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.messages import End, NodeImage, SandboxStarted
 from shoal.actors.node.program_metrics import gateway_series, relay_series
-from shoal.model import verbs
+from shoal.model import tasks, verbs
 from shoal.model.access import INSIDE, MAIN_ENVIRONMENT, Caller, Quota, Tunnel
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.ids import MAIN_PROCESS, new_slot_id
@@ -164,6 +164,15 @@ def run(work: Any) -> Future[Any]:
     return asyncio.run_coroutine_threadsafe(work if asyncio.iscoroutine(work) else work(), _loop())
 
 
+def stop_all() -> None:
+    """Stops all clusters in memory for good. An interpreter that ends must not take their threads from under them."""
+
+    async def stop() -> None:
+        await tasks.stop(*asyncio.all_tasks() - {asyncio.current_task()})
+
+    run(stop).result(_PATIENCE_S)
+
+
 class _Cluster:
     """The controller's parts, and the one machine that they know. A maker of slots."""
 
@@ -202,10 +211,7 @@ class _Cluster:
             process.kill(9)
         if self._parts is not None:
             runs = self._parts.supervisor._runs.values()
-            tasks = [*self._parts._loops, *(run.task for run in runs if run.task is not None)]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await tasks.stop(*self._parts._loops, *(run.task for run in runs if run.task is not None))
 
     def use_builder(self, builder: Any) -> None:
         assert self._parts is not None
