@@ -59,6 +59,8 @@ class Tally:
     """Calls that failed with something retryable and were made again."""
     gave_up: int = 0
     untyped: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """What is known of each sandbox that counts as lost or ended."""
     slowest_s: float = 0.0
 
     @property
@@ -205,8 +207,22 @@ class Load:
                 sandbox = living.get(account.sandbox_id)
                 if sandbox is None:
                     tally.ended += 1
+                    tally.lost.append(self._story(account))
                 else:
                     self._check_words(sandbox, account)
+            elif account.sandbox_id is not None and found[account.key] == 0:
+                tally.lost.append(self._story(account))
         for sandbox in living.values():
             sandbox.terminate()
         return tally
+
+    def _story(self, account: Account) -> str:
+        """How its sandbox came to its end, as the cluster tells it."""
+        about = f"{account.key} {account.sandbox_id}, {len(account.words)} of {EXECS_EACH} words confirmed"
+        try:
+            info = shoal.Sandbox.from_id(account.sandbox_id or "", client=self.client).info()
+            with self.client.events(after=0, sandbox_id=info.id) as events:
+                told = [f"{event.at:.3f} {event.kind} {event.data}" for event in iter(partial(events.next, 0), None)]
+        except shoal.ShoalError as error:
+            return f"{about}: {error!r}"
+        return f"{about}: {info.state}, {info.reason}: {info.message}; {'; '.join(told)}"
