@@ -52,17 +52,13 @@ async def call(handle: ActorHandle[Any], method: str, *args: Any, timeout_s: flo
             reference = getattr(handle, method).remote(*args)
         else:
             reference = handle.carry.remote(carrier, method, args)
-        if timeout_s is None:
+        # Not `wait_for`: Python 3.11's returns an answer that has just come to a caller that was cancelled.
+        async with asyncio.timeout(timeout_s):
             return await reference
-        return await asyncio.wait_for(_settle(reference), timeout_s)
     except RayError as error:  # first: an actor's own `TimeoutError` is one as well, and no word about `timeout_s`
         raise translate(error, method) from None
     except TimeoutError:
         raise DeadlineExceeded(f"{method} took longer than {timeout_s} s") from None
-
-
-async def _settle(reference: Any) -> Any:
-    return await reference
 
 
 def find_actor(name: str) -> ActorHandle[Any] | None:

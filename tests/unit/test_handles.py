@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,3 +39,14 @@ async def test_an_actors_own_timeout_is_not_the_callers(timeout_s: float | None)
 async def test_an_actors_error_of_the_tree_is_that_error() -> None:
     with pytest.raises(NotFound):
         await call(handle(NotFound("no such thing")), "method")
+
+
+async def test_a_caller_that_is_cancelled_gets_no_answer_though_one_has_just_come() -> None:
+    answer = asyncio.get_running_loop().create_future()
+    actor: Any = SimpleNamespace(method=SimpleNamespace(remote=lambda: answer))
+    asked = asyncio.create_task(call(actor, "method", timeout_s=60.0))
+    await asyncio.sleep(0.01)
+    answer.set_result("just now")
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
