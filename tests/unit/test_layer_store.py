@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shoal.actors.engines.image_store import ImageConfig
@@ -172,6 +173,49 @@ def test_what_changes_is_frozen_only_while_it_is_copied(store: LayerStore, make_
     assert (store.lower_dirs(made.digest)[0] / "new").read_text() == "frozen"
     with pytest.raises(ImageNotFound):
         store.take_upper(nullcontext(Changed("sha256:" + 64 * "0", upper)), "other")
+    assert not list((tmp_path / "store/tmp").iterdir())
+
+
+def test_the_next_one_is_taken_by_what_waits_for_it(store: LayerStore, tmp_path: Path) -> None:
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "new").write_text("new")
+
+    def waiting() -> list[psutil.Process]:
+        found = psutil.Process().children()
+        return [each for each in found if each.status() != psutil.STATUS_ZOMBIE and "commit" in each.cmdline()]
+
+    def take() -> list[psutil.Process]:
+        """Those that there are while it is taken."""
+        found: list[psutil.Process] = []
+
+        @contextmanager
+        def frozen() -> Iterator[Changed]:
+            found.extend(waiting())
+            yield Changed(None, upper)
+
+        store.take_upper(frozen())
+        return found
+
+    store.get_ready()
+    store.get_ready()
+    first = waiting()
+    assert len(first) == 1
+    assert take() == first
+    assert not waiting()
+    store.get_ready()
+    (second,) = waiting()
+    second.kill()
+    os.waitid(os.P_PID, second.pid, os.WEXITED | os.WNOWAIT)  # until all its threads are gone
+    (third,) = take()
+    assert third not in (*first, second)  # one that has died is not used
+    store.get_ready()
+    store.forget_ready()
+    assert not waiting()
+    store.get_ready()
+    store.close()
+    store.get_ready()
+    assert not waiting()
     assert not list((tmp_path / "store/tmp").iterdir())
 
 

@@ -153,6 +153,7 @@ class OciEngine(Engine):
 
     def _let_go(self) -> None:
         self._threads.close()
+        self._layers.close()
         if self._disks is not None:
             self._disks.close()
 

@@ -23,6 +23,9 @@ _TIDY_AFTER_S: Final = 0.1
 """Seconds in which the controller puts a snapshot on record. Tidying has the machine write its disk, for which that
 would wait: 6 ms for 10 MiB."""
 
+_READY_S: Final = 60.0
+"""Seconds for which a program waits for the next snapshot, after one: it takes some 6 MB."""
+
 
 class OciImageStore(ImageStore):
     """`threads`: the engine's, in which the layer store's methods block; `containers`: those of the open engine, raises
@@ -34,6 +37,7 @@ class OciImageStore(ImageStore):
         self._containers = containers
         self._pulls: dict[str, asyncio.Task[ImageInfo]] = {}
         self._tidying: asyncio.Task[None] | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
 
     async def get(self, reference: str, *, pull: bool = True) -> ImageInfo:
         found = await self._run("look", lambda: self._layers.find(reference))
@@ -113,3 +117,10 @@ class OciImageStore(ImageStore):
         await asyncio.sleep(_TIDY_AFTER_S)
         self._tidying = None  # what is made from now on may be too late for this one
         await self._run("walk", self._layers.tidy)
+        await self._run("look", self._layers.get_ready)
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        self._forgetting = asyncio.get_running_loop().call_later(_READY_S, self._forget_ready)
+
+    def _forget_ready(self) -> None:
+        tasks.shared(self._run("look", self._layers.forget_ready), "image tidying")

@@ -22,6 +22,8 @@ class Layers(Protocol):
 
     def let_go(self, key: str) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Watching(Protocol):
     """Who is told what to watch (`watch.py`)."""

@@ -3,6 +3,7 @@
 store.py         `LayerStore`, what the engine uses
 maker.py         makes layers and images, all or nothing
 taking.py        makes an image of what a container has changed, which is frozen for one step only
+ahead.py         has the next one ready
 layer_dirs.py    layers by diff id: `layers/<hex>/fs`, and short links to them
 image_files.py   images by digest (the sha256 of the OCI configuration) and the names that lead to them
 holds.py         which container uses which image

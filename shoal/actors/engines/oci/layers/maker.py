@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,16 +80,29 @@ class Maker:
         """Gives a layer that was made in a draft its name."""
         around.want((made["diff_id"],))
         with locked(self.lock, shared=True):
-            return self.layers.publish(
-                draft, made["diff_id"], size=made["size"], entries=made["entries"], exact=made["exact"]
-            )
+            return self._publish_layer(made, draft)
 
     def publish(self, blob: bytes, reference: str | None, draft: Draft, *, replaceable: bool = False) -> Image:
         """Makes an image of a configuration. `ImageNotFound`: a layer is not here."""
         with locked(self.lock, shared=True):
-            image = self.images.publish(draft, blob, replaceable=replaceable, check=self.need_layers)
-            if reference is not None:
-                self.images.name(image.digest, reference)
+            return self._publish(blob, reference, draft, replaceable=replaceable)
+
+    def publish_with_layer(
+        self, made: dict[str, Any], draft: Draft, config: Callable[[str], bytes], reference: str | None, around: Draft
+    ) -> Image:
+        """Both, a little quicker: nobody can take the layer away in between. `config`: given the layer's diff id."""
+        with locked(self.lock, shared=True):
+            layer = self._publish_layer(made, draft)
+            return self._publish(config(layer.diff_id), reference, around, replaceable=False)
+
+    def _publish_layer(self, made: dict[str, Any], draft: Draft) -> Layer:
+        facts = {name: made[name] for name in ("size", "entries", "exact")}
+        return self.layers.publish(draft, made["diff_id"], **facts)
+
+    def _publish(self, blob: bytes, reference: str | None, draft: Draft, *, replaceable: bool) -> Image:
+        image = self.images.publish(draft, blob, replaceable=replaceable, check=self.need_layers)
+        if reference is not None:
+            self.images.name(image.digest, reference)
         return image
 
     def need(self, digest: str) -> Image:

@@ -30,7 +30,7 @@ def run_layers(
     keep: Sequence[int] = (),
     program: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs one command and returns its result; see `started` and `LayersCommand.ask`."""
+    """Runs one command and returns its result; see `started` and `LayersCommand`."""
     with started(command, keep=keep, program=program) as process:
         return process.ask(request, progress=progress, timeout=timeout)
 
@@ -62,11 +62,30 @@ class LayersCommand:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
     def ask(
         self, request: dict[str, Any], *, progress: Progress | None = None, timeout: float = _LONGEST_S
     ) -> dict[str, Any]:
-        """Its result. Blocks. Raises the error of Shoal's that it reports, or `DeadlineExceeded` after `timeout`
-        seconds."""
+        """Its result: see `hear`."""
+        self.send(request)
+        return self.hear("result", progress=progress, timeout=timeout)
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Has it begin."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()  # and stays open: its end would end the program
+        except BrokenPipeError:
+            pass  # it has ended: `hear` tells how
+
+    def hear(self, what: str, *, progress: Progress | None = None, timeout: float = _LONGEST_S) -> dict[str, Any]:
+        """What it says under this name, at the end `result`. Blocks. Raises the error of Shoal's that it reports, or
+        `DeadlineExceeded` after `timeout` seconds."""
         late = threading.Event()
 
         def end() -> None:
@@ -77,37 +96,30 @@ class LayersCommand:
         timer.daemon = True
         timer.start()
         try:
-            answer = _converse(self.process, request, progress)
+            said = _next(self.process, what, progress)
         finally:
             timer.cancel()
-        if answer is not None:
-            return answer
+        if said is not None:
+            return said
         if late.is_set():
             raise DeadlineExceeded(f"the image's {self.name} took longer than {timeout:.0f} s")
         self.process.kill()
         self.process.wait()
         self.log.seek(0)
-        said = self.log.read(4000).decode(errors="replace")
-        raise Internal(f"shoal-layers {self.name} ended with {self.process.returncode}: {said}")
+        complaint = self.log.read(4000).decode(errors="replace")
+        raise Internal(f"shoal-layers {self.name} ended with {self.process.returncode}: {complaint}")
 
 
-def _converse(
-    process: subprocess.Popen[bytes], request: dict[str, Any], progress: Progress | None
-) -> dict[str, Any] | None:
-    assert process.stdin is not None
+def _next(process: subprocess.Popen[bytes], what: str, progress: Progress | None) -> dict[str, Any] | None:
+    """The next line of a name; None if it ends without one."""
     assert process.stdout is not None
-    try:
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()  # and stays open: its end would end the program
-    except BrokenPipeError:
-        return None
     while line := process.stdout.readline(_LINE):
         said = json.loads(line)
         if "error" in said:
             raise error_from_dict(said["error"])
-        if "result" in said:
-            result: dict[str, Any] = said["result"]
-            return result
+        if what in said:
+            found: dict[str, Any] = said[what]
+            return found
         if progress is not None and "progress" in said:
             progress(int(said["progress"]["bytes"]), int(said["progress"]["entries"]))
     return None

@@ -14,6 +14,7 @@ from typing import Final
 from shoal.actors.engines.disks import mounts
 from shoal.actors.engines.image_store import ImageConfig, ImageInfo
 from shoal.actors.engines.oci.layers import sources
+from shoal.actors.engines.oci.layers.ahead import TakingAhead
 from shoal.actors.engines.oci.layers.config_blob import make_config, parse_config
 from shoal.actors.engines.oci.layers.drafts import Drafts
 from shoal.actors.engines.oci.layers.eviction import Candidate, to_evict
@@ -25,7 +26,7 @@ from shoal.actors.engines.oci.layers.maker import Maker, check_archive
 from shoal.actors.engines.oci.layers.pipes import passed_on
 from shoal.actors.engines.oci.layers.program import Progress, run_layers
 from shoal.actors.engines.oci.layers.sources import Credentials
-from shoal.actors.engines.oci.layers.taking import Changed, taking
+from shoal.actors.engines.oci.layers.taking import Changed
 from shoal.actors.engines.references import check_reference
 from shoal.model.errors import FailedPrecondition
 
@@ -72,6 +73,7 @@ class LayerStore:
         self._layers = LayerDirs(root)
         self._images = ImageFiles(root)
         self._holds = Holds(root / "holds")
+        self._ahead = TakingAhead(lambda: self._maker)
 
     @property
     def _maker(self) -> Maker:
@@ -152,11 +154,23 @@ class LayerStore:
         are copied: nothing changes there within it."""
         if reference is not None:
             check_reference(reference)
-        with taking(self._maker) as taken:
+        with self._ahead.taking() as taken:
             with frozen as changed:
                 copied = taken.copy(changed)
             image = taken.publish(copied, reference)
         return self._info(image, reference or image.digest)
+
+    def get_ready(self) -> None:
+        """Makes the next `take_upper` quicker, by a program that waits for it, until `forget_ready`."""
+        self._ahead.provide()
+
+    def forget_ready(self) -> None:
+        """Ends what `get_ready` has started. Idempotent."""
+        self._ahead.drop()
+
+    def close(self) -> None:
+        """The same, and nothing is got ready any more. Idempotent."""
+        self._ahead.close()
 
     def tag(self, digest: str, reference: str) -> None:
         """Gives an image one more name. `ImageNotFound`."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci.layers.config_blob import architecture_of, make_config
@@ -31,13 +30,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The same, copied, and not a layer yet. `below`: the layers of the base, lowest first; `made`: what the
-    program tells of the new one."""
+    """The same, copied, and not a layer yet. `below`: the layers of the base, lowest first."""
 
     below: tuple[str, ...]
     config: ImageConfig
     architecture: str
-    made: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +49,24 @@ class Taking:
 
     def copy(self, changed: Changed) -> Copied:
         """Copies what was changed. Nothing may change there meanwhile. `ImageNotFound`: its base is not here."""
+        request = {"upper": _path_of(changed.upper), "exclude": list(changed.exclude)}
+        self.command.send({**request, **self.maker.where(self.draft)})
         below = None if changed.base is None else self.maker.need(changed.base)
         layers = () if below is None else below.layers
         self.around.want(layers)
         defaults = ImageConfig() if below is None else below.config
         made_for = architecture_of(None if below is None else self.maker.images.config_blob(below.digest))
-        request = {"upper": _path_of(changed.upper), "exclude": list(changed.exclude)}
-        made = self.command.ask({**request, **self.maker.where(self.draft)})
-        return Copied(layers, changed.config or defaults, made_for, made)
+        self.command.hear("copied")
+        return Copied(layers, changed.config or defaults, made_for)
 
     def publish(self, copied: Copied, reference: str | None) -> Image:
-        """Makes the image of it, and names it."""
-        layer = self.maker.publish_layer(copied.made, self.draft, self.around)
-        blob = make_config(copied.config, (*copied.below, layer.diff_id), copied.architecture)
-        return self.maker.publish(blob, reference, self.around)
+        """Makes the image of it, once it is hashed, and names it."""
+        made = self.command.hear("result")
+
+        def config(diff_id: str) -> bytes:
+            return make_config(copied.config, (*copied.below, diff_id), copied.architecture)
+
+        return self.maker.publish_with_layer(made, self.draft, config, reference, self.around)
 
 
 def _path_of(upper: Path | int) -> str:

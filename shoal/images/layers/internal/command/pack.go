@@ -34,7 +34,9 @@ func commitUpper(j job) (any, error) {
 	}
 	bounds := boundsOr(request.Bounds)
 	options := pack.Options{Bytes: bounds.Bytes, Entries: bounds.Entries, Exclude: request.Exclude}
-	result, skipped, err := layer.Commit(request.Upper, request.Into, options, bounds, j.reporter.Progress)
+	result, skipped, err := layer.Commit(
+		request.Upper, request.Into, options, bounds, j.reporter.Progress, j.reporter.Copied,
+	)
 	return commitResult{result, skipped}, err
 }
 

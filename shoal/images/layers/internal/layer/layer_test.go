@@ -17,6 +17,7 @@ import (
 
 	"shoal/layers/internal/pack"
 	"shoal/layers/internal/report"
+	"shoal/layers/internal/stream"
 	"shoal/layers/internal/unpack"
 )
 
@@ -348,7 +349,7 @@ func TestAnUpperDirectoryBecomesALayerThatBecomesTheSameDirectory(t *testing.T) 
 		t.Errorf("the same files gave another archive (%v)", err)
 	}
 	copied := t.TempDir()
-	result, skipped, err := Commit(upper, copied, options, bounds, func(int64, int64) {})
+	result, skipped, err := Commit(upper, copied, options, bounds, func(int64, int64) {}, func() {})
 	if err != nil || skipped != 1 || !result.Exact {
 		t.Fatalf("%+v, %d, %v", result, skipped, err)
 	}
@@ -374,6 +375,41 @@ func TestAnUpperDirectoryBecomesALayerThatBecomesTheSameDirectory(t *testing.T) 
 		}
 	}
 	checkMadeAgain(t, copied, first.Bytes())
+}
+
+// TestALayerIsWhatWasCopied changes the files as soon as it may, while the layer is still being hashed.
+func TestALayerIsWhatWasCopied(t *testing.T) {
+	needRoot(t)
+	upper, copied := t.TempDir(), t.TempDir()
+	large := make([]byte, 9*stream.BehindBlock+5)
+	for at := range large {
+		large[at] = byte(at * at >> 7)
+	}
+	clear(large[stream.BehindBlock : 3*stream.BehindBlock]) // becomes a hole
+	holes := append(bytes.Clone(large), make([]byte, 2*stream.BehindBlock)...)
+	contents := map[string][]byte{"a": []byte("small"), "b": large, "c": large[:stream.BehindBlock], "d": nil, "e": holes}
+	for name, content := range contents {
+		if err := os.WriteFile(filepath.Join(upper, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options, within := pack.Options{Bytes: 1 << 30, Entries: 100}, unpack.Bounds{Bytes: 1 << 30, Entries: 100}
+	var archive bytes.Buffer
+	if _, err := packUpper(upper, &archive, options); err != nil {
+		t.Fatal(err)
+	}
+	change := func() {
+		for name := range contents {
+			if err := os.WriteFile(filepath.Join(upper, name), []byte("changed"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	result, _, err := Commit(upper, copied, options, within, func(int64, int64) {}, change)
+	if err != nil || result.DiffID != digestOf(archive.Bytes()) {
+		t.Fatalf("%+v, %v; wanted %s", result, err, digestOf(archive.Bytes()))
+	}
+	checkMadeAgain(t, copied, archive.Bytes())
 }
 
 // packUpper writes the archive of a directory.

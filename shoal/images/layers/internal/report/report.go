@@ -1,6 +1,7 @@
 // Package report writes what a command has to say: lines of JSON on stdout, progress first, then one result or error.
 //
 //	{"progress": {"bytes": 1048576, "entries": 12}}
+//	{"copied": {}}
 //	{"result": {…}}
 //	{"error": {"code": "invalid_request", "message": "…", "field": "image"}}
 package report
@@ -81,6 +82,13 @@ func (r *Reporter) Progress(bytes, entries int64) {
 	}
 	r.last = now
 	_ = r.out.Encode(map[string]any{"progress": map[string]int64{"bytes": bytes, "entries": entries}})
+}
+
+// Copied tells that what the command copies may change from now on.
+func (r *Reporter) Copied() {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	_ = r.out.Encode(map[string]any{"copied": map[string]any{}})
 }
 
 // Result writes the last line of a command that succeeded.

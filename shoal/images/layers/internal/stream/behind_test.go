@@ -7,7 +7,7 @@ import (
 )
 
 func TestHashBehindIsTheHash(t *testing.T) {
-	for _, size := range []int{0, 1, behindBlock - 1, behindBlock, behindBlock + 1, 7*behindBlock + 3} {
+	for _, size := range []int{0, 1, BehindBlock - 1, BehindBlock, BehindBlock + 1, 7*BehindBlock + 3} {
 		data := bytes.Repeat([]byte("abcdefg"), size/7+1)[:size]
 		behind := HashBehind(sha256.New())
 		for rest := data; len(rest) > 0; {
@@ -18,8 +18,8 @@ func TestHashBehindIsTheHash(t *testing.T) {
 			rest = rest[n:]
 		}
 		wanted := sha256.Sum256(data)
-		if found := behind.Sum(); !bytes.Equal(found, wanted[:]) {
-			t.Errorf("%d bytes: %x, not %x", size, found, wanted)
+		if found, err := behind.Sum(); err != nil || !bytes.Equal(found, wanted[:]) {
+			t.Errorf("%d bytes: %x (%v), not %x", size, found, err, wanted)
 		}
 		behind.Close()
 	}

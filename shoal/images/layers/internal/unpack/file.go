@@ -26,7 +26,7 @@ func (u *Unpacker) file(parent int, base string, header *tar.Header, content io.
 	if header.Size < 0 || header.Size > u.bounds.Bytes-u.summary.Size {
 		return report.Invalid("the archive's files are larger than %d bytes, which is the most", u.bounds.Bytes)
 	}
-	fd, err := unix.Openat(parent, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(parent, base, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("make %.80q: %w", header.Name, err)
 	}
@@ -58,6 +58,11 @@ func (u *Unpacker) write(fd int, header *tar.Header, content io.Reader) error {
 		}
 		if holeAtEnd, err = writeAround(fd, at, u.buffer[:n]); err != nil {
 			return fmt.Errorf("write %.80q: %w", header.Name, err)
+		}
+		if u.Follow != nil {
+			if err := u.Follow(fd, at, int64(n)); err != nil {
+				return err
+			}
 		}
 		at += int64(n)
 		u.summary.Size += int64(n)

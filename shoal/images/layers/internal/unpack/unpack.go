@@ -54,6 +54,8 @@ type Unpacker struct {
 	summary     Summary
 	directories []directory // whose times are set at the end, as every entry below changes them
 	buffer      []byte
+	// Follow, if it is set, is told of each part of a file that was written. The descriptor can be read, and is closed soon.
+	Follow func(fd int, from, size int64) error
 }
 
 // New returns one for a directory, which is empty.
