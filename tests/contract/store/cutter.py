@@ -29,7 +29,6 @@ class Cutter:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.open:
-            writer.transport.abort()
             return
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
         back = asyncio.create_task(_pump(up_reader, writer))
@@ -55,8 +54,7 @@ class Cutter:
         finally:
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
-            for end in (writer, up_writer):
-                end.transport.abort()
+            up_writer.transport.abort()
 
 
 @asynccontextmanager
@@ -68,6 +66,7 @@ async def cutter(target: int) -> AsyncIterator[Cutter]:
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(made.carry(reader, writer))
         tasks.add(task)
+        task.add_done_callback(lambda _: writer.transport.abort())  # one that was cancelled before it began, too
         task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
@@ -76,6 +75,7 @@ async def cutter(target: int) -> AsyncIterator[Cutter]:
         yield made
     finally:
         server.close()
+        await asyncio.sleep(0.01)  # by then it has told of the connection that it accepted last
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
