@@ -154,7 +154,9 @@ async def _run(client: Client, environment: str | None, view: View) -> None:
                 if looking is None and time.monotonic() >= due:
                     looking = asyncio.create_task(look(client, environment))
                 with contextlib.suppress(TimeoutError):
-                    if not view.press(await asyncio.wait_for(pressed.get(), 0.1 if looking else 0.3)):
+                    async with asyncio.timeout(0.1 if looking else 0.3):
+                        key = await pressed.get()
+                    if not view.press(key):
                         return
                 if looking is not None and looking.done():
                     view.seen = _newer(view.seen, looking)

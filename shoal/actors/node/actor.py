@@ -329,7 +329,8 @@ class NodeActor(Carrying):
         """Waits until the container is lost, and returns how; None after a minute."""
         parts = await self._open()
         try:
-            return await asyncio.wait_for(parts.containers.losses.watch(key), _WATCH_S)
+            async with asyncio.timeout(_WATCH_S):
+                return await parts.containers.losses.watch(key)
         except TimeoutError:
             return None
 

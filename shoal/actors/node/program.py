@@ -106,7 +106,8 @@ class Program(ABC):
         self.drop()
         if self._process is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), _END_S)
+                async with asyncio.timeout(_END_S):
+                    await self._process.wait()
             self._process = None
         self.control.unlink(missing_ok=True)
 

@@ -24,7 +24,8 @@ async def end_command(agent: Agent, grace_s: float) -> int | None:
     for number, tree, patience in ((signal.SIGTERM, False, grace_s), (signal.SIGKILL, True, _KILL_WAIT_S)):
         await agent.signal(MAIN_PROCESS, number, tree=tree)
         with suppress(TimeoutError):
-            return (await asyncio.wait_for(agent.wait(MAIN_PROCESS), patience)).exit
+            async with asyncio.timeout(patience):
+                return (await agent.wait(MAIN_PROCESS)).exit
     return None
 
 
@@ -32,7 +33,8 @@ async def save_output(agent: Agent, node: Any, sandbox_id: str) -> None:
     """Saves the command's last output on the node, to be read after the end. Best effort, for a few seconds."""
     for fd in (1, 2):
         with suppress(TimeoutError, ShoalError):
-            offset, data = await asyncio.wait_for(_last_output(agent, fd), _OUTPUT_WAIT_S)
+            async with asyncio.timeout(_OUTPUT_WAIT_S):
+                offset, data = await _last_output(agent, fd)
             await call_node(node, "save_log", sandbox_id, fd, offset, data)
 
 

@@ -49,7 +49,7 @@ def problem(directory: Path, agent: Path) -> str | None:
         return "the machine's process 1 does not reap orphans: each sandbox would leave a dead process behind"
     try:
         with tempfile.TemporaryDirectory(prefix="shoal-check-", dir=directory) as top:
-            asyncio.run(asyncio.wait_for(_start_one(Path(top), agent), _ALL_S))
+            asyncio.run(_start_one(Path(top), agent))
     except (ShoalError, OSError, TimeoutError) as error:
         return str(error) or type(error).__name__
     return None
@@ -59,37 +59,38 @@ def time_one(directory: Path, agent: Path) -> tuple[float, float]:
     """Seconds that a container takes to start and to go here. Leaves nothing. `ShoalError`, `OSError`, `TimeoutError`.
     Blocks."""
     with tempfile.TemporaryDirectory(prefix="check-", dir=directory) as top:
-        return asyncio.run(asyncio.wait_for(_start_one(Path(top), agent), _ALL_S))
+        return asyncio.run(_start_one(Path(top), agent))
 
 
 async def _start_one(top: Path, agent: Path) -> tuple[float, float]:
-    """Starts a container and removes it; how many seconds each took."""
+    """Starts a container and removes it; how many seconds each took. `TimeoutError`."""
     layers = _EmptyImage(top)
     engine = OciEngine(top, layers, functools.partial(OciImageStore, layers), 1)
     run_dir = top / "run"
     run_dir.mkdir()
     (run_dir / "secret").write_bytes(bytes(32))
-    await engine.open()
-    try:
-        spec = ContainerSpec(
-            key=ids.new_container_key(),
-            image="shoal/check",
-            agent=agent,
-            run_dir=run_dir,
-            cpu=0.5,
-            memory=64 * _MiB,
-            pids=64,
-        )
-        began = time.perf_counter()
-        container = await engine.start(spec)
-        runs = time.perf_counter()
+    async with asyncio.timeout(_ALL_S):
+        await engine.open()
         try:
-            assert container.state is ContainerState.RUNNING
+            spec = ContainerSpec(
+                key=ids.new_container_key(),
+                image="shoal/check",
+                agent=agent,
+                run_dir=run_dir,
+                cpu=0.5,
+                memory=64 * _MiB,
+                pids=64,
+            )
+            began = time.perf_counter()
+            container = await engine.start(spec)
+            runs = time.perf_counter()
+            try:
+                assert container.state is ContainerState.RUNNING
+            finally:
+                await engine.remove(spec.key)
+            return runs - began, time.perf_counter() - runs
         finally:
-            await engine.remove(spec.key)
-        return runs - began, time.perf_counter() - runs
-    finally:
-        await engine.close()
+            await engine.close()
 
 
 @functools.cache
