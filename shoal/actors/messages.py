@@ -102,7 +102,8 @@ class Drained:
 @dataclass(frozen=True, slots=True)
 class SlotFacts:
     """Slot to controller: its shape, its machine and the sandbox that it holds. `prepared`: what container it holds, or
-    is about to, without a sandbox, and `pool`: for whom; `key`: that container once it is ready."""
+    is about to, without a sandbox, and `pool`: for whom; `key`: its container once it is ready, with a sandbox or
+    without."""
 
     slot_id: str
     shape: SlotShape

@@ -245,7 +245,7 @@ class _Cluster:
     async def remove_sandbox(self, sandbox_id: str) -> None:
         pass
 
-    async def end_container(self, key: str) -> bool:
+    async def end_container(self, key: str, sandbox_id: str) -> bool:
         return False  # its slots tell
 
     async def find_image(self, image: str, pull: bool) -> NodeImage | None:
@@ -419,7 +419,7 @@ class _SandboxActor:
             self.watch = asyncio.create_task(self._watch(self.main, self.end, spec.persistent))
         return SandboxStarted("c-fake", NODE, "127.0.0.1:1", time.time(), warm=False, machine=MACHINE)
 
-    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
+    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float, key: str) -> SandboxStarted:
         raise NotFound("its container is gone")
 
     async def ended(self, sandbox_id: str) -> End:

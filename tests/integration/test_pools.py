@@ -72,7 +72,7 @@ def test_a_take_sets_what_is_its_own_and_answers(pool: shoal.Pool, cluster: Clus
         )
         info = sandbox.info()
         assert (info.spec.name, dict(info.tags), info.spec.timeout) == ("taken", {"of": "pool"}, 99)
-        assert [key for key, slot in kept(cluster).items() if slot is None and key in before], "it was ready"
+        until(lambda: any(slot is None and key in before for key, slot in kept(cluster).items()), "it was ready", 5)
     assert found.info().use.taken >= 1
 
 
@@ -112,7 +112,7 @@ def test_a_node_actor_that_is_killed_loses_nothing_that_is_ready(pool: shoal.Poo
     kill(actor_pid(f"node-{node.id}"))
     with pool.take() as sandbox:
         assert sandbox.run("hostname").stdout == "pooled\n"
-        assert [key for key, slot in kept(cluster).items() if slot is None and key in before]
+        until(lambda: any(slot is None and key in before for key, slot in kept(cluster).items()), "the node is told")
 
 
 def test_an_image_that_is_not_there_is_told(cluster: Cluster) -> None:

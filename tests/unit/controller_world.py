@@ -334,7 +334,7 @@ class World:
         message = f"its command ended with {returncode}"
         slot.end.set_result(End(Reason.COMPLETED, returncode, message, time.time(), kept))
 
-    def _end_container(self, key: str) -> bool:
+    def _end_container(self, key: str, _sandbox_id: str) -> bool:
         """The node ends one; its slot, if it lives, hears of it."""
         sandbox_id = next((each for each, its_key in self.containers.items() if its_key == key), None)
         if sandbox_id is None:

@@ -115,7 +115,7 @@ class FakeSlot:
             self.world.resumed.add(sandbox_id)
         return SandboxStarted(key, NODE, "127.0.0.1:1", time.time(), warm, machine=MACHINE, resumed=resumed)
 
-    async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float) -> SandboxStarted:
+    async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float, key: str) -> SandboxStarted:
         if sandbox_id not in self.world.containers:
             raise NotFound("no container")
         self.sandbox_id = sandbox_id

@@ -11,6 +11,7 @@ import pytest
 
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, Failure
 from shoal.actors.messages import OCCUPIED
+from shoal.actors.node import prepared as prepared_by_node
 from shoal.actors.sandbox import actor as slot_module
 from shoal.actors.sandbox import lifecycle as lifecycle_module
 from shoal.actors.sandbox import prepared as prepared_module
@@ -21,7 +22,7 @@ from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, Shoa
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
-from tests.unit.node_world import Machine, machine
+from tests.unit.node_world import Handle, Machine, machine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -199,7 +200,7 @@ class Agent:
     def __init__(self) -> None:
         self.told: list[dict[str, object]] = []
         self.broken = False
-        self.connection = SimpleNamespace(close=lambda: None)
+        self.connection = SimpleNamespace(close=lambda: None, closed=False)
 
     async def configure(self, **defaults: object) -> None:
         if self.broken:
@@ -222,6 +223,7 @@ def agents(monkeypatch: pytest.MonkeyPatch) -> list[Agent]:
 
 
 SHAPE = spec().container_shape
+RESTARTING = Unavailable("the node is being restarted", actor="restarting")
 
 
 async def test_a_sandbox_takes_the_prepared_container_and_its_agent_learns_the_rest(
@@ -243,6 +245,61 @@ async def test_a_sandbox_takes_the_prepared_container_and_its_agent_learns_the_r
         await slot.prepare(SHAPE, "")
     assert caught.value.fields["state"] == OCCUPIED
     await slot.terminate("sb-1", "on request")
+    assert place.engine.containers == {}
+
+
+async def test_a_sandbox_need_not_wait_for_its_node_which_is_told_for_as_long_as_it_takes(
+    place: Machine, slot: SandboxActor, agents: list[Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.add_slot("slot-1")
+    await slot.prepare(SHAPE, "")
+    place.handle.failures["assign_container"] = [RESTARTING]
+    key = (await slot.describe()).key
+    starting = asyncio.create_task(slot.start("sb-1", spec()))
+    while not starting.done():
+        assert (await slot.describe()).key == key, "or its node might take it for nobody's"
+        await asyncio.sleep(0)
+    parts = await place.parts()
+    assert (parts.containers.of_sandbox("sb-1"), agents[0].told) == (None, []), "it has all that its agent could tell"
+    place.slots["slot-1"] = Handle(slot)
+    monkeypatch.setattr(prepared_by_node, "_SETTLED_S", 0.0)
+    await place.node._sweep(parts)
+    await asyncio.wait_for(place.node.pause_sandbox("sb-1"), WITHIN_S)  # which waits until it is told
+    assert parts.containers.need("sb-1").key == key
+    await place.node.resume_sandbox("sb-1")
+    await slot.terminate("sb-1", "on request")
+    assert place.engine.containers == {}
+
+
+async def test_a_sandbox_that_ends_before_its_node_is_told_leaves_nothing(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await slot.prepare(SHAPE, "")
+    place.handle.failures["assign_container"] = [RESTARTING]
+    started = await slot.start("sb-1", spec())
+    assert await place.node.end_container(started.key, "sb-1")
+    meter = (await place.parts()).usage.meter
+    async with asyncio.timeout(WITHIN_S):
+        while not meter.knows("sb-1"):  # noqa: ASYNC110 - what it has used counts, and nobody waits for that
+            await asyncio.sleep(0.01)
+    await asyncio.wait_for(slot.wipe("sb-1"), WITHIN_S)
+    await place.node.remove_container(started.key)
+    assert (place.engine.containers, (await place.parts()).containers.records) == ({}, {})
+
+
+async def test_a_slot_that_dies_before_its_node_is_told_is_replaced(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    await slot.prepare(SHAPE, "")
+    place.handle.failures["assign_container"] = [RESTARTING]
+    started = await slot.start("sb-1", spec())
+    another = SandboxActor("slot-2", SlotShape(0.125, 128), grace_s=0.0)
+    assert (await another.adopt("sb-1", spec(), started.started_at, started.key)).key == started.key
+    assert (await place.node.container_of("sb-1")).key == started.key
+    for held in (another, slot):
+        await held.terminate("sb-1", "on request")
     assert place.engine.containers == {}
 
 
@@ -326,10 +383,10 @@ async def held(place: Machine, slot: SandboxActor) -> str:
 
 async def test_a_slot_hears_that_the_node_has_ended_its_sandbox(place: Machine, slot: SandboxActor) -> None:
     key = await held(place, slot)
-    assert await place.node.end_container(key)
+    assert await place.node.end_container(key, "sb-1")
     await asyncio.wait_for(slot.wipe("sb-1"), WITHIN_S)  # which waits for that
     assert (await slot.describe()).sandbox_id is None
-    assert not await place.node.end_container(key), "it is on its way out"
+    assert not await place.node.end_container(key, "sb-1"), "it is on its way out"
     await place.node.remove_container(key)
     assert place.engine.containers == {}
 
@@ -338,5 +395,5 @@ async def test_what_ended_a_sandbox_first_is_its_slots_to_tell(place: Machine, s
     key = await held(place, slot)
     place.engine.end(key, out_of_memory=True)
     end = await asyncio.wait_for(slot.ended("sb-1"), WITHIN_S)
-    assert not await place.node.end_container(key)
+    assert not await place.node.end_container(key, "sb-1")
     assert end.reason is Reason.OUT_OF_MEMORY

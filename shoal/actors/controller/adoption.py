@@ -58,7 +58,7 @@ class Adoption:
                 while not await self._is_placed(slot):
                     self.maker.kill(slot)
                     slot = self.maker.create(record.spec.slot_shape, started.node_id)
-                adopted = await self.call(slot.handle, "adopt", record.id, record.spec, started.started_at)
+                adopted = await self.call(slot.handle, "adopt", record.id, record.spec, started.started_at, started.key)
             except NotFound:
                 self.pool.put(slot)
                 end = vanished(record, "its container was gone when its actor came back")
@@ -97,7 +97,7 @@ class Adoption:
         if spec.command or spec.persistent or started is None:
             return False
         try:
-            return bool(await self.call(self.nodes.handle(started.node_id), "end_container", started.key))
+            return bool(await self.call(self.nodes.handle(started.node_id), "end_container", started.key, record.id))
         except (ShoalError, AttributeError):  # a node that is away, for which its slot waits, or of an older Shoal
             return False
 

@@ -190,9 +190,10 @@ class Engine(ABC):
         """Starts the agent of a container that has exited, on the root filesystem that it has; returns it running, also
         where it runs already. If it raises, the container is exited as before. `NotFound`."""
 
-    async def kill(self, key: str) -> None:
+    async def kill(self, key: str, *, files_closed: bool = True) -> None:
         """Kills all its processes, for good: what is left of it is to be removed. One that waits in the kernel need not
-        have ended yet, but executes nothing more. No event tells of it. Idempotent; `NotFound`. Needs `KILL`."""
+        have ended yet, but executes nothing more. Not `files_closed`: nor need the kernel have closed their files. No
+        event tells of it. Idempotent; `NotFound`. Needs `KILL`."""
         raise FailedPrecondition(f"engine {self.name} has no faster way to end {key} than `remove`", state="no_kill")
 
     @abstractmethod

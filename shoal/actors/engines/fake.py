@@ -210,7 +210,7 @@ class FakeEngine(Engine):
                 return replace(known.container, resumed=known.memory)
             return known.container
 
-    async def kill(self, key: str) -> None:
+    async def kill(self, key: str, *, files_closed: bool = True) -> None:
         if Ability.KILL not in self.abilities:
             await super().kill(key)
         async with self._call("kill", key):

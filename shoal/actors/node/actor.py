@@ -153,33 +153,33 @@ class NodeActor(Carrying):
 
     async def pause_sandbox(self, sandbox_id: str) -> None:
         """Freezes the sandbox's container. Idempotent; `NotFound`, `FailedPrecondition` where the engine cannot."""
-        await pausing.pause((await self._open()).containers, sandbox_id)
+        await pausing.pause((await self._parts_for(sandbox_id)).containers, sandbox_id)
 
     async def resume_sandbox(self, sandbox_id: str) -> None:
         """Lets it go on. Idempotent; `NotFound`."""
-        parts = await self._open()
+        parts = await self._parts_for(sandbox_id)
         await pausing.resume(parts.containers, parts.ports, sandbox_id)
 
     async def snapshot_sandbox(self, sandbox_id: str, image_id: str, config: Mapping[str, Any] | None) -> NodeImage:
         """Makes an image of the sandbox's files, with the defaults in `config` (None: those of the image below)."""
-        return await (await self._open()).images.snapshot(sandbox_id, image_id, config)
+        return await (await self._parts_for(sandbox_id)).images.snapshot(sandbox_id, image_id, config)
 
     async def snapshot_directory(self, sandbox_id: str, image_id: str, path: str) -> NodeImage:
         """Makes an image of one of the sandbox's directories."""
-        return await (await self._open()).images.snapshot_directory(sandbox_id, image_id, path)
+        return await (await self._parts_for(sandbox_id)).images.snapshot_directory(sandbox_id, image_id, path)
 
     async def mount_image(self, sandbox_id: str, image: str, path: str) -> None:
         """Mounts an image into the sandbox's container; see `image_mounts.mount`."""
-        parts = await self._open()
+        parts = await self._parts_for(sandbox_id)
         await image_mounts.mount(parts.containers, parts.images, sandbox_id, image, path)
 
     async def unmount_image(self, sandbox_id: str, path: str) -> None:
         """Takes one away. Idempotent; `NotFound`."""
-        await image_mounts.unmount((await self._open()).containers, sandbox_id, path)
+        await image_mounts.unmount((await self._parts_for(sandbox_id)).containers, sandbox_id, path)
 
     async def checkpoint_sandbox(self, sandbox_id: str, image_id: str) -> NodeImage:
         """Makes an image of the sandbox's files and memory."""
-        return await (await self._open()).images.checkpoint(sandbox_id, image_id)
+        return await (await self._parts_for(sandbox_id)).images.checkpoint(sandbox_id, image_id)
 
     async def find_image(self, image: str, pull: bool) -> NodeImage | None:
         """What the engine has by that reference; None if it is not here and not to be pulled. `ImageNotFound`."""
@@ -229,7 +229,7 @@ class NodeActor(Carrying):
 
     async def expose(self, sandbox_id: str, port: int, private: bool, listen: int = 0) -> str:
         """The address (`host:port`) of this node that leads to `port` in the sandbox; see `ExposedPorts.expose`."""
-        parts = await self._open()
+        parts = await self._parts_for(sandbox_id)
         return await parts.ports.expose(sandbox_id, port, private, listen)
 
     async def unexpose(self, sandbox_id: str, port: int) -> None:
@@ -343,12 +343,15 @@ class NodeActor(Carrying):
         sweep's work."""
         await self._end(await self._open(), key)
 
-    async def end_container(self, key: str) -> bool:
+    async def end_container(self, key: str, sandbox_id: str) -> bool:
         """As `remove_container`, for the controller: the slot hears of it as of a loss. False, and nothing is done,
-        where the container is lost or on its way out already: then the slot knows why."""
+        where the container is lost or on its way out already: then the slot knows why. `sandbox_id`: whose it is,
+        which its slot may not have told yet."""
         parts = await self._open()
         if not parts.containers.lives(key):
             return False
+        if parts.containers.claim(key, sandbox_id):
+            parts.usage.begin(sandbox_id)
         await self._end(parts, key)
         parts.containers.losses.note(key, REMOVED)
         return True
@@ -380,6 +383,12 @@ class NodeActor(Carrying):
         finally:
             if opening.done() and self._opening is opening:
                 self._opening = None  # where it failed, the next call tries again
+
+    async def _parts_for(self, sandbox_id: str) -> NodeParts:
+        """The parts, once the sandbox is known to have its container here, or seems not to."""
+        parts = await self._open()
+        await parts.prepared.told(sandbox_id)
+        return parts
 
     async def _do_open(self) -> NodeParts:
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

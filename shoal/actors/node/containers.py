@@ -39,6 +39,9 @@ from shoal.model.states import Reason
 
 log = logging.getLogger("shoal.node")
 
+_ANSWER_S = 0.015
+"""Seconds that whoever asked for an end is given to be told of it, before the removal takes the machine's cores."""
+
 
 @dataclass(slots=True)
 class Containers:
@@ -330,6 +333,12 @@ class Containers:
             raise
         return record
 
+    def claim(self, key: str, sandbox_id: str) -> bool:
+        """Takes a container for the sandbox's that is about to end, so not on disk. Whether that was not known."""
+        record = self.records[key]
+        self.records[key] = record.but(sandbox_id=sandbox_id, slot_id=None)
+        return record.sandbox_id is None
+
     async def note(self, key: str, **changes: object) -> None:
         """Records what is exposed of a container, or mounted into it. `NotFound` if it is gone or being removed."""
         async with self._noting:
@@ -346,7 +355,7 @@ class Containers:
         """Ends a container for those who wait for its end. It is enough that nothing runs there any more: what remains
         is removed while nobody waits or, where that fails or takes long, by the sweep."""
         if Ability.KILL in self.engine.abilities and await self._kill(key):
-            tasks.shared(self.discard(key), "remove container")
+            tasks.shared(self._discard_soon(key), "remove container")
             return
         removal = self._removal(key)
         while True:
@@ -364,8 +373,8 @@ class Containers:
     async def _kill(self, key: str) -> bool:
         """Whether nothing runs in it any more."""
         self._doomed.add(key)
-        try:
-            await self.engine.kill(key)
+        try:  # what is written of a volume is on its way once the files are closed
+            await self.engine.kill(key, files_closed=key not in self.records or bool(self.records[key].mounts))
         except NotFound:
             return True
         except ShoalError as error:  # its removal may say more, or go better
@@ -380,6 +389,10 @@ class Containers:
         if not removal.done() or (error := removal.exception()) is not None:
             self._remains.add(key)
             log.warning("container %s is not removed yet: %s", key, error if removal.done() else "it takes long")
+
+    async def _discard_soon(self, key: str) -> None:
+        await asyncio.sleep(_ANSWER_S)
+        await self.discard(key)
 
     def _removal(self, key: str) -> asyncio.Task[None]:
         task = self._removals.get(key)

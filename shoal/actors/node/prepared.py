@@ -28,6 +28,9 @@ PATIENCE_S = 10.0
 _SETTLED_S = 60.0
 """Seconds after which a slot surely knows that the container which it asked for is ready."""
 
+_TOLD_S = 1.0
+"""Seconds within which a slot has surely told which sandbox has its container: it does so right after its answer."""
+
 _ANSWER_S = 10.0
 _LOOK_S = 0.02
 
@@ -59,6 +62,14 @@ class PreparedContainers:
     def _made(self, slot_id: str) -> None:
         self.making.pop(slot_id, None)
         self._urgent.discard(slot_id)
+
+    async def told(self, sandbox_id: str) -> None:
+        """Waits a moment for a slot to tell that the sandbox has its container, if any has one of which it might."""
+        until = time.monotonic() + _TOLD_S
+        while (  # noqa: ASYNC110 - there are many ends to it, and hardly ever a wait
+            self.containers.of_sandbox(sandbox_id) is None and self.containers.prepared() and time.monotonic() < until
+        ):
+            await asyncio.sleep(_LOOK_S)
 
     async def release(self, slot_ids: Sequence[str]) -> None:
         """Removes what slots kept ready, or are about to."""

@@ -54,15 +54,15 @@ class SandboxActor(Carrying):
     async def describe(self) -> SlotFacts:
         """Its shape, its machine, the sandbox or the prepared container that it holds."""
         await self._find_node()
-        prepared = self._prepared
+        prepared, life = self._prepared, self._life
         return SlotFacts(
             self._slot_id,
             self._shape,
             self._node_id,
-            None if self._life is None else self._life.sandbox_id,
+            None if life is None else life.sandbox_id,
             None if prepared is None else prepared.shape,
             self._pool,
-            None if prepared is None else prepared.key,
+            prepared.key if prepared is not None else None if life is None else life.key,
         )
 
     async def prepare(self, shape: ContainerShape, pool: str) -> None:
@@ -105,9 +105,11 @@ class SandboxActor(Carrying):
         """Starts a persistent sandbox that is stopped on this node, as `start` does. If it raises, it is stopped."""
         return await self._take(sandbox_id, spec, SandboxLifecycle.restart, secrets)
 
-    async def adopt(self, sandbox_id: str, spec: SandboxSpec, started_at: float) -> SandboxStarted:
-        """Takes a sandbox of this node whose slot was lost; `NotFound` if its container is not here."""
-        return await self._take(sandbox_id, spec, lambda life: life.adopt(started_at))
+    async def adopt(
+        self, sandbox_id: str, spec: SandboxSpec, started_at: float, key: str | None = None
+    ) -> SandboxStarted:
+        """Takes a sandbox of this node whose slot was lost; `NotFound` if its container, `key`, is not here."""
+        return await self._take(sandbox_id, spec, lambda life: life.adopt(started_at, key))
 
     async def ended(self, sandbox_id: str) -> End:
         """Waits for the sandbox's end, by which its container is gone, or stopped if it is kept."""

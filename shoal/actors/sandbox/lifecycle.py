@@ -55,6 +55,7 @@ class SandboxLifecycle:
         self.secrets: SecretValues | None = None
         """What its processes get, until they have it."""
         self._started: ContainerStarted | None = None
+        self._node_knows = True  # whose the container is
         self._agent: Agent | None = None
         self._sandbox_started: SandboxStarted | None = None
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
@@ -114,11 +115,25 @@ class SandboxLifecycle:
     async def _take(self, prepared: PreparedContainer) -> Agent | None:
         """The agent of the prepared container; None if that was lost."""
         try:
-            self._started, agent = await prepared.take(self.sandbox_id, self._configure, self._spec.volumes)
+            taken = await prepared.take(
+                self.sandbox_id, self._configure, self._spec.volumes, node_later=self._may_tell_node_later
+            )
         except PreparedLost as error:
             log.warning("%s: its prepared container is lost: %s", self.sandbox_id, error)
             return None
-        return agent or await self._connect_configured()
+        self._started, self._node_knows = taken.started, taken.told
+        return taken.agent or await self._connect_configured()
+
+    @property
+    def _may_tell_node_later(self) -> bool:
+        """Whether its creator need not wait until the node has written down whose the container is: nothing of it needs
+        the node before. Its slot holds the container, and tells the node for as long as it takes."""
+        return not (self._spec.command or self._spec.volumes)
+
+    async def _tell_node(self) -> None:
+        assert self._started is not None
+        with suppress(NotFound):  # it is lost: the node tells how to whoever watches it
+            await call_node(self._node, "assign_container", self._started.key, self.sandbox_id)
 
     async def _connect_configured(self) -> Agent:
         """A new connection to its agent, which is told what the spec says."""
@@ -133,15 +148,32 @@ class SandboxLifecycle:
 
     async def _configure(self, agent: Agent) -> None:
         spec, secrets = self._spec, self.secrets
+        if self._agent_knows_all:
+            return
         if secrets is None:
             await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
         else:
             env = {**secrets.env, **spec.env}
             await agent.configure(env=env, workdir=spec.workdir, user=spec.user, secrets=secrets.files)
 
-    async def adopt(self, started_at: float) -> SandboxStarted:
-        """Adopts a container that another slot started; `NotFound` if it is not on this node."""
-        self._started = await call_node(self._node, "container_of", self.sandbox_id)
+    @property
+    def _agent_knows_all(self) -> bool:
+        """Whether its agent has nothing to be told, nor needs to show that its connection holds. One in gVisor may have
+        gone on from another sandbox's memory, with what that was told; and being told begins the time of one that may
+        not be idle."""
+        spec = self._spec
+        own = spec.env or spec.workdir or spec.user or self.secrets is not None
+        return self._may_tell_node_later and spec.runtime == "runc" and spec.idle_timeout is None and not own
+
+    async def adopt(self, started_at: float, key: str | None = None) -> SandboxStarted:
+        """Adopts a container that another slot started; `NotFound` if it is not on this node. `key`: the container's,
+        of which that slot may not have told the node whose it is."""
+        try:
+            self._started = await call_node(self._node, "container_of", self.sandbox_id)
+        except NotFound:
+            if key is None:
+                raise
+            self._started = await call_node(self._node, "assign_container", key, self.sandbox_id)
         return self._watch(started_at, warm=False)
 
     def _watch(self, started_at: float, warm: bool, took: tuple[tuple[str, float], ...] = ()) -> SandboxStarted:
@@ -156,6 +188,8 @@ class SandboxLifecycle:
             self._supervise(self._watch_agent, "watch agent"),
             tasks.supervise(self._finish, "end sandbox"),
         ]
+        if not self._node_knows:
+            self._tasks.append(self._supervise(self._tell_node, "tell node"))
         if lifetime is not None:
             watch = partial(self._watch_deadline, started_at + lifetime)
             self._tasks.append(self._supervise(watch, "watch deadline"))
@@ -182,6 +216,14 @@ class SandboxLifecycle:
     @property
     def end(self) -> End | None:
         return self._end.result() if self._end.done() else None
+
+    @property
+    def key(self) -> str | None:
+        """Its container, from the moment in which it takes one that was prepared: its node may remove what no slot
+        knows of."""
+        if self._started is not None:
+            return self._started.key
+        return None if self.prepared is None else self.prepared.key
 
     @property
     def started(self) -> SandboxStarted | None:

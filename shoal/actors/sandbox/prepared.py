@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.actors.messages import ContainerStarted
 from shoal.actors.sandbox.node_calls import AGENT_WAIT_S, call_node, connect, loss_of
@@ -24,6 +24,15 @@ class PreparedLost(Exception):
     """A prepared container cannot be given to a sandbox any more; another must be started."""
 
 
+class Taken(NamedTuple):
+    """A container that was given to a sandbox. `agent`: None if the connection to it broke; `told`: whether its node
+    knows whose it is now."""
+
+    started: ContainerStarted
+    agent: Agent | None
+    told: bool = True
+
+
 class PreparedContainer:
     """One prepared container of one slot. Make it in a running loop: it begins at once."""
 
@@ -33,6 +42,7 @@ class PreparedContainer:
         self._slot_id = slot_id
         self._node = node
         self._agent: Agent | None = None
+        self._started: ContainerStarted | None = None
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._watching: asyncio.Task[None] | None = None
         self._opening = tasks.shared(self._open(), "prepare container")
@@ -54,18 +64,27 @@ class PreparedContainer:
         sandbox_id: str,
         configure: Callable[[Agent], Awaitable[None]],
         mounts: tuple[MountSpec, ...] = (),
-    ) -> tuple[ContainerStarted, Agent | None]:
+        *,
+        node_later: bool = False,
+    ) -> Taken:
         """Gives it to a sandbox, and meanwhile has `configure` tell its agent whose it is; afterwards where the sandbox
-        has `mounts`, for its working directory may be in one. Returns that agent, None if its connection broke.
-        `PreparedLost`; raises what `configure` raises."""
+        has `mounts`, for its working directory may be in one. `node_later`: the caller itself will tell the node
+        (`assign_container`), if the agent answers. `PreparedLost`; raises what `configure` raises."""
         try:
             if self.key is None:
                 await call_node(self._node, "hurry_container", self._slot_id)
             await self.ready()
-            if self.key is None or self._agent is None:
+            if self.key is None or self._agent is None or self._started is None:
                 raise PreparedLost("it was removed")
             agent, self._agent = self._agent, None
-            if mounts:
+            refused = await _error_of(configure(agent)) if node_later else None
+            if node_later and refused is None and not agent.connection.closed:
+                self._end("")
+                return Taken(self._started, agent, told=False)
+            if node_later:
+                started = await call_node(self._node, "assign_container", self.key, sandbox_id)
+                refused = refused or Unavailable("its connection broke")
+            elif mounts:
                 started = await call_node(self._node, "assign_container", self.key, sandbox_id, mounts)
                 refused = await _error_of(configure(agent))
             else:
@@ -78,11 +97,11 @@ class PreparedContainer:
             raise PreparedLost(error.message) from None
         self._end("")
         if refused is None:
-            return started, agent
+            return Taken(started, agent)
         agent.connection.close()
         if not isinstance(refused, Unavailable):
             raise refused
-        return started, None  # the relay was restarted meanwhile
+        return Taken(started, None)  # the relay was restarted meanwhile
 
     async def remove(self) -> None:
         """Removes it. Idempotent; if the node does not answer, it sweeps it later."""
@@ -105,7 +124,7 @@ class PreparedContainer:
         if self.lost:  # it was given up meanwhile, and its container with it
             self._agent.connection.close()
             raise Unavailable("the prepared container was given up")
-        self.key = started.key
+        self._started, self.key = started, started.key
         self._watching = tasks.supervise(self._watch, "watch prepared container")
 
     async def _watch(self) -> None:

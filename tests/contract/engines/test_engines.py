@@ -176,8 +176,8 @@ async def test_one_that_is_killed_is_only_to_be_removed(lab: Lab) -> None:
             await lab.engine.kill(container.key)
         return
     async with listening(lab) as events:
-        for _ in range(2):
-            await lab.engine.kill(container.key)
+        for files_closed in (False, True):
+            await lab.engine.kill(container.key, files_closed=files_closed)
         assert (await lab.engine.get(container.key)).state is ContainerState.EXITED
         with pytest.raises(FailedPrecondition):
             await lab.engine.usage(container.key)

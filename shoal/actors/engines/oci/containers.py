@@ -25,7 +25,7 @@ from shoal.actors.engines.isolation import LEAST_MEMORY, MiB, check, check_key
 from shoal.actors.engines.oci import bundle, filters, own_memory, processes, runtimes, writable
 from shoal.actors.engines.oci.failures import typed
 from shoal.actors.engines.oci.filters import Filters
-from shoal.actors.engines.oci.groups import Groups
+from shoal.actors.engines.oci.groups import Groups, Until
 from shoal.actors.engines.oci.key_locks import KeyLocks
 from shoal.actors.engines.oci.memory import Memories, with_memory
 from shoal.actors.engines.oci.protocols import Layers, Watching
@@ -178,13 +178,13 @@ class Containers:
                     raise FailedPrecondition(message, state=NOT_RESUMED) from None
                 raise
 
-    def kill(self, key: str) -> None:
-        """Kills all its processes, for good: it is about to be removed. Idempotent."""
+    def kill(self, key: str, *, files_closed: bool = True) -> None:
+        """Kills all its processes, for good: it is about to go. `files_closed`: see the contract. Idempotent."""
         with self._lock(key):
             record = self._need(key)
             self.watch.forget(key)
             with typed(f"kill container {key}"):
-                self.groups.kill(key, record.first, gone=False)
+                self.groups.kill(key, record.first, Until.ENDED if files_closed else Until.ENDING)
 
     def remove(self, key: str) -> None:
         """Kills and removes it with all that it wrote. Idempotent."""

@@ -173,9 +173,9 @@ class OciEngine(Engine):
             "start", lambda abandoned: containers.restart(key, abandoned), lambda: self.stop(key)
         )
 
-    async def kill(self, key: str) -> None:
+    async def kill(self, key: str, *, files_closed: bool = True) -> None:
         containers = self._opened()
-        await self._threads.run("kill", lambda: containers.kill(key))
+        await self._threads.run("kill", lambda: containers.kill(key, files_closed=files_closed))
 
     async def remove(self, key: str) -> None:
         containers = self._opened()

@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import time
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,14 @@ _PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.05
 _LOOKS_UNTIL_THAWED: Final = 8
 """After so many looks, about 0.2 s, a group of version 1 that does not freeze is thawed for a moment."""
+
+
+class Until(Enum):
+    """How far the processes of a container must be before its kill is over."""
+
+    GONE = "none is left"
+    ENDED = "none is left but those that wait in the kernel, such as for a mount that stands still"
+    ENDING = "none executes anything any more: the kernel takes down what is left of them"
 
 
 class Groups:
@@ -113,16 +122,17 @@ class Groups:
         else:
             (self._directory("freezer", key) / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
 
-    def kill(self, key: str, first: ProcessRef, *, gone: bool = True) -> None:
-        """Kills all its processes, frozen ones too, and waits until none is left. `first`: with which all others of its
-        namespace end, if it is known. Not `gone`: until none executes anything any more, though some may still wait in
-        the kernel, such as for a mount that stands still. `Unavailable` if that takes more than ten seconds."""
+    def kill(self, key: str, first: ProcessRef, until: Until = Until.GONE) -> None:
+        """Kills all its processes, frozen ones too, and waits. `first`: with which all others of its namespace end, if
+        it is known. `Unavailable` if that takes more than ten seconds."""
         stuck = time.monotonic() + _STUCK_S
         if not self.frozen(key):
-            processes.kill(first, _EMPTY_S if gone else _STUCK_S)
+            processes.kill(first, {Until.GONE: _EMPTY_S, Until.ENDED: _STUCK_S, Until.ENDING: _PAUSE_S}[until])
         deadline, pause = time.monotonic() + _EMPTY_S, _PAUSE_S
         while left := self._processes(key):
-            if not gone and time.monotonic() > stuck and all(map(processes.on_its_way_out, left)):
+            if until is Until.ENDING and all(map(processes.is_ending, left)) and {*self._processes(key)} <= {*left}:
+                return  # nor has one left a child in its last moment
+            if until is not Until.GONE and time.monotonic() > stuck and all(map(processes.on_its_way_out, left)):
                 return
             if time.monotonic() > deadline:
                 raise Unavailable(f"processes of container {key} do not end after being killed: {left[:5]}; try again")

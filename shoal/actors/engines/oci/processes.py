@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from shoal.actors.engines.kernel_files import read_kernel
@@ -61,23 +62,38 @@ def kill(process: ProcessRef, wait_s: float) -> None:
         os.close(descriptor)
 
 
+def is_ending(pid: int) -> bool:
+    """Whether each thread of it has ended, or is ending: none executes anything more of its program."""
+    return _all_threads(pid, _is_ending)
+
+
 def on_its_way_out(pid: int) -> bool:
-    """Whether no thread of it will execute anything more of its program: each has ended, is ending, or waits in the
-    kernel with its kill before it."""
-    try:
-        return all(_thread_is_over(Path(entry.path)) for entry in os.scandir(f"/proc/{pid}/task"))
-    except FileNotFoundError:
-        return True
+    """The same, or waits in the kernel with its kill before it."""
+    return _all_threads(pid, lambda thread: _is_ending(thread) or _waits_for_its_end(thread))
 
 
-def _thread_is_over(thread: Path) -> bool:
+def _all_threads(pid: int, true: Callable[[Path], bool]) -> bool:
     try:
-        fields = (thread / "stat").read_text().rpartition(")")[2].split()
-        if fields[_STATE] in _ENDED or int(fields[_FLAGS]) & _EXITING:
-            return True
-        status = (thread / "status").read_text()
+        with os.scandir(f"/proc/{pid}/task") as threads:
+            return all(_of_thread(Path(thread.path), true) for thread in threads)
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _of_thread(thread: Path, true: Callable[[Path], bool]) -> bool:
+    try:
+        return true(thread)
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # it is gone
+
+
+def _is_ending(thread: Path) -> bool:
+    fields = _fields(thread)
+    return fields[_STATE] in _ENDED or bool(int(fields[_FLAGS]) & _EXITING)
+
+
+def _waits_for_its_end(thread: Path) -> bool:
+    fields, status = _fields(thread), read_kernel(f"{thread}/status")
     pending = next(line for line in status.splitlines() if line.startswith("SigPnd:"))
     return fields[_STATE] == "D" and bool(int(pending.split()[1], 16) & _KILLED)
 
@@ -100,6 +116,10 @@ def _has_ended(fields: list[str]) -> bool:
 
 def _stat(pid: int) -> list[str]:
     try:
-        return read_kernel(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        return _fields(Path(f"/proc/{pid}"))
     except OSError:
         return []
+
+
+def _fields(process: Path) -> list[str]:
+    return read_kernel(f"{process}/stat").rpartition(")")[2].split()
