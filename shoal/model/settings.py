@@ -111,7 +111,7 @@ class PoolSettings(_Section):
     idle_slots: Annotated[int, Field(ge=0)] = 2
     """Sandbox actors of the default shape kept free, without a container"""
     ready: Annotated[int, Field(ge=0)] = 2
-    """Sandboxes kept ready of each shape that was created lately (0: none)"""
+    """Sandboxes kept ready of each shape that was created lately, but for checkpoints (0: none)"""
     most_ready: Annotated[int, Field(ge=0)] = 8
     """The most kept ready of such a shape, however many are taken"""
     shapes: Annotated[int, Field(ge=0)] = 4

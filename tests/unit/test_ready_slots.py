@@ -10,11 +10,13 @@ import pytest
 from shoal.actors.controller import adoption, ready_maker
 from shoal.actors.controller.kept_pool import KeptPool
 from shoal.actors.controller.phase import Phase
+from shoal.actors.controller.pools import shape_of
 from shoal.actors.controller.ready_slots import NO_ROOM
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE
 from shoal.model.errors import ImageNotFound, ShoalError, Unavailable
+from shoal.model.images import ImageKind, ImageRecord
 from shoal.model.info import Cordon, SandboxInfo
 from shoal.model.states import State
 from tests.unit.builders import resources, spec
@@ -59,6 +61,25 @@ async def test_a_shape_that_was_created_twice_is_kept_ready_and_the_next_create_
     assert record.started.warm
     await until(lambda: len(world.prepared) >= 2, "it is replaced")
     assert (await create(controller, hostname="other")).node_id is not None
+    await controller.kill()
+
+
+async def test_memory_goes_on_for_nobody_who_has_not_asked() -> None:
+    world = World(settings=KEPT, room=20)
+    controller = await world.controller()
+    ready, images = controller.parts.ready, controller.parts.images.images
+    digests = dict(
+        zip((ImageKind.SNAPSHOT, ImageKind.CHECKPOINT), (f"sha256:{64 * each}" for each in "ab"), strict=True)
+    )
+    for kind, digest in digests.items():
+        images.put(ImageRecord(f"im-{kind}", "main", kind, 0.0, digest=digest))
+    assert [ready.has_memory(digest) for digest in digests.values()] == [False, True]
+    ready.has_memory = lambda image: image == shape_of(spec()).container.image
+    for _ in range(3):
+        await create(controller)
+        await ready.turn()
+    assert world.prepared == {}
+    await filled(declared(controller, 2, 2), 2)
     await controller.kill()
 
 

@@ -77,6 +77,10 @@ class ImageUse:
         self.images.put(replace(record, used_at=self.clock()))
         self.used.add(record.id)
 
+    def has_memory(self, image: str) -> bool:
+        """Whether an image, by its digest, is of a sandbox's memory, too."""
+        return any(record.kind is ImageKind.CHECKPOINT for record in self.images.of_digest(image))
+
     def nodes_with(self, image: str) -> tuple[str, ...] | None:
         """The nodes that have an image of the cluster's, or can fetch it; None: any node may run it."""
         if not image.startswith(_DIGEST) or not (records := self.images.of_digest(image)):

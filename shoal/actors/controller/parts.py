@@ -327,7 +327,7 @@ async def open_parts(
     image_changes = ImageChanges(kept, use, writer)
     pool = SlotPool(SlotStock(maker, nodes, launchable), IdleSlots(settings.pools, default_shape))
     ready = ReadySlots(pool, maker, nodes, settings.pools, call)
-    pool.spare = ready
+    pool.spare, ready.has_memory = ready, use.has_memory
     pool.stock.nodes_with, pool.stock.nodes_near = use.nodes_with, use.nodes_near
     await pool.refresh()
     supervisor = SandboxSupervisor(registry, writer, pool, ready, Adoption(pool, maker, nodes, call), metrics, call)

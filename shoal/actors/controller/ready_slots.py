@@ -40,7 +40,8 @@ NO_ROOM = "no room for more; end sandboxes, or add nodes"
 @dataclass(slots=True)
 class ReadySlots:
     """All that is kept ready. `call`: how actors are called; `may_make`: whether what an earlier controller left is
-    known by now; `starts`: how many sandboxes are being started."""
+    known by now; `starts`: how many sandboxes are being started; `has_memory`: whether an image has memory. Its
+    processes would go on in what is kept ready, which costs as much as a start: only for a declared pool."""
 
     slots: SlotPool
     slot_maker: SlotMaker
@@ -50,6 +51,7 @@ class ReadySlots:
     clock: Callable[[], float] = time.monotonic
     may_make: Callable[[], bool] = lambda: True
     starts: Callable[[], int] = lambda: 0
+    has_memory: Callable[[str], bool] = lambda image: False
     _late: LateShapes = field(init=False)
     _maker: ReadyMaker = field(init=False)
     _declared: dict[tuple[str, ReadyShape], list[KeptPool]] = field(default_factory=dict)
@@ -97,8 +99,9 @@ class ReadySlots:
             return None
         now = self.clock()
         pools = self._serving(spec, request)
-        if not any(pool.label for pool in pools):
-            self._late.note(shape_of(spec), now)
+        shape = shape_of(spec)
+        if not any(pool.label for pool in pools) and not self.has_memory(shape.container.image):
+            self._late.note(shape, now)
         for pool in pools:
             if not pool.label:
                 pool.request = request  # the next ones are made where it would have been of use
@@ -134,7 +137,7 @@ class ReadySlots:
         shape = ReadyShape(slot.shape, slot.prepared)
         declared = (pool for pools in self._declared.values() for pool in pools)
         pool = next((pool for pool in declared if pool.label == label and pool.shape == shape), None)
-        if pool is None and not label:
+        if pool is None and not label and not self.has_memory(slot.prepared.image):
             self._late.restore(shape, self.clock())
             self._keep_automatic()
             pool = self._automatic.get(shape)
