@@ -10,7 +10,7 @@ import pytest
 
 from shoal.actors.engines import gvisor
 from shoal.actors.engines.gvisor import Gvisor
-from shoal.cluster.local import engines
+from shoal.cluster.local import engines, gvisor_filters
 from shoal.cluster.local import gvisor as local_gvisor
 from shoal.model.errors import FailedPrecondition, Unavailable
 from shoal.model.report import silent
@@ -59,16 +59,23 @@ def test_it_is_tried_once_with_a_bound(tmp_path: Path, monkeypatch: pytest.Monke
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/exe").exists()
 
 
-GO = """case "$1" in
-list) echo '{"Version": "v0.0.0-2026"}' ;;
-get) test "$2" = gvisor.dev/gvisor/runsc@v0.0.0-2026 ;;
-build) while [ "$1" != -o ]; do shift; done; printf built > "$2"; exit ${GO_FAILS:-0} ;;
+GO = """case "$1 $2" in
+list*) echo '{"Version": "v0.0.0-2026", "Dir": "'$MODULE'"}' ;;
+get*) test "$2" = gvisor.dev/gvisor/runsc@v0.0.0-2026 ;;
+run*) test -f filters/main.go && echo 'package filter'; exit ${FILTERS_FAIL:-0} ;;
+mod*) echo "$3" > replaced ;;
+build*)
+    while [ "$1" != -o ]; do shift; done
+    cat replaced > "$2"; cat gvisor/runsc/boot/filter/*.go >> "$2"; exit ${GO_FAILS:-0} ;;
 esac"""
 
 
 def test_it_is_built_by_go_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "path" / "go", GO)
     monkeypatch.setenv("PATH", f"{tmp_path}/path", prepend=os.pathsep)
+    module = tmp_path / "module"
+    (module / gvisor_filters.PACKAGE).mkdir(parents=True)
+    monkeypatch.setenv("MODULE", str(module))
     target = gvisor.built(tmp_path)
     monkeypatch.setenv("GO_FAILS", "1")
     with pytest.raises(Unavailable, match=r"node\.runsc"):
@@ -78,6 +85,13 @@ def test_it_is_built_by_go_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     local_gvisor.build(target, silent)
     assert [path.name for path in target.parent.iterdir()] == ["runsc"]
     assert os.access(target, os.X_OK)
+    replaced, *added = target.read_text().splitlines()
+    assert replaced.startswith("-replace=gvisor.dev/gvisor=")
+    assert added == ["package filter"]
+    assert list((module / gvisor_filters.PACKAGE).iterdir()) == [], "Go's own copy stays as it is"
+    monkeypatch.setenv("FILTERS_FAIL", "1")
+    local_gvisor.build(target, silent)
+    assert target.read_text() == "-dropreplace=gvisor.dev/gvisor\n", "built without them"
 
 
 @AS_ROOT
