@@ -45,6 +45,8 @@ class PreparedContainers:
     has_creates: Callable[[], bool] = bool
     making: dict[str, asyncio.Task[ContainerRecord]] = field(default_factory=dict)
     _urgent: set[str] = field(default_factory=set)
+    _unkept: set[str] = field(default_factory=set)
+    """Which the last sweep found that no slot keeps."""
 
     async def prepare(self, slot_id: str, shape: ContainerShape) -> ContainerRecord:
         """The container that the slot keeps ready: the one that it has, or a new one."""
@@ -87,11 +89,15 @@ class PreparedContainers:
         return sum(1 for record in self.containers.prepared() if record.ready and record.key not in remains)
 
     async def sweep(self) -> None:
-        """Removes what was prepared for a slot that is gone, or that does not know of it."""
+        """Removes what was prepared for a slot that is gone, or that does not know of it. What was found so for the
+        first time stays until the next sweep: a slot that has just died may have given it to a sandbox."""
         prepared = [record for record in self.containers.prepared() if record.ready]
         kept = await asyncio.gather(*map(_is_kept, prepared))
-        for record in [record for record, is_kept in zip(prepared, kept, strict=True) if not is_kept]:
-            if self.containers.records.get(record.key) is record:  # else a sandbox has taken it meanwhile
+        unkept = [record for record, is_kept in zip(prepared, kept, strict=True) if not is_kept]
+        before, self._unkept = self._unkept, {record.key for record in unkept}
+        for record in unkept:
+            # Another record: a sandbox has taken it meanwhile.
+            if record.key in before and self.containers.records.get(record.key) is record:
                 log.warning("no slot keeps container %s ready any more: removing it", record.key)
                 await self.discard(record.key)
 
