@@ -23,7 +23,7 @@ from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
 from shoal.actors.controller.store import Change
 from shoal.actors.messages import End, NodeImage
-from shoal.model.errors import FailedPrecondition, NotFound, ShoalError, Unavailable
+from shoal.model.errors import DeadlineExceeded, FailedPrecondition, NotFound, ShoalError, Unavailable
 from shoal.model.secrets import SecretValues
 from shoal.model.settings import Settings
 from shoal.model.spec import ContainerShape, SlotShape
@@ -265,7 +265,9 @@ class World:
             _life.reset(token)
         self.background.add(work)
         work.add_done_callback(self._seen)
-        return await asyncio.shield(work)
+        if not (await asyncio.wait([work], timeout=timeout_s))[0]:
+            raise DeadlineExceeded(f"{method} took longer than {timeout_s} s")
+        return work.result()
 
     async def _pause(self, method: str, sandbox_id: str) -> None:
         await asyncio.sleep(self.pause_s)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
+from shoal.actors.controller import supervisor
 from shoal.actors.controller.phase import ACCEPTED
+from shoal.actors.controller.store import Change
 from shoal.model.access import INSIDE, Caller
 from shoal.model.errors import FailedPrecondition, Internal, SandboxEnded, Unavailable
 from shoal.model.info import Listing
@@ -89,6 +91,27 @@ async def test_a_creator_that_comes_back_gets_its_sandbox(killed_after: int) -> 
     await end_all(world, second)
 
 
+async def test_one_whose_creator_was_answered_lives_though_the_next_controller_comes_late() -> None:
+    world = World()
+    first = await world.controller()
+
+    async def not_that_it_runs(change: Change) -> None:
+        if any(row["state"] == "running" for row in change.sandboxes):
+            await asyncio.Event().wait()
+
+    world.before_write = not_that_it_runs
+    deadline_s = 0.5
+    info, _ = await first.begin(first.parts.sandboxes.create(spec(), deadline_s, True, INSIDE))
+    await first.kill()
+    world.before_write = World.before_write
+    await asyncio.sleep(deadline_s)
+
+    second = await world.controller()
+    await until(all_run(second, 1), "its slot says that it runs")
+    assert list(world.containers) == [info.id]
+    await end_all(world, second)
+
+
 @pytest.mark.parametrize("killed_after", range(STEPS))
 async def test_an_end_that_was_asked_for_comes(killed_after: int) -> None:
     world = World()
@@ -142,7 +165,8 @@ async def test_slots_that_die_with_the_controller(killed_after: int) -> None:
     await end_all(world, second)
 
 
-async def test_what_is_past_its_deadline_is_removed() -> None:
+async def test_what_is_past_its_deadline_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_JOIN_S", 0.1)
     world = World(start_s=30.0)
     first = await world.controller()
     info, _ = await first.begin(first.parts.sandboxes.create(spec(idempotency_key="k"), 60, False, INSIDE))

@@ -76,6 +76,7 @@ log = logging.getLogger("shoal.supervisor")
 
 _AFTER_DEFECT_S = 1.0
 _WIPE_S = 30.0
+_JOIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -163,6 +164,7 @@ class SandboxSupervisor:
         run = self._runs[record.id] = Run(record, told=record.state)
         if slot is not None:
             self._hold(run, slot)
+            record.deadline = max(record.deadline, steady_time() + _JOIN_S)  # it may run, as its creator was told
         if slot is None and record.life.phase not in (Phase.QUEUED, Phase.STOPPED):
             self._take(run, Outcome(Event.SLOT_LOST))
         if record.started is not None or record.has_disk:
@@ -211,9 +213,9 @@ class SandboxSupervisor:
         await self._request_end(record, evicted(message), by)
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
-        """Ends a sandbox and returns once nothing of it runs any more, and the next controller would say the same of
-        it. Where the store goes away meanwhile, its end is on record as soon as it is back. Raises what kept the
-        sandbox off the record (then there is nothing of it), or the request for its end (then it lives on)."""
+        """Ends a sandbox and returns once nothing of it runs any more, and the next controller would say the same.
+        Where the store goes away meanwhile, its end is on record once it is back. Raises what kept the sandbox off the
+        record (then there is nothing of it), or the request for its end (then it lives on)."""
         await self._request_end(record, given_up(message), by)
 
     async def _request_end(self, record: SandboxRecord, end: End, by: Caller) -> None:
@@ -314,8 +316,7 @@ class SandboxSupervisor:
 
     def _carry_on(self, run: Run, activity: Action) -> None:
         """The one place where a task of a sandbox's is started."""
-        before = run.task
-        if before is not None:
+        if (before := run.task) is not None:
             before.cancel()
         run.task = tasks.shared(self._live(run, activity, before), "live")
 
