@@ -13,8 +13,9 @@ import pytest
 
 from shoal.actors.engines.contract import Ability, ContainerSpec
 from shoal.actors.engines.fake import EngineBroken, EngineRefuses, EngineStuck, FakeEngine
+from shoal.actors.engines.kernel_files import start_of
 from shoal.actors.node.container_spec import ContainerDefaults
-from shoal.actors.node.containers import Containers, start_of
+from shoal.actors.node.containers import Containers
 from shoal.actors.node.logs import KEEP, LogFiles
 from shoal.actors.node.records import ContainerRecord, RecordFiles, Stage
 from shoal.actors.node.size_files import SizeFiles

@@ -40,8 +40,8 @@ NO_ROOM = "no room for more; end sandboxes, or add nodes"
 @dataclass(slots=True)
 class ReadySlots:
     """All that is kept ready. `call`: how actors are called; `may_make`: whether what an earlier controller left is
-    known by now; `starts`: how many sandboxes are being started; `has_memory`: whether an image has memory. Its
-    processes would go on in what is kept ready, which costs as much as a start: only for a declared pool."""
+    known by now; `starts`: how many sandboxes are being started; `has_memory`: whether an image is a
+    checkpoint. Its processes go on in what is kept ready, so that is done for declared pools only."""
 
     slots: SlotPool
     slot_maker: SlotMaker

@@ -19,3 +19,13 @@ def read_kernel(path: str | os.PathLike[str]) -> str:
     finally:
         os.close(file)
     return b"".join(pieces).decode("utf-8", "surrogateescape")
+
+
+def start_of(pid: int) -> int:
+    """When the process started, in clock ticks after boot, which tells it from a later one of the same pid; 0 if there
+    is none."""
+    try:
+        stat = read_kernel(f"/proc/{pid}/stat")
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -23,7 +23,7 @@ from shoal.actors.engines.contract import (
     shows_processes,
 )
 from shoal.actors.engines.disks import disks
-from shoal.actors.engines.kernel_files import read_kernel
+from shoal.actors.engines.kernel_files import start_of
 from shoal.actors.messages import ContainerLoss
 from shoal.actors.node.container_spec import ContainerDefaults, container_spec, size_mounts
 from shoal.actors.node.losses import REMOVED, Losses, loss_by_exit, out_of_memory
@@ -334,7 +334,7 @@ class Containers:
         return record
 
     def claim(self, key: str, sandbox_id: str) -> bool:
-        """Takes a container for the sandbox's that is about to end, so not on disk. Whether that was not known."""
+        """Notes, in memory alone as it is about to end, whose a container is. Returns whether that was not known."""
         record = self.records[key]
         self.records[key] = record.but(sandbox_id=sandbox_id, slot_id=None)
         return record.sandbox_id is None
@@ -492,13 +492,3 @@ class Containers:
 def _attached_once_up(shape: ContainerShape) -> bool:
     """Whether a container gets its network after its start: it has one, and its runtime does not read it before."""
     return shape.network == "default" and shows_processes(shape.runtime)
-
-
-def start_of(pid: int) -> int:
-    """When the process started, in clock ticks after boot, which tells it from a later one of the same pid; 0 if there
-    is none."""
-    try:
-        stat = read_kernel(f"/proc/{pid}/stat")
-        return int(stat.rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
