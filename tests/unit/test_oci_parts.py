@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from shoal.actors.engines.oci import processes
 from shoal.actors.engines.oci.bundle import ContainerPaths, Machine, config
 from shoal.actors.engines.oci.groups import Groups
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
+from shoal.actors.engines.oci.sealed import SealedPrograms
 from shoal.model.errors import FailedPrecondition
 
 MiB = 1 << 20
@@ -139,3 +142,34 @@ def test_groups_are_found_in_either_version(tmp_path: Path) -> None:
         Groups(version_2.replace("0:25 /", "0:25 /docker/x"))
     with pytest.raises(FailedPrecondition, match="mount -t cgroup2"):
         Groups("")
+
+
+def test_a_program_is_executed_from_memory_that_nobody_can_change_and_copied_anew_once_replaced(tmp_path: Path) -> None:
+    program, sealed = tmp_path / "program", SealedPrograms()
+    shutil.copy("/bin/true", program)
+    with sealed.of(str(program)) as executable:
+        assert subprocess.run([str(program)], executable=executable, check=False).returncode == 0
+        copy = os.open(executable, os.O_RDWR)
+        with pytest.raises(PermissionError):
+            os.write(copy, b"x")
+        os.close(copy)
+    shutil.copy("/bin/false", tmp_path / "new")
+    (tmp_path / "new").replace(program)
+    with sealed.of(str(program)) as executable:
+        assert subprocess.run([str(program)], executable=executable, check=False).returncode == 1
+    before = len(os.listdir("/proc/self/fd"))
+    sealed.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_a_program_that_this_kernel_does_not_execute_from_memory_is_executed_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    sealed = SealedPrograms()
+    with sealed.of("/bin/true") as executable:
+        assert executable == "/bin/true"
+    sealed.close()

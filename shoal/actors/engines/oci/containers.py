@@ -31,6 +31,7 @@ from shoal.actors.engines.oci.memory import Memories, with_memory
 from shoal.actors.engines.oci.protocols import Layers, Watching
 from shoal.actors.engines.oci.records import ProcessRef, Record, Records, Stage
 from shoal.actors.engines.oci.runtimes import Runtime
+from shoal.actors.engines.oci.sealed import SealedPrograms
 from shoal.actors.engines.oci.writable import Writable, Written
 from shoal.model.errors import (
     FailedPrecondition,
@@ -59,6 +60,7 @@ class Containers:
     watch: Watching
     machine: bundle.Machine
     filters: Filters
+    sealed: SealedPrograms
     known_runtimes: Mapping[str, Runtime]
     state: Path
     mount_points: Path
@@ -129,7 +131,7 @@ class Containers:
             self.parent.ensure()
         bundle_dir = self.records.place(record.key)
         lazy = memory is not None and memory.parent != bundle_dir  # its own is let go once it runs
-        pid = runtimes.run(self._runtime(record), self.state, record.key, bundle_dir, memory, lazy=lazy)
+        pid = runtimes.run(self._runtime(record), self.state, record.key, bundle_dir, self.sealed, memory, lazy=lazy)
         record = record.but(stage=Stage.MADE, first=processes.ref(pid), maker=self.maker)
         self.records.put(record)
         place.unmount()

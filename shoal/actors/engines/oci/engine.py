@@ -32,6 +32,7 @@ from shoal.actors.engines.oci.image_mounts import ImageMounts
 from shoal.actors.engines.oci.memory import Memories
 from shoal.actors.engines.oci.protocols import Layers
 from shoal.actors.engines.oci.records import Records
+from shoal.actors.engines.oci.sealed import SealedPrograms
 from shoal.actors.engines.oci.watch import Watch
 from shoal.actors.engines.seccomp import profile_json
 from shoal.actors.engines.shared_counts import queue_limits
@@ -76,6 +77,7 @@ class OciEngine(Engine):
         self._threads = EngineThreads(self.name, sizes)
         self.images = images(self._threads, self._opened)
         self._memories = Memories(root / "memory", layers.find)
+        self._sealed = SealedPrograms()
         self._containers: Containers | None = None
         self._watch: Watch | None = None
         self._listeners = Listeners()
@@ -131,6 +133,7 @@ class OciEngine(Engine):
             watch,
             Machine(profile, queue_limits(), has_ipv6=_IPV6.exists()),
             Filters(self._root / "filters", profile),
+            self._sealed,
             found,
             state,
             mount_points,
@@ -153,6 +156,7 @@ class OciEngine(Engine):
 
     def _let_go(self) -> None:
         self._threads.close()
+        self._sealed.close()
         self._layers.close()
         if self._disks is not None:
             self._disks.close()

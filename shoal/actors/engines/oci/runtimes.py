@@ -12,6 +12,7 @@ import select
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 from shoal.actors.engines.gvisor import RUNTIME as RUNSC
 from shoal.actors.engines.gvisor import Gvisor
 from shoal.actors.engines.gvisor import problem as gvisor_problem
+from shoal.actors.engines.oci.sealed import SealedPrograms
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -31,16 +33,18 @@ _SAID: Final = 500
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """`name`: what a `ContainerSpec` calls it; `program`: what is started; `flags`: before its command; `directory`:
-    where in the engine's state it keeps its own; `environment`: of the command, beside its path."""
+    where in the engine's state it keeps its own; `environment`: of the command, beside its path; `copies_itself`:
+    unless it is executed from sealed memory (`sealed.py`)."""
 
     name: str
     program: str
     flags: tuple[str, ...] = ()
     directory: str = ""
     environment: tuple[tuple[str, str], ...] = ()
+    copies_itself: bool = False
 
 
-RUNC: Final = Runtime("runc", "runc", environment=(("GOMAXPROCS", "1"), ("GOGC", "off")))
+RUNC: Final = Runtime("runc", "runc", environment=(("GOMAXPROCS", "1"), ("GOGC", "off")), copies_itself=True)
 """The default. One thread and no collection of garbage, for a program that lives 30 ms: 5 of its 33 ms of CPU."""
 
 
@@ -63,7 +67,14 @@ def found(gvisor: Gvisor | None = None) -> dict[str, Runtime]:
 
 
 def run(
-    runtime: Runtime, state: Path, key: str, bundle: Path, memory: Path | None = None, *, lazy: bool = False
+    runtime: Runtime,
+    state: Path,
+    key: str,
+    bundle: Path,
+    sealed: SealedPrograms,
+    memory: Path | None = None,
+    *,
+    lazy: bool = False,
 ) -> int:
     """Starts the container that `bundle/config.json` describes, or has it go on with `memory`; the pid of its first
     process. `lazy`: before all of its memory is read, so that it ends where that cannot be read. Raises the runtime's
@@ -80,15 +91,17 @@ def run(
     command = [runtime.program, *runtime.flags, *options, *verb, "--detach"]
     command += ["--bundle", str(bundle), "--pid-file", str(pid_file), key]
     try:
-        # No pipes: the container's processes would inherit them.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": _search_path(), **dict(runtime.environment)},
-            cwd="/",
-        )
+        with sealed.of(runtime.program) if runtime.copies_itself else nullcontext(runtime.program) as executable:
+            # No pipes: the container's processes would inherit them.
+            process = subprocess.Popen(
+                command,
+                executable=executable,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": _search_path(), **dict(runtime.environment)},
+                cwd="/",
+            )
     except OSError as error:
         raise FailedPrecondition(f"{runtime.program} cannot be run: {error}; run `shoal doctor`") from error
     if not _ends(process, _RUN_S):
