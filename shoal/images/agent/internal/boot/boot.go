@@ -37,16 +37,16 @@ const (
 
 // Init runs the `init` subcommand and returns its exit code.
 func Init() int {
+	if os.Getpid() != 1 {
+		log.Print("shoal: `agent init` must be the first process of a container")
+		return 1
+	}
 	if err := confine(); err != nil {
 		log.Printf("shoal: cannot take on the filter of system calls: %v", err)
 		return 1
 	}
 	if err := shield(); err != nil {
 		log.Printf("shoal: cannot protect the agent from code inside: %v", err)
-		return 1
-	}
-	if os.Getpid() != 1 {
-		log.Print("shoal: `agent init` must be the first process of a container")
 		return 1
 	}
 	// Children must not inherit descriptors that the engine left open. Kernels before 5.11 lack this call.
@@ -109,22 +109,19 @@ func readPost() (*post, error) {
 	return p, nil
 }
 
-// handleSignals handles every signal that could end this process, because code in the sandbox may send them. None has an
-// effect, SIGTERM neither: nothing tells who sent it, and the engine stops containers by SIGKILL. They are handled and
-// not ignored, because children would inherit an ignored signal.
+// handleSignals handles every signal that could end this process or stand it still, because code in the sandbox may send
+// them. None has an effect, SIGTERM neither: nothing tells who sent it, and the engine stops containers by SIGKILL. They
+// are handled and not ignored, because children would inherit an ignored signal. Go itself catches all others, and does
+// nothing then (see package os/signal).
 func handleSignals() {
-	var handled []os.Signal
-	for n := syscall.Signal(1); n <= 64; n++ {
-		switch n {
-		case syscall.SIGKILL, syscall.SIGSTOP: // cannot be handled
-		case syscall.SIGCHLD: // handled elsewhere
-		case syscall.SIGURG, syscall.SIGPROF, 32, 33: // used by the Go runtime
-		default:
-			handled = append(handled, n)
-		}
-	}
 	// Nobody receives from this channel: once it is full, further signals are dropped.
-	signal.Notify(make(chan os.Signal, 1), handled...)
+	signal.Notify(
+		make(chan os.Signal, 1),
+		syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, // would end it
+		syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT, syscall.SIGSTKFLT, syscall.SIGSYS,
+		syscall.SIGBUS, syscall.SIGFPE, syscall.SIGSEGV,
+		syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, // would stop it
+	)
 }
 
 func serve(p *post) (int, error) {

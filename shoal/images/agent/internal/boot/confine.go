@@ -22,7 +22,7 @@ const (
 // process starts has it, too. Without it nothing may run here, so an error ends the agent.
 func confine() error {
 	path := os.Getenv(filterVariable)
-	if path == "" || len(os.Args) > 2 { // after it has executed itself once more (see shield), it has the filter
+	if path == "" {
 		return nil
 	}
 	program, err := os.ReadFile(path)
