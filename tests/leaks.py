@@ -116,7 +116,11 @@ def assert_nothing_left(cluster: ClusterFile) -> None:
         "containers": _containers(cluster) if cluster.engine is None else [],
         "shims": shims(cluster) if cluster.engine is not None else [],
         "disks": _loop_devices(state),
-        "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(run_dir) in line],
+        "mounts": [
+            line
+            for line in Path("/proc/self/mounts").read_text().splitlines()
+            if str(run_dir) in line or str(state) in line
+        ],
         "files": list((run_dir / cluster.cluster).rglob("*"))
         + list(run_dir.glob("engine*")) * (cluster.engine is not None),
         "bridge": [p for p in (Path("/sys/class/net", cluster.settings["network"]["bridge"]),) if p.exists()],

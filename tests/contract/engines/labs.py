@@ -230,7 +230,8 @@ class OciLab(RealLab):
         found = {path.name for path in self.top.glob("oci/containers/*")}
         found |= {hold.partition(".")[0] for hold in self.layers.held()} & self.keys
         found |= {path.name for path in self.top.glob("oci/runtime/*")}
-        found |= {entry.point.parent.name for entry in mounts.table() if self.top in entry.point.parents}
+        points = {entry.point for entry in mounts.table() if self.top in entry.point.parents}
+        found |= {point.parent.name for point in points - {self.top / "oci" / "runtime"}}
         found |= {path.name for path in Path("/sys/fs/cgroup").glob("*/shoal/c-*") if path.name in self.keys}
         return sorted(found)
 

@@ -62,7 +62,7 @@ async def test_a_directory_becomes_an_image_that_others_mount_and_write_to(lab: 
         await said(lab, second, "cd /mnt/a/b && echo new > new && rm two && echo more >> d/one")
         assert await said(lab, second, "cat /mnt/a/b/d/one; ls /mnt/other") == "one\nmore\nd\nhole\nlink\ntwo"
         assert isinstance(lab, OciLab)
-        assert not [each for each in mounts.table() if lab.top in each.point.parents]
+        assert not [each for each in mounts.table() if lab.top in each.point.parents and each.point.name != "runtime"]
         again = await lab.engine.images.commit_directory(second.key, "/mnt/a/b", name_of(lab).replace(":1", ":2"))
         await lab.engine.mount_image(first.key, again.digest, "/again")
         assert await said(lab, first, "cat /again/new; test ! -e /again/two") == "new"

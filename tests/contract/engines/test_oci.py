@@ -195,6 +195,23 @@ async def test_half_a_removal_is_finished_by_the_next(oci_lab: OciLab, monkeypat
     assert await oci_lab.remains() == []
 
 
+async def test_runtimes_keep_their_state_in_memory_as_soon_as_nothing_is_on_the_disk(tmp_path: Path) -> None:
+    lab = OciLab(tmp_path)
+    earlier = lab.state / "c-of-an-earlier-version"
+    earlier.mkdir(parents=True)
+    async with opened(lab):
+        assert not lab.state.is_mount()
+        earlier.rmdir()
+        async with reopened(lab) as engine:
+            assert lab.state.is_mount()
+            started = await engine.start(lab.spec())
+            assert [file.name for file in lab.state.iterdir()] == [started.key]
+            await engine.close()
+            assert lab.state.is_mount()  # something runs
+        await lab.engine.remove(started.key)
+    assert not lab.top.exists()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_thousand_containers_come_and_go_and_nothing_grows(oci_lab: OciLab) -> None:

@@ -56,6 +56,11 @@ def place(mounted: int, point: Path) -> None:
     _call(_MOVE_MOUNT, mounted, b"", _AT_FDCWD, os.fsencode(point), ctypes.c_uint(_FROM_EMPTY))
 
 
+def in_memory(point: Path, options: str) -> None:
+    """Mounts a new file system in memory; `OSError`."""
+    _mount("tmpfs", point, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
+
+
 def bind(source: Path, point: Path) -> None:
     """Makes `source` appear at `point`, too; `OSError`."""
     _mount(str(source), point, "", _MS_BIND, "")

@@ -32,6 +32,7 @@ from shoal.actors.engines.oci.image_mounts import ImageMounts
 from shoal.actors.engines.oci.memory import Memories
 from shoal.actors.engines.oci.protocols import Layers
 from shoal.actors.engines.oci.records import Records
+from shoal.actors.engines.oci.runtime_state import close_state, open_state
 from shoal.actors.engines.oci.sealed import SealedPrograms
 from shoal.actors.engines.oci.watch import Watch
 from shoal.actors.engines.seccomp import profile_json
@@ -117,8 +118,7 @@ class OciEngine(Engine):
             disks = None
         self._layers.open()
         self._memories.sweep(unfinished=True)
-        state = self._root / "runtime"
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = open_state(self._root)
         mount_points = self._root / "mount-points"
         writable.make_mount_points(mount_points)
         kept_tmp = self._root / "kept-tmp"
@@ -157,6 +157,7 @@ class OciEngine(Engine):
     def _let_go(self) -> None:
         self._threads.close()
         self._sealed.close()
+        close_state(self._root)
         self._layers.close()
         if self._disks is not None:
             self._disks.close()

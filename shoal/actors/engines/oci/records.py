@@ -2,7 +2,7 @@
 
 <root>/containers/<key>/            all of a container; a name that begins with `gone-` is being removed
     record.json                     this module's
-    config.json, pid, log           of the runtime (`runtimes.py`)
+    config.json                     for the runtime (`runtimes.py`)
     root/                           where its root filesystem is mounted for the runtime
     upper/, work/, hosts, hostname  what it writes, unless it has a disk of its own: then they are there
     images/<number>/                the same of each image that is mounted into it

@@ -79,9 +79,7 @@ def run(
     """Starts the container that `bundle/config.json` describes, or has it go on with `memory`; the pid of its first
     process. `lazy`: before all of its memory is read, so that it ends where that cannot be read. Raises the runtime's
     error, after which there may be something of it."""
-    log, pid_file = bundle / "log", bundle / "pid"
-    log.unlink(missing_ok=True)
-    pid_file.unlink(missing_ok=True)
+    log, pid_file = _said(state, key)
     root = state / runtime.directory
     root.mkdir(mode=0o700, exist_ok=True)
     options = ["--root", str(root), "--log", str(log), "--log-format", "json"]
@@ -108,7 +106,19 @@ def run(
         raise Unavailable(f"{runtime.name} has not started container {key} within {_RUN_S:g} s")
     if process.returncode != 0:
         raise _failure(key, runtime, log)
-    return int(pid_file.read_text())
+    pid = int(pid_file.read_text())
+    _forget_said(state, key)
+    return pid
+
+
+def _said(state: Path, key: str) -> tuple[Path, Path]:
+    """What a runtime tells of a start: its log, and the pid of the container's first process."""
+    return state / f"{key}.log", state / f"{key}.pid"
+
+
+def _forget_said(state: Path, key: str) -> None:
+    for file in _said(state, key):
+        file.unlink(missing_ok=True)
 
 
 def _ends(process: subprocess.Popen[bytes], within_s: float) -> bool:
@@ -163,6 +173,7 @@ def _tell(runtime: Runtime, state: Path, *arguments: str) -> None:
 
 def forget(state: Path, key: str) -> None:
     """Removes what a runtime keeps of a container in which nothing runs any more. Idempotent."""
+    _forget_said(state, key)
     shutil.rmtree(state / key, ignore_errors=True)
     if (state / RUNSC).exists():
         for file in (state / RUNSC).glob(f"*{key}*"):  # its state, its lock, its socket

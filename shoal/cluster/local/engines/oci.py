@@ -14,6 +14,7 @@ from shoal.actors.engines.image_store import ImageConfig
 from shoal.actors.engines.oci import places, runtimes, self_check
 from shoal.actors.engines.oci.layers import LayerStore
 from shoal.actors.engines.oci.records import Records
+from shoal.actors.engines.oci.runtime_state import close_state
 from shoal.cluster.local import packages
 from shoal.cluster.local.checks import Check
 from shoal.cluster.local.engines.contract import EngineKind, LocalEngine
@@ -86,6 +87,7 @@ class OciLocal(LocalEngine):
         if self._root.parent != self._settings.state_dir:
             return  # it is another cluster's
         self.sweep({}, keep=keep)
+        close_state(self._root)  # nobody has, where a node was killed that had no container
         if not keep and self._root.is_dir():
             empty_tree(self._root)
             self._root.rmdir()
