@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -62,11 +63,11 @@ def test_it_is_tried_once_with_a_bound(tmp_path: Path, monkeypatch: pytest.Monke
 GO = """case "$1 $2" in
 list*) echo '{"Version": "v0.0.0-2026", "Dir": "'$MODULE'"}' ;;
 get*) test "$2" = gvisor.dev/gvisor/runsc@v0.0.0-2026 ;;
-run*) test -f filters/main.go && echo 'package filter'; exit ${FILTERS_FAIL:-0} ;;
+run*) test -f filters/main.go && printf %s "$PRINTED"; exit ${FILTERS_FAIL:-0} ;;
 mod*) echo "$3" > replaced ;;
 build*)
     while [ "$1" != -o ]; do shift; done
-    cat replaced > "$2"; cat gvisor/runsc/boot/filter/*.go >> "$2"; exit ${GO_FAILS:-0} ;;
+    cat replaced > "$2"; cat gvisor/runsc/*/filter/*.go >> "$2"; exit ${GO_FAILS:-0} ;;
 esac"""
 
 
@@ -74,8 +75,11 @@ def test_it_is_built_by_go_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     program(tmp_path / "path" / "go", GO)
     monkeypatch.setenv("PATH", f"{tmp_path}/path", prepend=os.pathsep)
     module = tmp_path / "module"
-    (module / gvisor_filters.PACKAGE).mkdir(parents=True)
+    for package in gvisor_filters.PACKAGES:
+        (module / package).mkdir(parents=True)
     monkeypatch.setenv("MODULE", str(module))
+    printed = {str(package): f"package filter // {package.parent.name}\n" for package in gvisor_filters.PACKAGES}
+    monkeypatch.setenv("PRINTED", json.dumps(printed))
     target = gvisor.built(tmp_path)
     monkeypatch.setenv("GO_FAILS", "1")
     with pytest.raises(Unavailable, match=r"node\.runsc"):
@@ -87,8 +91,8 @@ def test_it_is_built_by_go_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.access(target, os.X_OK)
     replaced, *added = target.read_text().splitlines()
     assert replaced.startswith("-replace=gvisor.dev/gvisor=")
-    assert added == ["package filter"]
-    assert list((module / gvisor_filters.PACKAGE).iterdir()) == [], "Go's own copy stays as it is"
+    assert added == ["package filter // boot", "package filter // fsgofer"]
+    assert [path for path in module.rglob("*") if path.is_file()] == [], "Go's own copy stays as it is"
     monkeypatch.setenv("FILTERS_FAIL", "1")
     local_gvisor.build(target, silent)
     assert target.read_text() == "-dropreplace=gvisor.dev/gvisor\n", "built without them"

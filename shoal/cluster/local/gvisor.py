@@ -88,8 +88,9 @@ def _compiled(go: str, work: Path, version: str) -> Path:
 def _add_filters(go: str, work: Path) -> None:
     """Has the build use a copy of the module to which its filters were added."""
     module = json.loads(_run(go, work, _FETCH_S, "list", "-m", "-json", MODULE)).get("Dir", "")
-    if not (Path(module) / gvisor_filters.PACKAGE).is_dir():
-        raise Unavailable(f"there is no {gvisor_filters.PACKAGE} in {MODULE}")
+    for package in gvisor_filters.PACKAGES:
+        if not (Path(module) / package).is_dir():
+            raise Unavailable(f"there is no {package} in {MODULE}")
     gvisor_filters.write_program(work / "filters")
     printed = _run(go, work, _BUILD_S, "run", "./filters")
     copy = gvisor_filters.added_to(Path(module), printed, work / "gvisor")
