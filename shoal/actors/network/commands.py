@@ -23,7 +23,6 @@ _PACKAGES = {
     "nft": "nftables",
     "iptables": "iptables",
     "nsenter": "util-linux",
-    "unshare": "util-linux",
 }
 
 

@@ -6,34 +6,35 @@ has taken the addresses out of it.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
-from shoal.actors.network.commands import must, run
+from shoal.actors.engines.disks import mounts
+from shoal.actors.network import netlink
+from shoal.actors.network.commands import in_thread
 
 
 async def make(pin: Path) -> None:
     """A new namespace, whose loopback is up, in place of the one that was pinned there."""
-    await remove(pin)
-    await asyncio.to_thread(_prepare, pin)
-    await must("unshare", f"--net={pin}", "ip", "link", "set", "lo", "up")
+    await in_thread("make a network namespace", lambda: _make(pin))
 
 
 async def remove(pin: Path) -> None:
     """Unpins a namespace; it ends with the last process in it. Idempotent."""
-    if await asyncio.to_thread(_is_namespace, pin):
-        await run("umount", "--lazy", str(pin))
-    await asyncio.to_thread(pin.unlink, missing_ok=True)
+    await in_thread("remove a network namespace", lambda: _remove(pin))
 
 
-def _prepare(pin: Path) -> None:
+def _make(pin: Path) -> None:
+    _remove(pin)
     pin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pin.touch()
+    netlink.elsewhere(lambda: _pin_new(pin))
 
 
-def _is_namespace(pin: Path) -> bool:
-    """A pinned one lies on another file system than the directory that it is in."""
-    try:
-        return pin.stat().st_dev != pin.parent.stat().st_dev
-    except FileNotFoundError:
-        return False
+def _pin_new(pin: Path) -> None:
+    netlink.enter_new_namespace()
+    mounts.bind(Path("/proc/thread-self/ns/net"), pin)
+
+
+def _remove(pin: Path) -> None:
+    mounts.detach(pin)
+    pin.unlink(missing_ok=True)

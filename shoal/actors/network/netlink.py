@@ -11,10 +11,12 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET: Final = 0x40000000
@@ -24,6 +26,7 @@ _REQUEST, _ACK, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x200, 0x400
 _ERROR: Final = 2
 _NEW_LINK, _DELETE_LINK, _NEW_ADDRESS, _NEW_ROUTE = 16, 17, 20, 24
 _UP: Final = 1
+_LOOPBACK: Final = 1  # its number, in each namespace
 _NESTED: Final = 0x8000
 _TIMEOUT_S: Final = 10
 
@@ -81,6 +84,15 @@ def set_address(namespace: int, device: str, address: IPv4Address, prefix: int, 
         )
 
 
+def enter_new_namespace() -> None:
+    """Moves this thread, and no other, into a new network namespace, and brings up the loopback there. To be called on
+    a thread that ends soon. `OSError`."""
+    if _libc.unshare(_CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _ask(socket.NETLINK_ROUTE, (_message(_NEW_LINK, 0, _LINK.pack(0, 0, _LOOPBACK, _UP, _UP)),))
+
+
 def remove_link(name: str) -> None:
     """Removes an interface, with its other end. Idempotent; `OSError`."""
     try:
@@ -106,21 +118,30 @@ def add_elements(table: str, name: str, keys: Iterable[bytes]) -> None:
 
 
 def _socket_in(namespace: int, device: str) -> tuple[socket.socket, int]:
-    """A socket to the routing of a network namespace, and the number that an interface has there. Made in a thread of
-    its own, which ends: no other work is ever done in that namespace."""
-    made: list[tuple[socket.socket, int]] = []
+    """A socket to the routing of a network namespace, and the number that an interface has there."""
+
+    def enter() -> tuple[socket.socket, int]:
+        if _libc.setns(namespace, _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return _open(socket.NETLINK_ROUTE), socket.if_nametoindex(device)
+
+    return elsewhere(enter)
+
+
+def elsewhere(body: Callable[[], T]) -> T:
+    """Runs `body` in a thread of its own, which ends: it may leave this process's network namespace, in which all other
+    work is done. Raises its `OSError`."""
+    made: list[T] = []
     failed: list[OSError] = []
 
-    def enter() -> None:
+    def run() -> None:
         try:
-            if _libc.setns(namespace, _CLONE_NEWNET) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-            made.append((_open(socket.NETLINK_ROUTE), socket.if_nametoindex(device)))
+            made.append(body())
         except OSError as error:
             failed.append(error)
 
-    thread = threading.Thread(target=enter, name="shoal-namespace")
+    thread = threading.Thread(target=run, name="shoal-namespace")
     thread.start()
     thread.join()
     if failed:
